@@ -1,0 +1,2 @@
+//! `api-docker` (being written).
+#![forbid(unsafe_code)]

@@ -1,0 +1,2 @@
+//! `image` (being written).
+#![forbid(unsafe_code)]

@@ -1,0 +1,2 @@
+//! `meter` (being written).
+#![forbid(unsafe_code)]

@@ -1,0 +1,2 @@
+//! `net` (being written).
+#![forbid(unsafe_code)]

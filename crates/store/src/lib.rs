@@ -1,0 +1,2 @@
+//! `store` (being written).
+#![forbid(unsafe_code)]
