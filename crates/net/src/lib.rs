@@ -1,2 +1,39 @@
-//! `net` (being written).
+//! Networks, addresses, published ports and names of containers.
+//!
+//! One [`Networks`] serves one instance of the daemon. It speaks netlink to the kernel and never starts a program;
+//! everything it makes there carries the [`Instance`]'s name, so that several instances share a host without touching
+//! each other, and [`clean`] finds what a killed one left.
+//!
+//! # Who remembers what
+//! Networks are kept in the `store`, under `net/network/<id>`. What a *running* sandbox has (addresses, links, ports) is
+//! returned as a [`Sandbox`], which the caller keeps beside its own record of the container and hands back to
+//! [`Networks::open`] for every sandbox that still runs: that saves a synchronous write per start, and there is one
+//! truth about what runs. Whatever in the kernel belongs to none of them is taken out at that moment.
+//!
+//! A network namespace is held by a file descriptor, not by a mount: the processes of a sandbox keep it alive, a daemon
+//! that is killed between two steps leaves nothing behind, and mount tables stay short (a clone with a new mount
+//! namespace copies every mount of the host). After a restart it is found through a process: [`NetNs::of_process`].
+//!
+//! # Threads
+//! All calls are synchronous. [`Networks::set_up`] and [`Networks::tear_down`] take well under a millisecond where
+//! prepared endpoints are in stock; [`Networks::disconnect`] and removing a network wait for the kernel's grace periods
+//! (tens of milliseconds). Call them from where blocking is allowed.
 #![forbid(unsafe_code)]
+
+mod address;
+mod config;
+mod endpoint;
+mod error;
+mod namespace;
+mod network;
+mod port;
+
+pub use address::{AddressPool, MacAddress, MacParseError};
+pub use config::{Instance, InstanceError, NetConfig};
+pub use endpoint::{Endpoint, EndpointSpec, LinkStatistics, Sandbox, SandboxSpec};
+pub use error::{Error, Result};
+pub use namespace::NetNs;
+pub use network::{
+    BridgeOptions, Driver, InvalidNetwork, IpamConfig, NamedEndpoint, Network, NetworkSpec, Networks, clean,
+};
+pub use port::{PortError, PortSpec, Protocol, PublishedPort};

@@ -1,0 +1,8 @@
+//! Addresses: where subnets come from, who has which address, and link-layer addresses.
+
+mod lease;
+mod mac;
+mod pool;
+
+pub use mac::{MacAddress, MacParseError};
+pub use pool::AddressPool;

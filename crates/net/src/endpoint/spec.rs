@@ -1,0 +1,135 @@
+//! Endpoints and sandboxes as data.
+
+use crate::{MacAddress, PortSpec, PublishedPort};
+use ipnet::{Ipv4Net, Ipv6Net};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+/// What is asked of one endpoint.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct EndpointSpec {
+    /// The network's name or identifier (whole, or the beginning of it where that is unambiguous).
+    pub network: String,
+    /// A fixed IPv4 address of one of the network's subnets.
+    pub ipv4: Option<Ipv4Addr>,
+    /// A fixed IPv6 address.
+    pub ipv6: Option<Ipv6Addr>,
+    /// A fixed link-layer address. Else it follows from the IPv4 address.
+    pub mac: Option<MacAddress>,
+    /// Names under which others on the network find the sandbox, beside its own name and identifier.
+    pub aliases: Vec<String>,
+    /// The name of the link in the sandbox; else the first free `ethN`.
+    pub link_name: Option<String>,
+    /// The endpoint with the highest priority gives the default routes; of equals the network whose name sorts first.
+    pub gateway_priority: i64,
+    /// Sysctls of this link, as `net.ipv4.conf.IFNAME.log_martians` (the word IFNAME stands for the link's name).
+    pub sysctls: BTreeMap<String, String>,
+}
+
+/// What is asked of a sandbox's network.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SandboxSpec {
+    /// The container's identifier.
+    pub id: String,
+    /// The container's name, without a slash.
+    pub name: String,
+    /// The endpoints, in the order of their links' names: the first is `eth0`. None gives a namespace with loopback only.
+    pub endpoints: Vec<EndpointSpec>,
+    /// The ports to publish, of the endpoint that gives the default route.
+    pub ports: Vec<PortSpec>,
+}
+
+/// An endpoint that exists.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Endpoint {
+    /// 64 hexadecimal digits.
+    pub id: String,
+    /// The network's identifier.
+    pub network: String,
+    /// The network's name.
+    pub network_name: String,
+    /// The link's name in the sandbox.
+    pub link_name: String,
+    /// The link's index in the sandbox's namespace.
+    pub link_index: u32,
+    /// The name of the link's other end on the host.
+    pub host_link: String,
+    /// The IPv4 address with its subnet's prefix.
+    pub ipv4: Option<Ipv4Net>,
+    /// The IPv6 address with its subnet's prefix.
+    pub ipv6: Option<Ipv6Net>,
+    /// The network's IPv4 gateway, unless the network is internal.
+    pub gateway: Option<Ipv4Addr>,
+    /// The network's IPv6 gateway, unless the network is internal.
+    pub gateway_v6: Option<Ipv6Addr>,
+    /// The link-layer address.
+    pub mac: MacAddress,
+    /// Extra names.
+    pub aliases: Vec<String>,
+    /// See [`EndpointSpec::gateway_priority`].
+    pub gateway_priority: i64,
+}
+
+/// The network of a running sandbox. The caller keeps it beside its own record, see the crate's documentation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sandbox {
+    /// The container's identifier.
+    pub id: String,
+    /// The container's name.
+    pub name: String,
+    /// Its endpoints, in the order of connecting.
+    pub endpoints: Vec<Endpoint>,
+    /// What was asked to be published; kept, as the endpoint that publishes may change.
+    pub port_specs: Vec<PortSpec>,
+    /// What is published.
+    pub ports: Vec<PublishedPort>,
+}
+
+impl Sandbox {
+    /// The endpoint that gives the IPv4 default route, and whose address ports are published of.
+    pub fn gateway_endpoint(&self) -> Option<&Endpoint> {
+        preferred(self.endpoints.iter().filter(|e| e.gateway.is_some()))
+    }
+
+    /// The endpoint that gives the IPv6 default route.
+    pub fn gateway_endpoint_v6(&self) -> Option<&Endpoint> {
+        preferred(self.endpoints.iter().filter(|e| e.gateway_v6.is_some()))
+    }
+
+    /// The endpoint on a network, by the network's identifier.
+    pub fn endpoint(&self, network: &str) -> Option<&Endpoint> {
+        self.endpoints.iter().find(|e| e.network == network)
+    }
+}
+
+/// The highest priority, and of equals the network whose name sorts first.
+fn preferred<'a>(candidates: impl Iterator<Item = &'a Endpoint>) -> Option<&'a Endpoint> {
+    candidates
+        .min_by(|a, b| b.gateway_priority.cmp(&a.gateway_priority).then_with(|| a.network_name.cmp(&b.network_name)))
+}
+
+/// A link's counters, as seen from the sandbox.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LinkStatistics {
+    /// The link's name in the sandbox.
+    pub name: String,
+    /// Bytes received.
+    pub rx_bytes: u64,
+    /// Packets received.
+    pub rx_packets: u64,
+    /// Packets received with errors.
+    pub rx_errors: u64,
+    /// Packets dropped on receipt.
+    pub rx_dropped: u64,
+    /// Bytes sent.
+    pub tx_bytes: u64,
+    /// Packets sent.
+    pub tx_packets: u64,
+    /// Packets not sent for errors.
+    pub tx_errors: u64,
+    /// Packets dropped before they were sent.
+    pub tx_dropped: u64,
+}

@@ -1,0 +1,159 @@
+//! What can go wrong, with what was tried and on what.
+
+use crate::{InvalidNetwork, PortError};
+use std::io;
+use std::net::IpAddr;
+use thiserror::Error;
+
+/// The crate's result.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Why something about networks failed. Texts that Docker's clients compare are Docker's.
+#[derive(Debug, Error)]
+pub enum Error {
+    /// No network has that name or identifier.
+    #[error("network {0} not found")]
+    NotFound(String),
+    /// Several identifiers begin so.
+    #[error("network {name} is ambiguous ({matches} matches found based on ID prefix)")]
+    Ambiguous {
+        /// What was asked for.
+        name: String,
+        /// How many fit.
+        matches: usize,
+    },
+    /// The name is taken.
+    #[error("network with name {0} already exists")]
+    NameTaken(String),
+    /// `bridge`, `host` and `none` are always there; nobody makes them.
+    #[error("operation is not permitted on predefined {0} network")]
+    PredefinedCreate(String),
+    /// `bridge`, `host` and `none` are always there; nobody removes them.
+    #[error("{0} is a pre-defined network and cannot be removed")]
+    PredefinedRemove(String),
+    /// Somebody is on the network.
+    #[error("error while removing network: network {name} id {id} has active endpoints")]
+    InUse {
+        /// The network's name.
+        name: String,
+        /// Its identifier.
+        id: String,
+        /// The containers' names, to tell the user.
+        sandboxes: Vec<String>,
+    },
+    /// The network that was asked for cannot be.
+    #[error(transparent)]
+    Invalid(#[from] InvalidNetwork),
+    /// The subnet shares addresses with another network or with a route of the host.
+    #[error("Pool overlaps with other one on this address space")]
+    PoolOverlaps,
+    /// The address pools have no free subnet left.
+    #[error(
+        "could not find an available, non-overlapping {family} address pool among the defaults to assign to the network"
+    )]
+    PoolsExhausted {
+        /// `IPv4` or `IPv6`.
+        family: &'static str,
+    },
+    /// Another network has the bridge of that name.
+    #[error(
+        "cannot create network {id} ({link}): conflicts with network {other} ({link}): networks have same bridge name"
+    )]
+    BridgeNameTaken {
+        /// The new network's identifier.
+        id: String,
+        /// The bridge's name.
+        link: String,
+        /// The other network's identifier.
+        other: String,
+    },
+    /// No address of the subnet (or its range) is free.
+    #[error("no available {family} addresses on this network's address pools: {network} ({id})")]
+    AddressesExhausted {
+        /// `IPv4` or `IPv6`.
+        family: &'static str,
+        /// The network's name.
+        network: String,
+        /// The network's identifier.
+        id: String,
+    },
+    /// The fixed address belongs to another.
+    #[error("Address already in use")]
+    AddressInUse(IpAddr),
+    /// The fixed address is in no subnet of the network.
+    #[error("Requested address is out of range")]
+    AddressOutOfRange(IpAddr),
+    /// A fixed address on a network whose subnet was not chosen by the user.
+    #[error("user specified IP address is supported only when connecting to networks with user configured subnets")]
+    AddressNeedsSubnet,
+    /// A fixed address on a predefined network.
+    #[error("user specified IP address is supported on user defined networks only")]
+    AddressNeedsUserNetwork,
+    /// The sandbox is on the network already.
+    #[error("endpoint with name {name} already exists in network {network}")]
+    EndpointExists {
+        /// The container's name.
+        name: String,
+        /// The network's name.
+        network: String,
+    },
+    /// The sandbox is not on the network.
+    #[error("container {id} is not connected to network {network}")]
+    NotConnected {
+        /// The container's identifier.
+        id: String,
+        /// The network's name.
+        network: String,
+    },
+    /// `host` and `none` have no endpoints: the sandbox gets the host's namespace, or an empty one.
+    #[error("network {0} has no endpoints: it is chosen when a container is created, and cannot be connected to")]
+    NoEndpoints(String),
+    /// A port could not be published.
+    #[error("driver failed programming external connectivity on endpoint {name} ({endpoint}): {source}")]
+    Publish {
+        /// The container's name.
+        name: String,
+        /// The endpoint's identifier.
+        endpoint: String,
+        /// Why not.
+        source: PortError,
+    },
+    /// A sysctl of an endpoint that is not one of a link.
+    #[error(
+        "invalid sysctl {0} of an endpoint: write net.ipv4.*.IFNAME.* or net.ipv6.*.IFNAME.* or net.mpls.*.IFNAME.*"
+    )]
+    InvalidSysctl(String),
+    /// The kernel refused something.
+    #[error("cannot {action}: {source}")]
+    Kernel {
+        /// What was tried, and on what.
+        action: String,
+        /// What it said.
+        source: io::Error,
+    },
+    /// The store could not be read or written, or holds what this program does not understand.
+    #[error("cannot {action}: {source}")]
+    Store {
+        /// What was tried.
+        action: &'static str,
+        /// Why not.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+impl Error {
+    /// A system call's failure.
+    pub(crate) fn kernel(action: impl Into<String>, errno: rustix::io::Errno) -> Error {
+        Error::Kernel { action: action.into(), source: errno.into() }
+    }
+
+    /// As [`Error::kernel`], of an error that is one already.
+    pub(crate) fn io(action: impl Into<String>, source: io::Error) -> Error {
+        Error::Kernel { action: action.into(), source }
+    }
+
+    /// The store's failure.
+    pub(crate) fn store(action: &'static str, source: impl std::error::Error + Send + Sync + 'static) -> Error {
+        Error::Store { action, source: Box::new(source) }
+    }
+}

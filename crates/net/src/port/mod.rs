@@ -1,0 +1,5 @@
+//! Published ports.
+
+mod spec;
+
+pub use spec::{PortError, PortSpec, Protocol, PublishedPort};
