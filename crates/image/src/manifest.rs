@@ -1,0 +1,165 @@
+//! Manifests, indexes and descriptors: OCI image-spec 1.1 and Docker's schema 2, which differ in media types only.
+//!
+//! The types are this crate's own, not `oci-spec`'s: a manifest comes from strangers and is read leniently (unknown
+//! fields, Docker's media types, missing `mediaType`), its bytes are kept verbatim as its digest covers them, and only
+//! the fields below are ever used.
+
+use crate::{Digest, Error, Platform, Result};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// Media types by name.
+pub mod media_type {
+    /// OCI image manifest.
+    pub const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+    /// OCI image index.
+    pub const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
+    /// OCI image configuration.
+    pub const OCI_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
+    /// OCI layer, uncompressed.
+    pub const OCI_LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
+    /// OCI layer, gzip.
+    pub const OCI_LAYER_GZIP: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
+    /// OCI layer, zstd.
+    pub const OCI_LAYER_ZSTD: &str = "application/vnd.oci.image.layer.v1.tar+zstd";
+    /// Docker manifest, schema 2.
+    pub const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
+    /// Docker manifest list.
+    pub const DOCKER_INDEX: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
+    /// Docker image configuration.
+    pub const DOCKER_CONFIG: &str = "application/vnd.docker.container.image.v1+json";
+    /// Docker layer, gzip.
+    pub const DOCKER_LAYER_GZIP: &str = "application/vnd.docker.image.rootfs.diff.tar.gzip";
+    /// Docker layer, uncompressed.
+    pub const DOCKER_LAYER: &str = "application/vnd.docker.image.rootfs.diff.tar";
+
+    /// Whether it names an index of manifests.
+    pub fn is_index(name: &str) -> bool {
+        name == OCI_INDEX || name == DOCKER_INDEX
+    }
+
+    /// Whether it names an image manifest.
+    pub fn is_manifest(name: &str) -> bool {
+        name == OCI_MANIFEST || name == DOCKER_MANIFEST
+    }
+}
+
+/// The most bytes a manifest, an index or an image configuration may have: 4 MiB, as registries have it.
+pub const MAX_DOCUMENT: u64 = 4 << 20;
+
+/// The most layers an image may have. Overlayfs takes 500; Docker 127.
+pub const MAX_LAYERS: usize = 400;
+
+/// Points at content (OCI image-spec, descriptor.md).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Descriptor {
+    /// What it is.
+    pub media_type: String,
+    /// What it is called.
+    pub digest: Digest,
+    /// Its size in bytes.
+    pub size: u64,
+    /// Where else it can be fetched from; foreign layers have it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub urls: Vec<String>,
+    /// Anything else somebody noted.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "null_is_empty")]
+    pub annotations: BTreeMap<String, String>,
+    /// What it runs on, in an index.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub platform: Option<Platform>,
+}
+
+impl Descriptor {
+    /// A descriptor without extras.
+    pub fn new(media_type: impl Into<String>, digest: Digest, size: u64) -> Descriptor {
+        Descriptor {
+            media_type: media_type.into(),
+            digest,
+            size,
+            urls: Vec::new(),
+            annotations: BTreeMap::new(),
+            platform: None,
+        }
+    }
+}
+
+/// An image manifest: a configuration and layers, bottom first.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Manifest {
+    /// Always 2.
+    pub schema_version: u32,
+    /// The manifest's own media type; optional in OCI's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub media_type: Option<String>,
+    /// The image's configuration.
+    pub config: Descriptor,
+    /// The layers, bottom first.
+    #[serde(default)]
+    pub layers: Vec<Descriptor>,
+    /// Anything else somebody noted.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "null_is_empty")]
+    pub annotations: BTreeMap<String, String>,
+}
+
+/// An index: manifests for several platforms, or whatever an OCI layout holds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Index {
+    /// Always 2.
+    pub schema_version: u32,
+    /// The index's own media type; optional in OCI's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub media_type: Option<String>,
+    /// What it points at.
+    #[serde(default)]
+    pub manifests: Vec<Descriptor>,
+    /// Anything else somebody noted.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "null_is_empty")]
+    pub annotations: BTreeMap<String, String>,
+}
+
+fn null_is_empty<'de, D: serde::Deserializer<'de>>(d: D) -> std::result::Result<BTreeMap<String, String>, D::Error> {
+    Ok(Option::<BTreeMap<String, String>>::deserialize(d)?.unwrap_or_default())
+}
+
+impl Manifest {
+    /// Reads a manifest. Pure: suits a fuzzer.
+    pub fn parse(bytes: &[u8]) -> Result<Manifest> {
+        check_size("manifest", bytes)?;
+        let manifest: Manifest = parse("manifest", bytes)?;
+        if manifest.schema_version != 2 {
+            let reason = format!("schemaVersion is {}, and only 2 is supported", manifest.schema_version);
+            return Err(Error::MalformedDocument { document: "manifest", reason });
+        }
+        if manifest.layers.len() > MAX_LAYERS {
+            let reason = format!("it has {} layers, and at most {MAX_LAYERS} are supported", manifest.layers.len());
+            return Err(Error::MalformedDocument { document: "manifest", reason });
+        }
+        Ok(manifest)
+    }
+}
+
+impl Index {
+    /// Reads an index. Pure: suits a fuzzer.
+    pub fn parse(bytes: &[u8]) -> Result<Index> {
+        check_size("index", bytes)?;
+        parse("index", bytes)
+    }
+}
+
+/// Refuses a document beyond [`MAX_DOCUMENT`].
+pub(crate) fn check_size(document: &'static str, bytes: &[u8]) -> Result<()> {
+    if bytes.len() as u64 > MAX_DOCUMENT {
+        let reason = format!("it has {} bytes, and at most {MAX_DOCUMENT} are taken", bytes.len());
+        return Err(Error::MalformedDocument { document, reason });
+    }
+    Ok(())
+}
+
+/// Reads JSON that somebody else wrote.
+pub(crate) fn parse<T: for<'a> Deserialize<'a>>(document: &'static str, bytes: &[u8]) -> Result<T> {
+    serde_json::from_slice(bytes).map_err(|e| Error::MalformedDocument { document, reason: e.to_string() })
+}
