@@ -24,6 +24,7 @@ mod address;
 mod config;
 mod endpoint;
 mod error;
+pub mod forward;
 mod namespace;
 mod network;
 mod port;
