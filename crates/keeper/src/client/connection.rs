@@ -1,0 +1,180 @@
+//! One connection, synchronously.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+
+use super::{Call, ClientError};
+use crate::SOCKET_NAME;
+use crate::protocol::{Event, FromKeeper, PROTOCOL, ToKeeper};
+use crate::wire::{self, Packet, ReceiveBuffer};
+
+/// What the keeper said of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Welcome {
+    /// Its release.
+    pub release: String,
+    /// Its process id.
+    pub pid: u32,
+}
+
+/// A connection to the keeper for one task at a time.
+#[derive(Debug)]
+pub struct Client {
+    pub(super) socket: OwnedFd,
+    pub(super) welcome: Welcome,
+    pub(super) events: VecDeque<Event>,
+    buffer: ReceiveBuffer,
+    last_number: u64,
+}
+
+impl Client {
+    /// Connects to the keeper of a run directory, and greets it.
+    pub fn connect(run_dir: &Path) -> Result<Client, ClientError> {
+        let socket = connect(run_dir)?;
+        let mut buffer = ReceiveBuffer::default();
+        send(socket.as_fd(), &Packet::encode(&ToKeeper::Hello { protocol: PROTOCOL }, Vec::new())?)?;
+        loop {
+            match receive(socket.as_fd(), &mut buffer)?.0 {
+                FromKeeper::Welcome { release, pid, .. } => {
+                    let welcome = Welcome { release, pid };
+                    return Ok(Client { socket, welcome, events: VecDeque::new(), buffer, last_number: 0 });
+                }
+                FromKeeper::Refused { reason, protocol } => return Err(ClientError::Refused { reason, protocol }),
+                FromKeeper::Upgraded { .. } => continue,
+                other => return Err(ClientError::Unexpected(format!("{other:?}"))),
+            }
+        }
+    }
+
+    /// What the keeper said of itself.
+    pub fn welcome(&self) -> &Welcome {
+        &self.welcome
+    }
+
+    /// Asks, and waits for the answer. Events that arrive meanwhile are kept for [`Client::next_event`].
+    pub fn call<C: Call>(&mut self, call: C) -> Result<C::Output, ClientError> {
+        let (body, descriptors) = call.into_request();
+        self.last_number += 1;
+        let asked = self.last_number;
+        send(self.socket.as_fd(), &Packet::encode(&ToKeeper::Request { number: asked, body }, descriptors)?)?;
+        loop {
+            match receive(self.socket.as_fd(), &mut self.buffer)? {
+                (FromKeeper::Response { number, result }, descriptors) if number == asked => {
+                    let reply = result?;
+                    let told = format!("{reply:?}");
+                    return C::output(reply, descriptors).ok_or(ClientError::Unexpected(told));
+                }
+                (FromKeeper::Event(event), _) => self.events.push_back(event),
+                (FromKeeper::Upgraded { .. }, _) => {}
+                (other, _) => return Err(ClientError::Unexpected(format!("{other:?}"))),
+            }
+        }
+    }
+
+    /// Asks without wanting an answer.
+    pub fn post<C: Call>(&mut self, call: C) -> Result<(), ClientError> {
+        let (body, descriptors) = call.into_request();
+        send(self.socket.as_fd(), &Packet::encode(&ToKeeper::Request { number: 0, body }, descriptors)?)
+    }
+
+    /// The next event, in the order in which they happened. `None`: there was none in this time; without a time it waits for one.
+    pub fn next_event(&mut self, within: Option<Duration>) -> Result<Option<Event>, ClientError> {
+        if let Some(event) = self.events.pop_front() {
+            return Ok(Some(event));
+        }
+        loop {
+            if !wait(self.socket.as_fd(), PollFlags::IN, within)? {
+                return Ok(None);
+            }
+            match receive(self.socket.as_fd(), &mut self.buffer)?.0 {
+                FromKeeper::Event(event) => return Ok(Some(event)),
+                FromKeeper::Upgraded { .. } => {}
+                other => return Err(ClientError::Unexpected(format!("{other:?}"))),
+            }
+        }
+    }
+}
+
+/// Makes the keeper of a run directory go on as another program (`stratus` itself, newer), with everything it holds, and waits until
+/// that has happened. Works with a keeper of any release. The keeper tries the program's state format first: one that cannot read it
+/// hands everything back to the old program, and this tells the reason.
+pub fn upgrade(run_dir: &Path, program: &Path) -> Result<Welcome, ClientError> {
+    let file = File::open(program).map_err(ClientError::system("open", program))?;
+    let socket = connect(run_dir)?;
+    let mut buffer = ReceiveBuffer::default();
+    send(socket.as_fd(), &Packet::encode(&ToKeeper::Upgrade, vec![file.into()])?)?;
+    match receive(socket.as_fd(), &mut buffer)?.0 {
+        FromKeeper::Upgraded { release, .. } => {
+            let credentials = rustix::net::sockopt::socket_peercred(&socket)
+                .map_err(|errno| ClientError::system("look at the peer of", run_dir.join(SOCKET_NAME))(errno.into()))?;
+            Ok(Welcome { release, pid: credentials.pid.as_raw_nonzero().get().unsigned_abs() })
+        }
+        FromKeeper::Refused { reason, protocol } => Err(ClientError::Refused { reason, protocol }),
+        other => Err(ClientError::Unexpected(format!("{other:?}"))),
+    }
+}
+
+fn connect(run_dir: &Path) -> Result<OwnedFd, ClientError> {
+    let path = run_dir.join(SOCKET_NAME);
+    let failed = |tried| {
+        let path = path.clone();
+        move |errno: Errno| ClientError::system(tried, path)(errno.into())
+    };
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+        .map_err(failed("make a socket for"))?;
+    let address = SocketAddrUnix::new(&path).map_err(failed("use as the name of a socket"))?;
+    match rustix::net::connect(&socket, &address) {
+        Ok(()) => {}
+        Err(Errno::NOENT | Errno::CONNREFUSED) => return Err(ClientError::NotRunning { path }),
+        Err(errno) => return Err(failed("connect to")(errno)),
+    }
+    rustix::io::ioctl_fionbio(&socket, true).map_err(failed("use"))?;
+    Ok(socket)
+}
+
+fn send(socket: BorrowedFd<'_>, packet: &Packet) -> Result<(), ClientError> {
+    loop {
+        match packet.send(socket) {
+            Ok(()) => return Ok(()),
+            Err(error) if error.would_block() => _ = wait(socket, PollFlags::OUT, None)?,
+            Err(error) => return Err(disconnected(error)),
+        }
+    }
+}
+
+fn receive(socket: BorrowedFd<'_>, buffer: &mut ReceiveBuffer) -> Result<(FromKeeper, Vec<OwnedFd>), ClientError> {
+    loop {
+        match wire::receive(socket, buffer) {
+            Ok(Some(message)) => return Ok(message),
+            Ok(None) => return Err(ClientError::Disconnected),
+            Err(error) if error.would_block() => _ = wait(socket, PollFlags::IN, None)?,
+            Err(error) => return Err(disconnected(error)),
+        }
+    }
+}
+
+/// A broken connection is told as such.
+pub(super) fn disconnected(error: wire::WireError) -> ClientError {
+    use std::io::ErrorKind::{BrokenPipe, ConnectionReset};
+    match error {
+        wire::WireError::Socket { ref source, .. } if matches!(source.kind(), BrokenPipe | ConnectionReset) => {
+            ClientError::Disconnected
+        }
+        error => ClientError::Wire(error),
+    }
+}
+
+fn wait(socket: BorrowedFd<'_>, flags: PollFlags, within: Option<Duration>) -> Result<bool, ClientError> {
+    let within = within.and_then(|within| Timespec::try_from(within).ok());
+    let mut fds = [PollFd::new(&socket, flags)];
+    let ready = rustix::io::retry_on_intr(|| rustix::event::poll(&mut fds, within.as_ref()))
+        .map_err(|errno| ClientError::system("wait for", SOCKET_NAME)(errno.into()))?;
+    Ok(ready > 0)
+}

@@ -1,0 +1,160 @@
+//! The client of a daemon that runs on tokio: many tasks, one connection.
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::AbortHandle;
+
+use super::connection::disconnected;
+use super::{Call, Client, ClientError, Welcome};
+use crate::protocol::{Event, Failure, FromKeeper, Reply, ToKeeper};
+use crate::wire::{self, Packet, ReceiveBuffer};
+
+type Answer = (Result<Reply, Failure>, Vec<OwnedFd>);
+
+/// A connection that carries the requests of many tasks at once. Clones share it; it ends with the last of them.
+#[derive(Debug, Clone)]
+pub struct AsyncClient {
+    shared: Arc<Shared>,
+    _reader: Arc<Reader>,
+}
+
+/// The keeper's events, in the order in which they happened. Ends with the connection. They wait in memory until they are taken.
+pub type Events = mpsc::UnboundedReceiver<Event>;
+
+#[derive(Debug)]
+struct Shared {
+    socket: AsyncFd<OwnedFd>,
+    welcome: Welcome,
+    last_number: AtomicU64,
+    /// `None` once the connection has ended.
+    waiting: Mutex<Option<HashMap<u64, oneshot::Sender<Answer>>>>,
+}
+
+#[derive(Debug)]
+struct Reader(AbortHandle);
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl AsyncClient {
+    /// Connects to the keeper of a run directory. Must be called within a tokio runtime with I/O enabled.
+    pub async fn connect(run_dir: &Path) -> Result<(AsyncClient, Events), ClientError> {
+        let run_dir = run_dir.to_owned();
+        let client = tokio::task::spawn_blocking(move || Client::connect(&run_dir))
+            .await
+            .map_err(|_| ClientError::Disconnected)??;
+        AsyncClient::from_client(client)
+    }
+
+    /// Takes over a connection, as one from [`super::start_or_connect`]. Must be called within a tokio runtime with I/O enabled.
+    pub fn from_client(client: Client) -> Result<(AsyncClient, Events), ClientError> {
+        let Client { socket, welcome, events, .. } = client;
+        let socket = AsyncFd::register(socket).map_err(ClientError::system("wait for", crate::SOCKET_NAME))?;
+        let waiting = Mutex::new(Some(HashMap::new()));
+        let shared = Arc::new(Shared { socket, welcome, last_number: AtomicU64::new(0), waiting });
+        let (sender, receiver) = mpsc::unbounded_channel();
+        for event in events {
+            _ = sender.send(event);
+        }
+        let reader = tokio::spawn(read(Arc::clone(&shared), sender)).abort_handle();
+        Ok((AsyncClient { shared, _reader: Arc::new(Reader(reader)) }, receiver))
+    }
+
+    /// What the keeper said of itself.
+    pub fn welcome(&self) -> &Welcome {
+        &self.shared.welcome
+    }
+
+    /// Asks, and waits for the answer. Dropping the future does not take the request back.
+    pub async fn call<C: Call>(&self, call: C) -> Result<C::Output, ClientError> {
+        let (body, descriptors) = call.into_request();
+        let number = self.shared.last_number.fetch_add(1, Ordering::Relaxed) + 1;
+        let packet = Packet::encode(&ToKeeper::Request { number, body }, descriptors)?;
+        let (sender, receiver) = oneshot::channel();
+        match self.shared.waiting().as_mut() {
+            Some(waiting) => _ = waiting.insert(number, sender),
+            None => return Err(ClientError::Disconnected),
+        }
+        let slot = Slot { shared: &self.shared, number };
+        self.shared.send(&packet).await?;
+        drop(packet);
+        let (result, descriptors) = receiver.await.map_err(|_| ClientError::Disconnected)?;
+        drop(slot);
+        let reply = result?;
+        let told = format!("{reply:?}");
+        C::output(reply, descriptors).ok_or(ClientError::Unexpected(told))
+    }
+
+    /// Asks without wanting an answer.
+    pub async fn post<C: Call>(&self, call: C) -> Result<(), ClientError> {
+        let (body, descriptors) = call.into_request();
+        self.shared.send(&Packet::encode(&ToKeeper::Request { number: 0, body }, descriptors)?).await
+    }
+}
+
+/// Frees the place of an answer that nobody waits for any more.
+struct Slot<'a> {
+    shared: &'a Shared,
+    number: u64,
+}
+
+impl Drop for Slot<'_> {
+    fn drop(&mut self) {
+        if let Some(waiting) = self.shared.waiting().as_mut() {
+            waiting.remove(&self.number);
+        }
+    }
+}
+
+impl Shared {
+    fn waiting(&self) -> std::sync::MutexGuard<'_, Option<HashMap<u64, oneshot::Sender<Answer>>>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn send(&self, packet: &Packet) -> Result<(), ClientError> {
+        self.socket.async_io(Interest::WRITABLE, |socket| packet.send(socket.as_fd()).map_err(into_io)).await.map_err(
+            |error| match error.downcast::<wire::WireError>() {
+                Ok(error) => disconnected(error),
+                Err(error) => ClientError::system("send to", crate::SOCKET_NAME)(error),
+            },
+        )
+    }
+}
+
+async fn read(shared: Arc<Shared>, events: mpsc::UnboundedSender<Event>) {
+    let mut buffer = ReceiveBuffer::default();
+    loop {
+        let received = shared
+            .socket
+            .async_io(Interest::READABLE, |socket| wire::receive(socket.as_fd(), &mut buffer).map_err(into_io))
+            .await;
+        match received {
+            Ok(Some((FromKeeper::Response { number, result }, descriptors))) => {
+                let waiting = shared.waiting().as_mut().and_then(|waiting| waiting.remove(&number));
+                if let Some(sender) = waiting {
+                    _ = sender.send((result, descriptors));
+                }
+            }
+            Ok(Some((FromKeeper::Event(event), _))) => _ = events.send(event),
+            Ok(Some(_)) => {}
+            Ok(None) | Err(_) => break,
+        }
+    }
+    *shared.waiting() = None;
+}
+
+/// Keeps "would block" visible to tokio, and everything else whole.
+fn into_io(error: wire::WireError) -> io::Error {
+    if error.would_block() { io::ErrorKind::WouldBlock.into() } else { io::Error::other(error) }
+}
