@@ -184,3 +184,19 @@ pub enum WatchError {
     #[error(transparent)]
     Read(#[from] ReadError),
 }
+
+/// Why the backup was not written. The one before is still there.
+#[derive(Debug, Error)]
+pub enum BackupError {
+    /// The store could not be read.
+    #[error(transparent)]
+    Read(ReadError),
+    /// The backup could not be written.
+    #[error("cannot write the backup {}: {source}", path.display())]
+    Write {
+        /// The backup's file.
+        path: PathBuf,
+        /// The answer.
+        source: io::Error,
+    },
+}

@@ -31,15 +31,21 @@
 //! written by a newer program is refused with an [`OpenError`] that says what to do.
 #![forbid(unsafe_code)]
 
+mod backup;
 mod collection;
+mod disk;
 mod error;
+mod file;
+mod history;
+mod schema;
 mod store;
 mod txn;
 mod types;
 mod watch;
+mod writer;
 
 pub use collection::{Collection, CollectionError, Item, Items, Update};
-pub use error::{CommitError, OpenError, ReadError, WatchError};
+pub use error::{BackupError, CommitError, OpenError, ReadError, WatchError};
 pub use store::{Options, Store};
 pub use txn::{Conflict, Durability, Expect, Txn};
 pub use types::{Change, ChangeKind, Entry, Listing, Revision};
