@@ -1,0 +1,291 @@
+//! Makes connections to registries: looks up the name, dials, goes through a proxy where one is set, and speaks TLS.
+//!
+//! Errors are kept apart by step, since people mend a wrong name, a closed port, a proxy and a certificate in different ways.
+
+use std::future::Future;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use hyper::http::Uri;
+use hyper::http::uri::Scheme;
+use hyper_util::client::legacy::connect::{Connected, Connection};
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::sync::OnceCell;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::pki_types::ServerName;
+
+use super::auth::basic_header;
+use super::error::TransportCause;
+use super::proxy::ProxyConfig;
+use super::tls;
+
+/// How long one address may keep the next from being tried too (RFC 8305).
+const NEXT_ADDRESS_AFTER: Duration = Duration::from_millis(300);
+const PROXY_ANSWER_MAX: usize = 16 * 1024;
+
+/// What a connector needs to know of the registry it makes connections for.
+pub(super) struct DialSettings {
+    /// The registry, as its certificates' directory is called.
+    pub(super) host: String,
+    pub(super) certificate_dirs: Vec<PathBuf>,
+    pub(super) verify: bool,
+    pub(super) proxy: ProxyConfig,
+    pub(super) timeout: Duration,
+}
+
+/// Makes connections for one registry, also to the servers that it redirects to.
+#[derive(Clone)]
+pub(super) struct Connector(Arc<(DialSettings, OnceCell<TlsConnector>)>);
+
+trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
+
+/// A connection that is ready for HTTP.
+pub(super) struct Stream {
+    inner: Box<dyn Duplex>,
+    through_proxy: bool,
+}
+
+impl Connector {
+    pub(super) fn new(settings: DialSettings) -> Connector {
+        Connector(Arc::new((settings, OnceCell::new())))
+    }
+
+    async fn connect(self, target: Uri) -> Result<TokioIo<Stream>, TransportCause> {
+        let settings = &self.0.0;
+        let host = target.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
+        let is_tls = target.scheme() == Some(&Scheme::HTTPS);
+        let port = target.port_u16().unwrap_or(if is_tls { 443 } else { 80 });
+        let proxy = settings.proxy.proxy_for(&target).map(ProxyAddress::parse).transpose()?;
+        let mut inner: Box<dyn Duplex> = match &proxy {
+            None => Box::new(dial(&host, port, settings.timeout).await?),
+            Some(proxy) => self.connect_proxy(proxy).await?,
+        };
+        if is_tls {
+            if let Some(proxy) = &proxy {
+                open_tunnel(&mut inner, proxy, &host, port).await?;
+            }
+            inner = self.handshake(inner, &host).await?;
+        }
+        Ok(TokioIo::new(Stream { inner, through_proxy: proxy.is_some() && !is_tls }))
+    }
+
+    async fn connect_proxy(&self, proxy: &ProxyAddress) -> Result<Box<dyn Duplex>, TransportCause> {
+        let in_words = |cause: TransportCause| TransportCause::Proxy(cause.to_string());
+        let stream = dial(&proxy.host, proxy.port, self.0.0.timeout).await.map_err(in_words)?;
+        match proxy.is_tls {
+            true => self.handshake(Box::new(stream), &proxy.host).await.map_err(in_words),
+            false => Ok(Box::new(stream)),
+        }
+    }
+
+    async fn handshake(&self, stream: Box<dyn Duplex>, host: &str) -> Result<Box<dyn Duplex>, TransportCause> {
+        let (settings, tls) = &*self.0;
+        let connector = tls.get_or_try_init(|| tls_connector(settings)).await?;
+        let name = ServerName::try_from(host.to_owned())
+            .map_err(|_| TransportCause::Tls(format!("{host:?} is not a name that a certificate can have")))?;
+        match tokio::time::timeout(settings.timeout, connector.connect(name, stream)).await {
+            Ok(Ok(stream)) => Ok(Box::new(stream)),
+            Ok(Err(error)) => Err(tls::handshake_error(&error, host)),
+            Err(_) => Err(TransportCause::Other("net/http: TLS handshake timeout".into())),
+        }
+    }
+}
+
+async fn tls_connector(settings: &DialSettings) -> Result<TlsConnector, TransportCause> {
+    let (dirs, host, verify) = (settings.certificate_dirs.clone(), settings.host.clone(), settings.verify);
+    let config = tokio::task::spawn_blocking(move || tls::client_config(&dirs, &host, verify))
+        .await
+        .map_err(|error| TransportCause::Other(error.to_string()))??;
+    Ok(TlsConnector::from(Arc::new(config)))
+}
+
+/// The addresses of a host; an address as a name is its own.
+pub(super) async fn lookup(host: &str, port: u16) -> Result<Vec<SocketAddr>, TransportCause> {
+    if let Ok(address) = host.parse::<IpAddr>() {
+        return Ok(vec![SocketAddr::new(address, port)]);
+    }
+    let failed = |reason: &str| TransportCause::Lookup { host: host.to_owned(), reason: reason.to_owned() };
+    let found = tokio::net::lookup_host((host, port)).await.map_err(|error| {
+        let text = error.to_string();
+        match text.rsplit(": ").next() {
+            Some("Name or service not known" | "No address associated with hostname") => failed("no such host"),
+            Some(reason) => failed(reason),
+            None => failed(&text),
+        }
+    })?;
+    let mut addresses: Vec<SocketAddr> = found.collect();
+    addresses.dedup();
+    if addresses.is_empty() { Err(failed("no such host")) } else { Ok(addresses) }
+}
+
+/// Connects to the first address that answers; the next one is tried as soon as one fails or dawdles.
+async fn dial(host: &str, port: u16, timeout: Duration) -> Result<TcpStream, TransportCause> {
+    let mut addresses = lookup(host, port).await?.into_iter();
+    let mut tries = FuturesUnordered::new();
+    let mut first_failure = None;
+    loop {
+        if let Some(address) = addresses.next() {
+            tries.push(dial_address(address, timeout));
+        }
+        let dawdles = tokio::time::sleep(NEXT_ADDRESS_AFTER);
+        tokio::select! {
+            done = tries.next() => match done {
+                Some(Ok(stream)) => return Ok(stream),
+                Some(Err(cause)) => { first_failure.get_or_insert(cause); }
+                None => return Err(first_failure.unwrap_or(TransportCause::Closed)),
+            },
+            () = dawdles, if addresses.len() > 0 => {}
+        }
+    }
+}
+
+async fn dial_address(address: SocketAddr, timeout: Duration) -> Result<TcpStream, TransportCause> {
+    let stream = match tokio::time::timeout(timeout, TcpStream::connect(address)).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => return Err(TransportCause::Dial { address, reason: reason(&error) }),
+        Err(_) => return Err(TransportCause::DialTimeout { address }),
+    };
+    // Requests are written whole, so waiting for more to send only adds delay. Without it transfers still work.
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%address, %error, "no TCP_NODELAY");
+    }
+    Ok(stream)
+}
+
+/// The kernel's word for an error, as Go writes it: without its number, in small letters.
+pub(super) fn reason(error: &io::Error) -> String {
+    let text = error.to_string();
+    let text = text.split(" (os error").next().unwrap_or_default();
+    let mut chars = text.chars();
+    match chars.next() {
+        Some(first) => first.to_lowercase().chain(chars).collect(),
+        None => "i/o error".to_owned(),
+    }
+}
+
+/// A proxy's address in parts.
+pub(super) struct ProxyAddress {
+    host: String,
+    port: u16,
+    is_tls: bool,
+    /// The value of `Proxy-Authorization`, where the address carries a name and password.
+    pub(super) authorization: Option<String>,
+}
+
+impl ProxyAddress {
+    pub(super) fn parse(text: &str) -> Result<ProxyAddress, TransportCause> {
+        // The address may hold a password: it is not repeated in the error.
+        let bad =
+            || TransportCause::Proxy("the proxy's address is not valid: give http://[user:password@]host:port".into());
+        let with_scheme = if text.contains("://") { text.to_owned() } else { format!("http://{text}") };
+        let (scheme, rest) = with_scheme.split_once("://").ok_or_else(bad)?;
+        let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+        let (user, address) = match authority.rsplit_once('@') {
+            Some((user, address)) => (Some(user), address),
+            None => (None, authority),
+        };
+        let is_tls = match scheme {
+            "http" => false,
+            "https" => true,
+            other => return Err(TransportCause::Proxy(format!("proxies of the kind {other}:// are not supported"))),
+        };
+        let uri: Uri = format!("{scheme}://{address}").parse().map_err(|_| bad())?;
+        let host = uri.host().ok_or_else(bad)?.trim_matches(['[', ']']).to_owned();
+        let authorization = user.map(|user| {
+            let (name, password) = user.split_once(':').unwrap_or((user, ""));
+            basic_header(&super::url::percent_decode(name), &super::url::percent_decode(password))
+        });
+        Ok(ProxyAddress { host, port: uri.port_u16().unwrap_or(if is_tls { 443 } else { 80 }), is_tls, authorization })
+    }
+}
+
+/// Asks a proxy for a connection to the target (RFC 9110 section 9.3.6).
+async fn open_tunnel(
+    stream: &mut Box<dyn Duplex>,
+    proxy: &ProxyAddress,
+    host: &str,
+    port: u16,
+) -> Result<(), TransportCause> {
+    let target = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
+    let authorization =
+        proxy.authorization.as_ref().map(|value| format!("Proxy-Authorization: {value}\r\n")).unwrap_or_default();
+    let request = format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n{authorization}\r\n");
+    let failed = |error: io::Error| TransportCause::Proxy(reason(&error));
+    stream.write_all(request.as_bytes()).await.map_err(failed)?;
+    let mut answer = Vec::new();
+    // Byte by byte, since what follows the head belongs to TLS.
+    while !answer.ends_with(b"\r\n\r\n") {
+        if answer.len() == PROXY_ANSWER_MAX {
+            return Err(TransportCause::Proxy("the proxy's answer is too long".into()));
+        }
+        answer.push(stream.read_u8().await.map_err(failed)?);
+    }
+    let head = String::from_utf8_lossy(&answer);
+    let status = head.lines().next().unwrap_or_default();
+    match status.split(' ').nth(1) {
+        Some(code) if code.starts_with('2') => Ok(()),
+        _ => Err(TransportCause::Proxy(format!("the proxy answered {status:?} to CONNECT {target}"))),
+    }
+}
+
+impl tower_service::Service<Uri> for Connector {
+    type Response = TokioIo<Stream>;
+    type Error = TransportCause;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, target: Uri) -> Self::Future {
+        Box::pin(self.clone().connect(target))
+    }
+}
+
+impl Connection for Stream {
+    fn connected(&self) -> Connected {
+        Connected::new().proxy(self.through_proxy)
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write_vectored(cx, bufs)
+    }
+}
