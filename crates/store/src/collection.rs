@@ -1,10 +1,9 @@
 //! A typed view of the keys below a prefix: values of one type, kept as JSON.
 
-use crate::{CommitError, Durability, Expect, ReadError, Revision, Store, Txn, Watch, WatchError};
+use crate::{CommitError, Durability, Error, Expect, ReadError, Revision, Store, Txn, Watch, WatchError};
 use serde::{Serialize, de::DeserializeOwned};
 use std::fmt;
 use std::marker::PhantomData;
-use thiserror::Error;
 
 /// Values of type `T` under `prefix` + id, as JSON. A view: making one is cheap and touches nothing.
 pub struct Collection<T> {
@@ -65,40 +64,6 @@ pub enum Update<T> {
     Keep,
 }
 
-/// Why a collection's value could not be read or written.
-#[derive(Debug, Error)]
-pub enum CollectionError {
-    /// It could not be read.
-    #[error(transparent)]
-    Read(#[from] ReadError),
-    /// It could not be committed.
-    #[error(transparent)]
-    Commit(#[from] CommitError),
-    /// What is stored is not a value of the type, for instance since a newer program wrote it.
-    #[error("what is stored as {key} cannot be understood: {source}")]
-    Decode {
-        /// The key.
-        key: String,
-        /// Why not.
-        source: serde_json::Error,
-    },
-    /// The value cannot be written as JSON.
-    #[error("the value for {key} cannot be written as JSON: {source}")]
-    Encode {
-        /// The key.
-        key: String,
-        /// Why not.
-        source: serde_json::Error,
-    },
-}
-
-impl CollectionError {
-    /// Whether the value was not as expected: made by another, changed or gone meanwhile.
-    pub fn is_conflict(&self) -> bool {
-        matches!(self, CollectionError::Commit(CommitError::Conflict(_)))
-    }
-}
-
 impl<T: Serialize + DeserializeOwned> Collection<T> {
     /// The collection under `prefix`, which ends with `/` by custom: `Collection::new(&store, "net/network/")`.
     pub fn new(store: &Store, prefix: impl Into<String>) -> Collection<T> {
@@ -111,22 +76,22 @@ impl<T: Serialize + DeserializeOwned> Collection<T> {
     }
 
     /// The value's JSON, for transactions over several collections: `txn.put(c.key(id), c.encode(id, &value)?)`.
-    pub fn encode(&self, id: &str, value: &T) -> Result<Vec<u8>, CollectionError> {
-        serde_json::to_vec(value).map_err(|source| CollectionError::Encode { key: self.key(id), source })
+    pub fn encode(&self, id: &str, value: &T) -> Result<Vec<u8>, Error> {
+        serde_json::to_vec(value).map_err(|source| Error::Encode { key: self.key(id), source })
     }
 
     /// The value of a [`crate::Change`] or [`crate::Entry`] under `key` (the whole one, as those tell it).
-    pub fn decode(&self, key: &str, value: &[u8]) -> Result<T, CollectionError> {
-        serde_json::from_slice(value).map_err(|source| CollectionError::Decode { key: key.to_owned(), source })
+    pub fn decode(&self, key: &str, value: &[u8]) -> Result<T, Error> {
+        serde_json::from_slice(value).map_err(|source| Error::Decode { key: key.to_owned(), source })
     }
 
     /// Adds a put of `value` to a transaction over several collections.
-    pub fn put_in<'a>(&self, txn: Txn<'a>, id: &str, value: &T) -> Result<Txn<'a>, CollectionError> {
+    pub fn put_in<'a>(&self, txn: Txn<'a>, id: &str, value: &T) -> Result<Txn<'a>, Error> {
         Ok(txn.put(self.key(id), self.encode(id, value)?))
     }
 
     /// The value of `id`, if there is one.
-    pub fn get(&self, id: &str) -> Result<Option<Item<T>>, CollectionError> {
+    pub fn get(&self, id: &str) -> Result<Option<Item<T>>, Error> {
         let key = self.key(id);
         let Some(entry) = self.store.get(&key)? else { return Ok(None) };
         let value = self.decode(&key, &entry.value)?;
@@ -134,7 +99,7 @@ impl<T: Serialize + DeserializeOwned> Collection<T> {
     }
 
     /// All values, as of one moment.
-    pub fn list(&self) -> Result<Items<T>, CollectionError> {
+    pub fn list(&self) -> Result<Items<T>, Error> {
         let listing = self.store.list(&self.prefix)?;
         let mut items = Vec::with_capacity(listing.entries.len());
         for (key, entry) in listing.entries {
@@ -145,25 +110,25 @@ impl<T: Serialize + DeserializeOwned> Collection<T> {
     }
 
     /// Puts `value`, whatever was there. Blocks until it is on the disk.
-    pub fn put(&self, id: &str, value: &T) -> Result<Revision, CollectionError> {
+    pub fn put(&self, id: &str, value: &T) -> Result<Revision, Error> {
         self.put_if(id, Expect::Any, value)
     }
 
     /// Puts `value` if `id` is as expected. Blocks until it is on the disk.
-    pub fn put_if(&self, id: &str, expect: Expect, value: &T) -> Result<Revision, CollectionError> {
+    pub fn put_if(&self, id: &str, expect: Expect, value: &T) -> Result<Revision, Error> {
         let key = self.key(id);
         let value = self.encode(id, value)?;
         Ok(self.store.txn().expect(key.clone(), expect).put(key, value).commit()?)
     }
 
     /// Puts `value`, and returns when it is visible; it is on the disk a second later: see [`Durability::Relaxed`].
-    pub fn put_relaxed(&self, id: &str, value: &T) -> Result<Revision, CollectionError> {
+    pub fn put_relaxed(&self, id: &str, value: &T) -> Result<Revision, Error> {
         let value = self.encode(id, value)?;
         Ok(self.store.txn().durability(Durability::Relaxed).put(self.key(id), value).commit()?)
     }
 
     /// As [`Collection::put_if`], for asynchronous tasks.
-    pub async fn put_if_async(&self, id: &str, expect: Expect, value: &T) -> Result<Revision, CollectionError> {
+    pub async fn put_if_async(&self, id: &str, expect: Expect, value: &T) -> Result<Revision, Error> {
         let key = self.key(id);
         let value = self.encode(id, value)?;
         let commit = self.store.txn().expect(key.clone(), expect).put(key, value).commit_async();
@@ -171,17 +136,17 @@ impl<T: Serialize + DeserializeOwned> Collection<T> {
     }
 
     /// As [`Collection::put`], for asynchronous tasks.
-    pub async fn put_async(&self, id: &str, value: &T) -> Result<Revision, CollectionError> {
+    pub async fn put_async(&self, id: &str, value: &T) -> Result<Revision, Error> {
         self.put_if_async(id, Expect::Any, value).await
     }
 
     /// Deletes `id`; whether there was one to delete is not told. Blocks until it is on the disk.
-    pub fn delete(&self, id: &str) -> Result<Revision, CollectionError> {
+    pub fn delete(&self, id: &str) -> Result<Revision, Error> {
         Ok(self.store.txn().delete(self.key(id)).commit()?)
     }
 
     /// As [`Collection::delete`], for asynchronous tasks.
-    pub async fn delete_async(&self, id: &str) -> Result<Revision, CollectionError> {
+    pub async fn delete_async(&self, id: &str) -> Result<Revision, Error> {
         let commit = self.store.txn().delete(self.key(id)).commit_async();
         Ok(commit.await?)
     }
@@ -189,11 +154,7 @@ impl<T: Serialize + DeserializeOwned> Collection<T> {
     /// Changes the value of `id` by `change`, which is given the present one and says what shall become of it; it is
     /// called again where somebody else changed the value meanwhile, so it must be free of side effects. Returns the
     /// value as it is afterwards. Blocks until it is on the disk.
-    pub fn update(
-        &self,
-        id: &str,
-        mut change: impl FnMut(Option<T>) -> Update<T>,
-    ) -> Result<Option<Item<T>>, CollectionError> {
+    pub fn update(&self, id: &str, mut change: impl FnMut(Option<T>) -> Update<T>) -> Result<Option<Item<T>>, Error> {
         let key = self.key(id);
         loop {
             let Attempt { request, outcome } = self.attempt(id, &mut change)?;
@@ -211,7 +172,7 @@ impl<T: Serialize + DeserializeOwned> Collection<T> {
         &self,
         id: &str,
         mut change: impl FnMut(Option<T>) -> Update<T>,
-    ) -> Result<Option<Item<T>>, CollectionError> {
+    ) -> Result<Option<Item<T>>, Error> {
         let key = self.key(id);
         loop {
             let Attempt { request, outcome } = self.attempt(id, &mut change)?;
@@ -232,11 +193,7 @@ impl<T: Serialize + DeserializeOwned> Collection<T> {
     }
 
     /// One round of an update: reads, asks, and says what to commit.
-    fn attempt(
-        &self,
-        id: &str,
-        change: &mut impl FnMut(Option<T>) -> Update<T>,
-    ) -> Result<Attempt<T>, CollectionError> {
+    fn attempt(&self, id: &str, change: &mut impl FnMut(Option<T>) -> Update<T>) -> Result<Attempt<T>, Error> {
         let present = self.store.get(&self.key(id))?;
         let expect = present.as_ref().map_or(Expect::Absent, |entry| Expect::Revision(entry.revision));
         let decode = || present.as_ref().map(|entry| self.decode(&self.key(id), &entry.value)).transpose();

@@ -4,10 +4,10 @@ use crate::{Conflict, Revision};
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use thiserror::Error;
+use thiserror::Error as ThisError;
 
 /// Why a store could not be opened. Nothing was changed on the disk.
-#[derive(Debug, Error)]
+#[derive(Debug, ThisError)]
 pub enum OpenError {
     /// Another process has the store open.
     #[error("{} is in use by another process: stop that one first, or use another data directory", path.display())]
@@ -76,7 +76,7 @@ fn remedy(path: &std::path::Path, backup: Option<&std::path::Path>) -> String {
 }
 
 /// Why a read failed.
-#[derive(Clone, Debug, Error)]
+#[derive(Clone, Debug, ThisError)]
 pub enum ReadError {
     /// Something in the file does not fit together.
     #[error("reading {what} from {}: the store is damaged: {reason}. Stop the daemon and start it again: it says what to do", path.display())]
@@ -101,7 +101,7 @@ pub enum ReadError {
 }
 
 /// Why a transaction was not committed.
-#[derive(Clone, Debug, Error)]
+#[derive(Clone, Debug, ThisError)]
 pub enum CommitError {
     /// A key was not as expected. Nothing was changed.
     #[error(transparent)]
@@ -163,7 +163,7 @@ impl CommitError {
 }
 
 /// Why a watch cannot go on.
-#[derive(Clone, Debug, Error)]
+#[derive(Clone, Debug, ThisError)]
 pub enum WatchError {
     /// The changes asked for are no longer remembered: list again, and watch after that listing's revision.
     #[error("changes before revision {oldest} are no longer remembered: list again and watch from there")]
@@ -186,7 +186,7 @@ pub enum WatchError {
 }
 
 /// Why the backup was not written. The one before is still there.
-#[derive(Debug, Error)]
+#[derive(Debug, ThisError)]
 pub enum BackupError {
     /// The store could not be read.
     #[error(transparent)]
@@ -199,4 +199,45 @@ pub enum BackupError {
         /// The answer.
         source: io::Error,
     },
+}
+
+/// Anything that can go wrong with a store: what a [`crate::Collection`] answers, and what callers that do not care
+/// which of it turn everything into.
+#[derive(Debug, ThisError)]
+pub enum Error {
+    /// It could not be opened.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// It could not be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// A transaction was not committed.
+    #[error(transparent)]
+    Commit(#[from] CommitError),
+    /// A watch cannot go on.
+    #[error(transparent)]
+    Watch(#[from] WatchError),
+    /// What is stored is not a value of the collection's type, for instance since a newer program wrote it.
+    #[error("what is stored as {key} cannot be understood: {source}")]
+    Decode {
+        /// The key.
+        key: String,
+        /// Why not.
+        source: serde_json::Error,
+    },
+    /// The value cannot be written as JSON.
+    #[error("the value for {key} cannot be written as JSON: {source}")]
+    Encode {
+        /// The key.
+        key: String,
+        /// Why not.
+        source: serde_json::Error,
+    },
+}
+
+impl Error {
+    /// Whether a key was not as expected: made by another, changed or gone meanwhile.
+    pub fn is_conflict(&self) -> bool {
+        matches!(self, Error::Commit(CommitError::Conflict(_)))
+    }
 }

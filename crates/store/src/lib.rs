@@ -44,8 +44,8 @@ mod types;
 mod watch;
 mod writer;
 
-pub use collection::{Collection, CollectionError, Item, Items, Update};
-pub use error::{BackupError, CommitError, OpenError, ReadError, WatchError};
+pub use collection::{Collection, Item, Items, Update};
+pub use error::{BackupError, CommitError, Error, OpenError, ReadError, WatchError};
 pub use store::{Options, Store};
 pub use txn::{Conflict, Durability, Expect, Txn};
 pub use types::{Change, ChangeKind, Entry, Listing, Revision};

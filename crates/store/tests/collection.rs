@@ -1,7 +1,7 @@
 //! Values of a type of one's own, by id.
 
 use serde::{Deserialize, Serialize};
-use store::{Collection, CollectionError, Expect, Revision, Store, Update};
+use store::{Collection, Error, Expect, Revision, Store, Update};
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Network {
@@ -111,7 +111,7 @@ fn what_cannot_be_understood_names_its_key() {
     let (store, networks) = networks();
     store.txn().put("net/network/odd", "{\"subnet\":7}").commit().unwrap();
     let error = networks.get("odd").unwrap_err();
-    assert!(matches!(&error, CollectionError::Decode { key, .. } if key == "net/network/odd"), "{error}");
+    assert!(matches!(&error, Error::Decode { key, .. } if key == "net/network/odd"), "{error}");
     assert!(networks.list().is_err());
     assert!(networks.update("odd", |_| Update::Delete).is_err());
     networks.put_relaxed("odd", &network("")).unwrap();

@@ -1,0 +1,191 @@
+//! From samples to totals.
+
+use jiff::Timestamp;
+use meter::{Accumulator, Ledger, Query, Record, Run, Sample, Subject, Usage};
+use proptest::prelude::*;
+use std::time::Duration;
+use store::{Expect, Store};
+
+const GIB: u64 = 1 << 30;
+
+fn time(second: i64) -> Timestamp {
+    Timestamp::from_second(1_800_000_000 + second).unwrap()
+}
+
+fn container(id: &str) -> Subject {
+    Subject::new("container", id).unwrap()
+}
+
+fn at(seconds: u64) -> Sample {
+    Sample { at: Duration::from_secs(seconds), ..Sample::default() }
+}
+
+fn record(id: &str, started: i64, ended: i64, cpu_seconds: u64) -> Record {
+    let mut count = Accumulator::new(Run::new(container(id), time(started)), at(started as u64));
+    count.add(&Sample { cpu_ns: cpu_seconds * 1_000_000_000, ..at(ended as u64) });
+    count.finish(time(ended))
+}
+
+#[test]
+fn memory_is_added_up_over_time_and_counters_by_their_growth() {
+    let mut count =
+        Accumulator::new(Run::new(container("c"), time(0)), Sample { cpu_ns: 5, net_rx_bytes: 100, ..at(50) });
+    count.add(&Sample { cpu_ns: 10, memory_bytes: GIB, net_rx_bytes: 150, io_write_bytes: 7, ..at(60) });
+    count.add(&Sample { cpu_ns: 10, memory_bytes: 3 * GIB, net_rx_bytes: 20, io_write_bytes: 9, ..at(62) });
+    let usage = count.usage();
+    assert_eq!(usage.memory_gib_seconds(), 5.0 + 4.0);
+    assert_eq!((usage.cpu_ns, usage.wall_ns), (5, 12_000_000_000));
+    assert_eq!(usage.net_rx_bytes, 50 + 20, "the interface was replaced, and its counter began anew");
+    assert_eq!(usage.io_write_bytes, 9);
+    assert_eq!(usage.mean_memory_bytes(), 9 * GIB / 12);
+
+    let before = count.clone();
+    count.add(&at(61));
+    assert_eq!(count, before, "a sample from before the last says nothing");
+}
+
+#[test]
+fn a_run_is_counted_on_by_the_next_daemon_and_recorded_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("state.db");
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let run = Run::new(container("c"), time(0)).label("name", "web").label("image", "web:1");
+
+    let store = Store::open(&path).unwrap();
+    let ledger = Ledger::new(&store);
+    let mut count = Accumulator::new(run.clone(), at(0));
+    count.add(&Sample { cpu_ns: 1_000_000_000, memory_bytes: GIB, ..at(10) });
+    runtime.block_on(ledger.save([&count])).unwrap();
+    runtime.block_on(ledger.save([])).unwrap();
+    drop((ledger, store));
+
+    let store = Store::open(&path).unwrap();
+    let ledger = Ledger::new(&store);
+    let mut open = ledger.open_runs().unwrap();
+    assert_eq!(open, [count]);
+    let mut count = open.pop().unwrap();
+    count.add(&Sample { cpu_ns: 4_000_000_000, memory_bytes: GIB, ..at(30) });
+    let record = count.finish(time(30));
+    let txn = store.txn().expect("container/c", Expect::Absent).put("container/c", "exited");
+    ledger.close_in(txn, &record).unwrap().commit().unwrap();
+    assert_eq!(ledger.open_runs().unwrap(), []);
+
+    runtime.block_on(ledger.close_async(&record)).unwrap();
+    let records = ledger.records(&Query::all()).unwrap();
+    assert_eq!(records, std::slice::from_ref(&record));
+    assert_eq!(records[0].run, run);
+    let usage = ledger.totals(&Query::all()).unwrap().usage;
+    assert_eq!((usage.cpu_seconds(), usage.memory_gib_seconds(), usage.wall_seconds()), (4.0, 25.0, 30.0));
+    assert_eq!(usage.to_string(), "4.0 vCPU-s, 25.0 GiB-s, 0 B read, 0 B written, 0 B received, 0 B sent in 30.0 s");
+}
+
+#[test]
+fn records_are_found_by_subject_time_and_label() {
+    let store = Store::in_memory().unwrap();
+    let ledger = Ledger::new(&store);
+    for record in [record("a", 0, 10, 1), record("a", 10, 20, 2), record("ab", 5, 15, 4)] {
+        ledger.close(&record).unwrap();
+    }
+    let mut labelled = record("b", 12, 18, 8);
+    labelled.run = labelled.run.label("image", "web");
+    ledger.close(&labelled).unwrap();
+    let mut other = record("a", 0, 11, 16);
+    other.run.subject = Subject::new("function", "a").unwrap();
+    ledger.close(&other).unwrap();
+
+    let cpu = |query: Query| {
+        let totals = ledger.totals(&query).unwrap();
+        (totals.runs, totals.usage.cpu_seconds() as u64)
+    };
+    assert_eq!(cpu(Query::all()), (5, 31));
+    assert_eq!(cpu(Query::kind("container")), (4, 15));
+    assert_eq!(cpu(Query::subject(&container("a"))), (2, 3));
+    assert_eq!(cpu(Query::all().until(time(15))), (2, 17));
+    assert_eq!(cpu(Query::all().since(time(15))), (3, 14), "adjacent ranges share nothing");
+    assert_eq!(cpu(Query::all().since(time(10)).until(time(12))), (2, 17));
+    assert_eq!(cpu(Query::all().label("image", "web")), (1, 8));
+    assert_eq!(cpu(Query::kind("contain")), (0, 0));
+
+    let ended: Vec<_> = ledger.records(&Query::all()).unwrap().iter().map(|record| record.ended).collect();
+    assert!(ended.is_sorted());
+    let by_subject = ledger.totals_by_subject(&Query::kind("container")).unwrap();
+    let by_subject: Vec<_> = by_subject.iter().map(|(subject, totals)| (subject.id(), totals.runs)).collect();
+    assert_eq!(by_subject, [("b", 1), ("ab", 1), ("a", 2)]);
+
+    assert_eq!(ledger.prune(time(15)).unwrap(), 2);
+    assert_eq!(cpu(Query::all()), (3, 14));
+    assert_eq!(ledger.prune(time(15)).unwrap(), 0);
+}
+
+#[test]
+fn what_cannot_be_a_key_is_no_subject() {
+    for (kind, id) in [("", "a"), ("a", ""), ("a/b", "c"), ("a", "b/c"), ("a", "b\0")] {
+        assert!(Subject::new(kind, id).is_err(), "{kind:?} {id:?}");
+    }
+    assert!(serde_json::from_str::<Subject>(r#"{"kind":"a/b","id":"c"}"#).is_err());
+}
+
+#[test]
+fn records_of_other_versions_are_understood() {
+    let older = r#"{"subject":{"kind":"container","id":"c"},"started":"2026-01-01T00:00:00Z",
+        "ended":"2026-01-01T00:01:00Z","usage":{"cpu_ns":7}}"#;
+    let record: Record = serde_json::from_str(older).unwrap();
+    assert_eq!(record.usage, Usage { cpu_ns: 7, ..Usage::default() });
+    let newer = older.replace("\"cpu_ns\":7", "\"cpu_ns\":7,\"requests\":3");
+    assert_eq!(serde_json::from_str::<Record>(&newer).unwrap(), record);
+}
+
+prop_compose! {
+    fn samples()(steps in prop::collection::vec((0u64..5_000, 0u64..1000, 0u64..8 * GIB), 1..20)) -> Vec<Sample> {
+        let mut last = Sample::default();
+        steps.into_iter().map(|(milliseconds, counted, memory_bytes)| {
+            last.at += Duration::from_millis(milliseconds);
+            last.cpu_ns += counted;
+            last.io_read_bytes += counted / 2;
+            last.memory_bytes = memory_bytes;
+            last
+        }).collect()
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn counting_is_the_same_through_a_restart_at_any_point(samples in samples(), stop in 0usize..20) {
+        let begin = || Accumulator::new(Run::new(container("c"), time(0)), at(0));
+        let (mut straight, mut restarted) = (begin(), begin());
+        for (n, sample) in samples.iter().enumerate() {
+            straight.add(sample);
+            if n == stop {
+                restarted = serde_json::from_slice(&serde_json::to_vec(&restarted).unwrap()).unwrap();
+            }
+            restarted.add(sample);
+        }
+        prop_assert_eq!(&straight, &restarted);
+        let last = samples.last().unwrap();
+        prop_assert_eq!(straight.usage().cpu_ns, last.cpu_ns);
+        prop_assert_eq!(straight.usage().io_read_bytes, last.io_read_bytes);
+        prop_assert_eq!(u128::from(straight.usage().wall_ns), last.at.as_nanos());
+    }
+
+    #[test]
+    fn one_more_look_on_the_way_changes_nothing(samples in samples(), from in 0u64..GIB, to in 0u64..GIB) {
+        let line = |seconds| Sample { memory_bytes: from + (to - from.min(to)) * seconds / 10, ..at(seconds) };
+        let mut coarse = Accumulator::new(Run::new(container("c"), time(0)), line(0));
+        let mut fine = coarse.clone();
+        (1..=10).for_each(|seconds| fine.add(&line(seconds)));
+        coarse.add(&line(10));
+        let (coarse, fine) = (coarse.usage().memory_byte_seconds, fine.usage().memory_byte_seconds);
+        prop_assert!((coarse - fine).abs() <= 20.0, "{coarse} and {fine}");
+
+        // And what is used never shrinks.
+        let mut count = Accumulator::new(Run::new(container("c"), time(0)), at(0));
+        let mut before = *count.usage();
+        for sample in samples {
+            count.add(&sample);
+            prop_assert!(count.usage().memory_byte_seconds >= before.memory_byte_seconds);
+            before = *count.usage();
+        }
+    }
+}
