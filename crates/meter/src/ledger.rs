@@ -145,7 +145,7 @@ impl Ledger {
     /// Adds the writing down to a transaction of the caller's, so that a run ends and is recorded at once.
     pub fn close_in<'a>(&self, txn: Txn<'a>, record: &Record) -> Result<Txn<'a>, Error> {
         let txn = txn.delete(self.open.key(&open_id(&record.run.subject)));
-        Ok(self.ended.put_in(txn, &ended_id(&record.run), record)?)
+        self.ended.put_in(txn, &ended_id(&record.run), record)
     }
 
     /// The records that are meant, in the order in which their runs ended.

@@ -1,6 +1,6 @@
 //! A typed view of the keys below a prefix: values of one type, kept as JSON.
 
-use crate::{CommitError, Durability, Error, Expect, ReadError, Revision, Store, Txn, Watch, WatchError};
+use crate::{CommitError, Durability, Error, Expect, Revision, Store, Txn, Watch, WatchError};
 use serde::{Serialize, de::DeserializeOwned};
 use std::fmt;
 use std::marker::PhantomData;

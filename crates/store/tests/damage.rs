@@ -1,7 +1,11 @@
 //! Files that are not what a store left: refused, left as they are, with what to do.
 
 use redb::TableDefinition;
+use rustix::fs::inotify;
+use std::ffi::CString;
 use std::fs;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use store::{OpenError, Options, Revision, Store, WatchError};
 
@@ -174,14 +178,33 @@ fn the_backup_brings_a_lost_store_back_by_the_command_that_the_error_tells() {
     assert_eq!(Store::open(&path).unwrap().revision(), next);
 }
 
+/// A file that is to be moved to its place (inotify(7)).
+struct Appearing {
+    events: OwnedFd,
+    name: CString,
+}
+
+impl Appearing {
+    fn of(path: &Path) -> Appearing {
+        let events = inotify::init(inotify::CreateFlags::CLOEXEC).unwrap();
+        inotify::add_watch(&events, path.parent().unwrap(), inotify::WatchFlags::MOVED_TO).unwrap();
+        Appearing { events, name: CString::new(path.file_name().unwrap().as_bytes()).unwrap() }
+    }
+
+    fn wait(self) {
+        let mut buffer = [std::mem::MaybeUninit::uninit(); 4096];
+        let mut events = inotify::Reader::new(&self.events, &mut buffer);
+        while events.next().unwrap().file_name() != Some(self.name.as_c_str()) {}
+    }
+}
+
 #[test]
 fn the_backup_is_written_without_being_asked() {
     let Place { path, _dir } = place();
     let backup = path.with_file_name("state.db.backup");
+    let appearing = Appearing::of(&backup);
     let store = filled(&path);
-    while !backup.exists() {
-        std::thread::yield_now();
-    }
+    appearing.wait();
     drop(store);
     fs::rename(&backup, &path).unwrap();
     assert!(!Store::open(&path).unwrap().list("").unwrap().entries.is_empty());
