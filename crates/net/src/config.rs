@@ -1,10 +1,11 @@
 //! What an instance of the daemon is told about its networks.
 
 use crate::AddressPool;
+use crate::forward::ForwardClient;
 use ipnet::{Ipv4Net, Ipv6Net};
 use std::fmt;
-use std::path::PathBuf;
 use std::str::FromStr;
+use std::sync::Arc;
 use store::Store;
 use thiserror::Error;
 
@@ -60,11 +61,9 @@ impl fmt::Display for Instance {
 pub struct NetConfig {
     /// The instance's name.
     pub instance: Instance,
-    /// Where the port forwarder's socket is (`forward.sock`), and nothing else of this crate.
-    pub run_dir: PathBuf,
-    /// The program that is started as `<program> forward --run-dir RUN_DIR` when the first port is published; it keeps
-    /// host ports reserved while the daemon is away. `None` keeps the reservations in this process alone, for tests.
-    pub forwarder: Option<PathBuf>,
+    /// The port forwarder, which keeps host ports reserved while the daemon is away and carries IPv6 to containers without
+    /// it. `None` keeps the reservations in this process alone.
+    pub forwarder: Option<Arc<ForwardClient>>,
     /// The name of the default bridge's link, 15 bytes at most.
     pub bridge_name: String,
     /// The default bridge's own address and prefix (`--bip`). Without it, it gets the first free subnet of the pools.
@@ -85,11 +84,10 @@ pub struct NetConfig {
 }
 
 impl NetConfig {
-    /// The defaults: bridge `stratus0`, Docker's address pools, MTU 1500, 16 prepared endpoints, no forwarder program.
-    pub fn new(instance: Instance, run_dir: impl Into<PathBuf>, store: Store) -> NetConfig {
+    /// The defaults: bridge `stratus0`, Docker's address pools, MTU 1500, 16 prepared endpoints, no forwarder.
+    pub fn new(instance: Instance, store: Store) -> NetConfig {
         NetConfig {
             instance,
-            run_dir: run_dir.into(),
             forwarder: None,
             bridge_name: "stratus0".into(),
             bridge_address: None,

@@ -152,6 +152,11 @@ impl Error {
         Error::Kernel { action: action.into(), source }
     }
 
+    /// Whether the kernel said exactly that.
+    pub(crate) fn is_errno(&self, errno: rustix::io::Errno) -> bool {
+        matches!(self, Error::Kernel { source, .. } if source.raw_os_error() == Some(errno.raw_os_error()))
+    }
+
     /// The store's failure.
     pub(crate) fn store(action: &'static str, source: impl std::error::Error + Send + Sync + 'static) -> Error {
         Error::Store { action, source: Box::new(source) }

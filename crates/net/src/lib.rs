@@ -24,10 +24,15 @@ mod address;
 mod config;
 mod endpoint;
 mod error;
+mod firewall;
 pub mod forward;
 mod namespace;
+mod netlink;
 mod network;
+mod nft;
 mod port;
+mod route;
+mod sysctl;
 
 pub use address::{AddressPool, MacAddress, MacParseError};
 pub use config::{Instance, InstanceError, NetConfig};

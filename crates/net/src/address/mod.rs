@@ -4,5 +4,7 @@ mod lease;
 mod mac;
 mod pool;
 
+pub(crate) use lease::{Leases, Unavailable};
 pub use mac::{MacAddress, MacParseError};
 pub use pool::AddressPool;
+pub(crate) use pool::overlap;

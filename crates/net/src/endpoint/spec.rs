@@ -4,7 +4,7 @@ use crate::{MacAddress, PortSpec, PublishedPort};
 use ipnet::{Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// What is asked of one endpoint.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -71,6 +71,14 @@ pub struct Endpoint {
     pub aliases: Vec<String>,
     /// See [`EndpointSpec::gateway_priority`].
     pub gateway_priority: i64,
+}
+
+impl Endpoint {
+    /// Its addresses.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        let (v4, v6) = (self.ipv4.map(|net| net.addr().into()), self.ipv6.map(|net| net.addr().into()));
+        v4.into_iter().chain(v6)
+    }
 }
 
 /// The network of a running sandbox. The caller keeps it beside its own record, see the crate's documentation.

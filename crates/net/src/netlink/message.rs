@@ -22,6 +22,17 @@ impl Message {
         Message { bytes }
     }
 
+    /// Attributes without a message around them, to be appended to one.
+    pub(crate) fn fragment() -> Message {
+        Message { bytes: Vec::with_capacity(64) }
+    }
+
+    /// Appends a fragment.
+    pub(crate) fn append(mut self, fragment: &Message) -> Message {
+        self.bytes.extend_from_slice(&fragment.bytes);
+        self
+    }
+
     /// Appends bytes of the fixed part, which comes before any attribute.
     pub(crate) fn fixed(mut self, part: &[u8]) -> Message {
         self.bytes.extend_from_slice(part);

@@ -2,11 +2,12 @@
 //! for [`Socket::wait`].
 
 use super::{HEADER, Message, align, flag};
+use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
 use rustix::net::netlink::{self, SocketAddrNetlink};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, sockopt};
 use std::cell::RefCell;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use thiserror::Error;
 
 /// What a socket talks about.
@@ -77,10 +78,11 @@ impl Socket {
     /// As [`Socket::open`], subscribed to groups of notifications (a bit each).
     pub(crate) fn open_for(family: Family, groups: u32) -> Result<Socket, Errno> {
         let protocol = match family {
-            Family::Route => netlink::ROUTE,
-            Family::Netfilter => netlink::NETFILTER,
+            // NETLINK_ROUTE is 0, and so the default.
+            Family::Route => None,
+            Family::Netfilter => Some(netlink::NETFILTER),
         };
-        let fd = rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, Some(protocol))?;
+        let fd = rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, protocol)?;
         rustix::net::bind(&fd, &SocketAddrNetlink::new(0, groups))?;
         Ok(Socket { fd, state: RefCell::new(State { sequence: 0, buffer: Vec::new() }) })
     }
@@ -184,15 +186,25 @@ impl Socket {
         }
     }
 
-    /// Waits for notifications and gives each one's type and payload to `read`. `ENOBUFS` says that some were lost.
-    pub(crate) fn wait(&self, mut read: impl FnMut(u16, &[u8])) -> Result<(), Errno> {
-        let mut poll = [rustix::event::PollFd::new(&self.fd, rustix::event::PollFlags::IN)];
-        rustix::event::poll(&mut poll, None)?;
+    /// Waits for notifications and gives each one's type and payload to `read`; gives `false` when `stop` becomes readable
+    /// or its other end is closed. `ENOBUFS` says that some were lost.
+    pub(crate) fn wait(&self, stop: BorrowedFd<'_>, mut read: impl FnMut(u16, &[u8])) -> Result<bool, Errno> {
+        let mut poll = [PollFd::new(&self.fd, PollFlags::IN), PollFd::from_borrowed_fd(stop, PollFlags::IN)];
+        match rustix::event::poll(&mut poll, None) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno),
+        }
+        if !poll[1].revents().is_empty() {
+            return Ok(false);
+        }
+        if poll[0].revents().is_empty() {
+            return Ok(true);
+        }
         let state = &mut *self.state.borrow_mut();
         for received in self.receive(&mut state.buffer)? {
             read(received.kind, received.payload);
         }
-        Ok(())
+        Ok(true)
     }
 
     fn send(&self, bytes: &[u8]) -> Result<(), Errno> {

@@ -1,6 +1,10 @@
 //! Networks: what they are, and the one object that keeps them.
 
+mod attach;
+mod bridge;
 mod networks;
+mod open;
+mod plan;
 mod spec;
 
 pub use networks::{NamedEndpoint, Networks, clean};

@@ -1,15 +1,56 @@
-//! The one object that keeps an instance's networks.
+//! The one object that keeps an instance's networks: making, removing and finding them.
 
-use super::spec::{Network, NetworkSpec};
-use crate::endpoint::{Endpoint, EndpointSpec, LinkStatistics, Sandbox, SandboxSpec};
-use crate::error::Result;
+use super::spec::{Network, NetworkSpec, is_predefined};
+use super::{bridge, plan};
+use crate::address::Leases;
+use crate::config::{Instance, NetConfig};
+use crate::endpoint::{Endpoint, HostLinks, LinkStatistics, Plan, Sandbox, Workshop};
+use crate::error::{Error, Result};
+use crate::firewall::{self, Firewall, ForeignChains};
 use crate::namespace::NetNs;
-use crate::{Instance, NetConfig};
+use crate::port::PortTable;
+use crate::route::RouteSocket;
+use crate::sysctl;
+use ipnet::IpNet;
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
+use store::Collection;
 
 /// An instance's networks, and everything of them in the kernel. Shared between threads.
-pub struct Networks {}
+pub struct Networks {
+    pub(super) config: NetConfig,
+    /// Of the host's namespace.
+    pub(super) host: Mutex<RouteSocket>,
+    pub(super) firewall: Firewall,
+    pub(super) foreign: ForeignChains,
+    pub(super) ports: Arc<PortTable>,
+    pub(super) workshop: Workshop,
+    pub(super) host_links: HostLinks,
+    pub(super) records: Collection<Network>,
+    pub(super) state: Mutex<State>,
+    /// Held while a network is made or removed: one at a time.
+    pub(super) changing: Mutex<()>,
+    pub(super) pools: Vec<crate::AddressPool>,
+}
+
+/// What is known of networks, by their identifiers.
+#[derive(Default)]
+pub(super) struct State {
+    pub(super) networks: BTreeMap<String, Entry>,
+}
+
+/// A network and who is on it.
+pub(super) struct Entry {
+    pub(super) network: Arc<Network>,
+    /// In the order of `network.ipam`.
+    pub(super) leases: Vec<Leases>,
+    /// By the endpoints' identifiers; also those that are just being made.
+    pub(super) endpoints: BTreeMap<String, NamedEndpoint>,
+    /// The bridge's index; 0 where the network has none, or where it could not be made when the instance started.
+    pub(super) bridge: u32,
+}
 
 /// An endpoint and the names it has, for DNS and for `docker network inspect`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,103 +74,232 @@ impl NamedEndpoint {
 
     /// The endpoint's addresses.
     pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
-        let (v4, v6) = (self.endpoint.ipv4.map(|n| n.addr().into()), self.endpoint.ipv6.map(|n| n.addr().into()));
-        v4.into_iter().chain(v6)
+        self.endpoint.addresses()
+    }
+}
+
+impl Entry {
+    pub(super) fn new(network: Network, bridge: u32) -> Entry {
+        Entry { leases: plan::leases_of(&network), network: Arc::new(network), endpoints: BTreeMap::new(), bridge }
+    }
+}
+
+impl State {
+    /// The network of that name, identifier, or unambiguous beginning of an identifier.
+    pub(super) fn find(&self, name: &str) -> Result<&Entry> {
+        if let Some(entry) = self.networks.get(name) {
+            return Ok(entry);
+        }
+        // "default" is what clients say for a container whose network nobody chose.
+        let wanted = if name == "default" { "bridge" } else { name };
+        if let Some(entry) = self.networks.values().find(|entry| entry.network.name == wanted) {
+            return Ok(entry);
+        }
+        let mut begin_so = self.networks.iter().filter(|(id, _)| !name.is_empty() && id.starts_with(name));
+        match (begin_so.next(), begin_so.count()) {
+            (None, _) => Err(Error::NotFound(name.to_owned())),
+            (Some((_, entry)), 0) => Ok(entry),
+            (Some(_), more) => Err(Error::Ambiguous { name: name.to_owned(), matches: more + 1 }),
+        }
+    }
+
+    fn subnets(&self) -> Vec<IpNet> {
+        self.networks.values().flat_map(|entry| &entry.network.ipam).filter_map(|config| config.subnet).collect()
     }
 }
 
 impl Networks {
-    /// Reads the networks from the store, makes what is missing of them in the kernel (all, after a reboot), keeps what
-    /// `running` sandboxes use exactly as it is, and takes out what belongs to nobody. No packet of a running sandbox
-    /// is lost by it: what is right already is not touched.
-    pub fn open(config: NetConfig, running: Vec<Sandbox>) -> Result<Arc<Networks>> {
-        let _ = (config, running);
-        todo!()
-    }
-
     /// Makes a network.
     pub fn create(&self, spec: NetworkSpec) -> Result<Network> {
-        let _ = spec;
-        todo!()
+        let _one_at_a_time = self.changing.lock();
+        let (subnets, taken) = {
+            let state = self.state.lock();
+            (state.subnets(), state.networks.values().any(|entry| entry.network.name == spec.name))
+        };
+        if taken && !is_predefined(&spec.name) {
+            return Err(Error::NameTaken(spec.name));
+        }
+        let routes = self.host.lock().routes()?;
+        let around = plan::Surroundings { pools: &self.pools, subnets: &subnets, routes: &routes };
+        let network = plan::plan(spec, &around)?;
+        self.check_bridge_name(&network)?;
+        self.records.put(&network.id, &network).map_err(|e| Error::store("store a network", e))?;
+        match self.make(&network) {
+            Ok(index) => {
+                self.state.lock().networks.insert(network.id.clone(), Entry::new(network.clone(), index));
+                Ok(network)
+            }
+            Err(error) => {
+                self.unmake(&network);
+                self.records.delete(&network.id).map_err(|e| Error::store("take a network back", e))?;
+                Err(error)
+            }
+        }
     }
 
     /// Removes a network that nobody is on. Waits for the kernel's grace periods.
     pub fn remove(&self, name: &str) -> Result<Network> {
-        let _ = name;
-        todo!()
+        let _one_at_a_time = self.changing.lock();
+        let network = {
+            let mut state = self.state.lock();
+            let entry = state.find(name)?;
+            let network = entry.network.clone();
+            if network.is_predefined() {
+                return Err(Error::PredefinedRemove(network.name.clone()));
+            }
+            if !entry.endpoints.is_empty() {
+                let sandboxes = entry.endpoints.values().map(|endpoint| endpoint.name.clone()).collect();
+                return Err(Error::InUse { name: network.name.clone(), id: network.id.clone(), sandboxes });
+            }
+            // Nobody can connect from here on. Subnet and name stay taken until it is gone, as `changing` is held.
+            state.networks.remove(&network.id);
+            network
+        };
+        if let Err(error) = self.records.delete(&network.id) {
+            self.state.lock().networks.insert(network.id.clone(), Entry::new((*network).clone(), 0));
+            return Err(Error::store("remove a network", error));
+        }
+        self.unmake(&network);
+        Ok((*network).clone())
     }
 
     /// The network of that name, identifier, or unambiguous beginning of an identifier.
     pub fn get(&self, name: &str) -> Result<Network> {
-        let _ = name;
-        todo!()
+        Ok((*self.state.lock().find(name)?.network).clone())
     }
 
     /// All networks, in the order of their names.
     pub fn list(&self) -> Vec<Network> {
-        todo!()
+        let mut networks: Vec<Network> =
+            self.state.lock().networks.values().map(|entry| (*entry.network).clone()).collect();
+        networks.sort_by(|a, b| a.name.cmp(&b.name));
+        networks
     }
 
     /// The endpoints on a network, by its identifier.
     pub fn endpoints(&self, network: &str) -> Vec<NamedEndpoint> {
-        let _ = network;
-        todo!()
+        let state = self.state.lock();
+        state.networks.get(network).map(|entry| entry.endpoints.values().cloned().collect()).unwrap_or_default()
     }
 
     /// A namespace with its loopback up and nothing else. For driver `none`, and for pods.
     pub fn new_namespace(&self) -> Result<NetNs> {
-        todo!()
+        Ok(self.workshop.bare(true)?.namespace)
     }
 
-    /// Makes a namespace with everything that a sandbox asks for. Takes a prepared one where it fits.
-    pub fn set_up(&self, spec: SandboxSpec) -> Result<(NetNs, Sandbox)> {
-        let _ = spec;
-        todo!()
+    /// How many prepared endpoints are in stock.
+    pub fn prepared(&self) -> usize {
+        self.workshop.stock()
     }
 
-    /// As [`Networks::set_up`], in a namespace that is there already, as one that belongs to a user namespace.
-    pub fn set_up_in(&self, namespace: &NetNs, spec: SandboxSpec) -> Result<Sandbox> {
-        let _ = (namespace, spec);
-        todo!()
-    }
-
-    /// Takes back everything of a sandbox that has ended: addresses, ports, names. The links go with the namespace, when
-    /// its last handle is closed. Never waits for the kernel.
-    pub fn tear_down(&self, sandbox: &Sandbox) -> Result<()> {
-        let _ = sandbox;
-        todo!()
-    }
-
-    /// Connects a running sandbox to one more network. Default routes and published ports move where the new endpoint is
-    /// preferred; `sandbox` is as it is afterwards, and unchanged on an error.
-    pub fn connect(&self, namespace: &NetNs, sandbox: &mut Sandbox, spec: EndpointSpec) -> Result<Endpoint> {
-        let _ = (namespace, sandbox, spec);
-        todo!()
-    }
-
-    /// Takes a running sandbox off a network (name or identifier). Waits for the kernel's grace periods.
-    pub fn disconnect(&self, namespace: &NetNs, sandbox: &mut Sandbox, network: &str) -> Result<Endpoint> {
-        let _ = (namespace, sandbox, network);
-        todo!()
-    }
-
-    /// Follows a container's new name.
-    pub fn rename(&self, sandbox: &mut Sandbox, name: &str) {
-        let _ = (sandbox, name);
-        todo!()
-    }
-
-    /// The counters of a running sandbox' links.
+    /// The counters of a running sandbox' links, read at their ends on the host. A link that is gone is left out.
     pub fn statistics(&self, sandbox: &Sandbox) -> Result<Vec<LinkStatistics>> {
-        let _ = sandbox;
-        todo!()
+        let host = self.host.lock();
+        let mut all = Vec::new();
+        for endpoint in &sandbox.endpoints {
+            let Some(link) = host.link(&endpoint.host_link)? else { continue };
+            // What the host's end sends is what the sandbox receives.
+            let [tx_packets, rx_packets, tx_bytes, rx_bytes, tx_errors, rx_errors, tx_dropped, rx_dropped] =
+                link.counters;
+            let name = endpoint.link_name.clone();
+            all.push(LinkStatistics {
+                name,
+                rx_bytes,
+                rx_packets,
+                rx_errors,
+                rx_dropped,
+                tx_bytes,
+                tx_packets,
+                tx_errors,
+                tx_dropped,
+            });
+        }
+        Ok(all)
     }
+
+    /// Puts a network into the kernel, and gives its bridge's index.
+    fn make(&self, network: &Network) -> Result<u32> {
+        if self.config.ip_forward && !network.internal {
+            enable_forwarding(network.enable_ipv6)?;
+        }
+        // The rules come first: a bridge is never there without its walls.
+        if let Some(rules) = bridge::rules_of(network) {
+            self.firewall.add_network(&rules)?;
+        }
+        let index = bridge::ensure(&self.host.lock(), &self.config.instance, network, self.config.mtu)?;
+        if let Some(options) = network.bridge.as_ref().filter(|_| !network.internal) {
+            self.foreign.add_bridge(&options.link)?;
+        }
+        Ok(index)
+    }
+
+    /// Takes a network out of the kernel. What fails is left for the next start, which looks for it.
+    fn unmake(&self, network: &Network) {
+        let Some(rules) = bridge::rules_of(network) else { return };
+        let link = bridge::remove(&self.host.lock(), &self.config.instance, &rules.bridge);
+        let foreign = self.foreign.remove_bridge(&rules.bridge);
+        let own = self.firewall.remove_network(&rules);
+        for error in [link, foreign, own].into_iter().filter_map(|result| result.err()) {
+            tracing::warn!(%error, network = network.name, "something of a removed network is left in the kernel");
+        }
+    }
+
+    fn check_bridge_name(&self, network: &Network) -> Result<()> {
+        let Some(options) = &network.bridge else { return Ok(()) };
+        let state = self.state.lock();
+        let same = |entry: &&Entry| entry.network.bridge.as_ref().is_some_and(|other| other.link == options.link);
+        match state.networks.values().find(same) {
+            Some(other) => Err(Error::BridgeNameTaken {
+                id: network.id.clone(),
+                link: options.link.clone(),
+                other: other.network.id.clone(),
+            }),
+            None => Ok(()),
+        }
+    }
+
+    /// What prepared endpoints have to be like, to fit the default bridge.
+    pub(super) fn plan_of(&self, network: &Network, bridge: u32) -> Option<Plan> {
+        let options = network.bridge.as_ref()?;
+        Some(Plan {
+            bridge,
+            mtu: options.mtu.unwrap_or(self.config.mtu),
+            link_name: format!("{}0", options.link_prefix),
+            ipv6: network.enable_ipv6,
+        })
+    }
+}
+
+/// Makes the host forward packets.
+pub(super) fn enable_forwarding(ipv6: bool) -> Result<()> {
+    if sysctl::ensure("net/ipv4/ip_forward", "1")? {
+        tracing::info!(
+            "switched net.ipv4.ip_forward on: the host forwards between its links now, as its firewall allows"
+        );
+    }
+    if ipv6 && sysctl::ensure("net/ipv6/conf/all/forwarding", "1")? {
+        tracing::info!(
+            "switched net.ipv6.conf.all.forwarding on: links whose accept_ra is 1 ignore router advertisements now"
+        );
+    }
+    Ok(())
 }
 
 /// Takes everything that an instance put into the kernel out again: its links, its table, its rules in others' tables.
 /// Sysctls stay (others may rely on them by now). Needs no store, and no [`Networks`] may be open. Namespaces are not
-/// touched: end their processes first.
+/// touched: end their processes first. The forwarder is cleaned by [`crate::forward::clean`].
 pub fn clean(instance: &Instance) -> Result<()> {
-    let _ = instance;
-    todo!()
+    let host = RouteSocket::open()?;
+    for link in host.links()? {
+        if !bridge::is_ours(&link, instance) && !bridge::is_our_port(&link, instance) {
+            continue;
+        }
+        match host.apply(&[crate::route::Change::delete_link(link.index)]) {
+            // It went with its namespace meanwhile.
+            Err(error) if error.is_errno(rustix::io::Errno::NODEV) => {}
+            result => result?,
+        }
+    }
+    firewall::remove_foreign(instance)?;
+    firewall::remove_table(instance)
 }

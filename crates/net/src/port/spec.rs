@@ -109,10 +109,12 @@ pub enum PortError {
     #[error("Bind for {0} failed: port is already allocated")]
     Allocated(SocketAddr),
     /// Another process of the host has it.
-    #[error("failed to bind port {host}/{protocol}: {source}")]
+    #[error("failed to bind host port for {host}:{target}/{protocol}: {}", bind_reason(source))]
     Bind {
         /// Where.
         host: SocketAddr,
+        /// The container's address and port.
+        target: SocketAddr,
         /// Which protocol.
         protocol: Protocol,
         /// What the kernel said: `EADDRINUSE`, or `EADDRNOTAVAIL` where the host has no such address.
@@ -134,4 +136,13 @@ pub enum PortError {
         /// Why not.
         reason: String,
     },
+}
+
+/// The kernel's answer in the words that clients know.
+fn bind_reason(source: &std::io::Error) -> String {
+    match source.kind() {
+        std::io::ErrorKind::AddrInUse => "address already in use".into(),
+        std::io::ErrorKind::AddrNotAvailable => "cannot assign requested address".into(),
+        _ => source.to_string(),
+    }
 }

@@ -1,0 +1,300 @@
+//! Namespaces made on a thread of their own, and a stock of prepared ones.
+//!
+//! Making a network namespace takes the kernel 0.7 ms, and a veth pair on a bridge as long again. So after the first
+//! start a stock is kept of namespaces whose loopback is up and whose `eth0` is on the default bridge, up, and without an
+//! address: a start takes one and has to give it its address and routes only. The stock is refilled in the background;
+//! when nobody took from it for a while, most of it is given back.
+//!
+//! A thread that called unshare(2) is in the new namespace afterwards, and what it opens and writes there is the new
+//! one's. Before it goes idle it returns, so as to keep nobody's namespace alive.
+
+use crate::config::Instance;
+use crate::error::{Error, Result};
+use crate::namespace::NetNs;
+use crate::route::{Change, RouteSocket, VethSpec};
+use crate::sysctl;
+use nix::sched::{CloneFlags, setns, unshare};
+use parking_lot::{Condvar, Mutex};
+use rustix::io::Errno;
+use std::collections::VecDeque;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::mpsc::{Sender, channel};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// When nobody took from the stock for so long, it is reduced to a quarter.
+const IDLE: Duration = Duration::from_secs(30);
+
+/// A namespace with its loopback up, and a socket to configure it with.
+pub(crate) struct Bare {
+    pub(crate) namespace: NetNs,
+    pub(crate) socket: RouteSocket,
+}
+
+/// A bare namespace with a link on a bridge.
+pub(crate) struct Prepared {
+    pub(crate) bare: Bare,
+    pub(crate) link_name: String,
+    pub(crate) link_index: u32,
+    pub(crate) host_link: String,
+}
+
+/// What prepared endpoints are made for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Plan {
+    /// The bridge's index.
+    pub(crate) bridge: u32,
+    pub(crate) mtu: u32,
+    pub(crate) link_name: String,
+    pub(crate) ipv6: bool,
+}
+
+/// The thread, its orders and its stock.
+pub(crate) struct Workshop {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+struct Shared {
+    state: Mutex<State>,
+    wake: Condvar,
+    host_links: HostLinks,
+}
+
+#[derive(Default)]
+struct State {
+    /// Whoever needs a bare namespace now, and whether with IPv6.
+    orders: VecDeque<(bool, Sender<Result<Bare>>)>,
+    plan: Option<Plan>,
+    stock: Vec<Prepared>,
+    /// How many shall be in stock: 0 before the first use.
+    target: usize,
+    most: usize,
+    stop: bool,
+}
+
+/// What the thread is to do next.
+enum Job {
+    Order(bool, Sender<Result<Bare>>),
+    Prepare(Plan),
+    Stop,
+}
+
+/// Names for veth links on the host.
+#[derive(Clone)]
+pub(crate) struct HostLinks {
+    prefix: String,
+}
+
+impl HostLinks {
+    pub(crate) fn new(instance: &Instance) -> HostLinks {
+        HostLinks { prefix: instance.link_prefix() }
+    }
+
+    /// A name that is hardly taken; makers try another where it is.
+    pub(crate) fn pick(&self) -> String {
+        const DIGITS: &[u8; 32] = b"0123456789abcdefghijkmnpqrstuvwx";
+        let mut number: u32 = rand::random();
+        let mut name = self.prefix.clone();
+        for _ in 0..6 {
+            name.push(char::from(DIGITS[(number % 32) as usize]));
+            number /= 32;
+        }
+        name
+    }
+
+    /// Makes a veth pair with a free name on the host, and gives that name.
+    pub(crate) fn make(&self, host: &RouteSocket, namespace: &NetNs, plan: &VethPlan<'_>) -> Result<String> {
+        const ATTEMPTS: usize = 8;
+        let mut attempt = 0;
+        loop {
+            let name = self.pick();
+            let change = Change::make_veth(&VethSpec {
+                name: &name,
+                bridge: plan.bridge,
+                peer: plan.link_name,
+                namespace: namespace.as_fd(),
+                mac: plan.mac,
+                mtu: plan.mtu,
+                up: plan.up,
+            });
+            attempt += 1;
+            match host.apply(&[change]) {
+                Ok(()) => return Ok(name),
+                Err(error) if attempt < ATTEMPTS && error.is_errno(Errno::EXIST) => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+/// A veth pair but for its name on the host.
+pub(crate) struct VethPlan<'a> {
+    pub(crate) bridge: u32,
+    pub(crate) link_name: &'a str,
+    pub(crate) mac: Option<crate::MacAddress>,
+    pub(crate) mtu: u32,
+    pub(crate) up: bool,
+}
+
+impl Workshop {
+    /// Starts the thread, in the caller's network namespace. `most` is the size of the full stock.
+    pub(crate) fn open(instance: &Instance, most: usize) -> Result<Workshop> {
+        let state = State { most, ..State::default() };
+        let shared =
+            Arc::new(Shared { state: Mutex::new(state), wake: Condvar::new(), host_links: HostLinks::new(instance) });
+        let (home, host) = (NetNs::of_this_thread()?, RouteSocket::open()?);
+        let thread = std::thread::Builder::new()
+            .name("net-workshop".into())
+            .spawn({
+                let shared = shared.clone();
+                move || shared.run(&home, &host)
+            })
+            .map_err(|e| Error::io("start the thread that makes network namespaces", e))?;
+        Ok(Workshop { shared, thread: Some(thread) })
+    }
+
+    /// Says what to prepare; the stock of an earlier plan is thrown away.
+    pub(crate) fn set_plan(&self, plan: Option<Plan>) {
+        let mut state = self.shared.state.lock();
+        if state.plan != plan {
+            state.plan = plan;
+            let stale = std::mem::take(&mut state.stock);
+            drop(state);
+            drop(stale);
+        }
+        self.shared.wake.notify_one();
+    }
+
+    /// Takes a prepared endpoint of that plan, if there is one, and has the stock refilled.
+    pub(crate) fn take(&self, plan: &Plan) -> Option<Prepared> {
+        let mut state = self.shared.state.lock();
+        if state.plan.as_ref() != Some(plan) {
+            return None;
+        }
+        state.target = state.most;
+        let prepared = state.stock.pop();
+        drop(state);
+        self.shared.wake.notify_one();
+        prepared
+    }
+
+    /// Makes a bare namespace; `ipv6` is whether its future links have IPv6.
+    pub(crate) fn bare(&self, ipv6: bool) -> Result<Bare> {
+        let (reply, answer) = channel();
+        self.shared.state.lock().orders.push_back((ipv6, reply));
+        self.shared.wake.notify_one();
+        let ended = || Error::io("make a network namespace", std::io::Error::other("the thread that makes them ended"));
+        answer.recv().map_err(|_| ended())?
+    }
+
+    /// How many prepared endpoints are in stock.
+    pub(crate) fn stock(&self) -> usize {
+        self.shared.state.lock().stock.len()
+    }
+}
+
+impl Drop for Workshop {
+    fn drop(&mut self) {
+        let mut state = self.shared.state.lock();
+        state.stop = true;
+        state.orders.clear();
+        drop(state);
+        self.shared.wake.notify_one();
+        if let Some(thread) = self.thread.take() {
+            // It only panics where this program is wrong, which its message told.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Shared {
+    fn run(&self, home: &NetNs, host: &RouteSocket) {
+        loop {
+            match self.next_job(home) {
+                Job::Stop => return,
+                Job::Order(ipv6, reply) => {
+                    // Whoever ordered may have gone.
+                    let _ = reply.send(make_bare(ipv6));
+                }
+                Job::Prepare(plan) => match self.prepare(host, &plan) {
+                    Ok(prepared) => {
+                        let mut state = self.state.lock();
+                        if state.plan.as_ref() == Some(&plan) {
+                            state.stock.push(prepared);
+                        }
+                    }
+                    Err(error) => {
+                        // Starts make their own, and tell their caller what is wrong; the next one tries again.
+                        tracing::warn!(%error, "no network endpoints can be prepared");
+                        self.state.lock().target = 0;
+                    }
+                },
+            }
+        }
+    }
+
+    /// Waits for work, at home.
+    fn next_job(&self, home: &NetNs) -> Job {
+        let mut state = self.state.lock();
+        let mut at_home = false;
+        loop {
+            if state.stop {
+                return Job::Stop;
+            }
+            if let Some((ipv6, reply)) = state.orders.pop_front() {
+                return Job::Order(ipv6, reply);
+            }
+            if let Some(plan) = state.plan.clone().filter(|_| state.stock.len() < state.target) {
+                return Job::Prepare(plan);
+            }
+            if !at_home {
+                at_home = true;
+                parking_lot::MutexGuard::unlocked(&mut state, || {
+                    if let Err(error) = setns(home, CloneFlags::CLONE_NEWNET) {
+                        tracing::warn!(%error, "a thread could not return to the host's network namespace");
+                    }
+                });
+                continue;
+            }
+            let few = state.most.div_ceil(4);
+            if state.target <= few {
+                self.wake.wait(&mut state);
+            } else if self.wake.wait_for(&mut state, IDLE).timed_out() {
+                state.target = few;
+                let keep = few.min(state.stock.len());
+                let surplus = state.stock.split_off(keep);
+                parking_lot::MutexGuard::unlocked(&mut state, || drop(surplus));
+            }
+        }
+    }
+
+    fn prepare(&self, host: &RouteSocket, plan: &Plan) -> Result<Prepared> {
+        let bare = make_bare(plan.ipv6)?;
+        let veth = VethPlan { bridge: plan.bridge, link_name: &plan.link_name, mac: None, mtu: plan.mtu, up: true };
+        let host_link = self.host_links.make(host, &bare.namespace, &veth)?;
+        let link = bare.socket.link(&plan.link_name)?;
+        let link_index = link.map(|link| link.index).ok_or_else(|| {
+            Error::io(format!("find the new link {}", plan.link_name), std::io::ErrorKind::NotFound.into())
+        })?;
+        Ok(Prepared { bare, link_name: plan.link_name.clone(), link_index, host_link })
+    }
+}
+
+/// Moves the calling thread into a new namespace and sets it up.
+fn make_bare(ipv6: bool) -> Result<Bare> {
+    unshare(CloneFlags::CLONE_NEWNET).map_err(|e| Error::io("make a network namespace", e.into()))?;
+    let (namespace, socket) = (NetNs::of_this_thread()?, RouteSocket::open()?);
+    if !ipv6 {
+        // As Docker has it: a link without an IPv6 address of its network has none at all, not even a link-local one.
+        sysctl::write_if_there("net/ipv6/conf/default/disable_ipv6", "1")?;
+    } else {
+        sysctl::write_if_there("net/ipv6/conf/default/accept_dad", "0")?;
+    }
+    socket.apply(&[Change::link_up(LOOPBACK)])?;
+    Ok(Bare { namespace, socket })
+}
+
+/// The loopback's index, the same in every namespace (`LOOPBACK_IFINDEX`).
+const LOOPBACK: u32 = 1;

@@ -1,0 +1,222 @@
+//! Others' forward chains that would drop our traffic.
+//!
+//! Every base chain at a hook has to let a packet through. dockerd and ufw set the policy of `ip filter FORWARD` to drop,
+//! a server's own `/etc/nftables.conf` may do the same, and firewalld ends its chain with a reject. So each of those gets
+//! an accept rule for each bridge and direction at its head. What may really pass is decided in the instance's own table
+//! afterwards. The rules carry the instance's name as comment, and have the form that the `iptables` programs write
+//! and understand, as a rule they cannot read makes them refuse the whole table.
+//!
+//! A thread listens to nftables' notifications and puts the rules back where a firewall was started or reloaded
+//! meanwhile. What cannot be helped from here is told in the log: tables of the legacy `iptables`, which are not reachable
+//! through nftables, and tables that only their owner may change.
+
+use crate::config::Instance;
+use crate::error::{Error, Result};
+use crate::netlink::{Family, Socket};
+use crate::nft::{Chain, Nft, Protocol, Rule, Transaction, Verdict};
+use parking_lot::Mutex;
+use rustix::io::Errno;
+use std::collections::BTreeSet;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+/// `NFNLGRP_NFTABLES`, as a bit.
+const NFTABLES_GROUP: u32 = 1 << 6;
+
+/// Keeps others' chains open for the instance's bridges.
+pub(crate) struct ForeignChains {
+    shared: Arc<Shared>,
+    /// Dropping it ends the thread.
+    stop: Option<OwnedFd>,
+    thread: Option<JoinHandle<()>>,
+}
+
+struct Shared {
+    state: Mutex<State>,
+}
+
+struct State {
+    nft: Nft,
+    comment: String,
+    bridges: BTreeSet<String>,
+    /// What was told in the log already.
+    told: BTreeSet<String>,
+}
+
+impl ForeignChains {
+    /// Opens what is there, and begins to listen.
+    pub(crate) fn open(instance: &Instance, bridges: impl IntoIterator<Item = String>) -> Result<ForeignChains> {
+        let state = State {
+            nft: Nft::open()?,
+            comment: instance.table(),
+            bridges: bridges.into_iter().collect(),
+            told: BTreeSet::new(),
+        };
+        let shared = Arc::new(Shared { state: Mutex::new(state) });
+        // Listen first, look then: nothing falls between.
+        let notifications = Socket::open_for(Family::Netfilter, NFTABLES_GROUP)
+            .map_err(|e| Error::kernel("listen to nftables' notifications", e))?;
+        shared.state.lock().ensure()?;
+        warn_of_legacy();
+        let (stop, stopped) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
+            .map(|(read, write)| (write, read))
+            .map_err(|e| Error::kernel("make a pipe", e))?;
+        let thread = std::thread::Builder::new()
+            .name("nft-watch".into())
+            .spawn({
+                let shared = shared.clone();
+                move || watch(&shared, &notifications, &stopped)
+            })
+            .map_err(|e| Error::io("start the thread that watches nftables", e))?;
+        Ok(ForeignChains { shared, stop: Some(stop), thread: Some(thread) })
+    }
+
+    /// One bridge more.
+    pub(crate) fn add_bridge(&self, bridge: &str) -> Result<()> {
+        let mut state = self.shared.state.lock();
+        state.bridges.insert(bridge.to_owned());
+        state.ensure()
+    }
+
+    /// One bridge less.
+    pub(crate) fn remove_bridge(&self, bridge: &str) -> Result<()> {
+        let mut state = self.shared.state.lock();
+        state.bridges.remove(bridge);
+        state.ensure()
+    }
+}
+
+impl Drop for ForeignChains {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            // It only panics where this program is wrong, which its message told.
+            let _ = thread.join();
+        }
+    }
+}
+
+fn watch(shared: &Shared, notifications: &Socket, stopped: &OwnedFd) {
+    loop {
+        let mut changed = false;
+        match notifications.wait(stopped.as_fd(), |kind, _| changed |= is_of_rules(kind)) {
+            Ok(true) => {}
+            Ok(false) => return,
+            // Some were lost: look at everything.
+            Err(Errno::NOBUFS) => changed = true,
+            Err(errno) => {
+                tracing::error!(%errno, "nftables is no longer watched: a firewall that is reloaded may cut networks off");
+                return;
+            }
+        }
+        if changed && let Err(error) = shared.state.lock().ensure() {
+            tracing::warn!(%error, "another firewall's chains could not be opened for containers");
+        }
+    }
+}
+
+/// Whether a notification tells of a chain or a rule, made or deleted: messages 3, 5, 6 and 8 of subsystem 10. Publishing
+/// a port is an element and wakes nobody's mind.
+fn is_of_rules(kind: u16) -> bool {
+    kind >> 8 == 10 && matches!(kind & 0xff, 3 | 5 | 6 | 8)
+}
+
+impl State {
+    /// Makes each chain have exactly the rules it shall have.
+    fn ensure(&mut self) -> Result<()> {
+        for chain in self.nft.forward_chains()? {
+            if !in_the_way(&chain) {
+                continue;
+            }
+            if chain.owned {
+                self.tell_owned(&chain);
+                continue;
+            }
+            match ensure_chain(&self.nft, &chain, &self.comment, &self.bridges) {
+                // The chain went away between looking and changing.
+                Err(error) if error.is_errno(Errno::NOENT) => {}
+                result => result?,
+            }
+        }
+        Ok(())
+    }
+
+    fn tell_owned(&mut self, chain: &Chain) {
+        if self.told.insert(chain.table.name.clone()) {
+            tracing::warn!(
+                table = chain.table.name,
+                "another program owns this nftables table and may drop containers' traffic: let the bridges pass there \
+                 (firewalld: firewall-cmd --permanent --zone=trusted --add-interface=BRIDGE, then --reload)"
+            );
+        }
+    }
+}
+
+/// Whether the chain may drop what ours accepts, as far as can be told without understanding its rules.
+fn in_the_way(chain: &Chain) -> bool {
+    !is_ours(&chain.table.name) && (chain.drops || chain.table.name == "firewalld")
+}
+
+fn is_ours(table: &str) -> bool {
+    table.starts_with("stratus-")
+}
+
+/// The mark of one rule: whose it is, and which.
+fn comment_of(owner: &str, bridge: &str, direction: &str) -> String {
+    format!("{owner} {direction} {bridge}")
+}
+
+fn ensure_chain(nft: &Nft, chain: &Chain, owner: &str, bridges: &BTreeSet<String>) -> Result<()> {
+    let mut wanted: BTreeSet<(String, &str, bool)> = BTreeSet::new();
+    for bridge in bridges {
+        wanted.insert((comment_of(owner, bridge, "from"), bridge, true));
+        wanted.insert((comment_of(owner, bridge, "to"), bridge, false));
+    }
+    let mut transaction = Transaction::new(format!("open chain {} {}", chain.table.name, chain.name));
+    let mut present = BTreeSet::new();
+    for (handle, comment) in nft.comments(&chain.table, &chain.name)? {
+        if !is_owned_by(&comment, owner) {
+            continue;
+        }
+        if wanted.iter().any(|(text, ..)| *text == comment) && present.insert(comment) {
+            continue;
+        }
+        transaction.delete_rule(&chain.table, &chain.name, handle);
+    }
+    for (comment, bridge, from) in wanted.iter().filter(|(comment, ..)| !present.contains(comment)) {
+        let rule = if *from { Rule::new().from_link(bridge) } else { Rule::new().to_link(bridge) };
+        let rule = rule.counter().verdict(Verdict::Accept).comment(comment);
+        transaction.insert_rule(&chain.table, &chain.name, &rule);
+    }
+    if transaction.is_empty() { Ok(()) } else { nft.commit(transaction) }
+}
+
+fn is_owned_by(comment: &str, owner: &str) -> bool {
+    comment.strip_prefix(owner).is_some_and(|rest| rest.starts_with(' '))
+}
+
+/// Takes an instance's rules out of others' chains.
+pub(crate) fn remove_foreign(instance: &Instance) -> Result<()> {
+    let nft = Nft::open()?;
+    for chain in nft.forward_chains()?.iter().filter(|chain| !is_ours(&chain.table.name) && !chain.owned) {
+        ensure_chain(&nft, chain, &instance.table(), &BTreeSet::new())?;
+    }
+    Ok(())
+}
+
+/// The legacy programs' tables are other code of the kernel, that nftables does not see.
+fn warn_of_legacy() {
+    for (protocol, path) in
+        [(Protocol::Ipv4, "/proc/net/ip_tables_names"), (Protocol::Ipv6, "/proc/net/ip6_tables_names")]
+    {
+        let names = std::fs::read_to_string(path).unwrap_or_default();
+        if names.lines().any(|name| name == "filter") {
+            tracing::warn!(
+                ?protocol,
+                "tables of iptables-legacy are in use. Where their FORWARD chain drops by policy, let the bridges pass: \
+                 iptables-legacy -I FORWARD -i BRIDGE -j ACCEPT; iptables-legacy -I FORWARD -o BRIDGE -j ACCEPT"
+            );
+        }
+    }
+}

@@ -1,0 +1,538 @@
+//! Sandboxes on networks: setting up, connecting, disconnecting, tearing down.
+
+use super::bridge;
+use super::networks::{Entry, NamedEndpoint, Networks, State};
+use super::plan::random_id;
+use super::spec::{Driver, Network};
+use crate::MacAddress;
+use crate::address::Unavailable;
+use crate::endpoint::{Bare, Endpoint, EndpointSpec, Plan, Sandbox, SandboxSpec, VethPlan};
+use crate::error::{Error, Result};
+use crate::namespace::NetNs;
+use crate::port::{PublishedPort, Targets};
+use crate::route::{Change, RouteSocket};
+use crate::sysctl;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use rustix::io::Errno;
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+
+/// An endpoint whose addresses are taken and whose link is not made yet.
+struct Place {
+    network: Arc<Network>,
+    bridge: u32,
+    endpoint: Endpoint,
+    /// Whether the link's name may be another, where the sandbox has one of that name already.
+    any_name: bool,
+    sysctls: Vec<(String, String)>,
+}
+
+/// Takes the places back, unless they are kept.
+struct Reservation<'a> {
+    networks: &'a Networks,
+    places: Vec<Place>,
+}
+
+impl Reservation<'_> {
+    /// The endpoints, which are the caller's from now on.
+    fn keep(mut self) -> Vec<Endpoint> {
+        std::mem::take(&mut self.places).into_iter().map(|place| place.endpoint).collect()
+    }
+}
+
+impl Drop for Reservation<'_> {
+    fn drop(&mut self) {
+        let mut state = self.networks.state.lock();
+        for place in &self.places {
+            state.leave(&place.endpoint);
+        }
+    }
+}
+
+impl Networks {
+    /// Makes a namespace with everything that a sandbox asks for. Takes a prepared one where it fits.
+    pub fn set_up(&self, spec: SandboxSpec) -> Result<(NetNs, Sandbox)> {
+        let mut reservation = self.reserve(&spec, None)?;
+        let plan = reservation.places.first().and_then(|place| self.plan_of(&place.network, place.bridge));
+        let fits =
+            |plan: &Plan| reservation.places.first().is_some_and(|place| place.endpoint.link_name == plan.link_name);
+        let prepared = plan.as_ref().filter(|plan| fits(plan)).and_then(|plan| self.workshop.take(plan));
+        let bare = match (prepared, reservation.places.first_mut()) {
+            (Some(prepared), Some(place)) => {
+                place.endpoint.host_link = prepared.host_link;
+                place.endpoint.link_index = prepared.link_index;
+                prepared.bare
+            }
+            _ => self.workshop.bare(plan.is_none_or(|plan| plan.ipv6))?,
+        };
+        let sandbox = self.furnish_all(&bare, reservation, spec)?;
+        Ok((bare.namespace, sandbox))
+    }
+
+    /// As [`Networks::set_up`], in a namespace that is there already, as one that belongs to a user namespace.
+    pub fn set_up_in(&self, namespace: &NetNs, spec: SandboxSpec) -> Result<Sandbox> {
+        let reservation = self.reserve(&spec, None)?;
+        let ipv6 = reservation.places.iter().any(|place| place.network.enable_ipv6);
+        let socket = namespace.enter(|| {
+            // Where the namespace's own sysctls cannot be written, links get a link-local IPv6 address, and work.
+            let (name, value) = if ipv6 { ("accept_dad", "0") } else { ("disable_ipv6", "1") };
+            let _ = sysctl::write_if_there(&format!("net/ipv6/conf/default/{name}"), value);
+            RouteSocket::open()
+        })??;
+        if let Some(loopback) = socket.link("lo")? {
+            socket.apply(&[Change::link_up(loopback.index)])?;
+        }
+        let bare = Bare { namespace: namespace.try_clone()?, socket };
+        self.furnish_all(&bare, reservation, spec)
+    }
+
+    /// Takes back everything of a sandbox that has ended: addresses, ports, names. The links go with the namespace, when
+    /// its last handle is closed. Never waits for the kernel.
+    pub fn tear_down(&self, sandbox: &Sandbox) -> Result<()> {
+        let unpublished = self.firewall.replace_ports(&sandbox.ports, &[]);
+        self.ports.release(&sandbox.ports);
+        let mut state = self.state.lock();
+        for endpoint in &sandbox.endpoints {
+            state.leave(endpoint);
+        }
+        drop(state);
+        match unpublished {
+            // Taken out already.
+            Err(error) if error.is_errno(Errno::NOENT) => Ok(()),
+            result => result,
+        }
+    }
+
+    /// Connects a running sandbox to one more network. Default routes and published ports move where the new endpoint is
+    /// preferred; `sandbox` is as it is afterwards, and unchanged on an error.
+    pub fn connect(&self, namespace: &NetNs, sandbox: &mut Sandbox, spec: EndpointSpec) -> Result<Endpoint> {
+        let asked = SandboxSpec {
+            id: sandbox.id.clone(),
+            name: sandbox.name.clone(),
+            endpoints: vec![spec],
+            ports: Vec::new(),
+        };
+        let mut reservation = self.reserve(&asked, Some(sandbox))?;
+        let bare = Bare { namespace: namespace.try_clone()?, socket: namespace.enter(RouteSocket::open)?? };
+        let mut after = sandbox.clone();
+        let result = self.furnish(&bare, &mut reservation.places).and_then(|changes| {
+            after.endpoints.extend(reservation.places.iter().map(|place| place.endpoint.clone()));
+            bare.socket.apply(&changes)?;
+            bare.socket.apply(&moved_routes(sandbox, &after))?;
+            self.move_ports(sandbox, &mut after)
+        });
+        if let Err(error) = result {
+            self.delete_links(&reservation.places);
+            bare.socket.apply(&moved_routes(&after, sandbox)).ok();
+            return Err(error);
+        }
+        self.enter(&after);
+        let connected = reservation.keep();
+        *sandbox = after;
+        Ok(connected[0].clone())
+    }
+
+    /// Takes a running sandbox off a network (name or identifier). Waits for the kernel's grace periods: when it returns,
+    /// the link is gone.
+    pub fn disconnect(&self, namespace: &NetNs, sandbox: &mut Sandbox, network: &str) -> Result<Endpoint> {
+        let network = self.get(network)?;
+        let not_connected = || Error::NotConnected { id: sandbox.id.clone(), network: network.name.clone() };
+        let leaving = sandbox.endpoint(&network.id).cloned().ok_or_else(not_connected)?;
+        let mut after = sandbox.clone();
+        after.endpoints.retain(|endpoint| endpoint.id != leaving.id);
+        let socket = namespace.enter(RouteSocket::open)??;
+        socket.apply(&moved_routes(sandbox, &after))?;
+        self.move_ports(sandbox, &mut after)?;
+        {
+            let host = self.host.lock();
+            if let Some(link) = host.link(&leaving.host_link)? {
+                host.apply(&[Change::delete_link(link.index)])?;
+            }
+        }
+        self.state.lock().leave(&leaving);
+        *sandbox = after;
+        Ok(leaving)
+    }
+
+    /// Follows a container's new name.
+    pub fn rename(&self, sandbox: &mut Sandbox, name: &str) {
+        sandbox.name = name.to_owned();
+        self.enter(sandbox);
+    }
+
+    /// Takes addresses on every network that is asked for: all, or none.
+    fn reserve(&self, spec: &SandboxSpec, present: Option<&Sandbox>) -> Result<Reservation<'_>> {
+        let mut reservation = Reservation { networks: self, places: Vec::new() };
+        let mut state = self.state.lock();
+        for wanted in &spec.endpoints {
+            let taken = |name: &str| {
+                let earlier = reservation.places.iter().map(|place| &place.endpoint);
+                let mut all = earlier.chain(present.iter().flat_map(|sandbox| &sandbox.endpoints));
+                all.any(|endpoint| endpoint.link_name == name)
+            };
+            let place = state.enter(spec, wanted, taken);
+            match place {
+                Ok(place) => reservation.places.push(place),
+                Err(error) => {
+                    // Dropping the reservation takes the lock.
+                    drop(state);
+                    return Err(error);
+                }
+            }
+        }
+        drop(state);
+        for place in &mut reservation.places {
+            if place.bridge == 0 {
+                place.bridge = self.ensure_bridge(&place.network)?;
+            }
+        }
+        Ok(reservation)
+    }
+
+    /// Tries again to make a bridge that could not be made at the start.
+    fn ensure_bridge(&self, network: &Network) -> Result<u32> {
+        let _one_at_a_time = self.changing.lock();
+        let index = bridge::ensure(&self.host.lock(), &self.config.instance, network, self.config.mtu)?;
+        if let Some(entry) = self.state.lock().networks.get_mut(&network.id) {
+            entry.bridge = index;
+        }
+        Ok(index)
+    }
+
+    /// Makes all links of a new sandbox, gives them addresses and routes, and publishes its ports.
+    fn furnish_all(&self, bare: &Bare, mut reservation: Reservation<'_>, spec: SandboxSpec) -> Result<Sandbox> {
+        let mut changes = match self.furnish(bare, &mut reservation.places) {
+            Ok(changes) => changes,
+            Err(error) => {
+                self.delete_links(&reservation.places);
+                return Err(error);
+            }
+        };
+        let empty =
+            Sandbox { id: spec.id, name: spec.name, endpoints: Vec::new(), port_specs: spec.ports, ports: Vec::new() };
+        let mut sandbox = empty.clone();
+        sandbox.endpoints.extend(reservation.places.iter().map(|place| place.endpoint.clone()));
+        changes.extend(moved_routes(&empty, &sandbox));
+        let done = bare.socket.apply(&changes).and_then(|()| write_sysctls(&bare.namespace, &reservation.places));
+        if let Err(error) = done.and_then(|()| self.move_ports(&empty, &mut sandbox)) {
+            self.delete_links(&reservation.places);
+            return Err(error);
+        }
+        self.enter(&sandbox);
+        reservation.keep();
+        Ok(sandbox)
+    }
+
+    /// Makes the links that are not there yet, and gives what remains to be changed inside.
+    fn furnish(&self, bare: &Bare, places: &mut [Place]) -> Result<Vec<Change>> {
+        let mut changes = Vec::new();
+        for place in places {
+            let prepared = !place.endpoint.host_link.is_empty();
+            if !prepared {
+                self.make_link(bare, place)?;
+            }
+            let (endpoint, index) = (&place.endpoint, place.endpoint.link_index);
+            if prepared {
+                changes.push(Change::link_mac(index, endpoint.mac));
+            }
+            if place.network.bridge.as_ref().is_some_and(|options| !options.icc) {
+                let host = self.host.lock();
+                if let Some(link) = host.link(&endpoint.host_link)? {
+                    host.apply(&[Change::isolate_port(link.index)])?;
+                }
+            }
+            changes.extend(endpoint.ipv4.map(|net| Change::add_address(index, net.into())));
+            changes.extend(endpoint.ipv6.map(|net| Change::add_address(index, net.into())));
+        }
+        Ok(changes)
+    }
+
+    fn make_link(&self, bare: &Bare, place: &mut Place) -> Result<()> {
+        let options = place.network.bridge.as_ref();
+        let mtu = options.and_then(|options| options.mtu).unwrap_or(self.config.mtu);
+        loop {
+            let veth = VethPlan {
+                bridge: place.bridge,
+                link_name: &place.endpoint.link_name,
+                mac: Some(place.endpoint.mac),
+                mtu,
+                up: true,
+            };
+            // Somebody in the sandbox may have made a link of that name: then the next is taken.
+            let taken = bare.socket.link(&place.endpoint.link_name)?.is_some();
+            if taken && place.any_name {
+                place.endpoint.link_name = next_name(&place.endpoint.link_name);
+                continue;
+            }
+            place.endpoint.host_link = self.host_links.make(&self.host.lock(), &bare.namespace, &veth)?;
+            break;
+        }
+        let name = &place.endpoint.link_name;
+        let missing = || Error::io(format!("find the new link {name}"), std::io::ErrorKind::NotFound.into());
+        place.endpoint.link_index = bare.socket.link(name)?.ok_or_else(missing)?.index;
+        if place.network.enable_ipv6 {
+            let name = name.clone();
+            bare.namespace.enter(|| {
+                sysctl::write_if_there(&format!("net/ipv6/conf/{name}/accept_dad"), "0")?;
+                sysctl::write_if_there(&format!("net/ipv6/conf/{name}/disable_ipv6"), "0")
+            })??;
+        }
+        Ok(())
+    }
+
+    /// Publishes, moves or takes back ports, so that they lead to the endpoint that gives the default route.
+    fn move_ports(&self, before: &Sandbox, after: &mut Sandbox) -> Result<()> {
+        if after.port_specs.is_empty() {
+            return Ok(());
+        }
+        let (old, new) = (targets_of(before), targets_of(after));
+        if old == new && !before.ports.is_empty() {
+            return Ok(());
+        }
+        let none = Targets::default();
+        let ports = if new == none {
+            Vec::new()
+        } else if before.ports.is_empty() {
+            self.publish(after, new)?
+        } else {
+            self.ports.retarget(&before.ports, new)
+        };
+        if let Err(error) = self.firewall.replace_ports(&before.ports, &ports) {
+            match before.ports.is_empty() {
+                true => self.ports.release(&ports),
+                false => drop(self.ports.retarget(&before.ports, old)),
+            }
+            return Err(error);
+        }
+        let gone: Vec<PublishedPort> = before
+            .ports
+            .iter()
+            .filter(|port| !ports.iter().any(|p| p.host == port.host && p.protocol == port.protocol))
+            .cloned()
+            .collect();
+        self.ports.release(&gone);
+        after.ports = ports;
+        Ok(())
+    }
+
+    fn publish(&self, sandbox: &Sandbox, targets: Targets) -> Result<Vec<PublishedPort>> {
+        let Some(endpoint) = sandbox.gateway_endpoint().or_else(|| sandbox.gateway_endpoint_v6()) else {
+            return Ok(Vec::new());
+        };
+        let binding = {
+            let state = self.state.lock();
+            let entry = state.networks.get(&endpoint.network);
+            entry.and_then(|entry| entry.network.bridge.as_ref()?.host_binding)
+        };
+        self.ports.publish(&sandbox.port_specs, binding, targets).map_err(|source| Error::Publish {
+            name: sandbox.name.clone(),
+            endpoint: endpoint.id.clone(),
+            source,
+        })
+    }
+
+    /// Enters a sandbox's endpoints as they are now.
+    fn enter(&self, sandbox: &Sandbox) {
+        let mut state = self.state.lock();
+        for endpoint in &sandbox.endpoints {
+            let Some(entry) = state.networks.get_mut(&endpoint.network) else { continue };
+            let (id, name) = (sandbox.id.clone(), sandbox.name.clone());
+            entry
+                .endpoints
+                .insert(endpoint.id.clone(), NamedEndpoint { sandbox: id, name, endpoint: endpoint.clone() });
+        }
+    }
+
+    /// Deletes the links of endpoints that will not be, off the caller's path where they go with their namespace anyway.
+    fn delete_links(&self, places: &[Place]) {
+        let host = self.host.lock();
+        for place in places.iter().filter(|place| !place.endpoint.host_link.is_empty()) {
+            if let Ok(Some(link)) = host.link(&place.endpoint.host_link) {
+                // Whoever asked is told of the first failure, which is not this one.
+                let _ = host.apply(&[Change::delete_link(link.index)]);
+            }
+        }
+    }
+}
+
+impl State {
+    /// Takes addresses on one network, and enters the endpoint so that the network is in use from now on.
+    fn enter(&mut self, spec: &SandboxSpec, wanted: &EndpointSpec, taken: impl Fn(&str) -> bool) -> Result<Place> {
+        let id = self.find(&wanted.network)?.network.id.clone();
+        let entry = self.networks.get_mut(&id).ok_or_else(|| Error::NotFound(wanted.network.clone()))?;
+        let network = entry.network.clone();
+        if network.driver != Driver::Bridge {
+            return Err(Error::NoEndpoints(network.name.clone()));
+        }
+        if entry.endpoints.values().any(|other| other.sandbox == spec.id) {
+            return Err(Error::EndpointExists { name: spec.name.clone(), network: network.name.clone() });
+        }
+        check_fixed(&network, wanted)?;
+        let sysctls = link_sysctls(wanted)?;
+        let (ipv4, ipv6) = entry.take(wanted)?;
+        let prefix = network.bridge.as_ref().map_or("eth", |options| &options.link_prefix);
+        let free_name = || (0..).map(|n: u32| format!("{prefix}{n}")).find(|name| !taken(name)).unwrap_or_default();
+        let internal = network.internal;
+        let endpoint = Endpoint {
+            id: random_id(),
+            network: network.id.clone(),
+            network_name: network.name.clone(),
+            link_name: wanted.link_name.clone().unwrap_or_else(free_name),
+            link_index: 0,
+            host_link: String::new(),
+            ipv4,
+            ipv6,
+            gateway: ipv4.filter(|_| !internal).and_then(|net| gateway_v4(&network, net)),
+            gateway_v6: ipv6.filter(|_| !internal).and_then(|net| gateway_v6(&network, net)),
+            mac: wanted.mac.unwrap_or_else(|| match ipv4 {
+                Some(net) => MacAddress::from_ipv4(net.addr()),
+                None => MacAddress::random(),
+            }),
+            aliases: wanted.aliases.clone(),
+            gateway_priority: wanted.gateway_priority,
+        };
+        let named = NamedEndpoint { sandbox: spec.id.clone(), name: spec.name.clone(), endpoint: endpoint.clone() };
+        entry.endpoints.insert(endpoint.id.clone(), named);
+        Ok(Place { bridge: entry.bridge, network, endpoint, any_name: wanted.link_name.is_none(), sysctls })
+    }
+
+    /// Gives an endpoint's addresses back.
+    pub(super) fn leave(&mut self, endpoint: &Endpoint) {
+        let Some(entry) = self.networks.get_mut(&endpoint.network) else { return };
+        // Giving back twice must not give away what another has by now.
+        if entry.endpoints.remove(&endpoint.id).is_some() {
+            endpoint.addresses().for_each(|ip| entry.release(ip));
+        }
+    }
+}
+
+impl Entry {
+    /// Takes an address of each family.
+    fn take(&mut self, wanted: &EndpointSpec) -> Result<(Option<Ipv4Net>, Option<Ipv6Net>)> {
+        let (mut ipv4, mut ipv6) = (None, None);
+        if self.network.enable_ipv4
+            && let IpNet::V4(net) = self.take_one(wanted.ipv4.map(IpAddr::from), false)?
+        {
+            ipv4 = Some(net);
+        }
+        if self.network.enable_ipv6 {
+            match self.take_one(wanted.ipv6.map(IpAddr::from), true) {
+                Ok(IpNet::V6(net)) => ipv6 = Some(net),
+                Ok(IpNet::V4(_)) => {}
+                Err(error) => {
+                    ipv4.into_iter().for_each(|net| self.release(net.addr().into()));
+                    return Err(error);
+                }
+            }
+        }
+        Ok((ipv4, ipv6))
+    }
+
+    fn take_one(&mut self, fixed: Option<IpAddr>, v6: bool) -> Result<IpNet> {
+        let mut of_family = self.leases.iter_mut().filter(|leases| leases.subnet().addr().is_ipv6() == v6);
+        if let Some(ip) = fixed {
+            let leases = of_family.find(|leases| leases.subnet().contains(&ip)).ok_or(Error::AddressOutOfRange(ip))?;
+            leases.claim(ip).map_err(|why| match why {
+                Unavailable::InUse => Error::AddressInUse(ip),
+                Unavailable::OutOfRange => Error::AddressOutOfRange(ip),
+            })?;
+            return IpNet::new(ip, leases.subnet().prefix_len()).map_err(|_| Error::AddressOutOfRange(ip));
+        }
+        let found = of_family.find_map(|leases| Some((leases.take()?, leases.subnet().prefix_len())));
+        found.and_then(|(ip, prefix)| IpNet::new(ip, prefix).ok()).ok_or_else(|| Error::AddressesExhausted {
+            family: if v6 { "IPv6" } else { "IPv4" },
+            network: self.network.name.clone(),
+            id: self.network.id.clone(),
+        })
+    }
+
+    fn release(&mut self, ip: IpAddr) {
+        if let Some(leases) = self.leases.iter_mut().find(|leases| leases.subnet().contains(&ip)) {
+            leases.release(ip);
+        }
+    }
+}
+
+fn gateway_v4(network: &Network, net: Ipv4Net) -> Option<Ipv4Addr> {
+    network.subnets_v4().find(|(subnet, _)| subnet.contains(&net.addr())).and_then(|(_, gateway)| gateway)
+}
+
+fn gateway_v6(network: &Network, net: Ipv6Net) -> Option<std::net::Ipv6Addr> {
+    network.subnets_v6().find(|(subnet, _)| subnet.contains(&net.addr())).and_then(|(_, gateway)| gateway)
+}
+
+/// Docker's rules on where addresses can be fixed.
+fn check_fixed(network: &Network, wanted: &EndpointSpec) -> Result<()> {
+    if wanted.ipv4.is_none() && wanted.ipv6.is_none() {
+        return Ok(());
+    }
+    if network.is_predefined() {
+        return Err(Error::AddressNeedsUserNetwork);
+    }
+    if !network.user_subnets {
+        return Err(Error::AddressNeedsSubnet);
+    }
+    let disabled = wanted.ipv4.filter(|_| !network.enable_ipv4).map(IpAddr::from);
+    match disabled.or(wanted.ipv6.filter(|_| !network.enable_ipv6).map(IpAddr::from)) {
+        Some(ip) => Err(Error::AddressOutOfRange(ip)),
+        None => Ok(()),
+    }
+}
+
+/// The sysctls of a link, as path below /proc/sys with the word IFNAME in it, and value.
+fn link_sysctls(wanted: &EndpointSpec) -> Result<Vec<(String, String)>> {
+    let mut all = Vec::new();
+    for (name, value) in &wanted.sysctls {
+        let parts: Vec<&str> = name.split('.').collect();
+        let valid = matches!(parts[..], ["net", "ipv4" | "ipv6", "conf" | "neigh", "IFNAME", last] | ["net", "mpls", "conf", "IFNAME", last]
+            if !last.is_empty() && last.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_'));
+        if !valid {
+            return Err(Error::InvalidSysctl(name.clone()));
+        }
+        all.push((parts.join("/"), value.clone()));
+    }
+    Ok(all)
+}
+
+fn write_sysctls(namespace: &NetNs, places: &[Place]) -> Result<()> {
+    if places.iter().all(|place| place.sysctls.is_empty()) {
+        return Ok(());
+    }
+    namespace.enter(|| {
+        for place in places {
+            for (path, value) in &place.sysctls {
+                sysctl::write(&path.replace("IFNAME", &place.endpoint.link_name), value)?;
+            }
+        }
+        Ok(())
+    })?
+}
+
+/// The changes that make default routes go where `after` has them.
+fn moved_routes(before: &Sandbox, after: &Sandbox) -> Vec<Change> {
+    let v4 = |sandbox: &Sandbox| sandbox.gateway_endpoint().and_then(|e| Some((e.link_index, e.gateway?.into())));
+    let v6 = |sandbox: &Sandbox| sandbox.gateway_endpoint_v6().and_then(|e| Some((e.link_index, e.gateway_v6?.into())));
+    let mut changes = Vec::new();
+    for (old, new) in [(v4(before), v4(after)), (v6(before), v6(after))] {
+        match (old, new) {
+            (old, Some((index, gateway))) if old != new => changes.push(Change::default_route(index, gateway)),
+            (Some((index, gateway)), None) => changes.push(Change::delete_default_route(index, gateway)),
+            _ => {}
+        }
+    }
+    changes
+}
+
+fn targets_of(sandbox: &Sandbox) -> Targets {
+    Targets {
+        v4: sandbox.gateway_endpoint().and_then(|endpoint| endpoint.ipv4).map(|net| net.addr()),
+        v6: sandbox.gateway_endpoint_v6().and_then(|endpoint| endpoint.ipv6).map(|net| net.addr()),
+    }
+}
+
+/// `eth4` after `eth3`.
+fn next_name(name: &str) -> String {
+    let prefix = name.trim_end_matches(|c: char| c.is_ascii_digit());
+    let number = name[prefix.len()..].parse::<u32>().unwrap_or(0);
+    format!("{prefix}{}", number.wrapping_add(1))
+}

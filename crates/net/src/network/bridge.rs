@@ -1,0 +1,97 @@
+//! A network's bridge in the kernel.
+
+use super::spec::Network;
+use crate::config::Instance;
+use crate::error::{Error, Result};
+use crate::firewall::NetworkRules;
+use crate::route::{Change, Link, RouteSocket};
+use crate::{MacAddress, sysctl};
+use ipnet::IpNet;
+
+/// Makes the network's bridge be as it shall be, and gives its index. What is right already is not touched.
+///
+/// A bridge of that name which somebody else made is used as it is, with the network's addresses beside its own; it is
+/// never deleted.
+pub(super) fn ensure(host: &RouteSocket, instance: &Instance, network: &Network, default_mtu: u32) -> Result<u32> {
+    let Some(options) = &network.bridge else { return Ok(0) };
+    let name = &options.link;
+    let link = match host.link(name)? {
+        Some(link) if link.kind == "bridge" => link,
+        Some(_) => {
+            let why = "a link of that name exists, and is not a bridge";
+            return Err(Error::io(format!("make bridge {name}"), std::io::Error::other(why)));
+        }
+        None => make(host, instance, name, options.mtu.unwrap_or(default_mtu))?,
+    };
+    if !link.up {
+        host.apply(&[Change::link_up(link.index)])?;
+    }
+    sysctl::ensure(&format!("net/ipv4/conf/{name}/route_localnet"), "1")?;
+    if network.enable_ipv6 {
+        sysctl::ensure(&format!("net/ipv6/conf/{name}/disable_ipv6"), "0")?;
+        sysctl::ensure(&format!("net/ipv6/conf/{name}/accept_ra"), "0")?;
+    }
+    ensure_addresses(host, instance, network, &link)?;
+    Ok(link.index)
+}
+
+fn make(host: &RouteSocket, instance: &Instance, name: &str, mtu: u32) -> Result<Link> {
+    // With an address of its own a bridge does not take that of its first port, which goes away with a sandbox.
+    host.apply(&[Change::make_bridge(name, MacAddress::random(), mtu)])?;
+    let missing = || Error::io(format!("find the new bridge {name}"), std::io::ErrorKind::NotFound.into());
+    let link = host.link(name)?.ok_or_else(missing)?;
+    host.apply(&[Change::link_alias(link.index, &instance.link_alias())])?;
+    Ok(Link { alias: instance.link_alias(), ..link })
+}
+
+/// Gives the bridge the networks' gateways as addresses, and takes others away where the bridge is ours.
+fn ensure_addresses(host: &RouteSocket, instance: &Instance, network: &Network, link: &Link) -> Result<()> {
+    let wanted: Vec<IpNet> = network
+        .ipam
+        .iter()
+        .filter_map(|config| IpNet::new(config.gateway?, config.subnet?.prefix_len()).ok())
+        .collect();
+    let present = host.addresses(link.index)?;
+    let mut changes = Vec::new();
+    if link.alias == instance.link_alias() {
+        let stale = present.iter().filter(|address| !wanted.contains(address) && !is_link_local(address));
+        changes.extend(stale.map(|address| Change::delete_address(link.index, *address)));
+    }
+    let missing = wanted.iter().filter(|address| !present.contains(address));
+    changes.extend(missing.map(|address| Change::add_address(link.index, *address)));
+    host.apply(&changes)
+}
+
+fn is_link_local(address: &IpNet) -> bool {
+    matches!(address, IpNet::V6(net) if net.addr().is_unicast_link_local())
+}
+
+/// Deletes the network's bridge, where it is ours. Waits for the kernel's grace periods.
+pub(super) fn remove(host: &RouteSocket, instance: &Instance, name: &str) -> Result<()> {
+    match host.link(name)? {
+        Some(link) if is_ours(&link, instance) => host.apply(&[Change::delete_link(link.index)]),
+        _ => Ok(()),
+    }
+}
+
+/// Whether the link is a bridge that this instance made.
+pub(super) fn is_ours(link: &Link, instance: &Instance) -> bool {
+    link.kind == "bridge" && link.alias == instance.link_alias()
+}
+
+/// Whether the link is the host's end of a sandbox' link that this instance made.
+pub(super) fn is_our_port(link: &Link, instance: &Instance) -> bool {
+    link.kind == "veth" && link.name.starts_with(&instance.link_prefix())
+}
+
+/// What the firewall needs to know of the network; `None` where it has no bridge.
+pub(super) fn rules_of(network: &Network) -> Option<NetworkRules> {
+    let options = network.bridge.as_ref()?;
+    Some(NetworkRules {
+        bridge: options.link.clone(),
+        subnets: network.ipam.iter().filter_map(|config| config.subnet).collect(),
+        internal: network.internal,
+        icc: options.icc,
+        masquerade: options.masquerade,
+    })
+}

@@ -1,0 +1,390 @@
+//! Which ports of the host are published, and the sockets that keep them.
+//!
+//! Every published port has a bound socket, so that no other program takes it and a port that is in use is noticed. The
+//! sockets are handed to the forwarder process, which keeps them while the daemon is away, and which carries the traffic
+//! itself where the host's address is of another family than the container's.
+
+use super::spec::{PortError, PortSpec, Protocol, PublishedPort};
+use crate::error::{Error, Result};
+use crate::forward::{self, ForwardClient, ForwardError, Hold, Mode, Proto};
+use parking_lot::Mutex;
+use rustix::event::{PollFd, PollFlags};
+use rustix::io::Errno;
+use rustix::pipe::{PipeFlags, pipe_with};
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
+
+/// Where a sandbox' ports lead.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Targets {
+    pub(crate) v4: Option<Ipv4Addr>,
+    pub(crate) v6: Option<Ipv6Addr>,
+}
+
+impl Targets {
+    /// The container's address for traffic to a host's address: of the same family where it has one.
+    fn of(self, host: IpAddr) -> Option<IpAddr> {
+        let (v4, v6) = (self.v4.map(IpAddr::from), self.v6.map(IpAddr::from));
+        if host.is_ipv4() { v4.or(v6) } else { v6.or(v4) }
+    }
+}
+
+type PortResult<T> = std::result::Result<T, PortError>;
+
+/// The instance's published ports.
+pub(crate) struct PortTable {
+    this: Weak<PortTable>,
+    forwarder: Option<Arc<ForwardClient>>,
+    state: Mutex<State>,
+    /// Whether a thread waits for the forwarder's end.
+    watched: AtomicBool,
+    /// Ends that thread when the other end, the next field, is closed.
+    stopped: Arc<OwnedFd>,
+    _stop: OwnedFd,
+}
+
+#[derive(Default)]
+struct State {
+    /// With the socket, where there is no forwarder to keep it.
+    published: BTreeMap<(Protocol, SocketAddr), (PublishedPort, Option<OwnedFd>)>,
+    /// The ephemeral port that was given out last.
+    last_ephemeral: u16,
+}
+
+impl PortTable {
+    /// Takes over what running sandboxes have published: what the forwarder holds already is left alone, what it lost is
+    /// bound again, and what it holds for nobody is let go.
+    pub(crate) fn open(forwarder: Option<Arc<ForwardClient>>, running: &[PublishedPort]) -> Result<Arc<PortTable>> {
+        let (stopped, stop) = pipe_with(PipeFlags::CLOEXEC).map_err(|e| Error::kernel("make a pipe", e))?;
+        let table = Arc::new_cyclic(|this| PortTable {
+            this: this.clone(),
+            forwarder,
+            state: Mutex::default(),
+            watched: AtomicBool::new(false),
+            stopped: Arc::new(stopped),
+            _stop: stop,
+        });
+        for port in running {
+            table.state.lock().published.insert((port.protocol, port.host), (port.clone(), None));
+        }
+        table.hold_again();
+        Ok(table)
+    }
+
+    /// Waits, on a thread of its own, for the forwarder to end, and then has another hold everything again.
+    fn watch_forwarder(&self, forwarder: &ForwardClient) {
+        if self.watched.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let watch = match forwarder.watch() {
+            Ok(Some(watch)) => watch,
+            Ok(None) => return self.watched.store(false, Ordering::Release),
+            Err(error) => {
+                tracing::warn!(%error, "the port forwarder cannot be watched");
+                return self.watched.store(false, Ordering::Release);
+            }
+        };
+        let (this, stopped) = (self.this.clone(), self.stopped.clone());
+        let wait = move || {
+            let ended = wait_for_either(watch.as_fd(), stopped.as_fd());
+            drop(watch);
+            if let (true, Some(table)) = (ended, this.upgrade()) {
+                table.watched.store(false, Ordering::Release);
+                tracing::warn!("the port forwarder ended: another one takes over");
+                table.hold_again();
+            }
+        };
+        if let Err(error) = std::thread::Builder::new().name("forward-watch".into()).spawn(wait) {
+            tracing::warn!(%error, "the port forwarder cannot be watched");
+            self.watched.store(false, Ordering::Release);
+        }
+    }
+
+    /// Makes the forwarder hold exactly what is published. For the start, and when the forwarder was killed.
+    pub(crate) fn hold_again(&self) {
+        let mut state = self.state.lock();
+        let mut held: BTreeMap<String, Mode> = BTreeMap::new();
+        if let Some(forwarder) = &self.forwarder {
+            match forwarder.list() {
+                Ok(list) => held.extend(list.into_iter().map(|held| (held.hold.key, held.hold.mode))),
+                Err(ForwardError::Lost { .. }) => {}
+                Err(error) => tracing::warn!(%error, "the port forwarder does not tell what it holds"),
+            }
+        }
+        for (port, socket) in state.published.values_mut() {
+            if socket.is_some() || held.remove(&key_of(port)) == Some(mode_of(port)) {
+                continue;
+            }
+            let again = bind(port).and_then(|bound| self.keep(port, bound));
+            match again {
+                Ok(kept) => *socket = kept,
+                // Whoever took it meanwhile has it; nftables still carries what it carries.
+                Err(error) => tracing::warn!(%error, "a published port is not reserved any more"),
+            }
+        }
+        if let Some(forwarder) = &self.forwarder {
+            for key in held.keys() {
+                let _ = forwarder.release(key);
+            }
+        }
+    }
+
+    /// Publishes ports of a sandbox: all, or none.
+    pub(crate) fn publish(
+        &self,
+        specs: &[PortSpec],
+        binding: Option<Ipv4Addr>,
+        targets: Targets,
+    ) -> PortResult<Vec<PublishedPort>> {
+        let mut state = self.state.lock();
+        let mut published = Vec::new();
+        for spec in specs {
+            match self.publish_one(&mut state, spec, binding, targets) {
+                Ok(ports) => published.extend(ports),
+                Err(error) => {
+                    self.release_from(&mut state, &published);
+                    return Err(error);
+                }
+            }
+        }
+        Ok(published)
+    }
+
+    /// Lets ports go.
+    pub(crate) fn release(&self, ports: &[PublishedPort]) {
+        self.release_from(&mut self.state.lock(), ports);
+    }
+
+    /// Leads published ports to another address, without letting them go.
+    pub(crate) fn retarget(&self, ports: &[PublishedPort], targets: Targets) -> Vec<PublishedPort> {
+        let mut state = self.state.lock();
+        let mut moved = Vec::new();
+        for port in ports {
+            let Some(target) = targets.of(port.host.ip()) else { continue };
+            let port = PublishedPort { target, ..port.clone() };
+            if let Some((entry, _)) = state.published.get_mut(&(port.protocol, port.host)) {
+                *entry = port.clone();
+            }
+            if let Some(forwarder) = &self.forwarder
+                && let Err(error) = forwarder.retarget(&key_of(&port), mode_of(&port))
+            {
+                tracing::warn!(%error, port = %port.host, "the port forwarder did not follow a container's new address");
+            }
+            moved.push(port);
+        }
+        moved
+    }
+
+    fn publish_one(
+        &self,
+        state: &mut State,
+        spec: &PortSpec,
+        binding: Option<Ipv4Addr>,
+        targets: Targets,
+    ) -> PortResult<Vec<PublishedPort>> {
+        if spec.container_port == 0 || spec.host_port.as_ref().is_some_and(|r| r.is_empty() || *r.start() == 0) {
+            return Err(PortError::Invalid(format!("{spec:?}")));
+        }
+        let hosts: Vec<IpAddr> = match (spec.host_ip, binding) {
+            (Some(ip), _) => vec![ip],
+            (None, Some(ip)) => vec![ip.into()],
+            (None, None) => vec![Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()],
+        };
+        let optional_v6 = hosts.len() > 1;
+        let single = spec.host_port.as_ref().is_some_and(|range| range.start() == range.end());
+        for number in Candidates::of(spec, state.last_ephemeral) {
+            match self.bind_all(state, spec, &hosts, optional_v6, number, targets) {
+                Ok(ports) => {
+                    if spec.host_port.is_none() {
+                        state.last_ephemeral = number;
+                    }
+                    return Ok(ports);
+                }
+                Err(error) if single || !is_taken(&error) => return Err(error),
+                Err(_) => {}
+            }
+        }
+        Err(PortError::Exhausted)
+    }
+
+    /// Binds one number at every host address.
+    fn bind_all(
+        &self,
+        state: &mut State,
+        spec: &PortSpec,
+        hosts: &[IpAddr],
+        optional_v6: bool,
+        number: u16,
+        targets: Targets,
+    ) -> PortResult<Vec<PublishedPort>> {
+        let mut published: Vec<PublishedPort> = Vec::new();
+        for ip in hosts {
+            let Some(target) = targets.of(*ip) else { continue };
+            let host = SocketAddr::new(*ip, number);
+            let port = PublishedPort { host, container_port: spec.container_port, protocol: spec.protocol, target };
+            // Across families only the forwarder can carry, and it carries no SCTP.
+            let carried = !port.is_proxied() || (self.forwarder.is_some() && spec.protocol != Protocol::Sctp);
+            if optional_v6 && !carried {
+                continue;
+            }
+            match self.bind_one(state, &port) {
+                Ok(()) => published.push(port),
+                Err(error) if optional_v6 && ip.is_ipv6() && is_without_ipv6(&error) => {}
+                Err(error) => {
+                    self.release_from(state, &published);
+                    return Err(error);
+                }
+            }
+        }
+        Ok(published)
+    }
+
+    fn bind_one(&self, state: &mut State, port: &PublishedPort) -> PortResult<()> {
+        let number = port.host.port();
+        let collides = |(protocol, host): &(Protocol, SocketAddr)| {
+            *protocol == port.protocol && host.port() == number && collide(host.ip(), port.host.ip())
+        };
+        if state.published.keys().any(collides) {
+            return Err(PortError::Allocated(port.host));
+        }
+        let socket = bind(port)?;
+        let kept = self.keep(port, socket)?;
+        state.published.insert((port.protocol, port.host), (port.clone(), kept));
+        Ok(())
+    }
+
+    /// Hands a socket to the forwarder, or gives it back where there is none.
+    fn keep(&self, port: &PublishedPort, socket: OwnedFd) -> PortResult<Option<OwnedFd>> {
+        let Some(forwarder) = &self.forwarder else { return Ok(Some(socket)) };
+        let hold = Hold { key: key_of(port), proto: proto_of(port.protocol), mode: mode_of(port) };
+        let mut result = forwarder.hold(&hold, &socket);
+        // It was killed: this call starts another, and whoever watches it hands it the rest.
+        if let Err(ForwardError::Lost { .. }) = result {
+            result = forwarder.hold(&hold, &socket);
+        }
+        if result.is_ok() {
+            self.watch_forwarder(forwarder);
+        }
+        result.map(|()| None).map_err(|error| PortError::Forwarder {
+            host: port.host,
+            protocol: port.protocol,
+            reason: error.to_string(),
+        })
+    }
+
+    fn release_from(&self, state: &mut State, ports: &[PublishedPort]) {
+        for port in ports {
+            if state.published.remove(&(port.protocol, port.host)).is_none() {
+                continue;
+            }
+            if let Some(forwarder) = &self.forwarder
+                && let Err(error) = forwarder.release(&key_of(port))
+                && !matches!(error, ForwardError::Lost { .. })
+            {
+                tracing::warn!(%error, port = %port.host, "the port forwarder did not let a port go");
+            }
+        }
+    }
+}
+
+/// Whether the first became readable (or was closed at its other end), and not the second.
+fn wait_for_either(first: BorrowedFd<'_>, second: BorrowedFd<'_>) -> bool {
+    let mut poll = [PollFd::from_borrowed_fd(first, PollFlags::IN), PollFd::from_borrowed_fd(second, PollFlags::IN)];
+    loop {
+        match rustix::event::poll(&mut poll, None) {
+            Ok(_) => return poll[1].revents().is_empty(),
+            Err(Errno::INTR) => {}
+            Err(_) => return false,
+        }
+    }
+}
+
+/// The numbers that are tried for a port, in their order.
+struct Candidates {
+    range: std::ops::RangeInclusive<u16>,
+    next: Option<u16>,
+    left: u32,
+}
+
+impl Candidates {
+    fn of(spec: &PortSpec, last_ephemeral: u16) -> Candidates {
+        let range = spec.host_port.clone().unwrap_or_else(ephemeral_range);
+        let start = match spec.host_port {
+            None if range.contains(&last_ephemeral) && last_ephemeral < *range.end() => last_ephemeral + 1,
+            _ => *range.start(),
+        };
+        let left = u32::from(*range.end() - *range.start()) + 1;
+        Candidates { range, next: Some(start), left }
+    }
+}
+
+impl Iterator for Candidates {
+    type Item = u16;
+
+    fn next(&mut self) -> Option<u16> {
+        self.left = self.left.checked_sub(1)?;
+        let number = self.next?;
+        self.next = Some(if number == *self.range.end() { *self.range.start() } else { number + 1 });
+        Some(number)
+    }
+}
+
+/// The kernel's range for ports that nobody chose (ip(7)), as Docker takes it; its default where it cannot be read.
+fn ephemeral_range() -> std::ops::RangeInclusive<u16> {
+    let text = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
+    let mut numbers = text.split_whitespace().filter_map(|word| word.parse::<u16>().ok());
+    match (numbers.next(), numbers.next()) {
+        (Some(first), Some(last)) if 0 < first && first <= last => first..=last,
+        _ => 32768..=60999,
+    }
+}
+
+/// Whether two addresses of the host cannot both have a port.
+fn collide(a: IpAddr, b: IpAddr) -> bool {
+    a.is_ipv4() == b.is_ipv4() && (a == b || a.is_unspecified() || b.is_unspecified())
+}
+
+fn bind(port: &PublishedPort) -> PortResult<OwnedFd> {
+    forward::bind(proto_of(port.protocol), port.host).map_err(|errno| PortError::Bind {
+        host: port.host,
+        target: SocketAddr::new(port.target, port.container_port),
+        protocol: port.protocol,
+        source: errno.into(),
+    })
+}
+
+fn is_taken(error: &PortError) -> bool {
+    match error {
+        PortError::Allocated(_) => true,
+        PortError::Bind { source, .. } => source.raw_os_error() == Some(Errno::ADDRINUSE.raw_os_error()),
+        _ => false,
+    }
+}
+
+/// Whether the host has no IPv6, or has it switched off.
+fn is_without_ipv6(error: &PortError) -> bool {
+    let PortError::Bind { source, .. } = error else { return false };
+    [Errno::AFNOSUPPORT, Errno::ADDRNOTAVAIL].iter().any(|e| source.raw_os_error() == Some(e.raw_os_error()))
+}
+
+fn key_of(port: &PublishedPort) -> String {
+    format!("{}/{}", port.protocol, port.host)
+}
+
+fn mode_of(port: &PublishedPort) -> Mode {
+    match port.is_proxied() {
+        true => Mode::Proxy { target: SocketAddr::new(port.target, port.container_port) },
+        false => Mode::Reserve,
+    }
+}
+
+fn proto_of(protocol: Protocol) -> Proto {
+    match protocol {
+        Protocol::Tcp => Proto::Tcp,
+        Protocol::Udp => Proto::Udp,
+        Protocol::Sctp => Proto::Sctp,
+    }
+}

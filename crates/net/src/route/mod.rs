@@ -1,0 +1,66 @@
+//! Links, addresses and routes of one network namespace, over rtnetlink(7).
+
+mod address;
+mod link;
+mod route;
+
+pub(crate) use link::{Link, VethSpec};
+pub(crate) use route::Route;
+
+use crate::error::{Error, Result};
+use crate::netlink::{Family, Message, NetlinkError, Socket};
+use std::net::IpAddr;
+
+/// A socket that changes and reads links, addresses and routes of the namespace that it was opened in, wherever the
+/// thread that uses it is.
+pub(crate) struct RouteSocket {
+    socket: Socket,
+}
+
+impl RouteSocket {
+    /// Opens one in the calling thread's namespace.
+    pub(crate) fn open() -> Result<RouteSocket> {
+        let socket = Socket::open(Family::Route).map_err(|e| Error::kernel("open a netlink socket for routes", e))?;
+        Ok(RouteSocket { socket })
+    }
+
+    /// Does a list of changes in one system call. Later ones are tried where an earlier one fails.
+    pub(crate) fn apply(&self, changes: &[Change]) -> Result<()> {
+        let messages: Vec<Message> = changes.iter().map(|change| change.message.clone()).collect();
+        self.socket.request(&messages).map_err(|e| refused(&changes[e.index.min(changes.len() - 1)].what, e))
+    }
+}
+
+/// One change, and what it is in words.
+pub(crate) struct Change {
+    message: Message,
+    what: String,
+}
+
+impl Change {
+    fn new(message: Message, what: impl Into<String>) -> Change {
+        Change { message, what: what.into() }
+    }
+}
+
+fn refused(what: &str, error: NetlinkError) -> Error {
+    Error::kernel(what, error.errno)
+}
+
+/// `AF_INET` or `AF_INET6`, as one byte.
+fn family_of(ip: IpAddr) -> u8 {
+    if ip.is_ipv4() { 2 } else { 10 }
+}
+
+/// The bytes of an address.
+fn octets(ip: IpAddr) -> Vec<u8> {
+    match ip {
+        IpAddr::V4(ip) => ip.octets().to_vec(),
+        IpAddr::V6(ip) => ip.octets().to_vec(),
+    }
+}
+
+/// The address in those bytes.
+fn ip_from(bytes: &[u8]) -> Option<IpAddr> {
+    <[u8; 4]>::try_from(bytes).map(IpAddr::from).or_else(|_| <[u8; 16]>::try_from(bytes).map(IpAddr::from)).ok()
+}
