@@ -32,6 +32,7 @@ pub mod serve;
 pub mod wire;
 
 mod records;
+mod recovery;
 
 /// The system's words for an error number.
 pub(crate) fn errno_text(errno: i32) -> String {

@@ -101,8 +101,8 @@ impl Packet {
         Ok(())
     }
 
-    pub(crate) fn into_parts(self) -> (Vec<u8>, Vec<OwnedFd>) {
-        (self.bytes, self.descriptors)
+    pub(crate) fn parts(&self) -> (&[u8], &[OwnedFd]) {
+        (&self.bytes, &self.descriptors)
     }
 
     pub(crate) fn from_parts(bytes: Vec<u8>, descriptors: Vec<OwnedFd>) -> Packet {

@@ -1,7 +1,5 @@
 //! What a killed keeper has left behind.
 
-use std::fs;
-use std::io;
 use std::path::Path;
 
 use rustix::io::Errno;
@@ -74,39 +72,8 @@ impl OrphanRecord {
             }
         }
         for cgroup in &self.recovery.cgroups {
-            kill_cgroup(cgroup).map_err(ClientError::system("kill the processes of", cgroup))?;
+            crate::recovery::kill_cgroup(cgroup).map_err(ClientError::system("kill the processes of", cgroup))?;
         }
         Ok(())
-    }
-}
-
-/// `cgroup.kill` does it at once where there is one. Elsewhere whoever is in the cgroup is killed until nobody new has come: killed
-/// processes do not fork, so each round leaves fewer.
-fn kill_cgroup(cgroup: &Path) -> io::Result<()> {
-    match fs::write(cgroup.join("cgroup.kill"), "1") {
-        Ok(()) => return Ok(()),
-        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied) => {}
-        Err(error) => return Err(error),
-    }
-    let mut killed = std::collections::HashSet::new();
-    loop {
-        let listed = match fs::read_to_string(cgroup.join("cgroup.procs")) {
-            Ok(listed) => listed,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            Err(error) => return Err(error),
-        };
-        let mut anybody_new = false;
-        for pid in listed.lines().filter_map(|line| line.parse().ok()).filter_map(Pid::from_raw) {
-            if killed.insert(pid) {
-                anybody_new = true;
-                match rustix::process::kill_process(pid, Signal::KILL) {
-                    Ok(()) | Err(Errno::SRCH) => {}
-                    Err(errno) => return Err(errno.into()),
-                }
-            }
-        }
-        if !anybody_new {
-            return Ok(());
-        }
     }
 }

@@ -60,7 +60,9 @@ impl AsyncClient {
     /// Takes over a connection, as one from [`super::start_or_connect`]. Must be called within a tokio runtime with I/O enabled.
     pub fn from_client(client: Client) -> Result<(AsyncClient, Events), ClientError> {
         let Client { socket, welcome, events, .. } = client;
-        let socket = AsyncFd::register(socket).map_err(ClientError::system("wait for", crate::SOCKET_NAME))?;
+        // SAFETY: an `OwnedFd` is open as long as it lives, always gives the same descriptor, and is never exchanged here.
+        let socket = unsafe { AsyncFd::register(socket) }
+            .map_err(|error| ClientError::system("wait for", crate::SOCKET_NAME)(error.into_parts().1))?;
         let waiting = Mutex::new(Some(HashMap::new()));
         let shared = Arc::new(Shared { socket, welcome, last_number: AtomicU64::new(0), waiting });
         let (sender, receiver) = mpsc::unbounded_channel();

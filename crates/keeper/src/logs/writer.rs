@@ -140,10 +140,6 @@ impl LogWriter {
         self.dropped
     }
 
-    pub(crate) fn raw_fd(&self) -> RawFd {
-        self.file.raw_fd()
-    }
-
     pub(crate) fn save(&self) -> SavedLog {
         let (size, torn) = self.file.progress();
         SavedLog {

@@ -1,0 +1,426 @@
+//! Making processes: from a request to a program that runs. The only file that knows how `sandbox` does it.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::event::epoll::EventFlags;
+use rustix::io::Errno;
+use rustix::pipe::PipeFlags;
+use sandbox::{ExecPlan, Fds, InitPlan, SpawnError, Spawned, SyncEvent};
+
+use super::Keeper;
+use super::entry::{Entry, Output, StartMode, Waiting};
+use super::poller::Token;
+use super::requests::set_size;
+use super::slots::Key;
+use crate::logs::writer::LogWriter;
+use crate::protocol::{
+    AttachOptions, Failure, LogConfig, Recovery, Reply, State, Stdio, Stream, TerminalSize, UnixNanos,
+};
+use crate::records::Identity;
+
+/// What is to be launched.
+pub(super) struct Launch {
+    pub(super) id: String,
+    /// For an exec: the sandbox.
+    pub(super) sandbox: Option<String>,
+    pub(super) plan: Vec<u8>,
+    pub(super) stdio: Stdio,
+    pub(super) log: LogConfig,
+    pub(super) attach: Vec<AttachOptions>,
+    pub(super) recovery: Recovery,
+    pub(super) start: bool,
+}
+
+/// A decoded plan.
+enum Plan {
+    Init(InitPlan),
+    /// With the sandbox's first process.
+    Exec(ExecPlan, OwnedFd),
+}
+
+impl Plan {
+    fn has_terminal(&self) -> bool {
+        match self {
+            Plan::Init(plan) => plan.has_terminal(),
+            Plan::Exec(plan, _) => plan.has_terminal(),
+        }
+    }
+
+    fn waits_for_start(&self) -> bool {
+        match self {
+            Plan::Init(plan) => plan.waits_for_start(),
+            Plan::Exec(..) => false,
+        }
+    }
+}
+
+/// The ends of a process's streams.
+#[derive(Default)]
+struct Streams {
+    /// The process's ends: standard input, output, error. None for a terminal, which the process makes by itself.
+    theirs: Option<[OwnedFd; 3]>,
+    stdin: Option<OwnedFd>,
+    outputs: [Option<Output>; 2],
+}
+
+impl Keeper {
+    /// Begins a launch, which is answered when it has come as far as was asked for.
+    pub(super) fn launch(
+        &mut self,
+        launch: Launch,
+        mut descriptors: Vec<OwnedFd>,
+        waiting: Waiting,
+    ) -> Result<(), Failure> {
+        self.check_new_id(&launch.id)?;
+        let expected = launch.attach.len();
+        if descriptors.len() < expected {
+            return Err(Failure::Descriptors { expected, got: descriptors.len() });
+        }
+        let for_plan = descriptors.split_off(expected);
+        let plan = self.decode(&launch)?;
+        let start = match (launch.start, plan.waits_for_start()) {
+            (true, false) => StartMode::AtOnce,
+            (true, true) => StartMode::WhenReady,
+            (false, true) => StartMode::OnRequest,
+            (false, false) => {
+                let why = "it does not wait for the start, and the request wants it to".to_owned();
+                return Err(Failure::Invalid { what: "the plan".into(), why });
+            }
+        };
+        let log = LogWriter::open(&launch.log)?;
+        let streams = self.streams(launch.stdio).map_err(|errno| Failure::System {
+            tried: "make pipes for".into(),
+            on: launch.id.clone(),
+            errno: errno.raw_os_error(),
+        })?;
+        let (identity, spawned) = Identity::around(|| self.spawn(&plan, &streams, &for_plan))
+            .map_err(|error| spawn_failure(&error))?;
+        let key = self.hold(launch_entry(&launch, identity, spawned, streams, log, start));
+        let attached = self.watch_launch(key, &launch, descriptors);
+        match attached {
+            Ok(attachments) => {
+                let stdin = launch.attach.iter().any(|options| options.stdin);
+                if let Some(entry) = self.entries.get_mut(key) {
+                    entry.waiting = Some(Waiting { stdin, attachments, ..waiting });
+                }
+                Ok(())
+            }
+            Err(failure) => {
+                self.remove_entry(key);
+                Err(failure)
+            }
+        }
+    }
+
+    fn decode(&self, launch: &Launch) -> Result<Plan, Failure> {
+        let invalid = |why: String| Failure::Invalid { what: "the plan".into(), why };
+        let plan = match &launch.sandbox {
+            None => {
+                let plan = InitPlan::from_bytes(&launch.plan).map_err(|error| invalid(error.to_string()))?;
+                if plan.pauses_before_pivot() {
+                    return Err(invalid("it pauses for hooks of its runtime, which a keeper does not run".to_owned()));
+                }
+                Plan::Init(plan)
+            }
+            Some(sandbox) => {
+                let plan = ExecPlan::from_bytes(&launch.plan).map_err(|error| invalid(error.to_string()))?;
+                Plan::Exec(plan, self.pidfd_of(sandbox)?)
+            }
+        };
+        if plan.has_terminal() != matches!(launch.stdio, Stdio::Terminal { .. }) {
+            return Err(invalid("it and the request do not agree on a terminal".to_owned()));
+        }
+        Ok(plan)
+    }
+
+    /// The first process of a running sandbox.
+    fn pidfd_of(&self, sandbox: &str) -> Result<OwnedFd, Failure> {
+        let key = self.key(sandbox)?;
+        let wrong_state = |state| Failure::WrongState {
+            id: sandbox.to_owned(),
+            state,
+            wanted: "run another process".into(),
+        };
+        let entry = self.entries.get(key).ok_or_else(|| wrong_state(State::Exited))?;
+        match &entry.pidfd {
+            Some(pidfd) if entry.state == State::Running && entry.sandbox.is_none() => {
+                rustix::io::fcntl_dupfd_cloexec(pidfd, 3).map_err(|errno| Failure::System {
+                    tried: "duplicate the process descriptor of".into(),
+                    on: sandbox.to_owned(),
+                    errno: errno.raw_os_error(),
+                })
+            }
+            _ => Err(wrong_state(entry.state)),
+        }
+    }
+
+    fn streams(&self, stdio: Stdio) -> Result<Streams, Errno> {
+        let Stdio::Pipes { stdin, .. } = stdio else { return Ok(Streams::default()) };
+        let (their_stdin, stdin) = if stdin {
+            let (theirs, ours) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
+            rustix::io::ioctl_fionbio(&ours, true)?;
+            (theirs, Some(ours))
+        } else {
+            (rustix::io::fcntl_dupfd_cloexec(&self.null, 3)?, None)
+        };
+        let output = |stream| {
+            let (ours, theirs) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
+            rustix::io::ioctl_fionbio(&ours, true)?;
+            Ok::<_, Errno>((theirs, Some(Output::new(ours, stream))))
+        };
+        let (their_stdout, stdout) = output(Stream::Stdout)?;
+        let (their_stderr, stderr) = output(Stream::Stderr)?;
+        Ok(Streams { theirs: Some([their_stdin, their_stdout, their_stderr]), stdin, outputs: [stdout, stderr] })
+    }
+
+    fn spawn(
+        &self,
+        plan: &Plan,
+        streams: &Streams,
+        descriptors: &[OwnedFd],
+    ) -> Result<(u32, Spawned), SpawnError> {
+        let namespaces: Vec<BorrowedFd<'_>> = descriptors.iter().map(AsFd::as_fd).collect();
+        let stdio = match &streams.theirs {
+            Some([stdin, stdout, stderr]) => {
+                sandbox::Stdio::Streams { stdin: stdin.as_fd(), stdout: stdout.as_fd(), stderr: stderr.as_fd() }
+            }
+            None => sandbox::Stdio::Terminal,
+        };
+        let fds = Fds { stdio, namespaces: &namespaces };
+        let spawned = match plan {
+            Plan::Init(plan) => sandbox::spawn(plan, &fds)?,
+            Plan::Exec(plan, target) => sandbox::spawn_exec(plan, target.as_fd(), &fds)?,
+        };
+        Ok((spawned.pid, spawned))
+    }
+
+    fn hold(&mut self, entry: Entry) -> Key {
+        let (id, pid) = (entry.id.clone(), entry.identity.pid);
+        let key = self.entries.insert(entry);
+        self.by_id.insert(id, key);
+        self.by_pid.insert(pid, key);
+        key
+    }
+
+    /// Puts everything about a new process where it will be heard of: attachments, epoll, the records.
+    fn watch_launch(&mut self, key: Key, launch: &Launch, sinks: Vec<OwnedFd>) -> Result<Vec<u64>, Failure> {
+        let mut attachments = Vec::with_capacity(sinks.len());
+        for (options, sink) in launch.attach.iter().zip(sinks) {
+            attachments.push(self.attach(key, *options, sink)?.to_bits());
+        }
+        let system = |tried: &'static str| {
+            let on = launch.id.clone();
+            move |errno: i32| Failure::System { tried: tried.into(), on, errno }
+        };
+        let watched = match self.entries.get(key).and_then(|entry| entry.sync.as_ref()) {
+            Some(sync) => self.poller.add(sync, Token::Sync(key), EventFlags::IN),
+            None => Ok(()),
+        };
+        watched
+            .and_then(|()| self.watch_outputs(key))
+            .map_err(|errno| system("wait for news of")(errno.raw_os_error()))?;
+        let Some(record) = self.entries.get(key).map(Entry::record) else { return Ok(attachments) };
+        // What is not on record could not be cleaned up after the keeper, so it does not run.
+        if let Err(error) = self.journal.born(record) {
+            self.stats.record_errors += 1;
+            return Err(system("record the start of")(error.raw_os_error().unwrap_or(libc::EIO)));
+        }
+        Ok(attachments)
+    }
+
+    /// Lets a created sandbox run its program.
+    pub(super) fn start(&mut self, id: &str, waiting: Waiting) -> Result<(), Failure> {
+        let key = self.key(id)?;
+        let wrong_state = |state| Failure::WrongState { id: id.to_owned(), state, wanted: "start".into() };
+        let Some(entry) = self.entries.get_mut(key) else { return Err(wrong_state(State::Exited)) };
+        let (State::Created, Some(sync)) = (entry.state, entry.sync.as_ref()) else {
+            return Err(wrong_state(entry.state));
+        };
+        sync.start().map_err(|errno| Failure::System {
+            tried: "start".into(),
+            on: id.to_owned(),
+            errno: errno.raw_os_error(),
+        })?;
+        entry.state = State::Starting;
+        entry.waiting = Some(waiting);
+        entry.warnings.clear();
+        Ok(())
+    }
+
+    /// Hears what a process in its set-up has to tell.
+    pub(super) fn on_sync(&mut self, key: Key) {
+        loop {
+            let Some(entry) = self.entries.get_mut(key) else { return };
+            let Some(sync) = entry.sync.as_mut() else { return };
+            match sync.receive() {
+                Ok(None) => return,
+                Ok(Some(event)) => self.on_sync_event(key, event),
+                // As good as the end of the process, which follows.
+                Err(_) => self.on_sync_event(key, SyncEvent::Vanished),
+            }
+        }
+    }
+
+    fn on_sync_event(&mut self, key: Key, event: SyncEvent) {
+        let Some(entry) = self.entries.get_mut(key) else { return };
+        match event {
+            SyncEvent::Console(terminal) => self.on_terminal(key, terminal),
+            SyncEvent::Ready => self.on_ready(key),
+            SyncEvent::Warning(warning) => entry.warnings.push(warning.to_string()),
+            SyncEvent::SeccompListener(_) => {
+                entry.warnings.push("nobody listens to the seccomp filter's notifications".to_owned());
+            }
+            SyncEvent::BeforePivot => {
+                let text = "the process pauses for hooks that a keeper does not run".to_owned();
+                self.fail_launch(key, Failure::Sandbox { step: "hooks".to_owned(), errno: None, text });
+            }
+            SyncEvent::Failed(failure) => self.fail_launch(key, launch_failure(&failure)),
+            SyncEvent::Executed => {
+                self.end_sync(key);
+                self.on_running(key);
+            }
+            // Why, is known when it is reaped.
+            SyncEvent::Vanished => self.end_sync(key),
+        }
+    }
+
+    fn end_sync(&mut self, key: Key) {
+        if let Some(sync) = self.entries.get_mut(key).and_then(|entry| entry.sync.take()) {
+            self.poller.remove(&sync);
+        }
+    }
+
+    fn on_terminal(&mut self, key: Key, terminal: OwnedFd) {
+        let Some(entry) = self.entries.get_mut(key) else { return };
+        let size = entry.terminal.unwrap_or_default();
+        let usable = rustix::io::ioctl_fionbio(&terminal, true).and_then(|()| match size {
+            // The process made it with no size, which programs take for an unknown one.
+            TerminalSize { rows: 0, columns: 0 } => Ok(()),
+            size => set_size(&terminal, size),
+        });
+        entry.outputs[0] = Some(Output::new(terminal, Stream::Stdout));
+        if let Err(errno) = usable.and_then(|()| self.watch_output(key, Stream::Stdout)) {
+            let text = format!("use the terminal: {}", crate::errno_text(errno.raw_os_error()));
+            let failure = Failure::Sandbox { step: "terminal".to_owned(), errno: Some(errno.raw_os_error()), text };
+            self.fail_launch(key, failure);
+        }
+    }
+
+    fn on_ready(&mut self, key: Key) {
+        let Some(entry) = self.entries.get_mut(key) else { return };
+        match (entry.start, &entry.sync) {
+            (StartMode::AtOnce, _) | (_, None) => {}
+            // If it cannot be told, it has ended, and that is heard of next.
+            (StartMode::WhenReady, Some(sync)) => _ = sync.start(),
+            (StartMode::OnRequest, Some(_)) => {
+                entry.state = State::Created;
+                self.answer_launch(key);
+            }
+        }
+    }
+
+    fn on_running(&mut self, key: Key) {
+        let Some(entry) = self.entries.get_mut(key) else { return };
+        let was = std::mem::replace(&mut entry.state, State::Running);
+        entry.started = Some(UnixNanos::now());
+        match (was, entry.waiting.take()) {
+            (State::Starting, Some(waiting)) => {
+                let warnings = std::mem::take(&mut entry.warnings);
+                let reply = Reply::Started { warnings };
+                self.respond(waiting.connection, waiting.number, Ok(reply), Vec::new());
+            }
+            (_, waiting) => {
+                entry.waiting = waiting;
+                self.answer_launch(key);
+            }
+        }
+    }
+
+    fn answer_launch(&mut self, key: Key) {
+        let Some(entry) = self.entries.get_mut(key) else { return };
+        let Some(waiting) = entry.waiting.take() else { return };
+        let warnings = std::mem::take(&mut entry.warnings);
+        let pid = entry.identity.pid;
+        let input = if waiting.stdin { self.input_of(key) } else { Ok(None) };
+        let (result, descriptors) = match input {
+            Ok(input) => {
+                let attachments = waiting.attachments;
+                (Ok(Reply::Created { pid, attachments, warnings }), input.into_iter().collect())
+            }
+            Err(failure) => (Err(failure), Vec::new()),
+        };
+        let failed = result.is_err();
+        self.respond(waiting.connection, waiting.number, result, descriptors);
+        if failed {
+            self.give_up(key);
+        }
+    }
+
+    /// A launch has failed: the daemon hears why, and nothing of it remains.
+    pub(super) fn fail_launch(&mut self, key: Key, failure: Failure) {
+        let Some(entry) = self.entries.get_mut(key) else { return };
+        if entry.state == State::Created {
+            // It waits, and nobody asks: its end is an end like any other.
+            return super::reap::kill(entry);
+        }
+        if let Some(waiting) = entry.waiting.take() {
+            self.respond(waiting.connection, waiting.number, Err(failure), Vec::new());
+        }
+        self.give_up(key);
+    }
+
+    fn give_up(&mut self, key: Key) {
+        if let Some(id) = self.entries.get(key).map(|entry| entry.id.clone()) {
+            self.record_farewell(&id);
+        }
+        self.remove_entry(key);
+    }
+}
+
+fn launch_entry(
+    launch: &Launch,
+    identity: Identity,
+    spawned: Spawned,
+    streams: Streams,
+    log: Option<LogWriter>,
+    start: StartMode,
+) -> Entry {
+    Entry {
+        id: launch.id.clone(),
+        sandbox: launch.sandbox.clone(),
+        identity,
+        pidfd: Some(spawned.pidfd),
+        state: State::Creating,
+        created: UnixNanos::now(),
+        started: None,
+        exit: None,
+        sync: Some(spawned.sync),
+        start,
+        waiting: None,
+        warnings: Vec::new(),
+        stdin: streams.stdin,
+        stdin_once: matches!(launch.stdio, Stdio::Pipes { stdin_once: true, .. }),
+        terminal: match launch.stdio {
+            Stdio::Terminal { size } => Some(size),
+            Stdio::Pipes { .. } => None,
+        },
+        outputs: streams.outputs,
+        log,
+        sinks: Vec::new(),
+        recovery: launch.recovery.clone(),
+        forgotten: false,
+        end_pending: false,
+    }
+}
+
+fn launch_failure(failure: &sandbox::Failure) -> Failure {
+    let text = failure.to_string();
+    match failure.exit_code() {
+        Some(_) => Failure::Program { errno: failure.errno, text },
+        None => Failure::Sandbox { step: format!("{:?}", failure.step), errno: Some(failure.errno), text },
+    }
+}
+
+fn spawn_failure(error: &SpawnError) -> Failure {
+    Failure::Sandbox { step: "Spawn".to_owned(), errno: None, text: error.to_string() }
+}
