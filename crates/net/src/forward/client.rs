@@ -10,14 +10,19 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, sockopt};
+use rustix::process::PidfdFlags;
 
 use super::protocol::{self, End, Held, Hold, MAX_MESSAGE, Mode, Refusal, Reply, Request, Status};
 use super::{LOG_FILE, READY, SOCKET_FILE, socket_address};
 
 /// How long the forwarder may take to answer before it counts as hung. It answers in microseconds.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a process may take to die.
+const EXIT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Why the forwarder could not do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -74,7 +79,7 @@ pub struct ForwardClient {
 
 #[derive(Default)]
 struct State {
-    connection: Option<OwnedFd>,
+    connection: Option<Connection>,
     /// The process, where this client started it: it has to be reaped.
     child: Option<Child>,
 }
@@ -260,9 +265,8 @@ impl ForwardClient {
         Ok(held.len())
     }
 
-    /// A second connection on which nothing is ever said; `None` where no forwarder runs. It becomes readable (end of
-    /// file) when the forwarder ends, so that whoever holds ports can hold them again at once: poll it, or wait with
-    /// [`Watch::ended`].
+    /// Something that tells when the forwarder has ended, so that whoever holds ports can hold them again at once: poll it,
+    /// or wait with [`Watch::ended`]. `None` where no forwarder runs. After [`replace`](Self::replace) take another one.
     ///
     /// # Errors
     /// Where the forwarder runs, and cannot be connected to.
@@ -274,7 +278,7 @@ impl ForwardClient {
     /// is a connection where a forwarder runs.
     fn connect(&self, state: &mut State) -> Result<bool, ForwardError> {
         if let Some(connection) = &state.connection {
-            if !has_ended(connection) {
+            if !has_ended(&connection.socket) {
                 return Ok(true);
             }
             return Err(self.lost(state));
@@ -296,27 +300,13 @@ impl ForwardClient {
         }
     }
 
-    fn dial(&self) -> Result<Option<OwnedFd>, ForwardError> {
-        let attempt = || -> io::Result<Option<OwnedFd>> {
-            let address = match socket_address(&self.run_dir) {
-                Ok(address) => address,
-                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-                Err(error) => return Err(error),
-            };
-            let socket =
-                rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
-            rustix::net::sockopt::set_socket_timeout(
-                &socket,
-                rustix::net::sockopt::Timeout::Recv,
-                Some(ANSWER_TIMEOUT),
-            )?;
-            match rustix::io::retry_on_intr(|| rustix::net::connect(&socket, &address.0)) {
-                Ok(()) => Ok(Some(socket)),
-                Err(Errno::NOENT | Errno::CONNREFUSED) => Ok(None),
-                Err(errno) => Err(errno.into()),
+    fn dial(&self) -> Result<Option<Connection>, ForwardError> {
+        match Connection::open(&self.run_dir) {
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
+                Ok(None)
             }
-        };
-        attempt().map_err(|source| self.io("connect to", source))
+            outcome => outcome.map(Some).map_err(|source| self.io("connect to", source)),
+        }
     }
 
     fn start(&self) -> Result<Child, ForwardError> {
@@ -353,8 +343,9 @@ impl ForwardClient {
         let bytes =
             protocol::encode(request).map_err(|error| self.io("encode a request for", io::Error::other(error)))?;
         let mut buffer = vec![0; MAX_MESSAGE];
-        let answer = protocol::send(connection, &bytes, fd, SendFlags::empty())
-            .and_then(|()| protocol::recv(connection, &mut buffer, RecvFlags::empty()));
+        let socket = &connection.socket;
+        let answer = protocol::send(socket, &bytes, fd, SendFlags::empty())
+            .and_then(|()| protocol::recv(socket, &mut buffer, RecvFlags::empty()));
         match answer {
             Ok(received) if received.len == 0 => Err(self.lost(state)),
             Ok(received) => match protocol::decode(&buffer[..received.len]) {
@@ -375,7 +366,9 @@ impl ForwardClient {
     }
 
     fn lost(&self, state: &mut State) -> ForwardError {
-        state.connection = None;
+        if let Some(connection) = state.connection.take() {
+            connection.wait_for_exit();
+        }
         reap(state, false);
         ForwardError::Lost { run_dir: self.run_dir.clone() }
     }
@@ -416,34 +409,73 @@ fn has_ended(connection: &OwnedFd) -> bool {
     }
 }
 
-/// Tells when a forwarder ends; see [`ForwardClient::watch`].
+/// A connection to a forwarder, and the process at its other end.
 #[derive(Debug)]
-pub struct Watch(OwnedFd);
+struct Connection {
+    socket: OwnedFd,
+    process: OwnedFd,
+}
+
+impl Connection {
+    fn open(run_dir: &Path) -> io::Result<Self> {
+        let (address, _dir) = socket_address(run_dir)?;
+        let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+        sockopt::set_socket_timeout(&socket, sockopt::Timeout::Recv, Some(ANSWER_TIMEOUT))?;
+        rustix::io::retry_on_intr(|| rustix::net::connect(&socket, &address))?;
+        let pid = sockopt::socket_peercred(&socket)?.pid;
+        let process = match rustix::process::pidfd_open(pid, PidfdFlags::empty()) {
+            Ok(process) => process,
+            Err(Errno::SRCH) => return Err(io::ErrorKind::ConnectionRefused.into()),
+            Err(errno) => return Err(errno.into()),
+        };
+        // As long as the connection lives the number is its process's; if not, it may have been given to another.
+        if has_ended(&socket) {
+            return Err(io::ErrorKind::ConnectionRefused.into());
+        }
+        Ok(Connection { socket, process })
+    }
+
+    /// Waits until a process whose end of the connection has closed is gone: the kernel closes the descriptors of a dying
+    /// process in no certain order, so that its ports may be taken a moment longer than its connections last.
+    fn wait_for_exit(&self) {
+        let timeout = Timespec { tv_sec: EXIT_TIMEOUT.as_secs() as i64, tv_nsec: 0 };
+        let mut fds = [PollFd::new(&self.process, PollFlags::IN)];
+        let _ = rustix::io::retry_on_intr(|| rustix::event::poll(&mut fds, Some(&timeout)));
+    }
+}
+
+/// Tells when a forwarder has ended; see [`ForwardClient::watch`].
+#[derive(Debug)]
+pub struct Watch(Connection);
 
 impl Watch {
-    /// Returns when the forwarder has ended, whatever ended it. Needs a `tokio` runtime with I/O.
+    /// Returns when the forwarder has ended, whatever ended it, and its ports are free. Needs a `tokio` runtime with I/O.
     ///
     /// # Errors
     /// Where the runtime cannot watch the connection.
     pub async fn ended(self) -> io::Result<()> {
-        // Of the stream only its readiness is used, which is the same for every kind of socket.
-        let socket = UnixStream::from(self.0);
+        let Connection { socket, process } = self.0;
+        // Of the stream only its readiness and its end are used, which are the same for every kind of socket.
+        let socket = UnixStream::from(socket);
         socket.set_nonblocking(true)?;
         let socket = tokio::net::UnixStream::from_std(socket)?;
         loop {
             socket.readable().await?;
             match socket.try_read(&mut [0; 1]) {
-                Ok(0) => return Ok(()),
-                Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Ok(()),
-                Ok(_) | Err(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Ok(1..) => {}
+                Ok(0) | Err(_) => break,
             }
         }
+        let connection = Connection { socket: OwnedFd::from(socket.into_std()?), process };
+        tokio::task::spawn_blocking(move || connection.wait_for_exit()).await.map_err(io::Error::other)
     }
 }
 
 impl AsFd for Watch {
+    /// A descriptor of the process (pidfd_open(2)), which is readable when it has ended.
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.0.process.as_fd()
     }
 }
 

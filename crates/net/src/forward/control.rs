@@ -28,11 +28,11 @@ impl Forwarder {
         let Ok(client) = rustix::net::accept_with(socket, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) else { return };
         // The file's mode says the same; a descriptor that was passed around does not.
         let uid = sockopt::socket_peercred(&client).map(|credentials| credentials.uid);
-        if uid != Ok(rustix::process::geteuid()) || self.controls >= MAX_CONTROLS {
+        if uid != Ok(rustix::process::geteuid()) || self.controls.len() >= MAX_CONTROLS {
             return self.complain(|| format!("a control connection of {uid:?} was turned away"));
         }
         let control = self.entries.insert(Entry::Control(client));
-        self.controls += 1;
+        self.controls.push(control);
         if let Err(errno) = self.watch_level(control) {
             self.complain(|| format!("cannot watch a control connection: {errno}"));
             self.hang_up(control);
@@ -60,12 +60,17 @@ impl Forwarder {
         if !sent {
             self.hang_up(key);
         }
+        // A forwarder that has given up its name is nobody's any more.
+        if self.phase != Phase::Serving {
+            for control in std::mem::take(&mut self.controls) {
+                self.entries.remove(control);
+            }
+        }
     }
 
     fn hang_up(&mut self, key: Key) {
-        if let Some(Entry::Control(_)) = self.entries.remove(key) {
-            self.controls -= 1;
-        }
+        self.entries.remove(key);
+        self.controls.retain(|&control| control != key);
     }
 
     fn answer(&mut self, request: Request, fd: Option<OwnedFd>) -> (Reply, Option<OwnedFd>) {

@@ -78,7 +78,7 @@ pub(super) struct Forwarder {
     /// The lock file, locked, while this is the forwarder of its run directory.
     pub(super) lock: Option<OwnedFd>,
     pub(super) control_listener: Option<Key>,
-    pub(super) controls: usize,
+    pub(super) controls: Vec<Key>,
     pub(super) connections: usize,
     pub(super) sessions: usize,
     pub(super) refused: u64,
@@ -122,7 +122,7 @@ impl Forwarder {
             phase: Phase::Serving,
             lock: Some(lock),
             control_listener: None,
-            controls: 0,
+            controls: Vec::new(),
             connections: 0,
             sessions: 0,
             refused: 0,
@@ -248,7 +248,7 @@ impl Forwarder {
                     None => {}
                 },
                 Err(Errno::INTR | Errno::CONNABORTED) => {}
-                Err(Errno::MFILE | Errno::NFILE) => return self.turn_one_away(key),
+                Err(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => return self.turn_one_away(key),
                 // Nothing waits, or the network failed before it was accepted (accept(2)).
                 Err(_) => return,
             }
