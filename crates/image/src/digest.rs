@@ -91,7 +91,7 @@ impl<'de> Deserialize<'de> for Digest {
 }
 
 /// Takes bytes in pieces and says their digest and number at the end.
-#[derive(Clone, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Hasher {
     state: sha2::Sha256,
     size: u64,

@@ -1,8 +1,25 @@
-//! The handle on all images.
+//! The handle on all images, and how its directory is opened.
+//!
+//! ```text
+//! blobs/ ingest/     the content store
+//! layers/<n>/fs      a layer, unpacked, read-only for ever
+//! staging/<n>/fs     a layer that is being unpacked
+//! rootfs/<id>/       upper and work directory of a container
+//! trash/             what is being removed
+//! ```
 
-use crate::{Descriptor, Digest, ImageId, ImageIngest, Platform, Result};
-use bytes::Bytes;
-use std::path::PathBuf;
+use crate::content::{Content, list};
+use crate::reaper::Reaper;
+use crate::record::{self, ImageRecord, LAYER, RootfsRecord, key_of};
+use crate::state::{Lease, State};
+use crate::sync::Syncer;
+use crate::{Digest, Error, ImageConfig, ImageId, ImageIngest, Platform, Result, skeleton};
+use parking_lot::Mutex;
+use std::collections::{HashMap, HashSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// How images are kept.
 #[derive(Clone, Debug)]
@@ -18,7 +35,7 @@ pub struct ImagesConfig {
     pub limits: UnpackLimits,
 }
 
-/// What an archive may ask for at most. Beyond: [`crate::Error::LimitExceeded`].
+/// What an archive may ask for at most. Beyond: [`Error::LimitExceeded`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UnpackLimits {
     /// Uncompressed bytes of one layer, and nominal bytes of one sparse file. 64 GiB.
@@ -40,75 +57,218 @@ impl Default for UnpackLimits {
 }
 
 /// All images of one data directory. Clones share it.
+///
+/// Functions that are not `async` answer from memory (or read one small file) and may be called from anywhere; those
+/// that are do their work on threads that may block.
 #[derive(Clone)]
-pub struct Images {}
+pub struct Images(pub(crate) Arc<Inner>);
 
-/// What a push sends.
-#[derive(Clone, Debug)]
-pub struct PushManifest {
-    /// The manifest's bytes.
-    pub manifest: Bytes,
-    /// Its media type.
-    pub media_type: String,
-    /// The configuration; its bytes are a blob of the content store.
-    pub config: Descriptor,
-    /// The layers, bottom first; each is a blob of the content store.
-    pub layers: Vec<PushLayer>,
+pub(crate) struct Inner {
+    pub(crate) root: PathBuf,
+    pub(crate) store: store::Store,
+    pub(crate) platform: Platform,
+    pub(crate) limits: UnpackLimits,
+    pub(crate) content: Arc<Content>,
+    pub(crate) syncer: Syncer,
+    pub(crate) reaper: Reaper,
+    pub(crate) state: Mutex<State>,
+    /// One at a time makes a layer visible.
+    pub(crate) committing: Mutex<()>,
+    /// One at a time changes names and images.
+    pub(crate) naming: Mutex<()>,
+    /// Configurations that were read once.
+    configs: Mutex<HashMap<ImageId, Arc<ImageConfig>>>,
+    next_layer: AtomicU64,
 }
 
-/// A layer that a push sends.
-#[derive(Clone, Debug)]
-pub struct PushLayer {
-    /// The blob.
-    pub descriptor: Descriptor,
-    /// Its uncompressed digest.
-    pub diff_id: Digest,
-    /// Repositories (`domain/path`) known to have the blob.
-    pub sources: Vec<String>,
+impl std::fmt::Debug for Images {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Images").field("root", &self.0.root).finish_non_exhaustive()
+    }
 }
 
 impl Images {
+    /// Opens the directory, and removes what an end in the middle of something left. Blocks: a few milliseconds.
+    pub fn open(config: ImagesConfig) -> Result<Images> {
+        let root = &config.root;
+        for dir in ["layers", "staging", "rootfs"] {
+            let dir = root.join(dir);
+            fs::create_dir_all(&dir).map_err(|e| Error::io(format!("making {}", dir.display()), e))?;
+        }
+        let content = Arc::new(Content::open(root)?);
+        let reaper = Reaper::open(root)?;
+        for entry in list(&root.join("staging"))? {
+            reaper.discard(&entry.path())?;
+        }
+        let mut state = State::load(&config.store)?;
+        let last = tidy_layers(root, &reaper, &mut state)?;
+        tidy_rootfs(root, &reaper, &state)?;
+        let syncer = Syncer::new(root)?;
+        skeleton::make(root, &syncer)?;
+        Ok(Images(Arc::new(Inner {
+            root: root.clone(),
+            store: config.store,
+            platform: config.platform,
+            limits: config.limits,
+            content,
+            syncer,
+            reaper,
+            state: Mutex::new(state),
+            committing: Mutex::default(),
+            naming: Mutex::default(),
+            configs: Mutex::default(),
+            next_layer: AtomicU64::new(last + 1),
+        })))
+    }
+
     /// What images are chosen for where there is a choice.
     pub fn platform(&self) -> &Platform {
-        todo!()
+        &self.0.platform
+    }
+
+    /// The directory that the short names of layers are relative to.
+    pub fn layers_dir(&self) -> PathBuf {
+        self.0.root.join("layers")
     }
 
     /// Begins to take in an image.
     pub fn begin_image(&self) -> ImageIngest {
-        todo!()
+        ImageIngest::new(self.clone())
     }
 
-    /// What to send to push the image: its manifest as it was pulled, where all its blobs are here, else one made of
-    /// gzip blobs (compressed now, where only another form of a layer is here; kept for the next push).
-    pub async fn manifest_for_push(&self, image: &ImageId) -> Result<PushManifest> {
-        let _ = image;
-        todo!()
+    /// The image of that id, if it is here.
+    pub fn get(&self, id: &ImageId) -> Option<Arc<ImageRecord>> {
+        self.0.state.lock().images.get(id).map(Arc::clone)
     }
 
-    /// Notes, after a push, that the repository (`domain/path`) has these blobs.
-    pub async fn note_pushed(&self, image: &ImageId, repository: &str, manifest: &Digest) -> Result<()> {
-        let _ = (image, repository, manifest);
-        todo!()
+    /// An image's configuration, parsed. Read from the content store the first time.
+    pub fn config(&self, id: &ImageId) -> Result<Arc<ImageConfig>> {
+        if let Some(config) = self.0.configs.lock().get(id) {
+            return Ok(Arc::clone(config));
+        }
+        let config = Arc::new(ImageConfig::parse(&self.config_json(id)?)?);
+        self.0.configs.lock().insert(*id, Arc::clone(&config));
+        Ok(config)
     }
 
-    /// Reads a blob from `offset` on.
-    pub async fn open_blob(&self, digest: &Digest, offset: u64) -> Result<BlobReader> {
-        let _ = (digest, offset);
-        todo!()
+    /// An image's configuration, as its maker wrote it.
+    pub fn config_json(&self, id: &ImageId) -> Result<Vec<u8>> {
+        self.0.state.lock().image(id)?;
+        self.0.content.read(id.digest(), crate::manifest::MAX_DOCUMENT)
+    }
+
+    /// An image's manifest, as it came; `None` where it was made here.
+    pub fn manifest_json(&self, id: &ImageId) -> Result<Option<Vec<u8>>> {
+        let image = self.0.state.lock().image(id)?;
+        let read = |manifest: &crate::Descriptor| self.0.content.read(&manifest.digest, crate::manifest::MAX_DOCUMENT);
+        image.manifest.as_ref().map(read).transpose()
+    }
+
+    /// Waits until everything that was removed is off the disk, too. Blocks.
+    pub fn settle(&self) {
+        self.0.reaper.settle();
+    }
+
+    /// Does work that may block, on a thread that may.
+    pub(crate) async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Arc<Inner>) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let inner = Arc::clone(&self.0);
+        let done = tokio::task::spawn_blocking(move || work(&inner)).await;
+        done.unwrap_or_else(|_| Err(Error::Interrupted("work on images".into())))
     }
 }
 
-/// Reads a blob in pieces.
-pub struct BlobReader {}
-
-impl BlobReader {
-    /// The blob's size in bytes, from its beginning.
-    pub fn size(&self) -> u64 {
-        todo!()
+impl Inner {
+    /// A new name for a layer's directory.
+    pub(crate) fn next_layer(&self) -> String {
+        base36(self.next_layer.fetch_add(1, Ordering::Relaxed))
     }
 
-    /// The next piece (up to 256 KiB); `None` at the end.
-    pub async fn next(&mut self) -> Result<Option<Bytes>> {
-        todo!()
+    pub(crate) fn layer_dir(&self, dir: &str) -> PathBuf {
+        self.root.join("layers").join(dir)
+    }
+
+    pub(crate) fn forget_config(&self, id: &ImageId) {
+        self.configs.lock().remove(id);
+    }
+
+    pub(crate) fn lease(self: &Arc<Inner>) -> Lease {
+        Lease::new(self)
+    }
+}
+
+/// Brings layers' directories and records together: a directory without a record was never visible, a record without
+/// a directory tells of something that is gone. The highest number in use.
+fn tidy_layers(root: &Path, reaper: &Reaper, state: &mut State) -> Result<u64> {
+    let mut there = HashSet::new();
+    let mut last = 0;
+    let known: HashSet<String> = state.layers.values().map(|layer| layer.dir.clone()).collect();
+    for entry in list(&root.join("layers"))? {
+        let Ok(name) = entry.file_name().into_string() else { continue };
+        if name == skeleton::DIR {
+            continue;
+        }
+        last = last.max(u64::from_str_radix(&name, 36).unwrap_or(0));
+        if known.contains(&name) {
+            there.insert(name);
+        } else {
+            reaper.discard(&entry.path())?;
+        }
+    }
+    state.layers.retain(|diff_id: &Digest, layer| {
+        let kept = there.contains(&layer.dir);
+        if !kept {
+            tracing::warn!(%diff_id, record = key_of(LAYER, diff_id), "a layer is missing from the disk: pull its images again");
+        }
+        kept
+    });
+    Ok(last)
+}
+
+/// Removes directories of containers that have no record: they were being made or removed.
+fn tidy_rootfs(root: &Path, reaper: &Reaper, state: &State) -> Result<()> {
+    for entry in list(&root.join("rootfs"))? {
+        let known = entry.file_name().to_str().is_some_and(|name| state.rootfs.contains_key(name));
+        if !known {
+            reaper.discard(&entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+fn base36(mut number: u64) -> String {
+    let mut digits = Vec::new();
+    loop {
+        digits.push(char::from_digit((number % 36) as u32, 36).unwrap_or('0'));
+        number /= 36;
+        if number == 0 {
+            return digits.iter().rev().collect();
+        }
+    }
+}
+
+/// Kept here so that the two sides of a record stay together.
+pub(crate) fn put_rootfs(inner: &Inner, container: &str, rootfs: &RootfsRecord) -> Result<(), Error> {
+    let key = format!("{}{container}", record::ROOTFS);
+    let value = record::encode(&key, rootfs)?;
+    let txn = inner.store.txn().expect(&key, store::Expect::Absent).put(&key, value);
+    match txn.commit() {
+        Err(store::CommitError::Conflict(_)) => Err(Error::RootfsExists(container.into())),
+        other => other.map(drop).map_err(Error::from),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_layers_are_short() {
+        assert_eq!(
+            (base36(0), base36(35), base36(36), base36(46_655)),
+            ("0".into(), "z".into(), "10".into(), "zzz".into())
+        );
     }
 }

@@ -1,12 +1,30 @@
 //! How an image comes in from a registry.
 
-use crate::{Descriptor, Digest, ImageId, Images, Progress, Reference, Result};
+use crate::content::{BlobFile, Content};
+use crate::images::Inner;
+use crate::layers::{self, Stage};
+use crate::manifest::MAX_DOCUMENT;
+use crate::naming::NewImage;
+use crate::pipeline::{self, Blob, Passed, Source};
+use crate::record::{ImageRecord, LayerBlob};
+use crate::state::Lease;
+use crate::{
+    Compression, Descriptor, Digest, Error, ImageConfig, ImageId, Images, Manifest, Progress, Reference, Result,
+};
 use bytes::Bytes;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use tokio::sync::{mpsc, oneshot};
+
+/// Pieces that wait to be unpacked. A registry's are 8 to 64 KiB each.
+const QUEUE: usize = 32;
 
 /// An image on its way in. What it brought in, and what it found there already, is not collected as garbage while it
 /// lives; a drop before [`ImageIngest::finish`] leaves complete layers to the next attempt or the next collection.
 pub struct ImageIngest {
     images: Images,
+    lease: Arc<Lease>,
+    sources: parking_lot::Mutex<BTreeMap<Digest, Vec<String>>>,
 }
 
 /// What completes an image.
@@ -25,83 +43,312 @@ pub struct FinishImage {
 }
 
 impl ImageIngest {
+    pub(crate) fn new(images: Images) -> ImageIngest {
+        let lease = Arc::new(images.0.lease());
+        ImageIngest { images, lease, sources: parking_lot::Mutex::default() }
+    }
+
     /// Whether the layer is there, unpacked; it stays while this ingest lives.
     pub fn has_layer(&self, diff_id: &Digest) -> bool {
-        let _ = diff_id;
-        todo!()
+        self.lease.pin_if(diff_id, |state| state.layers.get(diff_id).map(drop)).is_some()
     }
 
     /// Whether the blob is there; it stays while this ingest lives.
     pub fn has_blob(&self, digest: &Digest) -> bool {
-        let _ = digest;
-        todo!()
+        // Held first: what is there then is there to stay.
+        self.lease.pin(digest);
+        self.images.0.content.has(digest)
     }
 
     /// Notes that the repository (`domain/path`) has the blob, so that a push can ask its registry to mount it.
     pub fn note_source(&self, blob: &Digest, repository: &str) {
-        let _ = (blob, repository);
-        todo!()
+        self.sources.lock().entry(*blob).or_default().push(repository.to_owned());
     }
 
     /// Takes in a blob that is no layer. Begins where an earlier attempt ended: see [`BlobSink::resume_offset`].
     pub async fn ingest_blob(&self, descriptor: &Descriptor) -> Result<BlobSink> {
-        let _ = (descriptor, &self.images);
-        todo!()
+        self.lease.pin(&descriptor.digest);
+        let (descriptor, lease) = (descriptor.clone(), Arc::clone(&self.lease));
+        let open = self.images.blocking(move |inner| {
+            let mut file = inner.content.resume(&descriptor)?;
+            let mut buffer = vec![0; pipeline::BUFFER];
+            while file.resumed() > 0 && file.replay(&mut buffer)? > 0 {}
+            Ok(file)
+        });
+        let file = open.await?;
+        Ok(BlobSink { images: self.images.clone(), resumed: file.resumed(), file: Some(file), _lease: lease })
     }
 
     /// Takes in a layer: its blob is hashed, decompressed, hashed and unpacked while it comes. Begins where an earlier
     /// attempt ended: see [`LayerSink::resume_offset`]. Events of unpacking go to `progress`.
-    pub async fn unpack_layer(&self, descriptor: &Descriptor, diff_id: &Digest, progress: Progress) -> Result<LayerSink> {
-        let _ = (descriptor, diff_id, progress);
-        todo!()
+    pub async fn unpack_layer(
+        &self,
+        descriptor: &Descriptor,
+        diff_id: &Digest,
+        progress: Progress,
+    ) -> Result<LayerSink> {
+        self.lease.pin(&descriptor.digest);
+        self.lease.pin(diff_id);
+        let wanted = descriptor.clone();
+        let file = self.images.blocking(move |inner| inner.content.resume(&wanted)).await?;
+        let (feed, source) = mpsc::channel(QUEUE);
+        let (tell, done) = oneshot::channel();
+        let resumed = file.resumed();
+        let job = LayerJob {
+            inner: Arc::clone(&self.images.0),
+            lease: Arc::clone(&self.lease),
+            descriptor: descriptor.clone(),
+            diff_id: *diff_id,
+            progress,
+        };
+        let thread = std::thread::Builder::new().name("layer".into());
+        let work = move || drop(tell.send(job.run(source, file)));
+        thread.spawn(work).map_err(|e| Error::io("starting a thread for a layer", e))?;
+        Ok(LayerSink { feed, done, resumed })
     }
 
     /// Makes the image visible, durably. All its layers must be there.
     pub async fn finish(self, image: FinishImage) -> Result<ImageId> {
-        let _ = image;
-        todo!()
+        let manifest = Manifest::parse(&image.manifest)?;
+        let config = ImageConfig::parse(&image.config)?;
+        let id = ImageId(Digest::of(&image.config));
+        if id.0 != manifest.config.digest {
+            let what = "image configuration".into();
+            return Err(Error::DigestMismatch { what, expected: manifest.config.digest, actual: id.0 });
+        }
+        if manifest.layers.len() != config.rootfs.diff_ids.len() {
+            let reason = format!(
+                "it has {} layers, but its configuration has {}",
+                manifest.layers.len(),
+                config.rootfs.diff_ids.len()
+            );
+            return Err(Error::MalformedDocument { document: "manifest", reason });
+        }
+        for digest in &config.rootfs.diff_ids {
+            self.lease.pin(digest);
+        }
+        self.lease.pin(&id.0);
+        let manifest_digest = Digest::of(&image.manifest);
+        self.lease.pin(&manifest_digest);
+        let descriptor =
+            Descriptor::new(image.manifest_media_type.clone(), manifest_digest, image.manifest.len() as u64);
+        let sources = std::mem::take(&mut *self.sources.lock());
+        let names: Vec<Reference> = image.tag.into_iter().chain(image.repo_digest).collect();
+        let work = move |inner: &Arc<Inner>| {
+            inner.content.put(&image.manifest)?;
+            for (diff_id, layer) in config.rootfs.diff_ids.iter().zip(&manifest.layers) {
+                let Some(known) = sources.get(&layer.digest) else { continue };
+                layers::change(inner, diff_id, |record| record.note_sources(&layer.digest, known))?;
+            }
+            let new = NewImage {
+                config_json: &image.config,
+                config: &config,
+                parent: None,
+                manifest: Some(descriptor),
+                names: &names,
+            };
+            inner.add_image(new).map(|record: Arc<ImageRecord>| record.id)
+        };
+        self.images.blocking(work).await
+    }
+}
+
+/// What a thread needs to bring in a layer.
+struct LayerJob {
+    inner: Arc<Inner>,
+    lease: Arc<Lease>,
+    descriptor: Descriptor,
+    diff_id: Digest,
+    progress: Progress,
+}
+
+impl LayerJob {
+    fn run(self, source: mpsc::Receiver<Feed>, file: BlobFile) -> Result<()> {
+        let id = self.descriptor.digest.short();
+        let stage = Stage::new(&self.inner)?;
+        let mut source = FeedSource { queue: source, ended: false, what: id.clone() };
+        let total = self.descriptor.size;
+        let fs = rustix::fd::AsFd::as_fd(stage.fs());
+        let passed = pipeline::run(&mut source, Blob::Keep(file), fs, &self.inner.limits, &self.progress, &id, total)?;
+        check_diff_id(&passed, &self.diff_id, &id)?;
+        stage.commit(passed, None, &self.lease).map(drop)
+    }
+}
+
+/// Refuses a layer that is not the one the image's configuration names.
+pub(crate) fn check_diff_id(passed: &Passed, expected: &Digest, id: &str) -> Result<()> {
+    if passed.diff_id == *expected {
+        return Ok(());
+    }
+    let what = format!("layer {id}, uncompressed");
+    Err(Error::DigestMismatch { what, expected: *expected, actual: passed.diff_id })
+}
+
+/// A blob of the content store as a source, whose layer was not unpacked or is gone.
+pub(crate) fn unpack_stored(
+    inner: &Arc<Inner>,
+    blob: &Descriptor,
+    progress: &Progress,
+    lease: &Lease,
+) -> Result<Digest> {
+    let id = blob.digest.short();
+    let mut file = inner.content.open_blob(&blob.digest, 0)?;
+    let stage = Stage::new(inner)?;
+    let mut source = pipeline::ReadSource::new(&mut file, "a blob");
+    let fs = rustix::fd::AsFd::as_fd(stage.fs());
+    let passed = pipeline::run(&mut source, Blob::Stored, fs, &inner.limits, progress, &id, blob.size)?;
+    let diff_id = passed.diff_id;
+    let stored = LayerBlob { digest: blob.digest, size: blob.size, compression: Compression::None };
+    stage.commit(passed, Some(stored), lease)?;
+    Ok(diff_id)
+}
+
+/// What goes to a layer's thread. A queue that closes without an end was given up.
+enum Feed {
+    Bytes(Bytes),
+    End,
+}
+
+struct FeedSource {
+    queue: mpsc::Receiver<Feed>,
+    ended: bool,
+    what: String,
+}
+
+impl Source for FeedSource {
+    fn next(&mut self) -> Result<Option<Bytes>> {
+        loop {
+            match self.queue.blocking_recv() {
+                _ if self.ended => return Ok(None),
+                Some(Feed::Bytes(bytes)) if bytes.is_empty() => {}
+                Some(Feed::Bytes(bytes)) => return Ok(Some(bytes)),
+                Some(Feed::End) => {
+                    self.ended = true;
+                    return Ok(None);
+                }
+                None => return Err(Error::Interrupted(format!("fetching layer {}", self.what))),
+            }
+        }
     }
 }
 
 /// Takes the bytes of a blob.
-pub struct BlobSink {}
+pub struct BlobSink {
+    images: Images,
+    file: Option<BlobFile>,
+    resumed: u64,
+    _lease: Arc<Lease>,
+}
 
 impl BlobSink {
     /// How many bytes are there already: the first byte to write is the one at this offset. Constant.
     pub fn resume_offset(&self) -> u64 {
-        todo!()
+        self.resumed
     }
 
     /// Takes the next bytes. An error is final.
     pub async fn write(&mut self, bytes: Bytes) -> Result<()> {
-        let _ = bytes;
-        todo!()
+        let mut file = self.file.take().ok_or_else(|| Error::Interrupted("writing a blob".into()))?;
+        let written = self.images.blocking(move |_| file.write(&bytes).map(|()| file)).await?;
+        self.file = Some(written);
+        Ok(())
     }
 
     /// Verifies size and digest and makes the blob visible. After a drop without this, a later attempt may resume.
-    pub async fn finish(self) -> Result<()> {
-        todo!()
+    pub async fn finish(mut self) -> Result<()> {
+        let file = self.file.take().ok_or_else(|| Error::Interrupted("writing a blob".into()))?;
+        self.images.blocking(move |inner| publish(&inner.content, file)).await
     }
 }
 
+fn publish(content: &Content, file: BlobFile) -> Result<()> {
+    let sealed = file.seal()?;
+    sealed.file.sync_data().map_err(|e| Error::io(format!("writing blob {}", sealed.digest), e))?;
+    sealed.publish()?;
+    content.sync_directory()
+}
+
 /// Takes the bytes of a layer's blob.
-pub struct LayerSink {}
+pub struct LayerSink {
+    feed: mpsc::Sender<Feed>,
+    done: oneshot::Receiver<Result<()>>,
+    resumed: u64,
+}
 
 impl LayerSink {
     /// How many bytes are there already: the first byte to write is the one at this offset. Constant.
     pub fn resume_offset(&self) -> u64 {
-        todo!()
+        self.resumed
     }
 
     /// Takes the next bytes; waits while those before are still being unpacked. An error is final.
     pub async fn write(&mut self, bytes: Bytes) -> Result<()> {
-        let _ = bytes;
-        todo!()
+        match self.feed.send(Feed::Bytes(bytes)).await {
+            Ok(()) => Ok(()),
+            // The thread has ended before its time, and says why.
+            Err(_) => match (&mut self.done).await {
+                Ok(Err(error)) => Err(error),
+                _ => Err(Error::Interrupted("unpacking a layer".into())),
+            },
+        }
     }
 
     /// Verifies size, digest and diff id, and makes the layer visible, durably. After a drop without this, a later
     /// attempt may resume the download.
     pub async fn finish(self) -> Result<()> {
-        todo!()
+        // A thread that has ended already has something to say as well.
+        let _ = self.feed.send(Feed::End).await;
+        self.done.await.unwrap_or_else(|_| Err(Error::Interrupted("unpacking a layer".into())))
+    }
+}
+
+/// Reads a blob in pieces.
+pub struct BlobReader {
+    images: Images,
+    digest: Digest,
+    size: u64,
+    offset: u64,
+    file: Arc<std::fs::File>,
+    _lease: Lease,
+}
+
+impl Images {
+    /// Reads a blob from `offset` on. It stays while the reader lives.
+    pub async fn open_blob(&self, digest: &Digest, offset: u64) -> Result<BlobReader> {
+        let lease = self.0.lease();
+        lease.pin(digest);
+        let wanted = *digest;
+        let file = self.blocking(move |inner| inner.content.open_blob(&wanted, 0)).await?;
+        let size = file.metadata().map_err(|e| Error::io(format!("reading blob {digest}"), e))?.len();
+        let file = Arc::new(file);
+        Ok(BlobReader { images: self.clone(), digest: *digest, size, offset, file, _lease: lease })
+    }
+
+    /// A whole small blob: a manifest or a configuration (4 MiB at most).
+    pub async fn read_blob(&self, digest: &Digest) -> Result<Bytes> {
+        let digest = *digest;
+        self.blocking(move |inner| inner.content.read(&digest, MAX_DOCUMENT).map(Bytes::from)).await
+    }
+}
+
+impl BlobReader {
+    /// The blob's size in bytes, from its beginning.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// The next piece (up to 256 KiB); `None` at the end.
+    pub async fn next(&mut self) -> Result<Option<Bytes>> {
+        let (file, offset, digest) = (Arc::clone(&self.file), self.offset, self.digest);
+        let read = self.images.blocking(move |_| {
+            let mut buffer = bytes::BytesMut::zeroed(pipeline::BUFFER);
+            let got = std::os::unix::fs::FileExt::read_at(&*file, &mut buffer, offset);
+            let got = got.map_err(|e| Error::io(format!("reading blob {digest}"), e))?;
+            buffer.truncate(got);
+            Ok(buffer.freeze())
+        });
+        let bytes = read.await?;
+        self.offset += bytes.len() as u64;
+        Ok((!bytes.is_empty()).then_some(bytes))
     }
 }

@@ -97,7 +97,12 @@ impl FromStr for Platform {
             return Err(bad());
         }
         match parts[..] {
-            [one] if matches!(one.to_ascii_lowercase().as_str(), "linux" | "windows" | "darwin" | "macos" | "freebsd") => {
+            [one]
+                if matches!(
+                    one.to_ascii_lowercase().as_str(),
+                    "linux" | "windows" | "darwin" | "macos" | "freebsd"
+                ) =>
+            {
                 Ok(Platform::new(one, &Platform::host().architecture, None))
             }
             [one] => Ok(Platform::new("linux", one, None)),

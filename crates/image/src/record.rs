@@ -1,0 +1,126 @@
+//! What the store remembers of images, layers and root file systems.
+//!
+//! ```text
+//! image/record/<hex>          an image, by its id
+//! image/tag/<reference>       an image's id, by a name with a tag or a digest
+//! image/layer/<hex>           an unpacked layer, by its diff id
+//! image/rootfs/<container>    a container's root file system
+//! image/hold/<owner>          an image's id that somebody else needs
+//! ```
+
+use crate::compression::Compression;
+use crate::{Descriptor, Digest, Error, ImageConfig, ImageId, Platform, Result};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+pub(crate) const RECORD: &str = "image/record/";
+pub(crate) const TAG: &str = "image/tag/";
+pub(crate) const LAYER: &str = "image/layer/";
+pub(crate) const ROOTFS: &str = "image/rootfs/";
+pub(crate) const HOLD: &str = "image/hold/";
+
+/// An image, as far as it is looked for and counted by; the rest is in its [`ImageConfig`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageRecord {
+    /// Its identity.
+    pub id: ImageId,
+    /// When it was made; the beginning of 1970 where its configuration does not say.
+    pub created: Timestamp,
+    /// When it was last given a name here.
+    #[serde(default)]
+    pub tagged: Option<Timestamp>,
+    /// What it runs on.
+    pub platform: Platform,
+    /// Its layers, bottom first.
+    pub diff_ids: Vec<Digest>,
+    /// Bytes in the files of all its layers.
+    pub size: u64,
+    /// Its labels.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    /// The image it was committed from, if that was here.
+    #[serde(default)]
+    pub parent: Option<ImageId>,
+    /// Its manifest, as it came; a blob of the content store. Images made here have none.
+    #[serde(default)]
+    pub manifest: Option<Descriptor>,
+}
+
+impl ImageRecord {
+    pub(crate) fn of(id: ImageId, config: &ImageConfig, size: u64) -> ImageRecord {
+        ImageRecord {
+            id,
+            created: config.created_at().unwrap_or(Timestamp::UNIX_EPOCH),
+            tagged: None,
+            platform: config.platform(),
+            diff_ids: config.rootfs.diff_ids.clone(),
+            size,
+            labels: config.config.labels.clone(),
+            parent: None,
+            manifest: None,
+        }
+    }
+}
+
+/// A layer, unpacked once, shared by all.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LayerRecord {
+    /// The digest of the uncompressed archive.
+    pub diff_id: Digest,
+    /// The name of its directory: a short number in base 36, as overlayfs is given many of them on one line.
+    pub dir: String,
+    /// Bytes in its files.
+    pub size: u64,
+    /// Bytes of the uncompressed archive.
+    pub tar_size: u64,
+    /// The forms in which the archive is in the content store; one at least.
+    pub blobs: Vec<LayerBlob>,
+    /// Repositories (`domain/path`) that have a blob of it, by the blob's digest.
+    #[serde(default)]
+    pub sources: BTreeMap<Digest, Vec<String>>,
+}
+
+/// A form in which a layer's archive is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LayerBlob {
+    /// The blob.
+    pub digest: Digest,
+    /// Its size in bytes.
+    pub size: u64,
+    /// How it is compressed.
+    pub compression: Compression,
+}
+
+/// A container's root file system.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct RootfsRecord {
+    pub(crate) image: Option<ImageId>,
+    /// The layers, bottom first.
+    pub(crate) layers: Vec<Digest>,
+}
+
+pub(crate) fn encode<T: Serialize>(key: &str, record: &T) -> Result<Vec<u8>> {
+    serde_json::to_vec(record).map_err(|e| Error::BadRecord { key: key.into(), reason: e.to_string() })
+}
+
+pub(crate) fn decode<T: for<'a> Deserialize<'a>>(key: &str, bytes: &[u8]) -> Result<T> {
+    serde_json::from_slice(bytes).map_err(|e| Error::BadRecord { key: key.into(), reason: e.to_string() })
+}
+
+pub(crate) fn key_of(prefix: &str, digest: &Digest) -> String {
+    format!("{prefix}{}", digest.hex())
+}
+
+impl LayerRecord {
+    /// Notes repositories that have a blob of the layer; the latest are remembered.
+    pub(crate) fn note_sources(&mut self, blob: &Digest, repositories: &[String]) {
+        const REMEMBERED: usize = 8;
+        let known = self.sources.entry(*blob).or_default();
+        for repository in repositories {
+            known.retain(|other| other != repository);
+            known.insert(0, repository.clone());
+        }
+        known.truncate(REMEMBERED);
+    }
+}

@@ -1,0 +1,128 @@
+//! A directory tree that somebody else may control, worked on through held descriptors only.
+//!
+//! Every look-up starts at the root's descriptor, with `openat2(2)` and `RESOLVE_IN_ROOT`: absolute symbolic links and
+//! `..` mean what they mean to a process whose root it is, whatever is renamed or replaced meanwhile. What is found is
+//! held by its descriptor, and changed by its name in a held parent, never following a last symbolic link.
+
+mod remove;
+
+pub(crate) use remove::remove;
+
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::fs::{Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
+use std::collections::HashMap;
+use std::rc::Rc;
+
+/// How many directories are held open.
+const HELD: usize = 48;
+
+/// How often a look-up is tried again that lost a race against a rename (`openat2(2)`, EAGAIN).
+const RACES: u32 = 256;
+
+/// A name that leads out of the tree.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Escape;
+
+/// The names that a path is made of: without empty ones and `.`, and with `..` taken away together with what it
+/// follows. A path that goes above its root is an [`Escape`]; an absolute one begins at the root.
+pub(crate) fn components(path: &[u8]) -> Result<Vec<&[u8]>, Escape> {
+    let mut names = Vec::new();
+    for name in path.split(|b| *b == b'/') {
+        match name {
+            b"" | b"." => {}
+            b".." => drop(names.pop().ok_or(Escape)?),
+            name => names.push(name),
+        }
+    }
+    Ok(names)
+}
+
+/// Opens a path below `root` as a process would see it whose root that is.
+pub(crate) fn open(root: BorrowedFd<'_>, path: &[u8], flags: OFlags) -> Result<OwnedFd, Errno> {
+    // An empty path is the root itself.
+    let path = if path.is_empty() { b"." } else { path };
+    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    for _ in 0..RACES {
+        match rustix::fs::openat2(root, path, flags | OFlags::CLOEXEC, Mode::empty(), resolve) {
+            Err(Errno::AGAIN | Errno::INTR) => {}
+            other => return other,
+        }
+    }
+    Err(Errno::AGAIN)
+}
+
+/// Directories below a root, found by path and kept open for the next to ask.
+pub(crate) struct Tree<'r> {
+    root: BorrowedFd<'r>,
+    held: HashMap<Vec<u8>, Rc<OwnedFd>>,
+}
+
+impl<'r> Tree<'r> {
+    pub(crate) fn new(root: BorrowedFd<'r>) -> Tree<'r> {
+        Tree { root, held: HashMap::new() }
+    }
+
+    /// The directory at `path` (clean, relative). Parents that are missing are made, if `make`, with mode 0755.
+    pub(crate) fn directory(&mut self, path: &[u8], make: bool) -> Result<Rc<OwnedFd>, Errno> {
+        if let Some(fd) = self.held.get(path) {
+            return Ok(Rc::clone(fd));
+        }
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+        let fd = match open(self.root, path, flags) {
+            Err(Errno::NOENT) if make => {
+                let (parent, name) = split(path);
+                let parent = self.directory(parent, true)?;
+                match rustix::fs::mkdirat(&*parent, name, Mode::from_raw_mode(0o755)) {
+                    Ok(()) | Err(Errno::EXIST) => open(self.root, path, flags)?,
+                    Err(other) => return Err(other),
+                }
+            }
+            other => other?,
+        };
+        if self.held.len() >= HELD {
+            self.held.clear();
+        }
+        let fd = Rc::new(fd);
+        self.held.insert(path.to_vec(), Rc::clone(&fd));
+        Ok(fd)
+    }
+
+    /// Lets go of everything held: directories have moved or gone.
+    pub(crate) fn forget(&mut self) {
+        self.held.clear();
+    }
+}
+
+/// A path's parent and its last name.
+pub(crate) fn split(path: &[u8]) -> (&[u8], &[u8]) {
+    match path.iter().rposition(|b| *b == b'/') {
+        Some(slash) => (&path[..slash], &path[slash + 1..]),
+        None => (b"", path),
+    }
+}
+
+/// A path to an object for the calls that take only paths: of a name in a held directory. The kernel follows the first
+/// part to exactly that directory; the name itself is a last component, which `l…` calls do not follow.
+pub(crate) fn proc_path(parent: impl AsFd, name: &[u8]) -> Vec<u8> {
+    use std::os::fd::AsRawFd as _;
+    let mut path = format!("/proc/self/fd/{}/", parent.as_fd().as_raw_fd()).into_bytes();
+    path.extend_from_slice(name);
+    path
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_cleaned_but_never_above_their_root() {
+        let clean = |path: &'static str| components(path.as_bytes()).map(|names| names.join(&b'/'));
+        assert_eq!(clean("./a//b/./c/"), Ok(b"a/b/c".to_vec()));
+        assert_eq!(clean("/etc/passwd"), Ok(b"etc/passwd".to_vec()));
+        assert_eq!(clean("a/../b"), Ok(b"b".to_vec()));
+        assert_eq!(clean("./"), Ok(Vec::new()));
+        assert_eq!(clean("a/../../b"), Err(Escape));
+        assert_eq!(clean("/.."), Err(Escape));
+    }
+}

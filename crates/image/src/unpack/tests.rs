@@ -1,0 +1,382 @@
+use super::*;
+use crate::tar::{TarWriter, Time};
+use proptest::prelude::*;
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
+use std::path::Path;
+
+/// A directory to unpack into, beside things that must not change.
+struct Stage {
+    temp: tempfile::TempDir,
+}
+
+impl Stage {
+    fn new() -> Stage {
+        let temp = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(temp.path().join("outside/dir")).unwrap();
+        std::fs::write(temp.path().join("outside/file"), "sentinel").unwrap();
+        std::fs::create_dir(temp.path().join("root")).unwrap();
+        Stage { temp }
+    }
+
+    fn root(&self) -> std::path::PathBuf {
+        self.temp.path().join("root")
+    }
+
+    fn unpack_with(&self, archive: &[u8], change: impl FnOnce(&mut Options<'_>)) -> Result<Unpacked> {
+        let limits = UnpackLimits::default();
+        let mut options = Options {
+            whiteouts: Whiteouts::Overlay,
+            limits: &limits,
+            base: b"",
+            owner: None,
+            keep_kinds: false,
+            keep_top: false,
+            packed: None,
+        };
+        change(&mut options);
+        unpack(std::fs::File::open(self.root()).unwrap().as_fd(), archive, &options)
+    }
+
+    fn unpack(&self, archive: &[u8]) -> Result<Unpacked> {
+        self.unpack_with(archive, |_| {})
+    }
+
+    /// Everything beside the root, with what a write or a change of owner or mode would show.
+    fn outside(&self) -> Vec<String> {
+        let look = |path: &Path| {
+            let meta = std::fs::symlink_metadata(path).unwrap();
+            format!("{} {:o} {} {} {}", path.display(), meta.mode(), meta.uid(), meta.mtime_nsec(), meta.nlink())
+        };
+        let mut seen: Vec<String> =
+            ["outside", "outside/dir", "outside/file"].iter().map(|p| look(&self.temp.path().join(p))).collect();
+        let names = |dir: &Path| {
+            std::fs::read_dir(dir).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect::<Vec<_>>()
+        };
+        seen.push(std::fs::read_to_string(self.temp.path().join("outside/file")).unwrap());
+        for dir in ["", "outside", "outside/dir"] {
+            let mut names = names(&self.temp.path().join(dir));
+            names.sort();
+            seen.extend(names);
+        }
+        seen
+    }
+}
+
+fn archive(entries: &[(Entry, &[u8])]) -> Vec<u8> {
+    let mut writer = TarWriter::new(Vec::new());
+    for (entry, contents) in entries {
+        let mut entry = entry.clone();
+        entry.size = contents.len() as u64;
+        writer.append_file(&entry, &mut &contents[..]).unwrap();
+    }
+    writer.finish().unwrap()
+}
+
+fn file(path: &str) -> Entry {
+    Entry::new(path, Kind::File, 0o644)
+}
+
+fn dir(path: &str) -> Entry {
+    Entry::new(path, Kind::Directory, 0o755)
+}
+
+fn link(path: &str, to: &str) -> Entry {
+    Entry { link: to.into(), ..Entry::new(path, Kind::Symlink, 0o777) }
+}
+
+fn hard(path: &str, to: &str) -> Entry {
+    Entry { link: to.into(), ..Entry::new(path, Kind::HardLink, 0o644) }
+}
+
+fn is_whiteout(path: &Path) -> bool {
+    std::fs::symlink_metadata(path).is_ok_and(|m| m.file_type().is_char_device() && m.rdev() == 0)
+}
+
+fn is_opaque(path: &Path) -> bool {
+    let mut value = [0; 8];
+    rustix::fs::lgetxattr(path, "trusted.overlay.opaque", &mut value).is_ok_and(|n| &value[..n] == b"y")
+}
+
+#[test]
+fn owners_modes_times_and_attributes_arrive() {
+    let stage = Stage::new();
+    let mut program = file("usr/bin/sudo");
+    (program.mode, program.uid, program.gid) = (0o4755, 3_000_000, 70_000);
+    program.mtime = Time { seconds: 1_000_000_000, nanoseconds: 0 };
+    // CAP_NET_RAW as a file's capability, version 2.
+    let capability = [1, 0, 0, 2, 0, 32, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0].to_vec();
+    let ping = Entry {
+        xattrs: vec![
+            (b"security.capability".to_vec(), capability.clone()),
+            (b"user.note".to_vec(), b"x".to_vec()),
+            (b"trusted.overlay.redirect".to_vec(), b"/etc".to_vec()),
+        ],
+        ..file("usr/bin/ping")
+    };
+    let tmp = Entry { mode: 0o1777, mtime: Time { seconds: 77, nanoseconds: 0 }, ..dir("tmp") };
+    let done = stage.unpack(&archive(&[(tmp, b""), (program, b"#!"), (ping, b"elf"), (file("tmp/x"), b"")])).unwrap();
+    assert_eq!(done, Unpacked { file_bytes: 5, entries: 4 });
+    let sudo = std::fs::metadata(stage.root().join("usr/bin/sudo")).unwrap();
+    assert_eq!(
+        (sudo.mode() & 0o7777, sudo.uid(), sudo.gid(), sudo.mtime()),
+        (0o4755, 3_000_000, 70_000, 1_000_000_000)
+    );
+    let tmp = std::fs::metadata(stage.root().join("tmp")).unwrap();
+    assert_eq!((tmp.mode() & 0o7777, tmp.mtime()), (0o1777, 77), "a directory's time survives what is put into it");
+    let ping = stage.root().join("usr/bin/ping");
+    let mut value = [0; 64];
+    let n = rustix::fs::lgetxattr(&ping, "security.capability", &mut value).unwrap();
+    assert_eq!(&value[..n], capability);
+    assert!(rustix::fs::lgetxattr(&ping, "trusted.overlay.redirect", &mut value).is_err());
+    assert_eq!(
+        std::fs::metadata(stage.root().join("usr")).unwrap().mode() & 0o7777,
+        0o755,
+        "parents that were not listed"
+    );
+}
+
+#[test]
+fn whiteouts_become_overlayfs_own() {
+    let stage = Stage::new();
+    stage
+        .unpack(&archive(&[
+            (dir("etc"), b""),
+            (file("etc/.wh.passwd"), b""),
+            (dir("var"), b""),
+            (file("var/new"), b"1"),
+            (file("var/.wh..wh..opq"), b""),
+            (file(".wh..wh.plnk"), b""),
+            (file(".wh.replaced"), b""),
+            (dir("replaced"), b""),
+            (dir("kept"), b""),
+            (file("kept/file"), b""),
+            (file(".wh.kept"), b""),
+            (file("new-file"), b"new"),
+            (file(".wh.new-file"), b""),
+        ]))
+        .unwrap();
+    let root = stage.root();
+    assert!(is_whiteout(&root.join("etc/passwd")));
+    assert!(is_opaque(&root.join("var")) && root.join("var/new").exists());
+    assert!(!root.join(".wh..wh.plnk").exists());
+    assert!(is_opaque(&root.join("replaced")), "what is deleted and made again does not merge");
+    assert!(is_opaque(&root.join("kept")) && root.join("kept/file").exists(), "a whiteout hides lower layers only");
+    assert_eq!(std::fs::read(root.join("new-file")).unwrap(), b"new");
+}
+
+#[test]
+fn whiteouts_of_nothing_are_refused() {
+    for name in [".wh.", ".wh..", ".wh...", "a/.wh.."] {
+        let error = Stage::new().unpack(&archive(&[(file(name), b"")])).unwrap_err();
+        assert!(matches!(error, Error::HostileEntry { .. }), "{name}: {error}");
+    }
+}
+
+#[test]
+fn whiteouts_are_names_like_others_elsewhere() {
+    let stage = Stage::new();
+    stage.unpack_with(&archive(&[(file(".wh.x"), b"1")]), |o| o.whiteouts = Whiteouts::Verbatim).unwrap();
+    assert!(stage.root().join(".wh.x").exists());
+}
+
+#[test]
+fn nothing_leads_out() {
+    let attempts: Vec<Vec<(Entry, &[u8])>> = vec![
+        vec![(file("../outside/file"), b"bad")],
+        vec![(file("/../outside/file"), b"bad")],
+        vec![(file("a/../../outside/file"), b"bad")],
+        vec![(link("out", "../outside"), b""), (file("out/file"), b"bad")],
+        vec![(link("out", "../outside/file"), b""), (file("out"), b"bad")],
+        vec![
+            (link("out", "../outside/file"), b""),
+            (hard("mine", "out/../../outside/file"), b""),
+            (file("mine"), b"bad"),
+        ],
+        vec![(link("out", "../outside"), b""), (hard("mine", "out/file"), b"")],
+        vec![(hard("mine", "../outside/file"), b"")],
+        vec![(link("out", "../outside"), b""), (file("out/.wh.file"), b"")],
+        vec![(link("out", "../outside"), b""), (file("out/.wh..wh..opq"), b"")],
+        vec![(link("out", "../outside/dir"), b""), (Entry { mode: 0o777, uid: 5, ..dir("out") }, b"")],
+        vec![(link("proc", "/proc/self/root"), b""), (file("proc/etc/bad"), b"bad")],
+        vec![(link(".", "../outside"), b""), (file("file"), b"bad")],
+        vec![
+            (dir("d"), b""),
+            (link("d/up", "../../outside"), b""),
+            (dir("d/up/dir"), b""),
+            (Entry { mode: 0o4777, ..file("d/up/dir/x") }, b"bad"),
+        ],
+    ];
+    for attempt in attempts {
+        let stage = Stage::new();
+        let before = stage.outside();
+        let _ = stage.unpack(&archive(&attempt));
+        assert_eq!(stage.outside(), before, "{attempt:?}");
+    }
+}
+
+#[test]
+fn links_that_stay_inside_work() {
+    let stage = Stage::new();
+    stage
+        .unpack(&archive(&[
+            (dir("usr/bin"), b""),
+            (link("bin", "/usr/bin"), b""),
+            (file("bin/sh"), b"shell"),
+            (hard("usr/bin/bash", "bin/sh"), b""),
+            (link("dangling", "/nowhere"), b""),
+        ]))
+        .unwrap();
+    assert_eq!(std::fs::read(stage.root().join("usr/bin/bash")).unwrap(), b"shell");
+    assert_eq!(std::fs::metadata(stage.root().join("usr/bin/sh")).unwrap().nlink(), 2);
+    assert_eq!(std::fs::read_link(stage.root().join("dangling")).unwrap(), Path::new("/nowhere"));
+}
+
+#[test]
+fn the_later_of_two_entries_wins() {
+    let stage = Stage::new();
+    stage
+        .unpack(&archive(&[
+            (file("a"), b"first, and longer"),
+            (file("a"), b"second"),
+            (dir("b"), b""),
+            (file("b/inside"), b""),
+            (file("b"), b"file now"),
+            (link("c", "a"), b""),
+            (file("c"), b"no longer a link"),
+            (file("d"), b""),
+            (dir("d"), b""),
+            (file("d/inside"), b"1"),
+            (Entry { mode: 0o700, ..dir("d") }, b""),
+            (hard("a", "a"), b""),
+        ]))
+        .unwrap();
+    let root = stage.root();
+    assert_eq!(std::fs::read(root.join("a")).unwrap(), b"second");
+    assert_eq!(std::fs::read(root.join("b")).unwrap(), b"file now");
+    assert_eq!(std::fs::read(root.join("c")).unwrap(), b"no longer a link");
+    assert_eq!(std::fs::read(root.join("d/inside")).unwrap(), b"1", "a directory that comes twice keeps its contents");
+    assert_eq!(std::fs::metadata(root.join("d")).unwrap().mode() & 0o777, 0o700);
+}
+
+#[test]
+fn devices_pipes_and_sparse_files_arrive() {
+    let stage = Stage::new();
+    let mut sparse = file("sparse");
+    sparse.mode = 0o600;
+    stage
+        .unpack(&archive(&[
+            (Entry::new("null", Kind::CharDevice { major: 1, minor: 3 }, 0o666), b""),
+            (Entry::new("disk", Kind::BlockDevice { major: 259, minor: 300 }, 0o660), b""),
+            (Entry::new("pipe", Kind::Fifo, 0o622), b""),
+        ]))
+        .unwrap();
+    let look = |name: &str| std::fs::symlink_metadata(stage.root().join(name)).unwrap();
+    assert_eq!((look("null").rdev(), look("null").permissions().mode() & 0o777), (rustix::fs::makedev(1, 3), 0o666));
+    assert_eq!(look("disk").rdev(), rustix::fs::makedev(259, 300));
+    assert!(look("pipe").file_type().is_fifo());
+
+    let holes = std::fs::File::create(stage.temp.path().join("holes")).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&holes, b"middle", 1 << 20).unwrap();
+    holes.set_len(8 << 20).unwrap();
+    let tar = std::process::Command::new("tar")
+        .arg("-C")
+        .arg(stage.temp.path())
+        .args(["-S", "-cf", "-", "holes"])
+        .output()
+        .unwrap();
+    let done = stage.unpack(&tar.stdout).unwrap();
+    assert!(done.file_bytes < 1 << 16);
+    let (there, here) =
+        (std::fs::read(stage.root().join("holes")).unwrap(), std::fs::read(stage.temp.path().join("holes")).unwrap());
+    assert!(there == here && look("holes").blocks() < 100);
+}
+
+#[test]
+fn limits_name_the_entry() {
+    let bomb = archive(&[(file("small"), b"1"), (file("bomb"), &[0; 100_000])]);
+    let small = UnpackLimits { bytes: 50_000, ..UnpackLimits::default() };
+    let stage = Stage::new();
+    let limited = |limits: UnpackLimits, archive: &[u8]| {
+        stage.unpack_with(archive, |o| o.limits = Box::leak(Box::new(limits))).unwrap_err().to_string()
+    };
+    assert!(limited(small, &bomb).contains("\"bomb\": the size of a file exceeds the limit of 50000"));
+    let deep = "d/".repeat(600);
+    assert!(limited(UnpackLimits::default(), &archive(&[(dir(&deep), b"")])).contains("directories above one another"));
+    let few = UnpackLimits { entries: 1, ..UnpackLimits::default() };
+    assert!(limited(few, &bomb).contains("\"bomb\": the number of entries"));
+    let many: Vec<_> = (0..60).map(|i| (file(&format!("f{i}")), &[0u8; 1000][..])).collect();
+    let small = UnpackLimits { bytes: 50_000, ..UnpackLimits::default() };
+    assert!(limited(small, &archive(&many)).contains("uncompressed bytes"));
+}
+
+#[test]
+fn copying_into_a_container_keeps_kinds_apart() {
+    let stage = Stage::new();
+    std::fs::create_dir_all(stage.root().join("app/dir")).unwrap();
+    std::fs::write(stage.root().join("app/file"), "").unwrap();
+    std::os::unix::fs::symlink("/app/dir", stage.root().join("app/link")).unwrap();
+    let cp = |entries: &[(Entry, &[u8])]| {
+        stage.unpack_with(&archive(entries), |o| {
+            (o.base, o.keep_kinds, o.keep_top, o.whiteouts) = (b"app", true, true, Whiteouts::Verbatim);
+        })
+    };
+    let reason = |result: Result<Unpacked>| match result.unwrap_err() {
+        Error::Path { reason, .. } => reason,
+        other => panic!("{other}"),
+    };
+    assert_eq!(reason(cp(&[(file("dir"), b"")])), PathReason::DirectoryInTheWay);
+    assert_eq!(reason(cp(&[(dir("file"), b"")])), PathReason::FileInTheWay);
+    cp(&[(file("link/through"), b"in the container's own root")]).unwrap();
+    assert!(stage.root().join("app/dir/through").exists());
+    assert!(matches!(cp(&[(file("../up"), b"")]).unwrap_err(), Error::HostileEntry { .. }));
+}
+
+fn hostile_name() -> impl Strategy<Value = String> {
+    prop::collection::vec(
+        prop_oneof![
+            "[abc]",
+            Just("..".into()),
+            Just(".".into()),
+            Just(String::new()),
+            Just("outside".into()),
+            Just(".wh.a".into()),
+            Just(".wh..wh..opq".into())
+        ],
+        1..5,
+    )
+    .prop_map(|names: Vec<String>| names.join("/"))
+}
+
+fn hostile_entry() -> impl Strategy<Value = Entry> {
+    let kind = prop_oneof![
+        3 => Just(Kind::File), 3 => Just(Kind::Symlink), 2 => Just(Kind::HardLink), 2 => Just(Kind::Directory),
+        1 => Just(Kind::Fifo), 1 => Just(Kind::CharDevice { major: 0, minor: 0 }),
+    ];
+    let target = prop_oneof![
+        hostile_name(),
+        Just("../outside".to_owned()),
+        Just("/../outside/file".to_owned()),
+        Just("../outside/file".to_owned()),
+        Just("/proc/self/cwd".to_owned())
+    ];
+    (kind, hostile_name(), target, 0u32..0o10000, 0u32..3).prop_map(|(kind, path, target, mode, uid)| {
+        let link = if matches!(kind, Kind::Symlink | Kind::HardLink) { target.into_bytes() } else { Vec::new() };
+        Entry { link, uid, ..Entry::new(if path.is_empty() { ".".to_owned() } else { path }, kind, mode) }
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+    #[test]
+    fn no_archive_writes_outside_of_its_root(entries in prop::collection::vec(hostile_entry(), 1..14)) {
+        let stage = Stage::new();
+        let before = stage.outside();
+        let entries: Vec<_> = entries.iter().map(|e| (e.clone(), if e.kind == Kind::File { &b"bad"[..] } else { b"" })).collect();
+        // One by one as well, so that what comes after a refused entry is tried, too.
+        let _ = stage.unpack(&archive(&entries));
+        for entry in &entries {
+            let _ = stage.unpack(&archive(std::slice::from_ref(entry)));
+        }
+        prop_assert_eq!(stage.outside(), before);
+    }
+}
