@@ -109,6 +109,9 @@ mod tests {
         dependencies.push(Dependency { name: "serde".to_owned(), path: None });
         Package {
             name: name.to_owned(),
+            version: "0.1.0".to_owned(),
+            license: None,
+            source: None,
             manifest_path: format!("/w/crates/{name}/Cargo.toml").into(),
             dependencies,
             targets: Vec::new(),

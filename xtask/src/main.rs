@@ -2,12 +2,14 @@
 #![forbid(unsafe_code)]
 
 mod floors;
+mod licences;
 mod safety;
 mod source;
 mod workspace;
 
 use anyhow::{Context, Result, bail};
-use std::path::Path;
+use licences::Rules;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use workspace::Workspace;
 
@@ -16,7 +18,8 @@ The project's own chores.
 
 Usage: cargo xtask CHORE
 
-  floors   fails where a crate uses one of its own or a higher floor, or has `unsafe` where none may be";
+  floors    fails where a crate uses one of its own or a higher floor, or has `unsafe` where none may be
+  licences  fails where a crate from outside has a licence or a source that deny.toml does not allow";
 
 fn main() -> ExitCode {
     match run(std::env::args().skip(1)) {
@@ -31,7 +34,8 @@ fn main() -> ExitCode {
 fn run(mut arguments: impl Iterator<Item = String>) -> Result<()> {
     let chore = arguments.next();
     match chore.as_deref() {
-        Some("floors") => check_floors(),
+        Some("floors") => check_floors(&root()?),
+        Some("licences") => check_licences(&root()?),
         None | Some("help" | "--help" | "-h") => {
             println!("{USAGE}");
             Ok(())
@@ -40,18 +44,32 @@ fn run(mut arguments: impl Iterator<Item = String>) -> Result<()> {
     }
 }
 
+fn root() -> Result<PathBuf> {
+    Ok(Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("xtask lies in the workspace's root")?.to_owned())
+}
+
 /// The floors and the places of `unsafe`, checked in the whole workspace.
-fn check_floors() -> Result<()> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("xtask lies in the workspace's root")?;
+fn check_floors(root: &Path) -> Result<()> {
     let workspace = Workspace::load(root)?;
     let mut problems: Vec<String> = floors::check(&workspace).iter().map(ToString::to_string).collect();
     problems.extend(safety::check(&workspace)?.iter().map(ToString::to_string));
-    for problem in &problems {
+    report(&problems, "the floors are told in xtask/src/floors.rs and ARCHITECTURE.md")
+}
+
+/// What everything that the program is built from may be.
+fn check_licences(root: &Path) -> Result<()> {
+    let workspace = Workspace::load_with_dependencies(root)?;
+    let refused: Vec<String> = Rules::load(root)?.check(&workspace).iter().map(ToString::to_string).collect();
+    report(&refused, "the rules are in deny.toml")
+}
+
+fn report(problems: &[String], rules: &str) -> Result<()> {
+    for problem in problems {
         eprintln!("{problem}");
     }
     match problems.len() {
         0 => Ok(()),
-        1 => bail!("one crate is not where it belongs (the floors: xtask/src/floors.rs and ARCHITECTURE.md)"),
-        many => bail!("{many} things are not where they belong (the floors: xtask/src/floors.rs and ARCHITECTURE.md)"),
+        1 => bail!("that is against the rules: {rules}"),
+        many => bail!("these {many} are against the rules: {rules}"),
     }
 }

@@ -103,6 +103,9 @@ mod tests {
         });
         Package {
             name: name.to_owned(),
+            version: "0.1.0".to_owned(),
+            license: None,
+            source: None,
             manifest_path: folder.join("Cargo.toml"),
             dependencies: Vec::new(),
             targets: targets.collect(),

@@ -1,4 +1,4 @@
-//! The workspace's crates, as `cargo metadata` tells them.
+//! The workspace's crates and what they are built from, as `cargo metadata` tells them.
 
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
@@ -11,11 +11,16 @@ pub(crate) struct Workspace {
     pub(crate) packages: Vec<Package>,
 }
 
-/// One crate of it.
+/// One crate of it, or one that it is built from.
 #[derive(Debug, Deserialize)]
 pub(crate) struct Package {
     pub(crate) name: String,
+    pub(crate) version: String,
     pub(crate) manifest_path: PathBuf,
+    /// An SPDX expression.
+    pub(crate) license: Option<String>,
+    /// Where it comes from; none for a crate of this repository.
+    pub(crate) source: Option<String>,
     pub(crate) dependencies: Vec<Dependency>,
     pub(crate) targets: Vec<Target>,
 }
@@ -36,11 +41,21 @@ pub(crate) struct Target {
 }
 
 impl Workspace {
-    /// Asks cargo about the workspace at `root`.
+    /// The crates of the workspace at `root`.
     pub(crate) fn load(root: &Path) -> Result<Workspace> {
+        Workspace::ask(root, &["--no-deps"])
+    }
+
+    /// They, and all that they are built from on Linux.
+    pub(crate) fn load_with_dependencies(root: &Path) -> Result<Workspace> {
+        Workspace::ask(root, &["--filter-platform=x86_64-unknown-linux-gnu"])
+    }
+
+    fn ask(root: &Path, arguments: &[&str]) -> Result<Workspace> {
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         let output = Command::new(cargo)
-            .args(["metadata", "--format-version=1", "--no-deps"])
+            .args(["metadata", "--format-version=1"])
+            .args(arguments)
             .current_dir(root)
             .output()
             .context("cannot run cargo")?;

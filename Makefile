@@ -1,0 +1,66 @@
+# What one types here. Everything that cargo does better is left to cargo.
+
+BUILD_PACKAGES = ca-certificates gcc libc6-dev libseccomp-dev make pkg-config
+RUN_PACKAGES = mmdebstrap curl
+# The clients and the peers of the tests: stratus is judged beside them.
+TEST_PACKAGES = busybox-static containerd crun docker-cli~ docker-registry docker.io e2fsprogs iproute2 jq nftables \
+	procps runc skopeo strace util-linux
+
+# rustup puts its programs there, and a shell that was started before does not know.
+export PATH := $(HOME)/.cargo/bin:$(PATH)
+# A checkout that is made anew each time finds what was built before.
+ifneq ($(CI),)
+export CARGO_TARGET_DIR := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/stratus/target
+endif
+
+.PHONY: help
+help:
+	@echo 'make run           twenty copies of a small web service, and how fast they were'
+	@echo 'make stop          takes them down, and the daemon'
+	@echo 'make test          every check and every test (as root)'
+	@echo 'make bench         measures against peers, and writes docs/benchmarks.md'
+	@echo 'make differential  the same docker commands against dockerd and stratus, compared'
+
+.PHONY: run
+run: toolchain
+	@contrib/require.sh $(RUN_PACKAGES)
+	cargo build --release
+	cargo xtask demo
+
+.PHONY: stop
+stop:
+	cargo xtask demo --stop
+
+.PHONY: test
+test: toolchain
+	@contrib/require-rust.sh fmt clippy
+	@contrib/require.sh $(RUN_PACKAGES) $(TEST_PACKAGES)
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+	cargo xtask floors
+	cargo xtask licences
+# It asks a database on the network about known holes, which not every machine reaches: for those who installed it.
+	if cargo deny --version >/dev/null 2>&1; then cargo deny check; fi
+	if cargo nextest --version >/dev/null 2>&1; then \
+		cargo nextest run --workspace --no-fail-fast && cargo test --workspace --doc; \
+	else \
+		cargo test --workspace --no-fail-fast; \
+	fi
+	cd examples/hello-web && cargo clippy --all-targets -- -D warnings && cargo test
+
+.PHONY: bench
+bench: toolchain
+	@contrib/require.sh $(RUN_PACKAGES) $(TEST_PACKAGES)
+	cargo build --release
+	cargo xtask bench
+
+.PHONY: differential
+differential: toolchain
+	@contrib/require.sh $(RUN_PACKAGES) $(TEST_PACKAGES)
+	cargo build --release
+	cargo xtask differential
+
+.PHONY: toolchain
+toolchain:
+	@contrib/require.sh $(BUILD_PACKAGES)
+	@contrib/require-rust.sh
