@@ -1,0 +1,471 @@
+//! What the new process does, from clone to exec, in the order in which the kernel sees it.
+//!
+//! The process is a copy of its parent's memory in which other threads may have held any lock: nothing here allocates,
+//! takes a lock or panics. All it uses was prepared before the clone ([`Prepared`]) or lies on its stack.
+
+mod console;
+mod copy_up;
+mod hooks;
+pub(crate) mod mounts;
+mod pid1;
+mod process;
+pub(crate) mod rootfs;
+mod target;
+
+use std::convert::Infallible;
+use std::ffi::{CStr, c_char};
+use std::io::Write;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use rustix::net::RecvFlags;
+
+use crate::plan::{ExecPlan, InitPlan, NamespaceKind, ProcessPlan};
+use crate::sync::{self, GO_HOOKS, GO_MAPPED, GO_START, Kind, Step};
+use crate::sys;
+
+/// Everything that takes memory or the host's view, made by the parent before the clone.
+pub(crate) struct Prepared<'f> {
+    /// The child's end of the sync socket.
+    pub(crate) sync: OwnedFd,
+    /// The parent's end, of which the child has a copy that it must close.
+    pub(crate) parent_end: i32,
+    /// The host's /proc, which no container can have tampered with.
+    pub(crate) proc: OwnedFd,
+    /// `cgroup.procs` of every v1 hierarchy.
+    pub(crate) cgroup_procs: Vec<OwnedFd>,
+    /// Namespaces that the child joins, the user namespace first.
+    pub(crate) join: Vec<(NamespaceKind, Namespace<'f>)>,
+    /// For each mount, the tree that only the parent could open or map.
+    pub(crate) trees: Vec<Option<OwnedFd>>,
+    /// The same for each device.
+    pub(crate) device_trees: Vec<Option<OwnedFd>>,
+    /// /dev/null, for masking in a user namespace.
+    pub(crate) null: Option<OwnedFd>,
+    /// The root file system, for a user namespace.
+    pub(crate) root: Option<OwnedFd>,
+    pub(crate) argv: Vec<*const c_char>,
+    pub(crate) envp: Vec<*const c_char>,
+    /// argv and envp of the hooks, those of `createContainer` first.
+    pub(crate) hooks: Vec<(Vec<*const c_char>, Vec<*const c_char>)>,
+    /// Standard streams; `None` inherits, or is a terminal if the plan has one.
+    pub(crate) stdio: Option<[BorrowedFd<'f>; 3]>,
+    pub(crate) console_socket: Option<BorrowedFd<'f>>,
+    /// A listening socket on which the start comes, instead of the sync socket.
+    pub(crate) gate: Option<BorrowedFd<'f>>,
+    /// Device and inode of the running program, which no container may execute.
+    pub(crate) own_program: (u64, u64),
+    /// A user namespace was made by the clone, and its maps are being written.
+    pub(crate) wait_for_maps: bool,
+}
+
+pub(crate) enum Namespace<'f> {
+    Owned(OwnedFd),
+    Given(BorrowedFd<'f>),
+}
+
+impl Namespace<'_> {
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Owned(fd) => fd.as_fd(),
+            Self::Given(fd) => *fd,
+        }
+    }
+}
+
+/// The kernel's own words about a refused mount.
+#[derive(Clone, Copy)]
+pub(crate) struct Note {
+    bytes: [u8; 160],
+    len: usize,
+}
+
+impl Default for Note {
+    fn default() -> Self {
+        Self { bytes: [0; 160], len: 0 }
+    }
+}
+
+impl Note {
+    /// Reads the first message from a file system context (`e overlay: No changes allowed…`).
+    fn of_filesystem(fs: BorrowedFd<'_>) -> Self {
+        let mut note = Self::default();
+        let room = note.bytes.len() - 3;
+        if let Ok(length) = rustix::io::read(fs, &mut note.bytes[2..2 + room]) {
+            note.bytes[..2].copy_from_slice(b" (");
+            note.len = 2 + length;
+            while note.bytes[note.len - 1] == b'\n' {
+                note.len -= 1;
+            }
+            note.bytes[note.len] = b')';
+            note.len += 1;
+        }
+        note
+    }
+
+    fn text(&self) -> &[u8] {
+        &self.bytes[..self.len]
+    }
+}
+
+/// The step that failed, and on what.
+pub(crate) struct Halt<'p> {
+    step: Step,
+    errno: Errno,
+    detail: &'p [u8],
+    note: Note,
+}
+
+impl<'p> Halt<'p> {
+    fn new(step: Step, errno: Errno, detail: &'p [u8]) -> Self {
+        Self { step, errno, detail, note: Note::default() }
+    }
+}
+
+pub(crate) type Outcome<'p, T> = Result<T, Halt<'p>>;
+
+/// Names the step of a system call's error.
+trait At<T> {
+    fn at<'p>(self, step: Step, detail: &'p [u8]) -> Outcome<'p, T>;
+}
+
+impl<T> At<T> for Result<T, Errno> {
+    fn at<'p>(self, step: Step, detail: &'p [u8]) -> Outcome<'p, T> {
+        self.map_err(|errno| Halt::new(step, errno, detail))
+    }
+}
+
+/// A container's first process.
+pub(crate) struct Context<'p> {
+    pub(crate) init: &'p InitPlan,
+    pub(crate) prepared: &'p Prepared<'p>,
+}
+
+/// What has to be remembered between the steps of becoming the container's process.
+pub(crate) struct Progress<'p> {
+    /// Where the parent listens: the sync socket, later the connection that started us.
+    sync: Option<OwnedFd>,
+    prepared: &'p Prepared<'p>,
+    process: &'p ProcessPlan,
+}
+
+impl<'p> Progress<'p> {
+    fn sync(&self) -> BorrowedFd<'_> {
+        self.sync.as_ref().map_or(self.prepared.sync.as_fd(), AsFd::as_fd)
+    }
+
+    fn report(&self, kind: Kind, step: Step, fds: &[BorrowedFd<'_>]) -> Outcome<'p, ()> {
+        sync::report(self.sync(), kind, step, 0, &[], fds).at(Step::Sync, b"")
+    }
+
+    /// Tells of something that was left out. That nobody listens is no reason to fail.
+    fn warn(&self, halt: &Halt<'_>) {
+        let text = [halt.detail, halt.note.text()];
+        let _ = sync::report(self.sync(), Kind::Warning, halt.step, halt.errno.raw_os_error(), &text, &[]);
+    }
+
+    /// Waits for the parent's word. Ends quietly if the parent is gone: nobody is left to start for.
+    fn wait_for(&self, word: u8) -> Outcome<'p, [Option<OwnedFd>; 2]> {
+        loop {
+            let message = receive(self.sync()).at(Step::Sync, b"")?;
+            match message {
+                None => sys::exit(1),
+                Some((got, fds)) if got == word => return Ok(fds),
+                Some(_) => {}
+            }
+        }
+    }
+
+    fn fail(&self, halt: &Halt<'_>) -> ! {
+        let text = [halt.detail, halt.note.text()];
+        let _ = sync::report(self.sync(), Kind::Failed, halt.step, halt.errno.raw_os_error(), &text, &[]);
+        let program = matches!(halt.step, Step::FindProgram | Step::Exec);
+        sys::exit(match halt.errno {
+            Errno::NOENT | Errno::NOTDIR if program => 127,
+            _ if program => 126,
+            _ => 125,
+        })
+    }
+}
+
+/// One datagram of the parent: its first byte, and descriptors.
+fn receive(fd: BorrowedFd<'_>) -> Result<Option<(u8, [Option<OwnedFd>; 2])>, Errno> {
+    use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage};
+    let mut byte = [0u8; 1];
+    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let received = loop {
+        let mut slices = [rustix::io::IoSliceMut::new(&mut byte)];
+        match rustix::net::recvmsg(fd, &mut slices, &mut control, RecvFlags::CMSG_CLOEXEC) {
+            Err(Errno::INTR) => {}
+            Err(Errno::CONNRESET) => return Ok(None),
+            other => break other?.bytes,
+        }
+    };
+    let mut fds = [None, None];
+    for message in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(rights) = message {
+            for (place, fd) in fds.iter_mut().zip(rights) {
+                *place = Some(fd);
+            }
+        }
+    }
+    Ok((received > 0).then_some((byte[0], fds)))
+}
+
+/// `/proc/self/fd/N`, for the few calls that know no descriptors.
+pub(crate) fn fd_path<'b>(fd: BorrowedFd<'_>, buffer: &'b mut [u8; 32]) -> &'b CStr {
+    let mut rest = &mut buffer[..];
+    // 14 + at most 10 digits + the terminator fit.
+    let _ = write!(rest, "/proc/self/fd/{}\0", fd.as_raw_fd());
+    CStr::from_bytes_until_nul(buffer).unwrap_or(c"/")
+}
+
+/// The life of a container's first process before its program. Does not return.
+///
+/// `in_user_namespace`: the user namespace to join has been joined before the clone.
+pub(crate) fn first_process(plan: &InitPlan, prepared: &Prepared<'_>, in_user_namespace: bool) -> ! {
+    let mut progress = Progress { sync: None, prepared, process: &plan.process };
+    let context = Context { init: plan, prepared };
+    match become_container(&context, &mut progress, in_user_namespace) {
+        Err(halt) => progress.fail(&halt),
+        Ok(never) => match never {},
+    }
+}
+
+fn become_container<'p>(
+    context: &Context<'p>,
+    progress: &mut Progress<'p>,
+    in_user_namespace: bool,
+) -> Outcome<'p, Infallible> {
+    let (plan, prepared) = (context.init, context.prepared);
+    start(progress);
+    join_cgroups(prepared)?;
+
+    // Namespaces. The clone has made the new ones, apart from that of cgroups, which takes the cgroup just joined
+    // for its root.
+    if prepared.wait_for_maps {
+        progress.wait_for(GO_MAPPED)?;
+    }
+    let join = prepared.join.iter().filter(|(kind, _)| !(in_user_namespace && *kind == NamespaceKind::User));
+    for (kind, namespace) in join {
+        sys::setns(namespace.fd(), kind.clone_flag()).at(Step::JoinNamespace, kind.name().as_bytes())?;
+    }
+    if plan.namespaces.isolated(NamespaceKind::User) {
+        become_root()?;
+    }
+    if plan.namespaces.is_new(NamespaceKind::Cgroup) {
+        sys::unshare(NamespaceKind::Cgroup.clone_flag()).at(Step::NewNamespace, b"cgroup")?;
+    }
+    new_session(plan.keyring.as_deref(), plan.init && plan.process.terminal.is_some())?;
+    if let Some(name) = &plan.hostname {
+        rustix::system::sethostname(name.to_bytes()).at(Step::Hostname, name.to_bytes())?;
+    }
+    if let Some(name) = &plan.domainname {
+        rustix::system::setdomainname(name.to_bytes()).at(Step::Domainname, name.to_bytes())?;
+    }
+
+    // The root file system and everything in it.
+    let root = rootfs::mount(context)?;
+    for (mount, tree) in plan.mounts.iter().zip(&prepared.trees) {
+        mounts::mount(mount, root.as_fd(), tree.as_ref())?;
+    }
+    mounts::devices(context, root.as_fd())?;
+    mounts::symlinks(context, root.as_fd())?;
+    if let Some(terminal) = &plan.process.terminal {
+        console::open(progress, Some(root.as_fd()), *terminal, !plan.init)?;
+    }
+    sysctls(context)?;
+    rootfs::make_directory(root.as_fd(), &plan.process.cwd);
+    mounts::readonly(context, root.as_fd())?;
+    mounts::masked(context, root.as_fd())?;
+
+    // The parent's hooks, and those that run in here but from the host's files; then the root changes.
+    let mut states = [None, None];
+    if plan.pause_before_pivot {
+        progress.report(Kind::BeforePivot, Step::Hook, &[])?;
+        states = progress.wait_for(GO_HOOKS)?;
+    }
+    let (create, start) = prepared.hooks.split_at(plan.create_container.len());
+    hooks::run(&plan.create_container, create, states[0].as_ref())?;
+    rootfs::enter(context, root)?;
+
+    process::streams(progress)?;
+    process::attributes(progress)?;
+    let seccomp_late = process::drop_privileges(progress)?;
+    let program = process::find_program(progress)?;
+
+    // Everything is ready.
+    progress.report(Kind::Ready, Step::Sync, &[])?;
+    if plan.wait_for_start {
+        wait_for_start(progress)?;
+    }
+    hooks::run(&plan.start_container, start, states[1].as_ref())?;
+    process::close_others(plan.preserve_fds)?;
+    if plan.init {
+        pid1::split(plan.process.terminal.is_some())?;
+    }
+    process::execute(progress, program, seccomp_late)
+}
+
+/// The life of a further process of a container before its program. Does not return.
+pub(crate) fn further_process(plan: &ExecPlan, container: BorrowedFd<'_>, prepared: &Prepared<'_>) -> ! {
+    let mut progress = Progress { sync: None, prepared, process: &plan.process };
+    match join_container(plan, container, &mut progress) {
+        Err(halt) => progress.fail(&halt),
+        Ok(never) => match never {},
+    }
+}
+
+fn join_container<'p>(
+    plan: &'p ExecPlan,
+    container: BorrowedFd<'_>,
+    progress: &mut Progress<'p>,
+) -> Outcome<'p, Infallible> {
+    start(progress);
+    if let Some(mask) = &plan.process.affinity_initial {
+        sys::sched_setaffinity(&mask.0).at(Step::Affinity, b"initial")?;
+    }
+    join_cgroups(progress.prepared)?;
+    if let Some(mask) = &plan.process.affinity_final {
+        sys::sched_setaffinity(&mask.0).at(Step::Affinity, b"final")?;
+    }
+    // All at once: the kernel takes them in the right order. The PID namespace came with the clone.
+    let join = plan.join & !NamespaceKind::Pid.clone_flag();
+    if join != 0 {
+        sys::setns(container, join).at(Step::JoinNamespace, b"of the container")?;
+    }
+    if plan.user_namespace {
+        become_root()?;
+    }
+    new_session(plan.keyring.as_deref(), false)?;
+    if let Some(terminal) = &plan.process.terminal {
+        console::open(progress, None, *terminal, true)?;
+    }
+    process::streams(progress)?;
+    process::attributes(progress)?;
+    let seccomp_late = process::drop_privileges(progress)?;
+    let program = process::find_program(progress)?;
+    progress.report(Kind::Ready, Step::Sync, &[])?;
+    if plan.wait_for_start {
+        wait_for_start(progress)?;
+    }
+    process::close_others(plan.preserve_fds)?;
+    process::execute(progress, program, seccomp_late)
+}
+
+/// A process between the parent and the container's first process, where a user namespace is joined and others are to
+/// be new in it: they belong to the user namespace that their creator is in. Joins it, clones the first process as its
+/// own sibling, tells the parent, and ends.
+pub(crate) fn between(plan: &InitPlan, prepared: &Prepared<'_>, flags: u64) -> ! {
+    let progress = Progress { sync: None, prepared, process: &plan.process };
+    let user = prepared.join.iter().find(|(kind, _)| *kind == NamespaceKind::User);
+    if let Some((kind, namespace)) = user {
+        if let Err(halt) = sys::setns(namespace.fd(), kind.clone_flag()).at(Step::JoinNamespace, b"user") {
+            progress.fail(&halt);
+        }
+    }
+    let mut pidfd = -1i32;
+    let args = sys::CloneArgs {
+        flags: flags | libc::CLONE_PARENT as u64 | libc::CLONE_PIDFD as u64,
+        pidfd: &raw mut pidfd as u64,
+        ..sys::CloneArgs::default()
+    };
+    // SAFETY: no memory is shared, and the child goes on as this process would.
+    match unsafe { sys::clone3(&args) } {
+        Ok(0) => first_process(plan, prepared, true),
+        Ok(pid) => {
+            // SAFETY: the clone has put a new descriptor there.
+            let pidfd = unsafe { BorrowedFd::borrow_raw(pidfd) };
+            let told = sync::report(progress.sync(), Kind::Cloned, Step::Sync, pid, &[], &[pidfd]);
+            sys::exit(i32::from(told.is_err()))
+        }
+        Err(errno) => progress.fail(&Halt::new(Step::NewNamespace, errno, b"in the user namespace")),
+    }
+}
+
+/// Where both begin: nothing of the parent's shows, and nothing of the parent's memory can be read by whoever shares
+/// the namespaces that are about to be joined.
+fn start(progress: &Progress<'_>) {
+    sys::reset_signals();
+    // SAFETY: the number is the parent's end, of which no value in this process is used any more.
+    drop(unsafe { <OwnedFd as std::os::fd::FromRawFd>::from_raw_fd(progress.prepared.parent_end) });
+    // Cannot fail with a valid value.
+    let _ = sys::prctl(libc::PR_SET_DUMPABLE, 0, 0);
+    rustix::process::umask(Mode::empty());
+}
+
+fn join_cgroups<'p>(prepared: &Prepared<'p>) -> Outcome<'p, ()> {
+    for procs in &prepared.cgroup_procs {
+        rustix::io::write(procs, b"0").at(Step::JoinCgroup, b"")?;
+    }
+    Ok(())
+}
+
+/// Takes on the ids 0 of a user namespace, in which this process has every capability but no name yet.
+fn become_root<'p>() -> Outcome<'p, ()> {
+    sys::setresgid(0).at(Step::BecomeRoot, b"")?;
+    sys::setresuid(0).at(Step::BecomeRoot, b"")?;
+    match sys::setgroups(&[]) {
+        // Denied in a namespace whose maps an unprivileged parent wrote.
+        Ok(()) | Err(Errno::PERM) => Ok(()),
+        Err(errno) => Err(Halt::new(Step::BecomeRoot, errno, b"")),
+    }
+}
+
+/// `session_later`: an init of our own leaves the session, and with it the terminal, to the program.
+fn new_session<'p>(keyring: Option<&CStr>, session_later: bool) -> Outcome<'p, ()> {
+    if !session_later {
+        rustix::process::setsid().at(Step::NewSession, b"")?;
+    }
+    if let Some(name) = keyring {
+        match sys::join_session_keyring(Some(name)) {
+            // A kernel without keyrings, or a host's filter around all of us, has none to leak.
+            Ok(()) | Err(Errno::NOSYS | Errno::PERM) => {}
+            // Out of quota: an anonymous one does not count against the name.
+            Err(errno) => return Err(Halt::new(Step::Keyring, errno, name_of(keyring))),
+        }
+    }
+    Ok(())
+}
+
+fn name_of<'p>(_: Option<&CStr>) -> &'p [u8] {
+    b"of the container"
+}
+
+/// Written through the host's /proc, in which the namespaces of the writer count all the same.
+fn sysctls<'p>(context: &Context<'p>) -> Outcome<'p, ()> {
+    if context.init.sysctls.is_empty() {
+        return Ok(());
+    }
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let sys = rustix::fs::openat(&context.prepared.proc, c"sys", flags, Mode::empty()).at(Step::Sysctl, b"")?;
+    for (path, value) in &context.init.sysctls {
+        let flags = OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        rustix::fs::openat(&sys, path.as_c_str(), flags, Mode::empty())
+            .and_then(|file| rustix::io::write(&file, value.to_bytes()))
+            .at(Step::Sysctl, path.to_bytes())?;
+    }
+    Ok(())
+}
+
+/// Waits for the start, on the sync socket or on a socket of its own that a later process connects to.
+fn wait_for_start(progress: &mut Progress<'_>) -> Outcome<'static, ()> {
+    if let Some(gate) = progress.prepared.gate {
+        let connection = loop {
+            match rustix::net::accept_with(gate, rustix::net::SocketFlags::CLOEXEC) {
+                Err(Errno::INTR | Errno::CONNABORTED) => {}
+                other => break other.at(Step::Sync, b"")?,
+            }
+        };
+        progress.sync = Some(connection);
+    }
+    loop {
+        match receive(progress.sync()).at(Step::Sync, b"")? {
+            None => sys::exit(1),
+            Some((GO_START, _)) => return Ok(()),
+            Some(_) => {}
+        }
+    }
+}

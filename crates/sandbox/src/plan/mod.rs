@@ -1,0 +1,366 @@
+//! Everything that a new process will do between clone and exec, computed ahead of time from an OCI runtime spec.
+//!
+//! A plan is plain data: compiled by the daemon or the command line, sent as bytes to the process that clones, and read
+//! by the child as it stands. Nothing in it has to be looked up, parsed or converted after the clone.
+
+mod ids;
+mod mounts;
+mod namespaces;
+mod options;
+mod process;
+mod rootfs;
+mod seccomp;
+
+use std::ffi::CString;
+use std::path::{Path, PathBuf};
+
+use oci_spec::runtime::{Process, Spec};
+use serde::{Deserialize, Serialize};
+
+pub use namespaces::NamespaceKind;
+pub use rootfs::RootFs;
+
+use crate::cgroup::Placement;
+pub(crate) use ids::{IdMap, IdMaps};
+pub(crate) use mounts::{DevicePlan, MountKind, MountPlan};
+pub(crate) use namespaces::{NamespacePlan, NamespaceSource};
+#[cfg(feature = "runtime-cli")]
+pub(crate) use options::mount_option_names;
+pub(crate) use process::{Bytes, ProcessPlan, TerminalPlan};
+pub(crate) use rootfs::{OverlayPlan, RootPlan, RootSource};
+pub(crate) use seccomp::SeccompPlan;
+
+/// Why a spec can't be made into a plan.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PlanError {
+    /// The spec lacks something that the runtime spec requires.
+    #[error("the spec has no {0}")]
+    Missing(&'static str),
+    /// A field has a value that can't be honoured.
+    #[error("{field}: {reason}")]
+    Invalid {
+        /// The field, by its name in the spec.
+        field: String,
+        /// What is wrong with it, and what would be right.
+        reason: String,
+    },
+    /// A string that is handed to the kernel contains a NUL byte.
+    #[error("{0} contains a NUL byte")]
+    Nul(String),
+    /// The seccomp profile can't be compiled.
+    #[error("linux.seccomp: {0}")]
+    Seccomp(String),
+    /// The machine or this runtime can't do what the spec asks for.
+    #[error("{0}")]
+    Unsupported(String),
+    /// Something named by the spec could not be read.
+    #[error("{what} {}: {source}", path.display())]
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// The kernel's reason.
+        source: std::io::Error,
+    },
+    /// A plan that arrived as bytes does not decode: it was cut short, or written by another version.
+    #[error("not a plan of this version: {0}")]
+    Decode(#[from] postcard::Error),
+}
+
+impl PlanError {
+    pub(crate) fn invalid(field: impl Into<String>, reason: impl Into<String>) -> Self {
+        Self::Invalid { field: field.into(), reason: reason.into() }
+    }
+}
+
+/// What the spec does not say.
+#[derive(Debug, Clone, Default)]
+pub struct CompileOptions {
+    /// The root file system; `None` takes `root.path` of the spec, relative to the bundle.
+    pub rootfs: Option<RootFs>,
+    /// Where the process is placed; see [`crate::cgroup::Cgroup::placement`]. `None` leaves it in its parent's cgroup.
+    pub cgroup: Option<Placement>,
+    /// After its set-up the child waits for [`crate::SyncChannel::start`].
+    pub wait_for_start: bool,
+    /// The child stops before it changes the root, for the parent's hooks ([`crate::SyncEvent::BeforePivot`]).
+    /// Implied where the spec has `createContainer` or `startContainer` hooks.
+    pub pause_before_pivot: bool,
+    /// PID 1 is a small init of our own that reaps zombies and forwards signals (`docker run --init`).
+    pub init: bool,
+    /// Change the root by moving mounts instead of pivot_root, for a root on a RAM disk (`--no-pivot`).
+    pub no_pivot: bool,
+    /// Keep the caller's session keyring (`--no-new-keyring`).
+    pub no_new_keyring: bool,
+    /// How many descriptors from 3 on the process inherits (`--preserve-fds`).
+    pub preserve_fds: u32,
+    /// Namespaces that are given as descriptors at the time of the spawn, instead of what the spec says:
+    /// the kind, and the place in [`crate::Fds::namespaces`].
+    pub namespace_fds: Vec<(NamespaceKind, u8)>,
+}
+
+/// What a container's first process will do. See the [module](self).
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct InitPlan {
+    pub(crate) namespaces: NamespacePlan,
+    pub(crate) ids: Option<IdMaps>,
+    pub(crate) cgroup: Option<Placement>,
+    pub(crate) hostname: Option<CString>,
+    pub(crate) domainname: Option<CString>,
+    pub(crate) root: RootPlan,
+    pub(crate) mounts: Vec<MountPlan>,
+    pub(crate) devices: Vec<DevicePlan>,
+    /// Link and what it points to.
+    pub(crate) symlinks: Vec<(CString, CString)>,
+    /// Path below `/proc/sys`, value.
+    pub(crate) sysctls: Vec<(CString, CString)>,
+    pub(crate) masked: Vec<CString>,
+    pub(crate) mask_options: Vec<(CString, Option<CString>)>,
+    pub(crate) readonly: Vec<CString>,
+    pub(crate) pause_before_pivot: bool,
+    pub(crate) create_container: Vec<HookPlan>,
+    pub(crate) start_container: Vec<HookPlan>,
+    pub(crate) keyring: Option<CString>,
+    pub(crate) wait_for_start: bool,
+    pub(crate) init: bool,
+    pub(crate) preserve_fds: u32,
+    pub(crate) process: ProcessPlan,
+}
+
+/// A hook that the child runs by itself.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct HookPlan {
+    pub(crate) path: CString,
+    pub(crate) argv: Vec<CString>,
+    pub(crate) envp: Vec<CString>,
+    /// In milliseconds; 0 waits for ever.
+    pub(crate) timeout: u32,
+}
+
+/// What the plan of a further process in a running container needs to know beyond the process itself.
+#[derive(Debug, Clone, Default)]
+pub struct ExecOptions {
+    /// The container's cgroup.
+    pub cgroup: Option<Placement>,
+    /// How many descriptors from 3 on the process inherits.
+    pub preserve_fds: u32,
+    /// Keep the caller's session keyring.
+    pub no_new_keyring: bool,
+    /// After its set-up the process waits for [`crate::SyncChannel::start`].
+    pub wait_for_start: bool,
+}
+
+/// What a further process in a running container will do.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ExecPlan {
+    /// `CLONE_NEW*` of the namespaces that are the container's own.
+    pub(crate) join: u64,
+    pub(crate) user_namespace: bool,
+    pub(crate) cgroup: Option<Placement>,
+    pub(crate) keyring: Option<CString>,
+    pub(crate) wait_for_start: bool,
+    pub(crate) preserve_fds: u32,
+    pub(crate) process: ProcessPlan,
+}
+
+impl InitPlan {
+    /// Compiles a spec.
+    ///
+    /// `bundle` is the directory that relative paths of the spec start from. Reads nothing but what the spec points to
+    /// (namespace paths, devices given without numbers) and the machine's cgroup layout.
+    pub fn compile(spec: &Spec, bundle: &Path, options: &CompileOptions) -> Result<Self, PlanError> {
+        let process = spec.process().as_ref().ok_or(PlanError::Missing("process"))?;
+        let linux = spec.linux().as_ref().ok_or(PlanError::Missing("linux"))?;
+        let namespaces = namespaces::compile(linux, &options.namespace_fds)?;
+        let ids = ids::compile(linux, &namespaces)?;
+        let rootfs = match &options.rootfs {
+            Some(rootfs) => rootfs.clone(),
+            None => {
+                let root = spec.root().as_ref().ok_or(PlanError::Missing("root"))?;
+                RootFs::Path(bundle.join(root.path()))
+            }
+        };
+        let (create_container, start_container) = hooks(spec)?;
+        let mounted = mounts::compile(spec, bundle, &namespaces, ids.as_ref(), options.cgroup.as_ref())?;
+        let text = |what: &str, value: &Option<String>| value.as_deref().map(|v| cstring(what, v)).transpose();
+        if spec.hostname().is_some() && !namespaces.isolated(NamespaceKind::Uts) {
+            return Err(PlanError::invalid("hostname", "needs a UTS namespace of the container's own"));
+        }
+        if spec.domainname().is_some() && !namespaces.isolated(NamespaceKind::Uts) {
+            return Err(PlanError::invalid("domainname", "needs a UTS namespace of the container's own"));
+        }
+        if linux.intel_rdt().is_some() {
+            return Err(PlanError::Unsupported("linux.intelRdt is not supported".into()));
+        }
+        Ok(Self {
+            hostname: text("hostname", spec.hostname())?,
+            domainname: text("domainname", spec.domainname())?,
+            root: rootfs::compile(&rootfs, spec, linux, bundle, options.no_pivot)?,
+            mounts: mounted.mounts,
+            devices: mounted.devices,
+            symlinks: mounted.symlinks,
+            sysctls: sysctls(linux, &namespaces)?,
+            masked: strings("linux.maskedPaths", linux.masked_paths())?,
+            mask_options: mounted.mask_options,
+            readonly: strings("linux.readonlyPaths", linux.readonly_paths())?,
+            pause_before_pivot: options.pause_before_pivot
+                || !create_container.is_empty()
+                || !start_container.is_empty(),
+            create_container,
+            start_container,
+            keyring: keyring(options.no_new_keyring),
+            wait_for_start: options.wait_for_start,
+            init: options.init,
+            preserve_fds: options.preserve_fds,
+            process: process::compile(process, Some(linux), false)?,
+            cgroup: options.cgroup.clone(),
+            namespaces,
+            ids,
+        })
+    }
+
+    /// The plan as bytes, for another process of the same version.
+    pub fn to_bytes(&self) -> Result<Vec<u8>, PlanError> {
+        Ok(postcard::to_stdvec(self)?)
+    }
+
+    /// Takes up a plan that [`to_bytes`](Self::to_bytes) wrote.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, PlanError> {
+        Ok(postcard::from_bytes(bytes)?)
+    }
+
+    /// Whether the process gets a terminal.
+    pub fn has_terminal(&self) -> bool {
+        self.process.terminal.is_some()
+    }
+
+    /// Whether the child waits for [`crate::SyncChannel::start`].
+    pub fn waits_for_start(&self) -> bool {
+        self.wait_for_start
+    }
+
+    /// Whether the child stops at [`crate::SyncEvent::BeforePivot`].
+    pub fn pauses_before_pivot(&self) -> bool {
+        self.pause_before_pivot
+    }
+}
+
+impl ExecPlan {
+    /// Compiles a further process for the container that `container` describes.
+    ///
+    /// What `process` leaves out where the spec's own process has it (nothing but the seccomp profile, which belongs
+    /// to the container) is taken from `container`.
+    pub fn compile(process: &Process, container: &Spec, options: &ExecOptions) -> Result<Self, PlanError> {
+        let linux = container.linux().as_ref().ok_or(PlanError::Missing("linux"))?;
+        let (join, user_namespace) = namespaces::join_flags(linux);
+        Ok(Self {
+            join,
+            user_namespace,
+            cgroup: options.cgroup.clone(),
+            keyring: keyring(options.no_new_keyring),
+            wait_for_start: options.wait_for_start,
+            preserve_fds: options.preserve_fds,
+            process: process::compile(process, Some(linux), true)?,
+        })
+    }
+
+    /// The plan as bytes, for another process of the same version.
+    pub fn to_bytes(&self) -> Result<Vec<u8>, PlanError> {
+        Ok(postcard::to_stdvec(self)?)
+    }
+
+    /// Takes up a plan that [`to_bytes`](Self::to_bytes) wrote.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, PlanError> {
+        Ok(postcard::from_bytes(bytes)?)
+    }
+
+    /// Whether the process gets a terminal.
+    pub fn has_terminal(&self) -> bool {
+        self.process.terminal.is_some()
+    }
+}
+
+pub(crate) fn cstring(what: &str, value: impl Into<Vec<u8>>) -> Result<CString, PlanError> {
+    CString::new(value).map_err(|_| PlanError::Nul(what.to_owned()))
+}
+
+fn strings(what: &str, values: &Option<Vec<String>>) -> Result<Vec<CString>, PlanError> {
+    values.iter().flatten().map(|value| cstring(what, value.as_str())).collect()
+}
+
+/// Every container gets a session keyring of its own, so that keys of the host don't leak into it.
+fn keyring(keep: bool) -> Option<CString> {
+    (!keep).then(|| c"_ses".to_owned())
+}
+
+fn hooks(spec: &Spec) -> Result<(Vec<HookPlan>, Vec<HookPlan>), PlanError> {
+    let Some(hooks) = spec.hooks() else {
+        return Ok((Vec::new(), Vec::new()));
+    };
+    let list =
+        |hooks: &Option<Vec<oci_spec::runtime::Hook>>| hooks.iter().flatten().map(hook).collect::<Result<Vec<_>, _>>();
+    Ok((list(hooks.create_container())?, list(hooks.start_container())?))
+}
+
+fn hook(hook: &oci_spec::runtime::Hook) -> Result<HookPlan, PlanError> {
+    use std::os::unix::ffi::OsStrExt;
+    let path = cstring("hooks.path", hook.path().as_os_str().as_bytes())?;
+    let argv = match hook.args() {
+        Some(args) if !args.is_empty() => strings("hooks.args", hook.args())?,
+        _ => vec![path.clone()],
+    };
+    let seconds = hook.timeout().unwrap_or(0);
+    if hook.timeout().is_some() && seconds <= 0 {
+        return Err(PlanError::invalid("hooks.timeout", "must be greater than zero"));
+    }
+    let timeout = u32::try_from(seconds.saturating_mul(1000)).unwrap_or(u32::MAX);
+    Ok(HookPlan { path, argv, envp: strings("hooks.env", hook.env())?, timeout })
+}
+
+/// Only what belongs to a namespace of the container's own may be set: anything else would change the host.
+fn sysctls(linux: &oci_spec::runtime::Linux, namespaces: &NamespacePlan) -> Result<Vec<(CString, CString)>, PlanError> {
+    const IPC: &[&str] = &[
+        "kernel.msgmax",
+        "kernel.msgmnb",
+        "kernel.msgmni",
+        "kernel.sem",
+        "kernel.shmall",
+        "kernel.shmmax",
+        "kernel.shmmni",
+        "kernel.shm_rmid_forced",
+    ];
+    let mut plans = Vec::new();
+    for (name, value) in linux.sysctl().iter().flatten() {
+        // Both separators are in use; a name with a slash first keeps its dots (net/ipv4/conf/eth0.1/…).
+        let path = match name.find(['.', '/']).map(|at| name.as_bytes()[at]) {
+            Some(b'/') => name.clone(),
+            _ => name.split('/').map(|part| part.replace('.', "/")).collect::<Vec<_>>().join("."),
+        };
+        let dotted = path.replace('/', ".");
+        let kind = if dotted.starts_with("net.") {
+            NamespaceKind::Network
+        } else if IPC.contains(&dotted.as_str()) || dotted.starts_with("fs.mqueue.") {
+            NamespaceKind::Ipc
+        } else if matches!(dotted.as_str(), "kernel.domainname" | "kernel.hostname") {
+            NamespaceKind::Uts
+        } else if dotted.starts_with("user.") {
+            NamespaceKind::User
+        } else {
+            return Err(PlanError::invalid(
+                "linux.sysctl",
+                format!("sysctl {name:?} is not in a separate kernel namespace"),
+            ));
+        };
+        if !namespaces.isolated(kind) {
+            let reason = format!("sysctl {name:?} is not allowed in the host's {} namespace", kind.name());
+            return Err(PlanError::invalid("linux.sysctl", reason));
+        }
+        if path.split('/').any(|part| matches!(part, "" | "." | "..")) {
+            return Err(PlanError::invalid("linux.sysctl", format!("sysctl {name:?} is not a name")));
+        }
+        plans.push((cstring("linux.sysctl", path)?, cstring("linux.sysctl", value.as_str())?));
+    }
+    plans.sort();
+    Ok(plans)
+}

@@ -1,0 +1,255 @@
+//! What the parent makes before the clone: arrays of pointers, open files, trees that only the parent can open.
+
+use std::ffi::{CStr, CString, c_char};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use rustix::fs::{CWD, Mode, OFlags};
+use rustix::io::Errno;
+use rustix::mount::{MountPropagationFlags, mount_change};
+
+use super::{Fds, MappedNamespaces, SpawnError, Stdio};
+use crate::cgroup::Placement;
+use crate::child::mounts::clone_tree;
+use crate::child::{Namespace, Prepared, rootfs};
+use crate::plan::{IdMaps, InitPlan, MountKind, NamespaceKind, NamespaceSource, OverlayPlan, ProcessPlan, RootSource};
+use crate::sys::{self, MountAttr};
+
+fn pointers(strings: &[CString]) -> Vec<*const c_char> {
+    strings.iter().map(|string| string.as_ptr()).chain([std::ptr::null()]).collect()
+}
+
+fn text(path: &CStr) -> String {
+    path.to_string_lossy().into_owned()
+}
+
+fn open(path: &CStr, flags: OFlags) -> Result<OwnedFd, SpawnError> {
+    rustix::fs::openat(CWD, path, flags | OFlags::CLOEXEC, Mode::empty())
+        .map_err(SpawnError::prepare("open", text(path)))
+}
+
+/// Opens a namespace file, or what is bound over one.
+pub(super) fn open_namespace(path: &CStr) -> Result<OwnedFd, SpawnError> {
+    open(path, OFlags::RDONLY)
+}
+
+/// The directory for `CLONE_INTO_CGROUP`.
+pub(super) fn unified_cgroup(placement: Option<&Placement>) -> Result<Option<OwnedFd>, SpawnError> {
+    placement.and_then(Placement::unified).map(|path| open(path, OFlags::RDONLY | OFlags::DIRECTORY)).transpose()
+}
+
+/// What both kinds of processes need.
+pub(super) fn common<'f>(
+    process: &ProcessPlan,
+    fds: &Fds<'f>,
+    sync: OwnedFd,
+    parent_end: i32,
+    cgroup: Option<&Placement>,
+) -> Result<Prepared<'f>, SpawnError> {
+    let own = rustix::fs::stat(c"/proc/self/exe").map_err(SpawnError::prepare("look at", "/proc/self/exe"))?;
+    let procs = cgroup.into_iter().flat_map(Placement::v1_procs);
+    Ok(Prepared {
+        sync,
+        parent_end,
+        proc: open(c"/proc", OFlags::PATH | OFlags::DIRECTORY)?,
+        cgroup_procs: procs.map(|path| open(path, OFlags::WRONLY)).collect::<Result<_, _>>()?,
+        join: Vec::new(),
+        trees: Vec::new(),
+        device_trees: Vec::new(),
+        null: None,
+        root: None,
+        argv: pointers(&process.argv),
+        envp: pointers(&process.envp),
+        hooks: Vec::new(),
+        stdio: match fds.stdio {
+            Stdio::Inherit => None,
+            Stdio::Fds(streams) => Some(streams),
+        },
+        console_socket: fds.console_socket,
+        gate: fds.start_gate,
+        own_program: (own.st_dev, own.st_ino),
+        wait_for_maps: false,
+    })
+}
+
+/// What only a container's first process needs.
+pub(super) fn container<'f>(plan: &InitPlan, fds: &Fds<'f>, ready: &mut Prepared<'f>) -> Result<(), SpawnError> {
+    ready.wait_for_maps = plan.namespaces.is_new(NamespaceKind::User);
+    for join in plan.namespaces.join.iter().filter(|join| join.kind != NamespaceKind::Pid) {
+        let namespace = match &join.source {
+            NamespaceSource::Path(path) => Namespace::Owned(open_namespace(path)?),
+            NamespaceSource::Slot(slot) => {
+                let fd = fds.namespaces.get(usize::from(*slot));
+                Namespace::Given(*fd.ok_or(SpawnError::NoNamespace(join.kind.name()))?)
+            }
+        };
+        ready.join.push((join.kind, namespace));
+    }
+    let hooks = plan.create_container.iter().chain(&plan.start_container);
+    ready.hooks = hooks.map(|hook| (pointers(&hook.argv), pointers(&hook.envp))).collect();
+    trees(plan, ready)
+}
+
+/// In a user namespace the child may neither pass the host's directories nor clone its mounts, and nobody but the
+/// host's root may map ids: then the trees are opened here.
+fn trees(plan: &InitPlan, ready: &mut Prepared<'_>) -> Result<(), SpawnError> {
+    let user = plan.namespaces.isolated(NamespaceKind::User);
+    let mut mapped = MappedNamespaces::new();
+    for mount in &plan.mounts {
+        let MountKind::Bind { source, recursive } = &mount.kind else {
+            ready.trees.push(None);
+            continue;
+        };
+        if !user && mount.idmap.is_none() {
+            ready.trees.push(None);
+            continue;
+        }
+        let tree = tree(CWD, source, *recursive)?;
+        if let Some((maps, deep)) = &mount.idmap {
+            map(&tree, maps, *deep, &mut mapped, &text(source))?;
+        }
+        ready.trees.push(Some(tree));
+    }
+    for device in &plan.devices {
+        let tree = if device.bind { Some(tree(CWD, &device.host_path, false)?) } else { None };
+        ready.device_trees.push(tree);
+    }
+    if !user {
+        return Ok(());
+    }
+    ready.null = Some(tree(CWD, c"/dev/null", false)?);
+    ready.root = Some(match (&plan.root.source, &plan.ids) {
+        (RootSource::Path(path), _) => tree(CWD, path, true)?,
+        (RootSource::Overlay(overlay), ids) => {
+            overlay_tree(overlay, ids.as_ref(), &plan.root.mount_point, &mut mapped)?
+        }
+    });
+    Ok(())
+}
+
+/// A detached clone that follows the host's mounts but never leads back to them.
+fn tree(at: BorrowedFd<'_>, path: &CStr, recursive: bool) -> Result<OwnedFd, SpawnError> {
+    let failed = || SpawnError::prepare("open", text(path));
+    let tree = clone_tree(at, path, recursive).map_err(failed())?;
+    let slave = MountAttr { propagation: libc::MS_SLAVE, ..MountAttr::default() };
+    sys::mount_setattr(tree.as_fd(), true, &slave).map_err(failed())?;
+    Ok(tree)
+}
+
+fn map(tree: &OwnedFd, maps: &IdMaps, deep: bool, mapped: &mut MappedNamespaces, name: &str) -> Result<(), SpawnError> {
+    use std::os::fd::AsRawFd;
+    let namespace = mapped.get(maps)?;
+    let attr =
+        MountAttr { set: libc::MOUNT_ATTR_IDMAP, userns_fd: namespace.as_raw_fd() as u64, ..MountAttr::default() };
+    sys::mount_setattr(tree.as_fd(), deep, &attr).map_err(SpawnError::prepare("map the ids of", name))
+}
+
+/// The overlay over id-mapped layers. It is mounted in a mount namespace that exists only for this, by the host's root,
+/// who alone can read the marks of opaque directories, and comes out of it as a detached tree.
+fn overlay_tree(
+    overlay: &OverlayPlan,
+    ids: Option<&IdMaps>,
+    scratch: &CStr,
+    mapped: &mut MappedNamespaces,
+) -> Result<OwnedFd, SpawnError> {
+    let Some(ids) = ids else {
+        return Err(SpawnError::prepare("map the layers", "for a joined user namespace without uidMappings")(
+            Errno::INVAL,
+        ));
+    };
+    let layers = open(&overlay.layers_dir, OFlags::PATH | OFlags::DIRECTORY)?;
+    let mut sources: Vec<(BorrowedFd<'_>, CString)> =
+        overlay.lower.iter().map(|name| (layers.as_fd(), name.clone())).collect();
+    let mut data = format!("lowerdir={}", (0..sources.len()).map(|i| i.to_string()).collect::<Vec<_>>().join(":"));
+    if let Some((upper, work)) = &overlay.upper {
+        let (directory, upper, work) = siblings(upper, work)?;
+        let number = sources.len();
+        data += &format!(",upperdir={number}/{upper},workdir={number}/{work}");
+        sources.push((CWD, directory));
+    }
+    for (key, value) in &overlay.options {
+        data += &format!(",{}", text(key));
+        if let Some(value) = value {
+            data += &format!("={}", text(value));
+        }
+    }
+    let data = CString::new(data).map_err(|_| SpawnError::prepare("mount", "the overlay")(Errno::INVAL))?;
+    // Opened before the change of the mount namespace where ids can be mapped, attached after it.
+    let away = Away::new()?;
+    let trees = sources
+        .iter()
+        .map(|(at, name)| {
+            let tree = tree(*at, name, false)?;
+            map(&tree, ids, false, mapped, &text(name))?;
+            Ok(tree)
+        })
+        .collect::<Result<Vec<_>, SpawnError>>();
+    let root = trees.and_then(|trees| {
+        rootfs::overlay_over(&trees, scratch, &data)
+            .map_err(|(errno, _)| SpawnError::prepare("mount", "the overlay")(errno))
+    });
+    away.back()?;
+    root
+}
+
+/// Upper and work must come in by one mount: the directory that holds both.
+fn siblings(upper: &CStr, work: &CStr) -> Result<(CString, String, String), SpawnError> {
+    use std::ffi::OsStr;
+    let split = |path: &CStr| {
+        let path = Path::new(OsStr::from_bytes(path.to_bytes())).to_owned();
+        let name = path.file_name().map(|name| name.to_string_lossy().into_owned());
+        path.parent().map(Path::to_owned).zip(name)
+    };
+    match (split(upper), split(work)) {
+        (Some((directory, upper)), Some((other, work))) if directory == other => {
+            CString::new(directory.as_os_str().as_bytes())
+                .map(|directory| (directory, upper, work))
+                .map_err(|_| SpawnError::prepare("open", "upper")(Errno::INVAL))
+        }
+        _ => Err(SpawnError::prepare("map", format!("{} and {}: not in one directory", text(upper), text(work)))(
+            Errno::INVAL,
+        )),
+    }
+}
+
+/// A stay in a new mount namespace, from which [`back`](Self::back) returns.
+struct Away {
+    namespace: OwnedFd,
+    directory: OwnedFd,
+    returned: bool,
+}
+
+impl Away {
+    fn new() -> Result<Self, SpawnError> {
+        let away = Self {
+            namespace: open(c"/proc/self/ns/mnt", OFlags::RDONLY)?,
+            directory: open(c".", OFlags::PATH | OFlags::DIRECTORY)?,
+            returned: false,
+        };
+        sys::unshare(NamespaceKind::Mount.clone_flag()).map_err(SpawnError::prepare("create", "a mount namespace"))?;
+        let slave = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
+        mount_change(c"/", slave).map_err(SpawnError::prepare("set the propagation of", "/"))?;
+        Ok(away)
+    }
+
+    fn back(mut self) -> Result<(), SpawnError> {
+        self.go()
+    }
+
+    fn go(&mut self) -> Result<(), SpawnError> {
+        if std::mem::replace(&mut self.returned, true) {
+            return Ok(());
+        }
+        sys::setns(self.namespace.as_fd(), NamespaceKind::Mount.clone_flag())
+            .and_then(|()| rustix::process::fchdir(&self.directory))
+            .map_err(SpawnError::prepare("return to", "the mount namespace"))
+    }
+}
+
+impl Drop for Away {
+    fn drop(&mut self) {
+        // Reached without a return only on an error, which is the one to tell.
+        let _ = self.go();
+    }
+}
