@@ -7,7 +7,6 @@ use redb::{Database, ReadTransaction, ReadableTable};
 use std::fs;
 use std::io;
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 /// A restored store continues this far above the revision of its backup, so that no revision is ever given out twice:
@@ -42,7 +41,16 @@ impl Schedule {
     /// when it is overdue by a whole interval, since somebody always waits.
     pub(crate) fn is_due(&self, revision: Revision, idle: bool) -> bool {
         let patience = if idle { Duration::ZERO } else { self.interval };
-        self.holds != Some(revision) && Instant::now() >= self.due + patience
+        self.is_wanted(revision) && Instant::now() >= self.due + patience
+    }
+
+    /// How long until its time has come, for a store at `revision`; `None` if nothing changed since the last one.
+    pub(crate) fn wait(&self, revision: Revision) -> Option<Duration> {
+        self.is_wanted(revision).then(|| self.due.saturating_duration_since(Instant::now()))
+    }
+
+    fn is_wanted(&self, revision: Revision) -> bool {
+        self.holds != Some(revision)
     }
 
     /// Notes the outcome of writing one.
@@ -52,13 +60,10 @@ impl Schedule {
     }
 }
 
-/// Two that write at once would write into the same file.
-static WRITING: Mutex<()> = Mutex::new(());
-
 /// Writes the backup of `file`, replacing the one before when it is whole. Returns the revision it holds.
 pub(crate) fn write(file: &DatabaseFile) -> Result<Revision, BackupError> {
     let Some(path) = file.backup_path() else { return Ok(Revision::ZERO) };
-    let _alone = WRITING.lock().unwrap_or_else(PoisonError::into_inner);
+    let _alone = file.lock_backup();
     let fresh = file::beside(&path, ".new");
     let written = file.read("everything", |txn| Ok(copy(txn, &fresh))).map_err(BackupError::Read);
     let failed = |source: io::Error| BackupError::Write { path: path.clone(), source };

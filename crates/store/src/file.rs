@@ -9,7 +9,7 @@ use std::io::{self, ErrorKind};
 use std::os::unix::fs::OpenOptionsExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 /// Where the bytes are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,6 +25,7 @@ pub(crate) struct DatabaseFile {
     medium: Medium,
     options: Options,
     relief: Relief,
+    backup: Mutex<()>,
     /// `None` only while the disk fails: between the failure and the next time that opening succeeds.
     database: RwLock<Option<Database>>,
 }
@@ -42,7 +43,8 @@ impl DatabaseFile {
         let relief = Relief::default();
         let (database, state) = open_or_create(path, &options, &relief)?;
         let database = RwLock::new(Some(database));
-        Ok((DatabaseFile { path: path.to_owned(), medium: Medium::File, options, relief, database }, state))
+        let backup = Mutex::default();
+        Ok((DatabaseFile { path: path.to_owned(), medium: Medium::File, options, relief, backup, database }, state))
     }
 
     /// A database in memory.
@@ -52,8 +54,8 @@ impl DatabaseFile {
         let database = builder(&options).create_with_backend(backend).map_err(|error| refused(&path, error.into()))?;
         initialise(&database).map_err(|error| refused(&path, error))?;
         let state = inspect(&path, &database)?;
-        let database = RwLock::new(Some(database));
-        Ok((DatabaseFile { path, medium: Medium::Memory, options, relief: Relief::default(), database }, state))
+        let (relief, backup, database) = (Relief::default(), Mutex::default(), RwLock::new(Some(database)));
+        Ok((DatabaseFile { path, medium: Medium::Memory, options, relief, backup, database }, state))
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -72,6 +74,11 @@ impl DatabaseFile {
     /// Where the backup lies, for a store that has a file.
     pub(crate) fn backup_path(&self) -> Option<PathBuf> {
         (self.medium == Medium::File).then(|| backup_path(&self.path))
+    }
+
+    /// Keeps others from writing the backup: two would write into the same file.
+    pub(crate) fn lock_backup(&self) -> MutexGuard<'_, ()> {
+        self.backup.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Runs `read` on a snapshot. `what` is read, for the error.

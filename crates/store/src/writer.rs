@@ -111,14 +111,13 @@ impl Writer {
 
     /// Waits for a transaction: for ever if nothing else is to be done.
     fn next(&self) -> Result<Submission, RecvTimeoutError> {
+        let flush = self.relaxed_since.map(|since| RELAXED_FOR.saturating_sub(since.elapsed()));
         let revision = self.shared.revision();
-        let backup_is_due = self.backup.as_ref().is_some_and(|schedule| schedule.is_due(revision, true));
-        let wait = match (self.relaxed_since, backup_is_due) {
-            (Some(since), _) => RELAXED_FOR.saturating_sub(since.elapsed()),
-            (None, true) => IDLE,
-            (None, false) => return self.submissions.recv().map_err(|_| RecvTimeoutError::Disconnected),
-        };
-        self.submissions.recv_timeout(wait)
+        let backup = self.backup.as_ref().and_then(|schedule| schedule.wait(revision)).map(|wait| wait.max(IDLE));
+        match flush.into_iter().chain(backup).min() {
+            Some(wait) => self.submissions.recv_timeout(wait),
+            None => self.submissions.recv().map_err(|_| RecvTimeoutError::Disconnected),
+        }
     }
 
     /// The transactions that wait, from `first` on.
