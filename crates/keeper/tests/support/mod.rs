@@ -1,5 +1,5 @@
 //! A keeper of the test's own, and what a daemon does with it.
-#![allow(dead_code, reason = "each test file uses a part of it")]
+#![allow(dead_code, unreachable_pub, reason = "each test file is a crate of its own, and uses a part of this")]
 
 mod plan;
 
