@@ -8,16 +8,14 @@
 //! A thread that called unshare(2) is in the new namespace afterwards, and what it opens and writes there is the new
 //! one's. Before it goes idle it returns, so as to keep nobody's namespace alive.
 
-use crate::config::Instance;
+use super::link::{HostLinks, VethPlan};
 use crate::error::{Error, Result};
 use crate::namespace::NetNs;
-use crate::route::{Change, RouteSocket, VethSpec};
+use crate::route::{Change, RouteSocket};
 use crate::sysctl;
 use nix::sched::{CloneFlags, setns, unshare};
 use parking_lot::{Condvar, Mutex};
-use rustix::io::Errno;
 use std::collections::VecDeque;
-use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
@@ -35,7 +33,6 @@ pub(crate) struct Bare {
 /// A bare namespace with a link on a bridge.
 pub(crate) struct Prepared {
     pub(crate) bare: Bare,
-    pub(crate) link_name: String,
     pub(crate) link_index: u32,
     pub(crate) host_link: String,
 }
@@ -48,6 +45,7 @@ pub(crate) struct Plan {
     pub(crate) mtu: u32,
     pub(crate) link_name: String,
     pub(crate) ipv6: bool,
+    pub(crate) isolated: bool,
 }
 
 /// The thread, its orders and its stock.
@@ -81,69 +79,11 @@ enum Job {
     Stop,
 }
 
-/// Names for veth links on the host.
-#[derive(Clone)]
-pub(crate) struct HostLinks {
-    prefix: String,
-}
-
-impl HostLinks {
-    pub(crate) fn new(instance: &Instance) -> HostLinks {
-        HostLinks { prefix: instance.link_prefix() }
-    }
-
-    /// A name that is hardly taken; makers try another where it is.
-    pub(crate) fn pick(&self) -> String {
-        const DIGITS: &[u8; 32] = b"0123456789abcdefghijkmnpqrstuvwx";
-        let mut number: u32 = rand::random();
-        let mut name = self.prefix.clone();
-        for _ in 0..6 {
-            name.push(char::from(DIGITS[(number % 32) as usize]));
-            number /= 32;
-        }
-        name
-    }
-
-    /// Makes a veth pair with a free name on the host, and gives that name.
-    pub(crate) fn make(&self, host: &RouteSocket, namespace: &NetNs, plan: &VethPlan<'_>) -> Result<String> {
-        const ATTEMPTS: usize = 8;
-        let mut attempt = 0;
-        loop {
-            let name = self.pick();
-            let change = Change::make_veth(&VethSpec {
-                name: &name,
-                bridge: plan.bridge,
-                peer: plan.link_name,
-                namespace: namespace.as_fd(),
-                mac: plan.mac,
-                mtu: plan.mtu,
-                up: plan.up,
-            });
-            attempt += 1;
-            match host.apply(&[change]) {
-                Ok(()) => return Ok(name),
-                Err(error) if attempt < ATTEMPTS && error.is_errno(Errno::EXIST) => {}
-                Err(error) => return Err(error),
-            }
-        }
-    }
-}
-
-/// A veth pair but for its name on the host.
-pub(crate) struct VethPlan<'a> {
-    pub(crate) bridge: u32,
-    pub(crate) link_name: &'a str,
-    pub(crate) mac: Option<crate::MacAddress>,
-    pub(crate) mtu: u32,
-    pub(crate) up: bool,
-}
-
 impl Workshop {
     /// Starts the thread, in the caller's network namespace. `most` is the size of the full stock.
-    pub(crate) fn open(instance: &Instance, most: usize) -> Result<Workshop> {
+    pub(crate) fn open(host_links: HostLinks, most: usize) -> Result<Workshop> {
         let state = State { most, ..State::default() };
-        let shared =
-            Arc::new(Shared { state: Mutex::new(state), wake: Condvar::new(), host_links: HostLinks::new(instance) });
+        let shared = Arc::new(Shared { state: Mutex::new(state), wake: Condvar::new(), host_links });
         let (home, host) = (NetNs::of_this_thread()?, RouteSocket::open()?);
         let thread = std::thread::Builder::new()
             .name("net-workshop".into())
@@ -252,7 +192,9 @@ impl Shared {
             if !at_home {
                 at_home = true;
                 parking_lot::MutexGuard::unlocked(&mut state, || {
-                    if let Err(error) = setns(home, CloneFlags::CLONE_NEWNET) {
+                    let back = setns(home, CloneFlags::CLONE_NEWNET);
+                    self.host_links.look();
+                    if let Err(error) = back {
                         tracing::warn!(%error, "a thread could not return to the host's network namespace");
                     }
                 });
@@ -272,13 +214,20 @@ impl Shared {
 
     fn prepare(&self, host: &RouteSocket, plan: &Plan) -> Result<Prepared> {
         let bare = make_bare(plan.ipv6)?;
-        let veth = VethPlan { bridge: plan.bridge, link_name: &plan.link_name, mac: None, mtu: plan.mtu, up: true };
+        let veth = VethPlan {
+            bridge: plan.bridge,
+            link_name: &plan.link_name,
+            mac: None,
+            mtu: plan.mtu,
+            isolated: plan.isolated,
+        };
         let host_link = self.host_links.make(host, &bare.namespace, &veth)?;
         let link = bare.socket.link(&plan.link_name)?;
         let link_index = link.map(|link| link.index).ok_or_else(|| {
             Error::io(format!("find the new link {}", plan.link_name), std::io::ErrorKind::NotFound.into())
         })?;
-        Ok(Prepared { bare, link_name: plan.link_name.clone(), link_index, host_link })
+        bare.socket.apply(&[Change::link_up(link_index)])?;
+        Ok(Prepared { bare, link_index, host_link })
     }
 }
 

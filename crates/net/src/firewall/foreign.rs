@@ -207,9 +207,10 @@ pub(crate) fn remove_foreign(instance: &Instance) -> Result<()> {
 
 /// The legacy programs' tables are other code of the kernel, that nftables does not see.
 fn warn_of_legacy() {
-    for (protocol, path) in
-        [(Protocol::Ipv4, "/proc/net/ip_tables_names"), (Protocol::Ipv6, "/proc/net/ip6_tables_names")]
-    {
+    for (protocol, path) in [
+        (Protocol::Ipv4, "/proc/thread-self/net/ip_tables_names"),
+        (Protocol::Ipv6, "/proc/thread-self/net/ip6_tables_names"),
+    ] {
         let names = std::fs::read_to_string(path).unwrap_or_default();
         if names.lines().any(|name| name == "filter") {
             tracing::warn!(

@@ -176,12 +176,15 @@ impl Socket {
                     continue;
                 }
                 interrupted |= received.flags & INTERRUPTED != 0;
-                match (received.kind, error_of(&received, 0)) {
-                    (ERROR | DONE, Some(error)) if error.errno == Errno::INTR => return Ok(None),
-                    (ERROR | DONE, Some(error)) => return Err(error),
-                    (ERROR | DONE, None) => return Ok((!interrupted).then_some(objects)),
-                    (kind, _) => objects.push((kind, received.payload.to_vec())),
+                if received.kind != ERROR && received.kind != DONE {
+                    objects.push((received.kind, received.payload.to_vec()));
+                    continue;
                 }
+                return match error_of(&received, 0) {
+                    Some(error) if error.errno == Errno::INTR => Ok(None),
+                    Some(error) => Err(error),
+                    None => Ok((!interrupted).then_some(objects)),
+                };
             }
         }
     }
@@ -271,8 +274,9 @@ impl Socket {
 /// The failure in an answer; `None` where it acknowledges.
 fn error_of(received: &Received<'_>, index: usize) -> Option<NetlinkError> {
     let code = received.payload.get(..4).map_or(0, |b| i32::from_ne_bytes([b[0], b[1], b[2], b[3]]));
-    if code == 0 {
+    // DONE of a dump carries a length of 0 or above.
+    if code >= 0 {
         return None;
     }
-    Some(NetlinkError { errno: Errno::from_raw_os_error(-code), index })
+    Some(NetlinkError { errno: Errno::from_raw_os_error(code.saturating_neg().min(4095)), index })
 }

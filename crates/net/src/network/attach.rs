@@ -232,15 +232,10 @@ impl Networks {
                 self.make_link(bare, place)?;
             }
             let (endpoint, index) = (&place.endpoint, place.endpoint.link_index);
-            if prepared {
-                changes.push(Change::link_mac(index, endpoint.mac));
-            }
-            if place.network.bridge.as_ref().is_some_and(|options| !options.icc) {
-                let host = self.host.lock();
-                if let Some(link) = host.link(&endpoint.host_link)? {
-                    host.apply(&[Change::isolate_port(link.index)])?;
-                }
-            }
+            changes.push(match prepared {
+                true => Change::link_mac(index, endpoint.mac),
+                false => Change::link_up(index),
+            });
             changes.extend(endpoint.ipv4.map(|net| Change::add_address(index, net.into())));
             changes.extend(endpoint.ipv6.map(|net| Change::add_address(index, net.into())));
         }
@@ -249,6 +244,7 @@ impl Networks {
 
     fn make_link(&self, bare: &Bare, place: &mut Place) -> Result<()> {
         let options = place.network.bridge.as_ref();
+        self.host_links.look();
         let mtu = options.and_then(|options| options.mtu).unwrap_or(self.config.mtu);
         loop {
             let veth = VethPlan {
@@ -256,7 +252,7 @@ impl Networks {
                 link_name: &place.endpoint.link_name,
                 mac: Some(place.endpoint.mac),
                 mtu,
-                up: true,
+                isolated: options.is_some_and(|options| !options.icc),
             };
             // Somebody in the sandbox may have made a link of that name: then the next is taken.
             let taken = bare.socket.link(&place.endpoint.link_name)?.is_some();

@@ -266,6 +266,7 @@ impl Networks {
             mtu: options.mtu.unwrap_or(self.config.mtu),
             link_name: format!("{}0", options.link_prefix),
             ipv6: network.enable_ipv6,
+            isolated: !options.icc,
         })
     }
 }

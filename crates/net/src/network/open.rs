@@ -48,11 +48,12 @@ impl Networks {
         sweep(&config, &links, &state, &running)?;
 
         let open = rules.iter().filter(|rules| !rules.internal).map(|rules| rules.bridge.clone());
+        let host_links = HostLinks::new(&config.instance);
         let networks = Networks {
             foreign: ForeignChains::open(&config.instance, open)?,
             ports: PortTable::open(config.forwarder.clone(), &ports)?,
-            workshop: Workshop::open(&config.instance, config.prepared)?,
-            host_links: HostLinks::new(&config.instance),
+            workshop: Workshop::open(host_links.clone(), config.prepared)?,
+            host_links,
             host: Mutex::new(host),
             state: Mutex::new(state),
             changing: Mutex::new(()),

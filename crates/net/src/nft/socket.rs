@@ -222,7 +222,10 @@ impl Transaction {
                 Some((kind, length)) => m.be32(6, kind).be32(7, length),
                 None => m,
             };
-            m.be32(10, number)
+            let m = m.be32(10, number);
+            // For `nft list`: names of links are in the host's byte order, which it does not assume for lone ones.
+            // A list of type, length, value: `NFTNL_UDATA_SET_KEYBYTEORDER`, 4, `BYTEORDER_HOST_ENDIAN`.
+            if kind == SetKind::Links { m.bytes(13, &[&[0, 4][..], &1u32.to_ne_bytes()].concat()) } else { m }
         });
     }
 

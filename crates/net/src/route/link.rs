@@ -18,7 +18,6 @@ mod ifla {
     pub(super) const NAME: u16 = 3;
     pub(super) const MTU: u16 = 4;
     pub(super) const MASTER: u16 = 10;
-    pub(super) const PROTOCOL_INFO: u16 = 12;
     pub(super) const LINK_INFO: u16 = 18;
     pub(super) const ALIAS: u16 = 20;
     pub(super) const STATISTICS: u16 = 23;
@@ -26,12 +25,19 @@ mod ifla {
     pub(super) const INFO_KIND: u16 = 1;
     pub(super) const INFO_DATA: u16 = 2;
     pub(super) const VETH_PEER: u16 = 1;
+    pub(super) const INFO_SLAVE_KIND: u16 = 4;
+    pub(super) const INFO_SLAVE_DATA: u16 = 5;
+    pub(super) const PORT_HAIRPIN: u16 = 4;
     pub(super) const PORT_ISOLATED: u16 = 33;
+    pub(super) const FAMILIES: u16 = 26;
+    pub(super) const FAMILY_IPV6: u16 = 10;
+    pub(super) const IPV6_ADDRESS_MODE: u16 = 8;
 }
 
 const UP: u32 = 1;
 const AF_UNSPEC: u8 = 0;
-const AF_BRIDGE: u8 = 7;
+/// `IN6_ADDR_GEN_MODE_NONE`.
+const NO_ADDRESS: u8 = 1;
 
 /// A link as the kernel tells it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -63,8 +69,6 @@ pub(crate) struct VethSpec<'a> {
     pub(crate) mac: Option<MacAddress>,
     /// Bytes, of both ends.
     pub(crate) mtu: u32,
-    /// Whether both ends are up from the start.
-    pub(crate) up: bool,
 }
 
 impl RouteSocket {
@@ -98,11 +102,11 @@ impl Change {
         Change::new(message, format!("make bridge {name}"))
     }
 
-    /// Makes a veth pair: across namespaces, attached to its bridge, in one message.
+    /// Makes a veth pair: across namespaces, attached to its bridge, in one message. Both ends are down: the kernel
+    /// does not bring the other end up before both are joined.
     pub(crate) fn make_veth(spec: &VethSpec<'_>) -> Change {
-        let flags = if spec.up { UP } else { 0 };
         let message = Message::new(NEW, flag::CREATE | flag::EXCLUSIVE)
-            .fixed(&header(AF_UNSPEC, 0, flags, flags))
+            .fixed(&header(AF_UNSPEC, 0, 0, 0))
             .text(ifla::NAME, spec.name)
             .u32(ifla::MTU, spec.mtu)
             .u32(ifla::MASTER, spec.bridge)
@@ -110,7 +114,7 @@ impl Change {
                 m.text(ifla::INFO_KIND, "veth").nest(ifla::INFO_DATA, |m| {
                     m.nest(ifla::VETH_PEER, |m| {
                         let m = m
-                            .fixed(&header(AF_UNSPEC, 0, flags, flags))
+                            .fixed(&header(AF_UNSPEC, 0, 0, 0))
                             .text(ifla::NAME, spec.peer)
                             .u32(ifla::MTU, spec.mtu)
                             .u32(ifla::NAMESPACE_FD, spec.namespace.as_raw_fd() as u32);
@@ -124,30 +128,10 @@ impl Change {
         Change::new(message, format!("make link {} with its end {}", spec.name, spec.peer))
     }
 
-    /// Makes a pair of links within the namespace.
-    #[cfg(test)]
-    pub(crate) fn make_pair(name: &str, peer: &str) -> Change {
-        let message = Message::new(NEW, flag::CREATE | flag::EXCLUSIVE)
-            .fixed(&header(AF_UNSPEC, 0, UP, UP))
-            .text(ifla::NAME, name)
-            .nest(ifla::LINK_INFO, |m| {
-                m.text(ifla::INFO_KIND, "veth").nest(ifla::INFO_DATA, |m| {
-                    m.nest(ifla::VETH_PEER, |m| m.fixed(&header(AF_UNSPEC, 0, UP, UP)).text(ifla::NAME, peer))
-                })
-            });
-        Change::new(message, format!("make links {name} and {peer}"))
-    }
-
     /// Brings a link up.
     pub(crate) fn link_up(index: u32) -> Change {
         let message = Message::new(SET, 0).fixed(&header(AF_UNSPEC, index, UP, UP));
         Change::new(message, format!("bring link {index} up"))
-    }
-
-    /// Gives a link another name; only while it is down, or with kernels that allow it.
-    pub(crate) fn link_name(index: u32, name: &str) -> Change {
-        let message = Message::new(SET, 0).fixed(&header(AF_UNSPEC, index, 0, 0)).text(ifla::NAME, name);
-        Change::new(message, format!("name link {index} {name}"))
     }
 
     /// Gives a link another address.
@@ -162,12 +146,26 @@ impl Change {
         Change::new(message, format!("set the alias of link {index} to {alias}"))
     }
 
-    /// Makes a bridge's port deaf to other ports that are so as well.
-    pub(crate) fn isolate_port(index: u32) -> Change {
-        let message = Message::new(SET, 0)
-            .fixed(&header(AF_BRIDGE, index, 0, 0))
-            .nest(ifla::PROTOCOL_INFO, |m| m.u8(ifla::PORT_ISOLATED, 1));
-        Change::new(message, format!("isolate the bridge's port {index}"))
+    /// Sets up a new port of a bridge, by its name: whether it hears other isolated ports, and whether frames may leave by
+    /// it that came in by it. `ipv6` is whether the kernel has IPv6; then the port is kept from having an address.
+    pub(crate) fn port_options(name: &str, isolated: bool, hairpin: bool, ipv6: bool) -> Change {
+        let mut message = Message::new(NEW, 0).fixed(&header(AF_UNSPEC, 0, 0, 0)).text(ifla::NAME, name);
+        message = message.nest(ifla::LINK_INFO, |m| {
+            m.text(ifla::INFO_SLAVE_KIND, "bridge").nest(ifla::INFO_SLAVE_DATA, |m| {
+                m.u8(ifla::PORT_ISOLATED, isolated.into()).u8(ifla::PORT_HAIRPIN, hairpin.into())
+            })
+        });
+        if ipv6 {
+            message = message
+                .nest(ifla::FAMILIES, |m| m.nest(ifla::FAMILY_IPV6, |m| m.u8(ifla::IPV6_ADDRESS_MODE, NO_ADDRESS)));
+        }
+        Change::new(message, format!("set up the bridge's port {name}"))
+    }
+
+    /// Brings a link up, by its name.
+    pub(crate) fn named_link_up(name: &str) -> Change {
+        let message = Message::new(SET, 0).fixed(&header(AF_UNSPEC, 0, UP, UP)).text(ifla::NAME, name);
+        Change::new(message, format!("bring link {name} up"))
     }
 
     /// Deletes a link. Waits for the kernel's grace periods, tens of milliseconds.
