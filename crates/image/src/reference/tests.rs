@@ -122,7 +122,7 @@ fn domain() -> impl Strategy<Value = String> {
     prop_oneof![
         "[a-zA-Z0-9]{1,8}(\\.[a-zA-Z0-9]{1,8}){1,3}(:[0-9]{1,5})?",
         "localhost(:[0-9]{1,5})?",
-        "\\[[a-f0-9:]{2,20}\\](:[0-9]{1,5})?",
+        "\\[[a-f0-9]{0,4}:[a-f0-9:]{1,16}\\](:[0-9]{1,5})?",
     ]
 }
 
@@ -134,6 +134,7 @@ proptest! {
         tag in proptest::option::of("[a-zA-Z0-9_][a-zA-Z0-9_.-]{0,20}"),
         digest in proptest::option::of("sha256:[a-f0-9]{64}"),
     ) {
+        prop_assume!(domain.is_some() || path.len() == 1 || !path[0].contains('.'), "`a.b/c` names a registry");
         let mut text = domain.map(|domain| format!("{domain}/")).unwrap_or_default() + &path.join("/");
         if let Some(tag) = &tag { text = format!("{text}:{tag}"); }
         if let Some(digest) = &digest { text = format!("{text}@{digest}"); }
