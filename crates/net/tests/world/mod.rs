@@ -89,7 +89,7 @@ pub struct Container {
 pub fn spec(name: &str, networks: &[&str], ports: &[&str]) -> SandboxSpec {
     let endpoint = |network: &&str| net::EndpointSpec { network: (*network).into(), ..Default::default() };
     SandboxSpec {
-        id: format!("{name:0<64}"),
+        id: format!("{name:x<64}"),
         name: name.into(),
         endpoints: networks.iter().map(endpoint).collect(),
         ports: ports.iter().map(|text| port(text)).collect(),
