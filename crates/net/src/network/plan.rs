@@ -64,6 +64,7 @@ pub(super) fn plan_bridge(id: String, spec: NetworkSpec, around: &Surroundings<'
         created_ns: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |age| age.as_nanos() as u64),
         driver: Driver::Bridge,
         ipam,
+        ipam_requested: spec.ipam,
         user_subnets,
         enable_ipv4: spec.enable_ipv4,
         enable_ipv6: spec.enable_ipv6,
@@ -83,6 +84,7 @@ pub(super) fn plan_without_links(name: &str, driver: Driver) -> Network {
         created_ns: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |age| age.as_nanos() as u64),
         driver,
         ipam: Vec::new(),
+        ipam_requested: Vec::new(),
         user_subnets: false,
         enable_ipv4: true,
         enable_ipv6: false,
@@ -110,14 +112,14 @@ fn plan_subnet(config: IpamConfig, v6: bool, earlier: &[IpamConfig], around: &Su
     };
     check_inside(&config, subnet)?;
     let mut leases = Leases::new(subnet, config.ip_range);
-    for address in config.aux_addresses.values() {
-        leases.claim(*address).map_err(|_| InvalidNetwork::AddressTwice(*address))?;
+    for (name, address) in &config.aux_addresses {
+        let twice = |_| InvalidNetwork::AuxiliaryAddress { name: name.clone(), address: *address };
+        leases.claim(*address).map_err(twice)?;
     }
+    let refused = |reason| InvalidNetwork::Gateway { gateway: config.gateway, reason };
     let gateway = match config.gateway {
-        Some(gateway) => leases.claim(gateway).map(|()| gateway).map_err(|_| InvalidNetwork::AddressTwice(gateway))?,
-        None => leases
-            .take()
-            .ok_or_else(|| InvalidNetwork::Subnet { subnet, reason: "it has no room for a gateway".into() })?,
+        Some(gateway) => leases.claim(gateway).map(|()| gateway).map_err(|_| refused("Address already in use"))?,
+        None => leases.take().ok_or_else(|| refused("No available addresses on this pool"))?,
     };
     Ok(IpamConfig { subnet: Some(subnet), gateway: Some(gateway), ..config })
 }

@@ -116,6 +116,9 @@ pub struct Network {
     pub driver: Driver,
     /// Its subnets, each with `subnet` and `gateway` known.
     pub ipam: Vec<IpamConfig>,
+    /// The subnets as the user asked for them, which is what `docker network inspect` shows where there are any.
+    #[serde(default)]
+    pub ipam_requested: Vec<IpamConfig>,
     /// Whether the user chose the subnets; then fixed addresses are allowed.
     pub user_subnets: bool,
     /// Whether sandboxes get IPv4 addresses.
@@ -232,10 +235,12 @@ impl BridgeOptions {
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum InvalidNetwork {
     /// The name is empty or has characters that names cannot have.
-    #[error("invalid network name {0:?}: use letters, digits, and, but for the first, any of \"_.-\"")]
+    #[error(
+        "invalid network name {0:?}: it must not be empty, begin or end with white space, or have '/' or control characters"
+    )]
     Name(String),
     /// No driver has that name.
-    #[error("could not resolve driver {0} in registry")]
+    #[error("plugin \"{0}\" not found")]
     DriverNotFound(String),
     /// A driver of Docker that is not here.
     #[error("network driver {0} is not supported: use bridge, host or none")]
@@ -267,14 +272,27 @@ pub enum InvalidNetwork {
         /// The subnet.
         subnet: IpNet,
     },
-    /// An address that two settings claim.
-    #[error("address {0} is given twice")]
-    AddressTwice(IpAddr),
+    /// The gateway is an auxiliary address too, or the subnet has no room for one.
+    #[error("failed to allocate gateway ({}): {reason}", gateway.map(|ip| ip.to_string()).unwrap_or_default())]
+    Gateway {
+        /// The gateway that was asked for.
+        gateway: Option<IpAddr>,
+        /// What is wrong.
+        reason: &'static str,
+    },
+    /// Two auxiliary addresses are the same.
+    #[error("failed to allocate secondary ip address ({name}:{address}): Address already in use")]
+    AuxiliaryAddress {
+        /// The address's name.
+        name: String,
+        /// The address.
+        address: IpAddr,
+    },
     /// Subnets of one network that share addresses.
     #[error("subnets {0} and {1} of one network overlap")]
     SubnetsOverlap(IpNet, IpNet),
     /// A driver's option whose value does not parse.
-    #[error("invalid value {value:?} of option {key}: expected {expected}")]
+    #[error("failed to parse {key} value: {value} (expected {expected})")]
     Option {
         /// The option.
         key: String,
@@ -308,10 +326,8 @@ pub(crate) fn check_link_name(name: &str) -> Result<(), InvalidNetwork> {
     if valid { Ok(()) } else { Err(InvalidNetwork::LinkName(name.to_owned())) }
 }
 
-/// Docker's rule for names of objects (`[a-zA-Z0-9][a-zA-Z0-9_.-]*`).
+/// As Docker, which takes nearly anything; but a name with a slash could not be named in a request's path.
 pub(crate) fn check_name(name: &str) -> Result<(), InvalidNetwork> {
-    let mut bytes = name.bytes();
-    let valid = bytes.next().is_some_and(|b| b.is_ascii_alphanumeric())
-        && bytes.all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-'));
+    let valid = !name.is_empty() && name.trim() == name && !name.chars().any(|c| c == '/' || c.is_control());
     if valid { Ok(()) } else { Err(InvalidNetwork::Name(name.to_owned())) }
 }
