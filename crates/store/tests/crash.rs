@@ -30,7 +30,7 @@ fn child_writes_until_it_is_killed() {
 
 fn write_for_ever(store: &Store, thread: usize) {
     let first = number(store, &format!("{thread}/a")) + 1;
-    for n in first.. {
+    for n in first..=u64::MAX {
         let mut txn = store.txn();
         for key in ["a", "b", "c"] {
             let value = format!("{n} {}", "x".repeat(n as usize * 37 % 3000));
