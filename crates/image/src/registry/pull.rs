@@ -76,6 +76,7 @@ impl Registries {
         let manifest = parse_manifest(&found.manifest, &reference)?;
         let config = self.config_document(images, &ingest, &manifest.config, &found.sources).await?;
         let layers = pair_layers(&manifest, &config)?;
+        let before = known(images, &reference)?;
         let ingest = Arc::new(ingest);
         let fetched = self.pull_layers(&ingest, layers, &found.sources, &reference.name(), &progress).await?;
         let ingest =
@@ -89,7 +90,7 @@ impl Registries {
                 repo_digest: Some(reference.with_digest(&found.top.to_string())?),
             })
             .await?;
-        let status = match fetched == 0 {
+        let status = match fetched == 0 && before == Some(image_id) {
             true => PullStatus::UpToDate,
             false => PullStatus::DownloadedNewer,
         };
@@ -168,14 +169,10 @@ impl Registries {
         if descriptor.size > MAX_DOCUMENT {
             return Err(RegistryError::TooLarge { what: "the image's configuration".into(), limit: MAX_DOCUMENT });
         }
-        let mut config = Vec::new();
         if ingest.has_blob(&digest) {
-            let mut blob = images.open_blob(&digest, 0).await?;
-            while let Some(bytes) = blob.next().await? {
-                config.extend_from_slice(&bytes);
-            }
-            return Ok(config.into());
+            return Ok(images.read_blob(&digest).await?);
         }
+        let mut config = Vec::new();
         let silent = Progress::none();
         let mut download = Download::new(self.config(), sources, descriptor, 0, &silent);
         while let Some(bytes) = download.next().await? {
@@ -291,6 +288,19 @@ impl LayerPull {
         sink.finish().await?;
         self.progress.emit(id, Phase::PullComplete);
         Ok(())
+    }
+}
+
+/// The image that a reference means so far.
+fn known(images: &Images, reference: &Reference) -> Result<Option<ImageId>, RegistryError> {
+    let named = match reference.digest() {
+        Some(digest) => reference.with_digest(digest)?,
+        None => reference.clone(),
+    };
+    match images.resolve(&named.canonical()) {
+        Ok(image) => Ok(Some(image)),
+        Err(Error::NoSuchImage(_)) => Ok(None),
+        Err(error) => Err(error.into()),
     }
 }
 
