@@ -126,7 +126,9 @@ fn what_a_killed_keepers_sandboxes_have_started_is_killed_with_their_cgroup() {
     let procs = cgroup.0.join("cgroup.procs");
     let script = format!("echo $$ > {}; sleep 1000 & echo $!; wait", procs.display());
     let recovery = Recovery { cgroups: vec![cgroup.0.clone()] };
-    let (create, mut stream) = attached(Create { recovery, ..shell("job", &script) }, false, Framing::Raw);
+    let sharing = Sharing { processes: true, directory: Some(cgroup.0.clone()) };
+    let create = Create { recovery, ..sharing_shell("job", &script, &sharing) };
+    let (create, mut stream) = attached(create, false, Framing::Raw);
     client.call(create).unwrap();
     let mut said = [0; 16];
     let length = stream.read(&mut said).unwrap();

@@ -181,17 +181,16 @@ impl Keeper {
     ) -> Result<(u32, Spawned), SpawnError> {
         let namespaces: Vec<BorrowedFd<'_>> = descriptors.iter().map(AsFd::as_fd).collect();
         let stdio = match &streams.theirs {
-            Some([stdin, stdout, stderr]) => {
-                sandbox::Stdio::Streams { stdin: stdin.as_fd(), stdout: stdout.as_fd(), stderr: stderr.as_fd() }
-            }
-            None => sandbox::Stdio::Terminal,
+            Some(ends) => sandbox::Stdio::Fds(ends.each_ref().map(AsFd::as_fd)),
+            // The plan has a terminal, which comes as `SyncEvent::Console`.
+            None => sandbox::Stdio::Inherit,
         };
-        let fds = Fds { stdio, namespaces: &namespaces };
+        let fds = Fds { stdio, namespaces: &namespaces, ..Fds::default() };
         let spawned = match plan {
             Plan::Init(plan) => sandbox::spawn(plan, &fds)?,
             Plan::Exec(plan, target) => sandbox::spawn_exec(plan, target.as_fd(), &fds)?,
         };
-        Ok((spawned.pid, spawned))
+        Ok((spawned.pid.cast_unsigned(), spawned))
     }
 
     fn hold(&mut self, entry: Entry) -> Key {
@@ -422,5 +421,10 @@ fn launch_failure(failure: &sandbox::Failure) -> Failure {
 }
 
 fn spawn_failure(error: &SpawnError) -> Failure {
-    Failure::Sandbox { step: "Spawn".to_owned(), errno: None, text: error.to_string() }
+    let errno = match error {
+        SpawnError::Prepare { errno, .. } | SpawnError::Clone(errno) => Some(errno.raw_os_error()),
+        SpawnError::Failed(failure) => return launch_failure(failure),
+        _ => None,
+    };
+    Failure::Sandbox { step: "Spawn".to_owned(), errno, text: error.to_string() }
 }

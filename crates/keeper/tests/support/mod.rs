@@ -3,6 +3,8 @@
 
 mod plan;
 
+pub use plan::Sharing;
+
 use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
@@ -128,7 +130,7 @@ pub fn shell(id: &str, script: &str) -> Create {
 pub fn program_of(id: &str, argv: &[&str]) -> Create {
     Create {
         id: id.to_owned(),
-        plan: plan::init(argv, false, false),
+        plan: plan::init(argv, false, false, &Sharing::default()),
         plan_descriptors: Vec::new(),
         stdio: Stdio::Pipes { stdin: false, stdin_once: false },
         log: LogConfig::None,
@@ -138,15 +140,20 @@ pub fn program_of(id: &str, argv: &[&str]) -> Create {
     }
 }
 
+/// The same, in a sandbox that shares something with the host.
+pub fn sharing_shell(id: &str, script: &str, sharing: &Sharing) -> Create {
+    Create { plan: plan::init(&["/bin/sh", "-c", script], false, false, sharing), ..shell(id, script) }
+}
+
 /// The same, which waits for its start.
 pub fn waiting_shell(id: &str, script: &str) -> Create {
-    Create { plan: plan::init(&["/bin/sh", "-c", script], false, true), start: false, ..shell(id, script) }
+    Create { plan: plan_waiting(&["/bin/sh", "-c", script]), start: false, ..shell(id, script) }
 }
 
 /// The same, on a terminal.
 pub fn terminal_shell(id: &str, script: &str, size: TerminalSize) -> Create {
     Create {
-        plan: plan::init(&["/bin/sh", "-c", script], true, false),
+        plan: plan::init(&["/bin/sh", "-c", script], true, false, &Sharing::default()),
         stdio: Stdio::Terminal { size },
         ..shell(id, script)
     }
@@ -245,5 +252,5 @@ pub fn read_all(mut stream: UnixStream) -> String {
 
 /// A plan whose process waits for its start.
 pub fn plan_waiting(argv: &[&str]) -> Vec<u8> {
-    plan::init(argv, false, true)
+    plan::init(argv, false, true, &Sharing::default())
 }
