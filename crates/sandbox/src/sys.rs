@@ -314,3 +314,32 @@ pub(crate) fn fexecve(
         Err(errno) => errno,
     }
 }
+
+/// A descriptor from which the blocked signals of a set are read.
+#[cfg(feature = "runtime-cli")]
+pub(crate) fn signalfd(set: &libc::sigset_t) -> Result<OwnedFd> {
+    // SAFETY: an initialised set.
+    let fd = check(unsafe { libc::signalfd(-1, set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) }.into())?;
+    // SAFETY: a new descriptor, which is ours.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
+/// The pid of a child that has ended and is not yet reaped; 0 for none.
+#[cfg(feature = "runtime-cli")]
+pub(crate) fn peek_ended() -> Result<i32> {
+    // SAFETY: zeroed is a valid siginfo, which the call fills in.
+    unsafe {
+        let mut info: libc::siginfo_t = std::mem::zeroed();
+        let flags = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+        check(libc::waitid(libc::P_ALL, 0, &mut info, flags).into())?;
+        Ok(info.si_pid())
+    }
+}
+
+/// Sends a signal by descriptor; a plain number, as it came.
+#[cfg(feature = "runtime-cli")]
+pub(crate) fn pidfd_send_signal(pidfd: BorrowedFd<'_>, signal: i32) -> Result<()> {
+    // SAFETY: plain integers and no details.
+    check(unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal, std::ptr::null::<u8>(), 0) })
+        .map(drop)
+}
