@@ -22,6 +22,7 @@
 
 mod address;
 mod config;
+pub mod dns;
 mod endpoint;
 mod error;
 mod firewall;
