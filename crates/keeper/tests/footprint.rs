@@ -24,7 +24,9 @@ fn a_keeper_of_a_hundred_sandboxes_is_small() {
         run(&mut client, shell("short", &format!("echo {number}")));
     }
     let worked = keeper.pss();
-    println!("keeper: {empty} KiB when empty, {held} KiB with 100 sandboxes, {worked} KiB after 1,000 more have come and gone");
+    println!(
+        "keeper: {empty} KiB when empty, {held} KiB with 100 sandboxes, {worked} KiB after 1,000 more have come and gone"
+    );
     assert_eq!(client.call(List).unwrap().len(), 100);
     assert!(worked <= 3 * 1024, "{worked} KiB");
     let open = std::fs::read_dir(format!("/proc/{}/fd", keeper.pid)).unwrap().count();

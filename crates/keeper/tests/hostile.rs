@@ -84,7 +84,9 @@ fn messages_of_any_length_arrive() {
         assert!(matches!(refused, Err(ClientError::Failed(Failure::Invalid { .. }))), "{size}");
     }
     for number in 0..600 {
-        client.call(shell(&format!("a-rather-long-name-for-a-thing-that-exists-only-to-be-listed-{number}"), "true")).unwrap();
+        client
+            .call(shell(&format!("a-rather-long-name-for-a-thing-that-exists-only-to-be-listed-{number}"), "true"))
+            .unwrap();
     }
     assert_eq!(client.call(List).unwrap().len(), 600);
 }
@@ -110,18 +112,19 @@ fn a_daemon_that_does_not_read_is_cut_off() {
 fn any_request() -> impl Strategy<Value = Vec<u8>> {
     // Valid beginnings with damage in them get deeper than noise does.
     let number = any::<u8>();
-    let valid = (0u8..17, any::<[u8; 6]>(), proptest::collection::vec(any::<u8>(), 0..60)).prop_map(
-        |(kind, head, tail)| {
+    let valid =
+        (0u8..17, any::<[u8; 6]>(), proptest::collection::vec(any::<u8>(), 0..60)).prop_map(|(kind, head, tail)| {
             let mut bytes = vec![0, 2, 1, kind];
             bytes.extend_from_slice(&head);
             bytes.extend_from_slice(&tail);
             bytes
-        },
-    );
+        });
     let noise = proptest::collection::vec(any::<u8>(), 1..400);
     prop_oneof![3 => valid, 1 => noise, 1 => number.prop_map(|byte| vec![0, byte])]
         // A request to end is honoured, and would end the test.
-        .prop_filter("a shutdown", |bytes| !matches!(wire::decode(&bytes[1..]), Ok(ToKeeper::Request { body: Request::Shutdown { .. }, .. })))
+        .prop_filter("a shutdown", |bytes| {
+            !matches!(wire::decode(&bytes[1..]), Ok(ToKeeper::Request { body: Request::Shutdown { .. }, .. }))
+        })
 }
 
 #[test]

@@ -32,11 +32,14 @@ fn a_log_holds_what_was_written_when_and_where() {
         texts.push(head);
     }
     texts.sort_unstable();
-    assert_eq!(texts, [
-        r#"{"log":"\ufffd\n","stream":"stdout""#,
-        r#"{"log":"no newline","stream":"stderr""#,
-        r#"{"log":"one \u003c1\u003e\n","stream":"stdout""#,
-    ]);
+    assert_eq!(
+        texts,
+        [
+            r#"{"log":"\ufffd\n","stream":"stdout""#,
+            r#"{"log":"no newline","stream":"stderr""#,
+            r#"{"log":"one \u003c1\u003e\n","stream":"stdout""#,
+        ]
+    );
 }
 
 #[test]
@@ -92,7 +95,8 @@ fn a_daemon_compresses_rotated_files_wherever_they_have_gone() {
     let (keeper, mut client) = Keeper::start();
     let path = keeper.log_path("job");
     let rotation = Rotation { max_size: 400, max_files: 4, compress: true };
-    let create = Create { log: json_file(&path, Some(rotation)), ..shell("job", "seq -w 1 10; read line; seq -w 11 15") };
+    let create =
+        Create { log: json_file(&path, Some(rotation)), ..shell("job", "seq -w 1 10; read line; seq -w 11 15") };
     let (create, _attached) = attached(with_stdin(create, false), true, keeper::protocol::Framing::Framed);
     let created = client.call(create).unwrap();
     let (rotated, inode) = wait_event(&mut client, |event| match event {

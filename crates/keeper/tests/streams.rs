@@ -8,9 +8,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 
 use keeper::client::{Attach, Create, Inspect, Start, Stats};
-use keeper::protocol::{
-    AttachOptions, Event, ExitStatus, Framing, LogConfig, Request, State, Stream, TerminalSize,
-};
+use keeper::protocol::{AttachOptions, Event, ExitStatus, Framing, LogConfig, Request, State, Stream, TerminalSize};
 use support::*;
 
 /// Writes to a process's standard input, whose end is in non-blocking mode.

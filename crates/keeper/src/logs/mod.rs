@@ -4,8 +4,10 @@
 //! - [`json_file`] and [`local`]: a line becomes bytes.
 //! - [`rotate`]: bytes go into a file, which is rotated by size.
 //! - [`writer`]: the three together, for one sandbox.
-//! - [`reader`] (feature `log-reader`): the way back.
+//! - `reader` and `compress` (feature `log-reader`): the way back, and the daemon's part of a rotation.
 
+#[cfg(feature = "log-reader")]
+pub mod compress;
 pub mod json_file;
 pub mod lines;
 pub mod local;

@@ -45,7 +45,8 @@ impl Keeper {
             Err(_) => return,
         };
         let own = rustix::process::geteuid();
-        let allowed = rustix::net::sockopt::socket_peercred(&socket).is_ok_and(|peer| peer.uid == own || peer.uid.is_root());
+        let allowed =
+            rustix::net::sockopt::socket_peercred(&socket).is_ok_and(|peer| peer.uid == own || peer.uid.is_root());
         if !allowed || self.connections.len() >= MAX_CONNECTIONS {
             return;
         }
@@ -78,7 +79,11 @@ impl Keeper {
                     connection.greeted = true;
                 }
                 let pid = std::process::id();
-                self.send(key, &FromKeeper::Welcome { protocol: PROTOCOL, release: RELEASE.to_owned(), pid }, Vec::new());
+                self.send(
+                    key,
+                    &FromKeeper::Welcome { protocol: PROTOCOL, release: RELEASE.to_owned(), pid },
+                    Vec::new(),
+                );
             }
             ToKeeper::Hello { protocol } => {
                 let reason = format!("version {protocol} of the protocol is not spoken here; upgrade the keeper");
@@ -97,13 +102,7 @@ impl Keeper {
         }
     }
 
-    pub(super) fn respond(
-        &mut self,
-        key: Key,
-        number: u64,
-        result: Result<Reply, Failure>,
-        descriptors: Vec<OwnedFd>,
-    ) {
+    pub(super) fn respond(&mut self, key: Key, number: u64, result: Result<Reply, Failure>, descriptors: Vec<OwnedFd>) {
         if number != 0 {
             self.send(key, &FromKeeper::Response { number, result }, descriptors);
         }

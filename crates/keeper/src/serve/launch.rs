@@ -93,8 +93,8 @@ impl Keeper {
             on: launch.id.clone(),
             errno: errno.raw_os_error(),
         })?;
-        let (identity, spawned) = Identity::around(|| self.spawn(&plan, &streams, &for_plan))
-            .map_err(|error| spawn_failure(&error))?;
+        let (identity, spawned) =
+            Identity::around(|| self.spawn(&plan, &streams, &for_plan)).map_err(|error| spawn_failure(&error))?;
         let key = self.hold(launch_entry(&launch, identity, spawned, streams, log, start));
         let attached = self.watch_launch(key, &launch, descriptors);
         match attached {
@@ -136,11 +136,8 @@ impl Keeper {
     /// The first process of a running sandbox.
     fn pidfd_of(&self, sandbox: &str) -> Result<OwnedFd, Failure> {
         let key = self.key(sandbox)?;
-        let wrong_state = |state| Failure::WrongState {
-            id: sandbox.to_owned(),
-            state,
-            wanted: "run another process".into(),
-        };
+        let wrong_state =
+            |state| Failure::WrongState { id: sandbox.to_owned(), state, wanted: "run another process".into() };
         let entry = self.entries.get(key).ok_or_else(|| wrong_state(State::Exited))?;
         match &entry.pidfd {
             Some(pidfd) if entry.state == State::Running && entry.sandbox.is_none() => {
@@ -173,12 +170,7 @@ impl Keeper {
         Ok(Streams { theirs: Some([their_stdin, their_stdout, their_stderr]), stdin, outputs: [stdout, stderr] })
     }
 
-    fn spawn(
-        &self,
-        plan: &Plan,
-        streams: &Streams,
-        descriptors: &[OwnedFd],
-    ) -> Result<(u32, Spawned), SpawnError> {
+    fn spawn(&self, plan: &Plan, streams: &Streams, descriptors: &[OwnedFd]) -> Result<(u32, Spawned), SpawnError> {
         let namespaces: Vec<BorrowedFd<'_>> = descriptors.iter().map(AsFd::as_fd).collect();
         let stdio = match &streams.theirs {
             Some(ends) => sandbox::Stdio::Fds(ends.each_ref().map(AsFd::as_fd)),

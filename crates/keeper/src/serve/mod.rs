@@ -55,7 +55,9 @@ pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         }
     };
     let ended = match options {
-        Options::Begin { run_dir, cgroups, detach } => startup::begin(run_dir, &cgroups, detach, given).map(Keeper::run),
+        Options::Begin { run_dir, cgroups, detach } => {
+            startup::begin(run_dir, &cgroups, detach, given).map(Keeper::run)
+        }
         Options::Resume { state } => upgrade::resume(state, given).map(Keeper::run),
         Options::Probe { state } => upgrade::probe(state).map(|()| Ok(())),
     };

@@ -10,9 +10,7 @@ use super::launch::Launch;
 use super::slots::Key;
 use super::{Ending, Keeper, reap, system};
 use crate::logs::writer::LogWriter;
-use crate::protocol::{
-    AttachOptions, Failure, LogConfig, MAX_ID, Reply, Request, State, Stats, Stream, TerminalSize,
-};
+use crate::protocol::{AttachOptions, Failure, LogConfig, MAX_ID, Reply, Request, State, Stats, Stream, TerminalSize};
 
 /// A reply and the descriptors that go with it; `None`, if it comes later.
 type Answer = Result<Option<(Reply, Vec<OwnedFd>)>, Failure>;
@@ -131,11 +129,8 @@ impl Keeper {
             return Err(Failure::Invalid { what: "the signal".into(), why: format!("{signal} is not within 1 to 64") });
         }
         let Some(entry) = self.entries.get(key) else { return Err(Failure::Unknown { id: shortened(id) }) };
-        let wrong_state = || Failure::WrongState {
-            id: id.to_owned(),
-            state: State::Exited,
-            wanted: "be sent a signal".into(),
-        };
+        let wrong_state =
+            || Failure::WrongState { id: id.to_owned(), state: State::Exited, wanted: "be sent a signal".into() };
         let pidfd = entry.pidfd.as_ref().ok_or_else(wrong_state)?;
         match system::send_signal(pidfd.as_fd(), signal) {
             Ok(()) => done(),

@@ -170,8 +170,7 @@ fn listen(run_dir: &Path) -> Result<OwnedFd, KeeperError> {
         _ => {}
     }
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let socket =
-        rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).map_err(failed())?;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).map_err(failed())?;
     let address = SocketAddrUnix::new(&path).map_err(failed())?;
     let umask = rustix::process::umask(Mode::RWXG | Mode::RWXO | Mode::XUSR);
     let bound = rustix::net::bind(&socket, &address);

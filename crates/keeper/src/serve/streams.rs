@@ -264,7 +264,8 @@ impl Keeper {
             return;
         }
         self.drain(key);
-        let held_up = self.entries.get(key).is_some_and(|entry| entry.outputs.iter().flatten().any(|output| output.paused));
+        let held_up =
+            self.entries.get(key).is_some_and(|entry| entry.outputs.iter().flatten().any(|output| output.paused));
         if !held_up {
             self.remove_entry(key);
         }
