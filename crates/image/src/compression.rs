@@ -1,6 +1,5 @@
 //! How bytes are compressed, as their first ones tell. Names and media types are not believed.
 
-use crate::media_type;
 use serde::{Deserialize, Serialize};
 use std::io::{self, BufRead, Read};
 
@@ -40,15 +39,6 @@ impl Compression {
             [b'B', b'Z', b'h', b'1'..=b'9', ..] => Compression::Bzip2,
             [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => Compression::Xz,
             _ => Compression::None,
-        }
-    }
-
-    /// The OCI media type of a layer in this compression; those without one are not for registries.
-    pub(crate) fn layer_media_type(self) -> &'static str {
-        match self {
-            Compression::Gzip => media_type::OCI_LAYER_GZIP,
-            Compression::Zstd => media_type::OCI_LAYER_ZSTD,
-            Compression::None | Compression::Bzip2 | Compression::Xz => media_type::OCI_LAYER,
         }
     }
 

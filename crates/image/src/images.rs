@@ -10,13 +10,14 @@
 
 use crate::content::{Content, list};
 use crate::reaper::Reaper;
-use crate::record::{self, ImageRecord, LAYER, RootfsRecord, key_of};
+use crate::record::{ImageRecord, LAYER, key_of};
 use crate::state::{Lease, State};
 use crate::sync::Syncer;
 use crate::{Digest, Error, ImageConfig, ImageId, ImageIngest, Platform, Result, skeleton};
 use parking_lot::Mutex;
 use std::collections::{HashMap, HashSet};
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -95,6 +96,9 @@ impl Images {
             let dir = root.join(dir);
             fs::create_dir_all(&dir).map_err(|e| Error::io(format!("making {}", dir.display()), e))?;
         }
+        // Layers hold set-uid programs of all ages: nobody but root has business there.
+        fs::set_permissions(root, fs::Permissions::from_mode(0o700))
+            .map_err(|e| Error::io(format!("setting the mode of {}", root.display()), e))?;
         let content = Arc::new(Content::open(root)?);
         let reaper = Reaper::open(root)?;
         for entry in list(&root.join("staging"))? {
@@ -246,17 +250,6 @@ fn base36(mut number: u64) -> String {
         if number == 0 {
             return digits.iter().rev().collect();
         }
-    }
-}
-
-/// Kept here so that the two sides of a record stay together.
-pub(crate) fn put_rootfs(inner: &Inner, container: &str, rootfs: &RootfsRecord) -> Result<(), Error> {
-    let key = format!("{}{container}", record::ROOTFS);
-    let value = record::encode(&key, rootfs)?;
-    let txn = inner.store.txn().expect(&key, store::Expect::Absent).put(&key, value);
-    match txn.commit() {
-        Err(store::CommitError::Conflict(_)) => Err(Error::RootfsExists(container.into())),
-        other => other.map(drop).map_err(Error::from),
     }
 }
 

@@ -5,13 +5,14 @@ use crate::images::Inner;
 use crate::layers::{self, Stage};
 use crate::manifest::MAX_DOCUMENT;
 use crate::naming::NewImage;
-use crate::pipeline::{self, Blob, Passed, Source};
+use crate::pipeline::{self, Blob, Passed, ReadSource, Source};
 use crate::record::{ImageRecord, LayerBlob};
 use crate::state::Lease;
 use crate::{
     Compression, Descriptor, Digest, Error, ImageConfig, ImageId, Images, Manifest, Progress, Reference, Result,
 };
 use bytes::Bytes;
+use rustix::fd::AsFd as _;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
@@ -90,10 +91,17 @@ impl ImageIngest {
         self.lease.pin(&descriptor.digest);
         self.lease.pin(diff_id);
         let wanted = descriptor.clone();
-        let file = self.images.blocking(move |inner| inner.content.resume(&wanted)).await?;
+        let origin = move |inner: &Arc<Inner>| match inner.content.size(&wanted.digest) {
+            Some(size) if size == wanted.size => inner.content.open_blob(&wanted.digest, 0).map(Origin::Stored),
+            _ => inner.content.resume(&wanted).map(Origin::Fetched),
+        };
+        let origin = self.images.blocking(origin).await?;
         let (feed, source) = mpsc::channel(QUEUE);
         let (tell, done) = oneshot::channel();
-        let resumed = file.resumed();
+        let resumed = match &origin {
+            Origin::Fetched(file) => file.resumed(),
+            Origin::Stored(_) => descriptor.size,
+        };
         let job = LayerJob {
             inner: Arc::clone(&self.images.0),
             lease: Arc::clone(&self.lease),
@@ -102,7 +110,7 @@ impl ImageIngest {
             progress,
         };
         let thread = std::thread::Builder::new().name("layer".into());
-        let work = move || drop(tell.send(job.run(source, file)));
+        let work = move || drop(tell.send(job.run(source, origin)));
         thread.spawn(work).map_err(|e| Error::io("starting a thread for a layer", e))?;
         Ok(LayerSink { feed, done, resumed })
     }
@@ -162,16 +170,39 @@ struct LayerJob {
     progress: Progress,
 }
 
+/// Where a layer's blob is.
+enum Origin {
+    /// With whoever feeds the sink, but for what an earlier attempt left.
+    Fetched(BlobFile),
+    /// In the content store already; its unpacked form is missing.
+    Stored(std::fs::File),
+}
+
 impl LayerJob {
-    fn run(self, source: mpsc::Receiver<Feed>, file: BlobFile) -> Result<()> {
+    fn run(self, queue: mpsc::Receiver<Feed>, origin: Origin) -> Result<()> {
         let id = self.descriptor.digest.short();
         let stage = Stage::new(&self.inner)?;
-        let mut source = FeedSource { queue: source, ended: false, what: id.clone() };
-        let total = self.descriptor.size;
-        let fs = rustix::fd::AsFd::as_fd(stage.fs());
-        let passed = pipeline::run(&mut source, Blob::Keep(file), fs, &self.inner.limits, &self.progress, &id, total)?;
-        check_diff_id(&passed, &self.diff_id, &id)?;
-        stage.commit(passed, None, &self.lease).map(drop)
+        let (fs, total) = (stage.fs().as_fd(), self.descriptor.size);
+        let through = |source: &mut dyn Source, blob| {
+            let passed = pipeline::run(source, blob, fs, &self.inner.limits, &self.progress, &id, total)?;
+            check_diff_id(&passed, &self.diff_id, &id).map(|()| passed)
+        };
+        let (passed, stored) = match origin {
+            Origin::Fetched(file) => {
+                let mut source = FeedSource { queue, ended: false, what: id.clone() };
+                (through(&mut source, Blob::Keep(file))?, None)
+            }
+            Origin::Stored(mut file) => {
+                let passed = through(&mut ReadSource::new(&mut file, "a blob"), Blob::Stored);
+                if passed.is_err() {
+                    // It cannot be what it was: the next attempt fetches it.
+                    self.inner.reaper.discard(&self.inner.content.path(&self.descriptor.digest))?;
+                }
+                let blob = LayerBlob { digest: self.descriptor.digest, size: total, compression: Compression::None };
+                (passed?, Some(blob))
+            }
+        };
+        stage.commit(passed, stored, &self.lease).map(drop)
     }
 }
 
@@ -182,25 +213,6 @@ pub(crate) fn check_diff_id(passed: &Passed, expected: &Digest, id: &str) -> Res
     }
     let what = format!("layer {id}, uncompressed");
     Err(Error::DigestMismatch { what, expected: *expected, actual: passed.diff_id })
-}
-
-/// A blob of the content store as a source, whose layer was not unpacked or is gone.
-pub(crate) fn unpack_stored(
-    inner: &Arc<Inner>,
-    blob: &Descriptor,
-    progress: &Progress,
-    lease: &Lease,
-) -> Result<Digest> {
-    let id = blob.digest.short();
-    let mut file = inner.content.open_blob(&blob.digest, 0)?;
-    let stage = Stage::new(inner)?;
-    let mut source = pipeline::ReadSource::new(&mut file, "a blob");
-    let fs = rustix::fd::AsFd::as_fd(stage.fs());
-    let passed = pipeline::run(&mut source, Blob::Stored, fs, &inner.limits, progress, &id, blob.size)?;
-    let diff_id = passed.diff_id;
-    let stored = LayerBlob { digest: blob.digest, size: blob.size, compression: Compression::None };
-    stage.commit(passed, Some(stored), lease)?;
-    Ok(diff_id)
 }
 
 /// What goes to a layer's thread. A queue that closes without an end was given up.

@@ -1,16 +1,19 @@
 //! Images: content store, registries, layers and root file systems.
 #![forbid(unsafe_code)]
 
+pub mod archive;
 pub mod changes;
 mod compression;
 mod config;
 mod content;
+mod create;
 mod digest;
 mod error;
 mod gc;
 mod images;
 mod ingest;
 mod layers;
+mod load;
 pub mod manifest;
 mod naming;
 mod pipeline;
@@ -22,8 +25,11 @@ mod reaper;
 mod record;
 pub mod reference;
 mod remove;
+mod rootfs;
+mod save;
 mod skeleton;
 mod state;
+pub mod stream;
 mod sync;
 pub mod tar;
 mod tree;
@@ -33,11 +39,13 @@ pub mod registry;
 
 pub use compression::Compression;
 pub use config::{Healthcheck, HistoryEntry, ImageConfig, LayerList, RunConfig};
+pub use create::NewImageOptions;
 pub use digest::{Digest, DigestError, Hasher, ImageId, chain_id};
 pub use error::{Error, PathReason, Result};
 pub use gc::Collected;
 pub use images::{Images, ImagesConfig, UnpackLimits};
 pub use ingest::{BlobReader, BlobSink, FinishImage, ImageIngest, LayerSink};
+pub use load::LoadedImage;
 pub use manifest::{Descriptor, Index, Manifest, media_type};
 pub use platform::{Platform, PlatformError};
 pub use progress::{Phase, Progress, ProgressEvent};
@@ -46,3 +54,4 @@ pub use query::{DiskUsage, HistoryStep, ImageSummary, ImageUsage, ListFilters};
 pub use record::{ImageRecord, LayerBlob, LayerRecord};
 pub use reference::Reference;
 pub use remove::{ImageUser, LabelFilter, PruneFilters, RemoveOptions, Removed};
+pub use rootfs::{Change, ChangeKind, MountedRootfs, OVERLAY_OPTIONS, Rootfs, RootfsSize};

@@ -5,6 +5,7 @@
 //! held by its descriptor, and changed by its name in a held parent, never following a last symbolic link.
 
 mod remove;
+pub(crate) mod walk;
 
 pub(crate) use remove::remove;
 

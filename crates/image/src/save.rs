@@ -1,0 +1,208 @@
+//! Images as one archive: an OCI layout with Docker's `manifest.json` beside it, as Docker 25 and later write it, which
+//! older Dockers, podman and skopeo read, too. The same images make the same bytes.
+
+use crate::digest::Hasher;
+use crate::images::Inner;
+use crate::record::{ImageRecord, LayerRecord};
+use crate::state::{Lease, State};
+use crate::tar::{Entry, Kind, TarWriter};
+use crate::{Descriptor, Digest, Error, ImageId, Images, Index, Manifest, Reference, Result, layers, media_type};
+use serde::Serialize;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{BufWriter, Read, Write};
+use std::sync::Arc;
+
+/// An image of `manifest.json`.
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct DockerImage {
+    config: String,
+    repo_tags: Option<Vec<String>>,
+    layers: Vec<String>,
+    layer_sources: BTreeMap<Digest, Descriptor>,
+}
+
+/// An image to be written, and the names it goes under.
+struct Wanted {
+    image: Arc<ImageRecord>,
+    names: BTreeSet<Reference>,
+    layers: Vec<Arc<LayerRecord>>,
+}
+
+impl Images {
+    /// Writes images as one archive: under the name they are asked for by; under all tags of a repository that is asked
+    /// for without one; without a name where an id is given.
+    pub async fn save(&self, images: &[String], output: impl Write + Send + 'static) -> Result<()> {
+        let texts = images.to_vec();
+        self.blocking(move |inner| {
+            let lease = inner.lease();
+            let wanted = choose(inner, &texts, &lease)?;
+            let output = BufWriter::with_capacity(crate::pipeline::BUFFER, output);
+            let mut archive = Archive { tar: TarWriter::new(output), written: BTreeSet::new() };
+            archive.write(inner, &wanted)?;
+            archive.tar.finish().map_err(failed)?.flush().map_err(failed)
+        })
+        .await
+    }
+}
+
+fn failed(e: std::io::Error) -> Error {
+    Error::io("writing an archive of images", e)
+}
+
+/// Finds what is asked for, and holds it.
+fn choose(inner: &Arc<Inner>, texts: &[String], lease: &Lease) -> Result<Vec<Wanted>> {
+    let mut wanted: Vec<Wanted> = Vec::new();
+    for text in texts {
+        let found = asked_for(&inner.state.lock(), text)?;
+        for (id, name) in found {
+            lease.pin(&id.0);
+            if !wanted.iter().any(|other| other.image.id == id) {
+                let image = inner.state.lock().image(&id)?;
+                image.diff_ids.iter().for_each(|diff_id| lease.pin(diff_id));
+                let layers = inner.state.lock().layers_of(&image.diff_ids)?;
+                layers.iter().flat_map(|layer| &layer.blobs).for_each(|blob| lease.pin(&blob.digest));
+                wanted.push(Wanted { image, names: BTreeSet::new(), layers });
+            }
+            let mine = wanted.iter_mut().find(|other| other.image.id == id);
+            mine.into_iter().for_each(|mine| mine.names.extend(name.clone()));
+        }
+    }
+    Ok(wanted)
+}
+
+fn asked_for(state: &State, text: &str) -> Result<Vec<(ImageId, Option<Reference>)>> {
+    let id = state.resolve(text);
+    let Ok(reference) = Reference::parse(text) else { return Ok(vec![(id?, None)]) };
+    if reference.is_name_only() {
+        let same = |name: &&Reference| name.tag().is_some() && name.without_version() == reference;
+        let all: Vec<_> = state.names.keys().filter(same).map(|name| (state.names[name], Some(name.clone()))).collect();
+        if !all.is_empty() {
+            return Ok(all);
+        }
+    }
+    let named = state.names.contains_key(&reference) && reference.tag().is_some();
+    Ok(vec![(id?, named.then_some(reference))])
+}
+
+/// An archive being written.
+struct Archive<W> {
+    tar: TarWriter<W>,
+    written: BTreeSet<Digest>,
+}
+
+impl<W: Write> Archive<W> {
+    fn write(&mut self, inner: &Inner, wanted: &[Wanted]) -> Result<()> {
+        for name in ["blobs/", "blobs/sha256/"] {
+            self.tar.append(&Entry::new(name, Kind::Directory, 0o755)).map_err(failed)?;
+        }
+        let mut index = Vec::new();
+        let mut docker = Vec::new();
+        let mut repositories: BTreeMap<String, BTreeMap<String, String>> = BTreeMap::new();
+        for image in wanted {
+            let config = inner.content.read(&image.image.id.0, crate::manifest::MAX_DOCUMENT)?;
+            let config = self.document(media_type::OCI_CONFIG, &config)?;
+            let mut descriptors = Vec::new();
+            for layer in &image.layers {
+                self.layer(inner, layer)?;
+                descriptors.push(Descriptor::new(media_type::OCI_LAYER, layer.diff_id, layer.tar_size));
+            }
+            let manifest = Manifest {
+                schema_version: 2,
+                media_type: Some(media_type::OCI_MANIFEST.into()),
+                config,
+                layers: descriptors.clone(),
+                annotations: BTreeMap::new(),
+            };
+            let manifest = self.document(media_type::OCI_MANIFEST, &json(&manifest)?)?;
+            index.extend(in_index(&manifest, image));
+            for name in &image.names {
+                let top = image.layers.last().map_or(image.image.id.0, |layer| layer.diff_id);
+                let tags = repositories.entry(name.familiar_name()).or_default();
+                tags.insert(name.tag().unwrap_or_default().to_owned(), top.hex());
+            }
+            docker.push(DockerImage {
+                config: blob_path(&image.image.id.0),
+                repo_tags: (!image.names.is_empty()).then(|| image.names.iter().map(Reference::familiar).collect()),
+                layers: image.layers.iter().map(|layer| blob_path(&layer.diff_id)).collect(),
+                layer_sources: descriptors.into_iter().map(|layer| (layer.digest, layer)).collect(),
+            });
+        }
+        let index = Index {
+            schema_version: 2,
+            media_type: Some(media_type::OCI_INDEX.into()),
+            manifests: index,
+            annotations: BTreeMap::new(),
+        };
+        self.file("index.json", &json(&index)?)?;
+        self.file("manifest.json", &json(&docker)?)?;
+        self.file("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#)?;
+        if !repositories.is_empty() {
+            self.file("repositories", &json(&repositories)?)?;
+        }
+        Ok(())
+    }
+
+    fn file(&mut self, name: &str, contents: &[u8]) -> Result<()> {
+        let mut entry = Entry::new(name, Kind::File, 0o644);
+        entry.size = contents.len() as u64;
+        self.tar.append_file(&entry, &mut &contents[..]).map_err(failed)
+    }
+
+    /// Writes a document as a blob, once.
+    fn document(&mut self, media_type: &str, contents: &[u8]) -> Result<Descriptor> {
+        let digest = Digest::of(contents);
+        if self.written.insert(digest) {
+            self.file(&blob_path(&digest), contents)?;
+        }
+        Ok(Descriptor::new(media_type, digest, contents.len() as u64))
+    }
+
+    /// Writes a layer as a blob, uncompressed, once; and verifies it on the way.
+    fn layer(&mut self, inner: &Inner, layer: &LayerRecord) -> Result<()> {
+        struct Hashing<'a>(&'a mut dyn Read, Hasher);
+        impl Read for Hashing<'_> {
+            fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
+                let got = self.0.read(into)?;
+                self.1.update(&into[..got]);
+                Ok(got)
+            }
+        }
+        if !self.written.insert(layer.diff_id) {
+            return Ok(());
+        }
+        let mut tar = layers::open_tar(inner, layer)?;
+        let mut hashing = Hashing(&mut tar, Hasher::new());
+        let mut entry = Entry::new(blob_path(&layer.diff_id), Kind::File, 0o644);
+        entry.size = layer.tar_size;
+        self.tar.append_file(&entry, &mut hashing).map_err(failed)?;
+        let actual = hashing.1.finish();
+        if actual != layer.diff_id {
+            let what = format!("layer {} in the content store", layer.diff_id.short());
+            return Err(Error::DigestMismatch { what, expected: layer.diff_id, actual });
+        }
+        Ok(())
+    }
+}
+
+/// An image in the index: once for each of its names.
+fn in_index(manifest: &Descriptor, image: &Wanted) -> Vec<Descriptor> {
+    let mut plain = manifest.clone();
+    plain.platform = Some(image.image.platform.clone());
+    let named = |name: &Reference| {
+        let mut entry = plain.clone();
+        entry.annotations.insert("io.containerd.image.name".into(), name.canonical());
+        entry.annotations.insert("org.opencontainers.image.ref.name".into(), name.tag().unwrap_or_default().into());
+        entry
+    };
+    if image.names.is_empty() { vec![plain] } else { image.names.iter().map(named).collect() }
+}
+
+fn blob_path(digest: &Digest) -> String {
+    format!("blobs/sha256/{}", digest.hex())
+}
+
+fn json<T: Serialize>(document: &T) -> Result<Vec<u8>> {
+    serde_json::to_vec(document)
+        .map_err(|e| Error::MalformedDocument { document: "archive's index", reason: e.to_string() })
+}
