@@ -173,7 +173,7 @@ async fn tasks_commit_without_blocking_and_also_when_they_lose_interest() {
 fn the_file_does_not_grow_with_what_is_forgotten() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("state.db");
-    let options = Options { history_revisions: 200, history_bytes: 1 << 20, ..Options::default() };
+    let options = Options { history_revisions: 100, history_bytes: 1 << 20, ..Options::default() };
     let store = Store::open_with(&path, options.clone()).unwrap();
     let size = || std::fs::metadata(&path).unwrap().len();
     let write = |rounds: usize| {
@@ -181,8 +181,8 @@ fn the_file_does_not_grow_with_what_is_forgotten() {
             store.txn().put(format!("container/{}", round % 10), vec![b'x'; 4096]).commit().unwrap();
         }
     };
-    write(1000);
+    write(300);
     let settled = size();
-    write(3000);
+    write(900);
     assert!(size() <= settled, "{} after {settled}", size());
 }
