@@ -10,8 +10,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use rustix::net::{AddressFamily, SocketFlags, SocketType};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::{TcpStream, UdpSocket};
 
 use super::resolv::{NameServer, ResolvConf};
@@ -93,20 +93,17 @@ async fn ask_udp(server: SocketAddr, namespace: Option<&OwnedFd>, query: &[u8]) 
     rustix::net::connect(&socket, &server)?;
     let socket = UdpSocket::from_std(socket.into())?;
     socket.send(query).await?;
-    let mut reply = Vec::new();
+    // Some servers send more than the query allows; to cut it is the caller's business.
+    let mut buffer = vec![0; usize::from(u16::MAX)];
     loop {
-        socket.readable().await?;
-        // Some servers send more than the query allows; to cut it is the caller's business.
-        reply.reserve(usize::from(u16::MAX));
-        match socket.try_recv_buf(&mut reply) {
-            Ok(_) if wire::is_answer(&reply, query) => {
-                reply.shrink_to_fit();
-                return Ok(reply);
-            }
-            // Somebody else's, or an answer to an earlier question.
-            Ok(_) => reply.clear(),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(error) => return Err(error),
+        // That the server isn't there is reported as an error, without anything to read.
+        let receive = || Ok(rustix::net::recv(&socket, &mut buffer[..], RecvFlags::DONTWAIT)?.0);
+        let len = socket.async_io(Interest::READABLE | Interest::ERROR, receive).await?;
+        // Another reply is somebody else's, or answers an earlier question.
+        if wire::is_answer(&buffer[..len], query) {
+            buffer.truncate(len);
+            buffer.shrink_to_fit();
+            return Ok(buffer);
         }
     }
 }
