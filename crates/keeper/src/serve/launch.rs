@@ -33,9 +33,9 @@ pub(super) struct Launch {
 
 /// A decoded plan.
 enum Plan {
-    Init(InitPlan),
+    Init(Box<InitPlan>),
     /// With the sandbox's first process.
-    Exec(ExecPlan, OwnedFd),
+    Exec(Box<ExecPlan>, OwnedFd),
 }
 
 impl Plan {
@@ -120,11 +120,11 @@ impl Keeper {
                 if plan.pauses_before_pivot() {
                     return Err(invalid("it pauses for hooks of its runtime, which a keeper does not run".to_owned()));
                 }
-                Plan::Init(plan)
+                Plan::Init(Box::new(plan))
             }
             Some(sandbox) => {
                 let plan = ExecPlan::from_bytes(&launch.plan).map_err(|error| invalid(error.to_string()))?;
-                Plan::Exec(plan, self.pidfd_of(sandbox)?)
+                Plan::Exec(Box::new(plan), self.pidfd_of(sandbox)?)
             }
         };
         if plan.has_terminal() != matches!(launch.stdio, Stdio::Terminal { .. }) {

@@ -267,14 +267,9 @@ fn count_entries(source: &mut Source, format: Format) -> io::Result<u64> {
     let mut total = 0;
     while source.read(&mut buffer, CHUNK)? > 0 {
         let mut decoded = 0;
-        loop {
-            match format.decode(&buffer[decoded..]) {
-                Decoded::Entry(_, length) | Decoded::Damaged(length) => {
-                    decoded += length;
-                    total += 1;
-                }
-                Decoded::Incomplete => break,
-            }
+        while let Decoded::Entry(_, length) | Decoded::Damaged(length) = format.decode(&buffer[decoded..]) {
+            decoded += length;
+            total += 1;
         }
         buffer.drain(..decoded);
     }
