@@ -157,3 +157,27 @@ proptest! {
         _ = wire::decode::<FromKeeper>(&bytes);
     }
 }
+
+#[test]
+fn running_out_of_descriptors_is_an_error_and_not_the_end() {
+    let (keeper, mut client) = Keeper::start();
+    let pid = rustix::process::Pid::from_raw(keeper.pid as i32);
+    let limit = rustix::process::Rlimit { current: Some(24), maximum: Some(24) };
+    rustix::process::prlimit(pid, rustix::process::Resource::Nofile, limit).unwrap();
+    let mut refused = None;
+    for number in 0..10 {
+        match client.call(shell(&format!("job{number}"), "sleep 1000")) {
+            Ok(_) => {}
+            Err(error) => refused = Some(error),
+        }
+    }
+    let refused = refused.expect("ten sandboxes cannot be held in so few descriptors").to_string();
+    assert!(refused.to_lowercase().contains("too many open files"), "{refused}");
+    // Connections that cannot be taken are closed, and do not stay in the way.
+    while let Ok(another) = keeper::client::Client::connect(keeper.run_dir()) {
+        std::mem::forget(another);
+    }
+    for entry in client.call(List).unwrap() {
+        client.call(Request::Signal { id: entry.id, signal: 9 }).unwrap();
+    }
+}

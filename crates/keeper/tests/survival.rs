@@ -224,6 +224,28 @@ fn a_program_that_is_no_keeper_is_not_gone_on_with() {
 }
 
 #[test]
+fn an_upgrade_finds_its_moment_under_load() {
+    let (keeper, mut client) = Keeper::start();
+    let over = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for loader in 0..2 {
+            let mut client = keeper.connect();
+            let over = &over;
+            scope.spawn(move || {
+                while !over.load(std::sync::atomic::Ordering::Relaxed) {
+                    assert_eq!(run(&mut client, shell(&format!("job{loader}"), "exit 3")), ExitStatus::Code(3));
+                }
+            });
+        }
+        for _ in 0..10 {
+            upgrade(keeper.run_dir(), &program()).unwrap();
+        }
+        over.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
+    assert_eq!(client.call(Stats).unwrap().upgrades, 10);
+}
+
+#[test]
 fn processes_that_end_during_an_upgrade_are_not_missed() {
     let (keeper, mut client) = Keeper::start();
     for number in 0..30 {

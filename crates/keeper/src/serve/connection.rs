@@ -38,9 +38,7 @@ impl Keeper {
         use rustix::net::SocketFlags;
         let socket = match rustix::net::accept_with(&self.listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
             Ok(socket) => socket,
-            Err(rustix::io::Errno::MFILE | rustix::io::Errno::NFILE) => {
-                return self.complain("no descriptor is left for another connection");
-            }
+            Err(rustix::io::Errno::MFILE | rustix::io::Errno::NFILE) => return self.turn_away(),
             // The peer has gone again.
             Err(_) => return,
         };
@@ -52,8 +50,32 @@ impl Keeper {
         }
         let key = self.connections.insert(Connection::new(socket));
         let Some(connection) = self.connections.get(key) else { return };
-        if self.poller.add(&connection.socket, Token::Connection(key), EventFlags::IN).is_err() {
+        if self.poller.add(&connection.socket, Token::Connection(key), self.interest(connection)).is_err() {
             self.connections.remove(key);
+        }
+    }
+
+    /// No descriptor is left for a connection, which would be offered again and again: it is taken on the spare one, and closed.
+    fn turn_away(&mut self) {
+        self.spare = None;
+        drop(rustix::net::accept(&self.listener));
+        self.spare = rustix::io::fcntl_dupfd_cloexec(&self.null, 3).ok();
+        self.complain("no descriptor is left for another connection");
+    }
+
+    /// What is waited for on a connection. Requests stay where they are while the keeper is about to become another program.
+    pub(super) fn interest(&self, connection: &Connection) -> EventFlags {
+        let mut interest = EventFlags::empty();
+        interest.set(EventFlags::IN, !self.is_about_to_upgrade());
+        interest.set(EventFlags::OUT, !connection.queue.is_empty());
+        interest
+    }
+
+    /// Waits on a connection for what is of interest now.
+    pub(super) fn watch_connection(&mut self, key: Key) {
+        let Some(connection) = self.connections.get(key) else { return };
+        if self.poller.modify(&connection.socket, Token::Connection(key), self.interest(connection)).is_err() {
+            self.drop_connection(key);
         }
     }
 
@@ -133,16 +155,15 @@ impl Keeper {
                 Err(error) if error.would_block() => {}
                 Err(_) => return self.drop_connection(key),
             }
-            let both = EventFlags::IN | EventFlags::OUT;
-            if self.poller.modify(&connection.socket, Token::Connection(key), both).is_err() {
-                return self.drop_connection(key);
-            }
         }
         connection.queued += packet.weight();
         connection.queue.push_back(packet);
         if connection.queued > MAX_QUEUED {
             self.complain("a daemon does not read; its connection is closed");
-            self.drop_connection(key);
+            return self.drop_connection(key);
+        }
+        if connection.queue.len() == 1 {
+            self.watch_connection(key);
         }
     }
 
@@ -158,14 +179,13 @@ impl Keeper {
                 Err(_) => return self.drop_connection(key),
             }
         }
-        if self.poller.modify(&connection.socket, Token::Connection(key), EventFlags::IN).is_err() {
-            self.drop_connection(key);
-        }
+        self.watch_connection(key);
     }
 
     pub(super) fn drop_connection(&mut self, key: Key) {
         if let Some(connection) = self.connections.remove(key) {
             self.poller.remove(&connection.socket);
+            self.cancel_upgrade(key);
         }
     }
 }

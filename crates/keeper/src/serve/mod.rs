@@ -98,6 +98,8 @@ struct Keeper {
     signals: OwnedFd,
     /// `/dev/null`, for processes without standard input.
     null: OwnedFd,
+    /// Closed to turn a connection away when no other descriptor is left.
+    spare: Option<OwnedFd>,
     /// Held, never used.
     lock: OwnedFd,
     journal: Journal,

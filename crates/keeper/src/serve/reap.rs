@@ -52,7 +52,8 @@ impl Keeper {
         let Some(entry) = self.entries.get_mut(key) else { return };
         entry.exit = Some(exit);
         entry.sync = None;
-        if let Some(pidfd) = entry.pidfd.take() {
+        // Only orphans are watched by their pidfds.
+        if let Some(pidfd) = entry.pidfd.take().filter(|_| entry.state == State::Orphaned) {
             self.poller.remove(&pidfd);
         }
         if matches!(entry.state, State::Creating | State::Starting) {
@@ -92,7 +93,7 @@ impl Keeper {
         if let Some(sync) = &entry.sync {
             self.poller.remove(sync);
         }
-        if let Some(pidfd) = &entry.pidfd {
+        if let Some(pidfd) = entry.pidfd.as_ref().filter(|_| entry.state == State::Orphaned) {
             self.poller.remove(pidfd);
         }
         self.stats.log_dropped += entry.log.as_ref().map_or(0, |log| log.dropped());

@@ -108,6 +108,7 @@ pub(super) fn assemble(parts: Parts) -> Result<Keeper, KeeperError> {
         poller,
         listener: parts.listener,
         signals,
+        spare: rustix::io::fcntl_dupfd_cloexec(&null, 3).ok(),
         null,
         lock: parts.lock,
         journal: parts.journal,

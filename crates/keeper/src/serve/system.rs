@@ -109,6 +109,12 @@ pub(super) fn fork() -> io::Result<Fork> {
     }
 }
 
+/// Kills a child that has not been reaped, so that its id is its own.
+pub(super) fn kill_child(pid: u32) {
+    // SAFETY: kill has no preconditions; it fails at most.
+    unsafe { libc::kill(pid.cast_signed(), libc::SIGKILL) };
+}
+
 /// Goes on as another program, given by a descriptor, with the present environment. Returns only if that failed.
 pub(super) fn execute(program: &OwnedFd, arguments: &[CString]) -> io::Error {
     unsafe extern "C" {

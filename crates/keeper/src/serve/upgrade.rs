@@ -155,18 +155,39 @@ impl Keeper {
         if !matches!(upgrade.probe, Probe::Running { pid: probe } if probe == pid) {
             return;
         }
+        let requester = upgrade.requester;
         if status == ExitStatus::Code(0) {
             upgrade.probe = Probe::Passed;
-            return;
+            return self.watch_connections();
         }
-        let requester = upgrade.requester;
         self.upgrade = None;
         self.refuse(requester, &format!("the program does not understand the keeper's state ({status})"));
     }
 
+    /// Whether the new program has proved itself: no request is begun any more, so that those under way come to their end.
+    pub(super) fn is_about_to_upgrade(&self) -> bool {
+        self.upgrade.as_ref().is_some_and(|upgrade| matches!(upgrade.probe, Probe::Passed))
+    }
+
+    /// The daemon that wanted an upgrade has gone.
+    pub(super) fn cancel_upgrade(&mut self, requester: Key) {
+        if let Some(upgrade) = self.upgrade.take_if(|upgrade| upgrade.requester == requester) {
+            match upgrade.probe {
+                Probe::Running { pid } => system::kill_child(pid),
+                Probe::Passed => self.watch_connections(),
+            }
+        }
+    }
+
+    fn watch_connections(&mut self) {
+        for key in self.connections.keys() {
+            self.watch_connection(key);
+        }
+    }
+
     /// Goes on as the new program if the time has come. Returns only if it has not, or if that failed.
     pub(super) fn advance_upgrade(&mut self) {
-        if !self.upgrade.as_ref().is_some_and(|upgrade| matches!(upgrade.probe, Probe::Passed)) {
+        if !self.is_about_to_upgrade() {
             return;
         }
         let in_transit = |entry: &Entry| matches!(entry.state, State::Creating | State::Starting);
@@ -178,6 +199,7 @@ impl Keeper {
             Ok((state, kept)) => self.go_on_as(&upgrade.program, &state, kept),
             Err(error) => error,
         };
+        self.watch_connections();
         self.refuse(upgrade.requester, &format!("the program cannot be executed: {error}"));
     }
 
@@ -340,9 +362,8 @@ impl Keeper {
     fn watch_everything(&mut self) -> Result<(), KeeperError> {
         let failed = || KeeperError::system::<rustix::io::Errno>("wait for what is held in", &self.run_dir);
         for (key, connection) in self.connections.iter() {
-            let pending = !connection.queue.is_empty();
-            let flags = if pending { EventFlags::IN | EventFlags::OUT } else { EventFlags::IN };
-            self.poller.add(&connection.socket, Token::Connection(key), flags).map_err(failed())?;
+            let interest = self.interest(connection);
+            self.poller.add(&connection.socket, Token::Connection(key), interest).map_err(failed())?;
         }
         for (key, sink) in self.sinks.iter() {
             let flags = if sink.rest.is_empty() { EventFlags::empty() } else { EventFlags::OUT };
