@@ -141,14 +141,13 @@ impl ServerCertVerifier for Trusting {
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
         let verdict = self.chain.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now);
-        let is_pinned = || self.pinned.contains(&<[u8; 32]>::from(Sha256::digest(end_entity)));
-        match verdict {
-            Err(Error::InvalidCertificate(CertificateError::Other(_))) if is_pinned() => {
-                verify_server_name(&ParsedCertificate::try_from(end_entity)?, server_name)?;
-                Ok(ServerCertVerified::assertion())
-            }
-            verdict => verdict,
+        let Err(Error::InvalidCertificate(CertificateError::Other(reason))) = verdict else { return verdict };
+        if !self.pinned.contains(&<[u8; 32]>::from(Sha256::digest(end_entity))) {
+            tracing::debug!(?server_name, %reason, "the certificate leads to no authority");
+            return Err(CertificateError::UnknownIssuer.into());
         }
+        verify_server_name(&ParsedCertificate::try_from(end_entity)?, server_name)?;
+        Ok(ServerCertVerified::assertion())
     }
 
     fn verify_tls12_signature(

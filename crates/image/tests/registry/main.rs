@@ -8,4 +8,5 @@ mod misbehaving;
 mod pull;
 mod push;
 mod server;
+mod tls;
 mod tokens;
