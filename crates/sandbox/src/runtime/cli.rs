@@ -23,25 +23,25 @@ const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), "\nspec: 1.3.0");
 #[derive(Debug, Args)]
 pub(super) struct Global {
     /// Directory for the state of containers
-    #[arg(long, global = true, default_value = "/run/stratus/runtime")]
+    #[arg(long, default_value = "/run/stratus/runtime")]
     pub(super) root: PathBuf,
     /// Write errors to this file, besides standard error
-    #[arg(long, global = true)]
+    #[arg(long)]
     pub(super) log: Option<PathBuf>,
     /// The format of the log
-    #[arg(long, global = true, value_enum, default_value = "text")]
+    #[arg(long, value_enum, default_value = "text")]
     pub(super) log_format: LogFormat,
     /// Log what is done, not only what fails
-    #[arg(long, global = true)]
+    #[arg(long)]
     pub(super) debug: bool,
     /// Expect cgroup paths of the form slice:prefix:name
-    #[arg(long, global = true)]
+    #[arg(long)]
     pub(super) systemd_cgroup: bool,
     /// Ignore cgroup permission errors (true, false, or auto)
-    #[arg(long, global = true, default_value = "auto", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    #[arg(long, default_value = "auto", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
     pub(super) rootless: String,
     /// Accepted for compatibility; checkpoints are not supported
-    #[arg(long, global = true, hide = true)]
+    #[arg(long, hide = true)]
     pub(super) criu: Option<PathBuf>,
 }
 
@@ -351,6 +351,12 @@ pub(super) fn dispatch(cli: &Cli, log: &Log) -> super::Result<u8> {
     if !matches!(cli.global.rootless.as_str(), "auto" | "true" | "false") {
         return Err(RuntimeError::Usage(format!("--rootless is {:?}, not true, false or auto", cli.global.rootless)));
     }
+    match &cli.command {
+        Command::Create(options) => preserved(options.preserve_fds)?,
+        Command::Run(options) => preserved(options.create.preserve_fds)?,
+        Command::Exec(options) => preserved(options.preserve_fds)?,
+        _ => {}
+    }
     let store = Store::new(&cli.global.root);
     let done = |()| 0;
     match &cli.command {
@@ -373,4 +379,14 @@ pub(super) fn dispatch(cli: &Cli, log: &Log) -> super::Result<u8> {
             Err(RuntimeError::Usage("checkpoint and restore are not supported".into()))
         }
     }
+}
+
+/// Looked at before anything is opened here: a number that is free now would become one of our own.
+fn preserved(count: u32) -> super::Result<()> {
+    for fd in 3..3 + count.min(1 << 20) {
+        if !std::path::Path::new(&format!("/proc/self/fd/{fd}")).exists() {
+            return Err(RuntimeError::Usage(format!("--preserve-fds {count}: descriptor {fd} is not open")));
+        }
+    }
+    Ok(())
 }

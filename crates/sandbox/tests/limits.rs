@@ -1,0 +1,112 @@
+//! A person limits what a container may use.
+
+mod support;
+
+use serde_json::{Value, json};
+use support::Bundle;
+
+#[test]
+fn limits_are_in_the_cgroup_and_can_be_changed() {
+    let mut bundle = Bundle::new("exec sleep 1000");
+    bundle.spec["linux"]["resources"]["memory"] = json!({ "limit": 67_108_864, "reservation": 33_554_432 });
+    bundle.spec["linux"]["resources"]["pids"] = json!({ "limit": 50 });
+    bundle.spec["linux"]["resources"]["cpu"] =
+        json!({ "shares": 512, "quota": 50_000, "period": 100_000, "cpus": "0" });
+    bundle.create();
+    bundle.ok(&["start", &bundle.id]);
+    let event: Value = serde_json::from_str(&bundle.ok(&["events", "--stats", &bundle.id])).unwrap();
+    let data = &event["data"];
+    assert_eq!((event["type"].as_str(), event["id"].as_str()), (Some("stats"), Some(bundle.id.as_str())));
+    assert_eq!(data["memory"]["usage"]["limit"], 67_108_864);
+    assert_eq!(data["pids"]["limit"], 50);
+    assert_eq!(data["pids"]["current"], 1);
+    assert!(data["cpu"]["usage"]["total"].as_u64().unwrap() > 0);
+    assert_eq!(bundle.ok(&["exec", &bundle.id, "nproc"]), "1\n");
+    bundle.ok(&["update", "--memory", "128m", "--pids-limit", "60", "--cpu-quota", "-1", &bundle.id]);
+    let event: Value = serde_json::from_str(&bundle.ok(&["events", "--stats", &bundle.id])).unwrap();
+    assert_eq!(event["data"]["memory"]["usage"]["limit"], 128 << 20);
+    assert_eq!(event["data"]["pids"]["limit"], 60);
+    std::fs::write(bundle.path("resources.json"), r#"{"pids":{"limit":70}}"#).unwrap();
+    bundle.ok(&["update", "-r", bundle.path("resources.json").to_str().unwrap(), &bundle.id]);
+    let event: Value = serde_json::from_str(&bundle.ok(&["events", "--stats", &bundle.id])).unwrap();
+    assert_eq!(event["data"]["pids"]["limit"], 70);
+}
+
+#[test]
+fn a_process_that_forks_without_end_meets_its_limit() {
+    let mut bundle = Bundle::new("for i in 1 2 3 4 5 6 7 8; do sleep 1000 & done; echo not reached");
+    bundle.spec["linux"]["resources"]["pids"] = json!({ "limit": 4 });
+    let output = bundle.run_any();
+    assert!(!output.status.success());
+    assert!(String::from_utf8_lossy(&output.stderr).contains("fork"), "{output:?}");
+}
+
+#[test]
+fn a_memory_hog_is_killed_and_counted() {
+    let mut bundle = Bundle::new("read go < /go; tail /dev/zero");
+    bundle.spec["linux"]["resources"]["memory"] = json!({ "limit": 16_777_216 });
+    rustix::fs::mknodat(rustix::fs::CWD, bundle.rootfs().join("go"), rustix::fs::FileType::Fifo, 0o600.into(), 0)
+        .unwrap();
+    bundle.create();
+    bundle.ok(&["start", &bundle.id]);
+    let group = sandbox::cgroup::Cgroup::new(&format!("/sandbox-test/{}", bundle.id)).unwrap();
+    let watch = group.oom_watch().unwrap().unwrap();
+    let pid = bundle.pid();
+    std::fs::write(bundle.rootfs().join("go"), "go\n").unwrap();
+    use rustix::event::{PollFd, PollFlags};
+    rustix::event::poll(&mut [PollFd::new(&watch, PollFlags::IN)], None).unwrap();
+    bundle.wait(pid);
+    assert_eq!(group.oom_kills().unwrap(), 1);
+}
+
+#[test]
+fn only_the_listed_devices_can_be_used() {
+    let mut bundle = Bundle::new("head -c1 /dev/kmsg 2>&1; head -c1 /dev/zero | wc -c");
+    bundle.spec["linux"]["devices"] = json!([{ "path": "/dev/kmsg", "type": "c", "major": 1, "minor": 11 }]);
+    let output = bundle.run();
+    assert!(output.contains("Operation not permitted") && output.ends_with("1\n"), "{output}");
+}
+
+#[test]
+fn a_container_frozen_and_killed_takes_everything_with_it() {
+    let mut bundle = Bundle::new("sleep 1000 & sleep 1001 & exec sleep 1002");
+    bundle.spec["linux"]["namespaces"].as_array_mut().unwrap().retain(|n| n["type"] != "pid");
+    bundle.create();
+    bundle.ok(&["start", &bundle.id]);
+    let group = sandbox::cgroup::Cgroup::new(&format!("/sandbox-test/{}", bundle.id)).unwrap();
+    bundle.ok(&["delete", "--force", &bundle.id]);
+    assert!(!group.exists());
+}
+
+#[test]
+fn an_instance_cleans_up_after_itself_by_name() {
+    let parent = format!("/sandbox-test-clean-{}", std::process::id());
+    let group = sandbox::cgroup::Cgroup::new(&format!("{parent}/a/b")).unwrap();
+    group.create(&Default::default()).unwrap();
+    let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+    for (_, directory) in group.directories() {
+        std::fs::write(directory.join("cgroup.procs"), child.id().to_string()).unwrap();
+    }
+    assert_eq!(group.processes().unwrap(), [child.id() as i32]);
+    // Its parent, this test, reaps it while the cgroup is waited for.
+    let reaper = std::thread::spawn(move || child.wait().unwrap());
+    sandbox::cgroup::clean(&parent).unwrap();
+    assert!(!reaper.join().unwrap().success());
+    assert!(!sandbox::cgroup::Cgroup::new(&parent).unwrap().exists());
+    sandbox::cgroup::warm();
+}
+
+/// The device filter of version 2 works wherever a v2 tree is mounted, with or without controllers.
+#[test]
+fn unified_settings_go_to_the_v2_tree() {
+    let Some(mount) = sandbox::cgroup::Layout::detect().unwrap().v2() else { return };
+    let path = format!("/sandbox-test-unified-{}", std::process::id());
+    let group = sandbox::cgroup::Cgroup::new(&path).unwrap();
+    let resources = serde_json::from_value(json!({ "unified": { "cgroup.max.descendants": "7" } })).unwrap();
+    group.create(&resources).unwrap();
+    let read = std::fs::read_to_string(mount.join(&path[1..]).join("cgroup.max.descendants")).unwrap();
+    assert_eq!(read.trim(), "7");
+    let wrong = serde_json::from_value(json!({ "unified": { "../x": "7" } })).unwrap();
+    assert!(group.update(&wrong).is_err());
+    group.delete().unwrap();
+}
