@@ -502,6 +502,12 @@ fn a_new_daemon_takes_over_the_port() {
     assert_ne!(restart(&mut world, port), world.port);
     drop(taken);
     assert_eq!(world.addresses("db.", RecordType::A), ["10.0.0.3"]);
+    // A port of another namespace is no port of this one.
+    let fresh = namespace();
+    let server = &world.server;
+    server.attach(fresh.try_clone().unwrap().into(), SandboxDns { port, ..sandbox("fresh") }).unwrap();
+    world.zones.join("fresh", "n", &[]);
+    assert_eq!(addresses(&ask(&udp_in(&fresh), &query("db.", RecordType::A))), ["10.0.0.3"]);
     // Attached again without a port: the rule is replaced, not doubled.
     restart(&mut world, None);
     assert_eq!(world.addresses("db.", RecordType::A), ["10.0.0.3"]);
@@ -664,10 +670,12 @@ fn figures() {
     assert!(server.attach_all(again).into_iter().all(|port| port.is_ok()));
     println!("attach {COUNT} with their ports: {:?}", start.elapsed());
 
-    let single = namespace();
+    let singles: Vec<NetNs> = (0..20).map(|_| namespace()).collect();
     let start = std::time::Instant::now();
-    server.attach(single.try_clone().unwrap().into(), sandbox("single")).unwrap();
-    println!("attach one: {:?}", start.elapsed());
+    for (number, single) in singles.iter().enumerate() {
+        server.attach(single.try_clone().unwrap().into(), sandbox(&format!("single{number}"))).unwrap();
+    }
+    println!("attach one: {:?}", start.elapsed() / 20);
     let socket = udp_in(&namespaces[0]);
     let start = std::time::Instant::now();
     for _ in 0..10_000 {

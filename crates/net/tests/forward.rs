@@ -698,3 +698,49 @@ fn a_run_directory_with_a_long_path() {
     forward::clean(&run_dir).unwrap();
     assert!(run_dir.read_dir().unwrap().next().is_none());
 }
+
+/// `cargo test -p net --release --test forward -- --ignored --nocapture figures`
+#[test]
+#[ignore = "prints figures, checks nothing"]
+fn figures() {
+    let host = Host::new();
+    let target = server(echo);
+    let start = std::time::Instant::now();
+    let web = host.publish_proxy(Proto::Tcp, target);
+    println!("first port, with the start of the process: {:?}", start.elapsed());
+    let pid = host.client.status().unwrap().unwrap().pid;
+    let memory = |what: &str| {
+        let rollup = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();
+        let value = |key: &str| rollup.lines().find(|line| line.starts_with(key)).unwrap().to_owned();
+        println!("{what}: {}, {}", value("Pss:"), value("Private_Dirty:"));
+    };
+    memory("one port");
+    let start = std::time::Instant::now();
+    for number in 0..1000 {
+        host.publish(&number.to_string(), Proto::Tcp, Ipv4Addr::LOCALHOST, Mode::Reserve);
+    }
+    println!("1000 ports more: {:?}", start.elapsed());
+    memory("1001 ports");
+    let streams: Vec<TcpStream> = (0..1000).map(|_| TcpStream::connect(web).unwrap()).collect();
+    eventually("all are accepted", || host.client.status().unwrap().unwrap().connections == 1000);
+    memory("and 1000 connections");
+    drop(streams);
+
+    let transfer = |to: SocketAddr| {
+        let mut stream = TcpStream::connect(to).unwrap();
+        let mut writer = stream.try_clone().unwrap();
+        let sender = thread::spawn(move || {
+            let chunk = vec![7; 1 << 20];
+            for _ in 0..1024 {
+                writer.write_all(&chunk).unwrap();
+            }
+            writer.shutdown(Shutdown::Write).unwrap();
+        });
+        let start = std::time::Instant::now();
+        io::copy(&mut stream, &mut io::sink()).unwrap();
+        sender.join().unwrap();
+        start.elapsed()
+    };
+    println!("1 GiB there and back: {:?} directly, {:?} through the forwarder", transfer(target), transfer(web));
+    memory("afterwards");
+}

@@ -208,6 +208,15 @@ proptest! {
     }
 
     #[test]
+    fn reverse_names_of_any_form(labels in "([0-9a-fx]{1,3}\\.){0,40}", v6 in any::<bool>()) {
+        let name = format!("{labels}{}.arpa.", if v6 { "ip6" } else { "in-addr" });
+        let Ok(name) = Name::from_ascii(&name) else { return Ok(()) };
+        let mut message = query(".", RecordType::PTR);
+        message.queries[0].set_name(name);
+        any_bytes(&message.to_vec().unwrap());
+    }
+
+    #[test]
     fn hostile_changes(
         name in "[a-zA-Z0-9_.*\\-]{0,60}",
         kind in any::<u16>(),

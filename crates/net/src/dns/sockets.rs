@@ -39,12 +39,15 @@ pub(super) fn on_a_thread<T: Send>(work: impl FnOnce() -> T + Send) -> io::Resul
 
 /// Opens a sandbox's sockets in the namespace `namespace`, where the calling thread stays, and leads port 53 to them.
 ///
-/// With `port`, the sockets are bound to the port that an earlier daemon got, where port 53 leads already. Where somebody
-/// took it in the meantime they get another one.
+/// With `port`, the sockets are bound to the port that an earlier daemon got, where port 53 leads already. Where it leads
+/// nowhere, or somebody took the port in the meantime, they get another one.
 pub(super) fn open(sandbox: &str, namespace: BorrowedFd<'_>, port: Option<u16>) -> Result<Listening, DnsError> {
     let failed = |what| move |source| DnsError::Socket { what, sandbox: sandbox.to_owned(), source };
+    let not_redirected =
+        |source| DnsError::Redirect { sandbox: sandbox.to_owned(), source: Box::<crate::Error>::new(source) };
     enter(namespace).map_err(failed("enter the network namespace"))?;
-    if let Some(port) = port {
+    let redirection = Redirection::look().map_err(not_redirected)?;
+    if let (Some(port), true) = (port, redirection.is_there) {
         match bind(port) {
             Ok(listening) => return Ok(listening),
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
@@ -52,8 +55,7 @@ pub(super) fn open(sandbox: &str, namespace: BorrowedFd<'_>, port: Option<u16>) 
         }
     }
     let listening = bind_anywhere().map_err(failed("bind"))?;
-    redirect_port53(listening.port)
-        .map_err(|source| DnsError::Redirect { sandbox: sandbox.to_owned(), source: Box::new(source) })?;
+    redirection.redirect_port53(listening.port).map_err(not_redirected)?;
     Ok(listening)
 }
 
@@ -77,25 +79,42 @@ fn bind(port: u16) -> io::Result<Listening> {
     Ok(Listening { udp, tcp, port })
 }
 
-/// Leads packets for 127.0.0.11:53, in the calling thread's namespace, to another port there, in place of wherever they were
-/// led before.
-fn redirect_port53(port: u16) -> crate::Result<()> {
-    const CHAIN: &str = "output";
-    const TCP: u8 = 6;
-    const UDP: u8 = 17;
-    let table = Table { family: Protocol::Ipv4, name: TABLE.to_owned() };
-    let mut transaction = Transaction::new("lead port 53 to the name server");
-    // Deleting what may not be there takes making it first.
-    transaction.add_table(&table);
-    transaction.delete_table(&table);
-    transaction.add_table(&table);
-    transaction.add_base_chain(&table, CHAIN, ChainKind::Nat, Hook::Output, Priority::DestinationNat);
-    for transport in [UDP, TCP] {
-        let rule =
-            Rule::new().destination(SERVER_ADDRESS.into()).port(transport, 53).redirect_to(SERVER_ADDRESS.into(), port);
-        transaction.add_rule(&table, CHAIN, &rule);
+/// What leads packets for 127.0.0.11:53 to another port, in one namespace.
+struct Redirection {
+    nft: Nft,
+    table: Table,
+    is_there: bool,
+}
+
+impl Redirection {
+    /// Looks whether there is one in the calling thread's namespace.
+    fn look() -> crate::Result<Self> {
+        let nft = Nft::open()?;
+        let table = Table { family: Protocol::Ipv4, name: TABLE.to_owned() };
+        let is_there = nft.tables(table.family)?.contains(&table.name);
+        Ok(Redirection { nft, table, is_there })
     }
-    Nft::open()?.commit(transaction)
+
+    /// Leads them to a port on the same address, in place of wherever they were led before.
+    fn redirect_port53(self, port: u16) -> crate::Result<()> {
+        const CHAIN: &str = "output";
+        const TCP: u8 = 6;
+        const UDP: u8 = 17;
+        let mut transaction = Transaction::new("lead port 53 to the name server");
+        // Only where it is there: closing the socket after a deletion waits until the kernel has freed what was deleted,
+        // which takes 5 to 25 ms.
+        if self.is_there {
+            transaction.delete_table(&self.table);
+        }
+        transaction.add_table(&self.table);
+        transaction.add_base_chain(&self.table, CHAIN, ChainKind::Nat, Hook::Output, Priority::DestinationNat);
+        let server = SERVER_ADDRESS.into();
+        for transport in [UDP, TCP] {
+            let rule = Rule::new().destination(server).port(transport, 53).redirect_to(server, port);
+            transaction.add_rule(&self.table, CHAIN, &rule);
+        }
+        self.nft.commit(transaction)
+    }
 }
 
 /// A socket towards another server: a client's, made in the sandbox's namespace or, without one, in the daemon's. Not
