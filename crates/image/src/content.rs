@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 use std::collections::HashSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
+use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,6 +19,9 @@ use std::time::{Duration, SystemTime};
 
 /// How long a partial blob waits to be resumed, before the garbage collection takes it.
 const PARTIAL_KEPT: Duration = Duration::from_secs(24 * 3600);
+
+/// Bytes of a blob after which the disk is asked to begin with them.
+const WRITE_BEHIND: u64 = 8 << 20;
 
 /// Blobs below a directory.
 #[derive(Debug)]
@@ -187,6 +191,8 @@ pub(crate) struct BlobFile {
     expected: Option<(Digest, u64)>,
     hasher: Hasher,
     resumed: u64,
+    /// How far the disk was asked to begin.
+    begun: u64,
     /// Whether what is there is worth nothing to a later attempt.
     spoilt: bool,
     published: bool,
@@ -209,6 +215,7 @@ impl BlobFile {
             expected: None,
             hasher: Hasher::new(),
             resumed: 0,
+            begun: 0,
             spoilt: false,
             published: false,
         })
@@ -262,7 +269,19 @@ impl BlobFile {
             error
         })?;
         self.hasher.update(bytes);
+        self.start_writing();
         Ok(())
+    }
+
+    /// Lets the disk begin with what has come, while the rest comes: less is left to wait for at the end. What is on
+    /// the disk then leaves the page cache to those who are read soon, which a blob is not.
+    fn start_writing(&mut self) {
+        let length = self.hasher.size() - self.begun;
+        if let Some(range) = NonZeroU64::new(length).filter(|length| length.get() >= WRITE_BEHIND) {
+            // Advice: nothing is lost where it is not taken.
+            let _ = rustix::fs::fadvise(&self.file, self.begun, Some(range), rustix::fs::Advice::DontNeed);
+            self.begun = self.hasher.size();
+        }
     }
 
     /// No more bytes: verifies them.

@@ -13,8 +13,9 @@ use crate::reaper::Reaper;
 use crate::record::{ImageRecord, LAYER, key_of};
 use crate::state::{Lease, State};
 use crate::sync::Syncer;
-use crate::{Digest, Error, ImageConfig, ImageId, ImageIngest, Platform, Result, skeleton};
+use crate::{Digest, Error, ImageConfig, ImageId, ImageIngest, Platform, Result, skeleton, tree};
 use parking_lot::Mutex;
+use rustix::fd::AsFd as _;
 use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -123,6 +124,21 @@ impl Images {
             configs: Mutex::default(),
             next_layer: AtomicU64::new(last + 1),
         })))
+    }
+
+    /// Removes a directory of images, and all that a store knows of it. Nobody may have it open. In the kernel there is
+    /// nothing to remove: what this crate mounts goes with the process. Blocks.
+    pub fn clean(root: &Path, store: &store::Store) -> Result<()> {
+        store.txn().delete_prefix("image/").commit()?;
+        let failed = |e: rustix::io::Errno| Error::io(format!("removing {}", root.display()), e);
+        let (Some(parent), Some(name)) = (root.parent(), root.file_name()) else {
+            return Err(Error::Invalid(format!("{} is no directory of images", root.display())));
+        };
+        match fs::File::open(parent) {
+            Ok(parent) => tree::remove(parent.as_fd(), name.as_encoded_bytes()).map_err(failed),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            Err(e) => Err(Error::io(format!("opening {}", parent.display()), e)),
+        }
     }
 
     /// What images are chosen for where there is a choice.

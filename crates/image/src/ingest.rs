@@ -93,7 +93,7 @@ impl ImageIngest {
         let wanted = descriptor.clone();
         let origin = move |inner: &Arc<Inner>| match inner.content.size(&wanted.digest) {
             Some(size) if size == wanted.size => inner.content.open_blob(&wanted.digest, 0).map(Origin::Stored),
-            _ => inner.content.resume(&wanted).map(Origin::Fetched),
+            _ => inner.content.resume(&wanted).map(|file| Origin::Fetched(Box::new(file))),
         };
         let origin = self.images.blocking(origin).await?;
         let (feed, source) = mpsc::channel(QUEUE);
@@ -173,7 +173,7 @@ struct LayerJob {
 /// Where a layer's blob is.
 enum Origin {
     /// With whoever feeds the sink, but for what an earlier attempt left.
-    Fetched(BlobFile),
+    Fetched(Box<BlobFile>),
     /// In the content store already; its unpacked form is missing.
     Stored(std::fs::File),
 }
@@ -190,7 +190,7 @@ impl LayerJob {
         let (passed, stored) = match origin {
             Origin::Fetched(file) => {
                 let mut source = FeedSource { queue, ended: false, what: id.clone() };
-                (through(&mut source, Blob::Keep(file))?, None)
+                (through(&mut source, Blob::Keep(*file))?, None)
             }
             Origin::Stored(mut file) => {
                 let passed = through(&mut ReadSource::new(&mut file, "a blob"), Blob::Stored);

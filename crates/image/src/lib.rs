@@ -1,4 +1,19 @@
 //! Images: content store, registries, layers and root file systems.
+//!
+//! [`Images`] is the handle on all of it. An image comes in from a registry through [`ImageIngest`], or by
+//! [`Images::load`], [`Images::import`] and [`Images::commit`]; it goes out by [`Images::manifest_for_push`] and
+//! [`Images::save`]; a container gets its root file system from [`Images::create_rootfs`].
+//!
+//! * **Blobs** are files named by their digests. One is there whole and verified, or it is not there.
+//! * **Layers** are unpacked once, into directories that never change again and that all images and containers share.
+//!   One stream does everything: bytes come, are hashed and written as the blob, are decompressed, hashed again and
+//!   unpacked, at the same time. They are known by their diff id alone: overlayfs stacks them when a container starts.
+//! * **Records** (images, names, layers, root file systems) are in the [`store`], below `image/`. What a record names
+//!   was on the disk before; what no record names is removed at the next start.
+//! * **Garbage** is what neither records nor work in progress need; it is collected while everything else goes on.
+//!
+//! An archive is a stranger's: nothing in it reaches outside of the directory it is unpacked into, and limits bound
+//! what it can cost. Nothing here looks up a path inside a root file system by string.
 #![forbid(unsafe_code)]
 
 pub mod archive;

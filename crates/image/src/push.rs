@@ -172,13 +172,16 @@ fn gzip_blob(inner: &Arc<Inner>, layer: &LayerRecord, lease: &Lease) -> Result<L
     Ok(blob)
 }
 
+/// The way to a thread that compresses, and the way back.
+type Lane = (SyncSender<Vec<u8>>, Receiver<std::io::Result<Vec<u8>>>);
+
 /// Compresses a stream on all processors. The same bytes come out whatever their number: each mebibyte becomes a gzip
 /// member of its own, and members in a row are one gzip file (RFC 1952, 2.2).
 pub(crate) fn compress(input: &mut dyn std::io::Read, output: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
     let workers = std::thread::available_parallelism().map_or(1, usize::from);
     let failed = |e| Error::io("compressing a layer", e);
     std::thread::scope(|scope| {
-        let mut lanes: Vec<(SyncSender<Vec<u8>>, Receiver<std::io::Result<Vec<u8>>>)> = Vec::new();
+        let mut lanes: Vec<Lane> = Vec::new();
         for _ in 0..workers {
             let (to_worker, from_us) = sync_channel::<Vec<u8>>(1);
             let (to_us, from_worker) = sync_channel(1);

@@ -110,8 +110,7 @@ fn prune(inner: &Arc<Inner>, filters: &PruneFilters, users: Vec<ImageUser>) -> R
         let fits = |image: &crate::record::ImageRecord| {
             let names = state.names_of(&image.id);
             let has_children = !state.children(&image.id).is_empty();
-            let fits = (filters.all || !has_children)
-                && !(names.is_empty() && has_children)
+            let fits = (!has_children || (filters.all && !names.is_empty()))
                 && filters.until.is_none_or(|until| image.created <= until)
                 && filters.labels.iter().all(|label| label.matches(&image.labels))
                 && !filters.without_labels.iter().any(|label| label.matches(&image.labels))

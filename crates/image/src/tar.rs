@@ -63,6 +63,9 @@ pub struct Time {
     pub nanoseconds: u32,
 }
 
+/// Extended attributes: full names (`security.capability`) and values.
+pub type Attributes = Vec<(Vec<u8>, Vec<u8>)>;
+
 /// One entry of an archive, with everything that headers of any format say about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
@@ -84,8 +87,8 @@ pub struct Entry {
     pub size: u64,
     /// Where the stored bytes belong, in a sparse file: in order, without overlap, within `size`.
     pub extents: Option<Vec<Extent>>,
-    /// Extended attributes: full names (`security.capability`) and values.
-    pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    /// Its extended attributes.
+    pub xattrs: Attributes,
 }
 
 impl Entry {

@@ -24,6 +24,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// From here on the ratio of unpacked to packed bytes is watched.
 const RATIO_FREE: u64 = 1 << 30;
 
+/// Bytes from which on a file is large.
+const WRITE_BEHIND: u64 = 256 << 10;
+
 /// What `.wh.` names mean.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Whiteouts {
@@ -304,6 +307,11 @@ impl<R: BufRead> Unpacker<'_, R> {
                     self.contents(&fd, entry, extent.offset, extent.length)?;
                 }
             }
+        }
+        if entry.size >= WRITE_BEHIND {
+            // The disk begins with a large file now, not when everything is there. It stays in the page cache: this
+            // advice drops only what is clean, and nothing is yet.
+            let _ = rustix::fs::fadvise(&fd, 0, None, rustix::fs::Advice::DontNeed);
         }
         metadata::of_file(&fd, entry, owner).map_err(|e| failed(entry, e))
     }

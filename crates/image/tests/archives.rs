@@ -27,8 +27,7 @@ async fn saved(place: &Place, images: &[&str]) -> Vec<u8> {
     let saved = Saved::default();
     let images: Vec<String> = images.iter().map(|name| (*name).to_owned()).collect();
     place.images.save(&images, saved.clone()).await.unwrap();
-    let bytes = saved.0.lock().unwrap().clone();
-    bytes
+    std::mem::take(&mut *saved.0.lock().unwrap())
 }
 
 fn app(version: &str) -> Remote {
@@ -100,7 +99,7 @@ async fn what_docker_saved_before_is_loaded() {
         r#"[{{"Config":"{config}","RepoTags":["old:1"],"Layers":["aaa/layer.tar","ccc/layer.tar"]}},
         {{"Config":"other.json","RepoTags":null,"Layers":["bbb/layer.tar"]}}]"#
     );
-    let other = Remote::new(&[base.clone()], |_| {});
+    let other = Remote::new(std::slice::from_ref(&base), |_| {});
     let archive = tar(&[
         dir("aaa"),
         file("aaa/VERSION", "1.0"),

@@ -170,7 +170,7 @@ async fn a_commit_is_an_image_with_one_more_layer() {
         author: "me".into(),
         message: "second".into(),
         created_by: "sh".into(),
-        config: (*place.images.config(&image().id()).unwrap()).config.clone(),
+        config: place.images.config(&image().id()).unwrap().config.clone(),
         changes: vec!["ENV VERSION=2".into(), "CMD [\"/start\"]".into()],
         platform: None,
     };

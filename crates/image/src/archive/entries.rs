@@ -1,6 +1,6 @@
 //! Things of a tree as entries of an archive.
 
-use crate::tar::{Entry, Kind, TarWriter, Time};
+use crate::tar::{Attributes, Entry, Kind, TarWriter, Time};
 use crate::tree::walk::Found;
 use crate::{Error, Result};
 use rustix::fd::OwnedFd;
@@ -94,7 +94,7 @@ fn identity(found: &Found<'_>) -> (u64, u64) {
 
 /// The extended attributes that belong to a file's contents: its owner's, and capabilities. Those of overlayfs and of
 /// security modules describe the place where it lies.
-fn attributes(fd: &OwnedFd) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Errno> {
+fn attributes(fd: &OwnedFd) -> Result<Attributes, Errno> {
     let mut list = Vec::new();
     let mut names: Vec<u8> = Vec::with_capacity(1024);
     loop {
