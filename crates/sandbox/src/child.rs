@@ -77,13 +77,13 @@ impl Namespace<'_> {
 /// The kernel's own words about a refused mount.
 #[derive(Clone, Copy)]
 pub(crate) struct Note {
-    bytes: [u8; 160],
-    len: usize,
+    bytes: [u8; 88],
+    len: u8,
 }
 
 impl Default for Note {
     fn default() -> Self {
-        Self { bytes: [0; 160], len: 0 }
+        Self { bytes: [0; 88], len: 0 }
     }
 }
 
@@ -94,18 +94,19 @@ impl Note {
         let room = note.bytes.len() - 3;
         if let Ok(length) = rustix::io::read(fs, &mut note.bytes[2..2 + room]) {
             note.bytes[..2].copy_from_slice(b" (");
-            note.len = 2 + length;
-            while note.bytes[note.len - 1] == b'\n' {
-                note.len -= 1;
+            let mut end = 2 + length;
+            while note.bytes[end - 1] == b'\n' {
+                end -= 1;
             }
-            note.bytes[note.len] = b')';
-            note.len += 1;
+            note.bytes[end] = b')';
+            // Fits: the whole is shorter than 256.
+            note.len = end as u8 + 1;
         }
         note
     }
 
     fn text(&self) -> &[u8] {
-        &self.bytes[..self.len]
+        &self.bytes[..usize::from(self.len)]
     }
 }
 
@@ -189,8 +190,11 @@ impl<'p> Progress<'p> {
     }
 }
 
-/// One datagram of the parent: its first byte, and descriptors.
-fn receive(fd: BorrowedFd<'_>) -> Result<Option<(u8, [Option<OwnedFd>; 2])>, Errno> {
+/// A word of the parent, with what came along.
+type Word = (u8, [Option<OwnedFd>; 2]);
+
+/// Reads one datagram; `None` at the end of the stream.
+fn receive(fd: BorrowedFd<'_>) -> Result<Option<Word>, Errno> {
     use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage};
     let mut byte = [0u8; 1];
     let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
@@ -361,10 +365,10 @@ fn join_container<'p>(
 pub(crate) fn between(plan: &InitPlan, prepared: &Prepared<'_>, flags: u64) -> ! {
     let progress = Progress { sync: None, prepared, process: &plan.process };
     let user = prepared.join.iter().find(|(kind, _)| *kind == NamespaceKind::User);
-    if let Some((kind, namespace)) = user {
-        if let Err(halt) = sys::setns(namespace.fd(), kind.clone_flag()).at(Step::JoinNamespace, b"user") {
-            progress.fail(&halt);
-        }
+    if let Some((kind, namespace)) = user
+        && let Err(halt) = sys::setns(namespace.fd(), kind.clone_flag()).at(Step::JoinNamespace, b"user")
+    {
+        progress.fail(&halt);
     }
     let mut pidfd = -1i32;
     let args = sys::CloneArgs {

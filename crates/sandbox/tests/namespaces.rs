@@ -70,7 +70,7 @@ fn a_pod_shares_a_user_namespace_and_each_has_its_own_processes() {
     first.create();
     first.ok(&["start", &first.id]);
     let pid = first.pid();
-    let mut second = Bundle::new("echo $$; readlink /proc/self/ns/user; id -u; mount -t tmpfs tmpfs /mnt 2>&1");
+    let mut second = Bundle::new("echo $$; readlink /proc/self/ns/user; id -u");
     second.with_user_namespace();
     let namespaces = second.spec["linux"]["namespaces"].as_array_mut().unwrap();
     for namespace in namespaces.iter_mut() {
@@ -100,7 +100,8 @@ fn a_network_device_moves_in_with_its_address() {
     let mut bundle = Bundle::new("cat /proc/net/dev; cat /proc/net/fib_trie");
     let name = format!("sb{}", &bundle.id[bundle.id.len() - 5..]);
     let ip = |args: &[&str]| assert!(std::process::Command::new("ip").args(args).status().unwrap().success());
-    ip(&["link", "add", &name, "type", "dummy"]);
+    let peer = format!("{name}p");
+    ip(&["link", "add", &name, "type", "veth", "peer", "name", &peer]);
     ip(&["addr", "add", "10.213.7.1/24", "dev", &name]);
     bundle.spec["linux"]["netDevices"] = json!({ name: { "name": "inner0" } });
     let output = bundle.run();

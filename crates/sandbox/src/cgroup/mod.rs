@@ -296,14 +296,14 @@ impl Cgroup {
     /// Sends a signal to every process in it. Processes that fork meanwhile are found again; with `SIGKILL` nothing
     /// survives the call, though the last ones may still be ending when it returns.
     pub fn kill(&self, signal: i32) -> Result<()> {
-        if signal == libc::SIGKILL {
-            if let Some(mount) = self.layout.v2() {
-                match fs::write(below(mount, &self.path).join("cgroup.kill"), "1") {
-                    Ok(()) if self.layout.is_unified() => return Ok(()),
-                    Ok(()) => {}
-                    // Before Linux 5.14, or nothing there: one by one, below.
-                    Err(_) => {}
-                }
+        if signal == libc::SIGKILL
+            && let Some(mount) = self.layout.v2()
+        {
+            match fs::write(below(mount, &self.path).join("cgroup.kill"), "1") {
+                Ok(()) if self.layout.is_unified() => return Ok(()),
+                Ok(()) => {}
+                // Before Linux 5.14, or nothing there: one by one, below.
+                Err(_) => {}
             }
         }
         // A frozen v1 process takes its signal when it thaws; the caller thaws it.

@@ -90,12 +90,12 @@ pub(super) fn apply(layout: &Layout, path: &str, resources: &LinuxResources, new
             write(&controller("net_prio", "network.priorities")?, "net_prio.ifpriomap", &line)?;
         }
     }
-    if let Some(rules) = resources.devices().as_deref().filter(|rules| !rules.is_empty()) {
-        if devices::restricts(rules) || !new {
-            let directory = controller("devices", "devices")?;
-            for (allow, line) in devices::v1_lines(rules) {
-                write(&directory, if allow { "devices.allow" } else { "devices.deny" }, &line)?;
-            }
+    if let Some(rules) = resources.devices().as_deref().filter(|rules| !rules.is_empty())
+        && (devices::restricts(rules) || !new)
+    {
+        let directory = controller("devices", "devices")?;
+        for (allow, line) in devices::v1_lines(rules) {
+            write(&directory, if allow { "devices.allow" } else { "devices.deny" }, &line)?;
         }
     }
     Ok(())

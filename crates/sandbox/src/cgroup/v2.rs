@@ -74,10 +74,10 @@ pub(super) fn apply(directory: &Path, resources: &LinuxResources, new: bool) -> 
     for (device, limits) in resources.rdma().iter().flatten() {
         write(directory, "rdma.max", &rdma(device, limits.hca_handles(), limits.hca_objects()))?;
     }
-    if let Some(rules) = resources.devices().as_deref().filter(|rules| !rules.is_empty()) {
-        if devices::restricts(rules) || !new {
-            devices::attach(directory, rules, !new)?;
-        }
+    if let Some(rules) = resources.devices().as_deref().filter(|rules| !rules.is_empty())
+        && (devices::restricts(rules) || !new)
+    {
+        devices::attach(directory, rules, !new)?;
     }
     apply_unified(directory, resources)
 }

@@ -37,10 +37,10 @@ fn run_one(
     // SAFETY: the child makes nothing but system calls before its exec.
     let pid = unsafe { sys::fork() }?;
     if pid == 0 {
-        if let Some(state) = state {
-            if rustix::stdio::dup2_stdin(state).is_err() {
-                sys::exit(126);
-            }
+        if let Some(state) = state
+            && rustix::stdio::dup2_stdin(state).is_err()
+        {
+            sys::exit(126);
         }
         // SAFETY: both arrays were made before the clone and end in null.
         let errno = unsafe { sys::execve(&plan.path, argv, envp) };

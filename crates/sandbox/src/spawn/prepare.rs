@@ -13,7 +13,9 @@ use super::{Fds, MappedNamespaces, SpawnError, Stdio};
 use crate::cgroup::Placement;
 use crate::child::mounts::clone_tree;
 use crate::child::{Namespace, Prepared, rootfs};
-use crate::plan::{IdMaps, InitPlan, MountKind, NamespaceKind, NamespaceSource, OverlayPlan, ProcessPlan, RootSource};
+use crate::plan::{
+    IdMap, IdMaps, InitPlan, MountKind, NamespaceKind, NamespaceSource, OverlayPlan, ProcessPlan, RootSource,
+};
 use crate::sys::{self, MountAttr};
 
 fn pointers(strings: &[CString]) -> Vec<*const c_char> {
@@ -158,6 +160,8 @@ fn overlay_tree(
             Errno::INVAL,
         ));
     };
+    // Only what is mounted in the namespace one is in can be cloned: everything is opened after the change.
+    let away = Away::new()?;
     let layers = open(&overlay.layers_dir, OFlags::PATH | OFlags::DIRECTORY)?;
     let mut sources: Vec<(BorrowedFd<'_>, CString)> =
         overlay.lower.iter().map(|name| (layers.as_fd(), name.clone())).collect();
@@ -175,8 +179,6 @@ fn overlay_tree(
         }
     }
     let data = CString::new(data).map_err(|_| SpawnError::prepare("mount", "the overlay")(Errno::INVAL))?;
-    // Opened before the change of the mount namespace where ids can be mapped, attached after it.
-    let away = Away::new()?;
     let trees = sources
         .iter()
         .map(|(at, name)| {
@@ -186,11 +188,41 @@ fn overlay_tree(
         })
         .collect::<Result<Vec<_>, SpawnError>>();
     let root = trees.and_then(|trees| {
+        let _identity = FileIdentity::assume(ids)?;
         rootfs::overlay_over(&trees, scratch, &data)
             .map_err(|(errno, _)| SpawnError::prepare("mount", "the overlay")(errno))
     });
     away.back()?;
     root
+}
+
+/// The identity under which this thread touches files: that of the container's root, with the host's capabilities.
+///
+/// The overlay works under its mounter's identity. That of the host's root has no place in the mapped layers, where the
+/// work directory could then not be made, and the overlay would be read-only.
+struct FileIdentity {
+    permitted: u64,
+}
+
+impl FileIdentity {
+    fn assume(ids: &IdMaps) -> Result<Self, SpawnError> {
+        let failed = || SpawnError::prepare("take on", "the identity of the container's root");
+        let root =
+            |maps: &[IdMap]| maps.iter().find(|map| map.inside == 0).or(maps.first()).map_or(0, |map| map.outside);
+        let identity = Self { permitted: sys::permitted().map_err(failed())? };
+        sys::set_file_ids(root(&ids.uids), root(&ids.gids));
+        // The change has taken the capabilities over files away.
+        sys::capset(identity.permitted, identity.permitted, 0).map_err(failed())?;
+        Ok(identity)
+    }
+}
+
+impl Drop for FileIdentity {
+    fn drop(&mut self) {
+        sys::set_file_ids(0, 0);
+        // What this thread had a moment ago, it may have again.
+        let _ = sys::capset(self.permitted, self.permitted, 0);
+    }
 }
 
 /// Upper and work must come in by one mount: the directory that holds both.
