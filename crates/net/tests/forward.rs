@@ -60,7 +60,14 @@ fn client_of(run_dir: &Path, args: &str) -> ForwardClient {
     })
 }
 
-/// A run directory, and a client for its forwarder, which ends with it.
+/// Gives the test a network of its own, so that nobody takes a port that it has just released. Threads and processes that
+/// it starts are in it too.
+fn own_network() {
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).expect("tests of networks need root");
+    assert!(Command::new("ip").args(["link", "set", "lo", "up"]).status().unwrap().success());
+}
+
+/// A run directory in a network of its own, and a client for its forwarder, which ends with it.
 struct Host {
     dir: tempfile::TempDir,
     client: ForwardClient,
@@ -72,6 +79,7 @@ impl Host {
     }
 
     fn with(args: &str) -> Self {
+        own_network();
         let dir = tempfile::tempdir().unwrap();
         let client = client_of(dir.path(), args);
         Host { dir, client }
@@ -404,6 +412,7 @@ fn one_connection_too_many_is_turned_away_and_the_others_stay() {
 
 #[test]
 fn running_out_of_descriptors_turns_clients_away_until_there_are_some_again() {
+    own_network();
     let dir = tempfile::tempdir().unwrap();
     let run_dir = dir.path().to_owned();
     let client = ForwardClient::with_command(dir.path(), move || {
