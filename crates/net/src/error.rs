@@ -43,7 +43,7 @@ pub enum Error {
     },
     /// The network that was asked for cannot be.
     #[error(transparent)]
-    Invalid(#[from] InvalidNetwork),
+    Invalid(Box<InvalidNetwork>),
     /// The subnet shares addresses with another network or with a route of the host.
     #[error("Pool overlaps with other one on this address space")]
     PoolOverlaps,
@@ -77,6 +77,9 @@ pub enum Error {
         /// The network's identifier.
         id: String,
     },
+    /// A bridge has as many ports as the kernel allows.
+    #[error("the network's bridge is full: the kernel allows 1023 containers on one; use another network for more")]
+    BridgeFull,
     /// The fixed address belongs to another.
     #[error("Address already in use")]
     AddressInUse(IpAddr),
@@ -116,7 +119,7 @@ pub enum Error {
         /// The endpoint's identifier.
         endpoint: String,
         /// Why not.
-        source: PortError,
+        source: Box<PortError>,
     },
     /// A sysctl of an endpoint that is not one of a link.
     #[error(
@@ -139,6 +142,12 @@ pub enum Error {
         /// Why not.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+}
+
+impl From<InvalidNetwork> for Error {
+    fn from(invalid: InvalidNetwork) -> Error {
+        Error::Invalid(Box::new(invalid))
+    }
 }
 
 impl Error {

@@ -1,7 +1,7 @@
 //! The links between sandboxes and bridges.
 
 use crate::config::Instance;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::namespace::NetNs;
 use crate::route::{Change, RouteSocket, VethSpec};
 use crate::sysctl;
@@ -69,6 +69,8 @@ impl HostLinks {
             match host.apply(&[make, options, Change::named_link_up(&name)]) {
                 Ok(()) => return Ok(name),
                 Err(error) if attempt < ATTEMPTS && error.is_errno(Errno::EXIST) => {}
+                // `BR_MAX_PORTS`; port 0 is nobody's.
+                Err(error) if error.is_errno(Errno::XFULL) => return Err(Error::BridgeFull),
                 Err(error) => return Err(error),
             }
         }

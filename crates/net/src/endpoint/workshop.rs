@@ -56,7 +56,10 @@ pub(crate) struct Workshop {
 
 struct Shared {
     state: Mutex<State>,
+    /// For the thread: there is something to do.
     wake: Condvar,
+    /// For those who wait for a prepared endpoint: the stock changed, or an attempt failed.
+    made: Condvar,
     host_links: HostLinks,
 }
 
@@ -69,6 +72,8 @@ struct State {
     /// How many shall be in stock: 0 before the first use.
     target: usize,
     most: usize,
+    /// How often an endpoint could not be prepared.
+    failures: u64,
     stop: bool,
 }
 
@@ -83,7 +88,8 @@ impl Workshop {
     /// Starts the thread, in the caller's network namespace. `most` is the size of the full stock.
     pub(crate) fn open(host_links: HostLinks, most: usize) -> Result<Workshop> {
         let state = State { most, ..State::default() };
-        let shared = Arc::new(Shared { state: Mutex::new(state), wake: Condvar::new(), host_links });
+        let shared =
+            Arc::new(Shared { state: Mutex::new(state), wake: Condvar::new(), made: Condvar::new(), host_links });
         let (home, host) = (NetNs::of_this_thread()?, RouteSocket::open()?);
         let thread = std::thread::Builder::new()
             .name("net-workshop".into())
@@ -101,23 +107,30 @@ impl Workshop {
         if state.plan != plan {
             state.plan = plan;
             let stale = std::mem::take(&mut state.stock);
+            self.shared.made.notify_all();
             drop(state);
             drop(stale);
         }
         self.shared.wake.notify_one();
     }
 
-    /// Takes a prepared endpoint of that plan, if there is one, and has the stock refilled.
+    /// Takes a prepared endpoint of that plan, and has the stock refilled. Where the stock is used up it waits for the next:
+    /// the kernel makes links one after another, so that another thread would be no faster. `None` where none can be
+    /// prepared; whoever makes one himself is told why.
     pub(crate) fn take(&self, plan: &Plan) -> Option<Prepared> {
         let mut state = self.shared.state.lock();
-        if state.plan.as_ref() != Some(plan) {
-            return None;
-        }
+        let failures = state.failures;
         state.target = state.most;
-        let prepared = state.stock.pop();
-        drop(state);
-        self.shared.wake.notify_one();
-        prepared
+        while state.plan.as_ref() == Some(plan) && state.most > 0 && state.failures == failures && !state.stop {
+            let prepared = state.stock.pop();
+            self.shared.wake.notify_one();
+            if prepared.is_some() {
+                return prepared;
+            }
+            state.target = state.most;
+            self.shared.made.wait(&mut state);
+        }
+        None
     }
 
     /// Makes a bare namespace; `ipv6` is whether its future links have IPv6.
@@ -141,6 +154,7 @@ impl Drop for Workshop {
         state.stop = true;
         state.orders.clear();
         drop(state);
+        self.shared.made.notify_all();
         self.shared.wake.notify_one();
         if let Some(thread) = self.thread.take() {
             // It only panics where this program is wrong, which its message told.
@@ -163,12 +177,16 @@ impl Shared {
                         let mut state = self.state.lock();
                         if state.plan.as_ref() == Some(&plan) {
                             state.stock.push(prepared);
+                            self.made.notify_one();
                         }
                     }
                     Err(error) => {
                         // Starts make their own, and tell their caller what is wrong; the next one tries again.
                         tracing::warn!(%error, "no network endpoints can be prepared");
-                        self.state.lock().target = 0;
+                        let mut state = self.state.lock();
+                        state.target = 0;
+                        state.failures += 1;
+                        self.made.notify_all();
                     }
                 },
             }

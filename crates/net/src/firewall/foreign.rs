@@ -185,7 +185,7 @@ fn ensure_chain(nft: &Nft, chain: &Chain, owner: &str, bridges: &BTreeSet<String
         transaction.delete_rule(&chain.table, &chain.name, handle);
     }
     for (comment, bridge, from) in wanted.iter().filter(|(comment, ..)| !present.contains(comment)) {
-        let rule = if *from { Rule::new().from_link(bridge) } else { Rule::new().to_link(bridge) };
+        let rule = if *from { Rule::new().arrives_by(bridge) } else { Rule::new().leaves_by(bridge) };
         let rule = rule.counter().verdict(Verdict::Accept).comment(comment);
         transaction.insert_rule(&chain.table, &chain.name, &rule);
     }

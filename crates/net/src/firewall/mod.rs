@@ -124,8 +124,8 @@ fn add_chains(transaction: &mut Transaction, table: &Table) {
     // The bridges accept 127.0.0.0/8 (route_localnet), so that the host reaches published ports at 127.0.0.1. Nothing
     // in a sandbox may pretend to be there, or reach what listens there only.
     transaction.add_base_chain(table, "spoofed", ChainKind::Filter, Hook::Prerouting, Priority::Raw);
-    transaction.add_rule(table, "spoofed", &rule().from_links("bridges").source_loopback().verdict(Drop));
-    transaction.add_rule(table, "spoofed", &rule().from_links("bridges").destination_loopback().verdict(Drop));
+    transaction.add_rule(table, "spoofed", &rule().arrives_by_any("bridges").source_loopback().verdict(Drop));
+    transaction.add_rule(table, "spoofed", &rule().arrives_by_any("bridges").destination_loopback().verdict(Drop));
 
     transaction.add_chain(table, "published");
     for (protocol, ports, any) in [(Protocol::Ipv4, "ports4", "any4"), (Protocol::Ipv6, "ports6", "any6")] {
@@ -148,22 +148,22 @@ fn add_chains(transaction: &mut Transaction, table: &Table) {
     // network, then the wall around internal ones, then what may come in.
     transaction.add_base_chain(table, "forward", ChainKind::Filter, Hook::Forward, Priority::Filter);
     transaction.add_rule(table, "forward", &rule().between_links("same").verdict(Accept));
-    transaction.add_rule(table, "forward", &rule().from_links("internal").verdict(Drop));
-    transaction.add_rule(table, "forward", &rule().to_links("internal").verdict(Drop));
-    transaction.add_rule(table, "forward", &rule().to_links("bridges").established().verdict(Accept));
-    transaction.add_rule(table, "forward", &rule().to_links("bridges").redirected().verdict(Accept));
-    transaction.add_rule(table, "forward", &rule().to_links("bridges").verdict(Drop));
+    transaction.add_rule(table, "forward", &rule().arrives_by_any("internal").verdict(Drop));
+    transaction.add_rule(table, "forward", &rule().leaves_by_any("internal").verdict(Drop));
+    transaction.add_rule(table, "forward", &rule().leaves_by_any("bridges").established().verdict(Accept));
+    transaction.add_rule(table, "forward", &rule().leaves_by_any("bridges").redirected().verdict(Accept));
+    transaction.add_rule(table, "forward", &rule().leaves_by_any("bridges").verdict(Drop));
 
     // To a published port of the own network the answer would go straight to the asker, who does not know the sender:
     // so the host stands between. What goes to other links leaves under the host's address.
     transaction.add_base_chain(table, "postrouting", ChainKind::Nat, Hook::Postrouting, Priority::SourceNat);
-    transaction.add_rule(table, "postrouting", &rule().to_links("bridges").source_loopback().masquerade());
+    transaction.add_rule(table, "postrouting", &rule().leaves_by_any("bridges").source_loopback().masquerade());
     for (protocol, subnets, masquerade) in
         [(Protocol::Ipv4, "subnets4", "masquerade4"), (Protocol::Ipv6, "subnets6", "masquerade6")]
     {
-        let hairpin = rule().to_links("bridges").redirected().source_in(protocol, subnets).masquerade();
+        let hairpin = rule().leaves_by_any("bridges").redirected().source_in(protocol, subnets).masquerade();
         transaction.add_rule(table, "postrouting", &hairpin);
-        transaction.add_rule(table, "postrouting", &rule().to_links("bridges").protocol(protocol).verdict(Return));
+        transaction.add_rule(table, "postrouting", &rule().leaves_by_any("bridges").protocol(protocol).verdict(Return));
         transaction.add_rule(table, "postrouting", &rule().source_in(protocol, masquerade).masquerade());
     }
 }

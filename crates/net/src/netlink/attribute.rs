@@ -12,10 +12,6 @@ pub(crate) struct Attribute<'a> {
 }
 
 impl<'a> Attribute<'a> {
-    pub(crate) fn u8(&self) -> Option<u8> {
-        self.value.first().copied()
-    }
-
     /// A number in the host's byte order.
     pub(crate) fn u32(&self) -> Option<u32> {
         self.value.get(..4)?.try_into().ok().map(u32::from_ne_bytes)
@@ -75,7 +71,7 @@ mod tests {
         assert_eq!(read.len(), 3);
         assert_eq!(read[0].text(), Some("eth0"));
         assert_eq!(read[1].find(1).and_then(|a| a.be32()), Some(7));
-        assert_eq!(read[1].find(2).and_then(|a| a.u8()), Some(9));
+        assert_eq!(read[1].find(2).map(|a| a.value), Some(&[9][..]));
         assert_eq!((read[2].kind, read[2].u32()), (5, Some(11)));
     }
 
@@ -83,7 +79,7 @@ mod tests {
         #[test]
         fn any_bytes_are_read_to_an_end(bytes: Vec<u8>) {
             for attribute in attributes(&bytes) {
-                let _ = (attribute.u8(), attribute.u32(), attribute.be64(), attribute.text(), attribute.nested().count());
+                let _ = (attribute.u32(), attribute.be32(), attribute.be64(), attribute.text(), attribute.nested().count());
             }
         }
     }

@@ -47,6 +47,9 @@ struct State {
     buffer: Vec<u8>,
 }
 
+/// What a listing gave: each object's message type and payload.
+pub(crate) type Objects = Vec<(u16, Vec<u8>)>;
+
 /// A message as it came.
 struct Received<'a> {
     kind: u16,
@@ -151,7 +154,7 @@ impl Socket {
 
     /// Asks for all objects of a kind; gives each one's message type and payload. A listing that a change interrupted is
     /// begun again.
-    pub(crate) fn dump(&self, message: Message) -> Result<Vec<(u16, Vec<u8>)>, NetlinkError> {
+    pub(crate) fn dump(&self, message: Message) -> Result<Objects, NetlinkError> {
         let message = message.with_flags(flag::DUMP);
         for _ in 0..DUMP_ATTEMPTS {
             if let Some(objects) = self.try_dump(&message)? {
@@ -162,7 +165,7 @@ impl Socket {
     }
 
     /// One attempt; `None` where it was interrupted.
-    fn try_dump(&self, message: &Message) -> Result<Option<Vec<(u16, Vec<u8>)>>, NetlinkError> {
+    fn try_dump(&self, message: &Message) -> Result<Option<Objects>, NetlinkError> {
         let state = &mut *self.state.borrow_mut();
         state.sequence = state.sequence.wrapping_add(1);
         let sequence = state.sequence;

@@ -323,7 +323,7 @@ impl Networks {
         self.ports.publish(&sandbox.port_specs, binding, targets).map_err(|source| Error::Publish {
             name: sandbox.name.clone(),
             endpoint: endpoint.id.clone(),
-            source,
+            source: Box::new(source),
         })
     }
 

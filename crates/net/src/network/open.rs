@@ -205,7 +205,7 @@ fn enter_all(
             };
             for ip in endpoint.addresses() {
                 let leases = entry.leases.iter_mut().find(|leases| leases.subnet().contains(&ip));
-                if !leases.is_some_and(|leases| leases.claim(ip).is_ok()) {
+                if leases.is_none_or(|leases| leases.claim(ip).is_err()) {
                     tracing::warn!(sandbox = sandbox.id, %ip, "a running container's address is another's or of no subnet");
                 }
             }

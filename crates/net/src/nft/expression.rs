@@ -2,6 +2,7 @@
 //!
 //! A register file of 64 bytes is addressed in words of 4 bytes, from 8 on (`NFT_REG32_00`); register 0 is the verdict.
 
+use crate::address::octets;
 use crate::netlink::Message;
 use std::net::IpAddr;
 
@@ -93,22 +94,22 @@ impl Rule {
     }
 
     /// Comes from the link of that name.
-    pub(crate) fn from_link(self, name: &str) -> Rule {
+    pub(crate) fn arrives_by(self, name: &str) -> Rule {
         self.meta(META_IN_NAME, FIRST).compare(FIRST, EQUAL, &with_zero(name))
     }
 
     /// Goes to the link of that name.
-    pub(crate) fn to_link(self, name: &str) -> Rule {
+    pub(crate) fn leaves_by(self, name: &str) -> Rule {
         self.meta(META_OUT_NAME, FIRST).compare(FIRST, EQUAL, &with_zero(name))
     }
 
     /// Comes from a link in a set of names.
-    pub(crate) fn from_links(self, set: &str) -> Rule {
+    pub(crate) fn arrives_by_any(self, set: &str) -> Rule {
         self.meta(META_IN_NAME, FIRST).lookup(set, FIRST, None)
     }
 
     /// Goes to a link in a set of names.
-    pub(crate) fn to_links(self, set: &str) -> Rule {
+    pub(crate) fn leaves_by_any(self, set: &str) -> Rule {
         self.meta(META_OUT_NAME, FIRST).lookup(set, FIRST, None)
     }
 
@@ -169,12 +170,6 @@ impl Rule {
         rule.payload(TRANSPORT, 2, 2, FIRST).compare(FIRST, EQUAL, &port.to_be_bytes())
     }
 
-    /// Is of that transport protocol and comes from that port.
-    pub(crate) fn source_port(self, transport: u8, port: u16) -> Rule {
-        let rule = self.meta(META_TRANSPORT, FIRST).compare(FIRST, EQUAL, &[transport]);
-        rule.payload(TRANSPORT, 0, 2, FIRST).compare(FIRST, EQUAL, &port.to_be_bytes())
-    }
-
     /// Sends the packet where a map says: from destination (where `by_address`), transport protocol and port, to address
     /// and port. A packet that the map does not know goes on to the next rule.
     pub(crate) fn redirect_by(self, protocol: Protocol, by_address: bool, map: &str) -> Rule {
@@ -183,22 +178,18 @@ impl Rule {
             true => (self.protocol(protocol).payload(NETWORK, destination, length, FIRST), FIRST + length / 4),
             false => (self.protocol(protocol), FIRST),
         };
-        rule.meta(META_TRANSPORT, next).payload(TRANSPORT, 2, 2, next + 1).lookup(map, FIRST, Some(FIRST)).nat(
-            Nat::Destination,
-            protocol,
-            FIRST,
-            FIRST + length / 4,
-        )
+        rule.meta(META_TRANSPORT, next)
+            .payload(TRANSPORT, 2, 2, next + 1)
+            .lookup(map, FIRST, Some(FIRST))
+            .change_destination(protocol, FIRST, FIRST + length / 4)
     }
 
     /// Sends the packet to that address and port.
     pub(crate) fn redirect_to(self, ip: IpAddr, port: u16) -> Rule {
-        self.translate(Nat::Destination, ip, port)
-    }
-
-    /// Makes the packet come from that address and port.
-    pub(crate) fn come_from(self, ip: IpAddr, port: u16) -> Rule {
-        self.translate(Nat::Source, ip, port)
+        let address = octets(ip);
+        let next = FIRST + address.len() as u32 / 4;
+        let loaded = self.immediate(FIRST, &address).immediate(next, &port.to_be_bytes());
+        loaded.change_destination(Protocol::of(ip), FIRST, next)
     }
 
     /// Makes the packet come from the address of the link that it leaves by.
@@ -247,14 +238,10 @@ impl Rule {
         }
     }
 
-    fn translate(self, nat: Nat, ip: IpAddr, port: u16) -> Rule {
-        let address = octets(ip);
-        let next = FIRST + address.len() as u32 / 4;
-        self.immediate(FIRST, &address).immediate(next, &port.to_be_bytes()).nat(nat, Protocol::of(ip), FIRST, next)
-    }
-
-    fn nat(self, nat: Nat, protocol: Protocol, address: u32, port: u32) -> Rule {
-        self.push("nat", |m| m.be32(1, nat as u32).be32(2, protocol as u32).be32(3, address).be32(5, port))
+    /// `NFT_NAT_DNAT` to what is in two registers.
+    fn change_destination(self, protocol: Protocol, address: u32, port: u32) -> Rule {
+        const DESTINATION: u32 = 1;
+        self.push("nat", |m| m.be32(1, DESTINATION).be32(2, protocol as u32).be32(3, address).be32(5, port))
     }
 
     fn immediate(self, register: u32, data: &[u8]) -> Rule {
@@ -303,24 +290,10 @@ impl Rule {
     }
 }
 
-/// `NFT_NAT_*`.
-#[derive(Clone, Copy)]
-enum Nat {
-    Source = 0,
-    Destination = 1,
-}
-
 /// A link's name as it is compared: with one zero byte, so that it is no prefix. This is also the form that the
 /// `iptables` programs understand.
 fn with_zero(name: &str) -> Vec<u8> {
     let mut bytes = name.as_bytes().to_vec();
     bytes.push(0);
     bytes
-}
-
-fn octets(ip: IpAddr) -> Vec<u8> {
-    match ip {
-        IpAddr::V4(ip) => ip.octets().to_vec(),
-        IpAddr::V6(ip) => ip.octets().to_vec(),
-    }
 }

@@ -1,6 +1,7 @@
 //! Tables, chains, sets and their elements.
 
 use super::expression::{LINK_NAME, Protocol};
+use crate::address::octets;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// A table by its family and name.
@@ -160,11 +161,4 @@ fn padded_name(name: &str) -> Vec<u8> {
     let mut bytes = name.as_bytes().to_vec();
     bytes.resize(LINK_NAME, 0);
     bytes
-}
-
-fn octets(ip: IpAddr) -> Vec<u8> {
-    match ip {
-        IpAddr::V4(ip) => ip.octets().to_vec(),
-        IpAddr::V6(ip) => ip.octets().to_vec(),
-    }
 }

@@ -374,8 +374,10 @@ fn key_of(port: &PublishedPort) -> String {
     format!("{}/{}", port.protocol, port.host)
 }
 
+/// nftables carries what is of one family, but for `[::1]`, which the kernel does not route to another link.
 fn mode_of(port: &PublishedPort) -> Mode {
-    match port.is_proxied() {
+    let loopback = matches!(port.host.ip(), IpAddr::V6(ip) if ip.is_unspecified() || ip.is_loopback());
+    match (port.is_proxied() || loopback) && port.protocol != Protocol::Sctp {
         true => Mode::Proxy { target: SocketAddr::new(port.target, port.container_port) },
         false => Mode::Reserve,
     }

@@ -2,10 +2,10 @@
 
 mod address;
 mod link;
-mod route;
+mod table;
 
 pub(crate) use link::{Link, VethSpec};
-pub(crate) use route::Route;
+pub(crate) use table::Route;
 
 use crate::error::{Error, Result};
 use crate::netlink::{Family, Message, NetlinkError, Socket};
@@ -50,14 +50,6 @@ fn refused(what: &str, error: NetlinkError) -> Error {
 /// `AF_INET` or `AF_INET6`, as one byte.
 fn family_of(ip: IpAddr) -> u8 {
     if ip.is_ipv4() { 2 } else { 10 }
-}
-
-/// The bytes of an address.
-fn octets(ip: IpAddr) -> Vec<u8> {
-    match ip {
-        IpAddr::V4(ip) => ip.octets().to_vec(),
-        IpAddr::V6(ip) => ip.octets().to_vec(),
-    }
 }
 
 /// The address in those bytes.

@@ -19,7 +19,7 @@ const PATIENCE: Duration = Duration::from_millis(400);
 const LONG: Duration = Duration::from_secs(10);
 
 /// Runs a test on a thread whose network namespace is a new, empty host.
-pub fn on_a_host(test: impl FnOnce(Host) + Send + 'static) {
+pub(crate) fn on_a_host(test: impl FnOnce(Host) + Send + 'static) {
     let thread = std::thread::spawn(move || {
         nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).expect("tests of networks need root");
         let host = Host { namespace: NetNs::of_this_thread().unwrap(), store: Store::in_memory().unwrap() };
@@ -32,25 +32,25 @@ pub fn on_a_host(test: impl FnOnce(Host) + Send + 'static) {
 }
 
 /// A host without containers yet.
-pub struct Host {
-    pub namespace: NetNs,
-    pub store: Store,
+pub(crate) struct Host {
+    pub(crate) namespace: NetNs,
+    pub(crate) store: Store,
 }
 
 impl Host {
     /// What the instance is told by default: no IPv6 on the default bridge, no forwarder.
-    pub fn config(&self) -> NetConfig {
+    pub(crate) fn config(&self) -> NetConfig {
         let mut config = NetConfig::new(instance(), self.store.clone());
         config.prepared = 2;
         config
     }
 
-    pub fn networks(&self) -> Arc<Networks> {
+    pub(crate) fn networks(&self) -> Arc<Networks> {
         Networks::open(self.config(), Vec::new()).unwrap()
     }
 
     /// A machine on the same cable: this host is 192.0.2.1 and 2001:db8::1, the other .2 and ::2.
-    pub fn stranger(&self) -> Container {
+    pub(crate) fn stranger(&self) -> Container {
         let namespace = std::thread::scope(|scope| {
             let inside = || {
                 nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
@@ -70,23 +70,23 @@ impl Host {
     }
 
     /// The host itself, as somebody who serves and asks.
-    pub fn itself(&self) -> Container {
+    pub(crate) fn itself(&self) -> Container {
         Container { namespace: self.namespace.try_clone().unwrap(), sandbox: None }
     }
 }
 
-pub fn instance() -> Instance {
+pub(crate) fn instance() -> Instance {
     "t1".parse().unwrap()
 }
 
 /// A namespace to serve and ask in.
-pub struct Container {
-    pub namespace: NetNs,
-    pub sandbox: Option<Sandbox>,
+pub(crate) struct Container {
+    pub(crate) namespace: NetNs,
+    pub(crate) sandbox: Option<Sandbox>,
 }
 
 /// A sandbox on these networks, with these ports as `docker run -p` writes them.
-pub fn spec(name: &str, networks: &[&str], ports: &[&str]) -> SandboxSpec {
+pub(crate) fn spec(name: &str, networks: &[&str], ports: &[&str]) -> SandboxSpec {
     let endpoint = |network: &&str| net::EndpointSpec { network: (*network).into(), ..Default::default() };
     SandboxSpec {
         id: format!("{name:x<64}"),
@@ -97,7 +97,7 @@ pub fn spec(name: &str, networks: &[&str], ports: &[&str]) -> SandboxSpec {
 }
 
 /// `[ADDRESS:][PORT:]PORT[/PROTOCOL]`.
-pub fn port(text: &str) -> PortSpec {
+pub(crate) fn port(text: &str) -> PortSpec {
     let (rest, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
     let (rest, container) = rest.rsplit_once(':').unwrap_or(("", rest));
     let (address, host) = rest.rsplit_once(':').unwrap_or(("", rest));
@@ -113,26 +113,26 @@ pub fn port(text: &str) -> PortSpec {
     }
 }
 
-pub fn run(networks: &Networks, spec: SandboxSpec) -> Container {
+pub(crate) fn run(networks: &Networks, spec: SandboxSpec) -> Container {
     let (namespace, sandbox) = networks.set_up(spec).unwrap();
     Container { namespace, sandbox: Some(sandbox) }
 }
 
 impl Container {
-    pub fn sandbox(&self) -> &Sandbox {
+    pub(crate) fn sandbox(&self) -> &Sandbox {
         self.sandbox.as_ref().unwrap()
     }
 
-    pub fn ip(&self) -> IpAddr {
+    pub(crate) fn ip(&self) -> IpAddr {
         self.sandbox().endpoints[0].ipv4.unwrap().addr().into()
     }
 
-    pub fn ip6(&self) -> IpAddr {
+    pub(crate) fn ip6(&self) -> IpAddr {
         self.sandbox().endpoints[0].ipv6.unwrap().addr().into()
     }
 
     /// Answers every connection to a port with the asker's address as it is seen here.
-    pub fn serve(&self, port: u16) {
+    pub(crate) fn serve(&self, port: u16) {
         let address: SocketAddr = (std::net::Ipv6Addr::UNSPECIFIED, port).into();
         let listener = self.namespace.enter(|| TcpListener::bind(address)).unwrap().unwrap();
         std::thread::spawn(move || {
@@ -145,7 +145,7 @@ impl Container {
     }
 
     /// The same over UDP.
-    pub fn serve_udp(&self, port: u16) {
+    pub(crate) fn serve_udp(&self, port: u16) {
         let address: SocketAddr = (std::net::Ipv6Addr::UNSPECIFIED, port).into();
         let socket = self.namespace.enter(|| UdpSocket::bind(address)).unwrap().unwrap();
         std::thread::spawn(move || {
@@ -158,21 +158,21 @@ impl Container {
 
     /// Connects, and gives what the server said: who it thinks that we are.
     #[track_caller]
-    pub fn ask(&self, address: impl ToAddress) -> IpAddr {
+    pub(crate) fn ask(&self, address: impl ToAddress) -> IpAddr {
         let address = address.to_address();
         self.try_ask(address, LONG).unwrap_or_else(|e| panic!("{address} does not answer: {e}"))
     }
 
     /// Nobody answers.
     #[track_caller]
-    pub fn cannot_reach(&self, address: impl ToAddress) {
+    pub(crate) fn cannot_reach(&self, address: impl ToAddress) {
         let address = address.to_address();
         if let Ok(seen) = self.try_ask(address, PATIENCE) {
             panic!("{address} answers, and sees {seen}");
         }
     }
 
-    pub fn try_ask(&self, address: SocketAddr, timeout: Duration) -> std::io::Result<IpAddr> {
+    pub(crate) fn try_ask(&self, address: SocketAddr, timeout: Duration) -> std::io::Result<IpAddr> {
         self.namespace
             .enter(|| {
                 let mut stream = TcpStream::connect_timeout(&address, timeout)?;
@@ -185,7 +185,7 @@ impl Container {
     }
 
     #[track_caller]
-    pub fn ask_udp(&self, address: impl ToAddress) -> IpAddr {
+    pub(crate) fn ask_udp(&self, address: impl ToAddress) -> IpAddr {
         let address = address.to_address();
         let ask = || {
             let any: SocketAddr = if address.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" }.parse().unwrap();
@@ -202,14 +202,14 @@ impl Container {
 
     /// Runs a command in there and gives what it prints.
     #[track_caller]
-    pub fn sh(&self, command: &str) -> String {
+    pub(crate) fn sh(&self, command: &str) -> String {
         let command = command.to_owned();
         self.namespace.enter(move || sh(&command)).unwrap()
     }
 }
 
 /// `"1.2.3.4:80"`, or an address and a port.
-pub trait ToAddress {
+pub(crate) trait ToAddress {
     fn to_address(self) -> SocketAddr;
 }
 
@@ -227,21 +227,21 @@ impl ToAddress for (IpAddr, u16) {
 
 /// Runs a command on the host of the calling thread and gives what it prints.
 #[track_caller]
-pub fn sh(command: &str) -> String {
+pub(crate) fn sh(command: &str) -> String {
     let output = Command::new("sh").args(["-ec", command]).output().unwrap();
     assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap()
 }
 
 /// For `ip`'s NETNS: a path with a slash in it is opened as it is.
-pub fn path_of(namespace: &NetNs) -> String {
+pub(crate) fn path_of(namespace: &NetNs) -> String {
     use std::os::fd::AsFd;
     format!("/proc/{}/fd/{}", std::process::id(), namespace.as_fd().as_raw_fd())
 }
 
 /// Waits until something is so; fails after a while.
 #[track_caller]
-pub fn eventually(what: &str, is_so: impl Fn() -> bool) {
+pub(crate) fn eventually(what: &str, is_so: impl Fn() -> bool) {
     let end = std::time::Instant::now() + LONG;
     while !is_so() {
         assert!(std::time::Instant::now() < end, "{what}: not within {LONG:?}");

@@ -1,6 +1,7 @@
 //! Routes of the main table.
 
-use super::{Change, RouteSocket, family_of, ip_from, octets, refused};
+use super::{Change, RouteSocket, family_of, ip_from, refused};
+use crate::address::octets;
 use crate::error::Result;
 use crate::netlink::{Message, attributes, flag};
 use ipnet::IpNet;

@@ -1,0 +1,116 @@
+//! Published ports with the forwarder: they outlive the daemon, and reach containers of the other family.
+
+mod world;
+
+use net::forward::{self, ForwardClient};
+use net::{NetworkSpec, Networks};
+use std::net::TcpListener;
+use std::process::Command;
+use std::sync::Arc;
+use world::{Host, eventually, on_a_host, run, sh, spec};
+
+const RUN_DIR: &str = "NET_TEST_PUBLISHED_RUN_DIR";
+
+/// Not a test: the forwarder's process. The test binary starts itself again with this as the only test, as cargo makes no
+/// other program of this crate.
+#[test]
+fn forwarder_process() {
+    let Some(run_dir) = std::env::var_os(RUN_DIR) else { return };
+    let code = forward::main(["--run-dir".into(), run_dir]);
+    std::process::exit(i32::from(format!("{code:?}") != format!("{:?}", std::process::ExitCode::SUCCESS)));
+}
+
+/// A run directory; its forwarder ends with it.
+struct RunDir(tempfile::TempDir);
+
+impl RunDir {
+    fn new() -> RunDir {
+        RunDir(tempfile::tempdir().unwrap())
+    }
+
+    fn client(&self) -> Arc<ForwardClient> {
+        let dir = self.0.path().to_owned();
+        Arc::new(ForwardClient::with_command(self.0.path(), move || {
+            let mut command = Command::new(std::env::current_exe().unwrap());
+            command.args(["--exact", "forwarder_process", "--nocapture", "--test-threads=1"]).env(RUN_DIR, &dir);
+            command
+        }))
+    }
+}
+
+impl Drop for RunDir {
+    fn drop(&mut self) {
+        let _ = forward::clean(self.0.path());
+    }
+}
+
+fn networks(host: &Host, client: &Arc<ForwardClient>, running: Vec<net::Sandbox>) -> Arc<Networks> {
+    let mut config = host.config();
+    config.forwarder = Some(client.clone());
+    Networks::open(config, running).unwrap()
+}
+
+#[test]
+fn ipv6_reaches_a_container_without_it() {
+    on_a_host(|host| {
+        let stranger = host.stranger();
+        let run_dir = RunDir::new();
+        let networks = networks(&host, &run_dir.client(), Vec::new());
+        let web = run(&networks, spec("web", &["bridge"], &["8080:80", "5353:53/udp"]));
+        web.serve(80);
+        web.serve_udp(53);
+        assert_eq!(web.sandbox().ports.len(), 4, "each on 0.0.0.0 and [::]");
+        host.itself().ask("[::1]:8080");
+        host.itself().ask("127.0.0.1:8080");
+        host.itself().ask_udp("[::1]:5353");
+        stranger.ask("[2001:db8::1]:8080");
+        assert_eq!(stranger.ask("192.0.2.1:8080").to_string(), "192.0.2.2");
+
+        networks.create(NetworkSpec { enable_ipv6: true, ..NetworkSpec::bridge("six") }).unwrap();
+        let six = run(&networks, spec("six", &["six"], &["8081:80"]));
+        six.serve(80);
+        host.itself().ask("[::1]:8081");
+        assert_eq!(stranger.ask("[2001:db8::1]:8081").to_string(), "2001:db8::2", "nothing proxies where nftables can");
+    });
+}
+
+#[test]
+fn ports_work_and_stay_reserved_while_the_daemon_is_away() {
+    on_a_host(|host| {
+        let run_dir = RunDir::new();
+        let daemon = networks(&host, &run_dir.client(), Vec::new());
+        let web = run(&daemon, spec("web", &["bridge"], &["8080:80"]));
+        let ended = run(&daemon, spec("ended", &["bridge"], &["8081:80"]));
+        web.serve(80);
+        drop(daemon);
+        host.itself().ask("127.0.0.1:8080");
+        host.itself().ask("[::1]:8080");
+        assert!(TcpListener::bind("0.0.0.0:8080").is_err());
+
+        let daemon = networks(&host, &run_dir.client(), vec![web.sandbox().clone()]);
+        host.itself().ask("[::1]:8080");
+        TcpListener::bind("0.0.0.0:8081").expect("nobody's port is let go");
+        drop(ended);
+        daemon.tear_down(web.sandbox()).unwrap();
+        TcpListener::bind("0.0.0.0:8080").expect("the port is free again");
+    });
+}
+
+#[test]
+fn a_forwarder_that_is_killed_is_replaced() {
+    on_a_host(|host| {
+        let run_dir = RunDir::new();
+        let client = run_dir.client();
+        let daemon = networks(&host, &client, Vec::new());
+        let web = run(&daemon, spec("web", &["bridge"], &["8080:80"]));
+        web.serve(80);
+        for _ in 0..2 {
+            let pid = client.status().unwrap().unwrap().pid;
+            sh(&format!("kill -9 {pid}"));
+            let other = || matches!(client.status(), Ok(Some(status)) if status.pid != pid && status.holds == 2);
+            eventually("another forwarder holds both ports", other);
+            host.itself().ask("[::1]:8080");
+            host.itself().ask("127.0.0.1:8080");
+        }
+    });
+}
