@@ -151,7 +151,17 @@ fn kill(pid: Pid) {
 
 /// Bytes that tell when one is missing, doubled or in another place.
 fn pattern(len: usize) -> Vec<u8> {
-    (0..len as u32 / 4).flat_map(|number| number.wrapping_mul(2_654_435_761).to_le_bytes()).collect()
+    const BLOCK: usize = 16 << 10;
+    let block: Vec<u8> =
+        (0..BLOCK as u32 / 4).flat_map(|number| number.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
+    let mut bytes = Vec::with_capacity(len + BLOCK);
+    for number in 0..len.div_ceil(BLOCK) as u32 {
+        let start = bytes.len();
+        bytes.extend_from_slice(&block);
+        bytes[start..start + 4].copy_from_slice(&number.to_le_bytes());
+    }
+    bytes.truncate(len);
+    bytes
 }
 
 /// Waits for what another process is about to do.
@@ -483,7 +493,7 @@ fn each_udp_client_gets_its_own_answers_from_the_address_it_asked() {
     }
     // The largest datagram that UDP over IPv4 can carry, and an empty one.
     for len in [65_507, 0] {
-        let datagram = pattern(len / 4 * 4);
+        let datagram = pattern(len);
         clients[0].send(&datagram).unwrap();
         let mut buffer = vec![0; 65_536];
         let received = clients[0].recv(&mut buffer).unwrap();
