@@ -1,2 +1,149 @@
-//! `engine` (being written).
+//! The engine: containers, and everything that a container needs, as one set of calls.
+//!
+//! A door translates its protocol into these calls; the floor below does the work: `image` gives root file systems,
+//! `net` gives endpoints, `sandbox` turns a runtime specification into a plan, `keeper` runs it and holds it,
+//! `store` remembers. The engine knows the rules: what may be done when, in which order, and what is told to whom.
+//!
+//! # Invariants
+//! - What a caller was told is done is in the store: records are written before they are shown.
+//! - One operation at a time changes a container's life (`container::Container::life`); reading never waits.
+//! - In-memory state is rebuilt from the store and the keeper at every start ([`Engine::open`]).
 #![forbid(unsafe_code)]
+
+mod config;
+mod container;
+mod error;
+mod events;
+mod images;
+mod link;
+mod metering;
+mod names_service;
+mod networks;
+mod open;
+mod signals;
+mod spec;
+mod streams;
+mod system;
+mod users;
+mod volumes;
+
+pub mod model;
+pub mod model_text;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use store::Collection;
+
+pub use config::{DnsDefaults, EngineConfig, NetworkDefaults};
+pub use container::{
+    ArchiveStat, Attachment, BlockIoCounters, ByteStream, CommitRequest, ContainerDetails, ContainerSize, CpuCounters,
+    CreateRequest, Created, ExecConfig, ExecDetails, GraphDirs, InputSink, ListOptions, ListedContainer, LogStream,
+    MemoryCounters, OutputReceiver, ProcessTable, PruneReport, RemoveOptions, StatsSample, UpdateRequest, WaitCondition,
+    WaitResult,
+};
+pub use error::{Error, ErrorKind, Result};
+pub use events::{Event, EventKind, EventQuery, EventStream, Events};
+pub use images::{
+    ImageDetails, ImageHistory, ImagePruneReport, ImageSummary, ImportRequest, ListImages, PullRequest, PulledImage, PushRequest,
+    PushedImage,
+};
+pub use networks::NetworkDetails;
+pub use streams::{AttachOptions, LogLine, LogOptions, OutputChunk, OutputStream};
+pub use system::{DiskUsage, SystemInfo};
+pub use volumes::{Volume, VolumeCreate, VolumeUsage};
+
+use container::{Container, Execs, Placements, Registry};
+use model::{ContainerId, ContainerRecord};
+
+pub(crate) use link::keeper_error;
+
+/// The engine. Cheap to clone; all clones are one engine.
+#[derive(Clone)]
+pub struct Engine(Arc<Inner>);
+
+struct Inner {
+    config: EngineConfig,
+    /// A random name of this data directory, for clients.
+    instance_id: String,
+    /// This is the first daemon of this data directory since the machine's boot.
+    booted: bool,
+    records: Collection<ContainerRecord>,
+    containers: Registry,
+    execs: Execs,
+    volumes: volumes::Volumes,
+    images: image::Images,
+    registries: image::registry::Registries,
+    networks: Arc<net::Networks>,
+    names: names_service::Names,
+    placements: Placements,
+    keeper: link::KeeperLink,
+    events: Events,
+    metering: metering::Metering,
+    users: users::UserCache,
+}
+
+impl Engine {
+    /// Where events are told and heard.
+    pub fn events(&self) -> &Events {
+        &self.0.events
+    }
+
+    /// Changes a container's record: the store first, then memory. The caller holds the container's life.
+    async fn change(
+        &self,
+        container: &Arc<Container>,
+        edit: impl FnOnce(&mut ContainerRecord),
+    ) -> Result<Arc<ContainerRecord>> {
+        let mut record = (*container.record()).clone();
+        edit(&mut record);
+        self.0.records.put_async(container.id.as_str(), &record).await.map_err(|error| unrecorded(&container.id, error))?;
+        container.show(record);
+        Ok(container.record())
+    }
+
+    /// As [`change`](Self::change) for a caller that does not hold the container's life: only where it still runs.
+    async fn change_live(
+        &self,
+        container: &Arc<Container>,
+        edit: impl FnOnce(&mut ContainerRecord),
+    ) -> Result<Arc<ContainerRecord>> {
+        let _life = container.life.lock().await;
+        let record = container.record();
+        if !record.state.phase.is_live() {
+            return Ok(record);
+        }
+        self.change(container, edit).await
+    }
+
+    /// Writes the record of a container that is being made.
+    async fn put_record(&self, record: &ContainerRecord) -> Result<()> {
+        let made = self.0.records.put_if_async(record.id.as_str(), store::Expect::Absent, record).await;
+        made.map(drop).map_err(|error| unrecorded(&record.id, error))
+    }
+
+    async fn delete_record(&self, id: &ContainerId) -> Result<()> {
+        self.0.records.delete_async(id.as_str()).await.map(drop).map_err(|error| unrecorded(id, error))
+    }
+
+    /// Tells an event of a container, with its name, image and labels.
+    fn tell_container<const N: usize>(&self, record: &ContainerRecord, action: &str, more: [(&str, String); N]) {
+        let mut attributes: BTreeMap<String, String> = record.config.labels.clone();
+        attributes.insert("image".to_owned(), record.config.image.clone());
+        attributes.insert("name".to_owned(), record.name.clone());
+        attributes.extend(more.into_iter().map(|(key, value)| (key.to_owned(), value)));
+        self.0.events.tell(EventKind::Container, action, record.id.as_str(), attributes);
+    }
+}
+
+fn unrecorded(id: &ContainerId, error: store::Error) -> Error {
+    Error::system(format!("record container {}: {error}", id.short()))
+}
+
+/// Runs `work` where blocking is allowed.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) => Err(Error::system(format!("a task of the engine was lost: {error}"))),
+    }
+}

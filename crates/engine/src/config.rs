@@ -1,0 +1,63 @@
+//! What the engine is told at its start.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use crate::model::{LogConfig, Ulimit};
+
+/// The engine's configuration.
+#[derive(Clone)]
+pub struct EngineConfig {
+    /// Everything that outlives a boot: store, images, containers' files, volumes.
+    pub data_dir: PathBuf,
+    /// Sockets, and what dies with the boot.
+    pub run_dir: PathBuf,
+    /// The program whose `keeper` and `forward` subcommands are started.
+    pub program: PathBuf,
+    /// Parent of all containers' cgroups, `/stratus-<instance>` as a rule.
+    pub cgroup_parent: String,
+    /// Networks.
+    pub net: NetworkDefaults,
+    /// How registries are reached.
+    pub registries: image::registry::RegistryConfig,
+    /// Where output goes when a container does not say.
+    pub log: LogConfig,
+    /// Limits of containers that do not set them.
+    pub ulimits: Vec<Ulimit>,
+    /// A tiny init in every container that does not say.
+    pub init: bool,
+    /// DNS of containers that do not say: servers, options, search domains.
+    pub dns: DnsDefaults,
+    /// Seconds between `stop`'s signal and SIGKILL.
+    pub stop_timeout: i64,
+    /// Labels of this daemon.
+    pub labels: Vec<String>,
+    /// Version that clients are told.
+    pub version: String,
+}
+
+/// DNS of containers that do not say.
+#[derive(Clone, Debug, Default)]
+pub struct DnsDefaults {
+    /// Servers; empty: the host's.
+    pub servers: Vec<String>,
+    /// Resolver options.
+    pub options: Vec<String>,
+    /// Search domains.
+    pub search: Vec<String>,
+}
+
+/// Networks of this instance.
+#[derive(Clone, Debug)]
+pub struct NetworkDefaults {
+    /// Short name of this instance, `[a-z0-9]{1,8}`, in the names of links and tables.
+    pub instance: String,
+    /// Link of the default bridge.
+    pub bridge: String,
+    /// Pools that networks without a subnet are cut from: `CIDR` and the length of the prefix; empty: Docker's.
+    pub address_pools: Vec<net::AddressPool>,
+    /// Address of the host where `host-gateway` points; `None`: the default bridge's gateway.
+    pub host_gateway: Option<std::net::IpAddr>,
+    /// Options of the default bridge.
+    pub options: BTreeMap<String, String>,
+}

@@ -1,0 +1,103 @@
+//! `commit`: a container's changes become an image.
+
+use image::{NewImageOptions, RunConfig};
+
+use crate::model::{ContainerConfig, HealthTest, Healthcheck, Phase};
+use crate::{Engine, Error, Result};
+
+/// What becomes of a container's changes.
+#[derive(Clone, Debug, Default)]
+pub struct CommitRequest {
+    /// The container.
+    pub container: String,
+    /// Name for the image.
+    pub reference: Option<String>,
+    /// Who made it.
+    pub author: String,
+    /// What is said about it.
+    pub message: String,
+    /// The container is frozen meanwhile.
+    pub pause: bool,
+    /// Instructions as in a Dockerfile.
+    pub changes: Vec<String>,
+    /// Configuration over the container's own.
+    pub config: Option<ContainerConfig>,
+}
+
+impl Engine {
+    /// Makes an image of a container. Gives its identifier.
+    pub async fn commit(&self, request: CommitRequest) -> Result<String> {
+        let container = self.0.containers.find(&request.container)?;
+        let _life = container.life.lock().await;
+        let record = container.record();
+        if matches!(record.state.phase, Phase::Removing | Phase::Dead) {
+            return Err(Error::conflict(format!("You cannot commit container {} which is being removed", record.id)));
+        }
+        let name = request.reference.as_deref().filter(|text| !text.is_empty());
+        let name = name.map(crate::images::parse_reference).transpose()?.map(image::Reference::with_default_tag);
+        let mut config = record.config.clone();
+        if let Some(over) = request.config {
+            super::merge::override_with(&mut config, over);
+        }
+        let options = NewImageOptions {
+            name: name.clone(),
+            author: request.author,
+            message: request.message,
+            created_by: record.argv().join(" "),
+            config: run_config(&config),
+            changes: request.changes,
+            platform: None,
+        };
+        let freeze = request.pause && record.state.phase == Phase::Running;
+        if freeze {
+            self.freeze(&record, true).await?;
+        }
+        let committed = self.0.images.commit(record.id.as_str(), options).await.map_err(crate::images::error);
+        if freeze {
+            self.freeze(&record, false).await?;
+        }
+        let id = committed?;
+        self.tell_container(&record, "commit", [("comment", String::new()), ("imageID", id.to_string())]);
+        Ok(id.to_string())
+    }
+}
+
+/// What an image says about its containers.
+fn run_config(config: &ContainerConfig) -> RunConfig {
+    RunConfig {
+        hostname: config.hostname.clone(),
+        domainname: config.domainname.clone(),
+        user: config.user.clone(),
+        exposed_ports: config.exposed_ports.iter().map(ToString::to_string).collect(),
+        env: config.env.clone(),
+        entrypoint: config.entrypoint.clone(),
+        cmd: config.cmd.clone(),
+        healthcheck: config.healthcheck.as_ref().map(healthcheck),
+        args_escaped: false,
+        volumes: config.volumes.iter().cloned().collect(),
+        working_dir: config.working_dir.clone(),
+        on_build: config.on_build.clone().unwrap_or_default(),
+        labels: config.labels.clone(),
+        stop_signal: config.stop_signal.clone(),
+        stop_timeout: config.stop_timeout,
+        shell: config.shell.clone().unwrap_or_default(),
+    }
+}
+
+fn healthcheck(check: &Healthcheck) -> image::Healthcheck {
+    let nanos = |duration: std::time::Duration| i64::try_from(duration.as_nanos()).unwrap_or(i64::MAX);
+    let test = match &check.test {
+        HealthTest::Inherit => Vec::new(),
+        HealthTest::None => vec!["NONE".to_owned()],
+        HealthTest::Command(argv) => std::iter::once("CMD".to_owned()).chain(argv.iter().cloned()).collect(),
+        HealthTest::Shell(line) => vec!["CMD-SHELL".to_owned(), line.clone()],
+    };
+    image::Healthcheck {
+        test,
+        interval: nanos(check.interval),
+        timeout: nanos(check.timeout),
+        start_period: nanos(check.start_period),
+        start_interval: nanos(check.start_interval),
+        retries: check.retries.into(),
+    }
+}

@@ -1,0 +1,227 @@
+//! `create`: a request becomes a record, with a root file system and volumes, and nothing runs yet.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::registry::NameReservation;
+use super::{Container, merge, names, validate};
+use crate::events::EventKind;
+use crate::images::ResolvedImage;
+use crate::model::{
+    ContainerConfig, ContainerId, ContainerRecord, EndpointRequest, EndpointSettings, HostConfig, IpcMode, NetworkMode,
+    State, Timestamp, UtsMode,
+};
+use crate::{Engine, Error, Result};
+
+/// A container to be made.
+#[derive(Clone, Debug, Default)]
+pub struct CreateRequest {
+    /// Its name; `None`: a new one.
+    pub name: Option<String>,
+    /// Platform of the image, `os/arch[/variant]`.
+    pub platform: Option<String>,
+    /// What runs.
+    pub config: ContainerConfig,
+    /// How it runs here.
+    pub host: HostConfig,
+    /// What is asked of its endpoints, by network.
+    pub endpoints: BTreeMap<String, EndpointRequest>,
+}
+
+/// A container that was made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Created {
+    /// Its identifier.
+    pub id: ContainerId,
+    /// What the user should know.
+    pub warnings: Vec<String>,
+}
+
+impl Engine {
+    /// Makes a container. When it returns, the container is in the store.
+    pub async fn create(&self, request: CreateRequest) -> Result<Created> {
+        // A lone move into a cgroup v1 waits for a grace period of the kernel; one that follows another does not. The
+        // start is soon to come, so the wait begins now, beside everything else.
+        self.0.placements.warm();
+        let CreateRequest { name, platform, mut config, host, endpoints } = request;
+        let id = ContainerId::random();
+        let reservation = self.reserve_name(name.as_deref(), &id)?;
+        if config.image.is_empty() {
+            return Err(Error::invalid("no image specified: name the image to run"));
+        }
+        let image = self.resolve_image(&config.image, platform.as_deref())?;
+        merge::merge(&mut config, &image.run)?;
+        validate::container(&config, &host)?;
+        let mut record = self.new_record(&id, reservation.name(), config, host, endpoints, &image)?;
+        if record.argv().is_empty() {
+            return Err(Error::invalid("no command specified"));
+        }
+        let warnings = super::update::warnings(&record.host.resources, self.0.placements.layout());
+        let mounts = self.mount_points(&record.config, &record.host)?;
+        record.mounts = mounts.points;
+        if let Err(error) = self.make(&record, &image, reservation).await {
+            self.take_back(&record).await;
+            self.drop_volumes(&mounts.new_volumes);
+            return Err(error);
+        }
+        for volume in &mounts.new_volumes {
+            let attributes = BTreeMap::from([("driver".to_owned(), volume.driver.clone())]);
+            self.0.events.tell(EventKind::Volume, "create", &volume.name, attributes);
+        }
+        self.tell_container(&record, "create", []);
+        Ok(Created { id, warnings })
+    }
+
+    /// Root file system, files and record; the name's reservation is kept when all is there.
+    async fn make(
+        &self,
+        record: &ContainerRecord,
+        image: &ResolvedImage,
+        reservation: NameReservation<'_>,
+    ) -> Result<()> {
+        self.0.images.create_rootfs(record.id.as_str(), Some(&image.id)).await.map_err(crate::images::error)?;
+        let directory = self.container_dir(&record.id);
+        std::fs::create_dir(&directory).map_err(|error| Error::step(format!("create {}", directory.display()), error))?;
+        self.fill_volumes(record).await?;
+        self.put_record(record).await?;
+        self.0.containers.insert(Arc::new(Container::new(record.clone())));
+        reservation.keep();
+        Ok(())
+    }
+
+    /// Takes away what [`make`](Self::make) left when it failed.
+    async fn take_back(&self, record: &ContainerRecord) {
+        self.remove_rootfs(&record.id).await;
+        let _ = std::fs::remove_dir_all(self.container_dir(&record.id));
+    }
+
+    fn reserve_name(&self, wanted: Option<&str>, id: &ContainerId) -> Result<NameReservation<'_>> {
+        if let Some(wanted) = wanted.filter(|name| !name.is_empty()) {
+            return self.0.containers.reserve(names::check(wanted)?, id);
+        }
+        let mut attempt = 0;
+        loop {
+            match self.0.containers.reserve(&names::random(attempt), id) {
+                Ok(reservation) => return Ok(reservation),
+                Err(error) if attempt >= 20 => return Err(error),
+                Err(_) => attempt += 1,
+            }
+        }
+    }
+
+    fn new_record(
+        &self,
+        id: &ContainerId,
+        name: &str,
+        config: ContainerConfig,
+        host: HostConfig,
+        endpoints: BTreeMap<String, EndpointRequest>,
+        image: &ResolvedImage,
+    ) -> Result<ContainerRecord> {
+        let mut record = ContainerRecord {
+            id: id.clone(),
+            name: name.to_owned(),
+            created: Timestamp::now(),
+            image_id: image.id.to_string(),
+            image_manifest: image.manifest.clone(),
+            platform: "linux".to_owned(),
+            networks: networks(&config, &host, endpoints)?,
+            config,
+            host,
+            mounts: Vec::new(),
+            ports: BTreeMap::new(),
+            net: None,
+            state: State::default(),
+            apparmor_profile: String::new(),
+        };
+        self.apply_defaults(&mut record);
+        Ok(record)
+    }
+
+    /// What the client left open, as dockerd fills it in and shows it.
+    fn apply_defaults(&self, record: &mut ContainerRecord) {
+        let daemon = &self.0.config;
+        let shares_network = matches!(record.host.network_mode, NetworkMode::Container(_));
+        if record.config.hostname.is_empty() && !shares_network {
+            record.config.hostname = match (record.host.uts_mode, &record.host.network_mode) {
+                (UtsMode::Host, _) | (_, NetworkMode::Host) => crate::system::host_name(),
+                _ => record.id.short().to_owned(),
+            };
+        }
+        if record.host.network_mode == NetworkMode::Default {
+            record.host.network_mode = NetworkMode::Bridge;
+        }
+        let host = &mut record.host;
+        if host.log.driver.is_empty() {
+            host.log = daemon.log.clone();
+        }
+        if host.shm_size == 0 && host.ipc_mode != IpcMode::Host {
+            host.shm_size = crate::spec::SHM_SIZE;
+        }
+        if host.runtime.is_empty() {
+            "stratus".clone_into(&mut host.runtime);
+        }
+        let resources = &mut host.resources;
+        if resources.memory > 0 && resources.memory_swap == 0 {
+            resources.memory_swap = resources.memory.saturating_mul(2);
+        }
+        for default in &daemon.ulimits {
+            if !resources.ulimits.iter().any(|own| own.name == default.name) {
+                resources.ulimits.push(default.clone());
+            }
+        }
+        if host.masked_paths.is_none() && !host.privileged {
+            host.masked_paths = Some(crate::spec::MASKED_PATHS.map(str::to_owned).to_vec());
+        }
+        if host.readonly_paths.is_none() && !host.privileged {
+            host.readonly_paths = Some(crate::spec::READONLY_PATHS.map(str::to_owned).to_vec());
+        }
+        let unconfined = crate::spec::SecurityOptions::parse(&host.security_opt)
+            .is_ok_and(|security| security.system_paths_unconfined);
+        if unconfined {
+            host.masked_paths = Some(Vec::new());
+            host.readonly_paths = Some(Vec::new());
+        }
+    }
+}
+
+/// The networks that the container will be on: that of its mode, and those that the client named besides.
+fn networks(
+    config: &ContainerConfig,
+    host: &HostConfig,
+    mut endpoints: BTreeMap<String, EndpointRequest>,
+) -> Result<BTreeMap<String, EndpointSettings>> {
+    let first = match &host.network_mode {
+        NetworkMode::Default | NetworkMode::Bridge => "bridge".to_owned(),
+        NetworkMode::Host => "host".to_owned(),
+        NetworkMode::None => "none".to_owned(),
+        NetworkMode::Container(_) => {
+            if let Some(name) = endpoints.keys().next() {
+                return Err(Error::invalid(format!(
+                    "conflicting options: cannot attach to network {name} and share another container's"
+                )));
+            }
+            return Ok(BTreeMap::new());
+        }
+        NetworkMode::Network(name) => name.clone(),
+    };
+    if let Some(default) = endpoints.remove("default") {
+        endpoints.entry(first.clone()).or_insert(default);
+    }
+    let user_defined = matches!(host.network_mode, NetworkMode::Network(_));
+    let own = endpoints.entry(first).or_default();
+    if own.mac.is_none() {
+        own.mac.clone_from(&config.mac_address);
+    }
+    if !user_defined && (own.ipv4.is_some() || own.ipv6.is_some()) {
+        return Err(Error::invalid("user specified IP address is supported on user defined networks only"));
+    }
+    if !user_defined && !own.aliases.is_empty() {
+        return Err(Error::invalid("network-scoped aliases are only supported for user-defined networks"));
+    }
+    if user_defined {
+        own.links.extend(host.links.iter().filter(|link| !own.links.contains(link)).cloned().collect::<Vec<_>>());
+    }
+    let settings = |request| EndpointSettings { request, ..EndpointSettings::default() };
+    Ok(endpoints.into_iter().map(|(name, request)| (name, settings(request))).collect())
+}

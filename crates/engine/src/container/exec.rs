@@ -1,0 +1,319 @@
+//! Further processes in a running container.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use keeper::client::Exec as ExecCall;
+use keeper::protocol::{Exit, Request, Stdio, TerminalSize};
+use parking_lot::Mutex;
+use sandbox::{ExecOptions, ExecPlan};
+use tokio::sync::watch;
+
+use super::Container;
+use super::attach::{Attachment, ends, watched};
+use super::detach_keys::DetachKeys;
+use super::stop::not_running;
+use crate::model::{ContainerId, Phase};
+use crate::spec::ExecRequest;
+use crate::{Engine, Error, Result};
+
+/// A process to be run in a container.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ExecConfig {
+    /// Program and arguments.
+    pub argv: Vec<String>,
+    /// `NAME=value`, over the container's.
+    pub env: Vec<String>,
+    /// `user[:group]`; empty: the container's.
+    pub user: String,
+    /// Empty: the container's.
+    pub working_dir: String,
+    /// A terminal as standard streams.
+    pub tty: bool,
+    /// All capabilities.
+    pub privileged: bool,
+    /// The caller writes to its standard input.
+    pub stdin: bool,
+    /// The caller reads its standard output.
+    pub stdout: bool,
+    /// The caller reads its standard error.
+    pub stderr: bool,
+    /// Keys that end the attachment.
+    pub detach_keys: Option<String>,
+    /// Rows and columns of the terminal.
+    pub console_size: Option<(u16, u16)>,
+}
+
+/// An exec as it is now.
+#[derive(Clone, Debug)]
+pub struct ExecDetails {
+    /// Its identifier.
+    pub id: String,
+    /// Its container.
+    pub container: ContainerId,
+    /// What was asked.
+    pub config: ExecConfig,
+    /// Whether its process runs.
+    pub running: bool,
+    /// How it ended; `None`: it has not.
+    pub exit_code: Option<i32>,
+    /// Process identifier on the host; 0: not running.
+    pub pid: u32,
+}
+
+/// All execs. They live in memory and at the keeper, as their results mean nothing to a later daemon's clients.
+#[derive(Default)]
+pub(crate) struct Execs(Mutex<HashMap<String, Arc<Exec>>>);
+
+pub(crate) struct Exec {
+    container: ContainerId,
+    config: ExecConfig,
+    state: watch::Sender<ExecState>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum ExecState {
+    Created,
+    Starting,
+    Running { pid: u32 },
+    Ended { code: i32 },
+}
+
+impl Execs {
+    fn get(&self, id: &str) -> Result<Arc<Exec>> {
+        self.0.lock().get(id).cloned().ok_or_else(|| Error::not_found(format!("No such exec instance: {id}")))
+    }
+
+    /// Identifiers of a container's execs that run.
+    pub(super) fn of(&self, container: &ContainerId) -> Vec<String> {
+        let running = |exec: &Exec| matches!(*exec.state.borrow(), ExecState::Running { .. });
+        let all = self.0.lock();
+        all.iter().filter(|(_, exec)| exec.container == *container && running(exec)).map(|(id, _)| id.clone()).collect()
+    }
+}
+
+impl Engine {
+    /// Notes a process to be run. It runs with [`exec_start`](Self::exec_start).
+    pub async fn exec_create(&self, reference: &str, config: ExecConfig) -> Result<String> {
+        let container = self.0.containers.find(reference)?;
+        let record = container.record();
+        ready(&record)?;
+        if config.argv.is_empty() {
+            return Err(Error::invalid("No exec command specified"));
+        }
+        DetachKeys::parse(config.detach_keys.as_deref())?;
+        let id = ContainerId::random().to_string();
+        self.tell_container(&record, &format!("exec_create: {}", config.argv.join(" ")), [("execID", id.clone())]);
+        let exec = Exec { container: container.id.clone(), config, state: watch::Sender::new(ExecState::Created) };
+        self.0.execs.0.lock().insert(id.clone(), Arc::new(exec));
+        Ok(id)
+    }
+
+    /// Runs it; `None` where `detach` is set. When it returns, its program runs.
+    pub async fn exec_start(
+        &self,
+        id: &str,
+        detach: bool,
+        console_size: Option<(u16, u16)>,
+    ) -> Result<Option<Attachment>> {
+        let exec = self.0.execs.get(id)?;
+        let container = self.0.containers.find(exec.container.as_str())?;
+        let record = container.record();
+        ready(&record)?;
+        let mut begun = false;
+        exec.state.send_if_modified(|state| {
+            begun = *state == ExecState::Created;
+            if begun {
+                *state = ExecState::Starting;
+            }
+            begun
+        });
+        if !begun {
+            return Err(Error::conflict(format!("exec command {id} has already run")));
+        }
+        match self.exec_run(id, &exec, &container, detach, console_size).await {
+            Ok(attachment) => {
+                let action = format!("exec_start: {}", exec.config.argv.join(" "));
+                self.tell_container(&record, &action, [("execID", id.to_owned())]);
+                Ok(attachment)
+            }
+            Err(error) => {
+                exec.state.send_replace(ExecState::Ended { code: error.exit_code().unwrap_or(126) });
+                Err(error)
+            }
+        }
+    }
+
+    async fn exec_run(
+        &self,
+        id: &str,
+        exec: &Arc<Exec>,
+        container: &Arc<Container>,
+        detach: bool,
+        console_size: Option<(u16, u16)>,
+    ) -> Result<Option<Attachment>> {
+        let (engine, target, config) = (self.clone(), container.clone(), exec.config.clone());
+        let plan = crate::blocking(move || engine.exec_plan(&target, &config)).await?;
+        let config = &exec.config;
+        let mut attach = Vec::new();
+        let mut ours = None;
+        if !detach {
+            let ends = ends(config.tty, config.stdin, config.stdout, config.stderr)?;
+            attach.push((ends.pending.wanted, ends.pending.sink));
+            ours = Some((ends.output, ends.descriptor, ends.pending.input));
+        }
+        let (rows, columns) = console_size.or(config.console_size).unwrap_or_default();
+        let stdio = match config.tty {
+            true => Stdio::Terminal { size: TerminalSize { rows, columns } },
+            false => Stdio::Pipes { stdin: config.stdin && !detach, stdin_once: true },
+        };
+        let call = ExecCall {
+            sandbox: container.id.to_string(),
+            id: id.to_owned(),
+            plan,
+            plan_descriptors: Vec::new(),
+            stdio,
+            attach,
+        };
+        let created = self.keeper().await?.call(call).await.map_err(crate::keeper_error)?;
+        // Its end may have been told already: that must not be overwritten.
+        exec.state.send_if_modified(|state| {
+            let starting = *state == ExecState::Starting;
+            if starting {
+                *state = ExecState::Running { pid: created.pid };
+            }
+            starting
+        });
+        let Some((output, descriptor, input)) = ours else { return Ok(None) };
+        if let Some(stdin) = created.stdin {
+            input.send_replace(Some(watched(stdin)?));
+        }
+        let keys = config.tty.then(|| DetachKeys::parse(config.detach_keys.as_deref())).transpose()?;
+        let input = config.stdin.then(|| self.exec_input(id, descriptor, keys, config.tty));
+        Ok(Some(Attachment { tty: config.tty, output, input }))
+    }
+
+    fn exec_plan(&self, container: &Container, config: &ExecConfig) -> Result<Vec<u8>> {
+        let record = container.record();
+        let user = if config.user.is_empty() { &record.config.user } else { &config.user };
+        let identity = self.identify(&record, user, &record.host.group_add)?;
+        let request = ExecRequest {
+            argv: &config.argv,
+            env: &config.env,
+            working_dir: &config.working_dir,
+            tty: config.tty,
+            privileged: config.privileged,
+        };
+        let process = crate::spec::exec_process(&record, &request, &identity)?;
+        let spec = self.spec_of_running(&record, &identity)?;
+        let options = ExecOptions { cgroup: Some(self.0.placements.placement(&record)?), ..ExecOptions::default() };
+        let plan = ExecPlan::compile(&process, &spec, &options).map_err(|error| Error::invalid(error.to_string()))?;
+        plan.to_bytes().map_err(|error| Error::system(error.to_string()))
+    }
+
+    /// An exec as it is now.
+    pub fn exec_inspect(&self, id: &str) -> Result<ExecDetails> {
+        let exec = self.0.execs.get(id)?;
+        let (running, exit_code, pid) = match *exec.state.borrow() {
+            ExecState::Created | ExecState::Starting => (false, None, 0),
+            ExecState::Running { pid } => (true, None, pid),
+            ExecState::Ended { code } => (false, Some(code), 0),
+        };
+        let (container, config) = (exec.container.clone(), exec.config.clone());
+        Ok(ExecDetails { id: id.to_owned(), container, config, running, exit_code, pid })
+    }
+
+    /// Sets the size of an exec's terminal.
+    pub async fn exec_resize(&self, id: &str, rows: u16, columns: u16) -> Result<()> {
+        let exec = self.0.execs.get(id)?;
+        // A client sets the size right after the start, which may still be under way.
+        let mut state = exec.state.subscribe();
+        let started = state.wait_for(|state| *state != ExecState::Starting);
+        let _ = tokio::time::timeout(std::time::Duration::from_secs(10), started).await;
+        if !matches!(*exec.state.borrow(), ExecState::Running { .. }) {
+            return Err(Error::conflict(format!("exec {id} is not running")));
+        }
+        self.resize_process(id, rows, columns).await
+    }
+
+    /// Sets the size of a container's terminal.
+    pub async fn resize(&self, reference: &str, rows: u16, columns: u16) -> Result<()> {
+        let container = self.0.containers.find(reference)?;
+        let record = container.record();
+        if !record.state.phase.is_live() {
+            return Err(not_running(&record));
+        }
+        self.resize_process(container.id.as_str(), rows, columns).await
+    }
+
+    async fn resize_process(&self, process: &str, rows: u16, columns: u16) -> Result<()> {
+        let request = Request::Resize { id: process.to_owned(), size: TerminalSize { rows, columns } };
+        self.keeper().await?.call(request).await.map_err(crate::keeper_error)
+    }
+
+    /// The keeper says that an exec's process has ended.
+    pub(crate) async fn exec_ended(&self, id: &str, exit: &Exit) {
+        let code = i32::from(exit.status.shell_code());
+        if let Ok(exec) = self.0.execs.get(id) {
+            exec.state.send_replace(ExecState::Ended { code });
+            if let Ok(container) = self.0.containers.find(exec.container.as_str()) {
+                let attributes = [("execID", id.to_owned()), ("exitCode", code.to_string())];
+                self.tell_container(&container.record(), "exec_die", attributes);
+            }
+        }
+        self.forget(id).await;
+    }
+
+    /// Runs a program in a container to its end, and gives the beginning of its output and its exit code.
+    pub(super) async fn exec_capture(&self, container: &Container, config: ExecConfig, most: usize) -> Result<(i32, Vec<u8>)> {
+        let id = ContainerId::random().to_string();
+        let exec = Exec { container: container.id.clone(), config, state: watch::Sender::new(ExecState::Created) };
+        let exec = Arc::new(exec);
+        self.0.execs.0.lock().insert(id.clone(), exec.clone());
+        let _forgotten = Forgotten { execs: &self.0.execs, id: &id };
+        let mut attachment = self
+            .exec_start(&id, false, None)
+            .await?
+            .ok_or_else(|| Error::system("an attached exec has no output"))?;
+        let mut output = Vec::new();
+        while let Some(chunk) = attachment.output.next().await {
+            let room = most.saturating_sub(output.len());
+            output.extend_from_slice(&chunk.bytes[..chunk.bytes.len().min(room)]);
+        }
+        let mut state = exec.state.subscribe();
+        let ended = state.wait_for(|state| matches!(state, ExecState::Ended { .. })).await;
+        match ended.map(|state| *state) {
+            Ok(ExecState::Ended { code }) => Ok((code, output)),
+            _ => Err(Error::system("an exec ended without a status")),
+        }
+    }
+
+    /// Forgets the execs of a container that is no more.
+    pub(super) fn forget_execs(&self, container: &ContainerId) {
+        self.0.execs.0.lock().retain(|_, exec| exec.container != *container);
+    }
+}
+
+/// Takes an exec that nobody else knows out of the list.
+struct Forgotten<'a> {
+    execs: &'a Execs,
+    id: &'a str,
+}
+
+impl Drop for Forgotten<'_> {
+    fn drop(&mut self) {
+        self.execs.0.lock().remove(self.id);
+    }
+}
+
+fn ready(record: &crate::model::ContainerRecord) -> Result<()> {
+    match record.state.phase {
+        Phase::Running => Ok(()),
+        Phase::Paused => Err(Error::conflict(format!("container {} is paused, unpause the container before exec", record.id))),
+        Phase::Restarting => Err(Error::conflict(format!(
+            "Container {} is restarting, wait until the container is running",
+            record.id
+        ))),
+        _ => Err(not_running(record)),
+    }
+}

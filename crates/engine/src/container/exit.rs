@@ -1,0 +1,230 @@
+//! A container's process has ended: what is told, taken back and decided then.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use keeper::protocol::{Exit, Request};
+
+use super::Container;
+use super::start::show_network;
+use crate::model::{ContainerRecord, Phase, RestartPolicy, State, Timestamp};
+use crate::{Engine, Result};
+
+/// First pause before a restart; it doubles with each failure in a row.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// A run of this length is a success: the next pause is the first again.
+const GOOD_RUN: Duration = Duration::from_secs(10);
+
+/// How a run ended.
+pub(super) struct End {
+    pub(super) code: i32,
+    pub(super) at: Timestamp,
+    pub(super) error: String,
+}
+
+impl From<&Exit> for End {
+    fn from(exit: &Exit) -> Self {
+        let at = Timestamp::from_nanosecond(exit.at.0.into()).unwrap_or_else(|_| Timestamp::now());
+        Self { code: exit.status.shell_code().into(), at, error: String::new() }
+    }
+}
+
+impl Engine {
+    /// The keeper says that a container's process has ended.
+    pub(crate) async fn container_ended(&self, container: &Arc<Container>, exit: &Exit) {
+        let _life = container.life.lock().await;
+        if let Err(error) = self.end_locked(container, exit.into(), true).await {
+            tracing::error!(container = %container.id.short(), %error, "could not record its end");
+        }
+    }
+
+    /// Records the end of a run; the caller holds the container's life. `policies`: restart or remove it as they say.
+    pub(super) async fn end_locked(&self, container: &Arc<Container>, end: End, policies: bool) -> Result<()> {
+        let record = container.record();
+        if !record.state.phase.is_live() {
+            self.forget(container.id.as_str()).await;
+            return Ok(());
+        }
+        container.abort_tasks();
+        let usage = self.close_run(&record).await;
+        let pause = policies.then(|| next_pause(&record, &end)).flatten();
+        let remove = pause.is_none() && record.host.auto_remove && policies;
+        if usage.oom_killed {
+            self.tell_container(&record, "oom", []);
+        }
+        let duration = record.state.started_at.map_or(0, |started| (end.at.as_second() - started.as_second()).max(0));
+        self.tell_container(
+            &record,
+            "die",
+            [("exitCode", end.code.to_string()), ("execDuration", duration.to_string())],
+        );
+        self.tell_networks(&record, "disconnect");
+        if remove {
+            // The removal is the record of the end: a daemon that is killed before finds the end at the keeper again.
+            container.tell_exit(end.code, &end.error);
+            self.remove_locked(container, true).await?;
+            self.forget(container.id.as_str()).await;
+            return Ok(());
+        }
+        self.change(container, |record| {
+            show_network(record, None);
+            record.net = None;
+            ended(&mut record.state, &end, usage.oom_killed);
+            if pause.is_some() {
+                record.state.phase = Phase::Restarting;
+                record.state.restart_count += 1;
+            }
+        })
+        .await?;
+        self.forget(container.id.as_str()).await;
+        container.tell_exit(end.code, &end.error);
+        if let Some(pause) = pause {
+            self.restart_after(container, pause);
+        }
+        Ok(())
+    }
+
+    /// Takes back what belonged to the run, and keeps what it used.
+    async fn close_run(&self, record: &Arc<ContainerRecord>) -> super::placement::LastUsage {
+        let (engine, record) = (self.clone(), record.clone());
+        let closed = crate::blocking(move || {
+            let usage = engine.0.placements.last_usage(&record);
+            engine.keep_usage(&record, &usage);
+            engine.release(&record, record.net.as_ref());
+            Ok(usage)
+        });
+        closed.await.unwrap_or_default()
+    }
+
+    /// The keeper need not remember the process any longer.
+    pub(super) async fn forget(&self, process: &str) {
+        let Ok(keeper) = self.keeper().await else { return };
+        if let Err(error) = keeper.post(Request::Forget { id: process.to_owned() }).await {
+            tracing::debug!(process, %error, "could not tell the keeper to forget it");
+        }
+    }
+
+    fn restart_after(&self, container: &Arc<Container>, pause: Duration) {
+        let (engine, restarted) = (self.clone(), container.clone());
+        let task = tokio::spawn(async move {
+            tokio::time::sleep(pause).await;
+            let _life = restarted.life.lock().await;
+            if restarted.record().state.phase != Phase::Restarting {
+                return;
+            }
+            // This task ends itself: it is no longer one that a start should end.
+            restarted.tasks.lock().clear();
+            if let Err(error) = engine.start_locked(&restarted, false).await {
+                tracing::warn!(container = %restarted.id.short(), %error, "its restart policy could not start it");
+                engine.retry_restart(&restarted).await;
+            }
+        });
+        container.tasks.lock().push(task.abort_handle());
+    }
+
+    /// A start by policy that failed counts as a run that failed at once.
+    async fn retry_restart(&self, container: &Arc<Container>) {
+        let record = container.record();
+        let end = End { code: record.state.exit_code, at: Timestamp::now(), error: record.state.error.clone() };
+        let Some(pause) = next_pause(&record, &end) else { return };
+        let changed = self
+            .change(container, |record| {
+                record.state.phase = Phase::Restarting;
+                record.state.restart_count += 1;
+            })
+            .await;
+        match changed {
+            Ok(_) => self.restart_after(container, pause),
+            Err(error) => tracing::error!(container = %container.id.short(), %error, "could not record its restart"),
+        }
+    }
+
+    /// Goes on with a restart that an earlier daemon had begun to wait for.
+    pub(super) fn resume_restart(&self, container: &Arc<Container>) {
+        self.restart_after(container, FIRST_PAUSE);
+    }
+}
+
+fn ended(state: &mut State, end: &End, oom_killed: bool) {
+    state.phase = Phase::Exited;
+    state.pid = 0;
+    state.exit_code = end.code;
+    state.finished_at = Some(end.at);
+    state.oom_killed = oom_killed;
+    state.error.clone_from(&end.error);
+    if let Some(health) = &mut state.health {
+        health.status = crate::model::HealthStatus::Unhealthy;
+    }
+}
+
+/// How long until the policy starts it again; `None`: it stays down.
+fn next_pause(record: &ContainerRecord, end: &End) -> Option<Duration> {
+    let state = &record.state;
+    let again = match record.host.restart {
+        _ if state.stopped_by_hand => false,
+        RestartPolicy::No => false,
+        RestartPolicy::Always | RestartPolicy::UnlessStopped => true,
+        RestartPolicy::OnFailure { retries } => end.code != 0 && (retries == 0 || state.restart_count < retries),
+    };
+    if !again {
+        return None;
+    }
+    let ran = state.started_at.map(|started| end.at - started).and_then(|span| Duration::try_from(span).ok());
+    if ran.is_some_and(|ran| ran >= GOOD_RUN) {
+        return Some(FIRST_PAUSE);
+    }
+    let doubled = FIRST_PAUSE.saturating_mul(1 << state.restart_count.min(10));
+    Some(doubled.min(LONGEST_PAUSE))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{ContainerConfig, ContainerId, HostConfig};
+
+    fn record(restart: RestartPolicy, restart_count: u32) -> ContainerRecord {
+        ContainerRecord {
+            id: ContainerId::random(),
+            name: "c".into(),
+            created: Timestamp::UNIX_EPOCH,
+            image_id: String::new(),
+            image_manifest: None,
+            platform: "linux".into(),
+            config: ContainerConfig::default(),
+            host: HostConfig { restart, ..HostConfig::default() },
+            networks: Default::default(),
+            mounts: Vec::new(),
+            ports: Default::default(),
+            net: None,
+            state: State { restart_count, started_at: Some(Timestamp::UNIX_EPOCH), ..State::default() },
+            apparmor_profile: String::new(),
+        }
+    }
+
+    fn end(code: i32, after: i64) -> End {
+        End { code, at: Timestamp::from_second(after).unwrap(), error: String::new() }
+    }
+
+    #[test]
+    fn pauses_double_up_to_a_minute_and_a_good_run_resets_them() {
+        let pause = |count, after| next_pause(&record(RestartPolicy::Always, count), &end(1, after)).unwrap().as_millis();
+        assert_eq!((pause(0, 1), pause(1, 1), pause(3, 1), pause(30, 1)), (100, 200, 800, 60_000));
+        assert_eq!(pause(30, 11), 100);
+    }
+
+    #[test]
+    fn on_failure_counts_and_forgives_success() {
+        let policy = RestartPolicy::OnFailure { retries: 2 };
+        assert!(next_pause(&record(policy.clone(), 1), &end(1, 1)).is_some());
+        assert!(next_pause(&record(policy.clone(), 2), &end(1, 1)).is_none());
+        assert!(next_pause(&record(policy, 0), &end(0, 1)).is_none());
+    }
+
+    #[test]
+    fn what_was_stopped_by_hand_stays_down() {
+        let mut stopped = record(RestartPolicy::Always, 0);
+        stopped.state.stopped_by_hand = true;
+        assert!(next_pause(&stopped, &end(143, 60)).is_none());
+    }
+}

@@ -1,0 +1,198 @@
+//! `logs`: what was logged, and what is being logged.
+
+use std::time::Duration;
+
+use keeper::logs::reader::{Follower, LogEntry, LogReader, ReadOptions};
+use keeper::protocol::{LogConfig, Request, Stream, UnixNanos};
+use tokio::io::unix::AsyncFd;
+use tokio::sync::watch;
+
+use super::Turn;
+use crate::model::{Phase, Timestamp};
+use crate::streams::{LogLine, LogOptions, OutputStream};
+use crate::{Engine, Error, Result};
+
+/// After a container's end its last lines may still be on their way to the log.
+const LAST_LINES: Duration = Duration::from_millis(50);
+/// Entries read at once.
+const BATCH: usize = 256;
+
+/// Lines of a container's log.
+pub struct LogStream {
+    /// Whether the container has a terminal: its lines are not parted by stream.
+    pub tty: bool,
+    reader: Option<LogReader>,
+    ready: std::collections::VecDeque<LogLine>,
+    options: LogOptions,
+    follow: Option<Follow>,
+}
+
+struct Follow {
+    changes: AsyncFd<Follower>,
+    turns: watch::Receiver<Turn>,
+    /// The container has ended: what is there now is all.
+    last_round: bool,
+}
+
+impl Engine {
+    /// Lines of a container's log.
+    pub async fn logs(&self, reference: &str, options: LogOptions) -> Result<LogStream> {
+        if !options.stdout && !options.stderr {
+            return Err(Error::invalid("Bad parameters: you must choose at least one stream"));
+        }
+        let container = self.0.containers.find(reference)?;
+        let record = container.record();
+        let config = self.log_config(&record)?;
+        if matches!(config, LogConfig::None) {
+            return Err(Error::not_implemented("configured logging driver does not support reading"));
+        }
+        let turns = container.turns();
+        let follow = match options.follow {
+            true => Some(Follow { changes: follower(&config)?, turns, last_round: false }),
+            false => None,
+        };
+        let wanted = ReadOptions {
+            tail: options.tail.map(|count| count as u64),
+            since: options.since.map(nanos),
+            until: options.until.map(nanos),
+        };
+        let reader = crate::blocking(move || LogReader::open(&config, &wanted).map_err(failed)).await?;
+        Ok(LogStream { tty: record.config.tty, reader: Some(reader), ready: Default::default(), options, follow })
+    }
+
+    /// Compresses a rotated log.
+    pub(crate) fn compress_log(&self, id: String, path: std::path::PathBuf, inode: u64) {
+        let engine = self.clone();
+        tokio::spawn(async move {
+            let compressed = crate::blocking(move || {
+                keeper::logs::compress::compress(&path)
+                    .map_err(|error| Error::step(format!("compress {}", path.display()), error))
+            });
+            let adopted = match compressed.await {
+                Ok(copy) => engine.adopt_compressed(id.clone(), inode, copy).await,
+                Err(error) => Err(error),
+            };
+            if let Err(error) = adopted {
+                tracing::warn!(container = id, %error, "a rotated log stays as it is");
+            }
+        });
+    }
+
+    async fn adopt_compressed(&self, id: String, inode: u64, copy: std::path::PathBuf) -> Result<()> {
+        let request = Request::AdoptCompressed { id, inode, copy };
+        self.keeper().await?.call(request).await.map_err(crate::keeper_error)
+    }
+}
+
+impl LogStream {
+    /// The next line; `None` at the end.
+    pub async fn next(&mut self) -> Option<Result<LogLine>> {
+        loop {
+            if let Some(line) = self.ready.pop_front() {
+                return Some(Ok(line));
+            }
+            let mut reader = self.reader.take()?;
+            let read = crate::blocking(move || {
+                let batch = batch(&mut reader)?;
+                Ok((reader, batch))
+            });
+            let (reader, entries) = match read.await {
+                Ok(read) => read,
+                Err(error) => return Some(Err(error)),
+            };
+            let ended = reader.is_past_until();
+            let empty = entries.is_empty();
+            self.reader = Some(reader);
+            self.ready.extend(entries.into_iter().map(line).filter(|line| wanted(&self.options, line)));
+            if empty && (ended || !self.wait().await) {
+                return None;
+            }
+        }
+    }
+
+    /// Waits for more. `false`: nothing more will come.
+    async fn wait(&mut self) -> bool {
+        let Some(follow) = &mut self.follow else { return false };
+        if follow.last_round {
+            return false;
+        }
+        let until = self.options.until.and_then(|until| Duration::try_from(until - Timestamp::now()).ok());
+        let late = async {
+            match (self.options.until, until) {
+                (Some(_), Some(left)) => tokio::time::sleep(left).await,
+                (Some(_), None) => {}
+                (None, _) => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            changed = follow.changes.readable() => match changed {
+                Ok(mut guard) => {
+                    guard.clear_ready();
+                    guard.get_inner().acknowledge().is_ok()
+                }
+                Err(_) => false,
+            },
+            () = ended(&mut follow.turns) => {
+                // The keeper has written everything before it told the end; what is left is one more look.
+                tokio::time::sleep(LAST_LINES).await;
+                follow.last_round = true;
+                true
+            },
+            () = late => {
+                follow.last_round = true;
+                true
+            },
+        }
+    }
+}
+
+async fn ended(turns: &mut watch::Receiver<Turn>) {
+    super::turned(turns, None, over).await;
+}
+
+/// Nothing more will be logged: it ended, and no policy is about to start it again.
+fn over(turn: &Turn) -> bool {
+    turn.removed || !(turn.phase.is_live() || turn.phase == Phase::Restarting || turn.phase == Phase::Created)
+}
+
+fn follower(config: &LogConfig) -> Result<AsyncFd<Follower>> {
+    let follower = Follower::new(config).map_err(failed)?;
+    #[expect(deprecated, reason = "its descriptor is the same as long as it lives, which is what the newer, unsafe form asks for")]
+    AsyncFd::new(follower).map_err(|error| Error::step("watch a log", error))
+}
+
+fn batch(reader: &mut LogReader) -> Result<Vec<LogEntry>> {
+    let mut entries = Vec::new();
+    while entries.len() < BATCH {
+        match reader.next_entry().map_err(failed)? {
+            Some(entry) => entries.push(entry),
+            None => break,
+        }
+    }
+    Ok(entries)
+}
+
+fn failed(error: keeper::logs::reader::ReadError) -> Error {
+    Error::system(error.to_string())
+}
+
+fn nanos(time: Timestamp) -> UnixNanos {
+    UnixNanos(i64::try_from(time.as_nanosecond()).unwrap_or(i64::MAX))
+}
+
+fn wanted(options: &LogOptions, line: &LogLine) -> bool {
+    match line.stream {
+        OutputStream::Stdout => options.stdout,
+        OutputStream::Stderr => options.stderr,
+    }
+}
+
+fn line(entry: LogEntry) -> LogLine {
+    let bytes = entry.text().into();
+    let stream = match entry.stream {
+        Stream::Stdout => OutputStream::Stdout,
+        Stream::Stderr => OutputStream::Stderr,
+    };
+    let time = Timestamp::from_nanosecond(entry.time.0.into()).unwrap_or_default();
+    LogLine { stream, time, bytes, attributes: entry.attributes }
+}

@@ -1,0 +1,152 @@
+//! Containers: one folder for their whole life.
+//!
+//! A [`Container`] is a record that the store has too, and a lock that serialises what changes its life. Reading a
+//! record never waits. Each operation is a file: [`create`], [`start`], [`exit`], [`stop`], [`remove`], ….
+
+mod archive;
+mod attach;
+mod commit;
+mod create;
+mod detach_keys;
+mod exec;
+mod exit;
+mod files;
+mod health;
+mod list;
+mod logging;
+mod logs;
+mod merge;
+mod mount_points;
+mod names;
+mod placement;
+mod prune;
+mod recover;
+mod registry;
+mod remove;
+mod rename;
+mod start;
+mod stats;
+mod stop;
+mod storage;
+mod top;
+mod update;
+mod validate;
+mod wait;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::RwLock;
+use tokio::sync::watch;
+
+pub use archive::{ArchiveStat, ByteStream};
+pub use attach::{Attachment, InputSink, OutputReceiver};
+pub use commit::CommitRequest;
+pub use create::{CreateRequest, Created};
+pub use exec::{ExecConfig, ExecDetails};
+pub use list::{ContainerDetails, ContainerSize, GraphDirs, ListOptions, ListedContainer};
+pub use logs::LogStream;
+pub use prune::PruneReport;
+pub use remove::RemoveOptions;
+pub use stats::{BlockIoCounters, CpuCounters, MemoryCounters, StatsSample};
+pub use top::ProcessTable;
+pub use update::UpdateRequest;
+pub use wait::{WaitCondition, WaitResult};
+
+pub(crate) use exec::Execs;
+pub(crate) use files::host_resolv_conf;
+pub(crate) use prune::until;
+pub(crate) use placement::{LastUsage, Placements};
+pub(crate) use registry::Registry;
+
+use crate::model::{ContainerId, ContainerRecord, Phase};
+
+/// A container in memory.
+pub(crate) struct Container {
+    pub(crate) id: ContainerId,
+    record: RwLock<Arc<ContainerRecord>>,
+    /// Held by whatever changes the container's life.
+    pub(crate) life: tokio::sync::Mutex<()>,
+    turns: watch::Sender<Turn>,
+    /// Attachments that wait for its start.
+    pub(crate) pending: parking_lot::Mutex<Vec<attach::Pending>>,
+    /// Ends the health checks and the wait for a restart.
+    pub(crate) tasks: parking_lot::Mutex<Vec<tokio::task::AbortHandle>>,
+}
+
+/// Waits until `done` holds. `false`: not within `limit`; `None`: without end.
+async fn turned(turns: &mut watch::Receiver<Turn>, limit: Option<Duration>, done: impl FnMut(&Turn) -> bool) -> bool {
+    // The sender lives in the container: when that is gone, whatever was waited for has come.
+    let wait = async { drop(turns.wait_for(done).await) };
+    match limit {
+        Some(limit) => tokio::time::timeout(limit, wait).await.is_ok(),
+        None => {
+            wait.await;
+            true
+        }
+    }
+}
+
+/// What those who wait for a container hear.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Turn {
+    pub(crate) phase: Phase,
+    /// How often it has ended.
+    pub(crate) exits: u64,
+    pub(crate) exit_code: i32,
+    pub(crate) error: String,
+    /// It is no more.
+    pub(crate) removed: bool,
+}
+
+impl Container {
+    pub(crate) fn new(record: ContainerRecord) -> Self {
+        let turn = Turn { phase: record.state.phase, exit_code: record.state.exit_code, ..Turn::default() };
+        Self {
+            id: record.id.clone(),
+            record: RwLock::new(Arc::new(record)),
+            life: tokio::sync::Mutex::new(()),
+            turns: watch::Sender::new(turn),
+            pending: parking_lot::Mutex::default(),
+            tasks: parking_lot::Mutex::default(),
+        }
+    }
+
+    /// The record as it is now.
+    pub(crate) fn record(&self) -> Arc<ContainerRecord> {
+        self.record.read().clone()
+    }
+
+    /// Shows a record that the store has.
+    pub(crate) fn show(&self, record: ContainerRecord) {
+        let phase = record.state.phase;
+        *self.record.write() = Arc::new(record);
+        self.turns.send_if_modified(|turn| std::mem::replace(&mut turn.phase, phase) != phase);
+    }
+
+    /// Tells those who wait that it ended.
+    fn tell_exit(&self, code: i32, error: &str) {
+        self.turns.send_modify(|turn| {
+            turn.exits += 1;
+            turn.exit_code = code;
+            error.clone_into(&mut turn.error);
+        });
+    }
+
+    /// Tells those who wait that it is no more.
+    fn tell_removed(&self) {
+        self.turns.send_modify(|turn| turn.removed = true);
+    }
+
+    /// What happens to it from now on.
+    pub(crate) fn turns(&self) -> watch::Receiver<Turn> {
+        self.turns.subscribe()
+    }
+
+    /// Ends background tasks.
+    fn abort_tasks(&self) {
+        for task in self.tasks.lock().drain(..) {
+            task.abort();
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! Where containers are in the hierarchy of cgroups: `PARENT/ID`, below a parent that is this instance's own.
+
+use std::path::PathBuf;
+
+use oci_spec::runtime::{LinuxResources, Spec};
+use sandbox::cgroup::{self, Cgroup, Layout, Placement};
+
+use crate::model::ContainerRecord;
+use crate::{Error, Result};
+
+/// The cgroups of this instance.
+pub(crate) struct Placements {
+    parent: String,
+    layout: &'static Layout,
+}
+
+/// A container's cgroup, made.
+pub(super) struct Placed {
+    pub(super) placement: Placement,
+    /// Its directories, one for each hierarchy: what is left in them is killed if the keeper dies.
+    pub(super) directories: Vec<PathBuf>,
+}
+
+/// What a run used, at its end.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct LastUsage {
+    pub(crate) oom_killed: bool,
+    pub(crate) stats: Option<cgroup::Stats>,
+}
+
+impl Placements {
+    pub(crate) fn new(parent: &str) -> Result<Self> {
+        Ok(Self { parent: parent.trim_end_matches('/').to_owned(), layout: Layout::detect().map_err(failed)? })
+    }
+
+    /// Which cgroups this machine has.
+    pub(crate) fn layout(&self) -> &'static Layout {
+        self.layout
+    }
+
+    /// Whether v2 is all there is.
+    pub(crate) fn is_pure_v2(&self) -> bool {
+        self.layout.is_unified()
+    }
+
+    /// The path of a container's cgroup.
+    pub(crate) fn path(&self, record: &ContainerRecord) -> String {
+        match record.host.resources.cgroup_parent.as_str() {
+            "" => format!("{}/{}", self.parent, record.id),
+            slice if slice.ends_with(".slice") => format!("{slice}:stratus:{}", record.id),
+            parent => format!("/{}/{}", parent.trim_matches('/'), record.id),
+        }
+    }
+
+    pub(super) fn cgroup(&self, record: &ContainerRecord) -> Result<Cgroup> {
+        Cgroup::new(&self.path(record)).map_err(failed)
+    }
+
+    /// Makes a container's cgroup, with the limits of its specification.
+    pub(super) fn create(&self, record: &ContainerRecord, spec: &Spec) -> Result<Placed> {
+        let cgroup = self.cgroup(record)?;
+        let resources = spec.linux().as_ref().and_then(|linux| linux.resources().clone()).unwrap_or_default();
+        cgroup.create(&resources).map_err(failed)?;
+        let mut directories: Vec<PathBuf> = cgroup.directories().into_iter().map(|(_, directory)| directory).collect();
+        directories.dedup();
+        Ok(Placed { placement: cgroup.placement().map_err(failed)?, directories })
+    }
+
+    /// Where a further process of a running container goes.
+    pub(super) fn placement(&self, record: &ContainerRecord) -> Result<Placement> {
+        self.cgroup(record)?.placement().map_err(failed)
+    }
+
+    /// Changes the limits of a running container.
+    pub(super) fn update(&self, record: &ContainerRecord, resources: &LinuxResources) -> Result<()> {
+        self.cgroup(record)?.update(resources).map_err(failed)
+    }
+
+    pub(super) fn freeze(&self, record: &ContainerRecord, frozen: bool) -> Result<()> {
+        let cgroup = self.cgroup(record)?;
+        if frozen { cgroup.freeze() } else { cgroup.thaw() }.map_err(failed)
+    }
+
+    /// Ends whatever is left in a container's cgroup, and removes it.
+    pub(super) fn remove(&self, record: &ContainerRecord) -> Result<()> {
+        let cgroup = self.cgroup(record)?;
+        match cgroup.delete() {
+            Ok(()) => Ok(()),
+            // Processes of a container without a PID namespace of its own outlive its first one.
+            Err(_) => {
+                let _ = cgroup.thaw();
+                cgroup.kill(9).map_err(failed)?;
+                cgroup.delete().map_err(failed)
+            }
+        }
+    }
+
+    pub(super) fn last_usage(&self, record: &ContainerRecord) -> LastUsage {
+        let Ok(cgroup) = self.cgroup(record) else { return LastUsage::default() };
+        let oom_killed = cgroup.oom_kills().is_ok_and(|kills| kills > 0);
+        LastUsage { oom_killed, stats: cgroup.stats().ok() }
+    }
+
+    /// What a container has used so far; `None`: it has no cgroup any more.
+    pub(crate) fn stats(&self, record: &ContainerRecord) -> Option<cgroup::Stats> {
+        self.cgroup(record).ok()?.stats().ok()
+    }
+
+    /// Pays a grace period of the kernel ahead of the next start.
+    pub(crate) fn warm(&self) {
+        if !self.is_pure_v2() {
+            tokio::task::spawn_blocking(cgroup::warm);
+        }
+    }
+
+    /// Removes cgroups below the parent that belong to none of `known`: what a killed daemon left.
+    pub(super) fn sweep(&self, known: &std::collections::HashSet<String>) {
+        let Ok(parent) = Cgroup::new(&self.parent) else { return };
+        let mut left = std::collections::BTreeSet::new();
+        for (_, directory) in parent.directories() {
+            let Ok(entries) = std::fs::read_dir(directory) else { continue };
+            let directories = entries.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+            left.extend(directories.map(|entry| entry.file_name().to_string_lossy().into_owned()));
+        }
+        for name in left.into_iter().filter(|name| name.len() == 64 && !known.contains(name)) {
+            tracing::info!(cgroup = name, "removing a cgroup that belongs to no container");
+            let removed = Cgroup::new(&format!("{}/{name}", self.parent)).and_then(|cgroup| {
+                cgroup.kill(9)?;
+                cgroup.delete()
+            });
+            if let Err(error) = removed {
+                tracing::warn!(cgroup = name, %error, "could not remove it");
+            }
+        }
+    }
+}
+
+fn failed(error: cgroup::CgroupError) -> Error {
+    Error::system(error.to_string())
+}

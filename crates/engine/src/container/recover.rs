@@ -1,0 +1,135 @@
+//! After the daemon's start: what the store says, and what the keeper holds, become one.
+//!
+//! | store | keeper | what it means |
+//! |---|---|---|
+//! | running | running | it ran on: nothing is to be done |
+//! | running | exited | it ended while nobody looked: its end is recorded now |
+//! | running | nothing, or orphaned | the machine was booted, or the keeper was killed: it ended, nobody knows how |
+//! | not running | anything | a start that nobody was told of: it is ended and forgotten |
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use keeper::client::List;
+use keeper::protocol::{EntryInfo, Request, State as Held};
+
+use super::Container;
+use super::exit::End;
+use crate::model::{ContainerRecord, Phase, RestartPolicy, Timestamp};
+use crate::{Engine, Result};
+
+/// The exit code of what ended while nobody looked.
+const UNKNOWN: i32 = 255;
+
+impl Engine {
+    /// Takes up what runs, records what ended, and starts what its policy wants started.
+    pub(crate) async fn recover(&self) -> Result<()> {
+        let entries = self.keeper().await?.call(List).await.map_err(crate::keeper_error)?;
+        let mut held: HashMap<String, EntryInfo> = entries.into_iter().map(|entry| (entry.id.clone(), entry)).collect();
+        let containers = self.0.containers.all();
+        let known: HashSet<String> = containers.iter().map(|container| container.id.to_string()).collect();
+        for container in &containers {
+            let entry = held.remove(container.id.as_str());
+            if let Err(error) = self.recover_one(container, entry).await {
+                tracing::error!(container = %container.id.short(), %error, "could not take it up again");
+            }
+        }
+        for entry in held.into_values() {
+            self.end_unknown(entry).await;
+        }
+        let engine = self.clone();
+        tokio::spawn(async move {
+            engine.sweep_rootfs(&known).await;
+            let _ = crate::blocking(move || {
+                engine.sweep(&known);
+                Ok(())
+            })
+            .await;
+        });
+        Ok(())
+    }
+
+    async fn recover_one(&self, container: &Arc<Container>, entry: Option<EntryInfo>) -> Result<()> {
+        let _life = container.life.lock().await;
+        let record = container.record();
+        let live = record.state.phase.is_live();
+        match entry {
+            Some(entry) if live && entry.state == Held::Running => {
+                self.adopt(container, &record);
+                Ok(())
+            }
+            Some(EntryInfo { exit: Some(exit), .. }) if live => self.end_locked(container, (&exit).into(), true).await,
+            Some(entry) => {
+                self.end_unknown(entry).await;
+                if live { self.end_lost(container).await } else { self.begin_policy(container, &record).await }
+            }
+            None if live => self.end_lost(container).await,
+            None => self.begin_policy(container, &record).await,
+        }
+    }
+
+    /// It ran on: names, volumes and checks are taken up.
+    fn adopt(&self, container: &Arc<Container>, record: &ContainerRecord) {
+        for volume in record.mounts.iter().filter_map(|mount| mount.name.as_deref()) {
+            self.0.volumes.adopt(volume);
+        }
+        self.attach_dns(record, record.net.as_ref(), record.state.pid);
+        self.watch_health(container);
+    }
+
+    /// It ended with the machine, or with its keeper.
+    async fn end_lost(&self, container: &Arc<Container>) -> Result<()> {
+        let error = "the keeper that held it ended (the machine was booted, or the keeper was killed)";
+        tracing::warn!(container = %container.id.short(), "{error}");
+        let end = End { code: UNKNOWN, at: Timestamp::now(), error: String::new() };
+        self.end_locked(container, end, true).await
+    }
+
+    /// What does not run, and should by its policy.
+    async fn begin_policy(&self, container: &Arc<Container>, record: &ContainerRecord) -> Result<()> {
+        let state = &record.state;
+        let again = match record.host.restart {
+            RestartPolicy::Always => state.has_run,
+            RestartPolicy::UnlessStopped => state.has_run && !state.stopped_by_hand,
+            RestartPolicy::No | RestartPolicy::OnFailure { .. } => state.phase == Phase::Restarting,
+        };
+        match (again, state.phase) {
+            (true, Phase::Restarting) => self.resume_restart(container),
+            (true, _) if self.0.booted => self.start_locked(container, false).await?,
+            (false, Phase::Restarting) => {
+                self.change(container, |record| record.state.phase = Phase::Exited).await?;
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Ends what no record knows.
+    pub(crate) async fn end_unknown(&self, entry: EntryInfo) {
+        if entry.sandbox.is_none() {
+            tracing::warn!(container = entry.id, "ending a container that no record knows");
+        }
+        let Ok(keeper) = self.keeper().await else { return };
+        if entry.exit.is_none() {
+            // It may end by itself in this moment.
+            let _ = keeper.call(Request::Signal { id: entry.id.clone(), signal: 9 }).await;
+        }
+        self.forget(&entry.id).await;
+    }
+
+    /// Directories, cgroups and volumes that belong to no container.
+    fn sweep(&self, known: &HashSet<String>) {
+        self.0.placements.sweep(known);
+        self.0.volumes.sweep();
+        let Ok(entries) = std::fs::read_dir(self.0.config.data_dir.join("containers")) else { return };
+        for entry in entries.flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            // A container that is being made now has a directory before it has a record, and a name before both.
+            if !known.contains(&name) && self.0.containers.by_id(&name).is_none() && !self.0.containers.is_reserved(&name)
+                && let Err(error) = std::fs::remove_dir_all(entry.path())
+            {
+                tracing::warn!(directory = %entry.path().display(), %error, "could not remove what is left of a container");
+            }
+        }
+    }
+}

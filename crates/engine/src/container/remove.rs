@@ -1,0 +1,157 @@
+//! `remove`: the record goes first, then what it named.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use keeper::protocol::Request;
+
+use super::{Container, turned};
+use crate::model::{ContainerRecord, Phase};
+use crate::{Engine, Error, Result};
+
+const SIGKILL: i32 = 9;
+
+/// How a container is removed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RemoveOptions {
+    /// A running one is killed first.
+    pub force: bool,
+    /// Its anonymous volumes go with it.
+    pub volumes: bool,
+    /// Remove a link, not a container.
+    pub link: bool,
+}
+
+impl Engine {
+    /// Removes a container. When it returns, nobody sees it any more.
+    pub async fn remove(&self, reference: &str, options: RemoveOptions) -> Result<()> {
+        if options.link {
+            return self.remove_link(reference).await;
+        }
+        let container = self.0.containers.find(reference)?;
+        if options.force {
+            self.end_by_force(&container).await?;
+        }
+        let _life = container.life.lock().await;
+        let record = container.record();
+        match record.state.phase {
+            Phase::Removing => {
+                return Err(Error::conflict(format!("removal of container {reference} is already in progress")));
+            }
+            phase if phase.is_live() || phase == Phase::Restarting => {
+                let what = match phase {
+                    Phase::Paused => "container is paused and must be unpaused first",
+                    Phase::Restarting => "container is restarting: stop the container before removing or force remove",
+                    _ => "container is running: stop the container before removing or force remove",
+                };
+                return Err(Error::conflict(format!(
+                    "cannot remove container \"{}\": {what}",
+                    reference.trim_start_matches('/')
+                )));
+            }
+            _ => {}
+        }
+        self.remove_locked(&container, options.volumes).await
+    }
+
+    /// Kills it and waits for its end, without its policies.
+    async fn end_by_force(&self, container: &Arc<Container>) -> Result<()> {
+        self.cancel_restart(container).await?;
+        let record = container.record();
+        if !record.state.phase.is_live() {
+            return Ok(());
+        }
+        let mut turns = container.turns();
+        let before = turns.borrow_and_update().exits;
+        self.change_live(container, |record| record.state.stopped_by_hand = true).await?;
+        let kill = Request::Signal { id: record.id.to_string(), signal: SIGKILL };
+        match self.keeper().await?.call(kill).await {
+            Ok(()) | Err(keeper::client::ClientError::Failed(_)) => {}
+            Err(error) => return Err(crate::keeper_error(error)),
+        }
+        self.tell_container(&record, "kill", [("signal", SIGKILL.to_string())]);
+        if record.state.phase == Phase::Paused {
+            // A frozen process takes no signal on v1 until it is thawed.
+            let engine = self.clone();
+            crate::blocking(move || engine.0.placements.freeze(&record, false)).await?;
+        }
+        let ended = move |turn: &super::Turn| turn.removed || turn.exits > before;
+        match turned(&mut turns, Some(Duration::from_secs(10)), ended).await {
+            true => Ok(()),
+            false => Err(Error::system(format!(
+                "cannot remove container {}: could not kill it: its process is stuck in the kernel",
+                container.id.short()
+            ))),
+        }
+    }
+
+    /// Removes a container whose life the caller holds, and which does not run.
+    pub(super) async fn remove_locked(&self, container: &Arc<Container>, volumes: bool) -> Result<()> {
+        if container.turns().borrow().removed {
+            return Ok(());
+        }
+        container.abort_tasks();
+        container.pending.lock().clear();
+        let record = container.record();
+        self.delete_record(&record.id).await?;
+        self.0.containers.remove(container);
+        container.tell_removed();
+        self.forget_execs(&record.id);
+        self.tell_container(&record, "destroy", []);
+        let engine = self.clone();
+        // Nobody waits for files to go: a daemon that is killed meanwhile sweeps them at its next start.
+        tokio::spawn(async move {
+            engine.remove_rootfs(&record.id).await;
+            let files = crate::blocking(move || {
+                engine.remove_files(&record, volumes);
+                Ok(())
+            });
+            let _ = files.await;
+        });
+        Ok(())
+    }
+
+    fn remove_files(&self, record: &ContainerRecord, volumes: bool) {
+        let directory = self.container_dir(&record.id);
+        if let Err(error) = std::fs::remove_dir_all(&directory)
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            tracing::warn!(directory = %directory.display(), %error, "could not remove a container's directory");
+        }
+        if volumes {
+            self.remove_anonymous_volumes(record);
+        }
+    }
+
+    fn remove_anonymous_volumes(&self, record: &ContainerRecord) {
+        for name in record.mounts.iter().filter(|mount| mount.anonymous).filter_map(|mount| mount.name.as_deref()) {
+            let Ok(volume) = self.0.volumes.get(name) else { continue };
+            if !self.volume_users(name).is_empty() {
+                continue;
+            }
+            match self.0.volumes.remove(&volume) {
+                Ok(()) => {
+                    let attributes = std::collections::BTreeMap::from([("driver".to_owned(), volume.driver.clone())]);
+                    self.0.events.tell(crate::EventKind::Volume, "destroy", name, attributes);
+                }
+                Err(error) => tracing::warn!(volume = name, %error, "could not remove an anonymous volume"),
+            }
+        }
+    }
+
+    /// `docker rm --link NAME/ALIAS`
+    async fn remove_link(&self, reference: &str) -> Result<()> {
+        let bare = reference.trim_start_matches('/');
+        let Some((name, alias)) = bare.split_once('/') else {
+            return Err(Error::invalid("Conflict, cannot remove the default link name of the container"));
+        };
+        let container = self.0.containers.find(name)?;
+        let _life = container.life.lock().await;
+        let is_link = |link: &String| link.rsplit(':').next() == Some(alias);
+        if !container.record().host.links.iter().any(is_link) {
+            return Err(Error::not_found(format!("Cannot get parent /{name} for name /{bare}")));
+        }
+        self.change(&container, |record| record.host.links.retain(|link| !is_link(link))).await?;
+        Ok(())
+    }
+}

@@ -1,0 +1,298 @@
+//! `start`: a record becomes a running process.
+//!
+//! Everything that blocks (addresses, files, cgroups, the plan) happens in one step on a thread where blocking is
+//! allowed; then one request to the keeper clones and executes, and answers when the program runs; then the record says
+//! so. A daemon that is killed between the last two leaves a process that no record knows: recovery ends it, as nobody
+//! was told that it runs.
+
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use keeper::client::Create;
+use keeper::protocol::{Recovery, Stdio, TerminalSize};
+use oci_spec::runtime::Spec;
+use sandbox::plan::NamespaceKind;
+use sandbox::{CompileOptions, InitPlan};
+
+use super::Container;
+use super::attach::watched;
+use crate::networks::Joined;
+use crate::spec::{Identity, SpecContext};
+use crate::model::{ContainerRecord, NetworkMode, Phase, Timestamp, UsernsMode};
+use crate::{Engine, Error, Result};
+
+/// What a start made ahead of the process, and what must be taken back if there will be none.
+struct Prepared {
+    plan: Vec<u8>,
+    descriptors: Vec<OwnedFd>,
+    net: Option<net::Sandbox>,
+    recovery: Recovery,
+    log: keeper::protocol::LogConfig,
+}
+
+impl Engine {
+    /// Starts a container. When it returns, its program runs.
+    pub async fn start(&self, reference: &str) -> Result<()> {
+        let container = self.0.containers.find(reference)?;
+        let _life = container.life.lock().await;
+        match container.record().state.phase {
+            Phase::Running => return Err(Error::not_modified("container already started")),
+            Phase::Paused => {
+                return Err(Error::conflict("cannot start a paused container, try unpause instead"));
+            }
+            Phase::Removing | Phase::Dead => {
+                return Err(Error::conflict("container is marked for removal and cannot be started"));
+            }
+            Phase::Created | Phase::Exited | Phase::Restarting => {}
+        }
+        container.abort_tasks();
+        let started = self.start_locked(&container, true).await;
+        if started.is_err() && container.record().host.auto_remove {
+            self.remove_locked(&container, false).await?;
+        }
+        started
+    }
+
+    /// Starts a container whose life the caller holds. `by_hand`: not by its restart policy.
+    pub(super) async fn start_locked(&self, container: &Arc<Container>, by_hand: bool) -> Result<()> {
+        match self.run(container).await {
+            Ok((pid, net)) => {
+                let record = self
+                    .change(container, |record| {
+                        show_network(record, net.as_ref());
+                        record.net = net;
+                        let state = &mut record.state;
+                        state.phase = Phase::Running;
+                        state.pid = pid;
+                        state.started_at = Some(Timestamp::now());
+                        state.exit_code = 0;
+                        state.error.clear();
+                        state.oom_killed = false;
+                        state.has_run = true;
+                        if by_hand {
+                            state.stopped_by_hand = false;
+                            state.restart_count = 0;
+                        }
+                        super::health::begin(record);
+                    })
+                    .await?;
+                self.begin_count(&record);
+                self.tell_networks(&record, "connect");
+                self.tell_container(&record, "start", []);
+                self.join_pending(container).await;
+                self.watch_health(container);
+                Ok(())
+            }
+            Err(error) => {
+                container.pending.lock().clear();
+                let code = error.exit_code().unwrap_or(128);
+                let text = error.to_string();
+                let record = self
+                    .change(container, |record| {
+                        record.state.phase = if record.state.has_run { Phase::Exited } else { Phase::Created };
+                        record.state.exit_code = code;
+                        record.state.error.clone_from(&text);
+                    })
+                    .await?;
+                self.tell_container(&record, "die", [("exitCode", code.to_string())]);
+                container.tell_exit(code, &text);
+                Err(error)
+            }
+        }
+    }
+
+    /// Prepares, and has the keeper run it. On an error nothing is left.
+    async fn run(&self, container: &Arc<Container>) -> Result<(u32, Option<net::Sandbox>)> {
+        let record = container.record();
+        let engine = self.clone();
+        let prepared = crate::blocking(move || engine.prepare(&record)).await?;
+        let record = container.record();
+        let net = prepared.net.clone();
+        let created = self.create_in_keeper(container, &record, prepared).await;
+        match created {
+            Ok(pid) => {
+                self.attach_dns(&record, net.as_ref(), pid);
+                Ok((pid, net))
+            }
+            Err(error) => {
+                let (engine, record) = (self.clone(), record.clone());
+                crate::blocking(move || {
+                    engine.release(&record, net.as_ref());
+                    Ok(())
+                })
+                .await?;
+                Err(error)
+            }
+        }
+    }
+
+    async fn create_in_keeper(
+        &self,
+        container: &Arc<Container>,
+        record: &ContainerRecord,
+        prepared: Prepared,
+    ) -> Result<u32> {
+        let keeper = self.keeper().await?;
+        let pending = std::mem::take(&mut *container.pending.lock());
+        let (attach, inputs): (Vec<_>, Vec<_>) =
+            pending.into_iter().map(|pending| ((pending.wanted, pending.sink), (pending.wanted.stdin, pending.input))).unzip();
+        let call = Create {
+            id: container.id.to_string(),
+            plan: prepared.plan,
+            plan_descriptors: prepared.descriptors,
+            stdio: stdio(record),
+            log: prepared.log,
+            attach,
+            recovery: prepared.recovery,
+            start: true,
+        };
+        let created = keeper.call(call).await.map_err(crate::keeper_error)?;
+        for warning in created.warnings {
+            tracing::warn!(container = %container.id.short(), warning, "started with less than was asked");
+        }
+        if let Some(descriptor) = created.stdin {
+            let descriptor = watched(descriptor)?;
+            for (_, input) in inputs.into_iter().filter(|(wants, _)| *wants) {
+                input.send_replace(Some(descriptor.clone()));
+            }
+        }
+        Ok(created.pid)
+    }
+
+    /// Attachments that came while the container was being started.
+    async fn join_pending(&self, container: &Arc<Container>) {
+        let late = std::mem::take(&mut *container.pending.lock());
+        for pending in late {
+            if let Err(error) = self.join_running(container.id.as_str(), pending).await {
+                tracing::warn!(container = %container.id.short(), %error, "could not attach");
+            }
+        }
+    }
+
+    /// Network, files, volumes, cgroup and plan. On an error nothing is left.
+    fn prepare(&self, record: &ContainerRecord) -> Result<Prepared> {
+        let network = self.network_of(record)?;
+        let (namespace, net) = match network {
+            Some((namespace, net)) => (Some(namespace), Some(net)),
+            None => (None, None),
+        };
+        let prepared = self.prepare_rest(record, namespace.as_ref(), net.clone());
+        if prepared.is_err() {
+            self.release(record, net.as_ref());
+        }
+        prepared
+    }
+
+    fn prepare_rest(
+        &self,
+        record: &ContainerRecord,
+        namespace: Option<&net::NetNs>,
+        net: Option<net::Sandbox>,
+    ) -> Result<Prepared> {
+        self.write_files(record, net.as_ref())?;
+        let sources = self.acquire_volumes(record)?;
+        let identity = self.identify(record, &record.config.user, &record.host.group_add)?;
+        let spec = self.spec_of(record, &identity, self.joined_namespaces(record)?, sources)?;
+        let cgroup = self.0.placements.create(record, &spec)?;
+        let mut options = CompileOptions {
+            rootfs: Some(self.root_file_system(&record.id)?),
+            cgroup: Some(cgroup.placement),
+            init: record.host.init.unwrap_or(self.0.config.init),
+            ..CompileOptions::default()
+        };
+        let mut descriptors = Vec::new();
+        if let Some(namespace) = namespace {
+            options.namespace_fds.push((NamespaceKind::Network, 0));
+            let copy = namespace.try_clone().map_err(crate::networks::error)?;
+            descriptors.push(copy.into());
+        }
+        let bundle = self.0.config.run_dir.join("bundle");
+        let plan = InitPlan::compile(&spec, &bundle, &options).map_err(|error| Error::invalid(error.to_string()))?;
+        let plan = plan.to_bytes().map_err(|error| Error::system(error.to_string()))?;
+        let log = self.log_config(record)?;
+        Ok(Prepared { plan, descriptors, net, recovery: Recovery { cgroups: cgroup.directories }, log })
+    }
+
+    fn spec_of(
+        &self,
+        record: &ContainerRecord,
+        identity: &Identity,
+        joined: Joined,
+        sources: BTreeMap<String, String>,
+    ) -> Result<Spec> {
+        let context = SpecContext {
+            cgroup: &self.0.placements.path(record),
+            network_namespace: joined.network.as_deref(),
+            joins_host_network: record.host.network_mode == NetworkMode::Host,
+            ipc_namespace: joined.ipc,
+            pid_namespace: joined.pid,
+            user_namespace: record.host.userns_mode == UsernsMode::Private,
+            id_range: crate::system::id_range(),
+            files: &self.container_files(record),
+            shared_shm: joined.shm.as_deref(),
+            sources,
+            identity,
+            pure_cgroup_v2: self.0.placements.is_pure_v2(),
+        };
+        crate::spec::build(record, &context)
+    }
+
+    /// The specification of a container that runs, for a further process in it: made anew from the record, as keeping
+    /// it would cost every container 20 KB. Namespaces of others, which it joined at its start, are its own by now.
+    pub(super) fn spec_of_running(&self, record: &ContainerRecord, identity: &Identity) -> Result<Spec> {
+        self.spec_of(record, identity, Joined::default(), BTreeMap::new())
+    }
+
+    /// Takes back what belongs to a run: network, cgroup, volumes. Never fails: what can't be taken back is told.
+    pub(super) fn release(&self, record: &ContainerRecord, net: Option<&net::Sandbox>) {
+        self.detach_dns(&record.id);
+        if let Some(net) = net
+            && let Err(error) = self.0.networks.tear_down(net)
+        {
+            tracing::warn!(container = %record.id.short(), %error, "could not take back its network");
+        }
+        if let Err(error) = self.0.placements.remove(record) {
+            tracing::warn!(container = %record.id.short(), %error, "could not remove its cgroup");
+        }
+        self.release_volumes(record);
+    }
+}
+
+/// A terminal's size is that of the user's window where the client told it.
+fn stdio(record: &ContainerRecord) -> Stdio {
+    if record.config.tty {
+        let (rows, columns) = record.host.console_size.unwrap_or_default();
+        return Stdio::Terminal { size: TerminalSize { rows, columns } };
+    }
+    Stdio::Pipes { stdin: record.config.open_stdin, stdin_once: record.config.stdin_once }
+}
+
+/// Puts what the network gave into the record, where clients read it; `None` takes it out.
+pub(super) fn show_network(record: &mut ContainerRecord, net: Option<&net::Sandbox>) {
+    for settings in record.networks.values_mut() {
+        *settings = crate::model::EndpointSettings {
+            request: std::mem::take(&mut settings.request),
+            network_id: std::mem::take(&mut settings.network_id),
+            ..Default::default()
+        };
+    }
+    record.ports.clear();
+    let Some(net) = net else { return };
+    for endpoint in &net.endpoints {
+        let known = record.networks.iter_mut().find(|(name, settings)| {
+            **name == endpoint.network_name || endpoint.network.starts_with(name.as_str()) || settings.network_id == endpoint.network
+        });
+        if let Some((_, settings)) = known {
+            crate::networks::fill(settings, endpoint, &record.id, &record.name);
+        }
+    }
+    for port in &net.ports {
+        let key = crate::networks::exposed(port);
+        let binding = crate::model::PortBinding {
+            host_ip: Some(port.host.ip()),
+            host_ports: Some((port.host.port(), port.host.port())),
+        };
+        record.ports.entry(key).or_default().push(binding);
+    }
+}

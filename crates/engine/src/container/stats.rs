@@ -1,0 +1,134 @@
+//! `stats`: what a container uses now.
+
+use super::Container;
+use crate::model::{ContainerRecord, Timestamp};
+use crate::{Engine, Result};
+
+/// What a container uses at one moment. Counters are since its start.
+#[derive(Clone, Debug, Default)]
+pub struct StatsSample {
+    /// Its identifier.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// When; `None`: it does not run.
+    pub read: Option<Timestamp>,
+    /// Processor time.
+    pub cpu: CpuCounters,
+    /// Memory.
+    pub memory: MemoryCounters,
+    /// Processes and threads, and how many there may be.
+    pub pids: (u64, Option<u64>),
+    /// Block devices.
+    pub block_io: BlockIoCounters,
+    /// Links by name.
+    pub networks: Vec<net::LinkStatistics>,
+    /// CPUs of this machine.
+    pub online_cpus: u32,
+    /// Whether the numbers are of cgroup v2.
+    pub unified: bool,
+}
+
+/// Processor time in nanoseconds.
+#[derive(Clone, Debug, Default)]
+pub struct CpuCounters {
+    /// In all.
+    pub total: u64,
+    /// In user mode.
+    pub user: u64,
+    /// In the kernel.
+    pub system: u64,
+    /// By CPU; empty where the kernel does not tell.
+    pub per_cpu: Vec<u64>,
+    /// Of the whole machine.
+    pub machine: u64,
+    /// Periods of the quota, those in which it ran out, and the time waited for the next.
+    pub throttling: (u64, u64, u64),
+}
+
+/// Memory in bytes.
+#[derive(Clone, Debug, Default)]
+pub struct MemoryCounters {
+    /// In use, the page cache included.
+    pub usage: u64,
+    /// The most so far.
+    pub max_usage: u64,
+    /// The limit; that of the machine where there is none.
+    pub limit: u64,
+    /// How often the limit was hit.
+    pub failures: u64,
+    /// The kernel's own counters.
+    pub stat: std::collections::BTreeMap<String, u64>,
+}
+
+/// Block devices: bytes and operations, as (major, minor, operation, count).
+#[derive(Clone, Debug, Default)]
+pub struct BlockIoCounters {
+    /// Bytes.
+    pub bytes: Vec<(u64, u64, String, u64)>,
+    /// Operations.
+    pub operations: Vec<(u64, u64, String, u64)>,
+}
+
+impl Engine {
+    /// What a container uses now. One that does not run uses nothing.
+    pub async fn stats(&self, reference: &str) -> Result<StatsSample> {
+        let container = self.0.containers.find(reference)?;
+        let engine = self.clone();
+        crate::blocking(move || engine.sample(&container)).await
+    }
+
+    fn sample(&self, container: &Container) -> Result<StatsSample> {
+        let record = container.record();
+        let empty = StatsSample { id: record.id.to_string(), name: record.name.clone(), ..StatsSample::default() };
+        if !record.state.phase.is_live() {
+            return Ok(empty);
+        }
+        // It may end in this moment: then it uses nothing.
+        let Ok(stats) = self.0.placements.cgroup(&record).and_then(|cgroup| {
+            cgroup.stats().map_err(|error| crate::Error::system(error.to_string()))
+        }) else {
+            return Ok(empty);
+        };
+        let io = |entries: &[sandbox::cgroup::IoEntry]| {
+            entries.iter().map(|entry| (entry.major, entry.minor, entry.operation.clone(), entry.value)).collect()
+        };
+        let memory_of_machine = crate::system::total_memory();
+        Ok(StatsSample {
+            read: Some(Timestamp::now()),
+            cpu: CpuCounters {
+                total: stats.cpu.usage,
+                user: stats.cpu.user,
+                system: stats.cpu.system,
+                per_cpu: stats.cpu.per_cpu.clone(),
+                machine: crate::system::machine_cpu_nanoseconds(),
+                throttling: (stats.cpu.periods, stats.cpu.throttled_periods, stats.cpu.throttled),
+            },
+            memory: MemoryCounters {
+                usage: stats.memory.usage,
+                max_usage: stats.memory.max_usage,
+                limit: stats.memory.limit.filter(|limit| *limit < memory_of_machine).unwrap_or(memory_of_machine),
+                failures: stats.memory.failures,
+                stat: stats.memory.stat.clone(),
+            },
+            pids: (stats.pids.current, stats.pids.limit),
+            block_io: BlockIoCounters { bytes: io(&stats.io_bytes), operations: io(&stats.io_operations) },
+            networks: self.link_statistics(&record),
+            online_cpus: crate::system::online_cpus(),
+            unified: self.0.placements.is_pure_v2(),
+            ..empty
+        })
+    }
+
+    fn link_statistics(&self, record: &ContainerRecord) -> Vec<net::LinkStatistics> {
+        let statistics = record.net.as_ref().map(|net| self.0.networks.statistics(net));
+        match statistics {
+            Some(Ok(statistics)) => statistics,
+            Some(Err(error)) => {
+                tracing::debug!(container = %record.id.short(), %error, "could not read its links' counters");
+                Vec::new()
+            }
+            None => Vec::new(),
+        }
+    }
+}

@@ -1,0 +1,203 @@
+//! `stop`, `kill`, `restart`, `pause` and `unpause`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use keeper::protocol::Request;
+
+use super::{Container, turned};
+use crate::model::{ContainerRecord, Phase};
+use crate::{Engine, Error, Result, signals};
+
+const SIGKILL: i32 = 9;
+const SIGTERM: i32 = 15;
+const SIGCONT: i32 = 18;
+/// How long the kernel may take to end a killed process before the user is told.
+const KILL_PATIENCE: Duration = Duration::from_secs(10);
+
+impl Engine {
+    /// Stops a container: its signal, and SIGKILL when the time is up. `timeout` in seconds; negative: no end.
+    pub async fn stop(&self, reference: &str, signal: Option<&str>, timeout: Option<i64>) -> Result<()> {
+        let container = self.0.containers.find(reference)?;
+        self.stop_container(&container, signal, timeout).await
+    }
+
+    pub(super) async fn stop_container(
+        &self,
+        container: &Arc<Container>,
+        signal: Option<&str>,
+        timeout: Option<i64>,
+    ) -> Result<()> {
+        let record = container.record();
+        let number = match signal.filter(|signal| !signal.is_empty()) {
+            Some(signal) => signals::parse(signal)?,
+            None => stop_signal(&record)?,
+        };
+        if self.cancel_restart(container).await? {
+            return Ok(());
+        }
+        match record.state.phase {
+            Phase::Running => {}
+            Phase::Paused => self.unpause_container(container).await?,
+            _ => return Err(Error::not_modified("container already stopped")),
+        }
+        let mut turns = container.turns();
+        let before = turns.borrow_and_update().exits;
+        self.change_live(container, |record| record.state.stopped_by_hand = true).await?;
+        let ended = move |turn: &super::Turn| turn.removed || turn.exits > before;
+        self.signal(&record, number).await?;
+        let seconds = timeout.or(record.config.stop_timeout).unwrap_or(self.0.config.stop_timeout);
+        let limit = u64::try_from(seconds).ok().map(Duration::from_secs);
+        let in_time = turned(&mut turns, limit, ended).await;
+        if !in_time {
+            self.signal(&record, SIGKILL).await?;
+        }
+        if !in_time && !turned(&mut turns, Some(KILL_PATIENCE), ended).await {
+            return Err(Error::system(format!(
+                "container {} did not end within {} seconds of SIGKILL: its process is stuck in the kernel",
+                record.id.short(),
+                KILL_PATIENCE.as_secs()
+            )));
+        }
+        self.tell_container(&record, "stop", []);
+        Ok(())
+    }
+
+    /// Sends a signal; `None`: SIGKILL.
+    pub async fn kill(&self, reference: &str, signal: Option<&str>) -> Result<()> {
+        let container = self.0.containers.find(reference)?;
+        let number = match signal.filter(|signal| !signal.is_empty()) {
+            Some(signal) => signals::parse(signal)?,
+            None => SIGKILL,
+        };
+        let record = container.record();
+        if !record.state.phase.is_live() {
+            return Err(not_running(&record));
+        }
+        // As `stop` does: what somebody ends by hand is not started again by its policy.
+        if number == SIGKILL || stop_signal(&record).is_ok_and(|stop| stop == number) {
+            self.change_live(&container, |record| record.state.stopped_by_hand = true).await?;
+        }
+        if record.state.phase == Phase::Paused && number == SIGKILL {
+            self.signal(&record, number).await?;
+            return self.unpause_container(&container).await;
+        }
+        if number == SIGKILL {
+            let mut turns = container.turns();
+            let before = turns.borrow_and_update().exits;
+            self.signal(&record, number).await?;
+            turned(&mut turns, Some(KILL_PATIENCE), move |turn| turn.removed || turn.exits > before).await;
+            return Ok(());
+        }
+        self.signal(&record, number).await
+    }
+
+    async fn signal(&self, record: &ContainerRecord, number: i32) -> Result<()> {
+        let request = Request::Signal { id: record.id.to_string(), signal: number };
+        match self.keeper().await?.call(request).await {
+            Ok(()) => {}
+            // It ended by itself in this moment: its end is on the way.
+            Err(keeper::client::ClientError::Failed(_)) => {}
+            Err(error) => return Err(crate::keeper_error(error)),
+        }
+        if number != SIGCONT {
+            self.tell_container(record, "kill", [("signal", number.to_string())]);
+        }
+        Ok(())
+    }
+
+    /// Stops it, if it runs, and starts it.
+    pub async fn restart(&self, reference: &str, signal: Option<&str>, timeout: Option<i64>) -> Result<()> {
+        let container = self.0.containers.find(reference)?;
+        match self.stop_container(&container, signal, timeout).await {
+            Ok(()) => {}
+            Err(error) if error.kind() == crate::ErrorKind::NotModified => {}
+            Err(error) => return Err(error),
+        }
+        match self.start(container.id.as_str()).await {
+            Ok(()) => {}
+            Err(error) if error.kind() == crate::ErrorKind::NotModified => {}
+            Err(error) => return Err(error),
+        }
+        self.tell_container(&container.record(), "restart", []);
+        Ok(())
+    }
+
+    /// Freezes its processes.
+    pub async fn pause(&self, reference: &str) -> Result<()> {
+        let container = self.0.containers.find(reference)?;
+        let _life = container.life.lock().await;
+        let record = container.record();
+        match record.state.phase {
+            Phase::Running => {}
+            Phase::Paused => return Err(Error::conflict(format!("Container {} is already paused", record.id))),
+            Phase::Restarting => {
+                return Err(Error::conflict(format!(
+                    "Container {} is restarting, wait until the container is running",
+                    record.id
+                )));
+            }
+            _ => return Err(not_running(&record)),
+        }
+        self.freeze(&record, true).await?;
+        let record = self.change(&container, |record| record.state.phase = Phase::Paused).await?;
+        self.tell_container(&record, "pause", []);
+        Ok(())
+    }
+
+    /// Thaws its processes.
+    pub async fn unpause(&self, reference: &str) -> Result<()> {
+        let container = self.0.containers.find(reference)?;
+        self.unpause_container(&container).await
+    }
+
+    async fn unpause_container(&self, container: &Arc<Container>) -> Result<()> {
+        let _life = container.life.lock().await;
+        let record = container.record();
+        if record.state.phase != Phase::Paused {
+            return Err(Error::conflict(format!("Container {} is not paused", record.id)));
+        }
+        self.freeze(&record, false).await?;
+        let record = self.change(container, |record| record.state.phase = Phase::Running).await?;
+        self.tell_container(&record, "unpause", []);
+        Ok(())
+    }
+
+    pub(super) async fn freeze(&self, record: &Arc<ContainerRecord>, frozen: bool) -> Result<()> {
+        let (engine, record) = (self.clone(), record.clone());
+        crate::blocking(move || engine.0.placements.freeze(&record, frozen)).await
+    }
+
+    /// Ends the wait for a restart. `false`: there was none.
+    pub(super) async fn cancel_restart(&self, container: &Arc<Container>) -> Result<bool> {
+        if container.record().state.phase != Phase::Restarting {
+            return Ok(false);
+        }
+        let _life = container.life.lock().await;
+        if container.record().state.phase != Phase::Restarting {
+            return Ok(false);
+        }
+        container.abort_tasks();
+        let record = self
+            .change(container, |record| {
+                record.state.phase = Phase::Exited;
+                record.state.stopped_by_hand = true;
+            })
+            .await?;
+        container.tell_exit(record.state.exit_code, "");
+        self.tell_container(&record, "stop", []);
+        Ok(true)
+    }
+}
+
+fn stop_signal(record: &ContainerRecord) -> Result<i32> {
+    match record.config.stop_signal.as_str() {
+        "" => Ok(SIGTERM),
+        signal => signals::parse(signal),
+    }
+}
+
+/// The error for what needs a running container.
+pub(super) fn not_running(record: &ContainerRecord) -> Error {
+    Error::conflict(format!("container {} is not running", record.id))
+}

@@ -1,0 +1,100 @@
+//! What the engine answers when it can't: a kind that a door maps to its protocol, and a message for the user.
+
+/// The kinds of failure, as far as a client can act on them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ErrorKind {
+    /// The request makes no sense; the same request will fail again.
+    Invalid,
+    /// No such thing.
+    NotFound,
+    /// It can't be done in the present state.
+    Conflict,
+    /// It is so already.
+    NotModified,
+    /// Credentials are missing or wrong.
+    Unauthorized,
+    /// It is not allowed.
+    Forbidden,
+    /// stratus does not do this.
+    NotImplemented,
+    /// Not now.
+    Unavailable,
+    /// The machine, or stratus itself, failed.
+    System,
+}
+
+/// A failure with a message for the user.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct Error {
+    kind: ErrorKind,
+    message: String,
+    exit_code: Option<i32>,
+}
+
+/// What the engine's calls return.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+macro_rules! constructors {
+    ($($(#[$doc:meta])* $name:ident => $kind:ident;)*) => {
+        $($(#[$doc])*
+        pub fn $name(message: impl Into<String>) -> Self {
+            Self { kind: ErrorKind::$kind, message: message.into(), exit_code: None }
+        })*
+    };
+}
+
+impl Error {
+    constructors! {
+        /// The request makes no sense.
+        invalid => Invalid;
+        /// No such thing.
+        not_found => NotFound;
+        /// It can't be done in the present state.
+        conflict => Conflict;
+        /// It is so already.
+        not_modified => NotModified;
+        /// Credentials are missing or wrong.
+        unauthorized => Unauthorized;
+        /// It is not allowed.
+        forbidden => Forbidden;
+        /// stratus does not do this.
+        not_implemented => NotImplemented;
+        /// Not now.
+        unavailable => Unavailable;
+        /// The machine, or stratus itself, failed.
+        system => System;
+    }
+
+    /// No container has this name or identifier.
+    pub fn no_such_container(reference: &str) -> Self {
+        Self::not_found(format!("No such container: {reference}"))
+    }
+
+    /// A step on the machine failed.
+    pub fn step(what: impl std::fmt::Display, why: impl std::fmt::Display) -> Self {
+        Self::system(format!("{what}: {why}"))
+    }
+
+    /// The same failure with the exit code that it stands for (126: not executable, 127: not found).
+    pub fn with_exit_code(mut self, code: i32) -> Self {
+        self.exit_code = Some(code);
+        self
+    }
+
+    /// What kind of failure it is.
+    pub fn kind(&self) -> ErrorKind {
+        self.kind
+    }
+
+    /// The exit code that a failed start stands for.
+    pub fn exit_code(&self) -> Option<i32> {
+        self.exit_code
+    }
+}
+
+impl From<store::Error> for Error {
+    fn from(error: store::Error) -> Self {
+        Self::system(format!("the store: {error}"))
+    }
+}

@@ -1,0 +1,340 @@
+//! Images as clients see them: the image store, with the rules about containers that use images, and events.
+
+mod list;
+mod transfer;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use image::{ImageId, ImageUser, Platform, Reference, Removed, RunConfig};
+
+use crate::container::GraphDirs;
+use crate::events::EventKind;
+use crate::model::{ContainerId, ContainerRecord, Filters, Timestamp};
+use crate::{Engine, Error, Result};
+
+pub use list::{ImageHistory, ImageSummary, ListImages};
+pub use transfer::{ImportRequest, PullRequest, PulledImage, PushRequest, PushedImage};
+
+/// What `image` says, in the engine's kinds.
+pub(crate) fn error(error: image::Error) -> Error {
+    let text = error.to_string();
+    match error {
+        image::Error::NoSuchImage(_) | image::Error::NoSuchRootfs(_) => Error::not_found(text),
+        image::Error::Conflict(_) => Error::conflict(text),
+        image::Error::AmbiguousId(_)
+        | image::Error::Reference(_)
+        | image::Error::Digest(_)
+        | image::Error::Invalid(_)
+        | image::Error::BadChange(_)
+        | image::Error::BadArchive(_)
+        | image::Error::HostileEntry { .. }
+        | image::Error::LimitExceeded { .. }
+        | image::Error::MalformedTar { .. }
+        | image::Error::MalformedDocument { .. } => Error::invalid(text),
+        _ => Error::system(text),
+    }
+}
+
+/// What a registry says, in the engine's kinds.
+pub(crate) fn registry_error(error: image::registry::RegistryError) -> Error {
+    use image::registry::RegistryErrorKind as Kind;
+    let text = error.to_string();
+    match error.kind() {
+        Kind::Invalid => Error::invalid(text),
+        Kind::NotFound => Error::not_found(text),
+        Kind::Unauthorized => Error::unauthorized(text),
+        Kind::Forbidden => Error::forbidden(text),
+        Kind::Unavailable => Error::unavailable(text),
+        _ => Error::system(text),
+    }
+}
+
+/// An image that a container is made from.
+pub(crate) struct ResolvedImage {
+    pub(crate) id: ImageId,
+    pub(crate) run: RunConfig,
+    /// Digest of its manifest.
+    pub(crate) manifest: Option<String>,
+}
+
+/// Everything about an image.
+#[derive(Clone, Debug)]
+pub struct ImageDetails {
+    /// `sha256:…`
+    pub id: String,
+    /// Names with tags.
+    pub repo_tags: Vec<String>,
+    /// Names with digests.
+    pub repo_digests: Vec<String>,
+    /// The image it was committed from; empty: none.
+    pub parent: String,
+    /// Its configuration.
+    pub config: Arc<image::ImageConfig>,
+    /// Bytes in the files of its layers.
+    pub size: u64,
+    /// When it was last given a name here.
+    pub last_tagged: Option<Timestamp>,
+    /// Directories of its layers.
+    pub layers: Option<GraphDirs>,
+    /// Its manifest, where it has one.
+    pub descriptor: Option<image::Descriptor>,
+}
+
+/// What a prune of images removed.
+#[derive(Clone, Debug, Default)]
+pub struct ImagePruneReport {
+    /// Step by step.
+    pub removed: Vec<Removed>,
+    /// Bytes on disk.
+    pub reclaimed: u64,
+}
+
+impl Engine {
+    /// The image store, for what needs no rules.
+    pub fn image_store(&self) -> &image::Images {
+        &self.0.images
+    }
+
+    pub(crate) fn image_count(&self) -> usize {
+        self.0.images.list(&image::ListFilters::default()).len()
+    }
+
+    pub(crate) fn insecure_registries(&self) -> Vec<String> {
+        self.0.registries.config().insecure.iter().map(ToString::to_string).collect()
+    }
+
+    /// The image that `reference` names, if it runs on `platform`.
+    pub(crate) fn resolve_image(&self, reference: &str, platform: Option<&str>) -> Result<ResolvedImage> {
+        let id = self.find_image(reference)?;
+        let config = self.0.images.config(&id).map_err(error)?;
+        if let Some(wanted) = platform.filter(|platform| !platform.is_empty()) {
+            let wanted = Platform::from_str(wanted).map_err(|error| Error::invalid(error.to_string()))?;
+            let have = config.platform();
+            if !wanted.matches(&have) {
+                return Err(Error::not_found(format!(
+                    "image with reference {reference} was found but its platform ({have}) does not match the specified \
+                     platform ({wanted})"
+                )));
+            }
+        }
+        let record = self.0.images.get(&id).ok_or_else(|| Error::not_found(format!("No such image: {reference}")))?;
+        let manifest = record.manifest.as_ref().map(|manifest| manifest.digest.to_string());
+        Ok(ResolvedImage { id, run: config.config.clone(), manifest })
+    }
+
+    pub(super) fn find_image(&self, reference: &str) -> Result<ImageId> {
+        self.0.images.resolve(reference).map_err(error)
+    }
+
+    /// Everything about an image.
+    pub async fn image_inspect(&self, reference: &str) -> Result<ImageDetails> {
+        let id = self.find_image(reference)?;
+        let gone = || Error::not_found(format!("No such image: {reference}"));
+        let record = self.0.images.get(&id).ok_or_else(gone)?;
+        let (tags, digests) = self.names_of(&id);
+        let layers = self.0.images.layers(&id).map_err(error)?;
+        let fs = |dir: &String| self.0.images.layers_dir().join(dir).join("fs");
+        let mut dirs: Vec<PathBuf> = layers.iter().rev().map(|layer| fs(&layer.dir)).collect();
+        let layers = (!dirs.is_empty()).then(|| {
+            let upper = dirs.remove(0);
+            GraphDirs { lower: dirs, work: upper.with_file_name("work"), merged: upper.with_file_name("merged"), upper }
+        });
+        Ok(ImageDetails {
+            id: id.to_string(),
+            repo_tags: tags,
+            repo_digests: digests,
+            parent: record.parent.map(|parent| parent.to_string()).unwrap_or_default(),
+            config: self.0.images.config(&id).map_err(error)?,
+            size: record.size,
+            last_tagged: record.tagged,
+            layers,
+            descriptor: record.manifest.clone(),
+        })
+    }
+
+    /// An image's names as people write them: with tags, and with digests.
+    pub(super) fn names_of(&self, id: &ImageId) -> (Vec<String>, Vec<String>) {
+        let names = self.0.images.references(id);
+        let (digests, tags): (Vec<Reference>, Vec<Reference>) = names.into_iter().partition(|name| name.digest().is_some());
+        let familiar = |names: Vec<Reference>| names.iter().map(Reference::familiar).collect();
+        (familiar(tags), familiar(digests))
+    }
+
+    /// Gives an image one more name.
+    pub async fn image_tag(&self, reference: &str, repository: &str, tag: &str) -> Result<()> {
+        let id = self.find_image(reference)?;
+        let name = parse_reference(repository)?;
+        let name = if tag.is_empty() { name } else { name.with_tag(tag).map_err(invalid_reference)? };
+        let name = name.with_default_tag();
+        self.0.images.tag(&id, &name).await.map_err(error)?;
+        self.tell_image("tag", &id, Some(&name.familiar()));
+        Ok(())
+    }
+
+    /// Removes a name, and the image with its last one.
+    pub async fn image_remove(&self, reference: &str, force: bool, prune_parents: bool) -> Result<Vec<Removed>> {
+        let options = image::RemoveOptions { force, prune_parents, users: self.image_users() };
+        let removed = self.0.images.remove(reference, options).await.map_err(error)?;
+        self.tell_removed(&removed);
+        self.collect_garbage();
+        Ok(removed)
+    }
+
+    /// Removes images that nobody uses: those without a name, with `dangling=false` all.
+    pub async fn image_prune(&self, filters: &Filters) -> Result<ImagePruneReport> {
+        filters.only(&["dangling", "label", "label!", "until"])?;
+        let labels = |key: &str| filters.values(key).map(image::LabelFilter::parse).collect();
+        let wanted = image::PruneFilters {
+            all: filters.flag("dangling")? == Some(false),
+            until: crate::container::until(filters)?,
+            labels: labels("label"),
+            without_labels: labels("label!"),
+        };
+        let removed = self.0.images.prune(wanted, self.image_users()).await.map_err(error)?;
+        self.tell_removed(&removed);
+        let collected = self.0.images.gc(true).await.map_err(error)?;
+        let reclaimed = BTreeMap::from([("reclaimed".to_owned(), collected.bytes.to_string())]);
+        self.0.events.tell(EventKind::Image, "prune", "", reclaimed);
+        Ok(ImagePruneReport { removed, reclaimed: collected.bytes })
+    }
+
+    /// What images take on the disk.
+    pub async fn image_usage(&self) -> Result<image::DiskUsage> {
+        self.0.images.disk_usage().await.map_err(error)
+    }
+
+    /// Takes away what no image needs any more. Nobody waits for it.
+    fn collect_garbage(&self) {
+        let engine = self.clone();
+        tokio::spawn(async move {
+            if let Err(error) = engine.0.images.gc(false).await {
+                tracing::warn!(%error, "could not collect what no image needs");
+            }
+        });
+    }
+
+    fn image_users(&self) -> Vec<ImageUser> {
+        let user = |record: Arc<ContainerRecord>| {
+            let image = image_id(&record.image_id)?;
+            Some(ImageUser { image, container: record.id.to_string(), running: record.state.phase.is_live() })
+        };
+        self.0.containers.all().into_iter().filter_map(|container| user(container.record())).collect()
+    }
+
+    /// The images that the `ancestor` filter of a list of containers means; `None`: it is not given.
+    pub(crate) fn ancestors(&self, filters: &Filters) -> Result<Option<std::collections::HashSet<String>>> {
+        if !filters.has("ancestor") {
+            return Ok(None);
+        }
+        let mut wanted = std::collections::HashSet::new();
+        for reference in filters.values("ancestor") {
+            // An image that is not here has no containers.
+            let Ok(id) = self.find_image(reference) else { continue };
+            let Ok(base) = self.0.images.config(&id) else { continue };
+            wanted.insert(id.to_string());
+            for summary in self.0.images.list(&image::ListFilters { all: true, ..Default::default() }) {
+                if summary.image.diff_ids.starts_with(&base.rootfs.diff_ids) && !base.rootfs.diff_ids.is_empty() {
+                    wanted.insert(summary.image.id.to_string());
+                }
+            }
+        }
+        Ok(Some(wanted))
+    }
+
+    /// Whether the name that a container was made from stands for another image by now.
+    pub(crate) fn image_moved(&self, record: &ContainerRecord) -> bool {
+        self.0.images.resolve(&record.config.image).map_or(true, |id| id.to_string() != record.image_id)
+    }
+
+    fn tell_removed(&self, removed: &[Removed]) {
+        for step in removed {
+            match step {
+                Removed::Untagged(name) => {
+                    self.0.events.tell(EventKind::Image, "untag", &name.familiar(), named(&name.familiar()));
+                }
+                Removed::Deleted(id) => {
+                    self.0.events.tell(EventKind::Image, "delete", &id.to_string(), named(&id.to_string()));
+                }
+                Removed::LayerDeleted(_) => {}
+            }
+        }
+    }
+
+    pub(crate) fn tell_image(&self, action: &str, id: &ImageId, name: Option<&str>) {
+        let mut attributes = self.0.images.get(id).map(|image| image.labels.clone()).unwrap_or_default();
+        let name = name.map_or_else(|| id.to_string(), str::to_owned);
+        attributes.insert("name".to_owned(), name.clone());
+        let actor = if action == "pull" || action == "push" { name } else { id.to_string() };
+        self.0.events.tell(EventKind::Image, action, &actor, attributes);
+    }
+
+    /// Takes a container's root file system away; its files go in the background.
+    pub(crate) async fn remove_rootfs(&self, id: &ContainerId) {
+        if let Err(error) = self.0.images.remove_rootfs(id.as_str()).await {
+            tracing::warn!(container = %id.short(), %error, "could not remove its root file system");
+        }
+    }
+
+    /// A container's root file system, as the sandbox mounts it.
+    pub(crate) fn root_file_system(&self, id: &ContainerId) -> Result<sandbox::RootFs> {
+        let rootfs = self.0.images.rootfs(id.as_str()).map_err(error)?;
+        Ok(sandbox::RootFs::Overlay {
+            layers_dir: rootfs.layers_dir,
+            lower: rootfs.lower,
+            upper: Some(rootfs.upper),
+            work: Some(rootfs.work),
+            options: image::OVERLAY_OPTIONS.iter().map(|(name, value)| format!("{name}={value}")).collect(),
+            mount_point: Some(self.0.config.run_dir.join("bundle/rootfs")),
+        })
+    }
+
+    /// Directories of a container's root file system.
+    pub(crate) fn graph_dirs(&self, id: &ContainerId) -> Option<GraphDirs> {
+        let rootfs = self.0.images.rootfs(id.as_str()).ok()?;
+        Some(GraphDirs {
+            lower: rootfs.lower.iter().map(|name| rootfs.layers_dir.join(name)).collect(),
+            merged: rootfs.upper.with_file_name("merged"),
+            upper: rootfs.upper,
+            work: rootfs.work,
+        })
+    }
+
+    /// Bytes of a container's files.
+    pub(crate) async fn size_of(&self, record: &ContainerRecord) -> Result<crate::ContainerSize> {
+        let size = self.0.images.rootfs_size(record.id.as_str()).await.map_err(error)?;
+        Ok(crate::ContainerSize { rw: size.own, root_fs: size.total })
+    }
+
+    /// Root file systems that belong to no container.
+    pub(crate) async fn sweep_rootfs(&self, known: &std::collections::HashSet<String>) {
+        for owner in self.0.images.rootfs_owners() {
+            let made_now = self.0.containers.by_id(&owner).is_some() || self.0.containers.is_reserved(&owner);
+            if !known.contains(&owner) && !made_now {
+                tracing::info!(container = owner, "removing the root file system of a container that is no more");
+                if let Err(error) = self.0.images.remove_rootfs(&owner).await {
+                    tracing::warn!(container = owner, %error, "could not remove it");
+                }
+            }
+        }
+    }
+}
+
+fn named(name: &str) -> BTreeMap<String, String> {
+    BTreeMap::from([("name".to_owned(), name.to_owned())])
+}
+
+/// The identifier of a container's image.
+pub(crate) fn image_id(text: &str) -> Option<ImageId> {
+    image::Digest::from_str(text).ok().map(ImageId)
+}
+
+pub(crate) fn parse_reference(text: &str) -> Result<Reference> {
+    Reference::parse(text).map_err(invalid_reference)
+}
+
+pub(crate) fn invalid_reference(error: image::reference::ReferenceError) -> Error {
+    Error::invalid(error.to_string())
+}

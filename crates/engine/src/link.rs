@@ -1,0 +1,128 @@
+//! The connection to the keeper, and what is done when it breaks.
+
+use std::path::PathBuf;
+use std::pin::Pin;
+
+use keeper::client::{AsyncClient, ClientError, Events, StartOptions, recover_orphans, start_or_connect};
+use keeper::protocol::{Event, Failure};
+use parking_lot::RwLock;
+
+use crate::{Engine, Error, Result};
+
+/// The connection to the keeper.
+pub(crate) struct KeeperLink {
+    options: StartOptions,
+    client: RwLock<Option<AsyncClient>>,
+    /// Held while a connection is being made.
+    connecting: tokio::sync::Mutex<()>,
+}
+
+impl KeeperLink {
+    pub(crate) fn new(program: PathBuf, run_dir: PathBuf) -> Self {
+        Self {
+            options: StartOptions::new(program, run_dir),
+            client: RwLock::new(None),
+            connecting: tokio::sync::Mutex::default(),
+        }
+    }
+
+    /// Starts the keeper where none is, and connects. What a killed one left is ended first.
+    async fn connect(&self) -> Result<(AsyncClient, Events)> {
+        let options = self.options.clone();
+        let client = crate::blocking(move || {
+            end_orphans(&options);
+            start_or_connect(&options).map_err(keeper_error)
+        });
+        AsyncClient::from_client(client.await?).map_err(keeper_error)
+    }
+}
+
+/// Processes whose keeper was killed: nobody holds their streams any more, so they are ended.
+fn end_orphans(options: &StartOptions) {
+    let Ok(orphans) = recover_orphans(&options.run_dir) else { return };
+    for orphan in orphans.iter().filter(|orphan| orphan.is_alive()) {
+        tracing::warn!(process = orphan.id, pid = orphan.pid, "its keeper was killed: ending it");
+        if let Err(error) = orphan.kill() {
+            tracing::error!(process = orphan.id, %error, "could not end it");
+        }
+    }
+}
+
+impl Engine {
+    /// The keeper; it is started, or connected to anew, where that is needed.
+    pub(crate) async fn keeper(&self) -> Result<AsyncClient> {
+        if let Some(client) = &*self.0.keeper.client.read() {
+            return Ok(client.clone());
+        }
+        let _one_at_a_time = self.0.keeper.connecting.lock().await;
+        if let Some(client) = &*self.0.keeper.client.read() {
+            return Ok(client.clone());
+        }
+        let (client, events) = self.0.keeper.connect().await?;
+        *self.0.keeper.client.write() = Some(client.clone());
+        let engine = self.clone();
+        tokio::spawn(engine.hear(events));
+        Ok(client)
+    }
+
+    /// Hears the keeper's events until the connection ends.
+    fn hear(self, events: Events) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        // Boxed, as it comes back here: after the loss of a keeper it connects to the next one.
+        Box::pin(self.hear_until_the_end(events))
+    }
+
+    async fn hear_until_the_end(self, mut events: Events) {
+        while let Some(event) = events.recv().await {
+            self.keeper_event(event);
+        }
+        *self.0.keeper.client.write() = None;
+        tracing::error!("the keeper is gone: what it held is ended, and a new one is started");
+        if let Err(error) = self.recover().await {
+            tracing::error!(%error, "could not recover from the loss of the keeper");
+        }
+    }
+
+    fn keeper_event(&self, event: Event) {
+        match event {
+            Event::Exited { id, exit, .. } => {
+                let engine = self.clone();
+                // On a task of its own, as it waits for whatever else changes that container's life.
+                tokio::spawn(async move {
+                    match engine.0.containers.by_id(&id) {
+                        Some(container) => engine.container_ended(&container, &exit).await,
+                        None => engine.exec_ended(&id, &exit).await,
+                    }
+                });
+            }
+            Event::LogFailing { id, errno } => {
+                let error = std::io::Error::from_raw_os_error(errno);
+                tracing::warn!(container = id, %error, "its log can't be written: lines are lost until it can");
+            }
+            Event::LogDropped { id, count } => {
+                tracing::warn!(container = id, lines = count, "its log is written again; lines were lost");
+            }
+            Event::LogRotated { id, path, inode } => self.compress_log(id, path, inode),
+            Event::OutputEnded { .. } | Event::StdinClosed { .. } => {}
+        }
+    }
+}
+
+/// What the keeper answers, in the engine's kinds; a program that could not be executed in Docker's words.
+pub(crate) fn keeper_error(error: ClientError) -> Error {
+    let ClientError::Failed(failure) = error else {
+        return Error::system(format!("the keeper: {error}"));
+    };
+    let runtime = |text: &str| {
+        format!("failed to create task for container: failed to create shim task: OCI runtime create failed: {text}")
+    };
+    match &failure {
+        Failure::Program { errno, text } => {
+            let missing = *errno == rustix::io::Errno::NOENT.raw_os_error();
+            Error::invalid(runtime(text)).with_exit_code(if missing { 127 } else { 126 })
+        }
+        Failure::Sandbox { text, .. } => Error::system(runtime(text)).with_exit_code(128),
+        Failure::Died { .. } => Error::system(runtime(&failure.to_string())).with_exit_code(128),
+        Failure::Unknown { .. } | Failure::WrongState { .. } => Error::conflict(failure.to_string()),
+        _ => Error::system(failure.to_string()),
+    }
+}

@@ -1,0 +1,29 @@
+//! What the engine keeps about containers: plain data, stored as it is.
+//!
+//! These are the engine's own types. Doors translate their protocol's shapes into them; nothing in here is named for
+//! a client.
+
+mod config;
+mod filter;
+mod host;
+mod id;
+mod network;
+mod record;
+mod size;
+mod state;
+
+pub use config::{ContainerConfig, ExposedPort, HealthTest, Healthcheck, Protocol};
+pub use filter::{Filters, LabelFilter};
+pub use host::{
+    BindOptions, CgroupNamespace, DeviceMapping, DeviceRequest, HostConfig, IpcMode, LogConfig, MountKind, MountRequest,
+    NetworkMode, PidMode, PortBinding, Resources, RestartPolicy, ThrottleDevice, TmpfsOptions, Ulimit, UsernsMode,
+    UtsMode, VolumeOptions, WeightDevice,
+};
+pub use id::{ContainerId, IdError, short_id};
+pub use network::{EndpointRequest, EndpointSettings};
+pub use record::{ContainerRecord, MountPoint, MountPointKind};
+pub use size::Bytes;
+pub use state::{ExitStatus, Health, HealthResult, HealthStatus, Phase, State};
+
+/// A point in time, UTC, with nanoseconds.
+pub type Timestamp = jiff::Timestamp;

@@ -1,0 +1,104 @@
+//! A container as the store keeps it.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::{ContainerConfig, ContainerId, EndpointSettings, ExposedPort, HostConfig, PortBinding, State, Timestamp};
+
+/// A container: what was asked, what was decided, and where it is.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ContainerRecord {
+    /// Its identifier.
+    pub id: ContainerId,
+    /// Its name, without a slash.
+    pub name: String,
+    /// When it was made.
+    pub created: Timestamp,
+    /// Digest of its image's configuration (`sha256:…`); empty: none.
+    pub image_id: String,
+    /// Digest of the image's manifest, where known.
+    pub image_manifest: Option<String>,
+    /// `linux`
+    pub platform: String,
+    /// What runs.
+    pub config: ContainerConfig,
+    /// How it runs here.
+    pub host: HostConfig,
+    /// Its endpoints by the network's name.
+    pub networks: BTreeMap<String, EndpointSettings>,
+    /// What is mounted beyond the root file system and the kernel's own.
+    pub mounts: Vec<MountPoint>,
+    /// Published ports as they are now; empty while not running.
+    pub ports: BTreeMap<ExposedPort, Vec<PortBinding>>,
+    /// What `net` made for its present run.
+    #[serde(default)]
+    pub net: Option<net::Sandbox>,
+    /// Where it is.
+    pub state: State,
+    /// Label of the security module.
+    pub apparmor_profile: String,
+}
+
+impl ContainerRecord {
+    /// The program and its arguments: the entrypoint, then the command.
+    pub fn argv(&self) -> Vec<String> {
+        let entrypoint = self.config.entrypoint.iter().flatten();
+        entrypoint.chain(self.config.cmd.iter().flatten()).cloned().collect()
+    }
+}
+
+/// A mount as decided at creation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MountPoint {
+    /// `bind`, `volume`, `tmpfs` or `image`
+    pub kind: MountPointKind,
+    /// The volume's name.
+    pub name: Option<String>,
+    /// Path on the host.
+    pub source: String,
+    /// Path in the container.
+    pub target: String,
+    /// The volume's driver.
+    pub driver: String,
+    /// Options as the client wrote them (`z`, `rw`, …).
+    pub mode: String,
+    /// Whether it may be written.
+    pub writable: bool,
+    /// Propagation of mounts.
+    pub propagation: String,
+    /// Options of a tmpfs; flags of a bind.
+    pub options: Vec<String>,
+    /// Part of the volume's tree.
+    pub subpath: String,
+    /// Whether the image's files are copied into it on first use.
+    pub copy_up: bool,
+    /// It came from `-v`, or from the image, without a name.
+    pub anonymous: bool,
+}
+
+/// What a mount shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MountPointKind {
+    /// A path of the host.
+    Bind,
+    /// A volume.
+    Volume,
+    /// Memory.
+    Tmpfs,
+    /// An image's tree.
+    Image,
+}
+
+impl MountPointKind {
+    /// The kind as clients read it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Bind => "bind",
+            Self::Volume => "volume",
+            Self::Tmpfs => "tmpfs",
+            Self::Image => "image",
+        }
+    }
+}

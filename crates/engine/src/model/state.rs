@@ -1,0 +1,143 @@
+//! Where a container is in its life.
+
+use std::collections::VecDeque;
+
+use serde::{Deserialize, Serialize};
+
+use super::Timestamp;
+
+/// The phases of a container's life.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Phase {
+    /// Made, never started.
+    #[default]
+    Created,
+    /// Its process runs.
+    Running,
+    /// Its processes are frozen.
+    Paused,
+    /// It ended and waits for its next start.
+    Restarting,
+    /// It is being taken away.
+    Removing,
+    /// Its process ended.
+    Exited,
+    /// It could not be taken away whole.
+    Dead,
+}
+
+impl Phase {
+    /// The phase as clients read it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Created => "created",
+            Self::Running => "running",
+            Self::Paused => "paused",
+            Self::Restarting => "restarting",
+            Self::Removing => "removing",
+            Self::Exited => "exited",
+            Self::Dead => "dead",
+        }
+    }
+
+    /// Whether a process is there (frozen ones count).
+    pub fn is_live(self) -> bool {
+        matches!(self, Self::Running | Self::Paused)
+    }
+}
+
+/// How a process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ExitStatus {
+    /// With this code.
+    Code(u8),
+    /// By this signal.
+    Signal(u8),
+}
+
+impl ExitStatus {
+    /// The code as a shell gives it: 128 + the signal's number for a killed process.
+    pub fn code(self) -> i32 {
+        match self {
+            Self::Code(code) => i32::from(code),
+            Self::Signal(signal) => 128 + i32::from(signal),
+        }
+    }
+}
+
+/// Where a container is, and what its last run came to.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct State {
+    /// Where it is.
+    pub phase: Phase,
+    /// Process identifier on the host; 0 while not running.
+    pub pid: u32,
+    /// Exit code of the last run.
+    pub exit_code: i32,
+    /// Why the last start failed; empty: it did not.
+    pub error: String,
+    /// The kernel killed one of its processes for want of memory.
+    pub oom_killed: bool,
+    /// Start of the last run.
+    pub started_at: Option<Timestamp>,
+    /// End of the last run.
+    pub finished_at: Option<Timestamp>,
+    /// Its health, where a check is set.
+    pub health: Option<Health>,
+    /// How often the restart policy started it again.
+    pub restart_count: u32,
+    /// Somebody stopped it, so that policies leave it.
+    pub stopped_by_hand: bool,
+    /// It has been started at least once since the daemon's policies know it.
+    pub has_run: bool,
+}
+
+/// What the health checks say.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Health {
+    /// The verdict.
+    pub status: HealthStatus,
+    /// Failures in a row.
+    pub failing_streak: u32,
+    /// The last five results.
+    pub log: VecDeque<HealthResult>,
+}
+
+/// The verdict of health checks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum HealthStatus {
+    /// Not yet known.
+    Starting,
+    /// The last check passed.
+    Healthy,
+    /// Too many failed in a row.
+    Unhealthy,
+}
+
+impl HealthStatus {
+    /// The verdict as clients read it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Healthy => "healthy",
+            Self::Unhealthy => "unhealthy",
+        }
+    }
+}
+
+/// One health check.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct HealthResult {
+    /// When it began.
+    pub start: Timestamp,
+    /// When it ended.
+    pub end: Timestamp,
+    /// 0: well; -1: it took too long.
+    pub exit_code: i32,
+    /// The first 4096 bytes that it printed.
+    pub output: String,
+}

@@ -1,0 +1,414 @@
+//! Networks as clients see them, and a container's place on them.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use net::{Endpoint, EndpointSpec, Network, NetworkSpec, PortSpec, SandboxSpec};
+
+use crate::container::Container;
+use crate::events::EventKind;
+use crate::model::{
+    ContainerRecord, EndpointRequest, EndpointSettings, ExposedPort, Filters, IpcMode, NetworkMode, Phase, PidMode,
+    PortBinding, Protocol, Timestamp,
+};
+use crate::{Engine, Error, ErrorKind, Result};
+
+/// A network, and who is on it.
+#[derive(Clone, Debug)]
+pub struct NetworkDetails {
+    /// The network.
+    pub network: Network,
+    /// Endpoints of running containers.
+    pub endpoints: Vec<net::NamedEndpoint>,
+}
+
+/// Namespaces of other containers that a container joins.
+#[derive(Default)]
+pub(crate) struct Joined {
+    pub(crate) network: Option<PathBuf>,
+    pub(crate) ipc: Option<PathBuf>,
+    pub(crate) pid: Option<PathBuf>,
+    pub(crate) shm: Option<PathBuf>,
+}
+
+/// What `net` says, in the engine's kinds.
+pub(crate) fn error(error: net::Error) -> Error {
+    let text = error.to_string();
+    match error {
+        net::Error::NotFound(_) => Error::not_found(text),
+        net::Error::NameTaken(_) => Error::conflict(text),
+        net::Error::PredefinedCreate(_) | net::Error::PredefinedRemove(_) | net::Error::InUse { .. } => {
+            Error::forbidden(text)
+        }
+        net::Error::Invalid(_)
+        | net::Error::Ambiguous { .. }
+        | net::Error::AddressNeedsSubnet
+        | net::Error::AddressNeedsUserNetwork
+        | net::Error::AddressOutOfRange(_)
+        | net::Error::NoEndpoints(_) => Error::invalid(text),
+        net::Error::PoolOverlaps | net::Error::EndpointExists { .. } | net::Error::AddressInUse(_) => {
+            Error::forbidden(text)
+        }
+        _ => Error::system(text),
+    }
+}
+
+/// The published port as the engine names it.
+pub(crate) fn exposed(port: &net::PublishedPort) -> ExposedPort {
+    let protocol = match port.protocol {
+        net::Protocol::Tcp => Protocol::Tcp,
+        net::Protocol::Udp => Protocol::Udp,
+        net::Protocol::Sctp => Protocol::Sctp,
+    };
+    ExposedPort { port: port.container_port, protocol }
+}
+
+/// Puts what an endpoint got into its settings.
+pub(crate) fn fill(settings: &mut EndpointSettings, endpoint: &Endpoint, id: &crate::model::ContainerId, name: &str) {
+    settings.network_id.clone_from(&endpoint.network);
+    settings.endpoint_id.clone_from(&endpoint.id);
+    settings.ipv4 = endpoint.ipv4;
+    settings.ipv6 = endpoint.ipv6;
+    settings.gateway = endpoint.gateway;
+    settings.gateway_v6 = endpoint.gateway_v6;
+    settings.mac = endpoint.mac.to_string();
+    settings.interface.clone_from(&endpoint.link_name);
+    let mut names: Vec<String> = vec![name.to_owned()];
+    names.extend(settings.request.aliases.iter().cloned());
+    names.push(id.short().to_owned());
+    let mut seen = std::collections::BTreeSet::new();
+    names.retain(|name| seen.insert(name.clone()));
+    settings.dns_names = if matches!(endpoint.network_name.as_str(), "bridge") { Vec::new() } else { names };
+}
+
+impl Engine {
+    /// Networks by name; filters: `dangling`, `driver`, `id`, `label`, `name`, `scope`, `type`.
+    pub fn networks(&self, filters: &Filters) -> Result<Vec<NetworkDetails>> {
+        filters.only(&["dangling", "driver", "id", "label", "label!", "name", "scope", "type", "until"])?;
+        let dangling = filters.flag("dangling")?;
+        for kind in filters.values("type") {
+            if !matches!(kind, "custom" | "builtin") {
+                return Err(Error::invalid(format!("invalid filter: 'type'='{kind}'")));
+            }
+        }
+        let wanted = |details: &NetworkDetails| {
+            let network = &details.network;
+            let in_use = !self.network_users(network).is_empty();
+            filters.any("name", |part| network.name.contains(part))
+                && filters.any("id", |part| network.id.starts_with(part))
+                && filters.any("driver", |driver| network.driver.as_str() == driver)
+                && filters.any("scope", |scope| scope == "local")
+                && filters.any("type", |kind| (kind == "builtin") == network.is_predefined())
+                && filters.labels_match(&network.labels)
+                && dangling.is_none_or(|dangling| !network.is_predefined() && dangling != in_use)
+        };
+        let all = self.0.networks.list().into_iter().map(|network| self.details(network));
+        Ok(all.filter(wanted).collect())
+    }
+
+    /// The network that `reference` names.
+    pub fn network_inspect(&self, reference: &str) -> Result<NetworkDetails> {
+        self.0.networks.get(reference).map(|network| self.details(network)).map_err(error)
+    }
+
+    /// Makes a network.
+    pub async fn network_create(&self, spec: NetworkSpec) -> Result<Network> {
+        let engine = self.clone();
+        let network = crate::blocking(move || engine.0.networks.create(spec).map_err(error)).await?;
+        self.tell_network(&network, "create", []);
+        Ok(network)
+    }
+
+    /// Removes a network that nobody is on.
+    pub async fn network_remove(&self, reference: &str) -> Result<()> {
+        let (engine, name) = (self.clone(), reference.to_owned());
+        let network = crate::blocking(move || engine.0.networks.remove(&name).map_err(error)).await?;
+        self.tell_network(&network, "destroy", []);
+        Ok(())
+    }
+
+    /// Removes the networks that no container names; filters: `until`, `label`.
+    pub async fn prune_networks(&self, filters: &Filters) -> Result<Vec<String>> {
+        filters.only(&["until", "label", "label!"])?;
+        let until = crate::container::until(filters)?;
+        let mut deleted = Vec::new();
+        for network in self.0.networks.list() {
+            let created = Timestamp::from_nanosecond(network.created_ns.into()).unwrap_or_default();
+            let wanted = !network.is_predefined()
+                && until.is_none_or(|until| created < until)
+                && filters.labels_match(&network.labels)
+                && self.network_users(&network).is_empty();
+            if !wanted {
+                continue;
+            }
+            match self.network_remove(&network.id).await {
+                Ok(()) => deleted.push(network.name),
+                Err(error) => tracing::warn!(network = network.name, %error, "could not prune it"),
+            }
+        }
+        self.0.events.tell(EventKind::Network, "prune", "", BTreeMap::from([("reclaimed".to_owned(), "0".to_owned())]));
+        Ok(deleted)
+    }
+
+    /// Puts a container on one more network: now where it runs, else with its next start.
+    pub async fn network_connect(&self, network: &str, container: &str, request: EndpointRequest) -> Result<()> {
+        let network = self.0.networks.get(network).map_err(error)?;
+        let container = self.0.containers.find(container)?;
+        let _life = container.life.lock().await;
+        let record = container.record();
+        if matches!(record.host.network_mode, NetworkMode::Host) || network.name == "host" {
+            return Err(Error::invalid("container cannot be disconnected from host network or connected to host network"));
+        }
+        if matches!(record.host.network_mode, NetworkMode::Container(_)) {
+            return Err(Error::invalid(
+                "container sharing network namespace with another container or host cannot be connected to any other network",
+            ));
+        }
+        if network.name == "none" {
+            return Err(Error::forbidden("container cannot be connected to multiple networks with one of the networks in private (none) mode"));
+        }
+        if record.networks.contains_key(&network.name) && record.state.phase.is_live() {
+            return Err(Error::forbidden(format!(
+                "endpoint with name {} already exists in network {}",
+                record.name, network.name
+            )));
+        }
+        let mut settings = EndpointSettings { request, network_id: network.id.clone(), ..EndpointSettings::default() };
+        let mut sandbox = record.net.clone();
+        if record.state.phase.is_live() {
+            let spec = endpoint_spec(&network.name, &settings.request)?;
+            let (engine, live, pid) = (self.clone(), sandbox.clone(), record.state.pid);
+            let connected = crate::blocking(move || {
+                let namespace = net::NetNs::of_process(pid).map_err(error)?;
+                let mut live = live.ok_or_else(|| Error::conflict("the container has no network namespace of its own"))?;
+                let endpoint = engine.0.networks.connect(&namespace, &mut live, spec).map_err(error)?;
+                Ok((live, endpoint))
+            });
+            let (live, endpoint) = connected.await?;
+            fill(&mut settings, &endpoint, &record.id, &record.name);
+            sandbox = Some(live);
+        }
+        let record = self
+            .change(&container, |record| {
+                record.networks.remove("none");
+                record.networks.insert(network.name.clone(), settings);
+                record.net = sandbox;
+            })
+            .await?;
+        if record.state.phase.is_live() {
+            self.refresh_network(&record);
+            self.tell_network(&network, "connect", [("container", record.id.to_string())]);
+        }
+        Ok(())
+    }
+
+    /// Takes a container off a network.
+    pub async fn network_disconnect(&self, network: &str, container: &str, force: bool) -> Result<()> {
+        let network = self.0.networks.get(network).map_err(error)?;
+        let container = match self.0.containers.find(container) {
+            Ok(container) => container,
+            Err(error) if force && error.kind() == ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        let _life = container.life.lock().await;
+        let record = container.record();
+        if matches!(record.host.network_mode, NetworkMode::Host) {
+            return Err(Error::invalid("container cannot be disconnected from host network or connected to host network"));
+        }
+        if !record.networks.contains_key(&network.name) {
+            return Err(Error::forbidden(format!(
+                "container {} is not connected to network {}",
+                record.id, network.name
+            )));
+        }
+        let mut sandbox = record.net.clone();
+        if record.state.phase.is_live()
+            && let Some(live) = sandbox.clone()
+        {
+            let (engine, pid, id) = (self.clone(), record.state.pid, network.id.clone());
+            let disconnected = crate::blocking(move || {
+                let namespace = net::NetNs::of_process(pid).map_err(error)?;
+                let mut live = live;
+                engine.0.networks.disconnect(&namespace, &mut live, &id).map_err(error)?;
+                Ok(live)
+            });
+            sandbox = Some(disconnected.await?);
+        }
+        let record = self
+            .change(&container, |record| {
+                record.networks.remove(&network.name);
+                record.net = sandbox;
+            })
+            .await?;
+        if record.state.phase.is_live() {
+            self.refresh_network(&record);
+            self.tell_network(&network, "disconnect", [("container", record.id.to_string())]);
+        }
+        Ok(())
+    }
+
+    /// A namespace with what the container's networks give; `None`: it has no namespace of its own.
+    pub(crate) fn network_of(&self, record: &ContainerRecord) -> Result<Option<(net::NetNs, net::Sandbox)>> {
+        let endpoints = match &record.host.network_mode {
+            NetworkMode::Host | NetworkMode::Container(_) => return Ok(None),
+            NetworkMode::None => Vec::new(),
+            _ if record.config.network_disabled => Vec::new(),
+            mode => endpoint_specs(mode, &record.networks)?,
+        };
+        let spec = SandboxSpec {
+            id: record.id.to_string(),
+            name: record.name.clone(),
+            ports: if endpoints.is_empty() { Vec::new() } else { port_specs(record) },
+            endpoints,
+        };
+        self.0.networks.set_up(spec).map(Some).map_err(error)
+    }
+
+    /// Namespaces of other containers, which must run.
+    pub(crate) fn joined_namespaces(&self, record: &ContainerRecord) -> Result<Joined> {
+        let mut joined = Joined::default();
+        if let NetworkMode::Container(name) = &record.host.network_mode {
+            joined.network = Some(self.namespace_of(name, "network", "net")?);
+        }
+        if let IpcMode::Container(name) = &record.host.ipc_mode {
+            let other = self.0.containers.find(name)?;
+            let mode = other.record().host.ipc_mode.clone();
+            if mode != IpcMode::Shareable {
+                return Err(Error::conflict(format!(
+                    "can't join IPC of container {}: non-shareable IPC (hint: use IpcMode:shareable for the donor container)",
+                    other.id
+                )));
+            }
+            joined.ipc = Some(self.namespace_of(name, "IPC", "ipc")?);
+            joined.shm = Some(self.shm_dir(&other.id));
+        }
+        if record.host.ipc_mode == IpcMode::Shareable {
+            joined.shm = Some(self.mount_shm(record)?);
+        }
+        if let PidMode::Container(name) = &record.host.pid_mode {
+            joined.pid = Some(self.namespace_of(name, "PID", "pid")?);
+        }
+        Ok(joined)
+    }
+
+    fn namespace_of(&self, reference: &str, what: &str, file: &str) -> Result<PathBuf> {
+        let other = self.running(reference, what)?;
+        Ok(PathBuf::from(format!("/proc/{}/ns/{file}", other.record().state.pid)))
+    }
+
+    fn running(&self, reference: &str, what: &str) -> Result<Arc<Container>> {
+        let other = self.0.containers.find(reference)?;
+        match other.record().state.phase {
+            Phase::Running | Phase::Paused => Ok(other),
+            Phase::Restarting => Err(Error::conflict(format!(
+                "container {} is restarting, wait until the container is running",
+                other.id
+            ))),
+            _ => Err(Error::conflict(format!("cannot join {what} of a non running container: {}", other.id))),
+        }
+    }
+
+    /// Containers, running or not, that name the network.
+    fn network_users(&self, network: &Network) -> Vec<String> {
+        let names = |record: &ContainerRecord| {
+            record.networks.iter().any(|(name, settings)| *name == network.name || settings.network_id == network.id)
+        };
+        let records = self.0.containers.all().into_iter().map(|container| container.record());
+        records.filter(|record| names(record)).map(|record| record.id.to_string()).collect()
+    }
+
+    fn details(&self, network: Network) -> NetworkDetails {
+        let endpoints = self.0.networks.endpoints(&network.id);
+        NetworkDetails { network, endpoints }
+    }
+
+    fn refresh_network(&self, record: &ContainerRecord) {
+        if let Err(error) = self.write_files(record, record.net.as_ref()) {
+            tracing::warn!(container = %record.id.short(), %error, "could not write its files anew");
+        }
+        self.detach_dns(&record.id);
+        self.attach_dns(record, record.net.as_ref(), record.state.pid);
+    }
+
+    /// Tells that a container came to, or left, each of its networks.
+    pub(crate) fn tell_networks(&self, record: &ContainerRecord, action: &str) {
+        for endpoint in record.net.iter().flat_map(|net| &net.endpoints) {
+            if let Ok(network) = self.0.networks.get(&endpoint.network) {
+                self.tell_network(&network, action, [("container", record.id.to_string())]);
+            }
+        }
+    }
+
+    fn tell_network<const N: usize>(&self, network: &Network, action: &str, more: [(&str, String); N]) {
+        let mut attributes: BTreeMap<String, String> =
+            more.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
+        attributes.insert("name".to_owned(), network.name.clone());
+        attributes.insert("type".to_owned(), network.driver.as_str().to_owned());
+        self.0.events.tell(EventKind::Network, action, &network.id, attributes);
+    }
+}
+
+/// The endpoints of a container, that of its network mode first: it becomes `eth0`.
+fn endpoint_specs(
+    mode: &NetworkMode,
+    networks: &BTreeMap<String, EndpointSettings>,
+) -> Result<Vec<EndpointSpec>> {
+    let first = match mode {
+        NetworkMode::Network(name) => name.as_str(),
+        _ => "bridge",
+    };
+    let mut names: Vec<&String> = networks.keys().filter(|name| !matches!(name.as_str(), "none" | "host")).collect();
+    names.sort_by_key(|name| (name.as_str() != first, (*name).clone()));
+    names.into_iter().map(|name| endpoint_spec(name, &networks[name].request)).collect()
+}
+
+fn endpoint_spec(network: &str, request: &EndpointRequest) -> Result<EndpointSpec> {
+    let mac = match &request.mac {
+        None => None,
+        Some(text) if text.is_empty() => None,
+        Some(text) => {
+            let parsed = text.parse().map_err(|_| Error::invalid(format!("invalid MAC address: {text}")));
+            Some(parsed?)
+        }
+    };
+    Ok(EndpointSpec {
+        network: network.to_owned(),
+        ipv4: request.ipv4,
+        ipv6: request.ipv6,
+        mac,
+        aliases: request.aliases.clone(),
+        link_name: None,
+        gateway_priority: request.gateway_priority,
+        sysctls: BTreeMap::new(),
+    })
+}
+
+/// What is published: the bindings, and with `-P` every exposed port that has none.
+fn port_specs(record: &ContainerRecord) -> Vec<PortSpec> {
+    let spec = |port: &ExposedPort, binding: &PortBinding| PortSpec {
+        host_ip: binding.host_ip,
+        host_port: binding.host_ports.map(|(first, last)| first..=last),
+        container_port: port.port,
+        protocol: match port.protocol {
+            Protocol::Tcp => net::Protocol::Tcp,
+            Protocol::Udp => net::Protocol::Udp,
+            Protocol::Sctp => net::Protocol::Sctp,
+        },
+    };
+    let mut specs: Vec<PortSpec> = record
+        .host
+        .port_bindings
+        .iter()
+        .flat_map(|(port, bindings)| {
+            let any = [PortBinding::default()];
+            let bindings = if bindings.is_empty() { any.to_vec() } else { bindings.clone() };
+            bindings.into_iter().map(|binding| spec(port, &binding)).collect::<Vec<_>>()
+        })
+        .collect();
+    if record.host.publish_all_ports {
+        let unbound = record.config.exposed_ports.iter().filter(|port| !record.host.port_bindings.contains_key(port));
+        specs.extend(unbound.map(|port| spec(port, &PortBinding::default())));
+    }
+    specs
+}

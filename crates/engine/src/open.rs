@@ -1,0 +1,109 @@
+//! The engine's start: every part is opened, and what runs is taken up.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use image::registry::Registries;
+use image::{Images, ImagesConfig, Platform, UnpackLimits};
+use store::{Collection, Store};
+
+use crate::container::{Container, Execs, Placements, Registry};
+use crate::metering::Metering;
+use crate::model::ContainerRecord;
+use crate::volumes::Volumes;
+use crate::{Engine, EngineConfig, Error, Events, Inner, Result, names_service};
+
+impl Engine {
+    /// Opens the data directory and takes up what runs. Must be called within a tokio runtime.
+    pub async fn open(config: EngineConfig) -> Result<Self> {
+        let engine = crate::blocking(move || Self::open_parts(config)).await?;
+        engine.recover().await?;
+        tokio::spawn(engine.clone().meter_for_ever());
+        Ok(engine)
+    }
+
+    fn open_parts(config: EngineConfig) -> Result<Self> {
+        for directory in [config.data_dir.join("containers"), config.run_dir.join("bundle/rootfs")] {
+            make(&directory)?;
+        }
+        let store = Store::open(config.data_dir.join("stratus.db")).map_err(|error| Error::system(error.to_string()))?;
+        let records: Collection<ContainerRecord> = Collection::new(&store, "container/");
+        let listed = records.list().map_err(|error| Error::step("read the containers", error))?;
+        let containers = Registry::default();
+        let mut running = Vec::new();
+        for item in listed.items {
+            if item.value.state.phase.is_live() {
+                running.extend(item.value.net.clone());
+            }
+            containers.insert(Arc::new(Container::new(item.value)));
+        }
+        let networks = net::Networks::open(net_config(&config, &store)?, running).map_err(crate::networks::error)?;
+        let images = Images::open(ImagesConfig {
+            root: config.data_dir.join("images"),
+            store: store.clone(),
+            platform: Platform::host(),
+            limits: UnpackLimits::default(),
+        })
+        .map_err(crate::images::error)?;
+        Ok(Self(Arc::new(Inner {
+            instance_id: instance_id(&store)?,
+            booted: is_first_since_boot(&config.run_dir)?,
+            records,
+            containers,
+            execs: Execs::default(),
+            volumes: Volumes::open(&store, config.data_dir.join("volumes"))?,
+            images,
+            registries: Registries::new(config.registries.clone()),
+            networks,
+            names: names_service::Names::default(),
+            placements: Placements::new(&config.cgroup_parent)?,
+            keeper: crate::link::KeeperLink::new(config.program.clone(), config.run_dir.clone()),
+            events: Events::default(),
+            metering: Metering::open(&store)?,
+            users: Default::default(),
+            config,
+        })))
+    }
+}
+
+fn make(directory: &Path) -> Result<()> {
+    std::fs::create_dir_all(directory).map_err(|error| Error::step(format!("create {}", directory.display()), error))
+}
+
+fn net_config(config: &EngineConfig, store: &Store) -> Result<net::NetConfig> {
+    let instance = config.net.instance.parse().map_err(|error: net::InstanceError| Error::invalid(error.to_string()))?;
+    let mut out = net::NetConfig::new(instance, store.clone());
+    out.forwarder = Some(Arc::new(net::forward::ForwardClient::new(&config.run_dir, &config.program)));
+    out.bridge_name.clone_from(&config.net.bridge);
+    if !config.net.address_pools.is_empty() {
+        out.address_pools.clone_from(&config.net.address_pools);
+    }
+    Ok(out)
+}
+
+/// A name of this data directory that stays.
+fn instance_id(store: &Store) -> Result<String> {
+    const KEY: &str = "engine/instance-id";
+    if let Some(entry) = store.get(KEY).map_err(|error| Error::step("read the instance's name", error))? {
+        return Ok(String::from_utf8_lossy(&entry.value).into_owned());
+    }
+    let bytes: [u8; 16] = rand::random();
+    let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    let parts = [&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]];
+    let id = parts.join("-");
+    store.txn().put(KEY, id.as_bytes()).commit().map_err(|error| Error::step("record the instance's name", error))?;
+    Ok(id)
+}
+
+/// Whether no daemon of this run directory has been here since the machine's boot: then policies start what they keep
+/// running. The run directory may outlive a boot, so it is the boot's own identifier that tells.
+fn is_first_since_boot(run_dir: &Path) -> Result<bool> {
+    let path = run_dir.join("boot_id");
+    let now = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
+        .map_err(|error| Error::step("read /proc/sys/kernel/random/boot_id", error))?;
+    if std::fs::read_to_string(&path).is_ok_and(|before| before == now) {
+        return Ok(false);
+    }
+    std::fs::write(&path, &now).map_err(|error| Error::step(format!("write {}", path.display()), error))?;
+    Ok(true)
+}

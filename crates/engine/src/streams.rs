@@ -1,0 +1,142 @@
+//! Output and input of processes as the engine's callers see them.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt};
+use image::stream::{BodyReader, ResponseReceiver, ResponseWriter};
+
+use crate::model::Timestamp;
+use crate::{Error, Result};
+
+/// Which of a process's output streams.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OutputStream {
+    /// Standard output; all output of a terminal.
+    Stdout,
+    /// Standard error.
+    Stderr,
+}
+
+/// A piece of a process's output, as it was written.
+#[derive(Clone, Debug)]
+pub struct OutputChunk {
+    /// Where it was written.
+    pub stream: OutputStream,
+    /// What was written.
+    pub bytes: Bytes,
+}
+
+/// What a caller wants of an attachment.
+#[derive(Clone, Debug, Default)]
+pub struct AttachOptions {
+    /// Wants to write to standard input.
+    pub stdin: bool,
+    /// Wants standard output.
+    pub stdout: bool,
+    /// Wants standard error.
+    pub stderr: bool,
+    /// What was logged so far comes first.
+    pub logs: bool,
+    /// Live output follows.
+    pub stream: bool,
+    /// Keys that end the attachment and leave the process alone; `None`: ctrl-p, ctrl-q.
+    pub detach_keys: Option<String>,
+}
+
+/// Which lines of a log.
+#[derive(Clone, Debug, Default)]
+pub struct LogOptions {
+    /// Lines of standard output.
+    pub stdout: bool,
+    /// Lines of standard error.
+    pub stderr: bool,
+    /// Lines to come follow, until the container ends.
+    pub follow: bool,
+    /// Lines from then on.
+    pub since: Option<Timestamp>,
+    /// Lines until then.
+    pub until: Option<Timestamp>,
+    /// The last so many lines; `None`: all.
+    pub tail: Option<usize>,
+}
+
+/// A line of a log.
+#[derive(Clone, Debug)]
+pub struct LogLine {
+    /// Where it was written.
+    pub stream: OutputStream,
+    /// When it was read.
+    pub time: Timestamp,
+    /// The line, with its line feed where it had one.
+    pub bytes: Bytes,
+    /// Attributes of the log driver (labels, env).
+    pub attributes: Vec<(String, String)>,
+}
+
+/// Bytes that come piece by piece.
+pub struct ByteStream(Pin<Box<dyn Stream<Item = Result<Bytes>> + Send>>);
+
+impl ByteStream {
+    /// From any stream of pieces.
+    pub fn new(stream: impl Stream<Item = Result<Bytes>> + Send + 'static) -> Self {
+        Self(Box::pin(stream))
+    }
+
+    /// What `work` writes, on a thread where blocking is allowed. Its failure is the last piece.
+    pub(crate) fn produced(work: impl FnOnce(ResponseWriter) -> Result<()> + Send + 'static) -> Self {
+        let (writer, pieces) = image::stream::response();
+        let worker = tokio::spawn(crate::blocking(move || work(writer)));
+        Self::until_done(pieces, async move { worker.await.unwrap_or_else(|error| Err(Error::system(error.to_string()))) })
+    }
+
+    /// The pieces, then the failure of whoever made them, if there was one.
+    pub(crate) fn until_done(pieces: ResponseReceiver, done: impl Future<Output = Result<()>> + Send + 'static) -> Self {
+        let state = (pieces, Some(Box::pin(done)));
+        Self::new(futures_util::stream::unfold(state, |(mut pieces, mut done)| async move {
+            if let Some(piece) = pieces.next().await {
+                return Some((Ok(piece), (pieces, done)));
+            }
+            match done.take()?.await {
+                Ok(()) => None,
+                Err(error) => Some((Err(error), (pieces, None))),
+            }
+        }))
+    }
+
+    /// The next piece; `None` at the end.
+    pub async fn next(&mut self) -> Option<Result<Bytes>> {
+        self.0.next().await
+    }
+
+    /// The same bytes for a thread that reads them. A failure is an unexpected end there.
+    pub(crate) fn into_reader(mut self) -> BodyReader {
+        let (sender, reader) = image::stream::body();
+        tokio::spawn(async move {
+            while let Some(piece) = self.next().await {
+                match piece {
+                    Ok(bytes) => {
+                        if !sender.send(bytes).await {
+                            return;
+                        }
+                    }
+                    Err(error) => {
+                        tracing::debug!(%error, "a body broke off");
+                        return;
+                    }
+                }
+            }
+            sender.finish().await;
+        });
+        reader
+    }
+}
+
+impl Stream for ByteStream {
+    type Item = Result<Bytes>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.0.poll_next_unpin(context)
+    }
+}

@@ -1,0 +1,53 @@
+//! `stratus daemon --clean`: everything that an instance put into the kernel is found by name and taken out.
+
+use std::path::Path;
+
+use keeper::client::{Client, ClientError, recover_orphans};
+use keeper::protocol::Request;
+
+use super::config::Config;
+use super::{Error, instance};
+
+/// Ends what runs and takes everything out of the kernel. The data directory stays.
+pub(super) fn clean(config: &Config) -> Result<(), Error> {
+    let _lock = instance::lock(config)?;
+    end_keeper(&config.run_dir)?;
+    sandbox::cgroup::clean(&config.cgroup_parent()).map_err(failed)?;
+    net::forward::clean(&config.run_dir).map_err(failed)?;
+    let name: net::Instance = config.instance.parse().map_err(failed)?;
+    net::clean(&name).map_err(failed)?;
+    unmount_below(&config.data_dir)?;
+    unmount_below(&config.run_dir)
+}
+
+fn failed(error: impl std::fmt::Display) -> Error {
+    Error::Config(error.to_string())
+}
+
+fn end_keeper(run_dir: &Path) -> Result<(), Error> {
+    match Client::connect(run_dir) {
+        Ok(mut keeper) => match keeper.call(Request::Shutdown { kill: true }) {
+            Ok(()) | Err(ClientError::Disconnected) => Ok(()),
+            Err(error) => Err(failed(error)),
+        },
+        Err(ClientError::NotRunning { .. }) => {
+            for orphan in recover_orphans(run_dir).map_err(failed)? {
+                orphan.kill().map_err(failed)?;
+            }
+            Ok(())
+        }
+        Err(error) => Err(failed(error)),
+    }
+}
+
+/// Unmounts what is mounted below `directory`, the last mount first.
+fn unmount_below(directory: &Path) -> Result<(), Error> {
+    let table = std::fs::read_to_string("/proc/self/mountinfo").map_err(Error::io("read", "/proc/self/mountinfo"))?;
+    let prefix = format!("{}/", directory.display());
+    let targets: Vec<&str> = table.lines().filter_map(|line| line.split(' ').nth(4)).filter(|target| target.starts_with(&prefix)).collect();
+    for target in targets.into_iter().rev() {
+        rustix::mount::unmount(target, rustix::mount::UnmountFlags::DETACH)
+            .map_err(|error| Error::io("unmount", target)(error.into()))?;
+    }
+    Ok(())
+}

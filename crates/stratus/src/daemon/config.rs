@@ -1,0 +1,278 @@
+//! What the daemon is told: by flags, else by a TOML file, else by default.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use engine::model::LogConfig;
+use engine::{DnsDefaults, EngineConfig, NetworkDefaults};
+use image::registry::{ProxyConfig, RegistryConfig};
+use serde::Deserialize;
+
+use super::{Error, instance};
+
+const DATA_DIR: &str = "/var/lib/stratus";
+const RUN_DIR: &str = "/run/stratus";
+const CONFIG_FILE: &str = "/etc/stratus/daemon.toml";
+const BRIDGE: &str = "stratus0";
+
+/// Flags of `stratus daemon`. Each of them can stand in the configuration file as well, under its name with
+/// underscores.
+#[derive(Args, Debug, Default)]
+pub struct Options {
+    /// Configuration file in TOML [default: /etc/stratus/daemon.toml, where it is there]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Where images, volumes and everything else that outlives a boot is kept [default: /var/lib/stratus]
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    /// Where sockets are, and what dies with the boot [default: /run/stratus]
+    #[arg(long, value_name = "DIR")]
+    run_dir: Option<PathBuf>,
+    /// Where to listen: unix:///PATH, or fd:// for sockets that systemd opened; repeats
+    /// [default: unix://RUN_DIR/docker.sock]
+    #[arg(long = "host", short = 'H', value_name = "URL")]
+    hosts: Vec<String>,
+    /// Group that may use the sockets [default: docker, where it is there]
+    #[arg(long, value_name = "GROUP")]
+    group: Option<String>,
+    /// Link of the default bridge [default: stratus0]
+    #[arg(long, value_name = "NAME")]
+    bridge: Option<String>,
+    /// Pool of addresses for networks, CIDR[,size=PREFIX]; repeats. The first network of the first one is the default
+    /// bridge's
+    #[arg(long = "default-address-pool", value_name = "CIDR[,size=N]")]
+    default_address_pools: Vec<String>,
+    /// Registry that is reached without TLS, or with a certificate that can't be verified; repeats
+    #[arg(long = "insecure-registry", value_name = "HOST")]
+    insecure_registries: Vec<String>,
+    /// Mirror of Docker Hub; repeats
+    #[arg(long = "registry-mirror", value_name = "URL")]
+    registry_mirrors: Vec<String>,
+    /// Where containers' output goes by default: json-file, local or none [default: json-file]
+    #[arg(long, value_name = "DRIVER")]
+    log_driver: Option<String>,
+    /// Option of the default log driver, NAME=VALUE; repeats
+    #[arg(long = "log-opt", value_name = "NAME=VALUE")]
+    log_opts: Vec<String>,
+    /// DNS server of containers that name none; repeats
+    #[arg(long = "dns", value_name = "ADDRESS")]
+    dns: Vec<String>,
+    /// Option of containers' resolvers; repeats
+    #[arg(long = "dns-opt", value_name = "OPTION")]
+    dns_opts: Vec<String>,
+    /// Search domain of containers; repeats
+    #[arg(long = "dns-search", value_name = "DOMAIN")]
+    dns_search: Vec<String>,
+    /// Address that containers reach as host-gateway [default: the default bridge's]
+    #[arg(long, value_name = "ADDRESS")]
+    host_gateway_ip: Option<IpAddr>,
+    /// Run a tiny init in every container that does not say
+    #[arg(long)]
+    init: bool,
+    /// Label of this daemon, NAME=VALUE; repeats
+    #[arg(long = "label", value_name = "NAME=VALUE")]
+    labels: Vec<String>,
+    /// Serve Prometheus metrics on this address, at /metrics
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    metrics_addr: Option<SocketAddr>,
+    /// How much to log: error, warn, info, debug, trace, or a filter by module [default: info]
+    #[arg(long, value_name = "LEVEL")]
+    log_level: Option<String>,
+    /// How to log: text or json [default: text]
+    #[arg(long, value_name = "FORMAT", value_parser = ["text", "json"])]
+    log_format: Option<String>,
+    /// End everything that runs, take everything out of the kernel, and end: the data directory stays
+    #[arg(long)]
+    pub(super) clean: bool,
+}
+
+/// The configuration file: the same names as the flags'.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct File {
+    data_dir: Option<PathBuf>,
+    run_dir: Option<PathBuf>,
+    hosts: Vec<String>,
+    group: Option<String>,
+    bridge: Option<String>,
+    default_address_pools: Vec<String>,
+    insecure_registries: Vec<String>,
+    registry_mirrors: Vec<String>,
+    log_driver: Option<String>,
+    log_opts: Vec<String>,
+    dns: Vec<String>,
+    dns_opts: Vec<String>,
+    dns_search: Vec<String>,
+    host_gateway_ip: Option<IpAddr>,
+    init: bool,
+    labels: Vec<String>,
+    metrics_addr: Option<SocketAddr>,
+    log_level: Option<String>,
+    log_format: Option<String>,
+}
+
+/// The configuration, complete.
+pub(super) struct Config {
+    pub(super) data_dir: PathBuf,
+    pub(super) run_dir: PathBuf,
+    pub(super) hosts: Vec<String>,
+    pub(super) group: Option<String>,
+    pub(super) instance: String,
+    pub(super) bridge: String,
+    pub(super) metrics: Option<SocketAddr>,
+    pub(super) log_level: String,
+    pub(super) log_json: bool,
+    pools: Vec<net::AddressPool>,
+    registries: RegistryConfig,
+    log: LogConfig,
+    dns: DnsDefaults,
+    host_gateway: Option<IpAddr>,
+    init: bool,
+    labels: Vec<String>,
+    program: PathBuf,
+}
+
+impl Config {
+    pub(super) fn from_options(options: &Options) -> Result<Self, Error> {
+        let file = File::read(options.config.as_deref())?;
+        let list = |flags: &Vec<String>, file: &Vec<String>| if flags.is_empty() { file.clone() } else { flags.clone() };
+        let data_dir = absolute(options.data_dir.clone().or(file.data_dir).unwrap_or_else(|| DATA_DIR.into()))?;
+        let run_dir = absolute(options.run_dir.clone().or(file.run_dir).unwrap_or_else(|| RUN_DIR.into()))?;
+        let instance = instance::name(&data_dir);
+        let is_default = data_dir == Path::new(DATA_DIR);
+        let default_bridge = if is_default { BRIDGE.to_owned() } else { format!("st{instance}") };
+        let mut hosts = list(&options.hosts, &file.hosts);
+        if hosts.is_empty() {
+            hosts.push(format!("unix://{}/docker.sock", run_dir.display()));
+        }
+        let pools = list(&options.default_address_pools, &file.default_address_pools);
+        let insecure = list(&options.insecure_registries, &file.insecure_registries);
+        let mirrors = list(&options.registry_mirrors, &file.registry_mirrors);
+        let log_driver = options.log_driver.clone().or(file.log_driver).unwrap_or_else(|| "json-file".to_owned());
+        Ok(Self {
+            hosts,
+            group: options.group.clone().or(file.group),
+            bridge: options.bridge.clone().or(file.bridge).unwrap_or(default_bridge),
+            metrics: options.metrics_addr.or(file.metrics_addr),
+            log_level: options.log_level.clone().or(file.log_level).unwrap_or_else(|| "info".to_owned()),
+            log_json: options.log_format.clone().or(file.log_format).as_deref() == Some("json"),
+            pools: pools.iter().map(|text| pool(text)).collect::<Result<_, _>>()?,
+            registries: registries(&insecure, &mirrors)?,
+            log: LogConfig { driver: log_driver, options: pairs("log-opt", &list(&options.log_opts, &file.log_opts))? },
+            dns: DnsDefaults {
+                servers: list(&options.dns, &file.dns),
+                options: list(&options.dns_opts, &file.dns_opts),
+                search: list(&options.dns_search, &file.dns_search),
+            },
+            host_gateway: options.host_gateway_ip.or(file.host_gateway_ip),
+            init: options.init || file.init,
+            labels: list(&options.labels, &file.labels),
+            program: std::env::current_exe().map_err(Error::io("find", "this program's own file"))?,
+            data_dir,
+            run_dir,
+            instance,
+        })
+    }
+
+    /// Parent of all containers' cgroups.
+    pub(super) fn cgroup_parent(&self) -> String {
+        format!("/stratus-{}", self.instance)
+    }
+
+    pub(super) fn engine(&self) -> EngineConfig {
+        EngineConfig {
+            data_dir: self.data_dir.clone(),
+            run_dir: self.run_dir.clone(),
+            program: self.program.clone(),
+            cgroup_parent: self.cgroup_parent(),
+            net: NetworkDefaults {
+                instance: self.instance.clone(),
+                bridge: self.bridge.clone(),
+                address_pools: self.pools.clone(),
+                host_gateway: self.host_gateway,
+                options: Default::default(),
+            },
+            registries: self.registries.clone(),
+            log: self.log.clone(),
+            ulimits: Vec::new(),
+            init: self.init,
+            dns: self.dns.clone(),
+            stop_timeout: 10,
+            labels: self.labels.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        }
+    }
+}
+
+impl File {
+    fn read(given: Option<&Path>) -> Result<Self, Error> {
+        let path = given.unwrap_or(Path::new(CONFIG_FILE));
+        let text = match std::fs::read_to_string(path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound && given.is_none() => return Ok(Self::default()),
+            Err(error) => return Err(Error::io("read", path.display())(error)),
+        };
+        toml::from_str(&text).map_err(|error| Error::Config(format!("{}: {error}", path.display())))
+    }
+}
+
+fn absolute(path: PathBuf) -> Result<PathBuf, Error> {
+    std::path::absolute(&path).map_err(Error::io("make absolute", path.display()))
+}
+
+/// `10.200.0.0/16,size=24`, or Docker's `base=10.200.0.0/16,size=24`
+fn pool(text: &str) -> Result<net::AddressPool, Error> {
+    let wrong = |why: &str| Error::Config(format!("default-address-pool {text}: {why}: write CIDR,size=PREFIX"));
+    let (mut base, mut size) = (None, None);
+    for part in text.split(',') {
+        match part.split_once('=') {
+            Some(("size", value)) => size = Some(value.parse::<u8>().map_err(|_| wrong("size is no prefix length"))?),
+            Some(("base", value)) => base = Some(value),
+            None => base = Some(part),
+            Some(_) => return Err(wrong("unknown option")),
+        }
+    }
+    let base: ipnet::IpNet = base.and_then(|base| base.parse().ok()).ok_or_else(|| wrong("no network"))?;
+    let size = size.unwrap_or(if base.addr().is_ipv4() { 24.max(base.prefix_len()) } else { 64.max(base.prefix_len()) });
+    if size < base.prefix_len() || size > base.max_prefix_len() {
+        return Err(wrong("size does not fit the network"));
+    }
+    Ok(net::AddressPool { base: base.trunc(), size })
+}
+
+fn pairs(flag: &str, list: &[String]) -> Result<std::collections::BTreeMap<String, String>, Error> {
+    let pair = |text: &String| {
+        let (name, value) = text.split_once('=').ok_or_else(|| Error::Config(format!("{flag} {text}: write NAME=VALUE")))?;
+        Ok((name.to_owned(), value.to_owned()))
+    };
+    list.iter().map(pair).collect()
+}
+
+/// The registries' configuration; mirrors are those of Docker Hub, as dockerd's flag has it.
+fn registries(insecure: &[String], mirrors: &[String]) -> Result<RegistryConfig, Error> {
+    let mut config = RegistryConfig { proxy: ProxyConfig::from_env(), ..RegistryConfig::default() };
+    for host in insecure {
+        config.insecure.push(host.parse().map_err(|error: image::registry::BadHostOrCidr| Error::Config(error.to_string()))?);
+    }
+    if !mirrors.is_empty() {
+        config.mirrors.insert("docker.io".to_owned(), mirrors.to_vec());
+    }
+    Ok(config)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pools_in_both_forms() {
+        let short = pool("10.9.0.0/16").unwrap();
+        assert_eq!((short.base.to_string(), short.size), ("10.9.0.0/16".to_owned(), 24));
+        let long = pool("base=10.9.0.0/16,size=20").unwrap();
+        assert_eq!(long.size, 20);
+        for wrong in ["", "10.9.0.0/16,size=8", "x,size=24", "10.9.0.0/16,mtu=1"] {
+            assert!(pool(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! The daemon: reads its configuration, opens the engine, and listens.
+
+mod clean;
+mod config;
+mod instance;
+mod listen;
+mod metrics;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use api_docker::{Door, DoorInfo};
+use tokio_util::sync::CancellationToken;
+use tokio::signal::unix::{SignalKind, signal};
+
+pub use config::Options;
+use config::Config;
+
+/// Why the daemon does not run.
+#[derive(Debug, thiserror::Error)]
+enum Error {
+    #[error("{0}")]
+    Config(String),
+    #[error("{what} {on}: {source}")]
+    Io { what: &'static str, on: String, source: std::io::Error },
+    #[error(
+        "another daemon uses the data directory {0}: stop it first, or choose another one with --data-dir (and --run-dir)"
+    )]
+    InUse(String),
+    #[error(transparent)]
+    Engine(#[from] engine::Error),
+}
+
+impl Error {
+    fn io(what: &'static str, on: impl std::fmt::Display) -> impl FnOnce(std::io::Error) -> Self {
+        let on = on.to_string();
+        move |source| Self::Io { what, on, source }
+    }
+}
+
+/// Runs the daemon until it is told to end.
+pub fn main(options: Options) -> ExitCode {
+    let config = match Config::from_options(&options) {
+        Ok(config) => config,
+        Err(error) => return fail(&error),
+    };
+    if options.clean {
+        return match clean::clean(&config) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => fail(&error),
+        };
+    }
+    log_to_stderr(&config);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(std::thread::available_parallelism().map_or(2, |cores| cores.get().clamp(2, 8)))
+        .thread_stack_size(1 << 20)
+        .enable_all()
+        .build();
+    let ended = match runtime {
+        Ok(runtime) => runtime.block_on(serve(config)),
+        Err(error) => Err(Error::io("start", "the asynchronous runtime")(error)),
+    };
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&error),
+    }
+}
+
+fn fail(error: &Error) -> ExitCode {
+    eprintln!("stratus daemon: {error}");
+    ExitCode::FAILURE
+}
+
+async fn serve(config: Config) -> Result<(), Error> {
+    let _lock = instance::lock(&config)?;
+    let engine = engine::Engine::open(config.engine()).await?;
+    let info = DoorInfo { version: env!("CARGO_PKG_VERSION").to_owned(), commit: String::new(), build_time: String::new() };
+    let door = Arc::new(Door::new(engine.clone(), info));
+    let shutdown = CancellationToken::new();
+    let mut servers = tokio::task::JoinSet::new();
+    for listener in listen::bind(&config).await? {
+        servers.spawn(api_docker::serve(door.clone(), listener, shutdown.clone()));
+    }
+    let metrics = config.metrics.map(|address| tokio::spawn(metrics::serve(address, engine.clone())));
+    tracing::info!(
+        data_dir = %config.data_dir.display(),
+        hosts = ?config.hosts,
+        version = env!("CARGO_PKG_VERSION"),
+        "ready"
+    );
+    // Outside of systemd nobody listens: that is no failure.
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+    let mut terminate = signal(SignalKind::terminate()).map_err(Error::io("wait for", "SIGTERM"))?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(Error::io("wait for", "SIGINT"))?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+        error = ended(metrics) => return Err(error),
+    }
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+    tracing::info!("ending; what runs goes on");
+    shutdown.cancel();
+    while servers.join_next().await.is_some() {}
+    listen::remove(&config);
+    Ok(())
+}
+
+/// The error with which the server of metrics ended; for ever, where there is none.
+async fn ended(server: Option<tokio::task::JoinHandle<Result<(), Error>>>) -> Error {
+    match server {
+        Some(server) => match server.await {
+            Ok(Err(error)) => error,
+            _ => Error::Config("the server of metrics ended".to_owned()),
+        },
+        None => std::future::pending().await,
+    }
+}
+
+fn log_to_stderr(config: &Config) {
+    use std::io::IsTerminal;
+    let filter = tracing_subscriber::EnvFilter::try_new(&config.log_level)
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    let base = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    if config.log_json {
+        base.json().init();
+    } else {
+        base.with_ansi(std::io::stderr().is_terminal()).init();
+    }
+}
