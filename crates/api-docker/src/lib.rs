@@ -1,2 +1,88 @@
-//! `api-docker` (being written).
+//! The Docker Engine API, versions 1.24 to 1.50: a door of stratus.
+//!
+//! It translates: a request becomes one call of the [`engine`], and what comes back becomes the status, the words and
+//! the JSON that clients of dockerd know. It holds no state and decides nothing.
+//!
+//! - [`Door`] is what connections are served with; [`serve()`] serves a listener, [`serve_connection`] one connection.
+//! - `route` finds the handler of a path; handlers stand in the modules named for what they are about, each with the
+//!   JSON shapes that it reads or writes. Their fields have the order of moby's own types, which `docker inspect` shows.
+//! - `decode` reads JSON as Go reads it, `query`, `filters` and `time` read parameters.
+//! - `hijack` takes a connection out of HTTP for `attach` and `exec`, `frames` puts two streams on one connection,
+//!   `progress` tells how far a pull is.
 #![forbid(unsafe_code)]
+
+mod body;
+mod builder;
+mod call;
+mod containers;
+mod decode;
+mod error;
+mod events;
+mod filters;
+mod frames;
+mod hijack;
+mod images;
+mod networks;
+mod progress;
+mod query;
+mod route;
+mod serve;
+mod swarm;
+mod system;
+mod time;
+mod version;
+mod volumes;
+
+pub use hijack::ClientStream;
+pub use serve::{Listener, serve, serve_connection};
+pub use version::{ApiVersion, MAX_API_VERSION, MIN_API_VERSION};
+
+use engine::Engine;
+
+/// What this door says about the program behind it.
+#[derive(Clone, Debug)]
+pub struct DoorInfo {
+    /// The version that clients compare and show: `0.1.0`.
+    pub version: String,
+    /// The commit it was built from; empty where unknown.
+    pub commit: String,
+    /// When it was built, as RFC 3339; empty where unknown.
+    pub build_time: String,
+}
+
+/// The door: the engine, and how the program presents itself.
+pub struct Door {
+    pub(crate) engine: Engine,
+    pub(crate) info: DoorInfo,
+}
+
+impl Door {
+    /// A door to `engine`.
+    pub fn new(engine: Engine, info: DoorInfo) -> Self {
+        Self { engine, info }
+    }
+}
+
+/// Entry points for fuzzing: what strangers send, read without an engine. None of them may panic.
+pub mod fuzz {
+    /// A body of `POST /containers/create`.
+    pub fn container_create(body: &[u8]) {
+        let _ = crate::decode::document::<crate::containers::create::CreateBody>(body)
+            .and_then(crate::containers::create::CreateBody::into_parts);
+    }
+
+    /// The parameter `filters`.
+    pub fn filters(text: &str) {
+        let _ = crate::filters::parse(text);
+    }
+
+    /// A whole query.
+    pub fn query(text: &str) {
+        let _ = crate::query::Query::parse(text);
+    }
+
+    /// `since` and `until`.
+    pub fn timestamp(text: &str) {
+        let _ = crate::time::parse_seconds(text);
+    }
+}

@@ -1,0 +1,93 @@
+//! One request on its way to a handler.
+
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use engine::{ByteStream, Engine};
+use futures_util::StreamExt;
+use http::request::Parts;
+use http::{HeaderMap, StatusCode};
+use http_body_util::{BodyExt, BodyStream};
+use hyper::body::Incoming;
+use serde::de::DeserializeOwned;
+use tokio_util::sync::CancellationToken;
+
+use crate::Door;
+use crate::decode;
+use crate::error::{ApiError, Result};
+use crate::hijack::Hijacker;
+use crate::query::Query;
+use crate::version::ApiVersion;
+
+/// The longest JSON body that is read, in bytes. dockerd has no limit; nothing a client sends comes near this one.
+const BODY_LIMIT: usize = 8 << 20;
+
+/// One request: what it asks of which thing, in which version of the API.
+pub(crate) struct Call {
+    pub(crate) door: Arc<Door>,
+    pub(crate) version: ApiVersion,
+    /// What stands in the path where the route has a place for a name; empty where it has none.
+    pub(crate) name: String,
+    pub(crate) query: Query,
+    pub(crate) parts: Parts,
+    pub(crate) body: Incoming,
+    pub(crate) hijacker: Hijacker,
+    /// The daemon stops: what would go on for ever ends now.
+    pub(crate) shutdown: CancellationToken,
+}
+
+impl Call {
+    /// The engine.
+    pub(crate) fn engine(&self) -> &Engine {
+        &self.door.engine
+    }
+
+    /// The request's headers.
+    pub(crate) fn headers(&self) -> &HeaderMap {
+        &self.parts.headers
+    }
+
+    /// A header's text; empty where it is not given.
+    pub(crate) fn header(&self, name: &str) -> &str {
+        self.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
+    }
+
+    /// The JSON body; `None` where it is empty.
+    ///
+    /// # Errors
+    /// 400 for everything that is not JSON of a `T`, 413 for too much of it.
+    pub(crate) async fn json<T: DeserializeOwned>(&mut self) -> Result<Option<T>> {
+        let bytes = self.bytes().await?;
+        decode::body(&self.parts.headers, &bytes)
+    }
+
+    /// The JSON body, or a `T` as it is without one.
+    pub(crate) async fn json_or_default<T: DeserializeOwned + Default>(&mut self) -> Result<T> {
+        Ok(self.json().await?.unwrap_or_default())
+    }
+
+    /// The whole body, up to the limit for JSON.
+    pub(crate) async fn bytes(&mut self) -> Result<Bytes> {
+        let too_large = || ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "http: request body too large");
+        let mut bytes = BytesMut::new();
+        while let Some(frame) = self.body.frame().await {
+            let frame = frame.map_err(|error| ApiError::bad_request(format!("reading the request's body: {error}")))?;
+            let Ok(data) = frame.into_data() else { continue };
+            if bytes.len() + data.len() > BODY_LIMIT {
+                return Err(too_large());
+            }
+            bytes.extend_from_slice(&data);
+        }
+        Ok(bytes.freeze())
+    }
+
+    /// The body piece by piece, for archives of any size.
+    pub(crate) fn into_stream(self) -> ByteStream {
+        ByteStream::new(BodyStream::new(self.body).filter_map(|frame| {
+            std::future::ready(match frame {
+                Ok(frame) => frame.into_data().ok().map(Ok),
+                Err(error) => Some(Err(engine::Error::invalid(format!("reading the request's body: {error}")))),
+            })
+        }))
+    }
+}

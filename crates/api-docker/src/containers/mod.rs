@@ -1,0 +1,22 @@
+//! Containers: everything below `/containers`, `/exec` and `/commit`.
+
+pub(crate) mod archive;
+pub(crate) mod attach;
+pub(crate) mod commit;
+mod config;
+pub(crate) mod create;
+pub(crate) mod exec;
+mod host_config;
+pub(crate) mod inspect;
+pub(crate) mod life;
+pub(crate) mod list;
+pub(crate) mod logs;
+mod mounts;
+mod network_settings;
+mod ports;
+mod resources;
+pub(crate) mod stats;
+pub(crate) mod update;
+pub(crate) mod websocket;
+
+pub(crate) use network_settings::EndpointBody;

@@ -1,0 +1,109 @@
+use std::collections::BTreeMap;
+
+use http::HeaderValue;
+use proptest::prelude::*;
+use serde::Deserialize;
+
+use super::*;
+
+#[derive(Debug, Default, Deserialize, PartialEq)]
+#[serde(default, rename_all = "PascalCase")]
+struct HostConfig {
+    memory: i64,
+    init: Option<bool>,
+    binds: Vec<String>,
+    tmpfs: BTreeMap<String, String>,
+}
+
+#[derive(Debug, Default, Deserialize, PartialEq)]
+#[serde(default, rename_all = "PascalCase")]
+struct CreateRequest {
+    image: String,
+    tty: bool,
+    host_config: HostConfig,
+}
+
+fn read(text: &str) -> Result<CreateRequest> {
+    document(text.as_bytes())
+}
+
+fn refusal(text: &str) -> String {
+    read(text).expect_err(text).message().to_owned()
+}
+
+#[test]
+fn names_match_in_any_case_and_unknown_ones_are_passed_over() {
+    let request =
+        read(r#"{"IMAGE":"alpine","tTy":true,"Nonsense":{"a":[1]},"HostConfig":{"memory":7}}"#).expect("read");
+    assert_eq!((request.image.as_str(), request.tty, request.host_config.memory), ("alpine", true, 7));
+}
+
+#[test]
+fn null_leaves_the_default() {
+    let nulls = r#"{"Image":null,"Tty":null,"HostConfig":{"Memory":null,"Init":null,"Binds":null,"Tmpfs":null}}"#;
+    assert_eq!(read(nulls).expect("read"), CreateRequest::default());
+    assert_eq!(read(r#"{"HostConfig":null}"#).expect("read"), CreateRequest::default());
+    assert_eq!(read("null").expect("read"), CreateRequest::default());
+}
+
+#[test]
+fn the_last_of_several_wins() {
+    assert_eq!(read(r#"{"Image":"a","Image":"b"}"#).expect("read").image, "b");
+}
+
+#[test]
+fn wrong_types_fail_in_gos_words() {
+    for (text, message) in [
+        (
+            r#"{"Image":3}"#,
+            "invalid JSON: json: cannot unmarshal number into Go struct field CreateRequest.Image of type string",
+        ),
+        (
+            r#"{"HostConfig":{"Memory":"1g"}}"#,
+            "invalid JSON: json: cannot unmarshal string into Go struct field HostConfig.HostConfig.Memory of type int64",
+        ),
+        (
+            r#"{"HostConfig":{"Memory":1.5}}"#,
+            "invalid JSON: json: cannot unmarshal number 1.5 into Go struct field HostConfig.HostConfig.Memory of type int64",
+        ),
+        ("[]", "invalid JSON: json: cannot unmarshal array into Go value of type CreateRequest"),
+    ] {
+        assert_eq!(refusal(text), message);
+    }
+}
+
+#[test]
+fn broken_json_fails_in_gos_words() {
+    for (text, message) in [
+        ("", "invalid JSON: got EOF while reading request body"),
+        ("{", "invalid JSON: unexpected EOF"),
+        ("{\"Image\":\"x\"", "invalid JSON: unexpected EOF"),
+        ("nonsense", "invalid JSON: invalid character 'o' in literal null (expecting 'u')"),
+        ("{Image:1}", "invalid JSON: invalid character 'I' looking for beginning of object key string"),
+        ("{\"Image\" 1}", "invalid JSON: invalid character '1' after object key"),
+        ("x", "invalid JSON: invalid character 'x' looking for beginning of value"),
+        ("{} {}", "unexpected content after JSON"),
+    ] {
+        assert_eq!(refusal(text), message, "{text}");
+    }
+}
+
+#[test]
+fn the_content_type_must_be_json_where_there_is_a_body() {
+    let with = |value: &'static str| HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static(value))]);
+    assert!(check_content_type(&HeaderMap::new(), true).is_ok());
+    assert!(check_content_type(&with("application/json; charset=utf-8"), false).is_ok());
+    let refusal = |headers: &HeaderMap| check_content_type(headers, false).expect_err("refused").message().to_owned();
+    assert_eq!(
+        refusal(&with("text/plain")),
+        "unsupported Content-Type header (text/plain): must be 'application/json'"
+    );
+    assert_eq!(refusal(&HeaderMap::new()), "malformed Content-Type header (): mime: no media type");
+}
+
+proptest! {
+    #[test]
+    fn any_text_is_read_or_refused(text in "[\\[\\]{}:,\"a-zA-Z0-9. ]{0,40}|.*") {
+        let _ = read(&text);
+    }
+}

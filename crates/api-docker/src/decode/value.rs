@@ -1,0 +1,238 @@
+//! A `serde` deserializer over parsed JSON with Go's leniency.
+
+use std::fmt;
+
+use serde::de::value::{MapDeserializer, SeqDeserializer, StrDeserializer};
+use serde::de::{self, DeserializeSeed, Deserializer, IntoDeserializer, Visitor};
+use serde_json::{Map, Value};
+
+/// Why a value does not fit, in Go's words.
+#[derive(Debug)]
+pub(crate) struct Failure(pub(super) String);
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Failure {}
+
+impl de::Error for Failure {
+    fn custom<T: fmt::Display>(message: T) -> Self {
+        Self(message.to_string())
+    }
+}
+
+/// Where in the document a value stands: the innermost struct, and the fields that lead there.
+#[derive(Clone, Default)]
+pub(super) struct Path {
+    within: &'static str,
+    fields: String,
+}
+
+impl Path {
+    /// The whole document.
+    pub(super) fn root() -> Self {
+        Self::default()
+    }
+
+    fn field(&self, within: &'static str, name: &str) -> Self {
+        let fields = if self.fields.is_empty() { name.to_owned() } else { format!("{}.{name}", self.fields) };
+        Self { within, fields }
+    }
+}
+
+/// Reads one value.
+#[derive(Clone)]
+pub(super) struct ValueReader<'v> {
+    value: &'v Value,
+    path: Path,
+}
+
+impl<'v> ValueReader<'v> {
+    pub(super) fn new(value: &'v Value, path: &Path) -> Self {
+        Self { value, path: path.clone() }
+    }
+
+    fn mismatch(&self, go_type: &str) -> Failure {
+        let kind = match self.value {
+            Value::Null => "null".to_owned(),
+            Value::Bool(_) => "bool".to_owned(),
+            Value::Number(number) if go_type.contains("int") || go_type.contains("float") => format!("number {number}"),
+            Value::Number(_) => "number".to_owned(),
+            Value::String(_) => "string".to_owned(),
+            Value::Array(_) => "array".to_owned(),
+            Value::Object(_) => "object".to_owned(),
+        };
+        match self.path.within {
+            "" => Failure(format!("json: cannot unmarshal {kind} into Go value of type {go_type}")),
+            within => Failure(format!(
+                "json: cannot unmarshal {kind} into Go struct field {within}.{} of type {go_type}",
+                self.path.fields
+            )),
+        }
+    }
+
+    fn entries(&self, go_type: &str) -> Result<Option<&'v Map<String, Value>>, Failure> {
+        match self.value {
+            Value::Object(map) => Ok(Some(map)),
+            Value::Null => Ok(None),
+            _ => Err(self.mismatch(go_type)),
+        }
+    }
+}
+
+impl<'v> IntoDeserializer<'v, Failure> for ValueReader<'v> {
+    type Deserializer = Self;
+
+    fn into_deserializer(self) -> Self {
+        self
+    }
+}
+
+/// Whole numbers: Go takes no fraction, no exponent and nothing out of range.
+macro_rules! integers {
+    ($($method:ident $visit:ident $type:ty, $go:literal;)*) => {
+        $(fn $method<V: Visitor<'v>>(self, visitor: V) -> Result<V::Value, Failure> {
+            let number = match self.value {
+                Value::Null => Some(0),
+                Value::Number(number) => number
+                    .as_i64()
+                    .and_then(|n| <$type>::try_from(n).ok())
+                    .or_else(|| number.as_u64().and_then(|n| <$type>::try_from(n).ok())),
+                _ => None,
+            };
+            visitor.$visit(number.ok_or_else(|| self.mismatch($go))?)
+        })*
+    };
+}
+
+impl<'v> Deserializer<'v> for ValueReader<'v> {
+    type Error = Failure;
+
+    integers! {
+        deserialize_i8 visit_i8 i8, "int8";
+        deserialize_i16 visit_i16 i16, "int16";
+        deserialize_i32 visit_i32 i32, "int";
+        deserialize_i64 visit_i64 i64, "int64";
+        deserialize_u8 visit_u8 u8, "uint8";
+        deserialize_u16 visit_u16 u16, "uint16";
+        deserialize_u32 visit_u32 u32, "uint";
+        deserialize_u64 visit_u64 u64, "uint64";
+    }
+
+    fn deserialize_any<V: Visitor<'v>>(self, visitor: V) -> Result<V::Value, Failure> {
+        self.value.deserialize_any(visitor).map_err(|error| Failure(error.to_string()))
+    }
+
+    fn deserialize_bool<V: Visitor<'v>>(self, visitor: V) -> Result<V::Value, Failure> {
+        match self.value {
+            Value::Null => visitor.visit_bool(false),
+            Value::Bool(yes) => visitor.visit_bool(*yes),
+            _ => Err(self.mismatch("bool")),
+        }
+    }
+
+    fn deserialize_f64<V: Visitor<'v>>(self, visitor: V) -> Result<V::Value, Failure> {
+        match self.value {
+            Value::Null => visitor.visit_f64(0.0),
+            Value::Number(number) => visitor.visit_f64(number.as_f64().unwrap_or_default()),
+            _ => Err(self.mismatch("float64")),
+        }
+    }
+
+    fn deserialize_f32<V: Visitor<'v>>(self, visitor: V) -> Result<V::Value, Failure> {
+        self.deserialize_f64(visitor)
+    }
+
+    fn deserialize_str<V: Visitor<'v>>(self, visitor: V) -> Result<V::Value, Failure> {
+        match self.value {
+            Value::Null => visitor.visit_str(""),
+            Value::String(text) => visitor.visit_borrowed_str(text),
+            _ => Err(self.mismatch("string")),
+        }
+    }
+
+    fn deserialize_string<V: Visitor<'v>>(self, visitor: V) -> Result<V::Value, Failure> {
+        self.deserialize_str(visitor)
+    }
+
+    fn deserialize_option<V: Visitor<'v>>(self, visitor: V) -> Result<V::Value, Failure> {
+        match self.value {
+            Value::Null => visitor.visit_none(),
+            _ => visitor.visit_some(self),
+        }
+    }
+
+    fn deserialize_newtype_struct<V: Visitor<'v>>(self, _: &'static str, visitor: V) -> Result<V::Value, Failure> {
+        visitor.visit_newtype_struct(self)
+    }
+
+    fn deserialize_seq<V: Visitor<'v>>(self, visitor: V) -> Result<V::Value, Failure> {
+        let items = match self.value {
+            Value::Null => &[][..],
+            Value::Array(items) => items.as_slice(),
+            _ => return Err(self.mismatch("[]string")),
+        };
+        visitor.visit_seq(SeqDeserializer::new(items.iter().map(|item| Self::new(item, &self.path))))
+    }
+
+    fn deserialize_tuple<V: Visitor<'v>>(self, _: usize, visitor: V) -> Result<V::Value, Failure> {
+        self.deserialize_seq(visitor)
+    }
+
+    fn deserialize_map<V: Visitor<'v>>(self, visitor: V) -> Result<V::Value, Failure> {
+        let entries = self.entries("map[string]string")?.into_iter().flatten();
+        let entries = entries.map(|(key, value)| (key.as_str(), Self::new(value, &self.path)));
+        visitor.visit_map(MapDeserializer::new(entries))
+    }
+
+    fn deserialize_struct<V: Visitor<'v>>(
+        self,
+        name: &'static str,
+        fields: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Failure> {
+        let entries = self.entries(name)?;
+        visitor.visit_map(Fields { reader: self, name, entries, fields: fields.iter(), next: None })
+    }
+
+    serde::forward_to_deserialize_any! {
+        <V: Visitor<'v>>
+        i128 u128 char bytes byte_buf unit unit_struct tuple_struct enum identifier ignored_any
+    }
+}
+
+/// The fields of a struct that the document has, each at most once, in the struct's own order.
+struct Fields<'v> {
+    reader: ValueReader<'v>,
+    name: &'static str,
+    entries: Option<&'v Map<String, Value>>,
+    fields: std::slice::Iter<'static, &'static str>,
+    next: Option<(&'static str, &'v Value)>,
+}
+
+impl<'v> de::MapAccess<'v> for Fields<'v> {
+    type Error = Failure;
+
+    fn next_key_seed<K: DeserializeSeed<'v>>(&mut self, seed: K) -> Result<Option<K::Value>, Failure> {
+        let Some(entries) = self.entries else { return Ok(None) };
+        for field in self.fields.by_ref() {
+            let exact = entries.get(*field);
+            let found =
+                exact.or_else(|| entries.iter().find(|(key, _)| key.eq_ignore_ascii_case(field)).map(|(_, v)| v));
+            if let Some(value) = found.filter(|value| !value.is_null()) {
+                self.next = Some((field, value));
+                return seed.deserialize(StrDeserializer::<Failure>::new(field)).map(Some);
+            }
+        }
+        Ok(None)
+    }
+
+    fn next_value_seed<S: DeserializeSeed<'v>>(&mut self, seed: S) -> Result<S::Value, Failure> {
+        let (field, value) = self.next.take().ok_or_else(|| Failure("a value without its key".to_owned()))?;
+        let path = self.reader.path.field(self.name, field);
+        seed.deserialize(ValueReader { value, path })
+    }
+}

@@ -1,0 +1,208 @@
+//! Connections that stop being HTTP: `attach` and `exec start` turn into a pipe in both directions.
+//!
+//! A handler that wants the connection makes everything ready first, so that a failure is still an ordinary response,
+//! and then hands a [`Takeover`] to the task that drives the connection. That task takes the stream, and every byte
+//! that was read beyond the request, out of the HTTP layer. This serves clients that ask with `Upgrade: tcp` and get
+//! 101 as well as those that don't and get 200: for both, what follows the head is the process's, up to the close.
+
+use std::future::Future;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+
+use bytes::{Buf, Bytes};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, Interest, ReadBuf};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::sync::oneshot;
+
+use crate::body::Response;
+use crate::error::{ApiError, Result};
+
+/// A connection of a client.
+pub trait ClientStream: AsyncRead + AsyncWrite + Unpin + Send + 'static {
+    /// The socket beneath, if there is one that can be asked whether the peer is gone. Streams that wrap another
+    /// (TLS) give the inner one's.
+    fn socket(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+}
+
+impl ClientStream for UnixStream {
+    fn socket(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.as_fd())
+    }
+}
+
+impl ClientStream for TcpStream {
+    fn socket(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.as_fd())
+    }
+}
+
+/// What happens with a connection once it is taken.
+pub(crate) type Takeover = Box<dyn FnOnce(Taken) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send>;
+
+/// A way for a handler to take its connection.
+#[derive(Clone)]
+pub(crate) struct Hijacker(Arc<Mutex<Option<oneshot::Sender<Takeover>>>>);
+
+/// A connection that was taken out of HTTP.
+pub(crate) struct Taken {
+    early: Bytes,
+    stream: Pin<Box<dyn ClientStream>>,
+}
+
+impl Hijacker {
+    /// A hijacker, and where its takeover arrives.
+    pub(crate) fn new() -> (Self, oneshot::Receiver<Takeover>) {
+        let (sender, receiver) = oneshot::channel();
+        (Self(Arc::new(Mutex::new(Some(sender)))), receiver)
+    }
+
+    /// Takes the connection. Never returns where that works: the task of the connection drops the caller.
+    ///
+    /// # Errors
+    /// 500 where the connection is taken or gone already.
+    pub(crate) async fn take(&self, takeover: Takeover) -> Result<Response> {
+        let sender = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        match sender.map(|sender| sender.send(takeover)) {
+            Some(Ok(())) => std::future::pending().await,
+            _ => Err(ApiError::internal("the connection can't be taken over: it is in use already, or gone")),
+        }
+    }
+}
+
+impl Taken {
+    /// `early`: what was read from the client beyond its request.
+    pub(crate) fn new(stream: impl ClientStream, early: Bytes) -> Self {
+        Self { early, stream: Box::pin(stream) }
+    }
+
+    /// A future that ends when the client is gone altogether, as opposed to having closed its sending side only.
+    pub(crate) fn watch(&self) -> PeerWatch {
+        let duplicate = self.stream.socket().and_then(|socket| socket.try_clone_to_owned().ok());
+        // Only its readiness is looked at, which is the same for every kind of socket.
+        let duplicate = duplicate.map(std::os::unix::net::UnixStream::from);
+        PeerWatch(duplicate.and_then(|socket| UnixStream::from_std(socket).ok()))
+    }
+
+    /// The two directions of the connection.
+    pub(crate) fn split(self) -> (tokio::io::ReadHalf<Self>, tokio::io::WriteHalf<Self>) {
+        tokio::io::split(self)
+    }
+
+    /// Reads and drops what the client may still be sending, for a short while, and closes. Without that, closing
+    /// a socket with unread input resets it, and the client may lose the end of the output.
+    pub(crate) async fn finish(mut self) {
+        if self.shutdown().await.is_err() {
+            return;
+        }
+        let mut scratch = [0; 4096];
+        let drain = async { while matches!(self.read(&mut scratch).await, Ok(1..)) {} };
+        let _ = tokio::time::timeout(std::time::Duration::from_secs(1), drain).await;
+    }
+}
+
+impl AsyncRead for Taken {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.early.has_remaining() {
+            let length = self.early.len().min(buffer.remaining());
+            buffer.put_slice(&self.early.split_to(length));
+            return Poll::Ready(Ok(()));
+        }
+        self.stream.as_mut().poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Taken {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.stream.as_mut().poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.stream.as_mut().poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.stream.as_mut().poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.stream.as_mut().poll_shutdown(cx)
+    }
+}
+
+/// Tells when a peer is gone altogether.
+pub(crate) struct PeerWatch(Option<UnixStream>);
+
+impl PeerWatch {
+    /// Ends when the peer is gone; never, where that can't be told.
+    pub(crate) async fn gone(&self) {
+        let Some(socket) = &self.0 else { return std::future::pending().await };
+        loop {
+            match socket.ready(Interest::WRITABLE).await {
+                Ok(ready) if !ready.is_write_closed() => {}
+                _ => return,
+            }
+            // Told that nothing could be written, it waits for the kernel's next word, which comes when the state changes.
+            let _ = socket.try_io(Interest::WRITABLE, || Err::<(), _>(io::ErrorKind::WouldBlock.into()));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pair() -> (UnixStream, Taken) {
+        let (client, server) = UnixStream::pair().expect("a pair of sockets");
+        (client, Taken::new(server, Bytes::from_static(b"early ")))
+    }
+
+    #[tokio::test]
+    async fn what_was_read_before_comes_first() {
+        let (mut client, mut taken) = pair();
+        client.write_all(b"late").await.expect("written");
+        client.shutdown().await.expect("closed");
+        let mut text = String::new();
+        taken.read_to_string(&mut text).await.expect("read");
+        assert_eq!(text, "early late");
+    }
+
+    #[tokio::test]
+    async fn a_half_closed_client_is_still_there() {
+        let (mut client, taken) = pair();
+        let watch = taken.watch();
+        client.shutdown().await.expect("closed");
+        tokio::select! {
+            biased;
+            () = watch.gone() => panic!("it only closed its sending side"),
+            () = async { for _ in 0..50 { tokio::task::yield_now().await } } => {}
+        }
+        drop(client);
+        watch.gone().await;
+    }
+
+    #[tokio::test]
+    async fn a_connection_is_taken_once() {
+        let (hijacker, mut receiver) = Hijacker::new();
+        let first = tokio::spawn({
+            let hijacker = hijacker.clone();
+            async move { hijacker.take(Box::new(|_| Box::pin(async {}))).await.map(|_| ()) }
+        });
+        assert!((&mut receiver).await.is_ok());
+        let second = hijacker.take(Box::new(|_| Box::pin(async {}))).await;
+        assert!(second.is_err());
+        first.abort();
+    }
+}

@@ -1,0 +1,305 @@
+//! `GET /info`
+
+use std::collections::BTreeMap;
+
+use engine::SystemInfo;
+use engine::model::Timestamp;
+use serde::Serialize;
+
+use crate::body::{self, Response};
+use crate::call::Call;
+use crate::containers::inspect::STORAGE_DRIVER;
+use crate::error::Result;
+use crate::time::rfc3339;
+use crate::version::ApiVersion;
+
+/// The runtime that containers run with: this program's own.
+const RUNTIME: &str = "stratus";
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct InfoBody {
+    #[serde(rename = "ID")]
+    id: String,
+    containers: usize,
+    containers_running: usize,
+    containers_paused: usize,
+    containers_stopped: usize,
+    images: usize,
+    driver: &'static str,
+    driver_status: Vec<[String; 2]>,
+    plugins: PluginsBody,
+    memory_limit: bool,
+    swap_limit: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kernel_memory: Option<bool>,
+    cpu_cfs_period: bool,
+    cpu_cfs_quota: bool,
+    #[serde(rename = "CPUShares")]
+    cpu_shares: bool,
+    #[serde(rename = "CPUSet")]
+    cpu_set: bool,
+    pids_limit: bool,
+    #[serde(rename = "IPv4Forwarding")]
+    ipv4_forwarding: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bridge_nf_iptables: Option<bool>,
+    #[serde(rename = "BridgeNfIp6tables", skip_serializing_if = "Option::is_none")]
+    bridge_nf_ip6tables: Option<bool>,
+    debug: bool,
+    #[serde(rename = "NFd")]
+    files: usize,
+    oom_kill_disable: bool,
+    #[serde(rename = "NGoroutines")]
+    threads: usize,
+    system_time: String,
+    logging_driver: String,
+    cgroup_driver: &'static str,
+    cgroup_version: &'static str,
+    #[serde(rename = "NEventsListener")]
+    event_listeners: usize,
+    kernel_version: String,
+    operating_system: String,
+    #[serde(rename = "OSVersion")]
+    os_version: String,
+    #[serde(rename = "OSType")]
+    os_type: &'static str,
+    architecture: String,
+    index_server_address: &'static str,
+    registry_config: RegistryBody,
+    #[serde(rename = "NCPU")]
+    cpus: u32,
+    mem_total: u64,
+    generic_resources: Option<Vec<String>>,
+    docker_root_dir: String,
+    http_proxy: String,
+    https_proxy: String,
+    no_proxy: String,
+    name: String,
+    labels: Vec<String>,
+    experimental_build: bool,
+    server_version: String,
+    runtimes: BTreeMap<&'static str, RuntimeBody>,
+    default_runtime: &'static str,
+    swarm: SwarmBody,
+    live_restore_enabled: bool,
+    isolation: &'static str,
+    init_binary: &'static str,
+    containerd_commit: CommitBody,
+    runc_commit: CommitBody,
+    init_commit: CommitBody,
+    security_options: Vec<&'static str>,
+    #[serde(rename = "CDISpecDirs", skip_serializing_if = "Option::is_none")]
+    cdi_spec_dirs: Option<Vec<String>>,
+    warnings: Option<Vec<String>>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct PluginsBody {
+    volume: [&'static str; 1],
+    network: [&'static str; 3],
+    authorization: Option<Vec<String>>,
+    log: [&'static str; 3],
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct RegistryBody {
+    #[serde(rename = "InsecureRegistryCIDRs")]
+    insecure_networks: Vec<String>,
+    index_configs: BTreeMap<String, IndexBody>,
+    mirrors: Vec<String>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct IndexBody {
+    name: String,
+    mirrors: Vec<String>,
+    secure: bool,
+    official: bool,
+}
+
+#[derive(Serialize)]
+struct RuntimeBody {
+    path: &'static str,
+    #[serde(rename = "runtimeArgs")]
+    arguments: [&'static str; 1],
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct SwarmBody {
+    #[serde(rename = "NodeID")]
+    node_id: &'static str,
+    node_addr: &'static str,
+    local_node_state: &'static str,
+    control_available: bool,
+    error: &'static str,
+    remote_managers: Option<Vec<String>>,
+}
+
+/// Of programs that stratus does not use.
+#[derive(Default, Serialize)]
+struct CommitBody {
+    #[serde(rename = "ID")]
+    id: &'static str,
+    #[serde(rename = "Expected", skip_serializing_if = "Option::is_none")]
+    expected: Option<&'static str>,
+}
+
+/// `GET /info`
+pub(crate) async fn info(call: Call) -> Result<Response> {
+    body::ok_json(&InfoBody::shown(call.engine().info(), call.version))
+}
+
+impl InfoBody {
+    fn shown(info: SystemInfo, version: ApiVersion) -> Self {
+        let (containers, running, paused, stopped) = info.containers;
+        let v2 = info.cgroup_version == "2";
+        let commit = || CommitBody { id: "", expected: version.before(48).then_some("") };
+        let environment = |name: &str| {
+            let value = std::env::var(name).or_else(|_| std::env::var(name.to_ascii_lowercase()));
+            value.map(|url| without_password(&url)).unwrap_or_default()
+        };
+        let mut security_options = vec!["name=seccomp,profile=builtin"];
+        if v2 {
+            security_options.push("name=cgroupns");
+        }
+        Self {
+            id: info.id,
+            containers,
+            containers_running: running,
+            containers_paused: paused,
+            containers_stopped: stopped,
+            images: info.images,
+            driver: STORAGE_DRIVER,
+            driver_status: vec![["Native Overlay Diff".to_owned(), "true".to_owned()]],
+            plugins: PluginsBody {
+                volume: ["local"],
+                network: ["bridge", "host", "null"],
+                authorization: None,
+                log: ["json-file", "local", "none"],
+            },
+            memory_limit: true,
+            swap_limit: true,
+            kernel_memory: version.before(42).then_some(false),
+            cpu_cfs_period: true,
+            cpu_cfs_quota: true,
+            cpu_shares: true,
+            cpu_set: true,
+            pids_limit: true,
+            ipv4_forwarding: true,
+            bridge_nf_iptables: version.before(50).then_some(true),
+            bridge_nf_ip6tables: version.before(50).then_some(true),
+            debug: false,
+            files: info.resources.0,
+            oom_kill_disable: !v2,
+            threads: info.resources.1,
+            system_time: rfc3339(Timestamp::now()),
+            logging_driver: info.log_driver,
+            cgroup_driver: "cgroupfs",
+            cgroup_version: info.cgroup_version,
+            event_listeners: 0,
+            kernel_version: info.kernel,
+            operating_system: info.operating_system,
+            os_version: info.os_version,
+            os_type: "linux",
+            architecture: info.architecture,
+            index_server_address: "https://index.docker.io/v1/",
+            registry_config: RegistryBody::shown(info.insecure_registries),
+            cpus: info.cpus,
+            mem_total: info.memory,
+            generic_resources: None,
+            docker_root_dir: info.data_dir,
+            http_proxy: environment("HTTP_PROXY"),
+            https_proxy: environment("HTTPS_PROXY"),
+            no_proxy: environment("NO_PROXY"),
+            name: info.name,
+            labels: info.labels,
+            experimental_build: false,
+            server_version: info.version,
+            runtimes: BTreeMap::from([(RUNTIME, RuntimeBody { path: RUNTIME, arguments: ["runtime"] })]),
+            default_runtime: RUNTIME,
+            swarm: SwarmBody {
+                node_id: "",
+                node_addr: "",
+                local_node_state: "inactive",
+                control_available: false,
+                error: "",
+                remote_managers: None,
+            },
+            // Containers outlive the daemon, always.
+            live_restore_enabled: true,
+            isolation: "",
+            init_binary: RUNTIME,
+            containerd_commit: commit(),
+            runc_commit: commit(),
+            init_commit: commit(),
+            security_options,
+            cdi_spec_dirs: version.at_least(44).then(Vec::new),
+            warnings: None,
+        }
+    }
+}
+
+impl RegistryBody {
+    /// Networks and hosts that are reached without TLS, apart, as clients print them.
+    fn shown(insecure: Vec<String>) -> Self {
+        const HUB: &str = "docker.io";
+        let is_network = |text: &String| text.parse::<ipnet::IpNet>().is_ok();
+        let (mut networks, hosts): (Vec<String>, Vec<String>) = insecure.into_iter().partition(is_network);
+        // Registries on this machine need no TLS, whatever is configured.
+        for own in ["::1/128", "127.0.0.0/8"] {
+            if !networks.iter().any(|network| network == own) {
+                networks.push(own.to_owned());
+            }
+        }
+        let index = |name: &str, secure| IndexBody {
+            name: name.to_owned(),
+            mirrors: Vec::new(),
+            secure,
+            official: name == HUB,
+        };
+        let mut index_configs: BTreeMap<_, _> = hosts.iter().map(|host| (host.clone(), index(host, false))).collect();
+        index_configs.insert(HUB.to_owned(), index(HUB, true));
+        Self { insecure_networks: networks, index_configs, mirrors: Vec::new() }
+    }
+}
+
+/// A proxy's URL with the name and password in it hidden.
+fn without_password(url: &str) -> String {
+    match url.split_once("://").and_then(|(scheme, rest)| Some((scheme, rest.rsplit_once('@')?))) {
+        Some((scheme, (_, host))) => format!("{scheme}://xxxxx:xxxxx@{host}"),
+        None => url.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn proxies_do_not_tell_their_passwords() {
+        assert_eq!(without_password("http://me:secret@proxy:3128"), "http://xxxxx:xxxxx@proxy:3128");
+        assert_eq!(without_password("http://proxy:3128"), "http://proxy:3128");
+    }
+
+    #[test]
+    fn networks_and_hosts_are_told_apart() {
+        let body = RegistryBody::shown(vec!["10.0.0.0/8".to_owned(), "registry:5000".to_owned()]);
+        assert_eq!(body.insecure_networks, ["10.0.0.0/8", "::1/128", "127.0.0.0/8"]);
+        assert!(!body.index_configs["registry:5000"].secure && body.index_configs["docker.io"].official);
+    }
+
+    #[test]
+    fn fields_go_with_the_version_that_dropped_them() {
+        let shown = |minor| {
+            serde_json::to_value(InfoBody::shown(SystemInfo::default(), ApiVersion::new(1, minor))).expect("JSON")
+        };
+        assert!(shown(41).get("KernelMemory").is_some() && shown(49).get("BridgeNfIp6tables").is_some());
+        assert!(shown(50).get("KernelMemory").is_none() && shown(50).get("BridgeNfIptables").is_none());
+        assert_eq!(shown(50)["Swarm"]["LocalNodeState"], "inactive");
+    }
+}
