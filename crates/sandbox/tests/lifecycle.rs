@@ -78,7 +78,7 @@ fn further_processes_join_with_their_own_user_environment_and_status() {
     assert_eq!(bundle.runtime(&["exec", id, "sh", "-c", "exit 9"]).status.code(), Some(9));
     assert_eq!(bundle.runtime(&["exec", id, "nosuch"]).status.code(), Some(127));
     let groups = bundle.ok(&["exec", id, "cat", "/proc/self/cgroup"]);
-    assert!(groups.contains(&format!("/sandbox-test/{id}")), "{groups}");
+    assert!(groups.contains(&format!("/sandbox-test-{id}")), "{groups}");
     let process = json!({ "args": ["sh", "-c", "echo from file; grep CapEff /proc/self/status"], "cwd": "/", "user": { "uid": 0, "gid": 0 }, "env": ["PATH=/bin"] });
     std::fs::write(bundle.path("process.json"), process.to_string()).unwrap();
     let path = bundle.path("process.json");

@@ -49,7 +49,7 @@ fn a_memory_hog_is_killed_and_counted() {
         .unwrap();
     bundle.create();
     bundle.ok(&["start", &bundle.id]);
-    let group = sandbox::cgroup::Cgroup::new(&format!("/sandbox-test/{}", bundle.id)).unwrap();
+    let group = sandbox::cgroup::Cgroup::new(&format!("/sandbox-test-{}", bundle.id)).unwrap();
     let watch = group.oom_watch().unwrap().unwrap();
     let pid = bundle.pid();
     std::fs::write(bundle.rootfs().join("go"), "go\n").unwrap();
@@ -73,7 +73,7 @@ fn a_container_frozen_and_killed_takes_everything_with_it() {
     bundle.spec["linux"]["namespaces"].as_array_mut().unwrap().retain(|n| n["type"] != "pid");
     bundle.create();
     bundle.ok(&["start", &bundle.id]);
-    let group = sandbox::cgroup::Cgroup::new(&format!("/sandbox-test/{}", bundle.id)).unwrap();
+    let group = sandbox::cgroup::Cgroup::new(&format!("/sandbox-test-{}", bundle.id)).unwrap();
     bundle.ok(&["delete", "--force", &bundle.id]);
     assert!(!group.exists());
 }

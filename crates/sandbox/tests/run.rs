@@ -13,7 +13,7 @@ fn the_program_sees_its_own_world() {
     assert_eq!(&lines[..4], ["stratus", "0", "/", "1"]);
     assert!(lines.contains(&"bin") && lines.contains(&"proc"));
     assert!(!bundle.path("state").join(&bundle.id).exists(), "nothing is left");
-    assert!(!std::path::Path::new("/sys/fs/cgroup/pids/sandbox-test").join(&bundle.id).exists());
+    assert!(!std::path::Path::new(&format!("/sys/fs/cgroup/pids/sandbox-test-{}", bundle.id)).exists());
 }
 
 #[test]
@@ -109,11 +109,12 @@ fn what_is_masked_is_empty_and_what_is_read_only_cannot_be_written() {
 
 #[test]
 fn devices_are_made_with_their_mode_and_owner() {
-    let mut bundle = Bundle::new("stat -c '%A %u %t,%T' /dev/fuse /dev/null; echo x > /dev/null && echo written");
-    bundle.spec["linux"]["devices"] =
-        json!([{ "path": "/dev/fuse", "type": "c", "major": 10, "minor": 229, "fileMode": 0o640, "uid": 5, "gid": 6 }]);
+    let mut bundle = Bundle::new(
+        "stat -c '%A %u %t,%T' /dev/fuse /dev/null; readlink /dev/ptmx; echo x > /dev/null && echo written",
+    );
+    bundle.spec["linux"]["devices"] = json!([{ "path": "/dev/ptmx", "type": "c", "major": 5, "minor": 2 }, { "path": "/dev/fuse", "type": "c", "major": 10, "minor": 229, "fileMode": 0o640, "uid": 5, "gid": 6 }]);
     let output = bundle.run();
-    assert_eq!(output.lines().collect::<Vec<_>>(), ["crw-r----- 5 a,e5", "crw-rw-rw- 0 1,3", "written"]);
+    assert_eq!(output.lines().collect::<Vec<_>>(), ["crw-r----- 5 a,e5", "crw-rw-rw- 0 1,3", "pts/ptmx", "written"]);
 }
 
 #[test]

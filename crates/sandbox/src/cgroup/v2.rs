@@ -103,7 +103,6 @@ fn apply_memory(directory: &Path, memory: &LinuxMemory) -> Result<()> {
     if let Some(swap) = swap_limit(limit, swap)? {
         // Absent where swap accounting is off, which is as good as a limit of nothing more than memory.
         match write(directory, "memory.swap.max", &swap) {
-            Err(CgroupError::Write { source, .. }) if source.kind() == ErrorKind::NotFound && swap != "max" => {}
             Err(CgroupError::Write { source, .. }) if source.kind() == ErrorKind::NotFound => {}
             other => other?,
         }

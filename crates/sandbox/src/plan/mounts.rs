@@ -359,16 +359,18 @@ fn devices(linux: &Linux, bind: bool) -> Result<Vec<DevicePlan>, PlanError> {
     for device in linux.devices().iter().flatten() {
         let plan = self::device(device, bind)?;
         plans.retain(|other| other.path != plan.path);
-        plans.push(plan);
+        // The multiplexer is always that of the container's own devpts: the host's would give out the host's terminals.
+        if plan.path.as_c_str() != c"dev/ptmx" {
+            plans.push(plan);
+        }
     }
     Ok(plans)
 }
 
 fn device(device: &LinuxDevice, bind: bool) -> Result<DevicePlan, PlanError> {
     let path = normal(device.path());
-    if path.is_empty() || matches!(path.as_str(), "dev/ptmx" | "dev/console") {
-        let reason = format!("{} is made by the runtime itself", device.path().display());
-        return Err(PlanError::invalid("linux.devices.path", reason));
+    if path.is_empty() {
+        return Err(PlanError::invalid("linux.devices.path", "is the root itself"));
     }
     let kind = match device.typ() {
         LinuxDeviceType::B => libc::S_IFBLK,

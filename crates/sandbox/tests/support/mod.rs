@@ -50,7 +50,7 @@ impl Bundle {
         spec["process"]["terminal"] = json!(false);
         spec["process"]["args"] = json!(["sh", "-c", script]);
         spec["root"]["readonly"] = json!(false);
-        spec["linux"]["cgroupsPath"] = json!(format!("/sandbox-test/{id}"));
+        spec["linux"]["cgroupsPath"] = json!(format!("/sandbox-test-{id}"));
         Self { dir, spec, id }
     }
 
