@@ -65,6 +65,22 @@ fn a_firewall_that_starts_later_and_one_that_is_reloaded() {
 }
 
 #[test]
+fn a_flush_of_everything_is_mended() {
+    on_a_host(|host| {
+        let networks = host.networks();
+        let (stranger, web) = serving(&host, &networks);
+        for _ in 0..3 {
+            sh("nft flush ruleset");
+            eventually("the table is back", || sh("nft list tables").contains("stratus-t1"));
+            everything_works(&stranger, &web);
+        }
+        run(&networks, spec("later", &["bridge"], &["8082:80"]));
+        networks.tear_down(web.sandbox()).unwrap();
+        assert!(!sh("nft list map inet stratus-t1 any4").contains("8080"));
+    });
+}
+
+#[test]
 fn firewalld_rejects_at_the_end_of_its_chain() {
     on_a_host(|host| {
         sh("nft 'table inet firewalld { chain filter_FORWARD { type filter hook forward priority 10; policy accept; \

@@ -7,9 +7,10 @@
 //! and understand, as a rule they cannot read makes them refuse the whole table.
 //!
 //! A thread listens to nftables' notifications and puts the rules back where a firewall was started or reloaded
-//! meanwhile. What cannot be helped from here is told in the log: tables of the legacy `iptables`, which are not reachable
+//! meanwhile, and the instance's own table where everything was flushed. What cannot be helped from here is told in the log: tables of the legacy `iptables`, which are not reachable
 //! through nftables, and tables that only their owner may change.
 
+use super::Firewall;
 use crate::config::Instance;
 use crate::error::{Error, Result};
 use crate::netlink::{Family, Socket};
@@ -46,7 +47,11 @@ struct State {
 
 impl ForeignChains {
     /// Opens what is there, and begins to listen.
-    pub(crate) fn open(instance: &Instance, bridges: impl IntoIterator<Item = String>) -> Result<ForeignChains> {
+    pub(crate) fn open(
+        instance: &Instance,
+        own: Arc<Firewall>,
+        bridges: impl IntoIterator<Item = String>,
+    ) -> Result<ForeignChains> {
         let state = State {
             nft: Nft::open()?,
             comment: instance.table(),
@@ -66,7 +71,7 @@ impl ForeignChains {
             .name("nft-watch".into())
             .spawn({
                 let shared = shared.clone();
-                move || watch(&shared, &notifications, &stopped)
+                move || watch(&shared, &own, &notifications, &stopped)
             })
             .map_err(|e| Error::io("start the thread that watches nftables", e))?;
         Ok(ForeignChains { shared, stop: Some(stop), thread: Some(thread) })
@@ -97,7 +102,7 @@ impl Drop for ForeignChains {
     }
 }
 
-fn watch(shared: &Shared, notifications: &Socket, stopped: &OwnedFd) {
+fn watch(shared: &Shared, own: &Firewall, notifications: &Socket, stopped: &OwnedFd) {
     loop {
         let mut changed = false;
         match notifications.wait(stopped.as_fd(), |kind, _| changed |= is_of_rules(kind)) {
@@ -110,16 +115,25 @@ fn watch(shared: &Shared, notifications: &Socket, stopped: &OwnedFd) {
                 return;
             }
         }
-        if changed && let Err(error) = shared.state.lock().ensure() {
+        if !changed {
+            continue;
+        }
+        match own.restore() {
+            Ok(true) => tracing::warn!("the instance's nftables table was taken out by somebody else: it is back"),
+            Ok(false) => {}
+            Err(error) => tracing::error!(%error, "the instance's nftables table is gone, and could not be put back"),
+        }
+        if let Err(error) = shared.state.lock().ensure() {
             tracing::warn!(%error, "another firewall's chains could not be opened for containers");
         }
     }
 }
 
-/// Whether a notification tells of a chain or a rule, made or deleted: messages 3, 5, 6 and 8 of subsystem 10. Publishing
+/// Whether a notification tells of a deleted table, or of a chain or a rule, made or deleted: messages 2, 3, 5, 6 and 8 of
+/// subsystem 10. Publishing
 /// a port is an element and wakes nobody's mind.
 fn is_of_rules(kind: u16) -> bool {
-    kind >> 8 == 10 && matches!(kind & 0xff, 3 | 5 | 6 | 8)
+    kind >> 8 == 10 && matches!(kind & 0xff, 2 | 3 | 5 | 6 | 8)
 }
 
 impl State {

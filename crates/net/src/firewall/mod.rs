@@ -23,6 +23,7 @@ use crate::error::Result;
 use crate::nft::{ChainKind, Element, Hook, Nft, Priority, Protocol, Rule, SetKind, Table, Transaction, Verdict};
 use ipnet::IpNet;
 use parking_lot::Mutex;
+use std::collections::BTreeSet;
 
 /// What the rules need to know of a network.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,52 +35,94 @@ pub(crate) struct NetworkRules {
     pub(crate) masquerade: bool,
 }
 
-/// The table, and a socket to change it with.
+/// The table, and what shall be in it.
 pub(crate) struct Firewall {
-    nft: Mutex<Nft>,
     table: Table,
+    state: Mutex<State>,
+}
+
+struct State {
+    nft: Nft,
+    networks: Vec<NetworkRules>,
+    ports: BTreeSet<PublishedPort>,
 }
 
 impl Firewall {
     /// Puts the table into the kernel with these networks and ports, in place of one that is there, in one transaction:
     /// no packet sees anything in between.
     pub(crate) fn open(instance: &Instance, networks: &[NetworkRules], ports: &[PublishedPort]) -> Result<Firewall> {
-        let firewall = Firewall { nft: Mutex::new(Nft::open()?), table: table_of(instance) };
-        let table = &firewall.table;
+        let state = State { nft: Nft::open()?, networks: networks.to_vec(), ports: ports.iter().cloned().collect() };
+        let firewall = Firewall { table: table_of(instance), state: Mutex::new(state) };
+        firewall.state.lock().put(&firewall.table)?;
+        Ok(firewall)
+    }
+
+    /// Puts the table back where somebody took it out, as `nft flush ruleset` does; gives whether it was gone.
+    pub(crate) fn restore(&self) -> Result<bool> {
+        let state = self.state.lock();
+        let gone = !state.nft.tables(self.table.family)?.contains(&self.table.name);
+        if gone {
+            state.put(&self.table)?;
+        }
+        Ok(gone)
+    }
+
+    /// Lets a network in.
+    pub(crate) fn add_network(&self, network: &NetworkRules) -> Result<()> {
+        let mut state = self.state.lock();
+        let mut transaction = Transaction::new(format!("add bridge {}", network.bridge));
+        network.each(|set, elements| transaction.add_elements(&self.table, set, elements));
+        state.nft.commit(transaction)?;
+        state.networks.push(network.clone());
+        Ok(())
+    }
+
+    /// Takes a network out.
+    pub(crate) fn remove_network(&self, network: &NetworkRules) -> Result<()> {
+        let mut state = self.state.lock();
+        state.networks.retain(|other| other.bridge != network.bridge);
+        let mut transaction = Transaction::new(format!("remove bridge {}", network.bridge));
+        network.each(|set, elements| transaction.delete_elements(&self.table, set, elements));
+        state.nft.commit(transaction)
+    }
+
+    /// Publishes ports in place of others, as one change; both lists may be empty.
+    pub(crate) fn replace_ports(&self, old: &[PublishedPort], new: &[PublishedPort]) -> Result<()> {
+        if old.is_empty() && new.is_empty() {
+            return Ok(());
+        }
+        let mut state = self.state.lock();
+        // What is not there cannot be taken out.
+        let old: Vec<PublishedPort> = old.iter().filter(|port| state.ports.contains(port)).cloned().collect();
+        let mut transaction = Transaction::new("publish ports");
+        each_port(&old, |map, elements| transaction.delete_elements(&self.table, map, elements));
+        each_port(new, |map, elements| transaction.add_elements(&self.table, map, elements));
+        if !transaction.is_empty() {
+            state.nft.commit(transaction)?;
+        }
+        for port in &old {
+            state.ports.remove(port);
+        }
+        state.ports.extend(new.iter().cloned());
+        Ok(())
+    }
+}
+
+impl State {
+    /// Exchanges the whole table.
+    fn put(&self, table: &Table) -> Result<()> {
         let mut transaction = Transaction::new(format!("make table {}", table.name));
         transaction.add_table(table);
         transaction.delete_table(table);
         transaction.add_table(table);
         add_sets(&mut transaction, table);
         add_chains(&mut transaction, table);
-        for network in networks {
+        for network in &self.networks {
             network.each(|set, elements| transaction.add_elements(table, set, elements));
         }
-        each_port(ports, |map, elements| transaction.add_elements(table, map, elements));
-        firewall.nft.lock().commit(transaction)?;
-        Ok(firewall)
-    }
-
-    /// Lets a network in.
-    pub(crate) fn add_network(&self, network: &NetworkRules) -> Result<()> {
-        let mut transaction = Transaction::new(format!("add bridge {}", network.bridge));
-        network.each(|set, elements| transaction.add_elements(&self.table, set, elements));
-        self.nft.lock().commit(transaction)
-    }
-
-    /// Takes a network out.
-    pub(crate) fn remove_network(&self, network: &NetworkRules) -> Result<()> {
-        let mut transaction = Transaction::new(format!("remove bridge {}", network.bridge));
-        network.each(|set, elements| transaction.delete_elements(&self.table, set, elements));
-        self.nft.lock().commit(transaction)
-    }
-
-    /// Publishes ports in place of others, as one change; both lists may be empty.
-    pub(crate) fn replace_ports(&self, old: &[PublishedPort], new: &[PublishedPort]) -> Result<()> {
-        let mut transaction = Transaction::new("publish ports");
-        each_port(old, |map, elements| transaction.delete_elements(&self.table, map, elements));
-        each_port(new, |map, elements| transaction.add_elements(&self.table, map, elements));
-        if transaction.is_empty() { Ok(()) } else { self.nft.lock().commit(transaction) }
+        let ports: Vec<PublishedPort> = self.ports.iter().cloned().collect();
+        each_port(&ports, |map, elements| transaction.add_elements(table, map, elements));
+        self.nft.commit(transaction)
     }
 }
 

@@ -13,7 +13,6 @@ use crate::port::{PublishedPort, Targets};
 use crate::route::{Change, RouteSocket};
 use crate::sysctl;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-use rustix::io::Errno;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
@@ -92,15 +91,8 @@ impl Networks {
         let unpublished = self.firewall.replace_ports(&sandbox.ports, &[]);
         self.ports.release(&sandbox.ports);
         let mut state = self.state.lock();
-        for endpoint in &sandbox.endpoints {
-            state.leave(endpoint);
-        }
-        drop(state);
-        match unpublished {
-            // Taken out already.
-            Err(error) if error.is_errno(Errno::NOENT) => Ok(()),
-            result => result,
-        }
+        sandbox.endpoints.iter().for_each(|endpoint| state.leave(endpoint));
+        unpublished
     }
 
     /// Connects a running sandbox to one more network. Default routes and published ports move where the new endpoint is

@@ -23,7 +23,7 @@ pub struct Networks {
     pub(super) config: NetConfig,
     /// Of the host's namespace.
     pub(super) host: Mutex<RouteSocket>,
-    pub(super) firewall: Firewall,
+    pub(super) firewall: Arc<Firewall>,
     pub(super) foreign: ForeignChains,
     pub(super) ports: Arc<PortTable>,
     pub(super) workshop: Workshop,

@@ -42,7 +42,7 @@ impl Networks {
         }
         let ports: Vec<_> = running.iter().flat_map(|sandbox| sandbox.ports.iter().cloned()).collect();
         let rules: Vec<_> = networks.values().filter_map(bridge::rules_of).collect();
-        let firewall = Firewall::open(&config.instance, &rules, &ports)?;
+        let firewall = Arc::new(Firewall::open(&config.instance, &rules, &ports)?);
         let links = host.links()?;
         let state = enter_all(&config, &host, networks, &running);
         sweep(&config, &links, &state, &running)?;
@@ -50,7 +50,7 @@ impl Networks {
         let open = rules.iter().filter(|rules| !rules.internal).map(|rules| rules.bridge.clone());
         let host_links = HostLinks::new(&config.instance);
         let networks = Networks {
-            foreign: ForeignChains::open(&config.instance, open)?,
+            foreign: ForeignChains::open(&config.instance, firewall.clone(), open)?,
             ports: PortTable::open(config.forwarder.clone(), &ports)?,
             workshop: Workshop::open(host_links.clone(), config.prepared)?,
             host_links,
