@@ -79,6 +79,18 @@ fn a_container_frozen_and_killed_takes_everything_with_it() {
 }
 
 #[test]
+fn a_cgroup_that_is_in_use_is_left_alone() {
+    let first = Bundle::new("exec sleep 1000");
+    first.create();
+    first.ok(&["start", &first.id]);
+    let mut second = Bundle::new("true");
+    second.spec["linux"]["cgroupsPath"] = first.spec["linux"]["cgroupsPath"].clone();
+    let output = second.run_any();
+    assert!(String::from_utf8_lossy(&output.stderr).contains("is not empty"), "{output:?}");
+    assert_eq!(first.status(), "running");
+}
+
+#[test]
 fn an_instance_cleans_up_after_itself_by_name() {
     let parent = format!("/sandbox-test-clean-{}", std::process::id());
     let group = sandbox::cgroup::Cgroup::new(&format!("{parent}/a/b")).unwrap();
@@ -88,6 +100,7 @@ fn an_instance_cleans_up_after_itself_by_name() {
         std::fs::write(directory.join("cgroup.procs"), child.id().to_string()).unwrap();
     }
     assert_eq!(group.processes().unwrap(), [child.id() as i32]);
+    group.freeze().unwrap();
     // Its parent, this test, reaps it while the cgroup is waited for.
     let reaper = std::thread::spawn(move || child.wait().unwrap());
     sandbox::cgroup::clean(&parent).unwrap();

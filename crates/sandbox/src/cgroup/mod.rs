@@ -347,7 +347,17 @@ pub fn clean(parent: &str) -> Result<()> {
         return Ok(());
     }
     group.kill(libc::SIGKILL)?;
+    // Frozen processes of v1 take the signal only now.
+    if let Some(freezer) = group.layout.hierarchy("freezer") {
+        thaw_tree(&below(freezer.mount_point(), &group.path));
+    }
     group.delete()
+}
+
+fn thaw_tree(directory: &Path) {
+    // What can't be thawed can't be deleted either, and that error tells more.
+    let _ = write(directory, "freezer.state", "THAWED");
+    children(directory).iter().for_each(|child| thaw_tree(child));
 }
 
 /// Makes the attachments of the next few milliseconds cheap.

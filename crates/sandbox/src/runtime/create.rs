@@ -66,6 +66,10 @@ fn make(store: &Store, options: &Create, gated: bool, log: &Log) -> Result<(Maki
         error
     };
     let cgroup = Cgroup::new(&path).map_err(|error| remove(error.into()))?;
+    // Somebody else's processes must neither share the limits nor go when this container goes.
+    if cgroup.exists() && !cgroup.processes().map_err(|error| remove(error.into()))?.is_empty() {
+        return Err(remove(RuntimeError::State(format!("container's cgroup {} is not empty", cgroup.path()))));
+    }
     let rootfs = spec.root().as_ref().map_or(PathBuf::new(), |root| bundle.join(root.path()));
     let saved = Saved {
         oci_version: spec.version().clone(),
