@@ -16,7 +16,7 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitStatus;
 
-use crate::{ImageConfig, Platform, Reference};
+use crate::{ImageConfig, NewImageOptions, Platform, Reference};
 
 pub use spec::{BootstrapSpec, Distribution, DistributionSpec, SpecError, Variant};
 
@@ -31,6 +31,19 @@ pub struct ImportMetadata {
     pub config: ImageConfig,
     /// How it was made, for its history.
     pub created_by: String,
+}
+
+impl ImportMetadata {
+    /// What [`crate::Images::import`] needs to make an image of the archive.
+    pub fn options(&self) -> NewImageOptions {
+        NewImageOptions {
+            name: Some(self.reference.clone()),
+            created_by: self.created_by.clone(),
+            config: self.config.config.clone(),
+            platform: Some(self.platform.clone()),
+            ..NewImageOptions::default()
+        }
+    }
 }
 
 /// A step of making an image.
@@ -110,17 +123,51 @@ impl BootstrapError {
     }
 }
 
-/// Makes the root file system of an image and writes it as an uncompressed tar archive. Blocks until it is done.
-///
-/// What is written is of use only if this succeeds.
+/// Everything that was found out before the work begins: programs, keys, mirrors, dates.
+pub struct Prepared<'a>(Source<'a>);
+
+enum Source<'a> {
+    Busybox(busybox::Package),
+    Distribution(debootstrap::Plan<'a>),
+}
+
+/// Finds out what it takes to make an image, and whether it is there. Blocks; asks the mirror, and changes nothing.
+pub fn prepare<'a>(spec: &'a BootstrapSpec, progress: BootstrapProgress<'_>) -> Result<Prepared<'a>, BootstrapError> {
+    Ok(Prepared(match spec {
+        BootstrapSpec::Busybox => Source::Busybox(busybox::package(progress)?),
+        BootstrapSpec::Distribution(spec) => Source::Distribution(debootstrap::plan(spec, progress)?),
+    }))
+}
+
+impl Prepared<'_> {
+    /// What the image will be made of besides its files: known before them, so that the archive can be imported while it is made.
+    pub fn metadata(&self) -> ImportMetadata {
+        match &self.0 {
+            Source::Busybox(package) => package.metadata(),
+            Source::Distribution(plan) => plan.metadata(),
+        }
+    }
+
+    /// Makes the root file system and writes it as an uncompressed tar archive. Blocks until it is done.
+    ///
+    /// What is written is of use only if this succeeds: whoever reads it meanwhile must not take its end for success.
+    pub fn write(self, sink: impl Write + Send, progress: BootstrapProgress<'_>) -> Result<(), BootstrapError> {
+        let mut sink = archive::Counted::new(sink, progress);
+        match self.0 {
+            Source::Busybox(package) => package.write(&mut sink, progress),
+            Source::Distribution(plan) => plan.write(&mut sink, progress),
+        }
+    }
+}
+
+/// Makes the root file system of an image and writes it as an uncompressed tar archive: [`prepare`] and [`Prepared::write`] in one.
 pub fn bootstrap(
     spec: &BootstrapSpec,
     sink: impl Write + Send,
     progress: BootstrapProgress<'_>,
 ) -> Result<ImportMetadata, BootstrapError> {
-    let mut sink = archive::Counted::new(sink, progress);
-    match spec {
-        BootstrapSpec::Busybox => busybox::build(&mut sink, progress),
-        BootstrapSpec::Distribution(spec) => debootstrap::build(spec, &mut sink, progress),
-    }
+    let prepared = prepare(spec, progress)?;
+    let metadata = prepared.metadata();
+    prepared.write(sink, progress)?;
+    Ok(metadata)
 }

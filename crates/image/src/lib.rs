@@ -17,6 +17,7 @@
 #![forbid(unsafe_code)]
 
 pub mod archive;
+pub mod bootstrap;
 pub mod changes;
 mod compression;
 mod config;
@@ -39,6 +40,7 @@ mod query;
 mod reaper;
 mod record;
 pub mod reference;
+pub mod registry;
 mod remove;
 mod rootfs;
 mod save;
@@ -49,8 +51,6 @@ mod sync;
 pub mod tar;
 mod tree;
 mod unpack;
-pub mod bootstrap;
-pub mod registry;
 
 pub use compression::Compression;
 pub use config::{Healthcheck, HistoryEntry, ImageConfig, LayerList, RunConfig};

@@ -52,7 +52,9 @@ const FILES: [(&str, u32, &str); 4] = [
 ];
 
 /// The package's parts that the image has.
-struct Package {
+pub(super) struct Package {
+    /// As dpkg calls it.
+    architecture: String,
     version: String,
     program: Vec<u8>,
     copyright: Vec<u8>,
@@ -62,40 +64,44 @@ struct Package {
     built: i64,
 }
 
-pub(super) fn build(
-    sink: &mut (impl Write + Send),
-    progress: BootstrapProgress<'_>,
-) -> Result<ImportMetadata, BootstrapError> {
+/// Finds the package: as it is installed, else from the host's mirror.
+pub(super) fn package(progress: BootstrapProgress<'_>) -> Result<Package, BootstrapError> {
     let architecture = host_architecture()?;
-    let package = match installed()? {
-        Some(package) => package,
-        None => {
-            progress(BootstrapEvent::Phase(format!("downloading {PACKAGE} with apt...")));
-            downloaded()?
-        }
-    };
-    progress(BootstrapEvent::Phase("creating tarball...".into()));
-    write_archive(&package, sink).map_err(BootstrapError::io("writing the root file system"))?;
-    let platform = image_platform(&architecture);
-    let config = ImageConfig {
-        architecture: platform.architecture.clone(),
-        variant: platform.variant.clone().unwrap_or_default(),
-        os: platform.os.clone(),
-        created: jiff::Timestamp::from_second(package.built).ok().map(|time| time.to_string()),
-        config: RunConfig {
-            env: vec![PATH.to_owned()],
-            cmd: Some(vec!["sh".to_owned()]),
-            labels: [("org.opencontainers.image.version".to_owned(), package.version)].into(),
-            ..RunConfig::default()
-        },
-        ..ImageConfig::default()
-    };
-    let created_by = "stratus image bootstrap busybox".to_owned();
-    Ok(ImportMetadata { reference: BootstrapSpec::Busybox.reference(), platform, config, created_by })
+    if let Some(package) = installed(&architecture)? {
+        return Ok(package);
+    }
+    progress(BootstrapEvent::Phase(format!("downloading {PACKAGE} with apt...")));
+    downloaded(&architecture)
+}
+
+impl Package {
+    pub(super) fn metadata(&self) -> ImportMetadata {
+        let platform = image_platform(&self.architecture);
+        let config = ImageConfig {
+            architecture: platform.architecture.clone(),
+            variant: platform.variant.clone().unwrap_or_default(),
+            os: platform.os.clone(),
+            created: jiff::Timestamp::from_second(self.built).ok().map(|time| time.to_string()),
+            config: RunConfig {
+                env: vec![PATH.to_owned()],
+                cmd: Some(vec!["sh".to_owned()]),
+                labels: [("org.opencontainers.image.version".to_owned(), self.version.clone())].into(),
+                ..RunConfig::default()
+            },
+            ..ImageConfig::default()
+        };
+        let created_by = "stratus image bootstrap busybox".to_owned();
+        ImportMetadata { reference: BootstrapSpec::Busybox.reference(), platform, config, created_by }
+    }
+
+    pub(super) fn write(&self, sink: &mut impl Write, progress: BootstrapProgress<'_>) -> Result<(), BootstrapError> {
+        progress(BootstrapEvent::Phase("creating tarball...".into()));
+        write_archive(self, sink).map_err(BootstrapError::io("writing the root file system"))
+    }
 }
 
 /// The package as it is installed, where it is, and where its files are those that were signed.
-fn installed() -> Result<Option<Package>, BootstrapError> {
+fn installed(architecture: &str) -> Result<Option<Package>, BootstrapError> {
     let query = Command::new("dpkg-query").args(["-W", "-f", "${db:Status-Abbrev}${Version}", PACKAGE]).output();
     let query = query.map_err(BootstrapError::io("starting dpkg-query"))?;
     let state = String::from_utf8_lossy(&query.stdout).into_owned();
@@ -112,6 +118,7 @@ fn installed() -> Result<Option<Package>, BootstrapError> {
     // Minimal systems are often set up to leave documentation out.
     let copyright = if copyright.exists() { read(&copyright)? } else { return Ok(None) };
     Ok(Some(Package {
+        architecture: architecture.to_owned(),
         version: version.trim().to_owned(),
         names: names(&program)?,
         program: read(&program)?,
@@ -121,7 +128,7 @@ fn installed() -> Result<Option<Package>, BootstrapError> {
 }
 
 /// The package from the host's mirror, verified by apt.
-fn downloaded() -> Result<Package, BootstrapError> {
+fn downloaded(architecture: &str) -> Result<Package, BootstrapError> {
     let dir = tempfile::tempdir().map_err(BootstrapError::io("making a temporary directory"))?;
     let apt = output_of(Command::new("apt-get").args(["-q", "download", PACKAGE]).current_dir(&dir));
     apt.map_err(|error| match error {
@@ -157,6 +164,7 @@ fn downloaded() -> Result<Package, BootstrapError> {
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o700))
         .map_err(BootstrapError::io("writing busybox"))?;
     Ok(Package {
+        architecture: architecture.to_owned(),
         version: String::from_utf8_lossy(&version).trim().to_owned(),
         names: names(&path)?,
         program,

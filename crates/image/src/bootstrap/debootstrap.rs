@@ -12,8 +12,8 @@ use crate::{ImageConfig, RunConfig};
 
 const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// Everything that was found out before the work begins.
-struct Plan<'a> {
+/// How a distribution's image is going to be made.
+pub(super) struct Plan<'a> {
     spec: &'a DistributionSpec,
     keyring: &'static str,
     architecture: String,
@@ -22,21 +22,10 @@ struct Plan<'a> {
     epoch: i64,
 }
 
-pub(super) fn build(
-    spec: &DistributionSpec,
-    sink: &mut (impl Write + Send),
+pub(super) fn plan<'a>(
+    spec: &'a DistributionSpec,
     progress: BootstrapProgress<'_>,
-) -> Result<ImportMetadata, BootstrapError> {
-    let plan = plan(spec, progress)?;
-    if is_installed("mmdebstrap") {
-        stream_to(&mut plan.mmdebstrap(), sink, progress)?;
-    } else {
-        plan.debootstrap(sink, progress)?;
-    }
-    Ok(plan.metadata())
-}
-
-fn plan<'a>(spec: &'a DistributionSpec, progress: BootstrapProgress<'_>) -> Result<Plan<'a>, BootstrapError> {
+) -> Result<Plan<'a>, BootstrapError> {
     let host = Host::read();
     if !is_installed("mmdebstrap") && !is_installed("debootstrap") {
         return Err(BootstrapError::MissingProgram {
@@ -99,6 +88,17 @@ fn parse_release_date(release: &str) -> Option<i64> {
 }
 
 impl Plan<'_> {
+    pub(super) fn write(
+        &self,
+        sink: &mut (impl Write + Send),
+        progress: BootstrapProgress<'_>,
+    ) -> Result<(), BootstrapError> {
+        match is_installed("mmdebstrap") {
+            true => stream_to(&mut self.mmdebstrap(), sink, progress),
+            false => self.debootstrap(sink, progress),
+        }
+    }
+
     fn components(&self) -> &'static str {
         match self.spec.distribution {
             Distribution::Debian => "main",
@@ -197,7 +197,7 @@ impl Plan<'_> {
         Ok(())
     }
 
-    fn metadata(&self) -> ImportMetadata {
+    pub(super) fn metadata(&self) -> ImportMetadata {
         let platform = image_platform(&self.architecture);
         let spec = self.spec;
         let labels = [

@@ -114,7 +114,10 @@ pub(super) async fn lookup(host: &str, port: u16) -> Result<Vec<SocketAddr>, Tra
     if let Ok(address) = host.parse::<IpAddr>() {
         return Ok(vec![SocketAddr::new(address, port)]);
     }
-    let failed = |reason: &str| TransportCause::Lookup { host: host.to_owned(), reason: reason.to_owned() };
+    let failed = |reason: &str| {
+        let resolver = std::fs::read_to_string("/etc/resolv.conf").ok().and_then(|text| first_resolver(&text));
+        TransportCause::Lookup { host: host.to_owned(), resolver, reason: reason.to_owned() }
+    };
     let found = tokio::net::lookup_host((host, port)).await.map_err(|error| {
         let text = error.to_string();
         match text.rsplit(": ").next() {
@@ -126,6 +129,12 @@ pub(super) async fn lookup(host: &str, port: u16) -> Result<Vec<SocketAddr>, Tra
     let mut addresses: Vec<SocketAddr> = found.collect();
     addresses.dedup();
     if addresses.is_empty() { Err(failed("no such host")) } else { Ok(addresses) }
+}
+
+/// Whom the system asks for names first (resolv.conf(5)).
+fn first_resolver(resolv_conf: &str) -> Option<IpAddr> {
+    let address = resolv_conf.lines().find_map(|line| line.trim_start().strip_prefix("nameserver"))?;
+    address.trim().parse().ok()
 }
 
 /// Connects to the first address that answers; the next one is tried as soon as one fails or dawdles.
@@ -287,5 +296,30 @@ impl AsyncWrite for Stream {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.inner).poll_write_vectored(cx, bufs)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_resolver_is_named() {
+        let resolver = first_resolver("# x\nsearch a\nnameserver fd00::1\nnameserver 192.0.2.1\n");
+        assert_eq!(resolver.map(|resolver| resolver.to_string()).as_deref(), Some("fd00::1"));
+        assert_eq!(first_resolver("search a\n"), None);
+    }
+
+    #[test]
+    fn proxies_are_read_without_repeating_their_passwords() {
+        let proxy = ProxyAddress::parse("http://ann:p%40ss@proxy.example:3128/").unwrap();
+        assert_eq!((&*proxy.host, proxy.port, proxy.is_tls), ("proxy.example", 3128, false));
+        assert_eq!(proxy.authorization.as_deref(), Some("Basic YW5uOnBAc3M="));
+        assert!(ProxyAddress::parse("proxy.example:3128").unwrap().authorization.is_none());
+        assert!(ProxyAddress::parse("https://[::1]").is_ok_and(|proxy| proxy.is_tls && proxy.port == 443));
+        for bad in ["socks5://geheim@x", "http://geheim@", "http://ann:geheim@a b"] {
+            let error = ProxyAddress::parse(bad).err().unwrap().to_string();
+            assert!(!error.contains("geheim"), "{error}");
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! What can go wrong with a registry, in the words that Docker's clients know, and of which kind each is.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use crate::reference::ReferenceError;
@@ -30,10 +30,12 @@ impl fmt::Display for Refusal {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TransportCause {
     /// The registry's name has no address.
-    #[error("dial tcp: lookup {host}: {reason}")]
+    #[error("dial tcp: lookup {host}{}: {reason}", resolver.map(|address| format!(" on {}", SocketAddr::new(address, 53))).unwrap_or_default())]
     Lookup {
         /// The name.
         host: String,
+        /// Whom the system asks for names first.
+        resolver: Option<IpAddr>,
         /// What the resolver said.
         reason: String,
     },
@@ -342,7 +344,7 @@ mod tests {
     fn only_what_may_pass_is_tried_again() {
         assert!(refused(503, "", "x").is_passing() && refused(429, "", "x").is_passing());
         assert!(!refused(404, "", "x").is_passing() && !refused(401, "", "x").is_passing());
-        let lookup = |reason: &str| TransportCause::Lookup { host: "x".into(), reason: reason.into() };
+        let lookup = |reason: &str| TransportCause::Lookup { host: "x".into(), resolver: None, reason: reason.into() };
         assert!(!lookup("no such host").is_passing() && lookup("Temporary failure in name resolution").is_passing());
     }
 }

@@ -76,8 +76,7 @@ impl Registries {
                 Err(error) => failure = Some(error),
             }
         }
-        let failure = failure.unwrap_or_else(|| RegistryError::Task("no registry to ask".into()));
-        Err(failure.of_pull(&reference))
+        Err(failure.unwrap_or_else(|| RegistryError::Task("no registry to ask".into())))
     }
 
     async fn inspect_at(
@@ -124,7 +123,7 @@ impl Registries {
         let reference = reference.clone().with_default_tag();
         let version = reference.digest().or(reference.tag()).unwrap_or(crate::reference::DEFAULT_TAG).to_owned();
         let repository = self.repository(reference.domain(), &reference, auth, "pull").await?;
-        retrying(self.config(), || repository.head_manifest(&version)).await.map_err(|error| error.of_pull(&reference))
+        retrying(self.config(), || repository.head_manifest(&version)).await
     }
 
     /// Whether a registry takes these credentials: `POST /auth` of the Engine API. Nothing is kept.

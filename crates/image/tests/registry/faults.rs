@@ -246,7 +246,7 @@ async fn who_is_not_there_is_named_as_go_names_it() {
     );
     let unknown = error("registry.invalid/x").await;
     assert!(
-        unknown.starts_with(r#"Get "https://registry.invalid/v2/": dial tcp: lookup registry.invalid: "#),
+        unknown.starts_with(r#"Get "https://registry.invalid/v2/": dial tcp: lookup registry.invalid"#),
         "{unknown}"
     );
 }

@@ -20,7 +20,10 @@ async fn a_name_is_looked_up_without_pulling_it() {
     assert_eq!((head.digest, head.size), (fixture.digest(), fixture.manifest.len() as u64));
     assert_eq!(registries.head(&server.name("app:2"), None).await.unwrap(), None);
     let error = registries.inspect(&server.name("app:2"), None).await.unwrap_err();
-    assert_eq!(error.kind(), RegistryErrorKind::NotFound);
+    assert_eq!(
+        (error.kind(), &*error.to_string()),
+        (RegistryErrorKind::NotFound, "manifest unknown: manifest unknown")
+    );
     assert_eq!(registries.tags(&server.name("app"), None).await.unwrap(), ["1"]);
 }
 

@@ -212,3 +212,28 @@ async fn who_may_not_push_is_told_so() {
     assert_eq!(error.to_string(), "denied: requested access to the resource is denied");
     assert_eq!(error.kind(), image::registry::RegistryErrorKind::Forbidden);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_made_here_travels() {
+    let (server, place, registries) = (Server::open().await, Place::new(), registries());
+    let spec = "busybox".parse().unwrap();
+    let prepared = image::bootstrap::prepare(&spec, &|_| {}).unwrap();
+    let metadata = prepared.metadata();
+    // The archive is imported while it is made.
+    let (archive, sink) = std::io::pipe().unwrap();
+    let import = place.images.import(archive, metadata.options(), Progress::none());
+    let (image, written) =
+        tokio::join!(import, async { tokio::task::block_in_place(|| prepared.write(sink, &|_| {})) });
+    written.unwrap();
+    let image = image.unwrap();
+    assert_eq!(place.images.resolve("busybox").unwrap(), image);
+    let name = server.name("busybox:made");
+    registries.push(&place.images, &image, &name, None, Progress::none()).await.unwrap();
+
+    let elsewhere = Place::new();
+    let pulled = registries.pull(&elsewhere.images, &name, None, None, Progress::none()).await.unwrap();
+    assert_eq!(pulled.image_id, image);
+    let config = elsewhere.images.config(&image).unwrap();
+    assert_eq!(config.config.cmd.as_deref(), Some(&["sh".to_owned()][..]));
+    assert_eq!(config.history[0].created_by, "stratus image bootstrap busybox");
+}
