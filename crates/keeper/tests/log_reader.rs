@@ -173,6 +173,28 @@ fn pieces_of_long_lines_are_put_together_by_their_ends() {
 }
 
 #[test]
+fn a_reader_keeps_up_with_rotations_under_its_hands() {
+    let dir = tempfile::tempdir().unwrap();
+    for compress in [false, true] {
+        let rotation = Rotation { max_size: 2000, max_files: 300, compress };
+        for config in both(&dir.path().join(format!("log-{compress}")), Some(rotation)) {
+            let mut reader = LogReader::open(&config, &ReadOptions::default()).unwrap();
+            let numbers = std::thread::scope(|scope| {
+                let writer = scope.spawn(|| write(&config, 0, 4000));
+                let mut numbers = Vec::new();
+                while !writer.is_finished() {
+                    numbers.extend(read_more(&mut reader));
+                }
+                numbers.extend(read_more(&mut reader));
+                numbers
+            });
+            assert!(numbers.iter().copied().eq(0..4000), "{} of 4000, {} gaps", numbers.len(), reader.gaps());
+            assert_eq!((reader.damaged(), reader.gaps()), (0, 0));
+        }
+    }
+}
+
+#[test]
 fn a_follower_hears_of_each_line_while_the_keeper_writes_and_rotates() {
     let (keeper, mut client) = Keeper::start();
     let rotation = Rotation { max_size: 20_000, max_files: 100, compress: false };
@@ -189,7 +211,7 @@ fn a_follower_hears_of_each_line_while_the_keeper_writes_and_rotates() {
         while numbers.len() < 6000 {
             match reader.next_entry().unwrap() {
                 Some(entry) => numbers.push(String::from_utf8(entry.bytes).unwrap().parse::<u32>().unwrap()),
-                None => follower.wait(Some(PATIENCE)).unwrap(),
+                None => assert!(follower.wait(Some(PATIENCE)).unwrap(), "{} of 6000 lines", numbers.len()),
             }
             if numbers.len() == 3000 && !std::mem::replace(&mut told, true) {
                 rustix::io::write(&input, b"\n").unwrap();

@@ -31,6 +31,7 @@ pub(super) fn begin(
     detach: bool,
     arguments: usize,
 ) -> Result<Keeper, KeeperError> {
+    system::close_inherited().map_err(KeeperError::system("close what was inherited by", "the keeper"))?;
     let starter = if detach { Some(self::detach()?) } else { None };
     for cgroup in cgroups {
         let procs = cgroup.join("cgroup.procs");

@@ -93,6 +93,15 @@ pub(super) fn arrived(signals: &OwnedFd, mut each: impl FnMut(i32)) {
     }
 }
 
+/// Closes every descriptor but the standard ones: what a starter forgot to keep to itself.
+pub(super) fn close_inherited() -> io::Result<()> {
+    // SAFETY: called before this program has opened anything, so no descriptor belongs to a value.
+    match unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, 0) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 /// Which side of a fork this is.
 pub(super) enum Fork {
     Parent { child: u32 },

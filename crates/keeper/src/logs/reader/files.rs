@@ -165,23 +165,25 @@ fn modified(metadata: &Metadata) -> UnixNanos {
     UnixNanos(metadata.mtime().saturating_mul(1_000_000_000).saturating_add(metadata.mtime_nsec()))
 }
 
-/// Opens all files of a log, oldest first.
+/// Opens all files of a log, oldest first, while they may be rotated.
 ///
-/// They are opened newest first: a rotation meanwhile makes a file appear twice then, which is noticed, but hides none.
-pub(super) fn open_all(path: &Path) -> Result<VecDeque<Source>, ReadError> {
-    let mut sources: VecDeque<Source> = Source::open(path, false)?.into_iter().collect();
-    let mut number = 1;
-    loop {
+/// They are opened newest first, and no gap in their numbers ends the search: a rotation moves files to higher numbers only, the oldest
+/// ones first, so that none is missed. One that was moved past this search is met twice; what was found between its two meetings is
+/// newer, or will be met again too.
+pub(super) fn open_all(path: &Path, max_files: u32) -> Result<VecDeque<Source>, ReadError> {
+    let mut newest_first: Vec<Source> = Source::open(path, false)?.into_iter().collect();
+    for number in 1..max_files {
         let source = match Source::open(&rotated_path(path, number, false), false)? {
             Some(source) => Some(source),
             None => Source::open(&rotated_path(path, number, true), true)?,
         };
-        let Some(source) = source else { return Ok(sources) };
-        if !sources.iter().any(|known| known.is_same(&source)) {
-            sources.push_front(source);
+        let Some(source) = source else { continue };
+        match newest_first.iter().position(|known| known.is_same(&source)) {
+            Some(at) => newest_first.truncate(at + 1),
+            None => newest_first.push(source),
         }
-        number += 1;
     }
+    Ok(newest_first.into_iter().rev().collect())
 }
 
 /// Leaves out everything before the last `count` entries.

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -34,12 +34,13 @@ impl Follower {
         Ok(Follower { inotify })
     }
 
-    /// Waits for a change, or so long.
-    pub fn wait(&self, within: Option<Duration>) -> io::Result<()> {
+    /// Waits for a change, but no longer than `within`. Says whether there was one.
+    pub fn wait(&self, within: Option<Duration>) -> io::Result<bool> {
         let within = within.and_then(|within| Timespec::try_from(within).ok());
         let mut fds = [PollFd::new(&self.inotify, PollFlags::IN)];
-        rustix::io::retry_on_intr(|| rustix::event::poll(&mut fds, within.as_ref()))?;
-        self.acknowledge()
+        let ready = rustix::io::retry_on_intr(|| rustix::event::poll(&mut fds, within.as_ref()))?;
+        self.acknowledge()?;
+        Ok(ready > 0)
     }
 
     /// Forgets the changes so far.
@@ -55,6 +56,12 @@ impl Follower {
                 Err(errno) => return Err(errno.into()),
             }
         }
+    }
+}
+
+impl AsRawFd for Follower {
+    fn as_raw_fd(&self) -> RawFd {
+        self.inotify.as_raw_fd()
     }
 }
 

@@ -9,7 +9,7 @@
 //! while !reader.is_past_until() {
 //!     match reader.next_entry()? {
 //!         Some(entry) => print!("{}", String::from_utf8_lossy(&entry.text())),
-//!         None => follower.wait(None)?,
+//!         None => _ = follower.wait(None)?,
 //!     }
 //! }
 //! # Ok(()) }
@@ -100,6 +100,7 @@ impl ReadError {
 pub struct LogReader {
     path: PathBuf,
     format: Format,
+    max_files: u32,
     options: ReadOptions,
     /// What is read next, oldest first. The first is being read; the last is, or was when it was opened, the one being written.
     sources: VecDeque<Source>,
@@ -116,12 +117,13 @@ pub struct LogReader {
 impl LogReader {
     /// Opens a log. One that was never written is empty, and can be followed.
     pub fn open(config: &LogConfig, options: &ReadOptions) -> Result<LogReader, ReadError> {
-        let (path, format) = match config {
+        let (path, format, rotation) = match config {
             LogConfig::None => return Err(ReadError::NoLog),
-            LogConfig::JsonFile { path, .. } => (path.clone(), Format::JsonFile),
-            LogConfig::Local { path, .. } => (path.clone(), Format::Local),
+            LogConfig::JsonFile { path, rotation, .. } => (path.clone(), Format::JsonFile, rotation),
+            LogConfig::Local { path, rotation } => (path.clone(), Format::Local, rotation),
         };
-        let mut sources = files::open_all(&path)?;
+        let max_files = rotation.map_or(1, |rotation| rotation.max_files);
+        let mut sources = files::open_all(&path, max_files)?;
         match options.tail {
             Some(count) => files::seek_tail(&mut sources, format, count)?,
             None => {
@@ -134,6 +136,7 @@ impl LogReader {
         Ok(LogReader {
             path,
             format,
+            max_files,
             options: *options,
             sources,
             buffer: Vec::new(),
@@ -209,7 +212,7 @@ impl LogReader {
             let is_last = self.sources.len() == 1;
             let Some(source) = self.sources.front_mut() else {
                 // It may have been made meanwhile.
-                self.sources = files::open_all(&self.path)?;
+                self.sources = files::open_all(&self.path, self.max_files)?;
                 if self.sources.is_empty() {
                     return Ok(false);
                 }
@@ -222,7 +225,9 @@ impl LogReader {
                 self.leave_source();
             } else if self.replaced {
                 // Read to its end after it was known to grow no more.
-                self.open_successors()?;
+                if !self.open_successors()? {
+                    return Ok(false);
+                }
             } else if source.was_cut() {
                 source.rewind().map_err(ReadError::file("read", &self.path))?;
                 self.abandon_buffer();
@@ -248,9 +253,9 @@ impl LogReader {
     }
 
     /// Goes on with what was written after the file that was read last: those before it in the row of rotated files, or, when it is not
-    /// in the row any more, those changed later.
-    fn open_successors(&mut self) -> Result<(), ReadError> {
-        let mut all = files::open_all(&self.path)?;
+    /// in the row any more, those changed later. `false`: there is nothing after it yet, in the middle of a rotation.
+    fn open_successors(&mut self) -> Result<bool, ReadError> {
+        let mut all = files::open_all(&self.path, self.max_files)?;
         if let Some(left) = self.sources.front() {
             match all.iter().position(|source| source.is_same(left)) {
                 Some(at) => _ = all.drain(..=at),
@@ -263,8 +268,11 @@ impl LogReader {
                 }
             }
         }
+        if all.is_empty() {
+            return Ok(false);
+        }
         self.leave_source();
         self.sources = all;
-        Ok(())
+        Ok(true)
     }
 }
