@@ -33,7 +33,11 @@ pub(crate) struct DatabaseFile {
 /// What an opened file says about itself.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct State {
+    /// The revision that the store has reached.
     pub(crate) revision: Revision,
+    /// The revision of its last change: the same, unless changes were lost.
+    pub(crate) last_change: Revision,
+    /// Where its history begins.
     pub(crate) oldest: Revision,
 }
 
@@ -203,8 +207,38 @@ fn open_existing(path: &Path, options: &Options, relief: &Relief) -> Result<(Dat
         Ok(Err(error)) => return Err(refused(path, error.into())),
         Err(panic) => return Err(corrupt(path, panic_text(&panic))),
     };
-    let state = inspect(path, &database)?;
+    let mut state = inspect(path, &database)?;
+    // What changes nothing but numbers must be possible on a full disk.
+    let spend = relief.is_allowed();
+    relief.allow(true);
+    let settled = settle(&database, &mut state);
+    relief.allow(spend);
+    settled.map_err(|error| refused(path, error))?;
     Ok((database, state))
+}
+
+/// Skips the revisions that relaxed changes may have had which are lost: none is ever given out twice. Whoever was told
+/// of such a change has to look anew.
+fn settle(database: &Database, state: &mut State) -> Result<(), redb::Error> {
+    let reserved = {
+        let txn = database.begin_read()?;
+        schema::number(&txn.open_table(META)?, schema::META_RESERVED)?
+    };
+    if reserved <= state.revision {
+        return Ok(());
+    }
+    // One more is skipped, so that even a watch that was told of the last of them is behind.
+    let reached = reserved.next();
+    let txn = database.begin_write()?;
+    {
+        let mut meta = txn.open_table(META)?;
+        meta.insert(schema::META_REVISION, reached.0)?;
+        meta.insert(schema::META_SINCE, reached.next().0)?;
+        meta.remove(schema::META_RESERVED)?;
+    }
+    txn.commit()?;
+    state.revision = reached;
+    Ok(())
 }
 
 /// Makes a new, empty store at `path`, which appears there when it is whole.
@@ -274,8 +308,12 @@ fn inspect(path: &Path, database: &Database) -> Result<State, OpenError> {
             None => return Err(redb::Error::Corrupted("it has no schema version".to_owned())),
         }
         txn.open_table(KEYS)?;
-        let revision = schema::revision(&txn.open_table(CHANGES)?, &meta)?;
-        Ok(Ok(State { revision, oldest: schema::oldest(&meta)? }))
+        let changes = txn.open_table(CHANGES)?;
+        Ok(Ok(State {
+            revision: schema::revision(&changes, &meta)?,
+            last_change: schema::last_change(&changes)?,
+            oldest: schema::number(&meta, schema::META_OLDEST)?,
+        }))
     };
     match read() {
         Ok(Ok(state)) => Ok(state),

@@ -22,10 +22,16 @@ pub(crate) const META: TableDefinition<'static, &'static str, u64> = TableDefini
 
 /// `META`: the version of the layout.
 pub(crate) const META_VERSION: &str = "version";
-/// `META`: the oldest revision from which on every change is still there.
+/// `META`: where history begins: of what changed before, only what is present is still there.
 pub(crate) const META_OLDEST: &str = "oldest";
-/// `META`: a revision that the store has reached, if `changes` shows no later one (after a restored backup).
+/// `META`: a revision that the store has reached, if `changes` shows no later one (after a restored backup, and after
+/// relaxed changes were lost).
 pub(crate) const META_REVISION: &str = "revision";
+/// `META`: up to where relaxed changes may have been given revisions without this file knowing.
+pub(crate) const META_RESERVED: &str = "reserved";
+/// `META`: the oldest revision that a watch may start with, where that is later than `META_OLDEST`: after changes were
+/// lost, whoever was told of them has to look anew.
+pub(crate) const META_SINCE: &str = "since";
 
 /// The tables, open for writing.
 pub(crate) struct Tables<'t> {
@@ -177,14 +183,22 @@ pub(crate) fn revision(
     changes: &impl ReadableTable<Place, Record<'static>>,
     meta: &impl ReadableTable<&'static str, u64>,
 ) -> Result<Revision, redb::Error> {
-    let last = changes.last()?.map_or(0, |(place, _)| place.value().0);
-    let reached = meta.get(META_REVISION)?.map_or(0, |revision| revision.value());
-    Ok(Revision(last.max(reached)))
+    Ok(last_change(changes)?.max(number(meta, META_REVISION)?))
 }
 
-/// The oldest revision from which on every change is still there.
-pub(crate) fn oldest(meta: &impl ReadableTable<&'static str, u64>) -> Result<Revision, redb::Error> {
-    Ok(Revision(meta.get(META_OLDEST)?.map_or(1, |oldest| oldest.value())))
+/// The revision of the last change.
+pub(crate) fn last_change(changes: &impl ReadableTable<Place, Record<'static>>) -> Result<Revision, redb::Error> {
+    Ok(Revision(changes.last()?.map_or(0, |(place, _)| place.value().0)))
+}
+
+/// A revision that `META` holds; zero where it does not.
+pub(crate) fn number(meta: &impl ReadableTable<&'static str, u64>, name: &str) -> Result<Revision, redb::Error> {
+    Ok(Revision(meta.get(name)?.map_or(0, |number| number.value())))
+}
+
+/// The oldest revision that a watch may start with.
+pub(crate) fn watchable(meta: &impl ReadableTable<&'static str, u64>) -> Result<Revision, redb::Error> {
+    Ok(number(meta, META_OLDEST)?.max(number(meta, META_SINCE)?))
 }
 
 /// The error for a key whose last change is not where `keys` says.

@@ -141,7 +141,7 @@ impl Store {
         })
     }
 
-    /// The revision of the last change.
+    /// The revision of the last change. A listing that was made at the same moment may be ahead of it.
     pub fn revision(&self) -> Revision {
         self.inner.shared.revision()
     }

@@ -57,8 +57,10 @@ pub enum Durability {
     #[default]
     Durable,
     /// When the change is visible. It reaches the disk with the next durable commit, with the store's closing, or
-    /// after about a second; a power cut or `kill -9` before loses it, whole, with everything else that was relaxed
-    /// since. Much cheaper. For what can be found out again, such as samples and progress.
+    /// after about a second. A power cut, `kill -9`, or a disk that fails or is full before then loses it, whole, with
+    /// everything else that was relaxed since; its revision is not given out again, and watches from before are told
+    /// to look anew ([`crate::WatchError::Compacted`]). Much cheaper. For what can be found out again, such as samples
+    /// and progress.
     Relaxed,
 }
 

@@ -93,10 +93,6 @@ impl Watch {
         // Added before anything is read: what is committed from here on wakes it.
         inner.shared().waiters.add(waiter.clone());
         let mut watch = Watch { inner, waiter, seen: after, ready: VecDeque::new() };
-        let current = watch.inner.shared().revision();
-        if after > current {
-            return Err(WatchError::Ahead { asked: after, current });
-        }
         watch.read()?;
         Ok(watch)
     }
@@ -154,6 +150,10 @@ impl Watch {
         if read.oldest > from {
             return Err(WatchError::Compacted { oldest: read.oldest });
         }
+        // By what was read, not by what the writer has announced: a listing may be ahead of that by a moment.
+        if from > read.reached.next() {
+            return Err(WatchError::Ahead { asked: Revision(from.0 - 1), current: read.reached });
+        }
         self.ready.extend(read.changes);
         self.seen = self.seen.max(read.reached);
         if let Some(rest) = read.rest {
@@ -176,7 +176,7 @@ struct Read {
     reached: Revision,
     /// Where to go on, if that was not all.
     rest: Option<Revision>,
-    /// Where history begins.
+    /// Where a watch may start.
     oldest: Revision,
 }
 
@@ -189,7 +189,7 @@ fn read_changes(shared: &Shared, prefix: &str, from: Revision) -> Result<Read, W
             changes: Vec::new(),
             reached: schema::revision(&table, &meta)?,
             rest: None,
-            oldest: schema::oldest(&meta)?,
+            oldest: schema::watchable(&meta)?,
         };
         let mut last = from.0;
         for row in table.range((from.0, 0)..)? {

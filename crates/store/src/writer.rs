@@ -4,10 +4,11 @@
 use crate::backup::{self, Schedule};
 use crate::file::DatabaseFile;
 use crate::history::History;
-use crate::schema::Tables;
+use crate::schema::{self, Tables};
 use crate::txn::{Durability, Op, Request};
 use crate::watch::Waiters;
 use crate::{CommitError, Conflict, Revision};
+use redb::Table;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
@@ -22,6 +23,8 @@ const BATCH_BYTES: usize = 8 << 20;
 const NOTE_BYTES: usize = 16 << 10;
 /// How long a relaxed change may stay off the disk.
 const RELAXED_FOR: Duration = Duration::from_secs(1);
+/// For how many revisions of relaxed changes one sync is enough: see [`Writer::reserved`].
+const RESERVE: u64 = 4096;
 /// With nothing to do for this long, it is a good moment for the backup.
 const IDLE: Duration = Duration::from_secs(1);
 
@@ -76,6 +79,17 @@ pub(crate) struct Writer {
     backup: Option<Schedule>,
     /// Since when there are relaxed changes that are not on the disk.
     relaxed_since: Option<Instant>,
+    /// The last revision that a relaxed change may have. The disk knows of it: where such changes are lost, the store
+    /// goes on above it.
+    reserved: Revision,
+}
+
+/// What a batch came to.
+struct Written {
+    applied: Vec<Applied>,
+    /// Whether it is on the disk, and all that came before.
+    durable: bool,
+    reserved: Revision,
 }
 
 /// One transaction within a batch, applied but not committed.
@@ -88,7 +102,14 @@ enum Applied {
 impl Writer {
     pub(crate) fn new(shared: Arc<Shared>, submissions: Receiver<Submission>, oldest: Revision) -> Writer {
         let backup = Schedule::new(&shared.file);
-        Writer { shared, submissions, history: History::new(oldest), backup, relaxed_since: None }
+        Writer {
+            shared,
+            submissions,
+            history: History::new(oldest),
+            backup,
+            relaxed_since: None,
+            reserved: Revision::ZERO,
+        }
     }
 
     /// Writes until the last handle on the store is gone; then everything is on the disk.
@@ -104,7 +125,7 @@ impl Writer {
                     self.flush();
                     self.back_up(true);
                 }
-                Err(RecvTimeoutError::Disconnected) => return self.flush(),
+                Err(RecvTimeoutError::Disconnected) => return self.finish(),
             }
         }
     }
@@ -168,7 +189,7 @@ impl Writer {
         let before = self.shared.revision();
         let overdue = self.relaxed_since.is_some_and(|since| since.elapsed() >= RELAXED_FOR);
         let durable = overdue || batch.iter().any(|one| one.request.durability == Durability::Durable);
-        let unsynced = self.relaxed_since.is_some();
+        let (unsynced, reserved) = (self.relaxed_since.is_some(), self.reserved);
         let history = &mut self.history;
         let options = self.shared.file.options();
         let scarce = self.shared.file.relief().is_allowed();
@@ -179,20 +200,32 @@ impl Writer {
             if made > 0 {
                 history.forget(&mut tables, options, reached, made, scarce)?;
             }
+            let mut written = Written { applied, durable, reserved };
+            if made > 0 && !durable && reached > reserved {
+                written.reserved = Revision(reached.0 + RESERVE);
+                written.durable = true;
+                tables.meta.insert(schema::META_RESERVED, written.reserved.0)?;
+            }
             drop(tables);
             if made == 0 && !(durable && unsynced) {
                 // Nothing to write. An answer that rests on a relaxed change, though, is synced with it.
                 txn.abort()?;
-                return Ok(applied);
+                written.durable = false;
+                return Ok(written);
             }
-            let durability = if durable { redb::Durability::Immediate } else { redb::Durability::None };
+            let durability = if written.durable { redb::Durability::Immediate } else { redb::Durability::None };
             txn.set_durability(durability).map_err(|error| redb::Error::Corrupted(error.to_string()))?;
             txn.commit()?;
-            Ok(applied)
+            Ok(written)
         });
         match written {
-            Ok(applied) => {
-                self.relaxed_since = if durable { None } else { self.relaxed_since.or_else(|| Some(Instant::now())) };
+            Ok(Written { applied, durable, reserved }) => {
+                let changed = applied.iter().any(|one| matches!(one, Applied::Changed(..)));
+                self.relaxed_since = match durable {
+                    true => None,
+                    false => self.relaxed_since.or_else(|| changed.then(Instant::now)),
+                };
+                self.reserved = reserved;
                 self.publish(&applied);
                 Ok(applied)
             }
@@ -215,7 +248,7 @@ impl Writer {
     /// Opens the database again after a failed write, and says what the failure came to.
     fn recover(&mut self, before: Revision, error: CommitError) -> CommitError {
         tracing::error!(store = %self.shared.file.path().display(), %error, "a write failed");
-        self.relaxed_since = None;
+        (self.relaxed_since, self.reserved) = (None, Revision::ZERO);
         let state = match self.shared.file.reopen() {
             Ok(state) => state,
             Err(again) => {
@@ -226,8 +259,11 @@ impl Writer {
         self.history = History::new(state.oldest);
         self.shared.revision.store(state.revision.0, Ordering::Release);
         if state.revision > before {
-            // The commit's last write came through although it was said to have failed. Who watches shall see it.
+            // Who watches finds what came through after all, or that relaxed changes were lost.
             self.shared.waiters.wake_all(before.next());
+        }
+        if state.last_change > before {
+            // The commit's last write came through although it was said to have failed.
             let path = self.shared.file.path().to_owned();
             let source = Arc::new(std::io::Error::other(error.to_string()));
             return CommitError::Io { path, source };
@@ -237,12 +273,26 @@ impl Writer {
 
     /// Brings relaxed changes to the disk.
     fn flush(&mut self) {
-        if self.relaxed_since.is_none() {
-            return;
+        if self.relaxed_since.is_some() {
+            self.sync(|_| Ok(()));
         }
+    }
+
+    /// Brings everything to the disk; no revisions need to be skipped after such an end.
+    fn finish(mut self) {
+        if self.relaxed_since.is_some() || self.reserved > Revision::ZERO {
+            self.sync(|meta| meta.remove(schema::META_RESERVED).map(drop).map_err(Into::into));
+        }
+    }
+
+    fn sync(&mut self, note: impl FnOnce(&mut Table<'_, &'static str, u64>) -> Result<(), redb::Error>) {
         let before = self.shared.revision();
-        let flushed = self.shared.file.write(|database| database.begin_write()?.commit().map_err(Into::into));
-        match flushed {
+        let synced = self.shared.file.write(|database| {
+            let txn = database.begin_write()?;
+            note(&mut txn.open_table(schema::META)?)?;
+            txn.commit().map_err(Into::into)
+        });
+        match synced {
             Ok(()) => self.relaxed_since = None,
             Err(error) => drop(self.recover(before, error)),
         }

@@ -1,10 +1,11 @@
 //! `kill -9` in the middle of writing: what was acknowledged is there, what is there is whole.
 
+use rustix::process::{Signal, getpid, kill_process};
 use std::io::{BufRead, BufReader};
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
-use store::{Durability, Options, Store};
+use store::{Durability, Options, Revision, Store, WatchError};
 
 const PATH: &str = "STORE_CRASH_PATH";
 const THREADS: usize = 3;
@@ -37,7 +38,8 @@ fn write_for_ever(store: &Store, thread: usize) {
             txn = txn.put(format!("{thread}/{key}"), value);
         }
         if n % 7 == 3 {
-            store.txn().put(format!("{thread}/relaxed"), "x").durability(Durability::Relaxed).commit().unwrap();
+            let relaxed = store.txn().put(format!("{thread}/relaxed"), "x").durability(Durability::Relaxed);
+            println!("revision {}", relaxed.commit().unwrap());
         }
         txn.commit().unwrap();
         println!("acknowledged {thread} {n}");
@@ -53,6 +55,8 @@ fn number(store: &Store, key: &str) -> u64 {
 struct Writer {
     process: Child,
     lines: BufReader<ChildStdout>,
+    /// The greatest revision that it told of.
+    revision: Revision,
 }
 
 impl Writer {
@@ -64,7 +68,7 @@ impl Writer {
             .spawn()
             .unwrap();
         let lines = BufReader::new(process.stdout.take().unwrap());
-        Writer { process, lines }
+        Writer { process, lines, revision: Revision::ZERO }
     }
 
     /// Notes acknowledgements until there are `count` more.
@@ -87,14 +91,18 @@ impl Writer {
             let (thread, n) = numbers.split_once(' ').unwrap();
             acknowledged[thread.parse::<usize>().unwrap()] = n.parse().unwrap();
         }
+        if let Some((_, revision)) = line.trim().split_once("revision ") {
+            self.revision = self.revision.max(Revision(revision.parse().unwrap()));
+        }
         true
     }
 
-    /// Kills it, and notes what it had said by then.
-    fn kill(mut self, acknowledged: &mut [u64; THREADS]) {
+    /// Kills it, and notes what it had said by then. Tells the greatest revision of a relaxed change.
+    fn kill(mut self, acknowledged: &mut [u64; THREADS]) -> Revision {
         self.process.kill().unwrap();
         while self.read_one(acknowledged) {}
         assert_eq!(self.process.wait().unwrap().signal(), Some(9));
+        self.revision
     }
 }
 
@@ -113,9 +121,10 @@ fn a_killed_writer_loses_nothing_it_acknowledged_and_leaves_nothing_half() {
     for round in 0..25 {
         let mut writer = Writer::start(&path);
         writer.read(10 + round * 7, &mut acknowledged);
-        writer.kill(&mut acknowledged);
+        let told = writer.kill(&mut acknowledged);
 
         let store = Store::open_with(&path, options()).unwrap();
+        assert!(store.revision() >= told, "{told} was told, and would be given out again after {}", store.revision());
         for (thread, acknowledged) in acknowledged.iter().enumerate() {
             let [a, b, c] = ["a", "b", "c"].map(|key| number(&store, &format!("{thread}/{key}")));
             assert!(a == b && b == c, "half a transaction: {a} {b} {c}");
@@ -123,4 +132,44 @@ fn a_killed_writer_loses_nothing_it_acknowledged_and_leaves_nothing_half() {
             assert!(a <= acknowledged + 1, "{a} is there, but only {acknowledged} could be");
         }
     }
+}
+
+/// Not a test by itself: a process that makes a relaxed change and dies at once.
+#[test]
+fn child_relaxes_and_dies() {
+    let Some(path) = std::env::var_os(PATH) else { return };
+    let store = Store::open(path).unwrap();
+    store.txn().put("durable", "1").commit().unwrap();
+    // The first of them syncs, to reserve revisions for the others.
+    for n in 0..5 {
+        store.txn().put("relaxed", n.to_string()).durability(Durability::Relaxed).commit().unwrap();
+    }
+    kill_process(getpid(), Signal::KILL).unwrap();
+}
+
+#[test]
+fn who_was_told_of_a_change_that_is_lost_is_told_to_look_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("state.db");
+    let child = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "child_relaxes_and_dies"])
+        .env(PATH, &path)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .unwrap();
+    assert_eq!(child.signal(), Some(9));
+
+    let store = Store::open(&path).unwrap();
+    assert_eq!(store.get("durable").unwrap().unwrap().value, b"1");
+    assert_eq!(store.get("relaxed").unwrap().unwrap().value, b"0", "the one that was synced");
+    assert!(store.revision() >= Revision(6));
+    assert!(matches!(store.watch("", Revision(6)), Err(WatchError::Compacted { .. })));
+    let listing = store.list("").unwrap();
+    let mut watch = store.watch("", listing.revision).unwrap();
+    let next = store.txn().put("relaxed", "new").commit().unwrap();
+    assert!(next > listing.revision);
+    assert_eq!(watch.next_blocking().unwrap().revision, next);
+    drop((store, watch));
+    assert_eq!(Store::open(&path).unwrap().revision(), next, "it skips once");
 }

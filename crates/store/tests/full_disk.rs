@@ -4,7 +4,7 @@ use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use std::ffi::CString;
 use std::fs;
 use std::path::{Path, PathBuf};
-use store::{CommitError, Durability, Revision, Store};
+use store::{CommitError, Durability, Revision, Store, WatchError};
 
 /// A file system of so many bytes, gone with the value.
 struct SmallDisk {
@@ -113,6 +113,29 @@ fn a_disk_filled_by_others_fails_writes_not_reads_and_recovers_with_space() {
     assert_eq!(store.get("a").unwrap().unwrap().value.len(), 100_000);
     drop(store);
     assert_eq!(Store::open(&path).unwrap().get("a").unwrap().unwrap().value.len(), 100_000);
+}
+
+#[test]
+fn a_relaxed_change_that_a_full_disk_takes_back_is_not_kept_quiet() {
+    let disk = SmallDisk::new(4 << 20);
+    let store = Store::open(disk.path().join("state.db")).unwrap();
+    let mut watch = store.watch("", Revision::ZERO).unwrap();
+    for n in 1..=2 {
+        store.txn().put("a", n.to_string()).durability(Durability::Relaxed).commit().unwrap();
+        assert_eq!(watch.next_blocking().unwrap().revision, Revision(n));
+    }
+    assert!(is_full(&store.txn().put("big", vec![0; 6 << 20]).commit()));
+
+    // If a second went by before, it was on the disk already.
+    if store.get("a").unwrap().unwrap().value == b"2" {
+        assert!(watch.try_next().unwrap().is_none());
+        return;
+    }
+    assert!(matches!(watch.next_blocking(), Err(WatchError::Compacted { .. })));
+    let mut anew = store.watch("", store.list("").unwrap().revision).unwrap();
+    let next = store.txn().put("a", "3").commit().unwrap();
+    assert!(next > Revision(2), "no revision is given out twice");
+    assert_eq!(anew.next_blocking().unwrap().revision, next);
 }
 
 #[test]

@@ -171,3 +171,21 @@ fn history_is_bounded_by_bytes_too() {
     assert!((200..=300).contains(&remembered), "{remembered} revisions of 4 KiB in 1 MiB");
     assert_eq!(store.list("").unwrap().entries.len(), 3, "what is present is never forgotten");
 }
+
+#[test]
+fn a_watch_can_start_after_any_listing() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path().join("state.db")).unwrap();
+    std::thread::scope(|scope| {
+        let watching = scope.spawn(|| {
+            // A listing may show what was committed a moment before the writer says so.
+            for _ in 0..3000 {
+                let listing = store.list("").unwrap();
+                store.watch("", listing.revision).unwrap();
+            }
+        });
+        while !watching.is_finished() {
+            put(&store, "a", "x");
+        }
+    });
+}
