@@ -154,6 +154,23 @@ static ROUTES: &[Route] = routes! {
     DELETE "/configs/{}" => swarm::not_a_manager;
 };
 
+/// Calls that end with their client: streams, and transfers that can be taken up again. Every other call that changes
+/// something goes on to its end, also when its client is gone: half a start or half a removal helps nobody.
+const WITH_CLIENT: [&str; 6] = [
+    "/containers/{}/attach",
+    "/containers/{}/wait",
+    "/exec/{}/start",
+    "/images/create",
+    "/images/load",
+    "/images/{}/push",
+];
+
+impl Route {
+    fn ends_with_client(&self) -> bool {
+        matches!(self.method, Method::GET | Method::HEAD) || WITH_CLIENT.contains(&self.pattern)
+    }
+}
+
 /// Answers a request.
 pub(crate) async fn dispatch(
     door: Arc<Door>,
@@ -171,7 +188,12 @@ pub(crate) async fn dispatch(
     let version = version.map_or(Ok(MAX_API_VERSION), ApiVersion::negotiate)?;
     let query = Query::parse(parts.uri.query().unwrap_or_default())?;
     let name = name.to_owned();
-    (route.handler)(Call { door, version, name, query, parts, body, hijacker, shutdown }).await
+    let answer = (route.handler)(Call { door, version, name, query, parts, body, hijacker, shutdown });
+    if route.ends_with_client() {
+        return answer.await;
+    }
+    let failed = |error| ApiError::internal(format!("the request was given up: {error}"));
+    tokio::spawn(answer).await.unwrap_or_else(|error| Err(failed(error)))
 }
 
 /// The route that a path takes, and the name in it.
@@ -253,6 +275,17 @@ mod tests {
         assert!(at(Method::GET, "/containers/create").is_none());
         assert!(at(Method::PATCH, "/info").is_none());
         assert!(at(Method::GET, "/nonsense").is_none());
+    }
+
+    #[test]
+    fn what_changes_something_outlives_its_client() {
+        let ends = |method, path: &str| find(&method, path).map(|(route, _)| route.ends_with_client());
+        assert_eq!(ends(Method::POST, "/containers/web/start"), Some(false));
+        assert_eq!(ends(Method::DELETE, "/containers/web"), Some(false));
+        assert_eq!(ends(Method::POST, "/containers/web/attach"), Some(true));
+        assert_eq!(ends(Method::GET, "/events"), Some(true));
+        let known = |pattern: &&str| ROUTES.iter().any(|route| route.pattern == *pattern);
+        assert!(WITH_CLIENT.iter().all(known));
     }
 
     #[test]

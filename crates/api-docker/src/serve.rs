@@ -180,3 +180,101 @@ impl Door {
         ]
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::BodyExt;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    /// Serves one end of a pair of sockets: what a handler takes is echoed in capitals until the client closes its side.
+    fn serve_echo(stream: UnixStream, shutdown: CancellationToken) -> tokio::task::JoinHandle<()> {
+        let (hijacker, takeover) = Hijacker::new();
+        let service = service_fn(move |request: Request<Incoming>| {
+            let hijacker = hijacker.clone();
+            async move {
+                let path = request.uri().path().to_owned();
+                let body = request.into_body().collect().await.expect("a body").to_bytes();
+                if path != "/take" {
+                    return Ok::<_, Infallible>(http::Response::new(body::Body::Full(body)));
+                }
+                let echo = |mut taken: Taken| async move {
+                    taken.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.expect("a head");
+                    let mut buffer = [0; 64];
+                    while let Ok(length @ 1..) = taken.read(&mut buffer).await {
+                        taken.write_all(&buffer[..length].to_ascii_uppercase()).await.expect("an echo");
+                    }
+                    taken.write_all(b"!").await.expect("after the client's end");
+                    taken.finish().await;
+                };
+                let taken = hijacker.take(Box::new(move |taken| Box::pin(echo(taken)))).await;
+                Ok(taken.unwrap_or_else(|error| body::failure(&error)))
+            }
+        });
+        let connection = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+        tokio::spawn(async move {
+            if let Ok(Some((taken, takeover))) = drive(connection, takeover, &shutdown).await {
+                takeover(taken).await;
+            }
+        })
+    }
+
+    async fn exchange(sent: &[&[u8]]) -> String {
+        let (mut client, server) = UnixStream::pair().expect("a pair of sockets");
+        let served = serve_echo(server, CancellationToken::new());
+        for part in sent {
+            client.write_all(part).await.expect("sent");
+            tokio::task::yield_now().await;
+        }
+        client.shutdown().await.expect("closed");
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).await.expect("an answer");
+        drop(client);
+        served.await.expect("served");
+        answer
+    }
+
+    #[tokio::test]
+    async fn a_taken_connection_carries_what_came_with_the_request_and_after_it() {
+        let request = b"POST /take HTTP/1.1\r\nHost: a\r\n\r\nearly ";
+        assert_eq!(exchange(&[request, b"late"]).await, "HTTP/1.1 200 OK\r\n\r\nEARLY LATE!");
+    }
+
+    #[tokio::test]
+    async fn a_body_is_read_before_the_connection_is_taken() {
+        let request =
+            b"POST /take HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\nUpgrade: tcp\r\nConnection: Upgrade\r\n\r\n{..}in";
+        assert_eq!(exchange(&[request, b"put"]).await, "HTTP/1.1 200 OK\r\n\r\nINPUT!");
+    }
+
+    #[tokio::test]
+    async fn an_earlier_request_on_the_connection_is_answered_as_usual() {
+        let (mut client, server) = UnixStream::pair().expect("a pair of sockets");
+        let served = serve_echo(server, CancellationToken::new());
+        client.write_all(b"POST /x HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nok").await.expect("sent");
+        let mut head = [0; 512];
+        let mut answer = String::new();
+        while !answer.ends_with("ok") {
+            let length = client.read(&mut head).await.expect("an answer");
+            answer.push_str(std::str::from_utf8(&head[..length]).expect("text"));
+        }
+        client.write_all(b"POST /take HTTP/1.1\r\nHost: a\r\n\r\nthen").await.expect("sent");
+        client.shutdown().await.expect("closed");
+        let mut rest = String::new();
+        client.read_to_string(&mut rest).await.expect("an answer");
+        assert_eq!(rest, "HTTP/1.1 200 OK\r\n\r\nTHEN!");
+        drop(client);
+        served.await.expect("served");
+    }
+
+    #[tokio::test]
+    async fn an_idle_connection_ends_with_the_daemon() {
+        let (mut client, server) = UnixStream::pair().expect("a pair of sockets");
+        let shutdown = CancellationToken::new();
+        let served = serve_echo(server, shutdown.clone());
+        shutdown.cancel();
+        assert_eq!(client.read(&mut [0; 1]).await.expect("the end"), 0);
+        served.await.expect("served");
+    }
+}

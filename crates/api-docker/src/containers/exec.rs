@@ -85,7 +85,10 @@ pub(crate) async fn start(mut call: Call) -> Result<Response> {
     let console = size(options.console_size, options.tty, call.version)?;
     // One that is not there is told as such; what fails from here on is told where the output would be.
     call.engine().exec_inspect(&call.name)?;
-    let started = call.engine().exec_start(&call.name, options.detach, console).await;
+    let (engine, id) = (call.engine().clone(), call.name.clone());
+    // A client that goes away in the middle must not leave half a start.
+    let starting = tokio::spawn(async move { engine.exec_start(&id, options.detach, console).await });
+    let started = starting.await.map_err(|error| ApiError::internal(format!("the start was given up: {error}")))?;
     if options.detach {
         started?;
         return Ok(body::empty(StatusCode::OK));
