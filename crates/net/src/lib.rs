@@ -15,7 +15,8 @@
 //! namespace copies every mount of the host). After a restart it is found through a process: [`NetNs::of_process`].
 //!
 //! # Threads
-//! All calls are synchronous. [`Networks::set_up`] and [`Networks::tear_down`] take well under a millisecond where
+//! [`Networks::open`] works in the network namespace of the calling thread, which is the host from then on; later calls
+//! come from threads of the same namespace. All calls are synchronous. [`Networks::set_up`] and [`Networks::tear_down`] take well under a millisecond where
 //! prepared endpoints are in stock; [`Networks::disconnect`] and removing a network wait for the kernel's grace periods
 //! (tens of milliseconds). Call them from where blocking is allowed.
 #![forbid(unsafe_code)]

@@ -64,13 +64,15 @@ impl Networks {
             }
             _ => self.workshop.bare(plan.is_none_or(|plan| plan.ipv6))?,
         };
-        let sandbox = self.furnish_all(&bare, reservation, spec)?;
+        // Where this fails, the links go with the namespace: nobody waits for the kernel to delete them.
+        let sandbox = self.furnish_all(&bare, &mut reservation, spec)?;
+        reservation.keep();
         Ok((bare.namespace, sandbox))
     }
 
     /// As [`Networks::set_up`], in a namespace that is there already, as one that belongs to a user namespace.
     pub fn set_up_in(&self, namespace: &NetNs, spec: SandboxSpec) -> Result<Sandbox> {
-        let reservation = self.reserve(&spec, None)?;
+        let mut reservation = self.reserve(&spec, None)?;
         let ipv6 = reservation.places.iter().any(|place| place.network.enable_ipv6);
         let socket = namespace.enter(|| {
             // Where the namespace's own sysctls cannot be written, links get a link-local IPv6 address, and work.
@@ -82,7 +84,12 @@ impl Networks {
             socket.apply(&[Change::link_up(loopback.index)])?;
         }
         let bare = Bare { namespace: namespace.try_clone()?, socket };
-        self.furnish_all(&bare, reservation, spec)
+        let sandbox = self.furnish_all(&bare, &mut reservation, spec);
+        match &sandbox {
+            Ok(_) => drop(reservation.keep()),
+            Err(_) => self.delete_links(&reservation.places),
+        }
+        sandbox
     }
 
     /// Takes back everything of a sandbox that has ended: addresses, ports, names. The links go with the namespace, when
@@ -110,6 +117,7 @@ impl Networks {
         let result = self.furnish(&bare, &mut reservation.places).and_then(|changes| {
             after.endpoints.extend(reservation.places.iter().map(|place| place.endpoint.clone()));
             bare.socket.apply(&changes)?;
+            write_sysctls(&bare.namespace, &reservation.places)?;
             bare.socket.apply(&moved_routes(sandbox, &after))?;
             self.move_ports(sandbox, &mut after)
         });
@@ -192,26 +200,17 @@ impl Networks {
     }
 
     /// Makes all links of a new sandbox, gives them addresses and routes, and publishes its ports.
-    fn furnish_all(&self, bare: &Bare, mut reservation: Reservation<'_>, spec: SandboxSpec) -> Result<Sandbox> {
-        let mut changes = match self.furnish(bare, &mut reservation.places) {
-            Ok(changes) => changes,
-            Err(error) => {
-                self.delete_links(&reservation.places);
-                return Err(error);
-            }
-        };
+    fn furnish_all(&self, bare: &Bare, reservation: &mut Reservation<'_>, spec: SandboxSpec) -> Result<Sandbox> {
+        let mut changes = self.furnish(bare, &mut reservation.places)?;
         let empty =
             Sandbox { id: spec.id, name: spec.name, endpoints: Vec::new(), port_specs: spec.ports, ports: Vec::new() };
         let mut sandbox = empty.clone();
         sandbox.endpoints.extend(reservation.places.iter().map(|place| place.endpoint.clone()));
         changes.extend(moved_routes(&empty, &sandbox));
-        let done = bare.socket.apply(&changes).and_then(|()| write_sysctls(&bare.namespace, &reservation.places));
-        if let Err(error) = done.and_then(|()| self.move_ports(&empty, &mut sandbox)) {
-            self.delete_links(&reservation.places);
-            return Err(error);
-        }
+        bare.socket.apply(&changes)?;
+        write_sysctls(&bare.namespace, &reservation.places)?;
+        self.move_ports(&empty, &mut sandbox)?;
         self.enter(&sandbox);
-        reservation.keep();
         Ok(sandbox)
     }
 
@@ -331,7 +330,7 @@ impl Networks {
         }
     }
 
-    /// Deletes the links of endpoints that will not be, off the caller's path where they go with their namespace anyway.
+    /// Deletes the links of endpoints that will not be, in a namespace that stays.
     fn delete_links(&self, places: &[Place]) {
         let host = self.host.lock();
         for place in places.iter().filter(|place| !place.endpoint.host_link.is_empty()) {

@@ -22,6 +22,7 @@ mod ifla {
     pub(super) const ALIAS: u16 = 20;
     pub(super) const STATISTICS: u16 = 23;
     pub(super) const NAMESPACE_FD: u16 = 28;
+    pub(super) const EXTENSIONS: u16 = 29;
     pub(super) const INFO_KIND: u16 = 1;
     pub(super) const INFO_DATA: u16 = 2;
     pub(super) const VETH_PEER: u16 = 1;
@@ -36,6 +37,8 @@ mod ifla {
 
 const UP: u32 = 1;
 const AF_UNSPEC: u8 = 0;
+/// `RTEXT_FILTER_SKIP_STATS`.
+const SKIP_STATISTICS: u32 = 1 << 3;
 /// `IN6_ADDR_GEN_MODE_NONE`.
 const NO_ADDRESS: u8 = 1;
 
@@ -72,9 +75,10 @@ pub(crate) struct VethSpec<'a> {
 }
 
 impl RouteSocket {
-    /// All links.
+    /// All links, without their counters.
     pub(crate) fn links(&self) -> Result<Vec<Link>> {
-        let message = Message::new(GET, 0).fixed(&header(AF_UNSPEC, 0, 0, 0));
+        // Half of a listing would be counters.
+        let message = Message::new(GET, 0).fixed(&header(AF_UNSPEC, 0, 0, 0)).u32(ifla::EXTENSIONS, SKIP_STATISTICS);
         let objects = self.socket.dump(message).map_err(|e| refused("list links", e))?;
         Ok(objects.iter().filter(|(kind, _)| *kind == NEW).filter_map(|(_, payload)| Link::parse(payload)).collect())
     }
