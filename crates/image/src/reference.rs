@@ -324,8 +324,9 @@ fn is_tag(tag: &str) -> bool {
 /// The grammar's looser idea of a digest; [`check_digest`] says whether it is one that can be verified.
 fn has_digest_shape(digest: &str) -> bool {
     let Some((algorithm, hex)) = digest.split_once(':') else { return false };
-    let component =
-        |part: &str| part.starts_with(|c: char| c.is_ascii_alphabetic()) && part.bytes().all(|b| b.is_ascii_alphanumeric());
+    let component = |part: &str| {
+        part.starts_with(|c: char| c.is_ascii_alphabetic()) && part.bytes().all(|b| b.is_ascii_alphanumeric())
+    };
     algorithm.split(['-', '_', '+', '.']).all(component)
         && hex.len() >= 32
         && hex.bytes().all(|b| b.is_ascii_hexdigit())

@@ -96,6 +96,23 @@ pub(super) fn stream_to(
     }
 }
 
+/// Runs a program that writes nothing but words, to standard output or error, and tells them as they are said.
+pub(super) fn follow(mut command: Command, progress: BootstrapProgress<'_>) -> Result<(), BootstrapError> {
+    let program = program_name(&command);
+    let (words, both) = io::pipe().map_err(BootstrapError::io("making a pipe"))?;
+    let output = both.try_clone().map_err(BootstrapError::io("making a pipe"))?;
+    let spawned = command.stdin(Stdio::null()).stdout(output).stderr(both).env("LC_ALL", "C.UTF-8").spawn();
+    let mut child = spawned.map_err(BootstrapError::io(format!("starting {program}")))?;
+    // It holds the pipe's other end, which has to close with the program.
+    drop(command);
+    let said = listen(words, progress);
+    let status = child.wait().map_err(BootstrapError::io(format!("waiting for {program}")))?;
+    match status.success() {
+        true => Ok(()),
+        false => Err(BootstrapError::Failed { program, status, output: Vec::from(said).join("\n") }),
+    }
+}
+
 fn copy(child: &mut Child, sink: &mut impl Write) -> io::Result<()> {
     let Some(mut output) = child.stdout.take() else { return Ok(()) };
     let mut buffer = vec![0; COPY_BUFFER];

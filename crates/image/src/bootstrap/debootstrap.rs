@@ -4,7 +4,7 @@ use std::io::Write;
 use std::path::Path;
 use std::process::Command;
 
-use super::archive::{host_architecture, image_platform, is_installed, output_of, stream_to};
+use super::archive::{follow, host_architecture, image_platform, is_installed, output_of, stream_to};
 use super::sources::{Host, Source};
 use super::spec::{Distribution, DistributionSpec};
 use super::{BootstrapError, BootstrapEvent, BootstrapProgress, BootstrapSpec, ImportMetadata, Variant};
@@ -163,7 +163,7 @@ impl Plan<'_> {
             command.arg(format!("--include={}", self.spec.include.join(",")));
         }
         command.arg(&self.spec.suite).arg(&root).arg(&self.sources[0].uri);
-        stream_to(&mut command, &mut std::io::sink(), progress)?;
+        follow(command, progress)?;
         self.tidy(&root)?;
         progress(BootstrapEvent::Phase("creating tarball...".into()));
         let mut tar = Command::new("tar");
@@ -185,6 +185,9 @@ impl Plan<'_> {
             "var/log/bootstrap.log",
             "var/log/dpkg.log",
             "var/log/alternatives.log",
+            "var/cache/ldconfig/aux-cache",
+            "var/cache/apt/pkgcache.bin",
+            "var/cache/apt/srcpkgcache.bin",
         ];
         for file in files.map(|file| root.join(file)).into_iter().chain(leftovers(root)) {
             match std::fs::remove_file(&file) {

@@ -149,8 +149,7 @@ impl Registries {
     ) -> Result<Repository, RegistryError> {
         let endpoint = Endpoint { address, config: self.config() };
         let is_mirror = address != reference.domain();
-        let credential =
-            if is_mirror { endpoint.credential() } else { auth.map(|auth| auth.credential.clone()) };
+        let credential = if is_mirror { endpoint.credential() } else { auth.map(|auth| auth.credential.clone()) };
         let kept = self.0.sessions.lock().get(address).cloned();
         let session = match kept {
             Some(session) => session,

@@ -29,15 +29,14 @@ pub(super) async fn bind(config: &Config) -> Result<Vec<UnixListener>, Error> {
 
 /// Sockets that systemd opened (sd_listen_fds(3)).
 fn inherited() -> Result<Vec<UnixListener>, Error> {
-    let sockets = sd_notify::listen_fds().map_err(Error::io("take over", "the sockets of systemd"))?;
-    let listeners: Result<Vec<_>, Error> = sockets
-        .map(|fd| {
-            let listener = std::os::unix::net::UnixListener::from(fd);
-            listener.set_nonblocking(true).map_err(Error::io("make non-blocking", "a socket of systemd"))?;
-            UnixListener::from_std(listener).map_err(Error::io("listen on", "a socket of systemd"))
-        })
-        .collect();
-    let listeners = listeners?;
+    const ON: &str = "a socket of systemd";
+    let mut sockets = listenfd::ListenFd::from_env();
+    let mut listeners = Vec::new();
+    for index in 0..sockets.len() {
+        let Some(listener) = sockets.take_unix_listener(index).map_err(Error::io("take over", ON))? else { continue };
+        listener.set_nonblocking(true).map_err(Error::io("make non-blocking", ON))?;
+        listeners.push(UnixListener::from_std(listener).map_err(Error::io("listen on", ON))?);
+    }
     if listeners.is_empty() {
         return Err(Error::Config("--host fd://: systemd gave no socket: start stratus.socket".to_owned()));
     }
