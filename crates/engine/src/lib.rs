@@ -39,14 +39,14 @@ pub use config::{DnsDefaults, EngineConfig, NetworkDefaults};
 pub use container::{
     ArchiveStat, Attachment, BlockIoCounters, ByteStream, CommitRequest, ContainerDetails, ContainerSize, CpuCounters,
     CreateRequest, Created, ExecConfig, ExecDetails, GraphDirs, InputSink, ListOptions, ListedContainer, LogStream,
-    MemoryCounters, OutputReceiver, ProcessTable, PruneReport, RemoveOptions, StatsSample, UpdateRequest, WaitCondition,
-    WaitResult,
+    MemoryCounters, OutputReceiver, ProcessTable, PruneReport, RemoveOptions, StatsSample, UpdateRequest,
+    WaitCondition, WaitResult,
 };
 pub use error::{Error, ErrorKind, Result};
 pub use events::{Event, EventKind, EventQuery, EventStream, Events};
 pub use images::{
-    ImageDetails, ImageHistory, ImagePruneReport, ImageSummary, ImportRequest, ListImages, PullRequest, PulledImage, PushRequest,
-    PushedImage,
+    ImageDetails, ImageHistory, ImagePruneReport, ImageSummary, ImportRequest, ListImages, PullRequest, PulledImage,
+    PushRequest, PushedImage,
 };
 pub use networks::NetworkDetails;
 pub use streams::{AttachOptions, LogLine, LogOptions, OutputChunk, OutputStream};
@@ -97,7 +97,11 @@ impl Engine {
     ) -> Result<Arc<ContainerRecord>> {
         let mut record = (*container.record()).clone();
         edit(&mut record);
-        self.0.records.put_async(container.id.as_str(), &record).await.map_err(|error| unrecorded(&container.id, error))?;
+        self.0
+            .records
+            .put_async(container.id.as_str(), &record)
+            .await
+            .map_err(|error| unrecorded(&container.id, error))?;
         container.show(record);
         Ok(container.record())
     }

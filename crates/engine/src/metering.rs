@@ -63,7 +63,8 @@ impl Engine {
         else {
             return;
         };
-        let run = Run::new(subject, started).label("name", record.name.clone()).label("image", record.config.image.clone());
+        let run =
+            Run::new(subject, started).label("name", record.name.clone()).label("image", record.config.image.clone());
         let count = Accumulator::new(run, Sample { at: boot_time(), ..Sample::default() });
         self.0.metering.open.lock().insert(record.id.to_string(), count);
     }
@@ -84,7 +85,12 @@ impl Engine {
 
     fn meter_sample(&self, record: &ContainerRecord, stats: &Stats) -> Sample {
         let io = |operation: &str| {
-            stats.io_bytes.iter().filter(|entry| entry.operation.eq_ignore_ascii_case(operation)).map(|entry| entry.value).sum()
+            stats
+                .io_bytes
+                .iter()
+                .filter(|entry| entry.operation.eq_ignore_ascii_case(operation))
+                .map(|entry| entry.value)
+                .sum()
         };
         let links = record.net.as_ref().and_then(|net| self.0.networks.statistics(net).ok()).unwrap_or_default();
         Sample {

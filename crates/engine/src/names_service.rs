@@ -79,7 +79,8 @@ impl Engine {
         let links = record.networks.get(network).map(|endpoint| endpoint.request.links.clone()).unwrap_or_default();
         let link = |text: &String| {
             let (name, alias) = text.split_once(':').unwrap_or((text, text));
-            let name = self.0.containers.find(name).map_or_else(|_| name.to_owned(), |other| other.record().name.clone());
+            let name =
+                self.0.containers.find(name).map_or_else(|_| name.to_owned(), |other| other.record().name.clone());
             Link { alias: alias.trim_start_matches('/').to_owned(), name }
         };
         links.iter().map(link).collect()

@@ -158,7 +158,9 @@ impl Engine {
         let _life = container.life.lock().await;
         let record = container.record();
         if matches!(record.host.network_mode, NetworkMode::Host) || network.name == "host" {
-            return Err(Error::invalid("container cannot be disconnected from host network or connected to host network"));
+            return Err(Error::invalid(
+                "container cannot be disconnected from host network or connected to host network",
+            ));
         }
         if matches!(record.host.network_mode, NetworkMode::Container(_)) {
             return Err(Error::invalid(
@@ -166,7 +168,9 @@ impl Engine {
             ));
         }
         if network.name == "none" {
-            return Err(Error::forbidden("container cannot be connected to multiple networks with one of the networks in private (none) mode"));
+            return Err(Error::forbidden(
+                "container cannot be connected to multiple networks with one of the networks in private (none) mode",
+            ));
         }
         if record.networks.contains_key(&network.name) && record.state.phase.is_live() {
             return Err(Error::forbidden(format!(
@@ -181,7 +185,8 @@ impl Engine {
             let (engine, live, pid) = (self.clone(), sandbox.clone(), record.state.pid);
             let connected = crate::blocking(move || {
                 let namespace = net::NetNs::of_process(pid).map_err(error)?;
-                let mut live = live.ok_or_else(|| Error::conflict("the container has no network namespace of its own"))?;
+                let mut live =
+                    live.ok_or_else(|| Error::conflict("the container has no network namespace of its own"))?;
                 let endpoint = engine.0.networks.connect(&namespace, &mut live, spec).map_err(error)?;
                 Ok((live, endpoint))
             });
@@ -214,7 +219,9 @@ impl Engine {
         let _life = container.life.lock().await;
         let record = container.record();
         if matches!(record.host.network_mode, NetworkMode::Host) {
-            return Err(Error::invalid("container cannot be disconnected from host network or connected to host network"));
+            return Err(Error::invalid(
+                "container cannot be disconnected from host network or connected to host network",
+            ));
         }
         if !record.networks.contains_key(&network.name) {
             return Err(Error::forbidden(format!(
@@ -350,10 +357,7 @@ impl Engine {
 }
 
 /// The endpoints of a container, that of its network mode first: it becomes `eth0`.
-fn endpoint_specs(
-    mode: &NetworkMode,
-    networks: &BTreeMap<String, EndpointSettings>,
-) -> Result<Vec<EndpointSpec>> {
+fn endpoint_specs(mode: &NetworkMode, networks: &BTreeMap<String, EndpointSettings>) -> Result<Vec<EndpointSpec>> {
     let first = match mode {
         NetworkMode::Network(name) => name.as_str(),
         _ => "bridge",

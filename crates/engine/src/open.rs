@@ -26,7 +26,8 @@ impl Engine {
         for directory in [config.data_dir.join("containers"), config.run_dir.join("bundle/rootfs")] {
             make(&directory)?;
         }
-        let store = Store::open(config.data_dir.join("stratus.db")).map_err(|error| Error::system(error.to_string()))?;
+        let store =
+            Store::open(config.data_dir.join("stratus.db")).map_err(|error| Error::system(error.to_string()))?;
         let records: Collection<ContainerRecord> = Collection::new(&store, "container/");
         let listed = records.list().map_err(|error| Error::step("read the containers", error))?;
         let containers = Registry::default();
@@ -71,7 +72,8 @@ fn make(directory: &Path) -> Result<()> {
 }
 
 fn net_config(config: &EngineConfig, store: &Store) -> Result<net::NetConfig> {
-    let instance = config.net.instance.parse().map_err(|error: net::InstanceError| Error::invalid(error.to_string()))?;
+    let instance =
+        config.net.instance.parse().map_err(|error: net::InstanceError| Error::invalid(error.to_string()))?;
     let mut out = net::NetConfig::new(instance, store.clone());
     out.forwarder = Some(Arc::new(net::forward::ForwardClient::new(&config.run_dir, &config.program)));
     out.bridge_name.clone_from(&config.net.bridge);

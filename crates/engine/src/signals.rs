@@ -76,7 +76,9 @@ mod tests {
 
     #[test]
     fn names_and_numbers() {
-        for (text, number) in [("SIGTERM", 15), ("kill", 9), ("1", 1), ("SIGRTMIN+3", 37), ("RTMAX-1", 63), ("SIGXFSZ", 25)] {
+        for (text, number) in
+            [("SIGTERM", 15), ("kill", 9), ("1", 1), ("SIGRTMIN+3", 37), ("RTMAX-1", 63), ("SIGXFSZ", 25)]
+        {
             assert_eq!(parse(text).unwrap(), number, "{text}");
         }
         for text in ["", "0", "65", "SIGWHAT", "RTMIN+99", "-9"] {

@@ -88,11 +88,17 @@ impl ByteStream {
     pub(crate) fn produced(work: impl FnOnce(ResponseWriter) -> Result<()> + Send + 'static) -> Self {
         let (writer, pieces) = image::stream::response();
         let worker = tokio::spawn(crate::blocking(move || work(writer)));
-        Self::until_done(pieces, async move { worker.await.unwrap_or_else(|error| Err(Error::system(error.to_string()))) })
+        Self::until_done(
+            pieces,
+            async move { worker.await.unwrap_or_else(|error| Err(Error::system(error.to_string()))) },
+        )
     }
 
     /// The pieces, then the failure of whoever made them, if there was one.
-    pub(crate) fn until_done(pieces: ResponseReceiver, done: impl Future<Output = Result<()>> + Send + 'static) -> Self {
+    pub(crate) fn until_done(
+        pieces: ResponseReceiver,
+        done: impl Future<Output = Result<()>> + Send + 'static,
+    ) -> Self {
         let state = (pieces, Some(Box::pin(done)));
         Self::new(futures_util::stream::unfold(state, |(mut pieces, mut done)| async move {
             if let Some(piece) = pieces.next().await {

@@ -143,9 +143,9 @@ pub(crate) fn id_range() -> (u32, u32) {
     const DEFAULT: (u32, u32) = (1_000_000, 65_536);
     let text = std::fs::read_to_string("/etc/subuid").unwrap_or_default();
     let line = text.lines().find_map(|line| line.strip_prefix("stratus:").or_else(|| line.strip_prefix("root:")));
-    let parsed = line.and_then(|line| line.split_once(':')).and_then(|(first, count)| {
-        Some((first.trim().parse().ok()?, count.trim().parse().ok()?))
-    });
+    let parsed = line
+        .and_then(|line| line.split_once(':'))
+        .and_then(|(first, count)| Some((first.trim().parse().ok()?, count.trim().parse().ok()?)));
     parsed.unwrap_or(DEFAULT)
 }
 

@@ -136,7 +136,8 @@ impl Engine {
         self.tell_container(&container.record(), "export", []);
         let root = place.root;
         Ok(ByteStream::produced(move |writer| {
-            archive::read_path(root.as_fd(), Path::new("/"), writer, &ReadOptions::default()).map_err(crate::images::error)
+            archive::read_path(root.as_fd(), Path::new("/"), writer, &ReadOptions::default())
+                .map_err(crate::images::error)
         }))
     }
 
@@ -232,7 +233,9 @@ fn read_file(root: &Root, path: &str) -> Result<String> {
             if !file.metadata().is_ok_and(|meta| meta.is_file()) {
                 return Ok(String::new());
             }
-            file.take(MOST).read_to_end(&mut bytes).map_err(|error| Error::step(format!("read the container's /{path}"), error))?;
+            file.take(MOST)
+                .read_to_end(&mut bytes)
+                .map_err(|error| Error::step(format!("read the container's /{path}"), error))?;
             Ok(String::from_utf8_lossy(&bytes).into_owned())
         }
         Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR | rustix::io::Errno::LOOP) => Ok(String::new()),
@@ -259,7 +262,8 @@ fn stat(root: &Root, path: &Path, wanted: &str) -> Result<ArchiveStat> {
 
 /// Whether files may be put there: not into a read-only root file system or volume.
 fn is_writable(record: &ContainerRecord, path: &Path) -> bool {
-    let over = record.mounts.iter().filter(|mount| path.starts_with(&mount.target)).max_by_key(|mount| mount.target.len());
+    let over =
+        record.mounts.iter().filter(|mount| path.starts_with(&mount.target)).max_by_key(|mount| mount.target.len());
     over.map_or(!record.host.readonly_rootfs, |mount| mount.writable)
 }
 

@@ -90,7 +90,10 @@ pub(super) fn ends(tty: bool, stdin: bool, stdout: bool, stderr: bool) -> Result
 
 /// A process's standard input, as tokio watches it.
 pub(super) fn watched(descriptor: OwnedFd) -> Result<Arc<AsyncFd<OwnedFd>>> {
-    #[expect(deprecated, reason = "its descriptor is the same as long as it lives, which is what the newer, unsafe form asks for")]
+    #[expect(
+        deprecated,
+        reason = "its descriptor is the same as long as it lives, which is what the newer, unsafe form asks for"
+    )]
     AsyncFd::with_interest(descriptor, Interest::WRITABLE)
         .map(Arc::new)
         .map_err(|error| Error::step("watch a process's standard input", error))

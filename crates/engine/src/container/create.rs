@@ -81,7 +81,8 @@ impl Engine {
     ) -> Result<()> {
         self.0.images.create_rootfs(record.id.as_str(), Some(&image.id)).await.map_err(crate::images::error)?;
         let directory = self.container_dir(&record.id);
-        std::fs::create_dir(&directory).map_err(|error| Error::step(format!("create {}", directory.display()), error))?;
+        std::fs::create_dir(&directory)
+            .map_err(|error| Error::step(format!("create {}", directory.display()), error))?;
         self.fill_volumes(record).await?;
         self.put_record(record).await?;
         self.0.containers.insert(Arc::new(Container::new(record.clone())));

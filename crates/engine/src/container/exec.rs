@@ -265,16 +265,19 @@ impl Engine {
     }
 
     /// Runs a program in a container to its end, and gives the beginning of its output and its exit code.
-    pub(super) async fn exec_capture(&self, container: &Container, config: ExecConfig, most: usize) -> Result<(i32, Vec<u8>)> {
+    pub(super) async fn exec_capture(
+        &self,
+        container: &Container,
+        config: ExecConfig,
+        most: usize,
+    ) -> Result<(i32, Vec<u8>)> {
         let id = ContainerId::random().to_string();
         let exec = Exec { container: container.id.clone(), config, state: watch::Sender::new(ExecState::Created) };
         let exec = Arc::new(exec);
         self.0.execs.0.lock().insert(id.clone(), exec.clone());
         let _forgotten = Forgotten { execs: &self.0.execs, id: &id };
-        let mut attachment = self
-            .exec_start(&id, false, None)
-            .await?
-            .ok_or_else(|| Error::system("an attached exec has no output"))?;
+        let mut attachment =
+            self.exec_start(&id, false, None).await?.ok_or_else(|| Error::system("an attached exec has no output"))?;
         let mut output = Vec::new();
         while let Some(chunk) = attachment.output.next().await {
             let room = most.saturating_sub(output.len());
@@ -309,11 +312,12 @@ impl Drop for Forgotten<'_> {
 fn ready(record: &crate::model::ContainerRecord) -> Result<()> {
     match record.state.phase {
         Phase::Running => Ok(()),
-        Phase::Paused => Err(Error::conflict(format!("container {} is paused, unpause the container before exec", record.id))),
-        Phase::Restarting => Err(Error::conflict(format!(
-            "Container {} is restarting, wait until the container is running",
-            record.id
-        ))),
+        Phase::Paused => {
+            Err(Error::conflict(format!("container {} is paused, unpause the container before exec", record.id)))
+        }
+        Phase::Restarting => {
+            Err(Error::conflict(format!("Container {} is restarting, wait until the container is running", record.id)))
+        }
         _ => Err(not_running(record)),
     }
 }

@@ -208,7 +208,8 @@ mod tests {
 
     #[test]
     fn pauses_double_up_to_a_minute_and_a_good_run_resets_them() {
-        let pause = |count, after| next_pause(&record(RestartPolicy::Always, count), &end(1, after)).unwrap().as_millis();
+        let pause =
+            |count, after| next_pause(&record(RestartPolicy::Always, count), &end(1, after)).unwrap().as_millis();
         assert_eq!((pause(0, 1), pause(1, 1), pause(3, 1), pause(30, 1)), (100, 200, 800, 60_000));
         assert_eq!(pause(30, 11), 100);
     }

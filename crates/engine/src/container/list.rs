@@ -1,5 +1,6 @@
 //! `ps` and `inspect`
 
+use std::cmp::Reverse;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -79,8 +80,25 @@ pub struct ContainerDetails {
 }
 
 const FILTERS: [&str; 19] = [
-    "ancestor", "before", "exited", "expose", "health", "id", "is-task", "isolation", "label", "label!", "name", "network",
-    "publish", "since", "status", "volume", "container", "image", "runtime",
+    "ancestor",
+    "before",
+    "exited",
+    "expose",
+    "health",
+    "id",
+    "is-task",
+    "isolation",
+    "label",
+    "label!",
+    "name",
+    "network",
+    "publish",
+    "since",
+    "status",
+    "volume",
+    "container",
+    "image",
+    "runtime",
 ];
 
 impl Engine {
@@ -93,7 +111,7 @@ impl Engine {
         let all = options.all || options.limit.is_some() || filters.has("status") || filters.has("exited");
         let ancestors = self.ancestors(filters)?;
         let mut records: Vec<Arc<ContainerRecord>> = self.0.containers.all().iter().map(|c| c.record()).collect();
-        records.sort_by(|a, b| b.created.cmp(&a.created));
+        records.sort_by_key(|record| Reverse(record.created));
         let wanted = |record: &ContainerRecord| {
             (all || record.state.phase.is_live() || record.state.phase == Phase::Restarting)
                 && bounds.hold(record)
@@ -149,7 +167,8 @@ struct Bounds {
 
 impl Bounds {
     fn hold(&self, record: &ContainerRecord) -> bool {
-        self.since.is_none_or(|since| record.created > since) && self.before.is_none_or(|before| record.created < before)
+        self.since.is_none_or(|since| record.created > since)
+            && self.before.is_none_or(|before| record.created < before)
     }
 }
 
@@ -188,16 +207,15 @@ fn matches(record: &ContainerRecord, filters: &Filters) -> bool {
         })
     };
     let has_volume = |wanted: &str| {
-        record.mounts.iter().any(|mount| {
-            mount.name.as_deref() == Some(wanted) || mount.source == wanted || mount.target == wanted
-        })
+        record
+            .mounts
+            .iter()
+            .any(|mount| mount.name.as_deref() == Some(wanted) || mount.source == wanted || mount.target == wanted)
     };
     let has_port = |ports: Vec<ExposedPort>| {
         move |wanted: &str| {
             port_range(wanted).is_some_and(|(protocol, first, last)| {
-                ports.iter().any(|port| {
-                    port.protocol.name() == protocol && (first..=last).contains(&port.port)
-                })
+                ports.iter().any(|port| port.protocol.name() == protocol && (first..=last).contains(&port.port))
             })
         }
     };

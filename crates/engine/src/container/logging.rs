@@ -31,14 +31,24 @@ impl Engine {
         }
         Ok(LogConfig::JsonFile { path, rotation, attributes: attributes(record) })
     }
-
 }
 
 /// `max-size`, `max-file`, `compress`
 fn rotation(record: &ContainerRecord) -> Result<Option<Rotation>> {
     let options = &record.host.log.options;
     let local = record.host.log.driver == "local";
-    let known = ["max-size", "max-file", "compress", "labels", "labels-regex", "env", "env-regex", "tag", "mode", "max-buffer-size"];
+    let known = [
+        "max-size",
+        "max-file",
+        "compress",
+        "labels",
+        "labels-regex",
+        "env",
+        "env-regex",
+        "tag",
+        "mode",
+        "max-buffer-size",
+    ];
     if let Some(unknown) = options.keys().find(|key| !known.contains(&key.as_str())) {
         return Err(Error::invalid(format!("unknown log opt '{unknown}' for {} log driver", record.host.log.driver)));
     }
@@ -55,7 +65,9 @@ fn rotation(record: &ContainerRecord) -> Result<Option<Rotation>> {
     };
     let compress = match options.get("compress") {
         None => None,
-        Some(text) => Some(text.parse().map_err(|_| Error::invalid(format!("compress must be true or false: '{text}'")))?),
+        Some(text) => {
+            Some(text.parse().map_err(|_| Error::invalid(format!("compress must be true or false: '{text}'")))?)
+        }
     };
     if local {
         let default = Rotation::LOCAL_DEFAULT;

@@ -157,7 +157,10 @@ fn over(turn: &Turn) -> bool {
 
 fn follower(config: &LogConfig) -> Result<AsyncFd<Follower>> {
     let follower = Follower::new(config).map_err(failed)?;
-    #[expect(deprecated, reason = "its descriptor is the same as long as it lives, which is what the newer, unsafe form asks for")]
+    #[expect(
+        deprecated,
+        reason = "its descriptor is the same as long as it lives, which is what the newer, unsafe form asks for"
+    )]
     AsyncFd::new(follower).map_err(|error| Error::step("watch a log", error))
 }
 

@@ -55,8 +55,8 @@ pub use wait::{WaitCondition, WaitResult};
 
 pub(crate) use exec::Execs;
 pub(crate) use files::host_resolv_conf;
-pub(crate) use prune::until;
 pub(crate) use placement::{LastUsage, Placements};
+pub(crate) use prune::until;
 pub(crate) use registry::Registry;
 
 use crate::model::{ContainerId, ContainerRecord, Phase};

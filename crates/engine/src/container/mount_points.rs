@@ -64,7 +64,8 @@ impl Engine {
         for (target, options) in &host.tmpfs {
             let target = clean_target(target)?;
             claim(out, &target)?;
-            out.points.push(tmpfs_point(target, options.split(',').filter(|o| !o.is_empty()).map(str::to_owned).collect()));
+            out.points
+                .push(tmpfs_point(target, options.split(',').filter(|o| !o.is_empty()).map(str::to_owned).collect()));
         }
         for target in &config.volumes {
             let target = clean_target(target)?;
@@ -342,9 +343,8 @@ impl ParsedBind {
         }
         let is_path = source.starts_with('/');
         let parsed = Mode::parse(mode, !is_path).ok_or_else(|| Error::invalid(format!("invalid mode: {mode}")))?;
-        let target = clean_target(target).map_err(|error| {
-            Error::invalid(format!("invalid volume specification: '{spec}': {error}"))
-        })?;
+        let target = clean_target(target)
+            .map_err(|error| Error::invalid(format!("invalid volume specification: '{spec}': {error}")))?;
         let source = if is_path { BindSource::Path(clean_path(source)) } else { BindSource::Volume(source.to_owned()) };
         Ok(Self {
             source,

@@ -125,7 +125,9 @@ impl Engine {
         for entry in entries.flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
             // A container that is being made now has a directory before it has a record, and a name before both.
-            if !known.contains(&name) && self.0.containers.by_id(&name).is_none() && !self.0.containers.is_reserved(&name)
+            if !known.contains(&name)
+                && self.0.containers.by_id(&name).is_none()
+                && !self.0.containers.is_reserved(&name)
                 && let Err(error) = std::fs::remove_dir_all(entry.path())
             {
                 tracing::warn!(directory = %entry.path().display(), %error, "could not remove what is left of a container");

@@ -15,9 +15,7 @@ impl Engine {
         let old = container.record();
         let new_name = names::check(new_name)?;
         if old.name == new_name {
-            return Err(Error::invalid(
-                "Renaming a container with the same name as its current name",
-            ));
+            return Err(Error::invalid("Renaming a container with the same name as its current name"));
         }
         let reservation = self.0.containers.reserve(new_name, &container.id)?;
         let record = self

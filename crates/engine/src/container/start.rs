@@ -17,9 +17,9 @@ use sandbox::{CompileOptions, InitPlan};
 
 use super::Container;
 use super::attach::watched;
+use crate::model::{ContainerRecord, NetworkMode, Phase, Timestamp, UsernsMode};
 use crate::networks::Joined;
 use crate::spec::{Identity, SpecContext};
-use crate::model::{ContainerRecord, NetworkMode, Phase, Timestamp, UsernsMode};
 use crate::{Engine, Error, Result};
 
 /// What a start made ahead of the process, and what must be taken back if there will be none.
@@ -135,8 +135,10 @@ impl Engine {
     ) -> Result<u32> {
         let keeper = self.keeper().await?;
         let pending = std::mem::take(&mut *container.pending.lock());
-        let (attach, inputs): (Vec<_>, Vec<_>) =
-            pending.into_iter().map(|pending| ((pending.wanted, pending.sink), (pending.wanted.stdin, pending.input))).unzip();
+        let (attach, inputs): (Vec<_>, Vec<_>) = pending
+            .into_iter()
+            .map(|pending| ((pending.wanted, pending.sink), (pending.wanted.stdin, pending.input)))
+            .unzip();
         let call = Create {
             id: container.id.to_string(),
             plan: prepared.plan,
@@ -281,7 +283,9 @@ pub(super) fn show_network(record: &mut ContainerRecord, net: Option<&net::Sandb
     let Some(net) = net else { return };
     for endpoint in &net.endpoints {
         let known = record.networks.iter_mut().find(|(name, settings)| {
-            **name == endpoint.network_name || endpoint.network.starts_with(name.as_str()) || settings.network_id == endpoint.network
+            **name == endpoint.network_name
+                || endpoint.network.starts_with(name.as_str())
+                || settings.network_id == endpoint.network
         });
         if let Some((_, settings)) = known {
             crate::networks::fill(settings, endpoint, &record.id, &record.name);

@@ -85,9 +85,12 @@ impl Engine {
             return Ok(empty);
         }
         // It may end in this moment: then it uses nothing.
-        let Ok(stats) = self.0.placements.cgroup(&record).and_then(|cgroup| {
-            cgroup.stats().map_err(|error| crate::Error::system(error.to_string()))
-        }) else {
+        let Ok(stats) = self
+            .0
+            .placements
+            .cgroup(&record)
+            .and_then(|cgroup| cgroup.stats().map_err(|error| crate::Error::system(error.to_string())))
+        else {
             return Ok(empty);
         };
         let io = |entries: &[sandbox::cgroup::IoEntry]| {

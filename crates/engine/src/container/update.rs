@@ -22,7 +22,9 @@ impl Engine {
         let record = container.record();
         let refused = |error: Error| Error::conflict(format!("Cannot update container {}: {error}", record.id));
         if record.host.auto_remove && request.restart.as_ref().is_some_and(|policy| *policy != RestartPolicy::No) {
-            return Err(refused(Error::invalid("Restart policy cannot be updated because AutoRemove is enabled for the container")));
+            return Err(refused(Error::invalid(
+                "Restart policy cannot be updated because AutoRemove is enabled for the container",
+            )));
         }
         let mut resources = record.host.resources.clone();
         merge(&mut resources, &request.resources);
@@ -64,9 +66,26 @@ fn merge(old: &mut Resources, new: &Resources) {
         old.nano_cpus = 0;
     }
     take!(
-        cpu_shares, nano_cpus, cpu_period, cpu_quota, cpu_realtime_period, cpu_realtime_runtime, cpuset_cpus, cpuset_mems,
-        memory, memory_reservation, memory_swap, memory_swappiness, oom_kill_disable, pids_limit, blkio_weight,
-        blkio_weight_device, blkio_read_bps, blkio_write_bps, blkio_read_iops, blkio_write_iops
+        cpu_shares,
+        nano_cpus,
+        cpu_period,
+        cpu_quota,
+        cpu_realtime_period,
+        cpu_realtime_runtime,
+        cpuset_cpus,
+        cpuset_mems,
+        memory,
+        memory_reservation,
+        memory_swap,
+        memory_swappiness,
+        oom_kill_disable,
+        pids_limit,
+        blkio_weight,
+        blkio_weight_device,
+        blkio_read_bps,
+        blkio_write_bps,
+        blkio_read_iops,
+        blkio_write_iops
     );
     if new.memory > 0 && new.memory_swap == 0 && old.memory_swap > 0 && old.memory_swap < new.memory {
         old.memory_swap = new.memory.saturating_mul(2);

@@ -85,7 +85,9 @@ fn namespaces(config: &ContainerConfig, host: &HostConfig) -> Result<()> {
                 return conflict("hostname and the network mode");
             }
             if !host.links.is_empty() {
-                return conflict("container type network can't be used with links. This would result in undefined behavior");
+                return conflict(
+                    "container type network can't be used with links. This would result in undefined behavior",
+                );
             }
             if !host.dns.is_empty() {
                 return conflict("dns and the network mode");
@@ -181,9 +183,9 @@ fn memory(resources: &Resources) -> Result<()> {
         return Err(Error::invalid("Minimum memory limit can not be less than memory reservation limit, see usage"));
     }
     match memory_swappiness {
-        Some(value) if !(-1..=100).contains(&value) => Err(Error::invalid(format!(
-            "Invalid value: {value}, valid memory swappiness range is 0-100"
-        ))),
+        Some(value) if !(-1..=100).contains(&value) => {
+            Err(Error::invalid(format!("Invalid value: {value}, valid memory swappiness range is 0-100")))
+        }
         _ => Ok(()),
     }
 }
@@ -200,13 +202,18 @@ fn cpu(resources: &Resources) -> Result<()> {
         )));
     }
     if resources.cpu_period != 0 && !(1_000..=1_000_000).contains(&resources.cpu_period) {
-        return Err(Error::invalid("CPU cfs period can not be less than 1ms (i.e. 1000) or larger than 1s (i.e. 1000000)"));
+        return Err(Error::invalid(
+            "CPU cfs period can not be less than 1ms (i.e. 1000) or larger than 1s (i.e. 1000000)",
+        ));
     }
     if resources.cpu_quota > 0 && resources.cpu_quota < 1_000 {
         return Err(Error::invalid("CPU cfs quota can not be less than 1ms (i.e. 1000)"));
     }
     if resources.cpu_shares < 0 {
-        return Err(Error::invalid(format!("invalid CPU shares ({}): value must be a positive integer", resources.cpu_shares)));
+        return Err(Error::invalid(format!(
+            "invalid CPU shares ({}): value must be a positive integer",
+            resources.cpu_shares
+        )));
     }
     set_of("CPUs", &resources.cpuset_cpus, "/sys/devices/system/cpu/online", "cpuset cpus")?;
     set_of("memory nodes", &resources.cpuset_mems, "/sys/devices/system/node/online", "cpuset mems")

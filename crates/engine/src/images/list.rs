@@ -1,5 +1,6 @@
 //! `images` and `history`
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 use image::LabelFilter;
@@ -68,12 +69,15 @@ impl Engine {
         let mut usage = BTreeMap::new();
         if options.shared_size {
             let measured = self.0.images.disk_usage().await.map_err(error)?;
-            usage.extend(measured.images.into_iter().map(|image| {
-                (image.summary.image.id.to_string(), (image.shared, image.containers))
-            }));
+            usage.extend(
+                measured
+                    .images
+                    .into_iter()
+                    .map(|image| (image.summary.image.id.to_string(), (image.shared, image.containers))),
+            );
         }
         let mut summaries = self.0.images.list(&filters);
-        summaries.sort_by(|a, b| b.image.created.cmp(&a.image.created));
+        summaries.sort_by_key(|summary| Reverse(summary.image.created));
         let familiar = |names: &[image::Reference]| names.iter().map(image::Reference::familiar).collect();
         Ok(summaries
             .into_iter()
@@ -99,7 +103,8 @@ impl Engine {
         let filters = &options.filters;
         filters.only(&["before", "dangling", "label", "reference", "since", "until"])?;
         let one = |key: &str| filters.values(key).next().map(|name| self.find_image(name)).transpose();
-        let pattern = |text: &str| Pattern::parse(text).map_err(|_| Error::invalid(format!("invalid reference filter: {text}")));
+        let pattern =
+            |text: &str| Pattern::parse(text).map_err(|_| Error::invalid(format!("invalid reference filter: {text}")));
         Ok(image::ListFilters {
             all: options.all,
             dangling: filters.flag("dangling")?,

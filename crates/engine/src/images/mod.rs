@@ -158,7 +158,8 @@ impl Engine {
     /// An image's names as people write them: with tags, and with digests.
     pub(super) fn names_of(&self, id: &ImageId) -> (Vec<String>, Vec<String>) {
         let names = self.0.images.references(id);
-        let (digests, tags): (Vec<Reference>, Vec<Reference>) = names.into_iter().partition(|name| name.digest().is_some());
+        let (digests, tags): (Vec<Reference>, Vec<Reference>) =
+            names.into_iter().partition(|name| name.digest().is_some());
         let familiar = |names: Vec<Reference>| names.iter().map(Reference::familiar).collect();
         (familiar(tags), familiar(digests))
     }

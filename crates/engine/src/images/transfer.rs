@@ -151,7 +151,8 @@ impl Engine {
 
     /// Makes an image of a root file system's archive. Gives its identifier.
     pub async fn image_import(&self, request: ImportRequest, body: ByteStream) -> Result<String> {
-        let reference = request.reference.as_deref().filter(|text| !text.is_empty()).map(parse_reference).transpose()?;
+        let reference =
+            request.reference.as_deref().filter(|text| !text.is_empty()).map(parse_reference).transpose()?;
         let options = image::NewImageOptions {
             name: reference.map(Reference::with_default_tag),
             message: request.message,

@@ -15,9 +15,9 @@ mod state;
 pub use config::{ContainerConfig, ExposedPort, HealthTest, Healthcheck, Protocol};
 pub use filter::{Filters, LabelFilter};
 pub use host::{
-    BindOptions, CgroupNamespace, DeviceMapping, DeviceRequest, HostConfig, IpcMode, LogConfig, MountKind, MountRequest,
-    NetworkMode, PidMode, PortBinding, Resources, RestartPolicy, ThrottleDevice, TmpfsOptions, Ulimit, UsernsMode,
-    UtsMode, VolumeOptions, WeightDevice,
+    BindOptions, CgroupNamespace, DeviceMapping, DeviceRequest, HostConfig, IpcMode, LogConfig, MountKind,
+    MountRequest, NetworkMode, PidMode, PortBinding, Resources, RestartPolicy, ThrottleDevice, TmpfsOptions, Ulimit,
+    UsernsMode, UtsMode, VolumeOptions, WeightDevice,
 };
 pub use id::{ContainerId, IdError, short_id};
 pub use network::{EndpointRequest, EndpointSettings};

@@ -15,8 +15,8 @@ use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{Linux, LinuxIdMappingBuilder, LinuxNamespace, LinuxNamespaceType, Root, Spec};
 
-use crate::{Error, Result};
 use crate::model::{CgroupNamespace, ContainerRecord, IpcMode, PidMode, UtsMode};
+use crate::{Error, Result};
 
 pub(crate) use defaults::{MASKED_PATHS, READONLY_PATHS, SHM_SIZE};
 pub(crate) use process::{ExecRequest, exec_process};
@@ -71,11 +71,7 @@ impl ContainerFiles {
     }
 
     fn named(&self) -> [(&Path, &'static str); 3] {
-        [
-            (&self.resolv_conf, "/etc/resolv.conf"),
-            (&self.hostname, "/etc/hostname"),
-            (&self.hosts, "/etc/hosts"),
-        ]
+        [(&self.resolv_conf, "/etc/resolv.conf"), (&self.hostname, "/etc/hostname"), (&self.hosts, "/etc/hosts")]
     }
 }
 
@@ -154,10 +150,8 @@ fn sysctls(record: &ContainerRecord) -> HashMap<String, String> {
     let mut sysctls: HashMap<String, String> =
         record.host.sysctls.iter().map(|(key, value)| (key.clone(), value.clone())).collect();
     // As dockerd since 20.10: an unprivileged process may bind port 80 and send pings in a network namespace of its own.
-    let own_network = !matches!(
-        record.host.network_mode,
-        crate::model::NetworkMode::Host | crate::model::NetworkMode::Container(_)
-    );
+    let own_network =
+        !matches!(record.host.network_mode, crate::model::NetworkMode::Host | crate::model::NetworkMode::Container(_));
     if own_network && !record.host.privileged {
         sysctls.entry("net.ipv4.ip_unprivileged_port_start".to_owned()).or_insert_with(|| "0".to_owned());
         if record.host.userns_mode != crate::model::UsernsMode::Private {

@@ -47,7 +47,11 @@ pub(crate) struct ExecRequest<'a> {
 }
 
 /// A further process in the container of `record`.
-pub(crate) fn exec_process(record: &ContainerRecord, request: &ExecRequest<'_>, identity: &Identity) -> Result<Process> {
+pub(crate) fn exec_process(
+    record: &ContainerRecord,
+    request: &ExecRequest<'_>,
+    identity: &Identity,
+) -> Result<Process> {
     let security = SecurityOptions::parse(&record.host.security_opt)?;
     let mut host = record.host.clone();
     host.privileged |= request.privileged;
@@ -114,8 +118,9 @@ fn rlimits(ulimits: &[Ulimit]) -> Result<Vec<PosixRlimit>> {
     ulimits
         .iter()
         .map(|ulimit| {
-            let kind: PosixRlimitType = serde_json::from_value(format!("RLIMIT_{}", ulimit.name.to_ascii_uppercase()).into())
-                .map_err(|_| Error::invalid(format!("invalid ulimit type: {}", ulimit.name)))?;
+            let kind: PosixRlimitType =
+                serde_json::from_value(format!("RLIMIT_{}", ulimit.name.to_ascii_uppercase()).into())
+                    .map_err(|_| Error::invalid(format!("invalid ulimit type: {}", ulimit.name)))?;
             let value = |limit: i64| if limit < 0 { u64::MAX } else { limit as u64 };
             let rlimit = PosixRlimitBuilder::default().typ(kind).soft(value(ulimit.soft)).hard(value(ulimit.hard));
             rlimit.build().map_err(|error| Error::invalid(format!("ulimit {}: {error}", ulimit.name)))

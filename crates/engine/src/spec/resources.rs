@@ -101,14 +101,18 @@ pub(crate) fn device_rules(host: &HostConfig, devices: &[super::devices::Device]
         return Ok(vec![rule(true, 'a', None, None, "rwm")]);
     }
     let mut rules = vec![rule(false, 'a', None, None, "rwm")];
-    rules.extend(defaults::DEVICE_RULES.iter().map(|(kind, major, minor, access)| rule(true, *kind, *major, *minor, access)));
-    rules.extend(devices.iter().map(|device| {
-        rule(true, device.kind, Some(device.major), Some(device.minor), &device.permissions)
-    }));
+    rules.extend(
+        defaults::DEVICE_RULES.iter().map(|(kind, major, minor, access)| rule(true, *kind, *major, *minor, access)),
+    );
+    rules.extend(
+        devices
+            .iter()
+            .map(|device| rule(true, device.kind, Some(device.major), Some(device.minor), &device.permissions)),
+    );
     for text in &host.resources.device_cgroup_rules {
-        rules.push(parse_rule(text).ok_or_else(|| {
-            Error::invalid(format!("invalid device cgroup rule format: '{text}'"))
-        })?);
+        rules.push(
+            parse_rule(text).ok_or_else(|| Error::invalid(format!("invalid device cgroup rule format: '{text}'")))?,
+        );
     }
     Ok(rules)
 }

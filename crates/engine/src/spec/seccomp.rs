@@ -80,7 +80,9 @@ pub(crate) fn parse_profile(text: &str, caps: &HashSet<Capability>) -> Result<Li
     let profile: Profile = serde_json::from_str(text)
         .map_err(|error| Error::invalid(format!("opening seccomp profile failed: decoding it failed: {error}")))?;
     if profile.architectures.is_some() && profile.arch_map.is_some() {
-        return Err(Error::invalid("both 'architectures' and 'archMap' are specified in the seccomp profile, use either"));
+        return Err(Error::invalid(
+            "both 'architectures' and 'archMap' are specified in the seccomp profile, use either",
+        ));
     }
     resolve(&profile, caps)
 }
@@ -179,7 +181,7 @@ mod tests {
     fn allows(seccomp: &LinuxSeccomp, name: &str) -> bool {
         let rules = seccomp.syscalls().as_ref().unwrap();
         rules.iter().any(|rule| {
-            *rule.action() == LinuxSeccompAction::ScmpActAllow
+            rule.action() == LinuxSeccompAction::ScmpActAllow
                 && rule.args().is_none()
                 && rule.names().iter().any(|have| have == name)
         })

@@ -40,9 +40,8 @@ impl SecurityOptions {
                 .ok_or_else(|| Error::invalid(format!("invalid --security-opt 1: \"{option}\"")))?;
             match key {
                 "no-new-privileges" => {
-                    out.no_new_privileges = value
-                        .parse()
-                        .map_err(|_| Error::invalid(format!("invalid --security-opt 2: \"{option}\"")))?;
+                    out.no_new_privileges =
+                        value.parse().map_err(|_| Error::invalid(format!("invalid --security-opt 2: \"{option}\"")))?;
                 }
                 "seccomp" => {
                     out.profile = match value {

@@ -34,8 +34,13 @@ impl Options {
             return Err(Error::invalid(format!("create {name}: invalid option: \"{key}\"")));
         }
         let get = |key: &str| options.get(key).cloned().unwrap_or_default();
-        let mut out =
-            Self { kind: get("type"), device: get("device"), flags: MountFlags::empty(), data: Vec::new(), bind: false };
+        let mut out = Self {
+            kind: get("type"),
+            device: get("device"),
+            flags: MountFlags::empty(),
+            data: Vec::new(),
+            bind: false,
+        };
         for option in get("o").split(',').filter(|option| !option.is_empty()) {
             match option {
                 "bind" | "rbind" => out.bind = true,
@@ -64,19 +69,26 @@ impl Options {
         if self.bind {
             // A bind needs no mount of its own: the container binds the device itself.
             let path = PathBuf::from(&self.device);
-            std::fs::metadata(&path).map_err(|error| Error::step(
-                format!("failed to mount local volume: mount {}:{}", path.display(), mountpoint.display()), error))?;
+            std::fs::metadata(&path).map_err(|error| {
+                Error::step(
+                    format!("failed to mount local volume: mount {}:{}", path.display(), mountpoint.display()),
+                    error,
+                )
+            })?;
             return Ok(Source { path });
         }
         if first {
             let data = self.data.join(",");
-            let data = std::ffi::CString::new(data).map_err(|_| Error::invalid("a volume's options contain a NUL byte"))?;
-            rustix::mount::mount(&*self.device, mountpoint, &*self.kind, self.flags, data.as_c_str()).map_err(|error| {
-                Error::step(
-                    format!("failed to mount local volume: mount {}:{}", self.device, mountpoint.display()),
-                    error,
-                )
-            })?;
+            let data =
+                std::ffi::CString::new(data).map_err(|_| Error::invalid("a volume's options contain a NUL byte"))?;
+            rustix::mount::mount(&*self.device, mountpoint, &*self.kind, self.flags, data.as_c_str()).map_err(
+                |error| {
+                    Error::step(
+                        format!("failed to mount local volume: mount {}:{}", self.device, mountpoint.display()),
+                        error,
+                    )
+                },
+            )?;
         }
         Ok(Source { path: mountpoint.to_owned() })
     }

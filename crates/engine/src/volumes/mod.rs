@@ -15,8 +15,8 @@ use crate::events::EventKind;
 use crate::model::{Filters, Timestamp};
 use crate::{Engine, Error, Result};
 
-pub(crate) use driver::Source;
 use driver::Options;
+pub(crate) use driver::Source;
 
 /// A volume.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

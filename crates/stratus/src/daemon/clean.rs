@@ -44,7 +44,8 @@ fn end_keeper(run_dir: &Path) -> Result<(), Error> {
 fn unmount_below(directory: &Path) -> Result<(), Error> {
     let table = std::fs::read_to_string("/proc/self/mountinfo").map_err(Error::io("read", "/proc/self/mountinfo"))?;
     let prefix = format!("{}/", directory.display());
-    let targets: Vec<&str> = table.lines().filter_map(|line| line.split(' ').nth(4)).filter(|target| target.starts_with(&prefix)).collect();
+    let targets: Vec<&str> =
+        table.lines().filter_map(|line| line.split(' ').nth(4)).filter(|target| target.starts_with(&prefix)).collect();
     for target in targets.into_iter().rev() {
         rustix::mount::unmount(target, rustix::mount::UnmountFlags::DETACH)
             .map_err(|error| Error::io("unmount", target)(error.into()))?;

@@ -19,7 +19,7 @@ const BRIDGE: &str = "stratus0";
 /// Flags of `stratus daemon`. Each of them can stand in the configuration file as well, under its name with
 /// underscores.
 #[derive(Args, Debug, Default)]
-pub struct Options {
+pub(crate) struct Options {
     /// Configuration file in TOML [default: /etc/stratus/daemon.toml, where it is there]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -136,7 +136,8 @@ pub(super) struct Config {
 impl Config {
     pub(super) fn from_options(options: &Options) -> Result<Self, Error> {
         let file = File::read(options.config.as_deref())?;
-        let list = |flags: &Vec<String>, file: &Vec<String>| if flags.is_empty() { file.clone() } else { flags.clone() };
+        let list =
+            |flags: &Vec<String>, file: &Vec<String>| if flags.is_empty() { file.clone() } else { flags.clone() };
         let data_dir = absolute(options.data_dir.clone().or(file.data_dir).unwrap_or_else(|| DATA_DIR.into()))?;
         let run_dir = absolute(options.run_dir.clone().or(file.run_dir).unwrap_or_else(|| RUN_DIR.into()))?;
         let instance = instance::name(&data_dir);
@@ -234,7 +235,8 @@ fn pool(text: &str) -> Result<net::AddressPool, Error> {
         }
     }
     let base: ipnet::IpNet = base.and_then(|base| base.parse().ok()).ok_or_else(|| wrong("no network"))?;
-    let size = size.unwrap_or(if base.addr().is_ipv4() { 24.max(base.prefix_len()) } else { 64.max(base.prefix_len()) });
+    let size =
+        size.unwrap_or(if base.addr().is_ipv4() { 24.max(base.prefix_len()) } else { 64.max(base.prefix_len()) });
     if size < base.prefix_len() || size > base.max_prefix_len() {
         return Err(wrong("size does not fit the network"));
     }
@@ -243,7 +245,8 @@ fn pool(text: &str) -> Result<net::AddressPool, Error> {
 
 fn pairs(flag: &str, list: &[String]) -> Result<std::collections::BTreeMap<String, String>, Error> {
     let pair = |text: &String| {
-        let (name, value) = text.split_once('=').ok_or_else(|| Error::Config(format!("{flag} {text}: write NAME=VALUE")))?;
+        let (name, value) =
+            text.split_once('=').ok_or_else(|| Error::Config(format!("{flag} {text}: write NAME=VALUE")))?;
         Ok((name.to_owned(), value.to_owned()))
     };
     list.iter().map(pair).collect()
@@ -253,7 +256,9 @@ fn pairs(flag: &str, list: &[String]) -> Result<std::collections::BTreeMap<Strin
 fn registries(insecure: &[String], mirrors: &[String]) -> Result<RegistryConfig, Error> {
     let mut config = RegistryConfig { proxy: ProxyConfig::from_env(), ..RegistryConfig::default() };
     for host in insecure {
-        config.insecure.push(host.parse().map_err(|error: image::registry::BadHostOrCidr| Error::Config(error.to_string()))?);
+        config
+            .insecure
+            .push(host.parse().map_err(|error: image::registry::BadHostOrCidr| Error::Config(error.to_string()))?);
     }
     if !mirrors.is_empty() {
         config.mirrors.insert("docker.io".to_owned(), mirrors.to_vec());

@@ -53,7 +53,8 @@ async fn unix(path: &Path, config: &Config) -> Result<UnixListener, Error> {
     let fresh = PathBuf::from(format!("{}.new", path.display()));
     let _ = std::fs::remove_file(&fresh);
     let listener = UnixListener::bind(&fresh).map_err(Error::io("listen on", on()))?;
-    std::fs::set_permissions(&fresh, std::fs::Permissions::from_mode(0o660)).map_err(Error::io("set the mode of", on()))?;
+    std::fs::set_permissions(&fresh, std::fs::Permissions::from_mode(0o660))
+        .map_err(Error::io("set the mode of", on()))?;
     if let Some(gid) = group(config)? {
         std::os::unix::fs::chown(&fresh, Some(0), Some(gid)).map_err(Error::io("set the group of", on()))?;
     }
@@ -86,7 +87,9 @@ fn group(config: &Config) -> Result<Option<u32>, Error> {
         (fields.next() == Some(wanted)).then(|| fields.nth(1)?.parse().ok())?
     });
     match (found, &config.group) {
-        (None, Some(group)) => Err(Error::Config(format!("--group {group}: no such group: add it with groupadd {group}"))),
+        (None, Some(group)) => {
+            Err(Error::Config(format!("--group {group}: no such group: add it with groupadd {group}")))
+        }
         (found, _) => Ok(found),
     }
 }

@@ -20,7 +20,8 @@ pub(super) async fn serve(address: SocketAddr, engine: Engine) -> Result<(), Err
             Ok((stream, _)) => {
                 let engine = engine.clone();
                 tokio::spawn(async move {
-                    let answered = tokio::time::timeout(std::time::Duration::from_secs(10), answer(stream, &engine)).await;
+                    let answered =
+                        tokio::time::timeout(std::time::Duration::from_secs(10), answer(stream, &engine)).await;
                     if let Ok(Err(error)) = answered {
                         tracing::debug!(%error, "a reader of metrics went away");
                     }

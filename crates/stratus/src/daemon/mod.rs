@@ -10,11 +10,11 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use api_docker::{Door, DoorInfo};
-use tokio_util::sync::CancellationToken;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
 
-pub use config::Options;
 use config::Config;
+pub(crate) use config::Options;
 
 /// Why the daemon does not run.
 #[derive(Debug, thiserror::Error)]
@@ -39,7 +39,7 @@ impl Error {
 }
 
 /// Runs the daemon until it is told to end.
-pub fn main(options: Options) -> ExitCode {
+pub(crate) fn main(options: Options) -> ExitCode {
     let config = match Config::from_options(&options) {
         Ok(config) => config,
         Err(error) => return fail(&error),
@@ -74,7 +74,8 @@ fn fail(error: &Error) -> ExitCode {
 async fn serve(config: Config) -> Result<(), Error> {
     let _lock = instance::lock(&config)?;
     let engine = engine::Engine::open(config.engine()).await?;
-    let info = DoorInfo { version: env!("CARGO_PKG_VERSION").to_owned(), commit: String::new(), build_time: String::new() };
+    let info =
+        DoorInfo { version: env!("CARGO_PKG_VERSION").to_owned(), commit: String::new(), build_time: String::new() };
     let door = Arc::new(Door::new(engine.clone(), info));
     let shutdown = CancellationToken::new();
     let mut servers = tokio::task::JoinSet::new();
