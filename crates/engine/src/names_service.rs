@@ -29,7 +29,7 @@ impl Default for Names {
 
 impl Engine {
     /// Publishes a container's names on its user-defined networks, and lets it see those of others there.
-    pub(crate) fn attach_dns(&self, record: &ContainerRecord, net: Option<&net::Sandbox>, pid: u32) {
+    pub(crate) fn attach_dns(&self, record: &ContainerRecord, net: Option<&net::Sandbox>, namespace: net::NetNs) {
         let Some(net) = net else { return };
         let id = record.id.as_str();
         let networks: Vec<_> = net.endpoints.iter().filter(|endpoint| endpoint.network_name != "bridge").collect();
@@ -56,14 +56,19 @@ impl Engine {
             ndots_set: made.ndots_set,
             port: names.ports.lock().get(&record.id).copied(),
         };
-        let attached = net::NetNs::of_process(pid)
-            .map_err(|error| error.to_string())
-            .and_then(|namespace| names.server.attach(namespace.into(), dns).map_err(|error| error.to_string()));
-        match attached {
+        match names.server.attach(namespace.into(), dns) {
             Ok(port) => {
                 names.ports.lock().insert(record.id.clone(), port);
             }
-            Err(error) => tracing::warn!(container = %record.id.short(), error, "names can't be looked up in it"),
+            Err(error) => tracing::warn!(container = %record.id.short(), %error, "names can't be looked up in it"),
+        }
+    }
+
+    /// As [`attach_dns`](Self::attach_dns), for a container that runs.
+    pub(crate) fn attach_dns_of_running(&self, record: &ContainerRecord) {
+        match net::NetNs::of_process(record.state.pid) {
+            Ok(namespace) => self.attach_dns(record, record.net.as_ref(), namespace),
+            Err(error) => tracing::warn!(container = %record.id.short(), %error, "names can't be looked up in it"),
         }
     }
 

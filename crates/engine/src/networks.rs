@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use net::{Endpoint, EndpointSpec, Network, NetworkSpec, PortSpec, SandboxSpec};
 
-use crate::container::Container;
+use crate::container::{Container, connects_late};
 use crate::events::EventKind;
 use crate::model::{
     ContainerRecord, EndpointRequest, EndpointSettings, ExposedPort, Filters, IpcMode, NetworkMode, Phase, PidMode,
@@ -257,19 +257,17 @@ impl Engine {
 
     /// A namespace with what the container's networks give; `None`: it has no namespace of its own.
     pub(crate) fn network_of(&self, record: &ContainerRecord) -> Result<Option<(net::NetNs, net::Sandbox)>> {
-        let endpoints = match &record.host.network_mode {
-            NetworkMode::Host | NetworkMode::Container(_) => return Ok(None),
-            NetworkMode::None => Vec::new(),
-            _ if record.config.network_disabled => Vec::new(),
-            mode => endpoint_specs(mode, &record.networks)?,
-        };
-        let spec = SandboxSpec {
-            id: record.id.to_string(),
-            name: record.name.clone(),
-            ports: if endpoints.is_empty() { Vec::new() } else { port_specs(record) },
-            endpoints,
-        };
+        if connects_late(record) {
+            return Ok(None);
+        }
+        let Some(spec) = sandbox_spec(record)? else { return Ok(None) };
         self.0.networks.set_up(spec).map(Some).map_err(error)
+    }
+
+    /// Gives a namespace that is there already what the container's networks give.
+    pub(crate) fn network_in(&self, namespace: &net::NetNs, record: &ContainerRecord) -> Result<net::Sandbox> {
+        let spec = sandbox_spec(record)?.unwrap_or_default();
+        self.0.networks.set_up_in(namespace, spec).map_err(error)
     }
 
     /// Namespaces of other containers, which must run.
@@ -335,7 +333,7 @@ impl Engine {
             tracing::warn!(container = %record.id.short(), %error, "could not write its files anew");
         }
         self.detach_dns(&record.id);
-        self.attach_dns(record, record.net.as_ref(), record.state.pid);
+        self.attach_dns_of_running(record);
     }
 
     /// Tells that a container came to, or left, each of its networks.
@@ -354,6 +352,22 @@ impl Engine {
         attributes.insert("type".to_owned(), network.driver.as_str().to_owned());
         self.0.events.tell(EventKind::Network, action, &network.id, attributes);
     }
+}
+
+/// What a container asks of its network; `None`: it has no namespace of its own.
+fn sandbox_spec(record: &ContainerRecord) -> Result<Option<SandboxSpec>> {
+    let endpoints = match &record.host.network_mode {
+        NetworkMode::Host | NetworkMode::Container(_) => return Ok(None),
+        NetworkMode::None => Vec::new(),
+        _ if record.config.network_disabled => Vec::new(),
+        mode => endpoint_specs(mode, &record.networks)?,
+    };
+    Ok(Some(SandboxSpec {
+        id: record.id.to_string(),
+        name: record.name.clone(),
+        ports: if endpoints.is_empty() { Vec::new() } else { port_specs(record) },
+        endpoints,
+    }))
 }
 
 /// The endpoints of a container, that of its network mode first: it becomes `eth0`.

@@ -29,6 +29,15 @@ pub fn sealed_program() -> Result<OwnedFd> {
     Ok(tree)
 }
 
+/// Returns if the running program was executed from a read-only mount; executes it once more from one if it was not. To
+/// be called before anything that should not happen twice, by whatever clones processes into containers.
+///
+/// # Errors
+/// Where the program can't be executed from such a mount, it must not go on: a container could then write to it.
+pub fn ensure() -> Result<()> {
+    if is_sealed() { Ok(()) } else { Err(reexecute()) }
+}
+
 /// Executes the running program once more, with the same arguments, from a read-only mount. Returns only on failure.
 pub fn reexecute() -> Errno {
     let program = match sealed_program() {

@@ -29,12 +29,23 @@ fn main() -> ExitCode {
     let role = std::env::args_os().nth(1).unwrap_or_default();
     // Roles that are started often, or must stay small, read their own arguments.
     match role.to_str() {
-        Some("keeper") => return keeper::serve::main(arguments.skip(1)),
+        Some("keeper") => return keep(arguments.skip(1)),
         Some("forward") => return net::forward::main(arguments.skip(1)),
-        Some("runtime") => return sandbox::runtime::main(arguments.skip(1)),
+        Some("runtime") => return sandbox::runtime::main(arguments),
         _ => {}
     }
     match Cli::parse_from(std::iter::once(program).chain(arguments)).command {
         Command::Daemon(options) => daemon::main(*options),
+    }
+}
+
+/// The keeper clones containers, so it runs from where no container can write to its program.
+fn keep(arguments: impl Iterator<Item = OsString>) -> ExitCode {
+    match sandbox::seal::ensure() {
+        Ok(()) => keeper::serve::main(arguments),
+        Err(error) => {
+            eprintln!("stratus keeper: cannot execute from a read-only mount, where no container can write to it: {error}");
+            ExitCode::FAILURE
+        }
     }
 }

@@ -58,6 +58,7 @@ pub(crate) use files::host_resolv_conf;
 pub(crate) use placement::{LastUsage, Placements};
 pub(crate) use prune::until;
 pub(crate) use registry::Registry;
+pub(crate) use start::connects_late;
 
 use crate::model::{ContainerId, ContainerRecord, Phase};
 

@@ -73,7 +73,7 @@ impl Engine {
         for volume in record.mounts.iter().filter_map(|mount| mount.name.as_deref()) {
             self.0.volumes.adopt(volume);
         }
-        self.attach_dns(record, record.net.as_ref(), record.state.pid);
+        self.attach_dns_of_running(record);
         self.watch_health(container);
     }
 

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use keeper::client::Create;
+use keeper::client::{Create, Start};
 use keeper::protocol::{Recovery, Stdio, TerminalSize};
 use oci_spec::runtime::Spec;
 use sandbox::plan::NamespaceKind;
@@ -29,6 +29,8 @@ struct Prepared {
     net: Option<net::Sandbox>,
     recovery: Recovery,
     log: keeper::protocol::LogConfig,
+    /// The program starts at once; else it waits for its network.
+    start: bool,
 }
 
 impl Engine {
@@ -105,24 +107,58 @@ impl Engine {
     /// Prepares, and has the keeper run it. On an error nothing is left.
     async fn run(&self, container: &Arc<Container>) -> Result<(u32, Option<net::Sandbox>)> {
         let record = container.record();
-        let engine = self.clone();
-        let prepared = crate::blocking(move || engine.prepare(&record)).await?;
-        let record = container.record();
-        let net = prepared.net.clone();
-        let created = self.create_in_keeper(container, &record, prepared).await;
-        match created {
-            Ok(pid) => {
-                self.attach_dns(&record, net.as_ref(), pid);
-                Ok((pid, net))
+        let (engine, prepared_for) = (self.clone(), record.clone());
+        let prepared = crate::blocking(move || engine.prepare(&prepared_for)).await?;
+        let mut net = prepared.net.clone();
+        let in_two_steps = !prepared.start;
+        let mut created = self.create_in_keeper(container, &record, prepared).await;
+        if let (Ok(pid), true) = (&created, in_two_steps) {
+            match self.connect_and_start(&record, *pid).await {
+                Ok(connected) => net = connected,
+                Err(error) => {
+                    self.forget(record.id.as_str()).await;
+                    created = Err(error);
+                }
             }
+        }
+        match created {
+            Ok(pid) => Ok((pid, net)),
             Err(error) => {
-                let (engine, record) = (self.clone(), record.clone());
+                let engine = self.clone();
                 crate::blocking(move || {
                     engine.release(&record, net.as_ref());
                     Ok(())
                 })
                 .await?;
                 Err(error)
+            }
+        }
+    }
+
+    /// The network namespace of a container with a user namespace belongs to that, so it is there only once the process
+    /// is: then it is connected, and the program starts.
+    async fn connect_and_start(&self, record: &Arc<ContainerRecord>, pid: u32) -> Result<Option<net::Sandbox>> {
+        let (engine, connected) = (self.clone(), record.clone());
+        let net = crate::blocking(move || {
+            let namespace = net::NetNs::of_process(pid).map_err(crate::networks::error)?;
+            let net = engine.network_in(&namespace, &connected)?;
+            engine.write_files(&connected, Some(&net))?;
+            engine.attach_dns(&connected, Some(&net), namespace);
+            Ok(net)
+        })
+        .await?;
+        let started = self.keeper().await?.call(Start { id: record.id.to_string() }).await;
+        match started {
+            Ok(_) => Ok(Some(net)),
+            Err(error) => {
+                let (engine, ended) = (self.clone(), record.clone());
+                crate::blocking(move || {
+                    engine.0.networks.tear_down(&net).map_err(crate::networks::error)?;
+                    engine.detach_dns(&ended.id);
+                    Ok(())
+                })
+                .await?;
+                Err(crate::keeper_error(error))
             }
         }
     }
@@ -147,7 +183,7 @@ impl Engine {
             log: prepared.log,
             attach,
             recovery: prepared.recovery,
-            start: true,
+            start: prepared.start,
         };
         let created = keeper.call(call).await.map_err(crate::keeper_error)?;
         for warning in created.warnings {
@@ -172,14 +208,18 @@ impl Engine {
         }
     }
 
-    /// Network, files, volumes, cgroup and plan. On an error nothing is left.
+    /// Volumes, network, files, cgroup and plan. On an error nothing is left.
     fn prepare(&self, record: &ContainerRecord) -> Result<Prepared> {
-        let network = self.network_of(record)?;
-        let (namespace, net) = match network {
-            Some((namespace, net)) => (Some(namespace), Some(net)),
-            None => (None, None),
+        let sources = self.acquire_volumes(record)?;
+        let network = match self.network_of(record) {
+            Ok(network) => network,
+            Err(error) => {
+                self.release_volumes(record);
+                return Err(error);
+            }
         };
-        let prepared = self.prepare_rest(record, namespace.as_ref(), net.clone());
+        let (namespace, net) = network.unzip();
+        let prepared = self.prepare_rest(record, namespace, net.clone(), sources);
         if prepared.is_err() {
             self.release(record, net.as_ref());
         }
@@ -189,11 +229,12 @@ impl Engine {
     fn prepare_rest(
         &self,
         record: &ContainerRecord,
-        namespace: Option<&net::NetNs>,
+        namespace: Option<net::NetNs>,
         net: Option<net::Sandbox>,
+        sources: BTreeMap<String, String>,
     ) -> Result<Prepared> {
         self.write_files(record, net.as_ref())?;
-        let sources = self.acquire_volumes(record)?;
+        let start = !connects_late(record);
         let identity = self.identify(record, &record.config.user, &record.host.group_add)?;
         let spec = self.spec_of(record, &identity, self.joined_namespaces(record)?, sources)?;
         let cgroup = self.0.placements.create(record, &spec)?;
@@ -201,19 +242,21 @@ impl Engine {
             rootfs: Some(self.root_file_system(&record.id)?),
             cgroup: Some(cgroup.placement),
             init: record.host.init.unwrap_or(self.0.config.init),
+            wait_for_start: !start,
             ..CompileOptions::default()
         };
         let mut descriptors = Vec::new();
         if let Some(namespace) = namespace {
             options.namespace_fds.push((NamespaceKind::Network, 0));
             let copy = namespace.try_clone().map_err(crate::networks::error)?;
-            descriptors.push(copy.into());
+            self.attach_dns(record, net.as_ref(), copy);
+            descriptors.push(namespace.into());
         }
         let bundle = self.0.config.run_dir.join("bundle");
         let plan = InitPlan::compile(&spec, &bundle, &options).map_err(|error| Error::invalid(error.to_string()))?;
         let plan = plan.to_bytes().map_err(|error| Error::system(error.to_string()))?;
         let log = self.log_config(record)?;
-        Ok(Prepared { plan, descriptors, net, recovery: Recovery { cgroups: cgroup.directories }, log })
+        Ok(Prepared { plan, descriptors, net, recovery: Recovery { cgroups: cgroup.directories }, log, start })
     }
 
     fn spec_of(
@@ -299,4 +342,10 @@ pub(super) fn show_network(record: &mut ContainerRecord, net: Option<&net::Sandb
         };
         record.ports.entry(key).or_default().push(binding);
     }
+}
+
+/// Whether the network namespace is made with the process, and connected after it.
+pub(crate) fn connects_late(record: &ContainerRecord) -> bool {
+    let own = !matches!(record.host.network_mode, NetworkMode::Host | NetworkMode::Container(_));
+    own && record.host.userns_mode == UsernsMode::Private
 }

@@ -18,6 +18,7 @@ use super::state::{Container, Saved, Status, Store, load, start_time, write_atom
 use super::{Result, RuntimeError, clock, foreground, lifecycle, net_devices, seccomp_agent};
 use crate::cgroup::{self, Cgroup};
 use crate::plan::{CompileOptions, InitPlan};
+use crate::seal;
 use crate::spawn::{Fds, Spawned, Stdio, spawn};
 use crate::sync::{SyncChannel, SyncEvent};
 
@@ -271,6 +272,7 @@ pub(super) fn write_pid(path: Option<&Path>, pid: i32) -> Result<()> {
 
 /// `create`: everything but the program.
 pub(super) fn create(store: &Store, options: &Create, log: &Log) -> Result<()> {
+    seal::ensure().map_err(RuntimeError::Unsealed)?;
     let (mut making, _) = make(store, options, true, log)?;
     follow(&mut making, true, log)?;
     making.container.save()?;
@@ -313,6 +315,7 @@ pub(super) fn start(store: &Store, id: &str, log: &Log) -> Result<()> {
 
 /// `run`: the whole of it; in the foreground until its end, whose status is returned.
 pub(super) fn run(store: &Store, options: &Run, log: &Log) -> Result<u8> {
+    seal::ensure().map_err(RuntimeError::Unsealed)?;
     let signals = if options.detach { None } else { Some(foreground::Signals::block()?) };
     if !options.detach && !options.no_subreaper {
         // Without a PID namespace of their own, orphans of the container come to us.

@@ -19,11 +19,7 @@ use crate::sync::SyncEvent;
 
 /// `exec`. In the foreground it returns the process's exit status.
 pub(super) fn exec(store: &Store, options: &Exec, log: &Log) -> Result<u8> {
-    if !seal::is_sealed() {
-        // A running container could get hold of this program while it joins: only from a read-only mount.
-        let errno = seal::reexecute();
-        log.debug(&format!("cannot execute from a read-only mount: {errno}"));
-    }
+    seal::ensure().map_err(RuntimeError::Unsealed)?;
     let container = store.open(&options.id)?;
     match container.status() {
         Status::Stopped => return Err(RuntimeError::State("cannot exec in a stopped container".into())),

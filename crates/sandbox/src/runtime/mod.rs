@@ -81,6 +81,9 @@ pub enum RuntimeError {
     /// The process could not be cloned.
     #[error(transparent)]
     Spawn(#[from] SpawnError),
+    /// The program can't be put out of containers' reach, so it does not go near them.
+    #[error("cannot execute from a read-only mount, where no container can write to the program: {0}")]
+    Unsealed(rustix::io::Errno),
     /// A cgroup could not be made or used.
     #[error(transparent)]
     Cgroup(#[from] CgroupError),
