@@ -119,7 +119,7 @@ mod tests {
     }
 
     fn found(packages: Vec<Package>) -> Vec<String> {
-        check(&Workspace { packages }).iter().map(ToString::to_string).collect()
+        check(&Workspace { packages, target_directory: Default::default() }).iter().map(ToString::to_string).collect()
     }
 
     #[test]

@@ -203,7 +203,11 @@ mod tests {
             package("mute", None, registry()),
             package("stray", Some("MIT"), Some("git+https://example.com/stray".to_owned())),
         ];
-        let refused: Vec<_> = rules().check(&Workspace { packages }).iter().map(ToString::to_string).collect();
+        let refused: Vec<_> = rules()
+            .check(&Workspace { packages, target_directory: Default::default() })
+            .iter()
+            .map(ToString::to_string)
+            .collect();
         assert_eq!(
             refused,
             [

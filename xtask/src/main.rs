@@ -1,8 +1,13 @@
 //! The project's own chores: what cargo does not do, and a shell would do worse.
 #![forbid(unsafe_code)]
 
+mod demo;
+mod figures;
 mod floors;
+mod http;
+mod instance;
 mod licences;
+mod memory;
 mod safety;
 mod source;
 mod workspace;
@@ -18,6 +23,7 @@ The project's own chores.
 
 Usage: cargo xtask CHORE
 
+  demo      starts twenty copies of examples/hello-web and tells what they cost; demo --stop takes them down
   floors    fails where a crate uses one of its own or a higher floor, or has `unsafe` where none may be
   licences  fails where a crate from outside has a licence or a source that deny.toml does not allow";
 
@@ -34,6 +40,11 @@ fn main() -> ExitCode {
 fn run(mut arguments: impl Iterator<Item = String>) -> Result<()> {
     let chore = arguments.next();
     match chore.as_deref() {
+        Some("demo") => match arguments.next().as_deref() {
+            None => demo::run(&root()?),
+            Some("--stop") => demo::stop(&root()?),
+            Some(other) => bail!("demo knows no {other:?}: there is only --stop"),
+        },
         Some("floors") => check_floors(&root()?),
         Some("licences") => check_licences(&root()?),
         None | Some("help" | "--help" | "-h") => {

@@ -117,6 +117,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let unsafe_test = ("tests/a.rs", "fn t() {\n    unsafe { f() }\n}\n");
         let workspace = Workspace {
+            target_directory: Default::default(),
             packages: vec![
                 package(
                     "good",
