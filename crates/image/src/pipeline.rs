@@ -151,7 +151,12 @@ pub(crate) fn run(
         let (tar_size, diff_id) = hasher.map_err(no_thread)?.join().map_err(|_| lost())?;
         let made = maker.transpose().map_err(no_thread)?.map(|maker| maker.join().map_err(|_| lost())).transpose()?;
         // The first in the stream that failed is the cause of what those behind it saw.
-        let kept = fed?;
+        let mut kept = fed?;
+        let refused = [decoded.as_ref().err(), unpacked.as_ref().err()].into_iter().flatten().any(|e| !e.is_no_space());
+        if refused {
+            // It came whole and is wrong, be it in its last bytes: taken up again, it would be wrong again.
+            kept.iter_mut().for_each(BlobFile::spoil);
+        }
         let compression = decoded?;
         let made = made.transpose()?;
         let unpacked = unpacked?;

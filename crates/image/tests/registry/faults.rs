@@ -124,6 +124,23 @@ async fn a_damaged_layer_is_fetched_again() {
     place.holds(&fixture);
 }
 
+/// All of it came, and its very last bytes are wrong: what was kept of it is not what the next try goes on from.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_layer_whose_checksum_fails_at_the_end_is_fetched_again() {
+    let fixture = Fixture::new("checksum", &[20_000_000]);
+    let layer = fixture.layers[0].digest;
+    let mut blob = fixture.blobs[&layer].clone();
+    let checksum = blob.len() - 8;
+    blob[checksum] ^= 1;
+    let registry = Misbehaving::start(&fixture, move |seen, before| {
+        (seen.path().ends_with(&layer.to_string()) && before == 0).then(|| Reply::new(200, blob.clone()))
+    })
+    .await;
+    let place = Place::new();
+    registries().pull(&place.images, &registry.name("x"), None, None, Progress::none()).await.unwrap();
+    place.holds(&fixture);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn documents_are_verified() {
     let fixture = Fixture::new("documents", &[10]);
