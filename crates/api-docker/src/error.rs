@@ -44,6 +44,12 @@ impl ApiError {
         Self::new(StatusCode::NOT_IMPLEMENTED, message)
     }
 
+    /// Says before the message what failed, as dockerd does for some calls.
+    pub(crate) fn context(mut self, failed: impl std::fmt::Display) -> Self {
+        self.message = format!("{failed}: {}", self.message);
+        self
+    }
+
     /// The status.
     pub(crate) fn status(&self) -> StatusCode {
         self.status

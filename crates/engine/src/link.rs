@@ -76,6 +76,7 @@ impl Engine {
             self.keeper_event(event);
         }
         *self.0.keeper.client.write() = None;
+        self.0.execs.lost();
         tracing::error!("the keeper is gone: what it held is ended, and a new one is started");
         if let Err(error) = self.recover().await {
             tracing::error!(%error, "could not recover from the loss of the keeper");
@@ -109,12 +110,21 @@ impl Engine {
 
 /// What the keeper answers, in the engine's kinds; a program that could not be executed in Docker's words.
 pub(crate) fn keeper_error(error: ClientError) -> Error {
+    const STEPS: &str = "failed to create task for container: failed to create shim task: OCI runtime create failed";
+    in_words(error, STEPS)
+}
+
+/// The same for a further process in a container.
+pub(crate) fn exec_error(error: ClientError) -> Error {
+    in_words(error, "OCI runtime exec failed: exec failed: unable to start container process")
+}
+
+/// `steps`: what Docker says comes before a failure of the sandbox.
+fn in_words(error: ClientError, steps: &str) -> Error {
     let ClientError::Failed(failure) = error else {
         return Error::system(format!("the keeper: {error}"));
     };
-    let runtime = |text: &str| {
-        format!("failed to create task for container: failed to create shim task: OCI runtime create failed: {text}")
-    };
+    let runtime = |text: &str| format!("{steps}: {text}");
     match &failure {
         Failure::Program { errno, text } => {
             let missing = *errno == rustix::io::Errno::NOENT.raw_os_error();

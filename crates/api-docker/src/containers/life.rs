@@ -48,7 +48,8 @@ fn signal_and_timeout(call: &Call) -> Result<(Option<&str>, Option<i64>)> {
 
 /// `POST /containers/{name}/kill`
 pub(crate) async fn kill(call: Call) -> Result<Response> {
-    call.engine().kill(&call.name, call.query.given("signal")).await?;
+    let killed = call.engine().kill(&call.name, call.query.given("signal")).await;
+    killed.map_err(|error| ApiError::from(error).context(format_args!("cannot kill container: {}", call.name)))?;
     Ok(body::no_content())
 }
 

@@ -17,6 +17,7 @@ use tokio::sync::watch;
 
 use super::Container;
 use super::detach_keys::DetachKeys;
+use super::exec::ExecState;
 use crate::model::Phase;
 use crate::streams::{AttachOptions, LogOptions, OutputChunk, OutputStream};
 use crate::{Engine, Error, Result};
@@ -43,6 +44,8 @@ pub struct OutputReceiver {
     live: Option<UnixStream>,
     framing: Framing,
     buffer: BytesMut,
+    /// An exec whose end is known before the end of its output is told, as clients then ask for its exit code.
+    pub(super) exec: Option<watch::Receiver<ExecState>>,
 }
 
 /// Writes to a process's standard input.
@@ -84,7 +87,7 @@ pub(super) fn ends(tty: bool, stdin: bool, stdout: bool, stderr: bool) -> Result
     let live = UnixStream::from_std(ours.into()).map_err(|error| Error::step("watch an attachment's socket", error))?;
     let (input, descriptor) = watch::channel(None);
     let wanted = Wanted { stdin, stdout: stdout || tty, stderr, framing };
-    let output = OutputReceiver { past: None, live: Some(live), framing, buffer: BytesMut::new() };
+    let output = OutputReceiver { past: None, live: Some(live), framing, buffer: BytesMut::new(), exec: None };
     Ok(Ends { pending: Pending { wanted, sink: theirs, input }, output, descriptor })
 }
 
@@ -115,7 +118,8 @@ impl Engine {
         }
         let keys = DetachKeys::parse(options.detach_keys.as_deref())?;
         let stdin = options.stdin && options.stream && record.config.open_stdin;
-        let mut output = OutputReceiver { past: None, live: None, framing: Framing::Raw, buffer: BytesMut::new() };
+        let mut output =
+            OutputReceiver { past: None, live: None, framing: Framing::Raw, buffer: BytesMut::new(), exec: None };
         let mut input = None;
         if options.stream {
             let ends = ends(record.config.tty, stdin, options.stdout, options.stderr)?;
@@ -196,21 +200,25 @@ impl OutputReceiver {
                 None => self.past = None,
             }
         }
-        let live = self.live.as_mut()?;
-        loop {
+        while let Some(live) = &mut self.live {
             if let Some(chunk) = take(&mut self.buffer, self.framing) {
                 return Some(chunk);
             }
             self.buffer.reserve(CHUNK);
             match live.read_buf(&mut self.buffer).await {
-                Ok(0) => return None,
+                Ok(0) => self.live = None,
                 Ok(_) => {}
                 Err(error) => {
                     tracing::debug!(%error, "an attachment's socket ended");
-                    return None;
+                    self.live = None;
                 }
             }
         }
+        if let Some(exec) = &mut self.exec {
+            // One that nobody knows any more has ended, too.
+            let _ = exec.wait_for(|state| matches!(state, ExecState::Ended { .. })).await;
+        }
+        None
     }
 }
 

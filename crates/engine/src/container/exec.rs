@@ -17,6 +17,9 @@ use crate::model::{ContainerId, Phase};
 use crate::spec::ExecRequest;
 use crate::{Engine, Error, Result};
 
+/// The exit code of what SIGKILL ended, as shells have it.
+const KILLED: i32 = 137;
+
 /// A process to be run in a container.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ExecConfig {
@@ -72,7 +75,7 @@ pub(crate) struct Exec {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum ExecState {
+pub(super) enum ExecState {
     Created,
     Starting,
     Running { pid: u32 },
@@ -82,6 +85,19 @@ enum ExecState {
 impl Execs {
     fn get(&self, id: &str) -> Result<Arc<Exec>> {
         self.0.lock().get(id).cloned().ok_or_else(|| Error::not_found(format!("No such exec instance: {id}")))
+    }
+
+    /// The keeper is gone, and with it all that ran: as killed.
+    pub(crate) fn lost(&self) {
+        for exec in self.0.lock().values() {
+            exec.state.send_if_modified(|state| {
+                let ran = matches!(state, ExecState::Running { .. });
+                if ran {
+                    *state = ExecState::Ended { code: KILLED };
+                }
+                ran
+            });
+        }
     }
 
     /// Identifiers of a container's execs that run.
@@ -138,7 +154,7 @@ impl Engine {
                 Ok(attachment)
             }
             Err(error) => {
-                exec.state.send_replace(ExecState::Ended { code: error.exit_code().unwrap_or(126) });
+                exec.state.send_replace(ExecState::Ended { code: failure_code(&error) });
                 Err(error)
             }
         }
@@ -175,7 +191,7 @@ impl Engine {
             stdio,
             attach,
         };
-        let created = self.keeper().await?.call(call).await.map_err(crate::keeper_error)?;
+        let created = self.keeper().await?.call(call).await.map_err(crate::link::exec_error)?;
         // Its end may have been told already: that must not be overwritten.
         exec.state.send_if_modified(|state| {
             let starting = *state == ExecState::Starting;
@@ -184,7 +200,8 @@ impl Engine {
             }
             starting
         });
-        let Some((output, descriptor, input)) = ours else { return Ok(None) };
+        let Some((mut output, descriptor, input)) = ours else { return Ok(None) };
+        output.exec = Some(exec.state.subscribe());
         if let Some(stdin) = created.stdin {
             input.send_replace(Some(watched(stdin)?));
         }
@@ -306,6 +323,15 @@ struct Forgotten<'a> {
 impl Drop for Forgotten<'_> {
     fn drop(&mut self) {
         self.execs.0.lock().remove(self.id);
+    }
+}
+
+/// The exit code of a process that could not be started, by Docker's rule: 127 where something was not there.
+fn failure_code(error: &Error) -> i32 {
+    match error.exit_code() {
+        Some(code @ (126 | 127)) => code,
+        _ if error.to_string().contains("no such file or directory") => 127,
+        _ => 126,
     }
 }
 
