@@ -44,7 +44,9 @@ fn keep(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     match sandbox::seal::ensure() {
         Ok(()) => keeper::serve::main(arguments),
         Err(error) => {
-            eprintln!("stratus keeper: cannot execute from a read-only mount, where no container can write to it: {error}");
+            eprintln!(
+                "stratus keeper: cannot execute from a read-only mount, where no container can write to it: {error}"
+            );
             ExitCode::FAILURE
         }
     }
