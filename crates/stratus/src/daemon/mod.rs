@@ -10,6 +10,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use api_docker::{Door, DoorInfo};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -51,6 +52,7 @@ pub(crate) fn main(options: Options) -> ExitCode {
         };
     }
     log_to_stderr(&config);
+    raise_descriptor_limit();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(std::thread::available_parallelism().map_or(2, |cores| cores.get().clamp(2, 8)))
         .thread_stack_size(1 << 20)
@@ -114,6 +116,14 @@ async fn ended(server: Option<tokio::task::JoinHandle<Result<(), Error>>>) -> Er
             _ => Error::Config("the server of metrics ended".to_owned()),
         },
         None => std::future::pending().await,
+    }
+}
+
+/// Each container on a network with names costs three descriptors; the soft limit is that of programs from before poll(2).
+fn raise_descriptor_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
+        tracing::warn!(%error, "could not raise the limit of open files to its hard limit");
     }
 }
 
