@@ -40,9 +40,6 @@ pub struct Created {
 impl Engine {
     /// Makes a container. When it returns, the container is in the store.
     pub async fn create(&self, request: CreateRequest) -> Result<Created> {
-        // A lone move into a cgroup v1 waits for a grace period of the kernel; one that follows another does not. The
-        // start is soon to come, so the wait begins now, beside everything else.
-        self.0.placements.warm();
         let CreateRequest { name, platform, mut config, host, endpoints } = request;
         let id = ContainerId::random();
         let reservation = self.reserve_name(name.as_deref(), &id)?;
@@ -56,6 +53,7 @@ impl Engine {
         if record.argv().is_empty() {
             return Err(Error::invalid("no command specified"));
         }
+        super::logging::check(&record.host.log)?;
         let warnings = super::update::warnings(&record.host.resources, self.0.placements.layout());
         let mounts = self.mount_points(&record.config, &record.host)?;
         record.mounts = mounts.points;
@@ -154,7 +152,12 @@ impl Engine {
         }
         let host = &mut record.host;
         if host.log.driver.is_empty() {
-            host.log = daemon.log.clone();
+            host.log.driver.clone_from(&daemon.log.driver);
+        }
+        if host.log.driver == daemon.log.driver {
+            for (name, value) in &daemon.log.options {
+                host.log.options.entry(name.clone()).or_insert_with(|| value.clone());
+            }
         }
         if host.shm_size == 0 && host.ipc_mode != IpcMode::Host {
             host.shm_size = crate::spec::SHM_SIZE;

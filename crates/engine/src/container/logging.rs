@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use keeper::protocol::{LogConfig, Rotation};
 
-use crate::model::ContainerRecord;
+use crate::model::{self, ContainerRecord};
 use crate::{Engine, Error, Result};
 
 impl Engine {
@@ -21,7 +21,7 @@ impl Engine {
     /// How the keeper writes the log.
     pub(super) fn log_config(&self, record: &ContainerRecord) -> Result<LogConfig> {
         let Some(path) = self.log_path(record) else { return Ok(LogConfig::None) };
-        let rotation = rotation(record)?;
+        let rotation = rotation(&record.host.log)?;
         if record.host.log.driver == "local" {
             if let Some(directory) = path.parent() {
                 std::fs::create_dir_all(directory)
@@ -33,10 +33,18 @@ impl Engine {
     }
 }
 
+/// Refuses options that the driver does not know, or can't use.
+pub(super) fn check(log: &model::LogConfig) -> Result<()> {
+    match log.driver.as_str() {
+        "none" => Ok(()),
+        _ => rotation(log).map(drop),
+    }
+}
+
 /// `max-size`, `max-file`, `compress`
-fn rotation(record: &ContainerRecord) -> Result<Option<Rotation>> {
-    let options = &record.host.log.options;
-    let local = record.host.log.driver == "local";
+fn rotation(log: &model::LogConfig) -> Result<Option<Rotation>> {
+    let options = &log.options;
+    let local = log.driver == "local";
     let known = [
         "max-size",
         "max-file",
@@ -50,7 +58,7 @@ fn rotation(record: &ContainerRecord) -> Result<Option<Rotation>> {
         "max-buffer-size",
     ];
     if let Some(unknown) = options.keys().find(|key| !known.contains(&key.as_str())) {
-        return Err(Error::invalid(format!("unknown log opt '{unknown}' for {} log driver", record.host.log.driver)));
+        return Err(Error::invalid(format!("unknown log opt '{unknown}' for {} log driver", log.driver)));
     }
     let max_size = match options.get("max-size").map(String::as_str) {
         None | Some("-1") => None,
@@ -81,9 +89,7 @@ fn rotation(record: &ContainerRecord) -> Result<Option<Rotation>> {
         Some(max_size) => {
             Ok(Some(Rotation { max_size, max_files: max_files.unwrap_or(1), compress: compress.unwrap_or(false) }))
         }
-        None if max_files.is_some_and(|count| count > 1) => {
-            Err(Error::invalid("max-file is set, but max-size is not: a log is rotated by size"))
-        }
+        // A number of files alone means nothing, as a log is rotated by size: Docker takes it, too.
         None => Ok(None),
     }
 }
