@@ -41,6 +41,8 @@ test: toolchain
 	cargo xtask licences
 # It asks a database on the network about known holes, which not every machine reaches: for those who installed it.
 	if cargo deny --version >/dev/null 2>&1; then cargo deny check; fi
+# The tests in tests/ start it as a user does.
+	cargo build -p stratus
 	if cargo nextest --version >/dev/null 2>&1; then \
 		cargo nextest run --workspace --no-fail-fast && cargo test --workspace --doc; \
 	else \

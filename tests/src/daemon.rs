@@ -1,0 +1,255 @@
+//! A daemon of a test's own.
+
+use std::fs::{self, File};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use crate::machine::DEADLINE;
+use crate::slot::Slot;
+use crate::{Outcome, Session, Waiting, leftovers};
+
+/// A daemon with a data directory, addresses and ports of its own, and a shell whose `docker` talks to it.
+///
+/// When it is dropped, everything is taken down, and what is left in the kernel then fails the test.
+pub struct Daemon {
+    slot: Slot,
+    flags: Vec<String>,
+    process: Option<Child>,
+    /// Part of the names of everything that it puts into the kernel.
+    instance: String,
+}
+
+impl Daemon {
+    /// Starts a daemon that has the image `busybox`.
+    ///
+    /// # Panics
+    /// When it does not start: `cargo build -p stratus` comes before these tests.
+    pub fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// Starts a daemon with more flags.
+    ///
+    /// # Panics
+    /// As [`Self::start`].
+    pub fn start_with(flags: &[&str]) -> Self {
+        let slot = Slot::take();
+        let flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
+        let mut daemon = Self { slot, flags, process: None, instance: String::new() };
+        daemon.clean();
+        for directory in ["client", "work"] {
+            let path = daemon.path(directory);
+            fs::create_dir_all(&path).unwrap_or_else(|error| panic!("create {}: {error}", path.display()));
+        }
+        daemon.restart();
+        let bridge = "docker network inspect bridge -f '{{index .Options \"com.docker.network.bridge.name\"}}'";
+        daemon.instance = daemon.sh(bridge).text().trim_start_matches("st").to_owned();
+        daemon.import_busybox();
+        daemon
+    }
+
+    /// What one types into a shell in the test's own working directory, where `docker` talks to this daemon. `$PORT` is
+    /// the first of twenty ports that nobody else uses.
+    ///
+    /// # Panics
+    /// When it hangs.
+    #[track_caller]
+    pub fn sh(&self, command: &str) -> Outcome {
+        let seconds = DEADLINE.as_secs().to_string();
+        let mut timeout = self.shell("timeout");
+        let output = timeout
+            .args(["-k", "1", &seconds, "sh", "-c", command])
+            .stdin(Stdio::null())
+            .output()
+            .unwrap_or_else(|error| panic!("run {command}: {error}"));
+        let outcome = Outcome::new(command, output);
+        assert!(outcome.code() != 124, "hangs: {outcome}");
+        outcome
+    }
+
+    /// A command that goes on in the background.
+    pub fn session(&self, command: &str) -> Session {
+        let mut shell = self.shell("sh");
+        // The shell makes way, so that signals reach the command.
+        shell.args(["-c", &format!("exec {command}")]);
+        Session::start(command, shell)
+    }
+
+    /// A command in the background, on a terminal of its own of 24 rows and 80 columns.
+    pub fn terminal(&self, command: &str) -> Session {
+        let mut script = self.shell("script");
+        script.args(["-qefc", &format!("stty rows 24 cols 80; exec {command}"), "/dev/null"]);
+        Session::start(command, script)
+    }
+
+    /// The first of twenty ports of the host that no other test uses; `$PORT` in the shell.
+    pub fn port(&self) -> u16 {
+        self.slot.first_port()
+    }
+
+    /// The directory that the shell works in.
+    pub fn work(&self) -> PathBuf {
+        self.path("work")
+    }
+
+    /// Kills the daemon as a crash would, and waits for its end. What runs goes on.
+    pub fn kill9(&mut self) {
+        let mut process = self.process.take().expect("the daemon runs");
+        process.kill().expect("kill the daemon");
+        process.wait().expect("wait for the daemon");
+    }
+
+    /// Ends the daemon as an administrator would, and waits for its end. What runs goes on.
+    ///
+    /// # Panics
+    /// When it does not end with success.
+    pub fn stop(&mut self) {
+        let mut process = self.process.take().expect("the daemon runs");
+        self.sh(&format!("kill {}", process.id())).ok();
+        let mut waiting = Waiting::for_what("the daemon to end");
+        loop {
+            match process.try_wait().expect("look at the daemon") {
+                Some(status) => return assert!(status.success(), "the daemon ended with {status}"),
+                None => waiting.look_again(),
+            }
+        }
+    }
+
+    /// Starts the daemon, after it was stopped where it runs, and waits until it answers.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub fn restart(&mut self) {
+        if self.process.is_some() {
+            self.stop();
+        }
+        let log = File::options().create(true).append(true).open(self.path("log")).expect("open the daemon's log");
+        let pool = format!("{},size=24", self.slot.addresses());
+        let process = self
+            .program()
+            .args(["--default-address-pool", &pool, "--log-level", "info"])
+            .args(&self.flags)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .unwrap_or_else(|error| panic!("start {}: {error}: run `cargo build -p stratus`", stratus().display()));
+        let process = self.process.insert(process);
+        let mut waiting = Waiting::for_what("the daemon to answer");
+        while UnixStream::connect(self.slot.directory().join("run/docker.sock")).is_err() {
+            if let Some(status) = process.try_wait().expect("look at the daemon") {
+                panic!("the daemon ended with {status}");
+            }
+            waiting.look_again();
+        }
+    }
+
+    /// The process of the keeper, which holds what the containers need while no daemon runs.
+    ///
+    /// # Panics
+    /// When there is none.
+    pub fn keeper(&self) -> u32 {
+        let pattern = format!("^[^ ]*stratus keeper .*{}/run", self.slot.directory().display());
+        let found = self.sh(&format!("pgrep -f '{pattern}'"));
+        found.text().parse().unwrap_or_else(|_| panic!("expected one keeper: {found}"))
+    }
+
+    /// What the daemon logged.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.path("log")).unwrap_or_default()
+    }
+
+    fn import_busybox(&self) {
+        self.sh("mkdir -p base/bin base/etc base/tmp base/root base/dev base/proc base/sys \
+                 && cp $(which busybox) base/bin/busybox && chroot base /bin/busybox --install -s /bin \
+                 && chmod 1777 base/tmp \
+                 && printf 'root:x:0:0:root:/root:/bin/sh\\nnobody:x:65534:65534:nobody:/:/bin/sh\\n' > base/etc/passwd \
+                 && printf 'root:x:0:\\ntty:x:5:\\nstaff:x:50:nobody\\nnogroup:x:65534:\\n' > base/etc/group \
+                 && tar -C base -c . | docker import -c 'ENV PATH=/bin' -c 'CMD [\"sh\"]' - busybox \
+                 && rm -r base")
+            .ok();
+    }
+
+    fn shell(&self, program: &str) -> Command {
+        let mut shell = Command::new(program);
+        shell
+            .current_dir(self.work())
+            .env("DOCKER_HOST", format!("unix://{}/run/docker.sock", self.slot.directory().display()))
+            .env("DOCKER_CONFIG", self.path("client"))
+            .env("DOCKER_CLI_HINTS", "false")
+            .env("TERM", "dumb")
+            .env("PORT", self.port().to_string());
+        shell
+    }
+
+    fn program(&self) -> Command {
+        let mut program = Command::new(stratus());
+        program.arg("daemon").arg("--data-dir").arg(self.path("data")).arg("--run-dir").arg(self.path("run"));
+        program
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.slot.directory().join(name)
+    }
+
+    /// Takes down whatever is in the daemon's place, and removes its directory.
+    fn clean(&self) {
+        if !self.slot.directory().exists() {
+            return;
+        }
+        let output = self.program().arg("--clean").output().expect("run stratus daemon --clean");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "stratus daemon --clean: {said}");
+        fs::remove_dir_all(self.slot.directory()).expect("remove the daemon's directory");
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let failed = std::thread::panicking();
+        if failed {
+            eprintln!("--- what the daemon logged:\n{}---", self.log());
+        }
+        if let Some(mut process) = self.process.take() {
+            // It may have ended by itself; the test has failed then.
+            let _ = process.kill();
+            let _ = process.wait();
+        }
+        let output = self.program().arg("--clean").output().expect("run stratus daemon --clean");
+        let cleaned = output.status.success();
+        let said = String::from_utf8_lossy(&output.stderr);
+        let left = self.what_stays();
+        if cleaned && left.is_empty() {
+            fs::remove_dir_all(self.slot.directory()).expect("remove the daemon's directory");
+        } else if failed {
+            eprintln!("--- left behind: {left:#?} {said}");
+        } else {
+            panic!("left behind: {left:#?} {said}");
+        }
+    }
+}
+
+impl Daemon {
+    /// What is still in the kernel once it had the time to take things down, which it does in its own.
+    fn what_stays(&self) -> Vec<String> {
+        let until = std::time::Instant::now() + DEADLINE / 6;
+        loop {
+            let left = leftovers::find(&self.instance, self.slot.directory());
+            if left.is_empty() || self.instance.is_empty() || std::time::Instant::now() > until {
+                return left;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+    }
+}
+
+/// The program under test: `STRATUS_BIN`, or what cargo built beside this test.
+fn stratus() -> PathBuf {
+    if let Some(path) = std::env::var_os("STRATUS_BIN") {
+        return path.into();
+    }
+    let test = std::env::current_exe().expect("find this test's own file");
+    // target/PROFILE/deps/TEST
+    test.parent().and_then(Path::parent).expect("a test is in target/PROFILE/deps").join("stratus")
+}

@@ -1,0 +1,25 @@
+//! Sessions at a terminal: a test starts a daemon of its own and types commands of the stock `docker` client.
+//!
+//! ```no_run
+//! let host = e2e::Daemon::start();
+//! host.sh("docker run --rm busybox echo hello").says("hello");
+//! host.sh("docker run --rm busybox sh -c 'exit 3'").exits_with(3);
+//! host.sh("docker rm nobody").fails_with("No such container: nobody");
+//! ```
+//!
+//! The image `busybox` is there from the start. What a test leaves running is taken down when the daemon is dropped,
+//! and then nothing may be left in the kernel: no process, cgroup, link, table or mount.
+
+mod daemon;
+mod leftovers;
+mod machine;
+mod outcome;
+mod registry;
+mod session;
+mod slot;
+
+pub use daemon::Daemon;
+pub use machine::{Waiting, eventually};
+pub use outcome::Outcome;
+pub use registry::Registry;
+pub use session::Session;

@@ -1,0 +1,47 @@
+//! Waiting for what happens in its own time, without guessing how long it takes.
+
+use std::time::{Duration, Instant};
+
+/// Longer than anything here takes on the slowest machine: who waits as long has found a fault.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
+
+/// Looks until `condition` holds.
+///
+/// # Panics
+/// When it does not hold within a minute; `what` says what was waited for.
+#[track_caller]
+pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let mut waiting = Waiting::for_what(what);
+    while !condition() {
+        waiting.look_again();
+    }
+}
+
+/// A wait with a deadline, for loops of one's own.
+pub struct Waiting<'a> {
+    what: &'a str,
+    until: Instant,
+}
+
+impl<'a> Waiting<'a> {
+    /// Starts to wait.
+    pub fn for_what(what: &'a str) -> Self {
+        Self { what, until: Instant::now() + DEADLINE }
+    }
+
+    /// Rests a moment.
+    ///
+    /// # Panics
+    /// After a minute.
+    #[track_caller]
+    pub fn look_again(&mut self) {
+        self.look_again_at(String::new);
+    }
+
+    /// Rests a moment; after a minute, fails and says what was `seen`.
+    #[track_caller]
+    pub(crate) fn look_again_at(&mut self, seen: impl FnOnce() -> String) {
+        assert!(Instant::now() < self.until, "waited in vain for {}\n{}", self.what, seen());
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
