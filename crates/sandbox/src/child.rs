@@ -34,7 +34,7 @@ pub(crate) struct Prepared<'f> {
     /// The host's /proc, which no container can have tampered with.
     pub(crate) proc: OwnedFd,
     /// `cgroup.procs` of every v1 hierarchy.
-    pub(crate) cgroup_procs: Vec<OwnedFd>,
+    pub(crate) cgroup_tasks: Vec<OwnedFd>,
     /// Namespaces that the child joins, the user namespace first.
     pub(crate) join: Vec<(NamespaceKind, Namespace<'f>)>,
     /// For each mount, the tree that only the parent could open or map.
@@ -401,8 +401,8 @@ fn start(progress: &Progress<'_>) {
 }
 
 fn join_cgroups<'p>(prepared: &Prepared<'p>) -> Outcome<'p, ()> {
-    for procs in &prepared.cgroup_procs {
-        rustix::io::write(procs, b"0").at(Step::JoinCgroup, b"")?;
+    for tasks in &prepared.cgroup_tasks {
+        rustix::io::write(tasks, b"0").at(Step::JoinCgroup, b"")?;
     }
     Ok(())
 }

@@ -106,7 +106,6 @@ fn an_instance_cleans_up_after_itself_by_name() {
     sandbox::cgroup::clean(&parent).unwrap();
     assert!(!reaper.join().unwrap().success());
     assert!(!sandbox::cgroup::Cgroup::new(&parent).unwrap().exists());
-    sandbox::cgroup::warm();
 }
 
 /// The device filter of version 2 works wherever a v2 tree is mounted, with or without controllers.

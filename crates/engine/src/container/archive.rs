@@ -62,17 +62,17 @@ impl Engine {
     pub async fn archive_stat(&self, reference: &str, path: &str) -> Result<ArchiveStat> {
         let container = self.0.containers.find(reference)?;
         let place = self.place(&container, path).await?;
-        let (root, at, wanted) = (place.root, place.path, path.to_owned());
-        crate::blocking(move || stat(&root, &at, &wanted)).await
+        let (root, at, missing) = (place.root, place.path, missing(path, reference));
+        crate::blocking(move || stat(&root, &at, &missing)).await
     }
 
     /// An archive of what is at a path in a container.
     pub async fn archive_get(&self, reference: &str, path: &str) -> Result<(ArchiveStat, ByteStream)> {
         let container = self.0.containers.find(reference)?;
         let place = self.place(&container, path).await?;
-        let (root, at, wanted) = (place.root, place.path, path.to_owned());
+        let (root, at, missing) = (place.root, place.path, missing(path, reference));
         let (root, at, found) = crate::blocking(move || {
-            let found = stat(&root, &at, &wanted)?;
+            let found = stat(&root, &at, &missing)?;
             Ok((root, at, found))
         })
         .await?;
@@ -109,9 +109,9 @@ impl Engine {
             false => None,
         };
         let options = WriteOptions { keep_kinds, owner };
-        let (root, at, wanted, reader) = (place.root, place.path, path.to_owned(), body.into_reader());
+        let (root, at, missing, reader) = (place.root, place.path, missing(path, reference), body.into_reader());
         crate::blocking(move || {
-            let found = stat(&root, &at, &wanted)?;
+            let found = stat(&root, &at, &missing)?;
             let is_directory = found.mode & 0o170_000 == 0o040_000 || !found.link_target.is_empty();
             if !is_directory {
                 return Err(Error::invalid("extraction point is not a directory"));
@@ -243,11 +243,14 @@ fn read_file(root: &Root, path: &str) -> Result<String> {
     }
 }
 
-fn stat(root: &Root, path: &Path, wanted: &str) -> Result<ArchiveStat> {
+/// What is said where nothing is at a path.
+fn missing(path: &str, container: &str) -> String {
+    format!("Could not find the file {path} in container {container}")
+}
+
+fn stat(root: &Root, path: &Path, missing: &str) -> Result<ArchiveStat> {
     let found = archive::stat_path(root.as_fd(), path).map_err(|error| match error {
-        image::Error::Path { reason: image::PathReason::NotFound, .. } => {
-            Error::not_found(format!("Could not find the file {wanted} in container"))
-        }
+        image::Error::Path { reason: image::PathReason::NotFound, .. } => Error::not_found(missing),
         other => crate::images::error(other),
     })?;
     let text = |os: &OsStr| os.to_string_lossy().into_owned();
@@ -274,15 +277,30 @@ fn copy_up(rootfs: BorrowedFd<'_>, target: &Path, volume: &OwnedFd) -> Result<()
         return Ok(());
     }
     let (mut reader, writer) = std::io::pipe().map_err(|error| Error::step("make a pipe", error))?;
-    let target = target.to_owned();
     std::thread::scope(|scope| {
         let written = scope.spawn(|| {
             let options = ReadOptions { name: Some(".".into()) };
-            archive::read_path(rootfs, &target, writer, &options).map_err(crate::images::error)
+            archive::read_path(rootfs, target, writer, &options).map_err(crate::images::error)
         });
         let unpacked = archive::write_path(volume.as_fd(), Path::new("/"), &mut reader, &WriteOptions::default());
         drop(reader);
         let written = written.join().unwrap_or_else(|_| Err(Error::system("a thread that copies files was lost")));
         unpacked.map_err(crate::images::error).and(written)
-    })
+    })?;
+    copy_identity(rootfs, target, volume)
+}
+
+/// Gives a volume's directory the owner and the mode of the directory that it is mounted over.
+fn copy_identity(rootfs: BorrowedFd<'_>, target: &Path, volume: &OwnedFd) -> Result<()> {
+    use rustix::fs::{AtFlags, Gid, ResolveFlags, Uid};
+    let failed = |error| Error::step(format!("give a volume the owner and mode of {}", target.display()), error);
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let below = rustix::fs::openat2(rootfs, target, flags, Mode::empty(), ResolveFlags::IN_ROOT).map_err(failed)?;
+    let below = rustix::fs::fstat(&below).map_err(failed)?;
+    let (owner, group) = (Uid::from_raw(below.st_uid), Gid::from_raw(below.st_gid));
+    rustix::fs::chownat(volume, "", Some(owner), Some(group), AtFlags::EMPTY_PATH).map_err(failed)?;
+    // A descriptor that is a path only can't change modes.
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let directory = rustix::fs::openat(volume, ".", flags, Mode::empty()).map_err(failed)?;
+    rustix::fs::fchmod(&directory, Mode::from_raw_mode(below.st_mode)).map_err(failed)
 }

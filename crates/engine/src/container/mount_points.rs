@@ -84,7 +84,8 @@ impl Engine {
         if !matches!(mode, "" | "ro" | "rw" | "z" | "Z") {
             return Err(Error::invalid(format!("invalid mode: {mode}")));
         }
-        let other = self.0.containers.find(name)?.record();
+        // Not found would tell clients that the image is not there.
+        let other = self.0.containers.find(name).map_err(|error| Error::invalid(error.to_string()))?.record();
         for point in &other.mounts {
             let mut point = point.clone();
             if mode == "ro" {

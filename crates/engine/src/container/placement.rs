@@ -106,13 +106,6 @@ impl Placements {
         self.cgroup(record).ok()?.stats().ok()
     }
 
-    /// Pays a grace period of the kernel ahead of the next start.
-    pub(crate) fn warm(&self) {
-        if !self.is_pure_v2() {
-            tokio::task::spawn_blocking(cgroup::warm);
-        }
-    }
-
     /// Removes cgroups below the parent that belong to none of `known`: what a killed daemon left.
     pub(super) fn sweep(&self, known: &std::collections::HashSet<String>) {
         let Ok(parent) = Cgroup::new(&self.parent) else { return };

@@ -87,20 +87,6 @@ impl Layout {
         self.v1.iter().find(|hierarchy| hierarchy.controllers.iter().any(|known| known == controller))
     }
 
-    /// The caller's own cgroup in a v1 hierarchy.
-    pub(crate) fn own_path(&self, hierarchy: &Hierarchy) -> Option<String> {
-        let table = std::fs::read_to_string("/proc/self/cgroup").ok()?;
-        table.lines().find_map(|line| {
-            let mut fields = line.splitn(3, ':').skip(1);
-            let controllers = fields.next()?;
-            let path = fields.next()?;
-            controllers
-                .split(',')
-                .any(|c| hierarchy.controllers.iter().any(|known| known == c))
-                .then(|| path.to_owned())
-        })
-    }
-
     /// Reads the text of `/proc/PID/mountinfo` (see proc(5)).
     fn parse(table: &str) -> Self {
         let mut layout = Self::default();

@@ -101,7 +101,9 @@ pub struct Placement {
 struct V1Place {
     name: String,
     directory: CString,
-    procs: CString,
+    /// `tasks`, not `cgroup.procs`: a thread that moves itself alone needs no lock on all processes of the machine (since
+    /// Linux 5.16), which a writer gets only after an RCU grace period of 7 ms. The new process has but one thread.
+    tasks: CString,
 }
 
 impl Placement {
@@ -114,8 +116,8 @@ impl Placement {
         self.v1.iter().find(|place| place.name == hierarchy).map(|place| place.directory.as_c_str())
     }
 
-    pub(crate) fn v1_procs(&self) -> impl Iterator<Item = &CStr> {
-        self.v1.iter().map(|place| place.procs.as_c_str())
+    pub(crate) fn v1_tasks(&self) -> impl Iterator<Item = &CStr> {
+        self.v1.iter().map(|place| place.tasks.as_c_str())
     }
 }
 
@@ -200,7 +202,7 @@ impl Cgroup {
             let directory = below(hierarchy.mount_point(), &self.path);
             v1.push(V1Place {
                 name: hierarchy.name().to_owned(),
-                procs: text(directory.join("cgroup.procs"))?,
+                tasks: text(directory.join("tasks"))?,
                 directory: text(directory)?,
             });
         }
@@ -358,21 +360,6 @@ fn thaw_tree(directory: &Path) {
     // What can't be thawed can't be deleted either, and that error tells more.
     let _ = write(directory, "freezer.state", "THAWED");
     children(directory).iter().for_each(|child| thaw_tree(child));
-}
-
-/// Makes the attachments of the next few milliseconds cheap.
-///
-/// On v1 the first attachment of a process to a cgroup after a pause waits for an RCU grace period (about 8 ms); those
-/// that follow shortly take microseconds. This pays the wait by attaching the caller to the cgroup it is in already,
-/// which changes nothing: call it from a thread of its own when a container is created, shortly before it starts.
-/// Does nothing on pure v2, where processes are cloned into their cgroup.
-pub fn warm() {
-    let Ok(layout) = Layout::detect() else { return };
-    let Some(hierarchy) = layout.v1().first() else { return };
-    if let Some(own) = layout.own_path(hierarchy) {
-        // Only a hint: if it fails, the attachment itself will say why.
-        let _ = fs::write(below(hierarchy.mount_point(), &own).join("cgroup.procs"), "0");
-    }
 }
 
 fn signal_from(signal: i32) -> Option<rustix::process::Signal> {

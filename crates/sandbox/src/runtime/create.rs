@@ -5,7 +5,6 @@ use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::thread::JoinHandle;
 
 use oci_spec::runtime::{ContainerState, Spec};
 use rustix::fs::{Mode, OFlags, ResolveFlags};
@@ -16,7 +15,7 @@ use super::hooks::{self, Kind};
 use super::log::Log;
 use super::state::{Container, Saved, Status, Store, load, start_time, write_atomically};
 use super::{Result, RuntimeError, clock, foreground, lifecycle, net_devices, seccomp_agent};
-use crate::cgroup::{self, Cgroup};
+use crate::cgroup::Cgroup;
 use crate::plan::{CompileOptions, InitPlan};
 use crate::seal;
 use crate::spawn::{Fds, Spawned, Stdio, spawn};
@@ -47,14 +46,8 @@ impl Drop for Making {
     }
 }
 
-/// Pays for the first attachment to a v1 cgroup while the spec is read.
-fn warm() -> Option<JoinHandle<()>> {
-    std::thread::Builder::new().stack_size(64 << 10).spawn(cgroup::warm).ok()
-}
-
 /// Claims the id and clones the process.
 fn make(store: &Store, options: &Create, gated: bool, log: &Log) -> Result<(Making, InitPlan)> {
-    let warming = warm();
     let bundle = options.bundle.canonicalize().map_err(RuntimeError::file("open bundle", &options.bundle))?;
     let (bytes, spec) = load(&bundle.join("config.json"))?;
     let directory = store.claim(&options.id)?;
@@ -109,10 +102,6 @@ fn make(store: &Store, options: &Create, gated: bool, log: &Log) -> Result<(Maki
     check_console(&plan, options.console_socket.as_deref(), gated)?;
     let console = options.console_socket.as_deref().filter(|_| plan.has_terminal()).map(connect_console).transpose()?;
     let gate = gated.then(|| listen(&making.container)).transpose()?;
-    if let Some(warming) = warming {
-        // A panic there has been printed, and the attachment will only be slower.
-        let _ = warming.join();
-    }
     let fds = Fds {
         stdio: Stdio::Inherit,
         namespaces: &[],

@@ -50,12 +50,12 @@ pub(super) fn common<'f>(
     cgroup: Option<&Placement>,
 ) -> Result<Prepared<'f>, SpawnError> {
     let own = rustix::fs::stat(c"/proc/self/exe").map_err(SpawnError::prepare("look at", "/proc/self/exe"))?;
-    let procs = cgroup.into_iter().flat_map(Placement::v1_procs);
+    let tasks = cgroup.into_iter().flat_map(Placement::v1_tasks);
     Ok(Prepared {
         sync,
         parent_end,
         proc: open(c"/proc", OFlags::PATH | OFlags::DIRECTORY)?,
-        cgroup_procs: procs.map(|path| open(path, OFlags::WRONLY)).collect::<Result<_, _>>()?,
+        cgroup_tasks: tasks.map(|path| open(path, OFlags::WRONLY)).collect::<Result<_, _>>()?,
         join: Vec::new(),
         trees: Vec::new(),
         device_trees: Vec::new(),
