@@ -4,6 +4,8 @@ use std::cmp::Reverse;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use regex_lite::Regex;
+
 use crate::model::{ContainerRecord, ExposedPort, Filters, HealthStatus, Phase};
 use crate::{Engine, Error, Result};
 
@@ -233,24 +235,11 @@ fn matches(record: &ContainerRecord, filters: &Filters) -> bool {
         && filters.labels_match(&record.config.labels)
 }
 
-/// A name filter is a regular expression in dockerd. Parts of names, and those anchored by `^` and `$`, are what people
-/// write; with a slash before the name it means the same.
+/// A name filter is a regular expression, over the name with and without a slash before it; what is none is a name.
 fn name_matches(name: &str, pattern: &str) -> bool {
-    let (pattern, from_start) = match pattern.strip_prefix('^') {
-        Some(rest) => (rest, true),
-        None => (pattern, false),
-    };
-    let (pattern, to_end) = match pattern.strip_suffix('$') {
-        Some(rest) => (rest, true),
-        None => (pattern, false),
-    };
-    let bare = pattern.strip_prefix('/').unwrap_or(pattern);
-    let from_start = from_start || bare.len() < pattern.len();
-    match (from_start, to_end) {
-        (true, true) => name == bare,
-        (true, false) => name.starts_with(bare),
-        (false, true) => name.ends_with(bare),
-        (false, false) => name.contains(bare),
+    match Regex::new(pattern) {
+        Ok(regex) => regex.is_match(name) || regex.is_match(&format!("/{name}")),
+        Err(_) => pattern.strip_prefix('/').unwrap_or(pattern) == name,
     }
 }
 
@@ -270,6 +259,8 @@ mod tests {
         assert!(name_matches("web-1", "eb"));
         assert!(name_matches("web-1", "^/web-1$"));
         assert!(!name_matches("web-1", "^web$"));
+        assert!(name_matches("web-1", "^w.b-[0-9]+$"));
+        assert!(name_matches("web", "/web") && !name_matches("web", "(web"));
     }
 
     #[test]
