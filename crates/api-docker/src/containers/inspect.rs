@@ -146,7 +146,7 @@ impl InspectBody {
             graph_driver: graph_driver(details),
             size_rw: size(|size| size.rw),
             size_root_fs: size(|size| size.root_fs),
-            mounts: mount_points(&record.mounts),
+            mounts: mount_points(record),
             config: ConfigBody::from(&record.config),
             network_settings: NetworkSettingsBody::shown(details, version),
         }

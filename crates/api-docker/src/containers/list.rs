@@ -104,7 +104,7 @@ impl SummaryBody {
             status: status(record, now),
             host_config: host,
             network_settings: NetworksBody { networks: endpoints(record, version) },
-            mounts: mount_points(&record.mounts),
+            mounts: mount_points(record),
         }
     }
 }

@@ -1,8 +1,11 @@
 //! Mounts: the long form in `HostConfig`, and the mount points of a container.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
-use engine::model::{BindOptions, MountKind, MountPoint, MountPointKind, MountRequest, TmpfsOptions, VolumeOptions};
+use engine::model::{
+    BindOptions, ContainerRecord, MountKind, MountPoint, MountPointKind, MountRequest, TmpfsOptions, VolumeOptions,
+};
 use serde::{Deserialize, Serialize};
 
 use super::config::{is_false, is_zero};
@@ -270,10 +273,13 @@ pub(crate) struct MountPointBody {
     propagation: String,
 }
 
-/// The mount points of a container; those in memory have their options in `HostConfig` alone, where they were asked
-/// for in the short form.
-pub(crate) fn mount_points(mounts: &[MountPoint]) -> Vec<MountPointBody> {
-    mounts.iter().map(MountPointBody::from).collect()
+/// The mount points of a container. Those in memory that were asked for in the short form are in `HostConfig` alone.
+pub(crate) fn mount_points(record: &ContainerRecord) -> Vec<MountPointBody> {
+    let short = |mount: &MountPoint| {
+        let same = |target: &String| Path::new(target) == Path::new(&mount.target);
+        mount.kind == MountPointKind::Tmpfs && record.host.tmpfs.keys().any(same)
+    };
+    record.mounts.iter().filter(|mount| !short(mount)).map(MountPointBody::from).collect()
 }
 
 impl From<&MountPoint> for MountPointBody {

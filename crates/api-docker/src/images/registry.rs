@@ -64,9 +64,7 @@ fn pulled_reference(name: &str, tag: &str) -> Result<(Reference, bool)> {
 
 fn pulling_from(reference: &Reference) -> Message {
     let version = reference.digest().or(reference.tag()).unwrap_or_default();
-    let official = reference.domain() == image::reference::DEFAULT_DOMAIN;
-    let name = if official { reference.path().to_owned() } else { reference.familiar_name() };
-    Message::status_of(version, format!("Pulling from {name}"))
+    Message::status_of(version, format!("Pulling from {}", reference.path()))
 }
 
 impl Pull {
