@@ -1,0 +1,133 @@
+//! Volumes and mounts: what outlives a container, and what of the host is in it.
+
+use e2e::Daemon;
+
+#[test]
+fn named() {
+    let host = Daemon::start();
+    host.sh("docker volume create --label tier=back data").says("data");
+    host.sh("docker volume create data").says("data");
+    host.sh("docker run --rm -v data:/data busybox sh -c 'echo kept > /data/f'").ok();
+    host.sh("docker run --rm -v data:/data:ro busybox cat /data/f").says("kept");
+    host.sh("docker run --rm -v data:/data:ro busybox touch /data/g").fails_with("Read-only file system");
+    host.sh("docker volume inspect data -f '{{.Driver}} {{.Scope}} {{.Labels.tier}}'").says("local local back");
+    host.sh("cat $(docker volume inspect data -f '{{.Mountpoint}}')/f").says("kept");
+    host.sh("docker volume ls -q").says("data");
+    host.sh("docker volume ls -q -f label=tier=back -f name=da -f dangling=true").says("data");
+    host.sh("docker volume ls -q -f driver=none").says("");
+    host.sh("docker create --name user -v data:/data busybox").ok();
+    host.sh("docker volume rm data").fails_with("volume is in use - [");
+    host.sh("docker volume ls -q -f dangling=false").says("data");
+    host.sh("docker ps -a -f volume=data --format '{{.Names}} {{.Mounts}}'").says("user data");
+    host.sh("docker rm -v user && docker volume inspect data").ok();
+    host.sh("docker volume rm data").says("data");
+    host.sh("docker volume rm data").fails_with("get data: no such volume");
+    host.sh("docker volume rm -f data").ok();
+    host.sh("docker volume create 'not/good'").fails_with("includes invalid characters for a local volume name");
+    host.sh("docker volume create -d fluffy x").fails_with("fluffy");
+}
+
+#[test]
+fn anonymous() {
+    let host = Daemon::start();
+    host.sh("docker run --name box -v /data busybox touch /data/f").ok();
+    let name = host.sh("docker inspect -f '{{(index .Mounts 0).Name}}' box").text().to_owned();
+    assert_eq!(name.len(), 64);
+    host.sh("docker volume ls -q").says(&name);
+    host.sh("docker rm box && docker volume ls -q").mentions(&name);
+    host.sh("docker volume prune -f").mentions(&name);
+    host.sh("docker volume ls -q").says("");
+    host.sh("docker run --rm -v /data busybox true && docker volume ls -q").says("");
+    host.sh("docker create --name two -v /data busybox && docker rm -v two && docker volume ls -q").mentions("two");
+    host.sh("docker volume ls -q").says("");
+    // Named ones are pruned only when told so.
+    host.sh("docker volume create named && docker volume prune -f && docker volume ls -q").mentions("named");
+    host.sh("docker volume prune -af").mentions("named");
+}
+
+#[test]
+fn what_the_image_has_there_is_copied() {
+    let host = Daemon::start();
+    host.sh("docker run --name box busybox sh -c 'mkdir -p /data/sub; echo image > /data/f; chown -R 12:34 /data; chmod 750 /data' && docker commit box full")
+        .ok();
+    host.sh("docker run --rm -v fresh:/data full sh -c 'cat /data/f; stat -c \"%a %u:%g\" /data'")
+        .says("image\n750 12:34");
+    host.sh("docker run --rm -v fresh:/data full sh -c 'echo own > /data/f' && docker run --rm -v fresh:/data full cat /data/f").says("own");
+    host.sh("docker run --rm -v raw:/data:nocopy full ls -A /data").says("");
+    host.sh("docker run --rm --mount type=volume,src=raw2,dst=/data,volume-nocopy full ls -A /data").says("");
+}
+
+#[test]
+fn of_the_host() {
+    let host = Daemon::start();
+    host.sh("mkdir dir && echo hello > dir/f && docker run --rm -v $PWD/dir:/d busybox cat /d/f").says("hello");
+    host.sh("docker run --rm -v $PWD/dir:/d busybox sh -c 'echo back > /d/g' && cat dir/g").says("back");
+    host.sh("docker run --rm -v $PWD/dir:/d:ro busybox touch /d/x").fails_with("Read-only file system");
+    host.sh("docker run --rm -v $PWD/dir/f:/etc/motd busybox cat /etc/motd").says("hello");
+    host.sh("docker run --rm -v $PWD/made:/d busybox true && test -d made").ok();
+    host.sh("docker run --rm --mount type=bind,src=$PWD/dir,dst=/d,readonly busybox sh -c 'cat /d/f; touch /d/x'")
+        .fails_with("Read-only");
+    host.sh("docker run --rm --mount type=bind,src=$PWD/nothing,dst=/d busybox true")
+        .exits_with(125)
+        .complains("bind source path does not exist: ");
+    host.sh("docker run --rm -v relative/path:/d busybox true").exits_with(125);
+    host.sh("docker run --rm -v $PWD/dir:relative busybox true")
+        .exits_with(125)
+        .complains("mount path must be absolute");
+    host.sh("docker run --rm -v $PWD/dir:/ busybox true").exits_with(125).complains("destination can't be '/'");
+    host.sh("docker run --rm -v $PWD/dir:/d -v data:/d busybox true")
+        .exits_with(125)
+        .complains("Duplicate mount point: /d");
+    host.sh("docker run --rm -v $PWD/dir:/a -v $PWD/made:/a/sub busybox sh -c 'ls -d /a/sub /a/f'")
+        .says("/a/f\n/a/sub");
+}
+
+#[test]
+fn those_of_another_container() {
+    let host = Daemon::start();
+    host.sh("docker run --name first -v data:/data -v /anon busybox sh -c 'echo d > /data/f; echo a > /anon/f'").ok();
+    host.sh("docker run --rm --volumes-from first busybox cat /data/f /anon/f").says("d\na");
+    host.sh("docker run --rm --volumes-from first:ro busybox touch /data/g").fails_with("Read-only file system");
+    host.sh("docker run --rm --volumes-from nobody busybox true")
+        .exits_with(125)
+        .complains("No such container: nobody");
+}
+
+#[test]
+fn as_inspection_shows_them() {
+    let host = Daemon::start();
+    host.sh("mkdir dir && docker create --name box -v data:/v:ro -v $PWD/dir:/b --tmpfs /t --mount type=tmpfs,dst=/m busybox").ok();
+    let mounts = host.sh("docker inspect -f '{{json .Mounts}}' box").json();
+    let of = |destination: &str| {
+        let all = mounts.as_array().unwrap();
+        all.iter()
+            .find(|mount| mount["Destination"] == destination)
+            .unwrap_or_else(|| panic!("{destination}: {mounts}"))
+    };
+    assert_eq!(
+        (of("/v")["Type"].as_str(), of("/v")["Name"].as_str(), of("/v")["RW"].as_bool()),
+        (Some("volume"), Some("data"), Some(false))
+    );
+    assert_eq!(
+        (of("/b")["Type"].as_str(), of("/b")["RW"].as_bool(), of("/b")["Propagation"].as_str()),
+        (Some("bind"), Some(true), Some("rprivate"))
+    );
+    assert_eq!(of("/m")["Type"], "tmpfs");
+    host.sh("docker inspect -f '{{json .HostConfig.Binds}}' box").mentions("\"data:/v:ro\"");
+    host.sh("docker inspect -f '{{index .HostConfig.Tmpfs \"/t\"}}' box").says("");
+    host.sh("docker inspect -f '{{range .Mounts}}{{println .Type}}{{end}}' box | sort | xargs")
+        .says("bind tmpfs volume");
+}
+
+#[test]
+fn of_other_file_systems() {
+    let host = Daemon::start();
+    host.sh("docker volume create -o type=tmpfs -o device=tmpfs -o o=size=1m,uid=7 mem").says("mem");
+    host.sh("docker run --rm -v mem:/m busybox sh -c 'grep \" /m \" /proc/mounts; stat -c %u /m'")
+        .mentions("tmpfs")
+        .mentions("size=1024k")
+        .mentions("\n7");
+    host.sh("mkdir dir && echo there > dir/f && docker volume create -o type=none -o o=bind -o device=$PWD/dir bound")
+        .ok();
+    host.sh("docker run --rm -v bound:/b busybox cat /b/f").says("there");
+}
