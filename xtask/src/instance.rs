@@ -91,17 +91,7 @@ impl Instance {
     /// Starts the daemon in the background and waits until it says that it is ready (sd_notify(3)).
     pub(crate) fn start(&self) -> Result<()> {
         self.make_directories()?;
-        let notify = self.run_dir.join("demo-notify.sock");
-        let _ = fs::remove_file(&notify);
-        let socket = UnixDatagram::bind(&notify).with_context(|| format!("cannot listen on {}", notify.display()))?;
-        let child = self.daemon_command()?.env("NOTIFY_SOCKET", &notify).spawn().context("cannot run setsid")?;
-        let first = first_word(child, socket);
-        let _ = fs::remove_file(&notify);
-        match first {
-            Ok(First::Ready) => Ok(()),
-            Ok(First::Ended(status)) => bail!("the daemon ended ({status}): {}", self.last_words()),
-            Err(_) => bail!("the daemon is not ready after {PATIENCE:?}: see {}", self.log().display()),
-        }
+        start_and_wait(self.daemon_command()?, &self.run_dir.join("starting.sock"), &self.log())
     }
 
     /// The directories that the daemon would make itself, for what must be in them before.
@@ -135,12 +125,26 @@ impl Instance {
             _ => Ok(()),
         }
     }
+}
 
-    fn last_words(&self) -> String {
-        let log = fs::read_to_string(self.log()).unwrap_or_default();
-        let lines: Vec<&str> = log.lines().rev().take(3).collect();
-        format!("{} (from {})", lines.into_iter().rev().collect::<Vec<_>>().join(" / "), self.log().display())
+/// Starts a daemon and waits until it says on a socket, which is made for that, that it is ready (sd_notify(3)).
+pub(crate) fn start_and_wait(mut command: Command, notify: &Path, log: &Path) -> Result<()> {
+    let _ = fs::remove_file(notify);
+    let socket = UnixDatagram::bind(notify).with_context(|| format!("cannot listen on {}", notify.display()))?;
+    let child = command.env("NOTIFY_SOCKET", notify).spawn().context("cannot run setsid")?;
+    let first = first_word(child, socket);
+    let _ = fs::remove_file(notify);
+    match first {
+        Ok(First::Ready) => Ok(()),
+        Ok(First::Ended(status)) => bail!("the daemon ended ({status}): {}", last_words(log)),
+        Err(_) => bail!("the daemon is not ready after {PATIENCE:?}: see {}", log.display()),
     }
+}
+
+fn last_words(log: &Path) -> String {
+    let text = fs::read_to_string(log).unwrap_or_default();
+    let lines: Vec<&str> = text.lines().rev().take(3).collect();
+    format!("{} (from {})", lines.into_iter().rev().collect::<Vec<_>>().join(" / "), log.display())
 }
 
 /// Sends a signal to a process and waits until it has ended.

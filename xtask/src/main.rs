@@ -1,6 +1,7 @@
 //! The project's own chores: what cargo does not do, and a shell would do worse.
 #![forbid(unsafe_code)]
 
+mod bench;
 mod demo;
 mod figures;
 mod floors;
@@ -23,6 +24,8 @@ The project's own chores.
 
 Usage: cargo xtask CHORE
 
+  bench     measures stratus beside dockerd, runc and crun, and writes docs/benchmarks.md; with names of parts
+            (runtimes, daemons, containers, layers) it measures those and prints them
   demo      starts twenty copies of examples/hello-web and tells what they cost; demo --stop takes them down
   floors    fails where a crate uses one of its own or a higher floor, or has `unsafe` where none may be
   licences  fails where a crate from outside has a licence or a source that deny.toml does not allow";
@@ -40,6 +43,7 @@ fn main() -> ExitCode {
 fn run(mut arguments: impl Iterator<Item = String>) -> Result<()> {
     let chore = arguments.next();
     match chore.as_deref() {
+        Some("bench") => bench::run(&root()?, &arguments.collect::<Vec<_>>()),
         Some("demo") => match arguments.next().as_deref() {
             None => demo::run(&root()?),
             Some("--stop") => demo::stop(&root()?),

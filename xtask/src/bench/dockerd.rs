@@ -1,0 +1,129 @@
+//! Debian's dockerd, with directories, containerd and cgroups of its own; and a registry.
+
+use crate::http::Connection;
+use crate::instance::{end, start_and_wait};
+use crate::memory::{Process, processes};
+use anyhow::{Context, Result, bail};
+use rustix::mount::{UnmountFlags, unmount};
+use rustix::process::{Pid, Signal};
+use std::fs::{self, File};
+use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+const CGROUP: &str = "/stratus-bench-dockerd";
+
+/// A dockerd that ends, and leaves nothing, when it is dropped.
+pub(super) struct Dockerd {
+    directory: PathBuf,
+}
+
+impl Dockerd {
+    /// Where it will be; it does not run yet.
+    pub(super) fn new(directory: PathBuf) -> Result<Self> {
+        fs::create_dir_all(&directory).with_context(|| format!("cannot create {}", directory.display()))?;
+        Ok(Self { directory })
+    }
+
+    pub(super) fn socket(&self) -> PathBuf {
+        self.directory.join("docker.sock")
+    }
+
+    pub(super) fn connect(&self) -> Result<Connection<UnixStream>> {
+        Connection::open(&self.socket())
+    }
+
+    pub(super) fn command(&self) -> Result<Command> {
+        let log = File::options().create(true).append(true).open(self.directory.join("log"))?;
+        let path = |name: &str| self.directory.join(name);
+        let mut command = Command::new("setsid");
+        command.args(["dockerd", "--storage-driver=overlay2", "--cgroup-parent", CGROUP]);
+        command.arg("--data-root").arg(path("data")).arg("--exec-root").arg(path("exec"));
+        command.arg("--pidfile").arg(path("pid")).arg("--host").arg(format!("unix://{}", self.socket().display()));
+        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        Ok(command)
+    }
+
+    pub(super) fn start(&self) -> Result<()> {
+        start_and_wait(self.command()?, &self.directory.join("notify.sock"), &self.directory.join("log"))
+    }
+
+    pub(super) fn stop(&self) -> Result<()> {
+        let pid = fs::read_to_string(self.directory.join("pid"))
+            .ok()
+            .and_then(|text| Pid::from_raw(text.trim().parse().ok()?));
+        pid.map_or(Ok(()), |pid| end(pid, Signal::TERM))
+    }
+
+    /// It, its containerd, and the shims of its containers: whoever is told of its directory.
+    pub(super) fn own_processes(&self) -> Result<Vec<Process>> {
+        let name = self.directory.to_string_lossy().into_owned();
+        let mut all = processes()?;
+        all.retain(|process| process.command.iter().any(|word| word.contains(&name)));
+        Ok(all)
+    }
+}
+
+impl Drop for Dockerd {
+    fn drop(&mut self) {
+        if let Err(error) = self.stop() {
+            eprintln!("dockerd could not be taken down: {error:#}");
+        }
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+        for target in mounts.lines().rev().filter_map(|line| line.split(' ').nth(4)) {
+            if Path::new(target).starts_with(&self.directory) {
+                let _ = unmount(target, UnmountFlags::DETACH);
+            }
+        }
+        for hierarchy in fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
+            let _ = fs::remove_dir(hierarchy.path().join(CGROUP.trim_start_matches('/')));
+        }
+        let _ = fs::remove_dir(format!("/sys/fs/cgroup{CGROUP}"));
+        if let Err(error) = fs::remove_dir_all(&self.directory) {
+            eprintln!("cannot remove {}: {error}", self.directory.display());
+        }
+    }
+}
+
+/// Debian's docker-registry on loopback, empty. It ends, with what it holds, when it is dropped.
+pub(super) struct Registry {
+    process: Child,
+    directory: PathBuf,
+}
+
+/// Nobody else is in the bench's network namespace.
+pub(super) const REGISTRY: &str = "127.0.0.1:5000";
+
+impl Registry {
+    pub(super) fn start(directory: PathBuf) -> Result<Self> {
+        fs::create_dir_all(&directory)?;
+        let config = directory.join("config.yml");
+        let text = format!(
+            "version: 0.1\nlog: {{level: error, accesslog: {{disabled: true}}}}\n\
+             storage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: \"{REGISTRY}\"}}\n",
+            directory.join("data").display()
+        );
+        fs::write(&config, text)?;
+        let mut command = Command::new("docker-registry");
+        command.arg("serve").arg(&config).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let mut registry = Self { process: command.spawn().context("cannot run docker-registry")?, directory };
+        let began = Instant::now();
+        while TcpStream::connect(REGISTRY).is_err() {
+            if registry.process.try_wait()?.is_some() || began.elapsed() > Duration::from_secs(30) {
+                bail!("docker-registry does not listen on {REGISTRY}");
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        Ok(registry)
+    }
+}
+
+impl Drop for Registry {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+        let _ = fs::remove_dir_all(&self.directory);
+    }
+}
