@@ -2,12 +2,13 @@
 //! the daemon starts, the OCI runtime that others start, or a command for the daemon.
 #![forbid(unsafe_code)]
 
+mod client;
 mod daemon;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 /// Containers, images, networks and volumes on one machine.
 #[derive(Parser)]
@@ -21,6 +22,8 @@ struct Cli {
 enum Command {
     /// Run the daemon
     Daemon(Box<daemon::Options>),
+    #[command(flatten)]
+    Client(Box<client::Command>),
 }
 
 fn main() -> ExitCode {
@@ -34,8 +37,11 @@ fn main() -> ExitCode {
         Some("runtime") => return sandbox::runtime::main(arguments),
         _ => {}
     }
-    match Cli::parse_from(std::iter::once(program).chain(arguments)).command {
+    let cli = client::with_connection(Cli::command());
+    let matches = cli.clone().get_matches_from(std::iter::once(program).chain(arguments));
+    match Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit()).command {
         Command::Daemon(options) => daemon::main(*options),
+        Command::Client(command) => client::main(*command, &matches, cli),
     }
 }
 
@@ -49,5 +55,15 @@ fn keep(arguments: impl Iterator<Item = OsString>) -> ExitCode {
             );
             ExitCode::FAILURE
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        client::with_connection(Cli::command()).debug_assert();
     }
 }

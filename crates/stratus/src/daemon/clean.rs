@@ -11,6 +11,9 @@ use super::{Error, instance};
 /// Ends what runs and takes everything out of the kernel. The data directory stays.
 pub(super) fn clean(config: &Config) -> Result<(), Error> {
     let _lock = instance::lock(config)?;
+    // Before the keeper, which waits for the end of what it holds: what is frozen ends by no signal. And after it, as it
+    // may just have been starting something.
+    sandbox::cgroup::clean(&config.cgroup_parent()).map_err(failed)?;
     end_keeper(&config.run_dir)?;
     sandbox::cgroup::clean(&config.cgroup_parent()).map_err(failed)?;
     net::forward::clean(&config.run_dir).map_err(failed)?;

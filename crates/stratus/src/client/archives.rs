@@ -1,0 +1,225 @@
+//! `stratus image save`, `stratus image load`, `stratus image import`
+
+use std::fs::File;
+use std::io::{self, IsTerminal, Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::Args;
+use http_body_util::BodyExt;
+
+use super::Context;
+use super::error::{Error, Result};
+use super::output::{Format, written};
+use super::progress::{self, Show, Single};
+use super::request::{Body, Request};
+use super::transfer::Upload;
+
+/// Write images into an archive
+#[derive(Args, Debug)]
+pub(crate) struct SaveArgs {
+    /// File to write [default: standard output]
+    #[arg(long, short = 'o', value_name = "FILE")]
+    file: Option<PathBuf>,
+    /// Images, by name or id
+    #[arg(required = true)]
+    images: Vec<String>,
+}
+
+/// Take images out of an archive
+#[derive(Args, Debug)]
+pub(crate) struct LoadArgs {
+    /// File to read, in any compression [default: standard input]
+    #[arg(long = "input", short = 'i', value_name = "FILE")]
+    file: Option<PathBuf>,
+    /// Show no steps
+    #[arg(long, short)]
+    quiet: bool,
+}
+
+/// Make an image of a root file system's archive
+#[derive(Args, Debug)]
+pub(crate) struct ImportArgs {
+    /// Change of the image's settings, as in 'CMD ["sh"]'; repeats
+    #[arg(long, short, value_name = "INSTRUCTION")]
+    change: Vec<String>,
+    /// What is said about it in its history
+    #[arg(long, short, value_name = "TEXT")]
+    message: Option<String>,
+    /// Platform that it is for, such as linux/arm64
+    #[arg(long, value_name = "PLATFORM")]
+    platform: Option<String>,
+    /// File to read, in any compression; - for standard input
+    file: PathBuf,
+    /// Name of the image
+    name: Option<String>,
+}
+
+/// `stratus image save`
+pub(super) async fn save(context: &Context, args: SaveArgs) -> Result<ExitCode> {
+    if args.file.is_none() && io::stdout().is_terminal() {
+        return Err(Error::Usage(
+            "an archive is nothing for a terminal: name a file with -o, or redirect the output".into(),
+        ));
+    }
+    let mut request = Request::get("/images/get");
+    for image in &args.images {
+        request = request.query("names", image);
+    }
+    let mut body = context.daemon.send(request).await?.into_body();
+    let show = args.file.is_some() && context.format == Format::Table;
+    let progress = Single::bytes("saving", None, show);
+    let mut target = Target::new(args.file.as_deref())?;
+    while let Some(frame) = body.frame().await {
+        if let Ok(bytes) = frame?.into_data() {
+            target.write(&bytes)?;
+            progress.add(bytes.len() as u64);
+        }
+    }
+    target.finish()?;
+    progress.end();
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Where an archive goes. A file has its name only once it is complete.
+enum Target {
+    Stdout,
+    File { file: File, partial: PathBuf, path: PathBuf },
+}
+
+impl Target {
+    fn new(path: Option<&Path>) -> Result<Target> {
+        let Some(path) = path else { return Ok(Target::Stdout) };
+        let path = path.to_owned();
+        if path.symlink_metadata().is_ok_and(|metadata| !metadata.is_file()) {
+            // A pipe or a device is written as it is.
+            let file = File::options().write(true).open(&path);
+            let file = file.map_err(Error::io(format!("opening {}", path.display())))?;
+            return Ok(Target::File { file, partial: path.clone(), path });
+        }
+        let name = path.file_name().ok_or_else(|| Error::Usage(format!("{} is no file's name", path.display())))?;
+        let mut hidden = std::ffi::OsString::from(".");
+        hidden.push(name);
+        hidden.push(format!(".{}.partial", std::process::id()));
+        let partial = path.with_file_name(hidden);
+        let file = File::create_new(&partial).map_err(Error::io(format!("creating {}", partial.display())))?;
+        Ok(Target::File { file, partial, path })
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        match self {
+            Target::Stdout => io::stdout().lock().write_all(bytes).map_err(written),
+            Target::File { file, path, .. } => {
+                file.write_all(bytes).map_err(Error::io(format!("writing {}", path.display())))
+            }
+        }
+    }
+
+    fn finish(mut self) -> Result<()> {
+        match &mut self {
+            Target::Stdout => io::stdout().flush().map_err(written),
+            Target::File { partial, path, .. } if partial == path => Ok(()),
+            Target::File { file, partial, path } => {
+                let renamed = file.sync_data().and_then(|()| std::fs::rename(&*partial, &*path));
+                renamed.map_err(Error::io(format!("writing {}", path.display())))?;
+                *partial = path.clone();
+                Ok(())
+            }
+        }
+    }
+}
+
+impl Drop for Target {
+    fn drop(&mut self) {
+        if let Target::File { partial, path, .. } = self
+            && partial != path
+        {
+            // What is not complete is of no use.
+            let _ = std::fs::remove_file(partial);
+        }
+    }
+}
+
+/// A file or standard input as a body, whose way is shown.
+pub(super) fn upload(path: Option<&Path>, what: &str, show: bool) -> Result<(Upload, Body, Single)> {
+    let mut source: Box<dyn Read + Send> = match path {
+        None => Box::new(io::stdin()),
+        Some(path) => Box::new(File::open(path).map_err(Error::io(format!("opening {}", path.display())))?),
+    };
+    let total = path.and_then(|path| path.metadata().ok()).filter(|metadata| metadata.is_file()).map(|file| file.len());
+    let progress = Single::bytes(what, total, show);
+    let (bar, name) = (progress.clone(), path.map_or("standard input".into(), |path| path.display().to_string()));
+    let (upload, body) = Upload::new(move |sink| {
+        let mut buffer = vec![0; 128 << 10];
+        loop {
+            let count = match source.read(&mut buffer) {
+                Ok(0) => return Ok(()),
+                Ok(count) => count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(Error::Io(format!("reading {name}"), error)),
+            };
+            sink.write_all(&buffer[..count]).map_err(Error::io("sending the archive"))?;
+            bar.add(count as u64);
+        }
+    });
+    Ok((upload, body, progress))
+}
+
+/// `stratus image load`
+pub(super) async fn load(context: &Context, args: LoadArgs) -> Result<ExitCode> {
+    if args.file.is_none() && io::stdin().is_terminal() {
+        return Err(Error::Usage("there is no archive: name a file with -i, or pipe one in".into()));
+    }
+    let show = context.format == Format::Table && !args.quiet;
+    let (upload, body, bar) = upload(args.file.as_deref(), "loading", show)?;
+    // The bar shows the archive's bytes; a layer's would say the same again.
+    let request = Request::post("/images/load").query("quiet", "1").archive(body);
+    let stream = context.daemon.documents(request).await;
+    let said = match stream {
+        Ok(stream) => progress::follow(stream, context.shown(true)).await,
+        Err(error) => Err(error),
+    };
+    bar.end();
+    context.print_said(&upload.outcome(said)?)
+}
+
+/// `stratus image import`
+pub(super) async fn import(context: &Context, args: ImportArgs) -> Result<ExitCode> {
+    let path = Some(args.file.as_path()).filter(|path| *path != Path::new("-"));
+    if path.is_none() && io::stdin().is_terminal() {
+        return Err(Error::Usage("there is no archive: name a file, or pipe one in".into()));
+    }
+    let (upload, body, bar) = upload(path, "importing", context.format == Format::Table)?;
+    let settings = Import {
+        name: args.name.as_deref(),
+        message: args.message.as_deref(),
+        changes: &args.change,
+        platform: args.platform.as_deref(),
+    };
+    let said = settings.send(context, body, context.shown(true)).await;
+    bar.end();
+    context.print_said(&upload.outcome(said)?)
+}
+
+/// What an imported image is besides its files.
+pub(super) struct Import<'a> {
+    pub(super) name: Option<&'a str>,
+    pub(super) message: Option<&'a str>,
+    pub(super) changes: &'a [String],
+    pub(super) platform: Option<&'a str>,
+}
+
+impl Import<'_> {
+    /// Sends the archive; what the daemon says is the image's id.
+    pub(super) async fn send(&self, context: &Context, body: Body, show: Show) -> Result<progress::Said> {
+        let mut request = Request::post("/images/create")
+            .query("fromSrc", "-")
+            .maybe("repo", self.name)
+            .maybe("message", self.message)
+            .maybe("platform", self.platform);
+        for change in self.changes {
+            request = request.query("changes", change);
+        }
+        progress::follow(context.daemon.documents(request.archive(body)).await?, show).await
+    }
+}

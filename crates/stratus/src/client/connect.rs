@@ -1,0 +1,206 @@
+//! Speaks HTTP with the daemon: one connection a call, so that a call can become a stream in both directions.
+//!
+//! The documents stay what the daemon sent, so that `--output json` shows all of it and a newer daemon's fields pass
+//! through. That, and fields of a request that no model of Docker's knows (`--isolation`), is why this is hyper and
+//! not one of the typed clients.
+
+use std::io;
+
+use bytes::Bytes;
+use http::{Response, StatusCode, header};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use tokio::net::{TcpStream, UnixStream};
+
+use super::address::Address;
+use super::error::{Error, Result};
+use super::request::Request;
+
+/// Bytes of an answer that is read as a whole.
+const ANSWER_MAX: usize = 256 << 20;
+
+/// A connection that stopped being HTTP.
+pub(super) type Upgraded = TokioIo<hyper::upgrade::Upgraded>;
+
+/// A daemon.
+#[derive(Clone, Debug)]
+pub(super) struct Daemon {
+    address: Address,
+}
+
+impl Daemon {
+    pub(super) fn new(address: Address) -> Daemon {
+        Daemon { address }
+    }
+
+    pub(super) fn address(&self) -> &Address {
+        &self.address
+    }
+
+    /// Sends a call; the answer is a success, whose body is still to come.
+    pub(super) async fn send(&self, request: Request) -> Result<Response<Incoming>> {
+        let failed = |error: io::Error| match error.kind() {
+            io::ErrorKind::PermissionDenied => Error::Denied(self.address.clone()),
+            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+                Error::NotRunning(self.address.clone(), error)
+            }
+            _ => Error::Unreachable(self.address.clone(), error),
+        };
+        let mut sender = match &self.address {
+            Address::Unix(path) => handshake(UnixStream::connect(path).await.map_err(failed)?).await?,
+            Address::Tcp(host) => handshake(TcpStream::connect(host).await.map_err(failed)?).await?,
+        };
+        let mut built = http::Request::builder()
+            .method(request.method)
+            .uri(&request.path)
+            .header(header::HOST, "stratus")
+            .header(header::USER_AGENT, concat!("stratus/", env!("CARGO_PKG_VERSION")));
+        for (name, value) in request.headers {
+            built = built.header(name, value);
+        }
+        let built = built.body(request.body).map_err(|error| Error::Usage(format!("this can't be asked: {error}")))?;
+        let response = sender.send_request(built).await?;
+        match response.status() {
+            status if status.is_client_error() || status.is_server_error() => Err(refusal(status, response).await),
+            _ => Ok(response),
+        }
+    }
+
+    /// Sends a call whose answer says nothing but that it worked.
+    pub(super) async fn done(&self, request: Request) -> Result<StatusCode> {
+        let response = self.send(request).await?;
+        let status = response.status();
+        whole(response).await.map(|_| status)
+    }
+
+    /// Sends a call whose answer is a document.
+    pub(super) async fn document(&self, request: Request) -> Result<Value> {
+        let bytes = whole(self.send(request).await?).await?;
+        Ok(serde_json::from_slice(&bytes)?)
+    }
+
+    /// Sends a call whose answer is a document of which some is of interest.
+    pub(super) async fn read<T: DeserializeOwned>(&self, request: Request) -> Result<T> {
+        let bytes = whole(self.send(request).await?).await?;
+        Ok(serde_json::from_slice(&bytes)?)
+    }
+
+    /// Sends a call whose answer is a document after another, as long as it lasts.
+    pub(super) async fn documents(&self, request: Request) -> Result<Documents> {
+        Ok(Documents { body: self.send(request).await?.into_body(), buffer: Vec::new(), ended: false })
+    }
+
+    /// Sends a call that takes the connection over.
+    pub(super) async fn hijack(&self, request: Request) -> Result<Upgraded> {
+        let request = request.header("upgrade", "tcp".into()).header("connection", "Upgrade".into());
+        let response = self.send(request).await?;
+        if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            return Err(Error::Answer(format!("status {} where the streams should be", response.status())));
+        }
+        Ok(TokioIo::new(hyper::upgrade::on(response).await?))
+    }
+}
+
+async fn handshake<S>(stream: S) -> Result<http1::SendRequest<super::request::Body>>
+where
+    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
+{
+    let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+    // Its failures are the sender's and the body's as well.
+    tokio::spawn(connection.with_upgrades());
+    Ok(sender)
+}
+
+/// The whole of an answer.
+async fn whole(response: Response<Incoming>) -> Result<Bytes> {
+    let limited = http_body_util::Limited::new(response.into_body(), ANSWER_MAX);
+    match limited.collect().await {
+        Ok(collected) => Ok(collected.to_bytes()),
+        Err(error) => Err(Error::Broken(error.to_string())),
+    }
+}
+
+/// The daemon's words in an answer that is a failure.
+async fn refusal(status: StatusCode, response: Response<Incoming>) -> Error {
+    #[derive(serde::Deserialize)]
+    struct Words {
+        message: String,
+    }
+    let body = match whole(response).await {
+        Ok(body) => body,
+        Err(error) => return error,
+    };
+    let message = match serde_json::from_slice::<Words>(&body) {
+        Ok(words) => words.message,
+        Err(_) if body.is_empty() => format!("the daemon answered {status}"),
+        Err(_) => String::from_utf8_lossy(&body).trim().to_owned(),
+    };
+    Error::Refused { status, message }
+}
+
+/// Documents that come one after another.
+pub(super) struct Documents {
+    body: Incoming,
+    buffer: Vec<u8>,
+    ended: bool,
+}
+
+impl Documents {
+    /// The next one; `None` at the end.
+    pub(super) async fn next(&mut self) -> Result<Option<Value>> {
+        loop {
+            if let Some(document) = take(&mut self.buffer)? {
+                return Ok(Some(document));
+            }
+            if self.ended {
+                return match self.buffer.trim_ascii().is_empty() {
+                    true => Ok(None),
+                    false => Err(Error::Broken("its answer stops in the middle of a document".into())),
+                };
+            }
+            match self.body.frame().await {
+                Some(frame) => {
+                    if let Ok(data) = frame?.into_data() {
+                        self.buffer.extend_from_slice(&data);
+                    }
+                }
+                None => self.ended = true,
+            }
+        }
+    }
+}
+
+/// Takes the first document out of a buffer, if all of it is there.
+fn take(buffer: &mut Vec<u8>) -> Result<Option<Value>> {
+    let mut documents = serde_json::Deserializer::from_slice(buffer).into_iter::<Value>();
+    match documents.next() {
+        Some(Ok(document)) => {
+            let end = documents.byte_offset();
+            buffer.drain(..end);
+            Ok(Some(document))
+        }
+        Some(Err(error)) if !error.is_eof() => Err(error.into()),
+        _ => Ok(None),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn documents_are_taken_when_they_are_whole() {
+        let mut buffer = b"{\"a\":1}\r\n{\"b\":".to_vec();
+        assert_eq!(take(&mut buffer).expect("JSON"), Some(serde_json::json!({"a": 1})));
+        assert_eq!(take(&mut buffer).expect("JSON"), None);
+        buffer.extend_from_slice(b"2}");
+        assert_eq!(take(&mut buffer).expect("JSON"), Some(serde_json::json!({"b": 2})));
+        assert_eq!(take(&mut buffer).expect("JSON"), None);
+        buffer.extend_from_slice(b"nonsense");
+        assert!(take(&mut buffer).is_err());
+    }
+}

@@ -1,0 +1,139 @@
+//! What a command failed at, in words that say what to do next.
+
+use std::io;
+use std::process::ExitCode;
+
+use http::StatusCode;
+
+use super::address::Address;
+
+/// What went wrong.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Error {
+    /// Nobody listens there.
+    #[error(
+        "no daemon answers at {0} ({1}).\nStart one with \"sudo stratus daemon\" (or \"sudo systemctl start stratus\"), or say \
+         where it is with --host or DOCKER_HOST."
+    )]
+    NotRunning(Address, io::Error),
+    /// The socket is not this user's.
+    #[error(
+        "permission denied at {0}.\nRun this as root (\"sudo stratus …\"), or join the socket's group (\"sudo usermod -aG docker \
+         $USER\", then log in again)."
+    )]
+    Denied(Address),
+    /// The connection could not be made for another reason.
+    #[error("can't reach the daemon at {0}: {1}")]
+    Unreachable(Address, io::Error),
+    /// The address is none.
+    #[error("{0:?} is no address of a daemon: {1}. Give unix:///PATH or tcp://HOST:PORT.")]
+    Address(String, &'static str),
+    /// The daemon said no.
+    #[error("{message}")]
+    Refused {
+        /// Its status.
+        status: StatusCode,
+        /// Its words.
+        message: String,
+    },
+    /// Something failed after the daemon began to answer.
+    #[error("{0}")]
+    Failed(String),
+    /// The connection broke.
+    #[error("the daemon went away in the middle: {0}.\nSee its log; containers run on meanwhile.")]
+    Broken(String),
+    /// The daemon's answer is none that is understood.
+    #[error("the daemon's answer is not understood ({0}). Are \"stratus version\" and the daemon's far apart?")]
+    Answer(String),
+    /// The command was given something that makes no sense.
+    #[error("{0}")]
+    Usage(String),
+    /// Something on this side failed.
+    #[error("{0}: {1}")]
+    Io(String, #[source] io::Error),
+    /// What the ground floor said of an archive or an image's making.
+    #[error(transparent)]
+    Bootstrap(#[from] image::bootstrap::BootstrapError),
+    /// The user, or a supervisor, ended the command.
+    #[error("ended by signal {0}")]
+    Signal(i32),
+}
+
+/// What commands end with.
+pub(super) type Result<T, E = Error> = std::result::Result<T, E>;
+
+impl Error {
+    /// For `map_err`: what was tried.
+    pub(super) fn io(what: impl Into<String>) -> impl FnOnce(io::Error) -> Error {
+        let what = what.into();
+        move |error| Error::Io(what, error)
+    }
+
+    /// Whether the daemon said that something is not there.
+    pub(super) fn is_not_found(&self) -> bool {
+        matches!(self, Error::Refused { status: StatusCode::NOT_FOUND, .. })
+    }
+
+    /// The command's exit status.
+    pub(super) fn exit_code(&self) -> ExitCode {
+        match self {
+            Error::Usage(_) | Error::Address(..) => ExitCode::from(2),
+            Error::Signal(signal) => ExitCode::from(u8::try_from(128 + signal).unwrap_or(1)),
+            _ => ExitCode::FAILURE,
+        }
+    }
+
+    /// The exit status of `run` and `exec`, whose own failures must be told from the container's: 127 for a program
+    /// that is not there, 126 for one that can't be run, 125 for everything else.
+    pub(super) fn run_exit_code(&self) -> ExitCode {
+        let text = match self {
+            Error::Refused { message, .. } => message.as_str(),
+            Error::Signal(_) => return self.exit_code(),
+            _ => "",
+        };
+        let says = |words: &[&str]| words.iter().any(|word| text.contains(word));
+        ExitCode::from(if says(&["executable file not found", "no such file or directory"]) {
+            127
+        } else if says(&["permission denied", "is a directory", "exec format error"]) {
+            126
+        } else {
+            125
+        })
+    }
+}
+
+impl From<hyper::Error> for Error {
+    fn from(error: hyper::Error) -> Error {
+        use std::error::Error as _;
+        // hyper's own words say which part of HTTP it was at; the cause is what matters.
+        Error::Broken(error.source().map_or_else(|| error.to_string(), ToString::to_string))
+    }
+}
+
+impl From<serde_json::Error> for Error {
+    fn from(error: serde_json::Error) -> Error {
+        Error::Answer(error.to_string())
+    }
+}
+
+impl From<image::Error> for Error {
+    fn from(error: image::Error) -> Error {
+        Error::Failed(error.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(message: &str) -> ExitCode {
+        Error::Refused { status: StatusCode::BAD_REQUEST, message: message.into() }.run_exit_code()
+    }
+
+    #[test]
+    fn a_program_that_is_not_there_is_127() {
+        assert_eq!(refused("exec: \"nope\": executable file not found in $PATH"), ExitCode::from(127));
+        assert_eq!(refused("exec: \"/etc\": permission denied"), ExitCode::from(126));
+        assert_eq!(refused("Conflict. The container name \"/a\" is already in use"), ExitCode::from(125));
+    }
+}

@@ -1,0 +1,261 @@
+//! `stratus` as a command: what a person at a terminal, or a script, asks of the daemon over its API.
+//!
+//! Every command is a struct of its flags and a function that does it. The function's `Ok` is the exit status, as some
+//! commands end with a container's; its `Err` says what to do next.
+
+mod address;
+mod archives;
+mod attach;
+mod bootstrap;
+mod connect;
+mod containers;
+mod copy;
+mod credentials;
+mod disk;
+mod error;
+mod events;
+mod exec;
+mod human;
+mod images;
+mod inspect;
+mod logs;
+mod mounts;
+mod networking;
+mod networks;
+mod options;
+mod output;
+mod progress;
+mod prune;
+mod ps;
+mod request;
+mod run;
+mod shell;
+mod stats;
+mod streams;
+mod system;
+mod table;
+mod terminal;
+mod transfer;
+mod volumes;
+
+use std::process::ExitCode;
+
+use clap::{Arg, ArgMatches, Subcommand};
+use serde_json::Value;
+
+use address::Address;
+use connect::Daemon;
+use error::{Error, Result};
+use output::Format;
+use table::Table;
+
+/// Commands for the daemon.
+#[derive(Subcommand)]
+pub(crate) enum Command {
+    /// Create a container of an image and run it
+    Run(Box<run::RunArgs>),
+    /// Create a container of an image, and don't start it
+    Create(Box<run::CreateArgs>),
+    /// List containers
+    Ps(ps::PsArgs),
+    /// Show a container's output
+    Logs(logs::LogsArgs),
+    /// Run another command in a container
+    Exec(exec::ExecArgs),
+    /// Talk with a running container's first process
+    Attach(attach::AttachArgs),
+    /// Start containers that are there
+    Start(run::StartArgs),
+    /// Ask containers to end, and end them after a while
+    Stop(containers::StopArgs),
+    /// Stop containers and start them again
+    Restart(containers::StopArgs),
+    /// Send containers a signal
+    Kill(containers::KillArgs),
+    /// Freeze containers
+    Pause(containers::NamesArgs),
+    /// Let frozen containers go on
+    Unpause(containers::NamesArgs),
+    /// Wait until containers end, and print their exit statuses
+    Wait(containers::NamesArgs),
+    /// Remove containers
+    Rm(containers::RmArgs),
+    /// Give a container another name
+    Rename(containers::RenameArgs),
+    /// Change limits and restart policies
+    Update(containers::UpdateArgs),
+    /// Show a container's published ports
+    Port(containers::PortArgs),
+    /// Show a container's processes
+    Top(containers::TopArgs),
+    /// Show what containers use, as it changes
+    Stats(stats::StatsArgs),
+    /// Copy files between a container and this machine
+    Cp(copy::CpArgs),
+    /// Show everything about containers, images, networks and volumes
+    Inspect(inspect::InspectArgs),
+    /// List images
+    Images(images::ListArgs),
+    /// Bring an image from a registry
+    Pull(images::PullArgs),
+    /// Bring an image to a registry
+    Push(images::PushArgs),
+    /// Images
+    #[command(subcommand)]
+    Image(images::ImageCommand),
+    /// Networks
+    #[command(subcommand)]
+    Network(networks::NetworkCommand),
+    /// Volumes
+    #[command(subcommand)]
+    Volume(volumes::VolumeCommand),
+    /// Show what happens, as it happens
+    Events(events::EventsArgs),
+    /// Show what the daemon and its machine are
+    Info,
+    /// Show this command's and the daemon's versions
+    Version,
+    /// The daemon as a whole
+    #[command(subcommand)]
+    System(system::SystemCommand),
+    /// Print the completions of a shell
+    Completions(shell::CompletionsArgs),
+    /// Write the manual pages
+    Man(shell::ManArgs),
+}
+
+const HOST: &str = "host";
+const OUTPUT: &str = "output";
+
+/// Adds the flags that every command for the daemon has, wherever on the line they stand, to a command line.
+pub(crate) fn with_connection(mut cli: clap::Command) -> clap::Command {
+    let flags = |global: bool| {
+        let host = Arg::new(HOST)
+            .long("host")
+            .short('H')
+            .value_name("URL")
+            .help("Where the daemon is [default: DOCKER_HOST, else unix:///run/stratus/docker.sock]")
+            .help_heading("Connection");
+        let output = Arg::new(OUTPUT)
+            .long("output")
+            .value_name("FORMAT")
+            .value_parser(clap::builder::EnumValueParser::<Format>::new())
+            .help("For whom to print: tables for people, documents for programs")
+            .help_heading("Connection");
+        [host.global(global).display_order(1000), output.global(global).display_order(1000)]
+    };
+    let names: Vec<String> = cli.get_subcommands().map(|command| command.get_name().to_owned()).collect();
+    // The daemon's `--host` is where it listens.
+    for name in names.iter().filter(|name| *name != "daemon") {
+        cli = cli.mut_subcommand(name, |command| command.args(flags(true)));
+    }
+    cli.args(flags(false))
+}
+
+/// What a command works with.
+struct Context {
+    daemon: Daemon,
+    format: Format,
+}
+
+impl Context {
+    /// Reads what [`with_connection`] added, from the innermost command that was given it.
+    fn new(matches: &ArgMatches) -> Result<Context> {
+        let (mut host, mut format, mut level) = (None, None, Some(matches));
+        while let Some(matches) = level {
+            host = matches.get_one::<String>(HOST).or(host);
+            format = matches.get_one::<Format>(OUTPUT).or(format);
+            level = matches.subcommand().map(|(_, inner)| inner);
+        }
+        let address = Address::choose(host.map(String::as_str))?;
+        Ok(Context { daemon: Daemon::new(address), format: format.copied().unwrap_or_default() })
+    }
+
+    /// Does something with each of several things, and prints the name of each that it worked for. One that fails
+    /// does not keep it from the others.
+    async fn each(&self, names: &[String], work: impl AsyncFn(&str) -> Result<()>) -> Result<ExitCode> {
+        let mut outcome = ExitCode::SUCCESS;
+        for name in names {
+            match work(name).await {
+                Ok(()) => output::line(name)?,
+                Err(error) => {
+                    output::error(&error);
+                    outcome = error.exit_code();
+                }
+            }
+        }
+        Ok(outcome)
+    }
+
+    /// Prints a document, or what a person wants to know of it.
+    fn show(&self, document: &Value, table: impl FnOnce(&Value) -> Result<Table>) -> Result<ExitCode> {
+        match self.format {
+            Format::Json => output::document(document)?,
+            Format::Table => output::table(&table(document)?)?,
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// Runs a command; `matches` are those it was made of, and `cli` is the whole command line.
+pub(crate) fn main(command: Command, matches: &ArgMatches, cli: clap::Command) -> ExitCode {
+    let is_run = matches!(command, Command::Run(_) | Command::Exec(_));
+    let outcome = match command {
+        Command::Completions(args) => shell::completions(&args, cli),
+        Command::Man(args) => shell::man(&args, cli),
+        command => Context::new(matches).and_then(|context| in_runtime(&context, command)),
+    };
+    outcome.unwrap_or_else(|error| {
+        output::error(&error);
+        if is_run { error.run_exit_code() } else { error.exit_code() }
+    })
+}
+
+fn in_runtime(context: &Context, command: Command) -> Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(Error::io("starting the asynchronous runtime"))?;
+    let outcome = runtime.block_on(dispatch(context, command));
+    // A thread may still be reading a pipe that nobody writes to.
+    runtime.shutdown_background();
+    outcome
+}
+
+async fn dispatch(context: &Context, command: Command) -> Result<ExitCode> {
+    match command {
+        Command::Run(args) => run::run(context, *args).await,
+        Command::Create(args) => run::create(context, *args).await,
+        Command::Ps(args) => ps::ps(context, args).await,
+        Command::Logs(args) => logs::logs(context, args).await,
+        Command::Exec(args) => exec::exec(context, args).await,
+        Command::Attach(args) => attach::attach(context, args).await,
+        Command::Start(args) => run::start(context, args).await,
+        Command::Stop(args) => containers::stop(context, args, "stop").await,
+        Command::Restart(args) => containers::stop(context, args, "restart").await,
+        Command::Kill(args) => containers::kill(context, args).await,
+        Command::Pause(args) => containers::post(context, args, "pause").await,
+        Command::Unpause(args) => containers::post(context, args, "unpause").await,
+        Command::Wait(args) => containers::wait(context, args).await,
+        Command::Rm(args) => containers::remove(context, args).await,
+        Command::Rename(args) => containers::rename(context, args).await,
+        Command::Update(args) => containers::update(context, args).await,
+        Command::Port(args) => containers::port(context, args).await,
+        Command::Top(args) => containers::top(context, args).await,
+        Command::Stats(args) => stats::stats(context, args).await,
+        Command::Cp(args) => copy::copy(context, args).await,
+        Command::Inspect(args) => inspect::inspect(context, args).await,
+        Command::Images(args) => images::list(context, args).await,
+        Command::Pull(args) => images::pull(context, args).await,
+        Command::Push(args) => images::push(context, args).await,
+        Command::Image(command) => images::dispatch(context, command).await,
+        Command::Network(command) => networks::dispatch(context, command).await,
+        Command::Volume(command) => volumes::dispatch(context, command).await,
+        Command::Events(args) => events::events(context, args).await,
+        Command::Info => system::info(context).await,
+        Command::Version => system::version(context).await,
+        Command::System(command) => system::dispatch(context, command).await,
+        // These speak with no daemon, and were done before.
+        Command::Completions(_) | Command::Man(_) => Ok(ExitCode::SUCCESS),
+    }
+}

@@ -1,0 +1,526 @@
+//! The flags of `run` and `create`, which are docker's, and the request that they make.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use serde_json::{Map, Value, json};
+
+use super::error::{Error, Result};
+use super::human::{parse_bytes, parse_span};
+use super::{mounts, networking, terminal};
+
+/// What a container is made of.
+#[derive(Args, Debug)]
+pub(crate) struct ContainerArgs {
+    /// Add a line to /etc/hosts, NAME:ADDRESS; repeats
+    #[arg(long, value_name = "NAME:ADDRESS", help_heading = NETWORK)]
+    add_host: Vec<String>,
+    /// Add an annotation; repeats
+    #[arg(long, value_name = "NAME=VALUE")]
+    annotation: Vec<String>,
+    /// Add a capability, or ALL; repeats
+    #[arg(long, value_name = "CAPABILITY", help_heading = SECURITY)]
+    cap_add: Vec<String>,
+    /// Take a capability away, or ALL; repeats
+    #[arg(long, value_name = "CAPABILITY", help_heading = SECURITY)]
+    cap_drop: Vec<String>,
+    /// Cgroup below which the container's is
+    #[arg(long, value_name = "CGROUP", help_heading = LIMITS)]
+    cgroup_parent: Option<String>,
+    /// Cgroup namespace: host or private
+    #[arg(long, value_name = "MODE", help_heading = SECURITY)]
+    cgroupns: Option<String>,
+    /// Share of processor time, beside other containers'
+    #[arg(long, short = 'c', value_name = "WEIGHT", help_heading = LIMITS)]
+    cpu_shares: Option<i64>,
+    /// Period of the scheduler's quota, in microseconds
+    #[arg(long, value_name = "MICROSECONDS", help_heading = LIMITS)]
+    cpu_period: Option<i64>,
+    /// Processor time in each period, in microseconds
+    #[arg(long, value_name = "MICROSECONDS", allow_hyphen_values = true, help_heading = LIMITS)]
+    cpu_quota: Option<i64>,
+    /// Number of processors, such as 1.5
+    #[arg(long, value_name = "NUMBER", value_parser = nano_cpus, help_heading = LIMITS)]
+    cpus: Option<i64>,
+    /// Processors it may run on, such as 0-3,6
+    #[arg(long, value_name = "LIST", help_heading = LIMITS)]
+    cpuset_cpus: Option<String>,
+    /// Memory nodes it may use, such as 0,1
+    #[arg(long, value_name = "LIST", help_heading = LIMITS)]
+    cpuset_mems: Option<String>,
+    /// Device of the host, PATH[:PATH IN CONTAINER[:rwm]]; repeats
+    #[arg(long, value_name = "DEVICE")]
+    device: Vec<String>,
+    /// DNS server; repeats
+    #[arg(long, value_name = "ADDRESS", help_heading = NETWORK)]
+    dns: Vec<String>,
+    /// Option of the resolver; repeats
+    #[arg(long, alias = "dns-opt", value_name = "OPTION", help_heading = NETWORK)]
+    dns_option: Vec<String>,
+    /// Search domain; repeats
+    #[arg(long, value_name = "DOMAIN", help_heading = NETWORK)]
+    dns_search: Vec<String>,
+    /// NIS domain name
+    #[arg(long, value_name = "NAME", help_heading = NETWORK)]
+    domainname: Option<String>,
+    /// Program in place of the image's entry point; empty for none
+    #[arg(long, value_name = "PROGRAM")]
+    entrypoint: Option<String>,
+    /// Environment variable, NAME=VALUE, or NAME for the value it has here; repeats
+    #[arg(long, short = 'e', value_name = "NAME[=VALUE]")]
+    env: Vec<String>,
+    /// File with one variable a line; repeats
+    #[arg(long, value_name = "FILE")]
+    env_file: Vec<PathBuf>,
+    /// Port that is there for other containers, PORT[-PORT][/PROTOCOL]; repeats
+    #[arg(long, value_name = "PORT", help_heading = NETWORK)]
+    expose: Vec<String>,
+    /// Further group of the process; repeats
+    #[arg(long, value_name = "GROUP", help_heading = SECURITY)]
+    group_add: Vec<String>,
+    /// Command that finds out whether it is well
+    #[arg(long, value_name = "COMMAND", help_heading = HEALTH)]
+    health_cmd: Option<String>,
+    /// Time between two checks
+    #[arg(long, value_name = "TIME", value_parser = parse_span, help_heading = HEALTH)]
+    health_interval: Option<i64>,
+    /// Failures in a row until it is unhealthy
+    #[arg(long, value_name = "NUMBER", help_heading = HEALTH)]
+    health_retries: Option<i64>,
+    /// Time after the start in which failures do not count
+    #[arg(long, value_name = "TIME", value_parser = parse_span, help_heading = HEALTH)]
+    health_start_period: Option<i64>,
+    /// Time between two checks in that time
+    #[arg(long, value_name = "TIME", value_parser = parse_span, help_heading = HEALTH)]
+    health_start_interval: Option<i64>,
+    /// Time after which a check has failed
+    #[arg(long, value_name = "TIME", value_parser = parse_span, help_heading = HEALTH)]
+    health_timeout: Option<i64>,
+    /// No health check, whatever the image says
+    #[arg(long, conflicts_with_all = ["health_cmd", "health_interval", "health_retries", "health_timeout"], help_heading = HEALTH)]
+    no_healthcheck: bool,
+    /// Host name
+    #[arg(long, short = 'h', value_name = "NAME", help_heading = NETWORK)]
+    hostname: Option<String>,
+    /// Run a tiny init that passes signals on and reaps zombies
+    #[arg(long)]
+    init: bool,
+    /// Keep standard input open
+    #[arg(long, short)]
+    pub(super) interactive: bool,
+    /// IPv4 address in the network
+    #[arg(long, value_name = "ADDRESS", help_heading = NETWORK)]
+    ip: Option<String>,
+    /// IPv6 address in the network
+    #[arg(long, value_name = "ADDRESS", help_heading = NETWORK)]
+    ip6: Option<String>,
+    /// IPC namespace: none, private, shareable, host or container:NAME
+    #[arg(long, value_name = "MODE", help_heading = SECURITY)]
+    ipc: Option<String>,
+    /// What isolates it from the host, such as default
+    #[arg(long, value_name = "KIND", value_parser = isolation, help_heading = SECURITY)]
+    isolation: Option<String>,
+    /// Label; repeats
+    #[arg(long, short, value_name = "NAME[=VALUE]")]
+    label: Vec<String>,
+    /// File with one label a line; repeats
+    #[arg(long, value_name = "FILE")]
+    label_file: Vec<PathBuf>,
+    /// Another container that is reached by name, NAME[:ALIAS]; repeats
+    #[arg(long, value_name = "CONTAINER", help_heading = NETWORK)]
+    link: Vec<String>,
+    /// Where its output goes: json-file, local or none
+    #[arg(long, value_name = "DRIVER")]
+    log_driver: Option<String>,
+    /// Option of the log driver; repeats
+    #[arg(long, value_name = "NAME=VALUE")]
+    log_opt: Vec<String>,
+    /// Address of its network device
+    #[arg(long, value_name = "ADDRESS", help_heading = NETWORK)]
+    mac_address: Option<String>,
+    /// Most memory, such as 512m
+    #[arg(long, short, value_name = "SIZE", value_parser = parse_bytes, help_heading = LIMITS)]
+    memory: Option<i64>,
+    /// Memory that it is pressed back to when memory is short
+    #[arg(long, value_name = "SIZE", value_parser = parse_bytes, help_heading = LIMITS)]
+    memory_reservation: Option<i64>,
+    /// Most memory and swap together; -1 for no limit on swap
+    #[arg(long, value_name = "SIZE", value_parser = parse_bytes, allow_hyphen_values = true, help_heading = LIMITS)]
+    memory_swap: Option<i64>,
+    /// Mount: type=bind|volume|tmpfs|image,source=…,target=…[,readonly][,…]; repeats
+    #[arg(long, value_name = "MOUNT")]
+    mount: Vec<mounts::Mount>,
+    /// Name of the container
+    #[arg(long, value_name = "NAME")]
+    pub(super) name: Option<String>,
+    /// Network: bridge, host, none, container:NAME or a network's name; repeats
+    #[arg(long, alias = "net", value_name = "NETWORK", help_heading = NETWORK)]
+    network: Vec<networking::Attachment>,
+    /// Further name of it in its network; repeats
+    #[arg(long, alias = "net-alias", value_name = "NAME", help_heading = NETWORK)]
+    network_alias: Vec<String>,
+    /// Don't let the kernel kill its processes when memory is out
+    #[arg(long, help_heading = LIMITS)]
+    oom_kill_disable: bool,
+    /// How readily the kernel kills it, -1000 to 1000
+    #[arg(long, value_name = "SCORE", allow_hyphen_values = true, help_heading = LIMITS)]
+    oom_score_adj: Option<i64>,
+    /// PID namespace: host or container:NAME
+    #[arg(long, value_name = "MODE", help_heading = SECURITY)]
+    pid: Option<String>,
+    /// Most processes; -1 for no limit
+    #[arg(long, value_name = "NUMBER", allow_hyphen_values = true, help_heading = LIMITS)]
+    pids_limit: Option<i64>,
+    /// Platform of the image, where it has several, such as linux/arm64
+    #[arg(long, value_name = "PLATFORM")]
+    pub(super) platform: Option<String>,
+    /// All capabilities, all devices, and none of the masks
+    #[arg(long, help_heading = SECURITY)]
+    privileged: bool,
+    /// Publish a port, [ADDRESS:][PORT:]PORT[/PROTOCOL]; repeats
+    #[arg(long, short, value_name = "PORT", help_heading = NETWORK)]
+    publish: Vec<networking::Publication>,
+    /// Publish all ports that the image exposes, on free ones
+    #[arg(long, short = 'P', help_heading = NETWORK)]
+    publish_all: bool,
+    /// When to pull the image
+    #[arg(long, value_enum, value_name = "WHEN", default_value = "missing")]
+    pub(super) pull: Pull,
+    /// Say nothing while the image is pulled
+    #[arg(long, short)]
+    pub(super) quiet: bool,
+    /// Its root file system can't be written
+    #[arg(long, help_heading = SECURITY)]
+    read_only: bool,
+    /// When to start it again: no, on-failure[:TIMES], always or unless-stopped
+    #[arg(long, value_name = "POLICY", value_parser = restart_policy)]
+    restart: Option<Value>,
+    /// Remove the container when it ends
+    #[arg(long)]
+    pub(super) rm: bool,
+    /// Option for the kernel's security: seccomp=FILE, no-new-privileges…; repeats
+    #[arg(long, value_name = "OPTION", help_heading = SECURITY)]
+    security_opt: Vec<String>,
+    /// Size of /dev/shm
+    #[arg(long, value_name = "SIZE", value_parser = parse_bytes, help_heading = LIMITS)]
+    shm_size: Option<i64>,
+    /// Signal that asks it to stop
+    #[arg(long, value_name = "SIGNAL")]
+    stop_signal: Option<String>,
+    /// Seconds until it is killed, after it was asked to stop
+    #[arg(long, value_name = "SECONDS", allow_hyphen_values = true)]
+    stop_timeout: Option<i64>,
+    /// Kernel parameter of its namespaces; repeats
+    #[arg(long, value_name = "NAME=VALUE", help_heading = LIMITS)]
+    sysctl: Vec<String>,
+    /// Directory in memory, PATH[:OPTIONS]; repeats
+    #[arg(long, value_name = "PATH")]
+    tmpfs: Vec<String>,
+    /// Give it a terminal
+    #[arg(long, short)]
+    pub(super) tty: bool,
+    /// Limit of its processes, NAME=SOFT[:HARD]; repeats
+    #[arg(long, value_name = "LIMIT", value_parser = ulimit, help_heading = LIMITS)]
+    ulimit: Vec<Value>,
+    /// User it runs as, USER[:GROUP]
+    #[arg(long, short, value_name = "USER", help_heading = SECURITY)]
+    user: Option<String>,
+    /// User namespace: host, or the daemon's
+    #[arg(long, value_name = "MODE", help_heading = SECURITY)]
+    userns: Option<String>,
+    /// UTS namespace: host
+    #[arg(long, value_name = "MODE", help_heading = SECURITY)]
+    uts: Option<String>,
+    /// Volume or directory of the host, [SOURCE:]PATH[:OPTIONS]; repeats
+    #[arg(long, short, value_name = "VOLUME")]
+    volume: Vec<String>,
+    /// Take the volumes of another container, NAME[:ro]; repeats
+    #[arg(long, value_name = "CONTAINER")]
+    volumes_from: Vec<String>,
+    /// Directory it starts in
+    #[arg(long, short, value_name = "PATH")]
+    workdir: Option<String>,
+    /// Print help
+    #[arg(long, action = clap::ArgAction::Help)]
+    help: Option<bool>,
+    /// Image, by name or id
+    pub(super) image: String,
+    /// Command and arguments, in place of the image's
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    command: Vec<String>,
+}
+
+const NETWORK: &str = "Network";
+const LIMITS: &str = "Limits";
+const SECURITY: &str = "Isolation";
+const HEALTH: &str = "Health";
+
+/// When `run` and `create` pull.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum Pull {
+    /// Before every container
+    Always,
+    /// Where the image is not there
+    Missing,
+    /// Never
+    Never,
+}
+
+/// Which streams the client reads and writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Attached {
+    pub(super) stdin: bool,
+    pub(super) output: bool,
+}
+
+impl ContainerArgs {
+    /// The request's document.
+    pub(super) fn body(&self, attached: Attached) -> Result<Value> {
+        let mut bindings = Map::new();
+        let mut exposed = Map::new();
+        for one in &self.expose {
+            for port in networking::exposed(one).map_err(Error::Usage)? {
+                exposed.insert(port, json!({}));
+            }
+        }
+        for (port, binding) in self.publish.iter().flat_map(|publication| &publication.ports) {
+            exposed.insert(port.clone(), json!({}));
+            if let Value::Array(all) = bindings.entry(port.as_str()).or_insert_with(|| json!([])) {
+                all.push(binding.clone());
+            }
+        }
+        let (mut binds, mut anonymous) = (Vec::new(), Map::new());
+        for volume in &self.volume {
+            match mounts::volume(volume)? {
+                mounts::Volume::Anonymous(path) => drop(anonymous.insert(path, json!({}))),
+                mounts::Volume::Bind(text) => binds.push(text),
+            }
+        }
+        let mut body = json!({
+            "Hostname": self.hostname,
+            "Domainname": self.domainname,
+            "User": self.user,
+            "AttachStdin": attached.stdin,
+            "AttachStdout": attached.output,
+            "AttachStderr": attached.output,
+            "ExposedPorts": exposed,
+            "Tty": self.tty,
+            "OpenStdin": self.interactive,
+            "StdinOnce": self.interactive && attached.stdin,
+            "Env": self.environment()?,
+            "Cmd": Some(&self.command).filter(|command| !command.is_empty()),
+            "Image": self.image,
+            "Volumes": anonymous,
+            "WorkingDir": self.workdir,
+            // An empty entry point resets the image's.
+            "Entrypoint": self.entrypoint.as_ref().map(|program| [program]),
+            "Labels": self.labels()?,
+            "StopSignal": self.stop_signal,
+            "StopTimeout": self.stop_timeout,
+            "Healthcheck": self.healthcheck(),
+        });
+        body["HostConfig"] = self.host_config(binds, bindings)?;
+        let (mode, endpoints) = networking::endpoints(
+            &self.network,
+            &networking::OfFirst {
+                aliases: &self.network_alias,
+                links: &self.link,
+                ip: self.ip.as_deref(),
+                ip6: self.ip6.as_deref(),
+                mac: self.mac_address.as_deref(),
+            },
+        )?;
+        body["HostConfig"]["NetworkMode"] = json!(mode);
+        body["NetworkingConfig"] = json!({ "EndpointsConfig": endpoints });
+        Ok(body)
+    }
+
+    fn host_config(&self, binds: Vec<String>, bindings: Map<String, Value>) -> Result<Value> {
+        let mut host = self.surroundings(binds, bindings)?;
+        if let (Value::Object(host), Value::Object(limits)) = (&mut host, self.limits()) {
+            host.extend(limits);
+        }
+        Ok(host)
+    }
+
+    /// What it may use, as the API has it.
+    fn limits(&self) -> Value {
+        json!({
+            "CpuShares": self.cpu_shares,
+            "Memory": self.memory,
+            "MemoryReservation": self.memory_reservation,
+            "MemorySwap": self.memory_swap,
+            "NanoCpus": self.cpus,
+            "CpuPeriod": self.cpu_period,
+            "CpuQuota": self.cpu_quota,
+            "CpusetCpus": self.cpuset_cpus,
+            "CpusetMems": self.cpuset_mems,
+            "PidsLimit": self.pids_limit,
+            "Ulimits": self.ulimit,
+            "ShmSize": self.shm_size,
+            "OomScoreAdj": self.oom_score_adj,
+            "OomKillDisable": self.oom_kill_disable,
+            "CgroupParent": self.cgroup_parent,
+        })
+    }
+
+    /// What it is given of the host, and how it is set apart from it.
+    fn surroundings(&self, binds: Vec<String>, bindings: Map<String, Value>) -> Result<Value> {
+        Ok(json!({
+            "Binds": binds,
+            "LogConfig": { "Type": self.log_driver, "Config": pairs(&self.log_opt, "--log-opt")? },
+            "PortBindings": bindings,
+            "RestartPolicy": self.restart,
+            "AutoRemove": self.rm,
+            "VolumesFrom": self.volumes_from,
+            "CapAdd": self.cap_add,
+            "CapDrop": self.cap_drop,
+            "CgroupnsMode": self.cgroupns,
+            "Dns": self.dns,
+            "DnsOptions": self.dns_option,
+            "DnsSearch": self.dns_search,
+            "ExtraHosts": networking::extra_hosts(&self.add_host)?,
+            "GroupAdd": self.group_add,
+            "IpcMode": self.ipc,
+            "Links": self.link,
+            "PidMode": self.pid,
+            "Privileged": self.privileged,
+            "PublishAllPorts": self.publish_all,
+            "ReadonlyRootfs": self.read_only,
+            "SecurityOpt": security_options(&self.security_opt)?,
+            "Tmpfs": mounts::tmpfs(&self.tmpfs),
+            "UTSMode": self.uts,
+            "UsernsMode": self.userns,
+            "Sysctls": pairs(&self.sysctl, "--sysctl")?,
+            "Annotations": pairs(&self.annotation, "--annotation")?,
+            "ConsoleSize": terminal::size().filter(|_| self.tty).map(|(rows, columns)| [rows, columns]),
+            "Isolation": self.isolation,
+            "Devices": self.device.iter().map(|device| mounts::device(device)).collect::<Result<Vec<_>>>()?,
+            "Mounts": self.mount.iter().map(|mount| &mount.0).collect::<Vec<_>>(),
+            "Init": self.init.then_some(true),
+        }))
+    }
+
+    /// Variables of files, then those of flags.
+    fn environment(&self) -> Result<Vec<String>> {
+        let mut variables = Vec::new();
+        for path in &self.env_file {
+            variables.extend(lines(path)?);
+        }
+        variables.extend(self.env.iter().cloned());
+        variables.into_iter().filter_map(|variable| environment_variable(variable).transpose()).collect()
+    }
+
+    fn labels(&self) -> Result<Map<String, Value>> {
+        let mut labels = Map::new();
+        for path in &self.label_file {
+            labels.extend(lines(path)?.iter().map(|line| label(line)));
+        }
+        labels.extend(self.label.iter().map(|line| label(line)));
+        Ok(labels)
+    }
+
+    fn healthcheck(&self) -> Option<Value> {
+        if self.no_healthcheck {
+            return Some(json!({ "Test": ["NONE"] }));
+        }
+        let times = [self.health_interval, self.health_timeout, self.health_start_period, self.health_start_interval];
+        if self.health_cmd.is_none() && self.health_retries.is_none() && times.iter().all(Option::is_none) {
+            return None;
+        }
+        let [interval, timeout, start_period, start_interval] = times;
+        Some(json!({
+            "Test": self.health_cmd.as_ref().map(|command| ["CMD-SHELL", command]),
+            "Interval": interval.unwrap_or(0),
+            "Timeout": timeout.unwrap_or(0),
+            "StartPeriod": start_period.unwrap_or(0),
+            "StartInterval": start_interval.unwrap_or(0),
+            "Retries": self.health_retries.unwrap_or(0),
+        }))
+    }
+}
+
+/// A variable as the API has it; `None` for one that takes its value from here, where it has none.
+pub(super) fn environment_variable(variable: String) -> Result<Option<String>> {
+    match variable.split_once('=') {
+        Some(("", _)) => Err(Error::Usage(format!("{variable:?} is no environment variable: give NAME=VALUE"))),
+        Some(_) => Ok(Some(variable)),
+        None => Ok(std::env::var(&variable).ok().map(|value| format!("{variable}={value}"))),
+    }
+}
+
+/// A label's name and its value, which may be left out.
+pub(super) fn label(text: &str) -> (String, Value) {
+    let (name, value) = text.split_once('=').unwrap_or((text, ""));
+    (name.to_owned(), json!(value))
+}
+
+/// `NAME=VALUE`s of a flag.
+pub(super) fn pairs(texts: &[String], flag: &str) -> Result<Map<String, Value>> {
+    let pair = |text: &String| match text.split_once('=') {
+        Some((name, value)) => Ok((name.to_owned(), json!(value))),
+        None => Err(Error::Usage(format!("{flag} {text:?} has no value: give NAME=VALUE"))),
+    };
+    texts.iter().map(pair).collect()
+}
+
+/// The lines of a file, without comments and empty ones.
+pub(super) fn lines(path: &PathBuf) -> Result<Vec<String>> {
+    let text = std::fs::read_to_string(path).map_err(Error::io(format!("reading {}", path.display())))?;
+    let is_one = |line: &&str| !line.is_empty() && !line.starts_with('#');
+    Ok(text.lines().map(str::trim_start).filter(is_one).map(str::to_owned).collect())
+}
+
+/// Security options; a seccomp profile goes along as what is in its file.
+fn security_options(options: &[String]) -> Result<Vec<String>> {
+    let read = |option: &String| match option.split_once(['=', ':']) {
+        Some(("seccomp", file)) if !matches!(file, "unconfined" | "builtin") => {
+            let text =
+                std::fs::read_to_string(file).map_err(Error::io(format!("reading the seccomp profile {file}")))?;
+            let profile: Value = serde_json::from_str(&text)
+                .map_err(|error| Error::Usage(format!("the seccomp profile {file} is no JSON: {error}")))?;
+            Ok(format!("seccomp={profile}"))
+        }
+        _ => Ok(option.clone()),
+    };
+    options.iter().map(read).collect()
+}
+
+fn isolation(text: &str) -> Result<String, String> {
+    match text {
+        // Stratus' word for what the API calls the default.
+        "container" | "default" => Ok("default".into()),
+        other => Ok(other.into()),
+    }
+}
+
+pub(super) fn nano_cpus(text: &str) -> Result<i64, String> {
+    let number = text.parse::<f64>().ok().filter(|number| (0.0..=1e6).contains(number));
+    #[allow(clippy::cast_possible_truncation, reason = "checked above")]
+    number.map(|number| (number * 1e9).round() as i64).ok_or_else(|| format!("{text:?} is no number of processors"))
+}
+
+/// A restart policy as the API has it.
+pub(super) fn restart_policy(text: &str) -> Result<Value, String> {
+    let (name, times) = text.split_once(':').map_or((text, None), |(name, times)| (name, Some(times)));
+    let times =
+        times.map(str::parse::<u32>).transpose().map_err(|_| format!("{text:?}: the number of times is none"))?;
+    match (name, times) {
+        ("no" | "always" | "unless-stopped", None) | ("on-failure", _) => {
+            Ok(json!({ "Name": name, "MaximumRetryCount": times.unwrap_or(0) }))
+        }
+        _ => Err(format!("{text:?} is no restart policy: give no, on-failure[:TIMES], always or unless-stopped")),
+    }
+}
+
+fn ulimit(text: &str) -> Result<Value, String> {
+    let bad = || format!("{text:?} is no limit: give NAME=SOFT[:HARD], such as nofile=1024:4096");
+    let (name, limits) = text.split_once('=').ok_or_else(bad)?;
+    let (soft, hard) = limits.split_once(':').unwrap_or((limits, limits));
+    let number = |text: &str| if text == "unlimited" { Ok(-1) } else { text.parse::<i64>().map_err(|_| bad()) };
+    Ok(json!({ "Name": name, "Soft": number(soft)?, "Hard": number(hard)? }))
+}
+
+#[cfg(test)]
+#[path = "options/tests.rs"]
+mod tests;

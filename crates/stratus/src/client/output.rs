@@ -1,0 +1,66 @@
+//! What a command prints: for people, or for programs.
+
+use std::io::{self, Write};
+
+use serde::Serialize;
+use serde_json::Value;
+
+use super::error::{Error, Result};
+use super::table::Table;
+use super::terminal;
+
+/// For whom a command prints.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum Format {
+    /// Tables and lines for people
+    #[default]
+    Table,
+    /// The daemon's documents, as JSON for programs
+    Json,
+}
+
+/// Prints a line.
+pub(super) fn line(text: impl AsRef<str>) -> Result<()> {
+    writeln!(io::stdout().lock(), "{}", text.as_ref()).map_err(written)
+}
+
+/// Prints a document over several lines.
+pub(super) fn document(document: &impl Serialize) -> Result<()> {
+    line(serde_json::to_string_pretty(document)?)
+}
+
+/// Prints a document of a stream of them, on a line of its own.
+pub(super) fn document_line(document: &Value) -> Result<()> {
+    line(document.to_string())
+}
+
+/// Prints a table.
+pub(super) fn table(table: &Table) -> Result<()> {
+    let stdout = io::stdout().lock();
+    let colours = terminal::colours(&stdout);
+    let mut buffer = io::BufWriter::new(stdout);
+    table.write(&mut buffer, colours).and_then(|()| buffer.flush()).map_err(written)
+}
+
+/// Prints an error.
+pub(super) fn error(error: &Error) {
+    // Whoever reads nothing can't be told so.
+    if matches!(error, Error::Io(_, cause) if cause.kind() == io::ErrorKind::BrokenPipe) {
+        return;
+    }
+    let mut stderr = io::stderr().lock();
+    let title = terminal::Style::Bad.paint("error:", terminal::colours(&stderr));
+    let _ = writeln!(stderr, "{title} {error}");
+}
+
+/// Prints something to know that is no error.
+pub(super) fn warning(text: &str) {
+    let mut stderr = io::stderr().lock();
+    let title = terminal::Style::Careful.paint("warning:", terminal::colours(&stderr));
+    let _ = writeln!(stderr, "{title} {text}");
+}
+
+/// What a failed write to standard output is.
+pub(super) fn written(error: io::Error) -> Error {
+    Error::Io("writing the output".into(), error)
+}
