@@ -1,5 +1,6 @@
 //! Where it is measured: directories, a root file system of busybox, the same image for everybody.
 
+use super::dockerd::Dockerd;
 use crate::http::{Connection, Payload};
 use crate::instance::Instance;
 use anyhow::{Context, Result, bail};
@@ -9,6 +10,9 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+/// On the disk that daemons use, not on a tmpfs that /tmp may be.
+const PLACE: &str = "/var/lib";
+const PREFIX: &str = "stratus-bench-";
 const BUSYBOX: &str = "/bin/busybox";
 const NAMES: [&str; 4] = ["sh", "sleep", "true", "cat"];
 pub(super) const IMAGE: &str = "bench:latest";
@@ -21,8 +25,8 @@ pub(super) struct Arena {
 
 impl Arena {
     pub(super) fn new(program: PathBuf) -> Result<Self> {
-        // On the disk that daemons use, not on a tmpfs that /tmp may be.
-        let directory = PathBuf::from(format!("/var/lib/stratus-bench-{}", std::process::id()));
+        take_down_interrupted(&program);
+        let directory = Path::new(PLACE).join(format!("{PREFIX}{}", std::process::id()));
         fs::create_dir_all(&directory).with_context(|| format!("cannot create {}", directory.display()))?;
         let arena = Self { program, directory };
         if !Command::new("ip").args(["link", "set", "lo", "up"]).status().context("cannot run ip")?.success() {
@@ -76,9 +80,35 @@ impl Arena {
 
 impl Drop for Arena {
     fn drop(&mut self) {
-        if let Err(error) = fs::remove_dir_all(&self.directory) {
-            eprintln!("cannot remove {}: {error}", self.directory.display());
+        remove(&self.directory);
+    }
+}
+
+/// Takes down what a bench left that was killed: its daemons run in a namespace that nobody sees, but their sockets are
+/// found by path.
+fn take_down_interrupted(program: &Path) {
+    for entry in fs::read_dir(PLACE).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let Some(pid) = name.strip_prefix(PREFIX).and_then(|pid| pid.parse::<u32>().ok()) else { continue };
+        if Path::new("/proc").join(pid.to_string()).exists() {
+            continue;
         }
+        eprintln!("Taking down what an interrupted bench left in {}.", entry.path().display());
+        for part in fs::read_dir(entry.path()).into_iter().flatten().flatten().map(|part| part.path()) {
+            let (data_dir, run_dir) = (part.join("data"), part.join("run"));
+            if run_dir.exists() {
+                drop(Running(Instance { program: program.to_owned(), data_dir, run_dir }));
+            } else if part.join("exec").exists() {
+                drop(Dockerd::new(part));
+            }
+        }
+        remove(&entry.path());
+    }
+}
+
+fn remove(directory: &Path) {
+    if let Err(error) = fs::remove_dir_all(directory) {
+        eprintln!("cannot remove {}: {error}", directory.display());
     }
 }
 

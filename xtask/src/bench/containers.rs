@@ -40,26 +40,34 @@ pub(super) fn figures(arena: &Arena) -> Result<Vec<Figure>> {
     Ok(figures)
 }
 
-/// `docker run --rm` of `true`, by the same client.
+/// The docker client: what it takes by itself, and `docker run --rm` of `true`.
 fn client_runs(ours: &Instance, theirs: &Dockerd) -> Result<Vec<Figure>> {
-    let run = |network: &'static str, most: f64, what: &'static str| -> Result<Figure> {
+    let measure = |arguments: &[&str]| {
         let contender = |name, socket: &Path| -> Contender<'_> {
             let mut command = Command::new("docker");
-            command.arg("--host").arg(format!("unix://{}", socket.display()));
-            command.args(["run", "--rm", "--network", network, IMAGE, "true"]);
+            command.arg("--host").arg(format!("unix://{}", socket.display())).args(arguments);
             (name, Box::new(move || time(&mut command)))
         };
-        let contenders = vec![contender("stratus", &ours.socket()), contender("dockerd", &theirs.socket())];
+        take_turns(ROUNDS, vec![contender("stratus", &ours.socket()), contender("dockerd", &theirs.socket())])
+    };
+    let run = |network, most, what| -> Result<Figure> {
         Ok(Figure {
             what,
             unit: Unit::Milliseconds,
-            measured: take_turns(ROUNDS, contenders)?,
+            measured: measure(&["run", "--rm", "--network", network, IMAGE, "true"])?,
             target: Target::AtMost(most),
-            bound: "the client: `docker version` alone takes about 15 ms here, most of it the start of its own program; it \
-                    makes five requests, one after the other",
+            bound: "the client: what `docker version` takes is the start of its own program and one request, and a run is \
+                    five requests, one after the other",
         })
     };
     Ok(vec![
+        Figure {
+            what: "`docker version`: the client itself",
+            unit: Unit::Milliseconds,
+            measured: measure(&["version"])?,
+            target: Target::None,
+            bound: "",
+        },
         run("none", 21.0, "`docker run --rm` of `true`, no network")?,
         run("bridge", 25.0, "`docker run --rm` of `true`, bridge")?,
     ])
