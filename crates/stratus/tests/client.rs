@@ -206,7 +206,7 @@ fn images_networks_and_volumes() {
         "run",
         "-d",
         "--name",
-        "a",
+        "db",
         "--network",
         "net",
         "--ip",
@@ -217,10 +217,10 @@ fn images_networks_and_volumes() {
         "sleep",
         "1000",
     ]);
-    assert!(daemon.ok(&["port", "a"]).starts_with("80/tcp -> 127.0.0.1:"));
-    assert!(daemon.ok(&["run", "--rm", "--network", "net", "busybox", "nslookup", "a"]).contains("10.133.200.9"));
-    daemon.ok(&["network", "connect", "bridge", "a"]);
-    daemon.ok(&["network", "disconnect", "bridge", "a"]);
+    assert!(daemon.ok(&["port", "db"]).starts_with("80/tcp -> 127.0.0.1:"));
+    assert!(daemon.ok(&["run", "--rm", "--network", "net", "busybox", "nslookup", "db"]).contains("10.133.200.9"));
+    daemon.ok(&["network", "connect", "bridge", "db"]);
+    daemon.ok(&["network", "disconnect", "bridge", "db"]);
 
     daemon.ok(&["volume", "create", "data"]);
     daemon.ok(&["run", "--rm", "--network", "none", "-v", "data:/d", "busybox", "sh", "-c", "echo kept > /d/f"]);
@@ -228,7 +228,7 @@ fn images_networks_and_volumes() {
         ["run", "--rm", "--network", "none", "--mount", "source=data,target=/e,readonly", "busybox", "cat", "/e/f"];
     assert_eq!(daemon.ok(&mount), "kept");
     assert!(daemon.ok(&["system", "df"]).contains("volumes"));
-    daemon.ok(&["rm", "-f", "a"]);
+    daemon.ok(&["rm", "-f", "db"]);
     assert!(daemon.ok(&["network", "prune", "-f"]).contains("net"));
     assert!(daemon.ok(&["volume", "prune", "-af"]).contains("data"));
 }

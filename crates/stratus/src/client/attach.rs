@@ -320,7 +320,10 @@ impl Session<'_> {
         };
         drop((raw, size));
         match end {
-            End::Detached => Ok(ExitCode::SUCCESS),
+            End::Detached => {
+                eprintln!("\nIt runs on. Come back with: stratus attach {}", super::human::short(self.id));
+                Ok(ExitCode::SUCCESS)
+            }
             End::Output => exit_status(&mut ended).await,
         }
     }

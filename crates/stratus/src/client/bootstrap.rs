@@ -12,7 +12,7 @@ use super::archives::Import;
 use super::error::{Error, Result};
 use super::output::Format;
 use super::progress::{Show, Single};
-use super::transfer::{Upload, blocking};
+use super::transfer::Upload;
 use super::{Context, human};
 
 /// Make a base image, from a distribution's packages
@@ -60,15 +60,26 @@ pub(super) async fn bootstrap(context: &Context, args: BootstrapArgs) -> Result<
     let spec = args.spec()?;
     let progress =
         Single::bytes(&format!("preparing {}", spec.reference().familiar()), None, context.format == Format::Table);
-    let metadata = metadata(&spec, &progress).await?;
-    let name = args.tag.clone().unwrap_or_else(|| metadata.reference.familiar());
+    let (tell, told) = tokio::sync::oneshot::channel();
     let bar = progress.clone();
     let (upload, body) = Upload::new(move |sink| {
         let shown = |event| show(&bar, event);
-        // Finding out again what there is costs little, and a plan can't leave the thread that made it.
-        prepare(&spec, &shown)?.write(sink, &shown)?;
+        let prepared = prepare(&spec, &shown)?;
+        // Where nobody waits for it, nobody reads the archive either, which the writing finds out.
+        let _ = tell.send(prepared.metadata());
+        prepared.write(sink, &shown)?;
         Ok(())
     });
+    // What the image is besides its files is known before them, so that they are imported while they are made.
+    let gone = |_| Error::Failed("making the image was given up".into());
+    let metadata: ImportMetadata = match told.await.map_err(gone) {
+        Ok(metadata) => metadata,
+        failure => {
+            progress.end();
+            upload.outcome(failure)?
+        }
+    };
+    let name = args.tag.clone().unwrap_or_else(|| metadata.reference.familiar());
     let changes = changes(&metadata.config.config);
     let platform = metadata.platform.to_string();
     let import =
@@ -82,12 +93,6 @@ pub(super) async fn bootstrap(context: &Context, args: BootstrapArgs) -> Result<
         super::output::line(format!("{name} is ready ({id}). Run it with: stratus run --rm -it {name} sh"))?;
     }
     Ok(ExitCode::SUCCESS)
-}
-
-/// What the image will be made of.
-async fn metadata(spec: &BootstrapSpec, progress: &Single) -> Result<ImportMetadata> {
-    let (spec, bar) = (spec.clone(), progress.clone());
-    blocking(move || Ok(prepare(&spec, &|event| show(&bar, event))?.metadata())).await
 }
 
 fn show(bar: &Single, event: BootstrapEvent) {

@@ -35,13 +35,13 @@ pub(crate) struct NamesArgs {
 /// What can be inspected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(super) enum Kind {
-    /// A container
+    // A container
     Container,
-    /// An image
+    // An image
     Image,
-    /// A network
+    // A network
     Network,
-    /// A volume
+    // A volume
     Volume,
 }
 

@@ -258,11 +258,11 @@ const HEALTH: &str = "Health";
 /// When `run` and `create` pull.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(super) enum Pull {
-    /// Before every container
+    // Before every container
     Always,
-    /// Where the image is not there
+    // Where the image is not there
     Missing,
-    /// Never
+    // Never
     Never,
 }
 

@@ -9,13 +9,13 @@ use super::error::{Error, Result};
 use super::table::Table;
 use super::terminal;
 
-/// For whom a command prints.
+/// For whom a command prints. (The variants have no docstrings: clap would make long lists of every help.)
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub(super) enum Format {
-    /// Tables and lines for people
+    // Tables and lines for people
     #[default]
     Table,
-    /// The daemon's documents, as JSON for programs
+    // The daemon's documents, as JSON for programs
     Json,
 }
 

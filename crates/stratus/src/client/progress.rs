@@ -99,11 +99,11 @@ impl Steps {
         }
         let known = self.by_id.get(id).is_some_and(|(last, _)| last == status);
         if !self.by_id.contains_key(id) {
-            let bar = match &self.bars {
-                Some(bars) => bars.add(ProgressBar::no_length()),
-                None => ProgressBar::hidden(),
-            };
-            bar.set_prefix(id.to_owned());
+            // Its style is there before it is: otherwise it is drawn once as a bar without an end.
+            let mut bar = ProgressBar::hidden().with_style(plain()).with_prefix(id.to_owned());
+            if let Some(bars) = &self.bars {
+                bar = bars.add(bar);
+            }
             self.by_id.insert(id.to_owned(), (String::new(), bar));
         }
         let Some((last, bar)) = self.by_id.get_mut(id) else { return };
