@@ -1,0 +1,127 @@
+//! What goes on when the daemon, or the keeper, is killed.
+
+use e2e::{Daemon, eventually};
+
+const TICKER: &str = "sh -c 'echo begun; while read l; do echo got $l; done'";
+
+#[test]
+fn containers_outlive_the_daemon() {
+    let mut host = Daemon::start();
+    host.sh("docker run -d --name web -p $PORT:80 busybox sh -c 'mkdir /www; echo hello > /www/index.html; exec httpd -f -h /www -p 80'").ok();
+    host.sh(&format!("docker run -di --name talker busybox {TICKER}")).ok();
+    host.sh("docker network create net && docker run -d --name named --network net busybox sleep 1000").ok();
+    host.sh("docker run -d --name ends busybox sh -c 'while [ ! -e /go ]; do sleep 0.02; done; echo gone; exit 7'")
+        .ok();
+    let pid =
+        host.sh("docker inspect -f '{{.State.Pid}} {{.State.StartedAt}}' web talker named ends").text().to_owned();
+    let ending = host.sh("docker inspect -f '{{.State.Pid}}' ends").text().to_owned();
+    eventually("the server", || host.sh("curl -s -m 5 http://127.0.0.1:$PORT").stdout() == "hello\n");
+
+    host.kill9();
+    host.sh("docker ps").fails_with("Cannot connect to the Docker daemon");
+    host.sh("curl -s -m 5 http://127.0.0.1:$PORT && curl -s -m 5 http://[::1]:$PORT").says("hello\nhello");
+    host.sh(&format!("touch /proc/{ending}/root/go")).ok();
+    eventually("its end", || !std::path::Path::new(&format!("/proc/{ending}/root/go")).exists());
+
+    host.restart();
+    host.sh("docker wait ends").says("7");
+    host.sh("docker logs ends").says("gone");
+    host.sh("docker inspect -f '{{.State.Status}} {{.State.ExitCode}}' ends").says("exited 7");
+    let now = host.sh("docker inspect -f '{{.State.Pid}} {{.State.StartedAt}}' web talker named").text().to_owned();
+    assert!(pid.starts_with(&now), "{pid} became {now}");
+    host.sh("curl -s -m 5 http://127.0.0.1:$PORT").says("hello");
+    host.sh("docker exec web true && docker port web 80 | wc -l").says("2");
+    let mut attached = host.session("docker attach talker");
+    eventually("the attachment", || {
+        host.sh("docker events --since 1h --until $(date +%s.%N) --filter event=attach | wc -l").number() == 1
+    });
+    attached.types("again\n").waits_for("got again");
+    host.sh("docker logs talker").says("begun\ngot again");
+    host.sh("docker run --rm --network net busybox ping -c 1 -W 5 named").mentions("1 packets received");
+    host.sh("docker stop -t 0 web talker named && docker rm web talker named ends && docker ps -aq").omits("Error");
+    host.sh("curl -s -m 5 http://127.0.0.1:$PORT").exits_with(7);
+}
+
+#[test]
+fn logs_go_on_while_no_daemon_runs() {
+    let mut host = Daemon::start();
+    host.sh("docker run -d --name box busybox sh -c 'echo 0; n=0; while :; do while [ ! -e /go$n ]; do sleep 0.02; done; n=$((n+1)); echo $n; done'").ok();
+    let pid = host.sh("docker inspect -f '{{.State.Pid}}' box").text().to_owned();
+    let log = host.sh("docker inspect -f '{{.LogPath}}' box").text().to_owned();
+    for round in 0..3 {
+        host.kill9();
+        host.sh(&format!("touch /proc/{pid}/root/go{round}")).ok();
+        eventually("the line", || std::fs::read_to_string(&log).unwrap_or_default().lines().count() == round + 2);
+        host.restart();
+    }
+    host.sh("docker logs box").says("0\n1\n2\n3");
+}
+
+#[test]
+fn a_daemon_that_ends_in_order_leaves_them_too() {
+    let mut host = Daemon::start();
+    host.sh("docker run -d --name box busybox sleep 1000 && docker create --name idle busybox && docker volume create data && docker network create net").ok();
+    let pid = host.sh("docker inspect -f '{{.State.Pid}}' box").text().to_owned();
+    host.restart();
+    host.sh("docker inspect -f '{{.State.Pid}}' box").says(&pid);
+    host.sh("docker ps -a --format '{{.Names}} {{.State}}'").says("idle created\nbox running");
+    host.sh("docker volume ls -q").says("data");
+    host.sh("docker network ls -q -f name=net | wc -l").says("1");
+    host.sh("docker images --format '{{.Repository}}'").says("busybox");
+    host.sh("docker exec box true").ok();
+}
+
+#[test]
+fn policies_hold_over_a_restart() {
+    let mut host = Daemon::start();
+    host.sh("docker run -d --name always --restart always busybox sleep 1000").ok();
+    host.sh("docker run -d --name stopped --restart unless-stopped busybox sleep 1000 && docker stop -t 0 stopped")
+        .ok();
+    host.sh("docker run -d --rm --name brief busybox sh -c 'while [ ! -e /go ]; do sleep 0.02; done'").ok();
+    let pid = host.sh("docker inspect -f '{{.State.Pid}}' always").text().to_owned();
+    let brief = host.sh("docker inspect -f '{{.State.Pid}}' brief").text().to_owned();
+    host.kill9();
+    host.sh(&format!("touch /proc/{brief}/root/go && kill -9 {pid}")).ok();
+    eventually("its end", || !std::path::Path::new(&format!("/proc/{pid}/root/bin")).exists());
+    host.restart();
+    eventually("it to run again", || host.sh("docker inspect -f '{{.State.Running}}' always").text() == "true");
+    host.sh("docker inspect -f '{{.State.Status}}' stopped").says("exited");
+    eventually("--rm to remove it", || host.sh("docker inspect brief").code() == 1);
+}
+
+#[test]
+fn a_client_that_waits_is_told_that_the_daemon_is_gone() {
+    let mut host = Daemon::start();
+    host.sh("docker run -d --name box busybox sleep 1000").ok();
+    let mut wait = host.session("docker wait box");
+    let mut events = host.session("docker events");
+    eventually("the wait", || host.sh("docker ps -q | wc -l").number() == 1);
+    host.kill9();
+    assert_ne!(wait.exit_code(), 0);
+    assert_ne!(events.exit_code(), 125);
+    host.restart();
+    host.sh("docker ps --format '{{.Names}}'").says("box");
+}
+
+#[test]
+fn when_the_keeper_is_killed_its_containers_end_and_can_start_again() {
+    let host = Daemon::start();
+    host.sh(
+        "docker run -d --name box busybox sleep 1000 && docker run -d --name again --restart always busybox sleep 1000",
+    )
+    .ok();
+    let pid = host.sh("docker inspect -f '{{.State.Pid}}' box").text().to_owned();
+    let keeper = host.keeper();
+    let mut exec = host.session("docker exec box sleep 1000");
+    eventually("the exec", || host.sh("docker top box").text().matches("sleep 1000").count() == 2);
+    host.sh(&format!("kill -9 {keeper}")).ok();
+    eventually("its end", || host.sh("docker inspect -f '{{.State.Status}}' box").text() == "exited");
+    assert!(!std::path::Path::new(&format!("/proc/{pid}/root/bin")).exists());
+    assert_eq!(exec.exit_code(), 137);
+    // Nobody was there to see how it ended.
+    host.sh("docker inspect -f '{{.State.ExitCode}}' box").says("255");
+    eventually("the policy", || host.sh("docker inspect -f '{{.State.Running}}' again").text() == "true");
+    host.sh("docker start box && docker exec box true && docker exec again true").ok();
+    host.sh("docker run --rm busybox echo hello").says("hello");
+    assert_ne!(host.keeper(), keeper);
+}

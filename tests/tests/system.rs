@@ -1,0 +1,143 @@
+//! The whole: `version`, `info`, `events`, `stats`, `top`, `df`, and what inspection shows.
+
+use e2e::{Daemon, eventually};
+
+#[test]
+fn who_is_there() {
+    let host = Daemon::start();
+    host.sh("docker version -f '{{.Server.APIVersion}} {{.Server.MinAPIVersion}} {{.Server.Os}}'")
+        .says("1.50 1.24 linux");
+    host.sh("docker version").mentions("Server:");
+    host.sh("DOCKER_API_VERSION=1.24 docker version -f '{{.Client.APIVersion}}'").says("1.24");
+    host.sh("DOCKER_API_VERSION=1.24 docker run --rm busybox echo old").says("old");
+    host.sh("DOCKER_API_VERSION=1.23 docker ps").fails_with("client version 1.23 is too old");
+    host.sh("DOCKER_API_VERSION=1.99 docker ps")
+        .fails_with("client version 1.99 is too new. Maximum supported API version is 1.50");
+    host.sh("docker run -d --name runs busybox sleep 1000 && docker create busybox && docker run -d --name paused busybox sleep 1000 && docker pause paused").ok();
+    host.sh("docker info -f '{{.Containers}} {{.ContainersRunning}} {{.ContainersPaused}} {{.ContainersStopped}} {{.Images}}'").says("3 1 1 1 1");
+    host.sh("docker info -f '{{.OSType}} {{.NCPU}} {{.LiveRestoreEnabled}}'")
+        .says(&format!("linux {} true", host.sh("nproc").text()));
+    host.sh("docker info").mentions("Storage Driver:").mentions("Cgroup Version:").mentions("Kernel Version:");
+    host.sh("docker swarm init").fails_with("");
+    host.sh("docker node ls").fails_with("This node is not a swarm manager");
+    host.sh("docker plugin ls -q").says("");
+}
+
+#[test]
+fn events() {
+    let host = Daemon::start();
+    let mut all = host.session("docker events --format '{{.Type}} {{.Action}} {{.Actor.Attributes.name}}'");
+    // It listens once it hears something.
+    eventually("it to listen", || {
+        host.sh("docker tag busybox tagged").ok();
+        !all.output().is_empty()
+    });
+    host.sh("docker run --rm --name box -l tier=front busybox sh -c 'exit 3'").exits_with(3);
+    host.sh("docker volume create data && docker volume rm data && docker network create net && docker network rm net")
+        .ok();
+    all.waits_for("network destroy net");
+    let seen: Vec<String> =
+        all.output().lines().filter(|line| line.starts_with("container ")).map(str::to_owned).collect();
+    assert_eq!(seen, ["create", "attach", "start", "die", "destroy"].map(|action| format!("container {action} box")));
+    for line in [
+        "network connect bridge",
+        "network disconnect bridge",
+        "volume create ",
+        "volume destroy ",
+        "image tag tagged:latest",
+    ] {
+        all.waits_for(line);
+    }
+    all.signal("INT");
+    all.exit_code();
+    let past = |filter: &str| {
+        host.sh(&format!(
+            "docker events --since 1h --until $(date +%s.%N) {filter} --format '{{{{.Action}}}}' | sort -u | xargs"
+        ))
+        .text()
+        .to_owned()
+    };
+    assert_eq!(past("-f type=volume"), "create destroy");
+    assert_eq!(past("-f container=box"), "attach create destroy die start");
+    assert_eq!(past("-f container=box -f event=die -f event=start"), "die start");
+    assert_eq!(past("-f label=tier=front -f event=die"), "die");
+    assert_eq!(past("-f label=tier=back"), "");
+    assert_eq!(past("-f network=net"), "create destroy");
+    assert_eq!(past("-f image=busybox -f event=start"), "start");
+    host.sh("docker events --since 1h --until $(date +%s.%N) -f event=die --format '{{.Actor.Attributes.exitCode}} {{.Actor.Attributes.tier}} {{.Actor.Attributes.image}}'")
+        .says("3 front busybox");
+    host.sh("docker events --since 1h --until $(date +%s.%N) -f event=die --format '{{json .}}' | jq -r '.scope,.status,.from,.id|length > 0' | sort -u").says("true");
+}
+
+#[test]
+fn what_runs_and_what_it_takes() {
+    let host = Daemon::start();
+    host.sh("docker run -d --name box -m 64m busybox sh -c 'sleep 1000 & sleep 2000 & wait'").ok();
+    eventually("both", || host.sh("docker top box").lines().len() == 4);
+    host.sh("docker top box").mentions("PID").mentions("sleep 2000");
+    host.sh("docker top box -o pid,comm").mentions("COMMAND").mentions("sleep").omits("TTY");
+    host.sh("docker top box -o nonsense").fails_with("");
+    let stats = host.sh("docker stats --no-stream --format '{{.Name}} {{.PIDs}} {{.MemUsage}} {{.CPUPerc}} {{.NetIO}} {{.BlockIO}}' box").text().to_owned();
+    assert!(stats.starts_with("box 3 ") && stats.contains("/ 64MiB") && stats.contains('%'), "{stats}");
+    host.sh("docker stats --no-stream -a --format '{{.Name}}'").says("box");
+    host.sh("docker stats --no-stream nobody").fails_with("No such container: nobody");
+    let live = host.session("docker stats --format '{{.Name}}' box");
+    live.waits_until("two rounds", |output| output.matches("box").count() >= 2);
+    drop(live);
+    host.sh("docker stop -t 0 box && docker top box").fails_with("is not running");
+}
+
+#[test]
+fn disk_usage_and_prune() {
+    let host = Daemon::start();
+    host.sh("docker run --name box -v data:/data busybox sh -c 'head -c 100000 /dev/zero > /x; head -c 50000 /dev/zero > /data/y'").ok();
+    host.sh("docker system df --format '{{.Type}} {{.TotalCount}} {{.Active}}'")
+        .says("Images 1 1\nContainers 1 0\nLocal Volumes 1 1\nBuild Cache 0 0");
+    host.sh("docker system df -v --format '{{json .}}' | jq -r '.Volumes[0].Name'").says("data");
+    host.sh("docker ps -as --format '{{.Size}}'").mentions("kB (virtual ");
+    host.sh("docker system prune -af --volumes").mentions("Deleted Containers:").mentions("Total reclaimed space: ");
+    host.sh("docker ps -aq; docker images -q").says("");
+    host.sh("docker volume ls -q").says("data");
+}
+
+#[test]
+fn what_inspection_shows() {
+    let host = Daemon::start();
+    host.sh("docker run -d --name box --hostname h -m 64m --cpus 0.5 --restart always -l a=b -e X=y -w /tmp --user nobody --cap-add NET_ADMIN --dns 10.1.1.1 --init busybox sleep 1000").ok();
+    let says = |template: &str, text: &str| {
+        host.sh(&format!("docker inspect -f '{{{{{template}}}}}' box")).says(text);
+    };
+    says(".Name", "/box");
+    says(".Path", "sleep");
+    says("json .Args", "[\"1000\"]");
+    says(".Config.Image", "busybox");
+    says(".Config.Hostname", "h");
+    says(".Config.User", "nobody");
+    says(".Config.WorkingDir", "/tmp");
+    says(".Config.Labels.a", "b");
+    says("json .Config.Env", "[\"X=y\",\"PATH=/bin\"]");
+    says("json .Config.Cmd", "[\"sleep\",\"1000\"]");
+    says(".HostConfig.Memory", "67108864");
+    says(".HostConfig.MemorySwap", "134217728");
+    says(".HostConfig.NanoCpus", "500000000");
+    says(".HostConfig.RestartPolicy.Name", "always");
+    says(".HostConfig.NetworkMode", "bridge");
+    says("json .HostConfig.CapAdd", "[\"CAP_NET_ADMIN\"]");
+    says("json .HostConfig.Dns", "[\"10.1.1.1\"]");
+    says(".HostConfig.Init", "true");
+    says(".HostConfig.ShmSize", "67108864");
+    says("json .Mounts", "[]");
+    says(".State.Running", "true");
+    says("gt .State.Pid 1", "true");
+    says(".RestartCount", "0");
+    says(".Driver", "overlay2");
+    says(".Platform", "linux");
+    says(".NetworkSettings.Networks.bridge.IPPrefixLen", "24");
+    says("json .NetworkSettings.Ports", "{}");
+    says("len .Id", "64");
+    says("slice .Image 0 7", "sha256:");
+    host.sh("docker inspect -s -f '{{.SizeRootFs}}' box").number();
+    host.sh("docker inspect -f '{{.Nonsense}}' box").fails_with("");
+    let whole = host.sh("docker inspect box").json();
+    assert_eq!(whole[0]["State"]["Status"], "running");
+}
