@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use regex_lite::Regex;
 
-use crate::model::{ContainerRecord, ExposedPort, Filters, HealthStatus, Phase};
+use crate::model::{ContainerRecord, Filters, HealthStatus, Phase};
 use crate::{Engine, Error, Result};
 
 /// Which containers are listed.
@@ -214,12 +214,21 @@ fn matches(record: &ContainerRecord, filters: &Filters) -> bool {
             .iter()
             .any(|mount| mount.name.as_deref() == Some(wanted) || mount.source == wanted || mount.target == wanted)
     };
-    let has_port = |ports: Vec<ExposedPort>| {
-        move |wanted: &str| {
-            port_range(wanted).is_some_and(|(protocol, first, last)| {
-                ports.iter().any(|port| port.protocol.name() == protocol && (first..=last).contains(&port.port))
-            })
-        }
+    let is_exposed = |wanted: &str| {
+        port_range(wanted).is_some_and(|(protocol, first, last)| {
+            let mut ports = record.config.exposed_ports.iter().chain(record.ports.keys());
+            ports.any(|port| port.protocol.name() == protocol && (first..=last).contains(&port.port))
+        })
+    };
+    let is_published = |wanted: &str| {
+        port_range(wanted).is_some_and(|(protocol, first, last)| {
+            let here = |ports: (u16, u16)| ports.0 <= last && first <= ports.1;
+            record
+                .ports
+                .iter()
+                .filter(|(port, _)| port.protocol.name() == protocol)
+                .any(|(_, bindings)| bindings.iter().filter_map(|binding| binding.host_ports).any(here))
+        })
     };
     let ended = state.finished_at.is_some() && !state.phase.is_live();
     filters.any("id", |id| record.id.as_str().starts_with(id))
@@ -229,8 +238,8 @@ fn matches(record: &ContainerRecord, filters: &Filters) -> bool {
         && filters.any("health", |wanted| wanted == health)
         && filters.any("network", on_network)
         && filters.any("volume", has_volume)
-        && filters.any("publish", has_port(record.ports.keys().copied().collect()))
-        && filters.any("expose", has_port(record.config.exposed_ports.iter().copied().collect()))
+        && filters.any("publish", is_published)
+        && filters.any("expose", is_exposed)
         && filters.any("is-task", |flag| matches!(flag, "false" | "0"))
         && filters.labels_match(&record.config.labels)
 }
