@@ -127,8 +127,8 @@ impl Daemon {
         let log = File::options().create(true).append(true).open(self.path("log")).expect("open the daemon's log");
         let pool = format!("{},size=24", self.slot.addresses());
         let process = self
-            .program()
-            .args(["--default-address-pool", &pool, "--log-level", "info"])
+            .start_command()
+            .args(["--default-address-pool", &pool])
             .args(&self.flags)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -183,10 +183,22 @@ impl Daemon {
         shell
     }
 
-    fn program(&self) -> Command {
-        let mut program = Command::new(stratus());
-        program.arg("daemon").arg("--data-dir").arg(self.path("data")).arg("--run-dir").arg(self.path("run"));
-        program
+    fn start_command(&self) -> Command {
+        let mut command = Command::new(stratus());
+        command.arg("daemon").args(self.directories());
+        command
+    }
+
+    /// Takes down whatever of a daemon is in the kernel; killed where it hangs.
+    fn clean_command(&self) -> Command {
+        let mut command = Command::new("timeout");
+        command.args(["-s", "KILL", &DEADLINE.as_secs().to_string()]).arg(stratus());
+        command.arg("daemon").args(self.directories()).arg("--clean");
+        command
+    }
+
+    fn directories(&self) -> [PathBuf; 4] {
+        ["--data-dir".into(), self.path("data"), "--run-dir".into(), self.path("run")]
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -198,7 +210,7 @@ impl Daemon {
         if !self.slot.directory().exists() {
             return;
         }
-        let output = self.program().arg("--clean").output().expect("run stratus daemon --clean");
+        let output = self.clean_command().output().expect("run stratus daemon --clean");
         let said = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "stratus daemon --clean: {said}");
         fs::remove_dir_all(self.slot.directory()).expect("remove the daemon's directory");
@@ -216,7 +228,7 @@ impl Drop for Daemon {
             let _ = process.kill();
             let _ = process.wait();
         }
-        let output = self.program().arg("--clean").output().expect("run stratus daemon --clean");
+        let output = self.clean_command().output().expect("run stratus daemon --clean");
         let cleaned = output.status.success();
         let said = String::from_utf8_lossy(&output.stderr);
         let left = self.what_stays();
