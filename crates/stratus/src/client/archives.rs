@@ -9,6 +9,7 @@ use clap::Args;
 use http_body_util::BodyExt;
 
 use super::Context;
+use super::attach::asked_to_end;
 use super::error::{Error, Result};
 use super::output::{Format, written};
 use super::progress::{self, Show, Single};
@@ -70,11 +71,19 @@ pub(super) async fn save(context: &Context, args: SaveArgs) -> Result<ExitCode> 
     let show = args.file.is_some() && context.format == Format::Table;
     let progress = Single::bytes("saving", None, show);
     let mut target = Target::new(args.file.as_deref())?;
-    while let Some(frame) = body.frame().await {
-        if let Ok(bytes) = frame?.into_data() {
-            target.write(&bytes)?;
-            progress.add(bytes.len() as u64);
+    let receive = async {
+        while let Some(frame) = body.frame().await {
+            if let Ok(bytes) = frame?.into_data() {
+                target.write(&bytes)?;
+                progress.add(bytes.len() as u64);
+            }
         }
+        Ok::<_, Error>(())
+    };
+    // What is there of it goes with the target when this returns.
+    tokio::select! {
+        received = receive => received?,
+        signal = asked_to_end() => return Err(Error::Signal(signal?)),
     }
     target.finish()?;
     progress.end();

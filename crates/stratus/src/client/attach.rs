@@ -111,6 +111,8 @@ impl Conversation<'_> {
             input.typed = Some(keyboard()?);
             input.watch = self.tty.then_some(Watch { keys: &self.keys.bytes, seen: 0 });
         }
+        // One future for all of the input: a piece that is half written must not be given up for output that comes.
+        let mut typing = std::pin::pin!(input.carry_all());
         let mut buffer = vec![0; 32 << 10];
         loop {
             tokio::select! {
@@ -118,7 +120,7 @@ impl Conversation<'_> {
                     0 => return Ok(End::Output),
                     count => output.write(&buffer[..count])?,
                 },
-                end = input.carry() => if end { return Ok(End::Detached) },
+                () = &mut typing => return Ok(End::Detached),
             }
         }
     }
@@ -132,6 +134,11 @@ struct Input<'a> {
 }
 
 impl Input<'_> {
+    /// Carries everything, until the detach keys are typed.
+    async fn carry_all(&mut self) {
+        while !self.carry().await {}
+    }
+
     /// Carries the next piece. `true` where it was the end of the detach keys; pending for ever after the input's end.
     async fn carry(&mut self) -> bool {
         let (Some(to), Some(typed)) = (&mut self.to, &mut self.typed) else {

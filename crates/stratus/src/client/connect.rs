@@ -1,7 +1,7 @@
 //! Speaks HTTP with the daemon: one connection a call, so that a call can become a stream in both directions.
 //!
-//! The documents stay what the daemon sent, so that `--output json` shows all of it and a newer daemon's fields pass
-//! through. That, and fields of a request that no model of Docker's knows (`--isolation`), is why this is hyper and
+//! The documents stay what the daemon sent, so that `inspect` and `--output json` show all of it and a newer daemon's
+//! fields pass through. That, and fields of a request that no model of Docker's knows (`--isolation`), is why this is hyper and
 //! not one of the typed clients.
 
 use std::io;
@@ -81,6 +81,14 @@ impl Daemon {
     pub(super) async fn document(&self, request: Request) -> Result<Value> {
         let bytes = whole(self.send(request).await?).await?;
         Ok(serde_json::from_slice(&bytes)?)
+    }
+
+    /// Sends a call whose answer is a document, and gives it as it was written: with its fields in their order.
+    pub(super) async fn text(&self, request: Request) -> Result<String> {
+        let bytes = whole(self.send(request).await?).await?;
+        let _: serde::de::IgnoredAny = serde_json::from_slice(&bytes)?;
+        // What is JSON is UTF-8.
+        String::from_utf8(bytes.into()).map_err(|error| Error::Answer(error.to_string()))
     }
 
     /// Sends a call whose answer is a document of which some is of interest.

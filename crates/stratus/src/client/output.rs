@@ -44,9 +44,11 @@ pub(super) fn table(table: &Table) -> Result<()> {
 
 /// Prints an error.
 pub(super) fn error(error: &Error) {
-    // Whoever reads nothing can't be told so.
-    if matches!(error, Error::Io(_, cause) if cause.kind() == io::ErrorKind::BrokenPipe) {
-        return;
+    match error {
+        // Whoever reads nothing can't be told so, and who sent a signal knows.
+        Error::Io(_, cause) if cause.kind() == io::ErrorKind::BrokenPipe => return,
+        Error::Signal(_) => return,
+        _ => {}
     }
     let mut stderr = io::stderr().lock();
     let title = terminal::Style::Bad.paint("error:", terminal::colours(&stderr));
