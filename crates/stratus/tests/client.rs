@@ -1,5 +1,6 @@
 //! `stratus` at a terminal, against a daemon of its own.
 
+use std::ffi::OsString;
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
@@ -34,11 +35,16 @@ impl Daemon {
         daemon
     }
 
+    /// Where the command finds the daemon, and no configuration of the user's.
+    fn environment(&self) -> [(&str, OsString); 2] {
+        let mut host = OsString::from("unix://");
+        host.push(self.path("run/docker.sock"));
+        [("DOCKER_HOST", host), ("DOCKER_CONFIG", self.directory.path().into())]
+    }
+
     fn command(&self, arguments: &[&str]) -> Command {
         let mut command = command(&self.directory, arguments);
-        command.env("DOCKER_HOST", format!("unix://{}", self.directory.path().join("run/docker.sock").display()));
-        command.env("DOCKER_CONFIG", self.directory.path());
-        command.stdin(Stdio::null());
+        command.envs(self.environment()).stdin(Stdio::null());
         command
     }
 
@@ -58,6 +64,22 @@ impl Daemon {
         let output = self.run(arguments);
         assert!(!output.status.success(), "{arguments:?} was to fail");
         (output.status.code().expect("an exit status"), text(output.stderr))
+    }
+
+    /// A command on a terminal of 33 rows and 99 columns, at which something is typed: its exit status, and what the
+    /// terminal shows.
+    fn at_terminal(&self, line: &str, typed: &str) -> (i32, String) {
+        let line = format!("stty rows 33 cols 99; {} {line}", env!("CARGO_BIN_EXE_stratus"));
+        let mut script = Command::new("script");
+        script.args(["-qec", &line, "/dev/null"]).envs(self.environment()).current_dir(&self.directory);
+        let script = script.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
+        let mut script = script.expect("script(1), of package bsdutils, runs");
+        // Held open: the end of it would be typed as well.
+        let mut keyboard = script.stdin.take().expect("a pipe");
+        keyboard.write_all(typed.as_bytes()).expect("typed");
+        let output = script.wait_with_output().expect("an end");
+        drop(keyboard);
+        (output.status.code().expect("an exit status"), text(output.stdout))
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -231,6 +253,8 @@ fn images_networks_and_volumes() {
     daemon.ok(&["rm", "-f", "db"]);
     assert!(daemon.ok(&["network", "prune", "-f"]).contains("net"));
     assert!(daemon.ok(&["volume", "prune", "-af"]).contains("data"));
+    let id = daemon.ok(&["create", "mine:1"]);
+    assert!(daemon.ok(&["system", "prune", "-f"]).contains(&id));
 }
 
 #[test]
@@ -252,4 +276,20 @@ fn failures_say_what_to_do() {
     assert!(daemon.ok(&["completions", "bash", "--host", "unix:///nowhere"]).contains("_stratus"));
     daemon.ok(&["man", "man"]);
     assert!(daemon.path("man/stratus-image-bootstrap.1").exists());
+}
+
+#[test]
+fn terminals_are_the_containers() {
+    let daemon = Daemon::start(135);
+    let (code, shown) = daemon.at_terminal("run --rm -it --network none busybox sh", "stty size; exit 5\r");
+    assert!(code == 5 && shown.contains("33 99"), "{code}: {shown}");
+    let (code, shown) = daemon.at_terminal("run -it --name term --network none --detach-keys x,y busybox sh", "xy");
+    assert!(code == 0 && shown.contains("stratus attach"), "{code}: {shown}");
+    let (code, shown) = daemon.at_terminal("exec -it term sh", "tty; exit 6\r");
+    assert!(code == 6 && shown.contains("/dev/pts/1"), "{code}: {shown}");
+    let (code, _) = daemon.at_terminal("attach term", "exit 4\r");
+    assert_eq!((code, daemon.ok(&["ps", "-q"])), (4, String::new()));
+    // Without a terminal there is none to give.
+    let (code, words) = daemon.fails(&["run", "--rm", "-it", "busybox"]);
+    assert!(words.contains("Leave out -t"), "{code}: {words}");
 }

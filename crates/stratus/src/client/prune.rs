@@ -12,7 +12,7 @@ use super::request::{Filter, Request};
 use super::{Context, human, images};
 
 /// Removes what nothing needs
-#[derive(Args, Debug)]
+#[derive(Args, Clone, Debug)]
 pub(crate) struct PruneArgs {
     /// Only what fits: label=…, until=…; repeats
     #[arg(long, value_name = "NAME=VALUE")]
@@ -64,13 +64,38 @@ impl PruneArgs {
     }
 }
 
-/// `stratus container prune`, as a part of `stratus system prune`
-pub(super) async fn containers(context: &Context, args: PruneArgs) -> Result<ExitCode> {
-    if !args.confirm("all containers that do not run")? {
+/// Removes everything that nothing needs
+#[derive(Args, Debug)]
+pub(crate) struct PruneSystemArgs {
+    /// All images that no container uses, not only those without a name
+    #[arg(long, short)]
+    all: bool,
+    /// Also anonymous volumes that no container uses
+    #[arg(long)]
+    volumes: bool,
+    #[command(flatten)]
+    prune: PruneArgs,
+}
+
+/// `stratus system prune`
+pub(super) async fn system(context: &Context, args: PruneSystemArgs) -> Result<ExitCode> {
+    let images_too =
+        if args.all { "all images that no container uses" } else { "all images without a name that no container uses" };
+    let volumes_too = if args.volumes { ", all anonymous volumes that no container uses" } else { "" };
+    let what =
+        format!("all containers that do not run, all networks that no container is in{volumes_too} and {images_too}");
+    if !args.prune.confirm(&what)? {
         return Ok(ExitCode::FAILURE);
     }
-    let report = context.daemon.document(Request::post("/containers/prune").filters(&args.filter)).await?;
-    told(context, &report, "ContainersDeleted")
+    // Containers first: what only they need goes with them.
+    let report = context.daemon.document(Request::post("/containers/prune").filters(&args.prune.filter)).await?;
+    told(context, &report, "ContainersDeleted")?;
+    let prune = PruneArgs { filter: args.prune.filter, force: true };
+    networks(context, prune.clone()).await?;
+    if args.volumes {
+        volumes(context, PruneVolumesArgs { all: false, prune: prune.clone() }).await?;
+    }
+    images(context, PruneImagesArgs { all: args.all, prune }).await
 }
 
 /// `stratus network prune`

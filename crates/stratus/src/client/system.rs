@@ -21,8 +21,8 @@ pub(crate) enum SystemCommand {
     Events(super::events::EventsArgs),
     /// Show what the daemon and its machine are
     Info,
-    /// Remove containers that do not run
-    Prune(prune::PruneArgs),
+    /// Remove everything that nothing needs
+    Prune(prune::PruneSystemArgs),
 }
 
 /// `stratus system …`
@@ -31,7 +31,7 @@ pub(super) async fn dispatch(context: &Context, command: SystemCommand) -> Resul
         SystemCommand::Df(args) => disk::df(context, args).await,
         SystemCommand::Events(args) => super::events::events(context, args).await,
         SystemCommand::Info => info(context).await,
-        SystemCommand::Prune(args) => prune::containers(context, args).await,
+        SystemCommand::Prune(args) => prune::system(context, args).await,
     }
 }
 
