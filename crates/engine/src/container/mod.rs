@@ -120,9 +120,13 @@ impl Container {
 
     /// Shows a record that the store has.
     pub(crate) fn show(&self, record: ContainerRecord) {
-        let phase = record.state.phase;
+        let (phase, exit_code, error) = (record.state.phase, record.state.exit_code, record.state.error.clone());
         *self.record.write() = Arc::new(record);
-        self.turns.send_if_modified(|turn| std::mem::replace(&mut turn.phase, phase) != phase);
+        self.turns.send_if_modified(|turn| {
+            // Together: who sees that it does not run goes on with its exit code.
+            (turn.exit_code, turn.error) = (exit_code, error);
+            std::mem::replace(&mut turn.phase, phase) != phase
+        });
     }
 
     /// Tells those who wait that it ended.
