@@ -159,12 +159,14 @@ impl Single {
     /// Bytes of something, whose size may be known.
     pub(super) fn bytes(what: &str, total: Option<u64>, shown: bool) -> Single {
         let single = Single::new(shown);
-        match total {
-            Some(total) => {
-                single.bar.set_length(total);
-                single.bar.set_style(style("{msg} [{bar:30}] {bytes}/{total_bytes} {bytes_per_sec}"));
-            }
-            None => single.bar.set_style(style("{spinner} {msg} {bytes} {bytes_per_sec}")),
+        let template = match total {
+            Some(_) => "{msg} [{bar:30}] {bytes}/{total_bytes} {bytes_per_sec}",
+            None => "{spinner} {msg} {bytes} {bytes_per_sec}",
+        };
+        // Before the length, which draws it.
+        single.bar.set_style(style(template));
+        if let Some(total) = total {
+            single.bar.set_length(total);
         }
         single.bar.set_message(what.to_owned());
         single
