@@ -9,6 +9,7 @@
 //!
 //! The image `busybox` is there from the start. What a test leaves running is taken down when the daemon is dropped,
 //! and then nothing may be left in the kernel: no process, cgroup, link, table or mount.
+#![forbid(unsafe_code)]
 
 mod daemon;
 mod leftovers;
