@@ -112,7 +112,7 @@ impl Engine {
     /// Notes a process to be run. It runs with [`exec_start`](Self::exec_start).
     pub async fn exec_create(&self, reference: &str, config: ExecConfig) -> Result<String> {
         let container = self.0.containers.find(reference)?;
-        let record = container.record();
+        let record = container.settled().await;
         ready(&record)?;
         if config.argv.is_empty() {
             return Err(Error::invalid("No exec command specified"));

@@ -118,6 +118,17 @@ impl Container {
         self.record.read().clone()
     }
 
+    /// The record once a start that is under way is done: what the program says may be heard, and answered by a signal
+    /// or an exec, before the start has returned. The caller does not hold the container's life.
+    async fn settled(&self) -> Arc<ContainerRecord> {
+        let record = self.record();
+        if record.state.phase.is_live() {
+            return record;
+        }
+        drop(self.life.lock().await);
+        self.record()
+    }
+
     /// Shows a record that the store has.
     pub(crate) fn show(&self, record: ContainerRecord) {
         let (phase, exit_code, error) = (record.state.phase, record.state.exit_code, record.state.error.clone());

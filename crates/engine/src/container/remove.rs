@@ -57,7 +57,7 @@ impl Engine {
     /// Kills it and waits for its end, without its policies.
     async fn end_by_force(&self, container: &Arc<Container>) -> Result<()> {
         self.cancel_restart(container).await?;
-        let record = container.record();
+        let record = container.settled().await;
         if !record.state.phase.is_live() {
             return Ok(());
         }

@@ -28,7 +28,7 @@ impl Engine {
         signal: Option<&str>,
         timeout: Option<i64>,
     ) -> Result<()> {
-        let record = container.record();
+        let record = container.settled().await;
         let number = match signal.filter(|signal| !signal.is_empty()) {
             Some(signal) => signals::parse(signal)?,
             None => stop_signal(&record)?,
@@ -70,7 +70,7 @@ impl Engine {
             Some(signal) => signals::parse(signal)?,
             None => SIGKILL,
         };
-        let record = container.record();
+        let record = container.settled().await;
         if !record.state.phase.is_live() {
             return Err(not_running(&record));
         }
