@@ -93,11 +93,10 @@ fn waiting() {
     host.sh("docker wait done").says("6");
     host.sh("docker run -d --name box busybox sh -c 'read line; exit 8'").ok();
     host.sh("docker wait box").says("8");
-    host.sh("docker run -d --name slow busybox sleep 1000").ok();
-    let mut wait = host.session("docker wait slow");
+    let mut run = host.session("docker run --name slow busybox sh -c 'echo ready; sleep 1000'");
+    run.waits_for("ready");
     host.sh("docker rm -f slow").ok();
-    assert_eq!(wait.exit_code(), 0);
-    assert_eq!(wait.output().trim(), "137");
+    assert_eq!(run.exit_code(), 137);
     host.sh("docker wait nobody").fails_with("No such container: nobody");
 }
 
