@@ -170,7 +170,7 @@ fn crowds(ours: &Instance, theirs: &Dockerd) -> Result<Vec<Figure>> {
             unit: Unit::Megabytes,
             measured: vec![("stratus", keeper)],
             target: Target::AtMost(3.0),
-            bound: "",
+            bound: "pages of the program's own file, as with the daemon",
         },
     ])
 }
