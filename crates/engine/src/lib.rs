@@ -71,6 +71,8 @@ struct Inner {
     records: Collection<ContainerRecord>,
     containers: Registry,
     execs: Execs,
+    /// Read by removals whose root file system is still there; who needs them gone writes.
+    leaving: Arc<tokio::sync::RwLock<()>>,
     volumes: volumes::Volumes,
     images: image::Images,
     registries: image::registry::Registries,

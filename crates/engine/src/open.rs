@@ -52,6 +52,7 @@ impl Engine {
             records,
             containers,
             execs: Execs::default(),
+            leaving: Arc::default(),
             volumes: Volumes::open(&store, config.data_dir.join("volumes"))?,
             images,
             registries: Registries::new(config.registries.clone()),

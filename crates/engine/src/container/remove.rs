@@ -99,9 +99,11 @@ impl Engine {
         self.forget_execs(&record.id);
         self.tell_container(&record, "destroy", []);
         let engine = self.clone();
-        // Nobody waits for files to go: a daemon that is killed meanwhile sweeps them at its next start.
+        let leaving = self.0.leaving.clone().read_owned().await;
+        // Only who removes images waits for files to go: a daemon that is killed meanwhile sweeps them at its next start.
         tokio::spawn(async move {
             engine.remove_rootfs(&record.id).await;
+            drop(leaving);
             let files = crate::blocking(move || {
                 engine.remove_files(&record, volumes);
                 Ok(())

@@ -177,6 +177,7 @@ impl Engine {
 
     /// Removes a name, and the image with its last one.
     pub async fn image_remove(&self, reference: &str, force: bool, prune_parents: bool) -> Result<Vec<Removed>> {
+        self.unused_by_the_removed().await;
         let options = image::RemoveOptions { force, prune_parents, users: self.image_users() };
         let removed = self.0.images.remove(reference, options).await.map_err(error)?;
         self.tell_removed(&removed);
@@ -194,12 +195,18 @@ impl Engine {
             labels: labels("label"),
             without_labels: labels("label!"),
         };
+        self.unused_by_the_removed().await;
         let removed = self.0.images.prune(wanted, self.image_users()).await.map_err(error)?;
         self.tell_removed(&removed);
         let collected = self.0.images.gc(true).await.map_err(error)?;
         let reclaimed = BTreeMap::from([("reclaimed".to_owned(), collected.bytes.to_string())]);
         self.0.events.tell(EventKind::Image, "prune", "", reclaimed);
         Ok(ImagePruneReport { removed, reclaimed: collected.bytes })
+    }
+
+    /// Waits until containers that are removed use their images no more.
+    async fn unused_by_the_removed(&self) {
+        drop(self.0.leaving.write().await);
     }
 
     /// What images take on the disk.
