@@ -79,6 +79,7 @@ fn measure(root: &Path, only: &[String]) -> Result<()> {
     let text = document.text(began.elapsed());
     if only.is_empty() {
         let path = root.join("docs/benchmarks.md");
+        std::fs::create_dir_all(root.join("docs")).context("cannot make docs")?;
         std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
         eprintln!("Written to {} after {:.0} s.", path.display(), began.elapsed().as_secs_f64());
     } else {
