@@ -19,7 +19,6 @@ help:
 	@echo 'make stop          takes them down, and the daemon'
 	@echo 'make test          every check and every test (as root)'
 	@echo 'make bench         measures against peers, and writes docs/benchmarks.md'
-	@echo 'make differential  the same docker commands against dockerd and stratus, compared'
 
 .PHONY: run
 run: toolchain
@@ -55,12 +54,6 @@ bench: toolchain
 	@contrib/require.sh $(RUN_PACKAGES) $(TEST_PACKAGES)
 	cargo build --release
 	cargo xtask bench
-
-.PHONY: differential
-differential: toolchain
-	@contrib/require.sh $(RUN_PACKAGES) $(TEST_PACKAGES)
-	cargo build --release
-	cargo xtask differential
 
 .PHONY: toolchain
 toolchain:
