@@ -1,6 +1,5 @@
 //! What the engine is told at its start.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use crate::model::{LogConfig, Ulimit};
@@ -58,6 +57,4 @@ pub struct NetworkDefaults {
     pub address_pools: Vec<net::AddressPool>,
     /// Address of the host where `host-gateway` points; `None`: the default bridge's gateway.
     pub host_gateway: Option<std::net::IpAddr>,
-    /// Options of the default bridge.
-    pub options: BTreeMap<String, String>,
 }

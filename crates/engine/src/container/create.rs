@@ -131,7 +131,6 @@ impl Engine {
             ports: BTreeMap::new(),
             net: None,
             state: State::default(),
-            apparmor_profile: String::new(),
         };
         self.apply_defaults(&mut record);
         Ok(record)

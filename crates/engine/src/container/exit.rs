@@ -198,7 +198,6 @@ mod tests {
             ports: Default::default(),
             net: None,
             state: State { restart_count, started_at: Some(Timestamp::UNIX_EPOCH), ..State::default() },
-            apparmor_profile: String::new(),
         }
     }
 

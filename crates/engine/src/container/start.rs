@@ -112,14 +112,11 @@ impl Engine {
         let mut net = prepared.net.clone();
         let in_two_steps = !prepared.start;
         let mut created = self.create_in_keeper(container, &record, prepared).await;
-        if let (Ok(pid), true) = (&created, in_two_steps) {
-            match self.connect_and_start(&record, *pid).await {
-                Ok(connected) => net = connected,
-                Err(error) => {
-                    self.forget(record.id.as_str()).await;
-                    created = Err(error);
-                }
-            }
+        if let (Ok(pid), true) = (&created, in_two_steps)
+            && let Err(error) = self.connect_and_start(&record, *pid, &mut net).await
+        {
+            self.forget(record.id.as_str()).await;
+            created = Err(error);
         }
         match created {
             Ok(pid) => Ok((pid, net)),
@@ -136,31 +133,29 @@ impl Engine {
     }
 
     /// The network namespace of a container with a user namespace belongs to that, so it is there only once the process
-    /// is: then it is connected, and the program starts.
-    async fn connect_and_start(&self, record: &Arc<ContainerRecord>, pid: u32) -> Result<Option<net::Sandbox>> {
+    /// is: then it is connected, and the program starts. `net` is what was made, also on an error: the caller releases it.
+    async fn connect_and_start(
+        &self,
+        record: &Arc<ContainerRecord>,
+        pid: u32,
+        net: &mut Option<net::Sandbox>,
+    ) -> Result<()> {
         let (engine, connected) = (self.clone(), record.clone());
-        let net = crate::blocking(move || {
+        let (namespace, made) = crate::blocking(move || {
             let namespace = net::NetNs::of_process(pid).map_err(crate::networks::error)?;
-            let net = engine.network_in(&namespace, &connected)?;
-            engine.write_files(&connected, Some(&net))?;
-            engine.attach_dns(&connected, Some(&net), namespace);
-            Ok(net)
+            let made = engine.network_in(&namespace, &connected)?;
+            Ok((namespace, made))
         })
         .await?;
-        let started = self.keeper().await?.call(Start { id: record.id.to_string() }).await;
-        match started {
-            Ok(_) => Ok(Some(net)),
-            Err(error) => {
-                let (engine, ended) = (self.clone(), record.clone());
-                crate::blocking(move || {
-                    engine.0.networks.tear_down(&net).map_err(crate::networks::error)?;
-                    engine.detach_dns(&ended.id);
-                    Ok(())
-                })
-                .await?;
-                Err(crate::keeper_error(error))
-            }
-        }
+        *net = Some(made.clone());
+        let (engine, connected) = (self.clone(), record.clone());
+        crate::blocking(move || {
+            engine.write_files(&connected, Some(&made))?;
+            engine.attach_dns(&connected, Some(&made), namespace);
+            Ok(())
+        })
+        .await?;
+        self.keeper().await?.call(Start { id: record.id.to_string() }).await.map(drop).map_err(crate::keeper_error)
     }
 
     async fn create_in_keeper(

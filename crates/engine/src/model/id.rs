@@ -38,12 +38,6 @@ impl ContainerId {
     }
 }
 
-/// The first twelve digits of any identifier, without a `sha256:` before it.
-pub fn short_id(id: &str) -> &str {
-    let digits = id.strip_prefix("sha256:").unwrap_or(id);
-    digits.get(..12).unwrap_or(digits)
-}
-
 impl TryFrom<String> for ContainerId {
     type Error = IdError;
 

@@ -9,7 +9,6 @@ mod host;
 mod id;
 mod network;
 mod record;
-mod size;
 mod state;
 
 pub use config::{ContainerConfig, ExposedPort, HealthTest, Healthcheck, Protocol};
@@ -19,11 +18,10 @@ pub use host::{
     MountRequest, NetworkMode, PidMode, PortBinding, Resources, RestartPolicy, ThrottleDevice, TmpfsOptions, Ulimit,
     UsernsMode, UtsMode, VolumeOptions, WeightDevice,
 };
-pub use id::{ContainerId, IdError, short_id};
+pub use id::{ContainerId, IdError};
 pub use network::{EndpointRequest, EndpointSettings};
 pub use record::{ContainerRecord, MountPoint, MountPointKind};
-pub use size::Bytes;
-pub use state::{ExitStatus, Health, HealthResult, HealthStatus, Phase, State};
+pub use state::{Health, HealthResult, HealthStatus, Phase, State};
 
 /// A point in time, UTC, with nanoseconds.
 pub type Timestamp = jiff::Timestamp;

@@ -36,8 +36,6 @@ pub struct ContainerRecord {
     pub net: Option<net::Sandbox>,
     /// Where it is.
     pub state: State,
-    /// Label of the security module.
-    pub apparmor_profile: String,
 }
 
 impl ContainerRecord {

@@ -47,26 +47,6 @@ impl Phase {
     }
 }
 
-/// How a process ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ExitStatus {
-    /// With this code.
-    Code(u8),
-    /// By this signal.
-    Signal(u8),
-}
-
-impl ExitStatus {
-    /// The code as a shell gives it: 128 + the signal's number for a killed process.
-    pub fn code(self) -> i32 {
-        match self {
-            Self::Code(code) => i32::from(code),
-            Self::Signal(signal) => 128 + i32::from(signal),
-        }
-    }
-}
-
 /// Where a container is, and what its last run came to.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]

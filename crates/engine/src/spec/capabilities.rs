@@ -3,12 +3,13 @@
 use std::collections::HashSet;
 
 use oci_spec::runtime::{Capability, LinuxCapabilities};
+use sandbox::plan::capability_number;
 
 use super::defaults;
 use crate::model::HostConfig;
 use crate::{Error, Result};
 
-/// The highest capability that this kernel knows (`CAP_CHECKPOINT_RESTORE` since Linux 5.9).
+/// Every capability that Linux has (the newest, `CAP_CHECKPOINT_RESTORE`, since 5.9).
 fn all() -> impl Iterator<Item = Capability> {
     const ALL: [Capability; 41] = [
         Capability::AuditControl,
@@ -117,55 +118,8 @@ fn held() -> &'static HashSet<Capability> {
         let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
         let bounding = status.lines().find_map(|line| line.strip_prefix("CapBnd:"));
         let mask = bounding.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok()).unwrap_or(u64::MAX);
-        all().filter(|cap| mask & (1 << sandbox_number(*cap)) != 0).collect()
+        all().filter(|cap| mask & (1 << capability_number(*cap)) != 0).collect()
     })
-}
-
-/// The capability's number in `linux/capability.h`.
-fn sandbox_number(cap: Capability) -> u32 {
-    match cap {
-        Capability::Chown => 0,
-        Capability::DacOverride => 1,
-        Capability::DacReadSearch => 2,
-        Capability::Fowner => 3,
-        Capability::Fsetid => 4,
-        Capability::Kill => 5,
-        Capability::Setgid => 6,
-        Capability::Setuid => 7,
-        Capability::Setpcap => 8,
-        Capability::LinuxImmutable => 9,
-        Capability::NetBindService => 10,
-        Capability::NetBroadcast => 11,
-        Capability::NetAdmin => 12,
-        Capability::NetRaw => 13,
-        Capability::IpcLock => 14,
-        Capability::IpcOwner => 15,
-        Capability::SysModule => 16,
-        Capability::SysRawio => 17,
-        Capability::SysChroot => 18,
-        Capability::SysPtrace => 19,
-        Capability::SysPacct => 20,
-        Capability::SysAdmin => 21,
-        Capability::SysBoot => 22,
-        Capability::SysNice => 23,
-        Capability::SysResource => 24,
-        Capability::SysTime => 25,
-        Capability::SysTtyConfig => 26,
-        Capability::Mknod => 27,
-        Capability::Lease => 28,
-        Capability::AuditWrite => 29,
-        Capability::AuditControl => 30,
-        Capability::Setfcap => 31,
-        Capability::MacOverride => 32,
-        Capability::MacAdmin => 33,
-        Capability::Syslog => 34,
-        Capability::WakeAlarm => 35,
-        Capability::BlockSuspend => 36,
-        Capability::AuditRead => 37,
-        Capability::Perfmon => 38,
-        Capability::Bpf => 39,
-        Capability::CheckpointRestore => 40,
-    }
 }
 
 #[cfg(test)]

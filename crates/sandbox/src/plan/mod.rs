@@ -18,6 +18,7 @@ use oci_spec::runtime::{Process, Spec};
 use serde::{Deserialize, Serialize};
 
 pub use namespaces::NamespaceKind;
+pub use process::capability_number;
 pub use rootfs::RootFs;
 
 use crate::cgroup::Placement;

@@ -167,7 +167,7 @@ fn capabilities(process: &Process) -> CapabilityPlan {
         return CapabilityPlan::default();
     };
     let mask = |set: &Option<Capabilities>| {
-        set.iter().flatten().fold(0, |mask, capability| mask | 1u64 << number(*capability))
+        set.iter().flatten().fold(0, |mask, capability| mask | 1u64 << capability_number(*capability))
     };
     CapabilityPlan {
         bounding: mask(sets.bounding()),
@@ -179,7 +179,7 @@ fn capabilities(process: &Process) -> CapabilityPlan {
 }
 
 /// The number of a capability in `linux/capability.h`.
-fn number(capability: oci_spec::runtime::Capability) -> u32 {
+pub fn capability_number(capability: oci_spec::runtime::Capability) -> u32 {
     use oci_spec::runtime::Capability as C;
     match capability {
         C::Chown => 0,

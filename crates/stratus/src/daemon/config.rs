@@ -192,7 +192,6 @@ impl Config {
                 bridge: self.bridge.clone(),
                 address_pools: self.pools.clone(),
                 host_gateway: self.host_gateway,
-                options: Default::default(),
             },
             registries: self.registries.clone(),
             log: self.log.clone(),
