@@ -50,7 +50,7 @@ impl Daemon {
     }
 
     /// What one types into a shell in the test's own working directory, where `docker` talks to this daemon. `$PORT` is
-    /// the first of twenty ports that nobody else uses.
+    /// the first of twenty ports that nobody else uses, `$STRATUS` the program under test.
     ///
     /// # Panics
     /// When it hangs.
@@ -179,6 +179,7 @@ impl Daemon {
             .env("DOCKER_CONFIG", self.path("client"))
             .env("DOCKER_CLI_HINTS", "false")
             .env("TERM", "dumb")
+            .env("STRATUS", stratus())
             .env("PORT", self.port().to_string());
         shell
     }

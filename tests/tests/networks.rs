@@ -136,3 +136,20 @@ fn ipv6() {
     host.sh("docker run --rm --network net busybox nslookup -type=aaaa web 127.0.0.11").mentions(&address);
     host.sh("curl -s http://[::1]:$PORT").says("hello");
 }
+
+/// The network of a container with a user namespace of its own is made after its process. The stock client has no word for
+/// it (`--userns` takes `host` alone), so the command of this project is the one that asks.
+#[test]
+fn a_user_namespace_of_its_own() {
+    let host = Daemon::start();
+    host.sh("docker network create apart").ok();
+    host.sh("docker run -d --name peer --network apart busybox sleep 1000").ok();
+    let inside = host.sh(
+        "$STRATUS run --rm --userns private --network apart busybox sh -c 'cat /proc/self/uid_map; ping -c1 -W5 peer >/dev/null && echo reached'",
+    );
+    inside.mentions("65536").mentions("reached").omits("4294967295");
+    // One that fails after its network was made gives it back.
+    host.sh("$STRATUS run --rm --userns private --network apart busybox no-such-program").exits_with(127);
+    host.sh("docker network inspect apart -f '{{range .Containers}}{{.Name}} {{end}}'").says("peer");
+    host.sh("docker rm -f peer && docker network rm apart").ok();
+}
