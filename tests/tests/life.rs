@@ -140,7 +140,7 @@ fn restart_policies() {
     let pid = host.sh("docker inspect -f '{{.State.Pid}}' always").text().to_owned();
     host.sh(&format!("kill -9 {pid}")).ok();
     eventually("another try", || {
-        host.sh("docker inspect -f '{{.RestartCount}} {{.State.Running}}' always").text() == "1 true"
+        host.sh("docker inspect -f '{{.RestartCount}} {{.State.Status}}' always").text() == "1 running"
     });
     // Who stops it by hand means it.
     host.sh("docker stop -t 0 always").ok();

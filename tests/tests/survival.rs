@@ -84,7 +84,7 @@ fn policies_hold_over_a_restart() {
     host.sh(&format!("touch /proc/{brief}/root/go && kill -9 {pid}")).ok();
     eventually("its end", || !std::path::Path::new(&format!("/proc/{pid}/root/bin")).exists());
     host.restart();
-    eventually("it to run again", || host.sh("docker inspect -f '{{.State.Running}}' always").text() == "true");
+    eventually("it to run again", || host.sh("docker inspect -f '{{.State.Status}}' always").text() == "running");
     host.sh("docker inspect -f '{{.State.Status}}' stopped").says("exited");
     eventually("--rm to remove it", || host.sh("docker inspect brief").code() == 1);
 }
@@ -111,6 +111,7 @@ fn when_the_keeper_is_killed_its_containers_end_and_can_start_again() {
     )
     .ok();
     let pid = host.sh("docker inspect -f '{{.State.Pid}}' box").text().to_owned();
+    let before = host.sh("docker inspect -f '{{.State.StartedAt}}' again").text().to_owned();
     let keeper = host.keeper();
     let mut exec = host.session("docker exec box sleep 1000");
     eventually("the exec", || host.sh("docker top box").text().matches("sleep 1000").count() == 2);
@@ -120,7 +121,10 @@ fn when_the_keeper_is_killed_its_containers_end_and_can_start_again() {
     assert_eq!(exec.exit_code(), 137);
     // Nobody was there to see how it ended.
     host.sh("docker inspect -f '{{.State.ExitCode}}' box").says("255");
-    eventually("the policy", || host.sh("docker inspect -f '{{.State.Running}}' again").text() == "true");
+    eventually("the policy", || {
+        let state = host.sh("docker inspect -f '{{.State.Status}} {{.State.StartedAt}}' again").text().to_owned();
+        state.strip_prefix("running ").is_some_and(|started| started != before)
+    });
     host.sh("docker start box && docker exec box true && docker exec again true").ok();
     host.sh("docker run --rm busybox echo hello").says("hello");
     assert_ne!(host.keeper(), keeper);

@@ -90,23 +90,18 @@ pub async fn serve_connection(door: Arc<Door>, stream: impl ClientStream, shutdo
     let (hijacker, takeover) = Hijacker::new();
     let service = service_fn({
         let shutdown = shutdown.clone();
-        move |request| answer(door.clone(), request, hijacker.clone(), shutdown.clone())
+        move |request| Box::pin(answer(door.clone(), request, hijacker.clone(), shutdown.clone()))
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
         .max_buf_size(HEAD_LIMIT)
         .serve_connection(TokioIo::new(stream), service);
-    match drive(connection, takeover, &shutdown).await {
-        Ok(Some((taken, takeover))) => {
-            tokio::select! {
-                () = shutdown.cancelled() => {}
-                () = takeover(taken) => {}
-            }
+    if let Some((taken, takeover)) = drive(connection, takeover, &shutdown).await {
+        tokio::select! {
+            () = shutdown.cancelled() => {}
+            () = takeover(taken) => {}
         }
-        Ok(None) => {}
-        // Clients come and go as they like.
-        Err(error) => tracing::debug!(%error, "a connection broke off"),
     }
 }
 
@@ -115,10 +110,11 @@ async fn drive<S, F>(
     connection: http1::Connection<TokioIo<S>, F>,
     takeover: oneshot::Receiver<Takeover>,
     shutdown: &CancellationToken,
-) -> Result<Option<(Taken, Takeover)>, hyper::Error>
+) -> Option<(Taken, Takeover)>
 where
     S: ClientStream,
-    F: hyper::service::HttpService<Incoming, ResBody = body::Body>,
+    F: hyper::service::HttpService<Incoming, ResBody = body::Body> + Unpin,
+    F::Future: Unpin,
     F::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     let mut connection = connection;
@@ -133,16 +129,33 @@ where
         }
     };
     tokio::pin!(stopped, takeover);
-    let taken = tokio::select! {
-        ended = &mut connection => return ended.map(|()| None),
-        taken = &mut takeover => taken,
+    let takeover = tokio::select! {
+        ended = std::future::poll_fn(|cx| connection.poll_without_shutdown(cx)) => {
+            // Clients come and go as they like.
+            if let Err(error) = ended {
+                tracing::debug!(%error, "a connection broke off");
+            }
+            None
+        }
+        takeover = &mut takeover => Some(takeover),
         () = &mut stopped => {
             std::pin::Pin::new(&mut connection).graceful_shutdown();
-            return tokio::time::timeout(GRACE, connection).await.unwrap_or(Ok(())).map(|()| None);
+            // What breaks off now is of no interest to anybody any more.
+            let _ = tokio::time::timeout(GRACE, connection).await;
+            return None;
         }
     };
     let parts = connection.into_parts();
-    Ok(Some((Taken::new(parts.io.into_inner(), parts.read_buf), taken)))
+    let taken = Taken::new(parts.io.into_inner(), parts.read_buf);
+    match takeover {
+        Some(takeover) => Some((taken, takeover)),
+        None => {
+            // A request may have been answered before its body had come: the client is to read that answer, instead of
+            // finding the connection broken while it writes.
+            taken.finish().await;
+            None
+        }
+    }
 }
 
 /// One request, one response.
@@ -193,8 +206,11 @@ mod tests {
         let (hijacker, takeover) = Hijacker::new();
         let service = service_fn(move |request: Request<Incoming>| {
             let hijacker = hijacker.clone();
-            async move {
+            Box::pin(async move {
                 let path = request.uri().path().to_owned();
+                if path == "/refuse" {
+                    return Ok(body::empty(http::StatusCode::FORBIDDEN));
+                }
                 let body = request.into_body().collect().await.expect("a body").to_bytes();
                 if path != "/take" {
                     return Ok::<_, Infallible>(http::Response::new(body::Body::Full(body)));
@@ -210,11 +226,11 @@ mod tests {
                 };
                 let taken = hijacker.take(Box::new(move |taken| Box::pin(echo(taken)))).await;
                 Ok(taken.unwrap_or_else(|error| body::failure(&error)))
-            }
+            })
         });
         let connection = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
         tokio::spawn(async move {
-            if let Ok(Some((taken, takeover))) = drive(connection, takeover, &shutdown).await {
+            if let Some((taken, takeover)) = drive(connection, takeover, &shutdown).await {
                 takeover(taken).await;
             }
         })
@@ -265,6 +281,21 @@ mod tests {
         client.read_to_string(&mut rest).await.expect("an answer");
         assert_eq!(rest, "HTTP/1.1 200 OK\r\n\r\nTHEN!");
         drop(client);
+        served.await.expect("served");
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_comes_before_the_body_is_read_by_a_client_that_still_sends() {
+        let (mut client, server) = UnixStream::pair().expect("a pair of sockets");
+        let served = serve_echo(server, CancellationToken::new());
+        client.write_all(b"POST /refuse HTTP/1.1\r\nHost: a\r\nContent-Length: 6\r\n\r\n").await.expect("sent");
+        let mut head = [0; 12];
+        client.read_exact(&mut head).await.expect("an answer");
+        assert_eq!(&head, b"HTTP/1.1 403");
+        client.write_all(b"a ").await.expect("the connection takes the body");
+        client.write_all(b"body").await.expect("all of it");
+        client.shutdown().await.expect("closed");
+        client.read_to_end(&mut Vec::new()).await.expect("the rest of the answer, and the end");
         served.await.expect("served");
     }
 
