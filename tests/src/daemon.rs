@@ -116,6 +116,17 @@ impl Daemon {
         }
     }
 
+    /// Starts the daemon again with other flags than before, as [`Self::restart`].
+    pub fn restart_with(&mut self, flags: &[&str]) {
+        self.flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
+        self.restart();
+    }
+
+    /// The directory of the daemon's socket.
+    pub fn run_dir(&self) -> PathBuf {
+        self.path("run")
+    }
+
     /// Starts the daemon, after it was stopped where it runs, and waits until it answers.
     ///
     /// # Panics

@@ -16,14 +16,14 @@ use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::oneshot;
+use tokio_rustls::server::TlsStream;
 
 use crate::body::Response;
 use crate::error::{ApiError, Result};
 
 /// A connection of a client.
 pub trait ClientStream: AsyncRead + AsyncWrite + Unpin + Send + 'static {
-    /// The socket beneath, if there is one that can be asked whether the peer is gone. Streams that wrap another
-    /// (TLS) give the inner one's.
+    /// The socket beneath, if there is one that can be asked whether the peer is gone.
     fn socket(&self) -> Option<BorrowedFd<'_>> {
         None
     }
@@ -35,9 +35,9 @@ impl ClientStream for UnixStream {
     }
 }
 
-impl ClientStream for TcpStream {
+impl ClientStream for TlsStream<TcpStream> {
     fn socket(&self) -> Option<BorrowedFd<'_>> {
-        Some(self.as_fd())
+        Some(self.get_ref().0.as_fd())
     }
 }
 

@@ -3,7 +3,7 @@
 //! It translates: a request becomes one call of the [`engine`], and what comes back becomes the status, the words and
 //! the JSON that clients of dockerd know. It holds no state and decides nothing.
 //!
-//! - [`Door`] is what connections are served with; [`serve()`] serves a listener, [`serve_connection`] one connection.
+//! - [`Door`] is what connections are served with; [`serve()`] serves a listener.
 //! - `route` finds the handler of a path; handlers stand in the modules named for what they are about, each with the
 //!   JSON shapes that it reads or writes. Their fields have the order of moby's own types, which `docker inspect` shows.
 //! - `decode` reads JSON as Go reads it, `query`, `filters` and `time` read parameters.
@@ -34,7 +34,7 @@ mod version;
 mod volumes;
 
 pub use hijack::ClientStream;
-pub use serve::{Listener, serve, serve_connection};
+pub use serve::{Listener, serve};
 pub use version::{ApiVersion, MAX_API_VERSION, MIN_API_VERSION};
 
 use engine::Engine;

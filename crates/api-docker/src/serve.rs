@@ -12,7 +12,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -34,29 +34,23 @@ const BACK_OFF: Duration = Duration::from_millis(50);
 pub trait Listener: Send + 'static {
     /// A connection.
     type Stream: ClientStream;
+    /// What is still to happen until a connection that was accepted can be used: a handshake that waits for its client, and for which
+    /// no other client must wait.
+    type Handshake: Future<Output = io::Result<Self::Stream>> + Send + 'static;
 
     /// The next connection.
     ///
     /// # Errors
     /// Those of `accept(2)`; the caller logs them and goes on.
-    fn accept(&mut self) -> impl Future<Output = io::Result<Self::Stream>> + Send;
+    fn accept(&mut self) -> impl Future<Output = io::Result<Self::Handshake>> + Send;
 }
 
 impl Listener for UnixListener {
     type Stream = UnixStream;
+    type Handshake = std::future::Ready<io::Result<UnixStream>>;
 
-    async fn accept(&mut self) -> io::Result<UnixStream> {
-        UnixListener::accept(self).await.map(|(stream, _)| stream)
-    }
-}
-
-impl Listener for TcpListener {
-    type Stream = TcpStream;
-
-    async fn accept(&mut self) -> io::Result<TcpStream> {
-        let (stream, _) = TcpListener::accept(self).await?;
-        stream.set_nodelay(true)?;
-        Ok(stream)
+    async fn accept(&mut self) -> io::Result<Self::Handshake> {
+        UnixListener::accept(self).await.map(|(stream, _)| std::future::ready(Ok(stream)))
     }
 }
 
@@ -71,8 +65,19 @@ pub async fn serve(door: Arc<Door>, mut listener: impl Listener, shutdown: Cance
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok(stream) => {
-                connections.spawn(serve_connection(door.clone(), stream, shutdown.clone()));
+            Ok(handshake) => {
+                let (door, shutdown) = (door.clone(), shutdown.clone());
+                connections.spawn(async move {
+                    let shaken = tokio::select! {
+                        () = shutdown.cancelled() => return,
+                        shaken = handshake => shaken,
+                    };
+                    match shaken {
+                        Ok(stream) => serve_connection(door, stream, shutdown).await,
+                        // Not worth more: who may not come in, may not fill the log either.
+                        Err(error) => tracing::debug!(%error, "a client is not let in"),
+                    }
+                });
             }
             Err(error) => {
                 tracing::warn!(%error, "a connection can't be accepted");
@@ -85,8 +90,8 @@ pub async fn serve(door: Arc<Door>, mut listener: impl Listener, shutdown: Cance
     connections.wait().await;
 }
 
-/// Serves one connection to its end: for listeners that do more than accept, as TLS does.
-pub async fn serve_connection(door: Arc<Door>, stream: impl ClientStream, shutdown: CancellationToken) {
+/// Serves one connection to its end.
+async fn serve_connection(door: Arc<Door>, stream: impl ClientStream, shutdown: CancellationToken) {
     let (hijacker, takeover) = Hijacker::new();
     let service = service_fn({
         let shutdown = shutdown.clone();

@@ -4,6 +4,7 @@
 
 mod client;
 mod daemon;
+mod tls;
 
 use std::ffi::OsString;
 use std::process::ExitCode;

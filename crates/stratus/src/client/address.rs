@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use super::error::Error;
+use crate::tls::Identity;
 
 /// Where a daemon listens unless it is told otherwise.
 const DEFAULT: &str = "unix:///run/stratus/docker.sock";
@@ -16,6 +17,8 @@ pub(super) enum Address {
     Unix(PathBuf),
     /// `HOST:PORT`, without TLS: for tunnels that end on this machine.
     Tcp(String),
+    /// `HOST:PORT`, with TLS in which both sides show a certificate.
+    Tls(String, Identity),
 }
 
 impl Address {
@@ -31,16 +34,17 @@ impl FromStr for Address {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let bad = |why| Err(Error::Address(text.to_owned(), why));
-        let tls = std::env::var("DOCKER_TLS_VERIFY").is_ok_and(|value| !value.is_empty());
         match text.split_once("://") {
             Some(("unix", path)) if path.starts_with('/') => Ok(Address::Unix(path.into())),
             Some(("unix", _)) => bad("the path must be absolute"),
-            Some(("tcp", _)) if tls => bad("DOCKER_TLS_VERIFY is set, but this command does not speak TLS"),
             Some(("tcp", host)) => {
                 let host = host.trim_end_matches('/');
                 let port = host.rsplit_once(':').filter(|(name, _)| !name.is_empty());
                 match port.and_then(|(_, port)| port.parse::<u16>().ok()) {
-                    Some(_) => Ok(Address::Tcp(host.to_owned())),
+                    Some(_) => Ok(match identity() {
+                        Some(identity) => Address::Tls(host.to_owned(), identity),
+                        None => Address::Tcp(host.to_owned()),
+                    }),
                     None => bad("it needs a host and a port"),
                 }
             }
@@ -54,11 +58,20 @@ impl FromStr for Address {
     }
 }
 
+/// What to show a daemon that is reached by TCP: where `docker` has it, if its variables say that it is to.
+fn identity() -> Option<Identity> {
+    let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty());
+    variable("DOCKER_TLS_VERIFY")?;
+    let directory = variable("DOCKER_CERT_PATH").map(PathBuf::from);
+    let home = || PathBuf::from(variable("HOME").unwrap_or_default()).join(".docker");
+    Some(Identity::in_directory(&directory.unwrap_or_else(home)))
+}
+
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Address::Unix(path) => write!(f, "unix://{}", path.display()),
-            Address::Tcp(host) => write!(f, "tcp://{host}"),
+            Address::Tcp(host) | Address::Tls(host, _) => write!(f, "tcp://{host}"),
         }
     }
 }

@@ -5,6 +5,7 @@
 //! not one of the typed clients.
 
 use std::io;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{Response, StatusCode, header};
@@ -15,6 +16,8 @@ use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::net::{TcpStream, UnixStream};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::pki_types::ServerName;
 
 use super::address::Address;
 use super::error::{Error, Result};
@@ -53,6 +56,14 @@ impl Daemon {
         let mut sender = match &self.address {
             Address::Unix(path) => handshake(UnixStream::connect(path).await.map_err(failed)?).await?,
             Address::Tcp(host) => handshake(TcpStream::connect(host).await.map_err(failed)?).await?,
+            Address::Tls(host, identity) => {
+                let (name, _) = host.rsplit_once(':').unwrap_or((host, ""));
+                let name = ServerName::try_from(name.trim_matches(['[', ']']).to_owned())
+                    .map_err(|error| Error::Usage(format!("{host} cannot be called by TLS: {error}")))?;
+                let connector = TlsConnector::from(Arc::new(identity.client()?));
+                let stream = TcpStream::connect(host).await.map_err(failed)?;
+                handshake(connector.connect(name, stream).await.map_err(failed)?).await?
+            }
         };
         let mut built = http::Request::builder()
             .method(request.method)
@@ -63,10 +74,23 @@ impl Daemon {
             built = built.header(name, value);
         }
         let built = built.body(request.body).map_err(|error| Error::Usage(format!("this can't be asked: {error}")))?;
-        let response = sender.send_request(built).await?;
+        let response = sender.send_request(built).await.map_err(|error| self.refused_to_listen(error))?;
         match response.status() {
             status if status.is_client_error() || status.is_server_error() => Err(refusal(status, response).await),
             _ => Ok(response),
+        }
+    }
+
+    /// A client learns that its certificate is not accepted only when it reads the first answer (RFC 8446, section 4.4.3).
+    fn refused_to_listen(&self, error: hyper::Error) -> Error {
+        let cause = std::error::Error::source(&error).and_then(|cause| cause.downcast_ref::<io::Error>());
+        let alert =
+            cause.and_then(io::Error::get_ref).and_then(|cause| cause.downcast_ref::<tokio_rustls::rustls::Error>());
+        match alert {
+            Some(tokio_rustls::rustls::Error::AlertReceived(alert)) => {
+                Error::NotAccepted(self.address.clone(), format!("{alert:?}"))
+            }
+            _ => error.into(),
         }
     }
 

@@ -28,6 +28,16 @@ pub(super) enum Error {
     /// The address is none.
     #[error("{0:?} is no address of a daemon: {1}. Give unix:///PATH or tcp://HOST:PORT.")]
     Address(String, &'static str),
+    /// The certificates that are to be shown and trusted can't be used.
+    #[error(
+        "{0}.\nDOCKER_TLS_VERIFY is set: ca.pem, cert.pem and key.pem are to be in DOCKER_CERT_PATH, else in ~/.docker."
+    )]
+    Tls(#[from] crate::tls::Error),
+    /// The daemon wants to see another certificate.
+    #[error(
+        "the daemon at {0} does not accept the certificate of this side ({1}).\nIts authority (--tlscacert) must have signed it, for clientAuth."
+    )]
+    NotAccepted(Address, String),
     /// The daemon said no.
     #[error("{message}")]
     Refused {

@@ -10,10 +10,12 @@ use image::registry::{ProxyConfig, RegistryConfig};
 use serde::Deserialize;
 
 use super::{Error, instance};
+use crate::tls;
 
 const DATA_DIR: &str = "/var/lib/stratus";
 const RUN_DIR: &str = "/run/stratus";
 const CONFIG_FILE: &str = "/etc/stratus/daemon.toml";
+const TLS_DIR: &str = "/etc/stratus/tls";
 const BRIDGE: &str = "stratus0";
 
 /// Flags of `stratus daemon`. Each of them can stand in the configuration file as well, under its name with
@@ -29,10 +31,22 @@ pub(crate) struct Options {
     /// Where sockets are, and what dies with the boot [default: /run/stratus]
     #[arg(long, value_name = "DIR")]
     run_dir: Option<PathBuf>,
-    /// Where to listen: unix:///PATH, or fd:// for sockets that systemd opened; repeats
-    /// [default: unix://RUN_DIR/docker.sock]
+    /// Where to listen: unix:///PATH, tcp://ADDRESS:PORT (always with mutual TLS), or fd:// for sockets that systemd
+    /// opened; repeats [default: unix://RUN_DIR/docker.sock]
     #[arg(long = "host", short = 'H', value_name = "URL")]
     hosts: Vec<String>,
+    /// Certificates of the authority that clients' certificates come from, for tcp:// [default: /etc/stratus/tls/ca.pem]
+    #[arg(long, value_name = "FILE")]
+    tlscacert: Option<PathBuf>,
+    /// Certificate of this daemon, for tcp:// [default: /etc/stratus/tls/cert.pem]
+    #[arg(long, value_name = "FILE")]
+    tlscert: Option<PathBuf>,
+    /// Key of the daemon's certificate [default: /etc/stratus/tls/key.pem]
+    #[arg(long, value_name = "FILE")]
+    tlskey: Option<PathBuf>,
+    /// Let in only clients with a certificate: so it is in any case, and there is no way not to
+    #[arg(long)]
+    tlsverify: bool,
     /// Group that may use the sockets [default: docker, where it is there]
     #[arg(long, value_name = "GROUP")]
     group: Option<String>,
@@ -94,6 +108,10 @@ struct File {
     data_dir: Option<PathBuf>,
     run_dir: Option<PathBuf>,
     hosts: Vec<String>,
+    tlscacert: Option<PathBuf>,
+    tlscert: Option<PathBuf>,
+    tlskey: Option<PathBuf>,
+    tlsverify: Option<bool>,
     group: Option<String>,
     bridge: Option<String>,
     default_address_pools: Vec<String>,
@@ -117,6 +135,8 @@ pub(super) struct Config {
     pub(super) data_dir: PathBuf,
     pub(super) run_dir: PathBuf,
     pub(super) hosts: Vec<String>,
+    /// Who comes by TCP shows a certificate.
+    pub(super) tls: tls::Identity,
     pub(super) group: Option<String>,
     pub(super) instance: String,
     pub(super) bridge: String,
@@ -147,12 +167,22 @@ impl Config {
         if hosts.is_empty() {
             hosts.push(format!("unix://{}/docker.sock", run_dir.display()));
         }
+        if file.tlsverify == Some(false) {
+            return Err(Error::Config("tlsverify = false: nobody comes by TCP without a certificate".to_owned()));
+        }
+        let default = tls::Identity::in_directory(Path::new(TLS_DIR));
+        let tls = tls::Identity {
+            authority: options.tlscacert.clone().or(file.tlscacert).unwrap_or(default.authority),
+            certificate: options.tlscert.clone().or(file.tlscert).unwrap_or(default.certificate),
+            key: options.tlskey.clone().or(file.tlskey).unwrap_or(default.key),
+        };
         let pools = list(&options.default_address_pools, &file.default_address_pools);
         let insecure = list(&options.insecure_registries, &file.insecure_registries);
         let mirrors = list(&options.registry_mirrors, &file.registry_mirrors);
         let log_driver = options.log_driver.clone().or(file.log_driver).unwrap_or_else(|| "json-file".to_owned());
         Ok(Self {
             hosts,
+            tls,
             group: options.group.clone().or(file.group),
             bridge: options.bridge.clone().or(file.bridge).unwrap_or(default_bridge),
             metrics: options.metrics_addr.or(file.metrics_addr),

@@ -1,46 +1,79 @@
-//! Where the daemon listens: Unix sockets, and those that systemd opened.
+//! Where the daemon listens: Unix sockets, TCP with mutual TLS, and sockets that systemd opened.
+
+mod tls;
 
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use tokio::net::{UnixListener, UnixStream};
+use tokio::net::{TcpListener, UnixListener, UnixStream};
+use tokio_rustls::rustls::ServerConfig;
 
 use super::Error;
 use super::config::Config;
+pub(super) use tls::TlsListener;
+
+/// The port of dockers' daemons that speak TLS (IANA: docker-s).
+const TLS_PORT: u16 = 2376;
+
+/// Everything that is listened on.
+#[derive(Default)]
+pub(super) struct Listeners {
+    pub(super) unix: Vec<UnixListener>,
+    pub(super) tls: Vec<TlsListener>,
+}
 
 /// All listeners of the configuration.
-pub(super) async fn bind(config: &Config) -> Result<Vec<UnixListener>, Error> {
-    let mut listeners = Vec::new();
+pub(super) async fn bind(config: &Config) -> Result<Listeners, Error> {
+    let mut listeners = Listeners::default();
     for host in &config.hosts {
         match host.split_once("://") {
-            Some(("unix", path)) => listeners.push(unix(Path::new(path), config).await?),
-            Some(("fd", _)) => listeners.extend(inherited()?),
-            Some(("tcp", _)) => {
-                return Err(Error::Config(format!(
-                    "--host {host}: tcp:// is not supported yet, as it must come with mutual TLS: use unix:// and an SSH tunnel \
-                     (DOCKER_HOST=ssh://…)"
-                )));
-            }
-            _ => return Err(Error::Config(format!("--host {host}: write unix:///PATH or fd://"))),
+            Some(("unix", path)) => listeners.unix.push(unix(Path::new(path), config).await?),
+            Some(("fd", _)) => inherited(config, &mut listeners)?,
+            Some(("tcp", address)) => listeners.tls.push(tcp(address, config).await?),
+            _ => return Err(Error::Config(format!("--host {host}: write unix:///PATH, tcp://ADDRESS:PORT or fd://"))),
         }
     }
     Ok(listeners)
 }
 
 /// Sockets that systemd opened (sd_listen_fds(3)).
-fn inherited() -> Result<Vec<UnixListener>, Error> {
+fn inherited(config: &Config, listeners: &mut Listeners) -> Result<(), Error> {
     const ON: &str = "a socket of systemd";
     let mut sockets = listenfd::ListenFd::from_env();
-    let mut listeners = Vec::new();
-    for index in 0..sockets.len() {
-        let Some(listener) = sockets.take_unix_listener(index).map_err(Error::io("take over", ON))? else { continue };
-        listener.set_nonblocking(true).map_err(Error::io("make non-blocking", ON))?;
-        listeners.push(UnixListener::from_std(listener).map_err(Error::io("listen on", ON))?);
-    }
-    if listeners.is_empty() {
+    if sockets.len() == 0 {
         return Err(Error::Config("--host fd://: systemd gave no socket: start stratus.socket".to_owned()));
     }
-    Ok(listeners)
+    for index in 0..sockets.len() {
+        if let Ok(Some(listener)) = sockets.take_unix_listener(index) {
+            listener.set_nonblocking(true).map_err(Error::io("make non-blocking", ON))?;
+            listeners.unix.push(UnixListener::from_std(listener).map_err(Error::io("listen on", ON))?);
+        } else if let Some(listener) = sockets.take_tcp_listener(index).map_err(Error::io("take over", ON))? {
+            listener.set_nonblocking(true).map_err(Error::io("make non-blocking", ON))?;
+            let listener = TcpListener::from_std(listener).map_err(Error::io("listen on", ON))?;
+            listeners.tls.push(TlsListener::new(listener, server(config)?));
+        }
+    }
+    Ok(())
+}
+
+async fn tcp(address: &str, config: &Config) -> Result<TlsListener, Error> {
+    let server = server(config)?;
+    let address = address.trim_end_matches('/');
+    let has_port = address.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
+    let address = if has_port { address.to_owned() } else { format!("{address}:{TLS_PORT}") };
+    let socket = TcpListener::bind(&address).await.map_err(Error::io("listen on", format!("tcp://{address}")))?;
+    Ok(TlsListener::new(socket, server))
+}
+
+/// What everybody has to show who comes by TCP: whoever may use the daemon may do everything.
+fn server(config: &Config) -> Result<Arc<ServerConfig>, Error> {
+    config.tls.server().map(Arc::new).map_err(|error| {
+        Error::Config(format!(
+            "{error}. Listening on TCP takes mutual TLS, always: give --tlscacert, --tlscert and --tlskey, or let clients come by ssh \
+             (docs/remote.md tells how to do either)"
+        ))
+    })
 }
 
 async fn unix(path: &Path, config: &Config) -> Result<UnixListener, Error> {

@@ -81,7 +81,11 @@ async fn serve(config: Config) -> Result<(), Error> {
     let door = Arc::new(Door::new(engine.clone(), info));
     let shutdown = CancellationToken::new();
     let mut servers = tokio::task::JoinSet::new();
-    for listener in listen::bind(&config).await? {
+    let listeners = listen::bind(&config).await?;
+    for listener in listeners.unix {
+        servers.spawn(api_docker::serve(door.clone(), listener, shutdown.clone()));
+    }
+    for listener in listeners.tls {
         servers.spawn(api_docker::serve(door.clone(), listener, shutdown.clone()));
     }
     let metrics = config.metrics.map(|address| tokio::spawn(metrics::serve(address, engine.clone())));
