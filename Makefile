@@ -4,7 +4,7 @@ BUILD_PACKAGES = ca-certificates gcc libc6-dev libseccomp-dev make pkg-config
 RUN_PACKAGES = mmdebstrap curl
 # The clients and the peers of the tests: stratus is judged beside them.
 TEST_PACKAGES = busybox-static containerd crun docker-cli~ docker-registry docker.io e2fsprogs iproute2 jq nftables \
-	openssl procps runc skopeo strace util-linux
+	openssl podman procps runc skopeo strace util-linux
 
 # rustup puts its programs there, and a shell that was started before does not know.
 export PATH := $(HOME)/.cargo/bin:$(PATH)

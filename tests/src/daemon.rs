@@ -9,6 +9,16 @@ use crate::machine::DEADLINE;
 use crate::slot::Slot;
 use crate::{Outcome, Session, Waiting, leftovers};
 
+/// Makes the root file system of the image `busybox` in the directory `base`.
+pub(crate) const BASE: &str = "mkdir -p base/bin base/etc base/tmp base/root base/dev base/proc base/sys \
+    && cp $(which busybox) base/bin/busybox && chroot base /bin/busybox --install -s /bin \
+    && chmod 1777 base/tmp \
+    && printf 'root:x:0:0:root:/root:/bin/sh\\nnobody:x:65534:65534:nobody:/:/bin/sh\\n' > base/etc/passwd \
+    && printf 'root:x:0:\\ntty:x:5:\\nstaff:x:50:nobody\\nnogroup:x:65534:\\n' > base/etc/group";
+/// Makes the image of that.
+pub(crate) const IMPORT: &str =
+    "tar -C base -c . | docker import -c 'ENV PATH=/bin' -c 'CMD [\"sh\"]' - busybox && rm -r base";
+
 /// A daemon with a data directory, addresses and ports of its own, and a shell whose `docker` talks to it.
 ///
 /// When it is dropped, everything is taken down, and what is left in the kernel then fails the test.
@@ -172,14 +182,7 @@ impl Daemon {
     }
 
     fn import_busybox(&self) {
-        self.sh("mkdir -p base/bin base/etc base/tmp base/root base/dev base/proc base/sys \
-                 && cp $(which busybox) base/bin/busybox && chroot base /bin/busybox --install -s /bin \
-                 && chmod 1777 base/tmp \
-                 && printf 'root:x:0:0:root:/root:/bin/sh\\nnobody:x:65534:65534:nobody:/:/bin/sh\\n' > base/etc/passwd \
-                 && printf 'root:x:0:\\ntty:x:5:\\nstaff:x:50:nobody\\nnogroup:x:65534:\\n' > base/etc/group \
-                 && tar -C base -c . | docker import -c 'ENV PATH=/bin' -c 'CMD [\"sh\"]' - busybox \
-                 && rm -r base")
-            .ok();
+        self.sh(&format!("{BASE} && {IMPORT}")).ok();
     }
 
     fn shell(&self, program: &str) -> Command {
@@ -269,7 +272,7 @@ impl Daemon {
 }
 
 /// The program under test: `STRATUS_BIN`, or what cargo built beside this test.
-fn stratus() -> PathBuf {
+pub(crate) fn stratus() -> PathBuf {
     if let Some(path) = std::env::var_os("STRATUS_BIN") {
         return path.into();
     }

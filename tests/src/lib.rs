@@ -18,9 +18,11 @@ mod outcome;
 mod registry;
 mod session;
 mod slot;
+mod world;
 
 pub use daemon::Daemon;
 pub use machine::{Waiting, eventually};
 pub use outcome::Outcome;
 pub use registry::Registry;
 pub use session::Session;
+pub use world::World;

@@ -29,6 +29,11 @@ impl<'a> Waiting<'a> {
         Self { what, until: Instant::now() + DEADLINE }
     }
 
+    /// Whether the minute is over.
+    pub(crate) fn is_over(&self) -> bool {
+        Instant::now() >= self.until
+    }
+
     /// Rests a moment.
     ///
     /// # Panics

@@ -18,7 +18,8 @@ pub(super) struct Cli {
     pub(super) command: Command,
 }
 
-const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), "\nspec: 1.3.0");
+/// In runc's form, which dockerd takes apart: the name, `version`, and the number on one line.
+const VERSION: &str = concat!("version ", env!("CARGO_PKG_VERSION"), "\nspec: 1.3.0");
 
 #[derive(Debug, Args)]
 pub(super) struct Global {
