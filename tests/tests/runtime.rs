@@ -66,7 +66,7 @@ fn of_dockerd_for_a_whole_life() {
 fn of_containerd() {
     let world = dockerd();
     let ctr = |command: &str| format!("ctr -a c.sock -n tests {command}");
-    let run = format!("run --runc-binary $RUNTIME --cgroup $CGROUP/ctr");
+    let run = "run --runc-binary $RUNTIME --cgroup $CGROUP/ctr";
     world.sh(&format!("docker save busybox -o i.tar && {}", ctr("image import i.tar"))).ok();
     let image = "docker.io/library/busybox:latest";
     world.sh(&ctr(&format!("{run} --rm {image} one sh -c 'echo hello; exit 3'"))).exits_with(3).prints("hello");
