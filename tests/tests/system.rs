@@ -64,6 +64,9 @@ fn events() {
     assert_eq!(past("-f label=tier=back"), "");
     assert_eq!(past("-f network=net"), "create destroy");
     assert_eq!(past("-f image=busybox -f event=start"), "start");
+    // Either end of the time is enough to see what was.
+    host.sh("docker events --until $(date +%s.%N) -f event=die --format '{{.Action}}' | sort -u").says("die");
+    host.sh("docker events --since 0 --until $(date +%s.%N) -f event=die --format '{{.Action}}' | sort -u").says("die");
     host.sh("docker events --since 1h --until $(date +%s.%N) -f event=die --format '{{.Actor.Attributes.exitCode}} {{.Actor.Attributes.tier}} {{.Actor.Attributes.image}}'")
         .says("3 front busybox");
     host.sh("docker events --since 1h --until $(date +%s.%N) -f event=die --format '{{json .}}' | jq -r '.scope,.status,.from,.id|length > 0' | sort -u").says("true");

@@ -11,6 +11,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, Interest, ReadBuf};
@@ -93,6 +94,24 @@ impl Taken {
         tokio::io::split(self)
     }
 
+    /// Waits until the client has read what was written so far, though not for ever.
+    ///
+    /// Clients that take their connection out of an HTTP library from below (docker-py) lose what that library read along with the
+    /// response's head: the output may come only after it.
+    pub(crate) async fn has_been_read(&mut self) {
+        const PATIENCE: Duration = Duration::from_secs(1);
+        const REST: Duration = Duration::from_millis(1);
+        // Who does not read at all gets everything at once, sooner or later.
+        let until = tokio::time::Instant::now() + PATIENCE;
+        while self.is_unread() && tokio::time::Instant::now() < until {
+            tokio::time::sleep(REST).await;
+        }
+    }
+
+    fn is_unread(&mut self) -> bool {
+        self.stream.socket().is_some_and(|socket| engine::unread(socket).is_ok_and(|bytes| bytes > 0))
+    }
+
     /// Reads and drops what the client may still be sending, for a short while, and closes. Without that, closing
     /// a socket with unread input resets it, and the client may lose the end of the output.
     pub(crate) async fn finish(mut self) {
@@ -101,7 +120,7 @@ impl Taken {
         }
         let mut scratch = [0; 4096];
         let drain = async { while matches!(self.read(&mut scratch).await, Ok(1..)) {} };
-        let _ = tokio::time::timeout(std::time::Duration::from_secs(1), drain).await;
+        let _ = tokio::time::timeout(Duration::from_secs(1), drain).await;
     }
 }
 

@@ -30,7 +30,7 @@ pub(crate) fn rfc3339_seconds(time: Timestamp) -> String {
 }
 
 /// Reads `since` and `until` as clients send them: `SECONDS[.FRACTION]`, where the fraction has up to nine digits.
-/// Zero and an empty text mean "not given".
+/// An empty text means "not given".
 ///
 /// # Errors
 /// 400 in the words of Go's `strconv`.
@@ -47,9 +47,6 @@ pub(crate) fn parse_seconds(text: &str) -> Result<Option<Timestamp>> {
             i32::try_from(parse_integer("ParseInt", &padded)?).unwrap_or_default()
         }
     };
-    if (seconds, nanos) == (0, 0) {
-        return Ok(None);
-    }
     let out_of_range =
         |_| ApiError::bad_request(format!("{text:?} is no time: the year must be between -9999 and 9999"));
     Timestamp::new(seconds, nanos.max(0)).map(Some).map_err(out_of_range)
@@ -74,7 +71,7 @@ mod tests {
     fn seconds_with_a_fraction_are_read() {
         let time = parse_seconds("1709288430.12").expect("read").expect("given");
         assert_eq!(rfc3339(time), "2024-03-01T10:20:30.12Z");
-        assert_eq!(parse_seconds("0").expect("read"), None);
+        assert_eq!(parse_seconds("0").expect("read"), Some(Timestamp::UNIX_EPOCH));
         assert_eq!(parse_seconds("").expect("read"), None);
     }
 

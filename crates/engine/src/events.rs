@@ -69,9 +69,9 @@ pub struct Events {
 /// Which events a listener wants.
 #[derive(Clone, Debug, Default)]
 pub struct EventQuery {
-    /// Remembered events from then on; `None`: only those to come.
+    /// Remembered events from then on.
     pub since: Option<Timestamp>,
-    /// The stream ends then.
+    /// The stream ends then. Without either of the two there are only the events to come.
     pub until: Option<Timestamp>,
     /// `type`, `event`, `container`, `image`, `network`, `volume`, `label`, …
     pub filters: Filters,
@@ -108,8 +108,11 @@ impl Events {
     pub fn listen(&self, query: EventQuery) -> EventStream {
         let past = self.past.lock();
         let live = self.live.subscribe();
-        let from_past = query.since.map(|since| past.iter().filter(|event| event.time >= since).cloned().collect());
-        EventStream { past: from_past.unwrap_or_default(), live, query }
+        let wanted = |event: &&Arc<Event>| match query.since {
+            Some(since) => event.time >= since,
+            None => query.until.is_some(),
+        };
+        EventStream { past: past.iter().filter(wanted).cloned().collect(), live, query }
     }
 }
 

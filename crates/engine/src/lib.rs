@@ -48,6 +48,7 @@ pub use images::{
     ImageDetails, ImageHistory, ImagePruneReport, ImageSummary, ImportRequest, ListImages, PullRequest, PulledImage,
     PushRequest, PushedImage,
 };
+pub use keeper::client::unread;
 pub use networks::NetworkDetails;
 pub use streams::{AttachOptions, LogLine, LogOptions, OutputChunk, OutputStream};
 pub use system::{DiskUsage, SystemInfo};

@@ -1,5 +1,7 @@
 //! `POST /containers/{name}/attach`, and the pipe between a connection and a process that `exec` uses too.
 
+use std::future::Future;
+
 use bytes::Buf;
 use engine::{AttachOptions, Attachment, InputSink, OutputReceiver};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -36,12 +38,11 @@ pub(crate) async fn attach(call: Call) -> Result<Response> {
     };
     let attachment = call.engine().attach(&call.name, options).await?;
     let framing = Framing::of(attachment.tty);
-    let head = head(&call, framing);
-    hijack(&call, head, framing, attachment).await
+    hijack(&call, framing, std::future::ready(Ok(attachment))).await
 }
 
 /// The response's head: 101 to those who asked for an upgrade, 200 to the others. What follows it is not HTTP.
-pub(crate) fn head(call: &Call, framing: Framing) -> String {
+fn head(call: &Call, framing: Framing) -> String {
     let mut head = if call.headers().contains_key(http::header::UPGRADE) {
         let content_type = framing.content_type(call.version);
         format!("HTTP/1.1 101 UPGRADED\r\nContent-Type: {content_type}\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n")
@@ -57,34 +58,34 @@ pub(crate) fn head(call: &Call, framing: Framing) -> String {
     head
 }
 
-/// Takes the call's connection and pipes it to a process.
-pub(crate) async fn hijack(call: &Call, head: String, framing: Framing, attachment: Attachment) -> Result<Response> {
+/// Takes the call's connection, and pipes it to a process once there is one. What fails on the way there is told where its
+/// output would be, as the head has gone out already.
+pub(crate) async fn hijack(
+    call: &Call,
+    framing: Framing,
+    attachment: impl Future<Output = Result<Attachment>> + Send + 'static,
+) -> Result<Response> {
+    let head = head(call, framing);
     let takeover = move |mut taken: Taken| async move {
-        if taken.write_all(head.as_bytes()).await.is_ok() {
-            pipe(taken, framing, attachment).await;
+        // A client that is gone already does not keep the process from running.
+        let _ = taken.write_all(head.as_bytes()).await;
+        let attachment = attachment.await;
+        taken.has_been_read().await;
+        match attachment {
+            Ok(attachment) => pipe(taken, framing, attachment).await,
+            Err(error) => tell(taken, framing, &error).await,
         }
     };
     call.hijacker.take(Box::new(move |taken| Box::pin(takeover(taken)))).await
 }
 
-/// Takes the call's connection, says one thing on it and closes it: for failures of attached execs, which clients
-/// read as the process's output.
-pub(crate) async fn hijack_with_text(
-    call: &Call,
-    mut head: String,
-    framing: Framing,
-    text: &ApiError,
-) -> Result<Response> {
-    let line = bytes::Bytes::from(format!("{}\r\n", text.message()));
+/// Tells a failure as if the process had: clients show it so.
+async fn tell(mut taken: Taken, framing: Framing, error: &ApiError) {
+    let line = bytes::Bytes::from(format!("{}\r\n", error.message()));
     let line = framing.frame(crate::frames::StreamId::Stdout, line);
-    let takeover = move |mut taken: Taken| async move {
-        let mut whole = std::mem::take(&mut head).into_bytes();
-        whole.extend_from_slice(&line);
-        if taken.write_all(&whole).await.is_ok() {
-            taken.finish().await;
-        }
-    };
-    call.hijacker.take(Box::new(move |taken| Box::pin(takeover(taken)))).await
+    if taken.write_all(&line).await.is_ok() {
+        taken.finish().await;
+    }
 }
 
 /// Carries bytes both ways until one side ends.

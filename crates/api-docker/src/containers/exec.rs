@@ -85,21 +85,22 @@ pub(crate) async fn start(mut call: Call) -> Result<Response> {
     let console = size(options.console_size, options.tty, call.version)?;
     // One that is not there is told as such; what fails from here on is told where the output would be.
     call.engine().exec_inspect(&call.name)?;
-    let (engine, id) = (call.engine().clone(), call.name.clone());
-    // A client that goes away in the middle must not leave half a start.
-    let starting = tokio::spawn(async move { engine.exec_start(&id, options.detach, console).await });
-    let started = starting.await.map_err(|error| ApiError::internal(format!("the start was given up: {error}")))?;
-    if options.detach {
-        started?;
+    let (engine, id, detach) = (call.engine().clone(), call.name.clone(), options.detach);
+    let start = async move {
+        // A client that goes away in the middle must not leave half a start.
+        let starting = tokio::spawn(async move { engine.exec_start(&id, detach, console).await });
+        match starting.await {
+            Ok(started) => started.map_err(ApiError::from),
+            Err(error) => Err(ApiError::internal(format!("the start was given up: {error}"))),
+        }
+    };
+    if detach {
+        start.await?;
         return Ok(body::empty(StatusCode::OK));
     }
-    let framing = Framing::of(options.tty);
-    let head = attach::head(&call, framing);
-    match started {
-        Ok(Some(attachment)) => attach::hijack(&call, head, framing, attachment).await,
-        Ok(None) => Err(ApiError::internal("the process has no streams to attach to")),
-        Err(error) => attach::hijack_with_text(&call, head, framing, &error.into()).await,
-    }
+    let attachment =
+        async { start.await?.ok_or_else(|| ApiError::internal("the process has no streams to attach to")) };
+    attach::hijack(&call, Framing::of(options.tty), attachment).await
 }
 
 #[derive(Serialize)]

@@ -51,7 +51,8 @@ fn options(query: &Query) -> Result<LogOptions> {
         stderr,
         follow: query.flag("follow"),
         since: parse_seconds(query.text("since"))?,
-        until: parse_seconds(query.text("until"))?,
+        // No log ends in 1970.
+        until: parse_seconds(query.text("until"))?.filter(|until| *until != jiff::Timestamp::UNIX_EPOCH),
         // Everything that is no number means all lines, as a negative one does.
         tail: query.text("tail").parse().ok(),
     })

@@ -18,6 +18,7 @@
 mod calls;
 mod connection;
 mod orphans;
+mod outq;
 mod start;
 #[cfg(feature = "async")]
 mod tokio;
@@ -25,6 +26,7 @@ mod tokio;
 pub use calls::{Attach, Attached, Call, Create, Created, Exec, Inspect, List, Start, Started, Stats};
 pub use connection::{Client, Welcome, upgrade};
 pub use orphans::{OrphanRecord, recover_orphans};
+pub use outq::unread;
 pub use start::{StartOptions, ensure_running, start_or_connect};
 
 #[cfg(feature = "async")]
