@@ -5,6 +5,8 @@ RUN_PACKAGES = mmdebstrap curl
 # The clients and the peers of the tests: stratus is judged beside them.
 TEST_PACKAGES = busybox-static containerd crun docker-cli~ docker-registry docker.io e2fsprogs iproute2 jq nftables \
 	openssl podman procps runc skopeo strace util-linux
+# An emulated machine, and what its disk is made with.
+SERVER_PACKAGES = debian-archive-keyring e2fsprogs mmdebstrap qemu-system-x86 util-linux
 
 # rustup puts its programs there, and a shell that was started before does not know.
 export PATH := $(HOME)/.cargo/bin:$(PATH)
@@ -12,13 +14,16 @@ export PATH := $(HOME)/.cargo/bin:$(PATH)
 ifneq ($(CI),)
 export CARGO_TARGET_DIR := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/stratus/target
 endif
+export PREFIX DESTDIR
 
 .PHONY: help
 help:
 	@echo 'make run           twenty copies of a small web service, and how fast they were'
 	@echo 'make stop          takes them down, and the daemon'
 	@echo 'make test          every check and every test (as root)'
+	@echo 'make server        the core of the end-to-end tests on a stock Debian with systemd, in QEMU (as root)'
 	@echo 'make bench         measures against peers, and writes docs/benchmarks.md'
+	@echo 'make install       builds and installs it, with its units for systemd (PREFIX=/usr/local, DESTDIR=)'
 
 .PHONY: run
 run: toolchain
@@ -48,6 +53,16 @@ test: toolchain
 		cargo test --workspace --no-fail-fast; \
 	fi
 	cd examples/hello-web && cargo clippy --all-targets -- -D warnings && cargo test
+
+.PHONY: server
+server: toolchain
+	@contrib/require.sh $(RUN_PACKAGES) $(TEST_PACKAGES) $(SERVER_PACKAGES)
+	cargo xtask server
+
+.PHONY: install
+install: toolchain
+	cargo build --release
+	contrib/install.sh "$${CARGO_TARGET_DIR:-target}/release/stratus"
 
 .PHONY: bench
 bench: toolchain

@@ -66,16 +66,7 @@ impl Daemon {
     /// When it hangs.
     #[track_caller]
     pub fn sh(&self, command: &str) -> Outcome {
-        let seconds = DEADLINE.as_secs().to_string();
-        let mut timeout = self.shell("timeout");
-        let output = timeout
-            .args(["-k", "1", &seconds, "sh", "-c", command])
-            .stdin(Stdio::null())
-            .output()
-            .unwrap_or_else(|error| panic!("run {command}: {error}"));
-        let outcome = Outcome::new(command, output);
-        assert!(outcome.code() != 124, "hangs: {outcome}");
-        outcome
+        run_in(self.shell("timeout"), command)
     }
 
     /// A command that goes on in the background.
@@ -260,7 +251,7 @@ impl Drop for Daemon {
 impl Daemon {
     /// What is still in the kernel once it had the time to take things down, which it does in its own.
     fn what_stays(&self) -> Vec<String> {
-        let until = std::time::Instant::now() + DEADLINE / 6;
+        let until = std::time::Instant::now() + *DEADLINE / 6;
         loop {
             let left = leftovers::find(&self.instance, self.slot.directory());
             if left.is_empty() || self.instance.is_empty() || std::time::Instant::now() > until {
@@ -269,6 +260,19 @@ impl Daemon {
             std::thread::sleep(std::time::Duration::from_millis(5));
         }
     }
+}
+
+/// What comes of a command in a shell that `timeout` watches.
+#[track_caller]
+pub(crate) fn run_in(mut timeout: Command, command: &str) -> Outcome {
+    let output = timeout
+        .args(["-k", "1", &DEADLINE.as_secs().to_string(), "sh", "-c", command])
+        .stdin(Stdio::null())
+        .output()
+        .unwrap_or_else(|error| panic!("run {command}: {error}"));
+    let outcome = Outcome::new(command, output);
+    assert!(outcome.code() != 124, "hangs: {outcome}");
+    outcome
 }
 
 /// The program under test: `STRATUS_BIN`, or what cargo built beside this test.

@@ -1,14 +1,19 @@
 //! Waiting for what happens in its own time, without guessing how long it takes.
 
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
-/// Longer than anything here takes on the slowest machine: who waits as long has found a fault.
-pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
+/// Longer than anything here takes on the slowest machine: who waits as long has found a fault. A minute, or as many seconds
+/// as `E2E_DEADLINE` says, for a machine that is emulated.
+pub(crate) static DEADLINE: LazyLock<Duration> = LazyLock::new(|| {
+    let seconds = std::env::var("E2E_DEADLINE").ok().and_then(|seconds| seconds.parse().ok());
+    Duration::from_secs(seconds.unwrap_or(60))
+});
 
 /// Looks until `condition` holds.
 ///
 /// # Panics
-/// When it does not hold within a minute; `what` says what was waited for.
+/// When it does not hold within the deadline; `what` says what was waited for.
 #[track_caller]
 pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     let mut waiting = Waiting::for_what(what);
@@ -26,10 +31,10 @@ pub struct Waiting<'a> {
 impl<'a> Waiting<'a> {
     /// Starts to wait.
     pub fn for_what(what: &'a str) -> Self {
-        Self { what, until: Instant::now() + DEADLINE }
+        Self { what, until: Instant::now() + *DEADLINE }
     }
 
-    /// Whether the minute is over.
+    /// Whether the deadline is over.
     pub(crate) fn is_over(&self) -> bool {
         Instant::now() >= self.until
     }
@@ -37,13 +42,13 @@ impl<'a> Waiting<'a> {
     /// Rests a moment.
     ///
     /// # Panics
-    /// After a minute.
+    /// After the deadline.
     #[track_caller]
     pub fn look_again(&mut self) {
         self.look_again_at(String::new);
     }
 
-    /// Rests a moment; after a minute, fails and says what was `seen`.
+    /// Rests a moment; after the deadline, fails and says what was `seen`.
     #[track_caller]
     pub(crate) fn look_again_at(&mut self, seen: impl FnOnce() -> String) {
         assert!(Instant::now() < self.until, "waited in vain for {}\n{}", self.what, seen());

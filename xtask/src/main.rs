@@ -10,6 +10,7 @@ mod instance;
 mod licences;
 mod memory;
 mod safety;
+mod server;
 mod source;
 mod workspace;
 
@@ -28,7 +29,9 @@ Usage: cargo xtask CHORE
             (runtimes, daemons, containers, layers) it measures those and prints them
   demo      starts twenty copies of examples/hello-web and tells what they cost; demo --stop takes them down
   floors    fails where a crate uses one of its own or a higher floor, or has `unsafe` where none may be
-  licences  fails where a crate from outside has a licence or a source that deny.toml does not allow";
+  licences  fails where a crate from outside has a licence or a source that deny.toml does not allow
+  server    boots a stock Debian in QEMU, installs stratus there, and runs the core of the end-to-end tests; with names
+            of files in tests/tests it runs those";
 
 fn main() -> ExitCode {
     match run(std::env::args().skip(1)) {
@@ -51,6 +54,7 @@ fn run(mut arguments: impl Iterator<Item = String>) -> Result<()> {
         },
         Some("floors") => check_floors(&root()?),
         Some("licences") => check_licences(&root()?),
+        Some("server") => server::run(&root()?, &arguments.collect::<Vec<_>>()),
         None | Some("help" | "--help" | "-h") => {
             println!("{USAGE}");
             Ok(())

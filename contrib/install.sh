@@ -1,0 +1,44 @@
+#!/bin/sh
+# Puts stratus onto this machine, or a newer one over an older: install.sh PROGRAM
+# PREFIX says where to (/usr/local), DESTDIR below which root, for those who make packages. What runs is left alone.
+set -eu
+
+program=${1:?which program? target/release/stratus, after cargo build --release}
+prefix=${PREFIX:-/usr/local}
+to=${DESTDIR:-}$prefix
+here=$(dirname "$0")
+
+# Under another name first: a program that runs is replaced, never written to, and there is one at any instant.
+mkdir -p "$to/bin"
+install -m 755 "$program" "$to/bin/stratus.new"
+mv -f "$to/bin/stratus.new" "$to/bin/stratus"
+
+for unit in stratus.service stratus.socket; do
+	mkdir -p "$to/lib/systemd/system"
+	sed "s|/usr/bin/stratus|$prefix/bin/stratus|" "$here/$unit" > "$to/lib/systemd/system/$unit"
+done
+install -D -m 644 "$here/stratus.sysusers" "$to/lib/sysusers.d/stratus.conf"
+
+# The page of each command, and completions for the shells.
+mkdir -p "$to/share/man/man1" "$to/share/bash-completion/completions" "$to/share/zsh/site-functions" \
+	"$to/share/fish/vendor_completions.d"
+"$program" man "$to/share/man/man1"
+"$program" completions bash > "$to/share/bash-completion/completions/stratus"
+"$program" completions zsh > "$to/share/zsh/site-functions/_stratus"
+"$program" completions fish > "$to/share/fish/vendor_completions.d/stratus.fish"
+
+# A package's own scripts do the rest.
+if [ -n "${DESTDIR:-}" ]; then exit 0; fi
+
+# The group whose members may use the socket.
+if ! getent group docker > /dev/null; then groupadd --system docker; fi
+if [ ! -d /run/systemd/system ]; then
+	echo "Installed. There is no systemd here: start it with $prefix/bin/stratus daemon"
+	exit 0
+fi
+systemctl daemon-reload
+if systemctl --quiet is-active stratus.service; then
+	echo "Installed. The daemon that runs is the one before: systemctl restart stratus"
+else
+	echo "Installed. Start it now and at each boot: systemctl enable --now stratus"
+fi

@@ -1,0 +1,111 @@
+//! The second disk: the program, what installs it, the tests, and the `docker` client that the tests use here.
+
+use crate::server::disk;
+use crate::workspace::Workspace;
+use anyhow::{Context, Result, bail};
+use serde::Deserialize;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// What the machine runs.
+const RUN: &str = include_str!("run.sh");
+
+/// A disk that goes when it is dropped.
+pub(super) struct Freight {
+    directory: PathBuf,
+}
+
+impl Freight {
+    pub(super) fn path(&self) -> PathBuf {
+        self.directory.join("freight.ext4")
+    }
+}
+
+impl Drop for Freight {
+    fn drop(&mut self) {
+        // Whatever stays there is overwritten by the next run.
+        let _ = fs::remove_dir_all(&self.directory);
+    }
+}
+
+/// One line of what cargo tells of a build.
+#[derive(Deserialize)]
+struct Message {
+    reason: String,
+    target: Option<Built>,
+    executable: Option<PathBuf>,
+}
+
+#[derive(Deserialize)]
+struct Built {
+    name: String,
+    kind: Vec<String>,
+}
+
+/// Builds the program and the tests, and puts them onto a disk: all tests that `is_wanted`, by their files' names.
+pub(super) fn pack(root: &Path, workspace: &Workspace, is_wanted: impl Fn(&str) -> bool) -> Result<Freight> {
+    let mut programs = build(root)?;
+    programs.retain(|program| !program.is_test || is_wanted(&program.name));
+    if !programs.iter().any(|program| program.is_test) {
+        bail!("no test in tests/tests has such a name");
+    }
+    let freight = Freight { directory: workspace.target_directory.join("server") };
+    let tree = freight.directory.join("tree");
+    // What a run that was killed left there.
+    let _ = fs::remove_dir_all(&freight.directory);
+    fs::create_dir_all(tree.join("tests")).with_context(|| format!("cannot create {}", tree.display()))?;
+    for program in &programs {
+        let place = if program.is_test { tree.join("tests") } else { tree.clone() };
+        copy(&program.executable, &place.join(&program.name))?;
+    }
+    copy(&find("docker")?, &tree.join("docker"))?;
+    disk::run(Command::new("cp").arg("-r").arg(root.join("contrib")).arg(&tree))?;
+    let run = tree.join("run");
+    fs::write(&run, RUN).with_context(|| format!("cannot write {}", run.display()))?;
+    disk::run(Command::new("chmod").arg("755").arg(&run))?;
+    disk::run(Command::new("mke2fs").args(["-q", "-t", "ext4", "-d"]).arg(&tree).arg(freight.path()).arg("2G"))?;
+    Ok(freight)
+}
+
+struct Program {
+    name: String,
+    is_test: bool,
+    executable: PathBuf,
+}
+
+fn build(root: &Path) -> Result<Vec<Program>> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut programs = Vec::new();
+    for arguments in [["build", "--package=stratus"].as_slice(), &["test", "--package=e2e", "--no-run"]] {
+        let mut command = Command::new(&cargo);
+        command.args(arguments).args(["--quiet", "--message-format=json-render-diagnostics"]);
+        let output = command.current_dir(root).stderr(Stdio::inherit()).output().context("cannot run cargo")?;
+        if !output.status.success() {
+            bail!("cargo {} failed ({})", arguments.join(" "), output.status);
+        }
+        programs.extend(String::from_utf8_lossy(&output.stdout).lines().filter_map(program));
+    }
+    Ok(programs)
+}
+
+/// The executable that a line of cargo's tells of, if it is one that is needed.
+fn program(line: &str) -> Option<Program> {
+    let message: Message =
+        serde_json::from_str(line).ok().filter(|message: &Message| message.reason == "compiler-artifact")?;
+    let built = message.target?;
+    let is_test = built.kind.iter().any(|kind| kind == "test");
+    let is_needed = is_test || built.kind.iter().any(|kind| kind == "bin");
+    Some(Program { name: built.name, is_test, executable: message.executable.filter(|_| is_needed)? })
+}
+
+fn find(program: &str) -> Result<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path).map(|directory| directory.join(program)).find(|path| path.is_file());
+    found.with_context(|| format!("there is no {program} in PATH"))
+}
+
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    fs::copy(from, to).with_context(|| format!("cannot copy {} to {}", from.display(), to.display()))?;
+    Ok(())
+}
