@@ -26,6 +26,7 @@ pub struct Daemon {
     slot: Slot,
     flags: Vec<String>,
     process: Option<Child>,
+    program: PathBuf,
     /// Part of the names of everything that it puts into the kernel.
     instance: String,
 }
@@ -46,7 +47,7 @@ impl Daemon {
     pub fn start_with(flags: &[&str]) -> Self {
         let slot = Slot::take();
         let flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
-        let mut daemon = Self { slot, flags, process: None, instance: String::new() };
+        let mut daemon = Self { slot, flags, process: None, program: stratus(), instance: String::new() };
         daemon.clean();
         for directory in ["client", "work"] {
             let path = daemon.path(directory);
@@ -146,7 +147,7 @@ impl Daemon {
             .stdout(Stdio::null())
             .stderr(log)
             .spawn()
-            .unwrap_or_else(|error| panic!("start {}: {error}: run `cargo build -p stratus`", stratus().display()));
+            .unwrap_or_else(|error| panic!("start {}: {error}: run `cargo build -p stratus`", self.program.display()));
         let process = self.process.insert(process);
         let mut waiting = Waiting::for_what("the daemon to answer");
         while UnixStream::connect(self.slot.directory().join("run/docker.sock")).is_err() {
@@ -155,6 +156,18 @@ impl Daemon {
             }
             waiting.look_again();
         }
+    }
+
+    /// Starts the daemon anew, as a program that was installed over the one before. Returns where that is.
+    ///
+    /// # Panics
+    /// As [`Self::restart`].
+    pub fn upgrade(&mut self) -> PathBuf {
+        let program = self.path("stratus");
+        fs::copy(stratus(), &program).expect("copy the program");
+        self.program.clone_from(&program);
+        self.restart();
+        program
     }
 
     /// The process of the keeper, which holds what the containers need while no daemon runs.
@@ -190,7 +203,7 @@ impl Daemon {
     }
 
     fn start_command(&self) -> Command {
-        let mut command = Command::new(stratus());
+        let mut command = Command::new(&self.program);
         command.arg("daemon").args(self.directories());
         command
     }

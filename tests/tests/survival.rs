@@ -72,6 +72,34 @@ fn a_daemon_that_ends_in_order_leaves_them_too() {
 }
 
 #[test]
+fn a_newer_program_takes_over() {
+    let mut host = Daemon::start();
+    host.sh(&format!("docker run -di --name talker -p $PORT:80 busybox {TICKER}")).ok();
+    let pid = host.sh("docker inspect -f '{{.State.Pid}}' talker").text().to_owned();
+    let keeper = host.keeper();
+    let of_file = |host: &Daemon, path: &str| host.sh(&format!("stat -L -c %d:%i {path}")).text().to_owned();
+    let before = of_file(&host, &format!("/proc/{keeper}/exe"));
+    let program = host.upgrade();
+    // The same process holds the same container, and is another program.
+    assert_eq!(host.keeper(), keeper);
+    let after = of_file(&host, &format!("/proc/{keeper}/exe"));
+    assert_ne!(after, before);
+    assert_eq!(after, of_file(&host, &program.display().to_string()));
+    host.sh("docker inspect -f '{{.State.Pid}} {{.State.Running}}' talker").says(&format!("{pid} true"));
+    let mut attached = host.session("docker attach talker");
+    eventually("the attachment", || {
+        host.sh("docker events --since 1h --until $(date +%s.%N) --filter event=attach | wc -l").number() == 1
+    });
+    attached.types("again\n").waits_for("got again");
+    host.sh("docker logs talker").says("begun\ngot again");
+    host.sh("docker exec talker true && docker run --rm busybox echo hello").says("hello");
+    host.sh("docker rm -f talker && docker run --rm -p $PORT:80 busybox true").ok();
+    // Nothing is to be done when the program is the same.
+    host.restart();
+    assert_eq!(host.log().matches("the keeper has gone on as this program").count(), 1, "{}", host.log());
+}
+
+#[test]
 fn policies_hold_over_a_restart() {
     let mut host = Daemon::start();
     host.sh("docker run -d --name always --restart always busybox sleep 1000").ok();

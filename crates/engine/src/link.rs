@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 use std::pin::Pin;
 
-use keeper::client::{AsyncClient, ClientError, Events, StartOptions, recover_orphans, start_or_connect};
+use keeper::client::{
+    AsyncClient, Client, ClientError, Events, StartOptions, bring_up_to_date, ensure_running, recover_orphans,
+};
 use keeper::protocol::{Event, Failure};
 use parking_lot::RwLock;
 
@@ -26,12 +28,15 @@ impl KeeperLink {
         }
     }
 
-    /// Starts the keeper where none is, and connects. What a killed one left is ended first.
+    /// Starts the keeper where none is, has one of another program go on as this one, and connects. What a killed one left is
+    /// ended first.
     async fn connect(&self) -> Result<(AsyncClient, Events)> {
         let options = self.options.clone();
         let client = crate::blocking(move || {
             end_orphans(&options);
-            start_or_connect(&options).map_err(keeper_error)
+            ensure_running(&options).map_err(keeper_error)?;
+            bring_keeper_up_to_date(&options);
+            Client::connect(&options.run_dir).map_err(keeper_error)
         });
         AsyncClient::from_client(client.await?).map_err(keeper_error)
     }
@@ -45,6 +50,16 @@ fn end_orphans(options: &StartOptions) {
         if let Err(error) = orphan.kill() {
             tracing::error!(process = orphan.id, %error, "could not end it");
         }
+    }
+}
+
+/// A daemon that was installed over the one before gets a keeper of its own release, which loses nothing that it holds.
+fn bring_keeper_up_to_date(options: &StartOptions) {
+    match bring_up_to_date(options) {
+        Ok(false) => {}
+        Ok(true) => tracing::info!("the keeper has gone on as this program"),
+        // Whether the two understand each other all the same, the greeting tells.
+        Err(error) => tracing::warn!(%error, "the keeper goes on as the program that it is"),
     }
 }
 

@@ -111,14 +111,21 @@ pub fn upgrade(run_dir: &Path, program: &Path) -> Result<Welcome, ClientError> {
     let mut buffer = ReceiveBuffer::default();
     send(socket.as_fd(), &Packet::encode(&ToKeeper::Upgrade, vec![file.into()])?)?;
     match receive(socket.as_fd(), &mut buffer)?.0 {
-        FromKeeper::Upgraded { release, .. } => {
-            let credentials = rustix::net::sockopt::socket_peercred(&socket)
-                .map_err(|errno| ClientError::system("look at the peer of", run_dir.join(SOCKET_NAME))(errno.into()))?;
-            Ok(Welcome { release, pid: credentials.pid.as_raw_nonzero().get().unsigned_abs() })
-        }
+        FromKeeper::Upgraded { release, .. } => Ok(Welcome { release, pid: peer(&socket, run_dir)? }),
         FromKeeper::Refused { reason, protocol } => Err(ClientError::Refused { reason, protocol }),
         other => Err(ClientError::Unexpected(format!("{other:?}"))),
     }
+}
+
+/// The process id of the keeper of a run directory, of whatever release it is.
+pub(super) fn process(run_dir: &Path) -> Result<u32, ClientError> {
+    peer(&connect(run_dir)?, run_dir)
+}
+
+fn peer(socket: &OwnedFd, run_dir: &Path) -> Result<u32, ClientError> {
+    let credentials = rustix::net::sockopt::socket_peercred(socket)
+        .map_err(|errno| ClientError::system("look at the peer of", run_dir.join(SOCKET_NAME))(errno.into()))?;
+    Ok(credentials.pid.as_raw_nonzero().get().unsigned_abs())
 }
 
 fn connect(run_dir: &Path) -> Result<OwnedFd, ClientError> {

@@ -27,7 +27,7 @@ pub use calls::{Attach, Attached, Call, Create, Created, Exec, Inspect, List, St
 pub use connection::{Client, Welcome, upgrade};
 pub use orphans::{OrphanRecord, recover_orphans};
 pub use outq::unread;
-pub use start::{StartOptions, ensure_running, start_or_connect};
+pub use start::{StartOptions, bring_up_to_date, ensure_running, start_or_connect};
 
 #[cfg(feature = "async")]
 pub use self::tokio::{AsyncClient, Events};

@@ -2,12 +2,13 @@
 
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::PathBuf;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use rustix::fs::FlockOperation;
 
+use super::connection::{process, upgrade};
 use super::{Client, ClientError};
 
 /// How to start a keeper.
@@ -65,6 +66,26 @@ pub fn ensure_running(options: &StartOptions) -> Result<(), ClientError> {
     }
     let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
     Err(ClientError::DidNotStart(if said.is_empty() { output.status.to_string() } else { said }))
+}
+
+/// Has the run directory's keeper go on as the options' program, with everything it holds, where it is of another one: as a rule a
+/// newer program has been installed since it began. Returns whether that was so. A keeper that does not go on as the new program goes
+/// on as the old one, and the error says why.
+pub fn bring_up_to_date(options: &StartOptions) -> Result<bool, ClientError> {
+    if is_program_of(process(&options.run_dir)?, &options.program)? {
+        return Ok(false);
+    }
+    upgrade(&options.run_dir, &options.program).map(|_| true)
+}
+
+/// Whether a process executes this very file, rather than one that was in its place before.
+fn is_program_of(process: u32, program: &Path) -> Result<bool, ClientError> {
+    let executed = PathBuf::from(format!("/proc/{process}/exe"));
+    let file = |path: &Path| match std::fs::metadata(path) {
+        Ok(metadata) => Ok((metadata.dev(), metadata.ino())),
+        Err(error) => Err(ClientError::system("look at", path)(error)),
+    };
+    Ok(file(&executed)? == file(program)?)
 }
 
 fn listens(options: &StartOptions) -> Result<bool, ClientError> {
