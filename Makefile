@@ -35,8 +35,12 @@ run: toolchain
 stop:
 	cargo xtask demo --stop
 
+.PHONY: sdks
+sdks:
+	@tests/sdks/prepare.sh "$${XDG_CACHE_HOME:-$$HOME/.cache}/stratus/sdks"
+
 .PHONY: test
-test: toolchain
+test: toolchain sdks
 	@contrib/require-rust.sh fmt clippy
 	@contrib/require.sh $(RUN_PACKAGES) $(TEST_PACKAGES)
 	cargo fmt --all --check
