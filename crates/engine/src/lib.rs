@@ -123,14 +123,20 @@ impl Engine {
         self.change(container, edit).await
     }
 
-    /// Writes the record of a container that is being made.
-    async fn put_record(&self, record: &ContainerRecord) -> Result<()> {
-        let made = self.0.records.put_if_async(record.id.as_str(), store::Expect::Absent, record).await;
-        made.map(drop).map_err(|error| unrecorded(&record.id, error))
+    /// Writes the record of a container that is being made, and with it that of its root file system.
+    async fn put_record(&self, record: &ContainerRecord, rootfs: &image::NewRootfs) -> Result<()> {
+        let (records, id) = (&self.0.records, record.id.as_str());
+        let txn = records.txn().expect(records.key(id), store::Expect::Absent);
+        let txn = records.put_in(txn, id, record).map_err(|error| unrecorded(&record.id, error))?;
+        let commit = rootfs.record_in(txn).map_err(images::error)?.commit_async();
+        commit.await.map(drop).map_err(|error| unrecorded(&record.id, error.into()))
     }
 
+    /// Deletes the record of a container, and with it that of its root file system.
     async fn delete_record(&self, id: &ContainerId) -> Result<()> {
-        self.0.records.delete_async(id.as_str()).await.map(drop).map_err(|error| unrecorded(id, error))
+        let txn = self.0.records.txn().delete(self.0.records.key(id.as_str()));
+        let commit = self.0.images.forget_rootfs(id.as_str(), txn).commit_async();
+        commit.await.map(drop).map_err(|error| unrecorded(id, error.into()))
     }
 
     /// Tells an event of a container, with its name, image and labels.

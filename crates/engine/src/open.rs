@@ -23,7 +23,7 @@ impl Engine {
     }
 
     fn open_parts(config: EngineConfig) -> Result<Self> {
-        for directory in [config.data_dir.join("containers"), config.run_dir.join("bundle/rootfs")] {
+        for directory in [config.data_dir.clone(), config.run_dir.join("bundle/rootfs")] {
             make(&directory)?;
         }
         let store =
@@ -41,6 +41,7 @@ impl Engine {
         let networks = net::Networks::open(net_config(&config, &store)?, running).map_err(crate::networks::error)?;
         let images = Images::open(ImagesConfig {
             root: config.data_dir.join("images"),
+            rootfs: config.data_dir.join("containers"),
             store: store.clone(),
             platform: Platform::host(),
             limits: UnpackLimits::default(),

@@ -18,6 +18,7 @@ async fn main() -> Result<(), Failure> {
     let store = store::Store::open(dir.path().join("store"))?;
     let config = ImagesConfig {
         root: dir.path().join("images"),
+        rootfs: dir.path().join("containers"),
         store,
         platform: Platform::host(),
         limits: UnpackLimits::default(),

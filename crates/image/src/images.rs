@@ -4,16 +4,18 @@
 //! blobs/ ingest/     the content store
 //! layers/<n>/fs      a layer, unpacked, read-only for ever
 //! staging/<n>/fs     a layer that is being unpacked
-//! rootfs/<id>/       upper and work directory of a container
 //! trash/             what is being removed
 //! ```
+//!
+//! Beside it, where the opener says: `<id>/`, a container's directory, with the upper and the work directory of its root
+//! file system and whatever else its owner puts there. It comes and goes as one.
 
 use crate::content::{Content, list};
 use crate::reaper::Reaper;
 use crate::record::{ImageRecord, LAYER, key_of};
 use crate::state::{Lease, State};
 use crate::sync::Syncer;
-use crate::{Digest, Error, ImageConfig, ImageId, ImageIngest, Platform, Result, skeleton, tree};
+use crate::{Digest, Error, ImageConfig, ImageId, ImageIngest, Platform, Result, rootfs, skeleton, tree};
 use parking_lot::Mutex;
 use rustix::fd::AsFd as _;
 use std::collections::{HashMap, HashSet};
@@ -26,9 +28,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// How images are kept.
 #[derive(Clone, Debug)]
 pub struct ImagesConfig {
-    /// The directory of blobs, layers and root file systems; made where it is missing. Its file system must be fit for
-    /// overlayfs' upper directories.
+    /// The directory of blobs and layers; made where it is missing. Its file system must be fit for overlayfs' upper
+    /// directories.
     pub root: PathBuf,
+    /// The directory in which each container has one, in the same file system.
+    pub rootfs: PathBuf,
     /// Where the metadata is kept, below keys that begin with `image/`.
     pub store: store::Store,
     /// What images are chosen for where there is a choice.
@@ -67,6 +71,7 @@ pub struct Images(pub(crate) Arc<Inner>);
 
 pub(crate) struct Inner {
     pub(crate) root: PathBuf,
+    pub(crate) rootfs: PathBuf,
     pub(crate) store: store::Store,
     pub(crate) platform: Platform,
     pub(crate) limits: UnpackLimits,
@@ -93,7 +98,7 @@ impl Images {
     /// Opens the directory, and removes what an end in the middle of something left. Blocks: a few milliseconds.
     pub fn open(config: ImagesConfig) -> Result<Images> {
         let root = &config.root;
-        for dir in ["layers", "staging", "rootfs"] {
+        for dir in ["layers", "staging"] {
             let dir = root.join(dir);
             fs::create_dir_all(&dir).map_err(|e| Error::io(format!("making {}", dir.display()), e))?;
         }
@@ -107,11 +112,12 @@ impl Images {
         }
         let mut state = State::load(&config.store)?;
         let last = tidy_layers(root, &reaper, &mut state)?;
-        tidy_rootfs(root, &reaper, &state)?;
+        rootfs::open_directory(&config.rootfs, &reaper, &state)?;
         let syncer = Syncer::new(root)?;
         skeleton::make(root, &syncer)?;
         Ok(Images(Arc::new(Inner {
             root: root.clone(),
+            rootfs: config.rootfs,
             store: config.store,
             platform: config.platform,
             limits: config.limits,
@@ -245,17 +251,6 @@ fn tidy_layers(root: &Path, reaper: &Reaper, state: &mut State) -> Result<u64> {
         kept
     });
     Ok(last)
-}
-
-/// Removes directories of containers that have no record: they were being made or removed.
-fn tidy_rootfs(root: &Path, reaper: &Reaper, state: &State) -> Result<()> {
-    for entry in list(&root.join("rootfs"))? {
-        let known = entry.file_name().to_str().is_some_and(|name| state.rootfs.contains_key(name));
-        if !known {
-            reaper.discard(&entry.path())?;
-        }
-    }
-    Ok(())
 }
 
 fn base36(mut number: u64) -> String {

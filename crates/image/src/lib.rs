@@ -2,7 +2,7 @@
 //!
 //! [`Images`] is the handle on all of it. An image comes in from a registry through [`ImageIngest`], or by
 //! [`Images::load`], [`Images::import`] and [`Images::commit`]; it goes out by [`Images::manifest_for_push`] and
-//! [`Images::save`]; a container gets its root file system from [`Images::create_rootfs`].
+//! [`Images::save`]; a container gets its root file system from [`Images::begin_rootfs`].
 //!
 //! * **Blobs** are files named by their digests. One is there whole and verified, or it is not there.
 //! * **Layers** are unpacked once, into directories that never change again and that all images and containers share.
@@ -69,4 +69,4 @@ pub use query::{DiskUsage, HistoryStep, ImageSummary, ImageUsage, ListFilters};
 pub use record::{ImageRecord, LayerBlob, LayerRecord};
 pub use reference::Reference;
 pub use remove::{ImageUser, LabelFilter, PruneFilters, RemoveOptions, Removed};
-pub use rootfs::{Change, ChangeKind, MountedRootfs, OVERLAY_OPTIONS, Rootfs, RootfsSize};
+pub use rootfs::{Change, ChangeKind, MountedRootfs, NewRootfs, OVERLAY_OPTIONS, Rootfs, RootfsSize};

@@ -1,22 +1,22 @@
 //! Root file systems of containers: an overlay of a directory of their own over shared layers.
 
 mod diff;
+mod life;
 mod mount;
 
 pub(crate) use diff::is_opaque;
 pub use diff::{Change, ChangeKind};
+pub use life::NewRootfs;
+pub(crate) use life::open_directory;
 pub use mount::MountedRootfs;
 
 use crate::images::Inner;
-use crate::record::{self, ROOTFS, RootfsRecord};
+use crate::record::RootfsRecord;
 use crate::tree::walk::walk;
 use crate::{Error, ImageId, Images, Result, skeleton};
 use rustix::fs::{FileType, Mode, OFlags};
 use std::collections::HashSet;
-use std::fs;
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 /// Mount options that an overlay over these layers needs: every directory and file in the upper directory is whole by
 /// itself, whatever the kernel's defaults are, so that it can be read without being mounted.
@@ -45,15 +45,6 @@ pub struct RootfsSize {
 }
 
 impl Images {
-    /// Makes a root file system for a container, of an image or of nothing. Its layers stay until it is removed.
-    ///
-    /// # Errors
-    /// [`Error::RootfsExists`], [`Error::NoSuchImage`], [`Error::Invalid`] for an id that cannot name a directory.
-    pub async fn create_rootfs(&self, container: &str, image: Option<&ImageId>) -> Result<Rootfs> {
-        let (container, image) = (container.to_owned(), image.copied());
-        self.blocking(move |inner| create(inner, &container, image)).await
-    }
-
     /// A container's root file system.
     pub fn rootfs(&self, container: &str) -> Result<Rootfs> {
         let state = self.0.state.lock();
@@ -72,22 +63,6 @@ impl Images {
         let mut owners: Vec<String> = self.0.state.lock().rootfs.keys().cloned().collect();
         owners.sort_unstable();
         owners
-    }
-
-    /// Removes a container's root file system: gone when this returns, off the disk a while later. What is not there
-    /// is removed already.
-    pub async fn remove_rootfs(&self, container: &str) -> Result<()> {
-        let container = container.to_owned();
-        self.blocking(move |inner| {
-            if !inner.state.lock().rootfs.contains_key(&container) {
-                return Ok(());
-            }
-            inner.store.txn().delete(format!("{ROOTFS}{container}")).commit()?;
-            inner.reaper.discard(&directory(inner, &container))?;
-            inner.state.lock().rootfs.remove(&container);
-            Ok(())
-        })
-        .await
     }
 
     /// What a container's root file system takes. Walks over what the container changed.
@@ -116,66 +91,7 @@ impl Images {
 }
 
 fn directory(inner: &Inner, container: &str) -> PathBuf {
-    inner.root.join("rootfs").join(container)
-}
-
-/// Whether the id can be a directory's name and a part of a key, and nothing else.
-fn check_id(container: &str) -> Result<()> {
-    let fits = container.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b));
-    if !fits || container.is_empty() || container.len() > 128 || container.starts_with('.') {
-        return Err(Error::Invalid(format!("{container:?} cannot be a container's id")));
-    }
-    Ok(())
-}
-
-fn create(inner: &Arc<Inner>, container: &str, image: Option<ImageId>) -> Result<Rootfs> {
-    check_id(container)?;
-    let (record, rootfs) = {
-        // In one step: once it is in the state, its layers are in use.
-        let mut state = inner.state.lock();
-        if state.rootfs.contains_key(container) {
-            return Err(Error::RootfsExists(container.into()));
-        }
-        let layers =
-            image.map(|id| state.image(&id)).transpose()?.map_or_else(Vec::new, |image| image.diff_ids.clone());
-        let record = Arc::new(RootfsRecord { image, layers });
-        let rootfs = describe(inner, &state, container, &record)?;
-        state.rootfs.insert(container.into(), Arc::clone(&record));
-        (record, rootfs)
-    };
-    let made = make_directories(inner, container, &rootfs).and_then(|()| put(inner, container, &record));
-    if let Err(error) = made {
-        inner.state.lock().rootfs.remove(container);
-        inner.reaper.discard(&directory(inner, container))?;
-        return Err(error);
-    }
-    Ok(rootfs)
-}
-
-fn make_directories(inner: &Inner, container: &str, rootfs: &Rootfs) -> Result<()> {
-    let directory = directory(inner, container);
-    let make = || {
-        fs::create_dir(&directory)?;
-        fs::create_dir(&rootfs.upper)?;
-        fs::create_dir(&rootfs.work)?;
-        // The upper directory is the root that the container sees: it looks as the image's does.
-        let top = rootfs.lower.first().map_or(skeleton::DIR, String::as_str);
-        let like = fs::metadata(rootfs.layers_dir.join(top))?;
-        if (like.uid(), like.gid()) != (0, 0) {
-            std::os::unix::fs::chown(&rootfs.upper, Some(like.uid()), Some(like.gid()))?;
-        }
-        fs::set_permissions(&rootfs.upper, fs::Permissions::from_mode(like.mode() & 0o7777))
-    };
-    make().map_err(|e| Error::io(format!("making {}", directory.display()), e))
-}
-
-fn put(inner: &Inner, container: &str, rootfs: &RootfsRecord) -> Result<()> {
-    let key = format!("{ROOTFS}{container}");
-    let value = record::encode(&key, rootfs)?;
-    match inner.store.txn().expect(&key, store::Expect::Absent).put(&key, value).commit() {
-        Err(store::CommitError::Conflict(_)) => Err(Error::RootfsExists(container.into())),
-        other => other.map(drop).map_err(Error::from),
-    }
+    inner.rootfs.join(container)
 }
 
 fn describe(inner: &Inner, state: &crate::state::State, container: &str, record: &RootfsRecord) -> Result<Rootfs> {

@@ -85,6 +85,11 @@ impl<T: Serialize + DeserializeOwned> Collection<T> {
         serde_json::from_slice(value).map_err(|source| Error::Decode { key: key.to_owned(), source })
     }
 
+    /// A transaction of the store that this is in.
+    pub fn txn(&self) -> Txn<'_> {
+        self.store.txn()
+    }
+
     /// Adds a put of `value` to a transaction over several collections.
     pub fn put_in<'a>(&self, txn: Txn<'a>, id: &str, value: &T) -> Result<Txn<'a>, Error> {
         Ok(txn.put(self.key(id), self.encode(id, value)?))

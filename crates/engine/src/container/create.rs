@@ -58,7 +58,6 @@ impl Engine {
         let mounts = self.mount_points(&record.config, &record.host)?;
         record.mounts = mounts.points;
         if let Err(error) = self.make(&record, &image, reservation).await {
-            self.take_back(&record).await;
             self.drop_volumes(&mounts.new_volumes);
             return Err(error);
         }
@@ -70,28 +69,24 @@ impl Engine {
         Ok(Created { id, warnings })
     }
 
-    /// Root file system, files and record; the name's reservation is kept when all is there.
+    /// Directories and record; the name's reservation is kept when all is there.
     async fn make(
         &self,
         record: &ContainerRecord,
         image: &ResolvedImage,
         reservation: NameReservation<'_>,
     ) -> Result<()> {
-        self.0.images.create_rootfs(record.id.as_str(), Some(&image.id)).await.map_err(crate::images::error)?;
-        let directory = self.container_dir(&record.id);
-        std::fs::create_dir(&directory)
-            .map_err(|error| Error::step(format!("create {}", directory.display()), error))?;
+        let (engine, id, image) = (self.clone(), record.id.clone(), image.id);
+        let rootfs = crate::blocking(move || {
+            engine.0.images.begin_rootfs(id.as_str(), Some(&image)).map_err(crate::images::error)
+        })
+        .await?;
         self.fill_volumes(record).await?;
-        self.put_record(record).await?;
+        self.put_record(record, &rootfs).await?;
+        rootfs.keep();
         self.0.containers.insert(Arc::new(Container::new(record.clone())));
         reservation.keep();
         Ok(())
-    }
-
-    /// Takes away what [`make`](Self::make) left when it failed.
-    async fn take_back(&self, record: &ContainerRecord) {
-        self.remove_rootfs(&record.id).await;
-        let _ = std::fs::remove_dir_all(self.container_dir(&record.id));
     }
 
     fn reserve_name(&self, wanted: Option<&str>, id: &ContainerId) -> Result<NameReservation<'_>> {

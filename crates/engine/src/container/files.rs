@@ -11,7 +11,7 @@ use crate::spec::ContainerFiles;
 use crate::{Engine, Error, Result};
 
 impl Engine {
-    /// The directory of a container's own files.
+    /// The directory of a container's own files, beside its root file system: made and removed with that.
     pub(crate) fn container_dir(&self, id: &ContainerId) -> PathBuf {
         self.0.config.data_dir.join("containers").join(id.as_str())
     }

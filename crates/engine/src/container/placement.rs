@@ -1,6 +1,6 @@
 //! Where containers are in the hierarchy of cgroups: `PARENT/ID`, below a parent that is this instance's own.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{LinuxResources, Spec};
 use sandbox::cgroup::{self, Cgroup, Layout, Placement};
@@ -61,9 +61,9 @@ impl Placements {
         let cgroup = self.cgroup(record)?;
         let resources = spec.linux().as_ref().and_then(|linux| linux.resources().clone()).unwrap_or_default();
         cgroup.create(&resources).map_err(failed)?;
-        let mut directories: Vec<PathBuf> = cgroup.directories().into_iter().map(|(_, directory)| directory).collect();
-        directories.dedup();
-        Ok(Placed { placement: cgroup.placement().map_err(failed)?, directories })
+        let placement = cgroup.placement().map_err(failed)?;
+        let directories = placement.directories().map(Path::to_owned).collect();
+        Ok(Placed { placement, directories })
     }
 
     /// Where a further process of a running container goes.

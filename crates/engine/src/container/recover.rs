@@ -117,21 +117,9 @@ impl Engine {
         self.forget(&entry.id).await;
     }
 
-    /// Directories, cgroups and volumes that belong to no container.
+    /// Cgroups and volumes that belong to no container.
     fn sweep(&self, known: &HashSet<String>) {
         self.0.placements.sweep(known);
         self.0.volumes.sweep();
-        let Ok(entries) = std::fs::read_dir(self.0.config.data_dir.join("containers")) else { return };
-        for entry in entries.flatten() {
-            let name = entry.file_name().to_string_lossy().into_owned();
-            // A container that is being made now has a directory before it has a record, and a name before both.
-            if !known.contains(&name)
-                && self.0.containers.by_id(&name).is_none()
-                && !self.0.containers.is_reserved(&name)
-                && let Err(error) = std::fs::remove_dir_all(entry.path())
-            {
-                tracing::warn!(directory = %entry.path().display(), %error, "could not remove what is left of a container");
-            }
-        }
     }
 }

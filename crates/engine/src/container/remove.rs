@@ -102,27 +102,18 @@ impl Engine {
         let leaving = self.0.leaving.clone().read_owned().await;
         // Only who removes images waits for files to go: a daemon that is killed meanwhile sweeps them at its next start.
         tokio::spawn(async move {
-            engine.remove_rootfs(&record.id).await;
+            engine.discard_rootfs(&record.id).await;
             drop(leaving);
-            let files = crate::blocking(move || {
-                engine.remove_files(&record, volumes);
+            if !volumes {
+                return;
+            }
+            let removed = crate::blocking(move || {
+                engine.remove_anonymous_volumes(&record);
                 Ok(())
             });
-            let _ = files.await;
+            let _ = removed.await;
         });
         Ok(())
-    }
-
-    fn remove_files(&self, record: &ContainerRecord, volumes: bool) {
-        let directory = self.container_dir(&record.id);
-        if let Err(error) = std::fs::remove_dir_all(&directory)
-            && error.kind() != std::io::ErrorKind::NotFound
-        {
-            tracing::warn!(directory = %directory.display(), %error, "could not remove a container's directory");
-        }
-        if volumes {
-            self.remove_anonymous_volumes(record);
-        }
     }
 
     fn remove_anonymous_volumes(&self, record: &ContainerRecord) {

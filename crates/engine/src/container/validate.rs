@@ -191,15 +191,17 @@ fn memory(resources: &Resources) -> Result<()> {
 }
 
 fn cpu(resources: &Resources) -> Result<()> {
-    let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     if resources.nano_cpus > 0 && (resources.cpu_period > 0 || resources.cpu_quota > 0) {
         let other = if resources.cpu_period > 0 { "CPU Period" } else { "CPU Quota" };
         return Err(Error::invalid(format!("Conflicting options: Nano CPUs and {other} cannot both be set")));
     }
-    if resources.nano_cpus < 0 || resources.nano_cpus > cpus as i64 * 1_000_000_000 {
-        return Err(Error::invalid(format!(
-            "range of CPUs is from 0.01 to {cpus}.00, as there are only {cpus} CPUs available"
-        )));
+    if resources.nano_cpus != 0 {
+        let cpus = crate::system::online_cpus();
+        if !(0..=i64::from(cpus) * 1_000_000_000).contains(&resources.nano_cpus) {
+            return Err(Error::invalid(format!(
+                "range of CPUs is from 0.01 to {cpus}.00, as there are only {cpus} CPUs available"
+            )));
+        }
     }
     if resources.cpu_period != 0 && !(1_000..=1_000_000).contains(&resources.cpu_period) {
         return Err(Error::invalid(

@@ -279,10 +279,10 @@ impl Engine {
         self.0.events.tell(EventKind::Image, action, &actor, attributes);
     }
 
-    /// Takes a container's root file system away; its files go in the background.
-    pub(crate) async fn remove_rootfs(&self, id: &ContainerId) {
-        if let Err(error) = self.0.images.remove_rootfs(id.as_str()).await {
-            tracing::warn!(container = %id.short(), %error, "could not remove its root file system");
+    /// Takes the files away of a container that has no record any more; they go in the background.
+    pub(crate) async fn discard_rootfs(&self, id: &ContainerId) {
+        if let Err(error) = self.0.images.discard_rootfs(id.as_str()).await {
+            tracing::warn!(container = %id.short(), %error, "could not remove its directory");
         }
     }
 

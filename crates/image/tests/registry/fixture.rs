@@ -134,6 +134,7 @@ impl Place {
         let dir = tempfile::tempdir().unwrap();
         let images = Images::open(ImagesConfig {
             root: dir.path().join("images"),
+            rootfs: dir.path().join("containers"),
             store: store::Store::open(dir.path().join("store.redb")).unwrap(),
             platform: "linux/amd64".parse::<Platform>().unwrap(),
             limits: UnpackLimits::default(),

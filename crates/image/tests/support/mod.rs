@@ -49,7 +49,8 @@ impl Place {
 }
 
 pub(crate) fn open(root: PathBuf, store: store::Store) -> Result<Images> {
-    Images::open(ImagesConfig { root, store, platform: Platform::host(), limits: UnpackLimits::default() })
+    let (rootfs, platform) = (root.join("rootfs"), Platform::host());
+    Images::open(ImagesConfig { root, rootfs, store, platform, limits: UnpackLimits::default() })
 }
 
 pub(crate) fn file(path: &str, contents: &str) -> (Entry, Vec<u8>) {

@@ -1,0 +1,194 @@
+//! How root file systems come and go: their directories, and the records that say that they are there.
+
+use super::{Rootfs, describe, directory};
+use crate::content::list;
+use crate::images::Inner;
+use crate::reaper::Reaper;
+use crate::record::{self, ROOTFS, RootfsRecord};
+use crate::state::State;
+use crate::{Error, ImageId, Images, Result, skeleton};
+use rustix::fs::IFlags;
+use std::fs::{self, File, Permissions};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::path::Path;
+use std::sync::Arc;
+use store::{Expect, Txn};
+
+/// A root file system whose directories are there, and its record is not yet. Its layers stay meanwhile. It goes again
+/// with this, unless it is [kept](Self::keep).
+pub struct NewRootfs {
+    inner: Arc<Inner>,
+    container: String,
+    record: Arc<RootfsRecord>,
+    rootfs: Rootfs,
+    kept: bool,
+}
+
+impl Images {
+    /// Begins to make a root file system for a container, of an image or of nothing: what it belongs to is recorded in
+    /// the same transaction. Blocks for as long as it takes to make three directories.
+    ///
+    /// # Errors
+    /// [`Error::RootfsExists`], [`Error::NoSuchImage`], [`Error::Invalid`] for an id that cannot name a directory.
+    pub fn begin_rootfs(&self, container: &str, image: Option<&ImageId>) -> Result<NewRootfs> {
+        check_id(container)?;
+        let inner = Arc::clone(&self.0);
+        let new = {
+            // In one step: once it is in the state, its layers are in use.
+            let mut state = inner.state.lock();
+            if state.rootfs.contains_key(container) {
+                return Err(Error::RootfsExists(container.into()));
+            }
+            let layers =
+                image.map(|id| state.image(id)).transpose()?.map_or_else(Vec::new, |image| image.diff_ids.clone());
+            let record = Arc::new(RootfsRecord { image: image.copied(), layers });
+            let rootfs = describe(&inner, &state, container, &record)?;
+            state.rootfs.insert(container.into(), Arc::clone(&record));
+            drop(state);
+            NewRootfs { inner, container: container.into(), record, rootfs, kept: false }
+        };
+        make_directories(&directory(&new.inner, container), &new.rootfs)?;
+        Ok(new)
+    }
+
+    /// Makes a root file system for a container. Its layers stay until it is removed.
+    ///
+    /// # Errors
+    /// As [`begin_rootfs`](Self::begin_rootfs).
+    pub async fn create_rootfs(&self, container: &str, image: Option<&ImageId>) -> Result<Rootfs> {
+        let (images, container, image) = (self.clone(), container.to_owned(), image.copied());
+        self.blocking(move |inner| {
+            let new = images.begin_rootfs(&container, image.as_ref())?;
+            match new.record_in(inner.store.txn())?.commit() {
+                Ok(_) => Ok(new.keep()),
+                Err(store::CommitError::Conflict(_)) => Err(Error::RootfsExists(container)),
+                Err(error) => Err(error.into()),
+            }
+        })
+        .await
+    }
+
+    /// Adds to a transaction that a container's root file system is no more. Once it is committed,
+    /// [`discard_rootfs`](Self::discard_rootfs) takes its files.
+    pub fn forget_rootfs<'s>(&self, container: &str, txn: Txn<'s>) -> Txn<'s> {
+        txn.delete(key(container))
+    }
+
+    /// Takes a root file system away that has no record any more: gone when this returns, off the disk a while later.
+    /// What is not there is gone already.
+    pub async fn discard_rootfs(&self, container: &str) -> Result<()> {
+        let container = container.to_owned();
+        self.blocking(move |inner| discard(inner, &container)).await
+    }
+
+    /// Removes a container's root file system, and its record.
+    pub async fn remove_rootfs(&self, container: &str) -> Result<()> {
+        let container = container.to_owned();
+        self.blocking(move |inner| {
+            if !inner.state.lock().rootfs.contains_key(&container) {
+                return Ok(());
+            }
+            inner.store.txn().delete(key(&container)).commit()?;
+            discard(inner, &container)
+        })
+        .await
+    }
+}
+
+impl NewRootfs {
+    /// What to mount.
+    pub fn rootfs(&self) -> &Rootfs {
+        &self.rootfs
+    }
+
+    /// Adds its record to a transaction, which conflicts where the container has one already.
+    pub fn record_in<'s>(&self, txn: Txn<'s>) -> Result<Txn<'s>> {
+        let key = key(&self.container);
+        let value = record::encode(&key, &*self.record)?;
+        Ok(txn.expect(&key, Expect::Absent).put(&key, value))
+    }
+
+    /// Its record is committed: it stays until it is removed.
+    pub fn keep(mut self) -> Rootfs {
+        self.kept = true;
+        self.rootfs.clone()
+    }
+}
+
+impl Drop for NewRootfs {
+    fn drop(&mut self) {
+        if !self.kept
+            && let Err(error) = discard(&self.inner, &self.container)
+        {
+            tracing::warn!(container = self.container, %error, "could not take back a root file system");
+        }
+    }
+}
+
+fn key(container: &str) -> String {
+    format!("{ROOTFS}{container}")
+}
+
+fn discard(inner: &Inner, container: &str) -> Result<()> {
+    inner.reaper.discard(&directory(inner, container))?;
+    inner.state.lock().rootfs.remove(container);
+    Ok(())
+}
+
+/// Whether the id can be a directory's name and a part of a key, and nothing else.
+fn check_id(container: &str) -> Result<()> {
+    let fits = container.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b));
+    if !fits || container.is_empty() || container.len() > 128 || container.starts_with('.') {
+        return Err(Error::Invalid(format!("{container:?} cannot be a container's id")));
+    }
+    Ok(())
+}
+
+fn make_directories(directory: &Path, rootfs: &Rootfs) -> Result<()> {
+    let make = || {
+        fs::create_dir(directory)?;
+        fs::create_dir(&rootfs.upper)?;
+        fs::create_dir(&rootfs.work)?;
+        // The upper directory is the root that the container sees: it looks as the image's does.
+        let top = rootfs.lower.first().map_or(skeleton::DIR, String::as_str);
+        let like = fs::metadata(rootfs.layers_dir.join(top))?;
+        if (like.uid(), like.gid()) != (0, 0) {
+            std::os::unix::fs::chown(&rootfs.upper, Some(like.uid()), Some(like.gid()))?;
+        }
+        fs::set_permissions(&rootfs.upper, Permissions::from_mode(like.mode() & 0o7777))
+    };
+    make().map_err(|e| Error::io(format!("making {}", directory.display()), e))
+}
+
+/// Makes the directory of all root file systems ready, and removes what is in it of containers that have no record:
+/// they were being made or removed.
+pub(crate) fn open_directory(path: &Path, reaper: &Reaper, state: &State) -> Result<()> {
+    let make = || {
+        fs::create_dir_all(path)?;
+        // Containers hold set-uid programs of all ages: nobody but root has business there.
+        fs::set_permissions(path, Permissions::from_mode(0o700))?;
+        File::open(path)
+    };
+    let opened = make().map_err(|e| Error::io(format!("making {}", path.display()), e))?;
+    spread(&opened);
+    for entry in list(path)? {
+        let known = entry.file_name().to_str().is_some_and(|name| state.rootfs.contains_key(name));
+        if !known {
+            reaper.discard(&entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+/// Tells ext4 that the directories in here have nothing to do with each other (`chattr +T`), so that each gets a group of
+/// blocks of its own. An ext4 without a journal gives no inode away anew for a minute and longer after its removal,
+/// and looks, for each new one, at all of these in its group: with all containers in one group, the search took
+/// more time than everything else that a daemon does to create and start a container. Other file systems know no such thing, and need none.
+fn spread(directory: &File) {
+    const TOP_OF_HIERARCHIES: IFlags = IFlags::from_bits_retain(0x0002_0000);
+    if let Ok(flags) = rustix::fs::ioctl_getflags(directory)
+        && !flags.contains(TOP_OF_HIERARCHIES)
+    {
+        let _ = rustix::fs::ioctl_setflags(directory, flags | TOP_OF_HIERARCHIES);
+    }
+}
