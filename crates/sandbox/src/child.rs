@@ -5,9 +5,12 @@
 
 mod console;
 mod copy_up;
+mod devices;
+mod hidden;
 mod hooks;
 pub(crate) mod mounts;
 mod pid1;
+mod place;
 mod process;
 pub(crate) mod rootfs;
 mod target;
@@ -21,6 +24,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::RecvFlags;
 
+use self::place::Places;
 use crate::plan::{ExecPlan, InitPlan, NamespaceKind, ProcessPlan};
 use crate::sync::{self, GO_HOOKS, GO_MAPPED, GO_START, Kind, Step};
 use crate::sys;
@@ -262,7 +266,7 @@ fn become_container<'p>(
     if plan.namespaces.is_new(NamespaceKind::Cgroup) {
         sys::unshare(NamespaceKind::Cgroup.clone_flag()).at(Step::NewNamespace, b"cgroup")?;
     }
-    new_session(plan.keyring.as_deref(), plan.init && plan.process.terminal.is_some())?;
+    new_session(plan.own_keyring, plan.init && plan.process.terminal.is_some())?;
     if let Some(name) = &plan.hostname {
         rustix::system::sethostname(name.to_bytes()).at(Step::Hostname, name.to_bytes())?;
     }
@@ -272,18 +276,19 @@ fn become_container<'p>(
 
     // The root file system and everything in it.
     let root = rootfs::mount(context)?;
+    let mut places = Places::new(root.as_fd());
     for (mount, tree) in plan.mounts.iter().zip(&prepared.trees) {
-        mounts::mount(mount, root.as_fd(), tree.as_ref())?;
+        mounts::mount(mount, &mut places, tree.as_ref())?;
     }
-    mounts::devices(context, root.as_fd())?;
-    mounts::symlinks(context, root.as_fd())?;
+    devices::nodes(context, &places)?;
+    devices::links(context, &places)?;
     if let Some(terminal) = &plan.process.terminal {
         console::open(progress, Some(root.as_fd()), *terminal, !plan.init)?;
     }
-    sysctls(context)?;
+    sysctls(context, &places)?;
     rootfs::make_directory(root.as_fd(), &plan.process.cwd);
-    mounts::readonly(context, root.as_fd())?;
-    mounts::masked(context, root.as_fd())?;
+    hidden::readonly(context, &mut places)?;
+    hidden::masked(context, &mut places)?;
 
     // The parent's hooks, and those that run in here but from the host's files; then the root changes.
     let mut states = [None, None];
@@ -343,7 +348,7 @@ fn join_container<'p>(
     if plan.user_namespace {
         become_root()?;
     }
-    new_session(plan.keyring.as_deref(), false)?;
+    new_session(plan.own_keyring, false)?;
     if let Some(terminal) = &plan.process.terminal {
         console::open(progress, None, *terminal, true)?;
     }
@@ -419,32 +424,29 @@ fn become_root<'p>() -> Outcome<'p, ()> {
 }
 
 /// `session_later`: an init of our own leaves the session, and with it the terminal, to the program.
-fn new_session<'p>(keyring: Option<&CStr>, session_later: bool) -> Outcome<'p, ()> {
+fn new_session<'p>(own_keyring: bool, session_later: bool) -> Outcome<'p, ()> {
     if !session_later {
         rustix::process::setsid().at(Step::NewSession, b"")?;
     }
-    if let Some(name) = keyring {
-        match sys::join_session_keyring(Some(name)) {
+    if own_keyring {
+        match sys::join_new_session_keyring() {
             // A kernel without keyrings, or a host's filter around all of us, has none to leak.
             Ok(()) | Err(Errno::NOSYS | Errno::PERM) => {}
-            // Out of quota: an anonymous one does not count against the name.
-            Err(errno) => return Err(Halt::new(Step::Keyring, errno, name_of(keyring))),
+            Err(errno) => return Err(Halt::new(Step::Keyring, errno, b"of the container")),
         }
     }
     Ok(())
 }
 
-fn name_of<'p>(_: Option<&CStr>) -> &'p [u8] {
-    b"of the container"
-}
-
-/// Written through the host's /proc, in which the namespaces of the writer count all the same.
-fn sysctls<'p>(context: &Context<'p>) -> Outcome<'p, ()> {
+/// Written through the container's own /proc, or else the host's: in both, the namespaces of the writer count. The own
+/// one is the faster: in the host's the kernel keeps all containers' files of a name in one list, and searches it.
+fn sysctls<'p>(context: &Context<'p>, places: &Places<'_, 'p>) -> Outcome<'p, ()> {
     if context.init.sysctls.is_empty() {
         return Ok(());
     }
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let sys = rustix::fs::openat(&context.prepared.proc, c"sys", flags, Mode::empty()).at(Step::Sysctl, b"")?;
+    let proc = places.own_at(c"proc").unwrap_or(context.prepared.proc.as_fd());
+    let sys = rustix::fs::openat(proc, c"sys", flags, Mode::empty()).at(Step::Sysctl, b"")?;
     for (path, value) in &context.init.sysctls {
         let flags = OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         rustix::fs::openat(&sys, path.as_c_str(), flags, Mode::empty())

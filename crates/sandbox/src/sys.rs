@@ -133,12 +133,12 @@ pub(crate) fn prctl(option: libc::c_int, a: u64, b: u64) -> Result<usize> {
     check(unsafe { libc::syscall(libc::SYS_prctl, option, a, b, 0u64, 0u64) })
 }
 
-/// Joins a new session keyring, anonymous or named.
-pub(crate) fn join_session_keyring(name: Option<&CStr>) -> Result<()> {
+/// Joins a new session keyring. Without a name: a named one is searched for first, among those of all containers.
+pub(crate) fn join_new_session_keyring() -> Result<()> {
     const KEYCTL_JOIN_SESSION_KEYRING: libc::c_int = 1;
-    let name = name.map_or(std::ptr::null(), CStr::as_ptr);
-    // SAFETY: a null or a terminated string.
-    check(unsafe { libc::syscall(libc::SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, name) }).map(drop)
+    // SAFETY: no name is given.
+    check(unsafe { libc::syscall(libc::SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, std::ptr::null::<libc::c_char>()) })
+        .map(drop)
 }
 
 pub(crate) fn ioprio_set(priority: u32) -> Result<()> {

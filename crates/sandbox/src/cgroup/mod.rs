@@ -8,7 +8,7 @@ mod stats;
 mod v1;
 mod v2;
 
-use std::ffi::{CStr, CString};
+use std::ffi::{CStr, CString, OsStr};
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::os::fd::OwnedFd;
@@ -114,6 +114,12 @@ impl Placement {
 
     pub(crate) fn v1_directory(&self, hierarchy: &str) -> Option<&CStr> {
         self.v1.iter().find(|place| place.name == hierarchy).map(|place| place.directory.as_c_str())
+    }
+
+    /// The directories, one in each hierarchy that takes part.
+    pub fn directories(&self) -> impl Iterator<Item = &Path> {
+        let v1 = self.v1.iter().map(|place| &place.directory);
+        v1.chain(&self.v2).map(|directory| Path::new(OsStr::from_bytes(directory.as_bytes())))
     }
 
     pub(crate) fn v1_tasks(&self) -> impl Iterator<Item = &CStr> {

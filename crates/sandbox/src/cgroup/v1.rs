@@ -19,6 +19,7 @@ pub(super) fn make(hierarchy: &Hierarchy, path: &str) -> Result<()> {
         Err(error) if error.kind() == ErrorKind::NotFound => {
             if let Some((parent, _)) = path.rsplit_once('/').filter(|(parent, _)| !parent.is_empty()) {
                 make(hierarchy, parent)?;
+                bequeath_cpuset(hierarchy, parent);
             }
             match fs::create_dir(&directory) {
                 Err(error) if error.kind() != ErrorKind::AlreadyExists => {
@@ -29,25 +30,34 @@ pub(super) fn make(hierarchy: &Hierarchy, path: &str) -> Result<()> {
         }
         Err(error) => return Err(CgroupError::io("create cgroup", &directory)(error)),
     }
-    if hierarchy.controllers().iter().any(|controller| controller == "cpuset") {
-        inherit_cpuset(&directory)?;
+    if has_cpuset(hierarchy) { inherit_cpuset(&directory) } else { Ok(()) }
+}
+
+fn has_cpuset(hierarchy: &Hierarchy) -> bool {
+    hierarchy.controllers().iter().any(|controller| controller == "cpuset")
+}
+
+/// Has the kernel fill the cpusets that will be made in a directory of ours. Where it does not, each is filled by
+/// [`inherit_cpuset`], with six system calls instead of one.
+fn bequeath_cpuset(hierarchy: &Hierarchy, path: &str) {
+    if has_cpuset(hierarchy) {
+        let _ = write(&below(hierarchy.mount_point(), path), "cgroup.clone_children", "1");
     }
-    Ok(())
 }
 
 /// A new cpuset is empty, and takes no process before it has CPUs and memory nodes.
 fn inherit_cpuset(directory: &Path) -> Result<()> {
     let Some(parent) = directory.parent() else { return Ok(()) };
-    for file in ["cpuset.cpus", "cpuset.mems"] {
-        let read = |directory: &Path| {
-            let path = directory.join(file);
-            fs::read_to_string(&path).map_err(CgroupError::io("read", &path))
-        };
-        if read(directory)?.trim().is_empty() {
-            write(directory, file, read(parent)?.trim())?;
-        }
+    let read = |directory: &Path, file| {
+        let path = directory.join(file);
+        fs::read_to_string(&path).map_err(CgroupError::io("read", &path))
+    };
+    let (cpus, nodes) = ("cpuset.cpus", "cpuset.mems");
+    if !read(directory, cpus)?.trim().is_empty() {
+        return Ok(());
     }
-    Ok(())
+    write(directory, nodes, read(parent, nodes)?.trim())?;
+    write(directory, cpus, read(parent, cpus)?.trim())
 }
 
 /// Writes what `resources` asks for, each controller in its hierarchy.

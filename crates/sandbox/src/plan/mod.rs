@@ -122,7 +122,8 @@ pub struct InitPlan {
     pub(crate) pause_before_pivot: bool,
     pub(crate) create_container: Vec<HookPlan>,
     pub(crate) start_container: Vec<HookPlan>,
-    pub(crate) keyring: Option<CString>,
+    /// The process gets a session keyring of its own, so that keys of the host do not leak into it.
+    pub(crate) own_keyring: bool,
     pub(crate) wait_for_start: bool,
     pub(crate) init: bool,
     pub(crate) preserve_fds: u32,
@@ -159,7 +160,8 @@ pub struct ExecPlan {
     pub(crate) join: u64,
     pub(crate) user_namespace: bool,
     pub(crate) cgroup: Option<Placement>,
-    pub(crate) keyring: Option<CString>,
+    /// The process gets a session keyring of its own, so that keys of the host do not leak into it.
+    pub(crate) own_keyring: bool,
     pub(crate) wait_for_start: bool,
     pub(crate) preserve_fds: u32,
     pub(crate) process: ProcessPlan,
@@ -210,7 +212,7 @@ impl InitPlan {
                 || !start_container.is_empty(),
             create_container,
             start_container,
-            keyring: keyring(options.no_new_keyring),
+            own_keyring: !options.no_new_keyring,
             wait_for_start: options.wait_for_start,
             init: options.init,
             preserve_fds: options.preserve_fds,
@@ -259,7 +261,7 @@ impl ExecPlan {
             join,
             user_namespace,
             cgroup: options.cgroup.clone(),
-            keyring: keyring(options.no_new_keyring),
+            own_keyring: !options.no_new_keyring,
             wait_for_start: options.wait_for_start,
             preserve_fds: options.preserve_fds,
             process: process::compile(process, Some(linux), true)?,
@@ -288,11 +290,6 @@ pub(crate) fn cstring(what: &str, value: impl Into<Vec<u8>>) -> Result<CString, 
 
 fn strings(what: &str, values: &Option<Vec<String>>) -> Result<Vec<CString>, PlanError> {
     values.iter().flatten().map(|value| cstring(what, value.as_str())).collect()
-}
-
-/// Every container gets a session keyring of its own, so that keys of the host don't leak into it.
-fn keyring(keep: bool) -> Option<CString> {
-    (!keep).then(|| c"_ses".to_owned())
 }
 
 fn hooks(spec: &Spec) -> Result<(Vec<HookPlan>, Vec<HookPlan>), PlanError> {

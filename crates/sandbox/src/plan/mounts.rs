@@ -280,6 +280,8 @@ impl Context<'_> {
         let parameters =
             Options { parameters: vec![(c"mode".to_owned(), Some(c"755".to_owned()))], ..Options::default() };
         plans.push(simple(destination, "tmpfs", new_filesystem("tmpfs", b"tmpfs".to_vec(), &parameters)?, &base)?);
+        // The attributes of the binds come at the end, all at once.
+        let later = Options { set: 0, clear: 0, ..options.clone() };
         for hierarchy in layout.v1() {
             let name = hierarchy.name();
             let kind = match (own_view, self.cgroup.and_then(|cgroup| cgroup.v1_directory(name))) {
@@ -294,6 +296,7 @@ impl Context<'_> {
                     new_filesystem("cgroup", b"cgroup".to_vec(), &parsed)?
                 }
             };
+            let options = if matches!(kind, MountKind::Bind { .. }) { &later } else { options };
             plans.push(simple(&here(name), "cgroup", kind, options)?);
             // Where several controllers share a hierarchy, each is found by its own name as well.
             for alias in hierarchy.controllers().iter().filter(|alias| alias.as_str() != name && !alias.contains('=')) {
@@ -301,9 +304,14 @@ impl Context<'_> {
                 plans.push(simple(&here(alias), "symlink", kind, &Options::default())?);
             }
         }
-        if options.set & libc::MOUNT_ATTR_RDONLY != 0 {
-            plans.push(simple(destination, "tmpfs", MountKind::Remount, options)?);
-        }
+        let all = MountPlan {
+            set: 0,
+            clear: 0,
+            recursive_set: options.set,
+            recursive_clear: options.clear,
+            ..simple(destination, "tmpfs", MountKind::Remount, options)?
+        };
+        plans.push(all);
         Ok(())
     }
 }
