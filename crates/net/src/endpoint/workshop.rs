@@ -12,7 +12,7 @@ use super::link::{HostLinks, VethPlan};
 use crate::error::{Error, Result};
 use crate::namespace::NetNs;
 use crate::route::{Change, RouteSocket};
-use crate::sysctl;
+use crate::sysctl::Sysctls;
 use nix::sched::{CloneFlags, setns, unshare};
 use parking_lot::{Condvar, Mutex};
 use std::collections::VecDeque;
@@ -165,14 +165,15 @@ impl Drop for Workshop {
 
 impl Shared {
     fn run(&self, home: &NetNs, host: &RouteSocket) {
+        let mut sysctls = Sysctls::default();
         loop {
             match self.next_job(home) {
                 Job::Stop => return,
                 Job::Order(ipv6, reply) => {
                     // Whoever ordered may have gone.
-                    let _ = reply.send(make_bare(ipv6));
+                    let _ = reply.send(make_bare(ipv6, &mut sysctls));
                 }
-                Job::Prepare(plan) => match self.prepare(host, &plan) {
+                Job::Prepare(plan) => match self.prepare(host, &mut sysctls, &plan) {
                     Ok(prepared) => {
                         let mut state = self.state.lock();
                         if state.plan.as_ref() == Some(&plan) {
@@ -230,8 +231,8 @@ impl Shared {
         }
     }
 
-    fn prepare(&self, host: &RouteSocket, plan: &Plan) -> Result<Prepared> {
-        let bare = make_bare(plan.ipv6)?;
+    fn prepare(&self, host: &RouteSocket, sysctls: &mut Sysctls, plan: &Plan) -> Result<Prepared> {
+        let bare = make_bare(plan.ipv6, sysctls)?;
         let veth = VethPlan {
             bridge: plan.bridge,
             link_name: &plan.link_name,
@@ -250,14 +251,14 @@ impl Shared {
 }
 
 /// Moves the calling thread into a new namespace and sets it up.
-fn make_bare(ipv6: bool) -> Result<Bare> {
+fn make_bare(ipv6: bool, sysctls: &mut Sysctls) -> Result<Bare> {
     unshare(CloneFlags::CLONE_NEWNET).map_err(|e| Error::io("make a network namespace", e.into()))?;
     let (namespace, socket) = (NetNs::of_this_thread()?, RouteSocket::open()?);
     if !ipv6 {
         // As Docker has it: a link without an IPv6 address of its network has none at all, not even a link-local one.
-        sysctl::write_if_there("net/ipv6/conf/default/disable_ipv6", "1")?;
+        sysctls.write_if_there("net/ipv6/conf/default/disable_ipv6", "1")?;
     } else {
-        sysctl::write_if_there("net/ipv6/conf/default/accept_dad", "0")?;
+        sysctls.write_if_there("net/ipv6/conf/default/accept_dad", "0")?;
     }
     socket.apply(&[Change::link_up(LOOPBACK)])?;
     Ok(Bare { namespace, socket })
