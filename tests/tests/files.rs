@@ -112,5 +112,16 @@ fn exported_and_imported() {
     host.sh("docker run --rm flat:1 stat -c '%a %h' /bin/busybox /kept").says("4755 1\n644 2");
     host.sh("docker history --format '{{.Comment}}' flat:1").says("imported");
     host.sh("echo rubbish | docker import - x:1").fails_with("");
+    // From a web server.
+    let _server = host.session("busybox httpd -f -p 127.0.0.1:$PORT -h .");
+    e2e::eventually("the server", || host.sh("curl -s -o /dev/null http://127.0.0.1:$PORT/").code() == 0);
+    host.sh("docker import -c 'ENV PATH=/bin' http://127.0.0.1:$PORT/out.tar fetched:1")
+        .mentions("Downloading from http");
+    host.sh("docker run --rm fetched:1 cat /kept").says("kept");
+    host.sh("$STRATUS image import http://127.0.0.1:$PORT/out.tar fetched:2 && docker image inspect fetched:2").ok();
+    host.sh("docker import http://127.0.0.1:$PORT/nothing.tar fetched:3").fails_with("404 Not Found");
+    host.sh("docker import http://127.0.0.1:1/out.tar fetched:3").fails_with("connection refused");
+    host.sh("curl -s --unix-socket ${DOCKER_HOST#unix://} -X POST 'http://d/images/create?fromSrc=gopher://h/x'")
+        .mentions("it is not http://HOST");
     host.sh("gzip -c out.tar | docker import - zipped:1 && docker run --rm zipped:1 /bin/cat /kept").mentions("kept");
 }

@@ -94,7 +94,8 @@ impl From<ProgressEvent> for Message {
     fn from(event: ProgressEvent) -> Self {
         let (words, counter) = words(&event.phase);
         let progress = counter.bar();
-        Self { detail: Some(counter), progress, ..Self::status_of(event.id, words) }
+        let id = Some(event.id).filter(|id| !id.is_empty());
+        Self { detail: Some(counter), progress, id, ..Self::status(words) }
     }
 }
 
@@ -121,6 +122,7 @@ fn words(phase: &Phase) -> (String, Counter) {
         Phase::LayerAlreadyExists => ("Layer already exists", none),
         Phase::Mounted { from } => return (format!("Mounted from {from}"), none),
         Phase::Loading { current, total } => ("Loading layer", count(*current, *total)),
+        Phase::Importing { current, total } => ("Importing", count(*current, *total)),
         Phase::Loaded => ("Loaded", none),
     };
     (words.to_owned(), counter)
@@ -128,8 +130,8 @@ fn words(phase: &Phase) -> (String, Counter) {
 
 /// Whether an event only moves a counter, so that a newer one makes it needless.
 fn is_counter(phase: &Phase) -> bool {
-    use Phase::{Downloading, Extracting, Loading, Pushing};
-    matches!(phase, Downloading { .. } | Extracting { .. } | Pushing { .. } | Loading { .. })
+    use Phase::{Downloading, Extracting, Importing, Loading, Pushing};
+    matches!(phase, Downloading { .. } | Extracting { .. } | Pushing { .. } | Loading { .. } | Importing { .. })
 }
 
 /// What waits to be sent.

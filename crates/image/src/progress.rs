@@ -62,6 +62,13 @@ pub enum Phase {
         /// Bytes in all; 0 where unknown.
         total: u64,
     },
+    /// Bytes of a root file system's archive that were read.
+    Importing {
+        /// Bytes so far.
+        current: u64,
+        /// Bytes in all; 0 where unknown.
+        total: u64,
+    },
     /// An image of an archive is complete; the event's id is its reference, or its id where it has none.
     Loaded,
 }

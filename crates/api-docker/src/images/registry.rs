@@ -89,29 +89,31 @@ impl Pull {
 }
 
 async fn import(call: Call) -> Result<Response> {
-    match call.query.text("fromSrc") {
-        "-" => {}
-        "" => return Err(ApiError::bad_request("nothing to create an image from: give fromImage or fromSrc")),
-        source => {
-            return Err(ApiError::not_implemented(format!(
-                "stratus does not fetch archives itself: send it along (curl -fL {source} | docker import -)"
-            )));
-        }
-    }
     let query = &call.query;
+    let source = query.text("fromSrc").to_owned();
+    if source.is_empty() {
+        return Err(ApiError::bad_request("nothing to create an image from: give fromImage or fromSrc"));
+    }
     let request = ImportRequest {
         reference: repository_and_tag(query.text("repo"), query.text("tag"))?,
         message: query.text("message").to_owned(),
         changes: query.all("changes"),
         platform: query.given("platform").filter(|_| call.version.at_least(32)).map(str::to_owned),
     };
+    let is_sent = source == "-";
+    // A name without a scheme is a web server's.
+    let url = if source.contains("://") { source } else { format!("http://{source}") };
     let words = Words {
-        first: Vec::new(),
+        first: if is_sent { Vec::new() } else { vec![Message::status(format!("Downloading from {url}"))] },
         before_events: Vec::new(),
-        events: false,
+        events: !is_sent,
         last: |id: String| vec![Message::status(id)],
     };
     let (engine, shutdown) = (call.engine().clone(), call.shutdown.clone());
+    if !is_sent {
+        let work = |progress| async move { engine.image_import_from(request, &url, progress).await };
+        return progress::respond(&shutdown, words, work).await;
+    }
     let body = call.into_stream();
     progress::respond(&shutdown, words, |_| async move { engine.image_import(request, body).await }).await
 }

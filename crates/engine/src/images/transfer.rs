@@ -1,7 +1,8 @@
 //! Images come and go: pull, push, load, save, import.
 
-use image::registry::{Auth, DistributionInspect, Login, SearchResult};
-use image::{Progress, Reference};
+use image::registry::{Auth, DistributionInspect, Fetched, Login, RegistryError, SearchResult};
+use image::stream::{BodyReader, BodySender};
+use image::{Phase, Progress, Reference};
 
 use super::{error, parse_reference, registry_error};
 use crate::container::ByteStream;
@@ -151,6 +152,10 @@ impl Engine {
 
     /// Makes an image of a root file system's archive. Gives its identifier.
     pub async fn image_import(&self, request: ImportRequest, body: ByteStream) -> Result<String> {
+        self.import(request, body.into_reader()).await
+    }
+
+    async fn import(&self, request: ImportRequest, archive: BodyReader) -> Result<String> {
         let reference =
             request.reference.as_deref().filter(|text| !text.is_empty()).map(parse_reference).transpose()?;
         let options = image::NewImageOptions {
@@ -161,9 +166,18 @@ impl Engine {
             ..image::NewImageOptions::default()
         };
         let name = options.name.as_ref().map(Reference::familiar);
-        let id = self.0.images.import(body.into_reader(), options, Progress::none()).await.map_err(error)?;
+        let id = self.0.images.import(archive, options, Progress::none()).await.map_err(error)?;
         self.tell_image("import", &id, name.as_deref());
         Ok(id.to_string())
+    }
+
+    /// Makes an image of a root file system's archive that lies somewhere on the web. Gives its identifier.
+    pub async fn image_import_from(&self, request: ImportRequest, url: &str, progress: Progress) -> Result<String> {
+        let fetched = self.0.registries.fetch(url).await.map_err(registry_error)?;
+        let (sender, reader) = image::stream::body();
+        // Whoever unpacks learns only that there is no more; why is known here.
+        let (fed, imported) = tokio::join!(feed(fetched, sender, progress), self.import(request, reader));
+        fed.map_err(registry_error).and(imported)
     }
 
     /// Repositories whose name or description has `term`.
@@ -198,6 +212,20 @@ impl Engine {
     pub async fn auth_check(&self, auth: &Auth) -> Result<Login> {
         self.0.registries.login(auth).await.map_err(registry_error)
     }
+}
+
+/// Hands on what is fetched, until its end or until nobody wants more.
+async fn feed(mut fetched: Fetched, sender: BodySender, progress: Progress) -> Result<(), RegistryError> {
+    let (mut current, total) = (0, fetched.size().unwrap_or(0));
+    while let Some(piece) = fetched.chunk().await? {
+        current += piece.len() as u64;
+        progress.emit("", Phase::Importing { current, total });
+        if !sender.send(piece).await {
+            return Ok(());
+        }
+    }
+    sender.finish().await;
+    Ok(())
 }
 
 fn platform(text: Option<&str>) -> Result<Option<image::Platform>> {

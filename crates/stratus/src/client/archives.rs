@@ -50,7 +50,7 @@ pub(crate) struct ImportArgs {
     /// Platform that it is for, such as linux/arm64
     #[arg(long, value_name = "PLATFORM")]
     platform: Option<String>,
-    /// File to read, in any compression; - for standard input
+    /// File to read, in any compression; - for standard input, or an address that the daemon fetches it from (https://…)
     file: PathBuf,
     /// Name of the image
     name: Option<String>,
@@ -194,17 +194,20 @@ pub(super) async fn load(context: &Context, args: LoadArgs) -> Result<ExitCode> 
 
 /// `stratus image import`
 pub(super) async fn import(context: &Context, args: ImportArgs) -> Result<ExitCode> {
-    let path = Some(args.file.as_path()).filter(|path| *path != Path::new("-"));
-    if path.is_none() && io::stdin().is_terminal() {
-        return Err(Error::Usage("there is no archive: name a file, or pipe one in".into()));
-    }
-    let (upload, body, bar) = upload(path, "importing", context.format == Format::Table)?;
     let settings = Import {
         name: args.name.as_deref(),
         message: args.message.as_deref(),
         changes: &args.change,
         platform: args.platform.as_deref(),
     };
+    if let Some(url) = args.file.to_str().filter(|name| name.starts_with("http://") || name.starts_with("https://")) {
+        return context.print_said(&settings.have_fetched(context, url).await?);
+    }
+    let path = Some(args.file.as_path()).filter(|path| *path != Path::new("-"));
+    if path.is_none() && io::stdin().is_terminal() {
+        return Err(Error::Usage("there is no archive: name a file, or pipe one in".into()));
+    }
+    let (upload, body, bar) = upload(path, "importing", context.format == Format::Table)?;
     let said = settings.send(context, body, context.shown(true)).await;
     bar.end();
     context.print_said(&upload.outcome(said)?)
@@ -221,14 +224,23 @@ pub(super) struct Import<'a> {
 impl Import<'_> {
     /// Sends the archive; what the daemon says is the image's id.
     pub(super) async fn send(&self, context: &Context, body: Body, show: Show) -> Result<progress::Said> {
+        progress::follow(context.daemon.documents(self.request("-").archive(body)).await?, show).await
+    }
+
+    /// Has the daemon fetch the archive.
+    async fn have_fetched(&self, context: &Context, url: &str) -> Result<progress::Said> {
+        progress::follow(context.daemon.documents(self.request(url)).await?, context.shown(false)).await
+    }
+
+    fn request(&self, source: &str) -> Request {
         let mut request = Request::post("/images/create")
-            .query("fromSrc", "-")
+            .query("fromSrc", source)
             .maybe("repo", self.name)
             .maybe("message", self.message)
             .maybe("platform", self.platform);
         for change in self.changes {
             request = request.query("changes", change);
         }
-        progress::follow(context.daemon.documents(request.archive(body)).await?, show).await
+        request
     }
 }
