@@ -53,9 +53,14 @@ impl Server {
     }
 
     /// Makes the image `busybox`. The daemon is started by that, where it was not before.
-    pub fn import_busybox(&self) -> &Self {
-        self.sh(&format!("{} && {}", daemon::BASE, daemon::IMPORT)).ok();
-        self
+    pub fn import_busybox(&self) {
+        self.make_base();
+        self.sh(daemon::IMPORT).ok();
+    }
+
+    /// Makes the root file system of that image, in the directory `base`.
+    pub fn make_base(&self) {
+        self.sh(daemon::BASE).ok();
     }
 
     /// What systemd knows of the service under this name.

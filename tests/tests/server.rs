@@ -2,14 +2,186 @@
 //!
 //! These change the machine that they run on, so they are ignored elsewhere: `cargo xtask server` boots one for them.
 
-use e2e::Server;
+use e2e::{Server, eventually};
+
+/// A service that answers on port 8080, and counts what it is told.
+const WEB: &str = "docker run -di --name web -p 8080:80 busybox \
+    sh -c 'mkdir /www; echo hello > /www/index.html; httpd -h /www -p 80; echo begun; while read l; do echo got $l; done'";
+const PID: &str = "docker inspect -f '{{.State.Pid}}' web";
+
+/// An installed daemon, started as a service, with the image `busybox`.
+fn with_service() -> Server {
+    let host = Server::install();
+    host.sh("systemctl enable --now stratus").ok();
+    host.import_busybox();
+    host
+}
+
+fn serves(host: &Server) -> bool {
+    host.sh("curl -s -m 5 http://127.0.0.1:8080").stdout() == "hello\n"
+}
 
 #[test]
 #[ignore = "it takes a machine of its own: cargo xtask server"]
-fn a_service_of_the_machine() {
-    let host = Server::install();
-    host.sh("systemctl enable --now stratus && systemctl is-active stratus.service stratus.socket")
-        .says("active\nactive");
-    host.import_busybox();
+fn installed_and_used() {
+    let host = with_service();
+    host.sh("systemctl is-active stratus.service stratus.socket").says("active\nactive");
+    host.sh("systemctl is-enabled stratus.service stratus.socket").says("enabled\nenabled");
     host.sh("docker run --rm busybox echo hello").says("hello");
+    host.sh("stratus run --rm busybox echo hello").says("hello");
+    host.sh("docker info -f '{{.CgroupVersion}} {{.CgroupDriver}} {{.LiveRestoreEnabled}}'").says("2 cgroupfs true");
+    // Who is in the group may use it, and nobody else.
+    host.sh("stat -c '%a %U:%G' /run/stratus/docker.sock").says("660 root:docker");
+    host.sh("setpriv --reuid=nobody --regid=docker --clear-groups docker ps -q").says("");
+    host.sh("setpriv --reuid=nobody --regid=nogroup --clear-groups docker ps -q").fails_with("permission denied");
+    for file in [
+        "man/man1/stratus-run.1",
+        "bash-completion/completions/stratus",
+        "zsh/site-functions/_stratus",
+        "fish/vendor_completions.d/stratus.fish",
+    ] {
+        host.sh(&format!("grep -q stratus /usr/local/share/{file}")).ok();
+    }
+}
+
+#[test]
+#[ignore = "it takes a machine of its own: cargo xtask server"]
+fn containers_outlive_the_service() {
+    let host = with_service();
+    host.sh(WEB).ok();
+    eventually("the web server", || serves(&host));
+    let pid = host.sh(PID).text().to_owned();
+    host.sh("systemctl restart stratus").ok();
+    host.sh(PID).says(&pid);
+
+    host.sh("systemctl stop stratus stratus.socket").ok();
+    host.sh("docker ps").fails_with("Cannot connect to the Docker daemon");
+    assert!(serves(&host));
+    host.sh("systemctl start stratus").ok();
+    host.sh(PID).says(&pid);
+
+    let daemon = host.property("MainPID");
+    host.sh(&format!("kill -9 {daemon}")).ok();
+    assert!(serves(&host));
+    eventually("systemd to start it again", || {
+        host.property("NRestarts") == "1" && host.property("ActiveState") == "active"
+    });
+    assert_ne!(host.property("MainPID"), daemon);
+    host.sh(PID).says(&pid);
+    host.sh("docker exec web echo hello && docker logs web").says("hello\nbegun");
+    assert!(serves(&host));
+    host.sh("docker rm -f web && docker run --rm busybox echo hello").says("web\nhello");
+}
+
+#[test]
+#[ignore = "it takes a machine of its own: cargo xtask server"]
+fn started_by_its_first_client() {
+    let host = Server::install();
+    host.sh("systemctl start stratus.socket").ok();
+    assert_eq!(host.property("ActiveState"), "inactive");
+    host.sh("docker version -f '{{.Server.Os}}'").says("linux");
+    assert_eq!(host.property("ActiveState"), "active");
+    host.import_busybox();
+    host.sh("docker run -d --name box busybox sleep 1000").ok();
+    // Who is stopped comes back for whoever asks next.
+    host.sh("systemctl stop stratus").ok();
+    host.sh("docker ps --format '{{.Names}}'").says("box");
+}
+
+#[test]
+#[ignore = "it takes a machine of its own: cargo xtask server"]
+fn upgraded_in_place() {
+    let host = with_service();
+    host.sh(WEB).ok();
+    eventually("the web server", || serves(&host));
+    let pid = host.sh(PID).text().to_owned();
+    let keeper = host.sh("pgrep -f '^[^ ]*stratus keeper'").text().to_owned();
+    host.sh("$CONTRIB/install.sh $STRATUS").mentions("systemctl restart stratus");
+    // Until then, the one before goes on.
+    host.sh("docker exec web echo hello").says("hello");
+    host.sh("systemctl restart stratus").ok();
+    host.sh(PID).says(&pid);
+    let of_file = |path: &str| host.sh(&format!("stat -L -c %d:%i {path}")).text().to_owned();
+    let installed = of_file("/usr/local/bin/stratus");
+    assert_eq!(of_file(&format!("/proc/{}/exe", host.property("MainPID"))), installed);
+    assert_eq!(of_file(&format!("/proc/{keeper}/exe")), installed);
+    assert!(serves(&host));
+    host.sh("docker exec web echo hello && docker logs web").says("hello\nbegun");
+    host.sh("docker run --rm busybox echo hello").says("hello");
+}
+
+#[test]
+#[ignore = "it takes a machine of its own: cargo xtask server"]
+fn limits() {
+    let host = with_service();
+    host.sh(
+        "docker run -d --name box -m 64m --memory-swap 80m --memory-reservation 32m --cpus 0.5 --cpu-shares 512 \
+         --pids-limit 20 --cpuset-cpus 0 --device-read-bps /dev/vda:1mb --device-write-iops /dev/vda:100 busybox sleep 1000",
+    )
+    .ok();
+    let inside = "docker exec box sh -c 'cd /sys/fs/cgroup; \
+         cat memory.max memory.swap.max memory.low cpu.max cpu.weight pids.max cpuset.cpus.effective; cut -d\" \" -f2- io.max'";
+    let limits = "67108864\n16777216\n33554432\n50000 100000\n20\n20\n0\nrbps=1048576 wbps=max riops=max wiops=100";
+    host.sh(inside).says(limits);
+    // systemd looks after the controllers of the cgroups at the root, and takes away what it does not need.
+    host.sh("systemd-run --quiet --wait --slice=other -p CPUWeight=50 -p AllowedCPUs=0 -p IOWeight=50 true && systemctl daemon-reload")
+        .ok();
+    host.sh(inside).says(limits);
+    let pid = host.sh("docker inspect -f '{{.State.Pid}} {{.Id}}' box").text().to_owned();
+    let (pid, id) = pid.split_once(' ').unwrap();
+    host.sh(&format!("cut -d/ -f3 /proc/{pid}/cgroup")).says(id);
+    let service = host.property("ControlGroup");
+    let own = host.sh(&format!("cat /sys/fs/cgroup{service}/cgroup.procs")).text().to_owned();
+    assert!(!own.lines().any(|process| process == pid), "the container's process is the service's: {own}");
+
+    host.sh("docker update -m 96m --memory-swap 96m --cpus 1.5 box").says("box");
+    host.sh("docker exec box sh -c 'cd /sys/fs/cgroup; cat memory.max memory.swap.max cpu.max'")
+        .says("100663296\n0\n150000 100000");
+    let stats = host.sh("docker stats --no-stream --format '{{.MemUsage}} {{.PIDs}}' box").text().to_owned();
+    assert!(stats.ends_with("/ 96MiB 1"), "{stats}");
+    host.sh("docker pause box && docker inspect -f '{{.State.Status}}' box").says("box\npaused");
+    host.sh(&format!("grep frozen /sys/fs/cgroup/$(cut -d: -f3 /proc/{pid}/cgroup)/cgroup.events")).says("frozen 1");
+    host.sh("docker unpause box && docker exec box echo hello").says("box\nhello");
+    // What runs out of memory is killed, and told so.
+    host.sh("docker run --name greedy -m 32m --memory-swap 32m busybox tail /dev/zero").exits_with(137);
+    host.sh("docker inspect -f '{{.State.OOMKilled}}' greedy").says("true");
+    host.sh("docker run --rm --pids-limit 4 busybox sh -c 'for n in 1 2 3 4 5; do sleep 1 & done; wait'")
+        .complains("can't fork");
+}
+
+#[test]
+#[ignore = "it takes a machine of its own: cargo xtask server"]
+fn devices() {
+    let host = with_service();
+    host.sh("docker run --rm busybox sh -c 'mknod /disk b $((0x'$(stat -c %t /dev/vda)')) 0 && head -c 1 /disk'")
+        .exits_with(1)
+        .complains("Operation not permitted");
+    host.sh("docker run --rm --device /dev/vda:/dev/disk:r busybox head -c 4096 /dev/disk | wc -c").says("4096");
+    host.sh("docker run --rm --device /dev/vda:/dev/disk:r busybox sh -c ': > /dev/disk'")
+        .complains("Operation not permitted");
+    host.sh("docker run --rm --privileged busybox head -c 4096 /dev/vda | wc -c").says("4096");
+    host.sh("docker run --rm busybox sh -c 'echo lost > /dev/null; head -c 8 /dev/urandom | wc -c'").says("8");
+}
+
+#[test]
+#[ignore = "it takes a machine of its own: cargo xtask server"]
+fn a_user_namespace() {
+    let host = with_service();
+    let run = "stratus run --rm --userns private busybox";
+    host.sh(&format!("{run} sh -c 'id -u; stat -c %u /bin/busybox; echo new > /new && stat -c %u /new'"))
+        .says("0\n0\n0");
+    assert_ne!(host.sh(&format!("{run} awk '{{print $2}}' /proc/self/uid_map")).number(), 0);
+}
+
+#[test]
+#[ignore = "it takes a machine of its own: cargo xtask server"]
+fn as_a_runtime() {
+    let host = Server::install();
+    host.make_base();
+    host.sh("mkdir bundle && mv base bundle/rootfs && cd bundle && stratus runtime spec \
+             && jq '.process.terminal = false | .process.args = [\"cat\", \"/sys/fs/cgroup/memory.max\"] \
+             | .linux.cgroupsPath = \"/by-hand\" | .linux.resources.memory.limit = 33554432' config.json > limited.json \
+             && mv limited.json config.json && stratus runtime run one")
+        .says("33554432");
+    host.sh("ls -d /sys/fs/cgroup/by-hand").fails_with("No such file");
 }
