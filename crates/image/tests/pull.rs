@@ -44,14 +44,14 @@ async fn after_a_restart_everything_is_as_before() {
     place.images.create_rootfs("c1", Some(&id)).await.unwrap();
     std::fs::create_dir_all(place.root.join("staging/zz/fs")).unwrap();
     std::fs::create_dir_all(place.root.join("layers/zzz/fs")).unwrap();
-    std::fs::create_dir_all(place.root.join("rootfs/nobody/upper")).unwrap();
+    std::fs::create_dir_all(place.root.join("containers/nobody/upper")).unwrap();
     let again = place.reopened();
     again.settle();
     assert_eq!(again.resolve("app").unwrap(), id);
     assert_eq!(again.rootfs("c1").unwrap(), place.images.rootfs("c1").unwrap());
     assert_eq!(place.names("staging"), [""; 0]);
     assert_eq!(place.names("layers"), ["0", "1", "2"]);
-    assert_eq!(place.names("rootfs"), ["c1"]);
+    assert_eq!(place.names("containers"), ["c1"]);
     assert_eq!(place.names("trash"), [""; 0]);
 }
 

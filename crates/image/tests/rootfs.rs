@@ -82,7 +82,7 @@ async fn mistakes_are_told() {
     assert!(matches!(place.images.rootfs("c2").unwrap_err(), Error::NoSuchRootfs(_)));
     let nothing = image::ImageId(image::Digest::of(b"nothing"));
     assert!(matches!(place.images.create_rootfs("c3", Some(&nothing)).await.unwrap_err(), Error::NoSuchImage(_)));
-    assert_eq!(place.names("rootfs"), ["c1"]);
+    assert_eq!(place.names("containers"), ["c1"]);
 }
 
 #[tokio::test]
@@ -145,7 +145,7 @@ async fn a_removed_root_is_gone_at_once_however_deep() {
             .into();
     }
     place.images.remove_rootfs("c1").await.unwrap();
-    assert_eq!(place.names("rootfs"), [""; 0]);
+    assert_eq!(place.names("containers"), [""; 0]);
     place.images.settle();
     assert_eq!(place.names("trash"), [""; 0]);
     place.images.remove_rootfs("c1").await.unwrap();

@@ -2,7 +2,8 @@
 
 use super::{OVERLAY_OPTIONS, Rootfs};
 use crate::{Error, Result};
-use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MountPropagationFlags, OpenTreeFlags};
 use std::path::Path;
@@ -23,12 +24,13 @@ impl AsFd for MountedRootfs {
 /// What is stacked.
 struct Stack<'a> {
     lower: &'a [String],
-    upper: Option<(&'a Path, &'a Path)>,
+    /// Upper and work directory.
+    upper: Option<[&'a Path; 2]>,
 }
 
 /// Mounts a whole root file system. Nobody else may have it mounted.
 pub(super) fn writable(root: &Path, rootfs: &Rootfs) -> Result<MountedRootfs> {
-    mount(root, &Stack { lower: &rootfs.lower, upper: Some((&rootfs.upper, &rootfs.work)) })
+    mount(root, &Stack { lower: &rootfs.lower, upper: Some([&rootfs.upper, &rootfs.work]) })
 }
 
 /// Mounts only what is below a container's own changes.
@@ -76,9 +78,10 @@ fn detached(stack: &Stack<'_>) -> Result<OwnedFd, Errno> {
     for lower in stack.lower {
         rustix::mount::fsconfig_set_string(&fs, "lowerdir+", lower.as_str())?;
     }
-    if let Some((upper, work)) = stack.upper {
-        rustix::mount::fsconfig_set_string(&fs, "upperdir", relative(upper))?;
-        rustix::mount::fsconfig_set_string(&fs, "workdir", relative(work))?;
+    let upper = stack.upper.map(hold).transpose()?;
+    if let Some([upper, work]) = &upper {
+        rustix::mount::fsconfig_set_string(&fs, "upperdir", held(upper))?;
+        rustix::mount::fsconfig_set_string(&fs, "workdir", held(work))?;
     }
     for (key, value) in OVERLAY_OPTIONS {
         rustix::mount::fsconfig_set_string(&fs, key, value)?;
@@ -94,8 +97,9 @@ fn in_private_namespace(stack: &Stack<'_>) -> Result<OwnedFd, Errno> {
     nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).map_err(from_nix)?;
     rustix::mount::mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
     let mut options = format!("lowerdir={}", stack.lower.join(":"));
-    if let Some((upper, work)) = stack.upper {
-        options += &format!(",upperdir={},workdir={}", relative(upper).display(), relative(work).display());
+    let upper = stack.upper.map(hold).transpose()?;
+    if let Some([upper, work]) = &upper {
+        options += &format!(",upperdir={},workdir={}", held(upper), held(work));
     }
     for (key, value) in OVERLAY_OPTIONS {
         options += &format!(",{key}={value}");
@@ -107,11 +111,15 @@ fn in_private_namespace(stack: &Stack<'_>) -> Result<OwnedFd, Errno> {
     rustix::mount::open_tree(rustix::fs::CWD, "../staging", flags)
 }
 
-/// `ROOT/rootfs/ID/upper` as seen from `ROOT/layers`: short, and without whatever characters ROOT has.
-fn relative(path: &Path) -> std::path::PathBuf {
-    let mut names: Vec<_> = path.components().rev().take(3).collect();
-    names.reverse();
-    Path::new("..").join(names.into_iter().collect::<std::path::PathBuf>())
+/// Opens directories. Overlayfs takes those only that were opened in the mount namespace where it is mounted.
+fn hold(paths: [&Path; 2]) -> Result<[OwnedFd; 2], Errno> {
+    let open = |path: &Path| rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
+    Ok([open(paths[0])?, open(paths[1])?])
+}
+
+/// The path of an open directory: short, and without whatever characters its own has.
+fn held(directory: &OwnedFd) -> String {
+    format!("/proc/self/fd/{}", directory.as_raw_fd())
 }
 
 fn from_nix(errno: nix::errno::Errno) -> Errno {
@@ -127,17 +135,16 @@ mod tests {
     fn both_ways_of_mounting_show_the_same() {
         let temp = tempfile::tempdir().unwrap();
         let root = temp.path();
-        for dir in ["layers/1/fs", "layers/0/fs", "rootfs/c/upper", "rootfs/c/work", "staging"] {
+        for dir in ["layers/1/fs", "layers/0/fs", "elsewhere/c/upper", "elsewhere/c/work", "staging"] {
             fs::create_dir_all(root.join(dir)).unwrap();
         }
         fs::write(root.join("layers/0/fs/a"), "below").unwrap();
         fs::write(root.join("layers/1/fs/a"), "above").unwrap();
-        let (upper, work) = (root.join("rootfs/c/upper"), root.join("rootfs/c/work"));
-        let stack = Stack { lower: &["1/fs".into(), "0/fs".into()], upper: Some((&upper, &work)) };
+        let (upper, work) = (root.join("elsewhere/c/upper"), root.join("elsewhere/c/work"));
+        let stack = Stack { lower: &["1/fs".into(), "0/fs".into()], upper: Some([&upper, &work]) };
         for way in [detached, in_private_namespace] {
             let mounted = in_layers_dir(root, || way(&stack)).unwrap();
-            let file =
-                rustix::fs::openat(&mounted, "a", rustix::fs::OFlags::RDONLY, rustix::fs::Mode::empty()).unwrap();
+            let file = rustix::fs::openat(&mounted, "a", OFlags::RDONLY, Mode::empty()).unwrap();
             assert_eq!(std::io::read_to_string(fs::File::from(file)).unwrap(), "above");
             let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
             assert!(!table.contains(root.to_str().unwrap()), "nothing is on the host's table");

@@ -49,7 +49,7 @@ impl Place {
 }
 
 pub(crate) fn open(root: PathBuf, store: store::Store) -> Result<Images> {
-    let (rootfs, platform) = (root.join("rootfs"), Platform::host());
+    let (rootfs, platform) = (root.join("containers"), Platform::host());
     Images::open(ImagesConfig { root, rootfs, store, platform, limits: UnpackLimits::default() })
 }
 
