@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use meter::{Accumulator, Ledger, Run, Sample, Subject, boot_time};
 use parking_lot::Mutex;
-use sandbox::cgroup::Stats;
+use sandbox::cgroup::Usage;
 
 use crate::container::LastUsage;
 use crate::model::{ContainerRecord, Timestamp};
@@ -47,8 +47,8 @@ impl Engine {
         let records = self.0.containers.all().into_iter().map(|container| container.record());
         let mut counts = Vec::new();
         for record in records.filter(|record| record.state.phase.is_live()) {
-            let Some(stats) = self.0.placements.stats(&record) else { continue };
-            let sample = self.meter_sample(&record, &stats);
+            let Some(usage) = self.0.placements.usage(&record) else { continue };
+            let sample = self.meter_sample(&record, &usage);
             if let Some(count) = self.0.metering.open.lock().get_mut(record.id.as_str()) {
                 count.add(&sample);
                 counts.push(count.clone());
@@ -70,10 +70,10 @@ impl Engine {
     }
 
     /// Keeps what a run used, at its end. Nobody waits for it.
-    pub(crate) fn keep_usage(&self, record: &ContainerRecord, usage: &LastUsage) {
+    pub(crate) fn keep_usage(&self, record: &ContainerRecord, last: &LastUsage) {
         let Some(mut count) = self.0.metering.open.lock().remove(record.id.as_str()) else { return };
-        if let Some(stats) = &usage.stats {
-            count.add(&self.meter_sample(record, stats));
+        if let Some(usage) = &last.usage {
+            count.add(&self.meter_sample(record, usage));
         }
         let (engine, ended) = (self.clone(), count.finish(Timestamp::now()));
         tokio::task::spawn_blocking(move || {
@@ -83,9 +83,9 @@ impl Engine {
         });
     }
 
-    fn meter_sample(&self, record: &ContainerRecord, stats: &Stats) -> Sample {
+    fn meter_sample(&self, record: &ContainerRecord, usage: &Usage) -> Sample {
         let io = |operation: &str| {
-            stats
+            usage
                 .io_bytes
                 .iter()
                 .filter(|entry| entry.operation.eq_ignore_ascii_case(operation))
@@ -95,8 +95,8 @@ impl Engine {
         let links = record.net.as_ref().and_then(|net| self.0.networks.statistics(net).ok()).unwrap_or_default();
         Sample {
             at: boot_time(),
-            cpu_ns: stats.cpu.usage,
-            memory_bytes: stats.memory.usage,
+            cpu_ns: usage.cpu,
+            memory_bytes: usage.memory,
             io_read_bytes: io("read"),
             io_write_bytes: io("write"),
             net_rx_bytes: links.iter().map(|link| link.rx_bytes).sum(),

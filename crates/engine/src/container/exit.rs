@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use keeper::protocol::{Exit, Request};
 
-use super::Container;
 use super::start::show_network;
-use crate::model::{ContainerRecord, Phase, RestartPolicy, State, Timestamp};
+use super::{Container, LastUsage};
+use crate::model::{ContainerRecord, Phase, PidMode, RestartPolicy, State, Timestamp};
 use crate::{Engine, Result};
 
 /// First pause before a restart; it doubles with each failure in a row.
@@ -47,26 +47,12 @@ impl Engine {
             return Ok(());
         }
         container.abort_tasks();
-        let usage = self.close_run(&record).await;
         let pause = policies.then(|| next_pause(&record, &end)).flatten();
-        let remove = pause.is_none() && record.host.auto_remove && policies;
-        if usage.oom_killed {
-            self.tell_container(&record, "oom", []);
+        if pause.is_none() && record.host.auto_remove && policies {
+            return self.end_and_remove(container, &record, &end).await;
         }
-        let duration = record.state.started_at.map_or(0, |started| (end.at.as_second() - started.as_second()).max(0));
-        self.tell_container(
-            &record,
-            "die",
-            [("exitCode", end.code.to_string()), ("execDuration", duration.to_string())],
-        );
-        self.tell_networks(&record, "disconnect");
-        if remove {
-            // The removal is the record of the end: a daemon that is killed before finds the end at the keeper again.
-            container.tell_exit(end.code, &end.error);
-            self.remove_locked(container, true).await?;
-            self.forget(container.id.as_str()).await;
-            return Ok(());
-        }
+        let usage = self.close_run(&record, true).await;
+        self.tell_end(&record, &end, &usage);
         self.change(container, |record| {
             show_network(record, None);
             record.net = None;
@@ -85,16 +71,52 @@ impl Engine {
         Ok(())
     }
 
-    /// Takes back what belonged to the run, and keeps what it used.
-    async fn close_run(&self, record: &Arc<ContainerRecord>) -> super::placement::LastUsage {
+    /// The end of a run that is its container's end as well. Its removal is the record of it: a daemon that is killed
+    /// before finds the end at the keeper again.
+    async fn end_and_remove(&self, container: &Arc<Container>, record: &Arc<ContainerRecord>, end: &End) -> Result<()> {
+        // With its PID namespace everything in it has ended, and nothing is started in its cgroup again: nobody waits
+        // for that to go.
+        let later = record.host.pid_mode == PidMode::Private;
+        let (usage, deleted) = tokio::join!(self.close_run(record, !later), self.delete_record(&record.id));
+        self.tell_end(record, end, &usage);
+        container.tell_exit(end.code, &end.error);
+        deleted?;
+        self.removed(container, true).await;
+        self.forget(container.id.as_str()).await;
+        if later {
+            let (engine, record) = (self.clone(), record.clone());
+            tokio::task::spawn_blocking(move || engine.remove_cgroup(&record));
+        }
+        Ok(())
+    }
+
+    /// Takes back what belonged to the run, and keeps what it used. `cgroup`: that goes at once, too.
+    async fn close_run(&self, record: &Arc<ContainerRecord>, cgroup: bool) -> LastUsage {
         let (engine, record) = (self.clone(), record.clone());
         let closed = crate::blocking(move || {
             let usage = engine.0.placements.last_usage(&record);
             engine.keep_usage(&record, &usage);
-            engine.release(&record, record.net.as_ref());
+            if cgroup {
+                engine.remove_cgroup(&record);
+            }
+            engine.release_shared(&record, record.net.as_ref());
             Ok(usage)
         });
         closed.await.unwrap_or_default()
+    }
+
+    /// Tells the events of an end.
+    fn tell_end(&self, record: &ContainerRecord, end: &End, usage: &LastUsage) {
+        if usage.oom_killed {
+            self.tell_container(record, "oom", []);
+        }
+        let duration = record.state.started_at.map_or(0, |started| (end.at.as_second() - started.as_second()).max(0));
+        self.tell_container(
+            record,
+            "die",
+            [("exitCode", end.code.to_string()), ("execDuration", duration.to_string())],
+        );
+        self.tell_networks(record, "disconnect");
     }
 
     /// The keeper need not remember the process any longer.

@@ -25,7 +25,7 @@ pub(super) struct Placed {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct LastUsage {
     pub(crate) oom_killed: bool,
-    pub(crate) stats: Option<cgroup::Stats>,
+    pub(crate) usage: Option<cgroup::Usage>,
 }
 
 impl Placements {
@@ -98,12 +98,12 @@ impl Placements {
     pub(super) fn last_usage(&self, record: &ContainerRecord) -> LastUsage {
         let Ok(cgroup) = self.cgroup(record) else { return LastUsage::default() };
         let oom_killed = cgroup.oom_kills().is_ok_and(|kills| kills > 0);
-        LastUsage { oom_killed, stats: cgroup.stats().ok() }
+        LastUsage { oom_killed, usage: cgroup.usage().ok() }
     }
 
-    /// What a container has used so far; `None`: it has no cgroup any more.
-    pub(crate) fn stats(&self, record: &ContainerRecord) -> Option<cgroup::Stats> {
-        self.cgroup(record).ok()?.stats().ok()
+    /// What a container has used so far, for its bill; `None`: it has no cgroup any more.
+    pub(crate) fn usage(&self, record: &ContainerRecord) -> Option<cgroup::Usage> {
+        self.cgroup(record).ok()?.usage().ok()
     }
 
     /// Removes cgroups below the parent that belong to none of `known`: what a killed daemon left.

@@ -91,9 +91,15 @@ impl Engine {
             return Ok(());
         }
         container.abort_tasks();
+        self.delete_record(&container.id).await?;
+        self.removed(container, volumes).await;
+        Ok(())
+    }
+
+    /// A container's record is deleted: nobody sees it any more, and its files go.
+    pub(super) async fn removed(&self, container: &Arc<Container>, volumes: bool) {
         container.pending.lock().clear();
         let record = container.record();
-        self.delete_record(&record.id).await?;
         self.0.containers.remove(container);
         container.tell_removed();
         self.forget_execs(&record.id);
@@ -113,7 +119,6 @@ impl Engine {
             });
             let _ = removed.await;
         });
-        Ok(())
     }
 
     fn remove_anonymous_volumes(&self, record: &ContainerRecord) {

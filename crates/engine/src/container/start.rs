@@ -285,17 +285,27 @@ impl Engine {
     }
 
     /// Takes back what belongs to a run: network, cgroup, volumes. Never fails: what can't be taken back is told.
-    pub(super) fn release(&self, record: &ContainerRecord, net: Option<&net::Sandbox>) {
+    fn release(&self, record: &ContainerRecord, net: Option<&net::Sandbox>) {
+        self.remove_cgroup(record);
+        self.release_shared(record, net);
+    }
+
+    /// Takes back what other containers may wait for: network and volumes.
+    pub(super) fn release_shared(&self, record: &ContainerRecord, net: Option<&net::Sandbox>) {
         self.detach_dns(&record.id);
         if let Some(net) = net
             && let Err(error) = self.0.networks.tear_down(net)
         {
             tracing::warn!(container = %record.id.short(), %error, "could not take back its network");
         }
+        self.release_volumes(record);
+    }
+
+    /// Removes a container's cgroup, after the end of what is left in it.
+    pub(super) fn remove_cgroup(&self, record: &ContainerRecord) {
         if let Err(error) = self.0.placements.remove(record) {
             tracing::warn!(container = %record.id.short(), %error, "could not remove its cgroup");
         }
-        self.release_volumes(record);
     }
 }
 

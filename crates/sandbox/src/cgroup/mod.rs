@@ -20,7 +20,7 @@ use oci_spec::runtime::LinuxResources;
 use serde::{Deserialize, Serialize};
 
 pub use layout::{Hierarchy, Layout};
-pub use stats::{CpuStats, HugetlbStats, IoEntry, MemoryStats, PidsStats, Stats};
+pub use stats::{CpuStats, HugetlbStats, IoEntry, MemoryStats, PidsStats, Stats, Usage};
 
 /// Why a cgroup could not be made, changed, read or removed.
 #[derive(Debug, thiserror::Error)]
@@ -245,6 +245,11 @@ impl Cgroup {
     /// What it has used and may use.
     pub fn stats(&self) -> Result<Stats> {
         stats::read(self.layout, &self.path)
+    }
+
+    /// What a bill says of it.
+    pub fn usage(&self) -> Result<Usage> {
+        stats::usage(self.layout, &self.path)
     }
 
     /// How many processes the kernel has killed here for want of memory.

@@ -25,6 +25,17 @@ pub struct Stats {
     pub hugetlb: BTreeMap<String, HugetlbStats>,
 }
 
+/// What is counted of a run: little of [`Stats`], and read from as few files.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Processor time, in nanoseconds.
+    pub cpu: u64,
+    /// Bytes of memory in use, page cache included.
+    pub memory: u64,
+    /// Bytes read and written, by device and operation.
+    pub io_bytes: Vec<IoEntry>,
+}
+
 /// Processor time, in nanoseconds.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CpuStats {
@@ -103,6 +114,13 @@ pub struct HugetlbStats {
 /// Above this, v1's "no limit" (the largest multiple of a page) begins.
 const UNLIMITED: u64 = 1 << 62;
 
+/// v1's files of bytes read and written: of one scheduler, or of the limits.
+const IO_BYTES: &[&str] = &[
+    "blkio.bfq.io_service_bytes_recursive",
+    "blkio.throttle.io_service_bytes_recursive",
+    "blkio.throttle.io_service_bytes",
+];
+
 pub(super) fn read(layout: &Layout, path: &str) -> Result<Stats> {
     if layout.is_unified() {
         let mount = layout.v2().ok_or(super::CgroupError::NotMounted)?;
@@ -127,14 +145,7 @@ pub(super) fn read(layout: &Layout, path: &str) -> Result<Stats> {
         stats.pids = pids(&directory);
     }
     if let Some(directory) = directory("blkio") {
-        stats.io_bytes = blkio(
-            &directory,
-            &[
-                "blkio.bfq.io_service_bytes_recursive",
-                "blkio.throttle.io_service_bytes_recursive",
-                "blkio.throttle.io_service_bytes",
-            ],
-        );
+        stats.io_bytes = blkio(&directory, IO_BYTES);
         stats.io_operations = blkio(
             &directory,
             &["blkio.bfq.io_serviced_recursive", "blkio.throttle.io_serviced_recursive", "blkio.throttle.io_serviced"],
@@ -144,6 +155,25 @@ pub(super) fn read(layout: &Layout, path: &str) -> Result<Stats> {
         stats.hugetlb = hugetlb(&directory, "usage_in_bytes", "max_usage_in_bytes", "failcnt");
     }
     Ok(stats)
+}
+
+pub(super) fn usage(layout: &Layout, path: &str) -> Result<Usage> {
+    if layout.is_unified() {
+        let directory = below(layout.v2().ok_or(super::CgroupError::NotMounted)?, path);
+        return Ok(Usage {
+            cpu: keyed(&directory.join("cpu.stat")).get("usage_usec").copied().unwrap_or(0).saturating_mul(1000),
+            memory: number(&directory.join("memory.current")).unwrap_or(0),
+            io_bytes: io(&fs::read_to_string(directory.join("io.stat")).unwrap_or_default()).0,
+        });
+    }
+    let directory = |controller: &str| layout.hierarchy(controller).map(|h| below(h.mount_point(), path));
+    let value =
+        |controller: &str, file: &str| directory(controller).and_then(|directory| number(&directory.join(file)));
+    Ok(Usage {
+        cpu: value("cpuacct", "cpuacct.usage").unwrap_or(0),
+        memory: value("memory", "memory.usage_in_bytes").unwrap_or(0),
+        io_bytes: directory("blkio").map(|directory| blkio(&directory, IO_BYTES)).unwrap_or_default(),
+    })
 }
 
 /// `cpuacct`'s files. User and system time come in ticks and are scaled to the exact total.
