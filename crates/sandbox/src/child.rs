@@ -143,7 +143,7 @@ impl<T> At<T> for Result<T, Errno> {
 
 /// A container's first process.
 pub(crate) struct Context<'p> {
-    pub(crate) init: &'p InitPlan,
+    pub(crate) init: &'p InitPlan<'p>,
     pub(crate) prepared: &'p Prepared<'p>,
 }
 
@@ -152,7 +152,7 @@ pub(crate) struct Progress<'p> {
     /// Where the parent listens: the sync socket, later the connection that started us.
     sync: Option<OwnedFd>,
     prepared: &'p Prepared<'p>,
-    process: &'p ProcessPlan,
+    process: &'p ProcessPlan<'p>,
 }
 
 impl<'p> Progress<'p> {
@@ -233,7 +233,7 @@ pub(crate) fn fd_path<'b>(fd: BorrowedFd<'_>, buffer: &'b mut [u8; 32]) -> &'b C
 /// The life of a container's first process before its program. Does not return.
 ///
 /// `in_user_namespace`: the user namespace to join has been joined before the clone.
-pub(crate) fn first_process(plan: &InitPlan, prepared: &Prepared<'_>, in_user_namespace: bool) -> ! {
+pub(crate) fn first_process(plan: &InitPlan<'_>, prepared: &Prepared<'_>, in_user_namespace: bool) -> ! {
     let mut progress = Progress { sync: None, prepared, process: &plan.process };
     let context = Context { init: plan, prepared };
     match become_container(&context, &mut progress, in_user_namespace) {
@@ -319,7 +319,7 @@ fn become_container<'p>(
 }
 
 /// The life of a further process of a container before its program. Does not return.
-pub(crate) fn further_process(plan: &ExecPlan, container: BorrowedFd<'_>, prepared: &Prepared<'_>) -> ! {
+pub(crate) fn further_process(plan: &ExecPlan<'_>, container: BorrowedFd<'_>, prepared: &Prepared<'_>) -> ! {
     let mut progress = Progress { sync: None, prepared, process: &plan.process };
     match join_container(plan, container, &mut progress) {
         Err(halt) => progress.fail(&halt),
@@ -328,7 +328,7 @@ pub(crate) fn further_process(plan: &ExecPlan, container: BorrowedFd<'_>, prepar
 }
 
 fn join_container<'p>(
-    plan: &'p ExecPlan,
+    plan: &'p ExecPlan<'p>,
     container: BorrowedFd<'_>,
     progress: &mut Progress<'p>,
 ) -> Outcome<'p, Infallible> {
@@ -367,7 +367,7 @@ fn join_container<'p>(
 /// A process between the parent and the container's first process, where a user namespace is joined and others are to
 /// be new in it: they belong to the user namespace that their creator is in. Joins it, clones the first process as its
 /// own sibling, tells the parent, and ends.
-pub(crate) fn between(plan: &InitPlan, prepared: &Prepared<'_>, flags: u64) -> ! {
+pub(crate) fn between(plan: &InitPlan<'_>, prepared: &Prepared<'_>, flags: u64) -> ! {
     let progress = Progress { sync: None, prepared, process: &plan.process };
     let user = prepared.join.iter().find(|(kind, _)| *kind == NamespaceKind::User);
     if let Some((kind, namespace)) = user

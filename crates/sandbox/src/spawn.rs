@@ -90,7 +90,7 @@ pub struct Spawned {
 /// Clones a container's first process and returns at once, while it sets itself up.
 ///
 /// The caller follows [`Spawned::sync`]. If it drops it before the program runs, the child ends.
-pub fn spawn(plan: &InitPlan, fds: &Fds<'_>) -> Result<Spawned, SpawnError> {
+pub fn spawn(plan: &InitPlan<'_>, fds: &Fds<'_>) -> Result<Spawned, SpawnError> {
     let (ours, theirs) = socket_pair()?;
     let mut prepared = prepare::common(&plan.process, fds, theirs, ours.as_raw_fd(), plan.cgroup.as_ref())?;
     prepare::container(plan, fds, &mut prepared)?;
@@ -124,7 +124,7 @@ pub fn spawn(plan: &InitPlan, fds: &Fds<'_>) -> Result<Spawned, SpawnError> {
 }
 
 /// Clones a further process into a running container, of whose first process `container` is the pidfd.
-pub fn spawn_exec(plan: &ExecPlan, container: BorrowedFd<'_>, fds: &Fds<'_>) -> Result<Spawned, SpawnError> {
+pub fn spawn_exec(plan: &ExecPlan<'_>, container: BorrowedFd<'_>, fds: &Fds<'_>) -> Result<Spawned, SpawnError> {
     let (ours, theirs) = socket_pair()?;
     let prepared = prepare::common(&plan.process, fds, theirs, ours.as_raw_fd(), plan.cgroup.as_ref())?;
     let cgroup = prepare::unified_cgroup(plan.cgroup.as_ref())?;
@@ -217,7 +217,7 @@ impl Drop for Unfinished {
 }
 
 /// In a user namespace the child can't raise hard limits: it gets the room from here, and sets the limits itself.
-fn raise_limits(pid: i32, process: &ProcessPlan) -> Result<(), SpawnError> {
+fn raise_limits(pid: i32, process: &ProcessPlan<'_>) -> Result<(), SpawnError> {
     for limit in &process.rlimits {
         let failed = |errno| SpawnError::prepare("read the limits of", format!("process {pid}"))(errno);
         let (soft, hard) = match sys::prlimit(pid, limit.resource, None) {
@@ -243,7 +243,7 @@ struct ParentNamespaces {
 }
 
 impl ParentNamespaces {
-    fn enter(plan: &InitPlan, fds: &Fds<'_>) -> Result<Self, SpawnError> {
+    fn enter(plan: &InitPlan<'_>, fds: &Fds<'_>) -> Result<Self, SpawnError> {
         let mut entered = Self::default();
         for join in plan.namespaces.join.iter().filter(|join| join.kind == NamespaceKind::Pid) {
             match &join.source {

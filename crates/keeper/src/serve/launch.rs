@@ -32,13 +32,13 @@ pub(super) struct Launch {
 }
 
 /// A decoded plan.
-enum Plan {
-    Init(Box<InitPlan>),
+enum Plan<'p> {
+    Init(Box<InitPlan<'p>>),
     /// With the sandbox's first process.
-    Exec(Box<ExecPlan>, OwnedFd),
+    Exec(Box<ExecPlan<'p>>, OwnedFd),
 }
 
-impl Plan {
+impl Plan<'_> {
     fn has_terminal(&self) -> bool {
         match self {
             Plan::Init(plan) => plan.has_terminal(),
@@ -112,7 +112,7 @@ impl Keeper {
         }
     }
 
-    fn decode(&self, launch: &Launch) -> Result<Plan, Failure> {
+    fn decode<'p>(&self, launch: &'p Launch) -> Result<Plan<'p>, Failure> {
         let invalid = |why: String| Failure::Invalid { what: "the plan".into(), why };
         let plan = match &launch.sandbox {
             None => {
@@ -170,7 +170,7 @@ impl Keeper {
         Ok(Streams { theirs: Some([their_stdin, their_stdout, their_stderr]), stdin, outputs: [stdout, stderr] })
     }
 
-    fn spawn(&self, plan: &Plan, streams: &Streams, descriptors: &[OwnedFd]) -> Result<(u32, Spawned), SpawnError> {
+    fn spawn(&self, plan: &Plan<'_>, streams: &Streams, descriptors: &[OwnedFd]) -> Result<(u32, Spawned), SpawnError> {
         let namespaces: Vec<BorrowedFd<'_>> = descriptors.iter().map(AsFd::as_fd).collect();
         let stdio = match &streams.theirs {
             Some(ends) => sandbox::Stdio::Fds(ends.each_ref().map(AsFd::as_fd)),

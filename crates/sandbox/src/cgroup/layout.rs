@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use super::CgroupError;
+use crate::plan::Text;
 
 /// One v1 hierarchy.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,8 +32,8 @@ impl Hierarchy {
     }
 
     /// The options that mount it once more.
-    pub(crate) fn mount_parameters(&self) -> Vec<(CString, Option<CString>)> {
-        let text = |text: &str| CString::new(text).unwrap_or_default();
+    pub(crate) fn mount_parameters(&self) -> Vec<(Text<'static>, Option<Text<'static>>)> {
+        let text = |text: &str| Text::from(CString::new(text).unwrap_or_default());
         let mut parameters = Vec::new();
         for controller in &self.controllers {
             match controller.strip_prefix("name=") {

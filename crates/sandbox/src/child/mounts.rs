@@ -13,7 +13,7 @@ use rustix::mount::{
 use super::place::{Content, Place, Places};
 use super::target::{self, Make};
 use super::{Halt, Note, Outcome, copy_up};
-use crate::plan::{MountKind, MountPlan};
+use crate::plan::{MountKind, MountPlan, Text};
 use crate::sync::Step;
 use crate::sys::{self, MountAttr};
 
@@ -35,7 +35,7 @@ pub(super) fn attach(tree: BorrowedFd<'_>, place: BorrowedFd<'_>) -> Result<()> 
 pub(super) fn new_filesystem(
     fstype: &CStr,
     source: Option<&CStr>,
-    parameters: &[(std::ffi::CString, Option<std::ffi::CString>)],
+    parameters: &[(Text<'_>, Option<Text<'_>>)],
     mode: Option<u32>,
     attributes: u64,
 ) -> std::result::Result<OwnedFd, (Errno, Note)> {
@@ -71,7 +71,11 @@ fn octal(mode: u32, buffer: &mut [u8; 8]) -> Result<&CStr> {
 }
 
 /// Makes one of the spec's mounts. `tree` is what the parent has prepared for it, if anything.
-pub(super) fn mount<'p>(plan: &'p MountPlan, places: &mut Places<'_, 'p>, tree: Option<&OwnedFd>) -> Outcome<'p, ()> {
+pub(super) fn mount<'p>(
+    plan: &'p MountPlan<'p>,
+    places: &mut Places<'_, 'p>,
+    tree: Option<&OwnedFd>,
+) -> Outcome<'p, ()> {
     let halt = |errno| Halt::new(Step::Mount, errno, plan.label.to_bytes());
     let no_place = |errno| Halt::new(Step::MountPoint, errno, plan.target.to_bytes());
     match &plan.kind {
@@ -141,11 +145,11 @@ pub(super) fn mount<'p>(plan: &'p MountPlan, places: &mut Places<'_, 'p>, tree: 
 
 /// Mounts a new file system.
 fn new<'p>(
-    plan: &'p MountPlan,
+    plan: &'p MountPlan<'p>,
     places: &mut Places<'_, 'p>,
     fstype: &CStr,
     source: &CStr,
-    parameters: &'p [(std::ffi::CString, Option<std::ffi::CString>)],
+    parameters: &'p [(Text<'p>, Option<Text<'p>>)],
 ) -> Outcome<'p, ()> {
     let halt = |errno| Halt::new(Step::Mount, errno, plan.label.to_bytes());
     let no_place = |errno| Halt::new(Step::MountPoint, errno, plan.target.to_bytes());
@@ -188,7 +192,7 @@ fn new<'p>(
 /// The place to mount on. Where the path leads into /proc by a link although the plan does not say so, an image tries
 /// to have the kernel's files covered.
 fn place<'a, 'p: 'a>(
-    plan: &'p MountPlan,
+    plan: &'p MountPlan<'p>,
     places: &'a Places<'_, 'p>,
     kind: impl Fn() -> Result<Make>,
 ) -> Result<Place<'a>> {
@@ -197,7 +201,7 @@ fn place<'a, 'p: 'a>(
 }
 
 /// `relatime` and the like come as a clear of the whole access-time mode.
-pub(super) fn set_attributes(plan: &MountPlan, tree: BorrowedFd<'_>) -> Result<()> {
+pub(super) fn set_attributes(plan: &MountPlan<'_>, tree: BorrowedFd<'_>) -> Result<()> {
     if plan.set | plan.clear != 0 {
         sys::mount_setattr(tree, false, &MountAttr { set: plan.set, clear: plan.clear, ..MountAttr::default() })?;
     }
@@ -208,7 +212,7 @@ pub(super) fn set_attributes(plan: &MountPlan, tree: BorrowedFd<'_>) -> Result<(
     Ok(())
 }
 
-fn set_propagation(plan: &MountPlan, tree: BorrowedFd<'_>) -> Result<()> {
+fn set_propagation(plan: &MountPlan<'_>, tree: BorrowedFd<'_>) -> Result<()> {
     plan.propagation.iter().try_for_each(|flags| propagate(tree, *flags))
 }
 

@@ -57,7 +57,7 @@ fn reopen(tree: BorrowedFd<'_>) -> Result<OwnedFd> {
 
 /// Mounts the overlay. By `mount(2)` from within the layers' directory, so that a hundred short relative names fit into
 /// the one page it takes; if they do not, layer by layer (Linux 6.5).
-pub(crate) fn overlay_on(overlay: &OverlayPlan, mount_point: &CStr) -> std::result::Result<(), (Errno, Note)> {
+pub(crate) fn overlay_on(overlay: &OverlayPlan<'_>, mount_point: &CStr) -> std::result::Result<(), (Errno, Note)> {
     let plain = |errno| (errno, Note::default());
     rustix::process::chdir(overlay.layers_dir.as_c_str()).map_err(plain)?;
     if let Some(data) = &overlay.data {
@@ -69,7 +69,7 @@ pub(crate) fn overlay_on(overlay: &OverlayPlan, mount_point: &CStr) -> std::resu
     attach(tree.as_fd(), place.as_fd()).map_err(plain)
 }
 
-fn overlay_by_layer(overlay: &OverlayPlan) -> std::result::Result<OwnedFd, (Errno, Note)> {
+fn overlay_by_layer(overlay: &OverlayPlan<'_>) -> std::result::Result<OwnedFd, (Errno, Note)> {
     use rustix::mount::{
         FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount,
         fsopen,

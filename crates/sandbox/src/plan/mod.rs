@@ -10,6 +10,7 @@ mod options;
 mod process;
 mod rootfs;
 mod seccomp;
+mod text;
 
 use std::ffi::CString;
 use std::path::{Path, PathBuf};
@@ -27,9 +28,11 @@ pub(crate) use mounts::{DevicePlan, MountKind, MountPlan};
 pub(crate) use namespaces::{NamespacePlan, NamespaceSource};
 #[cfg(feature = "runtime-cli")]
 pub(crate) use options::mount_option_names;
-pub(crate) use process::{Bytes, ProcessPlan, TerminalPlan};
+pub(crate) use process::{ProcessPlan, TerminalPlan};
 pub(crate) use rootfs::{OverlayPlan, RootPlan, RootSource};
 pub(crate) use seccomp::SeccompPlan;
+use text::Bytes;
+pub(crate) use text::Text;
 
 /// Why a spec can't be made into a plan.
 #[derive(Debug, thiserror::Error)]
@@ -103,39 +106,60 @@ pub struct CompileOptions {
 
 /// What a container's first process will do. See the [module](self).
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct InitPlan {
-    pub(crate) namespaces: NamespacePlan,
+#[serde(bound(deserialize = "'de: 'p"))]
+pub struct InitPlan<'p> {
+    pub(crate) namespaces: NamespacePlan<'p>,
     pub(crate) ids: Option<IdMaps>,
-    pub(crate) cgroup: Option<Placement>,
-    pub(crate) hostname: Option<CString>,
-    pub(crate) domainname: Option<CString>,
-    pub(crate) root: RootPlan,
-    pub(crate) mounts: Vec<MountPlan>,
-    pub(crate) devices: Vec<DevicePlan>,
+    pub(crate) cgroup: Option<CgroupPlan<'p>>,
+    pub(crate) hostname: Option<Text<'p>>,
+    pub(crate) domainname: Option<Text<'p>>,
+    pub(crate) root: RootPlan<'p>,
+    pub(crate) mounts: Vec<MountPlan<'p>>,
+    pub(crate) devices: Vec<DevicePlan<'p>>,
     /// Link and what it points to.
-    pub(crate) symlinks: Vec<(CString, CString)>,
+    pub(crate) symlinks: Vec<(Text<'p>, Text<'p>)>,
     /// Path below `/proc/sys`, value.
-    pub(crate) sysctls: Vec<(CString, CString)>,
-    pub(crate) masked: Vec<CString>,
-    pub(crate) mask_options: Vec<(CString, Option<CString>)>,
-    pub(crate) readonly: Vec<CString>,
+    pub(crate) sysctls: Vec<(Text<'p>, Text<'p>)>,
+    pub(crate) masked: Vec<Text<'p>>,
+    pub(crate) mask_options: Vec<(Text<'p>, Option<Text<'p>>)>,
+    pub(crate) readonly: Vec<Text<'p>>,
     pub(crate) pause_before_pivot: bool,
-    pub(crate) create_container: Vec<HookPlan>,
-    pub(crate) start_container: Vec<HookPlan>,
+    pub(crate) create_container: Vec<HookPlan<'p>>,
+    pub(crate) start_container: Vec<HookPlan<'p>>,
     /// The process gets a session keyring of its own, so that keys of the host do not leak into it.
     pub(crate) own_keyring: bool,
     pub(crate) wait_for_start: bool,
     pub(crate) init: bool,
     pub(crate) preserve_fds: u32,
-    pub(crate) process: ProcessPlan,
+    pub(crate) process: ProcessPlan<'p>,
+}
+
+/// Where a new process is placed.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(bound(deserialize = "'de: 'p"))]
+pub(crate) struct CgroupPlan<'p> {
+    /// The directory for `CLONE_INTO_CGROUP`.
+    pub(crate) unified: Option<Text<'p>>,
+    /// The file of each v1 hierarchy that the process writes itself to.
+    pub(crate) tasks: Vec<Text<'p>>,
+}
+
+impl CgroupPlan<'static> {
+    fn of(placement: &Placement) -> Self {
+        Self {
+            unified: placement.unified().map(|path| path.to_owned().into()),
+            tasks: placement.v1_tasks().map(|path| path.to_owned().into()).collect(),
+        }
+    }
 }
 
 /// A hook that the child runs by itself.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub(crate) struct HookPlan {
-    pub(crate) path: CString,
-    pub(crate) argv: Vec<CString>,
-    pub(crate) envp: Vec<CString>,
+#[serde(bound(deserialize = "'de: 'p"))]
+pub(crate) struct HookPlan<'p> {
+    pub(crate) path: Text<'p>,
+    pub(crate) argv: Vec<Text<'p>>,
+    pub(crate) envp: Vec<Text<'p>>,
     /// In milliseconds; 0 waits for ever.
     pub(crate) timeout: u32,
 }
@@ -155,19 +179,20 @@ pub struct ExecOptions {
 
 /// What a further process in a running container will do.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct ExecPlan {
+#[serde(bound(deserialize = "'de: 'p"))]
+pub struct ExecPlan<'p> {
     /// `CLONE_NEW*` of the namespaces that are the container's own.
     pub(crate) join: u64,
     pub(crate) user_namespace: bool,
-    pub(crate) cgroup: Option<Placement>,
+    pub(crate) cgroup: Option<CgroupPlan<'p>>,
     /// The process gets a session keyring of its own, so that keys of the host do not leak into it.
     pub(crate) own_keyring: bool,
     pub(crate) wait_for_start: bool,
     pub(crate) preserve_fds: u32,
-    pub(crate) process: ProcessPlan,
+    pub(crate) process: ProcessPlan<'p>,
 }
 
-impl InitPlan {
+impl<'p> InitPlan<'p> {
     /// Compiles a spec.
     ///
     /// `bundle` is the directory that relative paths of the spec start from. Reads nothing but what the spec points to
@@ -217,7 +242,7 @@ impl InitPlan {
             init: options.init,
             preserve_fds: options.preserve_fds,
             process: process::compile(process, Some(linux), false)?,
-            cgroup: options.cgroup.clone(),
+            cgroup: options.cgroup.as_ref().map(CgroupPlan::of),
             namespaces,
             ids,
         })
@@ -228,8 +253,8 @@ impl InitPlan {
         Ok(postcard::to_stdvec(self)?)
     }
 
-    /// Takes up a plan that [`to_bytes`](Self::to_bytes) wrote.
-    pub fn from_bytes(bytes: &[u8]) -> Result<Self, PlanError> {
+    /// Takes up a plan that [`to_bytes`](Self::to_bytes) wrote, and borrows its strings.
+    pub fn from_bytes(bytes: &'p [u8]) -> Result<Self, PlanError> {
         Ok(postcard::from_bytes(bytes)?)
     }
 
@@ -249,7 +274,7 @@ impl InitPlan {
     }
 }
 
-impl ExecPlan {
+impl<'p> ExecPlan<'p> {
     /// Compiles a further process for the container that `container` describes.
     ///
     /// What `process` leaves out where the spec's own process has it (nothing but the seccomp profile, which belongs
@@ -260,7 +285,7 @@ impl ExecPlan {
         Ok(Self {
             join,
             user_namespace,
-            cgroup: options.cgroup.clone(),
+            cgroup: options.cgroup.as_ref().map(CgroupPlan::of),
             own_keyring: !options.no_new_keyring,
             wait_for_start: options.wait_for_start,
             preserve_fds: options.preserve_fds,
@@ -273,8 +298,8 @@ impl ExecPlan {
         Ok(postcard::to_stdvec(self)?)
     }
 
-    /// Takes up a plan that [`to_bytes`](Self::to_bytes) wrote.
-    pub fn from_bytes(bytes: &[u8]) -> Result<Self, PlanError> {
+    /// Takes up a plan that [`to_bytes`](Self::to_bytes) wrote, and borrows its strings.
+    pub fn from_bytes(bytes: &'p [u8]) -> Result<Self, PlanError> {
         Ok(postcard::from_bytes(bytes)?)
     }
 
@@ -284,15 +309,15 @@ impl ExecPlan {
     }
 }
 
-pub(crate) fn cstring(what: &str, value: impl Into<Vec<u8>>) -> Result<CString, PlanError> {
-    CString::new(value).map_err(|_| PlanError::Nul(what.to_owned()))
+pub(crate) fn cstring(what: &str, value: impl Into<Vec<u8>>) -> Result<Text<'static>, PlanError> {
+    CString::new(value).map(Text::from).map_err(|_| PlanError::Nul(what.to_owned()))
 }
 
-fn strings(what: &str, values: &Option<Vec<String>>) -> Result<Vec<CString>, PlanError> {
+fn strings(what: &str, values: &Option<Vec<String>>) -> Result<Vec<Text<'static>>, PlanError> {
     values.iter().flatten().map(|value| cstring(what, value.as_str())).collect()
 }
 
-fn hooks(spec: &Spec) -> Result<(Vec<HookPlan>, Vec<HookPlan>), PlanError> {
+fn hooks(spec: &Spec) -> Result<(Vec<HookPlan<'static>>, Vec<HookPlan<'static>>), PlanError> {
     let Some(hooks) = spec.hooks() else {
         return Ok((Vec::new(), Vec::new()));
     };
@@ -301,7 +326,7 @@ fn hooks(spec: &Spec) -> Result<(Vec<HookPlan>, Vec<HookPlan>), PlanError> {
     Ok((list(hooks.create_container())?, list(hooks.start_container())?))
 }
 
-fn hook(hook: &oci_spec::runtime::Hook) -> Result<HookPlan, PlanError> {
+fn hook(hook: &oci_spec::runtime::Hook) -> Result<HookPlan<'static>, PlanError> {
     use std::os::unix::ffi::OsStrExt;
     let path = cstring("hooks.path", hook.path().as_os_str().as_bytes())?;
     let argv = match hook.args() {
@@ -317,7 +342,10 @@ fn hook(hook: &oci_spec::runtime::Hook) -> Result<HookPlan, PlanError> {
 }
 
 /// Only what belongs to a namespace of the container's own may be set: anything else would change the host.
-fn sysctls(linux: &oci_spec::runtime::Linux, namespaces: &NamespacePlan) -> Result<Vec<(CString, CString)>, PlanError> {
+fn sysctls(
+    linux: &oci_spec::runtime::Linux,
+    namespaces: &NamespacePlan,
+) -> Result<Vec<(Text<'static>, Text<'static>)>, PlanError> {
     const IPC: &[&str] = &[
         "kernel.msgmax",
         "kernel.msgmnb",

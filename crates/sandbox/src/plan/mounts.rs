@@ -1,6 +1,5 @@
 //! Mounts, devices and what is hidden, flattened to the arguments of system calls.
 
-use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
@@ -9,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::options::{IdmapOption, Options};
 use super::process::selinux_enabled;
-use super::{IdMaps, NamespaceKind, NamespacePlan, PlanError, cstring};
+use super::{IdMaps, NamespaceKind, NamespacePlan, PlanError, Text, cstring};
 use crate::cgroup::{Layout, Placement};
 
 /// The longest value that `fsconfig(2)` takes.
@@ -17,12 +16,13 @@ const PARAMETER_MAX: usize = 255;
 
 /// One mount, or one thing done between mounts.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub(crate) struct MountPlan {
+#[serde(bound(deserialize = "'de: 'p"))]
+pub(crate) struct MountPlan<'p> {
     /// Relative to the root.
-    pub(crate) target: CString,
+    pub(crate) target: Text<'p>,
     /// For messages: `proc on /proc`.
-    pub(crate) label: CString,
-    pub(crate) kind: MountKind,
+    pub(crate) label: Text<'p>,
+    pub(crate) kind: MountKind<'p>,
     /// `MOUNT_ATTR_*`.
     pub(crate) set: u64,
     pub(crate) clear: u64,
@@ -37,26 +37,28 @@ pub(crate) struct MountPlan {
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub(crate) enum MountKind {
+#[serde(bound(deserialize = "'de: 'p"))]
+pub(crate) enum MountKind<'p> {
     /// A new file system, by `fsopen(2)`.
-    New { fstype: CString, source: CString, parameters: Vec<(CString, Option<CString>)> },
+    New { fstype: Text<'p>, source: Text<'p>, parameters: Vec<(Text<'p>, Option<Text<'p>>)> },
     /// A new file system whose options are too long for `fsconfig(2)`, by `mount(2)`.
-    Classic { fstype: CString, source: CString, data: CString },
+    Classic { fstype: Text<'p>, source: Text<'p>, data: Text<'p> },
     /// A tree that is mounted elsewhere.
-    Bind { source: CString, recursive: bool },
+    Bind { source: Text<'p>, recursive: bool },
     /// Other flags for what is mounted there already.
     Remount,
     /// A symbolic link with this content.
-    Symlink { to: CString },
+    Symlink { to: Text<'p> },
 }
 
 /// A device node to make. In a user namespace, where none can be made, the host's is bound.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub(crate) struct DevicePlan {
+#[serde(bound(deserialize = "'de: 'p"))]
+pub(crate) struct DevicePlan<'p> {
     /// Relative to the root.
-    pub(crate) path: CString,
+    pub(crate) path: Text<'p>,
     /// The same in the host, for a bind.
-    pub(crate) host_path: CString,
+    pub(crate) host_path: Text<'p>,
     /// Type and permissions.
     pub(crate) mode: u32,
     pub(crate) device: u64,
@@ -67,15 +69,15 @@ pub(crate) struct DevicePlan {
 
 /// What the spec's mounts and devices come to.
 pub(crate) struct Mounted {
-    pub(crate) mounts: Vec<MountPlan>,
-    pub(crate) devices: Vec<DevicePlan>,
-    pub(crate) symlinks: Vec<(CString, CString)>,
-    pub(crate) mask_options: Vec<(CString, Option<CString>)>,
+    pub(crate) mounts: Vec<MountPlan<'static>>,
+    pub(crate) devices: Vec<DevicePlan<'static>>,
+    pub(crate) symlinks: Vec<(Text<'static>, Text<'static>)>,
+    pub(crate) mask_options: Vec<(Text<'static>, Option<Text<'static>>)>,
 }
 
 struct Context<'a> {
     bundle: &'a Path,
-    namespaces: &'a NamespacePlan,
+    namespaces: &'a NamespacePlan<'a>,
     ids: Option<&'a IdMaps>,
     cgroup: Option<&'a Placement>,
     /// SELinux's context for file systems made here.
@@ -107,7 +109,7 @@ pub(crate) fn compile(
     let (devices, symlinks) =
         if own_dev { (devices(linux, in_user_namespace)?, symlinks()) } else { (Vec::new(), Vec::new()) };
     let mask_options = match label {
-        Some(label) => vec![(c"context".to_owned(), Some(cstring("linux.mountLabel", label)?))],
+        Some(label) => vec![(c"context".into(), Some(cstring("linux.mountLabel", label)?))],
         None => Vec::new(),
     };
     Ok(Mounted { mounts, devices, symlinks, mask_options })
@@ -147,7 +149,7 @@ const PROC_ALLOWED: &[&str] = &[
 ];
 
 impl Context<'_> {
-    fn mount(&self, mount: &Mount, plans: &mut Vec<MountPlan>) -> Result<(), PlanError> {
+    fn mount(&self, mount: &Mount, plans: &mut Vec<MountPlan<'static>>) -> Result<(), PlanError> {
         let destination = normal(mount.destination());
         if mount.destination().as_os_str().is_empty() {
             return Err(PlanError::Missing("mounts.destination"));
@@ -200,16 +202,16 @@ impl Context<'_> {
             && !self.namespaces.is_new(NamespaceKind::Network)
         {
             options.recursive_set |= options.set;
-            let kind = MountKind::Bind { source: c"/sys".to_owned(), recursive: true };
+            let kind = MountKind::Bind { source: c"/sys".into(), recursive: true };
             plans.push(self.plan(&destination, format!("/sys to /{destination}"), kind, &options, mount, in_proc)?);
             return Ok(());
         }
         if fstype == "tmpfs" && !options.parameters.iter().any(|(key, _)| key.as_c_str() == c"mode") {
             // As the directory beneath it, else 1777: decided where the directory can be seen.
-            options.parameters.push((c"mode".to_owned(), None));
+            options.parameters.push((c"mode".into(), None));
         }
         if let Some(context) = self.label.filter(|_| fstype != "proc" && fstype != "sysfs") {
-            options.parameters.push((c"context".to_owned(), Some(cstring("linux.mountLabel", context)?)));
+            options.parameters.push((c"context".into(), Some(cstring("linux.mountLabel", context)?)));
         }
         let source = source.filter(|source| !source.is_empty()).unwrap_or_else(|| fstype.as_bytes().to_vec());
         let kind = new_filesystem(fstype, source, &options)?;
@@ -222,11 +224,11 @@ impl Context<'_> {
         &self,
         destination: &str,
         label: String,
-        kind: MountKind,
+        kind: MountKind<'static>,
         options: &Options,
         mount: &Mount,
         in_proc: bool,
-    ) -> Result<MountPlan, PlanError> {
+    ) -> Result<MountPlan<'static>, PlanError> {
         let uids = mount.uid_mappings().as_deref().unwrap_or(&[]);
         let gids = mount.gid_mappings().as_deref().unwrap_or(&[]);
         let explicit = !uids.is_empty() || !gids.is_empty();
@@ -264,28 +266,32 @@ impl Context<'_> {
     }
 
     /// A `cgroup` mount: the container's own part of every hierarchy.
-    fn cgroup(&self, destination: &str, options: &Options, plans: &mut Vec<MountPlan>) -> Result<(), PlanError> {
+    fn cgroup(
+        &self,
+        destination: &str,
+        options: &Options,
+        plans: &mut Vec<MountPlan<'static>>,
+    ) -> Result<(), PlanError> {
         let layout = Layout::detect().map_err(|error| PlanError::Unsupported(error.to_string()))?;
         let own_view = self.namespaces.isolated(NamespaceKind::Cgroup);
         let here = |name: &str| format!("{destination}/{name}");
         if layout.is_unified() {
             let kind = match (own_view, self.cgroup.and_then(Placement::unified)) {
-                (false, Some(directory)) => MountKind::Bind { source: directory.to_owned(), recursive: false },
+                (false, Some(directory)) => MountKind::Bind { source: directory.to_owned().into(), recursive: false },
                 _ => new_filesystem("cgroup2", b"cgroup".to_vec(), &Options::default())?,
             };
             plans.push(simple(destination, "cgroup2", kind, options)?);
             return Ok(());
         }
         let base = Options { set: options.set & !libc::MOUNT_ATTR_RDONLY, ..options.clone() };
-        let parameters =
-            Options { parameters: vec![(c"mode".to_owned(), Some(c"755".to_owned()))], ..Options::default() };
+        let parameters = Options { parameters: vec![(c"mode".into(), Some(c"755".into()))], ..Options::default() };
         plans.push(simple(destination, "tmpfs", new_filesystem("tmpfs", b"tmpfs".to_vec(), &parameters)?, &base)?);
         // The attributes of the binds come at the end, all at once.
         let later = Options { set: 0, clear: 0, ..options.clone() };
         for hierarchy in layout.v1() {
             let name = hierarchy.name();
             let kind = match (own_view, self.cgroup.and_then(|cgroup| cgroup.v1_directory(name))) {
-                (false, Some(directory)) => MountKind::Bind { source: directory.to_owned(), recursive: false },
+                (false, Some(directory)) => MountKind::Bind { source: directory.to_owned().into(), recursive: false },
                 (false, None) => MountKind::Bind {
                     source: cstring("cgroup", hierarchy.mount_point().as_os_str().as_bytes())?,
                     recursive: false,
@@ -316,7 +322,12 @@ impl Context<'_> {
     }
 }
 
-fn simple(destination: &str, fstype: &str, kind: MountKind, options: &Options) -> Result<MountPlan, PlanError> {
+fn simple(
+    destination: &str,
+    fstype: &str,
+    kind: MountKind<'static>,
+    options: &Options,
+) -> Result<MountPlan<'static>, PlanError> {
     Ok(MountPlan {
         target: cstring("mounts.destination", destination)?,
         label: cstring("mounts.destination", format!("{fstype} on /{destination}"))?,
@@ -332,14 +343,14 @@ fn simple(destination: &str, fstype: &str, kind: MountKind, options: &Options) -
     })
 }
 
-fn new_filesystem(fstype: &str, source: Vec<u8>, options: &Options) -> Result<MountKind, PlanError> {
+fn new_filesystem(fstype: &str, source: Vec<u8>, options: &Options) -> Result<MountKind<'static>, PlanError> {
     let source = cstring("mounts.source", source)?;
     let kind = cstring("mounts.type", fstype)?;
-    let too_long = |text: &Option<CString>| text.as_ref().is_some_and(|text| text.as_bytes().len() > PARAMETER_MAX);
+    let too_long = |text: &Option<Text<'static>>| text.as_ref().is_some_and(|text| text.count_bytes() > PARAMETER_MAX);
     if options.parameters.iter().any(|(_, value)| too_long(value)) {
         let words = options.parameters.iter().map(|(key, value)| match value {
-            Some(value) => [key.as_bytes(), b"=", value.as_bytes()].concat(),
-            None => key.as_bytes().to_vec(),
+            Some(value) => [key.to_bytes(), b"=", value.to_bytes()].concat(),
+            None => key.to_bytes().to_vec(),
         });
         let data = cstring("mounts.options", words.collect::<Vec<_>>().join(&b','))?;
         return Ok(MountKind::Classic { fstype: kind, source, data });
@@ -348,7 +359,7 @@ fn new_filesystem(fstype: &str, source: Vec<u8>, options: &Options) -> Result<Mo
 }
 
 /// The devices that every container has, then those of the spec.
-fn devices(linux: &Linux, bind: bool) -> Result<Vec<DevicePlan>, PlanError> {
+fn devices(linux: &Linux, bind: bool) -> Result<Vec<DevicePlan<'static>>, PlanError> {
     const DEFAULT: &[(&str, u32, u32)] =
         &[("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
     let mut plans = Vec::new();
@@ -375,7 +386,7 @@ fn devices(linux: &Linux, bind: bool) -> Result<Vec<DevicePlan>, PlanError> {
     Ok(plans)
 }
 
-fn device(device: &LinuxDevice, bind: bool) -> Result<DevicePlan, PlanError> {
+fn device(device: &LinuxDevice, bind: bool) -> Result<DevicePlan<'static>, PlanError> {
     let path = normal(device.path());
     if path.is_empty() {
         return Err(PlanError::invalid("linux.devices.path", "is the root itself"));
@@ -403,16 +414,16 @@ fn device(device: &LinuxDevice, bind: bool) -> Result<DevicePlan, PlanError> {
     })
 }
 
-fn symlinks() -> Vec<(CString, CString)> {
+fn symlinks() -> Vec<(Text<'static>, Text<'static>)> {
     let mut links = vec![
-        (c"dev/fd".to_owned(), c"/proc/self/fd".to_owned()),
-        (c"dev/stdin".to_owned(), c"/proc/self/fd/0".to_owned()),
-        (c"dev/stdout".to_owned(), c"/proc/self/fd/1".to_owned()),
-        (c"dev/stderr".to_owned(), c"/proc/self/fd/2".to_owned()),
-        (c"dev/ptmx".to_owned(), c"pts/ptmx".to_owned()),
+        (c"dev/fd".into(), c"/proc/self/fd".into()),
+        (c"dev/stdin".into(), c"/proc/self/fd/0".into()),
+        (c"dev/stdout".into(), c"/proc/self/fd/1".into()),
+        (c"dev/stderr".into(), c"/proc/self/fd/2".into()),
+        (c"dev/ptmx".into(), c"pts/ptmx".into()),
     ];
     if PathBuf::from("/proc/kcore").exists() {
-        links.push((c"dev/core".to_owned(), c"/proc/kcore".to_owned()));
+        links.push((c"dev/core".into(), c"/proc/kcore".into()));
     }
     links
 }

@@ -1,12 +1,11 @@
 //! Which namespaces are new, which are joined, and which are the parent's.
 
-use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt;
 
 use oci_spec::runtime::{Linux, LinuxNamespaceType};
 use serde::{Deserialize, Serialize};
 
-use super::{PlanError, cstring};
+use super::{PlanError, Text, cstring};
 
 /// The kinds of namespaces.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -88,29 +87,32 @@ impl NamespaceKind {
 
 /// Where a namespace to join is found.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub(crate) enum NamespaceSource {
-    Path(CString),
+#[serde(bound(deserialize = "'de: 'p"))]
+pub(crate) enum NamespaceSource<'p> {
+    Path(Text<'p>),
     /// The place among the descriptors given to the spawn.
     Slot(u8),
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub(crate) struct Join {
+#[serde(bound(deserialize = "'de: 'p"))]
+pub(crate) struct Join<'p> {
     pub(crate) kind: NamespaceKind,
-    pub(crate) source: NamespaceSource,
+    pub(crate) source: NamespaceSource<'p>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub(crate) struct NamespacePlan {
+#[serde(bound(deserialize = "'de: 'p"))]
+pub(crate) struct NamespacePlan<'p> {
     /// `CLONE_NEW*` of the new ones.
     pub(crate) new: u64,
     /// The ones to join, the user namespace first.
-    pub(crate) join: Vec<Join>,
+    pub(crate) join: Vec<Join<'p>>,
     /// The text for `/proc/PID/timens_offsets`; empty for none.
     pub(crate) time_offsets: String,
 }
 
-impl NamespacePlan {
+impl NamespacePlan<'_> {
     pub(crate) fn is_new(&self, kind: NamespaceKind) -> bool {
         self.new & kind.clone_flag() != 0
     }
@@ -125,7 +127,7 @@ impl NamespacePlan {
     }
 }
 
-pub(crate) fn compile(linux: &Linux, fds: &[(NamespaceKind, u8)]) -> Result<NamespacePlan, PlanError> {
+pub(crate) fn compile(linux: &Linux, fds: &[(NamespaceKind, u8)]) -> Result<NamespacePlan<'static>, PlanError> {
     let mut plan = NamespacePlan { new: 0, join: Vec::new(), time_offsets: String::new() };
     let mut seen = 0;
     for namespace in linux.namespaces().iter().flatten() {

@@ -1,8 +1,6 @@
 //! The words of fstab that stand in a mount's `options`, as runc understands them.
 
-use std::ffi::CString;
-
-use super::{PlanError, cstring};
+use super::{PlanError, Text, cstring};
 
 /// What the options of one mount come to.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -21,7 +19,7 @@ pub(crate) struct Options {
     pub(crate) copy_up: bool,
     pub(crate) idmap: Option<IdmapOption>,
     /// The rest: flags and parameters of the file system.
-    pub(crate) parameters: Vec<(CString, Option<CString>)>,
+    pub(crate) parameters: Vec<(Text<'static>, Option<Text<'static>>)>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,7 +82,7 @@ pub(crate) fn propagation(name: &str) -> Option<u64> {
 }
 
 /// `key=value` or `flag`, as a file system takes it.
-pub(crate) fn parameter(option: &str) -> Result<(CString, Option<CString>), PlanError> {
+pub(crate) fn parameter(option: &str) -> Result<(Text<'static>, Option<Text<'static>>), PlanError> {
     Ok(match option.split_once('=') {
         Some((key, value)) => (cstring("mounts.options", key)?, Some(cstring("mounts.options", value)?)),
         None => (cstring("mounts.options", option)?, None),
@@ -155,7 +153,7 @@ mod tests {
         let options = Options::parse(&["ro", "rw", "nosuid", "size=64m", "rprivate"]).unwrap();
         assert_eq!(options.set, MOUNT_ATTR_NOSUID);
         assert_eq!(options.clear, MOUNT_ATTR_RDONLY);
-        assert_eq!(options.parameters, [(c"size".to_owned(), Some(c"64m".to_owned()))]);
+        assert_eq!(options.parameters, [(c"size".into(), Some(c"64m".into()))]);
         assert_eq!(options.propagation, [libc::MS_PRIVATE | libc::MS_REC]);
     }
 

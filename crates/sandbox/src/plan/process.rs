@@ -1,34 +1,17 @@
 //! The process itself: program, user, capabilities, limits.
 
-use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt;
 
 use oci_spec::runtime::{
     Capabilities, IOPriorityClass, Linux, LinuxPersonalityDomain, LinuxSchedulerFlag, LinuxSchedulerPolicy,
     MemoryPolicyFlagType, MemoryPolicyModeType, PosixRlimitType, Process, Scheduler,
 };
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 
-use super::{PlanError, SeccompPlan, cstring, seccomp, strings};
+use super::{Bytes, PlanError, SeccompPlan, Text, cstring, seccomp, strings};
 
 /// Where programs are looked for if the environment has no `PATH`.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-
-/// Bytes that travel as one piece.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Bytes(pub(crate) Vec<u8>);
-
-impl Serialize for Bytes {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_bytes(&self.0)
-    }
-}
-
-impl<'de> Deserialize<'de> for Bytes {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        <&[u8]>::deserialize(deserializer).map(|bytes| Self(bytes.to_vec()))
-    }
-}
 
 /// The five sets, as masks.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -65,12 +48,13 @@ pub(crate) struct SchedulerPlan {
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub(crate) struct ProcessPlan {
-    pub(crate) argv: Vec<CString>,
-    pub(crate) envp: Vec<CString>,
+#[serde(bound(deserialize = "'de: 'p"))]
+pub(crate) struct ProcessPlan<'p> {
+    pub(crate) argv: Vec<Text<'p>>,
+    pub(crate) envp: Vec<Text<'p>>,
     /// Where the program may be, in the order in which to look.
-    pub(crate) candidates: Vec<CString>,
-    pub(crate) cwd: CString,
+    pub(crate) candidates: Vec<Text<'p>>,
+    pub(crate) cwd: Text<'p>,
     pub(crate) uid: u32,
     pub(crate) gid: u32,
     pub(crate) groups: Vec<u32>,
@@ -78,24 +62,24 @@ pub(crate) struct ProcessPlan {
     pub(crate) capabilities: CapabilityPlan,
     pub(crate) no_new_privileges: bool,
     pub(crate) rlimits: Vec<RlimitPlan>,
-    pub(crate) oom_score_adj: Option<CString>,
+    pub(crate) oom_score_adj: Option<Text<'p>>,
     pub(crate) io_priority: Option<u32>,
     pub(crate) scheduler: Option<SchedulerPlan>,
     /// CPU masks, for before and after the move into the cgroup.
-    pub(crate) affinity_initial: Option<Bytes>,
-    pub(crate) affinity_final: Option<Bytes>,
+    pub(crate) affinity_initial: Option<Bytes<'p>>,
+    pub(crate) affinity_final: Option<Bytes<'p>>,
     pub(crate) memory_policy: Option<(u32, Vec<u64>)>,
     pub(crate) personality: Option<u64>,
     /// What is written to `/proc/self/attr/{apparmor/,}exec`.
-    pub(crate) apparmor: Option<CString>,
-    pub(crate) selinux: Option<CString>,
-    pub(crate) seccomp: Option<SeccompPlan>,
+    pub(crate) apparmor: Option<Text<'p>>,
+    pub(crate) selinux: Option<Text<'p>>,
+    pub(crate) seccomp: Option<SeccompPlan<'p>>,
     pub(crate) terminal: Option<TerminalPlan>,
 }
 
 /// `exec` says that the process joins a running container: CPU affinity applies to it alone, and memory policy and
 /// personality stay as the container's first process has them.
-pub(crate) fn compile(process: &Process, linux: Option<&Linux>, exec: bool) -> Result<ProcessPlan, PlanError> {
+pub(crate) fn compile(process: &Process, linux: Option<&Linux>, exec: bool) -> Result<ProcessPlan<'static>, PlanError> {
     let argv = strings("process.args", process.args())?;
     let Some(program) = argv.first() else {
         return Err(PlanError::Missing("process.args"));
@@ -131,8 +115,8 @@ pub(crate) fn compile(process: &Process, linux: Option<&Linux>, exec: bool) -> R
         oom_score_adj: oom.map(|score| cstring("process.oomScoreAdj", score.to_string())).transpose()?,
         io_priority: io_priority(process)?,
         scheduler: process.scheduler().as_ref().map(scheduler).transpose()?,
-        affinity_initial: affinity.map(|a| mask(a.initial())).transpose()?.flatten().map(Bytes),
-        affinity_final: affinity.map(|a| mask(a.cpu_affinity_final())).transpose()?.flatten().map(Bytes),
+        affinity_initial: affinity.map(|a| mask(a.initial())).transpose()?.flatten().map(Bytes::from),
+        affinity_final: affinity.map(|a| mask(a.cpu_affinity_final())).transpose()?.flatten().map(Bytes::from),
         memory_policy: linux.filter(|_| !exec).map(memory_policy).transpose()?.flatten(),
         personality: linux.and_then(|linux| linux.personality().as_ref()).map(personality).transpose()?,
         apparmor: apparmor(process)?,
@@ -147,16 +131,16 @@ pub(crate) fn compile(process: &Process, linux: Option<&Linux>, exec: bool) -> R
     })
 }
 
-fn candidates(program: &CString, envp: &[CString]) -> Result<Vec<CString>, PlanError> {
-    if program.as_bytes().contains(&b'/') {
+fn candidates(program: &Text<'static>, envp: &[Text<'static>]) -> Result<Vec<Text<'static>>, PlanError> {
+    if program.to_bytes().contains(&b'/') {
         return Ok(vec![program.clone()]);
     }
-    let path = envp.iter().find_map(|entry| entry.as_bytes().strip_prefix(b"PATH="));
+    let path = envp.iter().find_map(|entry| entry.to_bytes().strip_prefix(b"PATH="));
     let directories = path.unwrap_or(DEFAULT_PATH.as_bytes()).split(|byte| *byte == b':');
     directories
         .map(|directory| {
             let directory = if directory.is_empty() { b"." } else { directory };
-            cstring("process.args", [directory, b"/", program.as_bytes()].concat())
+            cstring("process.args", [directory, b"/", program.to_bytes()].concat())
         })
         .collect()
 }
@@ -348,7 +332,7 @@ fn personality(personality: &oci_spec::runtime::LinuxPersonality) -> Result<u64,
     })
 }
 
-fn apparmor(process: &Process) -> Result<Option<CString>, PlanError> {
+fn apparmor(process: &Process) -> Result<Option<Text<'static>>, PlanError> {
     let Some(profile) = process.apparmor_profile().as_deref().filter(|profile| !profile.is_empty()) else {
         return Ok(None);
     };
@@ -368,7 +352,7 @@ pub(crate) fn selinux_enabled() -> bool {
     std::path::Path::new("/sys/fs/selinux/enforce").exists()
 }
 
-fn selinux(process: &Process) -> Result<Option<CString>, PlanError> {
+fn selinux(process: &Process) -> Result<Option<Text<'static>>, PlanError> {
     let Some(label) = process.selinux_label().as_deref().filter(|label| !label.is_empty()) else {
         return Ok(None);
     };
@@ -419,9 +403,9 @@ mod tests {
 
     #[test]
     fn a_program_without_a_slash_is_looked_for_in_the_path() {
-        let found = candidates(&c"sh".to_owned(), &[c"PATH=/bin:/usr/bin".to_owned()]).unwrap();
-        assert_eq!(found, [c"/bin/sh".to_owned(), c"/usr/bin/sh".to_owned()]);
-        assert_eq!(candidates(&c"./sh".to_owned(), &[]).unwrap(), [c"./sh".to_owned()]);
+        let found = candidates(&c"sh".into(), &[c"PATH=/bin:/usr/bin".into()]).unwrap();
+        assert_eq!(found, [c"/bin/sh".into(), c"/usr/bin/sh".into()]);
+        assert_eq!(candidates(&c"./sh".into(), &[]).unwrap(), [c"./sh".into()]);
     }
 
     proptest! {

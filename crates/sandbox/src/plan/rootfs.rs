@@ -1,13 +1,12 @@
 //! The root file system.
 
-use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{Linux, Spec};
 use serde::{Deserialize, Serialize};
 
-use super::{PlanError, cstring, options};
+use super::{PlanError, Text, cstring, options};
 
 /// `mount(2)` takes its options in one page, the terminating NUL included.
 const MOUNT_DATA_MAX: usize = 4095;
@@ -38,25 +37,28 @@ pub enum RootFs {
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub(crate) enum RootSource {
-    Path(CString),
-    Overlay(OverlayPlan),
+#[serde(bound(deserialize = "'de: 'p"))]
+pub(crate) enum RootSource<'p> {
+    Path(Text<'p>),
+    Overlay(OverlayPlan<'p>),
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub(crate) struct OverlayPlan {
-    pub(crate) layers_dir: CString,
-    pub(crate) lower: Vec<CString>,
-    pub(crate) upper: Option<(CString, CString)>,
-    pub(crate) options: Vec<(CString, Option<CString>)>,
+#[serde(bound(deserialize = "'de: 'p"))]
+pub(crate) struct OverlayPlan<'p> {
+    pub(crate) layers_dir: Text<'p>,
+    pub(crate) lower: Vec<Text<'p>>,
+    pub(crate) upper: Option<(Text<'p>, Text<'p>)>,
+    pub(crate) options: Vec<(Text<'p>, Option<Text<'p>>)>,
     /// All of it in the form that `mount(2)` takes, where it fits into a page.
-    pub(crate) data: Option<CString>,
+    pub(crate) data: Option<Text<'p>>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub(crate) struct RootPlan {
-    pub(crate) source: RootSource,
-    pub(crate) mount_point: CString,
+#[serde(bound(deserialize = "'de: 'p"))]
+pub(crate) struct RootPlan<'p> {
+    pub(crate) source: RootSource<'p>,
+    pub(crate) mount_point: Text<'p>,
     pub(crate) readonly: bool,
     /// `MS_SLAVE | MS_REC` or what `linux.rootfsPropagation` says.
     pub(crate) propagation: u64,
@@ -69,7 +71,7 @@ pub(crate) fn compile(
     linux: &Linux,
     bundle: &Path,
     no_pivot: bool,
-) -> Result<RootPlan, PlanError> {
+) -> Result<RootPlan<'static>, PlanError> {
     let (source, mount_point) = match rootfs {
         RootFs::Path(path) => {
             let path = cstring("root.path", path.as_os_str().as_bytes())?;
@@ -101,7 +103,7 @@ fn overlay(
     lower: &[String],
     upper: Option<(&Path, &Path)>,
     options: &[String],
-) -> Result<OverlayPlan, PlanError> {
+) -> Result<OverlayPlan<'static>, PlanError> {
     if lower.is_empty() {
         return Err(PlanError::invalid("root", "an overlay needs at least one lower layer"));
     }
@@ -152,7 +154,7 @@ fn overlay(
 mod tests {
     use super::*;
 
-    fn plan(lower: &[String]) -> Result<OverlayPlan, PlanError> {
+    fn plan(lower: &[String]) -> Result<OverlayPlan<'static>, PlanError> {
         overlay(Path::new("/l"), lower, Some((Path::new("/u"), Path::new("/w"))), &[])
     }
 

@@ -18,20 +18,21 @@ use super::{Bytes, PlanError};
 const CACHED_MAX: usize = 32;
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub(crate) struct SeccompPlan {
+#[serde(bound(deserialize = "'de: 'p"))]
+pub(crate) struct SeccompPlan<'p> {
     /// `struct sock_filter`s, 8 bytes each.
-    pub(crate) filter: Bytes,
+    pub(crate) filter: Bytes<'p>,
     /// `SECCOMP_FILTER_FLAG_*`.
     pub(crate) flags: u64,
     /// Whether the filter notifies an agent.
     pub(crate) notify: bool,
 }
 
-static CACHE: Mutex<Vec<(LinuxSeccomp, Arc<SeccompPlan>)>> = Mutex::new(Vec::new());
+static CACHE: Mutex<Vec<(LinuxSeccomp, Arc<SeccompPlan<'static>>)>> = Mutex::new(Vec::new());
 
 /// Compiles a profile, or finds it among those compiled before.
-pub(crate) fn compile(profile: &LinuxSeccomp) -> Result<SeccompPlan, PlanError> {
-    let cached = |cache: &Vec<(LinuxSeccomp, Arc<SeccompPlan>)>| {
+pub(crate) fn compile(profile: &LinuxSeccomp) -> Result<SeccompPlan<'static>, PlanError> {
+    let cached = |cache: &Vec<(LinuxSeccomp, Arc<SeccompPlan<'static>>)>| {
         cache.iter().find(|(known, _)| known == profile).map(|(_, plan)| SeccompPlan::clone(plan))
     };
     let lock = || CACHE.lock().unwrap_or_else(PoisonError::into_inner);
@@ -54,7 +55,7 @@ fn failed(error: libseccomp::error::SeccompError) -> PlanError {
     PlanError::Seccomp(error.to_string())
 }
 
-fn build(profile: &LinuxSeccomp) -> Result<SeccompPlan, PlanError> {
+fn build(profile: &LinuxSeccomp) -> Result<SeccompPlan<'static>, PlanError> {
     let default = action(profile.default_action(), profile.default_errno_ret())?;
     if profile.default_action() == LinuxSeccompAction::ScmpActNotify {
         return Err(PlanError::Seccomp("SCMP_ACT_NOTIFY cannot be used as default action".into()));
@@ -91,7 +92,7 @@ fn build(profile: &LinuxSeccomp) -> Result<SeccompPlan, PlanError> {
     } else {
         flags &= !WAIT_KILLABLE_RECV;
     }
-    Ok(SeccompPlan { filter: Bytes(export(&context)?), flags, notify })
+    Ok(SeccompPlan { filter: export(&context)?.into(), flags, notify })
 }
 
 const WAIT_KILLABLE_RECV: u64 = 1 << 5;

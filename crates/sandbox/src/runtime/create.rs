@@ -47,7 +47,7 @@ impl Drop for Making {
 }
 
 /// Claims the id and clones the process.
-fn make(store: &Store, options: &Create, gated: bool, log: &Log) -> Result<(Making, InitPlan)> {
+fn make(store: &Store, options: &Create, gated: bool, log: &Log) -> Result<(Making, InitPlan<'static>)> {
     let bundle = options.bundle.canonicalize().map_err(RuntimeError::file("open bundle", &options.bundle))?;
     let (bytes, spec) = load(&bundle.join("config.json"))?;
     let directory = store.claim(&options.id)?;
@@ -121,7 +121,7 @@ fn hooks_prestart(hooks: &oci_spec::runtime::Hooks) -> Option<Vec<oci_spec::runt
     hooks.prestart().clone()
 }
 
-fn check_console(plan: &InitPlan, socket: Option<&Path>, detached: bool) -> Result<()> {
+fn check_console(plan: &InitPlan<'_>, socket: Option<&Path>, detached: bool) -> Result<()> {
     match (plan.has_terminal(), socket) {
         (true, None) if detached => {
             Err(RuntimeError::Usage("cannot allocate tty if runc will detach without setting console socket".into()))

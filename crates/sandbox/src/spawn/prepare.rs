@@ -10,15 +10,15 @@ use rustix::io::Errno;
 use rustix::mount::{MountPropagationFlags, mount_change};
 
 use super::{Fds, MappedNamespaces, SpawnError, Stdio};
-use crate::cgroup::Placement;
 use crate::child::mounts::clone_tree;
 use crate::child::{Namespace, Prepared, rootfs};
 use crate::plan::{
-    IdMap, IdMaps, InitPlan, MountKind, NamespaceKind, NamespaceSource, OverlayPlan, ProcessPlan, RootSource,
+    CgroupPlan, IdMap, IdMaps, InitPlan, MountKind, NamespaceKind, NamespaceSource, OverlayPlan, ProcessPlan,
+    RootSource, Text,
 };
 use crate::sys::{self, MountAttr};
 
-fn pointers(strings: &[CString]) -> Vec<*const c_char> {
+fn pointers(strings: &[Text<'_>]) -> Vec<*const c_char> {
     strings.iter().map(|string| string.as_ptr()).chain([std::ptr::null()]).collect()
 }
 
@@ -37,20 +37,23 @@ pub(super) fn open_namespace(path: &CStr) -> Result<OwnedFd, SpawnError> {
 }
 
 /// The directory for `CLONE_INTO_CGROUP`.
-pub(super) fn unified_cgroup(placement: Option<&Placement>) -> Result<Option<OwnedFd>, SpawnError> {
-    placement.and_then(Placement::unified).map(|path| open(path, OFlags::RDONLY | OFlags::DIRECTORY)).transpose()
+pub(super) fn unified_cgroup(placement: Option<&CgroupPlan<'_>>) -> Result<Option<OwnedFd>, SpawnError> {
+    placement
+        .and_then(|plan| plan.unified.as_ref())
+        .map(|path| open(path, OFlags::RDONLY | OFlags::DIRECTORY))
+        .transpose()
 }
 
 /// What both kinds of processes need.
 pub(super) fn common<'f>(
-    process: &ProcessPlan,
+    process: &ProcessPlan<'_>,
     fds: &Fds<'f>,
     sync: OwnedFd,
     parent_end: i32,
-    cgroup: Option<&Placement>,
+    cgroup: Option<&CgroupPlan<'_>>,
 ) -> Result<Prepared<'f>, SpawnError> {
     let own = rustix::fs::stat(c"/proc/self/exe").map_err(SpawnError::prepare("look at", "/proc/self/exe"))?;
-    let tasks = cgroup.into_iter().flat_map(Placement::v1_tasks);
+    let tasks = cgroup.into_iter().flat_map(|plan| &plan.tasks);
     Ok(Prepared {
         sync,
         parent_end,
@@ -76,7 +79,7 @@ pub(super) fn common<'f>(
 }
 
 /// What only a container's first process needs.
-pub(super) fn container<'f>(plan: &InitPlan, fds: &Fds<'f>, ready: &mut Prepared<'f>) -> Result<(), SpawnError> {
+pub(super) fn container<'f>(plan: &InitPlan<'_>, fds: &Fds<'f>, ready: &mut Prepared<'f>) -> Result<(), SpawnError> {
     ready.wait_for_maps = plan.namespaces.is_new(NamespaceKind::User);
     for join in plan.namespaces.join.iter().filter(|join| join.kind != NamespaceKind::Pid) {
         let namespace = match &join.source {
@@ -95,7 +98,7 @@ pub(super) fn container<'f>(plan: &InitPlan, fds: &Fds<'f>, ready: &mut Prepared
 
 /// In a user namespace the child may neither pass the host's directories nor clone its mounts, and nobody but the
 /// host's root may map ids: then the trees are opened here.
-fn trees(plan: &InitPlan, ready: &mut Prepared<'_>) -> Result<(), SpawnError> {
+fn trees(plan: &InitPlan<'_>, ready: &mut Prepared<'_>) -> Result<(), SpawnError> {
     let user = plan.namespaces.isolated(NamespaceKind::User);
     let mut mapped = MappedNamespaces::new();
     for mount in &plan.mounts {
@@ -150,7 +153,7 @@ fn map(tree: &OwnedFd, maps: &IdMaps, deep: bool, mapped: &mut MappedNamespaces,
 /// The overlay over id-mapped layers. It is mounted in a mount namespace that exists only for this, by the host's root,
 /// who alone can read the marks of opaque directories, and comes out of it as a detached tree.
 fn overlay_tree(
-    overlay: &OverlayPlan,
+    overlay: &OverlayPlan<'_>,
     ids: Option<&IdMaps>,
     scratch: &CStr,
     mapped: &mut MappedNamespaces,
@@ -163,14 +166,14 @@ fn overlay_tree(
     // Only what is mounted in the namespace one is in can be cloned: everything is opened after the change.
     let away = Away::new()?;
     let layers = open(&overlay.layers_dir, OFlags::PATH | OFlags::DIRECTORY)?;
-    let mut sources: Vec<(BorrowedFd<'_>, CString)> =
+    let mut sources: Vec<(BorrowedFd<'_>, Text<'_>)> =
         overlay.lower.iter().map(|name| (layers.as_fd(), name.clone())).collect();
     let mut data = format!("lowerdir={}", (0..sources.len()).map(|i| i.to_string()).collect::<Vec<_>>().join(":"));
     if let Some((upper, work)) = &overlay.upper {
         let (directory, upper, work) = siblings(upper, work)?;
         let number = sources.len();
         data += &format!(",upperdir={number}/{upper},workdir={number}/{work}");
-        sources.push((CWD, directory));
+        sources.push((CWD, directory.into()));
     }
     for (key, value) in &overlay.options {
         data += &format!(",{}", text(key));
