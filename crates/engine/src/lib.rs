@@ -123,20 +123,33 @@ impl Engine {
         self.change(container, edit).await
     }
 
-    /// Writes the record of a container that is being made, and with it that of its root file system.
-    async fn put_record(&self, record: &ContainerRecord, rootfs: &image::NewRootfs) -> Result<()> {
+    /// Writes the record of a container that is being made, and with it those of its root file system and of its
+    /// anonymous volumes.
+    async fn put_record(
+        &self,
+        record: &ContainerRecord,
+        rootfs: &image::NewRootfs,
+        new_volumes: &[Volume],
+    ) -> Result<()> {
         let (records, id) = (&self.0.records, record.id.as_str());
         let txn = records.txn().expect(records.key(id), store::Expect::Absent);
         let txn = records.put_in(txn, id, record).map_err(|error| unrecorded(&record.id, error))?;
-        let commit = rootfs.record_in(txn).map_err(images::error)?.commit_async();
-        commit.await.map(drop).map_err(|error| unrecorded(&record.id, error.into()))
+        let mut txn = rootfs.record_in(txn).map_err(images::error)?;
+        let anonymous = || new_volumes.iter().filter(|volume| volume.anonymous);
+        for volume in anonymous() {
+            txn = self.0.volumes.put_in(txn, volume)?;
+        }
+        txn.commit_async().await.map_err(|error| unrecorded(&record.id, error.into()))?;
+        anonymous().for_each(|volume| self.0.volumes.show(volume));
+        Ok(())
     }
 
-    /// Deletes the record of a container, and with it that of its root file system.
-    async fn delete_record(&self, id: &ContainerId) -> Result<()> {
+    /// Deletes the record of a container, and with it those of its root file system and of volumes that go with it.
+    async fn delete_record(&self, id: &ContainerId, volumes: &[Arc<Volume>]) -> Result<()> {
         let txn = self.0.records.txn().delete(self.0.records.key(id.as_str()));
-        let commit = self.0.images.forget_rootfs(id.as_str(), txn).commit_async();
-        commit.await.map(drop).map_err(|error| unrecorded(id, error.into()))
+        let txn = self.0.images.forget_rootfs(id.as_str(), txn);
+        let txn = volumes.iter().fold(txn, |txn, volume| self.0.volumes.delete_in(txn, volume));
+        txn.commit_async().await.map(drop).map_err(|error| unrecorded(id, error.into()))
     }
 
     /// Tells an event of a container, with its name, image and labels.

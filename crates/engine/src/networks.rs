@@ -32,6 +32,11 @@ pub(crate) struct Joined {
     pub(crate) shm: Option<PathBuf>,
 }
 
+/// Whether an endpoint is what a container's record means by the network of that name.
+pub(crate) fn is_of(endpoint: &Endpoint, name: &str, settings: &EndpointSettings) -> bool {
+    name == endpoint.network_name || endpoint.network.starts_with(name) || settings.network_id == endpoint.network
+}
+
 /// What `net` says, in the engine's kinds.
 pub(crate) fn error(error: net::Error) -> Error {
     let text = error.to_string();
@@ -229,29 +234,42 @@ impl Engine {
                 record.id, network.name
             )));
         }
-        let mut sandbox = record.net.clone();
-        if record.state.phase.is_live()
-            && let Some(live) = sandbox.clone()
-        {
-            let (engine, pid, id) = (self.clone(), record.state.pid, network.id.clone());
-            let disconnected = crate::blocking(move || {
-                let namespace = net::NetNs::of_process(pid).map_err(error)?;
-                let mut live = live;
-                engine.0.networks.disconnect(&namespace, &mut live, &id).map_err(error)?;
-                Ok(live)
-            });
-            sandbox = Some(disconnected.await?);
+        let before = record.networks.get(&network.name).cloned();
+        let record = self.change(&container, |record| drop(record.networks.remove(&network.name))).await?;
+        if !record.state.phase.is_live() {
+            return Ok(());
         }
-        let record = self
-            .change(&container, |record| {
-                record.networks.remove(&network.name);
-                record.net = sandbox;
-            })
-            .await?;
-        if record.state.phase.is_live() {
-            self.refresh_network(&record);
-            self.tell_network(&network, "disconnect", [("container", record.id.to_string())]);
+        if let Err(error) = self.leave_networks(&container).await {
+            self.change(&container, |record| record.networks.extend(before.map(|own| (network.name.clone(), own))))
+                .await?;
+            return Err(error);
         }
+        self.tell_network(&network, "disconnect", [("container", record.id.to_string())]);
+        Ok(())
+    }
+
+    /// Takes a running container off the networks that its record does not name any more: a daemon that is killed in
+    /// between finds from the record what is left to do. The caller holds the container's life.
+    pub(crate) async fn leave_networks(&self, container: &Arc<Container>) -> Result<()> {
+        let record = container.record();
+        let Some(mut live) = record.net.clone() else { return Ok(()) };
+        let named = |endpoint: &&Endpoint| !record.networks.iter().any(|(name, own)| is_of(endpoint, name, own));
+        let leaving: Vec<String> =
+            live.endpoints.iter().filter(named).map(|endpoint| endpoint.network.clone()).collect();
+        if leaving.is_empty() {
+            return Ok(());
+        }
+        let (engine, pid) = (self.clone(), record.state.pid);
+        let left = crate::blocking(move || {
+            let namespace = net::NetNs::of_process(pid).map_err(error)?;
+            for network in leaving {
+                engine.0.networks.disconnect(&namespace, &mut live, &network).map_err(error)?;
+            }
+            Ok(live)
+        });
+        let left = left.await?;
+        let record = self.change(container, |record| record.net = Some(left)).await?;
+        self.refresh_network(&record);
         Ok(())
     }
 

@@ -18,6 +18,8 @@ impl Engine {
     pub async fn open(config: EngineConfig) -> Result<Self> {
         let engine = crate::blocking(move || Self::open_parts(config)).await?;
         engine.recover().await?;
+        // Who is killed before has its policies to begin yet, and so has the next one.
+        mark_boot(&engine.0.config.run_dir)?;
         tokio::spawn(engine.clone().meter_for_ever());
         Ok(engine)
     }
@@ -102,12 +104,17 @@ fn instance_id(store: &Store) -> Result<String> {
 /// Whether no daemon of this run directory has been here since the machine's boot: then policies start what they keep
 /// running. The run directory may outlive a boot, so it is the boot's own identifier that tells.
 fn is_first_since_boot(run_dir: &Path) -> Result<bool> {
+    let now = boot_id()?;
+    Ok(std::fs::read_to_string(run_dir.join("boot_id")).map_or(true, |before| before != now))
+}
+
+/// From now on, a daemon of this run directory is not the first since the machine's boot.
+fn mark_boot(run_dir: &Path) -> Result<()> {
     let path = run_dir.join("boot_id");
-    let now = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
-        .map_err(|error| Error::step("read /proc/sys/kernel/random/boot_id", error))?;
-    if std::fs::read_to_string(&path).is_ok_and(|before| before == now) {
-        return Ok(false);
-    }
-    std::fs::write(&path, &now).map_err(|error| Error::step(format!("write {}", path.display()), error))?;
-    Ok(true)
+    std::fs::write(&path, boot_id()?).map_err(|error| Error::step(format!("write {}", path.display()), error))
+}
+
+fn boot_id() -> Result<String> {
+    const PATH: &str = "/proc/sys/kernel/random/boot_id";
+    std::fs::read_to_string(PATH).map_err(|error| Error::step(format!("read {PATH}"), error))
 }

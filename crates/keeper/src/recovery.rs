@@ -33,7 +33,17 @@ pub(crate) fn kill_cgroup(cgroup: &Path) -> io::Result<()> {
             }
         }
         if !anybody_new {
-            return Ok(());
+            return thaw(cgroup);
         }
+    }
+}
+
+/// In v1, processes that are frozen take their signal only once they go on.
+fn thaw(cgroup: &Path) -> io::Result<()> {
+    match fs::OpenOptions::new().write(true).open(cgroup.join("freezer.state")) {
+        Ok(file) => io::Write::write_all(&mut &file, b"THAWED"),
+        // Of another hierarchy, or gone with its last process.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
     }
 }

@@ -11,7 +11,7 @@ use crate::model::{
     ContainerConfig, ContainerId, ContainerRecord, EndpointRequest, EndpointSettings, HostConfig, IpcMode, NetworkMode,
     State, Timestamp, UtsMode,
 };
-use crate::{Engine, Error, Result};
+use crate::{Engine, Error, Result, Volume};
 
 /// A container to be made.
 #[derive(Clone, Debug, Default)]
@@ -57,7 +57,7 @@ impl Engine {
         let warnings = super::update::warnings(&record.host.resources, self.0.placements.layout());
         let mounts = self.mount_points(&record.config, &record.host)?;
         record.mounts = mounts.points;
-        if let Err(error) = self.make(&record, &image, reservation).await {
+        if let Err(error) = self.make(&record, &image, &mounts.new_volumes, reservation).await {
             self.drop_volumes(&mounts.new_volumes);
             return Err(error);
         }
@@ -74,6 +74,7 @@ impl Engine {
         &self,
         record: &ContainerRecord,
         image: &ResolvedImage,
+        new_volumes: &[Volume],
         reservation: NameReservation<'_>,
     ) -> Result<()> {
         let (engine, id, image) = (self.clone(), record.id.clone(), image.id);
@@ -82,7 +83,7 @@ impl Engine {
         })
         .await?;
         self.fill_volumes(record).await?;
-        self.put_record(record, &rootfs).await?;
+        self.put_record(record, &rootfs, new_volumes).await?;
         rootfs.keep();
         self.0.containers.insert(Arc::new(Container::new(record.clone())));
         reservation.keep();

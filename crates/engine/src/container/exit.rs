@@ -77,11 +77,12 @@ impl Engine {
         // With its PID namespace everything in it has ended, and nothing is started in its cgroup again: nobody waits
         // for that to go.
         let later = record.host.pid_mode == PidMode::Private;
-        let (usage, deleted) = tokio::join!(self.close_run(record, !later), self.delete_record(&record.id));
+        let volumes = self.anonymous_volumes(record);
+        let (usage, deleted) = tokio::join!(self.close_run(record, !later), self.delete_record(&record.id, &volumes));
         self.tell_end(record, end, &usage);
         container.tell_exit(end.code, &end.error);
         deleted?;
-        self.removed(container, true).await;
+        self.removed(container, volumes).await;
         self.forget(container.id.as_str()).await;
         if later {
             let (engine, record) = (self.clone(), record.clone());

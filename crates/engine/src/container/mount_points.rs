@@ -1,6 +1,7 @@
 //! `-v`, `--mount`, `--tmpfs`, `--volumes-from` and the image's `VOLUME`s become mount points.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use crate::model::{
     BindOptions, ContainerConfig, HostConfig, MountKind, MountPoint, MountPointKind, MountRequest, TmpfsOptions,
@@ -13,6 +14,7 @@ use crate::{Engine, Error, Result};
 #[derive(Default)]
 pub(super) struct MountPoints {
     pub(super) points: Vec<MountPoint>,
+    /// The anonymous ones among them get their records with that of the container.
     pub(super) new_volumes: Vec<Volume>,
 }
 
@@ -160,7 +162,12 @@ impl Engine {
     }
 }
 
-fn make(volumes: &Volumes, request: VolumeCreate, out: &mut MountPoints) -> Result<std::sync::Arc<Volume>> {
+fn make(volumes: &Volumes, request: VolumeCreate, out: &mut MountPoints) -> Result<Arc<Volume>> {
+    if request.name.is_empty() {
+        let volume = volumes.create_with_container(request)?;
+        out.new_volumes.push(volume.clone());
+        return Ok(Arc::new(volume));
+    }
     let (volume, new) = volumes.create(request)?;
     if new {
         out.new_volumes.push((*volume).clone());

@@ -1,11 +1,12 @@
 //! Where containers are in the hierarchy of cgroups: `PARENT/ID`, below a parent that is this instance's own.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{LinuxResources, Spec};
 use sandbox::cgroup::{self, Cgroup, Layout, Placement};
 
-use crate::model::ContainerRecord;
+use crate::model::{ContainerRecord, Phase};
 use crate::{Error, Result};
 
 /// The cgroups of this instance.
@@ -81,6 +82,15 @@ impl Placements {
         if frozen { cgroup.freeze() } else { cgroup.thaw() }.map_err(failed)
     }
 
+    /// Freezes or thaws a container that is not as its record says: a daemon that was killed in between left it so.
+    pub(super) fn settle_freezer(&self, record: &ContainerRecord) -> Result<()> {
+        let paused = record.state.phase == Phase::Paused;
+        match self.cgroup(record)?.is_frozen() == paused {
+            true => Ok(()),
+            false => self.freeze(record, paused),
+        }
+    }
+
     /// Ends whatever is left in a container's cgroup, and removes it.
     pub(super) fn remove(&self, record: &ContainerRecord) -> Result<()> {
         let cgroup = self.cgroup(record)?;
@@ -106,25 +116,18 @@ impl Placements {
         self.cgroup(record).ok()?.usage().ok()
     }
 
-    /// Removes cgroups below the parent that belong to none of `known`: what a killed daemon left.
-    pub(super) fn sweep(&self, known: &std::collections::HashSet<String>) {
-        let Ok(parent) = Cgroup::new(&self.parent) else { return };
-        let mut left = std::collections::BTreeSet::new();
-        for (_, directory) in parent.directories() {
-            let Ok(entries) = std::fs::read_dir(directory) else { continue };
-            let directories = entries.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
-            left.extend(directories.map(|entry| entry.file_name().to_string_lossy().into_owned()));
-        }
-        for name in left.into_iter().filter(|name| name.len() == 64 && !known.contains(name)) {
-            tracing::info!(cgroup = name, "removing a cgroup that belongs to no container");
-            let removed = Cgroup::new(&format!("{}/{name}", self.parent)).and_then(|cgroup| {
-                cgroup.kill(9)?;
-                cgroup.delete()
-            });
-            if let Err(error) = removed {
-                tracing::warn!(cgroup = name, %error, "could not remove it");
-            }
-        }
+    /// The containers that have a cgroup below the parent.
+    pub(super) fn placed(&self) -> BTreeSet<String> {
+        let Ok(parent) = Cgroup::new(&self.parent) else { return BTreeSet::new() };
+        let entries = parent.directories().into_iter().filter_map(|(_, directory)| std::fs::read_dir(directory).ok());
+        let directories = entries.flatten().flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+        let names = directories.map(|entry| entry.file_name().to_string_lossy().into_owned());
+        names.filter(|name| name.len() == 64).collect()
+    }
+
+    /// Ends whatever is in the cgroup of a container that does not run, and removes it.
+    pub(super) fn clean(&self, id: &str) -> Result<()> {
+        cgroup::clean(&format!("{}/{id}", self.parent)).map_err(failed)
     }
 }
 

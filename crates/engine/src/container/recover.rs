@@ -40,11 +40,13 @@ impl Engine {
         let engine = self.clone();
         tokio::spawn(async move {
             engine.sweep_rootfs(&known).await;
+            let swept = engine.clone();
             let _ = crate::blocking(move || {
-                engine.sweep(&known);
+                swept.sweep();
                 Ok(())
             })
             .await;
+            engine.collect_garbage();
         });
         Ok(())
     }
@@ -56,7 +58,8 @@ impl Engine {
         match entry {
             Some(entry) if live && entry.state == Held::Running => {
                 self.adopt(container, &record);
-                Ok(())
+                self.0.placements.settle_freezer(&record)?;
+                self.leave_networks(container).await
             }
             Some(EntryInfo { exit: Some(exit), .. }) if live => self.end_locked(container, (&exit).into(), true).await,
             Some(entry) => {
@@ -117,9 +120,28 @@ impl Engine {
         self.forget(&entry.id).await;
     }
 
-    /// Cgroups and volumes that belong to no container.
-    fn sweep(&self, known: &HashSet<String>) {
-        self.0.placements.sweep(known);
+    /// What is in the kernel for containers that do not run: a daemon was killed in the middle of a start or an end.
+    fn sweep_runs(&self) {
+        let mut ids = self.0.placements.placed();
+        ids.extend(self.with_shm());
+        for id in ids {
+            // Whoever starts it holds its life, and whoever is being made has no run yet.
+            let container = self.0.containers.by_id(&id);
+            let life = container.as_ref().map(|container| (container.life.blocking_lock(), container));
+            if life.as_ref().is_some_and(|(_, container)| container.record().state.phase.is_live()) {
+                continue;
+            }
+            tracing::info!(container = id, "taking down what is left of its run");
+            self.unmount_shm(&id);
+            if let Err(error) = self.0.placements.clean(&id) {
+                tracing::warn!(container = id, %error, "could not remove its cgroup");
+            }
+        }
+    }
+
+    /// Runs of what does not run, and volumes that belong to nobody.
+    fn sweep(&self) {
+        self.sweep_runs();
         self.0.volumes.sweep();
     }
 }

@@ -7,7 +7,7 @@ use keeper::protocol::Request;
 
 use super::{Container, turned};
 use crate::model::{ContainerRecord, Phase};
-use crate::{Engine, Error, Result};
+use crate::{Engine, Error, Result, Volume};
 
 const SIGKILL: i32 = 9;
 
@@ -91,13 +91,14 @@ impl Engine {
             return Ok(());
         }
         container.abort_tasks();
-        self.delete_record(&container.id).await?;
+        let volumes = if volumes { self.anonymous_volumes(&container.record()) } else { Vec::new() };
+        self.delete_record(&container.id, &volumes).await?;
         self.removed(container, volumes).await;
         Ok(())
     }
 
-    /// A container's record is deleted: nobody sees it any more, and its files go.
-    pub(super) async fn removed(&self, container: &Arc<Container>, volumes: bool) {
+    /// A container's record is deleted, and those of `volumes`: nobody sees them any more, and their files go.
+    pub(super) async fn removed(&self, container: &Arc<Container>, volumes: Vec<Arc<Volume>>) {
         container.pending.lock().clear();
         let record = container.record();
         self.0.containers.remove(container);
@@ -110,31 +111,31 @@ impl Engine {
         tokio::spawn(async move {
             engine.discard_rootfs(&record.id).await;
             drop(leaving);
-            if !volumes {
+            if volumes.is_empty() {
                 return;
             }
             let removed = crate::blocking(move || {
-                engine.remove_anonymous_volumes(&record);
+                engine.forget_volumes(&volumes);
                 Ok(())
             });
             let _ = removed.await;
         });
     }
 
-    fn remove_anonymous_volumes(&self, record: &ContainerRecord) {
-        for name in record.mounts.iter().filter(|mount| mount.anonymous).filter_map(|mount| mount.name.as_deref()) {
-            let Ok(volume) = self.0.volumes.get(name) else { continue };
-            if !self.volume_users(name).is_empty() {
-                continue;
-            }
-            match self.0.volumes.remove(&volume) {
-                Ok(()) => {
-                    let attributes = std::collections::BTreeMap::from([("driver".to_owned(), volume.driver.clone())]);
-                    self.0.events.tell(crate::EventKind::Volume, "destroy", name, attributes);
-                }
-                Err(error) => tracing::warn!(volume = name, %error, "could not remove an anonymous volume"),
+    fn forget_volumes(&self, volumes: &[Arc<Volume>]) {
+        for volume in volumes {
+            match self.0.volumes.forget(volume) {
+                Ok(()) => self.tell_volume("destroy", volume),
+                Err(error) => tracing::warn!(volume = volume.name, %error, "could not remove an anonymous volume"),
             }
         }
+    }
+
+    /// The anonymous volumes that nobody else uses.
+    pub(super) fn anonymous_volumes(&self, record: &ContainerRecord) -> Vec<Arc<Volume>> {
+        let names = record.mounts.iter().filter(|mount| mount.anonymous).filter_map(|mount| mount.name.as_deref());
+        let own = names.filter(|name| self.volume_users(name).iter().all(|user| user == record.id.as_str()));
+        own.filter_map(|name| self.0.volumes.get(name).ok()).collect()
     }
 
     /// `docker rm --link NAME/ALIAS`

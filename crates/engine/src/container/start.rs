@@ -330,11 +330,7 @@ pub(super) fn show_network(record: &mut ContainerRecord, net: Option<&net::Sandb
     record.ports.clear();
     let Some(net) = net else { return };
     for endpoint in &net.endpoints {
-        let known = record.networks.iter_mut().find(|(name, settings)| {
-            **name == endpoint.network_name
-                || endpoint.network.starts_with(name.as_str())
-                || settings.network_id == endpoint.network
-        });
+        let known = record.networks.iter_mut().find(|(name, own)| crate::networks::is_of(endpoint, name, own));
         if let Some((_, settings)) = known {
             crate::networks::fill(settings, endpoint, &record.id, &record.name);
         }

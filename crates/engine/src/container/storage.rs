@@ -40,10 +40,22 @@ impl Engine {
             self.0.volumes.release(name);
         }
         if record.host.ipc_mode == IpcMode::Shareable {
-            let directory = self.shm_dir(&record.id);
-            let _ = rustix::mount::unmount(&directory, UnmountFlags::DETACH);
-            let _ = std::fs::remove_dir(&directory);
+            self.unmount_shm(record.id.as_str());
         }
+    }
+
+    /// Takes the memory away that a container shared.
+    pub(super) fn unmount_shm(&self, id: &str) {
+        let directory = self.0.config.run_dir.join("shm").join(id);
+        // A start that was cut short may have left it there, and the next one mounted over it.
+        while rustix::mount::unmount(&directory, UnmountFlags::DETACH).is_ok() {}
+        let _ = std::fs::remove_dir(&directory);
+    }
+
+    /// The containers that share memory, or did.
+    pub(super) fn with_shm(&self) -> Vec<String> {
+        let Ok(entries) = std::fs::read_dir(self.0.config.run_dir.join("shm")) else { return Vec::new() };
+        entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
     }
 
     /// The host's view of a container's `/dev/shm`, where it shares it.

@@ -215,7 +215,7 @@ impl Engine {
     }
 
     /// Takes away what no image needs any more. Nobody waits for it.
-    fn collect_garbage(&self) {
+    pub(crate) fn collect_garbage(&self) {
         let engine = self.clone();
         tokio::spawn(async move {
             if let Err(error) = engine.0.images.gc(false).await {

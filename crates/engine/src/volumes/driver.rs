@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags};
 
 use super::Volume;
@@ -78,6 +79,8 @@ impl Options {
             return Ok(Source { path });
         }
         if first {
+            // A daemon that was killed may have left it mounted.
+            unmount_all(mountpoint)?;
             let data = self.data.join(",");
             let data =
                 std::ffi::CString::new(data).map_err(|_| Error::invalid("a volume's options contain a NUL byte"))?;
@@ -100,6 +103,17 @@ pub(super) fn unmount(volume: &Volume) -> Result<()> {
     if options.kind.is_empty() || options.bind {
         return Ok(());
     }
-    rustix::mount::unmount(&volume.mountpoint, UnmountFlags::DETACH)
-        .map_err(|error| Error::step(format!("unmount {}", volume.mountpoint.display()), error))
+    unmount_all(&volume.mountpoint)
+}
+
+/// Unmounts whatever is mounted there.
+fn unmount_all(mountpoint: &Path) -> Result<()> {
+    loop {
+        match rustix::mount::unmount(mountpoint, UnmountFlags::DETACH) {
+            Ok(()) => {}
+            // No mount point, or not there.
+            Err(Errno::INVAL | Errno::NOENT) => return Ok(()),
+            Err(error) => return Err(Error::step(format!("unmount {}", mountpoint.display()), error)),
+        }
+    }
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
-use store::{Collection, Expect};
+use store::{Collection, Expect, Txn};
 
 use crate::events::EventKind;
 use crate::model::{Filters, Timestamp};
@@ -17,6 +17,9 @@ use crate::{Engine, Error, Result};
 
 use driver::Options;
 pub(crate) use driver::Source;
+
+/// How the names begin of directories that are being removed; no volume's name does.
+const ASIDE: &str = ".removed-";
 
 /// A volume.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -78,7 +81,38 @@ impl Volumes {
             .map_err(|error| Error::step(format!("create {}", directory.display()), error))?;
         let listed = records.list().map_err(|error| Error::step("read the volumes", error))?;
         let by_name = listed.items.into_iter().map(|item| (item.value.name.clone(), Arc::new(item.value))).collect();
-        Ok(Self { directory, records, by_name: Mutex::new(by_name), mounted: Mutex::default() })
+        let volumes = Self { directory, records, by_name: Mutex::new(by_name), mounted: Mutex::default() };
+        volumes.set_strays_aside();
+        Ok(volumes)
+    }
+
+    /// Directories whose record is gone: what a killed daemon left between the two steps of a removal or a creation.
+    /// They lose their name before anybody can make a volume of it.
+    fn set_strays_aside(&self) {
+        for name in self.names_on_disk() {
+            if !name.starts_with(ASIDE) && !self.by_name.lock().contains_key(&name) {
+                tracing::info!(volume = name, "removing what is left of a volume");
+                if let Err(error) = self.set_aside(&name) {
+                    tracing::warn!(volume = name, %error, "could not set aside what is left of a volume");
+                }
+            }
+        }
+    }
+
+    /// Gives a volume's directory a name that no volume has; `None`: there is none.
+    fn set_aside(&self, name: &str) -> std::io::Result<Option<PathBuf>> {
+        let aside = self.directory.join(format!("{ASIDE}{}", names::random()));
+        match std::fs::rename(self.directory.join(name), &aside) {
+            Ok(()) => Ok(Some(aside)),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn names_on_disk(&self) -> Vec<String> {
+        let Ok(entries) = std::fs::read_dir(&self.directory) else { return Vec::new() };
+        let directories = entries.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+        directories.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
     }
 
     /// The volume named `name`.
@@ -94,69 +128,100 @@ impl Volumes {
 
     /// Makes a volume, or gives the one that is there. The flag tells whether it is new.
     pub(crate) fn create(&self, request: VolumeCreate) -> Result<(Arc<Volume>, bool)> {
-        if !matches!(request.driver.as_str(), "" | "local") {
-            return Err(Error::not_found(format!(
-                "error looking up volume plugin {}: plugin \"{}\" not found",
-                request.driver, request.driver
-            )));
+        check(&request)?;
+        let volume = match request.name.is_empty() {
+            true => self.make_directory(&names::random(), request)?,
+            false => {
+                let name = request.name.clone();
+                names::check(&name)?;
+                if let Some(existing) = self.by_name.lock().get(&name) {
+                    return Ok((existing.clone(), false));
+                }
+                self.make_directory(&name, request)?
+            }
+        };
+        match self.records.put_if(&volume.name, Expect::Absent, &volume) {
+            Ok(_) => {}
+            Err(error) if error.is_conflict() => return Ok((self.get(&volume.name)?, false)),
+            Err(error) => return Err(Error::step(format!("record the volume {}", volume.name), error)),
         }
-        let anonymous = request.name.is_empty();
-        let name = if anonymous { names::random() } else { request.name };
-        names::check(&name)?;
-        Options::parse(&name, &request.options)?;
-        if let Some(existing) = self.by_name.lock().get(&name) {
-            return Ok((existing.clone(), false));
-        }
-        let home = self.directory.join(&name);
+        self.show(&volume);
+        Ok((Arc::new(volume), true))
+    }
+
+    /// Makes an anonymous volume for a container, whose record is to be written together with the container's
+    /// ([`Self::put_in`]), and shown then ([`Self::show`]): without the one there is no use for the other.
+    pub(crate) fn create_with_container(&self, request: VolumeCreate) -> Result<Volume> {
+        check(&request)?;
+        self.make_directory(&names::random(), request)
+    }
+
+    /// Adds a volume's record to a transaction.
+    pub(crate) fn put_in<'a>(&self, txn: Txn<'a>, volume: &Volume) -> Result<Txn<'a>> {
+        let put = self.records.put_in(txn, &volume.name, volume);
+        put.map_err(|error| Error::step(format!("record the volume {}", volume.name), error))
+    }
+
+    /// Adds the deletion of a volume's record to a transaction; what follows it is [`Self::forget`].
+    pub(crate) fn delete_in<'a>(&self, txn: Txn<'a>, volume: &Volume) -> Txn<'a> {
+        txn.delete(self.records.key(&volume.name))
+    }
+
+    /// Has a volume found whose record is written.
+    pub(crate) fn show(&self, volume: &Volume) {
+        self.by_name.lock().insert(volume.name.clone(), Arc::new(volume.clone()));
+    }
+
+    fn make_directory(&self, name: &str, request: VolumeCreate) -> Result<Volume> {
+        let home = self.directory.join(name);
         let mountpoint = home.join("_data");
         std::fs::create_dir_all(&mountpoint)
             .map_err(|error| Error::step(format!("create {}", mountpoint.display()), error))?;
         restrict(&home)?;
-        let volume = Volume {
-            name: name.clone(),
+        Ok(Volume {
+            name: name.to_owned(),
             driver: "local".to_owned(),
             options: request.options,
             labels: request.labels,
             created: Timestamp::now(),
-            anonymous,
+            anonymous: request.name.is_empty(),
             mountpoint,
-        };
-        match self.records.put_if(&name, Expect::Absent, &volume) {
-            Ok(_) => {}
-            Err(error) if error.is_conflict() => return Ok((self.get(&name)?, false)),
-            Err(error) => return Err(Error::step(format!("record the volume {name}"), error)),
-        }
-        let volume = Arc::new(volume);
-        self.by_name.lock().insert(name, volume.clone());
-        Ok((volume, true))
+        })
     }
 
     /// Takes a volume and its files away. The caller has seen that nobody uses it.
     pub(crate) fn remove(&self, volume: &Volume) -> Result<()> {
-        let home = self.directory.join(&volume.name);
         // The record goes first: a directory without a record is swept, a record without a directory would be a lie.
         self.records
             .delete(&volume.name)
             .map_err(|error| Error::step(format!("forget the volume {}", volume.name), error))?;
+        self.forget(volume)
+    }
+
+    /// Takes away a volume whose record is deleted: its name is free once its files are out of the way.
+    pub(crate) fn forget(&self, volume: &Volume) -> Result<()> {
+        let step = |error| Error::step(format!("unable to remove volume {}", volume.name), error);
+        let aside = self.set_aside(&volume.name);
         self.by_name.lock().remove(&volume.name);
-        match std::fs::remove_dir_all(&home) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                Err(Error::step(format!("unable to remove volume {}: remove {}", volume.name, home.display()), error))
-            }
-            _ => Ok(()),
+        match aside.map_err(step)? {
+            Some(aside) => std::fs::remove_dir_all(aside).map_err(step),
+            None => Ok(()),
         }
     }
 
-    /// Directories whose record is gone: what a killed daemon left between the two steps of a removal or a creation.
+    /// Removes what was set aside, and unmounts what nobody uses: a daemon that was killed left it.
     pub(crate) fn sweep(&self) {
-        let Ok(entries) = std::fs::read_dir(&self.directory) else { return };
-        for entry in entries.flatten() {
-            let name = entry.file_name().to_string_lossy().into_owned();
-            if !self.by_name.lock().contains_key(&name) && entry.path().is_dir() {
-                tracing::info!(volume = name, "removing what is left of a volume");
-                if let Err(error) = std::fs::remove_dir_all(entry.path()) {
-                    tracing::warn!(volume = name, %error, "could not remove what is left of a volume");
-                }
+        for name in self.names_on_disk().into_iter().filter(|name| name.starts_with(ASIDE)) {
+            if let Err(error) = std::fs::remove_dir_all(self.directory.join(&name)) {
+                tracing::warn!(directory = name, %error, "could not remove what is left of a volume");
+            }
+        }
+        for volume in self.all() {
+            let mounted = self.mounted.lock();
+            if !mounted.contains_key(&volume.name)
+                && let Err(error) = driver::unmount(&volume)
+            {
+                tracing::warn!(volume = volume.name, %error, "could not unmount the volume");
             }
         }
     }
@@ -191,6 +256,17 @@ impl Volumes {
             tracing::warn!(volume = name, %error, "could not unmount the volume");
         }
     }
+}
+
+/// Refuses drivers and options that are not there.
+fn check(request: &VolumeCreate) -> Result<()> {
+    if !matches!(request.driver.as_str(), "" | "local") {
+        return Err(Error::not_found(format!(
+            "error looking up volume plugin {}: plugin \"{}\" not found",
+            request.driver, request.driver
+        )));
+    }
+    Options::parse(&request.name, &request.options).map(drop)
 }
 
 /// Nobody but root looks into volumes by their path on the host.
@@ -295,7 +371,7 @@ impl Engine {
         all.filter(|record| uses(record)).map(|record| record.id.to_string()).collect()
     }
 
-    fn tell_volume(&self, action: &str, volume: &Volume) {
+    pub(crate) fn tell_volume(&self, action: &str, volume: &Volume) {
         let attributes = BTreeMap::from([("driver".to_owned(), volume.driver.clone())]);
         self.0.events.tell(EventKind::Volume, action, &volume.name, attributes);
     }

@@ -13,6 +13,7 @@ use crate::port::{PublishedPort, Targets};
 use crate::route::{Change, RouteSocket};
 use crate::sysctl;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use rustix::io::Errno;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
@@ -141,7 +142,11 @@ impl Networks {
         let mut after = sandbox.clone();
         after.endpoints.retain(|endpoint| endpoint.id != leaving.id);
         let socket = namespace.enter(RouteSocket::open)??;
-        socket.apply(&moved_routes(sandbox, &after))?;
+        match socket.apply(&moved_routes(sandbox, &after)) {
+            // The last route went before, when somebody was killed in the middle of this.
+            Err(error) if error.is_errno(Errno::SRCH) => {}
+            other => other?,
+        }
         self.move_ports(sandbox, &mut after)?;
         {
             let host = self.host.lock();

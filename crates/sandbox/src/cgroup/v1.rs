@@ -15,7 +15,8 @@ pub(super) fn make(hierarchy: &Hierarchy, path: &str) -> Result<()> {
     let directory = below(hierarchy.mount_point(), path);
     match fs::create_dir(&directory) {
         Ok(()) => {}
-        Err(error) if error.kind() == ErrorKind::AlreadyExists => return Ok(()),
+        // Perhaps by somebody who was killed before its cpuset was filled.
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
         Err(error) if error.kind() == ErrorKind::NotFound => {
             if let Some((parent, _)) = path.rsplit_once('/').filter(|(parent, _)| !parent.is_empty()) {
                 make(hierarchy, parent)?;
