@@ -145,6 +145,9 @@ impl Engine {
         if path.is_empty() {
             return Err(Error::invalid("bad parameter: path cannot be empty"));
         }
+        if path.contains('\0') {
+            return Err(Error::invalid("bad parameter: path contains a NUL byte"));
+        }
         let absolute = Path::new("/").join(path);
         let record = container.record();
         if record.state.phase.is_live() {

@@ -25,6 +25,37 @@ pub struct LogStream {
     ready: std::collections::VecDeque<LogLine>,
     options: LogOptions,
     follow: Option<Follow>,
+    end: End,
+}
+
+/// Where a log ends for its reader. One who does not follow it gets what was there when he asked: a container that writes
+/// faster than he reads would never let him go.
+enum End {
+    /// It does not.
+    Open,
+    /// After so many entries.
+    After(usize),
+    /// Before the first one that was written later.
+    At(UnixNanos),
+}
+
+impl End {
+    /// Leaves out what lies behind the end; whether that is reached.
+    fn cut(&mut self, entries: &mut Vec<LogEntry>) -> bool {
+        match self {
+            End::Open => false,
+            End::After(left) => {
+                entries.truncate(*left);
+                *left -= entries.len();
+                *left == 0
+            }
+            End::At(time) => {
+                let end = entries.iter().position(|entry| entry.time > *time);
+                entries.truncate(end.unwrap_or(entries.len()));
+                end.is_some()
+            }
+        }
+    }
 }
 
 struct Follow {
@@ -51,13 +82,18 @@ impl Engine {
             true => Some(Follow { changes: follower(&config)?, turns, last_round: false }),
             false => None,
         };
+        let end = match (&follow, options.tail) {
+            (Some(_), _) => End::Open,
+            (None, Some(count)) => End::After(count),
+            (None, None) => End::At(UnixNanos::now()),
+        };
         let wanted = ReadOptions {
             tail: options.tail.map(|count| count as u64),
             since: options.since.map(nanos),
             until: options.until.map(nanos),
         };
         let reader = crate::blocking(move || LogReader::open(&config, &wanted).map_err(failed)).await?;
-        Ok(LogStream { tty: record.config.tty, reader: Some(reader), ready: Default::default(), options, follow })
+        Ok(LogStream { tty: record.config.tty, reader: Some(reader), ready: Default::default(), options, follow, end })
     }
 
     /// Compresses a rotated log.
@@ -96,15 +132,17 @@ impl LogStream {
                 let batch = batch(&mut reader)?;
                 Ok((reader, batch))
             });
-            let (reader, entries) = match read.await {
+            let (reader, mut entries) = match read.await {
                 Ok(read) => read,
                 Err(error) => return Some(Err(error)),
             };
             let ended = reader.is_past_until();
             let empty = entries.is_empty();
-            self.reader = Some(reader);
+            if !self.end.cut(&mut entries) {
+                self.reader = Some(reader);
+            }
             self.ready.extend(entries.into_iter().map(line).filter(|line| wanted(&self.options, line)));
-            if empty && (ended || !self.wait().await) {
+            if empty && self.reader.is_some() && (ended || !self.wait().await) {
                 return None;
             }
         }

@@ -34,6 +34,9 @@ impl Engine {
             }
             _ => return Err(not_running(&record)),
         }
+        if arguments.contains('\0') {
+            return Err(Error::invalid("the arguments of ps contain a NUL byte"));
+        }
         let engine = self.clone();
         let pids = crate::blocking(move || {
             let cgroup = engine.0.placements.cgroup(&record)?;
