@@ -61,7 +61,7 @@ async fn a_layer_that_does_not_fit_leaves_nothing_and_the_next_one_works() {
 
     let error = large.pull(&place.images, "large").await.unwrap_err();
     assert!(error.is_no_space(), "{error}");
-    assert!(error.to_string().starts_with("no space left on the disk while "), "{error}");
+    assert!(error.to_string().starts_with("no space left on device while "), "{error}");
     let error =
         place.images.import(std::io::Cursor::new(large_layer()), NewImageOptions::default(), Progress::none()).await;
     assert!(error.as_ref().is_err_and(|error| error.is_no_space()), "{error:?}");

@@ -107,7 +107,7 @@ pub enum CommitError {
     #[error(transparent)]
     Conflict(#[from] Conflict),
     /// No space is left on the disk. Nothing was changed, and the store works on.
-    #[error("no space is left for {}: free some and try again", path.display())]
+    #[error("no space left on device for {}: free some and try again", path.display())]
     Full {
         /// The store's file.
         path: PathBuf,

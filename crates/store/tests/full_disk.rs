@@ -63,7 +63,7 @@ fn a_full_disk_is_an_error_and_the_store_works_on() {
         }
     };
     assert!(matches!(error, CommitError::Full { .. }), "{error}");
-    assert!(error.to_string().contains("no space is left"), "{error}");
+    assert!(error.to_string().contains("no space left on device"), "{error}");
     assert!(kept > 10, "only {kept} fit");
 
     // Nothing is lost, nothing is half, everything can be read, and the same transaction fails the same way.
