@@ -22,6 +22,7 @@ help:
 	@echo 'make stop          takes them down, and the daemon'
 	@echo 'make test          every check and every test (as root)'
 	@echo 'make server        the core of the end-to-end tests on a stock Debian with systemd, in QEMU (as root)'
+	@echo 'make fuzz          has libFuzzer look for input that breaks a reader'
 	@echo 'make bench         measures against peers, and writes docs/benchmarks.md'
 	@echo 'make install       builds and installs it, with its units for systemd (PREFIX=/usr/local, DESTDIR=)'
 
@@ -57,6 +58,17 @@ test: toolchain sdks
 		cargo test --workspace --no-fail-fast; \
 	fi
 	cd examples/hello-web && cargo clippy --all-targets -- -D warnings && cargo test
+
+# With no TARGET every reader gets its turn, of FUZZ_SECONDS each. What is found is in fuzz/artifacts.
+.PHONY: fuzz
+fuzz: toolchain
+	@contrib/require.sh g++
+	@cargo fuzz --version >/dev/null || { echo 'Install it first: cargo install --locked cargo-fuzz' >&2; exit 1; }
+	for target in $(or $(TARGET),$(basename $(notdir $(wildcard fuzz/targets/*.rs)))); do \
+		mkdir -p fuzz/corpus/$$target && \
+		cargo fuzz run --dev --sanitizer none --features libfuzzer $$target fuzz/corpus/$$target fuzz/seeds/$$target -- \
+			-max_total_time=$(or $(FUZZ_SECONDS),60) -max_len=65536 || exit 1; \
+	done
 
 .PHONY: server
 server: toolchain

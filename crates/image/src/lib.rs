@@ -52,6 +52,22 @@ pub mod tar;
 mod tree;
 mod unpack;
 
+/// Entry points for fuzzing: what strangers send, read by what reads it. None of them may panic.
+pub mod fuzz {
+    use std::os::fd::BorrowedFd;
+
+    /// The archive of a layer, unpacked below `root`.
+    pub fn unpack(root: BorrowedFd<'_>, archive: &[u8]) {
+        let limits = crate::UnpackLimits { bytes: 1 << 20, ..crate::UnpackLimits::default() };
+        let _ = crate::unpack::unpack(root, archive, &crate::unpack::Options::of_layer(&limits, None));
+    }
+
+    /// What a registry answers about who may come in.
+    pub fn challenges(header: &str) {
+        crate::registry::read_challenges(header);
+    }
+}
+
 pub use compression::Compression;
 pub use config::{Healthcheck, HistoryEntry, ImageConfig, LayerList, RunConfig};
 pub use create::NewImageOptions;

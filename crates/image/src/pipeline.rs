@@ -11,7 +11,7 @@
 use crate::compression::{Compression, MAGIC, read_full};
 use crate::content::{BlobFile, SealedBlob};
 use crate::images::UnpackLimits;
-use crate::unpack::{self, Unpacked, Whiteouts};
+use crate::unpack::{self, Unpacked};
 use crate::{Digest, Error, Hasher, Phase, Progress, Result};
 use bytes::{Buf as _, Bytes, BytesMut};
 use parking_lot::Mutex;
@@ -108,15 +108,7 @@ pub(crate) fn run(
         let (to_hash, hash_from) = sync_channel(QUEUE);
         let (to_decode, decode_from) = sync_channel(QUEUE);
         let unpacker = spawn("layer-unpack").spawn_scoped(scope, || {
-            let options = unpack::Options {
-                whiteouts: Whiteouts::Overlay,
-                limits,
-                base: b"",
-                owner: None,
-                keep_kinds: false,
-                keep_top: false,
-                packed: Some(&packed),
-            };
+            let options = unpack::Options::of_layer(limits, Some(&packed));
             unpack::unpack_here(into, Chunks::new(unpack_from, Some(pool), None), &options)
         });
         let hasher = spawn("layer-hash").spawn_scoped(scope, move || {

@@ -163,6 +163,8 @@ impl Reference {
         }
         match self.path.strip_prefix(OFFICIAL_PREFIX) {
             Some(short) if !short.contains('/') => short.to_owned(),
+            // A path that begins as a domain does would be read as one.
+            _ if split_domain(&self.path) != (DEFAULT_DOMAIN, &self.path) => self.name(),
             _ => self.path.clone(),
         }
     }

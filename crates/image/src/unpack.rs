@@ -53,6 +53,21 @@ pub(crate) struct Options<'a> {
     pub(crate) packed: Option<&'a AtomicU64>,
 }
 
+impl<'a> Options<'a> {
+    /// As the layer of an image is unpacked.
+    pub(crate) fn of_layer(limits: &'a UnpackLimits, packed: Option<&'a AtomicU64>) -> Options<'a> {
+        Options {
+            whiteouts: Whiteouts::Overlay,
+            limits,
+            base: b"",
+            owner: None,
+            keep_kinds: false,
+            keep_top: false,
+            packed,
+        }
+    }
+}
+
 /// What came of it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Unpacked {
