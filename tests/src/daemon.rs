@@ -2,12 +2,13 @@
 
 use std::fs::{self, File};
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use crate::machine::DEADLINE;
 use crate::slot::Slot;
-use crate::{Outcome, Session, Waiting, leftovers};
+use crate::{Outcome, Session, Waiting, holdings, leftovers};
 
 /// Makes the root file system of the image `busybox` in the directory `base`.
 pub(crate) const BASE: &str = "mkdir -p base/bin base/etc base/tmp base/root base/dev base/proc base/sys \
@@ -148,9 +149,10 @@ impl Daemon {
             .stderr(log)
             .spawn()
             .unwrap_or_else(|error| panic!("start {}: {error}: run `cargo build -p stratus`", self.program.display()));
+        let socket = self.socket();
         let process = self.process.insert(process);
         let mut waiting = Waiting::for_what("the daemon to answer");
-        while UnixStream::connect(self.slot.directory().join("run/docker.sock")).is_err() {
+        while UnixStream::connect(&socket).is_err() {
             if let Some(status) = process.try_wait().expect("look at the daemon") {
                 panic!("the daemon ended with {status}");
             }
@@ -170,6 +172,37 @@ impl Daemon {
         program
     }
 
+    /// What a start of the daemon says that comes to nothing.
+    ///
+    /// # Panics
+    /// When it starts.
+    #[track_caller]
+    pub fn fails_to_start(&self) -> Outcome {
+        assert!(self.process.is_none(), "the daemon runs");
+        let mut command = Command::new("timeout");
+        command.args(["-s", "KILL", &DEADLINE.as_secs().to_string()]).arg(stratus()).arg("daemon");
+        let output = command.args(self.directories()).output().expect("run stratus daemon");
+        let outcome = Outcome::new("stratus daemon", output);
+        assert!(!matches!(outcome.code(), 0 | 137), "it started: {outcome}");
+        outcome
+    }
+
+    /// Moves all that the daemon keeps to a disk of its own, with so many bytes.
+    ///
+    /// # Panics
+    /// When the kernel does not let us, or it does not fit.
+    pub fn move_to_disk(&mut self, bytes: u64) {
+        self.stop();
+        let data = self.data();
+        let data = data.display();
+        self.sh(&format!(
+            "mv {data} {data}.before && mkdir {data} && mount -t tmpfs -o size={bytes},mode=700 tmpfs {data} \
+             && cp -a {data}.before/. {data}/ && rm -r {data}.before"
+        ))
+        .ok();
+        self.restart();
+    }
+
     /// The process of the keeper, which holds what the containers need while no daemon runs.
     ///
     /// # Panics
@@ -178,6 +211,29 @@ impl Daemon {
         let pattern = format!("^[^ ]*stratus keeper .*{}/run", self.slot.directory().display());
         let found = self.sh(&format!("pgrep -f '{pattern}'"));
         found.text().parse().unwrap_or_else(|_| panic!("expected one keeper: {found}"))
+    }
+
+    /// The daemon's process.
+    ///
+    /// # Panics
+    /// When it does not run.
+    pub fn pid(&self) -> u32 {
+        self.process.as_ref().expect("the daemon runs").id()
+    }
+
+    /// Whether the daemon has not ended by itself.
+    pub fn is_alive(&mut self) -> bool {
+        self.process.as_mut().is_some_and(|process| process.try_wait().expect("look at the daemon").is_none())
+    }
+
+    /// Where the daemon keeps everything that has to last.
+    pub fn data(&self) -> PathBuf {
+        self.path("data")
+    }
+
+    /// All that the daemon has on the disk and in the kernel, a line each: what goes leaves no line behind.
+    pub fn holdings(&self) -> Vec<String> {
+        holdings::list(&self.instance, self.slot.directory())
     }
 
     /// What the daemon logged.
@@ -202,9 +258,10 @@ impl Daemon {
         shell
     }
 
+    /// The daemon ends with the test, also where that is killed.
     fn start_command(&self) -> Command {
-        let mut command = Command::new(&self.program);
-        command.arg("daemon").args(self.directories());
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL"]).arg(&self.program).arg("daemon").args(self.directories());
         command
     }
 
@@ -220,6 +277,16 @@ impl Daemon {
         ["--data-dir".into(), self.path("data"), "--run-dir".into(), self.path("run")]
     }
 
+    /// Where the daemon listens.
+    pub fn socket(&self) -> PathBuf {
+        self.path("run/docker.sock")
+    }
+
+    /// Takes away what [`Self::move_to_disk`] mounted; nothing, where it did not.
+    fn unmount_disk(&self) {
+        let _ = Command::new("umount").arg("-l").arg(self.data()).stderr(Stdio::null()).status();
+    }
+
     fn path(&self, name: &str) -> PathBuf {
         self.slot.directory().join(name)
     }
@@ -232,6 +299,7 @@ impl Daemon {
         let output = self.clean_command().output().expect("run stratus daemon --clean");
         let said = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "stratus daemon --clean: {said}");
+        self.unmount_disk();
         fs::remove_dir_all(self.slot.directory()).expect("remove the daemon's directory");
     }
 }
@@ -248,6 +316,7 @@ impl Drop for Daemon {
             let _ = process.wait();
         }
         let output = self.clean_command().output().expect("run stratus daemon --clean");
+        self.unmount_disk();
         let cleaned = output.status.success();
         let said = String::from_utf8_lossy(&output.stderr);
         let left = self.what_stays();
@@ -279,12 +348,14 @@ impl Daemon {
 #[track_caller]
 pub(crate) fn run_in(mut timeout: Command, command: &str) -> Outcome {
     let output = timeout
-        .args(["-k", "1", &DEADLINE.as_secs().to_string(), "sh", "-c", command])
+        .args(["-s", "KILL", &DEADLINE.as_secs().to_string(), "sh", "-c", command])
         .stdin(Stdio::null())
         .output()
         .unwrap_or_else(|error| panic!("run {command}: {error}"));
+    // With all that the shell started, and that holds on to its output, `timeout` kills itself.
+    let hangs = output.status.signal().is_some();
     let outcome = Outcome::new(command, output);
-    assert!(outcome.code() != 124, "hangs: {outcome}");
+    assert!(!hangs, "hangs: {outcome}");
     outcome
 }
 

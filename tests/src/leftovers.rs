@@ -7,6 +7,10 @@ use std::process::Command;
 /// Everything in the kernel that belongs to the daemon with this name and directory, a line each.
 pub(crate) fn find(instance: &str, directory: &Path) -> Vec<String> {
     let mut found = Vec::new();
+    if instance.is_empty() {
+        // It never came so far as to have a name.
+        return found;
+    }
     cgroups(Path::new("/sys/fs/cgroup"), instance, 3, &mut found);
     for link in names_in(Path::new("/sys/class/net")) {
         if link.contains(instance) {
@@ -49,7 +53,8 @@ fn cgroups(below: &Path, instance: &str, depth: u8, found: &mut Vec<String>) {
     }
 }
 
-fn names_in(directory: &Path) -> Vec<String> {
+/// The names of a directory's entries; none, where it is not there.
+pub(crate) fn names_in(directory: &Path) -> Vec<String> {
     let Ok(entries) = fs::read_dir(directory) else { return Vec::new() };
     entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
 }

@@ -12,6 +12,8 @@
 #![forbid(unsafe_code)]
 
 mod daemon;
+mod holdings;
+mod http;
 mod leftovers;
 mod machine;
 mod outcome;
@@ -22,6 +24,7 @@ mod slot;
 mod world;
 
 pub use daemon::Daemon;
+pub use http::{Cut, Reply};
 pub use machine::{Waiting, eventually};
 pub use outcome::Outcome;
 pub use registry::Registry;

@@ -50,7 +50,7 @@ impl<'a> Waiting<'a> {
 
     /// Rests a moment; after the deadline, fails and says what was `seen`.
     #[track_caller]
-    pub(crate) fn look_again_at(&mut self, seen: impl FnOnce() -> String) {
+    pub fn look_again_at(&mut self, seen: impl FnOnce() -> String) {
         assert!(Instant::now() < self.until, "waited in vain for {}\n{}", self.what, seen());
         std::thread::sleep(Duration::from_millis(5));
     }

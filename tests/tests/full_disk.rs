@@ -1,0 +1,87 @@
+//! A disk without room: what fails says so, what runs goes on, what is removed makes room, and then everything works again.
+
+use e2e::{Daemon, Registry, eventually};
+
+/// The system's own words, which scripts look for.
+const FULL: &str = "no space left on device";
+
+/// A daemon whose disk holds little more than its base image.
+fn on_small_disk() -> Daemon {
+    let mut host = Daemon::start();
+    host.move_to_disk(64 << 20);
+    host
+}
+
+/// Has a container take every byte that is left.
+fn fill(host: &Daemon) {
+    host.sh("docker run --name filler busybox sh -c 'cat /dev/zero > /fill'").fails_with("No space left on device");
+    // What is left of the last block goes, too.
+    host.sh("docker start -a filler").fails_with("");
+}
+
+#[test]
+fn nothing_comes_in_and_everything_can_go() {
+    let host = on_small_disk();
+    host.sh("docker create --name box busybox && docker save busybox > saved.tar && docker tag busybox other").ok();
+    host.sh("head -c 3000000 /dev/urandom > noise && tar -c noise > noise.tar").ok();
+    fill(&host);
+    host.sh("docker load -i noise.tar").fails_with("");
+    host.sh("docker import noise.tar noise").fails_with(FULL);
+    host.sh("docker cp noise box:/").fails_with(FULL);
+    host.sh("docker commit filler large").fails_with(FULL);
+    host.sh("docker ps -a --format '{{.Names}}' | sort | xargs").says("box filler");
+    host.sh("docker images --format '{{.Repository}}' | sort | xargs").says("busybox other");
+    // What is known is still told, and can be taken away.
+    host.sh("docker inspect filler -f '{{.State.Status}}'").says("exited");
+    host.sh("docker rmi other && docker rm box").ok();
+    host.sh("docker rm filler").says("filler");
+    eventually("room for another", || {
+        host.sh("docker run --rm busybox sh -c 'head -c 10000000 /dev/zero > /x'").code() == 0
+    });
+    host.sh("docker import noise.tar noise && docker rmi noise").ok();
+    host.sh("docker images --format '{{.Repository}}'").says("busybox");
+    assert!(!host.log().contains("panicked"), "{}", host.log());
+}
+
+#[test]
+fn a_pull_that_does_not_fit() {
+    let host = on_small_disk();
+    let registry = Registry::start(&host);
+    let name = format!("{}/large", registry.name());
+    host.sh(&format!(
+        "docker run --name box busybox sh -c 'head -c 8000000 /dev/urandom > /noise' && docker commit box {name} \
+         && docker push -q {name} && docker rm box && docker rmi {name}"
+    ))
+    .ok();
+    fill(&host);
+    host.sh(&format!("docker pull {name}")).fails_with(FULL);
+    host.sh("docker images --format '{{.Repository}}'").says("busybox");
+    host.sh("docker rm filler").ok();
+    eventually("it to fit", || host.sh(&format!("docker pull -q {name}")).code() == 0);
+    host.sh(&format!("docker run --rm {name} sh -c 'wc -c < /noise'")).says("8000000");
+}
+
+#[test]
+fn what_runs_goes_on_while_its_log_cannot_be_written() {
+    let mut host = on_small_disk();
+    host.sh("docker run -di --name talker busybox sh -c 'n=0; while read l; do n=$((n+1)); echo got $n $l; echo $n > /dev/shm/n; done'").ok();
+    fill(&host);
+    let said = "said".repeat(1000);
+    let mut typed = host.session("docker attach --sig-proxy=false talker");
+    for n in 1..=20 {
+        typed.types(&format!("{said}\n"));
+        typed.waits_for(&format!("got {n} said"));
+    }
+    host.sh("docker exec talker cat /dev/shm/n").says("20");
+    host.sh("docker inspect -f '{{.State.Running}}' talker").says("true");
+    // A daemon that starts on a full disk takes up what runs.
+    host.restart();
+    host.sh("docker exec talker cat /dev/shm/n").says("20");
+    host.sh("docker rm filler").ok();
+    let mut typed = host.session("docker attach --sig-proxy=false talker");
+    eventually("its log to be written again", || {
+        typed.types("more\n");
+        host.sh("docker logs --tail 1 talker").stdout().contains("more")
+    });
+    host.sh("docker stop -t 0 talker && docker rm talker").ok();
+}

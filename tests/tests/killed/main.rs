@@ -1,0 +1,54 @@
+//! The daemon is killed at random points of everything it does, again and again. Whatever the point: what the client was
+//! told is done is done, nothing half-made is shown, what is shown works, and nothing is left behind.
+//!
+//! Each test prints its seed when it fails; `STRATUS_SEED` has the same points chosen again, and `STRATUS_KILLS` says how
+//! many there are of each kind of step.
+
+mod point;
+mod rounds;
+mod steps;
+
+#[test]
+fn while_it_pulls() {
+    rounds::run(steps::Pull::default());
+}
+
+#[test]
+fn while_it_creates() {
+    rounds::run(steps::Create);
+}
+
+#[test]
+fn while_it_starts() {
+    rounds::run(steps::Start::default());
+}
+
+#[test]
+fn while_it_stops() {
+    rounds::run(steps::Stop::default());
+}
+
+#[test]
+fn while_it_removes() {
+    rounds::run(steps::Remove);
+}
+
+#[test]
+fn while_it_runs_something_in_a_container() {
+    rounds::run(steps::Exec);
+}
+
+#[test]
+fn while_it_commits() {
+    rounds::run(steps::Commit);
+}
+
+#[test]
+fn while_it_changes_networks_and_volumes() {
+    rounds::run(steps::Things);
+}
+
+#[test]
+fn while_it_pauses() {
+    rounds::run(steps::Pause);
+}
