@@ -380,6 +380,10 @@ fn an_answer_that_breaks_off_does_not_look_complete() {
 
 #[test]
 fn a_thousand_connections_at_once() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    // This test holds three descriptors of each, and a shell gives 1024.
+    let limit = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }).unwrap();
     let host = Host::new();
     let web = host.publish_proxy(Proto::Tcp, server(echo));
     let mut streams: Vec<TcpStream> = (0..1000).map(|_| TcpStream::connect(web).unwrap()).collect();

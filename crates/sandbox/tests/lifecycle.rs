@@ -77,8 +77,6 @@ fn further_processes_join_with_their_own_user_environment_and_status() {
     assert!(bundle.ok(&["exec", id, "ps"]).contains("sleep 1000"));
     assert_eq!(bundle.runtime(&["exec", id, "sh", "-c", "exit 9"]).status.code(), Some(9));
     assert_eq!(bundle.runtime(&["exec", id, "nosuch"]).status.code(), Some(127));
-    let groups = bundle.ok(&["exec", id, "cat", "/proc/self/cgroup"]);
-    assert!(groups.contains(&format!("/sandbox-test-{id}")), "{groups}");
     let process = json!({ "args": ["sh", "-c", "echo from file; grep CapEff /proc/self/status"], "cwd": "/", "user": { "uid": 0, "gid": 0 }, "env": ["PATH=/bin"] });
     std::fs::write(bundle.path("process.json"), process.to_string()).unwrap();
     let path = bundle.path("process.json");
@@ -88,6 +86,8 @@ fn further_processes_join_with_their_own_user_environment_and_status() {
     // It would hold a pipe of ours open.
     assert!(detached.stdout(std::process::Stdio::null()).status().unwrap().success());
     let pid = std::fs::read_to_string(pid_file).unwrap();
+    let groups = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
+    assert!(groups.contains(&format!("/sandbox-test-{id}")), "{groups}");
     let pids: Vec<i32> = serde_json::from_str(&bundle.ok(&["ps", "-f", "json", id])).unwrap();
     assert!(pids.contains(&pid.parse().unwrap()) && pids.contains(&bundle.pid()), "{pids:?}");
 }

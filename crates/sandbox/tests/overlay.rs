@@ -70,7 +70,20 @@ fn a_hundred_and_twenty_layers_are_as_good_as_three() {
 
 #[test]
 fn more_layers_than_fit_into_a_page() {
-    assert_eq!(Layers::new("ls / | grep -c from", 200).ok(), "200\n");
+    let layers = Layers::new("ls / | grep -c from", 200);
+    if kernel() >= (6, 5) {
+        assert_eq!(layers.ok(), "200\n");
+    } else {
+        // Nobody can mount them there, and an image's 127 layers do fit.
+        let output = layers.run(false);
+        assert!(String::from_utf8_lossy(&output.stderr).contains("options too large"), "{output:?}");
+    }
+}
+
+fn kernel() -> (u32, u32) {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let mut numbers = release.split(['.', '-']).map(|number| number.trim().parse().unwrap());
+    (numbers.next().unwrap(), numbers.next().unwrap())
 }
 
 #[test]

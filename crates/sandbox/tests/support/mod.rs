@@ -68,7 +68,10 @@ impl Bundle {
     }
 
     pub fn namespace(&mut self, kind: &str) {
-        self.spec["linux"]["namespaces"].as_array_mut().unwrap().push(json!({ "type": kind }));
+        let namespaces = self.spec["linux"]["namespaces"].as_array_mut().unwrap();
+        if !namespaces.iter().any(|namespace| namespace["type"] == kind) {
+            namespaces.push(json!({ "type": kind }));
+        }
     }
 
     /// The same container with a user namespace whose root is 100000 outside.
