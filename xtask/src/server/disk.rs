@@ -15,8 +15,8 @@ const RELEASES: [Release; 2] =
 const PACKAGES: &str = "systemd-sysv,linux-image-cloud-amd64,udev,dbus,iproute2,nftables,ca-certificates,libseccomp2,\
     libgcc-s1,busybox-static,curl,docker-registry,jq,procps,skopeo,strace";
 
-/// Big enough for all that the tests put there; it takes what is in it.
-const SIZE: &str = "6G";
+/// In GiB: big enough for all that the tests put there. It takes what is in it.
+const SIZE: u64 = 6;
 
 /// Runs what is on the second disk, and ends the machine. Nobody logs in.
 const UNIT: &str = "\
@@ -80,7 +80,7 @@ pub(super) fn find_or_make() -> Result<Disk> {
     let lock = File::create(cache.join("lock")).context("cannot lock the cache of servers' disks")?;
     flock(&lock, FlockOperation::LockExclusive).context("cannot lock the cache of servers' disks")?;
     let disk = Disk { release, directory: cache.join(release.name) };
-    let recipe = format!("{}\n{PACKAGES}\n{SIZE}\n{UNIT}", release.name);
+    let recipe = format!("{}\n{PACKAGES}\n{SIZE}G\n{UNIT}", release.name);
     if fs::read_to_string(disk.recipe()).is_ok_and(|made_from| made_from == recipe) {
         return Ok(disk);
     }
@@ -132,9 +132,16 @@ fn make(disk: &Disk) -> Result<()> {
     settle(&tree)?;
     take(&tree, "vmlinuz", &disk.kernel())?;
     take(&tree, "initrd.img", &disk.initrd())?;
-    run(Command::new("mke2fs").args(["-q", "-t", "ext4", "-d"]).arg(&tree).arg(disk.image()).arg(SIZE))?;
+    format(&tree, &disk.image(), SIZE)?;
     remove(&tree)?;
     fs::remove_file(&archive).with_context(|| format!("cannot remove {}", archive.display()))
+}
+
+/// Makes a file that is a disk of so many GiB, with what is below `tree` on it.
+pub(super) fn format(tree: &Path, image: &Path, size: u64) -> Result<()> {
+    let made = File::create(image).and_then(|file| file.set_len(size << 30));
+    made.with_context(|| format!("cannot create {}", image.display()))?;
+    run(Command::new("mke2fs").args(["-q", "-t", "ext4", "-d"]).arg(tree).arg(image))
 }
 
 /// From where this machine has Debian's packages itself, in the words of sources.list(5). None: mmdebstrap knows where.
@@ -173,7 +180,7 @@ fn settle(tree: &Path) -> Result<()> {
         .with_context(|| format!("cannot link {}", wanted.display()))
 }
 
-/// Copies what a link at the root or in /boot names: both are where Debian and Ubuntu have their kernel.
+/// Copies the newest kernel, or what it begins with.
 fn take(tree: &Path, name: &str, to: &Path) -> Result<()> {
     let boot = tree.join("boot");
     let entries = fs::read_dir(&boot).with_context(|| format!("cannot read {}", boot.display()))?;

@@ -8,6 +8,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+/// In GiB. Most of it is what a debugger needs.
+const SIZE: u64 = 2;
 /// What the machine runs.
 const RUN: &str = include_str!("run.sh");
 
@@ -64,7 +66,7 @@ pub(super) fn pack(root: &Path, workspace: &Workspace, is_wanted: impl Fn(&str) 
     let run = tree.join("run");
     fs::write(&run, RUN).with_context(|| format!("cannot write {}", run.display()))?;
     disk::run(Command::new("chmod").arg("755").arg(&run))?;
-    disk::run(Command::new("mke2fs").args(["-q", "-t", "ext4", "-d"]).arg(&tree).arg(freight.path()).arg("2G"))?;
+    disk::format(&tree, &freight.path(), SIZE)?;
     Ok(freight)
 }
 
