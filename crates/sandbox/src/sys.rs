@@ -336,6 +336,44 @@ pub(crate) fn peek_ended() -> Result<i32> {
     }
 }
 
+/// A child that does nothing, until this is dropped or we end.
+#[cfg(feature = "runtime-cli")]
+pub(crate) struct Idle(i32);
+
+#[cfg(feature = "runtime-cli")]
+impl Idle {
+    pub(crate) fn start() -> Result<Self> {
+        let parent = rustix::process::getpid();
+        // SAFETY: the child makes system calls only, and never returns.
+        match unsafe { fork() }? {
+            0 => {
+                let _ = prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as u64, 0);
+                // Who ended before that was set is not waited for.
+                while rustix::process::getppid() == Some(parent) {
+                    // SAFETY: no arguments.
+                    unsafe { libc::pause() };
+                }
+                // SAFETY: ends this process, and runs nothing on the way.
+                unsafe { libc::_exit(0) }
+            }
+            pid => Ok(Self(pid)),
+        }
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.0.unsigned_abs()
+    }
+}
+
+#[cfg(feature = "runtime-cli")]
+impl Drop for Idle {
+    fn drop(&mut self) {
+        // SAFETY: plain integers; it is our child, and not reaped yet.
+        unsafe { libc::kill(self.0, libc::SIGKILL) };
+        let _ = wait4(self.0, 0);
+    }
+}
+
 /// Sends a signal by descriptor; a plain number, as it came.
 #[cfg(feature = "runtime-cli")]
 pub(crate) fn pidfd_send_signal(pidfd: BorrowedFd<'_>, signal: i32) -> Result<()> {

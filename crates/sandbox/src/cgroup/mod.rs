@@ -21,6 +21,8 @@ use serde::{Deserialize, Serialize};
 
 pub use layout::{Hierarchy, Layout};
 pub use stats::{CpuStats, HugetlbStats, IoEntry, MemoryStats, PidsStats, Stats, Usage};
+#[cfg(feature = "runtime-cli")]
+pub(crate) use v2::weight_of_shares;
 
 /// Why a cgroup could not be made, changed, read or removed.
 #[derive(Debug, thiserror::Error)]

@@ -137,7 +137,7 @@ fn swap_limit(limit: Option<i64>, swap: Option<i64>) -> Result<Option<String>> {
 }
 
 /// `cpu.shares` (2 to 262144) as `cpu.weight` (1 to 10000).
-fn weight_of_shares(shares: u64) -> u64 {
+pub(crate) fn weight_of_shares(shares: u64) -> u64 {
     1 + (shares.clamp(2, 262_144) - 2) * 9999 / 262_142
 }
 

@@ -35,7 +35,7 @@ pub(super) struct Global {
     /// Log what is done, not only what fails
     #[arg(long)]
     pub(super) debug: bool,
-    /// Expect cgroup paths of the form slice:prefix:name
+    /// Have systemd manage the cgroups: their paths are of the form slice:prefix:name
     #[arg(long)]
     pub(super) systemd_cgroup: bool,
     /// Ignore cgroup permission errors (true, false, or auto)
@@ -342,13 +342,6 @@ pub(super) struct Update {
 
 /// Runs the command; the exit status is the container's where it ran in the foreground.
 pub(super) fn dispatch(cli: &Cli, log: &Log) -> super::Result<u8> {
-    if cli.global.systemd_cgroup {
-        return Err(RuntimeError::Usage(
-            "--systemd-cgroup is not supported: cgroups are managed as files; use the cgroupfs driver \
-             (dockerd: --exec-opt native.cgroupdriver=cgroupfs)"
-                .into(),
-        ));
-    }
     if !matches!(cli.global.rootless.as_str(), "auto" | "true" | "false") {
         return Err(RuntimeError::Usage(format!("--rootless is {:?}, not true, false or auto", cli.global.rootless)));
     }
@@ -361,9 +354,9 @@ pub(super) fn dispatch(cli: &Cli, log: &Log) -> super::Result<u8> {
     let store = Store::new(&cli.global.root);
     let done = |()| 0;
     match &cli.command {
-        Command::Create(options) => create::create(&store, options, log).map(done),
+        Command::Create(options) => create::create(&store, options, cli.global.systemd_cgroup, log).map(done),
         Command::Start(options) => create::start(&store, &options.id, log).map(done),
-        Command::Run(options) => create::run(&store, options, log),
+        Command::Run(options) => create::run(&store, options, cli.global.systemd_cgroup, log),
         Command::Exec(options) => exec::exec(&store, options, log),
         Command::State(options) => list::state(&store, &options.id).map(done),
         Command::Kill(options) => lifecycle::kill(&store, options).map(done),

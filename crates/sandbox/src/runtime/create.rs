@@ -14,6 +14,7 @@ use super::cli::{Create, Run};
 use super::hooks::{self, Kind};
 use super::log::Log;
 use super::state::{Container, Saved, Status, Store, load, start_time, write_atomically};
+use super::systemd::{Held, Scope};
 use super::{Result, RuntimeError, clock, foreground, lifecycle, net_devices, seccomp_agent};
 use crate::cgroup::Cgroup;
 use crate::plan::{CompileOptions, InitPlan};
@@ -26,6 +27,8 @@ struct Making {
     container: Container,
     cgroup: Cgroup,
     spec: Spec,
+    /// Until the container's first process is in its scope.
+    held: Option<Held>,
     spawned: Option<Spawned>,
     finished: bool,
 }
@@ -47,12 +50,19 @@ impl Drop for Making {
 }
 
 /// Claims the id and clones the process.
-fn make(store: &Store, options: &Create, gated: bool, log: &Log) -> Result<(Making, InitPlan<'static>)> {
+fn make(
+    store: &Store,
+    options: &Create,
+    systemd: bool,
+    gated: bool,
+    log: &Log,
+) -> Result<(Making, InitPlan<'static>)> {
     let bundle = options.bundle.canonicalize().map_err(RuntimeError::file("open bundle", &options.bundle))?;
     let (bytes, spec) = load(&bundle.join("config.json"))?;
     let directory = store.claim(&options.id)?;
     let path = match spec.linux().as_ref().and_then(|linux| linux.cgroups_path().as_ref()) {
         Some(path) if !path.as_os_str().is_empty() => path.to_string_lossy().into_owned(),
+        _ if systemd => format!(":stratus:{}", options.id),
         _ => format!("/{}", options.id),
     };
     let remove = |error: RuntimeError| {
@@ -60,6 +70,7 @@ fn make(store: &Store, options: &Create, gated: bool, log: &Log) -> Result<(Maki
         error
     };
     let cgroup = Cgroup::new(&path).map_err(|error| remove(error.into()))?;
+    let scope = systemd.then(|| Scope::parse(&path)).transpose().map_err(remove)?;
     // Somebody else's processes must neither share the limits nor go when this container goes.
     if cgroup.exists() && !cgroup.processes().map_err(|error| remove(error.into()))?.is_empty() {
         return Err(remove(RuntimeError::State(format!("container's cgroup {} is not empty", cgroup.path()))));
@@ -74,15 +85,19 @@ fn make(store: &Store, options: &Create, gated: bool, log: &Log) -> Result<(Maki
         rootfs: rootfs.clone(),
         created: clock::now(),
         cgroup: path,
+        systemd,
         annotations: spec.annotations().clone().unwrap_or_default(),
     };
     let container = Container { directory, saved };
-    let mut making = Making { container, cgroup, spec, spawned: None, finished: false };
+    let mut making = Making { container, cgroup, spec, held: None, spawned: None, finished: false };
     let config = making.container.directory.join("config.json");
     fs::write(&config, &bytes).map_err(RuntimeError::file("write", &config))?;
 
     with_home(&mut making.spec, &rootfs);
     let resources = making.spec.linux().as_ref().and_then(|linux| linux.resources().clone()).unwrap_or_default();
+    if let Some(scope) = scope {
+        making.held = Some(scope.start(&options.id, &resources)?);
+    }
     making.cgroup.create(&resources)?;
     let preserve_fds = options.preserve_fds + listen_fds(&mut making.spec);
     let hooks = making.spec.hooks().as_ref();
@@ -260,9 +275,9 @@ pub(super) fn write_pid(path: Option<&Path>, pid: i32) -> Result<()> {
 }
 
 /// `create`: everything but the program.
-pub(super) fn create(store: &Store, options: &Create, log: &Log) -> Result<()> {
+pub(super) fn create(store: &Store, options: &Create, systemd: bool, log: &Log) -> Result<()> {
     seal::ensure().map_err(RuntimeError::Unsealed)?;
-    let (mut making, _) = make(store, options, true, log)?;
+    let (mut making, _) = make(store, options, systemd, true, log)?;
     follow(&mut making, true, log)?;
     making.container.save()?;
     write_pid(options.pid_file.as_deref(), making.container.saved.pid)?;
@@ -303,14 +318,14 @@ pub(super) fn start(store: &Store, id: &str, log: &Log) -> Result<()> {
 }
 
 /// `run`: the whole of it; in the foreground until its end, whose status is returned.
-pub(super) fn run(store: &Store, options: &Run, log: &Log) -> Result<u8> {
+pub(super) fn run(store: &Store, options: &Run, systemd: bool, log: &Log) -> Result<u8> {
     seal::ensure().map_err(RuntimeError::Unsealed)?;
     let signals = if options.detach { None } else { Some(foreground::Signals::block()?) };
     if !options.detach && !options.no_subreaper {
         // Without a PID namespace of their own, orphans of the container come to us.
         crate::sys::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0).map_err(RuntimeError::system("become a subreaper"))?;
     }
-    let (mut making, plan) = make(store, &options.create, false, log)?;
+    let (mut making, plan) = make(store, &options.create, systemd, false, log)?;
     if plan.has_terminal() && options.detach && options.create.console_socket.is_none() {
         return Err(RuntimeError::Usage(
             "cannot allocate tty if runc will detach without setting console socket".into(),
@@ -319,6 +334,7 @@ pub(super) fn run(store: &Store, options: &Run, log: &Log) -> Result<u8> {
     // Others may ask for it as soon as its program runs.
     making.container.save()?;
     let terminal = follow(&mut making, false, log)?;
+    making.held = None;
     write_pid(options.create.pid_file.as_deref(), making.container.saved.pid)?;
     hooks::run_all_the_same(Kind::Poststart, &making.spec, &making.container, ContainerState::Running, log);
     making.finished = true;

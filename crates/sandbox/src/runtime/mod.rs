@@ -16,6 +16,7 @@ mod net_devices;
 mod seccomp_agent;
 mod spec;
 mod state;
+mod systemd;
 mod update;
 
 use std::ffi::OsString;

@@ -32,6 +32,9 @@ pub(super) struct Saved {
     pub(super) rootfs: PathBuf,
     pub(super) created: String,
     pub(super) cgroup: String,
+    /// Whether systemd manages the cgroup.
+    #[serde(default)]
+    pub(super) systemd: bool,
     #[serde(default, skip_serializing_if = "HashMap::is_empty")]
     pub(super) annotations: HashMap<String, String>,
 }

@@ -8,6 +8,7 @@ use oci_spec::runtime::{LinuxBlockIo, LinuxCpu, LinuxMemory, LinuxPids, LinuxRes
 
 use super::cli::Update;
 use super::state::{Status, Store};
+use super::systemd::Scope;
 use super::{Result, RuntimeError};
 
 /// `update`.
@@ -23,6 +24,10 @@ pub(super) fn update(store: &Store, options: &Update) -> Result<()> {
         Some(path) => read(path)?,
         None => from_flags(options)?,
     };
+    // First, as systemd sets all that it knows whenever it is told something.
+    if container.saved.systemd {
+        Scope::parse(&container.saved.cgroup)?.set(&resources)?;
+    }
     Ok(container.cgroup()?.update(&resources)?)
 }
 
