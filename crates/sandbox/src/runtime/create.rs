@@ -50,13 +50,7 @@ impl Drop for Making {
 }
 
 /// Claims the id and clones the process.
-fn make(
-    store: &Store,
-    options: &Create,
-    systemd: bool,
-    gated: bool,
-    log: &Log,
-) -> Result<(Making, InitPlan<'static>)> {
+fn make(store: &Store, options: &Create, systemd: bool, gated: bool, log: &Log) -> Result<(Making, InitPlan<'static>)> {
     let bundle = options.bundle.canonicalize().map_err(RuntimeError::file("open bundle", &options.bundle))?;
     let (bytes, spec) = load(&bundle.join("config.json"))?;
     let directory = store.claim(&options.id)?;
