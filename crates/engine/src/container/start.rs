@@ -10,13 +10,14 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use keeper::client::{Create, Start};
-use keeper::protocol::{Recovery, Stdio, TerminalSize};
+use keeper::protocol::{Recovery, Request, Stdio, TerminalSize};
 use oci_spec::runtime::Spec;
 use sandbox::plan::NamespaceKind;
 use sandbox::{CompileOptions, InitPlan};
 
 use super::Container;
 use super::attach::watched;
+use super::stop::SIGKILL;
 use crate::model::{ContainerRecord, NetworkMode, Phase, Timestamp, UsernsMode};
 use crate::networks::Joined;
 use crate::spec::{Identity, SpecContext};
@@ -58,27 +59,12 @@ impl Engine {
 
     /// Starts a container whose life the caller holds. `by_hand`: not by its restart policy.
     pub(super) async fn start_locked(&self, container: &Arc<Container>, by_hand: bool) -> Result<()> {
-        match self.run(container).await {
-            Ok((pid, net)) => {
-                let record = self
-                    .change(container, |record| {
-                        show_network(record, net.as_ref());
-                        record.net = net;
-                        let state = &mut record.state;
-                        state.phase = Phase::Running;
-                        state.pid = pid;
-                        state.started_at = Some(Timestamp::now());
-                        state.exit_code = 0;
-                        state.error.clear();
-                        state.oom_killed = false;
-                        state.has_run = true;
-                        if by_hand {
-                            state.stopped_by_hand = false;
-                            state.restart_count = 0;
-                        }
-                        super::health::begin(record);
-                    })
-                    .await?;
+        let started = match self.run(container).await {
+            Ok((pid, net)) => self.note_start(container, pid, net, by_hand).await,
+            Err(error) => Err(error),
+        };
+        match started {
+            Ok(record) => {
                 self.begin_count(&record);
                 self.tell_networks(&record, "connect");
                 self.tell_container(&record, "start", []);
@@ -104,6 +90,52 @@ impl Engine {
         }
     }
 
+    /// Writes down that it runs. What runs without that, as the disk is full, is ended again.
+    async fn note_start(
+        &self,
+        container: &Arc<Container>,
+        pid: u32,
+        net: Option<net::Sandbox>,
+        by_hand: bool,
+    ) -> Result<Arc<ContainerRecord>> {
+        let noted = self
+            .change(container, |record| {
+                show_network(record, net.as_ref());
+                record.net.clone_from(&net);
+                let state = &mut record.state;
+                state.phase = Phase::Running;
+                state.pid = pid;
+                state.started_at = Some(Timestamp::now());
+                state.exit_code = 0;
+                state.error.clear();
+                state.oom_killed = false;
+                state.has_run = true;
+                if by_hand {
+                    state.stopped_by_hand = false;
+                    state.restart_count = 0;
+                }
+                super::health::begin(record);
+            })
+            .await;
+        if noted.is_err() {
+            let record = container.record();
+            // The news of its end has the keeper forget it; it may have come by itself in this moment.
+            let kill = Request::Signal { id: record.id.to_string(), signal: SIGKILL };
+            let _ = self.keeper().await?.call(kill).await;
+            self.release_run(record, net).await?;
+        }
+        noted
+    }
+
+    async fn release_run(&self, record: Arc<ContainerRecord>, net: Option<net::Sandbox>) -> Result<()> {
+        let engine = self.clone();
+        crate::blocking(move || {
+            engine.release(&record, net.as_ref());
+            Ok(())
+        })
+        .await
+    }
+
     /// Prepares, and has the keeper run it. On an error nothing is left.
     async fn run(&self, container: &Arc<Container>) -> Result<(u32, Option<net::Sandbox>)> {
         let record = container.record();
@@ -121,12 +153,7 @@ impl Engine {
         match created {
             Ok(pid) => Ok((pid, net)),
             Err(error) => {
-                let engine = self.clone();
-                crate::blocking(move || {
-                    engine.release(&record, net.as_ref());
-                    Ok(())
-                })
-                .await?;
+                self.release_run(record, net).await?;
                 Err(error)
             }
         }

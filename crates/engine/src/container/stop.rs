@@ -9,7 +9,7 @@ use super::{Container, turned};
 use crate::model::{ContainerRecord, Phase};
 use crate::{Engine, Error, Result, signals};
 
-const SIGKILL: i32 = 9;
+pub(super) const SIGKILL: i32 = 9;
 const SIGTERM: i32 = 15;
 const SIGCONT: i32 = 18;
 /// How long the kernel may take to end a killed process before the user is told.
