@@ -160,6 +160,15 @@ impl Bundle {
         }
     }
 
+    /// Waits until the container has said something.
+    pub fn wait_for_output(&self, text: &str) {
+        let until = std::time::Instant::now() + std::time::Duration::from_secs(60);
+        while !self.output().contains(text) {
+            assert!(std::time::Instant::now() < until, "waited in vain for {text:?} in {:?}", self.output());
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+    }
+
     pub fn output(&self) -> String {
         fs::read_to_string(self.path("output")).unwrap()
     }
