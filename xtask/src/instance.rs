@@ -91,7 +91,12 @@ impl Instance {
     /// Starts the daemon in the background and waits until it says that it is ready (sd_notify(3)).
     pub(crate) fn start(&self) -> Result<()> {
         self.make_directories()?;
-        start_and_wait(self.daemon_command()?, &self.run_dir.join("starting.sock"), &self.log())
+        self.start_with(self.daemon_command()?)
+    }
+
+    /// Starts it by what [`Self::daemon_command`] gave, with more flags.
+    pub(crate) fn start_with(&self, command: Command) -> Result<()> {
+        start_and_wait(command, &self.run_dir.join("starting.sock"), &self.log())
     }
 
     /// The directories that the daemon would make itself, for what must be in them before.
@@ -123,6 +128,19 @@ impl Instance {
                 Err(error).with_context(|| format!("cannot remove {}", self.run_dir.display()))
             }
             _ => Ok(()),
+        }
+    }
+}
+
+/// An instance that is taken down, with its directories, when it is dropped.
+pub(crate) struct Running(pub(crate) Instance);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let down = self.0.stop().and_then(|_| self.0.clean());
+        let removed = fs::remove_dir_all(&self.0.data_dir);
+        if let Err(error) = down.and(removed.context("its data directory stays")) {
+            eprintln!("stratus could not be taken down: {error:#}");
         }
     }
 }

@@ -3,12 +3,14 @@
 
 mod bench;
 mod demo;
+mod differential;
 mod figures;
 mod floors;
 mod http;
 mod instance;
 mod licences;
 mod memory;
+mod peers;
 mod safety;
 mod server;
 mod source;
@@ -28,6 +30,9 @@ Usage: cargo xtask CHORE
   bench     measures stratus beside dockerd, runc and crun, and writes docs/benchmarks.md; with names of parts
             (runtimes, daemons, containers, layers) it measures those and prints them
   demo      starts twenty copies of examples/hello-web and tells what they cost; demo --stop takes them down
+  differential
+            plays tests/differential through Debian's dockerd and through stratus, and fails where they differ; with
+            names of scenarios it plays those; with --show before them it prints what dockerd says, too
   floors    fails where a crate uses one of its own or a higher floor, or has `unsafe` where none may be
   licences  fails where a crate from outside has a licence or a source that deny.toml does not allow
   server    boots a stock Debian in QEMU, installs stratus there, and runs the core of the end-to-end tests; with names
@@ -52,6 +57,7 @@ fn run(mut arguments: impl Iterator<Item = String>) -> Result<()> {
             Some("--stop") => demo::stop(&root()?),
             Some(other) => bail!("demo knows no {other:?}: there is only --stop"),
         },
+        Some("differential") => differential::run(&root()?, &arguments.collect::<Vec<_>>()),
         Some("floors") => check_floors(&root()?),
         Some("licences") => check_licences(&root()?),
         Some("server") => server::run(&root()?, &arguments.collect::<Vec<_>>()),

@@ -1,15 +1,18 @@
 //! One request on its way to a handler.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use engine::{ByteStream, Engine};
-use futures_util::StreamExt;
+use futures_util::{FutureExt, StreamExt, stream};
 use http::request::Parts;
 use http::{HeaderMap, StatusCode};
-use http_body_util::{BodyExt, BodyStream};
-use hyper::body::Incoming;
+use http_body_util::BodyExt;
+use hyper::body::{Body, Incoming};
 use serde::de::DeserializeOwned;
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use crate::Door;
@@ -21,6 +24,8 @@ use crate::version::ApiVersion;
 
 /// The longest JSON body that is read, in bytes. dockerd has no limit; nothing a client sends comes near this one.
 const BODY_LIMIT: usize = 8 << 20;
+/// How long the rest of a body is read that nobody wants.
+const UNWANTED: Duration = Duration::from_secs(10);
 
 /// One request: what it asks of which thing, in which version of the API.
 pub(crate) struct Call {
@@ -83,11 +88,45 @@ impl Call {
 
     /// The body piece by piece, for archives of any size.
     pub(crate) fn into_stream(self) -> ByteStream {
-        ByteStream::new(BodyStream::new(self.body).filter_map(|frame| {
+        self.into_upload().0
+    }
+
+    /// The same, and what ends when the client has nothing more to send: who answers before, and does not wait for it,
+    /// is taken for a connection that broke.
+    pub(crate) fn into_upload(self) -> (ByteStream, impl Future<Output = ()> + Send) {
+        let (read, was_read) = oneshot::channel::<()>();
+        let upload = Upload { body: Some(self.body), read: Some(read), runtime: Handle::current() };
+        let frames = stream::unfold(upload, |mut upload| async {
+            let frame = upload.body.as_mut()?.frame().await?;
+            Some((frame, upload))
+        });
+        let pieces = frames.filter_map(|frame| {
             std::future::ready(match frame {
                 Ok(frame) => frame.into_data().ok().map(Ok),
                 Err(error) => Some(Err(engine::Error::invalid(format!("reading the request's body: {error}")))),
             })
-        }))
+        });
+        (ByteStream::new(Box::pin(pieces)), was_read.map(drop))
+    }
+}
+
+/// A body that is read to its end also where nobody wants the rest: a client that is still sending loses the answer
+/// together with the connection.
+struct Upload {
+    body: Option<Incoming>,
+    /// Dropped once there is nothing more to read.
+    read: Option<oneshot::Sender<()>>,
+    runtime: Handle,
+}
+
+impl Drop for Upload {
+    fn drop(&mut self) {
+        let Some(mut body) = self.body.take().filter(|body| !body.is_end_stream()) else { return };
+        let read = self.read.take();
+        let rest = async move {
+            let _read = read;
+            while let Some(Ok(_)) = body.frame().await {}
+        };
+        self.runtime.spawn(tokio::time::timeout(UNWANTED, rest));
     }
 }

@@ -54,14 +54,6 @@ impl Query {
     pub(crate) fn flag_or(&self, key: &str, default: bool) -> bool {
         if self.get(key).is_some() { self.flag(key) } else { default }
     }
-
-    /// A whole number; `None` where it is not given.
-    ///
-    /// # Errors
-    /// 400, in the words of Go's `strconv`.
-    pub(crate) fn integer(&self, key: &str) -> Result<Option<i64>> {
-        self.given(key).map(|text| parse_integer("ParseInt", text)).transpose()
-    }
 }
 
 /// A whole number as Go's `strconv.ParseInt` and `strconv.Atoi` (named in the error) take it.
@@ -134,9 +126,9 @@ mod tests {
 
     #[test]
     fn numbers_fail_in_gos_words() {
-        let error = query("t=abc").integer("t").expect_err("no number");
-        assert_eq!(error.message(), "strconv.ParseInt: parsing \"abc\": invalid syntax");
-        assert_eq!(query("t=-1").integer("t").expect("a number"), Some(-1));
+        let error = parse_integer("Atoi", "abc").expect_err("no number");
+        assert_eq!(error.message(), "strconv.Atoi: parsing \"abc\": invalid syntax");
+        assert_eq!(parse_integer("Atoi", "-1").expect("a number"), -1);
     }
 
     #[test]

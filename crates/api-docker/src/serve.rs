@@ -101,6 +101,8 @@ async fn serve_connection(door: Arc<Door>, stream: impl ClientStream, shutdown: 
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
         .max_buf_size(HEAD_LIMIT)
+        // As dockerd writes them, for clients that compare them as text.
+        .title_case_headers(true)
         .serve_connection(TokioIo::new(stream), service);
     if let Some((taken, takeover)) = drive(connection, takeover, &shutdown).await {
         tokio::select! {

@@ -82,6 +82,12 @@ impl Error {
         self
     }
 
+    /// The same failure, with what failed said before it.
+    pub fn context(mut self, failed: impl std::fmt::Display) -> Self {
+        self.message = format!("{failed}: {}", self.message);
+        self
+    }
+
     /// What kind of failure it is.
     pub fn kind(&self) -> ErrorKind {
         self.kind

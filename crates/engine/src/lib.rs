@@ -153,7 +153,12 @@ impl Engine {
     }
 
     /// Tells an event of a container, with its name, image and labels.
-    fn tell_container<const N: usize>(&self, record: &ContainerRecord, action: &str, more: [(&str, String); N]) {
+    fn tell_container<'k>(
+        &self,
+        record: &ContainerRecord,
+        action: &str,
+        more: impl IntoIterator<Item = (&'k str, String)>,
+    ) {
         let mut attributes: BTreeMap<String, String> = record.config.labels.clone();
         attributes.insert("image".to_owned(), record.config.image.clone());
         attributes.insert("name".to_owned(), record.name.clone());

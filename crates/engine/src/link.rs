@@ -123,15 +123,25 @@ impl Engine {
     }
 }
 
+/// What Docker says comes before the failure of a further process.
+pub(crate) const EXEC_STEPS: &str = "OCI runtime exec failed: exec failed: unable to start container process";
+/// What Docker says comes before a failure of the sandbox.
+pub(crate) const STEPS: &str =
+    "failed to create task for container: failed to create shim task: OCI runtime create failed";
+
 /// What the keeper answers, in the engine's kinds; a program that could not be executed in Docker's words.
 pub(crate) fn keeper_error(error: ClientError) -> Error {
-    const STEPS: &str = "failed to create task for container: failed to create shim task: OCI runtime create failed";
     in_words(error, STEPS)
+}
+
+/// A program with an empty name, in the words of whoever was to execute it.
+pub(crate) fn no_program(steps: &str) -> Error {
+    Error::invalid(format!("{steps}: exec: \"\": executable file not found in $PATH")).with_exit_code(127)
 }
 
 /// The same for a further process in a container.
 pub(crate) fn exec_error(error: ClientError) -> Error {
-    in_words(error, "OCI runtime exec failed: exec failed: unable to start container process")
+    in_words(error, EXEC_STEPS)
 }
 
 /// `steps`: what Docker says comes before a failure of the sandbox.

@@ -158,8 +158,8 @@ impl Engine {
 
     /// Puts a container on one more network: now where it runs, else with its next start.
     pub async fn network_connect(&self, network: &str, container: &str, request: EndpointRequest) -> Result<()> {
-        let network = self.0.networks.get(network).map_err(error)?;
         let container = self.0.containers.find(container)?;
+        let network = self.0.networks.get(network).map_err(error)?;
         let _life = container.life.lock().await;
         let record = container.record();
         if matches!(record.host.network_mode, NetworkMode::Host) || network.name == "host" {

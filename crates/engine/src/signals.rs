@@ -46,7 +46,11 @@ const HIGHEST_REALTIME: i32 = 64;
 pub(crate) fn parse(text: &str) -> Result<i32> {
     let invalid = || Error::invalid(format!("invalid signal: {text}"));
     if let Ok(number) = text.parse::<i32>() {
-        return if (1..=HIGHEST_REALTIME).contains(&number) { Ok(number) } else { Err(invalid()) };
+        return match number {
+            1..=HIGHEST_REALTIME => Ok(number),
+            0 => Err(invalid()),
+            _ => Err(Error::invalid(format!("the linux daemon does not support signal {number}"))),
+        };
     }
     let upper = text.to_ascii_uppercase();
     let name = upper.strip_prefix("SIG").unwrap_or(&upper);

@@ -41,6 +41,10 @@ pub struct SystemInfo {
     pub version: String,
     /// Registries that are reached without TLS.
     pub insecure_registries: Vec<String>,
+    /// Pools of addresses that were configured.
+    pub address_pools: Vec<net::AddressPool>,
+    /// Name of the file system under root file systems.
+    pub backing_filesystem: &'static str,
     /// Open files of this process, its threads, and listeners of events.
     pub resources: (usize, usize),
 }
@@ -80,6 +84,8 @@ impl Engine {
             log_driver: self.0.config.log.driver.clone(),
             version: self.0.config.version.clone(),
             insecure_registries: self.insecure_registries(),
+            address_pools: self.0.config.net.address_pools.clone(),
+            backing_filesystem: filesystem(&self.0.config.data_dir),
             resources: (entries("/proc/self/fd"), entries("/proc/self/task")),
         }
     }
@@ -149,6 +155,20 @@ pub(crate) fn id_range() -> (u32, u32) {
     parsed.unwrap_or(DEFAULT)
 }
 
+/// The name of the file system at `path`, as Docker has it (magic numbers: statfs(2)).
+fn filesystem(path: &Path) -> &'static str {
+    match rustix::fs::statfs(path).map(|found| found.f_type) {
+        Ok(0xef53) => "extfs",
+        Ok(0x5846_5342) => "xfs",
+        Ok(0x9123_683e) => "btrfs",
+        Ok(0xf2f5_2010) => "f2fs",
+        Ok(0x2fc1_2fc1) => "zfs",
+        Ok(0x0102_1994) => "tmpfs",
+        Ok(0x794c_7630) => "overlayfs",
+        _ => "<unknown>",
+    }
+}
+
 /// Bytes of a directory's files, each counted once, as `du` counts them.
 pub(crate) fn directory_size(directory: &Path) -> u64 {
     use std::os::unix::fs::MetadataExt;
@@ -161,8 +181,7 @@ pub(crate) fn directory_size(directory: &Path) -> u64 {
             let Ok(meta) = entry.metadata() else { continue };
             if meta.is_dir() {
                 left.push(entry.path());
-            }
-            if meta.nlink() == 1 || seen.insert((meta.dev(), meta.ino())) {
+            } else if meta.nlink() == 1 || seen.insert((meta.dev(), meta.ino())) {
                 total += meta.len().min(meta.blocks() * 512 + 4096);
             }
         }

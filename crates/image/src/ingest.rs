@@ -154,6 +154,7 @@ impl ImageIngest {
                 parent: None,
                 manifest: Some(descriptor),
                 names: &names,
+                by_hand: false,
             };
             inner.add_image(new).map(|record: Arc<ImageRecord>| record.id)
         };

@@ -14,6 +14,8 @@ pub(crate) struct NewImage<'a> {
     pub(crate) parent: Option<ImageId>,
     pub(crate) manifest: Option<Descriptor>,
     pub(crate) names: &'a [Reference],
+    /// Whether somebody here gives it the names, rather than that they come with it.
+    pub(crate) by_hand: bool,
 }
 
 impl Inner {
@@ -30,7 +32,7 @@ impl Inner {
         image.parent = new.parent.or_else(|| known.as_ref()?.parent);
         image.manifest = new.manifest.or_else(|| known.as_ref()?.manifest.clone());
         image.tagged = known.as_ref().and_then(|known| known.tagged);
-        if !new.names.is_empty() {
+        if new.by_hand && !new.names.is_empty() {
             image.tagged = Some(Timestamp::now());
         }
         let key = key_of(RECORD, &id.0);

@@ -110,14 +110,15 @@ fn describe(inner: &Inner, state: &crate::state::State, container: &str, record:
     })
 }
 
-/// Bytes in the regular files below a directory, those with several names once.
+/// Bytes in the regular files and symbolic links below a directory, those with several names once.
 fn file_bytes(path: &Path) -> Result<u64> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let root = rustix::fs::open(path, flags, Mode::empty());
     let root = root.map_err(|e| Error::io(format!("opening {}", path.display()), e))?;
     let (mut sum, mut seen) = (0, HashSet::new());
     walk(root, &mut |found| {
-        if found.kind() == FileType::RegularFile && (found.stat.st_nlink == 1 || seen.insert(found.stat.st_ino)) {
+        let counts = matches!(found.kind(), FileType::RegularFile | FileType::Symlink);
+        if counts && (found.stat.st_nlink == 1 || seen.insert(found.stat.st_ino)) {
             sum += u64::try_from(found.stat.st_size).unwrap_or(0);
         }
         Ok(true)

@@ -146,7 +146,10 @@ impl<R: BufRead> Unpacker<'_, R> {
             Kind::Directory => self.directory(&place, entry),
             Kind::HardLink => self.hard_link(&place, entry),
             Kind::Symlink => {
-                self.node(&place, entry, &|place| rustix::fs::symlinkat(&entry.link[..], &*place.parent, place.name))
+                self.node(&place, entry, &|place| rustix::fs::symlinkat(&entry.link[..], &*place.parent, place.name))?;
+                // As stat(2) tells it, and as Docker counts it.
+                self.done.file_bytes += entry.link.len() as u64;
+                Ok(())
             }
             Kind::Fifo => self.mknod(&place, entry, FileType::Fifo, 0),
             Kind::CharDevice { major, minor } => {

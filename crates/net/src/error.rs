@@ -84,7 +84,7 @@ pub enum Error {
     #[error("Address already in use")]
     AddressInUse(IpAddr),
     /// The fixed address is in no subnet of the network.
-    #[error("Requested address is out of range")]
+    #[error("invalid address {0}: it does not belong to any of this network's subnets")]
     AddressOutOfRange(IpAddr),
     /// A fixed address on a network whose subnet was not chosen by the user.
     #[error("user specified IP address is supported only when connecting to networks with user configured subnets")]

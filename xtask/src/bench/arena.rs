@@ -1,8 +1,8 @@
 //! Where it is measured: directories, a root file system of busybox, the same image for everybody.
 
-use super::dockerd::Dockerd;
 use crate::http::{Connection, Payload};
-use crate::instance::Instance;
+use crate::instance::{Instance, Running};
+use crate::peers::Dockerd;
 use anyhow::{Context, Result, bail};
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -109,19 +109,6 @@ fn take_down_interrupted(program: &Path) {
 fn remove(directory: &Path) {
     if let Err(error) = fs::remove_dir_all(directory) {
         eprintln!("cannot remove {}: {error}", directory.display());
-    }
-}
-
-/// An instance that is taken down, with its directories, when it is dropped.
-pub(super) struct Running(pub(super) Instance);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let down = self.0.stop().and_then(|_| self.0.clean());
-        let removed = fs::remove_dir_all(&self.0.data_dir);
-        if let Err(error) = down.and(removed.context("its data directory stays")) {
-            eprintln!("stratus could not be taken down: {error:#}");
-        }
     }
 }
 

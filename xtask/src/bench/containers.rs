@@ -2,12 +2,12 @@
 
 use super::arena::{Arena, IMAGE};
 use super::daemons::{daemon_of, megabytes, start};
-use super::dockerd::Dockerd;
 use super::document::{Figure, Target, Unit};
 use super::{Contender, take_turns, time};
 use crate::http::{Connection, Payload};
 use crate::instance::Instance;
 use crate::memory::Process;
+use crate::peers::Dockerd;
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 use std::os::unix::net::UnixStream;

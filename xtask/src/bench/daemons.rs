@@ -1,12 +1,12 @@
 //! The daemons themselves: how soon they answer, and what they take while nothing happens.
 
 use super::arena::Arena;
-use super::dockerd::Dockerd;
 use super::document::{Figure, Target, Unit};
 use super::{Contender, take_turns};
 use crate::http::{Connection, Payload};
 use crate::instance::Instance;
 use crate::memory::{Process, pss};
+use crate::peers::Dockerd;
 use anyhow::{Result, bail};
 use std::path::Path;
 use std::process::Command;

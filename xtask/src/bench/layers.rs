@@ -1,10 +1,10 @@
 //! A layer of 180 MB of real files: imported, pushed to a registry on loopback, and pulled from there.
 
 use super::arena::Arena;
-use super::dockerd::{Dockerd, REGISTRY, Registry};
 use super::document::{Figure, Target, Unit};
 use super::time;
 use crate::figures::milliseconds;
+use crate::peers::{Dockerd, REGISTRY, Registry};
 use anyhow::{Context, Result};
 use std::fs::{self, File};
 use std::io::BufWriter;

@@ -7,7 +7,6 @@
 mod arena;
 mod containers;
 mod daemons;
-mod dockerd;
 mod document;
 mod layers;
 mod runtimes;

@@ -42,7 +42,10 @@ pub(crate) async fn put(call: Call) -> Result<Response> {
     let keep_kinds = call.query.flag("noOverwriteDirNonDir");
     let keep_owners = call.query.flag("copyUIDGID");
     let (engine, name) = (call.engine().clone(), call.name.clone());
-    engine.archive_put(&name, &path, keep_kinds, keep_owners, call.into_stream()).await?;
+    let (archive, was_read) = call.into_upload();
+    let put = engine.archive_put(&name, &path, keep_kinds, keep_owners, archive).await;
+    was_read.await;
+    put?;
     Ok(body::empty(StatusCode::OK))
 }
 

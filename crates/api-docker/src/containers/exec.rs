@@ -155,7 +155,7 @@ impl From<ExecDetails> for InspectBody {
             open_stderr: config.stderr,
             open_stdout: config.stdout,
             // It goes with its container, or with the daemon; nobody needs to remove it.
-            can_remove: details.exit_code.is_some(),
+            can_remove: false,
             container_id: details.container.to_string(),
             detach_keys: BASE64_STANDARD.encode(key_bytes(config.detach_keys.as_deref().unwrap_or_default())),
             pid: details.pid,

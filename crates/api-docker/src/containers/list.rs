@@ -13,6 +13,7 @@ use crate::body::{self, Response};
 use crate::call::Call;
 use crate::error::Result;
 use crate::filters;
+use crate::query::parse_integer;
 use crate::version::ApiVersion;
 
 /// A container in a list.
@@ -67,7 +68,13 @@ struct PortBody {
 
 /// `GET /containers/json`
 pub(crate) async fn list(call: Call) -> Result<Response> {
-    let limit = call.query.integer("limit")?.and_then(|limit| usize::try_from(limit).ok()).filter(|limit| *limit > 0);
+    let limit = call
+        .query
+        .given("limit")
+        .map(|limit| parse_integer("Atoi", limit))
+        .transpose()?
+        .and_then(|limit| usize::try_from(limit).ok())
+        .filter(|limit| *limit > 0);
     let options = ListOptions {
         all: call.query.flag("all"),
         limit,

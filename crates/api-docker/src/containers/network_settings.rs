@@ -115,9 +115,13 @@ impl EndpointBody {
         Self {
             ipam_config: Some(ipam).filter(|ipam| *ipam != EndpointIpamBody::default()),
             links: list(&request.links),
-            // Before 1.45 the names that every container has were among the aliases.
-            aliases: list(if version.at_least(45) { &request.aliases } else { &endpoint.dns_names })
-                .or_else(|| list(&request.aliases)),
+            // Before 1.45 the short identifier was among the aliases, which comes last in the names.
+            aliases: match endpoint.dns_names.last() {
+                Some(id) if version.before(45) && !request.aliases.contains(id) => {
+                    Some(request.aliases.iter().chain([id]).cloned().collect())
+                }
+                _ => list(&request.aliases),
+            },
             mac_address: if endpoint.mac.is_empty() {
                 request.mac.clone().unwrap_or_default()
             } else {
@@ -257,11 +261,12 @@ mod tests {
 
     #[test]
     fn fields_appear_with_the_version_that_brought_them() {
-        let endpoint = EndpointSettings { dns_names: vec!["web".to_owned()], ..EndpointSettings::default() };
+        let dns_names = ["web", "0123456789ab"].map(str::to_owned).to_vec();
+        let endpoint = EndpointSettings { dns_names, ..EndpointSettings::default() };
         let shown =
             |minor| serde_json::to_value(EndpointBody::shown(&endpoint, ApiVersion::new(1, minor))).expect("JSON");
         assert_eq!(shown(43).get("DNSNames"), None);
-        assert_eq!(shown(43)["Aliases"], serde_json::json!(["web"]));
+        assert_eq!(shown(43)["Aliases"], serde_json::json!(["0123456789ab"]));
         assert_eq!(shown(47).get("GwPriority"), None);
         assert_eq!((shown(50)["GwPriority"].as_i64(), shown(50)["DNSNames"][0].as_str()), (Some(0), Some("web")));
         assert!(shown(50)["Aliases"].is_null());

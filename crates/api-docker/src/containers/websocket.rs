@@ -19,6 +19,7 @@ type Socket = WebSocketStream<Taken>;
 
 /// `GET /containers/{name}/attach/ws`
 pub(crate) async fn attach(call: Call) -> Result<Response> {
+    call.engine().inspect(&call.name, false).await?;
     let head = handshake(&call)?;
     // Before 1.42 all three streams were attached whatever was asked.
     let stream = |key: &str| call.version.before(42) || call.query.flag_or(key, true);

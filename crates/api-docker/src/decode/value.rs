@@ -123,7 +123,11 @@ impl<'v> Deserializer<'v> for ValueReader<'v> {
     }
 
     fn deserialize_any<V: Visitor<'v>>(self, visitor: V) -> Result<V::Value, Failure> {
-        self.value.deserialize_any(visitor).map_err(|error| Failure(error.to_string()))
+        self.value.deserialize_any(visitor).map_err(|error| match error.to_string() {
+            // What may be one of several types, Go tries as the simplest one last.
+            text if text.starts_with("invalid type") => self.mismatch("string"),
+            text => Failure(text),
+        })
     }
 
     fn deserialize_bool<V: Visitor<'v>>(self, visitor: V) -> Result<V::Value, Failure> {

@@ -1,6 +1,7 @@
 //! `GET /images/{name}/json` and `GET /images/{name}/history`
 
 use engine::{ImageDetails, ImageHistory};
+use image::RunConfig;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
@@ -23,6 +24,9 @@ struct InspectBody {
     created: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     container: Option<&'static str>,
+    /// Of the container that it was made from: images do not keep that any more.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    container_config: Option<Map<String, Value>>,
     docker_version: String,
     author: String,
     config: Map<String, Value>,
@@ -98,6 +102,7 @@ impl InspectBody {
             comment: if config.comment.is_empty() { last_comment() } else { config.comment.clone() },
             created: config.created.clone(),
             container: version.before(45).then_some(""),
+            container_config: version.before(45).then(|| no_container_config(version)).transpose()?,
             docker_version: config.docker_version.clone(),
             author: config.author.clone(),
             config: config_fields(&config.config, version)?,
@@ -124,7 +129,7 @@ impl InspectBody {
 
 /// The configuration as JSON. Some fields are shown although they are empty, and before 1.50 a few that only
 /// containers have.
-fn config_fields(config: &image::RunConfig, version: ApiVersion) -> Result<Map<String, Value>> {
+fn config_fields(config: &RunConfig, version: ApiVersion) -> Result<Map<String, Value>> {
     let mut fields = json!({
         "Cmd": null, "Entrypoint": null, "Env": null, "Labels": null, "OnBuild": null, "User": "", "Volumes": null,
         "WorkingDir": ""
@@ -145,6 +150,13 @@ fn config_fields(config: &image::RunConfig, version: ApiVersion) -> Result<Map<S
         all.remove("Domainname");
     }
     Ok(all)
+}
+
+/// The configuration of a container that there never was.
+fn no_container_config(version: ApiVersion) -> Result<Map<String, Value>> {
+    let mut fields = config_fields(&RunConfig::default(), version)?;
+    fields.insert("Env".to_owned(), Value::Null);
+    Ok(fields)
 }
 
 impl From<ImageHistory> for HistoryBody {
@@ -168,7 +180,7 @@ mod tests {
 
     #[test]
     fn fields_of_containers_are_gone_with_1_50() {
-        let config = image::RunConfig { cmd: Some(vec!["sh".to_owned()]), ..image::RunConfig::default() };
+        let config = RunConfig { cmd: Some(vec!["sh".to_owned()]), ..RunConfig::default() };
         let fields = |minor| config_fields(&config, ApiVersion::new(1, minor)).expect("fields");
         let (old, new) = (fields(49), fields(50));
         assert_eq!((old.get("Tty"), new.get("Tty")), (Some(&Value::Bool(false)), None));

@@ -63,8 +63,12 @@ fn pulled_reference(name: &str, tag: &str) -> Result<(Reference, bool)> {
 }
 
 fn pulling_from(reference: &Reference) -> Message {
-    let version = reference.digest().or(reference.tag()).unwrap_or_default();
-    Message::status_of(version, format!("Pulling from {}", reference.path()))
+    // A digest is told with the name, a tag without.
+    let version = match reference.digest() {
+        Some(_) => reference.canonical(),
+        None => reference.tag().unwrap_or_default().to_owned(),
+    };
+    Message::status_of(&version, format!("Pulling from {}", reference.path()))
 }
 
 impl Pull {

@@ -18,7 +18,16 @@ const RUNTIME: &str = "stratus";
 
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
+struct PoolBody {
+    base: String,
+    size: u8,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
 struct InfoBody {
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    default_address_pools: Vec<PoolBody>,
     #[serde(rename = "ID")]
     id: String,
     containers: usize,
@@ -167,7 +176,9 @@ impl InfoBody {
         if v2 {
             security_options.push("name=cgroupns");
         }
+        let pool = |pool: &net::AddressPool| PoolBody { base: pool.base.to_string(), size: pool.size };
         Self {
+            default_address_pools: info.address_pools.iter().map(pool).collect(),
             id: info.id,
             containers,
             containers_running: running,
@@ -175,7 +186,14 @@ impl InfoBody {
             containers_stopped: stopped,
             images: info.images,
             driver: STORAGE_DRIVER,
-            driver_status: vec![["Native Overlay Diff".to_owned(), "true".to_owned()]],
+            driver_status: [
+                ["Backing Filesystem", info.backing_filesystem],
+                ["Supports d_type", "true"],
+                ["Native Overlay Diff", "true"],
+                ["userxattr", "false"],
+            ]
+            .map(|line| line.map(str::to_owned))
+            .to_vec(),
             plugins: PluginsBody {
                 volume: ["local"],
                 network: ["bridge", "host", "null"],

@@ -57,7 +57,12 @@ impl Engine {
             self.freeze(&record, false).await?;
         }
         let id = committed?;
-        self.tell_container(&record, "commit", [("comment", String::new()), ("imageID", id.to_string())]);
+        let mut more = vec![("comment", String::new()), ("imageID", id.to_string())];
+        if let Some(name) = &name {
+            self.tell_image("tag", &id, Some(&name.familiar()));
+            more.push(("imageRef", name.familiar()));
+        }
+        self.tell_container(&record, "commit", more);
         Ok(id.to_string())
     }
 }

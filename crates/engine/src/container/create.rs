@@ -8,8 +8,8 @@ use super::{Container, merge, names, validate};
 use crate::events::EventKind;
 use crate::images::ResolvedImage;
 use crate::model::{
-    ContainerConfig, ContainerId, ContainerRecord, EndpointRequest, EndpointSettings, HostConfig, IpcMode, NetworkMode,
-    State, Timestamp, UtsMode,
+    CgroupNamespace, ContainerConfig, ContainerId, ContainerRecord, EndpointRequest, EndpointSettings, HostConfig,
+    IpcMode, NetworkMode, PidMode, State, Timestamp, UtsMode,
 };
 use crate::{Engine, Error, Result, Volume};
 
@@ -40,7 +40,7 @@ pub struct Created {
 impl Engine {
     /// Makes a container. When it returns, the container is in the store.
     pub async fn create(&self, request: CreateRequest) -> Result<Created> {
-        let CreateRequest { name, platform, mut config, host, endpoints } = request;
+        let CreateRequest { name, platform, mut config, mut host, endpoints } = request;
         let id = ContainerId::random();
         let reservation = self.reserve_name(name.as_deref(), &id)?;
         if config.image.is_empty() {
@@ -48,13 +48,28 @@ impl Engine {
         }
         let image = self.resolve_image(&config.image, platform.as_deref())?;
         merge::merge(&mut config, &image.run)?;
+        let warnings = super::update::adapt(&mut host.resources, self.0.placements.layout());
         validate::container(&config, &host)?;
+        for link in &host.links {
+            let name = link.split(':').next().unwrap_or_default();
+            // Not found would tell clients that the image is not there.
+            let missing = |error| Error::invalid(format!("could not get container for {name}: {error}"));
+            self.0.containers.find(name).map_err(missing)?;
+        }
+        // A name may be given away again; an identifier is for ever.
+        if let NetworkMode::Container(shared) = &host.network_mode
+            && let Ok(shared) = self.0.containers.find(shared)
+        {
+            let shared = shared.record();
+            host.network_mode = NetworkMode::Container(shared.id.to_string());
+            config.hostname.clone_from(&shared.config.hostname);
+            config.domainname.clone_from(&shared.config.domainname);
+        }
         let mut record = self.new_record(&id, reservation.name(), config, host, endpoints, &image)?;
         if record.argv().is_empty() {
             return Err(Error::invalid("no command specified"));
         }
         super::logging::check(&record.host.log)?;
-        let warnings = super::update::warnings(&record.host.resources, self.0.placements.layout());
         let mounts = self.mount_points(&record.config, &record.host)?;
         record.mounts = mounts.points;
         if let Err(error) = self.make(&record, &image, &mounts.new_volumes, reservation).await {
@@ -154,6 +169,13 @@ impl Engine {
                 host.log.options.entry(name.clone()).or_insert_with(|| value.clone());
             }
         }
+        if host.cgroup_namespace == CgroupNamespace::Default {
+            let private = self.0.placements.is_pure_v2() && !host.privileged;
+            host.cgroup_namespace = if private { CgroupNamespace::Private } else { CgroupNamespace::Host };
+        }
+        if host.resources.oom_kill_disable.is_none() && !self.0.placements.is_pure_v2() {
+            host.resources.oom_kill_disable = Some(false);
+        }
         if host.shm_size == 0 && host.ipc_mode != IpcMode::Host {
             host.shm_size = crate::spec::SHM_SIZE;
         }
@@ -174,6 +196,10 @@ impl Engine {
         }
         if host.readonly_paths.is_none() && !host.privileged {
             host.readonly_paths = Some(crate::spec::READONLY_PATHS.map(str::to_owned).to_vec());
+        }
+        let open = host.privileged || host.pid_mode == PidMode::Host || host.ipc_mode == IpcMode::Host;
+        if open && !host.security_opt.iter().any(|option| option.starts_with("label")) {
+            host.security_opt.push("label=disable".to_owned());
         }
         let unconfined = crate::spec::SecurityOptions::parse(&host.security_opt)
             .is_ok_and(|security| security.system_paths_unconfined);

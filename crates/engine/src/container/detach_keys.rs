@@ -16,7 +16,7 @@ impl DetachKeys {
         let sequence: Option<Vec<u8>> = text.split(',').map(key).collect();
         match sequence {
             Some(sequence) => Ok(Self { sequence, matched: 0 }),
-            None => Err(Error::invalid(format!("Invalid detach keys ({text}) provided"))),
+            None => Err(Error::invalid(format!("Invalid escape keys ({text}) provided"))),
         }
     }
 

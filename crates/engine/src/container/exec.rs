@@ -79,7 +79,7 @@ pub(super) enum ExecState {
     Created,
     Starting,
     Running { pid: u32 },
-    Ended { code: i32 },
+    Ended { code: i32, pid: u32 },
 }
 
 impl Execs {
@@ -91,11 +91,9 @@ impl Execs {
     pub(crate) fn lost(&self) {
         for exec in self.0.lock().values() {
             exec.state.send_if_modified(|state| {
-                let ran = matches!(state, ExecState::Running { .. });
-                if ran {
-                    *state = ExecState::Ended { code: KILLED };
-                }
-                ran
+                let ExecState::Running { pid } = *state else { return false };
+                *state = ExecState::Ended { code: KILLED, pid };
+                true
             });
         }
     }
@@ -113,13 +111,13 @@ impl Engine {
     pub async fn exec_create(&self, reference: &str, config: ExecConfig) -> Result<String> {
         let container = self.0.containers.find(reference)?;
         let record = container.settled().await;
-        ready(&record)?;
+        ready(reference, &record)?;
         if config.argv.is_empty() {
             return Err(Error::invalid("No exec command specified"));
         }
         DetachKeys::parse(config.detach_keys.as_deref())?;
         let id = ContainerId::random().to_string();
-        self.tell_container(&record, &format!("exec_create: {}", config.argv.join(" ")), [("execID", id.clone())]);
+        self.tell_container(&record, &format!("exec_create: {}", command(&config)), [("execID", id.clone())]);
         let exec = Exec { container: container.id.clone(), config, state: watch::Sender::new(ExecState::Created) };
         self.0.execs.0.lock().insert(id.clone(), Arc::new(exec));
         Ok(id)
@@ -135,7 +133,7 @@ impl Engine {
         let exec = self.0.execs.get(id)?;
         let container = self.0.containers.find(exec.container.as_str())?;
         let record = container.record();
-        ready(&record)?;
+        ready(record.id.as_str(), &record)?;
         let mut begun = false;
         exec.state.send_if_modified(|state| {
             begun = *state == ExecState::Created;
@@ -145,16 +143,14 @@ impl Engine {
             begun
         });
         if !begun {
-            return Err(Error::conflict(format!("exec command {id} has already run")));
+            return Err(Error::conflict(format!("Error: Exec command {id} has already run")));
         }
+        // Told before, as its end may be told at any time from here on.
+        self.tell_container(&record, &format!("exec_start: {}", command(&exec.config)), [("execID", id.to_owned())]);
         match self.exec_run(id, &exec, &container, detach, console_size).await {
-            Ok(attachment) => {
-                let action = format!("exec_start: {}", exec.config.argv.join(" "));
-                self.tell_container(&record, &action, [("execID", id.to_owned())]);
-                Ok(attachment)
-            }
+            Ok(attachment) => Ok(attachment),
             Err(error) => {
-                exec.state.send_replace(ExecState::Ended { code: failure_code(&error) });
+                exec.state.send_replace(ExecState::Ended { code: failure_code(&error), pid: 0 });
                 Err(error)
             }
         }
@@ -211,6 +207,12 @@ impl Engine {
     }
 
     fn exec_plan(&self, container: &Container, config: &ExecConfig) -> Result<Vec<u8>> {
+        if config.argv.first().is_some_and(String::is_empty) {
+            return Err(crate::link::no_program(crate::link::EXEC_STEPS));
+        }
+        if !config.working_dir.is_empty() && !config.working_dir.starts_with('/') {
+            return Err(Error::invalid("OCI runtime exec failed: exec failed: Cwd must be an absolute path"));
+        }
         let record = container.record();
         let user = if config.user.is_empty() { &record.config.user } else { &config.user };
         let identity = self.identify(&record, user, &record.host.group_add)?;
@@ -234,7 +236,7 @@ impl Engine {
         let (running, exit_code, pid) = match *exec.state.borrow() {
             ExecState::Created | ExecState::Starting => (false, None, 0),
             ExecState::Running { pid } => (true, None, pid),
-            ExecState::Ended { code } => (false, Some(code), 0),
+            ExecState::Ended { code, pid } => (false, Some(code), pid),
         };
         let (container, config) = (exec.container.clone(), exec.config.clone());
         Ok(ExecDetails { id: id.to_owned(), container, config, running, exit_code, pid })
@@ -260,6 +262,10 @@ impl Engine {
         if !record.state.phase.is_live() {
             return Err(not_running(&record));
         }
+        // Clients ask whether there is a terminal or not.
+        if !record.config.tty {
+            return Ok(());
+        }
         self.resize_process(container.id.as_str(), rows, columns).await
     }
 
@@ -272,7 +278,10 @@ impl Engine {
     pub(crate) async fn exec_ended(&self, id: &str, exit: &Exit) {
         let code = i32::from(exit.status.shell_code());
         if let Ok(exec) = self.0.execs.get(id) {
-            exec.state.send_replace(ExecState::Ended { code });
+            exec.state.send_modify(|state| {
+                let pid = if let ExecState::Running { pid } = *state { pid } else { 0 };
+                *state = ExecState::Ended { code, pid };
+            });
             if let Ok(container) = self.0.containers.find(exec.container.as_str()) {
                 let attributes = [("execID", id.to_owned()), ("exitCode", code.to_string())];
                 self.tell_container(&container.record(), "exec_die", attributes);
@@ -303,7 +312,7 @@ impl Engine {
         let mut state = exec.state.subscribe();
         let ended = state.wait_for(|state| matches!(state, ExecState::Ended { .. })).await;
         match ended.map(|state| *state) {
-            Ok(ExecState::Ended { code }) => Ok((code, output)),
+            Ok(ExecState::Ended { code, .. }) => Ok((code, output)),
             _ => Err(Error::system("an exec ended without a status")),
         }
     }
@@ -326,6 +335,12 @@ impl Drop for Forgotten<'_> {
     }
 }
 
+/// Program and arguments as events have them: with a space also where no arguments follow.
+fn command(config: &ExecConfig) -> String {
+    let (program, arguments) = config.argv.split_first().map_or(("", &[][..]), |(first, rest)| (first, rest));
+    format!("{program} {}", arguments.join(" "))
+}
+
 /// The exit code of a process that could not be started, by Docker's rule: 127 where something was not there.
 fn failure_code(error: &Error) -> i32 {
     match error.exit_code() {
@@ -335,11 +350,11 @@ fn failure_code(error: &Error) -> i32 {
     }
 }
 
-fn ready(record: &crate::model::ContainerRecord) -> Result<()> {
+fn ready(reference: &str, record: &crate::model::ContainerRecord) -> Result<()> {
     match record.state.phase {
         Phase::Running => Ok(()),
         Phase::Paused => {
-            Err(Error::conflict(format!("container {} is paused, unpause the container before exec", record.id)))
+            Err(Error::conflict(format!("container {reference} is paused, unpause the container before exec")))
         }
         Phase::Restarting => {
             Err(Error::conflict(format!("Container {} is restarting, wait until the container is running", record.id)))

@@ -118,6 +118,7 @@ impl Engine {
             [("exitCode", end.code.to_string()), ("execDuration", duration.to_string())],
         );
         self.tell_networks(record, "disconnect");
+        self.tell_mounts(record, "unmount");
     }
 
     /// The keeper need not remember the process any longer.

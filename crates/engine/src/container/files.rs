@@ -55,7 +55,7 @@ impl Engine {
             .collect();
         let hosts = Hosts {
             ipv6: true,
-            extra: extra.into_iter().chain(self.link_hosts(record)).collect(),
+            extra: extra.into_iter().chain(self.link_hosts(record)?).collect(),
             own,
             hostname: record.config.hostname.clone(),
             domainname: record.config.domainname.clone(),
@@ -80,18 +80,30 @@ impl Engine {
     }
 
     /// `--link` on the default bridge: names of other containers, and their addresses as they are now.
-    fn link_hosts(&self, record: &ContainerRecord) -> Vec<Entry> {
+    fn link_hosts(&self, record: &ContainerRecord) -> Result<Vec<Entry>> {
         if record.host.network_mode != NetworkMode::Bridge {
-            return Vec::new();
+            return Ok(Vec::new());
         }
         let entry = |link: &String| {
             let (name, alias) = link.split_once(':').unwrap_or((link, link));
-            let other = self.0.containers.find(name).ok()?.record();
-            let address = other.networks.get("bridge")?.ipv4?.addr().into();
-            let names = hosts::link_names(alias.trim_start_matches('/'), &other.config.hostname, &other.name);
-            Some(Entry { address, names })
+            let alias = alias.trim_start_matches('/');
+            let other = self.0.containers.find(name)?.record();
+            if !other.state.phase.is_live() {
+                let (other, own) = (&other.name, &record.name);
+                return Err(Error::invalid(format!(
+                    "Cannot link to a non running container: /{other} AS /{own}/{alias}"
+                )));
+            }
+            let Some(address) = other.networks.get("bridge").and_then(|endpoint| endpoint.ipv4) else {
+                let other = &other.name;
+                return Err(Error::invalid(format!(
+                    "Cannot link to /{other}, as it does not belong to the default network"
+                )));
+            };
+            let names = hosts::link_names(alias, &other.config.hostname, &other.name);
+            Ok(Entry { address: address.addr().into(), names })
         };
-        record.host.links.iter().filter_map(entry).collect()
+        record.host.links.iter().map(entry).collect()
     }
 
     fn resolv_conf(&self, record: &ContainerRecord) -> String {

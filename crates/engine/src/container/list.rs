@@ -181,9 +181,10 @@ fn check_values(filters: &Filters) -> Result<()> {
     if filters.values("status").any(|status| !STATUS.contains(&status)) {
         return Err(filters.invalid("status"));
     }
-    if filters.values("health").any(|health| !HEALTH.contains(&health)) {
-        return Err(filters.invalid("health"));
+    if let Some(unknown) = filters.values("health").find(|health| !HEALTH.contains(health)) {
+        return Err(Error::invalid(format!("unrecognised filter value for health: {unknown}")));
     }
+    filters.flag("is-task")?;
     if filters.values("exited").any(|code| code.parse::<i32>().is_err()) {
         return Err(filters.invalid("exited"));
     }

@@ -58,19 +58,19 @@ impl Engine {
             out.points.push(point);
         }
         for mount in &host.mounts {
-            let target = clean_target(&mount.target)?;
+            let target = clean_target(kind_text(&mount.kind), &mount.target)?;
             claim(out, &target)?;
             let point = self.of_request(mount, target, out)?;
             out.points.push(point);
         }
         for (target, options) in &host.tmpfs {
-            let target = clean_target(target)?;
+            let target = absolute_target(target)?;
             claim(out, &target)?;
             out.points
                 .push(tmpfs_point(target, options.split(',').filter(|o| !o.is_empty()).map(str::to_owned).collect()));
         }
         for target in &config.volumes {
-            let target = clean_target(target)?;
+            let target = clean_target("volume", target)?;
             if own.contains(&target) || inherited.contains(&target) {
                 continue;
             }
@@ -88,7 +88,8 @@ impl Engine {
         }
         // Not found would tell clients that the image is not there.
         let other = self.0.containers.find(name).map_err(|error| Error::invalid(error.to_string()))?.record();
-        for point in &other.mounts {
+        // Memory is each container's own.
+        for point in other.mounts.iter().filter(|point| point.kind != MountPointKind::Tmpfs) {
             let mut point = point.clone();
             if mode == "ro" {
                 point.writable = false;
@@ -282,11 +283,25 @@ fn volume_subpath(options: &VolumeOptions) -> Result<String> {
     )))
 }
 
-/// A target is absolute, and not the root.
-fn clean_target(target: &str) -> Result<String> {
+fn kind_text(kind: &MountKind) -> &'static str {
+    match kind {
+        MountKind::Bind { .. } => "bind",
+        MountKind::Volume { .. } => "volume",
+        MountKind::Tmpfs(_) => "tmpfs",
+        MountKind::Image { .. } => "image",
+    }
+}
+
+/// The target of a mount of this kind.
+fn clean_target(kind: &str, target: &str) -> Result<String> {
     if target.is_empty() {
         return Err(Error::invalid("invalid mount config: field Target must not be empty"));
     }
+    absolute_target(target).map_err(|error| error.context(format_args!("invalid mount config for type \"{kind}\"")))
+}
+
+/// A target is absolute, and not the root.
+fn absolute_target(target: &str) -> Result<String> {
     if !target.starts_with('/') {
         return Err(Error::invalid(format!("invalid mount path: '{target}' mount path must be absolute")));
     }
@@ -351,7 +366,7 @@ impl ParsedBind {
         }
         let is_path = source.starts_with('/');
         let parsed = Mode::parse(mode, !is_path).ok_or_else(|| Error::invalid(format!("invalid mode: {mode}")))?;
-        let target = clean_target(target)
+        let target = clean_target(if is_path { "bind" } else { "volume" }, target)
             .map_err(|error| Error::invalid(format!("invalid volume specification: '{spec}': {error}")))?;
         let source = if is_path { BindSource::Path(clean_path(source)) } else { BindSource::Volume(source.to_owned()) };
         Ok(Self {

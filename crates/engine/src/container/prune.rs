@@ -54,5 +54,6 @@ pub(crate) fn until(filters: &Filters) -> Result<Option<Timestamp>> {
     if values.next().is_some() {
         return Err(Error::invalid("more than one until filter specified"));
     }
-    crate::model_text::time(text).map(Some).ok_or_else(|| Error::invalid(format!("invalid filter 'until={text}'")))
+    let invalid = || Error::invalid(format!("failed to parse value as time or duration: {text:?}"));
+    crate::model_text::time(text).map(Some).ok_or_else(invalid)
 }

@@ -33,6 +33,10 @@ impl Engine {
             self.end_by_force(&container).await?;
         }
         let _life = container.life.lock().await;
+        // Its end may have removed it meanwhile, where it was to be removed by itself.
+        if container.turns().borrow().removed {
+            return if options.force { Ok(()) } else { Err(Error::no_such_container(reference)) };
+        }
         let record = container.record();
         match record.state.phase {
             Phase::Removing => {
@@ -105,20 +109,21 @@ impl Engine {
         container.tell_removed();
         self.forget_execs(&record.id);
         self.tell_container(&record, "destroy", []);
+        // Who hears that the container is gone does not see its volumes either.
+        if !volumes.is_empty() {
+            let engine = self.clone();
+            let forgotten = crate::blocking(move || {
+                engine.forget_volumes(&volumes);
+                Ok(())
+            });
+            let _ = forgotten.await;
+        }
         let engine = self.clone();
         let leaving = self.0.leaving.clone().read_owned().await;
         // Only who removes images waits for files to go: a daemon that is killed meanwhile sweeps them at its next start.
         tokio::spawn(async move {
             engine.discard_rootfs(&record.id).await;
             drop(leaving);
-            if volumes.is_empty() {
-                return;
-            }
-            let removed = crate::blocking(move || {
-                engine.forget_volumes(&volumes);
-                Ok(())
-            });
-            let _ = removed.await;
         });
     }
 

@@ -17,7 +17,8 @@ impl Engine {
         if old.name == new_name {
             return Err(Error::invalid("Renaming a container with the same name as its current name"));
         }
-        let reservation = self.0.containers.reserve(new_name, &container.id)?;
+        let reservation = self.0.containers.reserve(new_name, &container.id);
+        let reservation = reservation.map_err(|error| error.context("Error when allocating new name"))?;
         let record = self
             .change(&container, |record| {
                 new_name.clone_into(&mut record.name);

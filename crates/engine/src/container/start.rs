@@ -67,6 +67,7 @@ impl Engine {
             Ok(record) => {
                 self.begin_count(&record);
                 self.tell_networks(&record, "connect");
+                self.tell_mounts(&record, "mount");
                 self.tell_container(&record, "start", []);
                 self.join_pending(container).await;
                 self.watch_health(container);
@@ -76,14 +77,12 @@ impl Engine {
                 container.pending.lock().clear();
                 let code = error.exit_code().unwrap_or(128);
                 let text = error.to_string();
-                let record = self
-                    .change(container, |record| {
-                        record.state.phase = if record.state.has_run { Phase::Exited } else { Phase::Created };
-                        record.state.exit_code = code;
-                        record.state.error.clone_from(&text);
-                    })
-                    .await?;
-                self.tell_container(&record, "die", [("exitCode", code.to_string())]);
+                self.change(container, |record| {
+                    record.state.phase = if record.state.has_run { Phase::Exited } else { Phase::Created };
+                    record.state.exit_code = code;
+                    record.state.error.clone_from(&text);
+                })
+                .await?;
                 container.tell_exit(code, &text);
                 Err(error)
             }
@@ -98,9 +97,15 @@ impl Engine {
         net: Option<net::Sandbox>,
         by_hand: bool,
     ) -> Result<Arc<ContainerRecord>> {
+        let plain = self.network_without_endpoint(&container.record());
         let noted = self
             .change(container, |record| {
                 show_network(record, net.as_ref());
+                if let Some((name, id)) = plain
+                    && let Some(settings) = record.networks.get_mut(&name)
+                {
+                    settings.network_id = id;
+                }
                 record.net.clone_from(&net);
                 let state = &mut record.state;
                 state.phase = Phase::Running;
@@ -125,6 +130,16 @@ impl Engine {
             self.release_run(record, net).await?;
         }
         noted
+    }
+
+    /// Name and identifier of the network of a container that is on `host` or on `none`.
+    fn network_without_endpoint(&self, record: &ContainerRecord) -> Option<(String, String)> {
+        let name = match record.host.network_mode {
+            NetworkMode::Host => "host",
+            NetworkMode::None => "none",
+            _ => return None,
+        };
+        self.0.networks.get(name).ok().map(|network| (name.to_owned(), network.id.clone()))
     }
 
     async fn release_run(&self, record: Arc<ContainerRecord>, net: Option<net::Sandbox>) -> Result<()> {
@@ -257,6 +272,9 @@ impl Engine {
     ) -> Result<Prepared> {
         self.write_files(record, net.as_ref())?;
         let start = !connects_late(record);
+        if record.argv().first().is_some_and(String::is_empty) {
+            return Err(crate::link::no_program(crate::link::STEPS));
+        }
         let identity = self.identify(record, &record.config.user, &record.host.group_add)?;
         let spec = self.spec_of(record, &identity, self.joined_namespaces(record)?, sources)?;
         let cgroup = self.0.placements.create(record, &spec)?;

@@ -11,7 +11,6 @@ use crate::{Engine, Error, Result, signals};
 
 pub(super) const SIGKILL: i32 = 9;
 const SIGTERM: i32 = 15;
-const SIGCONT: i32 = 18;
 /// How long the kernel may take to end a killed process before the user is told.
 const KILL_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -65,11 +64,11 @@ impl Engine {
 
     /// Sends a signal; `None`: SIGKILL.
     pub async fn kill(&self, reference: &str, signal: Option<&str>) -> Result<()> {
-        let container = self.0.containers.find(reference)?;
         let number = match signal.filter(|signal| !signal.is_empty()) {
             Some(signal) => signals::parse(signal)?,
             None => SIGKILL,
         };
+        let container = self.0.containers.find(reference)?;
         let record = container.settled().await;
         if !record.state.phase.is_live() {
             return Err(not_running(&record));
@@ -100,9 +99,7 @@ impl Engine {
             Err(keeper::client::ClientError::Failed(_)) => {}
             Err(error) => return Err(crate::keeper_error(error)),
         }
-        if number != SIGCONT {
-            self.tell_container(record, "kill", [("signal", number.to_string())]);
-        }
+        self.tell_container(record, "kill", [("signal", number.to_string())]);
         Ok(())
     }
 

@@ -47,8 +47,9 @@ impl Engine {
             Error::system(format!("run ps: {error}: `top` shows what the host's ps prints: install procps"))
         })?;
         if !output.status.success() {
+            // The first line says why; what follows tells how ps is used.
             let said = String::from_utf8_lossy(&output.stderr);
-            return Err(Error::invalid(format!("Error running ps: {}", said.trim())));
+            return Err(Error::system(format!("ps: {}", said.lines().next().unwrap_or("failed"))));
         }
         parse(&String::from_utf8_lossy(&output.stdout), &pids)
     }

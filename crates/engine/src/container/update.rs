@@ -1,5 +1,7 @@
 //! `update`: limits and restart policy of a container, running or not.
 
+use sandbox::cgroup::Layout;
+
 use crate::model::{Resources, RestartPolicy};
 use crate::{Engine, Error, Result};
 
@@ -16,7 +18,8 @@ pub struct UpdateRequest {
 
 impl Engine {
     /// Changes limits and restart policy. Gives what the user should know.
-    pub async fn update(&self, reference: &str, request: UpdateRequest) -> Result<Vec<String>> {
+    pub async fn update(&self, reference: &str, mut request: UpdateRequest) -> Result<Vec<String>> {
+        let warnings = adapt(&mut request.resources, self.0.placements.layout());
         let container = self.0.containers.find(reference)?;
         let _life = container.life.lock().await;
         let record = container.record();
@@ -27,6 +30,7 @@ impl Engine {
             )));
         }
         let mut resources = record.host.resources.clone();
+        cpu_time(&resources, &request.resources).map_err(refused)?;
         merge(&mut resources, &request.resources);
         if resources.memory > 0 && resources.memory_swap > 0 && resources.memory > resources.memory_swap {
             return Err(refused(Error::invalid(
@@ -48,7 +52,19 @@ impl Engine {
             })
             .await?;
         self.tell_container(&record, "update", []);
-        Ok(warnings(&request.resources, self.0.placements.layout()))
+        Ok(warnings)
+    }
+}
+
+/// Refuses to say in two ways how much CPU time there is.
+fn cpu_time(old: &Resources, new: &Resources) -> Result<()> {
+    let conflict = |what: &str| Err(Error::invalid(format!("Conflicting options: {what}")));
+    match (new.nano_cpus, old.nano_cpus) {
+        (1.., _) if old.cpu_period > 0 => conflict("Nano CPUs cannot be updated as CPU Period has already been set"),
+        (1.., _) if old.cpu_quota > 0 => conflict("Nano CPUs cannot be updated as CPU Quota has already been set"),
+        (_, 1..) if new.cpu_period > 0 => conflict("CPU Period cannot be updated as NanoCPUs has already been set"),
+        (_, 1..) if new.cpu_quota > 0 => conflict("CPU Quota cannot be updated as NanoCPUs has already been set"),
+        _ => Ok(()),
     }
 }
 
@@ -57,13 +73,6 @@ fn merge(old: &mut Resources, new: &Resources) {
     let nothing = Resources::default();
     macro_rules! take {
         ($($field:ident),*) => { $(if new.$field != nothing.$field { old.$field.clone_from(&new.$field); })* };
-    }
-    // Quota and period say the same as nano CPUs: the newer way of saying it counts.
-    if new.nano_cpus != 0 {
-        (old.cpu_period, old.cpu_quota) = (0, 0);
-    }
-    if new.cpu_period != 0 || new.cpu_quota != 0 {
-        old.nano_cpus = 0;
     }
     take!(
         cpu_shares,
@@ -92,9 +101,22 @@ fn merge(old: &mut Resources, new: &Resources) {
     }
 }
 
-/// What this machine can't do of what is asked, and does without.
-pub(super) fn warnings(resources: &Resources, layout: &sandbox::cgroup::Layout) -> Vec<String> {
+/// Takes away what this machine can't do of what is asked, where it does without, and tells it.
+pub(super) fn adapt(resources: &mut Resources, layout: &Layout) -> Vec<String> {
     let mut warnings = Vec::new();
+    let without = |what: &str, discarded: &str| {
+        format!("Your kernel does not support Block I/O {what} or the cgroup is not mounted. {discarded} discarded.")
+    };
+    if resources.blkio_weight > 0 && !has_block_io(layout, &["blkio.weight", "blkio.bfq.weight"]) {
+        warnings.push(without("weight", "Weight"));
+        resources.blkio_weight = 0;
+    }
+    if !resources.blkio_weight_device.is_empty()
+        && !has_block_io(layout, &["blkio.weight_device", "blkio.bfq.weight_device"])
+    {
+        warnings.push(without("weight_device", "Weight-device"));
+        resources.blkio_weight_device.clear();
+    }
     if layout.is_unified() && resources.memory_swappiness.is_some_and(|value| value >= 0) {
         warnings.push("cgroup v2 has no memory swappiness of a group: it is ignored.".to_owned());
     }
@@ -111,6 +133,14 @@ pub(super) fn warnings(resources: &Resources, layout: &sandbox::cgroup::Layout) 
     warnings
 }
 
+/// Whether a v1 hierarchy has one of these files, which depend on the kernel's schedulers; v2 scales what there is.
+fn has_block_io(layout: &Layout, files: &[&str]) -> bool {
+    match layout.hierarchy("blkio") {
+        Some(hierarchy) => files.iter().any(|file| hierarchy.mount_point().join(file).exists()),
+        None => layout.is_unified(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -118,7 +148,17 @@ mod tests {
     #[test]
     fn what_is_not_set_stays() {
         let mut old = Resources { memory: 64 << 20, cpu_quota: 50_000, cpu_period: 100_000, ..Resources::default() };
-        merge(&mut old, &Resources { nano_cpus: 1_000_000_000, ..Resources::default() });
-        assert_eq!((old.memory, old.nano_cpus, old.cpu_quota, old.cpu_period), (64 << 20, 1_000_000_000, 0, 0));
+        merge(&mut old, &Resources { cpu_quota: 40_000, ..Resources::default() });
+        assert_eq!((old.memory, old.cpu_quota, old.cpu_period), (64 << 20, 40_000, 100_000));
+    }
+
+    #[test]
+    fn cpu_time_is_said_in_one_way() {
+        let nano = Resources { nano_cpus: 1_000_000_000, ..Resources::default() };
+        let quota = Resources { cpu_quota: 50_000, ..Resources::default() };
+        for (old, new) in [(&nano, &quota), (&quota, &nano)] {
+            assert!(cpu_time(old, new).unwrap_err().to_string().starts_with("Conflicting options: "));
+        }
+        assert!(cpu_time(&nano, &nano).and_then(|()| cpu_time(&quota, &quota)).is_ok());
     }
 }

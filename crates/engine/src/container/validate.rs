@@ -41,7 +41,10 @@ pub(super) fn container(config: &ContainerConfig, host: &HostConfig) -> Result<(
     }
     match host.isolation.as_str() {
         "" | "default" | "container" => {}
-        other => return Err(Error::invalid(format!("invalid isolation '{other}' on linux"))),
+        other => {
+            let message = format!("invalid isolation: {other:?} - linux only supports 'default'");
+            return Err(Error::invalid(message));
+        }
     }
     if let Some(option) = host.storage_opt.keys().next() {
         return Err(Error::not_implemented(format!(
@@ -227,7 +230,7 @@ fn set_of(what: &str, wanted: &str, online: &str, field: &str) -> Result<()> {
         return Ok(());
     }
     let Some(numbers) = numbers(wanted) else {
-        return Err(Error::invalid(format!("Invalid value {wanted} for {field}")));
+        return Err(Error::invalid(format!("Invalid value {wanted} for {field}: invalid format: {wanted}")));
     };
     let text = std::fs::read_to_string(online).unwrap_or_else(|_| "0".to_owned());
     let available = self::numbers(text.trim()).unwrap_or_default();

@@ -22,7 +22,7 @@ pub enum WaitCondition {
 pub struct WaitResult {
     /// Exit code of the container's last run.
     pub code: i32,
-    /// Why it could not be started.
+    /// Why it could not be started, where that is all there is to tell.
     pub error: Option<String>,
 }
 
@@ -47,7 +47,9 @@ impl Engine {
             let _alive = container;
             match turns.wait_for(done).await {
                 Ok(turn) => {
-                    let error = Some(turn.error.clone()).filter(|error| !error.is_empty());
+                    // Who waits for a next end or for a removal hears how it came, and the one who started it what failed.
+                    let told = condition == WaitCondition::NotRunning;
+                    let error = Some(turn.error.clone()).filter(|error| told && !error.is_empty());
                     WaitResult { code: turn.exit_code, error }
                 }
                 Err(_) => WaitResult { code: 0, error: None },

@@ -179,8 +179,10 @@ impl Engine {
     pub async fn image_remove(&self, reference: &str, force: bool, prune_parents: bool) -> Result<Vec<Removed>> {
         self.unused_by_the_removed().await;
         let options = image::RemoveOptions { force, prune_parents, users: self.image_users() };
+        // Events tell of which image a name was, and its labels, which go with it.
+        let of = self.find_image(reference).ok().map(|id| (id, self.image_attributes(&id)));
         let removed = self.0.images.remove(reference, options).await.map_err(error)?;
-        self.tell_removed(&removed);
+        self.tell_removed(&removed, of);
         self.collect_garbage();
         Ok(removed)
     }
@@ -197,7 +199,7 @@ impl Engine {
         };
         self.unused_by_the_removed().await;
         let removed = self.0.images.prune(wanted, self.image_users()).await.map_err(error)?;
-        self.tell_removed(&removed);
+        self.tell_removed(&removed, None);
         let collected = self.0.images.gc(true).await.map_err(error)?;
         let reclaimed = BTreeMap::from([("reclaimed".to_owned(), collected.bytes.to_string())]);
         self.0.events.tell(EventKind::Image, "prune", "", reclaimed);
@@ -257,11 +259,21 @@ impl Engine {
         self.0.images.resolve(&record.config.image).map_or(true, |id| id.to_string() != record.image_id)
     }
 
-    fn tell_removed(&self, removed: &[Removed]) {
-        for step in removed {
+    /// `of`: the image that names were taken from; else it is the one that is deleted after them.
+    fn tell_removed(&self, removed: &[Removed], of: Option<(ImageId, BTreeMap<String, String>)>) {
+        for (index, step) in removed.iter().enumerate() {
             match step {
                 Removed::Untagged(name) => {
-                    self.0.events.tell(EventKind::Image, "untag", &name.familiar(), named(&name.familiar()));
+                    let deleted = removed[index..].iter().find_map(|step| match step {
+                        Removed::Deleted(id) => Some(id.to_string()),
+                        _ => None,
+                    });
+                    let (actor, attributes) = match &of {
+                        Some((id, attributes)) => (id.to_string(), attributes.clone()),
+                        None => (deleted.unwrap_or_else(|| name.familiar()), BTreeMap::new()),
+                    };
+                    let attributes = named(&actor).into_iter().chain(attributes).collect();
+                    self.0.events.tell(EventKind::Image, "untag", &actor, attributes);
                 }
                 Removed::Deleted(id) => {
                     self.0.events.tell(EventKind::Image, "delete", &id.to_string(), named(&id.to_string()));
@@ -272,11 +284,15 @@ impl Engine {
     }
 
     pub(crate) fn tell_image(&self, action: &str, id: &ImageId, name: Option<&str>) {
-        let mut attributes = self.0.images.get(id).map(|image| image.labels.clone()).unwrap_or_default();
+        let mut attributes = self.image_attributes(id);
         let name = name.map_or_else(|| id.to_string(), str::to_owned);
         attributes.insert("name".to_owned(), name.clone());
         let actor = if action == "pull" || action == "push" { name } else { id.to_string() };
         self.0.events.tell(EventKind::Image, action, &actor, attributes);
+    }
+
+    fn image_attributes(&self, id: &ImageId) -> BTreeMap<String, String> {
+        self.0.images.get(id).map(|image| image.labels.clone()).unwrap_or_default()
     }
 
     /// Takes the files away of a container that has no record any more; they go in the background.

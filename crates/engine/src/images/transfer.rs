@@ -102,7 +102,9 @@ impl Engine {
             self.0.images.tags_of(&request.reference)
         } else {
             let name = request.reference.clone().with_default_tag();
-            let id = self.0.images.resolve(&name.canonical()).map_err(|_| missing(&name))?;
+            let id = self.0.images.resolve(&name.canonical()).map_err(|_| {
+                if self.0.images.tags_of(&name).is_empty() { missing(&name) } else { no_such_tag(&name) }
+            })?;
             vec![(name, id)]
         };
         if names.is_empty() {
@@ -231,6 +233,10 @@ async fn feed(mut fetched: Fetched, sender: BodySender, progress: Progress) -> R
 fn platform(text: Option<&str>) -> Result<Option<image::Platform>> {
     let text = text.filter(|text| !text.is_empty());
     text.map(|text| text.parse().map_err(|error: image::PlatformError| Error::invalid(error.to_string()))).transpose()
+}
+
+fn no_such_tag(name: &Reference) -> Error {
+    Error::not_found(format!("tag does not exist: {}", name.familiar()))
 }
 
 fn missing(name: &Reference) -> Error {

@@ -54,7 +54,10 @@ impl Filters {
             (None, _) => Ok(None),
             (Some("1" | "true" | "True" | "TRUE" | "t" | "T"), None) => Ok(Some(true)),
             (Some("0" | "false" | "False" | "FALSE" | "f" | "F"), None) => Ok(Some(false)),
-            _ => Err(self.invalid(key)),
+            _ => {
+                let values: Vec<&str> = self.values(key).collect();
+                Err(Error::invalid(format!("invalid filter '{key}=[{}]'", values.join(" "))))
+            }
         }
     }
 

@@ -88,7 +88,11 @@ fn throttle(device: &ThrottleDevice) -> Result<LinuxThrottleDevice> {
 
 /// Major and minor number of the device at `path` on the host.
 fn numbers(path: &str) -> Result<(i64, i64)> {
-    let meta = std::fs::metadata(path).map_err(|error| Error::invalid(format!("{path}: {error}")))?;
+    let missing = |error: std::io::Error| match error.kind() {
+        std::io::ErrorKind::NotFound => Error::invalid(format!("stat {path}: no such file or directory")),
+        _ => Error::invalid(format!("stat {path}: {error}")),
+    };
+    let meta = std::fs::metadata(path).map_err(missing)?;
     if !meta.file_type().is_block_device() {
         return Err(Error::invalid(format!("{path} is not a block device")));
     }

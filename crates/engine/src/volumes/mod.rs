@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use store::{Collection, Expect, Txn};
 
 use crate::events::EventKind;
-use crate::model::{Filters, Timestamp};
+use crate::model::{ContainerRecord, Filters, Timestamp};
 use crate::{Engine, Error, Result};
 
 use driver::Options;
@@ -262,8 +262,8 @@ impl Volumes {
 fn check(request: &VolumeCreate) -> Result<()> {
     if !matches!(request.driver.as_str(), "" | "local") {
         return Err(Error::not_found(format!(
-            "error looking up volume plugin {}: plugin \"{}\" not found",
-            request.driver, request.driver
+            "create {}: error looking up volume plugin {}: plugin \"{}\" not found",
+            request.name, request.driver, request.driver
         )));
     }
     Options::parse(&request.name, &request.options).map(drop)
@@ -364,11 +364,26 @@ impl Engine {
 
     /// Containers that use the volume, running or not.
     pub(crate) fn volume_users(&self, name: &str) -> Vec<String> {
-        let uses = |record: &crate::model::ContainerRecord| {
-            record.mounts.iter().any(|mount| mount.name.as_deref() == Some(name))
-        };
+        let uses = |record: &ContainerRecord| record.mounts.iter().any(|mount| mount.name.as_deref() == Some(name));
         let all = self.0.containers.all().into_iter().map(|container| container.record());
         all.filter(|record| uses(record)).map(|record| record.id.to_string()).collect()
+    }
+
+    /// A container's run with its volumes begins or ends.
+    pub(crate) fn tell_mounts(&self, record: &ContainerRecord, action: &str) {
+        for mount in &record.mounts {
+            let Some(name) = &mount.name else { continue };
+            let mut attributes = BTreeMap::from([
+                ("container".to_owned(), record.id.to_string()),
+                ("driver".to_owned(), mount.driver.clone()),
+            ]);
+            if action == "mount" {
+                attributes.insert("destination".to_owned(), mount.target.clone());
+                attributes.insert("propagation".to_owned(), mount.propagation.clone());
+                attributes.insert("read/write".to_owned(), mount.writable.to_string());
+            }
+            self.0.events.tell(EventKind::Volume, action, name, attributes);
+        }
     }
 
     pub(crate) fn tell_volume(&self, action: &str, volume: &Volume) {

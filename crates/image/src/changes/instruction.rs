@@ -42,7 +42,7 @@ pub(super) fn apply(config: &mut RunConfig, state: &mut State, line: &str) -> Re
             "ADD" | "ARG" | "COPY" | "FROM" | "MAINTAINER" | "RUN" => {
                 refuse(format!("{} is not a valid change command", name.to_ascii_lowercase()))
             }
-            _ => refuse(format!("unknown instruction: {name}")),
+            _ => refuse(format!("{} is not a valid change command", name.to_ascii_lowercase())),
         };
     }
     if rest.is_empty() && !matches!(name, "CMD" | "ENTRYPOINT" | "SHELL") {

@@ -90,7 +90,7 @@ fn several_lines_with_comments_are_several_instructions() {
 fn what_cannot_be_used_is_refused_with_the_reason() {
     for (line, reason) in [
         ("RUN make", "run is not a valid change command"),
-        ("FOO bar", "unknown instruction: FOO"),
+        ("FOO bar", "foo is not a valid change command"),
         ("ENV", "ENV requires at least one argument"),
         ("ENV A", "ENV must have two arguments"),
         ("ENV A=1 B", "Syntax error - can't find = in \"B\". Must be of the form: name=value"),

@@ -78,6 +78,9 @@ impl Registries {
         let layers = pair_layers(&manifest, &config)?;
         let before = known(images, &reference)?;
         let ingest = Arc::new(ingest);
+        // Of an image that is here there is nothing to tell but that.
+        let is_here = images.get(&ImageId(manifest.config.digest)).is_some();
+        let progress = if is_here { Progress::none() } else { progress };
         let fetched = self.pull_layers(&ingest, layers, &found.sources, &reference.name(), &progress).await?;
         let ingest =
             Arc::into_inner(ingest).ok_or_else(|| RegistryError::Task("a layer is still on its way".into()))?;

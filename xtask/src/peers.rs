@@ -1,4 +1,4 @@
-//! Debian's dockerd, with directories, containerd and cgroups of its own; and a registry.
+//! Whom stratus is held against: Debian's dockerd, with directories, containerd and cgroups of its own; and a registry.
 
 use crate::http::Connection;
 use crate::instance::{end, start_and_wait};
@@ -13,44 +13,51 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-const CGROUP: &str = "/stratus-bench-dockerd";
-
 /// A dockerd that ends, and leaves nothing, when it is dropped.
-pub(super) struct Dockerd {
+pub(crate) struct Dockerd {
     directory: PathBuf,
+    /// Parent of its containers' cgroups: named after the directory and the one around it, so that no two share it.
+    cgroup: String,
 }
 
 impl Dockerd {
     /// Where it will be; it does not run yet.
-    pub(super) fn new(directory: PathBuf) -> Result<Self> {
+    pub(crate) fn new(directory: PathBuf) -> Result<Self> {
         fs::create_dir_all(&directory).with_context(|| format!("cannot create {}", directory.display()))?;
-        Ok(Self { directory })
+        let names: Vec<_> = directory.iter().rev().take(2).map(|name| name.to_string_lossy()).collect();
+        let cgroup = format!("/{}", names.into_iter().rev().collect::<Vec<_>>().join("-"));
+        Ok(Self { directory, cgroup })
     }
 
-    pub(super) fn socket(&self) -> PathBuf {
+    pub(crate) fn socket(&self) -> PathBuf {
         self.directory.join("docker.sock")
     }
 
-    pub(super) fn connect(&self) -> Result<Connection<UnixStream>> {
+    pub(crate) fn connect(&self) -> Result<Connection<UnixStream>> {
         Connection::open(&self.socket())
     }
 
-    pub(super) fn command(&self) -> Result<Command> {
+    pub(crate) fn command(&self) -> Result<Command> {
         let log = File::options().create(true).append(true).open(self.directory.join("log"))?;
         let path = |name: &str| self.directory.join(name);
         let mut command = Command::new("setsid");
-        command.args(["dockerd", "--storage-driver=overlay2", "--cgroup-parent", CGROUP]);
+        command.args(["dockerd", "--storage-driver=overlay2", "--cgroup-parent", &self.cgroup]);
         command.arg("--data-root").arg(path("data")).arg("--exec-root").arg(path("exec"));
         command.arg("--pidfile").arg(path("pid")).arg("--host").arg(format!("unix://{}", self.socket().display()));
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         Ok(command)
     }
 
-    pub(super) fn start(&self) -> Result<()> {
-        start_and_wait(self.command()?, &self.directory.join("notify.sock"), &self.directory.join("log"))
+    pub(crate) fn start(&self) -> Result<()> {
+        self.start_with(self.command()?)
     }
 
-    pub(super) fn stop(&self) -> Result<()> {
+    /// Starts it by what [`Self::command`] gave, with more flags.
+    pub(crate) fn start_with(&self, command: Command) -> Result<()> {
+        start_and_wait(command, &self.directory.join("notify.sock"), &self.directory.join("log"))
+    }
+
+    pub(crate) fn stop(&self) -> Result<()> {
         let pid = fs::read_to_string(self.directory.join("pid"))
             .ok()
             .and_then(|text| Pid::from_raw(text.trim().parse().ok()?));
@@ -58,7 +65,7 @@ impl Dockerd {
     }
 
     /// It, its containerd, and the shims of its containers: whoever is told of its directory.
-    pub(super) fn own_processes(&self) -> Result<Vec<Process>> {
+    pub(crate) fn own_processes(&self) -> Result<Vec<Process>> {
         let name = self.directory.to_string_lossy().into_owned();
         let mut all = processes()?;
         all.retain(|process| process.command.iter().any(|word| word.contains(&name)));
@@ -78,26 +85,35 @@ impl Drop for Dockerd {
             }
         }
         for hierarchy in fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
-            let _ = fs::remove_dir(hierarchy.path().join(CGROUP.trim_start_matches('/')));
+            remove_cgroups(&hierarchy.path().join(self.cgroup.trim_start_matches('/')));
         }
-        let _ = fs::remove_dir(format!("/sys/fs/cgroup{CGROUP}"));
+        remove_cgroups(Path::new(&format!("/sys/fs/cgroup{}", self.cgroup)));
         if let Err(error) = fs::remove_dir_all(&self.directory) {
             eprintln!("cannot remove {}: {error}", self.directory.display());
         }
     }
 }
 
+/// A cgroup and those of containers in it that were killed together with their dockerd.
+fn remove_cgroups(cgroup: &Path) {
+    for inner in fs::read_dir(cgroup).into_iter().flatten().flatten().filter(|entry| entry.path().is_dir()) {
+        remove_cgroups(&inner.path());
+    }
+    // What is not there need not go, and what is in use stays.
+    let _ = fs::remove_dir(cgroup);
+}
+
 /// Debian's docker-registry on loopback, empty. It ends, with what it holds, when it is dropped.
-pub(super) struct Registry {
+pub(crate) struct Registry {
     process: Child,
     directory: PathBuf,
 }
 
-/// Nobody else is in the bench's network namespace.
-pub(super) const REGISTRY: &str = "127.0.0.1:5000";
+/// Where it listens. Each has a network namespace to itself.
+pub(crate) const REGISTRY: &str = "127.0.0.1:5000";
 
 impl Registry {
-    pub(super) fn start(directory: PathBuf) -> Result<Self> {
+    pub(crate) fn start(directory: PathBuf) -> Result<Self> {
         fs::create_dir_all(&directory)?;
         let config = directory.join("config.yml");
         let text = format!(

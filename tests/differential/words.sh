@@ -1,0 +1,38 @@
+# What every scenario can say, beside what is installed.
+
+# A request as a client makes it, and the answer: status, headers by name, body. What differs from one second to the
+# next, or follows from the body, is left out.
+#   api METHOD PATH [BODY] [CURL-OPTION…]
+api() {
+	method=$1 path=$2 body=${3-}
+	shift "$(($# > 3 ? 3 : $#))"
+	if [ -n "$body" ]; then set -- --data-binary "$body" --header 'Content-Type: application/json' "$@"; fi
+	if [ "$method" = HEAD ]; then set -- --head "$@"; else set -- --include --request "$method" "$@"; fi
+	curl --silent --show-error --max-time 60 --unix-socket "$SOCKET" "$@" \
+		"http://docker$path" | tr -d '\r' | awk '
+			!body && /^$/ { close("sort"); body = 1; print; next }
+			body || NR == 1 { print; fflush(); next }
+			!/^(Date|Content-Length|Transfer-Encoding):/ { print | "sort" }'
+}
+
+# Looks until a command succeeds.
+until_() {
+	until "$@" >/dev/null 2>&1; do sleep 0.02; done
+}
+
+# Looks until a field of a container has a value: until_is CONTAINER FORMAT VALUE
+until_is() {
+	until [ "$(docker inspect --type container --format "$2" "$1" 2>/dev/null)" = "$3" ]; do sleep 0.02; done
+}
+
+# Everything that a scenario made goes. There is one image again, as it came.
+clean_up() {
+	docker container ls --all --quiet | xargs --no-run-if-empty docker container rm --force --volumes
+	docker network prune --force
+	docker volume prune --force
+	# An image stays as long as others were made from it: those go first.
+	until [ -z "$(docker image ls --all --quiet)" ]; do
+		docker image ls --all --quiet --no-trunc | sort -u | xargs docker image rm --force
+	done
+	docker load --quiet --input "$IMAGE"
+}

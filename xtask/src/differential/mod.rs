@@ -1,0 +1,158 @@
+//! `make differential`: the same commands through Debian's dockerd and through stratus, and what comes of them compared.
+//!
+//! The commands are in tests/differential/scenarios, what may differ, and why, in tests/differential/accepted.toml.
+
+mod accepted;
+mod compare;
+mod image;
+mod normalise;
+mod report;
+mod script;
+mod side;
+
+use crate::instance;
+use crate::workspace::Workspace;
+use accepted::Accepted;
+use anyhow::{Context, Result, bail};
+use normalise::Normaliser;
+use side::{Side, Transcript};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Child;
+use std::time::Instant;
+
+/// On the disk that daemons use, not on a tmpfs that /tmp may be.
+const PLACE: &str = "/var/lib";
+const PREFIX: &str = "stratus-differential-";
+/// Asks for everything that dockerd answers, also where stratus answers the same: for who writes a scenario.
+const SHOW: &str = "--show";
+/// Tells that this is one of the two sides, in namespaces of its own.
+const INSIDE: &str = "--inside";
+
+/// Plays all scenarios, or those that are named, through both, and fails where they differ.
+pub(crate) fn run(root: &Path, arguments: &[String]) -> Result<()> {
+    if !instance::is_root() {
+        bail!("containers need root: try again with sudo");
+    }
+    match arguments {
+        [inside, side, place, only @ ..] if inside == INSIDE => play(root, side.parse()?, Path::new(place), only),
+        [show, only @ ..] if show == SHOW => judge(root, only, true),
+        only => judge(root, only, false),
+    }
+}
+
+/// One side's part, in its namespaces.
+fn play(root: &Path, side: Side, place: &Path, only: &[String]) -> Result<()> {
+    let files = root.join("tests/differential");
+    let scenarios = script::scenarios(&files.join("scenarios"), only)?;
+    let transcripts = side.play(place, &program(root)?, &files.join("words.sh"), &scenarios)?;
+    let path = transcript(place, side);
+    fs::write(&path, serde_json::to_vec(&transcripts)?).with_context(|| format!("cannot write {}", path.display()))
+}
+
+fn judge(root: &Path, only: &[String], show: bool) -> Result<()> {
+    let began = Instant::now();
+    let program = program(root)?;
+    take_down_interrupted(&program);
+    let files = root.join("tests/differential");
+    let accepted = Accepted::load(&files.join("accepted.toml"))?;
+    script::scenarios(&files.join("scenarios"), only)?;
+    let place = Place::new(&program)?;
+    let image = image::busybox()?;
+    fs::write(place.path.join(side::ARCHIVE), &image.archive).context("cannot write the image")?;
+    let sides = [Side::Dockerd, Side::Stratus];
+    // Both at the same time: there are two processors at least.
+    let running = sides.map(|side| start(&place.path, side, only));
+    let [dockerd, stratus] = running.map(|child| child.and_then(|mut child| child.wait().context("cannot wait")));
+    for (side, status) in sides.iter().zip([dockerd?, stratus?]) {
+        if !status.success() {
+            bail!("the scenarios could not be played through {side} ({status})");
+        }
+    }
+    let [dockerd, stratus] = sides.map(|side| read(&place.path, side));
+    let (dockerd, stratus) = (dockerd?, stratus?);
+    if show {
+        report::show(&dockerd);
+    }
+    let [dockerd_words, stratus_words] = sides.map(|side| Normaliser::new(&side.directory(&place.path), &image));
+    let totals = report::compare((&dockerd, &dockerd_words), (&stratus, &stratus_words), &accepted)?;
+    println!("\n{totals}; {:.0} s", began.elapsed().as_secs_f64());
+    // Parts of the list are for scenarios that were not played.
+    let unneeded: Vec<String> = if only.is_empty() { accepted.unneeded().collect() } else { Vec::new() };
+    for entry in &unneeded {
+        eprintln!("accepted.toml accepts what does not differ any more: {entry}");
+    }
+    if totals.refused > 0 || !unneeded.is_empty() {
+        bail!("mend what differs, or say in {} why it has to", files.join("accepted.toml").display());
+    }
+    Ok(())
+}
+
+fn start(place: &Path, side: Side, only: &[String]) -> Result<Child> {
+    let place = place.to_string_lossy();
+    let side = side.to_string();
+    let mut arguments = vec!["differential", INSIDE, &side, &place];
+    arguments.extend(only.iter().map(String::as_str));
+    Side::command(&arguments)?.spawn().context("cannot run setpriv")
+}
+
+fn transcript(place: &Path, side: Side) -> PathBuf {
+    place.join(format!("{side}.json"))
+}
+
+fn read(place: &Path, side: Side) -> Result<Vec<Transcript>> {
+    let path = transcript(place, side);
+    let text = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    serde_json::from_slice(&text).with_context(|| format!("cannot read {}", path.display()))
+}
+
+/// What `cargo build -p stratus` made, or what `STRATUS_BIN` names, as for the end-to-end tests.
+fn program(root: &Path) -> Result<PathBuf> {
+    if let Some(path) = std::env::var_os("STRATUS_BIN") {
+        return Ok(path.into());
+    }
+    let program = Workspace::load(root)?.target_directory.join("debug/stratus");
+    if !program.is_file() {
+        bail!("{} is not there: build it with: cargo build -p stratus", program.display());
+    }
+    Ok(program)
+}
+
+/// The directory of both sides. It is removed, with what the sides left, when it is dropped.
+struct Place {
+    path: PathBuf,
+    program: PathBuf,
+}
+
+impl Place {
+    fn new(program: &Path) -> Result<Self> {
+        let path = Path::new(PLACE).join(format!("{PREFIX}{}", std::process::id()));
+        fs::create_dir_all(&path).with_context(|| format!("cannot create {}", path.display()))?;
+        Ok(Self { path, program: program.to_owned() })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        for side in [Side::Dockerd, Side::Stratus] {
+            if let Err(error) = side.sweep(&self.path, &self.program) {
+                eprintln!("{side} could not be taken down: {error:#}");
+            }
+        }
+        if let Err(error) = fs::remove_dir_all(&self.path) {
+            eprintln!("cannot remove {}: {error}", self.path.display());
+        }
+    }
+}
+
+/// Takes down what a run left that was killed.
+fn take_down_interrupted(program: &Path) {
+    for entry in fs::read_dir(PLACE).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let Some(pid) = name.strip_prefix(PREFIX).and_then(|pid| pid.parse::<u32>().ok()) else { continue };
+        if !Path::new("/proc").join(pid.to_string()).exists() {
+            eprintln!("Taking down what an interrupted run left in {}.", entry.path().display());
+            drop(Place { path: entry.path(), program: program.to_owned() });
+        }
+    }
+}
