@@ -156,7 +156,7 @@ fn fixed_addresses_follow_dockers_rules() {
         for (network, ip, text) in [
             ("fixed", "10.1.0.77", "Address already in use"),
             ("fixed", "10.1.0.1", "Address already in use"),
-            ("fixed", "10.2.0.1", "Requested address is out of range"),
+            ("fixed", "10.2.0.1", "invalid address 10.2.0.1: it does not belong to any of this network's subnets"),
             (
                 "automatic",
                 "172.18.0.9",
