@@ -4,7 +4,6 @@ use bytes::Bytes;
 use hyper::{Method, Uri, header};
 
 use super::Registries;
-use super::dial::DialSettings;
 use super::error::{RegistryError, TransportCause};
 use super::http::{Answer, HttpClient, Outgoing};
 
@@ -26,14 +25,7 @@ impl Registries {
         let (Some("http" | "https"), Some(host)) = (address.scheme_str(), address.authority()) else {
             return Err(malformed("it is not http://HOST/… or https://HOST/…".to_owned()));
         };
-        let settings = DialSettings {
-            host: host.as_str().to_owned(),
-            certificate_dirs: self.config().certificate_dirs.clone(),
-            verify: true,
-            proxy: self.config().proxy.clone(),
-            timeout: self.config().connect_timeout,
-        };
-        let client = HttpClient::new(settings, &self.config().user_agent, self.config().stall_timeout);
+        let client = HttpClient::new(self.config(), host.as_str(), true);
         let outgoing = Outgoing::new(Method::GET, address);
         let answer = client.send(outgoing.clone()).await?;
         if !answer.status.is_success() {

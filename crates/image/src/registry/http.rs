@@ -15,6 +15,7 @@ use hyper::{Method, Request, Response, StatusCode, Uri};
 use hyper_util::client::legacy::{self, Client};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 
+use super::config::RegistryConfig;
 use super::dial::{self, Connector, DialSettings, ProxyAddress};
 use super::error::{RegistryError, TransportCause};
 
@@ -82,15 +83,23 @@ pub(super) struct HttpClient {
 }
 
 impl HttpClient {
-    pub(super) fn new(settings: DialSettings, user_agent: &str, stall: Duration) -> HttpClient {
-        let proxy = settings.proxy.clone();
+    /// For one host, with the certificates and through the proxies that the configuration has for it. `verify`: its certificate
+    /// must be right.
+    pub(super) fn new(config: &RegistryConfig, host: &str, verify: bool) -> HttpClient {
+        let settings = DialSettings {
+            host: host.to_owned(),
+            certificate_dirs: config.certificate_dirs.clone(),
+            verify,
+            proxy: config.proxy.clone(),
+            timeout: config.connect_timeout,
+        };
         let client = Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(POOL_IDLE)
             .pool_max_idle_per_host(8)
             .build(Connector::new(settings));
-        let user_agent = HeaderValue::from_str(user_agent).unwrap_or(HeaderValue::from_static("stratus"));
-        HttpClient { client, user_agent, stall, proxy }
+        let user_agent = HeaderValue::from_str(&config.user_agent).unwrap_or(HeaderValue::from_static("stratus"));
+        HttpClient { client, user_agent, stall: config.stall_timeout, proxy: config.proxy.clone() }
     }
 
     /// Sends a request and follows where it is sent on to. Credentials never go to another host than they were meant for.

@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use super::auth::Credential;
 use super::challenge::{Challenge, parse_challenges};
 use super::config::RegistryConfig;
-use super::dial::{self, DialSettings};
+use super::dial;
 use super::error::{RegistryError, TransportCause};
 use super::http::{Answer, HttpClient, Outgoing, Pieces};
 use super::token::{TokenCache, TokenRequest};
@@ -60,7 +60,7 @@ impl Endpoint<'_> {
         let mut failure = None;
         for (scheme, verify) in schemes {
             let session = Session {
-                http: self.client(host, *verify),
+                http: HttpClient::new(self.config, host, *verify),
                 base: format!("{scheme}://{host}{prefix}"),
                 tokens: tokens.clone(),
                 challenges: Mutex::default(),
@@ -80,17 +80,6 @@ impl Endpoint<'_> {
         let addresses = dial::lookup(name, 443).await.unwrap_or_default();
         let addresses: Vec<_> = addresses.iter().map(std::net::SocketAddr::ip).collect();
         self.config.is_insecure(host, &addresses)
-    }
-
-    fn client(&self, host: &str, verify: bool) -> HttpClient {
-        let settings = DialSettings {
-            host: host.to_owned(),
-            certificate_dirs: self.config.certificate_dirs.clone(),
-            verify,
-            proxy: self.config.proxy.clone(),
-            timeout: self.config.connect_timeout,
-        };
-        HttpClient::new(settings, &self.config.user_agent, self.config.stall_timeout)
     }
 
     /// The name and password in a mirror's address.
