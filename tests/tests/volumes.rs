@@ -83,6 +83,46 @@ fn of_the_host() {
 }
 
 #[test]
+fn a_part_of_a_volume() {
+    let host = Daemon::start();
+    host.sh("docker run --rm -v data:/data busybox sh -c 'mkdir -p /data/sub/deep /data/etc; echo part > /data/sub/f; echo own > /data/etc/passwd; ln -s /etc /data/out; ln -s ../../.. /data/sub/deep/up'").ok();
+    let part = |path: &str| format!("--mount type=volume,src=data,dst=/d,volume-subpath={path}");
+    host.sh(&format!("docker run --rm {} busybox sh -c 'cat /d/f; echo new > /d/g'", part("sub"))).says("part");
+    host.sh(&format!("docker run --rm {} busybox cat /d/g", part("sub/"))).says("new");
+    host.sh(&format!("docker run --rm {} busybox cat /d", part("sub/f"))).says("part");
+    // Wherever a link in it wants to lead, it stays in the volume.
+    host.sh(&format!("docker run --rm {} busybox cat /d/passwd", part("out"))).says("own");
+    host.sh(&format!("docker run --rm {} busybox ls /d", part("sub/deep/up"))).says("etc\nout\nsub");
+    host.sh(&format!("docker create --name box {} busybox && docker cp box:/d/passwd - | tar -xO", part("out")))
+        .mentions("own");
+    host.sh(&format!("docker run --rm {} busybox true", part("../x"))).exits_with(125);
+    host.sh(&format!("docker run --rm {} busybox true", part("nothing")))
+        .fails_with("data/_data/nothing to /d: no such file or directory");
+}
+
+#[test]
+fn mounts_that_come_later() {
+    let host = Daemon::start();
+    let refused = |how: &str, words: &str| {
+        host.sh(&format!(
+            "mkdir -p dir && mount -t tmpfs memory dir && mount --make-private dir && docker run --rm {how} busybox true; code=$?; umount dir; exit $code"
+        ))
+        .exits_with(125)
+        .complains(&format!("path {0}/dir is mounted on {0}/dir but it is not a {words} mount", host.work().display()));
+    };
+    refused("-v $PWD/dir:/d:rshared", "shared");
+    refused("-v $PWD/dir:/d:slave", "shared or slave");
+    refused("--mount type=bind,src=$PWD/dir,dst=/d,bind-propagation=shared", "shared");
+    // A mount of the host is seen in the container, and one of the container on the host.
+    host.sh("mount -t tmpfs memory dir && mount --make-shared dir && mkdir dir/a dir/b && docker run -d --name box --privileged -v $PWD/dir:/s:rshared -v $PWD/dir:/f:rslave busybox sleep 1000 \
+        && mount -t tmpfs memory dir/a && touch dir/a/of-the-host && docker exec box ls /s/a /f/a \
+        && docker exec box mount -t tmpfs memory /s/b && docker exec box touch /s/b/of-the-container && ls dir/b; code=$?; docker rm -f box; umount -R dir; exit $code")
+        .mentions("/s/a:\nof-the-host")
+        .mentions("/f/a:\nof-the-host")
+        .mentions("of-the-container");
+}
+
+#[test]
 fn those_of_another_container() {
     let host = Daemon::start();
     host.sh("docker run --name first -v data:/data -v /anon busybox sh -c 'echo d > /data/f; echo a > /anon/f'").ok();

@@ -98,6 +98,29 @@ pub(crate) struct RootfsRecord {
     pub(crate) image: Option<ImageId>,
     /// The layers, bottom first.
     pub(crate) layers: Vec<Digest>,
+    /// Images that are mounted in the container.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) mounted: Vec<MountedImage>,
+}
+
+/// An image that is mounted in a container which is of another.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct MountedImage {
+    pub(crate) image: ImageId,
+    /// Its layers, bottom first.
+    pub(crate) layers: Vec<Digest>,
+}
+
+impl RootfsRecord {
+    /// The images that the container is of, and that are mounted in it.
+    pub(crate) fn images(&self) -> impl Iterator<Item = ImageId> {
+        self.image.into_iter().chain(self.mounted.iter().map(|mounted| mounted.image))
+    }
+
+    /// The stacks of layers that the container needs, each bottom first.
+    pub(crate) fn stacks(&self) -> impl Iterator<Item = &[Digest]> {
+        std::iter::once(&self.layers).chain(self.mounted.iter().map(|mounted| &mounted.layers)).map(Vec::as_slice)
+    }
 }
 
 pub(crate) fn encode<T: Serialize>(key: &str, record: &T) -> Result<Vec<u8>> {

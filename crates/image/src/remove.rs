@@ -158,10 +158,9 @@ impl<'a> Removal<'a> {
         let mut users = options.users.clone();
         let known: BTreeSet<&str> = options.users.iter().map(|user| user.container.as_str()).collect();
         for (container, rootfs) in &state.rootfs {
-            if let Some(image) = rootfs.image
-                && !known.contains(container.as_str())
-            {
-                users.push(ImageUser { image, container: container.clone(), running: false });
+            if !known.contains(container.as_str()) {
+                let user = |image| ImageUser { image, container: container.clone(), running: false };
+                users.extend(rootfs.images().map(user));
             }
         }
         users.sort_by(|a, b| a.container.cmp(&b.container));
@@ -254,7 +253,7 @@ impl<'a> Removal<'a> {
         for end in (1..=image.diff_ids.len()).rev() {
             let chain = &image.diff_ids[..end];
             let used = state.images.values().any(|other| other.diff_ids.starts_with(chain))
-                || state.rootfs.values().any(|rootfs| rootfs.layers.starts_with(chain));
+                || state.rootfs.values().any(|rootfs| rootfs.stacks().any(|layers| layers.starts_with(chain)));
             if used {
                 break;
             }

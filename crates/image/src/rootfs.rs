@@ -35,6 +35,15 @@ pub struct Rootfs {
     pub work: PathBuf,
 }
 
+/// What to stack, to see an image's files without a container's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ImageTree {
+    /// The directory that names in `lower` are relative to.
+    pub layers_dir: PathBuf,
+    /// The layers, top first; two at least, as an overlay of one alone does not exist.
+    pub lower: Vec<String>,
+}
+
 /// Bytes of a container's root file system.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RootfsSize {
@@ -56,6 +65,29 @@ impl Images {
     pub fn rootfs_image(&self, container: &str) -> Result<Option<ImageId>> {
         let state = self.0.state.lock();
         state.rootfs.get(container).map(|record| record.image).ok_or_else(|| Error::NoSuchRootfs(container.into()))
+    }
+
+    /// The files of an image that is mounted in a container. They stay, whatever becomes of the image.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchRootfs`]; [`Error::NoSuchImage`] where the container's root file system was begun without it.
+    pub fn mounted_image(&self, container: &str, image: &ImageId) -> Result<ImageTree> {
+        let state = self.0.state.lock();
+        let record = state.rootfs.get(container).ok_or_else(|| Error::NoSuchRootfs(container.into()))?;
+        let mounted = record.mounted.iter().find(|mounted| mounted.image == *image);
+        let mounted = mounted.ok_or_else(|| Error::NoSuchImage(image.to_string()))?;
+        let mut lower = lower(&state, &mounted.layers)?;
+        while lower.len() < 2 {
+            lower.push(skeleton::EMPTY[lower.len()].to_owned());
+        }
+        Ok(ImageTree { layers_dir: self.0.root.join("layers"), lower })
+    }
+
+    /// Mounts the files of an image that is [mounted](Self::mounted_image) in a container, where nobody but the holder
+    /// of the result sees them.
+    pub async fn mount_image(&self, container: &str, image: &ImageId) -> Result<MountedRootfs> {
+        let tree = self.mounted_image(container, image)?;
+        self.blocking(move |inner| mount::layers(&inner.root, &tree.lower)).await
     }
 
     /// All containers that have a root file system, in order: for those who look for what nobody owns any more.
@@ -95,11 +127,7 @@ fn directory(inner: &Inner, container: &str) -> PathBuf {
 }
 
 fn describe(inner: &Inner, state: &crate::state::State, container: &str, record: &RootfsRecord) -> Result<Rootfs> {
-    let layers = state.layers_of(&record.layers)?;
-    let mut lower: Vec<String> = layers.iter().rev().map(|layer| format!("{}/fs", layer.dir)).collect();
-    // An image may have the same layer twice, overlayfs may not: only the upper one shows.
-    let mut seen = HashSet::new();
-    lower.retain(|dir| seen.insert(dir.clone()));
+    let mut lower = lower(state, &record.layers)?;
     lower.push(format!("{}/fs", skeleton::DIR));
     let directory = directory(inner, container);
     Ok(Rootfs {
@@ -108,6 +136,16 @@ fn describe(inner: &Inner, state: &crate::state::State, container: &str, record:
         upper: directory.join("upper"),
         work: directory.join("work"),
     })
+}
+
+/// The directories of layers, top first.
+fn lower(state: &crate::state::State, layers: &[crate::Digest]) -> Result<Vec<String>> {
+    let layers = state.layers_of(layers)?;
+    let mut lower: Vec<String> = layers.iter().rev().map(|layer| format!("{}/fs", layer.dir)).collect();
+    // An image may have the same layer twice, overlayfs may not: only the upper one shows.
+    let mut seen = HashSet::new();
+    lower.retain(|dir| seen.insert(dir.clone()));
+    Ok(lower)
 }
 
 /// Bytes in the regular files and symbolic links below a directory, those with several names once.

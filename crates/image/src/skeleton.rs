@@ -14,15 +14,30 @@ use std::path::Path;
 /// The name of its directory, which no layer of an image has.
 pub(crate) const DIR: &str = "0";
 
+/// Directories with nothing in them, for an overlay that has fewer layers than overlayfs takes.
+pub(crate) const EMPTY: [&str; 2] = ["0/empty", "0/nothing"];
+
 const DIRECTORIES: [&str; 6] = ["dev", "dev/pts", "dev/shm", "etc", "proc", "sys"];
 const FILES: [&str; 5] = [".dockerenv", "dev/console", "etc/hostname", "etc/hosts", "etc/resolv.conf"];
 
 /// Makes it where it is missing.
 pub(crate) fn make(root: &Path, syncer: &Syncer) -> Result<()> {
     let layer = root.join("layers").join(DIR);
-    if layer.is_dir() {
-        return Ok(());
+    if !layer.is_dir() {
+        make_layer(root, &layer, syncer)?;
     }
+    for name in EMPTY {
+        let path = root.join("layers").join(name);
+        let make = || {
+            fs::create_dir_all(&path)?;
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o755))
+        };
+        make().map_err(|e| Error::io(format!("making {}", path.display()), e))?;
+    }
+    Ok(())
+}
+
+fn make_layer(root: &Path, layer: &Path, syncer: &Syncer) -> Result<()> {
     let staged = root.join("staging").join(DIR);
     let fill = || -> std::io::Result<()> {
         let fs = staged.join("fs");
@@ -42,5 +57,5 @@ pub(crate) fn make(root: &Path, syncer: &Syncer) -> Result<()> {
     };
     fill().map_err(|e| Error::io(format!("making {}", staged.display()), e))?;
     syncer.sync()?;
-    fs::rename(&staged, &layer).map_err(|e| Error::io(format!("making {}", layer.display()), e))
+    fs::rename(&staged, layer).map_err(|e| Error::io(format!("making {}", layer.display()), e))
 }

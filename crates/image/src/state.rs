@@ -72,7 +72,7 @@ impl State {
     /// Layers that an image, a root file system or work in progress needs.
     pub(crate) fn live_layers(&self) -> HashSet<Digest> {
         let of_images = self.images.values().flat_map(|image| image.diff_ids.iter());
-        let of_rootfs = self.rootfs.values().flat_map(|rootfs| rootfs.layers.iter());
+        let of_rootfs = self.rootfs.values().flat_map(|rootfs| rootfs.stacks().flatten());
         let mut live: HashSet<Digest> = of_images.chain(of_rootfs).copied().collect();
         live.extend(self.layers.keys().filter(|diff_id| self.is_pinned(diff_id)));
         live

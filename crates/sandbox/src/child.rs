@@ -278,7 +278,7 @@ fn become_container<'p>(
     let root = rootfs::mount(context)?;
     let mut places = Places::new(root.as_fd());
     for (mount, tree) in plan.mounts.iter().zip(&prepared.trees) {
-        mounts::mount(mount, &mut places, tree.as_ref())?;
+        mounts::mount(mount, &mut places, tree.as_ref(), &plan.root.mount_point)?;
     }
     devices::nodes(context, &places)?;
     devices::links(context, &places)?;

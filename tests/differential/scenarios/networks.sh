@@ -79,6 +79,13 @@ docker run --rm --network container:web --hostname x busybox true
 docker run --rm --network one --link web:alias busybox nslookup alias | grep -A 1 '^Name'
 docker run --detach --name plain busybox sleep 1000 | wc -c
 docker run --rm --name linked --link plain:alias busybox sh -c 'tail -n 2 /etc/hosts | cut -f 2; env | grep ALIAS | sort'
+docker run --detach --name db --expose 53/udp --expose 80-82 --expose 443-444 --env USER=me --env EMPTY= --env HOME=/db busybox sleep 1000 | wc -c
+docker run --rm --name linked --link db --link db:my-db --env MY_DB_NAME=own busybox sh -c 'env | grep DB | sort'
+docker run --rm --interactive --tty --name linked --link plain:alias busybox env | sed 's/^HOSTNAME=.*/HOSTNAME/'
+docker run --detach --name linked --link plain:alias busybox sleep 1000 | wc -c
+docker exec linked sh -c 'env | grep ALIAS'
+docker rm --force linked db
+docker run --rm --network one --link web:alias busybox sh -c 'env | grep ALIAS'
 docker run --rm --link nobody:alias busybox true
 docker run --rm --link web:alias busybox true
 docker run --detach --publish 8080:80 --name thief busybox sleep 1

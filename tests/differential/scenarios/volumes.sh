@@ -55,6 +55,9 @@ docker run --rm --volume data:/one --volume data:/one busybox true
 docker run --rm --volume data:/one --tmpfs /one busybox true
 docker run --rm --volume data:/one:z,rprivate busybox true
 docker run --rm --volume /data:/data:shared busybox true
+docker run --rm --mount type=bind,source=/proc,target=/p,bind-propagation=slave busybox true
+docker run --rm --volume /proc:/p:rprivate busybox true
+mount -t tmpfs memory dir && mount --make-shared dir && docker run --rm --volume "$PWD/dir:/dir:rslave" --volume "$PWD/dir:/other:rshared" busybox echo mounted; umount dir
 docker run --rm --pull never --mount type=volume,source=data,target=/data,volume-driver=nonsense busybox true
 docker create --name holder --volume data:/data --volume /own --mount type=bind,source=/etc,target=/host,readonly --tmpfs /t --volume "$PWD/dir:/dir:ro,Z" busybox true | wc -c
 docker inspect --format '{{json .Mounts}}' holder | jq 'sort_by(.Destination)'

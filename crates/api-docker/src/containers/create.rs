@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use engine::CreateRequest;
-use engine::model::{ContainerConfig, EndpointRequest, HostConfig, IpcMode, MountKind, NetworkMode};
+use engine::model::{ContainerConfig, EndpointRequest, HostConfig, IpcMode, MountKind, MountRequest, NetworkMode};
 use http::StatusCode;
 use serde::{Deserialize, Deserializer, Serialize};
 
@@ -84,6 +84,7 @@ pub(crate) async fn create(mut call: Call) -> Result<Response> {
         return Err(ApiError::bad_request("config cannot be empty in order to create a container"));
     }
     for_older_clients(&mut host, ipc_given, call.version);
+    check_mounts(&host, call.version)?;
     check_endpoints(&endpoints, call.version)?;
     let mut warnings = warnings(&config, call.version);
     let request = CreateRequest {
@@ -119,6 +120,15 @@ fn for_older_clients(host: &mut HostConfig, ipc_given: bool, version: ApiVersion
             }
         }
     }
+}
+
+/// Images could not be mounted before 1.48.
+fn check_mounts(host: &HostConfig, version: ApiVersion) -> Result<()> {
+    let of_image = |mount: &MountRequest| matches!(mount.kind, MountKind::Image { .. });
+    if version.before(48) && host.mounts.iter().any(of_image) {
+        return Err(ApiError::bad_request("Mount type \"Image\" needs API v1.48 or newer"));
+    }
+    Ok(())
 }
 
 /// Before 1.44 a container began on one network.

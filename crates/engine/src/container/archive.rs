@@ -13,7 +13,7 @@ use image::archive::{self, ReadOptions, WriteOptions};
 use rustix::fs::{Mode, OFlags};
 
 use super::Container;
-use crate::model::{ContainerRecord, MountPointKind, Timestamp};
+use crate::model::{ContainerRecord, MountPoint, MountPointKind, Timestamp};
 pub use crate::streams::ByteStream;
 use crate::{Engine, Error, Result};
 
@@ -157,20 +157,21 @@ impl Engine {
         }
         let life = container.life.lock().await;
         let writable = is_writable(&record, &absolute);
-        if let Some((directory, below)) = self.in_volume(&record, &absolute)? {
+        if let Some((directory, below)) = self.in_mount(&record, &absolute).await? {
             return Ok(Place { root: Root::Directory(directory), path: below, writable, _life: Some(life) });
         }
         let mounted = self.0.images.mount_rootfs(record.id.as_str()).await.map_err(crate::images::error)?;
         Ok(Place { root: Root::Mounted(mounted), path: absolute, writable, _life: Some(life) })
     }
 
-    /// The directory on the host, and the path below it, of what a container that does not run has in a volume.
-    fn in_volume(&self, record: &ContainerRecord, path: &Path) -> Result<Option<(OwnedFd, PathBuf)>> {
+    /// The directory, and the path below it, of what a container that does not run has in a volume or an image that
+    /// would be mounted.
+    async fn in_mount(&self, record: &ContainerRecord, path: &Path) -> Result<Option<(OwnedFd, PathBuf)>> {
         let inside = |target: &str| path.strip_prefix(target).ok().map(Path::to_owned);
         let nearest = record
             .mounts
             .iter()
-            .filter(|mount| matches!(mount.kind, MountPointKind::Bind | MountPointKind::Volume))
+            .filter(|mount| mount.kind != MountPointKind::Tmpfs)
             .filter_map(|mount| Some((mount, inside(&mount.target)?)))
             .max_by_key(|(mount, _)| mount.target.len());
         let Some((mount, below)) = nearest else { return Ok(None) };
@@ -178,8 +179,15 @@ impl Engine {
         if below.as_os_str().is_empty() && !path.as_os_str().to_string_lossy().ends_with('/') {
             return Ok(None);
         }
-        let source = Path::new(&mount.source).join(&mount.subpath);
-        Ok(Some((open_directory(&source)?, Path::new("/").join(below))))
+        let directory = match crate::images::image_id(&mount.source) {
+            Some(image) if mount.kind == MountPointKind::Image => {
+                // What was opened in it stays for as long as it is open.
+                let mounted = self.0.images.mount_image(record.id.as_str(), &image).await;
+                open_part(&mounted.map_err(crate::images::error)?, mount)?
+            }
+            _ => open_part(&open_directory(Path::new(&mount.source))?, mount)?,
+        };
+        Ok(Some((directory, Path::new("/").join(below))))
     }
 
     async fn identify_off_thread(&self, record: &std::sync::Arc<ContainerRecord>) -> Result<crate::spec::Identity> {
@@ -222,6 +230,15 @@ impl Engine {
 fn open_directory(path: &Path) -> Result<OwnedFd> {
     rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
         .map_err(|error| Error::step(format!("open {}", path.display()), error))
+}
+
+/// Opens the part of a tree that a mount shows, which links in the tree don't lead out of.
+fn open_part(tree: &impl AsFd, mount: &MountPoint) -> Result<OwnedFd> {
+    let part = if mount.subpath.is_empty() { "." } else { mount.subpath.as_str() };
+    let how = rustix::fs::ResolveFlags::IN_ROOT | rustix::fs::ResolveFlags::NO_MAGICLINKS;
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::openat2(tree, part, flags, Mode::empty(), how)
+        .map_err(|error| Error::step(format!("open {part} of what is mounted at {}", mount.target), error))
 }
 
 /// A small file in a container's root file system; empty where it is not there.

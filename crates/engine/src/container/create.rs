@@ -93,8 +93,9 @@ impl Engine {
         reservation: NameReservation<'_>,
     ) -> Result<()> {
         let (engine, id, image) = (self.clone(), record.id.clone(), image.id);
+        let mounted: Vec<_> = crate::images::mounted_images(record).collect();
         let rootfs = crate::blocking(move || {
-            engine.0.images.begin_rootfs(id.as_str(), Some(&image)).map_err(crate::images::error)
+            engine.0.images.begin_rootfs(id.as_str(), Some(&image), &mounted).map_err(crate::images::error)
         })
         .await?;
         self.fill_volumes(record).await?;

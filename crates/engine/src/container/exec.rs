@@ -222,6 +222,7 @@ impl Engine {
             working_dir: &config.working_dir,
             tty: config.tty,
             privileged: config.privileged,
+            links: &self.present_link_environment(&record),
         };
         let process = crate::spec::exec_process(&record, &request, &identity)?;
         let spec = self.spec_of_running(&record, &identity)?;

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use net::dns::hosts::{self, Entry, Hosts};
 use net::dns::resolv::{self, Overrides, ResolvConf};
 
+use super::links::Link;
 use crate::model::{ContainerId, ContainerRecord, NetworkMode};
 use crate::spec::ContainerFiles;
 use crate::{Engine, Error, Result};
@@ -55,7 +56,7 @@ impl Engine {
             .collect();
         let hosts = Hosts {
             ipv6: true,
-            extra: extra.into_iter().chain(self.link_hosts(record)?).collect(),
+            extra: extra.into_iter().chain(self.links_of(record)?.iter().map(Link::host_entry)).collect(),
             own,
             hostname: record.config.hostname.clone(),
             domainname: record.config.domainname.clone(),
@@ -77,33 +78,6 @@ impl Engine {
     fn host_gateway(&self) -> Option<IpAddr> {
         let configured = self.0.config.net.host_gateway;
         configured.or_else(|| self.0.networks.get("bridge").ok()?.ipam.first()?.gateway)
-    }
-
-    /// `--link` on the default bridge: names of other containers, and their addresses as they are now.
-    fn link_hosts(&self, record: &ContainerRecord) -> Result<Vec<Entry>> {
-        if record.host.network_mode != NetworkMode::Bridge {
-            return Ok(Vec::new());
-        }
-        let entry = |link: &String| {
-            let (name, alias) = link.split_once(':').unwrap_or((link, link));
-            let alias = alias.trim_start_matches('/');
-            let other = self.0.containers.find(name)?.record();
-            if !other.state.phase.is_live() {
-                let (other, own) = (&other.name, &record.name);
-                return Err(Error::invalid(format!(
-                    "Cannot link to a non running container: /{other} AS /{own}/{alias}"
-                )));
-            }
-            let Some(address) = other.networks.get("bridge").and_then(|endpoint| endpoint.ipv4) else {
-                let other = &other.name;
-                return Err(Error::invalid(format!(
-                    "Cannot link to /{other}, as it does not belong to the default network"
-                )));
-            };
-            let names = hosts::link_names(alias, &other.config.hostname, &other.name);
-            Ok(Entry { address: address.addr().into(), names })
-        };
-        record.host.links.iter().map(entry).collect()
     }
 
     fn resolv_conf(&self, record: &ContainerRecord) -> String {

@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use crate::model::{
     BindOptions, ContainerConfig, HostConfig, MountKind, MountPoint, MountPointKind, MountRequest, TmpfsOptions,
-    VolumeOptions,
 };
 use crate::volumes::{Volume, VolumeCreate, Volumes};
 use crate::{Engine, Error, Result};
@@ -148,14 +147,15 @@ impl Engine {
                 let mut point = volume_point(&volume, target, name.is_none());
                 point.mode = "z".to_owned();
                 point.copy_up = !options.no_copy && options.subpath.is_empty();
-                point.subpath = volume_subpath(options)?;
+                point.subpath = subpath("volume", &options.subpath)?;
                 point
             }
             MountKind::Tmpfs(options) => tmpfs_point(target, tmpfs_options(options)),
-            MountKind::Image { .. } => {
-                return Err(Error::not_implemented(
-                    "mounts of type 'image' are not supported: run the image, or copy its files into a volume",
-                ));
+            MountKind::Image { source, subpath: part } => {
+                // Not found would tell clients that the container's own image is not there.
+                let image = self.find_image(source).map_err(|error| Error::invalid(error.to_string()))?;
+                // Nobody writes to an image, whatever was asked.
+                return Ok(image_point(source, &image.to_string(), subpath("image", part)?, target));
             }
         };
         point.writable = !mount.read_only;
@@ -190,6 +190,23 @@ fn volume_point(volume: &Volume, target: String, anonymous: bool) -> MountPoint 
         subpath: String::new(),
         copy_up: true,
         anonymous,
+    }
+}
+
+fn image_point(reference: &str, id: &str, subpath: String, target: String) -> MountPoint {
+    MountPoint {
+        kind: MountPointKind::Image,
+        name: Some(reference.to_owned()),
+        source: id.to_owned(),
+        target,
+        driver: String::new(),
+        mode: String::new(),
+        writable: false,
+        propagation: "rprivate".to_owned(),
+        options: Vec::new(),
+        subpath,
+        copy_up: false,
+        anonymous: false,
     }
 }
 
@@ -272,14 +289,14 @@ fn bind_request(source: &str, options: &BindOptions, target: String, read_only: 
     })
 }
 
-fn volume_subpath(options: &VolumeOptions) -> Result<String> {
-    let subpath = &options.subpath;
+/// A part of the tree of a mount of this kind.
+fn subpath(kind: &str, subpath: &str) -> Result<String> {
     let inside = !subpath.starts_with('/') && !subpath.split('/').any(|part| part == "..");
     if inside {
-        return Ok(subpath.clone());
+        return Ok(subpath.to_owned());
     }
     Err(Error::invalid(format!(
-        "invalid mount config for type \"volume\": subpath must be a relative path within the volume: {subpath}"
+        "invalid mount config for type \"{kind}\": subpath must be a relative path within the {kind}: {subpath}"
     )))
 }
 

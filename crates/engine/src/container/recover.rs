@@ -15,7 +15,7 @@ use keeper::protocol::{EntryInfo, Request, State as Held};
 
 use super::Container;
 use super::exit::End;
-use crate::model::{ContainerRecord, Phase, RestartPolicy, Timestamp};
+use crate::model::{ContainerRecord, MountPoint, Phase, RestartPolicy, Timestamp};
 use crate::{Engine, Result};
 
 /// The exit code of what ended while nobody looked.
@@ -73,7 +73,7 @@ impl Engine {
 
     /// It ran on: names, volumes and checks are taken up.
     fn adopt(&self, container: &Arc<Container>, record: &ContainerRecord) {
-        for volume in record.mounts.iter().filter_map(|mount| mount.name.as_deref()) {
+        for volume in record.mounts.iter().filter_map(MountPoint::volume) {
             self.0.volumes.adopt(volume);
         }
         self.attach_dns_of_running(record);

@@ -6,7 +6,7 @@ use std::time::Duration;
 use keeper::protocol::Request;
 
 use super::{Container, turned};
-use crate::model::{ContainerRecord, Phase};
+use crate::model::{ContainerRecord, MountPoint, Phase};
 use crate::{Engine, Error, Result, Volume};
 
 const SIGKILL: i32 = 9;
@@ -138,7 +138,7 @@ impl Engine {
 
     /// The anonymous volumes that nobody else uses.
     pub(super) fn anonymous_volumes(&self, record: &ContainerRecord) -> Vec<Arc<Volume>> {
-        let names = record.mounts.iter().filter(|mount| mount.anonymous).filter_map(|mount| mount.name.as_deref());
+        let names = record.mounts.iter().filter(|mount| mount.anonymous).filter_map(MountPoint::volume);
         let own = names.filter(|name| self.volume_users(name).iter().all(|user| user == record.id.as_str()));
         own.filter_map(|name| self.0.volumes.get(name).ok()).collect()
     }

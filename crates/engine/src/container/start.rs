@@ -17,6 +17,7 @@ use sandbox::{CompileOptions, InitPlan};
 
 use super::Container;
 use super::attach::watched;
+use super::links::Link;
 use super::stop::SIGKILL;
 use crate::model::{ContainerRecord, NetworkMode, Phase, Timestamp, UsernsMode};
 use crate::networks::Joined;
@@ -276,13 +277,16 @@ impl Engine {
             return Err(crate::link::no_program(crate::link::STEPS));
         }
         let identity = self.identify(record, &record.config.user, &record.host.group_add)?;
-        let spec = self.spec_of(record, &identity, self.joined_namespaces(record)?, sources)?;
+        let trees = self.mount_trees(record, &sources)?;
+        let links = self.links_of(record)?.iter().flat_map(Link::environment).collect();
+        let spec = self.spec_of(record, &identity, self.joined_namespaces(record)?, sources, links)?;
         let cgroup = self.0.placements.create(record, &spec)?;
         let mut options = CompileOptions {
             rootfs: Some(self.root_file_system(&record.id)?),
             cgroup: Some(cgroup.placement),
             init: record.host.init.unwrap_or(self.0.config.init),
             wait_for_start: !start,
+            trees,
             ..CompileOptions::default()
         };
         let mut descriptors = Vec::new();
@@ -305,6 +309,7 @@ impl Engine {
         identity: &Identity,
         joined: Joined,
         sources: BTreeMap<String, String>,
+        links: Vec<String>,
     ) -> Result<Spec> {
         let context = SpecContext {
             cgroup: &self.0.placements.path(record),
@@ -317,6 +322,7 @@ impl Engine {
             files: &self.container_files(record),
             shared_shm: joined.shm.as_deref(),
             sources,
+            links,
             identity,
             pure_cgroup_v2: self.0.placements.is_pure_v2(),
         };
@@ -326,7 +332,7 @@ impl Engine {
     /// The specification of a container that runs, for a further process in it: made anew from the record, as keeping
     /// it would cost every container 20 KB. Namespaces of others, which it joined at its start, are its own by now.
     pub(super) fn spec_of_running(&self, record: &ContainerRecord, identity: &Identity) -> Result<Spec> {
-        self.spec_of(record, identity, Joined::default(), BTreeMap::new())
+        self.spec_of(record, identity, Joined::default(), BTreeMap::new(), Vec::new())
     }
 
     /// Takes back what belongs to a run: network, cgroup, volumes. Never fails: what can't be taken back is told.

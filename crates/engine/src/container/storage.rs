@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 use rustix::mount::{MountFlags, UnmountFlags};
 
-use crate::model::{ContainerId, ContainerRecord, IpcMode, MountPointKind};
+use super::propagation;
+use crate::model::{ContainerId, ContainerRecord, IpcMode, MountPoint, MountPointKind};
 use crate::{Engine, Error, Result};
 
 impl Engine {
@@ -14,12 +15,13 @@ impl Engine {
         let mut sources = BTreeMap::new();
         let mut acquired: Vec<&str> = Vec::new();
         for mount in &record.mounts {
-            let source = match (mount.kind, &mount.name) {
+            let source = match (mount.kind, mount.volume()) {
                 (MountPointKind::Volume, Some(name)) => self.0.volumes.acquire(name).map(|source| {
                     acquired.push(name);
-                    source.path.join(&mount.subpath)
+                    source.path
                 }),
-                (MountPointKind::Bind, _) => bind_source(&mount.source, mount.options.iter().any(|o| o == "create")),
+                (MountPointKind::Bind, _) => bind_source(&mount.source, mount.options.iter().any(|o| o == "create"))
+                    .and_then(|source| propagation::check(&source, &mount.propagation).map(|()| source)),
                 _ => continue,
             };
             match source {
@@ -36,7 +38,7 @@ impl Engine {
 
     /// The run is over.
     pub(super) fn release_volumes(&self, record: &ContainerRecord) {
-        for name in record.mounts.iter().filter_map(|mount| mount.name.as_deref()) {
+        for name in record.mounts.iter().filter_map(MountPoint::volume) {
             self.0.volumes.release(name);
         }
         if record.host.ipc_mode == IpcMode::Shareable {

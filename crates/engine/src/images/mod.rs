@@ -12,7 +12,7 @@ use image::{ImageId, ImageUser, Platform, Reference, Removed, RunConfig};
 
 use crate::container::GraphDirs;
 use crate::events::EventKind;
-use crate::model::{ContainerId, ContainerRecord, Filters, Timestamp};
+use crate::model::{ContainerId, ContainerRecord, Filters, MountPointKind, Timestamp};
 use crate::{Engine, Error, Result};
 
 pub use list::{ImageHistory, ImageSummary, ListImages};
@@ -125,7 +125,7 @@ impl Engine {
         Ok(ResolvedImage { id, run: config.config.clone(), manifest })
     }
 
-    pub(super) fn find_image(&self, reference: &str) -> Result<ImageId> {
+    pub(crate) fn find_image(&self, reference: &str) -> Result<ImageId> {
         self.0.images.resolve(reference).map_err(error)
     }
 
@@ -227,11 +227,48 @@ impl Engine {
     }
 
     fn image_users(&self) -> Vec<ImageUser> {
-        let user = |record: Arc<ContainerRecord>| {
-            let image = image_id(&record.image_id)?;
-            Some(ImageUser { image, container: record.id.to_string(), running: record.state.phase.is_live() })
+        let users = |record: Arc<ContainerRecord>| {
+            let images = image_id(&record.image_id).into_iter().chain(mounted_images(&record));
+            let user =
+                |image| ImageUser { image, container: record.id.to_string(), running: record.state.phase.is_live() };
+            images.map(user).collect::<Vec<_>>()
         };
-        self.0.containers.all().into_iter().filter_map(|container| user(container.record())).collect()
+        self.0.containers.all().into_iter().flat_map(|container| users(container.record())).collect()
+    }
+
+    /// What a container's mounts show where that is part of a tree, or an image: by their targets. `sources` are the
+    /// directories of its volumes.
+    pub(crate) fn mount_trees(
+        &self,
+        record: &ContainerRecord,
+        sources: &BTreeMap<String, String>,
+    ) -> Result<BTreeMap<PathBuf, sandbox::MountTree>> {
+        let mut trees = BTreeMap::new();
+        for mount in &record.mounts {
+            let root = match (mount.kind, image_id(&mount.source), sources.get(&mount.target)) {
+                (MountPointKind::Image, Some(image), _) => self.image_tree(&record.id, &image)?,
+                (MountPointKind::Volume, _, Some(source)) if !mount.subpath.is_empty() => {
+                    sandbox::RootFs::Path(source.into())
+                }
+                _ => continue,
+            };
+            let tree = sandbox::MountTree { root, subpath: PathBuf::from(&mount.subpath) };
+            trees.insert(PathBuf::from(&mount.target), tree);
+        }
+        Ok(trees)
+    }
+
+    /// The files of an image that is mounted in a container.
+    fn image_tree(&self, container: &ContainerId, image: &ImageId) -> Result<sandbox::RootFs> {
+        let tree = self.0.images.mounted_image(container.as_str(), image).map_err(error)?;
+        Ok(sandbox::RootFs::Overlay {
+            layers_dir: tree.layers_dir,
+            lower: tree.lower,
+            upper: None,
+            work: None,
+            options: overlay_options(),
+            mount_point: None,
+        })
     }
 
     /// The images that the `ancestor` filter of a list of containers means; `None`: it is not given.
@@ -310,7 +347,7 @@ impl Engine {
             lower: rootfs.lower,
             upper: Some(rootfs.upper),
             work: Some(rootfs.work),
-            options: image::OVERLAY_OPTIONS.iter().map(|(name, value)| format!("{name}={value}")).collect(),
+            options: overlay_options(),
             mount_point: Some(self.0.config.run_dir.join("bundle/rootfs")),
         })
     }
@@ -348,6 +385,16 @@ impl Engine {
 
 fn named(name: &str) -> BTreeMap<String, String> {
     BTreeMap::from([("name".to_owned(), name.to_owned())])
+}
+
+fn overlay_options() -> Vec<String> {
+    image::OVERLAY_OPTIONS.iter().map(|(name, value)| format!("{name}={value}")).collect()
+}
+
+/// The images that are mounted in a container.
+pub(crate) fn mounted_images(record: &ContainerRecord) -> impl Iterator<Item = ImageId> {
+    let images = record.mounts.iter().filter(|mount| mount.kind == MountPointKind::Image);
+    images.filter_map(|mount| image_id(&mount.source))
 }
 
 /// The identifier of a container's image.

@@ -51,9 +51,9 @@ impl ContainerRecord {
 pub struct MountPoint {
     /// `bind`, `volume`, `tmpfs` or `image`
     pub kind: MountPointKind,
-    /// The volume's name.
+    /// The volume's name, or the image's as it was asked for.
     pub name: Option<String>,
-    /// Path on the host.
+    /// Path on the host; of an image, its identifier.
     pub source: String,
     /// Path in the container.
     pub target: String,
@@ -67,12 +67,19 @@ pub struct MountPoint {
     pub propagation: String,
     /// Options of a tmpfs; flags of a bind.
     pub options: Vec<String>,
-    /// Part of the volume's tree.
+    /// Part of the volume's or the image's tree.
     pub subpath: String,
     /// Whether the image's files are copied into it on first use.
     pub copy_up: bool,
     /// It came from `-v`, or from the image, without a name.
     pub anonymous: bool,
+}
+
+impl MountPoint {
+    /// The name of the volume that is mounted, if it is one.
+    pub fn volume(&self) -> Option<&str> {
+        self.name.as_deref().filter(|_| self.kind == MountPointKind::Volume)
+    }
 }
 
 /// What a mount shows.

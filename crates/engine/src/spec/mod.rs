@@ -46,6 +46,8 @@ pub(crate) struct SpecContext<'a> {
     pub(crate) shared_shm: Option<&'a Path>,
     /// Where volumes are, by target, where the record does not tell.
     pub(crate) sources: BTreeMap<String, String>,
+    /// Variables of its links.
+    pub(crate) links: Vec<String>,
     /// Who its process is.
     pub(crate) identity: &'a Identity,
     /// Whether the host's cgroups are v2 alone, where a private cgroup namespace is the default.

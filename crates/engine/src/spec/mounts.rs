@@ -94,7 +94,11 @@ fn of_volume(point: &MountPoint, context: &SpecContext<'_>) -> Mount {
             }
             mount(&point.target, "tmpfs", "tmpfs", &options)
         }
-        _ => {
+        MountPointKind::Image => {
+            let name = point.name.as_deref().unwrap_or(&point.source);
+            mount(&point.target, "bind", name, &["rbind", "ro", &point.propagation])
+        }
+        MountPointKind::Bind | MountPointKind::Volume => {
             // `create` is for whoever looks for the source, not for the kernel.
             let mut options: Vec<&str> =
                 point.options.iter().map(String::as_str).filter(|option| *option != "create").collect();

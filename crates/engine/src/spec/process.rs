@@ -27,7 +27,7 @@ pub(super) fn of(
         .set_terminal(Some(tty))
         .set_user(user(context.identity))
         .set_args(Some(argv))
-        .set_env(Some(environment(record, tty, context.identity)))
+        .set_env(Some(environment(record, &context.links, tty, context.identity)))
         .set_cwd(PathBuf::from(cwd))
         .set_capabilities(Some(capabilities::sets(caps)))
         .set_rlimits(Some(rlimits(&record.host.resources.ulimits)?))
@@ -44,6 +44,8 @@ pub(crate) struct ExecRequest<'a> {
     pub(crate) working_dir: &'a str,
     pub(crate) tty: bool,
     pub(crate) privileged: bool,
+    /// Variables of its links.
+    pub(crate) links: &'a [String],
 }
 
 /// A further process in the container of `record`.
@@ -55,7 +57,7 @@ pub(crate) fn exec_process(
     let security = SecurityOptions::parse(&record.host.security_opt)?;
     let mut host = record.host.clone();
     host.privileged |= request.privileged;
-    let mut env = environment(record, request.tty, identity);
+    let mut env = environment(record, request.links, request.tty, identity);
     for variable in request.env {
         replace_or_append(&mut env, variable);
     }
@@ -85,13 +87,14 @@ fn user(identity: &Identity) -> User {
     user
 }
 
-/// `PATH`, `HOSTNAME` and `TERM` first, then the container's own variables over them, then `HOME` where nobody set it.
-fn environment(record: &ContainerRecord, tty: bool, identity: &Identity) -> Vec<String> {
+/// `PATH`, `HOSTNAME` and `TERM` first, then those of its links, then the container's own variables over them, then `HOME`
+/// where nobody set it.
+fn environment(record: &ContainerRecord, links: &[String], tty: bool, identity: &Identity) -> Vec<String> {
     let mut env = vec![defaults::PATH.to_owned(), format!("HOSTNAME={}", record.config.hostname)];
     if tty {
         env.push("TERM=xterm".to_owned());
     }
-    for variable in &record.config.env {
+    for variable in links.iter().chain(&record.config.env) {
         replace_or_append(&mut env, variable);
     }
     if !env.iter().any(|variable| variable.starts_with("HOME=")) {

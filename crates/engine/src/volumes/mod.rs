@@ -364,7 +364,7 @@ impl Engine {
 
     /// Containers that use the volume, running or not.
     pub(crate) fn volume_users(&self, name: &str) -> Vec<String> {
-        let uses = |record: &ContainerRecord| record.mounts.iter().any(|mount| mount.name.as_deref() == Some(name));
+        let uses = |record: &ContainerRecord| record.mounts.iter().any(|mount| mount.volume() == Some(name));
         let all = self.0.containers.all().into_iter().map(|container| container.record());
         all.filter(|record| uses(record)).map(|record| record.id.to_string()).collect()
     }
@@ -372,7 +372,7 @@ impl Engine {
     /// A container's run with its volumes begins or ends.
     pub(crate) fn tell_mounts(&self, record: &ContainerRecord, action: &str) {
         for mount in &record.mounts {
-            let Some(name) = &mount.name else { continue };
+            let Some(name) = mount.volume() else { continue };
             let mut attributes = BTreeMap::from([
                 ("container".to_owned(), record.id.to_string()),
                 ("driver".to_owned(), mount.driver.clone()),

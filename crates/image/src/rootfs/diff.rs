@@ -37,7 +37,8 @@ pub(super) fn diff(root: &Path, rootfs: &Rootfs) -> Result<Vec<Change>> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let upper = rustix::fs::open(&rootfs.upper, flags, Mode::empty());
     let upper = upper.map_err(|e| Error::io(format!("opening {}", rootfs.upper.display()), e))?;
-    let mut diff = Diff { below: Below { root: mount::layers(root, rootfs)?, held: None }, changes: BTreeMap::new() };
+    let mut diff =
+        Diff { below: Below { root: mount::layers(root, &rootfs.lower)?, held: None }, changes: BTreeMap::new() };
     walk(upper, &mut |found| diff.visit(found))?;
     Ok(diff.with_parents())
 }

@@ -4,7 +4,7 @@ use super::{Rootfs, describe, directory};
 use crate::content::list;
 use crate::images::Inner;
 use crate::reaper::Reaper;
-use crate::record::{self, ROOTFS, RootfsRecord};
+use crate::record::{self, MountedImage, ROOTFS, RootfsRecord};
 use crate::state::State;
 use crate::{Error, ImageId, Images, Result, skeleton};
 use rustix::fs::IFlags;
@@ -26,11 +26,12 @@ pub struct NewRootfs {
 
 impl Images {
     /// Begins to make a root file system for a container, of an image or of nothing: what it belongs to is recorded in
-    /// the same transaction. Blocks for as long as it takes to make three directories.
+    /// the same transaction. `mounted` are images that the container has [mounted](Images::mounted_image) besides.
+    /// Blocks for as long as it takes to make three directories.
     ///
     /// # Errors
     /// [`Error::RootfsExists`], [`Error::NoSuchImage`], [`Error::Invalid`] for an id that cannot name a directory.
-    pub fn begin_rootfs(&self, container: &str, image: Option<&ImageId>) -> Result<NewRootfs> {
+    pub fn begin_rootfs(&self, container: &str, image: Option<&ImageId>, mounted: &[ImageId]) -> Result<NewRootfs> {
         check_id(container)?;
         let inner = Arc::clone(&self.0);
         let new = {
@@ -39,9 +40,13 @@ impl Images {
             if state.rootfs.contains_key(container) {
                 return Err(Error::RootfsExists(container.into()));
             }
-            let layers =
-                image.map(|id| state.image(id)).transpose()?.map_or_else(Vec::new, |image| image.diff_ids.clone());
-            let record = Arc::new(RootfsRecord { image: image.copied(), layers });
+            let layers_of = |id: &ImageId| state.image(id).map(|image| image.diff_ids.clone());
+            let mounted = mounted.iter().map(|id| Ok(MountedImage { image: *id, layers: layers_of(id)? }));
+            let record = Arc::new(RootfsRecord {
+                image: image.copied(),
+                layers: image.map(layers_of).transpose()?.unwrap_or_default(),
+                mounted: mounted.collect::<Result<_>>()?,
+            });
             let rootfs = describe(&inner, &state, container, &record)?;
             state.rootfs.insert(container.into(), Arc::clone(&record));
             drop(state);
@@ -58,7 +63,7 @@ impl Images {
     pub async fn create_rootfs(&self, container: &str, image: Option<&ImageId>) -> Result<Rootfs> {
         let (images, container, image) = (self.clone(), container.to_owned(), image.copied());
         self.blocking(move |inner| {
-            let new = images.begin_rootfs(&container, image.as_ref())?;
+            let new = images.begin_rootfs(&container, image.as_ref(), &[])?;
             match new.record_in(inner.store.txn())?.commit() {
                 Ok(_) => Ok(new.keep()),
                 Err(store::CommitError::Conflict(_)) => Err(Error::RootfsExists(container)),

@@ -33,9 +33,9 @@ pub(super) fn writable(root: &Path, rootfs: &Rootfs) -> Result<MountedRootfs> {
     mount(root, &Stack { lower: &rootfs.lower, upper: Some([&rootfs.upper, &rootfs.work]) })
 }
 
-/// Mounts only what is below a container's own changes.
-pub(super) fn layers(root: &Path, rootfs: &Rootfs) -> Result<MountedRootfs> {
-    mount(root, &Stack { lower: &rootfs.lower, upper: None })
+/// Mounts layers alone, without what a container changed.
+pub(super) fn layers(root: &Path, lower: &[String]) -> Result<MountedRootfs> {
+    mount(root, &Stack { lower, upper: None })
 }
 
 fn mount(root: &Path, stack: &Stack<'_>) -> Result<MountedRootfs> {

@@ -3,7 +3,7 @@
 use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::FileType;
+use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::{Errno, Result};
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create, fsconfig_set_flag,
@@ -12,7 +12,7 @@ use rustix::mount::{
 
 use super::place::{Content, Place, Places};
 use super::target::{self, Make};
-use super::{Halt, Note, Outcome, copy_up};
+use super::{Halt, Note, Outcome, copy_up, rootfs};
 use crate::plan::{MountKind, MountPlan, Text};
 use crate::sync::Step;
 use crate::sys::{self, MountAttr};
@@ -23,6 +23,15 @@ pub(crate) fn clone_tree(at: BorrowedFd<'_>, path: &CStr, recursive: bool) -> Re
     flags.set(OpenTreeFlags::AT_RECURSIVE, recursive);
     flags.set(OpenTreeFlags::AT_EMPTY_PATH, path.is_empty());
     open_tree(at, path, flags)
+}
+
+/// Clones what `subpath` leads to in the tree at a path, and never out of it; all of it where that is empty.
+pub(crate) fn clone_beneath(at: BorrowedFd<'_>, path: &CStr, subpath: &CStr, recursive: bool) -> Result<OwnedFd> {
+    if subpath.is_empty() {
+        return clone_tree(at, path, recursive);
+    }
+    let root = rustix::fs::openat(at, path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    clone_tree(target::open(root.as_fd(), subpath)?.as_fd(), c"", recursive)
 }
 
 /// Puts a detached tree onto an open place.
@@ -70,11 +79,13 @@ fn octal(mode: u32, buffer: &mut [u8; 8]) -> Result<&CStr> {
     CStr::from_bytes_until_nul(buffer).map_err(|_| Errno::INVAL)
 }
 
-/// Makes one of the spec's mounts. `tree` is what the parent has prepared for it, if anything.
+/// Makes one of the spec's mounts. `tree` is what the parent has prepared for it, if anything; `scratch` a directory of
+/// the host's on which something may be mounted for a moment.
 pub(super) fn mount<'p>(
     plan: &'p MountPlan<'p>,
     places: &mut Places<'_, 'p>,
     tree: Option<&OwnedFd>,
+    scratch: &CStr,
 ) -> Outcome<'p, ()> {
     let halt = |errno| Halt::new(Step::Mount, errno, plan.label.to_bytes());
     let no_place = |errno| Halt::new(Step::MountPoint, errno, plan.target.to_bytes());
@@ -99,25 +110,28 @@ pub(super) fn mount<'p>(
             let place = target::open(places.root(), &plan.target).map_err(no_place)?;
             set_attributes(plan, place.as_fd()).map_err(halt)?;
         }
-        MountKind::Bind { source, recursive } => {
+        MountKind::Bind { source, subpath, recursive } => {
             let own;
             let tree = match tree {
-                Some(tree) => tree.as_fd(),
+                Some(tree) => tree,
                 None => {
-                    own = clone_tree(rustix::fs::CWD, source, *recursive).map_err(halt)?;
-                    own.as_fd()
+                    own = clone_beneath(rustix::fs::CWD, source, subpath, *recursive).map_err(halt)?;
+                    &own
                 }
             };
-            let kind = || match FileType::from_raw_mode(rustix::fs::fstat(tree)?.st_mode) {
-                FileType::Directory => Ok(Make::Directory),
-                _ => Ok(Make::File),
+            foreign(plan, places, tree.as_fd())?;
+        }
+        MountKind::Overlay { overlay, subpath } => {
+            let own;
+            let tree = match tree {
+                Some(tree) => tree,
+                None => {
+                    own = rootfs::overlay_beneath(overlay, scratch, subpath)
+                        .map_err(|(errno, note)| Halt { note, ..halt(errno) })?;
+                    &own
+                }
             };
-            let place = place(plan, places, kind).map_err(no_place)?;
-            set_attributes(plan, tree).map_err(halt)?;
-            place.attach(tree).map_err(halt)?;
-            let literal = place.is_literal();
-            places.mounted(&plan.target, literal, Content::Foreign);
-            set_propagation(plan, tree).map_err(halt)?;
+            foreign(plan, places, tree.as_fd())?;
         }
         MountKind::New { fstype, source, parameters } => new(plan, places, fstype, source, parameters)?,
         MountKind::Classic { fstype, source, data } => {
@@ -141,6 +155,22 @@ pub(super) fn mount<'p>(
         }
     }
     Ok(())
+}
+
+/// Mounts a tree that comes from elsewhere.
+fn foreign<'p>(plan: &'p MountPlan<'p>, places: &mut Places<'_, 'p>, tree: BorrowedFd<'_>) -> Outcome<'p, ()> {
+    let halt = |errno| Halt::new(Step::Mount, errno, plan.label.to_bytes());
+    let kind = || match FileType::from_raw_mode(rustix::fs::fstat(tree)?.st_mode) {
+        FileType::Directory => Ok(Make::Directory),
+        _ => Ok(Make::File),
+    };
+    let no_place = |errno| Halt::new(Step::MountPoint, errno, plan.target.to_bytes());
+    let place = place(plan, places, kind).map_err(no_place)?;
+    set_attributes(plan, tree).map_err(halt)?;
+    place.attach(tree).map_err(halt)?;
+    let literal = place.is_literal();
+    places.mounted(&plan.target, literal, Content::Foreign);
+    set_propagation(plan, tree).map_err(halt)
 }
 
 /// Mounts a new file system.

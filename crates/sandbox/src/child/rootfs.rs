@@ -7,7 +7,7 @@ use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::{Errno, Result};
 use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
 
-use super::mounts::{attach, clone_tree, new_filesystem, propagate};
+use super::mounts::{attach, clone_beneath, clone_tree, new_filesystem, propagate};
 use super::target::{self, Make};
 use super::{At, Context, Halt, Note, Outcome, fd_path};
 use crate::plan::{OverlayPlan, RootSource};
@@ -67,6 +67,19 @@ pub(crate) fn overlay_on(overlay: &OverlayPlan<'_>, mount_point: &CStr) -> std::
     let tree = overlay_by_layer(overlay)?;
     let place = open_place(mount_point).map_err(plain)?;
     attach(tree.as_fd(), place.as_fd()).map_err(plain)
+}
+
+/// A part of an overlay as a detached tree. The overlay is mounted on `scratch` for the moment that this takes, in a
+/// mount namespace that passes nothing on from there.
+pub(super) fn overlay_beneath(
+    overlay: &OverlayPlan<'_>,
+    scratch: &CStr,
+    subpath: &CStr,
+) -> std::result::Result<OwnedFd, (Errno, Note)> {
+    overlay_on(overlay, scratch)?;
+    let tree = clone_beneath(CWD, scratch, subpath, false);
+    let gone = rustix::mount::unmount(scratch, UnmountFlags::DETACH);
+    tree.and_then(|tree| gone.map(|()| tree)).map_err(|errno| (errno, Note::default()))
 }
 
 fn overlay_by_layer(overlay: &OverlayPlan<'_>) -> std::result::Result<OwnedFd, (Errno, Note)> {
@@ -169,10 +182,12 @@ fn move_root(root: BorrowedFd<'_>) -> Result<()> {
 /// An overlay over id-mapped layers, mounted somewhere in the caller's mount namespace and cloned from there.
 ///
 /// `mapped` are the layers, the top one first, then the directory with upper and work, as detached id-mapped trees.
+/// Of the overlay comes what `subpath` leads to.
 pub(crate) fn overlay_over(
     mapped: &[OwnedFd],
     scratch: &CStr,
     data: &CStr,
+    subpath: &CStr,
 ) -> std::result::Result<OwnedFd, (Errno, Note)> {
     let plain = |errno| (errno, Note::default());
     let tmpfs = new_filesystem(c"tmpfs", Some(c"tmpfs"), &[], None, 0)?;
@@ -188,7 +203,7 @@ pub(crate) fn overlay_over(
     rustix::fs::mkdirat(&tmpfs, c"root", Mode::from_raw_mode(0o700)).map_err(plain)?;
     rustix::process::fchdir(&tmpfs).map_err(plain)?;
     rustix::mount::mount(c"overlay", c"root", c"overlay", MountFlags::empty(), data).map_err(plain)?;
-    clone_tree(CWD, c"root", false).map_err(plain)
+    clone_beneath(tmpfs.as_fd(), c"root", subpath, false).map_err(plain)
 }
 
 fn number_name(number: usize, buffer: &mut [u8; 16]) -> &CStr {

@@ -12,6 +12,7 @@ mod rootfs;
 mod seccomp;
 mod text;
 
+use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::path::{Path, PathBuf};
 
@@ -102,6 +103,17 @@ pub struct CompileOptions {
     /// Namespaces that are given as descriptors at the time of the spawn, instead of what the spec says:
     /// the kind, and the place in [`crate::Fds::namespaces`].
     pub namespace_fds: Vec<(NamespaceKind, u8)>,
+    /// What bind mounts show where the spec's own words can't say it, by their destinations as the spec has them.
+    pub trees: BTreeMap<PathBuf, MountTree>,
+}
+
+/// A part of a tree, to be mounted somewhere inside the root.
+#[derive(Debug, Clone)]
+pub struct MountTree {
+    /// The whole tree. An overlay without `upper` is mounted in the new process's mount namespace, as a root would be.
+    pub root: RootFs,
+    /// Which part of it; empty: all. Whatever links the tree contains, it is searched for within the tree.
+    pub subpath: PathBuf,
 }
 
 /// What a container's first process will do. See the [module](self).
@@ -210,7 +222,7 @@ impl<'p> InitPlan<'p> {
             }
         };
         let (create_container, start_container) = hooks(spec)?;
-        let mounted = mounts::compile(spec, bundle, &namespaces, ids.as_ref(), options.cgroup.as_ref())?;
+        let mounted = mounts::compile(spec, bundle, &namespaces, ids.as_ref(), options)?;
         let text = |what: &str, value: &Option<String>| value.as_deref().map(|v| cstring(what, v)).transpose();
         if spec.hostname().is_some() && !namespaces.isolated(NamespaceKind::Uts) {
             return Err(PlanError::invalid("hostname", "needs a UTS namespace of the container's own"));

@@ -1,5 +1,6 @@
 //! Mounts, devices and what is hidden, flattened to the arguments of system calls.
 
+use std::collections::BTreeMap;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
@@ -8,7 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use super::options::{IdmapOption, Options};
 use super::process::selinux_enabled;
-use super::{IdMaps, NamespaceKind, NamespacePlan, PlanError, Text, cstring};
+use super::rootfs::{self, RootFs};
+use super::{CompileOptions, IdMaps, MountTree, NamespaceKind, NamespacePlan, OverlayPlan, PlanError, Text, cstring};
 use crate::cgroup::{Layout, Placement};
 
 /// The longest value that `fsconfig(2)` takes.
@@ -43,8 +45,10 @@ pub(crate) enum MountKind<'p> {
     New { fstype: Text<'p>, source: Text<'p>, parameters: Vec<(Text<'p>, Option<Text<'p>>)> },
     /// A new file system whose options are too long for `fsconfig(2)`, by `mount(2)`.
     Classic { fstype: Text<'p>, source: Text<'p>, data: Text<'p> },
-    /// A tree that is mounted elsewhere.
-    Bind { source: Text<'p>, recursive: bool },
+    /// A tree that is mounted elsewhere, or a part of it: what `subpath` leads to within it.
+    Bind { source: Text<'p>, subpath: Text<'p>, recursive: bool },
+    /// A new overlay, or a part of it.
+    Overlay { overlay: OverlayPlan<'p>, subpath: Text<'p> },
     /// Other flags for what is mounted there already.
     Remount,
     /// A symbolic link with this content.
@@ -80,6 +84,7 @@ struct Context<'a> {
     namespaces: &'a NamespacePlan<'a>,
     ids: Option<&'a IdMaps>,
     cgroup: Option<&'a Placement>,
+    trees: &'a BTreeMap<PathBuf, MountTree>,
     /// SELinux's context for file systems made here.
     label: Option<&'a str>,
 }
@@ -89,7 +94,7 @@ pub(crate) fn compile(
     bundle: &Path,
     namespaces: &NamespacePlan,
     ids: Option<&IdMaps>,
-    cgroup: Option<&Placement>,
+    options: &CompileOptions,
 ) -> Result<Mounted, PlanError> {
     let linux = spec.linux().as_ref().ok_or(PlanError::Missing("linux"))?;
     let label = linux.mount_label().as_deref().filter(|label| !label.is_empty());
@@ -98,7 +103,7 @@ pub(crate) fn compile(
             "linux.mountLabel is {label:?}, but SELinux is not enabled on this machine"
         )));
     }
-    let context = Context { bundle, namespaces, ids, cgroup, label };
+    let context = Context { bundle, namespaces, ids, cgroup: options.cgroup.as_ref(), trees: &options.trees, label };
     let mut mounts = Vec::new();
     for mount in spec.mounts().iter().flatten() {
         context.mount(mount, &mut mounts)?;
@@ -174,18 +179,10 @@ impl Context<'_> {
             return self.cgroup(&destination, &options, plans);
         }
         if bind {
-            let source = mount.source().as_ref().filter(|source| !source.as_os_str().is_empty());
-            let source = self.bundle.join(source.ok_or(PlanError::Missing("mounts.source"))?);
-            let kind = MountKind::Bind {
-                source: cstring("mounts.source", source.as_os_str().as_bytes())?,
-                recursive: options.recursive_bind,
-            };
+            let (kind, source) = self.bind(mount, &options)?;
             let label = format!("{} to /{destination}", source.display());
-            if options.remount {
-                plans.push(self.plan(&destination, label, MountKind::Remount, &options, mount, in_proc)?);
-            } else {
-                plans.push(self.plan(&destination, label, kind, &options, mount, in_proc)?);
-            }
+            let kind = if options.remount { MountKind::Remount } else { kind };
+            plans.push(self.plan(&destination, label, kind, &options, mount, in_proc)?);
             return Ok(());
         }
         if options.remount {
@@ -202,7 +199,7 @@ impl Context<'_> {
             && !self.namespaces.is_new(NamespaceKind::Network)
         {
             options.recursive_set |= options.set;
-            let kind = MountKind::Bind { source: c"/sys".into(), recursive: true };
+            let kind = whole(c"/sys".into(), true);
             plans.push(self.plan(&destination, format!("/sys to /{destination}"), kind, &options, mount, in_proc)?);
             return Ok(());
         }
@@ -218,6 +215,24 @@ impl Context<'_> {
         let label = format!("{fstype} on /{destination}");
         plans.push(self.plan(&destination, label, kind, &options, mount, in_proc)?);
         Ok(())
+    }
+
+    /// What a bind mount shows, and what messages call it.
+    fn bind(&self, mount: &Mount, options: &Options) -> Result<(MountKind<'static>, PathBuf), PlanError> {
+        let source = mount.source().as_ref().filter(|source| !source.as_os_str().is_empty());
+        let source = source.ok_or(PlanError::Missing("mounts.source"))?;
+        let recursive = options.recursive_bind;
+        let text = |path: &Path| cstring("mounts.source", path.as_os_str().as_bytes());
+        let Some(tree) = self.trees.get(mount.destination()) else {
+            let source = self.bundle.join(source);
+            return Ok((MountKind::Bind { source: text(&source)?, subpath: c"".into(), recursive }, source));
+        };
+        let subpath = text(&tree.subpath)?;
+        let kind = match &tree.root {
+            RootFs::Path(path) => MountKind::Bind { source: text(path)?, subpath, recursive },
+            RootFs::Overlay { .. } => MountKind::Overlay { overlay: rootfs::overlay_plan(&tree.root)?, subpath },
+        };
+        Ok((kind, if tree.subpath.as_os_str().is_empty() { source.clone() } else { source.join(&tree.subpath) }))
     }
 
     fn plan(
@@ -247,6 +262,8 @@ impl Context<'_> {
                 Some((ids.clone(), option == IdmapOption::Recursive))
             }
         };
+        // The layers of an overlay are mapped, and not the overlay.
+        let idmap = idmap.filter(|_| !matches!(kind, MountKind::Overlay { .. }));
         if idmap.is_some() && !matches!(kind, MountKind::Bind { .. }) {
             return Err(PlanError::invalid("mounts.options", format!("idmap on /{destination} needs a bind mount")));
         }
@@ -277,7 +294,7 @@ impl Context<'_> {
         let here = |name: &str| format!("{destination}/{name}");
         if layout.is_unified() {
             let kind = match (own_view, self.cgroup.and_then(Placement::unified)) {
-                (false, Some(directory)) => MountKind::Bind { source: directory.to_owned().into(), recursive: false },
+                (false, Some(directory)) => whole(directory.to_owned().into(), false),
                 _ => new_filesystem("cgroup2", b"cgroup".to_vec(), &Options::default())?,
             };
             plans.push(simple(destination, "cgroup2", kind, options)?);
@@ -291,11 +308,8 @@ impl Context<'_> {
         for hierarchy in layout.v1() {
             let name = hierarchy.name();
             let kind = match (own_view, self.cgroup.and_then(|cgroup| cgroup.v1_directory(name))) {
-                (false, Some(directory)) => MountKind::Bind { source: directory.to_owned().into(), recursive: false },
-                (false, None) => MountKind::Bind {
-                    source: cstring("cgroup", hierarchy.mount_point().as_os_str().as_bytes())?,
-                    recursive: false,
-                },
+                (false, Some(directory)) => whole(directory.to_owned().into(), false),
+                (false, None) => whole(cstring("cgroup", hierarchy.mount_point().as_os_str().as_bytes())?, false),
                 (true, _) => {
                     let parameters = hierarchy.mount_parameters();
                     let parsed = Options { parameters, ..Options::default() };
@@ -320,6 +334,11 @@ impl Context<'_> {
         plans.push(all);
         Ok(())
     }
+}
+
+/// A bind of all of a tree.
+fn whole(source: Text<'static>, recursive: bool) -> MountKind<'static> {
+    MountKind::Bind { source, subpath: c"".into(), recursive }
 }
 
 fn simple(

@@ -77,15 +77,9 @@ pub(crate) fn compile(
             let path = cstring("root.path", path.as_os_str().as_bytes())?;
             (RootSource::Path(path.clone()), path)
         }
-        RootFs::Overlay { layers_dir, lower, upper, work, options, mount_point } => {
-            let upper = match (upper, work) {
-                (Some(upper), Some(work)) => Some((upper.as_path(), work.as_path())),
-                (None, None) => None,
-                _ => return Err(PlanError::invalid("root", "an overlay needs both upper and work, or neither")),
-            };
+        RootFs::Overlay { mount_point, .. } => {
             let mount_point = mount_point.clone().unwrap_or_else(|| bundle.join("rootfs"));
-            let plan = overlay(layers_dir, lower, upper, options)?;
-            (RootSource::Overlay(plan), cstring("root.path", mount_point.as_os_str().as_bytes())?)
+            (RootSource::Overlay(overlay_plan(rootfs)?), cstring("root.path", mount_point.as_os_str().as_bytes())?)
         }
     };
     let propagation = match linux.rootfs_propagation().as_deref() {
@@ -96,6 +90,19 @@ pub(crate) fn compile(
     };
     let readonly = spec.root().as_ref().and_then(|root| root.readonly()).unwrap_or(false);
     Ok(RootPlan { source, mount_point, readonly, propagation, no_pivot })
+}
+
+/// The plan of what is an overlay.
+pub(super) fn overlay_plan(rootfs: &RootFs) -> Result<OverlayPlan<'static>, PlanError> {
+    let RootFs::Overlay { layers_dir, lower, upper, work, options, .. } = rootfs else {
+        return Err(PlanError::invalid("root", "is no overlay"));
+    };
+    let upper = match (upper, work) {
+        (Some(upper), Some(work)) => Some((upper.as_path(), work.as_path())),
+        (None, None) => None,
+        _ => return Err(PlanError::invalid("root", "an overlay needs both upper and work, or neither")),
+    };
+    overlay(layers_dir, lower, upper, options)
 }
 
 fn overlay(

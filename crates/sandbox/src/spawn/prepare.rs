@@ -10,7 +10,7 @@ use rustix::io::Errno;
 use rustix::mount::{MountPropagationFlags, mount_change};
 
 use super::{Fds, MappedNamespaces, SpawnError, Stdio};
-use crate::child::mounts::clone_tree;
+use crate::child::mounts::clone_beneath;
 use crate::child::{Namespace, Prepared, rootfs};
 use crate::plan::{
     CgroupPlan, IdMap, IdMaps, InitPlan, MountKind, NamespaceKind, NamespaceSource, OverlayPlan, ProcessPlan,
@@ -102,41 +102,43 @@ fn trees(plan: &InitPlan<'_>, ready: &mut Prepared<'_>) -> Result<(), SpawnError
     let user = plan.namespaces.isolated(NamespaceKind::User);
     let mut mapped = MappedNamespaces::new();
     for mount in &plan.mounts {
-        let MountKind::Bind { source, recursive } = &mount.kind else {
-            ready.trees.push(None);
-            continue;
+        let tree = match &mount.kind {
+            MountKind::Bind { source, subpath, recursive } if user || mount.idmap.is_some() => {
+                let tree = tree(CWD, source, subpath, *recursive)?;
+                if let Some((maps, deep)) = &mount.idmap {
+                    map(&tree, maps, *deep, &mut mapped, &text(source))?;
+                }
+                Some(tree)
+            }
+            MountKind::Overlay { overlay, subpath } if user => {
+                Some(overlay_tree(overlay, plan.ids.as_ref(), &plan.root.mount_point, subpath, &mut mapped)?)
+            }
+            _ => None,
         };
-        if !user && mount.idmap.is_none() {
-            ready.trees.push(None);
-            continue;
-        }
-        let tree = tree(CWD, source, *recursive)?;
-        if let Some((maps, deep)) = &mount.idmap {
-            map(&tree, maps, *deep, &mut mapped, &text(source))?;
-        }
-        ready.trees.push(Some(tree));
+        ready.trees.push(tree);
     }
     for device in &plan.devices {
-        let tree = if device.bind { Some(tree(CWD, &device.host_path, false)?) } else { None };
+        let tree = if device.bind { Some(tree(CWD, &device.host_path, c"", false)?) } else { None };
         ready.device_trees.push(tree);
     }
     if !user {
         return Ok(());
     }
-    ready.null = Some(tree(CWD, c"/dev/null", false)?);
+    ready.null = Some(tree(CWD, c"/dev/null", c"", false)?);
     ready.root = Some(match (&plan.root.source, &plan.ids) {
-        (RootSource::Path(path), _) => tree(CWD, path, true)?,
+        (RootSource::Path(path), _) => tree(CWD, path, c"", true)?,
         (RootSource::Overlay(overlay), ids) => {
-            overlay_tree(overlay, ids.as_ref(), &plan.root.mount_point, &mut mapped)?
+            overlay_tree(overlay, ids.as_ref(), &plan.root.mount_point, c"", &mut mapped)?
         }
     });
     Ok(())
 }
 
 /// A detached clone that follows the host's mounts but never leads back to them.
-fn tree(at: BorrowedFd<'_>, path: &CStr, recursive: bool) -> Result<OwnedFd, SpawnError> {
-    let failed = || SpawnError::prepare("open", text(path));
-    let tree = clone_tree(at, path, recursive).map_err(failed())?;
+fn tree(at: BorrowedFd<'_>, path: &CStr, subpath: &CStr, recursive: bool) -> Result<OwnedFd, SpawnError> {
+    let name = if subpath.is_empty() { text(path) } else { format!("{}/{}", text(path), text(subpath)) };
+    let failed = || SpawnError::prepare("open", name.clone());
+    let tree = clone_beneath(at, path, subpath, recursive).map_err(failed())?;
     let slave = MountAttr { propagation: libc::MS_SLAVE, ..MountAttr::default() };
     sys::mount_setattr(tree.as_fd(), true, &slave).map_err(failed())?;
     Ok(tree)
@@ -156,6 +158,7 @@ fn overlay_tree(
     overlay: &OverlayPlan<'_>,
     ids: Option<&IdMaps>,
     scratch: &CStr,
+    subpath: &CStr,
     mapped: &mut MappedNamespaces,
 ) -> Result<OwnedFd, SpawnError> {
     let Some(ids) = ids else {
@@ -185,15 +188,16 @@ fn overlay_tree(
     let trees = sources
         .iter()
         .map(|(at, name)| {
-            let tree = tree(*at, name, false)?;
+            let tree = tree(*at, name, c"", false)?;
             map(&tree, ids, false, mapped, &text(name))?;
             Ok(tree)
         })
         .collect::<Result<Vec<_>, SpawnError>>();
     let root = trees.and_then(|trees| {
         let _identity = FileIdentity::assume(ids)?;
-        rootfs::overlay_over(&trees, scratch, &data)
-            .map_err(|(errno, _)| SpawnError::prepare("mount", "the overlay")(errno))
+        let what = || if subpath.is_empty() { "the overlay".to_owned() } else { text(subpath) };
+        rootfs::overlay_over(&trees, scratch, &data, subpath)
+            .map_err(|(errno, _)| SpawnError::prepare("mount", what())(errno))
     });
     away.back()?;
     root
