@@ -208,9 +208,22 @@ impl Daemon {
     /// # Panics
     /// When there is none.
     pub fn keeper(&self) -> u32 {
-        let pattern = format!("^[^ ]*stratus keeper .*{}/run", self.slot.directory().display());
+        self.process_that_stays("keeper")
+    }
+
+    /// The process that keeps the published ports.
+    ///
+    /// # Panics
+    /// When there is none.
+    pub fn forwarder(&self) -> u32 {
+        self.process_that_stays("forward")
+    }
+
+    #[track_caller]
+    fn process_that_stays(&self, role: &str) -> u32 {
+        let pattern = format!("^[^ ]*stratus {role} .*{}/run", self.slot.directory().display());
         let found = self.sh(&format!("pgrep -f '{pattern}'"));
-        found.text().parse().unwrap_or_else(|_| panic!("expected one keeper: {found}"))
+        found.text().parse().unwrap_or_else(|_| panic!("expected one {role}: {found}"))
     }
 
     /// The daemon's process.

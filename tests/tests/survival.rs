@@ -1,6 +1,8 @@
 //! What goes on when the daemon, or the keeper, is killed.
 
 use e2e::{Daemon, eventually};
+use std::io::{Read, Write};
+use std::net::{Ipv6Addr, TcpStream};
 
 const TICKER: &str = "sh -c 'echo begun; while read l; do echo got $l; done'";
 
@@ -97,6 +99,49 @@ fn a_newer_program_takes_over() {
     // Nothing is to be done when the program is the same.
     host.restart();
     assert_eq!(host.log().matches("the keeper has gone on as this program").count(), 1, "{}", host.log());
+}
+
+#[test]
+fn a_newer_program_carries_the_connections_of_the_one_before() {
+    let mut host = Daemon::start();
+    host.sh("docker run -d --name echo -p $PORT:80 busybox nc -ll -p 80 -e cat").ok();
+    // To a container without IPv6, the forwarder carries it.
+    let connect = |host: &Daemon| TcpStream::connect((Ipv6Addr::LOCALHOST, host.port()));
+    let say = |stream: &mut TcpStream, text: &str| {
+        let mut answer = vec![0; text.len()];
+        stream.write_all(text.as_bytes())?;
+        stream.read_exact(&mut answer)?;
+        std::io::Result::Ok(answer == text.as_bytes())
+    };
+    let mut connection = None;
+    eventually("the server", || {
+        connection = connect(&host).ok();
+        connection.as_mut().is_some_and(|connection| say(connection, "before").is_ok_and(|same| same))
+    });
+    let mut connection = connection.unwrap();
+    let forwarder = host.forwarder();
+    let program = host.upgrade();
+    assert_eq!(host.forwarder(), forwarder);
+    let of_file = |path: &str| host.sh(&format!("stat -L -c %d:%i {path}")).text().to_owned();
+    assert_eq!(of_file(&format!("/proc/{forwarder}/exe")), of_file(&program.display().to_string()));
+    assert!(say(&mut connection, "after").unwrap());
+    assert!(say(&mut connect(&host).unwrap(), "anew").unwrap());
+    host.sh("docker rm -f echo").ok();
+    assert_eq!(connect(&host).unwrap_err().kind(), std::io::ErrorKind::ConnectionRefused);
+    host.restart();
+    assert_eq!(host.log().matches("the port forwarder has gone on as this program").count(), 1, "{}", host.log());
+}
+
+#[test]
+fn a_killed_forwarder_is_replaced_also_by_a_daemon_that_found_it() {
+    let mut host = Daemon::start();
+    host.sh("docker run -d --name web -p $PORT:80 busybox sh -c 'mkdir /www; echo hello > /www/index.html; exec httpd -f -h /www -p 80'").ok();
+    host.kill9();
+    host.restart();
+    let forwarder = host.forwarder();
+    host.sh(&format!("kill -9 {forwarder}")).ok();
+    eventually("another forwarder", || host.sh("curl -s -m 5 http://[::1]:$PORT").stdout() == "hello\n");
+    assert_ne!(host.forwarder(), forwarder);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -13,13 +13,16 @@ use parking_lot::Mutex;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, sockopt};
-use rustix::process::PidfdFlags;
+use rustix::process::{Pid, PidfdFlags};
 
-use super::protocol::{self, End, Held, Hold, MAX_MESSAGE, Mode, Refusal, Reply, Request, Status};
+use super::protocol::{self, Held, Hold, MAX_MESSAGE, Mode, Refusal, Reply, Request, Status};
 use super::{LOG_FILE, READY, SOCKET_FILE, socket_address};
 
 /// How long the forwarder may take to answer before it counts as hung. It answers in microseconds.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long it may take to go on as another program, which is read from the disk and tried first.
+const UPGRADE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How long a process may take to die.
 const EXIT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -46,6 +49,14 @@ pub enum ForwardError {
         why: String,
         /// Where its messages go.
         log: PathBuf,
+    },
+    /// The program that it should go on as cannot be compared with its own.
+    #[error("cannot compare the port forwarder's program with {path:?}: {source}")]
+    Program {
+        /// The program that it should go on as.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
     },
     /// A system call on its socket failed.
     #[error("cannot {what} the port forwarder at {path:?}: {source}")]
@@ -216,57 +227,59 @@ impl ForwardClient {
         }
     }
 
-    /// Ends the forwarder. When this returns, its ports are free and another can be started in its run directory.
-    /// Returns whether one was running.
+    /// Ends the forwarder, and breaks what it carries. When this returns, its ports are free and another can be started in its run
+    /// directory. Returns whether one was running.
     ///
     /// # Errors
     /// Where it runs, and cannot be asked.
-    pub fn shutdown(&self, end: End) -> Result<bool, ForwardError> {
+    pub fn shutdown(&self) -> Result<bool, ForwardError> {
         let mut state = self.state.lock();
         if !self.connect(&mut state)? {
             return Ok(false);
         }
-        self.shutdown_connected(&mut state, end)?;
-        Ok(true)
-    }
-
-    fn shutdown_connected(&self, state: &mut State, end: End) -> Result<(), ForwardError> {
-        match self.call(state, &Request::Shutdown(end), None)? {
+        match self.call(&mut state, &Request::Shutdown, None)? {
             (Reply::Done, _) => {
                 state.connection = None;
-                reap(state, end == End::Now);
-                Ok(())
+                reap(&mut state, true);
+                Ok(true)
             }
             other => Err(self.wrong(other.0)),
         }
     }
 
-    /// Puts a new process (after an upgrade of the program) in the place of the one that runs. No port is free in
-    /// between, and TCP connections live on in the old process until they end. Returns the number of ports handed over.
+    /// Has the forwarder go on as this client's program, with everything it holds and carries, where it is of another file: as a rule
+    /// a newer program has been installed since it began. It stays the same process, and what [`watch`](Self::watch) gave goes on to
+    /// watch it. Returns whether that was so.
     ///
     /// # Errors
-    /// Where one of the two cannot be talked to, or the new one cannot be started. The ports are then held by this
-    /// process only as long as the call lasts: hold them again.
-    pub fn replace(&self) -> Result<usize, ForwardError> {
+    /// Where it goes on as the program that it is, and why.
+    pub fn bring_up_to_date(&self) -> Result<bool, ForwardError> {
         let mut state = self.state.lock();
         if !self.connect(&mut state)? {
-            return Ok(0);
+            return Ok(false);
         }
-        let held = self.list_connected(&mut state)?;
-        let mut sockets = Vec::with_capacity(held.len());
-        for Held { hold, .. } in &held {
-            sockets.push(self.fetch_connected(&mut state, &hold.key)?);
+        let Some(connection) = &state.connection else { return Ok(false) };
+        let path = PathBuf::from((self.command)().get_program());
+        let failed = |source| ForwardError::Program { path: path.clone(), source };
+        let program = File::open(&path).map_err(failed)?;
+        let executed = fs::metadata(format!("/proc/{}/exe", connection.pid.as_raw_nonzero())).map_err(failed)?;
+        let wanted = program.metadata().map_err(failed)?;
+        if (executed.dev(), executed.ino()) == (wanted.dev(), wanted.ino()) {
+            return Ok(false);
         }
-        self.shutdown_connected(&mut state, End::Drain)?;
-        self.connect_or_start(&mut state)?;
-        for (Held { hold, .. }, socket) in held.iter().zip(&sockets) {
-            self.call(&mut state, &Request::Hold(hold.clone()), Some(socket.as_fd()))?;
+        connection.answer_within(UPGRADE_TIMEOUT).map_err(|source| self.io("talk to", source))?;
+        match self.call(&mut state, &Request::Upgrade, Some(program.as_fd()))? {
+            (Reply::Done, _) => {}
+            other => return Err(self.wrong(other.0)),
         }
-        Ok(held.len())
+        if let Some(connection) = &state.connection {
+            connection.answer_within(ANSWER_TIMEOUT).map_err(|source| self.io("talk to", source))?;
+        }
+        Ok(true)
     }
 
     /// Something that tells when the forwarder has ended, so that whoever holds ports can hold them again at once: poll it,
-    /// or wait with [`Watch::ended`]. `None` where no forwarder runs. After [`replace`](Self::replace) take another one.
+    /// or wait with [`Watch::ended`]. `None` where no forwarder runs.
     ///
     /// # Errors
     /// Where the forwarder runs, and cannot be connected to.
@@ -414,13 +427,13 @@ fn has_ended(connection: &OwnedFd) -> bool {
 struct Connection {
     socket: OwnedFd,
     process: OwnedFd,
+    pid: Pid,
 }
 
 impl Connection {
     fn open(run_dir: &Path) -> io::Result<Self> {
         let (address, _dir) = socket_address(run_dir)?;
         let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
-        sockopt::set_socket_timeout(&socket, sockopt::Timeout::Recv, Some(ANSWER_TIMEOUT))?;
         rustix::io::retry_on_intr(|| rustix::net::connect(&socket, &address))?;
         let pid = sockopt::socket_peercred(&socket)?.pid;
         let process = match rustix::process::pidfd_open(pid, PidfdFlags::empty()) {
@@ -432,7 +445,14 @@ impl Connection {
         if has_ended(&socket) {
             return Err(io::ErrorKind::ConnectionRefused.into());
         }
-        Ok(Connection { socket, process })
+        let connection = Connection { socket, process, pid };
+        connection.answer_within(ANSWER_TIMEOUT)?;
+        Ok(connection)
+    }
+
+    /// From now on, an answer that takes longer is an error.
+    fn answer_within(&self, timeout: Duration) -> io::Result<()> {
+        Ok(sockopt::set_socket_timeout(&self.socket, sockopt::Timeout::Recv, Some(timeout))?)
     }
 
     /// Waits until a process whose end of the connection has closed is gone: the kernel closes the descriptors of a dying
@@ -454,7 +474,7 @@ impl Watch {
     /// # Errors
     /// Where the runtime cannot watch the connection.
     pub async fn ended(self) -> io::Result<()> {
-        let Connection { socket, process } = self.0;
+        let Connection { socket, process, pid } = self.0;
         // Of the stream only its readiness and its end are used, which are the same for every kind of socket.
         let socket = UnixStream::from(socket);
         socket.set_nonblocking(true)?;
@@ -467,7 +487,7 @@ impl Watch {
                 Ok(0) | Err(_) => break,
             }
         }
-        let connection = Connection { socket: OwnedFd::from(socket.into_std()?), process };
+        let connection = Connection { socket: OwnedFd::from(socket.into_std()?), process, pid };
         tokio::task::spawn_blocking(move || connection.wait_for_exit()).await.map_err(io::Error::other)
     }
 }
@@ -485,7 +505,7 @@ impl AsFd for Watch {
 /// Where it runs and does not end, or a file cannot be removed.
 pub fn clean(run_dir: &Path) -> Result<(), ForwardError> {
     let client = ForwardClient::new(run_dir, "");
-    client.shutdown(End::Now)?;
+    client.shutdown()?;
     for name in [SOCKET_FILE, super::LOCK_FILE, LOG_FILE] {
         match fs::remove_file(run_dir.join(name)) {
             Err(source) if source.kind() != io::ErrorKind::NotFound => {

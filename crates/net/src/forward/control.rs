@@ -8,8 +8,8 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, SocketFlags, sockopt};
 
 use super::arena::Key;
-use super::protocol::{self, End, Held, Hold, MAX_KEY, Mode, Proto, Refusal, Reply, Request, Status};
-use super::server::{BURST, Entry, Forwarder, Holding, Phase};
+use super::protocol::{self, Held, Hold, MAX_KEY, Mode, Proto, Refusal, Reply, Request, Status};
+use super::server::{BURST, Entry, Forwarder, Holding};
 use super::udp::{Peer, Session, UdpListener};
 use super::{SOCKET_FILE, bind};
 
@@ -48,27 +48,29 @@ impl Forwarder {
         };
         let request = if received.cut_short { None } else { protocol::decode(&self.buffer[..received.len]) };
         let (reply, fd) = match request {
+            Some(Request::Upgrade) => match self.plan_upgrade(key, received.fd) {
+                // The answer comes when it is done.
+                Ok(()) => return,
+                Err(refusal) => (Reply::Refused(refusal), None),
+            },
             Some(request) => self.answer(request, received.fd),
             None => (Reply::Refused(Refusal::NotUnderstood), None),
         };
+        self.reply(key, &reply, fd.as_ref().map(AsFd::as_fd));
+    }
+
+    pub(super) fn reply(&mut self, key: Key, reply: &Reply, fd: Option<BorrowedFd<'_>>) {
         let Some(Entry::Control(socket)) = self.entries.get(key) else { return };
-        let sent = protocol::encode(&reply).is_ok_and(|bytes| {
-            let fd: Option<BorrowedFd<'_>> = fd.as_ref().map(AsFd::as_fd);
-            protocol::send(socket, &bytes, fd, SendFlags::DONTWAIT).is_ok()
-        });
+        let sent =
+            protocol::encode(reply).is_ok_and(|bytes| protocol::send(socket, &bytes, fd, SendFlags::DONTWAIT).is_ok());
         // Whoever asks and does not read the answers has no further questions.
         if !sent {
             self.hang_up(key);
         }
-        // A forwarder that has given up its name is nobody's any more.
-        if self.phase != Phase::Serving {
-            for control in std::mem::take(&mut self.controls) {
-                self.entries.remove(control);
-            }
-        }
     }
 
     fn hang_up(&mut self, key: Key) {
+        self.cancel_upgrade(key);
         self.entries.remove(key);
         self.controls.retain(|&control| control != key);
     }
@@ -84,10 +86,12 @@ impl Forwarder {
                 Some(socket) => return (Reply::Socket, Some(socket)),
                 None => Reply::Refused(Refusal::UnknownKey { key }),
             },
-            Request::Shutdown(end) => {
-                self.shut_down(end);
+            Request::Shutdown => {
+                self.shut_down();
                 Reply::Done
             }
+            // It has an answer of its own.
+            Request::Upgrade => Reply::Refused(Refusal::NotUnderstood),
         };
         (reply, None)
     }
@@ -130,7 +134,7 @@ impl Forwarder {
     }
 
     /// Puts a socket to work.
-    fn serve(&mut self, socket: OwnedFd, hold: &Hold, local: SocketAddr) -> Result<Key, String> {
+    pub(super) fn serve(&mut self, socket: OwnedFd, hold: &Hold, local: SocketAddr) -> Result<Key, String> {
         let entry = match (hold.proto, hold.mode) {
             (Proto::Tcp, Mode::Reserve) => Entry::TcpListener { socket, target: None },
             (Proto::Tcp, Mode::Proxy { target }) => Entry::TcpListener { socket, target: Some(target) },
@@ -164,7 +168,11 @@ impl Forwarder {
                 }
                 listener.into_socket()
             }
-            Entry::ControlListener(_) | Entry::Control(_) | Entry::Connection(_) | Entry::Session(_) => return None,
+            Entry::ControlListener(_)
+            | Entry::Control(_)
+            | Entry::Connection(_)
+            | Entry::Session(_)
+            | Entry::Probe(_) => return None,
         };
         self.unwatch(&socket);
         Some(socket)
@@ -195,8 +203,8 @@ impl Forwarder {
         rustix::io::fcntl_dupfd_cloexec(socket, 0).ok()
     }
 
-    /// Gives up ports and name, so that another forwarder can take its place before this one has ended.
-    fn shut_down(&mut self, end: End) {
+    /// Gives up ports and name, so that another forwarder can take its place as soon as this one is asked for no more.
+    fn shut_down(&mut self) {
         for key in self.holdings.keys().cloned().collect::<Vec<_>>() {
             self.release(&key);
         }
@@ -205,10 +213,6 @@ impl Forwarder {
             self.entries.remove(listener);
         }
         self.lock = None;
-        self.phase = match end {
-            End::Now => Phase::Ended,
-            End::Drain => Phase::Draining,
-        };
     }
 
     /// Datagrams from clients to the target.
@@ -251,18 +255,33 @@ impl Forwarder {
                 return None;
             }
         };
+        match self.add_session(session, now) {
+            Ok(key) => Some(key),
+            Err(errno) => {
+                self.complain(|| format!("cannot watch a socket: {errno}"));
+                None
+            }
+        }
+    }
+
+    pub(super) fn add_session(&mut self, session: Session, last_used: Instant) -> rustix::io::Result<Key> {
+        let (listener, peer) = (session.listener, session.peer);
         let key = self.entries.insert(Entry::Session(session));
         if let Err(errno) = self.watch_level(key) {
-            self.complain(|| format!("cannot watch a socket: {errno}"));
             self.entries.remove(key);
-            return None;
+            return Err(errno);
         }
         self.sessions += 1;
         if let Some(Entry::UdpListener(listener)) = self.entries.get_mut(listener) {
             listener.sessions.insert(peer, key);
         }
-        self.expiry.push_back((now + self.config.udp_idle, key));
-        Some(key)
+        self.expiry.push_back((last_used + self.config.udp_idle, key));
+        Ok(key)
+    }
+
+    /// Makes up for sessions that were added in another order than that in which they were used.
+    pub(super) fn sort_expiry(&mut self) {
+        self.expiry.make_contiguous().sort_by_key(|&(due, _)| due);
     }
 
     /// Forgets clients that were silent for too long.

@@ -22,6 +22,7 @@ mod protocol;
 mod server;
 mod tcp;
 mod udp;
+mod upgrade;
 
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -35,7 +36,7 @@ use rustix::net::SocketAddrUnix;
 
 pub use bind::bind;
 pub use client::{ForwardClient, ForwardError, Watch, clean};
-pub use protocol::{End, Held, Hold, MAX_KEY, Mode, Proto, Refusal, Status};
+pub use protocol::{Held, Hold, MAX_KEY, Mode, Proto, Refusal, Status};
 
 /// The forwarder's socket in its run directory: `SOCK_SEQPACKET`, mode 0600.
 pub const SOCKET_FILE: &str = "forward.sock";
@@ -45,6 +46,10 @@ const LOCK_FILE: &str = "forward.lock";
 const LOG_FILE: &str = "forward.log";
 /// What it writes to its standard input, a socket, when it is ready. Anything else it writes there is why it isn't.
 const READY: &str = "ready\n";
+/// The last argument of a forwarder that goes on where another was; see [`upgrade`].
+const RESUME: &str = "--resume";
+/// The last argument of one that only says whether it could.
+const PROBE: &str = "--probe";
 
 /// What a forwarder is started with.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,6 +61,35 @@ struct Config {
     max_sessions: usize,
     /// A UDP client that is silent for so long is forgotten.
     udp_idle: Duration,
+}
+
+/// How this process was started, so that another program can be started in the same way.
+struct Program {
+    name: OsString,
+    arguments: Vec<OsString>,
+}
+
+/// What a forwarder begins with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Beginning {
+    Nothing,
+    /// The state of the program that it was before.
+    Resume,
+    /// That of another forwarder, and it is only to say whether it understands it.
+    Probe,
+}
+
+impl Beginning {
+    /// Takes the argument that says so, which is the last.
+    fn of(args: &mut Vec<OsString>) -> Self {
+        let beginning = match args.last() {
+            Some(last) if last == RESUME => Beginning::Resume,
+            Some(last) if last == PROBE => Beginning::Probe,
+            _ => return Beginning::Nothing,
+        };
+        args.pop();
+        beginning
+    }
 }
 
 impl Config {
@@ -91,18 +125,19 @@ impl Config {
 /// the arguments after `forward`. Returns when it is told to end.
 ///
 /// It leaves the session of whoever started it, says `ready` on its standard input where that is a socket, and needs
-/// nothing else from outside.
+/// nothing else from outside. An upgrade starts it with one argument more, and with what was held before as its standard input.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let outcome = Config::parse(args).and_then(|config| {
-        let run_dir = config.run_dir.clone();
-        // Fails where this process leads a group already, as under a shell: then it has a session of its own to leave later.
-        let _ = rustix::process::setsid();
-        let forwarder = server::Forwarder::open(config)
-            .map_err(|error| format!("cannot run a port forwarder in {run_dir:?}: {error}"))?;
-        say(READY);
-        forwarder.run().map_err(|error| format!("the port forwarder in {run_dir:?} failed: {error}"))
-    });
-    match outcome {
+    let mut args: Vec<OsString> = args.into_iter().collect();
+    let mut all = std::env::args_os();
+    let name = all.next().unwrap_or_default();
+    let mut arguments: Vec<OsString> = all.collect();
+    // Else it would have the name of the descriptor that it was executed by.
+    let _ = rustix::thread::set_name(c"stratus");
+    let beginning = Beginning::of(&mut args);
+    if beginning != Beginning::Nothing {
+        arguments.pop();
+    }
+    match serve(args, Program { name, arguments }, beginning) {
         Ok(()) => ExitCode::SUCCESS,
         Err(why) => {
             say(&why);
@@ -113,12 +148,35 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
 }
 
+fn serve(args: Vec<OsString>, program: Program, beginning: Beginning) -> Result<(), String> {
+    let config = Config::parse(args)?;
+    let run_dir = config.run_dir.clone();
+    let cannot = |error: io::Error| format!("cannot run a port forwarder in {run_dir:?}: {error}");
+    let forwarder = match beginning {
+        Beginning::Probe => return upgrade::probe(),
+        Beginning::Resume => server::Forwarder::resume(config, program).map_err(cannot)?,
+        Beginning::Nothing => {
+            // Fails where this process leads a group already, as under a shell: then it has a session of its own to leave later.
+            let _ = rustix::process::setsid();
+            let forwarder = server::Forwarder::open(config, program).map_err(cannot)?;
+            say(READY);
+            forwarder
+        }
+    };
+    forwarder.run().map_err(|error| format!("the port forwarder in {run_dir:?} failed: {error}"))
+}
+
 /// Tells the process that started this one, where it listens, and lets go of the line.
 fn say(text: &str) {
     let stdin = rustix::stdio::stdin();
     if rustix::net::send(stdin, text.as_bytes(), rustix::net::SendFlags::NOSIGNAL).is_err() {
         return;
     }
+    close_line();
+}
+
+/// Lets go of the standard input.
+fn close_line() {
     if let Ok(null) = rustix::fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, FileMode::empty()) {
         let _ = rustix::stdio::dup2_stdin(null);
     }
@@ -144,6 +202,18 @@ mod tests {
     }
 
     #[test]
+    fn a_beginning_is_the_last_argument() {
+        let of = |args: &[&str]| {
+            let mut args: Vec<OsString> = args.iter().map(OsString::from).collect();
+            (Beginning::of(&mut args), args.len())
+        };
+        assert_eq!(of(&[]), (Beginning::Nothing, 0));
+        assert_eq!(of(&["--run-dir", "/run/x"]), (Beginning::Nothing, 2));
+        assert_eq!(of(&["--run-dir", "/run/x", "--resume"]), (Beginning::Resume, 2));
+        assert_eq!(of(&["--run-dir", "/run/x", "--probe"]), (Beginning::Probe, 2));
+    }
+
+    #[test]
     fn arguments() {
         let config = parse(&["--run-dir", "/run/x", "--max-connections", "10", "--udp-idle", "5"]).unwrap();
         assert_eq!(config.run_dir, PathBuf::from("/run/x"));
@@ -151,6 +221,7 @@ mod tests {
         assert_eq!(parse(&[]).unwrap_err(), "--run-dir DIR is missing");
         assert_eq!(parse(&["--run-dir"]).unwrap_err(), "--run-dir needs a value");
         assert_eq!(parse(&["--max-sessions", "0"]).unwrap_err(), "--max-sessions takes a number above 0, not \"0\"");
+        assert_eq!(parse(&["--resume"]).unwrap_err(), "--resume needs a value", "it is none of these");
         assert_eq!(parse(&["--bogus", "1"]).unwrap_err(), "unknown argument \"--bogus\"");
     }
 }

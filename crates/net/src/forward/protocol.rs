@@ -85,15 +85,6 @@ pub struct Status {
     pub refused: u64,
 }
 
-/// How a forwarder should end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum End {
-    /// At once; connections that it carries break.
-    Now,
-    /// It lets go of its ports and its name at once, and ends when the last TCP connection that it carries has ended.
-    Drain,
-}
-
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Request {
     Ping,
@@ -115,7 +106,10 @@ pub(super) enum Request {
     Fetch {
         key: String,
     },
-    Shutdown(End),
+    /// Connections that it carries break.
+    Shutdown,
+    /// Go on as another program, whose file is beside it.
+    Upgrade,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -161,6 +155,12 @@ pub enum Refusal {
     CannotProxy {
         /// The protocol asked for.
         proto: Proto,
+    },
+    /// It goes on as the program that it is.
+    #[error("the forwarder cannot go on as that program: {why}")]
+    CannotUpgrade {
+        /// What is in the way.
+        why: String,
     },
 }
 

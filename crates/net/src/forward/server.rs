@@ -20,7 +20,8 @@ use super::pipes::Pipes;
 use super::protocol::{Hold, MAX_MESSAGE};
 use super::tcp::{Broken, Connection, Next, Side};
 use super::udp::{MAX_DATAGRAM, Session, UdpListener};
-use super::{Config, LOCK_FILE, SOCKET_FILE, socket_address};
+use super::upgrade::Upgrade;
+use super::{Config, LOCK_FILE, Program, SOCKET_FILE, socket_address};
 
 /// Events taken from the kernel at once.
 const EVENTS: usize = 128;
@@ -50,6 +51,8 @@ pub(super) enum Entry {
     UdpListener(UdpListener),
     /// One client of a proxied UDP port.
     Session(Session),
+    /// A program that is tried before it takes this one's place.
+    Probe(OwnedFd),
 }
 
 /// A held port.
@@ -59,25 +62,18 @@ pub(super) struct Holding {
     pub(super) entry: Key,
 }
 
-/// Whether the process goes on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Phase {
-    Serving,
-    /// Ports and name are given up; open TCP connections live on.
-    Draining,
-    Ended,
-}
-
 /// The state of the process.
 pub(super) struct Forwarder {
     pub(super) config: Config,
-    epoll: OwnedFd,
+    pub(super) program: Program,
+    pub(super) epoll: OwnedFd,
     pub(super) entries: Arena<Entry>,
     pub(super) holdings: BTreeMap<String, Holding>,
-    pub(super) phase: Phase,
     /// The lock file, locked, while this is the forwarder of its run directory.
     pub(super) lock: Option<OwnedFd>,
+    /// There until it is told to end.
     pub(super) control_listener: Option<Key>,
+    pub(super) upgrade: Option<Upgrade>,
     pub(super) controls: Vec<Key>,
     pub(super) connections: usize,
     pub(super) sessions: usize,
@@ -95,12 +91,8 @@ pub(super) struct Forwarder {
 
 impl Forwarder {
     /// Takes the run directory (one forwarder each), and listens in it.
-    pub(super) fn open(mut config: Config) -> io::Result<Self> {
+    pub(super) fn open(config: Config, program: Program) -> io::Result<Self> {
         let lock = lock(&config)?;
-        let descriptors = raise_descriptor_limit();
-        let affordable = descriptors.saturating_sub(RESERVED_DESCRIPTORS) / CONNECTION_DESCRIPTORS;
-        config.max_connections = config.max_connections.min(usize::try_from(affordable).unwrap_or(usize::MAX)).max(1);
-
         let socket_path = config.run_dir.join(SOCKET_FILE);
         match rustix::fs::unlink(&socket_path) {
             Ok(()) | Err(Errno::NOENT) => {}
@@ -113,15 +105,23 @@ impl Forwarder {
         let (address, _dir) = socket_address(&config.run_dir)?;
         rustix::net::bind(&socket, &address)?;
         rustix::net::listen(&socket, 16)?;
+        Self::assemble(config, program, lock, socket)
+    }
 
+    /// A forwarder that holds nothing yet, of a run directory that is its own.
+    pub(super) fn assemble(mut config: Config, program: Program, lock: OwnedFd, listener: OwnedFd) -> io::Result<Self> {
+        let descriptors = raise_descriptor_limit();
+        let affordable = descriptors.saturating_sub(RESERVED_DESCRIPTORS) / CONNECTION_DESCRIPTORS;
+        config.max_connections = config.max_connections.min(usize::try_from(affordable).unwrap_or(usize::MAX)).max(1);
         let mut forwarder = Forwarder {
             config,
+            program,
             epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
             entries: Arena::new(),
             holdings: BTreeMap::new(),
-            phase: Phase::Serving,
             lock: Some(lock),
             control_listener: None,
+            upgrade: None,
             controls: Vec::new(),
             connections: 0,
             sessions: 0,
@@ -133,7 +133,7 @@ impl Forwarder {
             buffer: vec![0; MAX_DATAGRAM.max(MAX_MESSAGE)].into_boxed_slice(),
             journal: Journal::default(),
         };
-        let key = forwarder.entries.insert(Entry::ControlListener(socket));
+        let key = forwarder.entries.insert(Entry::ControlListener(listener));
         forwarder.watch_level(key)?;
         forwarder.control_listener = Some(key);
         Ok(forwarder)
@@ -142,7 +142,7 @@ impl Forwarder {
     /// Serves until it is told to end.
     pub(super) fn run(mut self) -> io::Result<()> {
         let mut events = Vec::with_capacity(EVENTS);
-        while self.phase == Phase::Serving || (self.phase == Phase::Draining && self.connections > 0) {
+        while self.control_listener.is_some() {
             events.clear();
             let timeout = self.timeout();
             match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), timeout.as_ref()) {
@@ -183,6 +183,7 @@ impl Forwarder {
             Some(Entry::TcpListener { .. }) => self.accept_connections(key),
             Some(Entry::UdpListener(_)) => self.forward_datagrams(key),
             Some(Entry::Session(_)) => self.return_datagrams(key),
+            Some(Entry::Probe(_)) => self.end_probe(key),
             Some(Entry::Connection(connection)) => {
                 let side = if tag { Side::Target } else { Side::Client };
                 let outcome = connection.on_event(side, flags, &mut self.pipes);
@@ -287,9 +288,12 @@ impl Forwarder {
     /// Watches an entry's descriptor until it is removed; reported as long as something waits there.
     pub(super) fn watch_level(&mut self, key: Key) -> rustix::io::Result<()> {
         let socket = match self.entries.get(key) {
-            Some(Entry::ControlListener(socket) | Entry::Control(socket) | Entry::TcpListener { socket, .. }) => {
-                socket.as_fd()
-            }
+            Some(
+                Entry::ControlListener(socket)
+                | Entry::Control(socket)
+                | Entry::Probe(socket)
+                | Entry::TcpListener { socket, .. },
+            ) => socket.as_fd(),
             Some(Entry::UdpListener(listener)) => listener.socket().as_fd(),
             Some(Entry::Session(session)) => session.socket().as_fd(),
             Some(Entry::Idle(_) | Entry::Connection(_)) | None => return Ok(()),

@@ -1,5 +1,6 @@
 //! One TCP connection through the forwarder: two sockets, and the bytes between them.
 
+use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
@@ -8,8 +9,10 @@ use rustix::event::epoll::EventFlags;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, Shutdown, SocketFlags, SocketType, ipproto, sockopt};
 use rustix::pipe::SpliceFlags;
+use serde::{Deserialize, Serialize};
 
 use super::pipes::{Pipe, Pipes};
+use super::upgrade::{Arrived, Luggage, Place};
 
 /// Bytes of one splice, as many as a pipe holds by default (pipe(7)).
 const CHUNK: usize = 64 << 10;
@@ -67,6 +70,25 @@ struct Flow {
     source_ended: bool,
 }
 
+/// A [`Connection`] on its way to another program.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct SavedConnection {
+    client: Place,
+    target: Place,
+    is_connecting: bool,
+    to_target: SavedFlow,
+    to_client: SavedFlow,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct SavedFlow {
+    /// Its two ends.
+    pipe: Option<(Place, Place)>,
+    queued: usize,
+    source_ended: bool,
+    ended: bool,
+}
+
 /// A connection: the client that was accepted, the target that is being or has been connected to.
 pub(super) struct Connection {
     client: End,
@@ -101,6 +123,31 @@ impl Connection {
             is_connecting: true,
             to_target: Flow::default(),
             to_client: Flow::default(),
+            is_queued: false,
+        })
+    }
+
+    /// What another program needs to go on with it.
+    pub(super) fn save<'a>(&'a self, luggage: &mut Luggage<'a>) -> SavedConnection {
+        SavedConnection {
+            client: luggage.put(&self.client.socket),
+            target: luggage.put(&self.target.socket),
+            is_connecting: self.is_connecting,
+            to_target: self.to_target.save(luggage),
+            to_client: self.to_client.save(luggage),
+        }
+    }
+
+    /// Takes over from another program. The first events tell what can be read and written.
+    pub(super) fn restore(saved: SavedConnection, arrived: &mut Arrived) -> io::Result<Self> {
+        let mut end =
+            |place| Ok::<_, io::Error>(End { socket: arrived.take(place)?, readable: false, writable: false });
+        Ok(Connection {
+            client: end(saved.client)?,
+            target: end(saved.target)?,
+            is_connecting: saved.is_connecting,
+            to_target: Flow::restore(saved.to_target, arrived)?,
+            to_client: Flow::restore(saved.to_client, arrived)?,
             is_queued: false,
         })
     }
@@ -177,6 +224,19 @@ pub(super) struct Broken {
 }
 
 impl Flow {
+    fn save<'a>(&'a self, luggage: &mut Luggage<'a>) -> SavedFlow {
+        let pipe = self.pipe.as_ref().map(|pipe| (luggage.put(&pipe.reader), luggage.put(&pipe.writer)));
+        SavedFlow { pipe, queued: self.queued, source_ended: self.source_ended, ended: self.ended }
+    }
+
+    fn restore(saved: SavedFlow, arrived: &mut Arrived) -> io::Result<Self> {
+        let pipe = match saved.pipe {
+            Some((reader, writer)) => Some(Pipe { reader: arrived.take(reader)?, writer: arrived.take(writer)? }),
+            None => None,
+        };
+        Ok(Flow { pipe, queued: saved.queued, source_ended: saved.source_ended, ended: saved.ended })
+    }
+
     /// Moves bytes from `source` to `destination`; true where its turn ended before the bytes did.
     fn pump(&mut self, source: &mut End, destination: &mut End, pipes: &mut Pipes) -> Result<bool, Broken> {
         let mut moved = 0;

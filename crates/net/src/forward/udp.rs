@@ -13,6 +13,7 @@ use nix::libc;
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, sendmsg, sockopt};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, ipproto};
+use serde::{Deserialize, Serialize};
 
 use super::arena::Key;
 
@@ -20,7 +21,7 @@ use super::arena::Key;
 pub(super) const MAX_DATAGRAM: usize = 64 << 10;
 
 /// A client, and the address that it knows this machine by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub(super) struct Peer {
     client: SocketAddr,
     local: IpAddr,
@@ -116,6 +117,11 @@ impl Session {
         let socket = rustix::net::socket_with(family, SocketType::DGRAM, flags, Some(ipproto::UDP))?;
         rustix::net::connect(&socket, &target)?;
         Ok(Session { socket, peer, listener, last_used: now })
+    }
+
+    /// Takes over a session from another program.
+    pub(super) fn restore(socket: OwnedFd, listener: Key, peer: Peer, last_used: Instant) -> Self {
+        Session { socket, peer, listener, last_used }
     }
 
     pub(super) fn socket(&self) -> &OwnedFd {

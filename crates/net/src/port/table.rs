@@ -70,8 +70,18 @@ impl PortTable {
         for port in running {
             table.state.lock().published.insert((port.protocol, port.host), (port.clone(), None));
         }
+        table.bring_forwarder_up_to_date();
         table.hold_again();
         Ok(table)
+    }
+
+    /// A daemon that was installed over the one before gets a forwarder of its own release, which loses nothing that it holds.
+    fn bring_forwarder_up_to_date(&self) {
+        match self.forwarder.as_ref().map(|forwarder| forwarder.bring_up_to_date()) {
+            None | Some(Ok(false)) => {}
+            Some(Ok(true)) => tracing::info!("the port forwarder has gone on as this program"),
+            Some(Err(error)) => tracing::warn!(%error, "the port forwarder goes on as the program that it is"),
+        }
     }
 
     /// Waits, on a thread of its own, for the forwarder to end, and then has another hold everything again.
@@ -109,7 +119,10 @@ impl PortTable {
         let mut held: BTreeMap<String, Mode> = BTreeMap::new();
         if let Some(forwarder) = &self.forwarder {
             match forwarder.list() {
-                Ok(list) => held.extend(list.into_iter().map(|held| (held.hold.key, held.hold.mode))),
+                Ok(list) => {
+                    held.extend(list.into_iter().map(|held| (held.hold.key, held.hold.mode)));
+                    self.watch_forwarder(forwarder);
+                }
                 Err(ForwardError::Lost { .. }) => {}
                 Err(error) => tracing::warn!(%error, "the port forwarder does not tell what it holds"),
             }

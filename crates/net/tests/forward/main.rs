@@ -1,29 +1,33 @@
 //! The port forwarder as a process of its own, with real sockets on loopback.
 
+mod host;
+mod upgrade;
+
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use net::forward::{self, End, ForwardClient, ForwardError, Hold, Mode, Proto, Refusal};
-use rustix::process::{Pid, Signal};
+use host::{
+    Host, address_of, client_of, echo, eventually, exchange, kill, own_network, pattern, proxy, server, this_test,
+};
+use net::forward::{self, ForwardClient, ForwardError, Hold, Mode, Proto, Refusal};
 
-const RUN_DIR: &str = "NET_TEST_FORWARD_RUN_DIR";
-const ARGS: &str = "NET_TEST_FORWARD_ARGS";
 const DAEMON: &str = "NET_TEST_FORWARD_DAEMON";
 
 /// Not a test: the forwarder's process. The test binary starts itself again with this as the only test, as cargo makes no
-/// other program of this crate.
+/// other program of this crate. What comes after `--` are its arguments; to the test harness they are names that no test has.
 #[test]
 fn forwarder_process() {
-    let Some(run_dir) = std::env::var_os(RUN_DIR) else { return };
-    let mut args = vec!["--run-dir".into(), run_dir];
-    args.extend(std::env::var(ARGS).unwrap_or_default().split_whitespace().map(Into::into));
+    let mut args = std::env::args_os().skip_while(|arg| arg != "--").skip(1).peekable();
+    if args.peek().is_none() {
+        return;
+    }
     let code = forward::main(args);
     std::process::exit(i32::from(format!("{code:?}") != format!("{:?}", std::process::ExitCode::SUCCESS)));
 }
@@ -45,143 +49,13 @@ fn daemon_process() {
     }
 }
 
-fn this_test(name: &str) -> Command {
-    let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args(["--exact", name, "--nocapture", "--test-threads=1"]);
-    command
-}
-
-fn client_of(run_dir: &Path, args: &str) -> ForwardClient {
-    let (dir, args) = (run_dir.to_owned(), args.to_owned());
-    ForwardClient::with_command(run_dir, move || {
-        let mut command = this_test("forwarder_process");
-        command.env(RUN_DIR, &dir).env(ARGS, &args).env_remove(DAEMON);
-        command
-    })
-}
-
-/// Gives the test a network of its own, so that nobody takes a port that it has just released. Threads and processes that
-/// it starts are in it too.
-fn own_network() {
-    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).expect("tests of networks need root");
-    assert!(Command::new("ip").args(["link", "set", "lo", "up"]).status().unwrap().success());
-}
-
-/// A run directory in a network of its own, and a client for its forwarder, which ends with it.
-struct Host {
-    dir: tempfile::TempDir,
-    client: ForwardClient,
-}
-
-impl Host {
-    fn new() -> Self {
-        Self::with("")
-    }
-
-    fn with(args: &str) -> Self {
-        own_network();
-        let dir = tempfile::tempdir().unwrap();
-        let client = client_of(dir.path(), args);
-        Host { dir, client }
-    }
-
-    /// Publishes a port on a loopback address, and says where.
-    fn publish(&self, key: &str, proto: Proto, on: impl Into<std::net::IpAddr>, mode: Mode) -> SocketAddr {
-        let socket = forward::bind(proto, (on.into(), 0).into()).unwrap();
-        self.client.hold(&Hold { key: key.into(), proto, mode }, &socket).unwrap();
-        address_of(&socket)
-    }
-
-    fn publish_proxy(&self, proto: Proto, target: SocketAddr) -> SocketAddr {
-        self.publish("web", proto, Ipv6Addr::LOCALHOST, Mode::Proxy { target })
-    }
-
-    fn pid(&self) -> Pid {
-        Pid::from_raw(self.client.status().unwrap().unwrap().pid as i32).unwrap()
-    }
-}
-
-impl Drop for Host {
-    fn drop(&mut self) {
-        // A second client: the first may have to report a loss.
-        let _ = forward::clean(self.dir.path());
-    }
-}
-
-fn proxy(key: &str, proto: Proto, target: SocketAddr) -> Hold {
-    Hold { key: key.into(), proto, mode: Mode::Proxy { target } }
-}
-
-fn address_of(socket: impl AsFd) -> SocketAddr {
-    rustix::net::getsockname(socket).unwrap().try_into().unwrap()
-}
-
-/// A container's server on an IPv4 address: runs `serve` for each connection.
-fn server(serve: impl Fn(TcpStream) + Send + Sync + Copy + 'static) -> SocketAddr {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    let address = listener.local_addr().unwrap();
-    thread::spawn(move || {
-        for stream in listener.incoming() {
-            let stream = stream.unwrap();
-            thread::spawn(move || serve(stream));
-        }
-    });
-    address
-}
-
-/// Sends everything back, and closes when the client has.
-fn echo(mut stream: TcpStream) {
-    let mut back = stream.try_clone().unwrap();
-    let _ = io::copy(&mut stream, &mut back);
-    let _ = back.shutdown(Shutdown::Write);
-}
-
-fn exchange(address: SocketAddr, text: &str) -> io::Result<String> {
-    let mut stream = TcpStream::connect(address)?;
-    stream.write_all(text.as_bytes())?;
-    stream.shutdown(Shutdown::Write)?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
-    Ok(answer)
-}
-
-fn kill(pid: Pid) {
-    rustix::process::kill_process(pid, Signal::KILL).unwrap();
-}
-
-/// Bytes that tell when one is missing, doubled or in another place.
-fn pattern(len: usize) -> Vec<u8> {
-    const BLOCK: usize = 16 << 10;
-    let block: Vec<u8> =
-        (0..BLOCK as u32 / 4).flat_map(|number| number.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
-    let mut bytes = Vec::with_capacity(len + BLOCK);
-    for number in 0..len.div_ceil(BLOCK) as u32 {
-        let start = bytes.len();
-        bytes.extend_from_slice(&block);
-        bytes[start..start + 4].copy_from_slice(&number.to_le_bytes());
-    }
-    bytes.truncate(len);
-    bytes
-}
-
-/// Waits for what another process is about to do.
-fn eventually(what: &str, mut done: impl FnMut() -> bool) {
-    for _ in 0..3000 {
-        if done() {
-            return;
-        }
-        thread::sleep(Duration::from_millis(10));
-    }
-    panic!("did not happen: {what}");
-}
-
 #[test]
 fn nothing_runs_before_the_first_port() {
     let host = Host::new();
     assert_eq!(host.client.status().unwrap(), None);
     assert_eq!(host.client.list().unwrap(), []);
     assert!(!host.client.release("web").unwrap());
-    assert!(!host.client.shutdown(End::Now).unwrap());
+    assert!(!host.client.shutdown().unwrap());
     assert!(host.client.watch().unwrap().is_none());
     assert!(host.dir.path().read_dir().unwrap().next().is_none(), "looking starts nothing and leaves nothing");
 }
@@ -433,7 +307,7 @@ fn running_out_of_descriptors_turns_clients_away_until_there_are_some_again() {
         let mut command = Command::new("sh");
         command.args(["-c", "ulimit -n 128; exec \"$@\"", "sh"]);
         command.arg(std::env::current_exe().unwrap()).args(["--exact", "forwarder_process", "--nocapture"]);
-        command.env(RUN_DIR, &run_dir).env(ARGS, "").env_remove(DAEMON);
+        command.args(["--test-threads=1", "--", "--run-dir"]).arg(&run_dir).env_remove(DAEMON);
         command
     });
     let host = Host { dir, client };
@@ -594,42 +468,6 @@ fn a_killed_forwarder_is_noticed_and_everything_is_held_again() {
 }
 
 #[test]
-fn a_new_version_takes_over_without_a_gap() {
-    let host = Host::new();
-    let target = server(echo);
-    let web = host.publish_proxy(Proto::Tcp, target);
-    host.publish("other", Proto::Udp, Ipv4Addr::LOCALHOST, Mode::Reserve);
-    let old = host.pid();
-    let mut open = TcpStream::connect(web).unwrap();
-    open.write_all(b"x").unwrap();
-    open.read_exact(&mut [0; 1]).unwrap();
-    // Connections that arrive while it happens wait, and are served.
-    let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
-    let visitor = thread::spawn({
-        let stop = stop.clone();
-        move || {
-            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
-                assert_eq!(exchange(web, "visit").unwrap(), "visit");
-            }
-        }
-    });
-
-    assert_eq!(host.client.replace().unwrap(), 2);
-    stop.store(true, std::sync::atomic::Ordering::Relaxed);
-    visitor.join().unwrap();
-
-    assert_ne!(host.pid(), old);
-    assert_eq!(host.client.list().unwrap().len(), 2);
-    open.write_all(b"y").unwrap();
-    open.read_exact(&mut [0; 1]).unwrap();
-    drop(open);
-    eventually("the old one ends with its last connection", || {
-        std::fs::read_to_string(format!("/proc/{}/stat", old.as_raw_nonzero()))
-            .map_or(true, |stat| stat.contains(") Z "))
-    });
-}
-
-#[test]
 fn a_run_directory_has_one_forwarder() {
     let host = Host::new();
     host.publish("x", Proto::Udp, Ipv4Addr::LOCALHOST, Mode::Reserve);
@@ -640,7 +478,7 @@ fn a_run_directory_has_one_forwarder() {
     let hold = Hold { key: "y".into(), proto: Proto::Udp, mode: Mode::Reserve };
     let error = second.hold(&hold, &socket).unwrap_err().to_string();
     assert!(error.contains("another one runs there"), "{error}");
-    host.client.shutdown(End::Now).unwrap();
+    host.client.shutdown().unwrap();
     second.hold(&hold, &socket).unwrap();
 }
 
