@@ -1,6 +1,7 @@
 //! The database file: made whole or not at all, opened only if it is whole, opened again after the disk failed.
 
 use crate::disk::{Relief, ReservedFile};
+use crate::header;
 use crate::schema::{self, CHANGES, KEYS, META};
 use crate::{CommitError, OpenError, Options, ReadError, Revision};
 use redb::{Builder, Database, ReadTransaction, ReadableDatabase, backends::InMemoryBackend};
@@ -199,6 +200,9 @@ fn open_existing(path: &Path, options: &Options, relief: &Relief) -> Result<(Dat
         // redb would take an empty file for a new one. This program makes stores under another name and gives them
         // theirs when they are whole, so an empty one has lost its contents.
         return Err(corrupt(path, "it is empty".to_owned()));
+    }
+    if let Some(reason) = header::damage(&file).map_err(io("read"))? {
+        return Err(corrupt(path, reason));
     }
     let backend = ReservedFile::new(file, Some(relief.clone())).map_err(|error| refused(path, error))?;
     let opened = catch_unwind(AssertUnwindSafe(|| builder(options).create_with_backend(backend)));

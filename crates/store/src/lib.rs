@@ -36,6 +36,7 @@ mod collection;
 mod disk;
 mod error;
 mod file;
+mod header;
 mod history;
 mod schema;
 mod store;
