@@ -185,3 +185,48 @@ fn a_client_that_closes_its_side_still_hears() {
     reads(&mut attached, "early");
     host.sh("docker rm -f box").ok();
 }
+
+/// Sends a request, and closes the sending side, as `nc -N` does.
+fn asks_and_closes(host: &Daemon, line: &str, body: &str) -> UnixStream {
+    let mut stream = host.connect();
+    let head = format!(
+        "{line} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    );
+    stream.write_all((head + body).as_bytes()).expect("a request");
+    stream.shutdown(Shutdown::Write).expect("close one side");
+    stream
+}
+
+#[test]
+fn a_client_that_closes_its_side_once_it_has_asked_is_answered() {
+    let host = Daemon::start();
+    let answer = |line: &str, body: &str| {
+        let mut text = String::new();
+        asks_and_closes(&host, line, body).read_to_string(&mut text).expect("an answer and its end");
+        text
+    };
+    let pong = answer("GET /_ping", "");
+    assert!(pong.starts_with("HTTP/1.1 200") && pong.ends_with("\r\n\r\nOK"), "{pong}");
+    let body = r#"{"Image":"busybox","Cmd":["sleep","1000"]}"#;
+    let created = answer("POST /containers/create?name=box", body);
+    assert!(created.starts_with("HTTP/1.1 201"), "{created}");
+    assert!(answer("POST /containers/box/start", "").starts_with("HTTP/1.1 204"));
+    let cut = answer("POST /containers/create", "").replace("\r\n", " ");
+    assert!(cut.starts_with("HTTP/1.1 400"), "{cut}");
+    // What goes on does so until the client is gone altogether.
+    let before = descriptors(host.pid());
+    let mut waits = asks_and_closes(&host, "POST /containers/box/wait", "");
+    let mut events = asks_and_closes(&host, "GET /events", "");
+    let mut log = asks_and_closes(&host, "GET /containers/box/logs?stdout=1&follow=1", "");
+    for stream in [&mut waits, &mut events, &mut log] {
+        reads(stream, "HTTP/1.1 200");
+    }
+    host.sh("docker exec box sh -c 'echo said > /proc/1/fd/1'").ok();
+    reads(&mut log, "said");
+    host.sh("docker kill box").ok();
+    reads(&mut waits, r#""StatusCode":137"#);
+    reads(&mut events, r#""die""#);
+    drop((waits, events, log));
+    eventually("their connections to go", || descriptors(host.pid()) <= before);
+}

@@ -122,6 +122,43 @@ fn pushed_and_pulled() {
 }
 
 #[test]
+fn manifests_of_what_was_pulled() {
+    let host = Daemon::start();
+    let registry = Registry::start(&host);
+    let name = format!("{}/box", registry.name());
+    host.sh(&format!(
+        "docker tag busybox {name} && docker push -q {name} && docker rmi busybox {name} && docker pull -q {name}"
+    ))
+    .ok();
+    let user = host.sh(&format!("docker create {name}")).text().to_owned();
+    let of = |path: &str| host.ask(&format!("GET {path}"), "").expect("an answer");
+    let listed = of("/v1.47/images/json?manifests=1").json();
+    let manifest = &listed[0]["Manifests"][0];
+    assert_eq!((manifest["Kind"].as_str(), manifest["Available"].as_bool()), (Some("image"), Some(true)), "{listed}");
+    assert_eq!(
+        (&manifest["ID"], &manifest["ImageData"]["Containers"][0]),
+        (&manifest["Descriptor"]["digest"], &user.into())
+    );
+    let digest = manifest["ID"].as_str().expect("a digest").to_owned();
+    host.sh(&format!("docker inspect -f '{{{{index .RepoDigests 0}}}}' {name}")).says(&format!("{name}@{digest}"));
+    let bytes = |number: &serde_json::Value| number.as_u64().expect("a number");
+    let (content, unpacked) = (bytes(&manifest["Size"]["Content"]), bytes(&manifest["ImageData"]["Size"]["Unpacked"]));
+    assert_eq!((bytes(&manifest["Size"]["Total"]), unpacked), (content + unpacked, bytes(&listed[0]["Size"])));
+    assert!(content > bytes(&manifest["Descriptor"]["size"]), "{listed}");
+    let id = listed[0]["Id"].as_str().expect("an identifier");
+    assert_eq!(&of(&format!("/v1.48/images/{id}/json?manifests=1")).json()["Manifests"][0], manifest);
+    // Who does not ask, or speaks a version without them, gets none; what was made here has none.
+    for path in ["/v1.47/images/json", "/v1.46/images/json?manifests=1"] {
+        assert!(of(path).json()[0].get("Manifests").is_none(), "{path}");
+    }
+    assert!(of(&format!("/v1.47/images/{id}/json?manifests=1")).json().get("Manifests").is_none());
+    assert_eq!(of(&format!("/images/{id}/json?manifests=1&platform=x")).status, 400);
+    host.sh("docker images --tree").mentions(&digest["sha256:".len()..][..12]);
+    host.sh(&format!("docker commit {} made", listed[0]["Manifests"][0]["ImageData"]["Containers"][0])).ok();
+    assert!(of("/images/made/json?manifests=1").json().get("Manifests").is_none());
+}
+
+#[test]
 fn history_and_inspection() {
     let host = Daemon::start();
     host.sh("docker history --no-trunc --format '{{.ID}} {{.Size}} {{.Comment}}' busybox").mentions("sha256:");

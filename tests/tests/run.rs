@@ -32,6 +32,36 @@ fn a_program_that_is_not_there_or_cannot_run() {
 }
 
 #[test]
+fn arguments_that_are_too_long() {
+    let host = Daemon::start();
+    let words = "argument list too long";
+    let long = "x".repeat(3 << 20);
+    let creates = |arguments: &[&str]| {
+        let command = [&["echo"], arguments].concat();
+        serde_json::json!({ "Image": "busybox", "Cmd": command }).to_string()
+    };
+    // One that is too long, and too many of them.
+    for (name, arguments) in [("one", vec![long.as_str()]), ("many", vec![&long[..100_000]; 70])] {
+        let body = creates(&arguments);
+        assert_eq!(host.ask(&format!("POST /containers/create?name={name}"), &body).expect("an answer").status, 201);
+        let refused = host.ask(&format!("POST /containers/{name}/start"), "").expect("an answer");
+        assert!(refused.status == 400 && refused.text().contains(words), "{}", refused.text());
+        host.sh(&format!("docker inspect -f '{{{{.State.Status}}}} {{{{.State.ExitCode}}}}' {name}"))
+            .says("created 126");
+    }
+    host.sh("docker run -d --name box busybox sleep 1000").ok();
+    let body = serde_json::json!({ "AttachStdout": true, "Cmd": ["echo", long] }).to_string();
+    let exec = host.ask("POST /containers/box/exec", &body).expect("an answer").json();
+    let id = exec["Id"].as_str().expect("an identifier");
+    let said = host.ask(&format!("POST /exec/{id}/start"), "{}").expect("an answer");
+    assert!(said.text().contains(words), "{}", said.text());
+    // What the kernel takes is taken.
+    let body = creates(&[&long[..100_000]; 15]);
+    assert_eq!(host.ask("POST /containers/create?name=fits", &body).expect("an answer").status, 201);
+    host.sh("docker start -a fits | wc -c").says("1500015");
+}
+
+#[test]
 fn standard_streams() {
     let host = Daemon::start();
     let both = host.sh("docker run --rm busybox sh -c 'echo out; echo err >&2'");

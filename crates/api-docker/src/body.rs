@@ -23,6 +23,16 @@ pub(crate) enum Body {
     Stream(Pin<Box<dyn Stream<Item = io::Result<Bytes>> + Send>>),
 }
 
+impl Body {
+    /// The same, but for a stream that would go on when `end` comes.
+    pub(crate) fn until(self, end: impl Future<Output = ()> + Send + 'static) -> Self {
+        match self {
+            Self::Stream(stream) => Self::Stream(Box::pin(stream.take_until(Box::pin(end)))),
+            known => known,
+        }
+    }
+}
+
 /// A response as handlers return it.
 pub(crate) type Response = http::Response<Body>;
 

@@ -7,7 +7,7 @@
 
 use std::future::Future;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
@@ -24,6 +24,12 @@ use crate::error::{ApiError, Result};
 
 /// A connection of a client.
 pub trait ClientStream: AsyncRead + AsyncWrite + Unpin + Send + 'static {
+    /// Whether the socket tells a peer that is gone from one that has closed its sending side only. Of TCP's that is known
+    /// only once something was sent to it.
+    fn tells_half_closed(&self) -> bool {
+        false
+    }
+
     /// The socket beneath, if there is one that can be asked whether the peer is gone.
     fn socket(&self) -> Option<BorrowedFd<'_>> {
         None
@@ -31,6 +37,10 @@ pub trait ClientStream: AsyncRead + AsyncWrite + Unpin + Send + 'static {
 }
 
 impl ClientStream for UnixStream {
+    fn tells_half_closed(&self) -> bool {
+        true
+    }
+
     fn socket(&self) -> Option<BorrowedFd<'_>> {
         Some(self.as_fd())
     }
@@ -39,6 +49,29 @@ impl ClientStream for UnixStream {
 impl ClientStream for TlsStream<TcpStream> {
     fn socket(&self) -> Option<BorrowedFd<'_>> {
         Some(self.get_ref().0.as_fd())
+    }
+}
+
+/// The client of a connection that HTTP is spoken on, which may close its sending side once it has asked.
+#[derive(Clone)]
+pub(crate) struct Client(Option<Arc<OwnedFd>>);
+
+impl Client {
+    /// The client at the other end of `stream`. Of one whose socket does not tell, the HTTP layer takes the end of what it
+    /// sends for its own end.
+    pub(crate) fn of(stream: &impl ClientStream) -> Self {
+        let socket = stream.socket().filter(|_| stream.tells_half_closed());
+        Self(socket.and_then(|socket| socket.try_clone_to_owned().ok()).map(Arc::new))
+    }
+
+    /// Whether it may close its sending side and is still there.
+    pub(crate) fn may_half_close(&self) -> bool {
+        self.0.is_some()
+    }
+
+    /// Ends when the client is gone altogether.
+    pub(crate) async fn gone(self) {
+        PeerWatch::of(self.0.as_ref().map(AsFd::as_fd)).gone().await;
     }
 }
 
@@ -83,10 +116,7 @@ impl Taken {
 
     /// A future that ends when the client is gone altogether, as opposed to having closed its sending side only.
     pub(crate) fn watch(&self) -> PeerWatch {
-        let duplicate = self.stream.socket().and_then(|socket| socket.try_clone_to_owned().ok());
-        // Only its readiness is looked at, which is the same for every kind of socket.
-        let duplicate = duplicate.map(std::os::unix::net::UnixStream::from);
-        PeerWatch(duplicate.and_then(|socket| UnixStream::from_std(socket).ok()))
+        PeerWatch::of(self.stream.socket())
     }
 
     /// The two directions of the connection.
@@ -165,6 +195,13 @@ impl AsyncWrite for Taken {
 pub(crate) struct PeerWatch(Option<UnixStream>);
 
 impl PeerWatch {
+    fn of(socket: Option<BorrowedFd<'_>>) -> Self {
+        let duplicate = socket.and_then(|socket| socket.try_clone_to_owned().ok());
+        // Only its readiness is looked at, which is the same for every kind of socket.
+        let duplicate = duplicate.map(std::os::unix::net::UnixStream::from);
+        Self(duplicate.and_then(|socket| UnixStream::from_std(socket).ok()))
+    }
+
     /// Ends when the peer is gone; never, where that can't be told.
     pub(crate) async fn gone(&self) {
         let Some(socket) = &self.0 else { return std::future::pending().await };

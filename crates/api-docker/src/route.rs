@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::body::{self, Response};
 use crate::call::Call;
 use crate::error::{ApiError, Result};
-use crate::hijack::Hijacker;
+use crate::hijack::{Client, Hijacker};
 use crate::query::{self, Query};
 use crate::version::{self, ApiVersion, MAX_API_VERSION};
 use crate::{Door, builder, containers, events, images, networks, swarm, system, volumes};
@@ -175,6 +175,7 @@ impl Route {
 pub(crate) async fn dispatch(
     door: Arc<Door>,
     request: Request<Incoming>,
+    client: Client,
     hijacker: Hijacker,
     shutdown: CancellationToken,
 ) -> Result<Response> {
@@ -189,11 +190,18 @@ pub(crate) async fn dispatch(
     let query = Query::parse(parts.uri.query().unwrap_or_default())?;
     let name = name.to_owned();
     let answer = (route.handler)(Call { door, version, name, query, parts, body, hijacker, shutdown });
-    if route.ends_with_client() {
-        return answer.await;
-    }
-    let failed = |error| ApiError::internal(format!("the request was given up: {error}"));
-    tokio::spawn(answer).await.unwrap_or_else(|error| Err(failed(error)))
+    let response = if route.ends_with_client() {
+        tokio::select! {
+            biased;
+            response = answer => response,
+            // Nobody reads what is said then.
+            () = client.clone().gone() => Err(ApiError::bad_request("the client is gone")),
+        }
+    } else {
+        let failed = |error| ApiError::internal(format!("the request was given up: {error}"));
+        tokio::spawn(answer).await.unwrap_or_else(|error| Err(failed(error)))
+    };
+    Ok(response?.map(|body| body.until(client.gone())))
 }
 
 /// The route that a path takes, and the name in it.

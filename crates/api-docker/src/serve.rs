@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::body::{self, Response};
-use crate::hijack::{ClientStream, Hijacker, Taken, Takeover};
+use crate::hijack::{Client, ClientStream, Hijacker, Taken, Takeover};
 use crate::{Door, route, version};
 
 /// How long a client may take for a request's head, and leave a connection idle; dockerd's figure.
@@ -93,12 +93,15 @@ pub async fn serve(door: Arc<Door>, mut listener: impl Listener, shutdown: Cance
 /// Serves one connection to its end.
 async fn serve_connection(door: Arc<Door>, stream: impl ClientStream, shutdown: CancellationToken) {
     let (hijacker, takeover) = Hijacker::new();
+    let client = Client::of(&stream);
+    let may_half_close = client.may_half_close();
     let service = service_fn({
         let shutdown = shutdown.clone();
-        move |request| Box::pin(answer(door.clone(), request, hijacker.clone(), shutdown.clone()))
+        move |request| Box::pin(answer(door.clone(), request, client.clone(), hijacker.clone(), shutdown.clone()))
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
+        .half_close(may_half_close)
         .header_read_timeout(HEAD_TIMEOUT)
         .max_buf_size(HEAD_LIMIT)
         // As dockerd writes them, for clients that compare them as text.
@@ -169,11 +172,12 @@ where
 async fn answer(
     door: Arc<Door>,
     request: Request<Incoming>,
+    client: Client,
     hijacker: Hijacker,
     shutdown: CancellationToken,
 ) -> Result<Response, Infallible> {
     let headers = door.headers();
-    let mut response = match route::dispatch(door, request, hijacker, shutdown).await {
+    let mut response = match route::dispatch(door, request, client, hijacker, shutdown).await {
         Ok(response) => response,
         Err(error) => {
             if error.status().is_server_error() {

@@ -45,8 +45,8 @@ pub use container::{
 pub use error::{Error, ErrorKind, Result};
 pub use events::{Event, EventKind, EventQuery, EventStream, Events};
 pub use images::{
-    ImageDetails, ImageHistory, ImagePruneReport, ImageSummary, ImportRequest, ListImages, PullRequest, PulledImage,
-    PushRequest, PushedImage,
+    ImageDetails, ImageHistory, ImageManifest, ImagePruneReport, ImageSummary, ImportRequest, ListImages, PullRequest,
+    PulledImage, PushRequest, PushedImage,
 };
 pub use keeper::client::unread;
 pub use networks::NetworkDetails;

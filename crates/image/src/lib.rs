@@ -81,7 +81,7 @@ pub use manifest::{Descriptor, Index, Manifest, media_type};
 pub use platform::{Platform, PlatformError};
 pub use progress::{Phase, Progress, ProgressEvent};
 pub use push::{PushLayer, PushManifest};
-pub use query::{DiskUsage, HistoryStep, ImageSummary, ImageUsage, ListFilters};
+pub use query::{DiskUsage, HistoryStep, ImageSummary, ImageUsage, ListFilters, ManifestContent};
 pub use record::{ImageRecord, LayerBlob, LayerRecord};
 pub use reference::Reference;
 pub use remove::{ImageUser, LabelFilter, PruneFilters, RemoveOptions, Removed};

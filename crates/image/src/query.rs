@@ -3,7 +3,7 @@
 use crate::record::{ImageRecord, LayerRecord};
 use crate::reference::Pattern;
 use crate::remove::LabelFilter;
-use crate::{Digest, ImageId, Images, Reference, Result};
+use crate::{Descriptor, Digest, ImageId, Images, Manifest, Reference, Result};
 use jiff::Timestamp;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -52,6 +52,17 @@ pub struct HistoryStep {
     /// The names of that image.
     pub tags: Vec<Reference>,
     /// Bytes in the files of its layer; 0 where it made none.
+    pub size: u64,
+}
+
+/// What is here of an image's manifest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ManifestContent {
+    /// The manifest, with what it runs on.
+    pub descriptor: Descriptor,
+    /// Whether all it points at is here.
+    pub complete: bool,
+    /// Bytes of it, and of all it points at, as far as that is here.
     pub size: u64,
 }
 
@@ -114,6 +125,22 @@ impl Images {
         }
         list.sort_by(|a, b| b.image.created.cmp(&a.image.created).then_with(|| a.image.id.cmp(&b.image.id)));
         list
+    }
+
+    /// What is here of an image's manifest; `None` where it has none, as images that were made here. Blocks.
+    pub fn manifest_content(&self, id: &ImageId) -> Result<Option<ManifestContent>> {
+        let image = self.0.state.lock().image(id)?;
+        let (Some(descriptor), Some(json)) = (&image.manifest, self.manifest_json(id)?) else { return Ok(None) };
+        let manifest = Manifest::parse(&json)?;
+        let parts = std::iter::once(&manifest.config).chain(&manifest.layers);
+        // A layer that comes twice is there once.
+        let parts: BTreeMap<Digest, Option<u64>> =
+            parts.map(|part| (part.digest, self.0.content.size(&part.digest))).collect();
+        Ok(Some(ManifestContent {
+            descriptor: Descriptor { platform: Some(image.platform.clone()), ..descriptor.clone() },
+            complete: parts.values().all(Option::is_some),
+            size: descriptor.size + parts.values().flatten().sum::<u64>(),
+        }))
     }
 
     /// An image's layers, bottom first.

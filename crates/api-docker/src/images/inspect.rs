@@ -12,6 +12,8 @@ use crate::error::{ApiError, Result};
 use crate::time::rfc3339_or_zero;
 use crate::version::ApiVersion;
 
+use super::manifests::ManifestBody;
+
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
 struct InspectBody {
@@ -45,6 +47,8 @@ struct InspectBody {
     metadata: MetadataBody,
     #[serde(skip_serializing_if = "Option::is_none")]
     descriptor: Option<image::Descriptor>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    manifests: Vec<ManifestBody>,
 }
 
 #[derive(Serialize)]
@@ -75,7 +79,11 @@ struct HistoryBody {
 
 /// `GET /images/{name}/json`
 pub(crate) async fn inspect(call: Call) -> Result<Response> {
-    let details = call.engine().image_inspect(&call.name).await?;
+    let manifests = call.version.at_least(48) && call.query.flag("manifests");
+    if manifests && call.query.given("platform").is_some() {
+        return Err(ApiError::bad_request("conflicting options: manifests and platform options cannot both be set"));
+    }
+    let details = call.engine().image_inspect(&call.name, manifests).await?;
     body::ok_json(&InspectBody::shown(details, call.version)?)
 }
 
@@ -123,6 +131,7 @@ impl InspectBody {
             graph_driver: GraphDriverBody { data: dirs, name: STORAGE_DRIVER },
             metadata: MetadataBody { last_tag_time: rfc3339_or_zero(details.last_tagged) },
             descriptor: details.descriptor.filter(|_| version.at_least(48)),
+            manifests: details.manifests.into_iter().map(ManifestBody::from).collect(),
         })
     }
 }

@@ -12,6 +12,8 @@ use crate::error::Result;
 use crate::filters;
 use crate::version::ApiVersion;
 
+use super::manifests::ManifestBody;
+
 /// An image in a list.
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
@@ -27,6 +29,10 @@ pub(crate) struct SummaryBody {
     size: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     virtual_size: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    descriptor: Option<image::Descriptor>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    manifests: Vec<ManifestBody>,
 }
 
 /// `GET /images/json`
@@ -39,6 +45,7 @@ pub(crate) async fn list(call: Call) -> Result<Response> {
         all: call.query.flag("all"),
         filters: Filters::new(filters),
         shared_size: call.version.at_least(42) && call.query.flag("shared-size"),
+        manifests: call.version.at_least(47) && call.query.flag("manifests"),
     };
     let images = call.engine().image_list(&options).await?;
     let bodies: Vec<SummaryBody> = images.into_iter().map(|image| SummaryBody::shown(image, call.version)).collect();
@@ -66,6 +73,8 @@ impl SummaryBody {
             shared_size: or_unknown(image.shared_size),
             size: image.size,
             virtual_size: version.before(44).then_some(image.size),
+            descriptor: image.descriptor.filter(|_| version.at_least(48)),
+            manifests: image.manifests.into_iter().map(ManifestBody::from).collect(),
         }
     }
 }
@@ -87,6 +96,8 @@ mod tests {
             shared_size: None,
             containers: None,
             labels: BTreeMap::new(),
+            descriptor: None,
+            manifests: Vec::new(),
         };
         serde_json::to_value(SummaryBody::shown(image, ApiVersion::new(1, minor))).expect("JSON")
     }

@@ -3,6 +3,7 @@
 pub(crate) mod archive;
 pub(crate) mod inspect;
 pub(crate) mod list;
+mod manifests;
 pub(crate) mod registry;
 pub(crate) mod remove;
 

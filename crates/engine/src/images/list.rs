@@ -9,7 +9,7 @@ use image::reference::Pattern;
 use crate::model::{Filters, Timestamp};
 use crate::{Engine, Error, Result};
 
-use super::error;
+use super::{ImageManifest, error};
 
 /// Which images are listed.
 #[derive(Clone, Debug, Default)]
@@ -20,6 +20,8 @@ pub struct ListImages {
     pub filters: Filters,
     /// Tell the bytes that are shared with other images.
     pub shared_size: bool,
+    /// Tell of the images' manifests.
+    pub manifests: bool,
 }
 
 /// An image in a list.
@@ -43,6 +45,10 @@ pub struct ImageSummary {
     pub containers: Option<u64>,
     /// Labels.
     pub labels: BTreeMap<String, String>,
+    /// Its manifest, where it has one.
+    pub descriptor: Option<image::Descriptor>,
+    /// The same with what of it is here, where asked for.
+    pub manifests: Vec<ImageManifest>,
 }
 
 /// A step in an image's history.
@@ -79,24 +85,30 @@ impl Engine {
         let mut summaries = self.0.images.list(&filters);
         summaries.sort_by_key(|summary| Reverse(summary.image.created));
         let familiar = |names: &[image::Reference]| names.iter().map(image::Reference::familiar).collect();
-        Ok(summaries
-            .into_iter()
-            .map(|summary| {
-                let id = summary.image.id.to_string();
-                let used = usage.get(&id);
-                ImageSummary {
-                    parent: summary.image.parent.map(|parent| parent.to_string()).unwrap_or_default(),
-                    repo_tags: familiar(&summary.tags),
-                    repo_digests: familiar(&summary.digests),
-                    created: summary.image.created,
-                    size: summary.image.size,
-                    shared_size: used.map(|(shared, _)| *shared),
-                    containers: used.map(|(_, containers)| *containers),
-                    labels: summary.image.labels.clone(),
-                    id,
-                }
-            })
-            .collect())
+        let mut listed = Vec::with_capacity(summaries.len());
+        for summary in summaries {
+            let id = summary.image.id.to_string();
+            let used = usage.get(&id);
+            let manifests = match options.manifests {
+                // It may have been removed in this moment.
+                true => self.manifests_of(summary.image.id).await.unwrap_or_default(),
+                false => Vec::new(),
+            };
+            listed.push(ImageSummary {
+                parent: summary.image.parent.map(|parent| parent.to_string()).unwrap_or_default(),
+                repo_tags: familiar(&summary.tags),
+                repo_digests: familiar(&summary.digests),
+                created: summary.image.created,
+                size: summary.image.size,
+                shared_size: used.map(|(shared, _)| *shared),
+                containers: used.map(|(_, containers)| *containers),
+                labels: summary.image.labels.clone(),
+                descriptor: summary.image.manifest.clone(),
+                manifests,
+                id,
+            });
+        }
+        Ok(listed)
     }
 
     fn list_filters(&self, options: &ListImages) -> Result<image::ListFilters> {

@@ -1,6 +1,7 @@
 //! Images as clients see them: the image store, with the rules about containers that use images, and events.
 
 mod list;
+mod manifests;
 mod transfer;
 
 use std::collections::BTreeMap;
@@ -16,6 +17,7 @@ use crate::model::{ContainerId, ContainerRecord, Filters, MountPointKind, Timest
 use crate::{Engine, Error, Result};
 
 pub use list::{ImageHistory, ImageSummary, ListImages};
+pub use manifests::ImageManifest;
 pub use transfer::{ImportRequest, PullRequest, PulledImage, PushRequest, PushedImage};
 
 /// What `image` says, in the engine's kinds.
@@ -81,6 +83,8 @@ pub struct ImageDetails {
     pub layers: Option<GraphDirs>,
     /// Its manifest, where it has one.
     pub descriptor: Option<image::Descriptor>,
+    /// The same with what of it is here, where asked for.
+    pub manifests: Vec<ImageManifest>,
 }
 
 /// What a prune of images removed.
@@ -129,8 +133,8 @@ impl Engine {
         self.0.images.resolve(reference).map_err(error)
     }
 
-    /// Everything about an image.
-    pub async fn image_inspect(&self, reference: &str) -> Result<ImageDetails> {
+    /// Everything about an image; about its manifests where that is asked for.
+    pub async fn image_inspect(&self, reference: &str, manifests: bool) -> Result<ImageDetails> {
         let id = self.find_image(reference)?;
         let gone = || Error::not_found(format!("No such image: {reference}"));
         let record = self.0.images.get(&id).ok_or_else(gone)?;
@@ -152,6 +156,7 @@ impl Engine {
             last_tagged: record.tagged,
             layers,
             descriptor: record.manifest.clone(),
+            manifests: if manifests { self.manifests_of(id).await? } else { Vec::new() },
         })
     }
 
@@ -226,7 +231,7 @@ impl Engine {
         });
     }
 
-    fn image_users(&self) -> Vec<ImageUser> {
+    pub(super) fn image_users(&self) -> Vec<ImageUser> {
         let users = |record: Arc<ContainerRecord>| {
             let images = image_id(&record.image_id).into_iter().chain(mounted_images(&record));
             let user =
