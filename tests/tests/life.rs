@@ -194,3 +194,52 @@ fn health_checks() {
     host.sh("docker inspect -f '{{(index .State.Health.Log 0).Output}}' hangs")
         .mentions("Health check exceeded timeout (100ms)");
 }
+
+/// A removal and whatever else may be done to a container, all at once, many times: what a removal said is done is done
+/// for good, and the name is free.
+#[test]
+fn removal_beside_everything_else() {
+    let mut host = Daemon::start();
+    let others = [
+        "docker start box",
+        "docker rename box other",
+        "docker update --restart always box",
+        "docker pause box",
+        "docker stop -t 0 box",
+        "docker network connect extra box",
+        "docker network disconnect extra box",
+    ];
+    host.sh("docker network create extra").ok();
+    let gone = "docker inspect box other >/dev/null 2>&1 && echo still there";
+    for round in 0..12 {
+        host.sh("docker create --name box busybox sleep 1000").ok();
+        // Each round another one is a little later than the removal.
+        let beside: Vec<String> = others.iter().map(|other| format!("{other} >/dev/null 2>&1 &")).collect();
+        let (before, after) = beside.split_at(round % others.len());
+        host.sh(&format!(
+            "{} docker rm -f box >/dev/null 2>&1 & {} wait; docker rm -f box other >/dev/null 2>&1; {gone}; true",
+            before.join(" "),
+            after.join(" ")
+        ))
+        .says("");
+    }
+    host.sh("docker ps -aq").says("");
+    host.restart();
+    host.sh("docker ps -aqs").says("");
+    host.sh("docker create --name box busybox && docker rm box").ok();
+    eventually("the files to go", || host.holdings().iter().all(|line| !line.contains("containers/")));
+}
+
+/// A size that can't be told is no reason to list nothing.
+#[test]
+fn sizes_of_what_is_damaged() {
+    let host = Daemon::start();
+    host.sh("docker create --name whole busybox && docker create --name broken busybox").ok();
+    let upper = host.sh("docker inspect -f '{{.GraphDriver.Data.UpperDir}}' broken").text().to_owned();
+    host.sh(&format!("rm -rf {upper}")).ok();
+    host.sh("docker ps -as --format '{{.Names}}' | sort | xargs").says("broken whole");
+    host.sh("docker inspect -s -f '{{.SizeRw}}' broken").says("-1");
+    host.sh("docker inspect -s -f '{{.SizeRw}}' whole").says("0");
+    host.sh("$STRATUS ps -as | grep broken").mentions("?");
+    host.sh("docker rm whole broken").ok();
+}

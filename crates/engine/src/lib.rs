@@ -54,7 +54,7 @@ pub use streams::{AttachOptions, LogLine, LogOptions, OutputChunk, OutputStream}
 pub use system::{DiskUsage, SystemInfo};
 pub use volumes::{Volume, VolumeCreate, VolumeUsage};
 
-use container::{Container, Execs, Placements, Registry};
+use container::{Container, Execs, Life, Placements, Registry};
 use model::{ContainerId, ContainerRecord};
 
 pub(crate) use link::keeper_error;
@@ -92,21 +92,18 @@ impl Engine {
         &self.0.events
     }
 
-    /// Changes a container's record: the store first, then memory. The caller holds the container's life.
-    async fn change(
-        &self,
-        container: &Arc<Container>,
-        edit: impl FnOnce(&mut ContainerRecord),
-    ) -> Result<Arc<ContainerRecord>> {
-        let mut record = (*container.record()).clone();
+    /// Changes a container's record: the store first, then memory.
+    async fn change(&self, life: &Life<'_>, edit: impl FnOnce(&mut ContainerRecord)) -> Result<Arc<ContainerRecord>> {
+        let mut record = (*life.record()).clone();
         edit(&mut record);
+        // What is gone does not come back, whatever somebody thought to hold.
         self.0
             .records
-            .put_async(container.id.as_str(), &record)
+            .put_if_async(life.id.as_str(), store::Expect::Present, &record)
             .await
-            .map_err(|error| unrecorded(&container.id, error))?;
-        container.show(record);
-        Ok(container.record())
+            .map_err(|error| unrecorded(&life.id, error))?;
+        life.show(record);
+        Ok(life.record())
     }
 
     /// As [`change`](Self::change) for a caller that does not hold the container's life: only where it still runs.
@@ -115,12 +112,13 @@ impl Engine {
         container: &Arc<Container>,
         edit: impl FnOnce(&mut ContainerRecord),
     ) -> Result<Arc<ContainerRecord>> {
-        let _life = container.life.lock().await;
-        let record = container.record();
+        // What was removed runs no more.
+        let Ok(life) = container.life(container.id.as_str()).await else { return Ok(container.record()) };
+        let record = life.record();
         if !record.state.phase.is_live() {
             return Ok(record);
         }
-        self.change(container, edit).await
+        self.change(&life, edit).await
     }
 
     /// Writes the record of a container that is being made, and with it those of its root file system and of its

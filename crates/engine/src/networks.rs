@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use net::{Endpoint, EndpointSpec, Network, NetworkSpec, PortSpec, SandboxSpec};
 
-use crate::container::{Container, connects_late};
+use crate::container::{Container, Life, connects_late};
 use crate::events::EventKind;
 use crate::model::{
     ContainerRecord, EndpointRequest, EndpointSettings, ExposedPort, Filters, IpcMode, NetworkMode, Phase, PidMode,
@@ -158,10 +158,11 @@ impl Engine {
 
     /// Puts a container on one more network: now where it runs, else with its next start.
     pub async fn network_connect(&self, network: &str, container: &str, request: EndpointRequest) -> Result<()> {
-        let container = self.0.containers.find(container)?;
+        let reference = container;
+        let container = self.0.containers.find(reference)?;
         let network = self.0.networks.get(network).map_err(error)?;
-        let _life = container.life.lock().await;
-        let record = container.record();
+        let life = container.life(reference).await?;
+        let record = life.record();
         if matches!(record.host.network_mode, NetworkMode::Host) || network.name == "host" {
             return Err(Error::invalid(
                 "container cannot be disconnected from host network or connected to host network",
@@ -200,7 +201,7 @@ impl Engine {
             sandbox = Some(live);
         }
         let record = self
-            .change(&container, |record| {
+            .change(&life, |record| {
                 record.networks.remove("none");
                 record.networks.insert(network.name.clone(), settings);
                 record.net = sandbox;
@@ -216,13 +217,19 @@ impl Engine {
     /// Takes a container off a network.
     pub async fn network_disconnect(&self, network: &str, container: &str, force: bool) -> Result<()> {
         let network = self.0.networks.get(network).map_err(error)?;
-        let container = match self.0.containers.find(container) {
+        let gone = |error: &Error| force && error.kind() == ErrorKind::NotFound;
+        let reference = container;
+        let container = match self.0.containers.find(reference) {
             Ok(container) => container,
-            Err(error) if force && error.kind() == ErrorKind::NotFound => return Ok(()),
+            Err(error) if gone(&error) => return Ok(()),
             Err(error) => return Err(error),
         };
-        let _life = container.life.lock().await;
-        let record = container.record();
+        let life = match container.life(reference).await {
+            Ok(life) => life,
+            Err(error) if gone(&error) => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        let record = life.record();
         if matches!(record.host.network_mode, NetworkMode::Host) {
             return Err(Error::invalid(
                 "container cannot be disconnected from host network or connected to host network",
@@ -235,13 +242,12 @@ impl Engine {
             )));
         }
         let before = record.networks.get(&network.name).cloned();
-        let record = self.change(&container, |record| drop(record.networks.remove(&network.name))).await?;
+        let record = self.change(&life, |record| drop(record.networks.remove(&network.name))).await?;
         if !record.state.phase.is_live() {
             return Ok(());
         }
-        if let Err(error) = self.leave_networks(&container).await {
-            self.change(&container, |record| record.networks.extend(before.map(|own| (network.name.clone(), own))))
-                .await?;
+        if let Err(error) = self.leave_networks(&life).await {
+            self.change(&life, |record| record.networks.extend(before.map(|own| (network.name.clone(), own)))).await?;
             return Err(error);
         }
         self.tell_network(&network, "disconnect", [("container", record.id.to_string())]);
@@ -249,9 +255,9 @@ impl Engine {
     }
 
     /// Takes a running container off the networks that its record does not name any more: a daemon that is killed in
-    /// between finds from the record what is left to do. The caller holds the container's life.
-    pub(crate) async fn leave_networks(&self, container: &Arc<Container>) -> Result<()> {
-        let record = container.record();
+    /// between finds from the record what is left to do.
+    pub(crate) async fn leave_networks(&self, life: &Life<'_>) -> Result<()> {
+        let record = life.record();
         let Some(mut live) = record.net.clone() else { return Ok(()) };
         let named = |endpoint: &&Endpoint| !record.networks.iter().any(|(name, own)| is_of(endpoint, name, own));
         let leaving: Vec<String> =
@@ -268,7 +274,7 @@ impl Engine {
             Ok(live)
         });
         let left = left.await?;
-        let record = self.change(container, |record| record.net = Some(left)).await?;
+        let record = self.change(life, |record| record.net = Some(left)).await?;
         self.refresh_network(&record);
         Ok(())
     }

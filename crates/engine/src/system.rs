@@ -96,7 +96,7 @@ impl Engine {
         if containers {
             for container in self.0.containers.all() {
                 let record = container.record();
-                let size = self.size_of(&record).await.unwrap_or_default();
+                let size = self.size_of(&record).await;
                 usage.containers.push((record, size));
             }
         }

@@ -2,12 +2,13 @@
 
 use std::path::Path;
 
+use engine::ContainerDetails;
 use engine::model::{ContainerRecord, Health, Phase, State};
-use engine::{ContainerDetails, ContainerSize};
 use serde::Serialize;
 
 use super::config::ConfigBody;
 use super::host_config::HostConfigBody;
+use super::list::bytes;
 use super::mounts::{MountPointBody, mount_points};
 use super::network_settings::NetworkSettingsBody;
 use crate::body::{self, Response};
@@ -44,9 +45,9 @@ struct InspectBody {
     host_config: HostConfigBody,
     graph_driver: GraphDriverBody,
     #[serde(skip_serializing_if = "Option::is_none")]
-    size_rw: Option<u64>,
+    size_rw: Option<i64>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    size_root_fs: Option<u64>,
+    size_root_fs: Option<i64>,
     mounts: Vec<MountPointBody>,
     config: ConfigBody,
     network_settings: NetworkSettingsBody,
@@ -122,7 +123,6 @@ impl InspectBody {
         let record: &ContainerRecord = &details.record;
         let mut argv = record.argv().into_iter();
         let text = |path: &Path| path.display().to_string();
-        let size = |part: fn(&ContainerSize) -> u64| details.size.as_ref().map(part);
         Self {
             id: record.id.to_string(),
             created: rfc3339(record.created),
@@ -144,8 +144,8 @@ impl InspectBody {
             exec_ids: Some(details.exec_ids.clone()).filter(|ids| !ids.is_empty()),
             host_config: HostConfigBody::from(&record.host),
             graph_driver: graph_driver(details),
-            size_rw: size(|size| size.rw),
-            size_root_fs: size(|size| size.root_fs),
+            size_rw: details.size.map(|size| bytes(size.rw)),
+            size_root_fs: details.size.map(|size| bytes(size.root_fs)),
             mounts: mount_points(record),
             config: ConfigBody::from(&record.config),
             network_settings: NetworkSettingsBody::shown(details, version),

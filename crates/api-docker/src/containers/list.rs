@@ -29,9 +29,9 @@ pub(crate) struct SummaryBody {
     created: i64,
     ports: Vec<PortBody>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    size_rw: Option<u64>,
+    size_rw: Option<i64>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    size_root_fs: Option<u64>,
+    size_root_fs: Option<i64>,
     labels: BTreeMap<String, String>,
     state: &'static str,
     status: String,
@@ -52,6 +52,11 @@ struct HostBody {
 #[serde(rename_all = "PascalCase")]
 struct NetworksBody {
     networks: BTreeMap<String, EndpointBody>,
+}
+
+/// Bytes as clients read them: -1 where they can't be told.
+pub(super) fn bytes(size: Option<u64>) -> i64 {
+    size.map_or(-1, |size| i64::try_from(size).unwrap_or(i64::MAX))
 }
 
 #[derive(Debug, PartialEq, Eq, Serialize)]
@@ -104,8 +109,8 @@ impl SummaryBody {
             command: command(&record.argv()),
             created: record.created.as_second(),
             ports: ports(record),
-            size_rw: listed.size.as_ref().map(|size| size.rw),
-            size_root_fs: listed.size.as_ref().map(|size| size.root_fs),
+            size_rw: listed.size.map(|size| bytes(size.rw)),
+            size_root_fs: listed.size.map(|size| bytes(size.root_fs)),
             labels: record.config.labels.clone(),
             state: record.state.phase.name(),
             status: status(record, now),

@@ -7,12 +7,13 @@
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use image::MountedRootfs;
 use image::archive::{self, ReadOptions, WriteOptions};
 use rustix::fs::{Mode, OFlags};
 
-use super::Container;
+use super::{Container, Life};
 use crate::model::{ContainerRecord, MountPoint, MountPointKind, Timestamp};
 pub use crate::streams::ByteStream;
 use crate::{Engine, Error, Result};
@@ -54,7 +55,7 @@ struct Place<'a> {
     root: Root,
     path: PathBuf,
     writable: bool,
-    _life: Option<tokio::sync::MutexGuard<'a, ()>>,
+    _life: Option<Life<'a>>,
 }
 
 impl Engine {
@@ -141,7 +142,7 @@ impl Engine {
         }))
     }
 
-    async fn place<'a>(&self, container: &'a Container, path: &str) -> Result<Place<'a>> {
+    async fn place<'a>(&self, container: &'a Arc<Container>, path: &str) -> Result<Place<'a>> {
         if path.is_empty() {
             return Err(Error::invalid("bad parameter: path cannot be empty"));
         }
@@ -155,7 +156,7 @@ impl Engine {
             let writable = is_writable(&record, &absolute);
             return Ok(Place { root: Root::Directory(root), path: absolute, writable, _life: None });
         }
-        let life = container.life.lock().await;
+        let life = container.life(container.id.as_str()).await?;
         let writable = is_writable(&record, &absolute);
         if let Some((directory, below)) = self.in_mount(&record, &absolute).await? {
             return Ok(Place { root: Root::Directory(directory), path: below, writable, _life: Some(life) });
@@ -190,7 +191,7 @@ impl Engine {
         Ok(Some((directory, Path::new("/").join(below))))
     }
 
-    async fn identify_off_thread(&self, record: &std::sync::Arc<ContainerRecord>) -> Result<crate::spec::Identity> {
+    async fn identify_off_thread(&self, record: &Arc<ContainerRecord>) -> Result<crate::spec::Identity> {
         let (engine, record) = (self.clone(), record.clone());
         crate::blocking(move || engine.identify(&record, &record.config.user, &[])).await
     }

@@ -28,8 +28,8 @@ impl Engine {
     /// Makes an image of a container. Gives its identifier.
     pub async fn commit(&self, request: CommitRequest) -> Result<String> {
         let container = self.0.containers.find(&request.container)?;
-        let _life = container.life.lock().await;
-        let record = container.record();
+        let life = container.life(&request.container).await?;
+        let record = life.record();
         if matches!(record.state.phase, Phase::Removing | Phase::Dead) {
             return Err(Error::conflict(format!("You cannot commit container {} which is being removed", record.id)));
         }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use keeper::protocol::{Exit, Request};
 
 use super::start::show_network;
-use super::{Container, LastUsage};
+use super::{Container, LastUsage, Life};
 use crate::model::{ContainerRecord, Phase, PidMode, RestartPolicy, State, Timestamp};
 use crate::{Engine, Result};
 
@@ -33,14 +33,17 @@ impl From<&Exit> for End {
 impl Engine {
     /// The keeper says that a container's process has ended.
     pub(crate) async fn container_ended(&self, container: &Arc<Container>, exit: &Exit) {
-        let _life = container.life.lock().await;
-        if let Err(error) = self.end_locked(container, exit.into(), true).await {
+        let Ok(life) = container.life(container.id.as_str()).await else {
+            return self.forget(container.id.as_str()).await;
+        };
+        if let Err(error) = self.end_locked(life, exit.into(), true).await {
             tracing::error!(container = %container.id.short(), %error, "could not record its end");
         }
     }
 
-    /// Records the end of a run; the caller holds the container's life. `policies`: restart or remove it as they say.
-    pub(super) async fn end_locked(&self, container: &Arc<Container>, end: End, policies: bool) -> Result<()> {
+    /// Records the end of a run. `policies`: restart or remove it as they say.
+    pub(super) async fn end_locked(&self, life: Life<'_>, end: End, policies: bool) -> Result<()> {
+        let container = life.container();
         let record = container.record();
         if !record.state.phase.is_live() {
             self.forget(container.id.as_str()).await;
@@ -49,11 +52,11 @@ impl Engine {
         container.abort_tasks();
         let pause = policies.then(|| next_pause(&record, &end)).flatten();
         if pause.is_none() && record.host.auto_remove && policies {
-            return self.end_and_remove(container, &record, &end).await;
+            return self.end_and_remove(life, &record, &end).await;
         }
         let usage = self.close_run(&record, true).await;
         self.tell_end(&record, &end, &usage);
-        self.change(container, |record| {
+        self.change(&life, |record| {
             show_network(record, None);
             record.net = None;
             ended(&mut record.state, &end, usage.oom_killed);
@@ -73,17 +76,17 @@ impl Engine {
 
     /// The end of a run that is its container's end as well. Its removal is the record of it: a daemon that is killed
     /// before finds the end at the keeper again.
-    async fn end_and_remove(&self, container: &Arc<Container>, record: &Arc<ContainerRecord>, end: &End) -> Result<()> {
+    async fn end_and_remove(&self, life: Life<'_>, record: &Arc<ContainerRecord>, end: &End) -> Result<()> {
         // With its PID namespace everything in it has ended, and nothing is started in its cgroup again: nobody waits
         // for that to go.
         let later = record.host.pid_mode == PidMode::Private;
         let volumes = self.anonymous_volumes(record);
         let (usage, deleted) = tokio::join!(self.close_run(record, !later), self.delete_record(&record.id, &volumes));
         self.tell_end(record, end, &usage);
-        container.tell_exit(end.code, &end.error);
+        life.tell_exit(end.code, &end.error);
         deleted?;
-        self.removed(container, volumes).await;
-        self.forget(container.id.as_str()).await;
+        self.removed(life, volumes).await;
+        self.forget(record.id.as_str()).await;
         if later {
             let (engine, record) = (self.clone(), record.clone());
             tokio::task::spawn_blocking(move || engine.remove_cgroup(&record));
@@ -133,34 +136,34 @@ impl Engine {
         let (engine, restarted) = (self.clone(), container.clone());
         let task = tokio::spawn(async move {
             tokio::time::sleep(pause).await;
-            let _life = restarted.life.lock().await;
-            if restarted.record().state.phase != Phase::Restarting {
+            let Ok(life) = restarted.life(restarted.id.as_str()).await else { return };
+            if life.record().state.phase != Phase::Restarting {
                 return;
             }
             // This task ends itself: it is no longer one that a start should end.
             restarted.tasks.lock().clear();
-            if let Err(error) = engine.start_locked(&restarted, false).await {
+            if let Err(error) = engine.start_locked(&life, false).await {
                 tracing::warn!(container = %restarted.id.short(), %error, "its restart policy could not start it");
-                engine.retry_restart(&restarted).await;
+                engine.retry_restart(&life).await;
             }
         });
         container.tasks.lock().push(task.abort_handle());
     }
 
     /// A start by policy that failed counts as a run that failed at once.
-    async fn retry_restart(&self, container: &Arc<Container>) {
-        let record = container.record();
+    async fn retry_restart(&self, life: &Life<'_>) {
+        let record = life.record();
         let end = End { code: record.state.exit_code, at: Timestamp::now(), error: record.state.error.clone() };
         let Some(pause) = next_pause(&record, &end) else { return };
         let changed = self
-            .change(container, |record| {
+            .change(life, |record| {
                 record.state.phase = Phase::Restarting;
                 record.state.restart_count += 1;
             })
             .await;
         match changed {
-            Ok(_) => self.restart_after(container, pause),
-            Err(error) => tracing::error!(container = %container.id.short(), %error, "could not record its restart"),
+            Ok(_) => self.restart_after(life.container(), pause),
+            Err(error) => tracing::error!(container = %life.id.short(), %error, "could not record its restart"),
         }
     }
 

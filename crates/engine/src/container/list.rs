@@ -23,13 +23,13 @@ pub struct ListOptions {
     pub size: bool,
 }
 
-/// Bytes of a container's files.
+/// Bytes of a container's files; `None`: they can't be told, as it is being removed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ContainerSize {
     /// What it wrote.
-    pub rw: u64,
+    pub rw: Option<u64>,
     /// With its image.
-    pub root_fs: u64,
+    pub root_fs: Option<u64>,
 }
 
 /// A container in a list.
@@ -123,7 +123,7 @@ impl Engine {
         let chosen = records.into_iter().filter(|record| wanted(record)).take(options.limit.unwrap_or(usize::MAX));
         let mut listed = Vec::new();
         for record in chosen {
-            let size = if options.size { Some(self.size_of(&record).await?) } else { None };
+            let size = if options.size { Some(self.size_of(&record).await) } else { None };
             let image_moved = self.image_moved(&record);
             listed.push(ListedContainer { record, size, image_moved });
         }
@@ -139,7 +139,7 @@ impl Engine {
         let written = |path: PathBuf| if record.state.has_run { path } else { PathBuf::new() };
         Ok(ContainerDetails {
             exec_ids: self.0.execs.of(&container.id),
-            size: if size { Some(self.size_of(&record).await?) } else { None },
+            size: if size { Some(self.size_of(&record).await) } else { None },
             log_path: self.log_path(&record).filter(|_| record.state.has_run).unwrap_or_default(),
             resolv_conf_path: written(files.resolv_conf),
             hostname_path: written(files.hostname),

@@ -63,18 +63,46 @@ pub(crate) use registry::Registry;
 pub(crate) use start::connects_late;
 
 use crate::model::{ContainerId, ContainerRecord, Phase};
+use crate::{Error, Result};
 
 /// A container in memory.
 pub(crate) struct Container {
     pub(crate) id: ContainerId,
     record: RwLock<Arc<ContainerRecord>>,
-    /// Held by whatever changes the container's life.
-    pub(crate) life: tokio::sync::Mutex<()>,
+    /// Held by whatever changes the container's life: [`Container::life`].
+    life: tokio::sync::Mutex<()>,
     turns: watch::Sender<Turn>,
     /// Attachments that wait for its start.
     pub(crate) pending: parking_lot::Mutex<Vec<attach::Pending>>,
     /// Ends the health checks and the wait for a restart.
     pub(crate) tasks: parking_lot::Mutex<Vec<tokio::task::AbortHandle>>,
+}
+
+/// The right to change the life of a container that is there: one operation at a time has it. Only its holder changes the
+/// record, and a removal takes it for ever, so nothing brings back what is gone.
+pub(crate) struct Life<'a> {
+    container: &'a Arc<Container>,
+    _held: tokio::sync::MutexGuard<'a, ()>,
+}
+
+impl<'a> Life<'a> {
+    fn of(container: &'a Arc<Container>, held: tokio::sync::MutexGuard<'a, ()>) -> Option<Self> {
+        let removed = container.turns.borrow().removed;
+        (!removed).then_some(Self { container, _held: held })
+    }
+
+    /// The container, beyond this life.
+    pub(crate) fn container(&self) -> &'a Arc<Container> {
+        self.container
+    }
+}
+
+impl std::ops::Deref for Life<'_> {
+    type Target = Arc<Container>;
+
+    fn deref(&self) -> &Self::Target {
+        self.container
+    }
 }
 
 /// Waits until `done` holds. `false`: not within `limit`; `None`: without end.
@@ -129,6 +157,18 @@ impl Container {
         }
         drop(self.life.lock().await);
         self.record()
+    }
+
+    /// The right to change its life, once nobody else has it; not found where it was removed meanwhile. `reference`: what
+    /// the user called it.
+    pub(crate) async fn life<'a>(self: &'a Arc<Self>, reference: &str) -> Result<Life<'a>> {
+        let held = self.life.lock().await;
+        Life::of(self, held).ok_or_else(|| Error::no_such_container(reference))
+    }
+
+    /// As [`life`](Self::life), where blocking is allowed; `None`: it was removed.
+    pub(crate) fn blocking_life(self: &Arc<Self>) -> Option<Life<'_>> {
+        Life::of(self, self.life.blocking_lock())
     }
 
     /// Shows a record that the store has.

@@ -32,7 +32,7 @@ impl Engine {
             if !wanted(&record) {
                 continue;
             }
-            let size = self.size_of(&record).await.map_or(0, |size| size.rw);
+            let size = self.size_of(&record).await.rw.unwrap_or(0);
             match self.remove(record.id.as_str(), RemoveOptions::default()).await {
                 Ok(()) => {
                     report.reclaimed += size;

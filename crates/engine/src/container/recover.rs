@@ -13,8 +13,8 @@ use std::sync::Arc;
 use keeper::client::List;
 use keeper::protocol::{EntryInfo, Request, State as Held};
 
-use super::Container;
 use super::exit::End;
+use super::{Container, Life};
 use crate::model::{ContainerRecord, MountPoint, Phase, RestartPolicy, Timestamp};
 use crate::{Engine, Result};
 
@@ -52,22 +52,23 @@ impl Engine {
     }
 
     async fn recover_one(&self, container: &Arc<Container>, entry: Option<EntryInfo>) -> Result<()> {
-        let _life = container.life.lock().await;
-        let record = container.record();
+        // Removed in this moment: what the keeper still holds of it, its removal has it forget.
+        let Ok(life) = container.life(container.id.as_str()).await else { return Ok(()) };
+        let record = life.record();
         let live = record.state.phase.is_live();
         match entry {
             Some(entry) if live && entry.state == Held::Running => {
                 self.adopt(container, &record);
                 self.0.placements.settle_freezer(&record)?;
-                self.leave_networks(container).await
+                self.leave_networks(&life).await
             }
-            Some(EntryInfo { exit: Some(exit), .. }) if live => self.end_locked(container, (&exit).into(), true).await,
+            Some(EntryInfo { exit: Some(exit), .. }) if live => self.end_locked(life, (&exit).into(), true).await,
             Some(entry) => {
                 self.end_unknown(entry).await;
-                if live { self.end_lost(container).await } else { self.begin_policy(container, &record).await }
+                if live { self.end_lost(life).await } else { self.begin_policy(&life, &record).await }
             }
-            None if live => self.end_lost(container).await,
-            None => self.begin_policy(container, &record).await,
+            None if live => self.end_lost(life).await,
+            None => self.begin_policy(&life, &record).await,
         }
     }
 
@@ -81,15 +82,15 @@ impl Engine {
     }
 
     /// It ended with the machine, or with its keeper.
-    async fn end_lost(&self, container: &Arc<Container>) -> Result<()> {
+    async fn end_lost(&self, life: Life<'_>) -> Result<()> {
         let error = "the keeper that held it ended (the machine was booted, or the keeper was killed)";
-        tracing::warn!(container = %container.id.short(), "{error}");
+        tracing::warn!(container = %life.id.short(), "{error}");
         let end = End { code: UNKNOWN, at: Timestamp::now(), error: String::new() };
-        self.end_locked(container, end, true).await
+        self.end_locked(life, end, true).await
     }
 
     /// What does not run, and should by its policy.
-    async fn begin_policy(&self, container: &Arc<Container>, record: &ContainerRecord) -> Result<()> {
+    async fn begin_policy(&self, life: &Life<'_>, record: &ContainerRecord) -> Result<()> {
         let state = &record.state;
         let again = match record.host.restart {
             RestartPolicy::Always => state.has_run,
@@ -97,10 +98,10 @@ impl Engine {
             RestartPolicy::No | RestartPolicy::OnFailure { .. } => state.phase == Phase::Restarting,
         };
         match (again, state.phase) {
-            (true, Phase::Restarting) => self.resume_restart(container),
-            (true, _) if self.0.booted => self.start_locked(container, false).await?,
+            (true, Phase::Restarting) => self.resume_restart(life.container()),
+            (true, _) if self.0.booted => self.start_locked(life, false).await?,
             (false, Phase::Restarting) => {
-                self.change(container, |record| record.state.phase = Phase::Exited).await?;
+                self.change(life, |record| record.state.phase = Phase::Exited).await?;
             }
             _ => {}
         }
@@ -127,8 +128,8 @@ impl Engine {
         for id in ids {
             // Whoever starts it holds its life, and whoever is being made has no run yet.
             let container = self.0.containers.by_id(&id);
-            let life = container.as_ref().map(|container| (container.life.blocking_lock(), container));
-            if life.as_ref().is_some_and(|(_, container)| container.record().state.phase.is_live()) {
+            let life = container.as_ref().and_then(Container::blocking_life);
+            if life.as_ref().is_some_and(|life| life.record().state.phase.is_live()) {
                 continue;
             }
             tracing::info!(container = id, "taking down what is left of its run");

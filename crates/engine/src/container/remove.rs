@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use keeper::protocol::Request;
 
-use super::{Container, turned};
+use super::{Container, Life, turned};
 use crate::model::{ContainerRecord, MountPoint, Phase};
 use crate::{Engine, Error, Result, Volume};
 
@@ -32,12 +32,13 @@ impl Engine {
         if options.force {
             self.end_by_force(&container).await?;
         }
-        let _life = container.life.lock().await;
-        // Its end may have removed it meanwhile, where it was to be removed by itself.
-        if container.turns().borrow().removed {
-            return if options.force { Ok(()) } else { Err(Error::no_such_container(reference)) };
-        }
-        let record = container.record();
+        let life = match container.life(reference).await {
+            Ok(life) => life,
+            // Its end may have removed it meanwhile, where it was to be removed by itself.
+            Err(_) if options.force => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        let record = life.record();
         match record.state.phase {
             Phase::Removing => {
                 return Err(Error::conflict(format!("removal of container {reference} is already in progress")));
@@ -55,7 +56,7 @@ impl Engine {
             }
             _ => {}
         }
-        self.remove_locked(&container, options.volumes).await
+        self.remove_locked(life, options.volumes).await
     }
 
     /// Kills it and waits for its end, without its policies.
@@ -89,20 +90,18 @@ impl Engine {
         }
     }
 
-    /// Removes a container whose life the caller holds, and which does not run.
-    pub(super) async fn remove_locked(&self, container: &Arc<Container>, volumes: bool) -> Result<()> {
-        if container.turns().borrow().removed {
-            return Ok(());
-        }
-        container.abort_tasks();
-        let volumes = if volumes { self.anonymous_volumes(&container.record()) } else { Vec::new() };
-        self.delete_record(&container.id, &volumes).await?;
-        self.removed(container, volumes).await;
+    /// Removes a container that does not run.
+    pub(super) async fn remove_locked(&self, life: Life<'_>, volumes: bool) -> Result<()> {
+        life.abort_tasks();
+        let volumes = if volumes { self.anonymous_volumes(&life.record()) } else { Vec::new() };
+        self.delete_record(&life.id, &volumes).await?;
+        self.removed(life, volumes).await;
         Ok(())
     }
 
     /// A container's record is deleted, and those of `volumes`: nobody sees them any more, and their files go.
-    pub(super) async fn removed(&self, container: &Arc<Container>, volumes: Vec<Arc<Volume>>) {
+    pub(super) async fn removed(&self, life: Life<'_>, volumes: Vec<Arc<Volume>>) {
+        let container = life.container();
         container.pending.lock().clear();
         let record = container.record();
         self.0.containers.remove(container);
@@ -150,12 +149,12 @@ impl Engine {
             return Err(Error::invalid("Conflict, cannot remove the default link name of the container"));
         };
         let container = self.0.containers.find(name)?;
-        let _life = container.life.lock().await;
+        let life = container.life(name).await?;
         let is_link = |link: &String| link.rsplit(':').next() == Some(alias);
-        if !container.record().host.links.iter().any(is_link) {
+        if !life.record().host.links.iter().any(is_link) {
             return Err(Error::not_found(format!("Cannot get parent /{name} for name /{bare}")));
         }
-        self.change(&container, |record| record.host.links.retain(|link| !is_link(link))).await?;
+        self.change(&life, |record| record.host.links.retain(|link| !is_link(link))).await?;
         Ok(())
     }
 }

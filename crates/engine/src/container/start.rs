@@ -15,10 +15,10 @@ use oci_spec::runtime::Spec;
 use sandbox::plan::NamespaceKind;
 use sandbox::{CompileOptions, InitPlan};
 
-use super::Container;
 use super::attach::watched;
 use super::links::Link;
 use super::stop::SIGKILL;
+use super::{Container, Life};
 use crate::model::{ContainerRecord, NetworkMode, Phase, Timestamp, UsernsMode};
 use crate::networks::Joined;
 use crate::spec::{Identity, SpecContext};
@@ -39,8 +39,8 @@ impl Engine {
     /// Starts a container. When it returns, its program runs.
     pub async fn start(&self, reference: &str) -> Result<()> {
         let container = self.0.containers.find(reference)?;
-        let _life = container.life.lock().await;
-        match container.record().state.phase {
+        let life = container.life(reference).await?;
+        match life.record().state.phase {
             Phase::Running => return Err(Error::not_modified("container already started")),
             Phase::Paused => {
                 return Err(Error::conflict("cannot start a paused container, try unpause instead"));
@@ -50,18 +50,19 @@ impl Engine {
             }
             Phase::Created | Phase::Exited | Phase::Restarting => {}
         }
-        container.abort_tasks();
-        let started = self.start_locked(&container, true).await;
-        if started.is_err() && container.record().host.auto_remove {
-            self.remove_locked(&container, false).await?;
+        life.abort_tasks();
+        let started = self.start_locked(&life, true).await;
+        if started.is_err() && life.record().host.auto_remove {
+            self.remove_locked(life, false).await?;
         }
         started
     }
 
-    /// Starts a container whose life the caller holds. `by_hand`: not by its restart policy.
-    pub(super) async fn start_locked(&self, container: &Arc<Container>, by_hand: bool) -> Result<()> {
+    /// Starts a container. `by_hand`: not by its restart policy.
+    pub(super) async fn start_locked(&self, life: &Life<'_>, by_hand: bool) -> Result<()> {
+        let container = life.container();
         let started = match self.run(container).await {
-            Ok((pid, net)) => self.note_start(container, pid, net, by_hand).await,
+            Ok((pid, net)) => self.note_start(life, pid, net, by_hand).await,
             Err(error) => Err(error),
         };
         match started {
@@ -78,7 +79,7 @@ impl Engine {
                 container.pending.lock().clear();
                 let code = error.exit_code().unwrap_or(128);
                 let text = error.to_string();
-                self.change(container, |record| {
+                self.change(life, |record| {
                     record.state.phase = if record.state.has_run { Phase::Exited } else { Phase::Created };
                     record.state.exit_code = code;
                     record.state.error.clone_from(&text);
@@ -93,14 +94,14 @@ impl Engine {
     /// Writes down that it runs. What runs without that, as the disk is full, is ended again.
     async fn note_start(
         &self,
-        container: &Arc<Container>,
+        life: &Life<'_>,
         pid: u32,
         net: Option<net::Sandbox>,
         by_hand: bool,
     ) -> Result<Arc<ContainerRecord>> {
-        let plain = self.network_without_endpoint(&container.record());
+        let plain = self.network_without_endpoint(&life.record());
         let noted = self
-            .change(container, |record| {
+            .change(life, |record| {
                 show_network(record, net.as_ref());
                 if let Some((name, id)) = plain
                     && let Some(settings) = record.networks.get_mut(&name)
@@ -124,7 +125,7 @@ impl Engine {
             })
             .await;
         if noted.is_err() {
-            let record = container.record();
+            let record = life.record();
             // The news of its end has the keeper forget it; it may have come by itself in this moment.
             let kill = Request::Signal { id: record.id.to_string(), signal: SIGKILL };
             let _ = self.keeper().await?.call(kill).await;

@@ -123,8 +123,8 @@ impl Engine {
     /// Freezes its processes.
     pub async fn pause(&self, reference: &str) -> Result<()> {
         let container = self.0.containers.find(reference)?;
-        let _life = container.life.lock().await;
-        let record = container.record();
+        let life = container.life(reference).await?;
+        let record = life.record();
         match record.state.phase {
             Phase::Running => {}
             Phase::Paused => return Err(Error::conflict(format!("Container {} is already paused", record.id))),
@@ -137,7 +137,7 @@ impl Engine {
             _ => return Err(not_running(&record)),
         }
         self.freeze(&record, true).await?;
-        let record = self.change(&container, |record| record.state.phase = Phase::Paused).await?;
+        let record = self.change(&life, |record| record.state.phase = Phase::Paused).await?;
         self.tell_container(&record, "pause", []);
         Ok(())
     }
@@ -149,13 +149,13 @@ impl Engine {
     }
 
     async fn unpause_container(&self, container: &Arc<Container>) -> Result<()> {
-        let _life = container.life.lock().await;
-        let record = container.record();
+        let life = container.life(container.id.as_str()).await?;
+        let record = life.record();
         if record.state.phase != Phase::Paused {
             return Err(Error::conflict(format!("Container {} is not paused", record.id)));
         }
         self.freeze(&record, false).await?;
-        let record = self.change(container, |record| record.state.phase = Phase::Running).await?;
+        let record = self.change(&life, |record| record.state.phase = Phase::Running).await?;
         self.tell_container(&record, "unpause", []);
         Ok(())
     }
@@ -170,18 +170,18 @@ impl Engine {
         if container.record().state.phase != Phase::Restarting {
             return Ok(false);
         }
-        let _life = container.life.lock().await;
-        if container.record().state.phase != Phase::Restarting {
+        let Ok(life) = container.life(container.id.as_str()).await else { return Ok(false) };
+        if life.record().state.phase != Phase::Restarting {
             return Ok(false);
         }
-        container.abort_tasks();
+        life.abort_tasks();
         let record = self
-            .change(container, |record| {
+            .change(&life, |record| {
                 record.state.phase = Phase::Exited;
                 record.state.stopped_by_hand = true;
             })
             .await?;
-        container.tell_exit(record.state.exit_code, "");
+        life.tell_exit(record.state.exit_code, "");
         self.tell_container(&record, "stop", []);
         Ok(true)
     }

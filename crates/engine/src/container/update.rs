@@ -21,8 +21,8 @@ impl Engine {
     pub async fn update(&self, reference: &str, mut request: UpdateRequest) -> Result<Vec<String>> {
         let warnings = adapt(&mut request.resources, self.0.placements.layout());
         let container = self.0.containers.find(reference)?;
-        let _life = container.life.lock().await;
-        let record = container.record();
+        let life = container.life(reference).await?;
+        let record = life.record();
         let refused = |error: Error| Error::conflict(format!("Cannot update container {}: {error}", record.id));
         if record.host.auto_remove && request.restart.as_ref().is_some_and(|policy| *policy != RestartPolicy::No) {
             return Err(refused(Error::invalid(
@@ -44,7 +44,7 @@ impl Engine {
             crate::blocking(move || engine.0.placements.update(&updated, &limits)).await.map_err(refused)?;
         }
         let record = self
-            .change(&container, |record| {
+            .change(&life, |record| {
                 record.host.resources = resources;
                 if let Some(restart) = request.restart {
                     record.host.restart = restart;

@@ -368,10 +368,15 @@ impl Engine {
         })
     }
 
-    /// Bytes of a container's files.
-    pub(crate) async fn size_of(&self, record: &ContainerRecord) -> Result<crate::ContainerSize> {
-        let size = self.0.images.rootfs_size(record.id.as_str()).await.map_err(error)?;
-        Ok(crate::ContainerSize { rw: size.own, root_fs: size.total })
+    /// Bytes of a container's files. One of which that can't be told does not keep all others from being listed.
+    pub(crate) async fn size_of(&self, record: &ContainerRecord) -> crate::ContainerSize {
+        match self.0.images.rootfs_size(record.id.as_str()).await {
+            Ok(size) => crate::ContainerSize { rw: Some(size.own), root_fs: Some(size.total) },
+            Err(error) => {
+                tracing::debug!(container = %record.id.short(), %error, "could not tell its size");
+                crate::ContainerSize::default()
+            }
+        }
     }
 
     /// Root file systems that belong to no container.

@@ -54,12 +54,17 @@ struct Container {
     names: Vec<String>,
     state: String,
     #[serde(default)]
-    size_rw: u64,
+    size_rw: i64,
 }
 
 impl Container {
     fn runs(&self) -> bool {
         matches!(self.state.as_str(), "running" | "paused" | "restarting")
+    }
+
+    /// Below zero stands for what could not be told.
+    fn size(&self) -> u64 {
+        u64::try_from(self.size_rw).unwrap_or(0)
     }
 }
 
@@ -102,7 +107,7 @@ fn sums(document: &Value) -> Result<Table> {
     let containers = usage.containers.unwrap_or_default();
     let volumes = usage.volumes.unwrap_or_default();
     let unused: u64 = images.iter().filter(|image| image.containers <= 0).map(Image::own).sum();
-    let stopped: u64 = containers.iter().filter(|container| !container.runs()).map(|container| container.size_rw).sum();
+    let stopped: u64 = containers.iter().filter(|container| !container.runs()).map(Container::size).sum();
     let dangling: u64 = volumes.iter().filter(|volume| volume.users() <= 0).map(Volume::size).sum();
     let mut table = Table::new(["KIND", "TOTAL", "IN USE", "SIZE", "CAN BE FREED"]);
     let mut row = |kind: &str, total: usize, used: usize, size: u64, free: u64| {
@@ -112,7 +117,7 @@ fn sums(document: &Value) -> Result<Table> {
     let used = images.iter().filter(|image| image.containers > 0).count();
     row("images", images.len(), used, usage.layers_size, unused.min(usage.layers_size));
     let used = containers.iter().filter(|container| container.runs()).count();
-    row("containers", containers.len(), used, containers.iter().map(|container| container.size_rw).sum(), stopped);
+    row("containers", containers.len(), used, containers.iter().map(Container::size).sum(), stopped);
     let used = volumes.iter().filter(|volume| volume.users() > 0).count();
     row("volumes", volumes.len(), used, volumes.iter().map(Volume::size).sum(), dangling);
     Ok(table)
@@ -130,7 +135,7 @@ fn one_by_one(usage: &Usage) -> Result<ExitCode> {
     let mut containers = Table::new(["CONTAINER", "ID", "STATE", "SIZE"]);
     for container in usage.containers.iter().flatten() {
         let names: Vec<&str> = container.names.iter().map(|name| name.trim_start_matches('/')).collect();
-        let (id, size) = (human::short(&container.id), human::decimal(container.size_rw));
+        let (id, size) = (human::short(&container.id), human::decimal(container.size()));
         containers.row([names.join(", ").into(), id.into(), container.state.as_str().into(), size.into()]);
     }
     let mut volumes = Table::new(["VOLUME", "CONTAINERS", "SIZE"]);

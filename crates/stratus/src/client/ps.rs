@@ -54,9 +54,9 @@ struct Listed {
     state: String,
     status: String,
     #[serde(default)]
-    size_rw: u64,
+    size_rw: i64,
     #[serde(default)]
-    size_root_fs: u64,
+    size_root_fs: i64,
 }
 
 /// A port in a list.
@@ -98,7 +98,9 @@ fn table(document: &Value, args: &PsArgs) -> Result<Table> {
             true => (one.id.clone(), one.command),
             false => (human::short(&one.id).to_owned(), human::cut(&one.command, 24)),
         };
-        let size = || format!("{} (with its image {})", human::decimal(one.size_rw), human::decimal(one.size_root_fs));
+        // Below zero: it could not be told.
+        let bytes = |size: i64| u64::try_from(size).map_or_else(|_| "?".to_owned(), human::decimal);
+        let size = || format!("{} (with its image {})", bytes(one.size_rw), bytes(one.size_root_fs));
         let image = if one.image.starts_with("sha256:") { human::short(&one.image) } else { &one.image };
         let cells: [Cell; 7] = [
             id.into(),
