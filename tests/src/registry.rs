@@ -18,12 +18,28 @@ impl Registry {
     /// # Panics
     /// When it does not start.
     pub fn start(beside: &Daemon) -> Self {
+        Self::start_with(beside, "")
+    }
+
+    /// Starts one that lets only `user` in, with the password `open sesame`.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub fn start_for(beside: &Daemon, user: &str) -> Self {
+        // bcrypt, the only way in which it takes passwords; with few rounds, as nobody is to be kept from guessing it.
+        const PASSWORD: &str = "$2b$04$Xd/c1V0h5LcQGUMbmchWnubv4rZzMqBy1mNgSiSiV.ZOSAYho/TsG";
+        let users = beside.work().join("users");
+        fs::write(&users, format!("{user}:{PASSWORD}\n")).expect("write the registry's users");
+        Self::start_with(beside, &format!("auth:\n  htpasswd:\n    realm: test\n    path: {}\n", users.display()))
+    }
+
+    fn start_with(beside: &Daemon, more: &str) -> Self {
         let port = beside.port() + 19;
         let data = beside.work().join("registry");
         let config = beside.work().join("registry.yml");
         let text = format!(
             "version: 0.1\nlog:\n  level: error\nstorage:\n  filesystem:\n    rootdirectory: {}\n  delete:\n    enabled: true\n\
-             http:\n  addr: 127.0.0.1:{port}\n",
+             http:\n  addr: 127.0.0.1:{port}\n{more}",
             data.display()
         );
         fs::write(&config, text).expect("write the registry's configuration");

@@ -1,4 +1,4 @@
-//! `stratus image save`, `stratus image load`, `stratus image import`
+//! `stratus save`, `stratus load`, `stratus import`, `stratus export`
 
 use std::fs::File;
 use std::io::{self, IsTerminal, Read, Write};
@@ -8,13 +8,13 @@ use std::process::ExitCode;
 use clap::Args;
 use http_body_util::BodyExt;
 
-use super::Context;
 use super::attach::asked_to_end;
 use super::error::{Error, Result};
 use super::output::{Format, written};
 use super::progress::{self, Show, Single};
 use super::request::{Body, Request};
 use super::transfer::Upload;
+use super::{Context, containers};
 
 /// Write images into an archive
 #[derive(Args, Debug)]
@@ -25,6 +25,16 @@ pub(crate) struct SaveArgs {
     /// Images, by name or id
     #[arg(required = true)]
     images: Vec<String>,
+}
+
+/// Write a container's files into an archive
+#[derive(Args, Debug)]
+pub(crate) struct ExportArgs {
+    /// File to write [default: standard output]
+    #[arg(long, short = 'o', value_name = "FILE")]
+    file: Option<PathBuf>,
+    /// Container, by name or id
+    container: String,
 }
 
 /// Take images out of an archive
@@ -56,21 +66,32 @@ pub(crate) struct ImportArgs {
     name: Option<String>,
 }
 
-/// `stratus image save`
+/// `stratus save`
 pub(super) async fn save(context: &Context, args: SaveArgs) -> Result<ExitCode> {
-    if args.file.is_none() && io::stdout().is_terminal() {
-        return Err(Error::Usage(
-            "an archive is nothing for a terminal: name a file with -o, or redirect the output".into(),
-        ));
-    }
     let mut request = Request::get("/images/get");
     for image in &args.images {
         request = request.query("names", image);
     }
+    receive(context, request, args.file.as_deref(), "saving").await
+}
+
+/// `stratus export`
+pub(super) async fn export(context: &Context, args: ExportArgs) -> Result<ExitCode> {
+    let request = Request::get(containers::path(&args.container, "export"));
+    receive(context, request, args.file.as_deref(), "exporting").await
+}
+
+/// Writes the archive that a call answers with to a file or to standard output.
+async fn receive(context: &Context, request: Request, path: Option<&Path>, what: &str) -> Result<ExitCode> {
+    if path.is_none() && io::stdout().is_terminal() {
+        return Err(Error::Usage(
+            "an archive is nothing for a terminal: name a file with -o, or redirect the output".into(),
+        ));
+    }
     let mut body = context.daemon.send(request).await?.into_body();
-    let show = args.file.is_some() && context.format == Format::Table;
-    let progress = Single::bytes("saving", None, show);
-    let mut target = Target::new(args.file.as_deref())?;
+    let show = path.is_some() && context.format == Format::Table;
+    let progress = Single::bytes(what, None, show);
+    let mut target = Target::new(path)?;
     let receive = async {
         while let Some(frame) = body.frame().await {
             if let Ok(bytes) = frame?.into_data() {
@@ -174,7 +195,7 @@ pub(super) fn upload(path: Option<&Path>, what: &str, show: bool) -> Result<(Upl
     Ok((upload, body, progress))
 }
 
-/// `stratus image load`
+/// `stratus load`
 pub(super) async fn load(context: &Context, args: LoadArgs) -> Result<ExitCode> {
     if args.file.is_none() && io::stdin().is_terminal() {
         return Err(Error::Usage("there is no archive: name a file with -i, or pipe one in".into()));
@@ -192,7 +213,7 @@ pub(super) async fn load(context: &Context, args: LoadArgs) -> Result<ExitCode> 
     context.print_said(&upload.outcome(said)?)
 }
 
-/// `stratus image import`
+/// `stratus import`
 pub(super) async fn import(context: &Context, args: ImportArgs) -> Result<ExitCode> {
     let settings = Import {
         name: args.name.as_deref(),

@@ -54,6 +54,9 @@ pub(crate) struct RmArgs {
     /// Also those that run: they are killed
     #[arg(long, short)]
     force: bool,
+    /// Not a container, but a link: CONTAINER/ALIAS
+    #[arg(long, short)]
+    link: bool,
     /// Also their anonymous volumes
     #[arg(long, short)]
     volumes: bool,
@@ -228,8 +231,10 @@ pub(super) async fn wait(context: &Context, args: NamesArgs) -> Result<ExitCode>
 /// `stratus rm`
 pub(super) async fn remove(context: &Context, args: RmArgs) -> Result<ExitCode> {
     let work = async |name: &str| {
-        let request =
-            Request::delete(format!("/containers/{}", segment(name))).flag("force", args.force).flag("v", args.volumes);
+        let request = Request::delete(format!("/containers/{}", segment(name)))
+            .flag("force", args.force)
+            .flag("link", args.link)
+            .flag("v", args.volumes);
         context.daemon.done(request).await.map(drop)
     };
     context.each(&args.containers, work).await

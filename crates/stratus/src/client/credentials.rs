@@ -1,10 +1,11 @@
-//! What the user's `docker login` left behind, for pulls and pushes: the configuration file of the docker client, and
-//! the programs that it names for keeping secrets.
+//! What the user's `login` left behind, this command's or docker's, for pulls and pushes: the configuration file of the
+//! docker client, and the programs that it names for keeping secrets.
+
+mod helper;
+mod keep;
 
 use std::collections::BTreeMap;
-use std::io::Write;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
 
 use base64::Engine as _;
 use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE};
@@ -12,6 +13,8 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::error::{Error, Result};
+
+pub(super) use keep::{Kept, Secret, forget, keep};
 
 /// Under which name Docker Hub's stand.
 const HUB: &str = "https://index.docker.io/v1/";
@@ -33,6 +36,11 @@ struct Entry {
 
 /// The header for a registry; `None` where nothing is known of it.
 pub(super) fn of(registry: &str) -> Result<Option<String>> {
+    Ok(document(registry)?.map(|document| BASE64_URL_SAFE.encode(document.to_string())))
+}
+
+/// What is known of a registry, as the API has it.
+pub(super) fn document(registry: &str) -> Result<Option<Value>> {
     let Some(path) = file() else { return Ok(None) };
     let text = match std::fs::read(&path) {
         Ok(text) => text,
@@ -41,7 +49,21 @@ pub(super) fn of(registry: &str) -> Result<Option<String>> {
     };
     let configuration: Configuration = serde_json::from_slice(&text)
         .map_err(|error| Error::Usage(format!("{} is no docker configuration: {error}", path.display())))?;
-    Ok(configuration.of(registry)?.map(|document| BASE64_URL_SAFE.encode(document.to_string())))
+    configuration.of(registry)
+}
+
+/// The name under which a registry stands, of which there may be several.
+pub(super) fn server(registry: Option<&str>) -> String {
+    match registry.map_or("docker.io", host) {
+        "" | "docker.io" | "index.docker.io" | "registry-1.docker.io" => HUB.to_owned(),
+        host => host.to_owned(),
+    }
+}
+
+/// A registry's host and port, of what may be an address.
+fn host(name: &str) -> &str {
+    let name = name.trim_start_matches("https://").trim_start_matches("http://");
+    name.split('/').next().unwrap_or(name)
 }
 
 /// The header that says that nothing is known.
@@ -56,17 +78,21 @@ fn file() -> Option<PathBuf> {
 }
 
 impl Configuration {
+    /// The program that keeps a server's secrets.
+    fn program(&self, server: &str) -> Option<String> {
+        // Docker Hub's stands under its name in images, too.
+        let other = if server == HUB { "docker.io" } else { server };
+        let own = self.cred_helpers.get(server).or_else(|| self.cred_helpers.get(other));
+        own.or(self.creds_store.as_ref()).filter(|name| !name.is_empty()).cloned()
+    }
+
     fn of(&self, registry: &str) -> Result<Option<Value>> {
-        let server = if registry == "docker.io" { HUB } else { registry };
-        if let Some(helper) = self.cred_helpers.get(registry).or(self.creds_store.as_ref()) {
-            return ask(helper, server);
+        let server = &*server(Some(registry));
+        if let Some(helper) = self.program(server) {
+            return ask(&helper, server);
         }
-        let host = |name: &str| {
-            let name = name.trim_start_matches("https://").trim_start_matches("http://");
-            name.split('/').next().unwrap_or(name).to_owned()
-        };
         let entry = self.auths.get(server).or_else(|| {
-            let same = |(name, _): &(&String, &Entry)| registry != "docker.io" && host(name) == registry;
+            let same = |(name, _): &(&String, &Entry)| server != HUB && host(name) == server;
             self.auths.iter().find(same).map(|(_, entry)| entry)
         });
         let Some(entry) = entry else { return Ok(None) };
@@ -89,35 +115,21 @@ impl Configuration {
     }
 }
 
-/// Asks a program that keeps secrets (its protocol: docker-credential-helpers).
-fn ask(helper: &str, server: &str) -> Result<Option<Value>> {
+/// Asks a program that keeps secrets.
+fn ask(program: &str, server: &str) -> Result<Option<Value>> {
     #[derive(Deserialize)]
     #[serde(rename_all = "PascalCase")]
     struct Secret {
         username: String,
         secret: String,
     }
-    let program = format!("docker-credential-{helper}");
-    let failed = |error| Error::Io(format!("asking {program} for the password of {server}"), error);
-    let mut child = Command::new(&program)
-        .arg("get")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::inherit())
-        .spawn()
-        .map_err(failed)?;
-    if let Some(mut stdin) = child.stdin.take() {
-        stdin.write_all(server.as_bytes()).map_err(failed)?;
-    }
-    let output = child.wait_with_output().map_err(failed)?;
-    if !output.status.success() {
-        // It has none, which it says by failing.
-        return Ok(None);
-    }
-    let secret: Secret = serde_json::from_slice(&output.stdout)
-        .map_err(|error| Error::Failed(format!("the answer of {program} is not understood: {error}")))?;
+    // It has none, which it says by failing.
+    let Ok(answer) = helper::call(program, "get", server)? else { return Ok(None) };
+    let secret: Secret = serde_json::from_slice(&answer).map_err(|error| {
+        Error::Failed(format!("the answer of docker-credential-{program} is not understood: {error}"))
+    })?;
     Ok(Some(match secret.username.as_str() {
-        "<token>" => json!({ "serveraddress": server, "identitytoken": secret.secret }),
+        helper::TOKEN => json!({ "serveraddress": server, "identitytoken": secret.secret }),
         user => json!({ "serveraddress": server, "username": user, "password": secret.secret }),
     }))
 }

@@ -291,7 +291,7 @@ pub(super) fn explain_pull(error: Error, name: &str) -> Error {
         {
             Error::Failed(format!(
                 "{text}\nThe registry of {name} can't be reached. Without one, make a base image with \"stratus image bootstrap \
-                 debian:bookworm\" (or busybox), or load one with \"stratus image load -i FILE\"."
+                 debian:bookworm\" (or busybox), or load one with \"stratus load -i FILE\"."
             ))
         }
         error => error,
@@ -317,7 +317,7 @@ pub(super) async fn push(context: &Context, args: PushArgs) -> Result<ExitCode> 
 }
 
 /// `stratus image rm`
-async fn remove(context: &Context, args: RmArgs) -> Result<ExitCode> {
+pub(super) async fn remove(context: &Context, args: RmArgs) -> Result<ExitCode> {
     let (mut all, mut outcome) = (Vec::new(), ExitCode::SUCCESS);
     for name in &args.images {
         let request = Request::delete(format!("/images/{}", segment(name)))
@@ -353,7 +353,7 @@ pub(super) fn print_removed(context: &Context, removed: &[Value]) -> Result<()> 
 }
 
 /// `stratus image tag`
-async fn tag(context: &Context, args: TagArgs) -> Result<ExitCode> {
+pub(super) async fn tag(context: &Context, args: TagArgs) -> Result<ExitCode> {
     let reference = parse(&args.name)?.with_default_tag();
     let request = Request::post(format!("/images/{}/tag", segment(&args.image)))
         .query("repo", reference.familiar_name())
@@ -363,7 +363,7 @@ async fn tag(context: &Context, args: TagArgs) -> Result<ExitCode> {
 }
 
 /// `stratus image history`
-async fn history(context: &Context, args: HistoryArgs) -> Result<ExitCode> {
+pub(super) async fn history(context: &Context, args: HistoryArgs) -> Result<ExitCode> {
     #[derive(Deserialize)]
     #[serde(rename_all = "PascalCase")]
     struct Step {

@@ -7,7 +7,9 @@ mod address;
 mod archives;
 mod attach;
 mod bootstrap;
+mod changes;
 mod connect;
+mod container;
 mod containers;
 mod copy;
 mod credentials;
@@ -18,6 +20,7 @@ mod exec;
 mod human;
 mod images;
 mod inspect;
+mod login;
 mod logs;
 mod mounts;
 mod networking;
@@ -29,6 +32,7 @@ mod prune;
 mod ps;
 mod request;
 mod run;
+mod search;
 mod shell;
 mod stats;
 mod streams;
@@ -52,46 +56,10 @@ use table::Table;
 /// Commands for the daemon.
 #[derive(Subcommand)]
 pub(crate) enum Command {
-    /// Create a container of an image and run it
-    Run(Box<run::RunArgs>),
-    /// Create a container of an image, and don't start it
-    Create(Box<run::CreateArgs>),
+    #[command(flatten)]
+    OfContainers(container::ContainerCommand),
     /// List containers
     Ps(ps::PsArgs),
-    /// Show a container's output
-    Logs(logs::LogsArgs),
-    /// Run another command in a container
-    Exec(exec::ExecArgs),
-    /// Talk with a running container's first process
-    Attach(attach::AttachArgs),
-    /// Start containers that are there
-    Start(run::StartArgs),
-    /// Ask containers to end, and end them after a while
-    Stop(containers::StopArgs),
-    /// Stop containers and start them again
-    Restart(containers::StopArgs),
-    /// Send containers a signal
-    Kill(containers::KillArgs),
-    /// Freeze containers
-    Pause(containers::NamesArgs),
-    /// Let frozen containers go on
-    Unpause(containers::NamesArgs),
-    /// Wait until containers end, and print their exit statuses
-    Wait(containers::NamesArgs),
-    /// Remove containers
-    Rm(containers::RmArgs),
-    /// Give a container another name
-    Rename(containers::RenameArgs),
-    /// Change limits and restart policies
-    Update(containers::UpdateArgs),
-    /// Show a container's published ports
-    Port(containers::PortArgs),
-    /// Show a container's processes
-    Top(containers::TopArgs),
-    /// Show what containers use, as it changes
-    Stats(stats::StatsArgs),
-    /// Copy files between a container and this machine
-    Cp(copy::CpArgs),
     /// Show everything about containers, images, networks and volumes
     Inspect(inspect::InspectArgs),
     /// List images
@@ -100,6 +68,27 @@ pub(crate) enum Command {
     Pull(images::PullArgs),
     /// Bring an image to a registry
     Push(images::PushArgs),
+    /// Remove images
+    Rmi(images::RmArgs),
+    /// Give an image another name
+    Tag(images::TagArgs),
+    /// Show what an image was made by
+    History(images::HistoryArgs),
+    /// Write images into an archive
+    Save(archives::SaveArgs),
+    /// Take images out of an archive
+    Load(archives::LoadArgs),
+    /// Make an image of a root file system's archive
+    Import(archives::ImportArgs),
+    /// Search a registry for images
+    Search(search::SearchArgs),
+    /// Have a registry let this user in, and remember that
+    Login(login::LoginArgs),
+    /// Forget what a registry lets this user in for
+    Logout(login::LogoutArgs),
+    /// Containers
+    #[command(subcommand)]
+    Container(container::ContainerGroup),
     /// Images
     #[command(subcommand)]
     Image(images::ImageCommand),
@@ -122,6 +111,18 @@ pub(crate) enum Command {
     Completions(shell::CompletionsArgs),
     /// Write the manual pages
     Man(shell::ManArgs),
+}
+
+impl Command {
+    /// Whether the exit status is a container's, or tells what kept it from having one.
+    fn is_run(&self) -> bool {
+        match self {
+            Command::OfContainers(command) | Command::Container(container::ContainerGroup::Alone(command)) => {
+                command.is_run()
+            }
+            _ => false,
+        }
+    }
 }
 
 const HOST: &str = "host";
@@ -199,7 +200,7 @@ impl Context {
 
 /// Runs a command; `matches` are those it was made of, and `cli` is the whole command line.
 pub(crate) fn main(command: Command, matches: &ArgMatches, cli: clap::Command) -> ExitCode {
-    let is_run = matches!(command, Command::Run(_) | Command::Exec(_));
+    let is_run = command.is_run();
     let outcome = match command {
         Command::Completions(args) => shell::completions(&args, cli),
         Command::Man(args) => shell::man(&args, cli),
@@ -224,30 +225,22 @@ fn in_runtime(context: &Context, command: Command) -> Result<ExitCode> {
 
 async fn dispatch(context: &Context, command: Command) -> Result<ExitCode> {
     match command {
-        Command::Run(args) => run::run(context, *args).await,
-        Command::Create(args) => run::create(context, *args).await,
+        Command::OfContainers(command) => container::alone(context, command).await,
         Command::Ps(args) => ps::ps(context, args).await,
-        Command::Logs(args) => logs::logs(context, args).await,
-        Command::Exec(args) => exec::exec(context, args).await,
-        Command::Attach(args) => attach::attach(context, args).await,
-        Command::Start(args) => run::start(context, args).await,
-        Command::Stop(args) => containers::stop(context, args, "stop").await,
-        Command::Restart(args) => containers::stop(context, args, "restart").await,
-        Command::Kill(args) => containers::kill(context, args).await,
-        Command::Pause(args) => containers::post(context, args, "pause").await,
-        Command::Unpause(args) => containers::post(context, args, "unpause").await,
-        Command::Wait(args) => containers::wait(context, args).await,
-        Command::Rm(args) => containers::remove(context, args).await,
-        Command::Rename(args) => containers::rename(context, args).await,
-        Command::Update(args) => containers::update(context, args).await,
-        Command::Port(args) => containers::port(context, args).await,
-        Command::Top(args) => containers::top(context, args).await,
-        Command::Stats(args) => stats::stats(context, args).await,
-        Command::Cp(args) => copy::copy(context, args).await,
+        Command::Container(command) => container::dispatch(context, command).await,
         Command::Inspect(args) => inspect::inspect(context, args).await,
         Command::Images(args) => images::list(context, args).await,
         Command::Pull(args) => images::pull(context, args).await,
         Command::Push(args) => images::push(context, args).await,
+        Command::Rmi(args) => images::remove(context, args).await,
+        Command::Tag(args) => images::tag(context, args).await,
+        Command::History(args) => images::history(context, args).await,
+        Command::Save(args) => archives::save(context, args).await,
+        Command::Load(args) => archives::load(context, args).await,
+        Command::Import(args) => archives::import(context, args).await,
+        Command::Search(args) => search::search(context, args).await,
+        Command::Login(args) => login::login(context, args).await,
+        Command::Logout(args) => login::logout(context, &args),
         Command::Image(command) => images::dispatch(context, command).await,
         Command::Network(command) => networks::dispatch(context, command).await,
         Command::Volume(command) => volumes::dispatch(context, command).await,

@@ -87,15 +87,23 @@ pub(super) async fn system(context: &Context, args: PruneSystemArgs) -> Result<E
     if !args.prune.confirm(&what)? {
         return Ok(ExitCode::FAILURE);
     }
-    // Containers first: what only they need goes with them.
-    let report = context.daemon.document(Request::post("/containers/prune").filters(&args.prune.filter)).await?;
-    told(context, &report, "ContainersDeleted")?;
     let prune = PruneArgs { filter: args.prune.filter, force: true };
+    // Containers first: what only they need goes with them.
+    containers(context, prune.clone()).await?;
     networks(context, prune.clone()).await?;
     if args.volumes {
         volumes(context, PruneVolumesArgs { all: false, prune: prune.clone() }).await?;
     }
     images(context, PruneImagesArgs { all: args.all, prune }).await
+}
+
+/// `stratus container prune`
+pub(super) async fn containers(context: &Context, args: PruneArgs) -> Result<ExitCode> {
+    if !args.confirm("all containers that do not run")? {
+        return Ok(ExitCode::FAILURE);
+    }
+    let report = context.daemon.document(Request::post("/containers/prune").filters(&args.filter)).await?;
+    told(context, &report, "ContainersDeleted")
 }
 
 /// `stratus network prune`
