@@ -125,3 +125,123 @@ fn exported_and_imported() {
         .mentions("it is not http://HOST");
     host.sh("gzip -c out.tar | docker import - zipped:1 && docker run --rm zipped:1 /bin/cat /kept").mentions("kept");
 }
+
+/// A container that does not run is seen with its volumes, as it would see itself.
+#[test]
+fn volumes_of_what_does_not_run() {
+    let host = Daemon::start();
+    host.sh("docker run --name up -v data:/srv/data -v $PWD/dir:/bound -v data:/locked:ro busybox sh -c \
+             'echo kept > /srv/data/f; echo root > /srv/beside; echo b > /bound/g; ln -s /srv/data /link; mkdir /srv/data/sub'")
+        .ok();
+    host.sh("docker cp up:/srv/data out && cat out/f").says("kept");
+    host.sh("docker cp up:/srv/data/. flat && cat flat/f").says("kept");
+    host.sh("docker cp up:/srv - | tar -t | sort | xargs").says("srv/ srv/beside srv/data/ srv/data/f srv/data/sub/");
+    host.sh("docker cp up:/link/f - | tar -xO").says("kept");
+    host.sh("docker cp up:/bound/g - | tar -xO").says("b");
+    host.sh(
+        "echo new > file && docker cp file up:/srv/data && docker cp file up:/link/linked && docker cp file up:/bound",
+    )
+    .ok();
+    host.sh("docker cp file up:/locked").fails_with("marked read-only");
+    host.sh("docker run --rm -v data:/d busybox sh -c 'cat /d/file /d/linked; ls /d | xargs'")
+        .says("new\nnew\nf file linked sub");
+    host.sh("cat dir/file").says("new");
+    // Nothing of it went under the mounts, and looking changes nothing.
+    host.sh("docker diff up | sort | xargs").says("A /bound A /link A /locked A /srv A /srv/beside A /srv/data");
+    host.sh("docker export up | tar -t | grep -E '^(srv|bound)/' | sort | xargs")
+        .says("bound/ srv/ srv/beside srv/data/");
+    // One that was never started has no mount points yet.
+    host.sh(
+        "docker create --name fresh -v data:/not/there/yet busybox && docker cp fresh:/not/there/yet/f - | tar -xO",
+    )
+    .mentions("kept");
+    host.sh("docker diff fresh").says("");
+    host.sh("docker cp file fresh:/not/there/yet/late && docker run --rm -v data:/d busybox cat /d/late").says("new");
+    host.sh("docker create --name ro --read-only -v data:/d busybox && docker cp file ro:/d/through && docker cp file ro:/tmp")
+        .fails_with("container rootfs is marked read-only");
+    host.sh("docker cp ro:/d/through - | tar -xO").says("new");
+    host.sh("docker rm up fresh ro && docker volume rm data").ok();
+}
+
+/// A part of a volume is looked up in that volume: a link in it does not lead to the host's files.
+#[test]
+fn parts_of_volumes_stay_in_them() {
+    let host = Daemon::start();
+    let outside = host.work().join("outside");
+    std::fs::create_dir(&outside).unwrap();
+    std::fs::write(outside.join("secret"), "the host's").unwrap();
+    host.sh(&format!(
+        "docker run --rm -v data:/d busybox sh -c 'ln -s {} /d/away; mkdir /d/part; echo in > /d/part/f'",
+        outside.display()
+    ))
+    .ok();
+    host.sh("docker create --name part --mount type=volume,src=data,dst=/v,volume-subpath=part busybox").ok();
+    host.sh("docker cp part:/v/f - | tar -xO").says("in");
+    host.sh("docker create --name away --mount type=volume,src=data,dst=/v,volume-subpath=away busybox").ok();
+    host.sh("docker cp away:/v/secret got").fails_with("opening away to mount it: No such file or directory");
+}
+
+/// What is exported is the root file system, also of what runs: not what the kernel makes up, and no volumes.
+#[test]
+fn an_export_of_what_runs() {
+    let host = Daemon::start();
+    host.sh("docker run -d --name box -v data:/data busybox sh -c 'echo v > /data/f; echo r > /tmp/r; echo done; sleep 1000'").ok();
+    e2e::eventually("its files", || host.sh("docker logs box").stdout() == "done\n");
+    host.sh("docker export box > all.tar && tar -tf all.tar | grep -cE '^(proc|sys|data)/.'").prints("0");
+    host.sh("tar -xOf all.tar tmp/r").says("r");
+    // A copy of everything has the volumes, and what the kernel makes up only where one asks for it.
+    host.sh("docker cp box:/ - > all.tar && tar -tf all.tar | grep -cE '^(proc|sys)/.'").prints("0");
+    host.sh("tar -xOf all.tar data/f").says("v");
+    host.sh("docker cp box:/proc/1/comm - | tar -t").says("comm");
+}
+
+/// Who sends files as slowly as he likes holds up nobody but himself: a removal ends it, a start says why it can't be.
+#[test]
+fn a_copy_that_stalls() {
+    use std::io::{Read as _, Write as _};
+    let host = Daemon::start();
+    host.sh("docker create --name box busybox sleep 1000").ok();
+    let stalled = |name: &str| {
+        let mut stream = host.connect();
+        let head = format!(
+            "PUT /containers/{name}/archive?path=/tmp HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 10240\r\n\r\n"
+        );
+        let mut header = [0; 512];
+        header[..5].copy_from_slice(b"begun");
+        stream.write_all(head.as_bytes()).expect("send a request");
+        stream.write_all(&header[..100]).expect("send a beginning");
+        stream
+    };
+    let mut stream = stalled("box");
+    let holds = || host.sh("docker start box").stderr().contains("files are being copied into");
+    e2e::eventually("the copy to begin", || {
+        let busy = holds();
+        if !busy {
+            host.sh("docker stop -t 0 box").ok();
+            stream = stalled("box");
+        }
+        busy
+    });
+    host.sh("docker inspect -f '{{.State.Status}}' box && docker cp box:/bin/true - | tar -t").mentions("true");
+    host.sh("docker rename box other && docker rm -f other").ok();
+    let mut answer = String::new();
+    let _ = stream.read_to_string(&mut answer);
+    assert!(!answer.starts_with("HTTP/1.1 200"), "{answer}");
+    host.sh("docker ps -aq").says("");
+}
+
+/// A container that is being committed can be stopped and removed meanwhile.
+#[test]
+fn a_commit_holds_up_nobody() {
+    let host = Daemon::start();
+    let big = "dd if=/dev/urandom of=/big bs=1M count=200 2>/dev/null; echo ready; exec sleep 1000";
+    host.sh(&format!("docker run -d --init --name box busybox sh -c '{big}'")).ok();
+    e2e::eventually("something to commit", || host.sh("docker logs box").stdout() == "ready\n");
+    let mut commit = host.session("docker commit box snapshot");
+    // Whether it comes before, in the middle or after: it ends, and so does the commit.
+    host.sh("docker stop -t 30 box").ok();
+    host.sh("docker inspect -f '{{.State.ExitCode}}' box").says("143");
+    host.sh("docker rm box").ok();
+    assert_eq!(commit.exit_code(), 0);
+    host.sh("docker run --rm snapshot sh -c 'stat -c %s /big'").says("209715200");
+}

@@ -195,6 +195,26 @@ fn health_checks() {
         .mentions("Health check exceeded timeout (100ms)");
 }
 
+/// A check whose time is over is ended: there are never many of them.
+#[test]
+fn health_checks_that_hang() {
+    let host = Daemon::start();
+    host.sh("docker run -d --name hangs --health-cmd 'exec sleep 987' --health-interval 20ms --health-timeout 100ms \
+             --health-retries 2 busybox sleep 1000")
+        .ok();
+    let timeouts = "docker inspect -f '{{.State.Health.FailingStreak}}' hangs";
+    eventually("many checks", || host.sh(timeouts).number() >= 12);
+    let checks = host.sh("docker top hangs -o args | grep -c 987 || true").number();
+    assert!(checks <= 3, "{checks} checks are still there");
+    // Each is told of from its making to its end.
+    host.sh("docker rm -f hangs").ok();
+    let seen = host.sh(
+        "docker events --since 1h --until $(date +%s.%N) -f container=hangs --format '{{.Action}}' | sed 's/:.*//' \
+         | grep exec_ | head -n 3 | xargs",
+    );
+    seen.says("exec_create exec_start exec_die");
+}
+
 /// A removal and whatever else may be done to a container, all at once, many times: what a removal said is done is done
 /// for good, and the name is free.
 #[test]
@@ -242,4 +262,18 @@ fn sizes_of_what_is_damaged() {
     host.sh("docker inspect -s -f '{{.SizeRw}}' whole").says("0");
     host.sh("$STRATUS ps -as | grep broken").mentions("?");
     host.sh("docker rm whole broken").ok();
+}
+
+/// A forced removal does what it says, whoever starts the container at the same time.
+#[test]
+fn forced_removal_beside_starts() {
+    let host = Daemon::start();
+    for _ in 0..10 {
+        host.sh("docker create --name box busybox sleep 1000").ok();
+        host.sh(
+            "for n in 1 2 3 4; do docker start box >/dev/null 2>&1 & done; docker rm -f box; code=$?; wait; exit $code",
+        )
+        .says("box");
+        host.sh("docker ps -aq").says("");
+    }
 }

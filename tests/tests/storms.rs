@@ -42,10 +42,11 @@ fn lines_without_end_that_nobody_reads() {
 #[test]
 fn a_process_that_forks_without_end() {
     let host = Daemon::start();
-    // A shell ends that can't fork any more: the first process is none.
+    // A shell ends that can't fork any more: the first process is none, and they begin once it is none.
     let forks = "while :; do sleep 1000 & done";
     host.sh(&format!(
-        "docker run -d --name bomb --pids-limit 40 busybox sh -c 'for n in 1 2 3; do ({forks}) & done; exec sleep 1000'"
+        "docker run -d --name bomb --pids-limit 40 busybox \
+         sh -c 'mkfifo /all; for n in 1 2 3; do (: < /all; {forks}) & done; exec sleep 1000 > /all'"
     ))
     .ok();
     eventually("it to be full", || host.sh("docker exec bomb sh -c 'true | true'").code() != 0);

@@ -111,6 +111,19 @@ impl ByteStream {
         }))
     }
 
+    /// The same bytes, which break off when `end` comes.
+    pub(crate) fn until(self, end: impl Future<Output = ()> + Send + 'static) -> Self {
+        let state = Some((self, Box::pin(end)));
+        Self::new(futures_util::stream::unfold(state, |state| async move {
+            let (mut stream, mut end) = state?;
+            tokio::select! {
+                biased;
+                () = &mut end => Some((Err(Error::conflict("what was being read is no longer wanted")), None)),
+                piece = stream.next() => piece.map(|piece| (piece, Some((stream, end)))),
+            }
+        }))
+    }
+
     /// The next piece; `None` at the end.
     pub async fn next(&mut self) -> Option<Result<Bytes>> {
         self.0.next().await

@@ -85,4 +85,4 @@ pub use query::{DiskUsage, HistoryStep, ImageSummary, ImageUsage, ListFilters, M
 pub use record::{ImageRecord, LayerBlob, LayerRecord};
 pub use reference::Reference;
 pub use remove::{ImageUser, LabelFilter, PruneFilters, RemoveOptions, Removed};
-pub use rootfs::{Change, ChangeKind, ImageTree, MountedRootfs, NewRootfs, OVERLAY_OPTIONS, Rootfs, RootfsSize};
+pub use rootfs::{Change, ChangeKind, ImageTree, MountedRootfs, NewRootfs, OVERLAY_OPTIONS, Over, Rootfs, RootfsSize};

@@ -1,14 +1,19 @@
 //! Root file systems of containers: an overlay of a directory of their own over shared layers.
 
+mod composed;
 mod diff;
 mod life;
 mod mount;
 
+pub use composed::Over;
 pub(crate) use diff::is_opaque;
 pub use diff::{Change, ChangeKind};
 pub use life::NewRootfs;
 pub(crate) use life::open_directory;
 pub use mount::MountedRootfs;
+
+use composed::Writes;
+use mount::{Own, Stack};
 
 use crate::images::Inner;
 use crate::record::RootfsRecord;
@@ -115,10 +120,34 @@ impl Images {
         self.blocking(move |inner| diff::diff(&inner.root, &rootfs)).await
     }
 
-    /// Mounts the root file system of a container that does not run, where nobody but the holder of the result sees it.
-    pub async fn mount_rootfs(&self, container: &str) -> Result<MountedRootfs> {
+    /// Mounts the root file system of a container that does not run, where nobody but the holder of the result sees it, to
+    /// be written to: nobody else may have it mounted so meanwhile. What is `over` it is written to as well; with `only_over`
+    /// nothing else is.
+    pub async fn mount_rootfs(&self, container: &str, over: Vec<Over>, only_over: bool) -> Result<MountedRootfs> {
         let rootfs = self.rootfs(container)?;
-        self.blocking(move |inner| mount::writable(&inner.root, &rootfs)).await
+        self.blocking(move |inner| {
+            if over.is_empty() && !only_over {
+                return mount::writable(&inner.root, &rootfs);
+            }
+            let stack = Stack { lower: &rootfs.lower, own: Own::Above([&rootfs.upper, &rootfs.work]) };
+            let writes = if only_over { Writes::Refused } else { Writes::Kept };
+            composed::compose(&inner.root, &stack, over, writes)
+        })
+        .await
+    }
+
+    /// Mounts the root file system of a container, where nobody but the holder of the result sees it, to be read: whatever
+    /// else is done with it meanwhile.
+    pub async fn view_rootfs(&self, container: &str, over: Vec<Over>) -> Result<MountedRootfs> {
+        let rootfs = self.rootfs(container)?;
+        self.blocking(move |inner| {
+            if over.is_empty() {
+                return mount::readable(&inner.root, &rootfs);
+            }
+            let stack = Stack { lower: &rootfs.lower, own: Own::Below(&rootfs.upper) };
+            composed::compose(&inner.root, &stack, over, Writes::Dropped)
+        })
+        .await
     }
 }
 

@@ -19,7 +19,7 @@ struct Container {
 
 impl Container {
     async fn new(place: &Place, id: &str) -> Container {
-        Container { mounted: place.images.mount_rootfs(id).await.unwrap() }
+        Container { mounted: place.images.mount_rootfs(id, Vec::new(), false).await.unwrap() }
     }
 
     fn path(&self, path: &str) -> PathBuf {
@@ -244,7 +244,7 @@ async fn files_are_copied_out_and_in() {
     assert_eq!(names("/app", &ReadOptions::default()), ["app/", "app/conf", "app/run", "app/up"]);
     assert_eq!(names("link", &ReadOptions::default()), ["link"]);
     assert_eq!(names("/link/", &ReadOptions::default()), ["link/", "link/conf", "link/run", "link/up"]);
-    assert_eq!(names("/app/run", &ReadOptions { name: Some("other".into()) }), ["other"]);
+    assert_eq!(names("/app/run", &ReadOptions { name: Some("other".into()), ..ReadOptions::default() }), ["other"]);
     assert!(names("/", &ReadOptions::default()).starts_with(&[".dockerenv".into(), "app/".into()]));
 
     let stat = archive::stat_path(root, Path::new("/link")).unwrap();

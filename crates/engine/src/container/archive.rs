@@ -1,19 +1,20 @@
 //! `cp`, `export` and `diff`: files out of a container and into it.
 //!
 //! A running container's files are seen through `/proc/PID/root`, as it sees them itself; those of another one through a
-//! mount of its root file system that nobody else sees, and its volumes where they are on the host. Paths are looked up
-//! from descriptors, whatever links the container puts in the way meanwhile.
+//! mount of its root file system that nobody else sees, with its volumes in it. Paths are looked up from descriptors,
+//! whatever links the container puts in the way meanwhile.
 
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use image::MountedRootfs;
 use image::archive::{self, ReadOptions, WriteOptions};
+use image::{MountedRootfs, Over};
 use rustix::fs::{Mode, OFlags};
 
-use super::{Container, Life};
+use super::Container;
+use super::lease::{Reading, Writing};
 use crate::model::{ContainerRecord, MountPoint, MountPointKind, Timestamp};
 pub use crate::streams::ByteStream;
 use crate::{Engine, Error, Result};
@@ -35,43 +36,59 @@ pub struct ArchiveStat {
 
 /// A container's files.
 enum Root {
-    /// A directory: a running container's root, or a volume's.
-    Directory(OwnedFd),
-    /// A root file system mounted for this alone.
-    Mounted(MountedRootfs),
+    /// A running container's root, as it sees it.
+    Running(OwnedFd),
+    /// A root file system, with what is mounted in it, mounted for this alone.
+    Mounted(Mounted),
+}
+
+/// Fields are dropped in this order.
+struct Mounted {
+    rootfs: MountedRootfs,
+    _volumes: Option<Volumes>,
+    _lease: Lease,
+}
+
+enum Lease {
+    Reading { _lease: Reading },
+    Writing { _lease: Writing },
+}
+
+/// A container's volumes, ready to be mounted until this is dropped.
+struct Volumes {
+    engine: Engine,
+    record: Arc<ContainerRecord>,
+}
+
+impl Drop for Volumes {
+    fn drop(&mut self) {
+        self.engine.release_mounted(&self.record);
+    }
 }
 
 impl AsFd for Root {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match self {
-            Self::Directory(fd) => fd.as_fd(),
-            Self::Mounted(rootfs) => rootfs.as_fd(),
+            Self::Running(fd) => fd.as_fd(),
+            Self::Mounted(mounted) => mounted.rootfs.as_fd(),
         }
     }
-}
-
-/// A place in a container's files, while the container's life is held where that must not change.
-struct Place<'a> {
-    root: Root,
-    path: PathBuf,
-    writable: bool,
-    _life: Option<Life<'a>>,
 }
 
 impl Engine {
     /// What is at a path in a container.
     pub async fn archive_stat(&self, reference: &str, path: &str) -> Result<ArchiveStat> {
         let container = self.0.containers.find(reference)?;
-        let place = self.place(&container, path).await?;
-        let (root, at, missing) = (place.root, place.path, missing(path, reference));
+        let (at, missing) = (absolute(path)?, missing(path, reference));
+        let root = self.files_to_read(&container, reference).await?;
         crate::blocking(move || stat(&root, &at, &missing)).await
     }
 
     /// An archive of what is at a path in a container.
     pub async fn archive_get(&self, reference: &str, path: &str) -> Result<(ArchiveStat, ByteStream)> {
         let container = self.0.containers.find(reference)?;
-        let place = self.place(&container, path).await?;
-        let (root, at, missing) = (place.root, place.path, missing(path, reference));
+        let (at, missing) = (absolute(path)?, missing(path, reference));
+        let root = self.files_to_read(&container, reference).await?;
         let (root, at, found) = crate::blocking(move || {
             let found = stat(&root, &at, &missing)?;
             Ok((root, at, found))
@@ -79,7 +96,8 @@ impl Engine {
         .await?;
         // `dir/.` means what is in the directory, under the name `.`.
         let name = if path.ends_with("/.") { ".".to_owned() } else { found.name.clone() };
-        let options = ReadOptions { name: Some(name.into()).filter(|_| found.name != "/") };
+        let name = Some(name.into()).filter(|_| found.name != "/");
+        let options = ReadOptions { name, skip_kernel: true };
         let stream = ByteStream::produced(move |writer| {
             archive::read_path(root.as_fd(), &at, writer, &options).map_err(crate::images::error)
         });
@@ -97,11 +115,9 @@ impl Engine {
         body: ByteStream,
     ) -> Result<()> {
         let container = self.0.containers.find(reference)?;
-        let place = self.place(&container, path).await?;
+        let (at, missing) = (absolute(path)?, missing(path, reference));
+        let root = self.files_to_write(&container, reference).await?;
         let record = container.record();
-        if !place.writable {
-            return Err(Error::forbidden("container rootfs is marked read-only"));
-        }
         let owner = match copy_owner {
             true => {
                 let identity = self.identify_off_thread(&record).await?;
@@ -109,14 +125,18 @@ impl Engine {
             }
             false => None,
         };
-        let options = WriteOptions { keep_kinds, owner };
-        let (root, at, missing, reader) = (place.root, place.path, missing(path, reference), body.into_reader());
+        let body = match &root {
+            Root::Mounted(Mounted { _lease: Lease::Writing { _lease: lease }, .. }) => body.until(lease.ended()),
+            _ => body,
+        };
+        let (options, reader) = (WriteOptions { keep_kinds, owner }, body.into_reader());
         crate::blocking(move || {
             let found = stat(&root, &at, &missing)?;
             let is_directory = found.mode & 0o170_000 == 0o040_000 || !found.link_target.is_empty();
             if !is_directory {
                 return Err(Error::invalid("extraction point is not a directory"));
             }
+            check_writable(&root, &at)?;
             archive::write_path(root.as_fd(), &at, reader, &options).map_err(crate::images::error)
         })
         .await?;
@@ -130,65 +150,94 @@ impl Engine {
         self.0.images.diff(container.id.as_str()).await.map_err(crate::images::error)
     }
 
-    /// A container's root file system, without its volumes, as an archive.
+    /// A container's root file system, without its volumes and whatever else is mounted in it, as an archive.
     pub async fn export(&self, reference: &str) -> Result<ByteStream> {
         let container = self.0.containers.find(reference)?;
-        let place = self.place(&container, "/").await?;
+        let lease = container.files.read(&container.life(reference).await?)?;
+        let rootfs = self.0.images.view_rootfs(container.id.as_str(), Vec::new()).await;
+        let rootfs = rootfs.map_err(crate::images::error)?;
         self.tell_container(&container.record(), "export", []);
-        let root = place.root;
         Ok(ByteStream::produced(move |writer| {
-            archive::read_path(root.as_fd(), Path::new("/"), writer, &ReadOptions::default())
+            let _lease = lease;
+            archive::read_path(rootfs.as_fd(), Path::new("/"), writer, &ReadOptions::default())
                 .map_err(crate::images::error)
         }))
     }
 
-    async fn place<'a>(&self, container: &'a Arc<Container>, path: &str) -> Result<Place<'a>> {
-        if path.is_empty() {
-            return Err(Error::invalid("bad parameter: path cannot be empty"));
-        }
-        if path.contains('\0') {
-            return Err(Error::invalid("bad parameter: path contains a NUL byte"));
-        }
-        let absolute = Path::new("/").join(path);
-        let record = container.record();
+    async fn files_to_read(&self, container: &Arc<Container>, reference: &str) -> Result<Root> {
+        let (record, lease) = {
+            let life = container.life(reference).await?;
+            (life.record(), container.files.read(&life)?)
+        };
         if record.state.phase.is_live() {
-            let root = open_directory(Path::new(&format!("/proc/{}/root", record.state.pid)))?;
-            let writable = is_writable(&record, &absolute);
-            return Ok(Place { root: Root::Directory(root), path: absolute, writable, _life: None });
+            return self.running_root(&record).await.map(Root::Running);
         }
-        let life = container.life(container.id.as_str()).await?;
-        let writable = is_writable(&record, &absolute);
-        if let Some((directory, below)) = self.in_mount(&record, &absolute).await? {
-            return Ok(Place { root: Root::Directory(directory), path: below, writable, _life: Some(life) });
-        }
-        let mounted = self.0.images.mount_rootfs(record.id.as_str()).await.map_err(crate::images::error)?;
-        Ok(Place { root: Root::Mounted(mounted), path: absolute, writable, _life: Some(life) })
+        let (volumes, over) = self.mounted_over(&record).await?;
+        let rootfs = self.0.images.view_rootfs(record.id.as_str(), over).await.map_err(crate::images::error)?;
+        Ok(Root::Mounted(Mounted { rootfs, _volumes: volumes, _lease: Lease::Reading { _lease: lease } }))
     }
 
-    /// The directory, and the path below it, of what a container that does not run has in a volume or an image that
-    /// would be mounted.
-    async fn in_mount(&self, record: &ContainerRecord, path: &Path) -> Result<Option<(OwnedFd, PathBuf)>> {
-        let inside = |target: &str| path.strip_prefix(target).ok().map(Path::to_owned);
-        let nearest = record
-            .mounts
-            .iter()
-            .filter(|mount| mount.kind != MountPointKind::Tmpfs)
-            .filter_map(|mount| Some((mount, inside(&mount.target)?)))
-            .max_by_key(|(mount, _)| mount.target.len());
-        let Some((mount, below)) = nearest else { return Ok(None) };
-        // The mount point itself has a name that its volume does not know.
-        if below.as_os_str().is_empty() && !path.as_os_str().to_string_lossy().ends_with('/') {
-            return Ok(None);
-        }
-        let directory = match crate::images::image_id(&mount.source) {
-            Some(image) if mount.kind == MountPointKind::Image => {
-                // What was opened in it stays for as long as it is open.
-                let mounted = self.0.images.mount_image(record.id.as_str(), &image).await;
-                open_part(&mounted.map_err(crate::images::error)?, mount)?
+    async fn files_to_write(&self, container: &Arc<Container>, reference: &str) -> Result<Root> {
+        let (record, lease) = loop {
+            let life = container.life(reference).await?;
+            let record = life.record();
+            if record.state.phase.is_live() {
+                return self.running_root(&record).await.map(Root::Running);
             }
-            _ => open_part(&open_directory(Path::new(&mount.source))?, mount)?,
+            let lease = container.files.write(&life)?;
+            drop(life);
+            match lease {
+                Some(lease) => break (record, lease),
+                None => container.files.written().await,
+            }
         };
-        Ok(Some((directory, Path::new("/").join(below))))
+        let (volumes, over) = self.mounted_over(&record).await?;
+        let images = &self.0.images;
+        let rootfs = images.mount_rootfs(record.id.as_str(), over, record.host.readonly_rootfs).await;
+        let rootfs = rootfs.map_err(crate::images::error)?;
+        Ok(Root::Mounted(Mounted { rootfs, _volumes: volumes, _lease: Lease::Writing { _lease: lease } }))
+    }
+
+    /// What a run of the container would have mounted over its root file system, but for memory, which is empty.
+    async fn mounted_over(&self, record: &Arc<ContainerRecord>) -> Result<(Option<Volumes>, Vec<Over>)> {
+        if record.mounts.iter().all(|mount| mount.kind == MountPointKind::Tmpfs) {
+            return Ok((None, Vec::new()));
+        }
+        let (engine, record) = (self.clone(), record.clone());
+        crate::blocking(move || {
+            let sources = engine.acquire_volumes(&record)?;
+            let volumes = Volumes { engine, record };
+            let mut over = Vec::new();
+            for mount in &volumes.record.mounts {
+                over.extend(volumes.engine.over(&volumes.record, mount, sources.get(&mount.target))?);
+            }
+            Ok((Some(volumes), over))
+        })
+        .await
+    }
+
+    /// What is mounted for a mount point: `source`, a part of it, or an image; `None`: memory. Blocks.
+    fn over(&self, record: &ContainerRecord, mount: &MountPoint, source: Option<&String>) -> Result<Option<Over>> {
+        let target = PathBuf::from(&mount.target);
+        let mut over = match (source, crate::images::image_id(&mount.source)) {
+            (Some(source), _) => {
+                let alone = mount.options.iter().any(|option| option == "bind");
+                Over::of_host(Path::new(source), alone, target).map_err(crate::images::error)?
+            }
+            (None, Some(image)) if mount.kind == MountPointKind::Image => {
+                let mounted = self.0.images.mount_image(record.id.as_str(), &image);
+                let mounted = tokio::runtime::Handle::current().block_on(mounted);
+                Over::of_mounted(mounted.map_err(crate::images::error)?, target)
+            }
+            _ => return Ok(None),
+        };
+        over.subpath = PathBuf::from(&mount.subpath);
+        over.read_only = !mount.writable;
+        Ok(Some(over))
+    }
+
+    async fn running_root(&self, record: &ContainerRecord) -> Result<OwnedFd> {
+        open_directory(Path::new(&format!("/proc/{}/root", record.state.pid)))
     }
 
     async fn identify_off_thread(&self, record: &Arc<ContainerRecord>) -> Result<crate::spec::Identity> {
@@ -203,7 +252,8 @@ impl Engine {
             if !empty {
                 continue;
             }
-            let rootfs = self.0.images.mount_rootfs(record.id.as_str()).await.map_err(crate::images::error)?;
+            let rootfs = self.0.images.view_rootfs(record.id.as_str(), Vec::new()).await;
+            let rootfs = rootfs.map_err(crate::images::error)?;
             let (target, volume) = (PathBuf::from(&mount.target), open_directory(Path::new(&mount.source))?);
             crate::blocking(move || copy_up(rootfs.as_fd(), &target, &volume)).await?;
         }
@@ -216,16 +266,53 @@ impl Engine {
         ["etc/passwd", "etc/group"].iter().any(|file| std::fs::symlink_metadata(dirs.upper.join(file)).is_ok())
     }
 
-    /// Reads the user database of a container's root file system.
+    /// Reads the user database of a container's root file system. Blocks.
     pub(crate) fn read_user_database(&self, record: &ContainerRecord) -> Result<crate::spec::UserDatabase> {
-        let root = if record.state.phase.is_live() {
-            Root::Directory(open_directory(Path::new(&format!("/proc/{}/root", record.state.pid)))?)
-        } else {
-            let mounted = tokio::runtime::Handle::current().block_on(self.0.images.mount_rootfs(record.id.as_str()));
-            Root::Mounted(mounted.map_err(crate::images::error)?)
+        let runtime = tokio::runtime::Handle::current();
+        let read = |root: BorrowedFd<'_>| {
+            let (passwd, group) = (read_file(root, "etc/passwd")?, read_file(root, "etc/group")?);
+            Ok(crate::spec::UserDatabase { passwd, group })
         };
-        Ok(crate::spec::UserDatabase { passwd: read_file(&root, "etc/passwd")?, group: read_file(&root, "etc/group")? })
+        if record.state.phase.is_live() {
+            return read(runtime.block_on(self.running_root(record))?.as_fd());
+        }
+        let mounted = runtime.block_on(self.0.images.view_rootfs(record.id.as_str(), Vec::new()));
+        read(mounted.map_err(crate::images::error)?.as_fd())
     }
+}
+
+/// The path as seen from the root.
+fn absolute(path: &str) -> Result<PathBuf> {
+    if path.is_empty() {
+        return Err(Error::invalid("bad parameter: path cannot be empty"));
+    }
+    if path.contains('\0') {
+        return Err(Error::invalid("bad parameter: path contains a NUL byte"));
+    }
+    Ok(Path::new("/").join(path))
+}
+
+/// Refuses to write where nobody may, before anything is: into a read-only root file system or volume. The kernel knows
+/// which the path leads to, whatever links are on the way.
+fn check_writable(root: &Root, path: &Path) -> Result<()> {
+    use rustix::fs::{AtFlags, ResolveFlags, StatVfsMountFlags, StatxFlags};
+    let failed = |error| Error::step(format!("look at {} in the container", path.display()), error);
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    // What is not there, unpacking has a better word for.
+    let Ok(place) = rustix::fs::openat2(root.as_fd(), path, flags, Mode::empty(), resolve) else { return Ok(()) };
+    if !rustix::fs::fstatvfs(&place).map_err(failed)?.f_flag.contains(StatVfsMountFlags::RDONLY) {
+        return Ok(());
+    }
+    let mount = |fd: BorrowedFd<'_>| {
+        let found = rustix::fs::statx(fd, "", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID).map_err(failed)?;
+        Ok::<u64, Error>(found.stx_mnt_id)
+    };
+    let what = match mount(place.as_fd())? == mount(root.as_fd())? {
+        true => "container rootfs",
+        false => "mounted volume",
+    };
+    Err(Error::forbidden(format!("{what} is marked read-only")))
 }
 
 fn open_directory(path: &Path) -> Result<OwnedFd> {
@@ -233,21 +320,12 @@ fn open_directory(path: &Path) -> Result<OwnedFd> {
         .map_err(|error| Error::step(format!("open {}", path.display()), error))
 }
 
-/// Opens the part of a tree that a mount shows, which links in the tree don't lead out of.
-fn open_part(tree: &impl AsFd, mount: &MountPoint) -> Result<OwnedFd> {
-    let part = if mount.subpath.is_empty() { "." } else { mount.subpath.as_str() };
-    let how = rustix::fs::ResolveFlags::IN_ROOT | rustix::fs::ResolveFlags::NO_MAGICLINKS;
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    rustix::fs::openat2(tree, part, flags, Mode::empty(), how)
-        .map_err(|error| Error::step(format!("open {part} of what is mounted at {}", mount.target), error))
-}
-
 /// A small file in a container's root file system; empty where it is not there.
-fn read_file(root: &Root, path: &str) -> Result<String> {
+fn read_file(root: BorrowedFd<'_>, path: &str) -> Result<String> {
     use std::io::Read as _;
     const MOST: u64 = 1 << 20;
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
-    match rustix::fs::openat2(root.as_fd(), path, flags, Mode::empty(), rustix::fs::ResolveFlags::IN_ROOT) {
+    match rustix::fs::openat2(root, path, flags, Mode::empty(), rustix::fs::ResolveFlags::IN_ROOT) {
         Ok(fd) => {
             let mut bytes = Vec::new();
             let file = std::fs::File::from(fd);
@@ -284,13 +362,6 @@ fn stat(root: &Root, path: &Path, missing: &str) -> Result<ArchiveStat> {
     })
 }
 
-/// Whether files may be put there: not into a read-only root file system or volume.
-fn is_writable(record: &ContainerRecord, path: &Path) -> bool {
-    let over =
-        record.mounts.iter().filter(|mount| path.starts_with(&mount.target)).max_by_key(|mount| mount.target.len());
-    over.map_or(!record.host.readonly_rootfs, |mount| mount.writable)
-}
-
 /// Fills an empty volume with what the image has at its target, owner and mode of the directory included.
 fn copy_up(rootfs: BorrowedFd<'_>, target: &Path, volume: &OwnedFd) -> Result<()> {
     let Ok(found) = archive::stat_path(rootfs, target) else { return Ok(()) };
@@ -300,7 +371,7 @@ fn copy_up(rootfs: BorrowedFd<'_>, target: &Path, volume: &OwnedFd) -> Result<()
     let (mut reader, writer) = std::io::pipe().map_err(|error| Error::step("make a pipe", error))?;
     std::thread::scope(|scope| {
         let written = scope.spawn(|| {
-            let options = ReadOptions { name: Some(".".into()) };
+            let options = ReadOptions { name: Some(".".into()), ..ReadOptions::default() };
             archive::read_path(rootfs, target, writer, &options).map_err(crate::images::error)
         });
         let unpacked = archive::write_path(volume.as_fd(), Path::new("/"), &mut reader, &WriteOptions::default());

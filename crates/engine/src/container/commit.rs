@@ -1,6 +1,10 @@
 //! `commit`: a container's changes become an image.
 
+use std::sync::Arc;
+
 use image::{NewImageOptions, RunConfig};
+
+use super::Container;
 
 use crate::model::{ContainerConfig, HealthTest, Healthcheck, Phase};
 use crate::{Engine, Error, Result};
@@ -28,8 +32,11 @@ impl Engine {
     /// Makes an image of a container. Gives its identifier.
     pub async fn commit(&self, request: CommitRequest) -> Result<String> {
         let container = self.0.containers.find(&request.container)?;
-        let life = container.life(&request.container).await?;
-        let record = life.record();
+        let (record, _files) = {
+            let life = container.life(&request.container).await?;
+            // What is committed is there to the end, even if the container is removed meanwhile.
+            (life.record(), container.files.read(&life)?)
+        };
         if matches!(record.state.phase, Phase::Removing | Phase::Dead) {
             return Err(Error::conflict(format!("You cannot commit container {} which is being removed", record.id)));
         }
@@ -48,13 +55,10 @@ impl Engine {
             changes: request.changes,
             platform: None,
         };
-        let freeze = request.pause && record.state.phase == Phase::Running;
-        if freeze {
-            self.freeze(&record, true).await?;
-        }
+        let still = request.pause && self.hold_still(&container).await?;
         let committed = self.0.images.commit(record.id.as_str(), options).await.map_err(crate::images::error);
-        if freeze {
-            self.freeze(&record, false).await?;
+        if still {
+            self.move_again(&container).await?;
         }
         let id = committed?;
         let mut more = vec![("comment", String::new()), ("imageID", id.to_string())];
@@ -64,6 +68,33 @@ impl Engine {
         }
         self.tell_container(&record, "commit", more);
         Ok(id.to_string())
+    }
+
+    /// Freezes a container that runs, until [`move_again`](Self::move_again), while it may still be stopped, killed and
+    /// removed. `false`: it does not run.
+    async fn hold_still(&self, container: &Arc<Container>) -> Result<bool> {
+        let life = container.life(container.id.as_str()).await?;
+        let record = life.record();
+        if record.state.phase != Phase::Running {
+            return Ok(false);
+        }
+        self.freeze(&record, true).await?;
+        *life.held_still.lock() += 1;
+        Ok(true)
+    }
+
+    async fn move_again(&self, container: &Arc<Container>) -> Result<()> {
+        let life = container.life(container.id.as_str()).await;
+        let last = {
+            let mut holders = container.held_still.lock();
+            *holders = holders.saturating_sub(1);
+            *holders == 0
+        };
+        match life {
+            Ok(life) if last && life.record().state.phase == Phase::Running => self.freeze(&life.record(), false).await,
+            // It was removed, or ended, or somebody paused it.
+            _ => Ok(()),
+        }
     }
 }
 

@@ -7,12 +7,12 @@ use keeper::client::Exec as ExecCall;
 use keeper::protocol::{Exit, Request, Stdio, TerminalSize};
 use parking_lot::Mutex;
 use sandbox::{ExecOptions, ExecPlan};
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 
 use super::Container;
 use super::attach::{Attachment, ends, watched};
 use super::detach_keys::DetachKeys;
-use super::stop::not_running;
+use super::stop::{SIGKILL, not_running};
 use crate::model::{ContainerId, Phase};
 use crate::spec::ExecRequest;
 use crate::{Engine, Error, Result};
@@ -291,14 +291,34 @@ impl Engine {
         self.forget(id).await;
     }
 
-    /// Runs a program in a container to its end, and gives the beginning of its output and its exit code.
+    /// Runs a program in a container to its end, and gives the beginning of its output and its exit code. Where the
+    /// caller does not wait for that, it is killed.
     pub(super) async fn exec_capture(
+        &self,
+        container: &Arc<Container>,
+        config: ExecConfig,
+        most: usize,
+    ) -> Result<(i32, Vec<u8>)> {
+        let (_wanted, unwanted) = oneshot::channel();
+        let (engine, container) = (self.clone(), container.clone());
+        // On a task of its own: also a start that is under way goes on, so that its end is known and told.
+        let run = tokio::spawn(async move { engine.capture(&container, config, most, unwanted).await });
+        run.await.unwrap_or_else(|error| Err(Error::system(format!("an exec was lost: {error}"))))
+    }
+
+    async fn capture(
         &self,
         container: &Container,
         config: ExecConfig,
         most: usize,
+        unwanted: oneshot::Receiver<()>,
     ) -> Result<(i32, Vec<u8>)> {
         let id = ContainerId::random().to_string();
+        self.tell_container(
+            &container.record(),
+            &format!("exec_create: {}", command(&config)),
+            [("execID", id.clone())],
+        );
         let exec = Exec { container: container.id.clone(), config, state: watch::Sender::new(ExecState::Created) };
         let exec = Arc::new(exec);
         self.0.execs.0.lock().insert(id.clone(), exec.clone());
@@ -306,16 +326,40 @@ impl Engine {
         let mut attachment =
             self.exec_start(&id, false, None).await?.ok_or_else(|| Error::system("an attached exec has no output"))?;
         let mut output = Vec::new();
-        while let Some(chunk) = attachment.output.next().await {
-            let room = most.saturating_sub(output.len());
-            output.extend_from_slice(&chunk.bytes[..chunk.bytes.len().min(room)]);
+        let mut state = exec.state.subscribe();
+        let ended = async {
+            while let Some(chunk) = attachment.output.next().await {
+                let room = most.saturating_sub(output.len());
+                output.extend_from_slice(&chunk.bytes[..chunk.bytes.len().min(room)]);
+            }
+            state.wait_for(|state| matches!(state, ExecState::Ended { .. })).await.map(|state| *state)
+        };
+        tokio::select! {
+            ended = ended => match ended {
+                Ok(ExecState::Ended { code, .. }) => Ok((code, output)),
+                _ => Err(Error::system("an exec ended without a status")),
+            },
+            _ = unwanted => {
+                self.exec_kill(&id, &exec).await;
+                Err(Error::system("nobody waits for an exec any more"))
+            }
+        }
+    }
+
+    /// Kills an exec, and waits for its end.
+    async fn exec_kill(&self, id: &str, exec: &Exec) {
+        let kill = Request::Signal { id: id.to_owned(), signal: SIGKILL };
+        let killed = match self.keeper().await {
+            Ok(keeper) => keeper.call(kill).await.map_err(crate::keeper_error),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = killed {
+            // It has ended by itself in this moment, or with the keeper: that is told.
+            tracing::debug!(exec = id, %error, "could not kill it");
         }
         let mut state = exec.state.subscribe();
-        let ended = state.wait_for(|state| matches!(state, ExecState::Ended { .. })).await;
-        match ended.map(|state| *state) {
-            Ok(ExecState::Ended { code, .. }) => Ok((code, output)),
-            _ => Err(Error::system("an exec ended without a status")),
-        }
+        // An error is an end, too.
+        let _ = state.wait_for(|state| matches!(state, ExecState::Ended { .. })).await;
     }
 
     /// Forgets the execs of a container that is no more.

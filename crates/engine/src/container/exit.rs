@@ -137,12 +137,16 @@ impl Engine {
         let task = tokio::spawn(async move {
             tokio::time::sleep(pause).await;
             let Ok(life) = restarted.life(restarted.id.as_str()).await else { return };
-            if life.record().state.phase != Phase::Restarting {
+            if life.record().state.phase != Phase::Restarting || life.is_doomed() {
                 return;
             }
             // This task ends itself: it is no longer one that a start should end.
             restarted.tasks.lock().clear();
-            if let Err(error) = engine.start_locked(&life, false).await {
+            let started = match life.files.settle(&life).await {
+                Ok(()) => engine.start_locked(&life, false).await,
+                busy => busy,
+            };
+            if let Err(error) = started {
                 tracing::warn!(container = %restarted.id.short(), %error, "its restart policy could not start it");
                 engine.retry_restart(&life).await;
             }

@@ -12,6 +12,7 @@ mod exec;
 mod exit;
 mod files;
 mod health;
+mod lease;
 mod links;
 mod list;
 mod logging;
@@ -36,6 +37,7 @@ mod validate;
 mod wait;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use parking_lot::RwLock;
@@ -72,6 +74,12 @@ pub(crate) struct Container {
     /// Held by whatever changes the container's life: [`Container::life`].
     life: tokio::sync::Mutex<()>,
     turns: watch::Sender<Turn>,
+    /// Who works on its files, and does not hold its life for that.
+    files: lease::Files,
+    /// How many forced removals of it are under way: nothing starts it any more.
+    doomed: AtomicUsize,
+    /// How many commits have it frozen, without its being paused.
+    held_still: parking_lot::Mutex<usize>,
     /// Attachments that wait for its start.
     pub(crate) pending: parking_lot::Mutex<Vec<attach::Pending>>,
     /// Ends the health checks and the wait for a restart.
@@ -102,6 +110,15 @@ impl std::ops::Deref for Life<'_> {
 
     fn deref(&self) -> &Self::Target {
         self.container
+    }
+}
+
+/// A forced removal is under way.
+struct Doom<'a>(&'a Container);
+
+impl Drop for Doom<'_> {
+    fn drop(&mut self) {
+        self.0.doomed.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
@@ -138,6 +155,9 @@ impl Container {
             record: RwLock::new(Arc::new(record)),
             life: tokio::sync::Mutex::new(()),
             turns: watch::Sender::new(turn),
+            files: lease::Files::default(),
+            doomed: AtomicUsize::new(0),
+            held_still: parking_lot::Mutex::default(),
             pending: parking_lot::Mutex::default(),
             tasks: parking_lot::Mutex::default(),
         }
@@ -199,6 +219,16 @@ impl Container {
     /// What happens to it from now on.
     pub(crate) fn turns(&self) -> watch::Receiver<Turn> {
         self.turns.subscribe()
+    }
+
+    /// Nothing starts it until this is dropped.
+    fn doom(&self) -> Doom<'_> {
+        self.doomed.fetch_add(1, Ordering::SeqCst);
+        Doom(self)
+    }
+
+    fn is_doomed(&self) -> bool {
+        self.doomed.load(Ordering::SeqCst) > 0
     }
 
     /// Ends background tasks.

@@ -10,6 +10,8 @@ use crate::model::{ContainerRecord, MountPoint, Phase};
 use crate::{Engine, Error, Result, Volume};
 
 const SIGKILL: i32 = 9;
+/// How long copies of a removed container's files may take, before they are no longer a part of its removal.
+const COPIES: Duration = Duration::from_secs(3);
 
 /// How a container is removed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -29,14 +31,22 @@ impl Engine {
             return self.remove_link(reference).await;
         }
         let container = self.0.containers.find(reference)?;
-        if options.force {
-            self.end_by_force(&container).await?;
-        }
-        let life = match container.life(reference).await {
-            Ok(life) => life,
-            // Its end may have removed it meanwhile, where it was to be removed by itself.
-            Err(_) if options.force => return Ok(()),
-            Err(error) => return Err(error),
+        let _doom = options.force.then(|| container.doom());
+        let life = loop {
+            if options.force {
+                self.end_by_force(&container).await?;
+            }
+            let life = match container.life(reference).await {
+                Ok(life) => life,
+                // Its end may have removed it meanwhile, where it was to be removed by itself.
+                Err(_) if options.force => return Ok(()),
+                Err(error) => return Err(error),
+            };
+            let phase = life.record().state.phase;
+            // A start that was under way may have come between; another can't begin.
+            if !options.force || !(phase.is_live() || phase == Phase::Restarting) {
+                break life;
+            }
         };
         let record = life.record();
         match record.state.phase {
@@ -61,6 +71,7 @@ impl Engine {
 
     /// Kills it and waits for its end, without its policies.
     async fn end_by_force(&self, container: &Arc<Container>) -> Result<()> {
+        container.files.end_writing();
         self.cancel_restart(container).await?;
         let record = container.settled().await;
         if !record.state.phase.is_live() {
@@ -69,6 +80,7 @@ impl Engine {
         let mut turns = container.turns();
         let before = turns.borrow_and_update().exits;
         self.change_live(container, |record| record.state.stopped_by_hand = true).await?;
+        self.let_go(container, &record).await?;
         let kill = Request::Signal { id: record.id.to_string(), signal: SIGKILL };
         match self.keeper().await?.call(kill).await {
             Ok(()) | Err(keeper::client::ClientError::Failed(_)) => {}
@@ -103,6 +115,7 @@ impl Engine {
     pub(super) async fn removed(&self, life: Life<'_>, volumes: Vec<Arc<Volume>>) {
         let container = life.container();
         container.pending.lock().clear();
+        container.files.end_writing();
         let record = container.record();
         self.0.containers.remove(container);
         container.tell_removed();
@@ -117,10 +130,16 @@ impl Engine {
             });
             let _ = forgotten.await;
         }
-        let engine = self.clone();
-        let leaving = self.0.leaving.clone().read_owned().await;
+        let (engine, container) = (self.clone(), container.clone());
+        let mut leaving = Some(self.0.leaving.clone().read_owned().await);
         // Only who removes images waits for files to go: a daemon that is killed meanwhile sweeps them at its next start.
         tokio::spawn(async move {
+            let mut unused = std::pin::pin!(container.files.unused());
+            if tokio::time::timeout(COPIES, &mut unused).await.is_err() {
+                // Somebody copies them, who may take as long as he likes: nobody else need wait for that.
+                leaving = None;
+                unused.await;
+            }
             engine.discard_rootfs(&record.id).await;
             drop(leaving);
         });

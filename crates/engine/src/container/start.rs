@@ -45,11 +45,13 @@ impl Engine {
             Phase::Paused => {
                 return Err(Error::conflict("cannot start a paused container, try unpause instead"));
             }
-            Phase::Removing | Phase::Dead => {
-                return Err(Error::conflict("container is marked for removal and cannot be started"));
-            }
+            Phase::Removing | Phase::Dead => return Err(doomed()),
             Phase::Created | Phase::Exited | Phase::Restarting => {}
         }
+        if life.is_doomed() {
+            return Err(doomed());
+        }
+        life.files.settle(&life).await?;
         life.abort_tasks();
         let started = self.start_locked(&life, true).await;
         if started.is_err() && life.record().host.auto_remove {
@@ -359,6 +361,10 @@ impl Engine {
             tracing::warn!(container = %record.id.short(), %error, "could not remove its cgroup");
         }
     }
+}
+
+fn doomed() -> Error {
+    Error::conflict("container is marked for removal and cannot be started")
 }
 
 /// A terminal's size is that of the user's window where the client told it.

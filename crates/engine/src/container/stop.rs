@@ -44,11 +44,13 @@ impl Engine {
         let before = turns.borrow_and_update().exits;
         self.change_live(container, |record| record.state.stopped_by_hand = true).await?;
         let ended = move |turn: &super::Turn| turn.removed || turn.exits > before;
+        self.let_go(container, &record).await?;
         self.signal(&record, number).await?;
         let seconds = timeout.or(record.config.stop_timeout).unwrap_or(self.0.config.stop_timeout);
         let limit = u64::try_from(seconds).ok().map(Duration::from_secs);
         let in_time = turned(&mut turns, limit, ended).await;
         if !in_time {
+            self.let_go(container, &record).await?;
             self.signal(&record, SIGKILL).await?;
         }
         if !in_time && !turned(&mut turns, Some(KILL_PATIENCE), ended).await {
@@ -77,6 +79,7 @@ impl Engine {
         if number == SIGKILL || stop_signal(&record).is_ok_and(|stop| stop == number) {
             self.change_live(&container, |record| record.state.stopped_by_hand = true).await?;
         }
+        self.let_go(&container, &record).await?;
         if record.state.phase == Phase::Paused && number == SIGKILL {
             self.signal(&record, number).await?;
             return self.unpause_container(&container).await;
@@ -157,6 +160,14 @@ impl Engine {
         self.freeze(&record, false).await?;
         let record = self.change(&life, |record| record.state.phase = Phase::Running).await?;
         self.tell_container(&record, "unpause", []);
+        Ok(())
+    }
+
+    /// Thaws it where a commit has it frozen: signals reach nobody there. The commit goes on, with files that may change.
+    pub(super) async fn let_go(&self, container: &Arc<Container>, record: &Arc<ContainerRecord>) -> Result<()> {
+        if *container.held_still.lock() > 0 && record.state.phase == Phase::Running {
+            self.freeze(record, false).await?;
+        }
         Ok(())
     }
 

@@ -10,7 +10,7 @@ use crate::model::{ContainerId, ContainerRecord, IpcMode, MountPoint, MountPoint
 use crate::{Engine, Error, Result};
 
 impl Engine {
-    /// Makes a container's volumes ready, and tells what is mounted at each target.
+    /// Makes a container's volumes ready, and tells what is mounted, or a part of it, at each target.
     pub(super) fn acquire_volumes(&self, record: &ContainerRecord) -> Result<BTreeMap<String, String>> {
         let mut sources = BTreeMap::new();
         let mut acquired: Vec<&str> = Vec::new();
@@ -38,11 +38,16 @@ impl Engine {
 
     /// The run is over.
     pub(super) fn release_volumes(&self, record: &ContainerRecord) {
-        for name in record.mounts.iter().filter_map(MountPoint::volume) {
-            self.0.volumes.release(name);
-        }
+        self.release_mounted(record);
         if record.host.ipc_mode == IpcMode::Shareable {
             self.unmount_shm(record.id.as_str());
+        }
+    }
+
+    /// One user of a container's volumes less.
+    pub(super) fn release_mounted(&self, record: &ContainerRecord) {
+        for name in record.mounts.iter().filter_map(MountPoint::volume) {
+            self.0.volumes.release(name);
         }
     }
 

@@ -20,6 +20,9 @@ const LINKS: usize = 255;
 pub struct ReadOptions {
     /// The first name of every path in the archive; `None` for the last one of the path read.
     pub name: Option<OsString>,
+    /// Of file systems below the path that the kernel makes up (proc, sysfs and the like), only the directory is read where
+    /// they are mounted: what is in them are no files to be copied.
+    pub skip_kernel: bool,
 }
 
 /// What is at a path.
@@ -69,10 +72,31 @@ pub fn read_path(root: BorrowedFd<'_>, path: &Path, output: impl Write, options:
         let directory = found.open().map_err(|errno| explain(path, errno))?;
         tree::walk::walk(directory, &mut |found| {
             let name = if prefix.is_empty() { found.path.to_vec() } else { [prefix, b"/", found.path].concat() };
-            packer.add(found, &name).map(|()| true)
+            packer.add(found, &name)?;
+            let skipped = options.skip_kernel && found.stat.st_dev != place.stat.st_dev && is_made_up(found);
+            Ok(!skipped)
         })?;
     }
     packer.finish()?.flush().map_err(|e| Error::io("writing an archive", e))
+}
+
+/// A directory of a file system that the kernel makes up.
+fn is_made_up(found: &tree::walk::Found<'_>) -> bool {
+    // cgroup and cgroup2, sysfs, proc, devpts, mqueue, bpf, debugfs, tracefs, securityfs: linux/magic.h.
+    const MADE_UP: [i64; 10] = [
+        0x0027_e0eb,
+        0x6367_7270,
+        0x6265_6572,
+        0x9fa0,
+        0x1cd1,
+        0x1980_0202,
+        0xcafe_4a11,
+        0x6462_6720,
+        0x7472_6163,
+        0x7363_6673,
+    ];
+    found.kind() == FileType::Directory
+        && found.open().and_then(rustix::fs::fstatfs).is_ok_and(|fs| MADE_UP.contains(&fs.f_type))
 }
 
 /// A name in a directory that is held.

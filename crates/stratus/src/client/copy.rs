@@ -277,7 +277,7 @@ async fn into(daemon: &Daemon, source: &str, container: &str, path: &str, args: 
         let mut counted = CountedSink { inner: sink, bar };
         match name {
             Some(name) => {
-                let options = ReadOptions { name: Some(name) };
+                let options = ReadOptions { name: Some(name), ..ReadOptions::default() };
                 read_path(root()?.as_fd(), &from, &mut counted, &options)?;
             }
             None => {
