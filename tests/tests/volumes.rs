@@ -1,6 +1,6 @@
 //! Volumes and mounts: what outlives a container, and what of the host is in it.
 
-use e2e::Daemon;
+use e2e::{Daemon, eventually};
 
 #[test]
 fn named() {
@@ -170,4 +170,91 @@ fn of_other_file_systems() {
     host.sh("mkdir dir && echo there > dir/f && docker volume create -o type=none -o o=bind -o device=$PWD/dir bound")
         .ok();
     host.sh("docker run --rm -v bound:/b busybox cat /b/f").says("there");
+    // Flags hold for binds as well, and the kernel's words are not the file system's.
+    host.sh("docker volume create -o type=none -o o=bind,ro -o device=$PWD/dir locked").ok();
+    host.sh("docker run --rm -v locked:/b busybox touch /b/g").fails_with("Read-only file system");
+    host.sh(
+        "docker volume create -o type=tmpfs -o device=tmpfs -o o=sync,nodiratime,noexec,suid,dev,async,size=1m words",
+    )
+    .ok();
+    host.sh("docker run --rm -v words:/m busybox grep ' /m ' /proc/mounts").mentions("noexec").mentions("nodiratime");
+    host.sh("docker volume create -o size=10m limited").fails_with("quota size requested but no quota support");
+    host.sh("docker volume create -o o=ro flags").fails_with("missing required option: \"device\"");
+    host.sh("docker volume create -o type=none -o o=bind -o device=$PWD/nowhere gone").ok();
+    host.sh("docker run --rm -v gone:/b busybox true").fails_with("failed to mount local volume");
+    host.sh("docker volume rm mem bound locked words gone && cat dir/f").mentions("there");
+}
+
+/// Removing a volume takes its own files, and none of what is mounted in it.
+#[test]
+fn what_is_mounted_in_one_is_not_removed_with_it() {
+    let mut host = Daemon::start();
+    host.sh("mkdir dir && echo there > dir/f && docker volume create -o type=none -o o=bind -o device=$PWD/dir bound")
+        .ok();
+    host.sh("docker run -d --name box -v bound:/b busybox sleep 1000").ok();
+    // It ends while nobody looks; its volume is still mounted on the host.
+    let process = host.sh("docker inspect -f '{{.State.Pid}}' box").text().to_owned();
+    host.kill9();
+    host.sh(&format!("kill -9 {process} && tail --pid {process} -f /dev/null")).ok();
+    host.restart();
+    host.sh("docker rm -f box && docker volume rm bound && cat dir/f").mentions("there");
+    // By somebody's hand.
+    host.sh("docker volume create plain && mkdir $(docker volume inspect -f '{{.Mountpoint}}' plain)/in").ok();
+    host.sh("mount --bind dir $(docker volume inspect -f '{{.Mountpoint}}' plain)/in").ok();
+    host.sh("docker volume rm plain").fails_with("something is mounted in it");
+    host.sh("cat dir/f").says("there");
+    let left = host.data().join("volumes");
+    host.sh(&format!("umount {}/.removed-*/_data/in", left.display())).ok();
+}
+
+/// Containers that are made at the same time, and name the same new volume.
+#[test]
+fn made_by_many_at_once() {
+    let host = Daemon::start();
+    for round in 0..15 {
+        host.sh(&format!(
+            "for n in 1 2 3 4 5 6; do docker create -v new{round}:/data busybox >/dev/null & pids=\"$pids $!\"; done; \
+             code=0; for pid in $pids; do wait $pid || code=1; done; exit $code"
+        ))
+        .ok();
+    }
+    // One that comes to nothing takes its volume away again, but not that of others.
+    host.sh("docker create -v new0:/data -v own:/own --mount type=bind,src=$PWD/nothing,dst=/x busybox")
+        .fails_with("does not exist");
+    host.sh("docker volume ls -q | grep -c -e own -e '^new0$'").says("1");
+    // Removals beside creations: what is made has its volume.
+    for _ in 0..10 {
+        host.sh("(docker volume rm race >/dev/null 2>&1 & docker create --name user -v race:/data busybox >/dev/null & docker volume rm race >/dev/null 2>&1 & wait); \
+                 docker start user >/dev/null && docker volume inspect race >/dev/null && docker rm -f user >/dev/null && docker volume rm race")
+            .says("race");
+    }
+}
+
+/// A volume is filled as a whole or not at all, also where the daemon is killed in the middle.
+#[test]
+fn filled_as_a_whole() {
+    let mut host = Daemon::start();
+    host.sh("docker run --name box busybox sh -c 'mkdir /data; for n in $(seq 2000); do echo $n > /data/$n; done' && docker commit box full && docker rm box")
+        .ok();
+    for name in ["made", "new"] {
+        if name == "made" {
+            host.sh("docker volume create made").ok();
+        }
+        let mut create = host.session(&format!("docker create -v {name}:/data full"));
+        let volumes = host.data().join("volumes");
+        eventually("the first files, or the last", || {
+            host.sh(&format!(
+                "ls {}/.filling-*/_data/1 {}/{name}/_data/1 2>/dev/null | wc -l",
+                volumes.display(),
+                volumes.display()
+            ))
+            .number()
+                > 0
+        });
+        host.kill9();
+        create.exit_code();
+        host.restart();
+        host.sh(&format!("docker run --rm -v {name}:/data full ls /data | wc -l")).says("2000");
+    }
+    eventually("what was begun to go", || host.holdings().iter().all(|line| !line.contains("volumes/.")));
 }

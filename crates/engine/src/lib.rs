@@ -137,13 +137,18 @@ impl Engine {
         for volume in anonymous() {
             txn = self.0.volumes.put_in(txn, volume)?;
         }
+        // Volumes that are there already are there for good.
+        let is_new = |name: &str| anonymous().any(|volume| volume.name == name);
+        for name in record.mounts.iter().filter_map(model::MountPoint::volume).filter(|name| !is_new(name)) {
+            txn = txn.expect(self.0.volumes.key(name), store::Expect::Present);
+        }
         txn.commit_async().await.map_err(|error| unrecorded(&record.id, error.into()))?;
         anonymous().for_each(|volume| self.0.volumes.show(volume));
         Ok(())
     }
 
     /// Deletes the record of a container, and with it those of its root file system and of volumes that go with it.
-    async fn delete_record(&self, id: &ContainerId, volumes: &[Arc<Volume>]) -> Result<()> {
+    async fn delete_record(&self, id: &ContainerId, volumes: &[volumes::Leaving]) -> Result<()> {
         let txn = self.0.records.txn().delete(self.0.records.key(id.as_str()));
         let txn = self.0.images.forget_rootfs(id.as_str(), txn);
         let txn = volumes.iter().fold(txn, |txn, volume| self.0.volumes.delete_in(txn, volume));

@@ -86,3 +86,4 @@ pub use record::{ImageRecord, LayerBlob, LayerRecord};
 pub use reference::Reference;
 pub use remove::{ImageUser, LabelFilter, PruneFilters, RemoveOptions, Removed};
 pub use rootfs::{Change, ChangeKind, ImageTree, MountedRootfs, NewRootfs, OVERLAY_OPTIONS, Over, Rootfs, RootfsSize};
+pub use tree::remove_tree;

@@ -44,13 +44,40 @@ pub(crate) fn open(root: BorrowedFd<'_>, path: &[u8], flags: OFlags) -> Result<O
     // An empty path is the root itself.
     let path = if path.is_empty() { b"." } else { path };
     let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    retried(|| rustix::fs::openat2(root, path, flags | OFlags::CLOEXEC, Mode::empty(), resolve))
+}
+
+/// Tries a look-up again that lost a race.
+fn retried(look_up: impl Fn() -> Result<OwnedFd, Errno>) -> Result<OwnedFd, Errno> {
     for _ in 0..RACES {
-        match rustix::fs::openat2(root, path, flags | OFlags::CLOEXEC, Mode::empty(), resolve) {
+        match look_up() {
             Err(Errno::AGAIN | Errno::INTR) => {}
             other => return other,
         }
     }
     Err(Errno::AGAIN)
+}
+
+/// Removes a file or a whole tree of any depth. What is not there is removed already.
+///
+/// # Errors
+/// Something is mounted in the tree: that is no part of it, and stays with all that it holds.
+pub fn remove_tree(path: &std::path::Path) -> crate::Result<()> {
+    use std::os::unix::ffi::OsStrExt as _;
+    let failed = |errno: Errno| match errno {
+        Errno::XDEV | Errno::BUSY => {
+            let what = "something is mounted in it: unmount that first";
+            crate::Error::io(format!("removing {}", path.display()), std::io::Error::other(what))
+        }
+        other => crate::Error::io(format!("removing {}", path.display()), other),
+    };
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return Err(failed(Errno::INVAL)) };
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    match rustix::fs::open(parent, flags, Mode::empty()) {
+        Ok(parent) => remove(parent.as_fd(), name.as_bytes()).map_err(failed),
+        Err(Errno::NOENT) => Ok(()),
+        Err(other) => Err(failed(other)),
+    }
 }
 
 /// Directories below a root, found by path and kept open for the next to ask.

@@ -17,7 +17,7 @@ use super::Container;
 use super::lease::{Reading, Writing};
 use crate::model::{ContainerRecord, MountPoint, MountPointKind, Timestamp};
 pub use crate::streams::ByteStream;
-use crate::{Engine, Error, Result};
+use crate::{Engine, Error, Result, Volume};
 
 /// What is at a path in a container.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,7 +45,7 @@ enum Root {
 /// Fields are dropped in this order.
 struct Mounted {
     rootfs: MountedRootfs,
-    _volumes: Option<Volumes>,
+    _volumes: Option<HeldVolumes>,
     _lease: Lease,
 }
 
@@ -55,12 +55,12 @@ enum Lease {
 }
 
 /// A container's volumes, ready to be mounted until this is dropped.
-struct Volumes {
+struct HeldVolumes {
     engine: Engine,
     record: Arc<ContainerRecord>,
 }
 
-impl Drop for Volumes {
+impl Drop for HeldVolumes {
     fn drop(&mut self) {
         self.engine.release_mounted(&self.record);
     }
@@ -199,14 +199,14 @@ impl Engine {
     }
 
     /// What a run of the container would have mounted over its root file system, but for memory, which is empty.
-    async fn mounted_over(&self, record: &Arc<ContainerRecord>) -> Result<(Option<Volumes>, Vec<Over>)> {
+    async fn mounted_over(&self, record: &Arc<ContainerRecord>) -> Result<(Option<HeldVolumes>, Vec<Over>)> {
         if record.mounts.iter().all(|mount| mount.kind == MountPointKind::Tmpfs) {
             return Ok((None, Vec::new()));
         }
         let (engine, record) = (self.clone(), record.clone());
         crate::blocking(move || {
             let sources = engine.acquire_volumes(&record)?;
-            let volumes = Volumes { engine, record };
+            let volumes = HeldVolumes { engine, record };
             let mut over = Vec::new();
             for mount in &volumes.record.mounts {
                 over.extend(volumes.engine.over(&volumes.record, mount, sources.get(&mount.target))?);
@@ -245,17 +245,25 @@ impl Engine {
         crate::blocking(move || engine.identify(&record, &record.config.user, &[])).await
     }
 
-    /// Copies what the image has at the targets of fresh volumes into them.
-    pub(super) async fn fill_volumes(&self, record: &ContainerRecord) -> Result<()> {
-        for mount in record.mounts.iter().filter(|mount| mount.copy_up && mount.kind == MountPointKind::Volume) {
-            let empty = std::fs::read_dir(&mount.source).is_ok_and(|mut entries| entries.next().is_none());
-            if !empty {
-                continue;
-            }
+    /// Copies what the image has at the targets of empty volumes into them. `new`: those among them that nobody finds yet.
+    pub(super) async fn fill_volumes(&self, record: &ContainerRecord, new: &[Volume]) -> Result<()> {
+        for mount in record.mounts.iter().filter(|mount| mount.copy_up) {
+            let Some(name) = mount.volume() else { continue };
+            let volume = match new.iter().find(|volume| volume.name == name) {
+                Some(volume) => volume.clone(),
+                None => (*self.0.volumes.get(name)?).clone(),
+            };
             let rootfs = self.0.images.view_rootfs(record.id.as_str(), Vec::new()).await;
             let rootfs = rootfs.map_err(crate::images::error)?;
-            let (target, volume) = (PathBuf::from(&mount.target), open_directory(Path::new(&mount.source))?);
-            crate::blocking(move || copy_up(rootfs.as_fd(), &target, &volume)).await?;
+            let (engine, target) = (self.clone(), PathBuf::from(&mount.target));
+            crate::blocking(move || {
+                let found = archive::stat_path(rootfs.as_fd(), &target);
+                if !found.is_ok_and(|found| found.mode & 0o170_000 == 0o040_000) {
+                    return Ok(());
+                }
+                engine.0.volumes.fill(&volume, |directory| copy_up(rootfs.as_fd(), &target, directory))
+            })
+            .await?;
         }
         Ok(())
     }
@@ -364,10 +372,6 @@ fn stat(root: &Root, path: &Path, missing: &str) -> Result<ArchiveStat> {
 
 /// Fills an empty volume with what the image has at its target, owner and mode of the directory included.
 fn copy_up(rootfs: BorrowedFd<'_>, target: &Path, volume: &OwnedFd) -> Result<()> {
-    let Ok(found) = archive::stat_path(rootfs, target) else { return Ok(()) };
-    if found.mode & 0o170_000 != 0o040_000 {
-        return Ok(());
-    }
     let (mut reader, writer) = std::io::pipe().map_err(|error| Error::step("make a pipe", error))?;
     std::thread::scope(|scope| {
         let written = scope.spawn(|| {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::mount_points::MountPoints;
 use super::registry::NameReservation;
 use super::{Container, merge, names, validate};
 use crate::events::EventKind;
@@ -70,10 +71,15 @@ impl Engine {
             return Err(Error::invalid("no command specified"));
         }
         super::logging::check(&record.host.log)?;
-        let mounts = self.mount_points(&record.config, &record.host)?;
-        record.mounts = mounts.points;
+        let mounts = self.mount_points_of(&record).await?;
+        record.mounts.clone_from(&mounts.points);
         if let Err(error) = self.make(&record, &image, &mounts.new_volumes, reservation).await {
-            self.drop_volumes(&mounts.new_volumes);
+            let engine = self.clone();
+            crate::blocking(move || {
+                engine.drop_volumes(mounts);
+                Ok(())
+            })
+            .await?;
             return Err(error);
         }
         for volume in &mounts.new_volumes {
@@ -82,6 +88,20 @@ impl Engine {
         }
         self.tell_container(&record, "create", []);
         Ok(Created { id, warnings })
+    }
+
+    async fn mount_points_of(&self, record: &ContainerRecord) -> Result<MountPoints> {
+        let ContainerRecord { config, host, .. } = record;
+        let asked = !(host.volumes_from.is_empty()
+            && host.binds.is_empty()
+            && host.mounts.is_empty()
+            && host.tmpfs.is_empty()
+            && config.volumes.is_empty());
+        if !asked {
+            return Ok(MountPoints::none(&record.id));
+        }
+        let (engine, id, config, host) = (self.clone(), record.id.clone(), config.clone(), host.clone());
+        crate::blocking(move || engine.mount_points(&id, &config, &host)).await
     }
 
     /// Directories and record; the name's reservation is kept when all is there.
@@ -98,7 +118,7 @@ impl Engine {
             engine.0.images.begin_rootfs(id.as_str(), Some(&image), &mounted).map_err(crate::images::error)
         })
         .await?;
-        self.fill_volumes(record).await?;
+        self.fill_volumes(record, new_volumes).await?;
         self.put_record(record, &rootfs, new_volumes).await?;
         rootfs.keep();
         self.0.containers.insert(Arc::new(Container::new(record.clone())));

@@ -4,34 +4,54 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::model::{
-    BindOptions, ContainerConfig, HostConfig, MountKind, MountPoint, MountPointKind, MountRequest, TmpfsOptions,
+    BindOptions, ContainerConfig, ContainerId, HostConfig, MountKind, MountPoint, MountPointKind, MountRequest,
+    TmpfsOptions,
 };
-use crate::volumes::{Volume, VolumeCreate, Volumes};
+use crate::volumes::{Claim, Volume, VolumeCreate, Volumes};
 use crate::{Engine, Error, Result};
 
 /// The mount points of a container to be made, and the volumes that were made for it.
-#[derive(Default)]
 pub(super) struct MountPoints {
+    id: ContainerId,
     pub(super) points: Vec<MountPoint>,
     /// The anonymous ones among them get their records with that of the container.
     pub(super) new_volumes: Vec<Volume>,
+    /// Held until the container is found by whoever asks for the volumes' users.
+    claims: Vec<Claim>,
+}
+
+impl MountPoints {
+    /// Those of a container that has none.
+    pub(super) fn none(id: &ContainerId) -> Self {
+        Self { id: id.clone(), points: Vec::new(), new_volumes: Vec::new(), claims: Vec::new() }
+    }
 }
 
 impl Engine {
     /// Decides all mount points, and makes the volumes that they need. On an error, what was made is taken away.
-    pub(super) fn mount_points(&self, config: &ContainerConfig, host: &HostConfig) -> Result<MountPoints> {
-        let mut out = MountPoints::default();
-        let decided = self.decide(config, host, &mut out);
-        if decided.is_err() {
-            self.drop_volumes(&out.new_volumes);
+    /// Blocks.
+    pub(super) fn mount_points(
+        &self,
+        id: &ContainerId,
+        config: &ContainerConfig,
+        host: &HostConfig,
+    ) -> Result<MountPoints> {
+        let mut out = MountPoints::none(id);
+        match self.decide(config, host, &mut out) {
+            Ok(()) => Ok(out),
+            Err(error) => {
+                self.drop_volumes(out);
+                Err(error)
+            }
         }
-        decided.map(|()| out)
     }
 
-    /// Takes volumes away that were made for a container that came to nothing.
-    pub(super) fn drop_volumes(&self, volumes: &[Volume]) {
-        for volume in volumes {
-            if let Err(error) = self.0.volumes.remove(volume) {
+    /// Takes volumes away that were made for a container that came to nothing, and that nobody else uses by now. Blocks.
+    pub(super) fn drop_volumes(&self, mounts: MountPoints) {
+        drop(mounts.claims);
+        for volume in mounts.new_volumes {
+            // Whoever uses it keeps it.
+            if let Err(error) = self.0.volumes.remove(&volume, || self.volume_users(&volume.name)) {
                 tracing::warn!(volume = volume.name, %error, "could not take back a volume");
             }
         }
@@ -94,6 +114,7 @@ impl Engine {
                 point.writable = false;
             }
             mode.clone_into(&mut point.mode);
+            out.claims.extend(point.volume().map(|name| self.0.volumes.claim(name, &out.id)));
             out.points.retain(|have| have.target != point.target);
             out.points.push(point);
         }
@@ -169,6 +190,7 @@ fn make(volumes: &Volumes, request: VolumeCreate, out: &mut MountPoints) -> Resu
         out.new_volumes.push(volume.clone());
         return Ok(Arc::new(volume));
     }
+    out.claims.push(volumes.claim(&request.name, &out.id));
     let (volume, new) = volumes.create(request)?;
     if new {
         out.new_volumes.push((*volume).clone());

@@ -28,6 +28,12 @@ impl Engine {
         let mut held: HashMap<String, EntryInfo> = entries.into_iter().map(|entry| (entry.id.clone(), entry)).collect();
         let containers = self.0.containers.all();
         let known: HashSet<String> = containers.iter().map(|container| container.id.to_string()).collect();
+        // Before the end of anything is recorded: what others run on is not taken down with that.
+        for container in &containers {
+            if held.get(container.id.as_str()).is_some_and(|entry| entry.state == Held::Running) {
+                self.adopt_volumes(&container.record());
+            }
+        }
         for container in &containers {
             let entry = held.remove(container.id.as_str());
             if let Err(error) = self.recover_one(container, entry).await {
@@ -72,13 +78,17 @@ impl Engine {
         }
     }
 
-    /// It ran on: names, volumes and checks are taken up.
+    /// It ran on: names and checks are taken up.
     fn adopt(&self, container: &Arc<Container>, record: &ContainerRecord) {
-        for volume in record.mounts.iter().filter_map(MountPoint::volume) {
-            self.0.volumes.adopt(volume);
-        }
         self.attach_dns_of_running(record);
         self.watch_health(container);
+    }
+
+    /// The volumes of what runs are in use.
+    fn adopt_volumes(&self, record: &ContainerRecord) {
+        for volume in record.mounts.iter().filter_map(MountPoint::volume).filter(|_| record.state.phase.is_live()) {
+            self.0.volumes.adopt(volume);
+        }
     }
 
     /// It ended with the machine, or with its keeper.

@@ -7,7 +7,8 @@ use keeper::protocol::Request;
 
 use super::{Container, Life, turned};
 use crate::model::{ContainerRecord, MountPoint, Phase};
-use crate::{Engine, Error, Result, Volume};
+use crate::volumes::Leaving;
+use crate::{Engine, Error, Result};
 
 const SIGKILL: i32 = 9;
 /// How long copies of a removed container's files may take, before they are no longer a part of its removal.
@@ -112,7 +113,7 @@ impl Engine {
     }
 
     /// A container's record is deleted, and those of `volumes`: nobody sees them any more, and their files go.
-    pub(super) async fn removed(&self, life: Life<'_>, volumes: Vec<Arc<Volume>>) {
+    pub(super) async fn removed(&self, life: Life<'_>, volumes: Vec<Leaving>) {
         let container = life.container();
         container.pending.lock().clear();
         container.files.end_writing();
@@ -145,7 +146,7 @@ impl Engine {
         });
     }
 
-    fn forget_volumes(&self, volumes: &[Arc<Volume>]) {
+    fn forget_volumes(&self, volumes: &[Leaving]) {
         for volume in volumes {
             match self.0.volumes.forget(volume) {
                 Ok(()) => self.tell_volume("destroy", volume),
@@ -154,11 +155,11 @@ impl Engine {
         }
     }
 
-    /// The anonymous volumes that nobody else uses.
-    pub(super) fn anonymous_volumes(&self, record: &ContainerRecord) -> Vec<Arc<Volume>> {
+    /// The anonymous volumes that nobody else uses: from here on nobody else will.
+    pub(super) fn anonymous_volumes(&self, record: &ContainerRecord) -> Vec<Leaving> {
         let names = record.mounts.iter().filter(|mount| mount.anonymous).filter_map(MountPoint::volume);
-        let own = names.filter(|name| self.volume_users(name).iter().all(|user| user == record.id.as_str()));
-        own.filter_map(|name| self.0.volumes.get(name).ok()).collect()
+        let others = |name: &str| self.volume_users(name).iter().any(|user| user != record.id.as_str());
+        names.filter_map(|name| self.0.volumes.leave(name, || others(name))).collect()
     }
 
     /// `docker rm --link NAME/ALIAS`

@@ -1,6 +1,8 @@
 //! Volumes: directories of the host with a name, that outlive the containers that use them.
 
+mod claims;
 mod driver;
+mod fill;
 mod names;
 
 use std::collections::{BTreeMap, HashMap};
@@ -12,9 +14,11 @@ use serde::{Deserialize, Serialize};
 use store::{Collection, Expect, Txn};
 
 use crate::events::EventKind;
-use crate::model::{ContainerRecord, Filters, Timestamp};
+use crate::model::{ContainerId, ContainerRecord, Filters, Timestamp};
 use crate::{Engine, Error, Result};
 
+pub(crate) use claims::Claim;
+use claims::{Claims, Removal};
 use driver::Options;
 pub(crate) use driver::Source;
 
@@ -69,8 +73,24 @@ pub(crate) struct Volumes {
     directory: PathBuf,
     records: Collection<Volume>,
     by_name: Mutex<BTreeMap<String, Arc<Volume>>>,
-    /// How many running containers hold each volume that has to be mounted before use.
+    /// How many running containers and copies hold each volume.
     mounted: Mutex<HashMap<String, usize>>,
+    /// Containers that are being made, and removals.
+    claims: Claims,
+}
+
+/// A volume that goes with its container: from here on nobody begins to use it.
+pub(crate) struct Leaving {
+    volume: Arc<Volume>,
+    _removal: Removal,
+}
+
+impl std::ops::Deref for Leaving {
+    type Target = Volume;
+
+    fn deref(&self) -> &Volume {
+        &self.volume
+    }
 }
 
 impl Volumes {
@@ -81,7 +101,13 @@ impl Volumes {
             .map_err(|error| Error::step(format!("create {}", directory.display()), error))?;
         let listed = records.list().map_err(|error| Error::step("read the volumes", error))?;
         let by_name = listed.items.into_iter().map(|item| (item.value.name.clone(), Arc::new(item.value))).collect();
-        let volumes = Self { directory, records, by_name: Mutex::new(by_name), mounted: Mutex::default() };
+        let volumes = Self {
+            directory,
+            records,
+            by_name: Mutex::new(by_name),
+            mounted: Mutex::default(),
+            claims: Claims::default(),
+        };
         volumes.set_strays_aside();
         Ok(volumes)
     }
@@ -126,7 +152,18 @@ impl Volumes {
         self.by_name.lock().values().cloned().collect()
     }
 
-    /// Makes a volume, or gives the one that is there. The flag tells whether it is new.
+    /// Claims a volume for a container that is being made.
+    pub(crate) fn claim(&self, name: &str, by: &ContainerId) -> Claim {
+        self.claims.claim(name, by)
+    }
+
+    /// The key of a volume's record: a transaction that counts on it expects it to be there.
+    pub(crate) fn key(&self, name: &str) -> String {
+        self.records.key(name)
+    }
+
+    /// Makes a volume, or gives the one that is there. The flag tells whether it is new. The caller claims it where it has a
+    /// name.
     pub(crate) fn create(&self, request: VolumeCreate) -> Result<(Arc<Volume>, bool)> {
         check(&request)?;
         let volume = match request.name.is_empty() {
@@ -142,11 +179,18 @@ impl Volumes {
         };
         match self.records.put_if(&volume.name, Expect::Absent, &volume) {
             Ok(_) => {}
-            Err(error) if error.is_conflict() => return Ok((self.get(&volume.name)?, false)),
+            // Somebody else was first, and may not have shown it yet.
+            Err(error) if error.is_conflict() => return Ok((self.recorded(&volume.name)?, false)),
             Err(error) => return Err(Error::step(format!("record the volume {}", volume.name), error)),
         }
         self.show(&volume);
         Ok((Arc::new(volume), true))
+    }
+
+    fn recorded(&self, name: &str) -> Result<Arc<Volume>> {
+        let found = self.records.get(name).map_err(|error| Error::step(format!("read the volume {name}"), error))?;
+        let found = found.ok_or_else(|| Error::not_found(format!("get {name}: no such volume")))?;
+        Ok(self.by_name.lock().entry(name.to_owned()).or_insert_with(|| Arc::new(found.value)).clone())
     }
 
     /// Makes an anonymous volume for a container, whose record is to be written together with the container's
@@ -189,30 +233,60 @@ impl Volumes {
         })
     }
 
-    /// Takes a volume and its files away. The caller has seen that nobody uses it.
-    pub(crate) fn remove(&self, volume: &Volume) -> Result<()> {
+    /// Takes a volume and its files away, if nobody claims it and `users` has none either: else gives their identifiers.
+    pub(crate) fn remove(&self, volume: &Volume, users: impl FnOnce() -> Vec<String>) -> Result<Vec<String>> {
+        let removal = match self.claims.remove(&volume.name) {
+            Ok(removal) => removal,
+            Err(claimed) => return Ok(claimed.iter().map(ToString::to_string).collect()),
+        };
+        let users = users();
+        if !users.is_empty() {
+            return Ok(users);
+        }
+        // Somebody may have removed it meanwhile, and made another one of its name.
+        let present = self.by_name.lock().get(&volume.name).cloned();
+        if present.map_or(!volume.anonymous, |present| *present != *volume) {
+            return Err(Error::not_found(format!("get {}: no such volume", volume.name)));
+        }
+        driver::unmount(volume)?;
         // The record goes first: a directory without a record is swept, a record without a directory would be a lie.
         self.records
             .delete(&volume.name)
             .map_err(|error| Error::step(format!("forget the volume {}", volume.name), error))?;
-        self.forget(volume)
+        let aside = self.out_of_the_way(volume);
+        drop(removal);
+        delete(volume, aside?).map(|()| Vec::new())
     }
 
-    /// Takes away a volume whose record is deleted: its name is free once its files are out of the way.
-    pub(crate) fn forget(&self, volume: &Volume) -> Result<()> {
-        let step = |error| Error::step(format!("unable to remove volume {}", volume.name), error);
+    /// Begins to take away a volume together with its container, if nobody claims it and `others` is false.
+    pub(crate) fn leave(&self, name: &str, others: impl FnOnce() -> bool) -> Option<Leaving> {
+        let removal = self.claims.try_remove(name)?;
+        let volume = self.get(name).ok().filter(|_| !others())?;
+        Some(Leaving { volume, _removal: removal })
+    }
+
+    /// Takes away a volume whose record is deleted.
+    pub(crate) fn forget(&self, leaving: &Leaving) -> Result<()> {
+        // What is mounted there stays what it is.
+        let unmounted = driver::unmount(leaving);
+        if unmounted.is_err() {
+            self.by_name.lock().remove(&leaving.name);
+        }
+        unmounted?;
+        delete(leaving, self.out_of_the_way(leaving)?)
+    }
+
+    /// Its name is free once its files are out of the way. Gives where they are now.
+    fn out_of_the_way(&self, volume: &Volume) -> Result<Option<PathBuf>> {
         let aside = self.set_aside(&volume.name);
         self.by_name.lock().remove(&volume.name);
-        match aside.map_err(step)? {
-            Some(aside) => std::fs::remove_dir_all(aside).map_err(step),
-            None => Ok(()),
-        }
+        aside.map_err(|error| Error::step(format!("unable to remove volume {}", volume.name), error))
     }
 
     /// Removes what was set aside, and unmounts what nobody uses: a daemon that was killed left it.
     pub(crate) fn sweep(&self) {
         for name in self.names_on_disk().into_iter().filter(|name| name.starts_with(ASIDE)) {
-            if let Err(error) = std::fs::remove_dir_all(self.directory.join(&name)) {
+            if let Err(error) = image::remove_tree(&self.directory.join(&name)) {
                 tracing::warn!(directory = name, %error, "could not remove what is left of a volume");
             }
         }
@@ -228,12 +302,15 @@ impl Volumes {
 
     /// Makes the volume ready for one more running container, and tells what to mount.
     pub(crate) fn acquire(&self, name: &str) -> Result<Source> {
-        let volume = self.get(name)?;
-        let options = Options::parse(name, &volume.options)?;
+        self.hold(&*self.get(name)?)
+    }
+
+    fn hold(&self, volume: &Volume) -> Result<Source> {
+        let options = Options::parse(&volume.name, &volume.options)?;
         let mut mounted = self.mounted.lock();
-        let users = mounted.entry(name.to_owned()).or_insert(0);
-        let source = options.source(&volume.mountpoint, *users == 0)?;
-        *users += 1;
+        let users = mounted.get(&volume.name).copied().unwrap_or(0);
+        let source = options.source(&volume.mountpoint, users == 0)?;
+        mounted.insert(volume.name.clone(), users + 1);
         Ok(source)
     }
 
@@ -244,18 +321,31 @@ impl Volumes {
 
     /// One running container less uses it; the last one unmounts what was mounted.
     pub(crate) fn release(&self, name: &str) {
-        let mut mounted = self.mounted.lock();
-        let Some(users) = mounted.get_mut(name) else { return };
-        *users = users.saturating_sub(1);
-        if *users > 0 {
-            return;
-        }
-        mounted.remove(name);
-        let Ok(volume) = self.get(name) else { return };
-        if let Err(error) = driver::unmount(&volume) {
-            tracing::warn!(volume = name, %error, "could not unmount the volume");
+        match self.get(name) {
+            Ok(volume) => self.let_go(&volume),
+            Err(_) => drop(self.mounted.lock().remove(name)),
         }
     }
+
+    fn let_go(&self, volume: &Volume) {
+        let mut mounted = self.mounted.lock();
+        // Nobody is known to hold what a container had that ended while no daemon ran.
+        let users = mounted.remove(&volume.name).unwrap_or(0).saturating_sub(1);
+        if users > 0 {
+            mounted.insert(volume.name.clone(), users);
+            return;
+        }
+        if let Err(error) = driver::unmount(volume) {
+            tracing::warn!(volume = volume.name, %error, "could not unmount the volume");
+        }
+    }
+}
+
+/// Removes the files of a volume that has no name any more. What is mounted in it is not its own, and stays.
+fn delete(volume: &Volume, aside: Option<PathBuf>) -> Result<()> {
+    let Some(aside) = aside else { return Ok(()) };
+    image::remove_tree(&aside)
+        .map_err(|error| Error::step(format!("unable to remove all files of volume {}", volume.name), error))
 }
 
 /// Refuses drivers and options that are not there.
@@ -280,7 +370,11 @@ impl Engine {
     /// Makes a volume, or gives the one of that name.
     pub async fn volume_create(&self, request: VolumeCreate) -> Result<Volume> {
         let engine = self.clone();
-        let (volume, new) = crate::blocking(move || engine.0.volumes.create(request)).await?;
+        let (volume, new) = crate::blocking(move || {
+            let _claim = engine.0.volumes.claim(&request.name, &ContainerId::random());
+            engine.0.volumes.create(request)
+        })
+        .await?;
         if new {
             self.tell_volume("create", &volume);
         }
@@ -312,12 +406,15 @@ impl Engine {
             Err(_) if force => return Ok(()),
             Err(error) => return Err(error),
         };
-        let users = self.volume_users(name);
+        let (engine, removed) = (self.clone(), volume.clone());
+        let users = crate::blocking(move || {
+            let users = || engine.volume_users(&removed.name);
+            engine.0.volumes.remove(&removed, users)
+        })
+        .await?;
         if !users.is_empty() {
             return Err(Error::conflict(format!("remove {name}: volume is in use - [{}]", users.join(", "))));
         }
-        let (engine, removed) = (self.clone(), volume.clone());
-        crate::blocking(move || engine.0.volumes.remove(&removed)).await?;
         self.tell_volume("destroy", &volume);
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! Removing trees of any depth.
 
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use std::ffi::{CStr, CString};
 
@@ -75,9 +75,11 @@ fn remove_contents(top: OwnedFd) -> Result<(), Errno> {
     }
 }
 
+/// What is mounted there is no part of the tree, and not to be emptied: EXDEV.
 fn open(parent: BorrowedFd<'_>, name: &[u8]) -> Result<OwnedFd, Errno> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    rustix::fs::openat(parent, name, flags, Mode::empty())
+    let within = ResolveFlags::NO_XDEV | ResolveFlags::BENEATH;
+    super::retried(|| rustix::fs::openat2(parent, name, flags, Mode::empty(), within))
 }
 
 fn is_directory(parent: BorrowedFd<'_>, name: &CStr) -> Result<bool, Errno> {
