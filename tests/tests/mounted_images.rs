@@ -80,6 +80,7 @@ fn as_inspection_shows_it() {
         .says(r#"[{"Type":"image","Source":"data:1","Target":"/m","ImageOptions":{"Subpath":"srv"}}]"#);
     host.sh("docker cp box:/m/f - | tar -xO").says("upper");
     host.sh("docker cp box:/m/sub/h - | tar -xO").says("deep");
+    host.sh("docker run --rm --volumes-from box busybox cat /m/f").says("upper");
     host.sh("echo x > f && docker cp f box:/m/f").fails_with("read-only");
     // No volume is meant by a name that an image has, too.
     host.sh("docker volume create data:1").fails_with("includes invalid characters");

@@ -91,8 +91,9 @@ impl Call {
         self.into_upload().0
     }
 
-    /// The same, and what ends when the client has nothing more to send: who answers before, and does not wait for it,
-    /// is taken for a connection that broke.
+    /// The same, and what ends when the client has nothing more to send. The docker client that is answered before, as
+    /// dockerd does it, complains of every file that it could not send, one time in three; reading what comes once the
+    /// answer is out does not spare it that.
     pub(crate) fn into_upload(self) -> (ByteStream, impl Future<Output = ()> + Send) {
         let (read, was_read) = oneshot::channel::<()>();
         let upload = Upload { body: Some(self.body), read: Some(read), runtime: Handle::current() };

@@ -59,59 +59,13 @@ fn owns_pid_namespace(spec: &Spec) -> bool {
 
 /// A signal by name, with or without SIG, or by number.
 fn signal(text: &str) -> Result<i32> {
-    const NAMES: &[(&str, i32)] = &[
-        ("HUP", 1),
-        ("INT", 2),
-        ("QUIT", 3),
-        ("ILL", 4),
-        ("TRAP", 5),
-        ("ABRT", 6),
-        ("IOT", 6),
-        ("BUS", 7),
-        ("FPE", 8),
-        ("KILL", 9),
-        ("USR1", 10),
-        ("SEGV", 11),
-        ("USR2", 12),
-        ("PIPE", 13),
-        ("ALRM", 14),
-        ("TERM", 15),
-        ("STKFLT", 16),
-        ("CHLD", 17),
-        ("CONT", 18),
-        ("STOP", 19),
-        ("TSTP", 20),
-        ("TTIN", 21),
-        ("TTOU", 22),
-        ("URG", 23),
-        ("XCPU", 24),
-        ("XFSZ", 25),
-        ("VTALRM", 26),
-        ("PROF", 27),
-        ("WINCH", 28),
-        ("IO", 29),
-        ("POLL", 29),
-        ("PWR", 30),
-        ("SYS", 31),
-    ];
     let unknown = || RuntimeError::Usage(format!("unknown signal {text:?}"));
-    if let Ok(number) = text.parse::<i32>() {
-        return if (0..=64).contains(&number) { Ok(number) } else { Err(unknown()) };
+    match text.parse::<i32>() {
+        // 0 asks whether somebody is there.
+        Ok(number) => Some(number).filter(|number| (0..=crate::signal::HIGHEST).contains(number)),
+        Err(_) => crate::signal::by_name(text),
     }
-    let upper = text.to_ascii_uppercase();
-    let name = upper.strip_prefix("SIG").unwrap_or(&upper);
-    let real_time = |base: i32, rest: &str, sign: i32| match rest {
-        "" => Some(base),
-        rest => rest.get(1..)?.parse::<i32>().ok().map(|offset| base + sign * offset),
-    };
-    let found = if let Some(rest) = name.strip_prefix("RTMIN") {
-        real_time(34, rest, 1)
-    } else if let Some(rest) = name.strip_prefix("RTMAX") {
-        real_time(64, rest, -1)
-    } else {
-        NAMES.iter().find(|(known, _)| *known == name).map(|(_, number)| *number)
-    };
-    found.filter(|number| (1..=64).contains(number)).ok_or_else(unknown)
+    .ok_or_else(unknown)
 }
 
 /// `delete`.
