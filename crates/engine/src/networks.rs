@@ -188,6 +188,8 @@ impl Engine {
         let mut sandbox = record.net.clone();
         if record.state.phase.is_live() {
             let spec = endpoint_spec(&network.name, &settings.request)?;
+            // A daemon that is killed in the middle of it leaves word for the next one.
+            self.change(&life, |record| record.connecting = true).await?;
             let (engine, live, pid) = (self.clone(), sandbox.clone(), record.state.pid);
             let connected = crate::blocking(move || {
                 let namespace = net::NetNs::of_process(pid).map_err(error)?;
@@ -196,7 +198,13 @@ impl Engine {
                 let endpoint = engine.0.networks.connect(&namespace, &mut live, spec).map_err(error)?;
                 Ok((live, endpoint))
             });
-            let (live, endpoint) = connected.await?;
+            let (live, endpoint) = match connected.await {
+                Ok(connected) => connected,
+                Err(error) => {
+                    self.change(&life, |record| record.connecting = false).await?;
+                    return Err(error);
+                }
+            };
             fill(&mut settings, &endpoint, &record.id, &record.name);
             sandbox = Some(live);
         }
@@ -205,6 +213,7 @@ impl Engine {
                 record.networks.remove("none");
                 record.networks.insert(network.name.clone(), settings);
                 record.net = sandbox;
+                record.connecting = false;
             })
             .await?;
         if record.state.phase.is_live() {
@@ -277,6 +286,23 @@ impl Engine {
         let record = self.change(life, |record| record.net = Some(left)).await?;
         self.refresh_network(&record);
         Ok(())
+    }
+
+    /// Takes back what a connection has changed that a killed daemon began: its link goes with everything else that belongs to no
+    /// record, and the default routes are made what they were.
+    pub(crate) async fn settle_networks(&self, life: &Life<'_>) -> Result<()> {
+        let record = life.record();
+        if !record.connecting {
+            return Ok(());
+        }
+        let (engine, live, pid) = (self.clone(), record.net.clone(), record.state.pid);
+        let settled = crate::blocking(move || {
+            let Some(live) = live else { return Ok(()) };
+            let namespace = net::NetNs::of_process(pid).map_err(error)?;
+            engine.0.networks.settle(&namespace, &live).map_err(error)
+        });
+        settled.await?;
+        self.change(life, |record| record.connecting = false).await.map(drop)
     }
 
     /// A namespace with what the container's networks give; `None`: it has no namespace of its own.

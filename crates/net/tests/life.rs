@@ -237,6 +237,37 @@ fn ephemeral_ports_and_ranges_take_what_is_free() {
 }
 
 #[test]
+fn a_connection_that_was_cut_short_leaves_the_routes_of_before() {
+    on_a_host(|host| {
+        let networks = host.networks();
+        networks.create(NetworkSpec { enable_ipv6: true, ..NetworkSpec::bridge("a") }).unwrap();
+        networks.create(NetworkSpec { enable_ipv6: true, ..NetworkSpec::bridge("z") }).unwrap();
+        networks.create(NetworkSpec { internal: true, ..NetworkSpec::bridge("inside") }).unwrap();
+        let c = run(&networks, spec("c", &["z"], &[]));
+        let alone = run(&networks, spec("alone", &["inside"], &[]));
+        let of_before = |family: &str| c.sh(&format!("ip {family} route show default"));
+        let before = (of_before("-4"), of_before("-6"));
+        assert!(before.0.contains("dev eth0") && before.1.contains("dev eth0"), "{before:?}");
+        // Nobody writes down what came of it.
+        let recorded = [c.sandbox.clone().unwrap(), alone.sandbox.clone().unwrap()];
+        for (container, recorded) in [(&c, &recorded[0]), (&alone, &recorded[1])] {
+            networks.connect(&container.namespace, &mut recorded.clone(), on("a")).unwrap();
+            assert!(container.sh("ip route show default").contains("dev eth1"));
+        }
+        drop(networks);
+
+        let networks = host.networks_with(recorded.to_vec());
+        networks.settle(&c.namespace, &recorded[0]).unwrap();
+        networks.settle(&alone.namespace, &recorded[1]).unwrap();
+        for container in [&c, &alone] {
+            eventually("the new link to go", || !container.sh("ip link").contains("eth1"));
+        }
+        assert_eq!((of_before("-4"), of_before("-6")), before);
+        assert_eq!(alone.sh("ip route show default"), "");
+    });
+}
+
+#[test]
 fn a_running_sandbox_connects_and_disconnects() {
     on_a_host(|host| {
         let stranger = host.stranger();

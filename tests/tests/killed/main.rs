@@ -29,6 +29,11 @@ fn while_it_stops() {
 }
 
 #[test]
+fn while_it_ends_what_goes_by_itself() {
+    rounds::run(steps::EndForGood);
+}
+
+#[test]
 fn while_it_removes() {
     rounds::run(steps::Remove);
 }

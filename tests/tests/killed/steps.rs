@@ -231,6 +231,47 @@ impl Step for Stop {
     }
 }
 
+/// A container ends, and goes with its volumes as it was told to (`run --rm`).
+pub(crate) struct EndForGood;
+
+impl Step for EndForGood {
+    fn prepare(&mut self, host: &Daemon) {
+        let mut brief: Value = serde_json::from_str(&specification(host)).expect("JSON");
+        brief["HostConfig"]["AutoRemove"] = true.into();
+        done(host, "POST /containers/create?name=box", &brief.to_string());
+        done(host, "POST /containers/box/start", "");
+    }
+
+    fn act(&self, host: &Daemon) -> usize {
+        if one_by_one(host, &[("POST /containers/box/kill", "")]) == 0 {
+            return 0;
+        }
+        match host.ask("POST /containers/box/wait?condition=removed", "") {
+            // It may be gone by now.
+            Ok(reply) if reply.status == 404 || reply.text().contains("StatusCode") => 2,
+            _ => 1,
+        }
+    }
+
+    fn check(&self, host: &Daemon, told: usize) {
+        if let Some(found) = find(host, "/containers/box/json") {
+            assert!(told < 2, "it is back: {found:#}");
+            if told == 0 {
+                // It runs on, or is about to be gone.
+                let reply = host.ask("POST /containers/box/kill", "").expect("an answer");
+                assert!(matches!(reply.status, 204 | 404 | 409), "{reply:?}");
+            }
+        }
+        eventually("its removal", || find(host, "/containers/box/json").is_none());
+        // Those that have a name stay.
+        host.sh("docker volume ls -q").says("data\nmemory");
+    }
+
+    fn clear(&self, host: &Daemon) {
+        remove_box(host);
+    }
+}
+
 /// A container that runs is removed with its volumes.
 pub(crate) struct Remove;
 
@@ -353,7 +394,7 @@ impl Things {
     const REQUESTS: [(&str, &str); 6] = [
         ("POST /networks/create", r#"{"Name":"net"}"#),
         ("POST /volumes/create", r#"{"Name":"volume"}"#),
-        ("POST /networks/net/connect", r#"{"Container":"box"}"#),
+        ("POST /networks/net/connect", r#"{"Container":"box","EndpointConfig":{"GwPriority":5}}"#),
         ("POST /networks/net/disconnect", r#"{"Container":"box"}"#),
         ("DELETE /networks/net", ""),
         ("DELETE /volumes/volume", ""),
@@ -383,6 +424,9 @@ impl Step for Things {
         agrees("its place on the network", connected, 2, 3);
         let links = if connected { 3 } else { 2 };
         eventually("its links", || host.sh("docker exec box ls /sys/class/net").lines().len() == links);
+        // The network that is preferred has the default route, as long as it is there.
+        let link = if connected { "eth1" } else { "eth0" };
+        host.sh("docker exec box ip route show default").mentions(&format!("dev {link}"));
     }
 
     fn clear(&self, host: &Daemon) {

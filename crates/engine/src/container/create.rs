@@ -162,6 +162,7 @@ impl Engine {
             mounts: Vec::new(),
             ports: BTreeMap::new(),
             net: None,
+            connecting: false,
             state: State::default(),
         };
         self.apply_defaults(&mut record);

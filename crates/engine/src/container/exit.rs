@@ -228,6 +228,7 @@ mod tests {
             mounts: Vec::new(),
             ports: Default::default(),
             net: None,
+            connecting: false,
             state: State { restart_count, started_at: Some(Timestamp::UNIX_EPOCH), ..State::default() },
         }
     }

@@ -66,6 +66,7 @@ impl Engine {
             Some(entry) if live && entry.state == Held::Running => {
                 self.adopt(container, &record);
                 self.0.placements.settle_freezer(&record)?;
+                self.settle_networks(&life).await?;
                 self.leave_networks(&life).await
             }
             Some(EntryInfo { exit: Some(exit), .. }) if live => self.end_locked(life, (&exit).into(), true).await,

@@ -34,6 +34,9 @@ pub struct ContainerRecord {
     /// What `net` made for its present run.
     #[serde(default)]
     pub net: Option<net::Sandbox>,
+    /// A network is being connected to its present run: `net` may not be what the kernel has.
+    #[serde(default)]
+    pub connecting: bool,
     /// Where it is.
     pub state: State,
 }

@@ -133,6 +133,13 @@ impl Networks {
         Ok(connected[0].clone())
     }
 
+    /// Makes the default routes of a running sandbox what it says, where somebody was killed in the middle of [`connect`](Self::connect).
+    /// The link that was being made is in no sandbox, and is deleted as such when an instance is opened.
+    pub fn settle(&self, namespace: &NetNs, sandbox: &Sandbox) -> Result<()> {
+        let nothing = Sandbox { endpoints: Vec::new(), ..sandbox.clone() };
+        namespace.enter(RouteSocket::open)??.apply(&moved_routes(&nothing, sandbox))
+    }
+
     /// Takes a running sandbox off a network (name or identifier). Waits for the kernel's grace periods: when it returns,
     /// the link is gone.
     pub fn disconnect(&self, namespace: &NetNs, sandbox: &mut Sandbox, network: &str) -> Result<Endpoint> {

@@ -46,7 +46,12 @@ impl Host {
     }
 
     pub(crate) fn networks(&self) -> Arc<Networks> {
-        Networks::open(self.config(), Vec::new()).unwrap()
+        self.networks_with(Vec::new())
+    }
+
+    /// The instance, where these run already.
+    pub(crate) fn networks_with(&self, running: Vec<Sandbox>) -> Arc<Networks> {
+        Networks::open(self.config(), running).unwrap()
     }
 
     /// A machine on the same cable: this host is 192.0.2.1 and 2001:db8::1, the other .2 and ::2.
