@@ -21,9 +21,10 @@ use sandbox::{CompileOptions, ExecPlan, InitPlan};
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All readers that need no file system.
-pub const PURE: [Target; 9] = [
+pub const PURE: [Target; 10] = [
     ("api", api),
     ("changes", changes),
+    ("configuration", configuration),
     ("dns", dns),
     ("documents", documents),
     ("keeper", keeper),
@@ -50,6 +51,14 @@ pub fn tar(data: &[u8]) {
         }
     }
     assert!(reader.offset() <= data.len() as u64 + 512, "more was read than there is");
+}
+
+/// The daemon's configuration file.
+pub fn configuration(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    if let Err(why) = stratus::check_configuration(text) {
+        assert!(!why.is_empty(), "it is refused without a word");
+    }
 }
 
 /// A layer, unpacked into a directory: nothing beside the directory changes.

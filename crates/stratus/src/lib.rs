@@ -1,5 +1,6 @@
 //! `stratus`: one program, several roles. The first argument chooses: the daemon, the keeper and the port forwarder that
 //! the daemon starts, the OCI runtime that others start, or a command for the daemon.
+//! `main.rs` only calls it, so that others can look at its parts.
 #![forbid(unsafe_code)]
 
 mod client;
@@ -27,7 +28,8 @@ enum Command {
     Client(Box<client::Command>),
 }
 
-fn main() -> ExitCode {
+/// The program: takes its arguments from the process.
+pub fn main() -> ExitCode {
     let mut arguments = std::env::args_os();
     let program = arguments.next().unwrap_or_else(|| OsString::from("stratus"));
     let role = std::env::args_os().nth(1).unwrap_or_default();
@@ -44,6 +46,11 @@ fn main() -> ExitCode {
         Command::Daemon(options) => daemon::main(*options),
         Command::Client(command) => client::main(*command, &matches, cli),
     }
+}
+
+/// Whether `text` is a configuration that the daemon takes; why not, where it isn't. Touches no file.
+pub fn check_configuration(text: &str) -> Result<(), String> {
+    daemon::check_configuration(text)
 }
 
 /// The keeper clones containers, so it runs from where no container can write to its program.

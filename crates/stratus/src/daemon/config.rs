@@ -155,7 +155,15 @@ pub(super) struct Config {
 
 impl Config {
     pub(super) fn from_options(options: &Options) -> Result<Self, Error> {
-        let file = File::read(options.config.as_deref())?;
+        Self::of(options, File::read(options.config.as_deref())?)
+    }
+
+    /// A configuration that is in the file alone, looked at without reading or changing anything.
+    pub(super) fn check(text: &str) -> Result<(), Error> {
+        Self::of(&Options::default(), File::parse(text, Path::new(CONFIG_FILE))?).map(drop)
+    }
+
+    fn of(options: &Options, file: File) -> Result<Self, Error> {
         let list =
             |flags: &Vec<String>, file: &Vec<String>| if flags.is_empty() { file.clone() } else { flags.clone() };
         let data_dir = absolute(options.data_dir.clone().or(file.data_dir).unwrap_or_else(|| DATA_DIR.into()))?;
@@ -243,7 +251,11 @@ impl File {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound && given.is_none() => return Ok(Self::default()),
             Err(error) => return Err(Error::io("read", path.display())(error)),
         };
-        toml::from_str(&text).map_err(|error| Error::Config(format!("{}: {error}", path.display())))
+        Self::parse(&text, path)
+    }
+
+    fn parse(text: &str, path: &Path) -> Result<Self, Error> {
+        toml::from_str(text).map_err(|error| Error::Config(format!("{}: {error}", path.display())))
     }
 }
 

@@ -39,6 +39,11 @@ impl Error {
     }
 }
 
+/// Why a configuration file with this text would be refused, if it would.
+pub(crate) fn check_configuration(text: &str) -> Result<(), String> {
+    Config::check(text).map_err(|error| error.to_string())
+}
+
 /// Runs the daemon until it is told to end.
 pub(crate) fn main(options: Options) -> ExitCode {
     let config = match Config::from_options(&options) {

@@ -1,0 +1,6 @@
+//! The program; see the library of the same name.
+#![forbid(unsafe_code)]
+
+fn main() -> std::process::ExitCode {
+    stratus::main()
+}
