@@ -17,6 +17,7 @@ pub mod plan;
 #[cfg(feature = "runtime-cli")]
 pub mod runtime;
 pub mod seal;
+pub mod seccomp_agent;
 pub mod signal;
 pub mod spawn;
 pub mod sync;

@@ -3,6 +3,7 @@
 use std::os::fd::OwnedFd;
 
 use sandbox::SyncChannel;
+use sandbox::seccomp_agent::SeccompAgent;
 use serde::{Deserialize, Serialize};
 
 use super::slots::Key;
@@ -25,6 +26,9 @@ pub(super) struct Entry {
     /// Open until the program runs.
     pub(super) sync: Option<SyncChannel>,
     pub(super) start: StartMode,
+    /// Who is told of the system calls that its filter asks about, once the filter is loaded. Not kept over an upgrade, which waits for
+    /// what is about to run; what was created by a daemon that is gone is never started.
+    pub(super) seccomp_agent: Option<SeccompAgent>,
     /// The daemon that waits for the creation or the start.
     pub(super) waiting: Option<Waiting>,
     pub(super) warnings: Vec<String>,
@@ -146,6 +150,7 @@ impl Entry {
             exit: record.exit,
             sync: None,
             start: StartMode::AtOnce,
+            seccomp_agent: None,
             waiting: None,
             warnings: Vec::new(),
             stdin: None,

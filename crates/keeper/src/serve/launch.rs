@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::event::epoll::EventFlags;
 use rustix::io::Errno;
 use rustix::pipe::PipeFlags;
+use sandbox::seccomp_agent::{Asking, SeccompAgent};
 use sandbox::{ExecPlan, Fds, InitPlan, SpawnError, Spawned, SyncEvent};
 
 use super::Keeper;
@@ -43,6 +44,13 @@ impl Plan<'_> {
         match self {
             Plan::Init(plan) => plan.has_terminal(),
             Plan::Exec(plan, _) => plan.has_terminal(),
+        }
+    }
+
+    fn seccomp_agent(&self) -> Option<&SeccompAgent> {
+        match self {
+            Plan::Init(plan) => plan.seccomp_agent(),
+            Plan::Exec(plan, _) => plan.seccomp_agent(),
         }
     }
 
@@ -95,7 +103,8 @@ impl Keeper {
         })?;
         let (identity, spawned) =
             Identity::around(|| self.spawn(&plan, &streams, &for_plan)).map_err(|error| spawn_failure(&error))?;
-        let key = self.hold(launch_entry(&launch, identity, spawned, streams, log, start));
+        let agent = plan.seccomp_agent().cloned();
+        let key = self.hold(launch_entry(&launch, identity, spawned, streams, log, start, agent));
         let attached = self.watch_launch(key, &launch, descriptors);
         match attached {
             Ok(attachments) => {
@@ -258,9 +267,7 @@ impl Keeper {
             SyncEvent::Console(terminal) => self.on_terminal(key, terminal),
             SyncEvent::Ready => self.on_ready(key),
             SyncEvent::Warning(warning) => entry.warnings.push(warning.to_string()),
-            SyncEvent::SeccompListener(_) => {
-                entry.warnings.push("nobody listens to the seccomp filter's notifications".to_owned());
-            }
+            SyncEvent::SeccompListener(listener) => self.on_seccomp_listener(key, &listener),
             SyncEvent::BeforePivot => {
                 let text = "the process pauses for hooks that a keeper does not run".to_owned();
                 self.fail_launch(key, Failure::Sandbox { step: "hooks".to_owned(), errno: None, text });
@@ -295,6 +302,20 @@ impl Keeper {
             let failure = Failure::Sandbox { step: "terminal".to_owned(), errno: Some(errno.raw_os_error()), text };
             self.fail_launch(key, failure);
         }
+    }
+
+    /// Its filter asks somebody else. Where that one is not there, nobody would ever answer.
+    fn on_seccomp_listener(&mut self, key: Key, listener: &OwnedFd) {
+        let Some(entry) = self.entries.get(key) else { return };
+        let container = entry.sandbox.as_ref().unwrap_or(&entry.id);
+        let init = self.by_id.get(container).and_then(|key| self.entries.get(*key)).unwrap_or(entry).identity.pid;
+        let asking = Asking { container, init: init.cast_signed(), pid: entry.identity.pid.cast_signed() };
+        let (errno, text) = match entry.seccomp_agent.as_ref().map(|agent| agent.hand_over(listener, asking)) {
+            Some(Ok(())) => return,
+            Some(Err(error)) => (Some(error.errno.raw_os_error()), error.to_string()),
+            None => (None, "nobody listens to the seccomp filter's notifications".to_owned()),
+        };
+        self.fail_launch(key, Failure::Sandbox { step: "seccomp".to_owned(), errno, text });
     }
 
     fn on_ready(&mut self, key: Key) {
@@ -375,6 +396,7 @@ fn launch_entry(
     streams: Streams,
     log: Option<LogWriter>,
     start: StartMode,
+    seccomp_agent: Option<SeccompAgent>,
 ) -> Entry {
     Entry {
         id: launch.id.clone(),
@@ -387,6 +409,7 @@ fn launch_entry(
         exit: None,
         sync: Some(spawned.sync),
         start,
+        seccomp_agent,
         waiting: None,
         warnings: Vec::new(),
         stdin: streams.stdin,

@@ -445,6 +445,7 @@ fn restore_entry(
         exit: saved.exit,
         sync: saved.sync.map(adopt).transpose()?.map(sandbox::SyncChannel::from_fd),
         start: saved.start,
+        seccomp_agent: None,
         waiting: saved.waiting,
         warnings: saved.warnings,
         stdin: saved.stdin.map(adopt).transpose()?,

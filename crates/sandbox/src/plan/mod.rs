@@ -24,6 +24,7 @@ pub use process::capability_number;
 pub use rootfs::RootFs;
 
 use crate::cgroup::Placement;
+use crate::seccomp_agent::SeccompAgent;
 pub(crate) use ids::{IdMap, IdMaps};
 pub(crate) use mounts::{DevicePlan, MountKind, MountPlan};
 pub(crate) use namespaces::{NamespacePlan, NamespaceSource};
@@ -144,6 +145,7 @@ pub struct InitPlan<'p> {
     pub(crate) init: bool,
     pub(crate) preserve_fds: u32,
     pub(crate) process: ProcessPlan<'p>,
+    pub(crate) seccomp_agent: Option<SeccompAgent>,
 }
 
 /// Where a new process is placed.
@@ -179,6 +181,8 @@ pub(crate) struct HookPlan<'p> {
 /// What the plan of a further process in a running container needs to know beyond the process itself.
 #[derive(Debug, Clone, Default)]
 pub struct ExecOptions {
+    /// The container's bundle, which a seccomp agent is told.
+    pub bundle: PathBuf,
     /// The container's cgroup.
     pub cgroup: Option<Placement>,
     /// How many descriptors from 3 on the process inherits.
@@ -202,6 +206,7 @@ pub struct ExecPlan<'p> {
     pub(crate) wait_for_start: bool,
     pub(crate) preserve_fds: u32,
     pub(crate) process: ProcessPlan<'p>,
+    pub(crate) seccomp_agent: Option<SeccompAgent>,
 }
 
 impl<'p> InitPlan<'p> {
@@ -233,6 +238,7 @@ impl<'p> InitPlan<'p> {
         if linux.intel_rdt().is_some() {
             return Err(PlanError::Unsupported("linux.intelRdt is not supported".into()));
         }
+        let process = process::compile(process, Some(linux), false)?;
         Ok(Self {
             hostname: text("hostname", spec.hostname())?,
             domainname: text("domainname", spec.domainname())?,
@@ -253,7 +259,8 @@ impl<'p> InitPlan<'p> {
             wait_for_start: options.wait_for_start,
             init: options.init,
             preserve_fds: options.preserve_fds,
-            process: process::compile(process, Some(linux), false)?,
+            seccomp_agent: agent(&process, spec, bundle),
+            process,
             cgroup: options.cgroup.as_ref().map(CgroupPlan::of),
             namespaces,
             ids,
@@ -275,6 +282,11 @@ impl<'p> InitPlan<'p> {
         self.process.terminal.is_some()
     }
 
+    /// Who is to get [`crate::SyncEvent::SeccompListener`].
+    pub fn seccomp_agent(&self) -> Option<&SeccompAgent> {
+        self.seccomp_agent.as_ref()
+    }
+
     /// Whether the child waits for [`crate::SyncChannel::start`].
     pub fn waits_for_start(&self) -> bool {
         self.wait_for_start
@@ -294,6 +306,7 @@ impl<'p> ExecPlan<'p> {
     pub fn compile(process: &Process, container: &Spec, options: &ExecOptions) -> Result<Self, PlanError> {
         let linux = container.linux().as_ref().ok_or(PlanError::Missing("linux"))?;
         let (join, user_namespace) = namespaces::join_flags(linux);
+        let process = process::compile(process, Some(linux), true)?;
         Ok(Self {
             join,
             user_namespace,
@@ -301,7 +314,8 @@ impl<'p> ExecPlan<'p> {
             own_keyring: !options.no_new_keyring,
             wait_for_start: options.wait_for_start,
             preserve_fds: options.preserve_fds,
-            process: process::compile(process, Some(linux), true)?,
+            seccomp_agent: agent(&process, container, &options.bundle),
+            process,
         })
     }
 
@@ -319,6 +333,17 @@ impl<'p> ExecPlan<'p> {
     pub fn has_terminal(&self) -> bool {
         self.process.terminal.is_some()
     }
+
+    /// Who is to get [`crate::SyncEvent::SeccompListener`].
+    pub fn seccomp_agent(&self) -> Option<&SeccompAgent> {
+        self.seccomp_agent.as_ref()
+    }
+}
+
+/// Who is told of what the process's filter asks about; most ask nobody.
+fn agent(process: &ProcessPlan<'_>, spec: &Spec, bundle: &Path) -> Option<SeccompAgent> {
+    let asks = process.seccomp.as_ref().is_some_and(|filter| filter.notify);
+    asks.then(|| SeccompAgent::of(spec, bundle)).flatten()
 }
 
 pub(crate) fn cstring(what: &str, value: impl Into<Vec<u8>>) -> Result<Text<'static>, PlanError> {

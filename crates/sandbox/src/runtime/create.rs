@@ -3,7 +3,6 @@
 use std::fs;
 use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{ContainerState, Spec};
@@ -15,10 +14,11 @@ use super::hooks::{self, Kind};
 use super::log::Log;
 use super::state::{Container, Saved, Status, Store, load, start_time, write_atomically};
 use super::systemd::{Held, Scope};
-use super::{Result, RuntimeError, clock, foreground, lifecycle, net_devices, seccomp_agent};
+use super::{Result, RuntimeError, clock, foreground, lifecycle, net_devices};
 use crate::cgroup::Cgroup;
 use crate::plan::{CompileOptions, InitPlan};
 use crate::seal;
+use crate::seccomp_agent::{Asking, SeccompAgent};
 use crate::spawn::{Fds, Spawned, Stdio, spawn};
 use crate::sync::{SyncChannel, SyncEvent};
 
@@ -144,18 +144,10 @@ fn check_console(plan: &InitPlan<'_>, socket: Option<&Path>, detached: bool) -> 
 
 /// A socket address, by way of a descriptor where the path is too long for one.
 pub(super) fn address(path: &Path, directory: &mut Option<OwnedFd>) -> Result<SocketAddrUnix> {
-    use std::os::fd::AsRawFd;
-    if let Ok(address) = SocketAddrUnix::new(path) {
-        return Ok(address);
-    }
-    let parent = path.parent().unwrap_or(Path::new("/"));
-    let open = rustix::fs::open(parent, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-        .map_err(|errno| RuntimeError::file("open", parent)(errno.into()))?;
-    let short = format!("/proc/self/fd/{}/", open.as_raw_fd());
-    let name = path.file_name().map(OsStrExt::as_bytes).unwrap_or_default();
-    *directory = Some(open);
-    SocketAddrUnix::new([short.as_bytes(), name].concat())
-        .map_err(|errno| RuntimeError::file("name a socket by", path)(errno.into()))
+    let (address, held) = crate::seccomp_agent::address(path)
+        .map_err(|errno| RuntimeError::file("name a socket by", path)(errno.into()))?;
+    *directory = held;
+    Ok(address)
 }
 
 pub(super) fn connect(path: &Path, kind: SocketType) -> Result<OwnedFd> {
@@ -235,7 +227,7 @@ fn follow(making: &mut Making, until_ready: bool, log: &Log) -> Result<Terminal>
             SyncEvent::Ready if until_ready => return Ok(terminal),
             SyncEvent::Ready => {}
             SyncEvent::SeccompListener(listener) => {
-                seccomp_agent::hand_over(&making.container, &making.spec, listener, making.container.saved.pid)?;
+                hand_to_agent(&making.container, &making.spec, &listener, making.container.saved.pid)?;
             }
             SyncEvent::Warning(failure) => log.warning(&failure.to_string()),
             SyncEvent::Failed(failure) => return Err(failure.into()),
@@ -243,6 +235,15 @@ fn follow(making: &mut Making, until_ready: bool, log: &Log) -> Result<Terminal>
             SyncEvent::Vanished => return Err(RuntimeError::Vanished),
         }
     }
+}
+
+/// Gives the listener of a filter's notifications to the agent that the spec names.
+pub(super) fn hand_to_agent(container: &Container, spec: &Spec, listener: &OwnedFd, pid: i32) -> Result<()> {
+    let agent = SeccompAgent::of(spec, &container.saved.bundle);
+    let agent =
+        agent.ok_or_else(|| RuntimeError::Usage("the filter notifies, but the spec has no listenerPath".into()))?;
+    let asking = Asking { container: &container.saved.id, init: container.saved.pid, pid };
+    agent.hand_over(listener, asking).map_err(|error| RuntimeError::Usage(error.to_string()))
 }
 
 /// Namespaces are there, the root is still the host's: the runtime's own hooks run.
@@ -298,7 +299,7 @@ pub(super) fn start(store: &Store, id: &str, log: &Log) -> Result<()> {
     loop {
         match sync.wait().map_err(RuntimeError::system("follow the container process"))? {
             SyncEvent::SeccompListener(listener) => {
-                seccomp_agent::hand_over(&container, &spec, listener, container.saved.pid)?;
+                hand_to_agent(&container, &spec, &listener, container.saved.pid)?;
             }
             SyncEvent::Warning(failure) => log.warning(&failure.to_string()),
             SyncEvent::Failed(failure) => return Err(failure.into()),

@@ -7,10 +7,10 @@ use std::os::fd::AsFd;
 use oci_spec::runtime::{Capability, Process, Spec, User};
 
 use super::cli::Exec;
-use super::create::{connect_console, home, write_pid};
+use super::create::{connect_console, hand_to_agent, home, write_pid};
 use super::log::Log;
 use super::state::{Container, Status, Store};
-use super::{Result, RuntimeError, foreground, seccomp_agent};
+use super::{Result, RuntimeError, foreground};
 use crate::cgroup::Cgroup;
 use crate::plan::{ExecOptions, ExecPlan};
 use crate::seal;
@@ -67,7 +67,7 @@ fn follow(spawned: &mut Spawned, container: &Container, spec: &Spec, log: &Log) 
     loop {
         match spawned.sync.wait().map_err(RuntimeError::system("follow the process"))? {
             SyncEvent::Console(master) => terminal = Some(master),
-            SyncEvent::SeccompListener(listener) => seccomp_agent::hand_over(container, spec, listener, spawned.pid)?,
+            SyncEvent::SeccompListener(listener) => hand_to_agent(container, spec, &listener, spawned.pid)?,
             SyncEvent::Warning(failure) => log.warning(&failure.to_string()),
             SyncEvent::Failed(failure) => return Err(failure.into()),
             SyncEvent::Executed => return Ok(terminal),

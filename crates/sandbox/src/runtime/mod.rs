@@ -13,7 +13,6 @@ mod lifecycle;
 mod list;
 mod log;
 mod net_devices;
-mod seccomp_agent;
 mod spec;
 mod state;
 mod systemd;
