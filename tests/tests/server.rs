@@ -165,6 +165,50 @@ fn devices() {
 
 #[test]
 #[ignore = "it takes a machine of its own: cargo xtask server"]
+fn confined_by_apparmor() {
+    let host = with_service();
+    host.sh("docker info -f '{{.SecurityOptions}}'").mentions("name=apparmor");
+    host.sh("docker run -d --name box --cap-add SYS_ADMIN --cap-add SYS_PTRACE busybox sleep 1000").ok();
+    let profile = host.sh("docker inspect -f '{{.AppArmorProfile}}' box").text().to_owned();
+    assert!(profile.starts_with("stratus-default"), "{profile}");
+    let confinement = "cat /proc/self/attr/current";
+    host.sh(&format!("docker exec box {confinement}")).says(&format!("{profile} (enforce)"));
+    let pid = host.sh("docker inspect -f '{{.State.Pid}}' box").text().to_owned();
+    host.sh(&format!("cat /proc/{pid}/attr/current")).says(&format!("{profile} (enforce)"));
+    // What capabilities alone would let it do.
+    host.sh("docker exec box sh -c 'mkdir /made && mount -t tmpfs none /made'").fails_with("ermission denied");
+    host.sh("docker run --rm --security-opt systempaths=unconfined busybox sh -c 'echo 1 > /proc/sys/kernel/sysrq'")
+        .fails_with("Permission denied");
+    host.sh("docker run --rm busybox sh -c 'echo hello > /file && chmod 700 /file && cat /file && kill -0 1'")
+        .says("hello");
+    host.sh("docker stop -t 0 box && docker start box && docker exec box sh -c 'sleep 1000 & kill $! && wait $!'")
+        .exits_with(143);
+
+    // Who asks for it is confined otherwise, or not at all.
+    let shown = "docker inspect -f '{{.AppArmorProfile}}'";
+    for (options, expected) in [("--privileged", "unconfined"), ("--security-opt apparmor=unconfined", "unconfined")] {
+        host.sh(&format!("docker run --rm {options} busybox {confinement}")).says(expected);
+        host.sh(&format!("docker create --name made {options} busybox && {shown} made && docker rm made"))
+            .mentions(expected);
+    }
+    host.sh(&format!("docker exec --privileged box {confinement}")).says("unconfined");
+    host.sh("docker run --rm --security-opt apparmor=nonsense busybox true")
+        .exits_with(125)
+        .complains("the AppArmor profile \"nonsense\" is not loaded");
+    host.sh("echo 'profile mine { file, network, capability, deny /secret r, }' | apparmor_parser --replace").ok();
+    host.sh("docker run --rm --security-opt apparmor=mine busybox sh -c 'echo x > /secret; cat /secret'")
+        .fails_with("Permission denied");
+    host.sh("printf mine > /sys/kernel/security/apparmor/.remove").ok();
+
+    // A daemon finds what the one before has loaded; it goes with everything else.
+    host.sh("systemctl restart stratus && docker run --rm busybox cat /proc/self/attr/current")
+        .says(&format!("{profile} (enforce)"));
+    host.sh("systemctl stop stratus stratus.socket && stratus daemon --clean").ok();
+    host.sh(&format!("! grep '^{profile} ' /sys/kernel/security/apparmor/profiles")).ok();
+}
+
+#[test]
+#[ignore = "it takes a machine of its own: cargo xtask server"]
 fn a_user_namespace() {
     let host = with_service();
     let run = "stratus run --rm --userns private busybox";

@@ -10,6 +10,7 @@
 //! - In-memory state is rebuilt from the store and the keeper at every start ([`Engine::open`]).
 #![forbid(unsafe_code)]
 
+mod apparmor;
 mod config;
 mod container;
 mod error;
@@ -35,6 +36,7 @@ use std::sync::Arc;
 
 use store::Collection;
 
+pub use apparmor::profile_name as apparmor_profile;
 pub use config::{DnsDefaults, EngineConfig, NetworkDefaults};
 pub use container::{
     ArchiveStat, Attachment, BlockIoCounters, ByteStream, CommitRequest, ContainerDetails, ContainerSize, CpuCounters,
@@ -84,6 +86,7 @@ struct Inner {
     events: Events,
     metering: metering::Metering,
     users: users::UserCache,
+    confinement: apparmor::Confinement,
 }
 
 impl Engine {

@@ -7,6 +7,7 @@ use image::registry::Registries;
 use image::{Images, ImagesConfig, Platform, UnpackLimits};
 use store::{Collection, Store};
 
+use crate::apparmor::Confinement;
 use crate::container::{Container, Execs, Placements, Registry};
 use crate::metering::Metering;
 use crate::model::ContainerRecord;
@@ -17,11 +18,24 @@ impl Engine {
     /// Opens the data directory and takes up what runs. Must be called within a tokio runtime.
     pub async fn open(config: EngineConfig) -> Result<Self> {
         let engine = crate::blocking(move || Self::open_parts(config)).await?;
+        engine.prepare_confinement();
         engine.recover().await?;
         // Who is killed before has its policies to begin yet, and so has the next one.
         mark_boot(&engine.0.config.run_dir)?;
         tokio::spawn(engine.clone().meter_for_ever());
         Ok(engine)
+    }
+
+    /// Beside the rest of the start: who starts a container before that is done waits for it.
+    fn prepare_confinement(&self) {
+        let engine = self.clone();
+        if self.0.confinement.is_there() {
+            tokio::task::spawn_blocking(move || {
+                if let Err(error) = engine.0.confinement.load_default() {
+                    tracing::error!(%error, "containers can't be confined by AppArmor");
+                }
+            });
+        }
     }
 
     fn open_parts(config: EngineConfig) -> Result<Self> {
@@ -66,6 +80,7 @@ impl Engine {
             events: Events::default(),
             metering: Metering::open(&store)?,
             users: Default::default(),
+            confinement: Confinement::new(&config.net.instance, &config.run_dir),
             config,
         })))
     }

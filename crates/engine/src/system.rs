@@ -35,6 +35,8 @@ pub struct SystemInfo {
     pub labels: Vec<String>,
     /// `1` or `2`
     pub cgroup_version: &'static str,
+    /// Whether containers are confined by AppArmor.
+    pub apparmor: bool,
     /// Default log driver.
     pub log_driver: String,
     /// Version of stratus.
@@ -81,6 +83,7 @@ impl Engine {
             name: host_name(),
             labels: self.0.config.labels.clone(),
             cgroup_version: if self.0.placements.is_pure_v2() { "2" } else { "1" },
+            apparmor: self.0.confinement.is_there(),
             log_driver: self.0.config.log.driver.clone(),
             version: self.0.config.version.clone(),
             insecure_registries: self.insecure_registries(),

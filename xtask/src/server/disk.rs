@@ -12,7 +12,7 @@ const RELEASES: [Release; 2] =
     [Release { name: "bookworm", number: 12, glibc: (2, 36) }, Release { name: "trixie", number: 13, glibc: (2, 41) }];
 
 /// A server as its administrator gets it, and what the tests use there.
-const PACKAGES: &str = "systemd-sysv,linux-image-cloud-amd64,udev,dbus,iproute2,nftables,ca-certificates,libseccomp2,\
+const PACKAGES: &str = "apparmor,systemd-sysv,linux-image-cloud-amd64,udev,dbus,iproute2,nftables,ca-certificates,libseccomp2,\
     libgcc-s1,busybox-static,curl,docker-registry,jq,procps,skopeo,strace";
 
 /// In GiB: big enough for all that the tests put there. It takes what is in it.

@@ -140,7 +140,7 @@ impl InspectBody {
             platform: record.platform.clone(),
             mount_label: "",
             process_label: "",
-            app_armor_profile: String::new(),
+            app_armor_profile: details.apparmor.clone(),
             exec_ids: Some(details.exec_ids.clone()).filter(|ids| !ids.is_empty()),
             host_config: HostConfigBody::from(&record.host),
             graph_driver: graph_driver(details),

@@ -172,7 +172,11 @@ impl InfoBody {
             let value = std::env::var(name).or_else(|_| std::env::var(name.to_ascii_lowercase()));
             value.map(|url| without_password(&url)).unwrap_or_default()
         };
-        let mut security_options = vec!["name=seccomp,profile=builtin"];
+        let mut security_options = Vec::new();
+        if info.apparmor {
+            security_options.push("name=apparmor");
+        }
+        security_options.push("name=seccomp,profile=builtin");
         if v2 {
             security_options.push("name=cgroupns");
         }

@@ -223,10 +223,15 @@ impl Engine {
             tty: config.tty,
             privileged: config.privileged,
             links: &self.present_link_environment(&record),
+            apparmor: self.0.confinement.profile(&record, record.host.privileged || config.privileged)?,
         };
         let process = crate::spec::exec_process(&record, &request, &identity)?;
         let spec = self.spec_of_running(&record, &identity)?;
-        let options = ExecOptions { cgroup: Some(self.0.placements.placement(&record)?), ..ExecOptions::default() };
+        let options = ExecOptions {
+            bundle: self.0.config.run_dir.join("bundle"),
+            cgroup: Some(self.0.placements.placement(&record)?),
+            ..ExecOptions::default()
+        };
         let plan = ExecPlan::compile(&process, &spec, &options).map_err(|error| Error::invalid(error.to_string()))?;
         plan.to_bytes().map_err(|error| Error::system(error.to_string()))
     }

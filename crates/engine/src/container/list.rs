@@ -61,6 +61,8 @@ pub struct GraphDirs {
 pub struct ContainerDetails {
     /// The container.
     pub record: Arc<ContainerRecord>,
+    /// AppArmor profile that confines it; empty where the machine has no AppArmor.
+    pub apparmor: String,
     /// Execs that run.
     pub exec_ids: Vec<String>,
     /// Bytes of its files, where asked for.
@@ -138,6 +140,7 @@ impl Engine {
         let live = record.state.phase.is_live();
         let written = |path: PathBuf| if record.state.has_run { path } else { PathBuf::new() };
         Ok(ContainerDetails {
+            apparmor: self.0.confinement.shown(&record),
             exec_ids: self.0.execs.of(&container.id),
             size: if size { Some(self.size_of(&record).await) } else { None },
             log_path: self.log_path(&record).filter(|_| record.state.has_run).unwrap_or_default(),

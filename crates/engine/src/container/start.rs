@@ -327,6 +327,7 @@ impl Engine {
             sources,
             links,
             identity,
+            apparmor: self.0.confinement.profile(record, record.host.privileged)?,
             pure_cgroup_v2: self.0.placements.is_pure_v2(),
         };
         crate::spec::build(record, &context)

@@ -50,6 +50,8 @@ pub(crate) struct SpecContext<'a> {
     pub(crate) links: Vec<String>,
     /// Who its process is.
     pub(crate) identity: &'a Identity,
+    /// AppArmor profile of its process.
+    pub(crate) apparmor: Option<String>,
     /// Whether the host's cgroups are v2 alone, where a private cgroup namespace is the default.
     pub(crate) pure_cgroup_v2: bool,
 }

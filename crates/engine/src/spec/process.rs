@@ -32,7 +32,7 @@ pub(super) fn of(
         .set_capabilities(Some(capabilities::sets(caps)))
         .set_rlimits(Some(rlimits(&record.host.resources.ulimits)?))
         .set_no_new_privileges(Some(security.no_new_privileges))
-        .set_apparmor_profile(security.apparmor.clone().filter(|profile| profile != "unconfined"))
+        .set_apparmor_profile(context.apparmor.clone())
         .set_oom_score_adj(Some(record.host.oom_score_adj));
     Ok(process)
 }
@@ -46,6 +46,7 @@ pub(crate) struct ExecRequest<'a> {
     pub(crate) privileged: bool,
     /// Variables of its links.
     pub(crate) links: &'a [String],
+    pub(crate) apparmor: Option<String>,
 }
 
 /// A further process in the container of `record`.
@@ -73,6 +74,7 @@ pub(crate) fn exec_process(
         .set_capabilities(Some(capabilities::sets(capabilities::effective(&host)?)))
         .set_rlimits(Some(rlimits(&record.host.resources.ulimits)?))
         .set_no_new_privileges(Some(security.no_new_privileges))
+        .set_apparmor_profile(request.apparmor.clone())
         .set_oom_score_adj(Some(record.host.oom_score_adj));
     Ok(process)
 }

@@ -336,9 +336,7 @@ fn apparmor(process: &Process) -> Result<Option<Text<'static>>, PlanError> {
     let Some(profile) = process.apparmor_profile().as_deref().filter(|profile| !profile.is_empty()) else {
         return Ok(None);
     };
-    let enabled =
-        std::fs::read("/sys/module/apparmor/parameters/enabled").is_ok_and(|text| text.first() == Some(&b'Y'));
-    match (profile, enabled) {
+    match (profile, crate::apparmor::is_enabled()) {
         ("unconfined", false) => Ok(None),
         (_, true) => cstring("process.apparmorProfile", format!("exec {profile}")).map(Some),
         (_, false) => Err(PlanError::Unsupported(format!(

@@ -17,6 +17,8 @@ pub(super) fn clean(config: &Config) -> Result<(), Error> {
     end_keeper(&config.run_dir)?;
     sandbox::cgroup::clean(&config.cgroup_parent()).map_err(failed)?;
     net::forward::clean(&config.run_dir).map_err(failed)?;
+    let profile = engine::apparmor_profile(&config.instance);
+    sandbox::apparmor::unload(&profile).map_err(Error::io("unload the AppArmor profile", &profile))?;
     let name: net::Instance = config.instance.parse().map_err(failed)?;
     net::clean(&name).map_err(failed)?;
     unmount_below(&config.data_dir)?;
