@@ -40,6 +40,9 @@ fn environment_user_and_directory() {
 #[test]
 fn on_a_terminal() {
     let host = with_box();
+    for _ in 0..10 {
+        host.terminal("docker exec -it box stty size").waits_for("24 80");
+    }
     let mut shell = host.terminal("docker exec -it box sh");
     shell.waits_for("/ # ");
     shell.types("tty; stty size; exit 6\r").waits_for("24 80");

@@ -95,6 +95,9 @@ fn in_the_background() {
 #[test]
 fn on_a_terminal() {
     let host = Daemon::start();
+    for _ in 0..10 {
+        host.terminal("docker run --rm -it busybox stty size").waits_for("24 80");
+    }
     let mut shell = host.terminal("docker run --rm -it busybox sh");
     shell.waits_for("/ # ");
     shell.types("tty; stty size; exit 5\r").waits_for("/dev/pts/0");
@@ -151,7 +154,15 @@ fn the_entrypoint() {
 #[test]
 fn an_init_reaps_what_nobody_waits_for() {
     let host = Daemon::start();
-    host.sh("docker run --rm --init busybox sh -c 'cat /proc/1/comm'").omits("sh");
+    host.sh("docker run --rm --init busybox sh -c 'cat /proc/1/comm'").says("init");
+    // It may do what the program may, and no more, and is as confined.
+    let status = "grep -e Cap -e NoNew -e Seccomp: -e Groups -e Uid /proc";
+    host.sh(&format!(
+        "docker run --rm --init busybox sh -c '{status}/1/status > a; {status}/self/status > b; cmp a b && cat a'"
+    ))
+    .mentions("Seccomp:\t2");
+    host.sh(&format!("docker run --rm --init --user 7 --cap-drop ALL busybox sh -c 'cd /tmp; {status}/1/status > a; {status}/self/status > b; cmp a b && cat a'"))
+        .mentions("CapEff:\t0000000000000000");
     host.sh("docker run --rm busybox sh -c 'cat /proc/1/comm; true'").says("sh");
     host.sh("docker run --rm --init busybox sh -c 'exit 9'").exits_with(9);
     host.sh("docker run -d --init --name orphans busybox sleep 1000").ok();

@@ -31,6 +31,7 @@ pub mod protocol;
 pub mod serve;
 pub mod wire;
 
+mod descriptors;
 mod records;
 mod recovery;
 

@@ -17,6 +17,35 @@ fn a_program_runs_and_its_exit_status_is_known() {
     }
 }
 
+/// Whoever is in a container with CAP_SYS_PTRACE can look at a process that is on its way into it.
+#[test]
+fn a_new_process_has_nothing_of_the_keepers_and_of_others() {
+    let (keeper, mut client) = Keeper::start();
+    for number in 0..20 {
+        let id = format!("other-{number}");
+        client.call(Create { log: keeper.log(&id), ..shell(&id, "sleep 1000") }).unwrap();
+    }
+    let create = Create { log: keeper.log("job"), ..waiting_shell("job", "true") };
+    let created = client.call(create).unwrap();
+    let mut open = Vec::new();
+    for entry in std::fs::read_dir(format!("/proc/{}/fd", created.pid)).unwrap() {
+        let entry = entry.unwrap();
+        let number: u32 = entry.file_name().to_str().unwrap().parse().unwrap();
+        let target = std::fs::read_link(entry.path()).unwrap().to_string_lossy().into_owned();
+        if number > 2 {
+            open.push(target);
+        }
+    }
+    let pipes = open.iter().filter(|target| target.starts_with("pipe:")).count();
+    let sockets = open.iter().filter(|target| target.starts_with("socket:")).count();
+    // Its own ends of two pipes, and of its talk with the keeper.
+    assert!(pipes == 2 && sockets == 1, "{open:#?}");
+    // /proc is the host's too, for what can't be set elsewhere.
+    let own = ["/proc", "/dev", "/tmp", "/dev/null"];
+    let foreign = open.iter().filter(|target| !own.contains(&target.as_str())).count() - pipes - sockets;
+    assert_eq!(foreign, 0, "{open:#?}");
+}
+
 #[test]
 fn signals_are_sent_and_reported() {
     let (_keeper, mut client) = Keeper::start();

@@ -9,7 +9,7 @@ mod devices;
 mod hidden;
 mod hooks;
 pub(crate) mod mounts;
-mod pid1;
+pub(crate) mod pid1;
 mod place;
 mod process;
 pub(crate) mod rootfs;
@@ -33,8 +33,6 @@ use crate::sys;
 pub(crate) struct Prepared<'f> {
     /// The child's end of the sync socket.
     pub(crate) sync: OwnedFd,
-    /// The parent's end, of which the child has a copy that it must close.
-    pub(crate) parent_end: i32,
     /// The host's /proc, which no container can have tampered with.
     pub(crate) proc: OwnedFd,
     /// `cgroup.procs` of every v1 hierarchy.
@@ -49,6 +47,8 @@ pub(crate) struct Prepared<'f> {
     pub(crate) null: Option<OwnedFd>,
     /// The root file system, for a user namespace.
     pub(crate) root: Option<OwnedFd>,
+    /// The program of PID 1, where that is not the container's own.
+    pub(crate) init: Option<OwnedFd>,
     pub(crate) argv: Vec<*const c_char>,
     pub(crate) envp: Vec<*const c_char>,
     /// argv and envp of the hooks, those of `createContainer` first.
@@ -62,6 +62,39 @@ pub(crate) struct Prepared<'f> {
     pub(crate) own_program: (u64, u64),
     /// A user namespace was made by the clone, and its maps are being written.
     pub(crate) wait_for_maps: bool,
+    /// The first process of the container to join.
+    pub(crate) container: Option<BorrowedFd<'f>>,
+    /// The descriptor table is the parent's, until this process has made one of its own.
+    pub(crate) shares_table: bool,
+}
+
+impl Prepared<'_> {
+    /// The descriptors that the child uses, beyond the standard ones.
+    fn used(&self) -> impl Iterator<Item = u32> {
+        let single = [self.null.as_ref(), self.root.as_ref(), self.init.as_ref(), Some(&self.sync), Some(&self.proc)];
+        let trees = self.trees.iter().chain(&self.device_trees).map(Option::as_ref);
+        let owned =
+            single.into_iter().chain(trees).chain(self.cgroup_tasks.iter().map(Some)).flatten().map(AsFd::as_fd);
+        let given = [self.console_socket, self.gate, self.container].into_iter().flatten();
+        let streams = self.stdio.into_iter().flatten();
+        let joined = self.join.iter().map(|(_, namespace)| namespace.fd());
+        owned.chain(given).chain(streams).chain(joined).map(|fd| fd.as_raw_fd().cast_unsigned())
+    }
+
+    /// Behind the last of them, and behind the standard ones.
+    pub(crate) fn used_end(&self) -> u32 {
+        self.used().map(|fd| fd + 1).fold(3, u32::max)
+    }
+
+    /// What the child takes from the parent's table.
+    pub(crate) fn into_descriptors(self) -> Vec<OwnedFd> {
+        let joined = self.join.into_iter().filter_map(|(_, namespace)| match namespace {
+            Namespace::Owned(fd) => Some(fd),
+            Namespace::Given(_) => None,
+        });
+        let trees = self.trees.into_iter().chain(self.device_trees).chain([self.null, self.root, self.init]).flatten();
+        [self.sync, self.proc].into_iter().chain(self.cgroup_tasks).chain(joined).chain(trees).collect()
+    }
 }
 
 pub(crate) enum Namespace<'f> {
@@ -248,7 +281,7 @@ fn become_container<'p>(
     in_user_namespace: bool,
 ) -> Outcome<'p, Infallible> {
     let (plan, prepared) = (context.init, context.prepared);
-    start(progress);
+    start(progress, plan.preserve_fds)?;
     join_cgroups(prepared)?;
 
     // Namespaces. The clone has made the new ones, apart from that of cgroups, which takes the cgroup just joined
@@ -297,7 +330,7 @@ fn become_container<'p>(
         states = progress.wait_for(GO_HOOKS)?;
     }
     let (create, start) = prepared.hooks.split_at(plan.create_container.len());
-    hooks::run(&plan.create_container, create, states[0].as_ref())?;
+    hooks::run(&plan.create_container, create, states[0].as_ref(), || Ok(()))?;
     rootfs::enter(context, root)?;
 
     process::streams(progress)?;
@@ -310,12 +343,15 @@ fn become_container<'p>(
     if plan.wait_for_start {
         wait_for_start(progress)?;
     }
-    hooks::run(&plan.start_container, start, states[1].as_ref())?;
+    // The container's own programs, so confined as it is.
+    hooks::run(&plan.start_container, start, states[1].as_ref(), || process::confine(progress, seccomp_late))?;
     process::close_others(plan.preserve_fds)?;
-    if plan.init {
-        pid1::split(plan.process.terminal.is_some())?;
+    progress.report(Kind::Executing, Step::Exec, &[])?;
+    process::confine(progress, seccomp_late)?;
+    if let Some(init) = &prepared.init {
+        pid1::split(init.as_fd(), plan.process.terminal.is_some())?;
     }
-    process::execute(progress, program, seccomp_late)
+    process::execute(progress, program)
 }
 
 /// The life of a further process of a container before its program. Does not return.
@@ -332,7 +368,7 @@ fn join_container<'p>(
     container: BorrowedFd<'_>,
     progress: &mut Progress<'p>,
 ) -> Outcome<'p, Infallible> {
-    start(progress);
+    start(progress, plan.preserve_fds)?;
     if let Some(mask) = &plan.process.affinity_initial {
         sys::sched_setaffinity(&mask.0).at(Step::Affinity, b"initial")?;
     }
@@ -361,7 +397,9 @@ fn join_container<'p>(
         wait_for_start(progress)?;
     }
     process::close_others(plan.preserve_fds)?;
-    process::execute(progress, program, seccomp_late)
+    progress.report(Kind::Executing, Step::Exec, &[])?;
+    process::confine(progress, seccomp_late)?;
+    process::execute(progress, program)
 }
 
 /// A process between the parent and the container's first process, where a user namespace is joined and others are to
@@ -369,6 +407,9 @@ fn join_container<'p>(
 /// own sibling, tells the parent, and ends.
 pub(crate) fn between(plan: &InitPlan<'_>, prepared: &Prepared<'_>, flags: u64) -> ! {
     let progress = Progress { sync: None, prepared, process: &plan.process };
+    if let Err(halt) = start(&progress, plan.preserve_fds) {
+        progress.fail(&halt);
+    }
     let user = prepared.join.iter().find(|(kind, _)| *kind == NamespaceKind::User);
     if let Some((kind, namespace)) = user
         && let Err(halt) = sys::setns(namespace.fd(), kind.clone_flag()).at(Step::JoinNamespace, b"user")
@@ -396,13 +437,31 @@ pub(crate) fn between(plan: &InitPlan<'_>, prepared: &Prepared<'_>, flags: u64) 
 
 /// Where both begin: nothing of the parent's shows, and nothing of the parent's memory can be read by whoever shares
 /// the namespaces that are about to be joined.
-fn start(progress: &Progress<'_>) {
+fn start<'p>(progress: &Progress<'_>, preserve: u32) -> Outcome<'p, ()> {
     sys::reset_signals();
-    // SAFETY: the number is the parent's end, of which no value in this process is used any more.
-    drop(unsafe { <OwnedFd as std::os::fd::FromRawFd>::from_raw_fd(progress.prepared.parent_end) });
+    keep_only_used(progress.prepared, preserve)?;
     // Cannot fail with a valid value.
     let _ = sys::prctl(libc::PR_SET_DUMPABLE, 0, 0);
     rustix::process::umask(Mode::empty());
+    Ok(())
+}
+
+/// Closes what this process does not use, before anybody in the container could look at it: of a shared table it takes
+/// only as much as it needs. Nothing may be opened or closed before, as the parent would see it.
+fn keep_only_used<'p>(prepared: &Prepared<'_>, preserve: u32) -> Outcome<'p, ()> {
+    let close = |range: std::ops::Range<u32>, unshare: bool| match range.is_empty() {
+        true => Ok(()),
+        // SAFETY: nothing in there is used here any more; the values that own it in the parent's memory are never
+        // dropped in this one, as it ends by exec or exit.
+        false => unsafe { sys::close_range(range, unshare) }.at(Step::Streams, b"what is not the container's"),
+    };
+    close(prepared.used_end().max(3 + preserve)..u32::MAX, prepared.shares_table)?;
+    let mut first = 3 + preserve;
+    while let Some(next) = prepared.used().filter(|fd| *fd >= first).min() {
+        close(first..next, false)?;
+        first = next + 1;
+    }
+    Ok(())
 }
 
 fn join_cgroups<'p>(prepared: &Prepared<'p>) -> Outcome<'p, ()> {

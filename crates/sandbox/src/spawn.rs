@@ -14,7 +14,7 @@ use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType};
 
-use crate::child;
+use crate::child::{self, Prepared};
 use crate::plan::{ExecPlan, IdMaps, InitPlan, NamespaceKind, NamespaceSource, ProcessPlan};
 use crate::sync::{self, Failure, GO_MAPPED, Kind, SyncChannel, errno_text};
 use crate::sys::{self, CloneArgs};
@@ -74,6 +74,12 @@ pub struct Fds<'f> {
     /// A listening Unix socket (`SOCK_SEQPACKET`) from which the start comes, for a parent that does not stay: whoever
     /// connects makes a [`SyncChannel`] of the connection, calls [`SyncChannel::start`] and gets the remaining events.
     pub start_gate: Option<BorrowedFd<'f>>,
+    /// The new process takes what it needs from the caller's own descriptor table, instead of getting a copy of all
+    /// that is in there and closing it again, which takes longer than all the rest where there are thousands.
+    ///
+    /// It copies the table up to the highest descriptor that it needs: whoever has many moves them further up. The
+    /// caller keeps open what it has given, and [`Spawned::lent`], until [`crate::SyncEvent::Ready`] or the end.
+    pub lend: bool,
 }
 
 /// A process that is setting itself up.
@@ -85,6 +91,9 @@ pub struct Spawned {
     pub pidfd: OwnedFd,
     /// How far it has come.
     pub sync: SyncChannel,
+    /// What the process still has to take; empty without [`Fds::lend`]. The child's end of `sync` is among it, so that
+    /// only the end of the process tells that it has vanished.
+    pub lent: Vec<OwnedFd>,
 }
 
 /// Clones a container's first process and returns at once, while it sets itself up.
@@ -92,22 +101,24 @@ pub struct Spawned {
 /// The caller follows [`Spawned::sync`]. If it drops it before the program runs, the child ends.
 pub fn spawn(plan: &InitPlan<'_>, fds: &Fds<'_>) -> Result<Spawned, SpawnError> {
     let (ours, theirs) = socket_pair()?;
-    let mut prepared = prepare::common(&plan.process, fds, theirs, ours.as_raw_fd(), plan.cgroup.as_ref())?;
+    let mut prepared = prepare::common(&plan.process, fds, theirs, plan.cgroup.as_ref())?;
     prepare::container(plan, fds, &mut prepared)?;
+    let sharing = sharing(&prepared);
     let leaves = NamespaceKind::Cgroup.clone_flag() | NamespaceKind::Time.clone_flag();
     let flags = plan.namespaces.new & !leaves;
     let cgroup = prepare::unified_cgroup(plan.cgroup.as_ref())?;
     let parent = ParentNamespaces::enter(plan, fds)?;
     let spawned = if plan.namespaces.joins(NamespaceKind::User) && flags != 0 {
-        clone(0, cgroup.as_ref(), || child::between(plan, &prepared, flags)).and_then(|between| adopt(between, &ours))
+        clone(sharing, cgroup.as_ref(), || child::between(plan, &prepared, flags))
+            .and_then(|between| adopt(between, &ours))
     } else {
-        clone(flags, cgroup.as_ref(), || child::first_process(plan, &prepared, false))
+        clone(flags | sharing, cgroup.as_ref(), || child::first_process(plan, &prepared, false))
     };
     let left = parent.leave();
     let (pid, pidfd) = spawned?;
     let mut guard = Unfinished::new(pid);
     left?;
-    drop(prepared);
+    let lent = lent(prepared);
     if plan.namespaces.isolated(NamespaceKind::User) {
         raise_limits(pid, &plan.process)?;
     }
@@ -120,29 +131,42 @@ pub fn spawn(plan: &InitPlan<'_>, fds: &Fds<'_>) -> Result<Spawned, SpawnError> 
         }
     }
     guard.finished = true;
-    Ok(Spawned { pid, pidfd, sync: SyncChannel::new(ours) })
+    Ok(Spawned { pid, pidfd, sync: SyncChannel::new(ours), lent })
 }
 
 /// Clones a further process into a running container, of whose first process `container` is the pidfd.
-pub fn spawn_exec(plan: &ExecPlan<'_>, container: BorrowedFd<'_>, fds: &Fds<'_>) -> Result<Spawned, SpawnError> {
+pub fn spawn_exec<'f>(plan: &ExecPlan<'_>, container: BorrowedFd<'f>, fds: &Fds<'f>) -> Result<Spawned, SpawnError> {
     let (ours, theirs) = socket_pair()?;
-    let prepared = prepare::common(&plan.process, fds, theirs, ours.as_raw_fd(), plan.cgroup.as_ref())?;
+    let mut prepared = prepare::common(&plan.process, fds, theirs, plan.cgroup.as_ref())?;
+    prepared.container = Some(container);
+    let sharing = sharing(&prepared);
     let cgroup = prepare::unified_cgroup(plan.cgroup.as_ref())?;
     let pid_flag = NamespaceKind::Pid.clone_flag();
     let mut parent = ParentNamespaces::default();
     if plan.join & pid_flag != 0 {
         parent.enter_pid(container)?;
     }
-    let spawned = clone(0, cgroup.as_ref(), || child::further_process(plan, container, &prepared));
+    let spawned = clone(sharing, cgroup.as_ref(), || child::further_process(plan, container, &prepared));
     let left = parent.leave();
     let (pid, pidfd) = spawned?;
     let mut guard = Unfinished::new(pid);
     left?;
+    let lent = lent(prepared);
     if plan.user_namespace {
         raise_limits(pid, &plan.process)?;
     }
     guard.finished = true;
-    Ok(Spawned { pid, pidfd, sync: SyncChannel::new(ours) })
+    Ok(Spawned { pid, pidfd, sync: SyncChannel::new(ours), lent })
+}
+
+/// The flag of the clone for a child that takes what it needs from this process's descriptor table.
+fn sharing(prepared: &Prepared<'_>) -> u64 {
+    if prepared.shares_table { libc::CLONE_FILES as u64 } else { 0 }
+}
+
+/// What has to stay open for a child that shares the descriptor table.
+fn lent(prepared: Prepared<'_>) -> Vec<OwnedFd> {
+    if prepared.shares_table { prepared.into_descriptors() } else { Vec::new() }
 }
 
 fn socket_pair() -> Result<(OwnedFd, OwnedFd), SpawnError> {

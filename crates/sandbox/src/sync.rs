@@ -261,6 +261,12 @@ impl SyncChannel {
         }
     }
 
+    /// The last event of a process that is known to have ended, once nothing more is [received](Self::receive). Its end of
+    /// the channel can still be open for a moment: a process that is being cloned may have a copy of it.
+    pub fn last(self) -> SyncEvent {
+        if self.executing { SyncEvent::Executed } else { SyncEvent::Vanished }
+    }
+
     /// Waits for the next event. For callers that have nothing else to do, such as the command line.
     pub fn wait(&mut self) -> Result<SyncEvent, Errno> {
         loop {

@@ -2,6 +2,7 @@
 //! on this thread only (glibc's wrappers of the set*id family signal every thread), without allocation.
 
 use std::ffi::CStr;
+use std::ops::Range;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use rustix::io::{Errno, Result};
@@ -74,8 +75,11 @@ pub(crate) unsafe fn clone3(args: &CloneArgs) -> Result<i32> {
 /// # Safety
 /// As for [`clone3`].
 pub(crate) unsafe fn fork() -> Result<i32> {
-    // SAFETY: the caller's promise.
-    unsafe { clone3(&CloneArgs { exit_signal: libc::SIGCHLD as u64, ..CloneArgs::default() }) }
+    let nothing = std::ptr::null::<u8>();
+    // Not clone3, which filters refuse as they can't see its flags (the place of `0` differs between architectures).
+    // SAFETY: a copy of this process, on its own copy of the stack; the rest is the caller's promise.
+    check(unsafe { libc::syscall(libc::SYS_clone, libc::SIGCHLD, nothing, nothing, nothing, nothing) })
+        .map(|pid| pid as i32)
 }
 
 pub(crate) fn setns(fd: BorrowedFd<'_>, flags: u64) -> Result<()> {
@@ -189,14 +193,39 @@ pub(crate) fn seccomp(filter: &[u8], flags: u64) -> Result<Option<OwnedFd>> {
     Ok(None)
 }
 
-/// Closes (or with `cloexec` only marks) every descriptor from `first` on.
+/// Closes every descriptor in `range`, which is not empty. With `unshare`, this process gets a descriptor table of its own
+/// first, into which what is closed never comes (Linux 5.9).
 ///
 /// # Safety
-/// Without `cloexec`, no descriptor from `first` on may be owned by a value that is used or dropped later.
-pub(crate) unsafe fn close_range(first: u32, cloexec: bool) -> Result<()> {
-    let flags = if cloexec { libc::CLOSE_RANGE_CLOEXEC } else { 0 };
+/// No descriptor in `range` may be owned by a value that is used or dropped later in this process.
+pub(crate) unsafe fn close_range(range: Range<u32>, unshare: bool) -> Result<()> {
+    let flags = if unshare { libc::CLOSE_RANGE_UNSHARE } else { 0 };
     // SAFETY: plain integers; ownership is the caller's promise.
-    check(unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, flags) }).map(drop)
+    check(unsafe { libc::syscall(libc::SYS_close_range, range.start, range.end - 1, flags) }).map(drop)
+}
+
+/// Marks every descriptor from `first` on, so that the exec closes it.
+pub(crate) fn close_on_exec(first: u32) -> Result<()> {
+    // SAFETY: plain integers; nothing is closed.
+    check(unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) }).map(drop)
+}
+
+/// `execveat(2)` of an open file. Returns only on failure.
+///
+/// # Safety
+/// As for [`execve`].
+pub(crate) unsafe fn execveat(
+    program: BorrowedFd<'_>,
+    argv: &[*const libc::c_char],
+    envp: &[*const libc::c_char],
+) -> Errno {
+    let (path, flags) = (c"".as_ptr(), libc::AT_EMPTY_PATH);
+    let (argv, envp) = (argv.as_ptr(), envp.as_ptr());
+    // SAFETY: the caller's promise, and an empty path.
+    match check(unsafe { libc::syscall(libc::SYS_execveat, program.as_raw_fd(), path, argv, envp, flags) }) {
+        Ok(_) => Errno::INVAL,
+        Err(errno) => errno,
+    }
 }
 
 /// `execve(2)`. Returns only on failure.
@@ -265,12 +294,6 @@ pub(crate) fn block_signals() -> libc::sigset_t {
         libc::sigprocmask(libc::SIG_SETMASK, &all, std::ptr::null_mut());
         all
     }
-}
-
-/// Waits for one of the blocked signals.
-pub(crate) fn wait_signal(set: &libc::sigset_t) -> Result<i32> {
-    // SAFETY: an initialised set, and no place for details.
-    check(unsafe { libc::sigwaitinfo(set, std::ptr::null_mut()) }.into()).map(|signal| signal as i32)
 }
 
 /// Sends a signal; a plain number, as it came.

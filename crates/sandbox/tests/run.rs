@@ -159,6 +159,47 @@ fn preserved_descriptors_go_on_and_no_others() {
 }
 
 #[test]
+fn sockets_that_were_handed_to_somebody_else_are_not_passed_on() {
+    let bundle = Bundle::new("ls /proc/self/fd | sort -n | tr '\\n' ' '; echo $LISTEN_FDS");
+    bundle.save();
+    for count in ["1", "3", "4294967295"] {
+        // That of whoever started the test, or nobody's.
+        for pid in [Some(std::process::id().to_string()), None] {
+            let mut command = bundle.command(&["run", &bundle.id]);
+            command.env("LISTEN_FDS", count);
+            pid.map(|pid| command.env("LISTEN_PID", pid));
+            let output = command.output().unwrap();
+            let text = String::from_utf8(output.stdout).unwrap();
+            // The last is that of the listing.
+            assert!(matches!(text.trim(), "0 1 2 3" | "0 1 2"), "{text} {}", String::from_utf8_lossy(&output.stderr));
+        }
+    }
+}
+
+#[test]
+fn sockets_from_systemd_are_passed_on() {
+    let bundle = Bundle::new("echo $LISTEN_FDS $LISTEN_PID; cat <&3");
+    bundle.save();
+    // exec keeps the number of the process, which systemd puts there.
+    let run = |fds: &str| {
+        let command = bundle.command(&["run", &bundle.id]);
+        let words = std::iter::once(command.get_program()).chain(command.get_args());
+        let line = words.map(|word| format!("'{}'", word.to_str().unwrap())).collect::<Vec<_>>().join(" ");
+        let script = format!(
+            "exec 3<'{}'; export LISTEN_FDS={fds} LISTEN_PID=$$; exec {line}",
+            bundle.path("config.json").display()
+        );
+        let directory = command.get_current_dir().unwrap();
+        std::process::Command::new("sh").args(["-c", &script]).current_dir(directory).output().unwrap()
+    };
+    let output = run("1");
+    let output = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+    assert!(output.starts_with("1 1\n{"), "{output}");
+    let refused = String::from_utf8(run("30").stderr).unwrap();
+    assert!(refused.contains("LISTEN_FDS=30"), "{refused}");
+}
+
+#[test]
 fn hooks_run_in_their_order_with_the_state_on_standard_input() {
     let mut bundle = Bundle::new("echo program; cat /from-hook");
     let log = bundle.path("hooks.log");

@@ -165,7 +165,8 @@ impl Engine {
         console_size: Option<(u16, u16)>,
     ) -> Result<Option<Attachment>> {
         let (engine, target, config) = (self.clone(), container.clone(), exec.config.clone());
-        let plan = crate::blocking(move || engine.exec_plan(&target, &config)).await?;
+        let size = console_size.or(config.console_size);
+        let plan = crate::blocking(move || engine.exec_plan(&target, &config, size)).await?;
         let config = &exec.config;
         let mut attach = Vec::new();
         let mut ours = None;
@@ -174,7 +175,7 @@ impl Engine {
             attach.push((ends.pending.wanted, ends.pending.sink));
             ours = Some((ends.output, ends.descriptor, ends.pending.input));
         }
-        let (rows, columns) = console_size.or(config.console_size).unwrap_or_default();
+        let (rows, columns) = size.unwrap_or_default();
         let stdio = match config.tty {
             true => Stdio::Terminal { size: TerminalSize { rows, columns } },
             false => Stdio::Pipes { stdin: config.stdin && !detach, stdin_once: true },
@@ -206,7 +207,12 @@ impl Engine {
         Ok(Some(Attachment { tty: config.tty, output, input }))
     }
 
-    fn exec_plan(&self, container: &Container, config: &ExecConfig) -> Result<Vec<u8>> {
+    fn exec_plan(
+        &self,
+        container: &Container,
+        config: &ExecConfig,
+        console_size: Option<(u16, u16)>,
+    ) -> Result<Vec<u8>> {
         if config.argv.first().is_some_and(String::is_empty) {
             return Err(crate::link::no_program(crate::link::EXEC_STEPS));
         }
@@ -221,6 +227,7 @@ impl Engine {
             env: &config.env,
             working_dir: &config.working_dir,
             tty: config.tty,
+            console_size,
             privileged: config.privileged,
             links: &self.present_link_environment(&record),
             apparmor: self.0.confinement.profile(&record, record.host.privileged || config.privileged)?,

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::path::PathBuf;
 
-use oci_spec::runtime::{Capability, PosixRlimit, PosixRlimitBuilder, PosixRlimitType, Process, User};
+use oci_spec::runtime::{Box, BoxBuilder, Capability, PosixRlimit, PosixRlimitBuilder, PosixRlimitType, Process, User};
 
 use super::{Identity, SecurityOptions, SpecContext, capabilities, defaults};
 use crate::model::{ContainerRecord, Ulimit};
@@ -25,6 +25,7 @@ pub(super) fn of(
     let mut process = Process::default();
     process
         .set_terminal(Some(tty))
+        .set_console_size(record.host.console_size.map(console_size))
         .set_user(user(context.identity))
         .set_args(Some(argv))
         .set_env(Some(environment(record, &context.links, tty, context.identity)))
@@ -43,6 +44,8 @@ pub(crate) struct ExecRequest<'a> {
     pub(crate) env: &'a [String],
     pub(crate) working_dir: &'a str,
     pub(crate) tty: bool,
+    /// Rows and columns of its terminal.
+    pub(crate) console_size: Option<(u16, u16)>,
     pub(crate) privileged: bool,
     /// Variables of its links.
     pub(crate) links: &'a [String],
@@ -67,6 +70,7 @@ pub(crate) fn exec_process(
     let mut process = Process::default();
     process
         .set_terminal(Some(request.tty))
+        .set_console_size(request.console_size.map(console_size))
         .set_user(user(identity))
         .set_args(Some(request.argv.to_vec()))
         .set_env(Some(env))
@@ -77,6 +81,12 @@ pub(crate) fn exec_process(
         .set_apparmor_profile(request.apparmor.clone())
         .set_oom_score_adj(Some(record.host.oom_score_adj));
     Ok(process)
+}
+
+/// A program can ask for it as soon as it runs.
+fn console_size((rows, columns): (u16, u16)) -> Box {
+    // Both are there, which is all that the builder wants.
+    BoxBuilder::default().height(rows).width(columns).build().unwrap_or_default()
 }
 
 fn user(identity: &Identity) -> User {

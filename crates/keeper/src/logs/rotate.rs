@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{CWD, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 
+use crate::descriptors::lasting;
 use crate::protocol::{Failure, Rotation};
 
 /// The current file of a log, open for appending.
@@ -191,7 +192,7 @@ fn open(path: &Path, more: OFlags) -> Result<(OwnedFd, u64), Errno> {
         OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
     let file = rustix::io::retry_on_intr(|| rustix::fs::open(path, flags | more, Mode::from_raw_mode(0o640)))?;
     let size = u64::try_from(rustix::fs::fstat(&file)?.st_size).unwrap_or(0);
-    Ok((file, size))
+    Ok((lasting(file), size))
 }
 
 fn ignore_missing(result: Result<(), Errno>) -> Result<(), Errno> {

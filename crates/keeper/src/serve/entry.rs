@@ -25,6 +25,8 @@ pub(super) struct Entry {
     pub(super) exit: Option<Exit>,
     /// Open until the program runs.
     pub(super) sync: Option<SyncChannel>,
+    /// What the process takes from this one's descriptor table, until it is set up.
+    pub(super) lent: Vec<OwnedFd>,
     pub(super) start: StartMode,
     /// Who is told of the system calls that its filter asks about, once the filter is loaded. Not kept over an upgrade, which waits for
     /// what is about to run; what was created by a daemon that is gone is never started.
@@ -149,6 +151,7 @@ impl Entry {
             started: None,
             exit: record.exit,
             sync: None,
+            lent: Vec::new(),
             start: StartMode::AtOnce,
             seccomp_agent: None,
             waiting: None,

@@ -13,6 +13,7 @@ use super::entry::{Entry, Output, StartMode, Waiting};
 use super::poller::Token;
 use super::requests::set_size;
 use super::slots::Key;
+use crate::descriptors::lasting;
 use crate::logs::writer::LogWriter;
 use crate::protocol::{
     AttachOptions, Failure, LogConfig, Recovery, Reply, State, Stdio, Stream, TerminalSize, UnixNanos,
@@ -96,14 +97,15 @@ impl Keeper {
             }
         };
         let log = LogWriter::open(&launch.log)?;
-        let streams = self.streams(launch.stdio).map_err(|errno| Failure::System {
+        let mut streams = self.streams(launch.stdio).map_err(|errno| Failure::System {
             tried: "make pipes for".into(),
             on: launch.id.clone(),
             errno: errno.raw_os_error(),
         })?;
-        let (identity, spawned) =
+        let (identity, mut spawned) =
             Identity::around(|| self.spawn(&plan, &streams, &for_plan)).map_err(|error| spawn_failure(&error))?;
         let agent = plan.seccomp_agent().cloned();
+        keep_lent(&mut spawned, &mut streams, plan, for_plan);
         let key = self.hold(launch_entry(&launch, identity, spawned, streams, log, start, agent));
         let attached = self.watch_launch(key, &launch, descriptors);
         match attached {
@@ -165,14 +167,14 @@ impl Keeper {
         let (their_stdin, stdin) = if stdin {
             let (theirs, ours) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
             rustix::io::ioctl_fionbio(&ours, true)?;
-            (theirs, Some(ours))
+            (theirs, Some(lasting(ours)))
         } else {
             (rustix::io::fcntl_dupfd_cloexec(&self.null, 3)?, None)
         };
         let output = |stream| {
             let (ours, theirs) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
             rustix::io::ioctl_fionbio(&ours, true)?;
-            Ok::<_, Errno>((theirs, Some(Output::new(ours, stream))))
+            Ok::<_, Errno>((theirs, Some(Output::new(lasting(ours), stream))))
         };
         let (their_stdout, stdout) = output(Stream::Stdout)?;
         let (their_stderr, stderr) = output(Stream::Stderr)?;
@@ -186,7 +188,7 @@ impl Keeper {
             // The plan has a terminal, which comes as `SyncEvent::Console`.
             None => sandbox::Stdio::Inherit,
         };
-        let fds = Fds { stdio, namespaces: &namespaces, ..Fds::default() };
+        let fds = Fds { stdio, namespaces: &namespaces, lend: true, ..Fds::default() };
         let spawned = match plan {
             Plan::Init(plan) => sandbox::spawn(plan, &fds)?,
             Plan::Exec(plan, target) => sandbox::spawn_exec(plan, target.as_fd(), &fds)?,
@@ -261,6 +263,13 @@ impl Keeper {
         }
     }
 
+    /// Nothing more can come from a process that has ended.
+    pub(super) fn on_sync_end(&mut self, key: Key) {
+        let Some(sync) = self.entries.get_mut(key).and_then(|entry| entry.sync.take()) else { return };
+        self.poller.remove(&sync);
+        self.on_sync_event(key, sync.last());
+    }
+
     fn on_sync_event(&mut self, key: Key, event: SyncEvent) {
         let Some(entry) = self.entries.get_mut(key) else { return };
         match event {
@@ -283,13 +292,16 @@ impl Keeper {
     }
 
     fn end_sync(&mut self, key: Key) {
-        if let Some(sync) = self.entries.get_mut(key).and_then(|entry| entry.sync.take()) {
+        let Some(entry) = self.entries.get_mut(key) else { return };
+        entry.lent.clear();
+        if let Some(sync) = entry.sync.take() {
             self.poller.remove(&sync);
         }
     }
 
     fn on_terminal(&mut self, key: Key, terminal: OwnedFd) {
         let Some(entry) = self.entries.get_mut(key) else { return };
+        let terminal = lasting(terminal);
         let size = entry.terminal.unwrap_or_default();
         let usable = rustix::io::ioctl_fionbio(&terminal, true).and_then(|()| match size {
             // The process made it with no size, which programs take for an unknown one.
@@ -320,6 +332,7 @@ impl Keeper {
 
     fn on_ready(&mut self, key: Key) {
         let Some(entry) = self.entries.get_mut(key) else { return };
+        entry.lent.clear();
         match (entry.start, &entry.sync) {
             (StartMode::AtOnce, _) | (_, None) => {}
             // If it cannot be told, it has ended, and that is heard of next.
@@ -402,12 +415,13 @@ fn launch_entry(
         id: launch.id.clone(),
         sandbox: launch.sandbox.clone(),
         identity,
-        pidfd: Some(spawned.pidfd),
+        pidfd: Some(lasting(spawned.pidfd)),
         state: State::Creating,
         created: UnixNanos::now(),
         started: None,
         exit: None,
         sync: Some(spawned.sync),
+        lent: spawned.lent,
         start,
         seccomp_agent,
         waiting: None,
@@ -424,6 +438,15 @@ fn launch_entry(
         recovery: launch.recovery.clone(),
         forgotten: false,
         end_pending: false,
+    }
+}
+
+/// Keeps what the new process still has to take from this one's descriptor table with the rest of that.
+fn keep_lent(spawned: &mut Spawned, streams: &mut Streams, plan: Plan<'_>, for_plan: Vec<OwnedFd>) {
+    spawned.lent.extend(streams.theirs.take().into_iter().flatten());
+    spawned.lent.extend(for_plan);
+    if let Plan::Exec(_, container) = plan {
+        spawned.lent.push(container);
     }
 }
 

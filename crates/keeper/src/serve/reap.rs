@@ -49,9 +49,9 @@ impl Keeper {
     fn on_exit(&mut self, key: Key, exit: Exit) {
         // What it told before its end comes first.
         self.on_sync(key);
+        self.on_sync_end(key);
         let Some(entry) = self.entries.get_mut(key) else { return };
         entry.exit = Some(exit);
-        entry.sync = None;
         // Only orphans are watched by their pidfds.
         if let Some(pidfd) = entry.pidfd.take().filter(|_| entry.state == State::Orphaned) {
             self.poller.remove(&pidfd);

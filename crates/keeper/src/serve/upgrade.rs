@@ -444,6 +444,7 @@ fn restore_entry(
         started: saved.started,
         exit: saved.exit,
         sync: saved.sync.map(adopt).transpose()?.map(sandbox::SyncChannel::from_fd),
+        lent: Vec::new(),
         start: saved.start,
         seccomp_agent: None,
         waiting: saved.waiting,

@@ -153,7 +153,8 @@ pub fn waiting_shell(id: &str, script: &str) -> Create {
 /// The same, on a terminal.
 pub fn terminal_shell(id: &str, script: &str, size: TerminalSize) -> Create {
     Create {
-        plan: plan::init(&["/bin/sh", "-c", script], true, false, &Sharing::default()),
+        // It waits until the terminal has its size.
+        plan: plan::init(&["/bin/sh", "-c", script], true, true, &Sharing::default()),
         stdio: Stdio::Terminal { size },
         ..shell(id, script)
     }

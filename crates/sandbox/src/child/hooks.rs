@@ -13,23 +13,27 @@ use crate::plan::HookPlan;
 use crate::sync::Step;
 use crate::sys;
 
-/// Runs each hook to its end, with the container's state on its standard input.
+/// Runs each hook to its end, with the container's state on its standard input. `confine` is what its process does
+/// before.
 pub(super) fn run<'p>(
     plans: &'p [HookPlan],
     arrays: &[(Vec<*const c_char>, Vec<*const c_char>)],
     state: Option<&OwnedFd>,
+    confine: impl Fn() -> Outcome<'p, ()>,
 ) -> Outcome<'p, ()> {
     for (plan, (argv, envp)) in plans.iter().zip(arrays) {
-        run_one(plan, argv, envp, state).map_err(|errno| Halt::new(Step::Hook, errno, plan.path.to_bytes()))?;
+        run_one(plan, argv, envp, state, &confine)
+            .map_err(|errno| Halt::new(Step::Hook, errno, plan.path.to_bytes()))?;
     }
     Ok(())
 }
 
-fn run_one(
+fn run_one<'p>(
     plan: &HookPlan,
     argv: &[*const c_char],
     envp: &[*const c_char],
     state: Option<&OwnedFd>,
+    confine: impl Fn() -> Outcome<'p, ()>,
 ) -> rustix::io::Result<()> {
     if let Some(state) = state {
         rustix::fs::seek(state, SeekFrom::Start(0))?;
@@ -40,6 +44,9 @@ fn run_one(
         if let Some(state) = state
             && rustix::stdio::dup2_stdin(state).is_err()
         {
+            sys::exit(126);
+        }
+        if confine().is_err() {
             sys::exit(126);
         }
         // SAFETY: both arrays were made before the clone and end in null.

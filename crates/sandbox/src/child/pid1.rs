@@ -1,18 +1,41 @@
-//! A small init: PID 1 that reaps, forwards signals, and ends as the program ends.
+//! PID 1 of a container with an init of ours (`docker run --init`): a program of its own, in `init/main.rs`.
 
-use super::{At, Outcome};
+use std::io::Write;
+use std::os::fd::{BorrowedFd, OwnedFd};
+
+use rustix::fs::{MemfdFlags, SealFlags};
+use rustix::io::{Errno, Result};
+
+use super::{At, Halt, Outcome};
 use crate::sync::Step;
 use crate::sys;
 
-/// Forks. The child returns, to become the program; PID 1 stays here for ever.
-pub(super) fn split<'p>(terminal: bool) -> Outcome<'p, ()> {
-    let signals = sys::block_signals();
+/// A static program of a few KiB.
+const PROGRAM: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/init"));
+
+/// The program as a file that nobody can write to, and that is in no directory. Made before the clone.
+pub(crate) fn program() -> Result<OwnedFd> {
+    let file = rustix::fs::memfd_create(c"init", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
+    let mut rest = PROGRAM;
+    while !rest.is_empty() {
+        let written = rustix::io::retry_on_intr(|| rustix::io::write(&file, rest))?;
+        rest = rest.get(written..).ok_or(Errno::IO)?;
+    }
+    let seals = SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE;
+    rustix::fs::fcntl_add_seals(&file, seals)?;
+    Ok(file)
+}
+
+/// Forks. The child returns, to become the program; PID 1 becomes the init.
+pub(super) fn split<'p>(init: BorrowedFd<'_>, terminal: bool) -> Outcome<'p, ()> {
+    // None may be lost before the init waits for them; exec leaves them blocked.
+    let _ = sys::block_signals();
     // Orphans come to PID 1 by themselves; where the PID namespace is somebody else's, they come by this.
     sys::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0).at(Step::Fork, b"")?;
     // SAFETY: both sides make nothing but system calls on their own stack.
     let program = unsafe { sys::fork() }.at(Step::Fork, b"")?;
     if program != 0 {
-        look_after(program, &signals);
+        return Err(Halt::new(Step::Exec, become_init(init, program), b"the init of the container"));
     }
     sys::reset_signals();
     if terminal {
@@ -23,28 +46,13 @@ pub(super) fn split<'p>(terminal: bool) -> Outcome<'p, ()> {
     Ok(())
 }
 
-fn look_after(program: i32, signals: &libc::sigset_t) -> ! {
-    // SAFETY: nothing of this process uses any descriptor from here on, and nothing is dropped: it only exits.
-    let _ = unsafe { sys::close_range(0, false) };
-    loop {
-        match sys::wait_signal(signals) {
-            Ok(libc::SIGCHLD) => reap(program),
-            // The terminal stops and continues the program itself.
-            Ok(libc::SIGTTIN | libc::SIGTTOU) | Err(_) => {}
-            Ok(signal) => {
-                let _ = sys::kill(program, signal);
-            }
-        }
-    }
-}
-
-fn reap(program: i32) {
-    while let Ok((pid, status)) = sys::wait4(-1, libc::WNOHANG) {
-        if pid == 0 {
-            return;
-        }
-        if pid == program {
-            sys::exit(if libc::WIFSIGNALED(status) { 128 + libc::WTERMSIG(status) } else { libc::WEXITSTATUS(status) });
-        }
-    }
+/// Returns only on failure.
+fn become_init(init: BorrowedFd<'_>, program: i32) -> Errno {
+    let mut number = [0u8; 12];
+    // At most ten digits, and the zero behind them.
+    let _ = write!(&mut number[..], "{program}");
+    let argv = [c"init".as_ptr(), number.as_ptr().cast(), std::ptr::null()];
+    let envp = [std::ptr::null()];
+    // SAFETY: both arrays end in null, and lead to terminated strings that live over the call.
+    unsafe { sys::execveat(init, &argv, &envp) }
 }

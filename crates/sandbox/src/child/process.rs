@@ -137,9 +137,12 @@ pub(super) fn drop_privileges<'p>(progress: &Progress<'p>) -> Outcome<'p, bool> 
 
     let caps = plan.capabilities;
     for capability in 0..64u64 {
-        if caps.bounding & 1 << capability == 0 && sys::prctl(libc::PR_CAPBSET_DROP, capability, 0).is_err() {
-            // Beyond the last one that the kernel knows.
-            break;
+        if caps.bounding & 1 << capability == 0 {
+            match sys::prctl(libc::PR_CAPBSET_DROP, capability, 0) {
+                // Beyond the last one that the kernel knows.
+                Err(Errno::INVAL) => break,
+                dropped => dropped.map(drop).at(Step::Capabilities, b"(bounding set)")?,
+            }
         }
     }
     sys::prctl(libc::PR_SET_KEEPCAPS, 1, 0).at(Step::Capabilities, b"")?;
@@ -231,8 +234,7 @@ fn executable(path: &CStr, own_program: (u64, u64)) -> Result<()> {
 
 /// Sees to it that no other descriptor survives the exec.
 pub(super) fn close_others<'p>(preserve: u32) -> Outcome<'p, ()> {
-    // SAFETY: descriptors are only marked, none is closed.
-    unsafe { sys::close_range(3 + preserve, true) }.at(Step::Streams, b"close-on-exec")?;
+    sys::close_on_exec(3 + preserve).at(Step::Streams, b"close-on-exec")?;
     for fd in 3..3 + preserve {
         // SAFETY: the number is only used for this call, which fails where it is not open.
         let fd = unsafe { BorrowedFd::borrow_raw(fd as i32) };
@@ -241,16 +243,20 @@ pub(super) fn close_others<'p>(preserve: u32) -> Outcome<'p, ()> {
     Ok(())
 }
 
-/// The last steps.
-pub(super) fn execute<'p>(progress: &Progress<'p>, program: &'p CStr, seccomp_late: bool) -> Outcome<'p, Infallible> {
-    let plan = progress.process;
-    progress.report(Kind::Executing, Step::Exec, &[])?;
-    if let Some(filter) = &plan.seccomp {
+/// Loads the filter, and gives up what was kept for that. After it the filter decides what can still be told.
+pub(super) fn confine<'p>(progress: &Progress<'p>, seccomp_late: bool) -> Outcome<'p, ()> {
+    if let Some(filter) = &progress.process.seccomp {
         load(progress, filter)?;
         if seccomp_late {
             set_capabilities(progress, 0)?;
         }
     }
+    Ok(())
+}
+
+/// The last step.
+pub(super) fn execute<'p>(progress: &Progress<'p>, program: &'p CStr) -> Outcome<'p, Infallible> {
+    let plan = progress.process;
     // SAFETY: both arrays were made before the clone and end in null.
     let errno = unsafe { sys::execve(program, &progress.prepared.argv, &progress.prepared.envp) };
     Err(Halt::new(Step::Exec, errno, plan.argv.first().map_or(&b""[..], |name| name.to_bytes())))

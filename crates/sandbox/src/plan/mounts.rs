@@ -163,7 +163,7 @@ impl Context<'_> {
         let fstype = mount.typ().as_deref().unwrap_or("");
         let bind = options.bind || fstype == "bind";
         let kernel = |options: &Options| -> Result<bool, PlanError> {
-            let inside = destination.strip_prefix("proc/").is_some();
+            let inside = destination == "proc" || destination.starts_with("proc/");
             let allowed = PROC_ALLOWED.contains(&destination.as_str()) || options.remount;
             if inside && !allowed && !matches!(fstype, "proc" | "mqueue" | "binfmt_misc") {
                 return Err(PlanError::invalid(

@@ -346,9 +346,9 @@ pub(super) fn dispatch(cli: &Cli, log: &Log) -> super::Result<u8> {
         return Err(RuntimeError::Usage(format!("--rootless is {:?}, not true, false or auto", cli.global.rootless)));
     }
     match &cli.command {
-        Command::Create(options) => preserved(options.preserve_fds)?,
-        Command::Run(options) => preserved(options.create.preserve_fds)?,
-        Command::Exec(options) => preserved(options.preserve_fds)?,
+        Command::Create(options) => preserved(options.preserve_fds, create::listen_fds())?,
+        Command::Run(options) => preserved(options.create.preserve_fds, create::listen_fds())?,
+        Command::Exec(options) => preserved(options.preserve_fds, 0)?,
         _ => {}
     }
     let store = Store::new(&cli.global.root);
@@ -376,10 +376,14 @@ pub(super) fn dispatch(cli: &Cli, log: &Log) -> super::Result<u8> {
 }
 
 /// Looked at before anything is opened here: a number that is free now would become one of our own.
-fn preserved(count: u32) -> super::Result<()> {
-    for fd in 3..3 + count.min(1 << 20) {
+fn preserved(wanted: u32, listened: u32) -> super::Result<()> {
+    for fd in 3..wanted.saturating_add(listened).saturating_add(3) {
         if !std::path::Path::new(&format!("/proc/self/fd/{fd}")).exists() {
-            return Err(RuntimeError::Usage(format!("--preserve-fds {count}: descriptor {fd} is not open")));
+            let whose = match listened {
+                0 => format!("--preserve-fds {wanted}"),
+                _ => format!("--preserve-fds {wanted} and LISTEN_FDS={listened}"),
+            };
+            return Err(RuntimeError::Usage(format!("{whose}: descriptor {fd} is not open")));
         }
     }
     Ok(())

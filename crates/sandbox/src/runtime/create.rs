@@ -93,7 +93,9 @@ fn make(store: &Store, options: &Create, systemd: bool, gated: bool, log: &Log) 
         making.held = Some(scope.start(&options.id, &resources)?);
     }
     making.cgroup.create(&resources)?;
-    let preserve_fds = options.preserve_fds + listen_fds(&mut making.spec);
+    let listened = listen_fds();
+    pass_on(&mut making.spec, listened);
+    let preserve_fds = options.preserve_fds + listened;
     let hooks = making.spec.hooks().as_ref();
     let runtime_hooks = hooks.is_some_and(|hooks| {
         [hooks.create_runtime(), &hooks_prestart(hooks)].iter().any(|list| list.as_ref().is_some_and(|l| !l.is_empty()))
@@ -116,6 +118,7 @@ fn make(store: &Store, options: &Create, systemd: bool, gated: bool, log: &Log) 
         namespaces: &[],
         console_socket: console.as_ref().map(AsFd::as_fd),
         start_gate: gate.as_ref().map(AsFd::as_fd),
+        lend: false,
     };
     let spawned = spawn(&plan, &fds)?;
     log.debug(&format!("container {} has process {}", options.id, spawned.pid));
@@ -201,15 +204,23 @@ pub(super) fn home(rootfs: &Path, uid: u32) -> Option<String> {
     })
 }
 
+/// How many sockets systemd has handed over to this very process (sd_listen_fds(3)). What a parent was given, and left in
+/// the environment, is not ours.
+pub(super) fn listen_fds() -> u32 {
+    let number = |name| std::env::var(name).ok().and_then(|text| text.parse::<u32>().ok());
+    match (number("LISTEN_PID"), number("LISTEN_FDS")) {
+        (Some(pid), Some(count)) if pid == std::process::id() => count,
+        _ => 0,
+    }
+}
+
 /// Sockets handed over by systemd go on to the container.
-fn listen_fds(spec: &mut Spec) -> u32 {
-    let Some(count) = std::env::var("LISTEN_FDS").ok().and_then(|count| count.parse::<u32>().ok()) else { return 0 };
-    if let Some(process) = spec.process_mut() {
+fn pass_on(spec: &mut Spec, listened: u32) {
+    if let Some(process) = spec.process_mut().as_mut().filter(|_| listened > 0) {
         let env = process.env_mut().get_or_insert_default();
-        env.push(format!("LISTEN_FDS={count}"));
+        env.push(format!("LISTEN_FDS={listened}"));
         env.push("LISTEN_PID=1".to_owned());
     }
-    count
 }
 
 /// Where the terminal's master goes.

@@ -158,18 +158,16 @@ fn add_capabilities(process: &mut Process, names: &[String]) -> Result<()> {
         added.insert(capability);
     }
     let mut sets = process.capabilities().clone().unwrap_or_default();
-    for set in [sets.bounding().clone(), sets.effective().clone(), sets.permitted().clone()].iter_mut() {
-        set.get_or_insert_default().extend(added.iter().copied());
-    }
     let with = |set: &Option<HashSet<Capability>>| {
         let mut set = set.clone().unwrap_or_default();
         set.extend(added.iter().copied());
         Some(set)
     };
     let (bounding, effective, permitted) = (with(sets.bounding()), with(sets.effective()), with(sets.permitted()));
-    // Those of a user other than root would be lost at the exec unless they are ambient.
-    let inheritable = sets.inheritable().as_ref().map(|_| with(sets.inheritable())).unwrap_or_default();
-    sets.set_bounding(bounding).set_effective(effective).set_permitted(permitted).set_inheritable(inheritable);
+    // Those of a user other than root would be lost at the exec unless they are ambient, and so inheritable.
+    let (inheritable, ambient) = (with(sets.inheritable()), with(sets.ambient()));
+    sets.set_bounding(bounding).set_effective(effective).set_permitted(permitted);
+    sets.set_inheritable(inheritable).set_ambient(ambient);
     process.set_capabilities(Some(sets));
     Ok(())
 }

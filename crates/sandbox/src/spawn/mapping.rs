@@ -31,7 +31,8 @@ pub(super) fn write(pid: i32, maps: &IdMaps) -> Result<(), SpawnError> {
 
 /// A user namespace with these maps, for id-mapped mounts. The process that made it is gone again.
 pub(crate) fn user_namespace(maps: &IdMaps) -> Result<OwnedFd, SpawnError> {
-    let args = CloneArgs { flags: libc::CLONE_NEWUSER as u64, ..CloneArgs::default() };
+    // Sharing the descriptors spares a copy of them all.
+    let args = CloneArgs { flags: (libc::CLONE_NEWUSER | libc::CLONE_FILES) as u64, ..CloneArgs::default() };
     // SAFETY: no memory is shared, and the child only waits to be killed.
     let pid = match unsafe { sys::clone3(&args) } {
         Ok(0) => loop {

@@ -11,7 +11,7 @@ use rustix::mount::{MountPropagationFlags, mount_change};
 
 use super::{Fds, MappedNamespaces, SpawnError, Stdio};
 use crate::child::mounts::clone_beneath;
-use crate::child::{Namespace, Prepared, rootfs};
+use crate::child::{Namespace, Prepared, pid1, rootfs};
 use crate::plan::{
     CgroupPlan, IdMap, IdMaps, InitPlan, MountKind, NamespaceKind, NamespaceSource, OverlayPlan, ProcessPlan,
     RootSource, Text,
@@ -49,14 +49,12 @@ pub(super) fn common<'f>(
     process: &ProcessPlan<'_>,
     fds: &Fds<'f>,
     sync: OwnedFd,
-    parent_end: i32,
     cgroup: Option<&CgroupPlan<'_>>,
 ) -> Result<Prepared<'f>, SpawnError> {
     let own = rustix::fs::stat(c"/proc/self/exe").map_err(SpawnError::prepare("look at", "/proc/self/exe"))?;
     let tasks = cgroup.into_iter().flat_map(|plan| &plan.tasks);
     Ok(Prepared {
         sync,
-        parent_end,
         proc: open(c"/proc", OFlags::PATH | OFlags::DIRECTORY)?,
         cgroup_tasks: tasks.map(|path| open(path, OFlags::WRONLY)).collect::<Result<_, _>>()?,
         join: Vec::new(),
@@ -64,6 +62,7 @@ pub(super) fn common<'f>(
         device_trees: Vec::new(),
         null: None,
         root: None,
+        init: None,
         argv: pointers(&process.argv),
         envp: pointers(&process.envp),
         hooks: Vec::new(),
@@ -75,12 +74,17 @@ pub(super) fn common<'f>(
         gate: fds.start_gate,
         own_program: (own.st_dev, own.st_ino),
         wait_for_maps: false,
+        container: None,
+        shares_table: fds.lend,
     })
 }
 
 /// What only a container's first process needs.
 pub(super) fn container<'f>(plan: &InitPlan<'_>, fds: &Fds<'f>, ready: &mut Prepared<'f>) -> Result<(), SpawnError> {
     ready.wait_for_maps = plan.namespaces.is_new(NamespaceKind::User);
+    if plan.init {
+        ready.init = Some(pid1::program().map_err(SpawnError::prepare("write", "the container's init"))?);
+    }
     for join in plan.namespaces.join.iter().filter(|join| join.kind != NamespaceKind::Pid) {
         let namespace = match &join.source {
             NamespaceSource::Path(path) => Namespace::Owned(open_namespace(path)?),
