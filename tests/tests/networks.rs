@@ -153,3 +153,18 @@ fn a_user_namespace_of_its_own() {
     host.sh("docker network inspect apart -f '{{range .Containers}}{{.Name}} {{end}}'").says("peer");
     host.sh("docker rm -f peer && docker network rm apart").ok();
 }
+
+#[test]
+fn who_shares_a_network_loses_it_with_its_owner() {
+    let host = Daemon::start();
+    serve(&host, "owner", "owner", "");
+    let address = host.sh("docker inspect -f '{{.NetworkSettings.IPAddress}}' owner").text().to_owned();
+    host.sh("docker run -d --name guest --network container:owner busybox sleep 1000").ok();
+    host.sh("docker exec guest ip -4 addr show eth0").mentions(&address);
+    host.sh("docker rm -f owner").ok();
+    eventually("the guest to lose the link", || !host.sh("docker exec guest ip link").stdout().contains("eth0"));
+    eventually("the address to be given out again", || {
+        host.sh("docker run --rm busybox hostname -i").stdout().trim() == address
+    });
+    host.sh("docker exec guest cat /proc/net/dev").mentions("lo:");
+}

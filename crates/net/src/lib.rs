@@ -23,6 +23,7 @@
 
 mod address;
 mod config;
+mod conntrack;
 pub mod dns;
 mod endpoint;
 mod error;

@@ -1,6 +1,7 @@
 //! Sandboxes on networks: setting up, connecting, disconnecting, tearing down.
 
 use super::bridge;
+use super::leaving::silence;
 use super::networks::{Entry, NamedEndpoint, Networks, State};
 use super::plan::random_id;
 use super::spec::{Driver, Network};
@@ -9,7 +10,7 @@ use crate::address::Unavailable;
 use crate::endpoint::{Bare, Endpoint, EndpointSpec, Plan, Sandbox, SandboxSpec, VethPlan};
 use crate::error::{Error, Result};
 use crate::namespace::NetNs;
-use crate::port::{PublishedPort, Targets};
+use crate::port::{Protocol, PublishedPort, Targets};
 use crate::route::{Change, RouteSocket};
 use crate::sysctl;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
@@ -25,6 +26,8 @@ struct Place {
     /// Whether the link's name may be another, where the sandbox has one of that name already.
     any_name: bool,
     sysctls: Vec<(String, String)>,
+    /// The link on the host that had the addresses before, as the same sandbox ran before.
+    former_link: Option<String>,
 }
 
 /// Takes the places back, unless they are kept.
@@ -42,9 +45,10 @@ impl Reservation<'_> {
 
 impl Drop for Reservation<'_> {
     fn drop(&mut self) {
-        let mut state = self.networks.state.lock();
         for place in &self.places {
-            state.leave(&place.endpoint);
+            // Nobody has spoken from these addresses.
+            self.networks.silence(&place.endpoint.host_link);
+            self.networks.state.lock().give_back(&place.endpoint);
         }
     }
 }
@@ -94,12 +98,16 @@ impl Networks {
     }
 
     /// Takes back everything of a sandbox that has ended: addresses, ports, names. The links go with the namespace, when
-    /// its last handle is closed. Never waits for the kernel.
+    /// its last handle is closed, or else some time later; addresses are free once nothing remembers them. Never waits for
+    /// the kernel.
     pub fn tear_down(&self, sandbox: &Sandbox) -> Result<()> {
         let unpublished = self.firewall.replace_ports(&sandbox.ports, &[]);
         self.ports.release(&sandbox.ports);
+        let sctp = has_sctp(sandbox);
         let mut state = self.state.lock();
-        sandbox.endpoints.iter().for_each(|endpoint| state.leave(endpoint));
+        sandbox.endpoints.iter().for_each(|endpoint| state.leave(&sandbox.id, endpoint, sctp));
+        drop(state);
+        self.departures.wake();
         unpublished
     }
 
@@ -161,7 +169,10 @@ impl Networks {
                 host.apply(&[Change::delete_link(link.index)])?;
             }
         }
-        self.state.lock().leave(&leaving);
+        // The link is gone, and no other may be taken for it.
+        let gone = Endpoint { host_link: String::new(), ..leaving.clone() };
+        self.state.lock().leave(&sandbox.id, &gone, has_sctp(sandbox));
+        self.departures.wake();
         *sandbox = after;
         Ok(leaving)
     }
@@ -176,13 +187,23 @@ impl Networks {
     fn reserve(&self, spec: &SandboxSpec, present: Option<&Sandbox>) -> Result<Reservation<'_>> {
         let mut reservation = Reservation { networks: self, places: Vec::new() };
         let mut state = self.state.lock();
+        self.departures.wait_for_sweep(&mut state);
         for wanted in &spec.endpoints {
             let taken = |name: &str| {
                 let earlier = reservation.places.iter().map(|place| &place.endpoint);
                 let mut all = earlier.chain(present.iter().flat_map(|sandbox| &sandbox.endpoints));
                 all.any(|endpoint| endpoint.link_name == name)
             };
-            let place = state.enter(spec, wanted, taken);
+            let place = loop {
+                match state.enter(spec, wanted, taken) {
+                    // Somebody is just giving it back.
+                    Err(Error::AddressInUse(ip))
+                        if state.may_become_free(&wanted.network, Some(ip)) && self.departures.wait(&mut state) => {}
+                    Err(Error::AddressesExhausted { .. })
+                        if state.may_become_free(&wanted.network, None) && self.departures.wait(&mut state) => {}
+                    result => break result,
+                }
+            };
             match place {
                 Ok(place) => reservation.places.push(place),
                 Err(error) => {
@@ -197,8 +218,20 @@ impl Networks {
             if place.bridge == 0 {
                 place.bridge = self.ensure_bridge(&place.network)?;
             }
+            if let Some(link) = place.former_link.take() {
+                self.silence(&link);
+            }
         }
         Ok(reservation)
+    }
+
+    /// Sees that a link whose addresses go to another has no say any more.
+    fn silence(&self, link: &str) {
+        let silenced = silence(&self.host.lock(), link);
+        match silenced {
+            Ok(index) => self.departures.watch(index),
+            Err(error) => tracing::error!(%error, link, "two links may have the same address"),
+        }
     }
 
     /// Tries again to make a bridge that could not be made at the start.
@@ -310,6 +343,7 @@ impl Networks {
             .cloned()
             .collect();
         self.ports.release(&gone);
+        self.departures.follow(&ports);
         after.ports = ports;
         Ok(())
     }
@@ -368,7 +402,10 @@ impl State {
         }
         check_fixed(&network, wanted)?;
         let sysctls = link_sysctls(wanted)?;
-        let (ipv4, ipv6) = entry.take(wanted)?;
+        let (ipv4, ipv6, former_link) = match entry.return_to(&spec.id, wanted) {
+            Some(former) => (former.ipv4, former.ipv6, Some(former.host_link)),
+            None => entry.take(wanted).map(|(ipv4, ipv6)| (ipv4, ipv6, None))?,
+        };
         let prefix = network.bridge.as_ref().map_or("eth", |options| &options.link_prefix);
         let free_name = || (0..).map(|n: u32| format!("{prefix}{n}")).find(|name| !taken(name)).unwrap_or_default();
         let internal = network.internal;
@@ -392,13 +429,13 @@ impl State {
         };
         let named = NamedEndpoint { sandbox: spec.id.clone(), name: spec.name.clone(), endpoint: endpoint.clone() };
         entry.endpoints.insert(endpoint.id.clone(), named);
-        Ok(Place { bridge: entry.bridge, network, endpoint, any_name: wanted.link_name.is_none(), sysctls })
+        let any_name = wanted.link_name.is_none();
+        Ok(Place { bridge: entry.bridge, network, endpoint, any_name, sysctls, former_link })
     }
 
-    /// Gives an endpoint's addresses back.
-    pub(super) fn leave(&mut self, endpoint: &Endpoint) {
+    /// Gives addresses back that nobody has used.
+    fn give_back(&mut self, endpoint: &Endpoint) {
         let Some(entry) = self.networks.get_mut(&endpoint.network) else { return };
-        // Giving back twice must not give away what another has by now.
         if entry.endpoints.remove(&endpoint.id).is_some() {
             endpoint.addresses().for_each(|ip| entry.release(ip));
         }
@@ -406,6 +443,17 @@ impl State {
 }
 
 impl Entry {
+    /// What the same sandbox had, where that is not free yet, and is what it wants.
+    fn return_to(&mut self, sandbox: &str, wanted: &EndpointSpec) -> Option<Endpoint> {
+        let at = self.leaving.iter().rposition(|leaving| {
+            leaving.sandbox == sandbox
+                && !leaving.stuck
+                && wanted.ipv4.is_none_or(|ip| leaving.endpoint.ipv4.is_some_and(|net| net.addr() == ip))
+                && wanted.ipv6.is_none_or(|ip| leaving.endpoint.ipv6.is_some_and(|net| net.addr() == ip))
+        })?;
+        Some(self.leaving.remove(at).endpoint)
+    }
+
     /// Takes an address of each family.
     fn take(&mut self, wanted: &EndpointSpec) -> Result<(Option<Ipv4Net>, Option<Ipv6Net>)> {
         let (mut ipv4, mut ipv6) = (None, None);
@@ -445,7 +493,7 @@ impl Entry {
         })
     }
 
-    fn release(&mut self, ip: IpAddr) {
+    pub(super) fn release(&mut self, ip: IpAddr) {
         if let Some(leases) = self.leases.iter_mut().find(|leases| leases.subnet().contains(&ip)) {
             leases.release(ip);
         }
@@ -520,6 +568,10 @@ fn moved_routes(before: &Sandbox, after: &Sandbox) -> Vec<Change> {
         }
     }
     changes
+}
+
+fn has_sctp(sandbox: &Sandbox) -> bool {
+    sandbox.ports.iter().any(|port| port.protocol == Protocol::Sctp)
 }
 
 fn targets_of(sandbox: &Sandbox) -> Targets {

@@ -2,6 +2,7 @@
 
 mod attach;
 mod bridge;
+mod leaving;
 mod networks;
 mod open;
 mod plan;

@@ -1,5 +1,6 @@
 //! The one object that keeps an instance's networks: making, removing and finding them.
 
+use super::leaving::{Chores, Departures, Leaving};
 use super::spec::{Network, NetworkSpec, is_predefined};
 use super::{bridge, plan};
 use crate::address::Leases;
@@ -29,7 +30,8 @@ pub struct Networks {
     pub(super) workshop: Workshop,
     pub(super) host_links: HostLinks,
     pub(super) records: Collection<Network>,
-    pub(super) state: Mutex<State>,
+    pub(super) state: Arc<Mutex<State>>,
+    pub(super) departures: Departures,
     /// Held while a network is made or removed: one at a time.
     pub(super) changing: Mutex<()>,
     pub(super) pools: Vec<crate::AddressPool>,
@@ -39,6 +41,7 @@ pub struct Networks {
 #[derive(Default)]
 pub(super) struct State {
     pub(super) networks: BTreeMap<String, Entry>,
+    pub(super) chores: Chores,
 }
 
 /// A network and who is on it.
@@ -48,6 +51,8 @@ pub(super) struct Entry {
     pub(super) leases: Vec<Leases>,
     /// By the endpoints' identifiers; also those that are just being made.
     pub(super) endpoints: BTreeMap<String, NamedEndpoint>,
+    /// Whose addresses are not free yet.
+    pub(super) leaving: Vec<Leaving>,
     /// The bridge's index; 0 where the network has none, or where it could not be made when the instance started.
     pub(super) bridge: u32,
 }
@@ -80,7 +85,13 @@ impl NamedEndpoint {
 
 impl Entry {
     pub(super) fn new(network: Network, bridge: u32) -> Entry {
-        Entry { leases: plan::leases_of(&network), network: Arc::new(network), endpoints: BTreeMap::new(), bridge }
+        Entry {
+            leases: plan::leases_of(&network),
+            network: Arc::new(network),
+            endpoints: BTreeMap::new(),
+            leaving: Vec::new(),
+            bridge,
+        }
     }
 }
 
@@ -142,6 +153,8 @@ impl Networks {
         let _one_at_a_time = self.changing.lock();
         let network = {
             let mut state = self.state.lock();
+            // Whoever gets its subnet next shall not get what is on its way to those who had it.
+            while state.may_become_free(name, None) && self.departures.wait(&mut state) {}
             let entry = state.find(name)?;
             let network = entry.network.clone();
             if network.is_predefined() {

@@ -1,5 +1,6 @@
 //! Starting an instance: the store, the kernel and what runs are brought into agreement.
 
+use super::leaving::{self, Departures};
 use super::networks::{Entry, NamedEndpoint, Networks, State, enable_forwarding};
 use super::spec::{Driver, IpamConfig, Network, NetworkSpec};
 use super::{bridge, plan};
@@ -45,7 +46,8 @@ impl Networks {
         let firewall = Arc::new(Firewall::open(&config.instance, &rules, &ports)?);
         let links = host.links()?;
         let state = enter_all(&config, &host, networks, &running);
-        sweep(&config, &links, &state, &running)?;
+        sweep(&config, &host, &links, &state, &running)?;
+        let state = Arc::new(Mutex::new(state));
 
         let open = rules.iter().filter(|rules| !rules.internal).map(|rules| rules.bridge.clone());
         let host_links = HostLinks::new(&config.instance);
@@ -55,7 +57,8 @@ impl Networks {
             workshop: Workshop::open(host_links.clone(), config.prepared)?,
             host_links,
             host: Mutex::new(host),
-            state: Mutex::new(state),
+            departures: Departures::open(state.clone())?,
+            state,
             changing: Mutex::new(()),
             config,
             firewall,
@@ -217,9 +220,9 @@ fn enter_all(
     state
 }
 
-/// Deletes the instance's links that belong to no network and no running sandbox, on a thread of its own: each takes the
-/// kernel tens of milliseconds.
-fn sweep(config: &NetConfig, links: &[Link], state: &State, running: &[Sandbox]) -> Result<()> {
+/// Silences the instance's links that belong to no network and no running sandbox, as their addresses are free from here
+/// on, and deletes them on a thread of its own: each takes the kernel tens of milliseconds.
+fn sweep(config: &NetConfig, host: &RouteSocket, links: &[Link], state: &State, running: &[Sandbox]) -> Result<()> {
     let bridges: BTreeSet<&str> =
         state.networks.values().filter_map(|entry| Some(entry.network.bridge.as_ref()?.link.as_str())).collect();
     let ends: BTreeSet<&str> =
@@ -234,6 +237,9 @@ fn sweep(config: &NetConfig, links: &[Link], state: &State, running: &[Sandbox])
         .collect();
     if stale.is_empty() {
         return Ok(());
+    }
+    for link in stale.iter().filter(|link| bridge::is_our_port(link, &config.instance)) {
+        leaving::silence(host, &link.name)?;
     }
     let host = RouteSocket::open()?;
     let delete = move || {

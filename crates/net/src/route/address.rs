@@ -21,9 +21,20 @@ const NO_DAD: u8 = 0x02;
 impl RouteSocket {
     /// The addresses of the link with that index, with their prefixes.
     pub(crate) fn addresses(&self, index: u32) -> Result<Vec<IpNet>> {
+        let all = self.all_addresses()?.into_iter();
+        Ok(all.filter(|(link, _)| *link == index).map(|(_, address)| address).collect())
+    }
+
+    /// Every address of the host.
+    pub(crate) fn local_addresses(&self) -> Result<Vec<IpAddr>> {
+        Ok(self.all_addresses()?.into_iter().map(|(_, address)| address.addr()).collect())
+    }
+
+    /// With the index of the link that has it.
+    fn all_addresses(&self) -> Result<Vec<(u32, IpNet)>> {
         let objects =
             self.socket.dump(Message::new(GET, 0).fixed(&[0; 8])).map_err(|e| refused("list addresses", e))?;
-        Ok(objects.iter().filter(|(kind, _)| *kind == NEW).filter_map(|(_, payload)| parse(payload, index)).collect())
+        Ok(objects.iter().filter(|(kind, _)| *kind == NEW).filter_map(|(_, payload)| parse(payload)).collect())
     }
 }
 
@@ -57,12 +68,9 @@ fn header(index: u32, address: IpNet) -> [u8; 8] {
     [family_of(address.addr()), address.prefix_len(), flags, 0, a, b, c, d]
 }
 
-fn parse(payload: &[u8], wanted: u32) -> Option<IpNet> {
+fn parse(payload: &[u8]) -> Option<(u32, IpNet)> {
     let index = u32::from_ne_bytes(payload.get(4..8)?.try_into().ok()?);
-    if index != wanted {
-        return None;
-    }
     let find = |kind| attributes(payload.get(8..)?).find(|a| a.kind == kind).and_then(|a| ip_from(a.value));
     let ip: IpAddr = find(LOCAL).or_else(|| find(ADDRESS))?;
-    IpNet::new(ip, *payload.get(1)?).ok()
+    Some((index, IpNet::new(ip, *payload.get(1)?).ok()?))
 }

@@ -18,6 +18,7 @@ mod ifla {
     pub(super) const NAME: u16 = 3;
     pub(super) const MTU: u16 = 4;
     pub(super) const MASTER: u16 = 10;
+    pub(super) const PORT: u16 = 12;
     pub(super) const LINK_INFO: u16 = 18;
     pub(super) const ALIAS: u16 = 20;
     pub(super) const STATISTICS: u16 = 23;
@@ -28,7 +29,9 @@ mod ifla {
     pub(super) const VETH_PEER: u16 = 1;
     pub(super) const INFO_SLAVE_KIND: u16 = 4;
     pub(super) const INFO_SLAVE_DATA: u16 = 5;
+    pub(super) const PORT_STATE: u16 = 1;
     pub(super) const PORT_HAIRPIN: u16 = 4;
+    pub(super) const PORT_FLUSH: u16 = 24;
     pub(super) const PORT_ISOLATED: u16 = 33;
     pub(super) const FAMILIES: u16 = 26;
     pub(super) const FAMILY_IPV6: u16 = 10;
@@ -37,8 +40,11 @@ mod ifla {
 
 const UP: u32 = 1;
 const AF_UNSPEC: u8 = 0;
+const AF_BRIDGE: u8 = 7;
 /// `RTEXT_FILTER_SKIP_STATS`.
 const SKIP_STATISTICS: u32 = 1 << 3;
+/// `BR_STATE_DISABLED`.
+const DISABLED: u8 = 0;
 /// `IN6_ADDR_GEN_MODE_NONE`.
 const NO_ADDRESS: u8 = 1;
 
@@ -164,6 +170,14 @@ impl Change {
                 .nest(ifla::FAMILIES, |m| m.nest(ifla::FAMILY_IPV6, |m| m.u8(ifla::IPV6_ADDRESS_MODE, NO_ADDRESS)));
         }
         Change::new(message, format!("set up the bridge's port {name}"))
+    }
+
+    /// Makes a bridge's port pass nothing any more, and the bridge forget which addresses are behind it. This is a message to
+    /// the bridge, as one to the link would have the bridge look whether the port can be enabled, and do it.
+    pub(crate) fn silence_port(index: u32) -> Change {
+        let message = Message::new(SET, 0).fixed(&header(AF_BRIDGE, index, 0, 0));
+        let message = message.nest(ifla::PORT, |m| m.u8(ifla::PORT_STATE, DISABLED).bytes(ifla::PORT_FLUSH, &[]));
+        Change::new(message, format!("silence the bridge's port {index}"))
     }
 
     /// Brings a link up, by its name.
