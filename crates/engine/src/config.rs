@@ -57,4 +57,7 @@ pub struct NetworkDefaults {
     pub address_pools: Vec<net::AddressPool>,
     /// Address of the host where `host-gateway` points; `None`: the default bridge's gateway.
     pub host_gateway: Option<std::net::IpAddr>,
+    /// Whether what is forwarded between links that are no containers' is dropped, where this daemon was the one to switch
+    /// forwarding on.
+    pub ip_forward_drop: bool,
 }

@@ -96,6 +96,7 @@ fn net_config(config: &EngineConfig, store: &Store) -> Result<net::NetConfig> {
     let mut out = net::NetConfig::new(instance, store.clone());
     out.forwarder = Some(Arc::new(net::forward::ForwardClient::new(&config.run_dir, &config.program)));
     out.bridge_name.clone_from(&config.net.bridge);
+    out.ip_forward_drop = config.net.ip_forward_drop;
     if !config.net.address_pools.is_empty() {
         out.address_pools.clone_from(&config.net.address_pools);
     }

@@ -79,6 +79,8 @@ pub struct NetConfig {
     pub prepared: usize,
     /// Whether to switch `net.ipv4.ip_forward` (and IPv6's, for networks with IPv6) on where it is off.
     pub ip_forward: bool,
+    /// Whether what is forwarded between links that are no containers' is dropped, where this instance switched it on.
+    pub ip_forward_drop: bool,
     /// Where networks are kept.
     pub store: Store,
 }
@@ -96,6 +98,7 @@ impl NetConfig {
             mtu: 1500,
             prepared: 16,
             ip_forward: true,
+            ip_forward_drop: true,
             store,
         }
     }

@@ -114,3 +114,32 @@ fn a_forwarder_that_is_killed_is_replaced() {
         }
     });
 }
+
+#[test]
+fn an_internal_network_does_not_reach_others_by_way_of_the_forwarder() {
+    on_a_host(|host| {
+        let run_dir = RunDir::new();
+        let networks = networks(&host, &run_dir.client(), Vec::new());
+        let six = NetworkSpec { enable_ipv6: true, ..NetworkSpec::bridge("inside") };
+        let inside = networks.create(NetworkSpec { internal: true, ..six.clone() }).unwrap();
+        let outside = networks.create(NetworkSpec { name: "outside".into(), ..six }).unwrap();
+        let gateway = |network: &net::Network| std::net::IpAddr::from(network.subnets_v6().next().unwrap().1.unwrap());
+        let web = run(&networks, spec("web", &["bridge"], &["8080:80", &format!("[{}]:8081:80", gateway(&inside))]));
+        web.serve(80);
+        let (a, b) = (run(&networks, spec("a", &["inside"], &[])), run(&networks, spec("b", &["outside"], &[])));
+        host.itself().serve(9000);
+        b.ask((gateway(&outside), 8080));
+        a.ask((gateway(&inside), 9000));
+        a.cannot_reach((gateway(&inside), 8080));
+        a.cannot_reach((gateway(&inside), 8081));
+        host.itself().ask((gateway(&inside), 8081));
+        // And after a restart, and once nothing is published there.
+        drop(networks);
+        a.cannot_reach((gateway(&inside), 8080));
+        let networks = self::networks(&host, &run_dir.client(), vec![web.sandbox().clone(), a.sandbox().clone()]);
+        a.cannot_reach((gateway(&inside), 8081));
+        networks.tear_down(web.sandbox()).unwrap();
+        host.itself().serve(8080);
+        a.ask((gateway(&inside), 8080));
+    });
+}

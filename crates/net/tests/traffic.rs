@@ -241,3 +241,134 @@ fn members_of_several_networks_leave_by_the_preferred_one() {
         assert!(sh("ip route").contains("172.18.0.0/16"));
     });
 }
+
+/// Two cables, and a stranger at each; the other one is 198.51.100.2.
+fn second_stranger(host: &world::Host) -> world::Container {
+    let other = host.stranger_at("wire", "198.51.100");
+    other.sh("ip route add default via 198.51.100.1");
+    other
+}
+
+#[test]
+fn a_host_that_is_made_to_forward_is_no_router_for_others() {
+    on_a_host(|host| {
+        let (here, there) = (host.stranger(), second_stranger(&host));
+        // A new namespace has what the machine has.
+        sh("echo 0 > /proc/sys/net/ipv4/ip_forward");
+        here.sh("ip route add default via 192.0.2.1");
+        here.serve(80);
+        let networks = host.networks();
+        let mut config = host.config();
+        config.instance = "t2".parse().unwrap();
+        config.store = store::Store::in_memory().unwrap();
+        config.bridge_name = "stratus1".into();
+        let second = net::Networks::open(config, Vec::new()).unwrap();
+        let check = |networks: &net::Networks, name: &str| {
+            there.cannot_reach("192.0.2.2:80");
+            assert_eq!(run(networks, spec(name, &["bridge"], &[])).ask("192.0.2.2:80").to_string(), "192.0.2.1");
+        };
+        check(&networks, "a");
+        // Another instance relies on what the first has switched on.
+        check(&second, "b");
+        let web = run(&second, spec("web", &["bridge"], &["8081:80"]));
+        web.serve(80);
+        here.ask("192.0.2.1:8081");
+        // It is remembered.
+        drop(networks);
+        there.cannot_reach("192.0.2.2:80");
+        let networks = host.networks();
+        check(&networks, "c");
+        drop(networks);
+        let mut config = host.config();
+        config.ip_forward_drop = false;
+        let networks = net::Networks::open(config, Vec::new()).unwrap();
+        there.ask("192.0.2.2:80");
+        drop(networks);
+    });
+}
+
+#[test]
+fn a_host_that_forwards_already_goes_on() {
+    on_a_host(|host| {
+        let (here, there) = (host.stranger(), second_stranger(&host));
+        sh("echo 1 > /proc/sys/net/ipv4/ip_forward; echo 1 > /proc/sys/net/ipv6/conf/all/forwarding");
+        here.sh("ip route add default via 192.0.2.1");
+        here.serve(80);
+        let networks = host.networks();
+        networks.create(NetworkSpec { enable_ipv6: true, ..NetworkSpec::bridge("six") }).unwrap();
+        there.ask("192.0.2.2:80");
+    });
+}
+
+#[test]
+fn the_hosts_loopback_is_routed_only_where_a_port_is_published_there() {
+    on_a_host(|host| {
+        let _stranger = host.stranger();
+        let networks = host.networks();
+        let routed = || sh("cat /proc/sys/net/ipv4/conf/stratus0/route_localnet").trim() == "1";
+        assert!(!routed());
+        let elsewhere = run(&networks, spec("elsewhere", &["bridge"], &["192.0.2.1:8080:80"]));
+        assert!(!routed());
+        let (a, b) = (
+            run(&networks, spec("a", &["bridge"], &["127.0.0.1:8081:80"])),
+            run(&networks, spec("b", &["bridge"], &["8082:80"])),
+        );
+        assert!(routed());
+        networks.tear_down(a.sandbox()).unwrap();
+        b.serve(80);
+        host.itself().ask("127.0.0.1:8082");
+        drop(networks);
+        assert!(routed(), "ports are reached while no daemon runs");
+        let networks =
+            net::Networks::open(host.config(), vec![elsewhere.sandbox().clone(), b.sandbox().clone()]).unwrap();
+        host.itself().ask("127.0.0.1:8082");
+        networks.tear_down(b.sandbox()).unwrap();
+        assert!(!routed());
+        let c = run(&networks, spec("c", &["bridge"], &["8083:80"]));
+        c.serve(80);
+        host.itself().ask("127.0.0.1:8083");
+        drop(networks);
+        // It ended while no daemon ran.
+        let networks = net::Networks::open(host.config(), vec![elsewhere.sandbox().clone()]).unwrap();
+        assert!(!routed());
+        drop(networks);
+    });
+}
+
+#[test]
+fn neighbours_on_the_wire_reach_nothing_that_is_not_published_to_them() {
+    on_a_host(|host| {
+        let stranger = host.stranger();
+        let networks = host.networks();
+        networks.create(NetworkSpec::bridge("other")).unwrap();
+        let web = run(&networks, spec("web", &["bridge"], &["127.0.0.1:8080:80"]));
+        let far = run(&networks, spec("far", &["other"], &[]));
+        web.serve(80);
+        web.serve(81);
+        host.itself().serve(9000);
+        // To an unpublished port, and to the one that is published on the host's loopback only.
+        for asker in [&stranger, &far] {
+            asker.sh(&format!("ip route replace {}/32 via $(ip -4 route get 192.0.2.1 | grep -o 'via [^ ]*' | cut -d' ' -f2 | grep . || echo 192.0.2.1)", web.ip()));
+            asker.cannot_reach((web.ip(), 81));
+            asker.cannot_reach((web.ip(), 80));
+            asker.cannot_reach("192.0.2.1:8080");
+        }
+        // From an address of 127.0.0.0/8, as if it were the host itself.
+        let forged =
+            r#"ip addr add 127.0.0.9/32 dev eth0 2>/dev/null; echo 1 > /proc/sys/net/ipv4/conf/eth0/route_localnet"#;
+        far.sh(forged);
+        let heard = host.namespace.enter(|| std::net::UdpSocket::bind("0.0.0.0:9001")).unwrap().unwrap();
+        heard.set_read_timeout(Some(std::time::Duration::from_millis(20))).unwrap();
+        let gateway = "172.18.0.1:9001";
+        let forger = far.namespace.enter(|| std::net::UdpSocket::bind("127.0.0.9:0")).unwrap().unwrap();
+        let honest = far.namespace.enter(|| std::net::UdpSocket::bind("0.0.0.0:0")).unwrap().unwrap();
+        world::eventually("what comes from its own address arrives", || {
+            let _ = forger.send_to(b"forged", gateway);
+            honest.send_to(b"honest", gateway).unwrap();
+            let mut buffer = [0; 16];
+            let Ok((length, _)) = heard.recv_from(&mut buffer) else { return false };
+            assert_eq!(&buffer[..length], b"honest");
+            true
+        });
+    });
+}

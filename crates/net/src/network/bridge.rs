@@ -8,6 +8,9 @@ use crate::route::{Change, Link, RouteSocket};
 use crate::{MacAddress, sysctl};
 use ipnet::IpNet;
 
+/// The group of all instances' bridges (`ip link show group 0x73747261`), by which one's table knows another's.
+pub(crate) const GROUP: u32 = u32::from_be_bytes(*b"stra");
+
 /// Makes the network's bridge be as it shall be, and gives its index. What is right already is not touched.
 ///
 /// A bridge of that name which somebody else made is used as it is, with the network's addresses beside its own; it is
@@ -26,7 +29,9 @@ pub(super) fn ensure(host: &RouteSocket, instance: &Instance, network: &Network,
     if !link.up {
         host.apply(&[Change::link_up(link.index)])?;
     }
-    sysctl::ensure(&format!("net/ipv4/conf/{name}/route_localnet"), "1")?;
+    if is_ours(&link, instance) && link.group != GROUP {
+        host.apply(&[Change::link_group(link.index, GROUP)])?;
+    }
     if network.enable_ipv6 {
         sysctl::ensure(&format!("net/ipv6/conf/{name}/disable_ipv6"), "0")?;
         sysctl::ensure(&format!("net/ipv6/conf/{name}/accept_ra"), "0")?;

@@ -1,7 +1,8 @@
 //! Networks: what they are, and the one object that keeps them.
 
 mod attach;
-mod bridge;
+pub(crate) mod bridge;
+mod forwarding;
 mod leaving;
 mod networks;
 mod open;

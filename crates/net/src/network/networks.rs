@@ -1,5 +1,6 @@
 //! The one object that keeps an instance's networks: making, removing and finding them.
 
+use super::forwarding::Forwarding;
 use super::leaving::{Chores, Departures, Leaving};
 use super::spec::{Network, NetworkSpec, is_predefined};
 use super::{bridge, plan};
@@ -11,7 +12,6 @@ use crate::firewall::{self, Firewall, ForeignChains};
 use crate::namespace::NetNs;
 use crate::port::PortTable;
 use crate::route::RouteSocket;
-use crate::sysctl;
 use ipnet::IpNet;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
@@ -232,8 +232,10 @@ impl Networks {
 
     /// Puts a network into the kernel, and gives its bridge's index.
     fn make(&self, network: &Network) -> Result<u32> {
-        if self.config.ip_forward && !network.internal {
-            enable_forwarding(network.enable_ipv6)?;
+        if !network.internal {
+            let forwarding = Forwarding::look(&self.config, network.enable_ipv6)?;
+            self.firewall.confine(forwarding.confined)?;
+            forwarding.switch_on()?;
         }
         // The rules come first: a bridge is never there without its walls.
         if let Some(rules) = bridge::rules_of(network) {
@@ -282,21 +284,6 @@ impl Networks {
             isolated: !options.icc,
         })
     }
-}
-
-/// Makes the host forward packets.
-pub(super) fn enable_forwarding(ipv6: bool) -> Result<()> {
-    if sysctl::ensure("net/ipv4/ip_forward", "1")? {
-        tracing::info!(
-            "switched net.ipv4.ip_forward on: the host forwards between its links now, as its firewall allows"
-        );
-    }
-    if ipv6 && sysctl::ensure("net/ipv6/conf/all/forwarding", "1")? {
-        tracing::info!(
-            "switched net.ipv6.conf.all.forwarding on: links whose accept_ra is 1 ignore router advertisements now"
-        );
-    }
-    Ok(())
 }
 
 /// Takes everything that an instance put into the kernel out again: its links, its table, its rules in others' tables.

@@ -1,7 +1,8 @@
 //! Starting an instance: the store, the kernel and what runs are brought into agreement.
 
+use super::forwarding::Forwarding;
 use super::leaving::{self, Departures};
-use super::networks::{Entry, NamedEndpoint, Networks, State, enable_forwarding};
+use super::networks::{Entry, NamedEndpoint, Networks, State};
 use super::spec::{Driver, IpamConfig, Network, NetworkSpec};
 use super::{bridge, plan};
 use crate::AddressPool;
@@ -38,14 +39,16 @@ impl Networks {
         let pools = with_ipv6_pool(&config)?;
         ensure_predefined(&config, &pools, &host, &records, &mut networks)?;
 
-        if config.ip_forward {
-            enable_forwarding(networks.values().any(|network| network.enable_ipv6))?;
-        }
+        let forwarding = Forwarding::look(&config, networks.values().any(|network| network.enable_ipv6))?;
         let ports: Vec<_> = running.iter().flat_map(|sandbox| sandbox.ports.iter().cloned()).collect();
         let rules: Vec<_> = networks.values().filter_map(bridge::rules_of).collect();
-        let firewall = Arc::new(Firewall::open(&config.instance, &rules, &ports)?);
+        let firewall = Arc::new(Firewall::open(&config.instance, forwarding.confined, &rules, &ports)?);
+        forwarding.switch_on()?;
         let links = host.links()?;
         let state = enter_all(&config, &host, networks, &running);
+        let is_ours =
+            |name: &str| links.iter().any(|link| link.name == name && bridge::is_ours(link, &config.instance));
+        firewall.settle_loopback(is_ours)?;
         sweep(&config, &host, &links, &state, &running)?;
         let state = Arc::new(Mutex::new(state));
 

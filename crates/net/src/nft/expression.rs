@@ -54,6 +54,8 @@ const META_IN_NAME: u32 = 6;
 const META_OUT_NAME: u32 = 7;
 const META_PROTOCOL: u32 = 15;
 const META_TRANSPORT: u32 = 16;
+const META_IN_GROUP: u32 = 21;
+const META_OUT_GROUP: u32 = 22;
 /// `NFT_CT_*`, state bits, and `IPS_DST_NAT`.
 const CT_STATE: u32 = 0;
 const CT_STATUS: u32 = 2;
@@ -111,6 +113,16 @@ impl Rule {
     /// Goes to a link in a set of names.
     pub(crate) fn leaves_by_any(self, set: &str) -> Rule {
         self.meta(META_OUT_NAME, FIRST).lookup(set, FIRST, None)
+    }
+
+    /// Comes from a link of that group.
+    pub(crate) fn arrives_by_group(self, group: u32) -> Rule {
+        self.meta(META_IN_GROUP, FIRST).compare(FIRST, EQUAL, &group.to_ne_bytes())
+    }
+
+    /// Goes to a link of that group.
+    pub(crate) fn leaves_by_group(self, group: u32) -> Rule {
+        self.meta(META_OUT_GROUP, FIRST).compare(FIRST, EQUAL, &group.to_ne_bytes())
     }
 
     /// Comes from and goes to a pair of links in a set of pairs.
@@ -173,15 +185,27 @@ impl Rule {
     /// Sends the packet where a map says: from destination (where `by_address`), transport protocol and port, to address
     /// and port. A packet that the map does not know goes on to the next rule.
     pub(crate) fn redirect_by(self, protocol: Protocol, by_address: bool, map: &str) -> Rule {
+        let (.., length) = protocol.addresses();
+        self.load_listener(protocol, by_address).lookup(map, FIRST, Some(FIRST)).change_destination(
+            protocol,
+            FIRST,
+            FIRST + length / 4,
+        )
+    }
+
+    /// Goes to a port in a set: of its destination (where `by_address`), or of any.
+    pub(crate) fn destined_for(self, protocol: Protocol, by_address: bool, set: &str) -> Rule {
+        self.load_listener(protocol, by_address).lookup(set, FIRST, None)
+    }
+
+    /// Loads destination (where `by_address`), transport protocol and port, of that network protocol.
+    fn load_listener(self, protocol: Protocol, by_address: bool) -> Rule {
         let (_, destination, length) = protocol.addresses();
         let (rule, next) = match by_address {
             true => (self.protocol(protocol).payload(NETWORK, destination, length, FIRST), FIRST + length / 4),
             false => (self.protocol(protocol), FIRST),
         };
-        rule.meta(META_TRANSPORT, next)
-            .payload(TRANSPORT, 2, 2, next + 1)
-            .lookup(map, FIRST, Some(FIRST))
-            .change_destination(protocol, FIRST, FIRST + length / 4)
+        rule.meta(META_TRANSPORT, next).payload(TRANSPORT, 2, 2, next + 1)
     }
 
     /// Sends the packet to that address and port.

@@ -15,6 +15,7 @@ pub(crate) struct Table {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Hook {
     Prerouting = 0,
+    Input = 1,
     Forward = 2,
     Output = 3,
     Postrouting = 4,
@@ -58,6 +59,10 @@ pub(crate) enum SetKind {
     PortsByAddress(Protocol),
     /// From transport protocol and port, to address and port.
     Ports(Protocol),
+    /// Address, transport protocol and port.
+    ListenersByAddress(Protocol),
+    /// Transport protocol and port.
+    Listeners,
 }
 
 /// Types of nft(8), which user space gives meaning to.
@@ -104,6 +109,8 @@ impl SetKind {
             SetKind::Ports(protocol) => {
                 Shape { key: (concatenate(&[TRANSPORT, PORT]), 8), data: target(address(protocol)), ranges: false }
             }
+            SetKind::ListenersByAddress(protocol) => Shape { data: None, ..SetKind::PortsByAddress(protocol).shape() },
+            SetKind::Listeners => Shape { data: None, ..SetKind::Ports(Protocol::Ipv4).shape() },
         }
     }
 }
@@ -143,12 +150,18 @@ impl Element {
         std::iter::once(Element::key(first)).chain(end).collect()
     }
 
-    /// A published port: from a host's address (or any), transport protocol and port, to a container's.
-    pub(crate) fn port(from: Option<IpAddr>, transport: u8, port: u16, to: IpAddr, to_port: u16) -> Element {
-        let mut key = from.map(octets).unwrap_or_default();
+    /// A port of a host's address (or any) that a process of the host listens on.
+    pub(crate) fn listener(at: Option<IpAddr>, transport: u8, port: u16) -> Element {
+        let mut key = at.map(octets).unwrap_or_default();
         key.extend_from_slice(&[transport, 0, 0, 0]);
         key.extend_from_slice(&padded_port(port));
-        Element { data: Some([octets(to), padded_port(to_port).to_vec()].concat()), ..Element::key(key) }
+        Element::key(key)
+    }
+
+    /// A published port: from a host's address (or any), transport protocol and port, to a container's.
+    pub(crate) fn port(from: Option<IpAddr>, transport: u8, port: u16, to: IpAddr, to_port: u16) -> Element {
+        let data = [octets(to), padded_port(to_port).to_vec()].concat();
+        Element { data: Some(data), ..Element::listener(from, transport, port) }
     }
 }
 

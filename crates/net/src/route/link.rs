@@ -22,6 +22,7 @@ mod ifla {
     pub(super) const LINK_INFO: u16 = 18;
     pub(super) const ALIAS: u16 = 20;
     pub(super) const STATISTICS: u16 = 23;
+    pub(super) const GROUP: u16 = 27;
     pub(super) const NAMESPACE_FD: u16 = 28;
     pub(super) const EXTENSIONS: u16 = 29;
     pub(super) const INFO_KIND: u16 = 1;
@@ -58,6 +59,7 @@ pub(crate) struct Link {
     pub(crate) alias: String,
     pub(crate) up: bool,
     pub(crate) mtu: u32,
+    pub(crate) group: u32,
     /// The index of the bridge that it is a port of; 0 for none.
     pub(crate) master: u32,
     /// rx packets, tx packets, rx bytes, tx bytes, rx errors, tx errors, rx dropped, tx dropped.
@@ -156,6 +158,12 @@ impl Change {
         Change::new(message, format!("set the alias of link {index} to {alias}"))
     }
 
+    /// Puts a link into a group, a number that rules can ask for.
+    pub(crate) fn link_group(index: u32, group: u32) -> Change {
+        let message = Message::new(SET, 0).fixed(&header(AF_UNSPEC, index, 0, 0)).u32(ifla::GROUP, group);
+        Change::new(message, format!("put link {index} into group {group}"))
+    }
+
     /// Sets up a new port of a bridge, by its name: whether it hears other isolated ports, and whether frames may leave by
     /// it that came in by it. `ipv6` is whether the kernel has IPv6; then the port is kept from having an address.
     pub(crate) fn port_options(name: &str, isolated: bool, hairpin: bool, ipv6: bool) -> Change {
@@ -216,6 +224,7 @@ impl Link {
         match attribute.kind {
             ifla::NAME => self.name = attribute.text().unwrap_or_default().to_owned(),
             ifla::MTU => self.mtu = attribute.u32().unwrap_or_default(),
+            ifla::GROUP => self.group = attribute.u32().unwrap_or_default(),
             ifla::MASTER => self.master = attribute.u32().unwrap_or_default(),
             ifla::ALIAS => self.alias = attribute.text().unwrap_or_default().to_owned(),
             ifla::LINK_INFO => {

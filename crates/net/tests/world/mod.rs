@@ -56,6 +56,14 @@ impl Host {
 
     /// A machine on the same cable: this host is 192.0.2.1 and 2001:db8::1, the other .2 and ::2.
     pub(crate) fn stranger(&self) -> Container {
+        let stranger = self.stranger_at("cable", "192.0.2");
+        sh("ip -6 addr add 2001:db8::1/64 dev cable0 nodad");
+        stranger.sh("ip -6 addr add 2001:db8::2/64 dev cable1 nodad");
+        stranger
+    }
+
+    /// A machine on a cable of its own: this host is .1 of that network, the other .2.
+    pub(crate) fn stranger_at(&self, cable: &str, net: &str) -> Container {
         let namespace = std::thread::scope(|scope| {
             let inside = || {
                 nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
@@ -64,13 +72,10 @@ impl Host {
             };
             scope.spawn(inside).join().unwrap()
         });
-        sh(&format!("ip link add cable0 type veth peer name cable1 netns {}", path_of(&namespace)));
-        sh(
-            "ip addr add 192.0.2.1/24 dev cable0; ip -6 addr add 2001:db8::1/64 dev cable0 nodad; ip link set cable0 up",
-        );
+        sh(&format!("ip link add {cable}0 type veth peer name {cable}1 netns {}", path_of(&namespace)));
+        sh(&format!("ip addr add {net}.1/24 dev {cable}0; ip link set {cable}0 up"));
         let stranger = Container { namespace, sandbox: None };
-        stranger.sh("ip addr add 192.0.2.2/24 dev cable1; ip -6 addr add 2001:db8::2/64 dev cable1 nodad");
-        stranger.sh("ip link set cable1 up");
+        stranger.sh(&format!("ip addr add {net}.2/24 dev {cable}1; ip link set {cable}1 up"));
         stranger
     }
 

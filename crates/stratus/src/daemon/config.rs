@@ -81,6 +81,10 @@ pub(crate) struct Options {
     /// Address that containers reach as host-gateway [default: the default bridge's]
     #[arg(long, value_name = "ADDRESS")]
     host_gateway_ip: Option<IpAddr>,
+    /// Let the host forward between links that are no containers', where this daemon switches forwarding on: else that
+    /// is dropped, as the host would be a router for all who reach it
+    #[arg(long)]
+    ip_forward_no_drop: bool,
     /// Run a tiny init in every container that does not say
     #[arg(long)]
     init: bool,
@@ -123,6 +127,7 @@ struct File {
     dns_opts: Vec<String>,
     dns_search: Vec<String>,
     host_gateway_ip: Option<IpAddr>,
+    ip_forward_no_drop: bool,
     init: bool,
     labels: Vec<String>,
     metrics_addr: Option<SocketAddr>,
@@ -148,6 +153,7 @@ pub(super) struct Config {
     log: LogConfig,
     dns: DnsDefaults,
     host_gateway: Option<IpAddr>,
+    ip_forward_drop: bool,
     init: bool,
     labels: Vec<String>,
     program: PathBuf,
@@ -205,6 +211,7 @@ impl Config {
                 search: list(&options.dns_search, &file.dns_search),
             },
             host_gateway: options.host_gateway_ip.or(file.host_gateway_ip),
+            ip_forward_drop: !(options.ip_forward_no_drop || file.ip_forward_no_drop),
             init: options.init || file.init,
             labels: list(&options.labels, &file.labels),
             program: std::env::current_exe().map_err(Error::io("find", "this program's own file"))?,
@@ -230,6 +237,7 @@ impl Config {
                 bridge: self.bridge.clone(),
                 address_pools: self.pools.clone(),
                 host_gateway: self.host_gateway,
+                ip_forward_drop: self.ip_forward_drop,
             },
             registries: self.registries.clone(),
             log: self.log.clone(),
