@@ -9,7 +9,7 @@ use rustix::net::{RecvFlags, SendFlags, SocketFlags, sockopt};
 
 use super::arena::Key;
 use super::protocol::{self, Held, Hold, MAX_KEY, Mode, Proto, Refusal, Reply, Request, Status};
-use super::server::{BURST, Entry, Forwarder, Holding};
+use super::server::{BURST, Entry, Forwarder, Holding, open_spare};
 use super::udp::{Peer, Session, UdpListener};
 use super::{SOCKET_FILE, bind};
 
@@ -24,8 +24,11 @@ const PASSES: usize = 8;
 
 impl Forwarder {
     pub(super) fn accept_controls(&mut self, key: Key) {
-        let Some(Entry::ControlListener(socket)) = self.entries.get(key) else { return };
-        let Ok(client) = rustix::net::accept_with(socket, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) else { return };
+        let client = match self.accept_control(key) {
+            Err(Errno::MFILE | Errno::NFILE) => self.accept_with_the_spare_one(key),
+            accepted => accepted,
+        };
+        let Ok(client) = client else { return };
         // The file's mode says the same; a descriptor that was passed around does not.
         let uid = sockopt::socket_peercred(&client).map(|credentials| credentials.uid);
         if uid != Ok(rustix::process::geteuid()) || self.controls.len() >= MAX_CONTROLS {
@@ -37,6 +40,27 @@ impl Forwarder {
             self.complain(|| format!("cannot watch a control connection: {errno}"));
             self.hang_up(control);
         }
+    }
+
+    fn accept_control(&self, key: Key) -> Result<OwnedFd, Errno> {
+        let Some(Entry::ControlListener(socket)) = self.entries.get(key) else { return Err(Errno::AGAIN) };
+        rustix::net::accept_with(socket, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)
+    }
+
+    /// Without a descriptor left: a UDP client makes room for the daemon. Where there is none, the daemon is turned away, as
+    /// it would be reported without end.
+    fn accept_with_the_spare_one(&mut self, key: Key) -> Result<OwnedFd, Errno> {
+        self.complain(|| "out of file descriptors: a control connection found none".to_owned());
+        drop(self.spare.take());
+        self.make_room();
+        let accepted = self.accept_control(key);
+        self.spare = open_spare();
+        if self.spare.is_some() {
+            return accepted;
+        }
+        drop(accepted);
+        self.spare = open_spare();
+        Err(Errno::MFILE)
     }
 
     pub(super) fn serve_control(&mut self, key: Key) {
@@ -248,7 +272,12 @@ impl Forwarder {
         if self.sessions >= self.config.max_sessions {
             self.make_room();
         }
-        let session = match Session::open(listener, peer, target, now) {
+        let mut opened = Session::open(listener, peer, target, now);
+        if matches!(opened, Err(Errno::MFILE | Errno::NFILE)) {
+            self.make_room();
+            opened = Session::open(listener, peer, target, now);
+        }
+        let session = match opened {
             Ok(session) => session,
             Err(errno) => {
                 self.complain(|| format!("cannot send to {target}: {errno}"));

@@ -29,7 +29,7 @@ const EVENTS: usize = 128;
 /// What one ready listener, or one ready datagram socket, may do before others get their turn.
 pub(super) const BURST: usize = 64;
 
-/// Descriptors kept from proxied connections, so that control connections and logs find some.
+/// Descriptors kept from proxied connections and UDP clients, so that control connections and logs find some.
 const RESERVED_DESCRIPTORS: u64 = 64;
 
 /// Descriptors of a connection with bytes under way in both directions: two sockets and two pipes.
@@ -84,7 +84,7 @@ pub(super) struct Forwarder {
     pub(super) expiry: VecDeque<(Instant, Key)>,
     pipes: Pipes,
     /// Given up for a moment when descriptors run out, to be able to accept a connection and close it.
-    spare: Option<OwnedFd>,
+    pub(super) spare: Option<OwnedFd>,
     pub(super) buffer: Box<[u8]>,
     journal: Journal,
 }
@@ -110,9 +110,12 @@ impl Forwarder {
 
     /// A forwarder that holds nothing yet, of a run directory that is its own.
     pub(super) fn assemble(mut config: Config, program: Program, lock: OwnedFd, listener: OwnedFd) -> io::Result<Self> {
-        let descriptors = raise_descriptor_limit();
-        let affordable = descriptors.saturating_sub(RESERVED_DESCRIPTORS) / CONNECTION_DESCRIPTORS;
-        config.max_connections = config.max_connections.min(usize::try_from(affordable).unwrap_or(usize::MAX)).max(1);
+        let available = raise_descriptor_limit().saturating_sub(RESERVED_DESCRIPTORS);
+        let at_most =
+            |wanted: usize, descriptors: u64| wanted.min(usize::try_from(descriptors).unwrap_or(usize::MAX)).max(1);
+        // Half for connections, a quarter for UDP clients, and what is left for the ports themselves.
+        config.max_connections = at_most(config.max_connections, available / 2 / CONNECTION_DESCRIPTORS);
+        config.max_sessions = at_most(config.max_sessions, available / 4);
         let mut forwarder = Forwarder {
             config,
             program,
@@ -333,7 +336,7 @@ fn raise_descriptor_limit() -> u64 {
     current.unwrap_or(u64::MAX)
 }
 
-fn open_spare() -> Option<OwnedFd> {
+pub(super) fn open_spare() -> Option<OwnedFd> {
     rustix::fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, FileMode::empty()).ok()
 }
 

@@ -298,8 +298,8 @@ fn one_connection_too_many_is_turned_away_and_the_others_stay() {
     assert_eq!(exchange(web, "next").unwrap(), "next");
 }
 
-#[test]
-fn running_out_of_descriptors_turns_clients_away_until_there_are_some_again() {
+/// A forwarder that may have 128 descriptors.
+fn with_few_descriptors() -> Host {
     own_network();
     let dir = tempfile::tempdir().unwrap();
     let run_dir = dir.path().to_owned();
@@ -310,7 +310,43 @@ fn running_out_of_descriptors_turns_clients_away_until_there_are_some_again() {
         command.args(["--test-threads=1", "--", "--run-dir"]).arg(&run_dir).env_remove(DAEMON);
         command
     });
-    let host = Host { dir, client };
+    Host { dir, client }
+}
+
+#[test]
+fn many_udp_clients_leave_descriptors_for_connections_and_for_the_daemon() {
+    let host = with_few_descriptors();
+    let target = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    target.set_read_timeout(Some(std::time::Duration::from_secs(10))).unwrap();
+    let mode = Mode::Proxy { target: target.local_addr().unwrap() };
+    let port = host.publish("udp", Proto::Udp, Ipv6Addr::LOCALHOST, mode);
+    let web = host.publish_proxy(Proto::Tcp, server(echo));
+    for _ in 0..300 {
+        UdpSocket::bind((Ipv6Addr::LOCALHOST, 0)).unwrap().send_to(b"hello", port).unwrap();
+        target.recv(&mut [0; 10]).unwrap();
+    }
+    let status = host.client.status().unwrap().unwrap();
+    assert!((1..100).contains(&status.sessions), "{status:?}");
+    assert_eq!(exchange(web, "a connection").unwrap(), "a connection");
+    // Connections of others besides, as of whoever looks on behalf of a daemon, and ports until none is left.
+    let mut reserved = 0;
+    let reserve = |number: u32| {
+        let hold = Hold { key: format!("{number}"), proto: Proto::Udp, mode: Mode::Reserve };
+        host.client.hold(&hold, forward::bind(Proto::Udp, (Ipv4Addr::LOCALHOST, 0).into()).unwrap())
+    };
+    while reserve(reserved).is_ok() {
+        reserved += 1;
+        assert!(reserved < 128);
+    }
+    // The next daemon is let in all the same.
+    let next = ForwardClient::with_command(host.dir.path(), || unreachable!("there is one"));
+    assert!(next.status().unwrap().unwrap().sessions < status.sessions);
+    next.release("0").unwrap();
+}
+
+#[test]
+fn running_out_of_descriptors_turns_clients_away_until_there_are_some_again() {
+    let host = with_few_descriptors();
     let web = host.publish_proxy(Proto::Tcp, server(echo));
     let mut reserved = 0;
     while host
