@@ -475,6 +475,26 @@ fn too_many_queries_are_refused_and_names_of_containers_are_not() {
 }
 
 #[test]
+fn whoever_asks_too_fast_waits_and_others_do_not() {
+    let world = World::with(sandbox(ID), |config| config.max_queries_per_second = 20);
+    let other = namespace();
+    world.zones.publish("m", "back", "other", ["other"], &[ip("10.0.1.2")]);
+    world.zones.join("other", "m", &[]);
+    world.server.attach(other.try_clone().unwrap().into(), sandbox("other")).unwrap();
+    let began = std::time::Instant::now();
+    let socket = world.udp();
+    for _ in 0..60 {
+        socket.send(&query("db.", RecordType::A).to_vec().unwrap()).unwrap();
+    }
+    // A namespace of its own, at a pace of its own.
+    assert_eq!(addresses(&ask(&udp_in(&other), &query("other.", RecordType::A))), ["10.0.1.2"]);
+    for _ in 0..60 {
+        socket.recv(&mut [0; 512]).unwrap();
+    }
+    assert!(began.elapsed() >= Duration::from_millis(1900), "20 at once, and the others at 20 a second");
+}
+
+#[test]
 fn a_new_daemon_takes_over_the_port() {
     let mut world = World::new();
     let old = world.udp();

@@ -17,6 +17,7 @@
 mod answer;
 pub mod hosts;
 mod names;
+mod pace;
 mod random;
 pub mod resolv;
 mod server;

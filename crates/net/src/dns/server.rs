@@ -5,13 +5,15 @@ use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Instant;
 
 use parking_lot::{Mutex, RwLock};
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tokio::task::AbortHandle;
 
-use super::sockets::{self, Listening};
+use super::pace::Pace;
+use super::sockets::{self, Listening, Openers};
 use super::transport;
 use super::upstream::{DNS_PORT, HostServers};
 use super::{DnsError, NameSource};
@@ -28,6 +30,8 @@ pub struct DnsConfig {
     pub max_forwarded: usize,
     /// Queries under way to other servers, of one sandbox, so that one cannot take the names from all.
     pub max_forwarded_per_sandbox: usize,
+    /// Queries a second of one sandbox, whoever answers them; as many again may come at once. More have to wait.
+    pub max_queries_per_second: u32,
     /// TCP connections of one sandbox. More are closed at once.
     pub max_connections_per_sandbox: usize,
 }
@@ -39,6 +43,7 @@ impl Default for DnsConfig {
             upstream_port: DNS_PORT,
             max_forwarded: 1024,
             max_forwarded_per_sandbox: 256,
+            max_queries_per_second: 2000,
             max_connections_per_sandbox: 64,
         }
     }
@@ -83,6 +88,7 @@ pub(super) struct Shared {
     pub(super) config: DnsConfig,
     pub(super) host: HostServers,
     pub(super) permits: Arc<Semaphore>,
+    pub(super) openers: Openers,
 }
 
 /// A sandbox that is served.
@@ -90,6 +96,7 @@ pub(super) struct Sandbox {
     pub(super) namespace: OwnedFd,
     pub(super) dns: RwLock<SandboxDns>,
     pub(super) permits: Arc<Semaphore>,
+    pub(super) pace: Pace,
 }
 
 /// The tasks of a sandbox; ends them when it goes.
@@ -114,7 +121,8 @@ impl DnsServer {
     pub fn start(source: Arc<dyn NameSource>, config: DnsConfig) -> Self {
         let host = HostServers::new(config.host_resolv_conf.clone(), config.upstream_port);
         let permits = Arc::new(Semaphore::new(config.max_forwarded));
-        let shared = Arc::new(Shared { source, config, host, permits });
+        let openers = Openers::new(config.max_forwarded);
+        let shared = Arc::new(Shared { source, config, host, permits, openers });
         DnsServer { shared, runtime: Handle::current(), sandboxes: Mutex::default() }
     }
 
@@ -170,7 +178,8 @@ impl DnsServer {
         let udp = tokio::net::UdpSocket::from_std(listening.udp).map_err(failed)?;
         let tcp = tokio::net::TcpListener::from_std(listening.tcp).map_err(failed)?;
         let permits = Arc::new(Semaphore::new(self.shared.config.max_forwarded_per_sandbox));
-        let sandbox = Arc::new(Sandbox { namespace, dns: RwLock::new(dns), permits });
+        let pace = Pace::new(self.shared.config.max_queries_per_second, Instant::now());
+        let sandbox = Arc::new(Sandbox { namespace, dns: RwLock::new(dns), permits, pace });
         let tasks = [
             self.runtime.spawn(transport::serve_udp(udp, sandbox.clone(), self.shared.clone())).abort_handle(),
             self.runtime.spawn(transport::serve_tcp(tcp, sandbox.clone(), self.shared.clone())).abort_handle(),

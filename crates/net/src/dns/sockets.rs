@@ -2,8 +2,10 @@
 
 use std::io;
 use std::net::{SocketAddrV4, TcpListener, UdpSocket};
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 
+use parking_lot::Mutex;
 use rustix::thread::LinkNameSpaceType;
 
 use super::{DnsError, SERVER_ADDRESS};
@@ -117,18 +119,71 @@ impl Redirection {
     }
 }
 
+/// The thread that opens sockets towards other servers in sandboxes' namespaces, one after the other: there is one, however
+/// many queries come. It starts with the first, and returns home after each, so as to keep nobody's namespace alive.
+pub(super) struct Openers {
+    most: usize,
+    queue: Mutex<Option<SyncSender<Order>>>,
+}
+
+/// Where a socket is wanted, how it is made, and who waits for it.
+struct Order {
+    namespace: OwnedFd,
+    make: Box<dyn FnOnce() -> io::Result<OwnedFd> + Send>,
+    reply: tokio::sync::oneshot::Sender<io::Result<OwnedFd>>,
+}
+
+/// A sandbox' namespace, as a place to open sockets in.
+#[derive(Clone, Copy)]
+pub(super) struct Inside<'a> {
+    pub(super) openers: &'a Openers,
+    pub(super) namespace: &'a OwnedFd,
+}
+
+impl Openers {
+    /// `most`: how many may wait at the same time.
+    pub(super) fn new(most: usize) -> Openers {
+        Openers { most, queue: Mutex::default() }
+    }
+
+    fn order(&self, order: Order) -> io::Result<()> {
+        let mut queue = self.queue.lock();
+        let sender = match &mut *queue {
+            Some(sender) => sender,
+            None => {
+                let (sender, orders) = sync_channel(self.most);
+                let home = crate::NetNs::of_this_thread().map_err(io::Error::other)?;
+                std::thread::Builder::new().name("dns-sockets".into()).spawn(move || open_all(&home, &orders))?;
+                queue.insert(sender)
+            }
+        };
+        sender.try_send(order).map_err(|error| match error {
+            TrySendError::Full(_) => io::ErrorKind::WouldBlock.into(),
+            TrySendError::Disconnected(_) => io::Error::other("the thread that opens sockets has ended"),
+        })
+    }
+}
+
+/// Until the server is dropped.
+fn open_all(home: &crate::NetNs, orders: &Receiver<Order>) {
+    for Order { namespace, make, reply } in orders {
+        // Whoever ordered may have given up.
+        let _ = reply.send(enter(namespace.as_fd()).and_then(|()| make()));
+        if let Err(error) = enter(home.as_fd()) {
+            tracing::warn!(%error, "a thread could not return to the host's network namespace");
+        }
+    }
+}
+
 /// A socket towards another server: a client's, made in the sandbox's namespace or, without one, in the daemon's. Not
 /// blocking, and not connected.
 pub(super) async fn open_client(
-    namespace: Option<&OwnedFd>,
+    inside: Option<Inside<'_>>,
     make: impl FnOnce() -> io::Result<OwnedFd> + Send + 'static,
 ) -> io::Result<OwnedFd> {
-    let Some(namespace) = namespace else { return make() };
-    let namespace = namespace.try_clone()?;
-    let (done, socket) = tokio::sync::oneshot::channel();
-    std::thread::Builder::new().name("dns-netns".into()).spawn(move || {
-        let _ = done.send(enter(std::os::fd::AsFd::as_fd(&namespace)).and_then(|()| make()));
-    })?;
+    let Some(Inside { openers, namespace }) = inside else { return make() };
+    let (reply, socket) = tokio::sync::oneshot::channel();
+    openers.order(Order { namespace: namespace.try_clone()?, make: Box::new(make), reply })?;
     socket.await.map_err(io::Error::other)?
 }
 
@@ -144,5 +199,40 @@ mod tests {
         assert_eq!(listening.udp.local_addr().unwrap(), listening.tcp.local_addr().unwrap());
         assert_eq!(listening.udp.local_addr().unwrap().ip(), Ipv4Addr::new(127, 0, 0, 11));
         assert_eq!(bind(listening.port).err().map(|error| error.kind()), Some(io::ErrorKind::AddrInUse));
+    }
+
+    #[test]
+    fn one_thread_opens_the_sockets_of_all_and_keeps_no_namespace() {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let inode = |namespace: &OwnedFd| rustix::fs::fstat(namespace).unwrap().st_ino;
+        let here: OwnedFd = crate::NetNs::of_this_thread().unwrap().into();
+        let make_namespace = || {
+            let inside = || {
+                nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).expect("tests of networks need root");
+                OwnedFd::from(crate::NetNs::of_this_thread().unwrap())
+            };
+            std::thread::spawn(inside).join().unwrap()
+        };
+        let (openers, namespaces) = (Openers::new(4), [make_namespace(), make_namespace()]);
+        let mut threads = std::collections::BTreeSet::new();
+        for n in 0..20 {
+            let inside = Inside { openers: &openers, namespace: &namespaces[n % 2] };
+            let (tell, told) = std::sync::mpsc::channel();
+            let make = move || {
+                tell.send(rustix::thread::gettid().as_raw_nonzero()).unwrap();
+                Ok(crate::NetNs::of_this_thread().map_err(io::Error::other)?.into())
+            };
+            let there = runtime.block_on(open_client(Some(inside), make)).unwrap();
+            assert_eq!(inode(&there), inode(&namespaces[n % 2]));
+            threads.insert(told.recv().unwrap());
+        }
+        assert_eq!(threads.len(), 1);
+        let thread = threads.pop_first().unwrap();
+        let at = format!("/proc/self/task/{thread}/ns/net");
+        let end = std::time::Instant::now() + std::time::Duration::from_secs(30);
+        while std::fs::metadata(&at).map(|m| std::os::unix::fs::MetadataExt::ino(&m)).ok() != Some(inode(&here)) {
+            assert!(std::time::Instant::now() < end, "the thread stays in a sandbox' namespace");
+            std::thread::yield_now();
+        }
     }
 }

@@ -4,13 +4,14 @@ use std::cell::RefCell;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hickory_proto::op::ResponseCode;
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::task::JoinSet;
 
 use super::server::{Sandbox, Shared, Upstreams};
+use super::sockets::Inside;
 use super::upstream::{self, MAX_SERVERS, receive_message, send_message};
 use super::{Outcome, SERVER_ADDRESS, Transport, View, answer, wire};
 
@@ -37,7 +38,9 @@ pub(super) async fn serve_udp(socket: UdpSocket, sandbox: Arc<Sandbox>, shared: 
             tokio::time::sleep(PAUSE).await;
         }
         for _ in 0..BURST {
-            match receive(&socket, &sandbox, &shared) {
+            let received = receive(&socket, &sandbox, &shared);
+            let pause = if received.is_ok() { sandbox.pace.count(Instant::now()) } else { Duration::ZERO };
+            match received {
                 Ok((from, _, Outcome::Reply(reply))) => drop(socket.try_send_to(&reply, from)),
                 Ok((from, query, Outcome::Forward { max_len })) => {
                     let (socket, sandbox, shared) = (socket.clone(), sandbox.clone(), shared.clone());
@@ -50,6 +53,9 @@ pub(super) async fn serve_udp(socket: UdpSocket, sandbox: Arc<Sandbox>, shared: 
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 // An earlier answer found nobody.
                 Err(_) => {}
+            }
+            if !pause.is_zero() {
+                tokio::time::sleep(pause).await;
             }
         }
         while forwarded.try_join_next().is_some() {}
@@ -92,6 +98,7 @@ pub(super) async fn serve_tcp(listener: TcpListener, sandbox: Arc<Sandbox>, shar
 /// Answers one query after the other, as long as the client has some.
 async fn serve_connection(mut stream: TcpStream, sandbox: Arc<Sandbox>, shared: Arc<Shared>) {
     while let Ok(Ok(Some(query))) = tokio::time::timeout(IDLE, receive_message(&mut stream)).await {
+        tokio::time::sleep(sandbox.pace.count(Instant::now())).await;
         let reply = match decide(&query, Transport::Tcp, &sandbox, &shared) {
             Outcome::Reply(reply) => reply,
             Outcome::Forward { max_len } => forward(&query, Transport::Tcp, max_len, &sandbox, &shared).await,
@@ -110,10 +117,11 @@ async fn forward(query: &[u8], transport: Transport, max_len: usize, sandbox: &S
         tracing::debug!(sandbox = sandbox.dns.read().id, "too many name queries are under way");
         return wire::failure(query, ResponseCode::Refused);
     };
-    let (servers, namespace) = servers(sandbox, shared);
+    let (servers, from_inside) = servers(sandbox, shared);
+    let inside = from_inside.then_some(Inside { openers: &shared.openers, namespace: &sandbox.namespace });
     let id = wire::header(query).map_or(0, |header| header.id);
     for server in servers {
-        match upstream::ask(server, namespace.then_some(&sandbox.namespace), transport, query).await {
+        match upstream::ask(server, inside, transport, query).await {
             Ok(reply) if is_final(&reply) => return wire::to_client(reply, id, max_len),
             Ok(_) => tracing::debug!(%server, "the name server failed or refused"),
             Err(error) => tracing::debug!(%server, %error, "the name server did not answer"),

@@ -15,7 +15,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::{TcpStream, UdpSocket};
 
 use super::resolv::{NameServer, ResolvConf};
-use super::sockets::open_client;
+use super::sockets::{Inside, open_client};
 use super::{Transport, random, wire};
 
 /// The port of name servers.
@@ -72,7 +72,7 @@ fn address(server: &NameServer, port: u16) -> Option<SocketAddr> {
 /// identifier, which is the query's again.
 pub(super) async fn ask(
     server: SocketAddr,
-    namespace: Option<&OwnedFd>,
+    inside: Option<Inside<'_>>,
     transport: Transport,
     query: &[u8],
 ) -> io::Result<Vec<u8>> {
@@ -80,15 +80,15 @@ pub(super) async fn ask(
     let sent = wire::with_id(query, random::transaction_id());
     let exchange = async {
         match transport {
-            Transport::Udp => ask_udp(server, namespace, &sent).await,
-            Transport::Tcp => ask_tcp(server, namespace, &sent).await,
+            Transport::Udp => ask_udp(server, inside, &sent).await,
+            Transport::Tcp => ask_tcp(server, inside, &sent).await,
         }
     };
     tokio::time::timeout(TIMEOUT, exchange).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
 
-async fn ask_udp(server: SocketAddr, namespace: Option<&OwnedFd>, query: &[u8]) -> io::Result<Vec<u8>> {
-    let socket = open_client(namespace, move || make(server, SocketType::DGRAM)).await?;
+async fn ask_udp(server: SocketAddr, inside: Option<Inside<'_>>, query: &[u8]) -> io::Result<Vec<u8>> {
+    let socket = open_client(inside, move || make(server, SocketType::DGRAM)).await?;
     // A connected socket gets datagrams of that server only, and hears when nobody listens there.
     rustix::net::connect(&socket, &server)?;
     let socket = UdpSocket::from_std(socket.into())?;
@@ -108,8 +108,8 @@ async fn ask_udp(server: SocketAddr, namespace: Option<&OwnedFd>, query: &[u8]) 
     }
 }
 
-async fn ask_tcp(server: SocketAddr, namespace: Option<&OwnedFd>, query: &[u8]) -> io::Result<Vec<u8>> {
-    let socket = open_client(namespace, move || make(server, SocketType::STREAM)).await?;
+async fn ask_tcp(server: SocketAddr, inside: Option<Inside<'_>>, query: &[u8]) -> io::Result<Vec<u8>> {
+    let socket = open_client(inside, move || make(server, SocketType::STREAM)).await?;
     let socket = tokio::net::TcpSocket::from_std_stream(std::net::TcpStream::from(socket));
     let mut stream = socket.connect(server).await?;
     send_message(&mut stream, query).await?;
