@@ -160,9 +160,9 @@ impl State {
         self.find(network).is_ok_and(|entry| entry.leaving.iter().any(waited_for))
     }
 
-    fn everyone_leaving(&self) -> Vec<Endpoint> {
+    fn leaving(&self) -> impl Iterator<Item = &Endpoint> {
         let all = self.networks.values().flat_map(|entry| &entry.leaving);
-        all.filter(|leaving| !leaving.stuck).map(|leaving| leaving.endpoint.clone()).collect()
+        all.filter(|leaving| !leaving.stuck).map(|leaving| &leaving.endpoint)
     }
 }
 
@@ -243,12 +243,11 @@ impl Thread {
             }
             let now = Instant::now();
             let due = state.chores.links.iter().map(|(when, _)| *when).min();
-            let leaving = state.everyone_leaving();
-            let settle = !state.chores.swept || !state.chores.published.is_empty() || !leaving.is_empty();
+            let settle = !state.chores.swept || !state.chores.published.is_empty() || state.leaving().next().is_some();
             let at_once =
                 !state.chores.swept || state.chores.urgent || since.is_some_and(|since| now >= since + LINGER);
             if due.is_some_and(|due| due <= now) || settle && at_once {
-                return Some(state.batch(leaving, now));
+                return Some(state.batch(now));
             }
             state.chores.urgent = false;
             if settle {
@@ -302,7 +301,8 @@ impl Thread {
 }
 
 impl State {
-    fn batch(&mut self, leaving: Vec<Endpoint>, now: Instant) -> Batch {
+    fn batch(&mut self, now: Instant) -> Batch {
+        let leaving: Vec<Endpoint> = self.leaving().cloned().collect();
         let chores = &mut self.chores;
         let published = std::mem::take(&mut chores.published);
         let sctp = std::mem::take(&mut chores.sctp) || published.iter().any(|port| port.protocol == Protocol::Sctp);
