@@ -317,7 +317,7 @@ fn with_few_descriptors() -> Host {
 fn many_udp_clients_leave_descriptors_for_connections_and_for_the_daemon() {
     let host = with_few_descriptors();
     let target = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    target.set_read_timeout(Some(std::time::Duration::from_secs(10))).unwrap();
+    target.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
     let mode = Mode::Proxy { target: target.local_addr().unwrap() };
     let port = host.publish("udp", Proto::Udp, Ipv6Addr::LOCALHOST, mode);
     let web = host.publish_proxy(Proto::Tcp, server(echo));
