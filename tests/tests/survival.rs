@@ -202,3 +202,34 @@ fn when_the_keeper_is_killed_its_containers_end_and_can_start_again() {
     host.sh("docker run --rm busybox echo hello").says("hello");
     assert_ne!(host.keeper(), keeper);
 }
+
+/// After the machine's boot, policies start what others need first, and what can't be started keeps nobody waiting.
+#[test]
+fn what_others_need_starts_first_after_a_boot() {
+    let mut host = Daemon::start();
+    host.sh("docker run -d --name db --restart always busybox sleep 1000").ok();
+    for n in 0..4 {
+        host.sh(&format!("docker run -d --name web{n} --restart always --link db:db busybox sleep 1000")).ok();
+        host.sh(&format!(
+            "docker run -d --name side{n} --restart always --network container:web{n} busybox sleep 1000"
+        ))
+        .ok();
+    }
+    host.sh("docker run -d --name off --restart unless-stopped busybox sleep 1000 && docker stop -t 0 off").ok();
+    host.sh("docker run -d --name up --restart always busybox sleep 1000 && docker stop -t 0 up").ok();
+    host.sh("mkdir there && docker run -d --name lacks --restart always --mount type=bind,src=$PWD/there,dst=/there busybox sleep 1000").ok();
+    let keeper = host.keeper();
+    host.kill9();
+    host.sh(&format!("kill -9 {keeper}; rmdir there")).ok();
+    // What a boot changes for a daemon.
+    std::fs::write(host.run_dir().join("boot_id"), "another").expect("write");
+    host.restart();
+    let running = "docker ps --format '{{.Names}}' | sort | xargs";
+    eventually("all to run", || host.sh(running).text() == "db side0 side1 side2 side3 up web0 web1 web2 web3");
+    // Each was started once: none had to be tried again as another was missing.
+    host.sh("docker inspect -f '{{.RestartCount}}' db web0 web1 web2 web3 side0 side1 side2 side3 | sort -u").says("1");
+    // What was not there comes later.
+    host.sh("mkdir there").ok();
+    eventually("the last one", || host.sh("docker inspect -f '{{.State.Running}}' lacks").text() == "true");
+    host.sh("docker inspect -f '{{.State.Status}}' off").says("exited");
+}

@@ -69,8 +69,8 @@ struct Inner {
     config: EngineConfig,
     /// A random name of this data directory, for clients.
     instance_id: String,
-    /// This is the first daemon of this data directory since the machine's boot.
-    booted: bool,
+    /// This is the first daemon of this data directory since the machine's boot, and has not begun its policies yet.
+    booted: std::sync::atomic::AtomicBool,
     records: Collection<ContainerRecord>,
     containers: Registry,
     execs: Execs,

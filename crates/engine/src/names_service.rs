@@ -65,8 +65,8 @@ impl Engine {
     }
 
     /// As [`attach_dns`](Self::attach_dns), for a container that runs.
-    pub(crate) fn attach_dns_of_running(&self, record: &ContainerRecord) {
-        match net::NetNs::of_process(record.state.pid) {
+    pub(crate) async fn attach_dns_of_running(&self, record: &ContainerRecord) {
+        match self.namespace_of_running(record).await {
             Ok(namespace) => self.attach_dns(record, record.net.as_ref(), namespace),
             Err(error) => tracing::warn!(container = %record.id.short(), %error, "names can't be looked up in it"),
         }

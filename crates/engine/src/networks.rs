@@ -1,8 +1,12 @@
 //! Networks as clients see them, and a container's place on them.
 
 use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
+
+use rustix::fs::{Mode, OFlags};
+use sandbox::plan::NamespaceKind;
 
 use net::{Endpoint, EndpointSpec, Network, NetworkSpec, PortSpec, SandboxSpec};
 
@@ -30,6 +34,8 @@ pub(crate) struct Joined {
     pub(crate) ipc: Option<PathBuf>,
     pub(crate) pid: Option<PathBuf>,
     pub(crate) shm: Option<PathBuf>,
+    /// The same namespaces, open: a path names a process by a number, which may be another's by the time it is used.
+    pub(crate) descriptors: Vec<(NamespaceKind, OwnedFd)>,
 }
 
 /// Whether an endpoint is what a container's record means by the network of that name.
@@ -188,11 +194,11 @@ impl Engine {
         let mut sandbox = record.net.clone();
         if record.state.phase.is_live() {
             let spec = endpoint_spec(&network.name, &settings.request)?;
+            let namespace = self.namespace_of_running(&record).await?;
             // A daemon that is killed in the middle of it leaves word for the next one.
             self.change(&life, |record| record.connecting = true).await?;
-            let (engine, live, pid) = (self.clone(), sandbox.clone(), record.state.pid);
+            let (engine, live) = (self.clone(), sandbox.clone());
             let connected = crate::blocking(move || {
-                let namespace = net::NetNs::of_process(pid).map_err(error)?;
                 let mut live =
                     live.ok_or_else(|| Error::conflict("the container has no network namespace of its own"))?;
                 let endpoint = engine.0.networks.connect(&namespace, &mut live, spec).map_err(error)?;
@@ -217,7 +223,7 @@ impl Engine {
             })
             .await?;
         if record.state.phase.is_live() {
-            self.refresh_network(&record);
+            self.refresh_network(&record).await;
             self.tell_network(&network, "connect", [("container", record.id.to_string())]);
         }
         Ok(())
@@ -274,9 +280,9 @@ impl Engine {
         if leaving.is_empty() {
             return Ok(());
         }
-        let (engine, pid) = (self.clone(), record.state.pid);
+        let namespace = self.namespace_of_running(&record).await?;
+        let engine = self.clone();
         let left = crate::blocking(move || {
-            let namespace = net::NetNs::of_process(pid).map_err(error)?;
             for network in leaving {
                 engine.0.networks.disconnect(&namespace, &mut live, &network).map_err(error)?;
             }
@@ -284,7 +290,7 @@ impl Engine {
         });
         let left = left.await?;
         let record = self.change(life, |record| record.net = Some(left)).await?;
-        self.refresh_network(&record);
+        self.refresh_network(&record).await;
         Ok(())
     }
 
@@ -295,13 +301,10 @@ impl Engine {
         if !record.connecting {
             return Ok(());
         }
-        let (engine, live, pid) = (self.clone(), record.net.clone(), record.state.pid);
-        let settled = crate::blocking(move || {
-            let Some(live) = live else { return Ok(()) };
-            let namespace = net::NetNs::of_process(pid).map_err(error)?;
-            engine.0.networks.settle(&namespace, &live).map_err(error)
-        });
-        settled.await?;
+        if let Some(live) = record.net.clone() {
+            let (engine, namespace) = (self.clone(), self.namespace_of_running(&record).await?);
+            crate::blocking(move || engine.0.networks.settle(&namespace, &live).map_err(error)).await?;
+        }
         self.change(life, |record| record.connecting = false).await.map(drop)
     }
 
@@ -320,11 +323,11 @@ impl Engine {
         self.0.networks.set_up_in(namespace, spec).map_err(error)
     }
 
-    /// Namespaces of other containers, which must run.
+    /// Namespaces of other containers, which must run. Blocks.
     pub(crate) fn joined_namespaces(&self, record: &ContainerRecord) -> Result<Joined> {
         let mut joined = Joined::default();
         if let NetworkMode::Container(name) = &record.host.network_mode {
-            joined.network = Some(self.namespace_of(name, "network", "net")?);
+            joined.network = Some(self.join_namespace(&mut joined, name, "network", NamespaceKind::Network)?);
         }
         if let IpcMode::Container(name) = &record.host.ipc_mode {
             let other = self.0.containers.find(name)?;
@@ -335,21 +338,29 @@ impl Engine {
                     other.id
                 )));
             }
-            joined.ipc = Some(self.namespace_of(name, "IPC", "ipc")?);
+            joined.ipc = Some(self.join_namespace(&mut joined, name, "IPC", NamespaceKind::Ipc)?);
             joined.shm = Some(self.shm_dir(&other.id));
         }
         if record.host.ipc_mode == IpcMode::Shareable {
             joined.shm = Some(self.mount_shm(record)?);
         }
         if let PidMode::Container(name) = &record.host.pid_mode {
-            joined.pid = Some(self.namespace_of(name, "PID", "pid")?);
+            joined.pid = Some(self.join_namespace(&mut joined, name, "PID", NamespaceKind::Pid)?);
         }
         Ok(joined)
     }
 
-    fn namespace_of(&self, reference: &str, what: &str, file: &str) -> Result<PathBuf> {
-        let other = self.running(reference, what)?;
-        Ok(PathBuf::from(format!("/proc/{}/ns/{file}", other.record().state.pid)))
+    /// Opens a namespace of another container, and tells its path.
+    fn join_namespace(&self, joined: &mut Joined, reference: &str, what: &str, kind: NamespaceKind) -> Result<PathBuf> {
+        let other = self.running(reference, what)?.record();
+        let path = |pid: u32| PathBuf::from(format!("/proc/{pid}/ns/{}", kind.proc_name()));
+        let opened = self.of_process(&other, |pid| {
+            rustix::fs::open(path(pid), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+                .map_err(|error| Error::step(format!("open the {what} namespace of container {reference}"), error))
+        });
+        let opened = tokio::runtime::Handle::current().block_on(opened)?;
+        joined.descriptors.push((kind, opened));
+        Ok(path(other.state.pid))
     }
 
     fn running(&self, reference: &str, what: &str) -> Result<Arc<Container>> {
@@ -378,12 +389,12 @@ impl Engine {
         NetworkDetails { network, endpoints }
     }
 
-    fn refresh_network(&self, record: &ContainerRecord) {
+    async fn refresh_network(&self, record: &ContainerRecord) {
         if let Err(error) = self.write_files(record, record.net.as_ref()) {
             tracing::warn!(container = %record.id.short(), %error, "could not write its files anew");
         }
         self.detach_dns(&record.id);
-        self.attach_dns_of_running(record);
+        self.attach_dns_of_running(record).await;
     }
 
     /// Tells that a container came to, or left, each of its networks.

@@ -65,7 +65,7 @@ impl Engine {
         .map_err(crate::images::error)?;
         Ok(Self(Arc::new(Inner {
             instance_id: instance_id(&store)?,
-            booted: is_first_since_boot(&config.run_dir)?,
+            booted: is_first_since_boot(&config.run_dir)?.into(),
             records,
             containers,
             execs: Execs::default(),

@@ -237,7 +237,7 @@ impl Engine {
     }
 
     async fn running_root(&self, record: &ContainerRecord) -> Result<OwnedFd> {
-        open_directory(Path::new(&format!("/proc/{}/root", record.state.pid)))
+        self.of_process(record, |pid| open_directory(Path::new(&format!("/proc/{pid}/root")))).await
     }
 
     async fn identify_off_thread(&self, record: &Arc<ContainerRecord>) -> Result<crate::spec::Identity> {

@@ -11,7 +11,7 @@ use crate::model::{ContainerRecord, Phase, PidMode, RestartPolicy, State, Timest
 use crate::{Engine, Result};
 
 /// First pause before a restart; it doubles with each failure in a row.
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
+pub(super) const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// A run of this length is a success: the next pause is the first again.
 const GOOD_RUN: Duration = Duration::from_secs(10);
@@ -36,23 +36,26 @@ impl Engine {
         let Ok(life) = container.life(container.id.as_str()).await else {
             return self.forget(container.id.as_str()).await;
         };
-        if let Err(error) = self.end_locked(life, exit.into(), true).await {
-            tracing::error!(container = %container.id.short(), %error, "could not record its end");
+        match self.end_locked(life, exit.into(), true).await {
+            Ok(Some(pause)) => self.restart_after(container, pause),
+            Ok(None) => {}
+            Err(error) => tracing::error!(container = %container.id.short(), %error, "could not record its end"),
         }
     }
 
-    /// Records the end of a run. `policies`: restart or remove it as they say.
-    pub(super) async fn end_locked(&self, life: Life<'_>, end: End, policies: bool) -> Result<()> {
+    /// Records the end of a run. `policies`: restart or remove it as they say. Gives how long it has to wait for its restart,
+    /// which the caller sees to.
+    pub(super) async fn end_locked(&self, life: Life<'_>, end: End, policies: bool) -> Result<Option<Duration>> {
         let container = life.container();
         let record = container.record();
         if !record.state.phase.is_live() {
             self.forget(container.id.as_str()).await;
-            return Ok(());
+            return Ok(None);
         }
         container.abort_tasks();
         let pause = policies.then(|| next_pause(&record, &end)).flatten();
         if pause.is_none() && record.host.auto_remove && policies {
-            return self.end_and_remove(life, &record, &end).await;
+            return self.end_and_remove(life, &record, &end).await.map(|()| None);
         }
         let usage = self.close_run(&record, true).await;
         self.tell_end(&record, &end, &usage);
@@ -60,18 +63,14 @@ impl Engine {
             show_network(record, None);
             record.net = None;
             ended(&mut record.state, &end, usage.oom_killed);
-            if pause.is_some() {
-                record.state.phase = Phase::Restarting;
-                record.state.restart_count += 1;
+            if let Some(pause) = &pause {
+                pause.begin(&mut record.state);
             }
         })
         .await?;
         self.forget(container.id.as_str()).await;
         container.tell_exit(end.code, &end.error);
-        if let Some(pause) = pause {
-            self.restart_after(container, pause);
-        }
-        Ok(())
+        Ok(pause.map(|pause| pause.length))
     }
 
     /// The end of a run that is its container's end as well. Its removal is the record of it: a daemon that is killed
@@ -132,48 +131,46 @@ impl Engine {
         }
     }
 
-    fn restart_after(&self, container: &Arc<Container>, pause: Duration) {
+    /// Has it started by its policy when the pause is over.
+    pub(super) fn restart_after(&self, container: &Arc<Container>, pause: Duration) {
         let (engine, restarted) = (self.clone(), container.clone());
         let task = tokio::spawn(async move {
             tokio::time::sleep(pause).await;
-            let Ok(life) = restarted.life(restarted.id.as_str()).await else { return };
-            if life.record().state.phase != Phase::Restarting || life.is_doomed() {
-                return;
-            }
-            // This task ends itself: it is no longer one that a start should end.
-            restarted.tasks.lock().clear();
-            let started = match life.files.settle(&life).await {
-                Ok(()) => engine.start_locked(&life, false).await,
-                busy => busy,
-            };
-            if let Err(error) = started {
-                tracing::warn!(container = %restarted.id.short(), %error, "its restart policy could not start it");
-                engine.retry_restart(&life).await;
-            }
+            engine.start_by_policy(&restarted).await;
         });
         container.tasks.lock().push(task.abort_handle());
+    }
+
+    /// Starts a container that waits for its restart; where that fails, it waits again.
+    pub(super) async fn start_by_policy(&self, container: &Arc<Container>) {
+        let Ok(life) = container.life(container.id.as_str()).await else { return };
+        if life.record().state.phase != Phase::Restarting || life.is_doomed() {
+            return;
+        }
+        // A task that waited for this ends itself: it is no longer one that a start should end.
+        container.tasks.lock().clear();
+        let started = match life.files.settle(&life).await {
+            Ok(()) => self.start_locked(&life, false).await,
+            busy => busy,
+        };
+        if let Err(error) = started {
+            tracing::warn!(container = %container.id.short(), %error, "its restart policy could not start it");
+            self.retry_restart(&life).await;
+        }
     }
 
     /// A start by policy that failed counts as a run that failed at once.
     async fn retry_restart(&self, life: &Life<'_>) {
         let record = life.record();
-        let end = End { code: record.state.exit_code, at: Timestamp::now(), error: record.state.error.clone() };
+        // It did not run at all, however long ago it last did.
+        let at = record.state.started_at.unwrap_or_else(Timestamp::now);
+        let end = End { code: record.state.exit_code, at, error: record.state.error.clone() };
         let Some(pause) = next_pause(&record, &end) else { return };
-        let changed = self
-            .change(life, |record| {
-                record.state.phase = Phase::Restarting;
-                record.state.restart_count += 1;
-            })
-            .await;
+        let changed = self.change(life, |record| pause.begin(&mut record.state)).await;
         match changed {
-            Ok(_) => self.restart_after(life.container(), pause),
+            Ok(_) => self.restart_after(life.container(), pause.length),
             Err(error) => tracing::error!(container = %life.id.short(), %error, "could not record its restart"),
         }
-    }
-
-    /// Goes on with a restart that an earlier daemon had begun to wait for.
-    pub(super) fn resume_restart(&self, container: &Arc<Container>) {
-        self.restart_after(container, FIRST_PAUSE);
     }
 }
 
@@ -189,8 +186,22 @@ fn ended(state: &mut State, end: &End, oom_killed: bool) {
     }
 }
 
+/// The wait for a restart.
+struct Pause {
+    length: Duration,
+    quick_ends: u32,
+}
+
+impl Pause {
+    fn begin(&self, state: &mut State) {
+        state.phase = Phase::Restarting;
+        state.restart_count = state.restart_count.saturating_add(1);
+        state.quick_ends = self.quick_ends;
+    }
+}
+
 /// How long until the policy starts it again; `None`: it stays down.
-fn next_pause(record: &ContainerRecord, end: &End) -> Option<Duration> {
+fn next_pause(record: &ContainerRecord, end: &End) -> Option<Pause> {
     let state = &record.state;
     let again = match record.host.restart {
         _ if state.stopped_by_hand => false,
@@ -202,11 +213,10 @@ fn next_pause(record: &ContainerRecord, end: &End) -> Option<Duration> {
         return None;
     }
     let ran = state.started_at.map(|started| end.at - started).and_then(|span| Duration::try_from(span).ok());
-    if ran.is_some_and(|ran| ran >= GOOD_RUN) {
-        return Some(FIRST_PAUSE);
-    }
-    let doubled = FIRST_PAUSE.saturating_mul(1 << state.restart_count.min(10));
-    Some(doubled.min(LONGEST_PAUSE))
+    // However often it was started again before: what ran well begins anew.
+    let before = if ran.is_some_and(|ran| ran >= GOOD_RUN) { 0 } else { state.quick_ends };
+    let doubled = FIRST_PAUSE.saturating_mul(1 << before.min(10));
+    Some(Pause { length: doubled.min(LONGEST_PAUSE), quick_ends: before.saturating_add(1) })
 }
 
 #[cfg(test)]
@@ -239,10 +249,19 @@ mod tests {
 
     #[test]
     fn pauses_double_up_to_a_minute_and_a_good_run_resets_them() {
-        let pause =
-            |count, after| next_pause(&record(RestartPolicy::Always, count), &end(1, after)).unwrap().as_millis();
-        assert_eq!((pause(0, 1), pause(1, 1), pause(3, 1), pause(30, 1)), (100, 200, 800, 60_000));
-        assert_eq!(pause(30, 11), 100);
+        let pause = |count, after| {
+            let mut record = record(RestartPolicy::Always, 0);
+            record.state.quick_ends = count;
+            let pause = next_pause(&record, &end(1, after)).unwrap();
+            (pause.length.as_millis(), pause.quick_ends)
+        };
+        assert_eq!((pause(0, 1), pause(1, 1), pause(3, 1)), ((100, 1), (200, 2), (800, 4)));
+        assert_eq!((pause(30, 1).0, pause(30, 11)), (60_000, (100, 1)));
+    }
+
+    #[test]
+    fn a_quick_end_after_many_good_runs_waits_no_longer_than_the_first() {
+        assert_eq!(next_pause(&record(RestartPolicy::Always, 500), &end(1, 1)).unwrap().length, FIRST_PAUSE);
     }
 
     #[test]

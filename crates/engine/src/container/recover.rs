@@ -9,11 +9,12 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use keeper::client::List;
 use keeper::protocol::{EntryInfo, Request, State as Held};
 
-use super::exit::End;
+use super::exit::{End, FIRST_PAUSE};
 use super::{Container, Life};
 use crate::model::{ContainerRecord, MountPoint, Phase, RestartPolicy, Timestamp};
 use crate::{Engine, Result};
@@ -34,12 +35,19 @@ impl Engine {
                 self.adopt_volumes(&container.record());
             }
         }
-        for container in &containers {
+        let booted = self.0.booted.swap(false, Ordering::SeqCst);
+        let mut waiting = Vec::new();
+        for container in containers {
             let entry = held.remove(container.id.as_str());
-            if let Err(error) = self.recover_one(container, entry).await {
-                tracing::error!(container = %container.id.short(), %error, "could not take it up again");
+            match self.recover_one(&container, entry, booted).await {
+                Ok(true) => waiting.push(container),
+                Ok(false) => {}
+                Err(error) => {
+                    tracing::error!(container = %container.id.short(), %error, "could not take it up again");
+                }
             }
         }
+        self.start_in_order(waiting);
         for entry in held.into_values() {
             self.end_unknown(entry).await;
         }
@@ -57,31 +65,41 @@ impl Engine {
         Ok(())
     }
 
-    async fn recover_one(&self, container: &Arc<Container>, entry: Option<EntryInfo>) -> Result<()> {
+    /// Whether it is to be started by its policy now.
+    async fn recover_one(&self, container: &Arc<Container>, entry: Option<EntryInfo>, booted: bool) -> Result<bool> {
         // Removed in this moment: what the keeper still holds of it, its removal has it forget.
-        let Ok(life) = container.life(container.id.as_str()).await else { return Ok(()) };
+        let Ok(life) = container.life(container.id.as_str()).await else { return Ok(false) };
         let record = life.record();
         let live = record.state.phase.is_live();
         match entry {
             Some(entry) if live && entry.state == Held::Running => {
-                self.adopt(container, &record);
+                self.adopt(container, &record).await;
                 self.0.placements.settle_freezer(&record)?;
                 self.settle_networks(&life).await?;
-                self.leave_networks(&life).await
+                self.leave_networks(&life).await.map(|()| false)
             }
-            Some(EntryInfo { exit: Some(exit), .. }) if live => self.end_locked(life, (&exit).into(), true).await,
+            Some(EntryInfo { exit: Some(exit), .. }) if live => {
+                match self.end_locked(life, (&exit).into(), true).await? {
+                    // It keeps failing: its turn comes when its pause is over.
+                    Some(pause) if pause > FIRST_PAUSE => {
+                        self.restart_after(container, pause);
+                        Ok(false)
+                    }
+                    pause => Ok(pause.is_some()),
+                }
+            }
             Some(entry) => {
                 self.end_unknown(entry).await;
-                if live { self.end_lost(life).await } else { self.begin_policy(&life, &record).await }
+                if live { self.end_lost(life).await } else { self.begin_policy(&life, &record, booted).await }
             }
             None if live => self.end_lost(life).await,
-            None => self.begin_policy(&life, &record).await,
+            None => self.begin_policy(&life, &record, booted).await,
         }
     }
 
     /// It ran on: names and checks are taken up.
-    fn adopt(&self, container: &Arc<Container>, record: &ContainerRecord) {
-        self.attach_dns_of_running(record);
+    async fn adopt(&self, container: &Arc<Container>, record: &ContainerRecord) {
+        self.attach_dns_of_running(record).await;
         self.watch_health(container);
     }
 
@@ -92,16 +110,17 @@ impl Engine {
         }
     }
 
-    /// It ended with the machine, or with its keeper.
-    async fn end_lost(&self, life: Life<'_>) -> Result<()> {
+    /// It ended with the machine, or with its keeper. Whether it is to be started again.
+    async fn end_lost(&self, life: Life<'_>) -> Result<bool> {
         let error = "the keeper that held it ended (the machine was booted, or the keeper was killed)";
         tracing::warn!(container = %life.id.short(), "{error}");
         let end = End { code: UNKNOWN, at: Timestamp::now(), error: String::new() };
-        self.end_locked(life, end, true).await
+        Ok(self.end_locked(life, end, true).await?.is_some())
     }
 
-    /// What does not run, and should by its policy.
-    async fn begin_policy(&self, life: &Life<'_>, record: &ContainerRecord) -> Result<()> {
+    /// What does not run, and should by its policy, waits for its start from here on: also for that of the next daemon,
+    /// where this one is killed before.
+    async fn begin_policy(&self, life: &Life<'_>, record: &ContainerRecord, booted: bool) -> Result<bool> {
         let state = &record.state;
         let again = match record.host.restart {
             RestartPolicy::Always => state.has_run,
@@ -109,14 +128,17 @@ impl Engine {
             RestartPolicy::No | RestartPolicy::OnFailure { .. } => state.phase == Phase::Restarting,
         };
         match (again, state.phase) {
-            (true, Phase::Restarting) => self.resume_restart(life.container()),
-            (true, _) if self.0.booted => self.start_locked(life, false).await?,
+            (true, Phase::Restarting) => Ok(true),
+            (true, _) if booted => {
+                self.change(life, |record| record.state.phase = Phase::Restarting).await?;
+                Ok(true)
+            }
             (false, Phase::Restarting) => {
                 self.change(life, |record| record.state.phase = Phase::Exited).await?;
+                Ok(false)
             }
-            _ => {}
+            _ => Ok(false),
         }
-        Ok(())
     }
 
     /// Ends what no record knows.

@@ -122,6 +122,7 @@ impl Engine {
                 if by_hand {
                     state.stopped_by_hand = false;
                     state.restart_count = 0;
+                    state.quick_ends = 0;
                 }
                 super::health::begin(record);
             })
@@ -282,7 +283,9 @@ impl Engine {
         let identity = self.identify(record, &record.config.user, &record.host.group_add)?;
         let trees = self.mount_trees(record, &sources)?;
         let links = self.links_of(record)?.iter().flat_map(Link::environment).collect();
-        let spec = self.spec_of(record, &identity, self.joined_namespaces(record)?, sources, links)?;
+        let mut joined = self.joined_namespaces(record)?;
+        let namespaces = std::mem::take(&mut joined.descriptors);
+        let spec = self.spec_of(record, &identity, joined, sources, links)?;
         let cgroup = self.0.placements.create(record, &spec)?;
         let mut options = CompileOptions {
             rootfs: Some(self.root_file_system(&record.id)?),
@@ -293,8 +296,13 @@ impl Engine {
             ..CompileOptions::default()
         };
         let mut descriptors = Vec::new();
+        for (slot, (kind, namespace)) in (0..).zip(namespaces) {
+            options.namespace_fds.push((kind, slot));
+            descriptors.push(namespace);
+        }
         if let Some(namespace) = namespace {
-            options.namespace_fds.push((NamespaceKind::Network, 0));
+            let slot = u8::try_from(descriptors.len()).map_err(|error| Error::system(error.to_string()))?;
+            options.namespace_fds.push((NamespaceKind::Network, slot));
             let copy = namespace.try_clone().map_err(crate::networks::error)?;
             self.attach_dns(record, net.as_ref(), copy);
             descriptors.push(namespace.into());

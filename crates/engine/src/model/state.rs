@@ -69,6 +69,8 @@ pub struct State {
     pub health: Option<Health>,
     /// How often the restart policy started it again.
     pub restart_count: u32,
+    /// How many runs in a row have ended soon: the pause before the next one grows with them.
+    pub quick_ends: u32,
     /// Somebody stopped it, so that policies leave it.
     pub stopped_by_hand: bool,
     /// It has been started at least once since the daemon's policies know it.
