@@ -118,6 +118,8 @@ impl Engine {
         container.pending.lock().clear();
         container.files.end_writing();
         let record = container.record();
+        // Before anybody hears of it, who may remove its image next.
+        let mut leaving = Some(self.0.leaving.clone().read_owned().await);
         self.0.containers.remove(container);
         container.tell_removed();
         self.forget_execs(&record.id);
@@ -132,7 +134,6 @@ impl Engine {
             let _ = forgotten.await;
         }
         let (engine, container) = (self.clone(), container.clone());
-        let mut leaving = Some(self.0.leaving.clone().read_owned().await);
         // Only who removes images waits for files to go: a daemon that is killed meanwhile sweeps them at its next start.
         tokio::spawn(async move {
             let mut unused = std::pin::pin!(container.files.unused());
