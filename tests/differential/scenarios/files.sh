@@ -41,3 +41,13 @@ docker run --detach --name ro --read-only --volume data:/data busybox sleep 1000
 docker cp file ro:/tmp
 docker cp file ro:/data
 docker exec ro cat /data/file
+docker run --name stopped --volume other:/srv/data busybox sh -c 'echo kept > /srv/data/kept; ln -s /srv/data /to-data'
+docker cp stopped:/srv/data vol-out; ls vol-out
+docker cp stopped:/srv/data/. vol-flat; cat vol-flat/kept
+docker cp stopped:/srv - | tar -t | sort
+docker cp stopped:/to-data/kept - | tar -xO
+docker cp file stopped:/srv/data/in
+docker cp file stopped:/to-data
+docker run --rm --volume other:/d busybox ls /d
+docker create --name locked --volume other:/d:ro busybox | wc -c
+docker cp file locked:/d
