@@ -230,6 +230,36 @@ fn a_failing_hook_stops_the_start_and_leaves_nothing() {
     assert!(!bundle.path("state").join(&bundle.id).exists());
 }
 
+/// What a shell and perl need.
+const USUAL: &str = "access arch_prctl brk capget capset chdir clock_gettime clone clone3 close dup dup2 dup3 execve exit \
+    exit_group faccessat faccessat2 fcntl fork fstat futex getcwd getdents64 getegid geteuid getgid getpgrp getpid getppid \
+    getrandom gettimeofday getuid ioctl lseek lstat mmap mprotect munmap newfstatat open openat pipe pipe2 poll ppoll prctl \
+    pread64 prlimit64 read readlink readlinkat rseq rt_sigaction rt_sigprocmask rt_sigreturn select sendmsg set_robust_list \
+    set_tid_address sigaltstack stat statx sysinfo time umask uname vfork wait4 write";
+
+/// Which libraries take for "not there", where they take EPERM for an error.
+#[test]
+fn what_is_newer_than_the_profile_is_not_there() {
+    let made = |number: &str| format!("/usr/bin/perl -e 'syscall({number}, 0, 0, 0, 0, 0); print $!+0, \"\\n\"'");
+    // Beyond all that are listed, in the tables of two architectures; and what the profile does not list.
+    let script = [made("4000"), made("0x40000000 + 4000"), made("161")].join("; ");
+    let answers = |default: &str, errno: u32| {
+        let mut bundle = Bundle::new(&script);
+        for host in ["/usr", "/lib", "/lib64"] {
+            bundle.mount(host, "bind", host.as_ref(), &["rbind", "ro"]);
+        }
+        let allowed: Vec<&str> = USUAL.split_whitespace().collect();
+        bundle.spec["linux"]["seccomp"] = json!({
+            "defaultAction": default, "defaultErrnoRet": errno,
+            "architectures": ["SCMP_ARCH_X86_64", "SCMP_ARCH_X86", "SCMP_ARCH_X32"],
+            "syscalls": [{ "names": allowed, "action": "SCMP_ACT_ALLOW" }],
+        });
+        bundle.run()
+    };
+    assert_eq!(answers("SCMP_ACT_ERRNO", 1), "38\n38\n1\n");
+    assert_eq!(answers("SCMP_ACT_ERRNO", 13), "38\n38\n13\n");
+}
+
 #[test]
 fn seccomp_filters_system_calls_with_and_without_new_privileges() {
     for no_new_privileges in [true, false] {

@@ -1,5 +1,7 @@
 //! Seccomp profiles, compiled to BPF by libseccomp.
 
+mod newer;
+
 use std::fs::File;
 use std::io::{Read, Seek};
 use std::os::fd::AsFd;
@@ -92,7 +94,8 @@ fn build(profile: &LinuxSeccomp) -> Result<SeccompPlan<'static>, PlanError> {
     } else {
         flags &= !WAIT_KILLABLE_RECV;
     }
-    Ok(SeccompPlan { filter: export(&context)?.into(), flags, notify })
+    let filter = [newer::refusal(profile), export(&context)?].concat();
+    Ok(SeccompPlan { filter: filter.into(), flags, notify })
 }
 
 const WAIT_KILLABLE_RECV: u64 = 1 << 5;
