@@ -46,6 +46,25 @@ fn a_new_process_has_nothing_of_the_keepers_and_of_others() {
     assert_eq!(foreign, 0, "{open:#?}");
 }
 
+fn capabilities() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("CapEff:")).unwrap();
+    u64::from_str_radix(line.trim(), 16).unwrap()
+}
+
+/// As all that runs would end with it.
+#[test]
+fn the_keeper_is_the_last_to_go_when_memory_runs_out() {
+    let (keeper, mut client) = Keeper::start();
+    let score = |pid: i32| std::fs::read_to_string(format!("/proc/{pid}/oom_score_adj")).unwrap();
+    // A root without CAP_SYS_RESOURCE may not, and goes on all the same.
+    let may = capabilities() >> 24 & 1 == 1;
+    assert_eq!(score(keeper.pid.cast_signed()).trim(), if may { "-999" } else { "0" });
+    let created = client.call(shell("job", "sleep 1000")).unwrap();
+    // As its plan says.
+    assert_eq!(score(created.pid.cast_signed()).trim(), "0");
+}
+
 #[test]
 fn signals_are_sent_and_reported() {
     let (_keeper, mut client) = Keeper::start();

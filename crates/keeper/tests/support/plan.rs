@@ -52,6 +52,7 @@ fn spec(argv: &[&str], terminal: bool, sharing: &Sharing) -> Spec {
             "args": argv,
             "env": ["PATH=/bin"],
             "cwd": "/",
+            "oomScoreAdj": 0,
             "capabilities": {"bounding": ["CAP_KILL"], "effective": ["CAP_KILL"], "permitted": ["CAP_KILL"]},
         },
         "root": {"path": root()},

@@ -78,7 +78,7 @@ pub(super) fn restricts(rules: &[LinuxDeviceCgroup]) -> bool {
 
 /// The rules from the last one about everything on, with what is always allowed.
 fn rules(listed: &[LinuxDeviceCgroup]) -> Vec<Rule> {
-    let parsed: Vec<Rule> = listed.iter().map(rule).collect();
+    let parsed: Vec<Rule> = listed.iter().filter_map(rule).collect();
     let start = parsed.iter().rposition(Rule::is_everything).unwrap_or(0);
     let mut rules = parsed[start..].to_vec();
     if !rules.first().is_some_and(|rule| rule.is_everything() && rule.allow) {
@@ -88,8 +88,13 @@ fn rules(listed: &[LinuxDeviceCgroup]) -> Vec<Rule> {
     rules
 }
 
-fn rule(rule: &LinuxDeviceCgroup) -> Rule {
-    let number = |number: Option<i64>| number.and_then(|number| u32::try_from(number).ok());
+/// None for a number that no device can have: such a rule is about nothing, and must not become one about every number.
+fn rule(rule: &LinuxDeviceCgroup) -> Option<Rule> {
+    let number = |number: Option<i64>| match number {
+        // -1 stands for all of them.
+        None | Some(..0) => Some(None),
+        Some(number) => u32::try_from(number).ok().map(Some),
+    };
     let kind = match rule.typ() {
         Some(LinuxDeviceType::B) => Some(BLOCK),
         Some(LinuxDeviceType::C | LinuxDeviceType::U) => Some(CHARACTER),
@@ -110,9 +115,9 @@ fn rule(rule: &LinuxDeviceCgroup) -> Rule {
     // "All devices" has no numbers, whatever stands there.
     let (major, minor, access) = match kind {
         None => (None, None, ALL),
-        Some(_) => (number(rule.major()), number(rule.minor()), access),
+        Some(_) => (number(rule.major())?, number(rule.minor())?, access),
     };
-    Rule { allow: rule.allow(), kind, major, minor, access }
+    Some(Rule { allow: rule.allow(), kind, major, minor, access })
 }
 
 /// What is written to `devices.allow` (true) and `devices.deny`, in order.
@@ -267,6 +272,18 @@ mod tests {
     fn allowing_everything_last_forgets_what_was_before() {
         let lines = v1_lines(&listed(r#"[{"allow":false},{"allow":true,"access":"rwm"}]"#));
         assert_eq!(lines, [(true, "a".to_owned())]);
+    }
+
+    #[test]
+    fn a_number_that_no_device_has_is_not_every_number() {
+        let lines = |major: &str| {
+            v1_lines(&listed(&format!(
+                r#"[{{"allow":false,"access":"rwm"}},{{"allow":true,"type":"c","major":{major},"minor":7,"access":"r"}}]"#
+            )))
+        };
+        assert!(lines("11").contains(&(true, "c 11:7 r".to_owned())));
+        assert!(lines("-1").contains(&(true, "c *:7 r".to_owned())));
+        assert_eq!(lines("4294967296").len(), lines("11").len() - 1);
     }
 
     #[test]
