@@ -152,7 +152,7 @@ fn become_quiet(run_dir: &Path) -> Result<(), KeeperError> {
         .map_err(KeeperError::system("become the reaper of orphans for", run_dir))?;
     let limit = rustix::process::getrlimit(Resource::Nofile);
     // All that runs would end with it. Each process that it makes gets the score of its plan. Only root may.
-    _ = std::fs::write("/proc/self/oom_score_adj", "-999");
+    _ = fs::write("/proc/self/oom_score_adj", "-999");
     // It is only raised within what is allowed; the figure is in the keeper's statistics.
     _ = rustix::process::setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
     Ok(())
