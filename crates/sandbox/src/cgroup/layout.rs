@@ -160,8 +160,51 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_table_is_read(table in "[a-z0-9 \\-/:,.\\n]{0,200}") {
-            let _ = Layout::parse(&table);
+        fn what_is_mounted_is_found(
+            points in prop::collection::vec("[a-z ,\t\n\\\\]{1,12}", 0..6),
+            unified in prop::option::of("[a-z ]{1,12}"),
+            noise in "[a-z0-9 /:,.]{0,40}",
+        ) {
+            let escape = |text: &str| -> String {
+                let octal = |c: char| match c {
+                    ' ' | '\t' | '\n' | '\\' => format!("\\{:03o}", u32::from(c)),
+                    _ => c.to_string(),
+                };
+                text.chars().map(octal).collect()
+            };
+            let mut table = format!("{noise}\n");
+            let mut wanted = Layout::default();
+            for (number, name) in points.iter().enumerate() {
+                let point = format!("/sys/fs/cgroup/{name}");
+                let controllers = vec![format!("first{number}"), format!("second{number}")];
+                let options = controllers.join(",");
+                table += &format!("{number} 30 0:27 / {} rw shared:9 - cgroup cgroup rw,{options}\n", escape(&point));
+                // The same once more, elsewhere, is no other.
+                table += &format!("{number} 30 0:27 / /elsewhere rw - cgroup cgroup rw,{options}\n");
+                wanted.v1.push(Hierarchy { name: name.clone(), controllers, mount_point: point.into() });
+            }
+            if let Some(name) = unified {
+                let point = format!("/run/{name}");
+                table += &format!("99 24 0:26 / {} rw,nosuid - cgroup2 cgroup2 rw,nsdelegate\n", escape(&point));
+                wanted.v2 = Some(point.into());
+            }
+            let layout = Layout::parse(&table);
+            prop_assert_eq!(&layout, &wanted);
+            for hierarchy in wanted.v1() {
+                for controller in hierarchy.controllers() {
+                    prop_assert_eq!(layout.hierarchy(controller), Some(hierarchy));
+                }
+            }
+        }
+
+        #[test]
+        fn any_table_gives_each_hierarchy_once(table in "([a-z0-9 \\-/:,.\\n]{0,20}( - cgroup2? cgroup [a-z,]{0,8}\n)?){0,8}") {
+            let layout = Layout::parse(&table);
+            let mut seen = std::collections::BTreeSet::new();
+            for hierarchy in layout.v1() {
+                prop_assert!(!hierarchy.controllers().is_empty() && !hierarchy.name().is_empty());
+                prop_assert!(seen.insert(hierarchy.controllers().to_vec()), "{layout:?}");
+            }
         }
     }
 }
