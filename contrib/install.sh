@@ -19,6 +19,9 @@ for unit in stratus.service stratus.socket; do
 done
 install -D -m 644 "$here/stratus.sysusers" "$to/lib/sysusers.d/stratus.conf"
 
+# What the daemon may be told, for who wants to copy it to /etc/stratus/daemon.toml.
+install -D -m 644 "$here/daemon.toml.example" "$to/share/doc/stratus/daemon.toml.example"
+
 # The page of each command, and completions for the shells.
 mkdir -p "$to/share/man/man1" "$to/share/bash-completion/completions" "$to/share/zsh/site-functions" \
 	"$to/share/fish/vendor_completions.d"
@@ -32,13 +35,17 @@ if [ -n "${DESTDIR:-}" ]; then exit 0; fi
 
 # The group whose members may use the socket.
 if ! getent group docker > /dev/null; then groupadd --system docker; fi
+
+echo "Installed: $to/bin/stratus, its units, manual pages and completions."
+echo "What the daemon may be told in /etc/stratus/daemon.toml: $to/share/doc/stratus/daemon.toml.example"
 if [ ! -d /run/systemd/system ]; then
-	echo "Installed. There is no systemd here: start it with $prefix/bin/stratus daemon"
-	exit 0
-fi
-systemctl daemon-reload
-if systemctl --quiet is-active stratus.service; then
-	echo "Installed. The daemon that runs is the one before: systemctl restart stratus"
+	echo "There is no systemd here. Start the daemon: $prefix/bin/stratus daemon"
 else
-	echo "Installed. Start it now and at each boot: systemctl enable --now stratus"
+	systemctl daemon-reload
+	if systemctl --quiet is-active stratus.service; then
+		echo "The daemon that runs is the one before. Replace it, with all that runs left alone: systemctl restart stratus"
+	else
+		echo "Start it now and at each boot: systemctl enable --now stratus"
+	fi
 fi
+echo "Then: export DOCKER_HOST=unix:///run/stratus/docker.sock, and stratus image bootstrap debian:bookworm"

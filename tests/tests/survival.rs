@@ -193,7 +193,8 @@ fn when_the_keeper_is_killed_its_containers_end_and_can_start_again() {
     assert!(!std::path::Path::new(&format!("/proc/{pid}/root/bin")).exists());
     assert_eq!(exec.exit_code(), 137);
     // Nobody was there to see how it ended.
-    host.sh("docker inspect -f '{{.State.ExitCode}}' box").says("255");
+    host.sh("docker inspect -f '{{.State.ExitCode}} {{.State.Error}}' box")
+        .mentions("255 the keeper that held it ended");
     eventually("the policy", || {
         let state = host.sh("docker inspect -f '{{.State.Status}} {{.State.StartedAt}}' again").text().to_owned();
         state.strip_prefix("running ").is_some_and(|started| started != before)
@@ -232,4 +233,79 @@ fn what_others_need_starts_first_after_a_boot() {
     host.sh("mkdir there").ok();
     eventually("the last one", || host.sh("docker inspect -f '{{.State.Running}}' lacks").text() == "true");
     host.sh("docker inspect -f '{{.State.Status}}' off").says("exited");
+}
+
+#[test]
+fn a_run_directory_belongs_to_one_data_directory() {
+    let mut host = Daemon::start();
+    host.sh("docker run -d --name box busybox sleep 1000").ok();
+    let pid = host.sh("docker inspect -f '{{.State.Pid}}' box").text().to_owned();
+    let (daemon, run, data) = (host.pid(), host.run_dir().display().to_string(), host.data().display().to_string());
+    let belongs = format!("the run directory {run} belongs to the data directory {data}");
+    let refused = |host: &Daemon, says: &str| {
+        for clean in ["", "--clean"] {
+            host.sh(&format!("timeout 60 $STRATUS daemon --data-dir $PWD/other --run-dir {run} {clean}"))
+                .fails_with(says);
+        }
+        host.sh("test ! -e other").ok();
+        assert!(std::path::Path::new(&format!("/proc/{pid}/root/bin")).exists(), "the container was ended");
+    };
+    refused(&host, &format!("{belongs}, where a daemon runs (process {daemon})"));
+    // What says so may be lost: the keeper knows it as well.
+    host.kill9();
+    refused(&host, &belongs);
+    host.sh(&format!("rm {run}/daemon.lock")).ok();
+    refused(&host, &belongs);
+    // Nor does a data directory leave the keeper of what it runs.
+    host.sh(&format!("timeout 60 $STRATUS daemon --data-dir {data} --run-dir $PWD/else"))
+        .fails_with(&format!("is held in the run directory {run}"));
+    host.restart();
+    host.sh("docker inspect -f '{{.State.Pid}}' box").says(&pid);
+    // The same directories, for a second one and for whoever cleans.
+    for clean in ["", "--clean"] {
+        host.sh(&format!("timeout 60 $STRATUS daemon --data-dir {data}/ --run-dir {run} {clean}"))
+            .fails_with(&format!("stop it first (kill {}", host.pid()));
+    }
+    host.sh("docker exec box true").ok();
+    // A keeper that has gone on as another program says it as well.
+    host.upgrade();
+    host.kill9();
+    host.sh(&format!("rm {run}/daemon.lock")).ok();
+    refused(&host, &belongs);
+    // Once nothing runs, it may go with another.
+    host.sh(&format!("$STRATUS daemon --data-dir {data} --run-dir {run} --clean")).ok();
+    host.sh(&format!("$STRATUS daemon --data-dir $PWD/other --run-dir {run} --clean && test ! -e other")).ok();
+    let cleaned = host.sh("date -u +%s").text().to_owned();
+    host.restart();
+    // It ended then, and by that.
+    host.sh("docker inspect -f '{{.State.Status}} {{.State.ExitCode}} {{.State.Error}}' box")
+        .says("exited 137 ended by stratus daemon --clean");
+    host.sh(&format!("test $(date -d $(docker inspect -f '{{{{.State.FinishedAt}}}}' box) +%s) -le {cleaned}")).ok();
+    host.sh("docker start box && docker exec box true").ok();
+    // The same where nothing of the run directory is left.
+    host.stop();
+    host.sh(&format!("$STRATUS daemon --data-dir {data} --run-dir {run} --clean && rm -r {run}")).ok();
+    host.restart();
+    host.sh("docker inspect -f '{{.State.ExitCode}} {{.State.Error}}' box").says("137 ended by stratus daemon --clean");
+}
+
+#[test]
+fn a_daemon_says_what_it_can_not_do() {
+    let host = Daemon::start();
+    let refused = |flags: &str, says: &str| {
+        host.sh(&format!("timeout 60 $STRATUS daemon --data-dir $PWD/d --run-dir $PWD/r {flags}")).fails_with(says);
+        host.sh("test ! -e d && test ! -e r").ok();
+    };
+    refused("--log-driver syslog", "no log driver named 'syslog'");
+    refused("--log-opt bogus=1", "unknown log opt 'bogus'");
+    refused("--log-opt max-size=x", "invalid size: 'x'");
+    refused("--dns foo", "dns foo: a DNS server is given by its IP address");
+    refused("--registry-mirror foo", "registry-mirror foo: write its address");
+    refused("--log-level loud", "log-level loud: write error, warn, info");
+    host.sh("printf 'log-format = \"loud\"' > daemon.toml").ok();
+    refused("--config daemon.toml", "log-format loud: write text or json");
+    let as_nobody =
+        "cp $STRATUS ./program && chmod 755 . program && setpriv --reuid 65534 --regid 65534 --clear-groups";
+    host.sh(&format!("{as_nobody} ./program daemon --data-dir $PWD/d --run-dir $PWD/r")).fails_with("must be root");
+    host.sh("test ! -e d && test ! -e r").ok();
 }

@@ -1,8 +1,10 @@
 //! What the engine is told at its start.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use crate::model::{LogConfig, Ulimit};
+use crate::{Error, Result};
 
 /// The engine's configuration.
 #[derive(Clone)]
@@ -13,6 +15,8 @@ pub struct EngineConfig {
     pub run_dir: PathBuf,
     /// The program whose `keeper` and `forward` subcommands are started.
     pub program: PathBuf,
+    /// What stands between the program's `keeper` and the keeper's own arguments.
+    pub keeper_arguments: Vec<OsString>,
     /// Parent of all containers' cgroups, `/stratus-<instance>` as a rule.
     pub cgroup_parent: String,
     /// Networks.
@@ -33,6 +37,17 @@ pub struct EngineConfig {
     pub labels: Vec<String>,
     /// Version that clients are told.
     pub version: String,
+}
+
+impl EngineConfig {
+    /// Refuses defaults that no container could be started with.
+    pub fn check(&self) -> Result<()> {
+        crate::container::check_logging(&self.log)?;
+        match self.dns.servers.iter().find(|server| server.parse::<std::net::IpAddr>().is_err()) {
+            Some(server) => Err(Error::invalid(format!("dns {server}: a DNS server is given by its IP address"))),
+            None => Ok(()),
+        }
+    }
 }
 
 /// DNS of containers that do not say.

@@ -11,6 +11,7 @@
 #![forbid(unsafe_code)]
 
 mod apparmor;
+mod cleaned;
 mod config;
 mod container;
 mod error;
@@ -37,12 +38,13 @@ use std::sync::Arc;
 use store::Collection;
 
 pub use apparmor::profile_name as apparmor_profile;
+pub use cleaned::note as note_clean;
 pub use config::{DnsDefaults, EngineConfig, NetworkDefaults};
 pub use container::{
-    ArchiveStat, Attachment, BlockIoCounters, ByteStream, CommitRequest, ContainerDetails, ContainerSize, CpuCounters,
-    CreateRequest, Created, ExecConfig, ExecDetails, GraphDirs, InputSink, ListOptions, ListedContainer, LogStream,
-    MemoryCounters, OutputReceiver, ProcessTable, PruneReport, RemoveOptions, StatsSample, UpdateRequest,
-    WaitCondition, WaitResult,
+    ArchiveStat, Attachment, BlockIoCounters, ByteStream, CONTAINER_FILTERS, CONTAINER_STATES, CommitRequest,
+    ContainerDetails, ContainerSize, CpuCounters, CreateRequest, Created, ExecConfig, ExecDetails, GraphDirs,
+    InputSink, ListOptions, ListedContainer, LogStream, MemoryCounters, OutputReceiver, ProcessTable, PruneReport,
+    RemoveOptions, StatsSample, UpdateRequest, WaitCondition, WaitResult,
 };
 pub use error::{Error, ErrorKind, Result};
 pub use events::{Event, EventKind, EventQuery, EventStream, Events};

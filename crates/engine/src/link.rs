@@ -1,6 +1,5 @@
 //! The connection to the keeper, and what is done when it breaks.
 
-use std::path::PathBuf;
 use std::pin::Pin;
 
 use keeper::client::{
@@ -9,7 +8,7 @@ use keeper::client::{
 use keeper::protocol::{Event, Failure};
 use parking_lot::RwLock;
 
-use crate::{Engine, Error, Result};
+use crate::{Engine, EngineConfig, Error, Result};
 
 /// The connection to the keeper.
 pub(crate) struct KeeperLink {
@@ -20,12 +19,10 @@ pub(crate) struct KeeperLink {
 }
 
 impl KeeperLink {
-    pub(crate) fn new(program: PathBuf, run_dir: PathBuf) -> Self {
-        Self {
-            options: StartOptions::new(program, run_dir),
-            client: RwLock::new(None),
-            connecting: tokio::sync::Mutex::default(),
-        }
+    pub(crate) fn new(config: &EngineConfig) -> Self {
+        let mut options = StartOptions::new(config.program.clone(), config.run_dir.clone());
+        options.arguments.extend(config.keeper_arguments.iter().cloned());
+        Self { options, client: RwLock::new(None), connecting: tokio::sync::Mutex::default() }
     }
 
     /// Starts the keeper where none is, has one of another program go on as this one, and connects. What a killed one left is

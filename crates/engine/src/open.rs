@@ -76,7 +76,7 @@ impl Engine {
             networks,
             names: names_service::Names::default(),
             placements: Placements::new(&config.cgroup_parent)?,
-            keeper: crate::link::KeeperLink::new(config.program.clone(), config.run_dir.clone()),
+            keeper: crate::link::KeeperLink::new(&config),
             events: Events::default(),
             metering: Metering::open(&store)?,
             users: Default::default(),

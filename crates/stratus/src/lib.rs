@@ -24,6 +24,13 @@ struct Cli {
 enum Command {
     /// Run the daemon
     Daemon(Box<daemon::Options>),
+    /// Be an OCI runtime, under containerd, podman or dockerd (see stratus runtime --help)
+    #[command(disable_help_flag = true)]
+    Runtime {
+        /// Arguments, as runc has them
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGUMENTS")]
+        arguments: Vec<OsString>,
+    },
     #[command(flatten)]
     Client(Box<client::Command>),
 }
@@ -44,6 +51,9 @@ pub fn main() -> ExitCode {
     let matches = cli.clone().get_matches_from(std::iter::once(program).chain(arguments));
     match Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit()).command {
         Command::Daemon(options) => daemon::main(*options),
+        Command::Runtime { arguments } => {
+            sandbox::runtime::main(std::iter::once(OsString::from("runtime")).chain(arguments))
+        }
         Command::Client(command) => client::main(*command, &matches, cli),
     }
 }
@@ -54,7 +64,14 @@ pub fn check_configuration(text: &str) -> Result<(), String> {
 }
 
 /// The keeper clones containers, so it runs from where no container can write to its program.
+///
+/// Which data directory knows what it holds is there for others to read; an upgrade repeats what stands before its own
+/// arguments.
 fn keep(arguments: impl Iterator<Item = OsString>) -> ExitCode {
+    let mut arguments = arguments.peekable();
+    if arguments.next_if(|argument| argument == daemon::KEEPER_ARGUMENT).is_some() {
+        arguments.next();
+    }
     match sandbox::seal::ensure() {
         Ok(()) => keeper::serve::main(arguments),
         Err(error) => {

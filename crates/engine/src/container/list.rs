@@ -83,7 +83,8 @@ pub struct ContainerDetails {
     pub layers: Option<GraphDirs>,
 }
 
-const FILTERS: [&str; 19] = [
+/// What lists of containers can be filtered by.
+pub const CONTAINER_FILTERS: [&str; 19] = [
     "ancestor",
     "before",
     "exited",
@@ -105,11 +106,14 @@ const FILTERS: [&str; 19] = [
     "runtime",
 ];
 
+/// What `status` is one of.
+pub const CONTAINER_STATES: [&str; 7] = ["created", "running", "paused", "restarting", "removing", "exited", "dead"];
+
 impl Engine {
     /// Containers, the newest first.
     pub async fn list(&self, options: &ListOptions) -> Result<Vec<ListedContainer>> {
         let filters = &options.filters;
-        filters.only(&FILTERS)?;
+        filters.only(&CONTAINER_FILTERS)?;
         check_values(filters)?;
         let bounds = Bounds { since: self.created_of(filters, "since")?, before: self.created_of(filters, "before")? };
         let all = options.all || options.limit.is_some() || filters.has("status") || filters.has("exited");
@@ -179,9 +183,8 @@ impl Bounds {
 
 /// Values that could never match are mistakes.
 fn check_values(filters: &Filters) -> Result<()> {
-    const STATUS: [&str; 7] = ["created", "running", "paused", "restarting", "removing", "exited", "dead"];
     const HEALTH: [&str; 4] = ["starting", "healthy", "unhealthy", "none"];
-    if filters.values("status").any(|status| !STATUS.contains(&status)) {
+    if filters.values("status").any(|status| !CONTAINER_STATES.contains(&status)) {
         return Err(filters.invalid("status"));
     }
     if let Some(unknown) = filters.values("health").find(|health| !HEALTH.contains(health)) {

@@ -33,6 +33,22 @@ impl Engine {
     }
 }
 
+/// Refuses a driver that is not there.
+pub(super) fn check_driver(driver: &str) -> Result<()> {
+    match driver {
+        "" | "json-file" | "local" | "none" => Ok(()),
+        other => Err(Error::not_implemented(format!(
+            "logger: no log driver named '{other}' is registered: stratus has json-file, local and none"
+        ))),
+    }
+}
+
+/// Refuses what is to hold for containers that do not say, where it could hold for none.
+pub(crate) fn check_logging(log: &model::LogConfig) -> Result<()> {
+    check_driver(&log.driver)?;
+    check(log)
+}
+
 /// Refuses options that the driver does not know, or can't use.
 pub(super) fn check(log: &model::LogConfig) -> Result<()> {
     match log.driver.as_str() {

@@ -50,7 +50,9 @@ pub use attach::{Attachment, InputSink, OutputReceiver};
 pub use commit::CommitRequest;
 pub use create::{CreateRequest, Created};
 pub use exec::{ExecConfig, ExecDetails};
-pub use list::{ContainerDetails, ContainerSize, GraphDirs, ListOptions, ListedContainer};
+pub use list::{
+    CONTAINER_FILTERS, CONTAINER_STATES, ContainerDetails, ContainerSize, GraphDirs, ListOptions, ListedContainer,
+};
 pub use logs::LogStream;
 pub use prune::PruneReport;
 pub use remove::RemoveOptions;
@@ -61,6 +63,7 @@ pub use wait::{WaitCondition, WaitResult};
 
 pub(crate) use exec::Execs;
 pub(crate) use files::host_resolv_conf;
+pub(crate) use logging::check_logging;
 pub(crate) use placement::{LastUsage, Placements};
 pub(crate) use prune::until;
 pub(crate) use registry::Registry;

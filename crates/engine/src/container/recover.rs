@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use keeper::client::List;
-use keeper::protocol::{EntryInfo, Request, State as Held};
+use keeper::protocol::{EntryInfo, Exit, Request, State as Held};
 
 use super::exit::{End, FIRST_PAUSE};
 use super::{Container, Life};
@@ -21,6 +21,10 @@ use crate::{Engine, Result};
 
 /// The exit code of what ended while nobody looked.
 const UNKNOWN: i32 = 255;
+/// What is said of what was ended with everything else.
+const CLEANED: &str = "ended by stratus daemon --clean";
+/// The exit code of what SIGKILL ended.
+const KILLED: i32 = 137;
 
 impl Engine {
     /// Takes up what runs, records what ended, and starts what its policy wants started.
@@ -47,6 +51,7 @@ impl Engine {
                 }
             }
         }
+        crate::cleaned::forget(&self.0.config.data_dir)?;
         self.start_in_order(waiting);
         for entry in held.into_values() {
             self.end_unknown(entry).await;
@@ -79,7 +84,7 @@ impl Engine {
                 self.leave_networks(&life).await.map(|()| false)
             }
             Some(EntryInfo { exit: Some(exit), .. }) if live => {
-                match self.end_locked(life, (&exit).into(), true).await? {
+                match self.end_locked(life, self.end_of(&exit), true).await? {
                     // It keeps failing: its turn comes when its pause is over.
                     Some(pause) if pause > FIRST_PAUSE => {
                         self.restart_after(container, pause);
@@ -110,11 +115,27 @@ impl Engine {
         }
     }
 
+    /// How it ended while nobody looked.
+    fn end_of(&self, exit: &Exit) -> End {
+        let mut end = End::from(exit);
+        let cleaned = crate::cleaned::moment(&self.0.config.data_dir);
+        if end.code == KILLED && cleaned.is_some_and(|cleaned| cleaned <= end.at) {
+            end.error = CLEANED.to_owned();
+        }
+        end
+    }
+
     /// It ended with the machine, or with its keeper. Whether it is to be started again.
     async fn end_lost(&self, life: Life<'_>) -> Result<bool> {
-        let error = "the keeper that held it ended (the machine was booted, or the keeper was killed)";
-        tracing::warn!(container = %life.id.short(), "{error}");
-        let end = End { code: UNKNOWN, at: Timestamp::now(), error: String::new() };
+        let end = match crate::cleaned::moment(&self.0.config.data_dir) {
+            Some(at) => End { code: KILLED, at, error: CLEANED.to_owned() },
+            None => {
+                let error =
+                    "the keeper that held it ended (the machine was booted, or the keeper was killed)".to_owned();
+                End { code: UNKNOWN, at: Timestamp::now(), error }
+            }
+        };
+        tracing::warn!(container = %life.id.short(), "{}", end.error);
         Ok(self.end_locked(life, end, true).await?.is_some())
     }
 

@@ -138,12 +138,7 @@ fn policies(host: &HostConfig) -> Result<()> {
     if host.auto_remove && host.restart != RestartPolicy::No {
         return Err(Error::invalid("can't create 'AutoRemove' container with restart policy"));
     }
-    match host.log.driver.as_str() {
-        "" | "json-file" | "local" | "none" => Ok(()),
-        other => Err(Error::not_implemented(format!(
-            "logger: no log driver named '{other}' is registered: stratus has json-file, local and none"
-        ))),
-    }
+    super::logging::check_driver(&host.log.driver)
 }
 
 /// Refuses limits that make no sense, at creation and at updates.

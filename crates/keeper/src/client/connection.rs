@@ -118,7 +118,7 @@ pub fn upgrade(run_dir: &Path, program: &Path) -> Result<Welcome, ClientError> {
 }
 
 /// The process id of the keeper of a run directory, of whatever release it is.
-pub(super) fn process(run_dir: &Path) -> Result<u32, ClientError> {
+pub fn process(run_dir: &Path) -> Result<u32, ClientError> {
     peer(&connect(run_dir)?, run_dir)
 }
 

@@ -24,7 +24,7 @@ mod start;
 mod tokio;
 
 pub use calls::{Attach, Attached, Call, Create, Created, Exec, Inspect, List, Start, Started, Stats};
-pub use connection::{Client, Welcome, upgrade};
+pub use connection::{Client, Welcome, process, upgrade};
 pub use orphans::{OrphanRecord, recover_orphans};
 pub use outq::unread;
 pub use start::{StartOptions, bring_up_to_date, ensure_running, start_or_connect};

@@ -7,7 +7,7 @@ use clap::Args;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::error::Result;
+use super::error::{Error, Result};
 use super::output::{self, Format};
 use super::request::{Filter, Request};
 use super::table::{Cell, Table};
@@ -23,6 +23,9 @@ pub(crate) struct PsArgs {
     /// Only those that fit: status=…, name=…, label=…, ancestor=…, network=… and others; repeats
     #[arg(long, short, value_name = "NAME=VALUE")]
     filter: Vec<Filter>,
+    // Docker's; there are none here, and that is told.
+    #[arg(long, value_name = "TEMPLATE", hide = true, value_parser = output::no_templates)]
+    format: Option<String>,
     /// The newest so many, running or not
     #[arg(long, short = 'n', value_name = "NUMBER")]
     last: Option<u32>,
@@ -80,7 +83,7 @@ pub(super) async fn ps(context: &Context, args: PsArgs) -> Result<ExitCode> {
         .maybe("limit", limit.map(|limit| limit.to_string()))
         .flag("size", args.size)
         .filters(&args.filter);
-    let document = context.daemon.document(request).await?;
+    let document = context.daemon.document(request).await.map_err(explain)?;
     if args.quiet && context.format == Format::Table {
         for container in Vec::<Listed>::deserialize(&document)? {
             output::line(if args.no_trunc { &container.id } else { human::short(&container.id) })?;
@@ -88,6 +91,17 @@ pub(super) async fn ps(context: &Context, args: PsArgs) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     context.show(&document, |document| table(document, &args))
+}
+
+/// Says what there is to filter by, where something else was given.
+fn explain(error: Error) -> Error {
+    let text = error.to_string();
+    let known: &[&str] = match text.strip_prefix("invalid filter '") {
+        Some(filter) if filter.starts_with("status=") => &engine::CONTAINER_STATES,
+        Some(filter) if !filter.contains('=') => &engine::CONTAINER_FILTERS,
+        _ => return error,
+    };
+    Error::Usage(format!("{text}: there are {}", known.join(", ")))
 }
 
 fn table(document: &Value, args: &PsArgs) -> Result<Table> {
@@ -113,7 +127,8 @@ fn table(document: &Value, args: &PsArgs) -> Result<Table> {
         ];
         table.row(cells.into_iter().chain(args.size.then(|| size().into())));
     }
-    Ok(table)
+    // The whole of the rest says what it is, or that it is well.
+    Ok(if args.no_trunc { table } else { table.fitting(&[&[1, 2, 5], &[3, 4]], 2) })
 }
 
 fn style(state: &str, status: &str) -> Style {

@@ -10,7 +10,10 @@ use super::{Error, instance};
 
 /// Ends what runs and takes everything out of the kernel. The data directory stays.
 pub(super) fn clean(config: &Config) -> Result<(), Error> {
-    let _lock = instance::lock(config)?;
+    let held = instance::hold_what_is_there(config)?;
+    if config.data_dir.is_dir() {
+        engine::note_clean(&config.data_dir)?;
+    }
     // Before the keeper, which waits for the end of what it holds: what is frozen ends by no signal. And after it, as it
     // may just have been starting something.
     sandbox::cgroup::clean(&config.cgroup_parent()).map_err(failed)?;
@@ -22,7 +25,8 @@ pub(super) fn clean(config: &Config) -> Result<(), Error> {
     let name: net::Instance = config.instance.parse().map_err(failed)?;
     net::clean(&name).map_err(failed)?;
     unmount_below(&config.data_dir)?;
-    unmount_below(&config.run_dir)
+    unmount_below(&config.run_dir)?;
+    held.part()
 }
 
 fn failed(error: impl std::fmt::Display) -> Error {

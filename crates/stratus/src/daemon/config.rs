@@ -8,6 +8,8 @@ use engine::model::LogConfig;
 use engine::{DnsDefaults, EngineConfig, NetworkDefaults};
 use image::registry::{ProxyConfig, RegistryConfig};
 use serde::Deserialize;
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
 
 use super::{Error, instance};
 use crate::tls;
@@ -17,9 +19,9 @@ const RUN_DIR: &str = "/run/stratus";
 const CONFIG_FILE: &str = "/etc/stratus/daemon.toml";
 const TLS_DIR: &str = "/etc/stratus/tls";
 const BRIDGE: &str = "stratus0";
+const LOG_FORMATS: [&str; 2] = ["text", "json"];
 
-/// Flags of `stratus daemon`. Each of them can stand in the configuration file as well, under its name with
-/// underscores.
+/// Flags of `stratus daemon`. Each of them can stand in the configuration file as well, under the same name.
 #[derive(Args, Debug, Default)]
 pub(crate) struct Options {
     /// Configuration file in TOML [default: /etc/stratus/daemon.toml, where it is there]
@@ -98,19 +100,23 @@ pub(crate) struct Options {
     #[arg(long, value_name = "LEVEL")]
     log_level: Option<String>,
     /// How to log: text or json [default: text]
-    #[arg(long, value_name = "FORMAT", value_parser = ["text", "json"])]
+    #[arg(long, value_name = "FORMAT", value_parser = LOG_FORMATS)]
     log_format: Option<String>,
     /// End everything that runs, take everything out of the kernel, and end: the data directory stays
     #[arg(long)]
     pub(super) clean: bool,
 }
 
-/// The configuration file: the same names as the flags'.
+/// The configuration file: the flags' names, without the dashes before them. A flag that repeats is a list, or a single
+/// value. The names with underscores, and the plural ones, are those of earlier releases.
 #[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
 struct File {
+    #[serde(alias = "data_dir")]
     data_dir: Option<PathBuf>,
+    #[serde(alias = "run_dir")]
     run_dir: Option<PathBuf>,
+    #[serde(rename = "host", alias = "hosts", deserialize_with = "one_or_many")]
     hosts: Vec<String>,
     tlscacert: Option<PathBuf>,
     tlscert: Option<PathBuf>,
@@ -118,21 +124,49 @@ struct File {
     tlsverify: Option<bool>,
     group: Option<String>,
     bridge: Option<String>,
+    #[serde(rename = "default-address-pool", alias = "default_address_pools", deserialize_with = "one_or_many")]
     default_address_pools: Vec<String>,
+    #[serde(rename = "insecure-registry", alias = "insecure_registries", deserialize_with = "one_or_many")]
     insecure_registries: Vec<String>,
+    #[serde(rename = "registry-mirror", alias = "registry_mirrors", deserialize_with = "one_or_many")]
     registry_mirrors: Vec<String>,
+    #[serde(alias = "log_driver")]
     log_driver: Option<String>,
+    #[serde(rename = "log-opt", alias = "log_opts", deserialize_with = "one_or_many")]
     log_opts: Vec<String>,
+    #[serde(deserialize_with = "one_or_many")]
     dns: Vec<String>,
+    #[serde(rename = "dns-opt", alias = "dns_opts", deserialize_with = "one_or_many")]
     dns_opts: Vec<String>,
+    #[serde(alias = "dns_search", deserialize_with = "one_or_many")]
     dns_search: Vec<String>,
+    #[serde(alias = "host_gateway_ip")]
     host_gateway_ip: Option<IpAddr>,
+    #[serde(alias = "ip_forward_no_drop")]
     ip_forward_no_drop: bool,
     init: bool,
+    #[serde(rename = "label", alias = "labels", deserialize_with = "one_or_many")]
     labels: Vec<String>,
+    #[serde(alias = "metrics_addr")]
     metrics_addr: Option<SocketAddr>,
+    #[serde(alias = "log_level")]
     log_level: Option<String>,
+    #[serde(alias = "log_format")]
     log_format: Option<String>,
+}
+
+/// A list, or what would be its only member.
+fn one_or_many<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged, expecting = "a string, or a list of strings")]
+    enum OneOrMany {
+        One(String),
+        Many(Vec<String>),
+    }
+    Ok(match OneOrMany::deserialize(deserializer)? {
+        OneOrMany::One(one) => vec![one],
+        OneOrMany::Many(many) => many,
+    })
 }
 
 /// The configuration, complete.
@@ -146,7 +180,7 @@ pub(super) struct Config {
     pub(super) instance: String,
     pub(super) bridge: String,
     pub(super) metrics: Option<SocketAddr>,
-    pub(super) log_level: String,
+    log_level: String,
     pub(super) log_json: bool,
     pools: Vec<net::AddressPool>,
     registries: RegistryConfig,
@@ -193,6 +227,12 @@ impl Config {
         let pools = list(&options.default_address_pools, &file.default_address_pools);
         let insecure = list(&options.insecure_registries, &file.insecure_registries);
         let mirrors = list(&options.registry_mirrors, &file.registry_mirrors);
+        let log_level = options.log_level.clone().or(file.log_level).unwrap_or_else(|| "info".to_owned());
+        check_log_level(&log_level)?;
+        let log_format = options.log_format.clone().or(file.log_format);
+        if let Some(other) = log_format.as_deref().filter(|format| !LOG_FORMATS.contains(format)) {
+            return Err(Error::Config(format!("log-format {other}: write text or json")));
+        }
         let log_driver = options.log_driver.clone().or(file.log_driver).unwrap_or_else(|| "json-file".to_owned());
         Ok(Self {
             hosts,
@@ -200,8 +240,8 @@ impl Config {
             group: options.group.clone().or(file.group),
             bridge: options.bridge.clone().or(file.bridge).unwrap_or(default_bridge),
             metrics: options.metrics_addr.or(file.metrics_addr),
-            log_level: options.log_level.clone().or(file.log_level).unwrap_or_else(|| "info".to_owned()),
-            log_json: options.log_format.clone().or(file.log_format).as_deref() == Some("json"),
+            log_level,
+            log_json: log_format.as_deref() == Some("json"),
             pools: pools.iter().map(|text| pool(text)).collect::<Result<_, _>>()?,
             registries: registries(&insecure, &mirrors)?,
             log: LogConfig { driver: log_driver, options: pairs("log-opt", &list(&options.log_opts, &file.log_opts))? },
@@ -226,11 +266,18 @@ impl Config {
         format!("/stratus-{}", self.instance)
     }
 
-    pub(super) fn engine(&self) -> EngineConfig {
-        EngineConfig {
+    /// What is logged.
+    pub(super) fn log_filter(&self) -> EnvFilter {
+        EnvFilter::new(&self.log_level)
+    }
+
+    /// What the engine is told; refused where no container could be run like that.
+    pub(super) fn engine(&self) -> Result<EngineConfig, Error> {
+        let config = EngineConfig {
             data_dir: self.data_dir.clone(),
             run_dir: self.run_dir.clone(),
             program: self.program.clone(),
+            keeper_arguments: vec![instance::KEEPER_ARGUMENT.into(), self.data_dir.clone().into()],
             cgroup_parent: self.cgroup_parent(),
             net: NetworkDefaults {
                 instance: self.instance.clone(),
@@ -247,7 +294,9 @@ impl Config {
             stop_timeout: 10,
             labels: self.labels.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-        }
+        };
+        config.check()?;
+        Ok(config)
     }
 }
 
@@ -268,7 +317,24 @@ impl File {
 }
 
 fn absolute(path: PathBuf) -> Result<PathBuf, Error> {
-    std::path::absolute(&path).map_err(Error::io("make absolute", path.display()))
+    let path = std::path::absolute(&path).map_err(Error::io("make absolute", path.display()))?;
+    // One spelling for one directory, as the instance's name is made of it.
+    Ok(path.components().collect())
+}
+
+/// Refuses what would log nothing: to the filter, an unknown level is a module of that name.
+fn check_log_level(text: &str) -> Result<(), Error> {
+    let wrong = |part: &str| {
+        Error::Config(format!("log-level {part}: write error, warn, info, debug or trace, or MODULE=LEVEL,…"))
+    };
+    let plain = text.split(',').map(str::trim).filter(|part| !part.contains(['=', '[']));
+    for part in plain {
+        // To the parser, nothing at all is a level.
+        if part.is_empty() || part.parse::<LevelFilter>().is_err() {
+            return Err(wrong(part));
+        }
+    }
+    EnvFilter::try_new(text).map(drop).map_err(|_| wrong(text))
 }
 
 /// `10.200.0.0/16,size=24`, or Docker's `base=10.200.0.0/16,size=24`
@@ -309,6 +375,13 @@ fn registries(insecure: &[String], mirrors: &[String]) -> Result<RegistryConfig,
             .insecure
             .push(host.parse().map_err(|error: image::registry::BadHostOrCidr| Error::Config(error.to_string()))?);
     }
+    for mirror in mirrors {
+        let host = ["https://", "http://"].iter().find_map(|scheme| mirror.strip_prefix(scheme));
+        if host.is_none_or(|host| host.is_empty() || host.starts_with('/')) {
+            let wrong = format!("registry-mirror {mirror}: write its address, such as https://mirror.example");
+            return Err(Error::Config(wrong));
+        }
+    }
     if !mirrors.is_empty() {
         config.mirrors.insert("docker.io".to_owned(), mirrors.to_vec());
     }
@@ -327,6 +400,63 @@ mod tests {
         assert_eq!(long.size, 20);
         for wrong in ["", "10.9.0.0/16,size=8", "x,size=24", "10.9.0.0/16,mtu=1"] {
             assert!(pool(wrong).is_err(), "{wrong}");
+        }
+    }
+    fn parsed(text: &str) -> Result<File, toml::de::Error> {
+        toml::from_str(text)
+    }
+
+    #[test]
+    fn the_file_takes_the_flags_names() {
+        let file = parsed("data-dir = '/d'\nhost = 'fd://'\ndns = ['10.0.0.1']\nlog-opt = ['max-size=1m']").unwrap();
+        assert_eq!((file.data_dir, file.hosts), (Some("/d".into()), vec!["fd://".to_owned()]));
+        assert_eq!((file.dns, file.log_opts), (vec!["10.0.0.1".to_owned()], vec!["max-size=1m".to_owned()]));
+        let file = parsed("data_dir = '/d'\nhosts = ['fd://']\ninsecure_registries = ['r:5000']").unwrap();
+        assert_eq!((file.hosts.len(), file.insecure_registries.len()), (1, 1));
+        assert!(parsed("bogus = 1").unwrap_err().to_string().contains("bogus"));
+    }
+
+    #[test]
+    fn the_example_has_every_flag_once() {
+        use clap::Args as _;
+        let example = include_str!("../../../../contrib/daemon.toml.example");
+        // Each of its settings is commented out, and the lines that explain them are sentences.
+        let settings = |line: &&str| line.split_once(" = ").is_some_and(|(name, _)| !name.contains(' '));
+        let lines = example.lines().filter_map(|line| line.strip_prefix("# ")).filter(settings);
+        let text: String = lines.map(|line| format!("{line}\n")).collect();
+        parsed(&text).unwrap_or_else(|error| panic!("{error}"));
+        let table: toml::Table = text.parse().unwrap();
+        let flags = Options::augment_args(clap::Command::new("daemon"));
+        let mut names: Vec<&str> = flags.get_arguments().filter_map(|flag| flag.get_long()).collect();
+        names.retain(|name| !["config", "clean"].contains(name));
+        names.sort_unstable();
+        let mut given: Vec<&str> = table.keys().map(String::as_str).collect();
+        given.sort_unstable();
+        assert_eq!(given, names);
+    }
+
+    #[test]
+    fn levels_that_would_log_nothing_are_refused() {
+        for right in ["info", "INFO", "off", "net=debug", "warn,engine::container=trace", "[span]=debug"] {
+            check_log_level(right).unwrap_or_else(|error| panic!("{right}: {error}"));
+        }
+        for wrong in ["loud", "", "info,loud", "net=loud"] {
+            assert!(check_log_level(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_mirror_is_an_address() {
+        registries(&[], &["https://mirror.example/prefix".into()]).unwrap();
+        for wrong in ["foo", "ftp://x", "https://", ""] {
+            assert!(registries(&[], &[wrong.into()]).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn one_directory_has_one_spelling() {
+        for same in ["/a/b", "/a//b/", "/a/./b"] {
+            assert_eq!(absolute(same.into()).unwrap().as_os_str(), "/a/b");
         }
     }
 }

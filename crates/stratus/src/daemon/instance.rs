@@ -1,14 +1,25 @@
-//! Several daemons side by side: each has a name made of its data directory's path, and a lock on the directory.
+//! Several daemons side by side: each has a name made of its data directory's path, and holds its two directories.
+//!
+//! A data directory and a run directory go together: what runs is kept by a process of the run directory, and known only
+//! by the records in the data directory. So each of the two has a file that says which the other one is, locked by the
+//! daemon as long as it lives, and the keeper's command line says it too. A daemon that is given two directories that
+//! don't go together ends before it touches anything: to it, all that runs would be what no record knows.
 
+use std::ffi::OsString;
 use std::fs::File;
-use std::os::unix::fs::DirBuilderExt;
-use std::path::Path;
+use std::io::Read as _;
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, FileExt as _};
+use std::path::{Path, PathBuf};
 
 use rustix::fs::FlockOperation;
 use sha2::{Digest, Sha256};
 
 use super::Error;
 use super::config::Config;
+
+/// The keeper's argument that says which data directory knows what it holds; it stands before the keeper's own.
+pub(crate) const KEEPER_ARGUMENT: &str = "--data-dir";
 
 /// Six letters and digits, the same for the same directory. They stand in the names of links, tables and cgroups.
 pub(super) fn name(data_dir: &Path) -> String {
@@ -17,21 +28,125 @@ pub(super) fn name(data_dir: &Path) -> String {
     hash.iter().take(6).map(|byte| char::from(DIGITS[usize::from(byte % 32)])).collect()
 }
 
-/// Makes the directories, and holds the data directory as long as the file lives.
-pub(super) fn lock(config: &Config) -> Result<File, Error> {
-    for (directory, mode) in [(&config.data_dir, 0o711), (&config.run_dir, 0o755)] {
-        std::fs::DirBuilder::new()
-            .recursive(true)
-            .mode(mode)
-            .create(directory)
-            .map_err(Error::io("create", directory.display()))?;
+/// The two directories, which are nobody else's as long as this lives.
+pub(super) struct Held {
+    run: Option<Bond>,
+    data: Option<Bond>,
+}
+
+/// Makes the directories, and holds them.
+pub(super) fn hold(config: &Config) -> Result<Held, Error> {
+    make(&config.run_dir, 0o755)?;
+    let run = take_run_dir(config)?;
+    make(&config.data_dir, 0o711)?;
+    let data = take_data_dir(config)?;
+    run.write(&config.data_dir)?;
+    data.write(&config.run_dir)?;
+    Ok(Held { run: Some(run), data: Some(data) })
+}
+
+/// Holds those of the directories that are there, for somebody who only takes things away.
+pub(super) fn hold_what_is_there(config: &Config) -> Result<Held, Error> {
+    let run = config.run_dir.is_dir().then(|| take_run_dir(config)).transpose()?;
+    let data = config.data_dir.is_dir().then(|| take_data_dir(config)).transpose()?;
+    Ok(Held { run, data })
+}
+
+impl Held {
+    /// Nothing runs any more, so that from now on each may go with any other.
+    pub(super) fn part(self) -> Result<(), Error> {
+        [self.run, self.data].iter().flatten().try_for_each(Bond::erase)
     }
-    let path = config.data_dir.join("lock");
-    let file = File::create(&path).map_err(Error::io("create", path.display()))?;
-    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(file),
-        Err(rustix::io::Errno::WOULDBLOCK) => Err(Error::InUse(config.data_dir.display().to_string())),
-        Err(error) => Err(Error::io("lock", path.display())(error.into())),
+}
+
+fn make(directory: &Path, mode: u32) -> Result<(), Error> {
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(mode)
+        .create(directory)
+        .map_err(Error::io("create", directory.display()))
+}
+
+fn take_run_dir(config: &Config) -> Result<Bond, Error> {
+    let (bond, is_free) = Bond::open(config.run_dir.join("daemon.lock"))?;
+    let note = bond.read()?;
+    let daemon = note.daemon.filter(|_| !is_free);
+    let data_dir = note.partner.or_else(|| data_dir_of_keeper(&config.run_dir));
+    match data_dir.filter(|data_dir| *data_dir != config.data_dir) {
+        Some(data_dir) => Err(Error::OtherData { run_dir: config.run_dir.clone(), data_dir, daemon }),
+        None if is_free => Ok(bond),
+        None => Err(Error::InUse { directory: config.run_dir.clone(), daemon }),
+    }
+}
+
+fn take_data_dir(config: &Config) -> Result<Bond, Error> {
+    let (bond, is_free) = Bond::open(config.data_dir.join("lock"))?;
+    let note = bond.read()?;
+    if !is_free {
+        return Err(Error::InUse { directory: config.data_dir.clone(), daemon: note.daemon });
+    }
+    // What its keeper holds is nowhere else, as long as that lives.
+    match note.partner.filter(|run_dir| *run_dir != config.run_dir) {
+        Some(run_dir) if data_dir_of_keeper(&run_dir).is_some_and(|data_dir| data_dir == config.data_dir) => {
+            Err(Error::OtherRun { data_dir: config.data_dir.clone(), run_dir })
+        }
+        _ => Ok(bond),
+    }
+}
+
+/// The data directory that knows what the keeper of a run directory holds, where one lives.
+fn data_dir_of_keeper(run_dir: &Path) -> Option<PathBuf> {
+    let keeper = keeper::client::process(run_dir).ok()?;
+    let line = std::fs::read(format!("/proc/{keeper}/cmdline")).ok()?;
+    let mut words = line.split(|byte| *byte == 0);
+    words.find(|word| *word == KEEPER_ARGUMENT.as_bytes())?;
+    words.next().map(|word| OsString::from_vec(word.to_vec()).into())
+}
+
+/// A directory's file that says which other directory it goes with: two lines, its daemon's process and the other path.
+struct Bond {
+    file: File,
+    path: PathBuf,
+}
+
+#[derive(Default)]
+struct Note {
+    daemon: Option<u32>,
+    partner: Option<PathBuf>,
+}
+
+impl Bond {
+    /// Opens the file, and locks it where nobody else has; says whether that was so.
+    fn open(path: PathBuf) -> Result<(Self, bool), Error> {
+        let file = File::options().read(true).write(true).create(true).truncate(false).open(&path);
+        let file = file.map_err(Error::io("open", path.display()))?;
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok((Self { file, path }, true)),
+            Err(rustix::io::Errno::WOULDBLOCK) => Ok((Self { file, path }, false)),
+            Err(error) => Err(Error::io("lock", path.display())(error.into())),
+        }
+    }
+
+    fn read(&self) -> Result<Note, Error> {
+        let mut text = Vec::new();
+        (&self.file).read_to_end(&mut text).map_err(Error::io("read", self.path.display()))?;
+        let mut lines = text.split(|byte| *byte == b'\n');
+        let daemon = lines.next().and_then(|line| std::str::from_utf8(line).ok()?.parse().ok());
+        let partner = lines.next().filter(|line| !line.is_empty()).map(|line| OsString::from_vec(line.to_vec()).into());
+        Ok(Note { daemon, partner })
+    }
+
+    /// One write: whoever is killed around it leaves the whole of the one note or of the other, and its tail behind it.
+    fn write(&self, partner: &Path) -> Result<(), Error> {
+        let mut text = format!("{}\n", std::process::id()).into_bytes();
+        text.extend_from_slice(partner.as_os_str().as_bytes());
+        text.push(b'\n');
+        let written = self.file.write_all_at(&text, 0).and_then(|()| self.file.set_len(text.len() as u64));
+        written.map_err(Error::io("write", self.path.display()))
+    }
+
+    fn erase(&self) -> Result<(), Error> {
+        self.file.set_len(0).map_err(Error::io("write", self.path.display()))
     }
 }
 
@@ -44,5 +159,21 @@ mod tests {
         assert_eq!(name(Path::new("/a")), name(Path::new("/a")));
         assert_ne!(name(Path::new("/a")), name(Path::new("/b")));
         assert_eq!(name(Path::new("/a")).len(), 6);
+    }
+
+    #[test]
+    fn a_note_is_read_as_it_was_written_whatever_was_there_before() {
+        let directory = tempfile::tempdir().unwrap();
+        let (bond, is_free) = Bond::open(directory.path().join("lock")).unwrap();
+        assert!(is_free);
+        bond.write(Path::new("/a/longer/path")).unwrap();
+        bond.write(Path::new("/b")).unwrap();
+        let (other, is_free) = Bond::open(directory.path().join("lock")).unwrap();
+        assert!(!is_free);
+        let note = other.read().unwrap();
+        assert_eq!((note.daemon, note.partner), (Some(std::process::id()), Some("/b".into())));
+        bond.erase().unwrap();
+        let note = Bond::open(directory.path().join("lock")).unwrap().0.read().unwrap();
+        assert_eq!((note.daemon, note.partner), (None, None));
     }
 }

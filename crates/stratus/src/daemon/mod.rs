@@ -6,6 +6,7 @@ mod instance;
 mod listen;
 mod metrics;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -16,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use config::Config;
 pub(crate) use config::Options;
+pub(crate) use instance::KEEPER_ARGUMENT;
 
 /// Why the daemon does not run.
 #[derive(Debug, thiserror::Error)]
@@ -24,12 +26,33 @@ enum Error {
     Config(String),
     #[error("{what} {on}: {source}")]
     Io { what: &'static str, on: String, source: std::io::Error },
+    #[error("a daemon{} uses {} already{}", process(*daemon), directory.display(), how_to_stop(*daemon))]
+    InUse { directory: PathBuf, daemon: Option<u32> },
     #[error(
-        "another daemon uses the data directory {0}: stop it first, or choose another one with --data-dir (and --run-dir)"
+        "the run directory {} belongs to the data directory {}{}: name that with --data-dir, or another run directory with \
+         --run-dir. Nothing was touched",
+        run_dir.display(),
+        data_dir.display(),
+        daemon.map(|daemon| format!(", where a daemon runs (process {daemon})")).unwrap_or_default()
     )]
-    InUse(String),
+    OtherData { run_dir: PathBuf, data_dir: PathBuf, daemon: Option<u32> },
+    #[error(
+        "what runs of the data directory {} is held in the run directory {}: name that with --run-dir. Nothing was touched",
+        data_dir.display(),
+        run_dir.display()
+    )]
+    OtherRun { data_dir: PathBuf, run_dir: PathBuf },
     #[error(transparent)]
     Engine(#[from] engine::Error),
+}
+
+fn process(daemon: Option<u32>) -> String {
+    daemon.map(|daemon| format!(" (process {daemon})")).unwrap_or_default()
+}
+
+fn how_to_stop(daemon: Option<u32>) -> String {
+    let kill = daemon.map(|daemon| format!("kill {daemon}, or ")).unwrap_or_default();
+    format!(": stop it first ({kill}systemctl stop stratus.socket stratus.service where systemd started it)")
 }
 
 impl Error {
@@ -46,6 +69,9 @@ pub(crate) fn check_configuration(text: &str) -> Result<(), String> {
 
 /// Runs the daemon until it is told to end.
 pub(crate) fn main(options: Options) -> ExitCode {
+    if !rustix::process::geteuid().is_root() {
+        return fail(&Error::Config("must be root: try again with sudo".to_owned()));
+    }
     let config = match Config::from_options(&options) {
         Ok(config) => config,
         Err(error) => return fail(&error),
@@ -79,8 +105,9 @@ fn fail(error: &Error) -> ExitCode {
 }
 
 async fn serve(config: Config) -> Result<(), Error> {
-    let _lock = instance::lock(&config)?;
-    let engine = engine::Engine::open(config.engine()).await?;
+    let of_engine = config.engine()?;
+    let _held = instance::hold(&config)?;
+    let engine = engine::Engine::open(of_engine).await?;
     let info =
         DoorInfo { version: env!("CARGO_PKG_VERSION").to_owned(), commit: String::new(), build_time: String::new() };
     let door = Arc::new(Door::new(engine.clone(), info));
@@ -138,9 +165,7 @@ fn raise_descriptor_limit() {
 
 fn log_to_stderr(config: &Config) {
     use std::io::IsTerminal;
-    let filter = tracing_subscriber::EnvFilter::try_new(&config.log_level)
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    let base = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let base = tracing_subscriber::fmt().with_env_filter(config.log_filter()).with_writer(std::io::stderr);
     if config.log_json {
         base.json().init();
     } else {

@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
@@ -33,7 +34,33 @@ impl api_docker::Listener for TlsListener {
     async fn accept(&mut self) -> io::Result<Self::Handshake> {
         let (stream, _) = self.socket.accept().await?;
         stream.set_nodelay(true)?;
-        let handshake = self.acceptor.accept(stream);
+        let acceptor = self.acceptor.clone();
+        let handshake = async move {
+            if speaks_plainly(&stream).await? {
+                refuse(stream).await?;
+                return Err(io::Error::other("it speaks HTTP without TLS"));
+            }
+            acceptor.accept(stream).await
+        };
         Ok(Box::pin(async { tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await? }))
     }
+}
+
+/// Whether a client begins with a letter, as requests of HTTP do and nothing of TLS does.
+async fn speaks_plainly(stream: &TcpStream) -> io::Result<bool> {
+    let mut first = [0];
+    Ok(stream.peek(&mut first).await? == 1 && first[0].is_ascii_uppercase())
+}
+
+/// Tells in plain HTTP what is wrong with that, in the words that dockerd has for it.
+async fn refuse(mut stream: TcpStream) -> io::Result<()> {
+    stream.write_all(b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n").await?;
+    stream.shutdown().await?;
+    // What was asked is read, as a close with something unread would take the answer back.
+    let mut rest = [0; 4096];
+    let mut most = 64;
+    while most > 0 && stream.read(&mut rest).await? > 0 {
+        most -= 1;
+    }
+    Ok(())
 }

@@ -1,0 +1,55 @@
+//! When everything was last ended at once, while no daemon ran: for the next one, which finds nothing of what ran.
+
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use crate::model::Timestamp;
+use crate::{Error, Result};
+
+fn file(data_dir: &Path) -> PathBuf {
+    data_dir.join("cleaned")
+}
+
+/// Notes that everything which runs of a data directory is ended now.
+pub fn note(data_dir: &Path) -> Result<()> {
+    let path = file(data_dir);
+    // What ran before that has ended then, whatever was ended since.
+    if path.exists() {
+        return Ok(());
+    }
+    std::fs::write(&path, Timestamp::now().to_string())
+        .map_err(|error| Error::step(format!("write {}", path.display()), error))
+}
+
+/// When that was; `None`: it was not, since a daemon last took up what ran.
+pub(crate) fn moment(data_dir: &Path) -> Option<Timestamp> {
+    std::fs::read_to_string(file(data_dir)).ok()?.parse().ok()
+}
+
+/// What ran is taken up.
+pub(crate) fn forget(data_dir: &Path) -> Result<()> {
+    match std::fs::remove_file(file(data_dir)) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(Error::step(format!("remove {}", file(data_dir).display()), error))
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_moment_counts() {
+        let directory = tempfile::tempdir().unwrap();
+        assert_eq!(moment(directory.path()), None);
+        note(directory.path()).unwrap();
+        let first = moment(directory.path()).unwrap();
+        note(directory.path()).unwrap();
+        assert_eq!(moment(directory.path()), Some(first));
+        forget(directory.path()).unwrap();
+        forget(directory.path()).unwrap();
+        assert_eq!(moment(directory.path()), None);
+    }
+}
