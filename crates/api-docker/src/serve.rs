@@ -180,8 +180,10 @@ async fn answer(
     let mut response = match route::dispatch(door, request, client, hijacker, shutdown).await {
         Ok(response) => response,
         Err(error) => {
-            if error.status().is_server_error() {
-                tracing::error!(status = error.status().as_u16(), error = error.message(), "a request failed");
+            // Mostly something that whoever asked can mend: a port that is taken, a registry that is down. What there is
+            // not (501) is for them alone.
+            if error.status().is_server_error() && error.status() != http::StatusCode::NOT_IMPLEMENTED {
+                tracing::warn!(status = error.status().as_u16(), error = error.message(), "a request failed");
             }
             body::failure(&error)
         }

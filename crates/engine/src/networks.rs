@@ -1,6 +1,7 @@
 //! Networks as clients see them, and a container's place on them.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -62,6 +63,14 @@ pub(crate) fn error(error: net::Error) -> Error {
             Error::forbidden(text)
         }
         _ => Error::system(text),
+    }
+}
+
+/// What `net` says, and who is on a network that was to be removed.
+fn in_use(failed: net::Error) -> Error {
+    match &failed {
+        net::Error::InUse { sandboxes, .. } => Error::forbidden(format!("{failed}: {}", sandboxes.join(", "))),
+        _ => error(failed),
     }
 }
 
@@ -134,7 +143,7 @@ impl Engine {
     /// Removes a network that nobody is on.
     pub async fn network_remove(&self, reference: &str) -> Result<()> {
         let (engine, name) = (self.clone(), reference.to_owned());
-        let network = crate::blocking(move || engine.0.networks.remove(&name).map_err(error)).await?;
+        let network = crate::blocking(move || engine.0.networks.remove(&name).map_err(in_use)).await?;
         self.tell_network(&network, "destroy", []);
         Ok(())
     }
@@ -314,13 +323,40 @@ impl Engine {
             return Ok(None);
         }
         let Some(spec) = sandbox_spec(record)? else { return Ok(None) };
-        self.0.networks.set_up(spec).map(Some).map_err(error)
+        self.0.networks.set_up(spec).map(Some).map_err(|failed| self.port_error(failed))
     }
 
     /// Gives a namespace that is there already what the container's networks give.
     pub(crate) fn network_in(&self, namespace: &net::NetNs, record: &ContainerRecord) -> Result<net::Sandbox> {
         let spec = sandbox_spec(record)?.unwrap_or_default();
-        self.0.networks.set_up_in(namespace, spec).map_err(error)
+        self.0.networks.set_up_in(namespace, spec).map_err(|failed| self.port_error(failed))
+    }
+
+    /// What `net` says, and whose a port is that a container of this daemon has.
+    fn port_error(&self, failed: net::Error) -> Error {
+        let taken = match &failed {
+            net::Error::Publish { source, .. } => match source.as_ref() {
+                net::PortError::Allocated(address) => Some(*address),
+                _ => None,
+            },
+            _ => None,
+        };
+        match taken.and_then(|address| self.publisher(address)) {
+            Some(owner) => Error::system(format!("{failed} (by the container {owner})")),
+            None => error(failed),
+        }
+    }
+
+    /// The container that has a port of the host.
+    fn publisher(&self, taken: SocketAddr) -> Option<String> {
+        let same = |host: SocketAddr| {
+            let overlaps = host.ip() == taken.ip() || host.ip().is_unspecified() || taken.ip().is_unspecified();
+            host.port() == taken.port() && overlaps
+        };
+        let containers = self.0.containers.all();
+        let mut records = containers.iter().map(|container| container.record());
+        let owner = records.find(|record| record.net.iter().flat_map(|net| &net.ports).any(|port| same(port.host)))?;
+        Some(owner.name.clone())
     }
 
     /// Namespaces of other containers, which must run. Blocks.

@@ -85,6 +85,16 @@ pub enum BootstrapError {
         /// The one command that mends it.
         command: String,
     },
+    /// The mirror has no such suite.
+    #[error("{distribution} has no suite {suite} (asked {host})")]
+    NoSuite {
+        /// The distribution.
+        distribution: &'static str,
+        /// What was asked for.
+        suite: String,
+        /// Who was asked.
+        host: String,
+    },
     /// A program failed.
     #[error("{program} failed ({status}):\n{output}")]
     Failed {

@@ -125,11 +125,15 @@ impl Default for Note {
 }
 
 impl Note {
-    /// Reads the first message from a file system context (`e overlay: No changes allowed…`).
+    /// Reads the first message from a file system context (`e overlay: No changes allowed…`), without its level.
     fn of_filesystem(fs: BorrowedFd<'_>) -> Self {
         let mut note = Self::default();
         let room = note.bytes.len() - 3;
-        if let Ok(length) = rustix::io::read(fs, &mut note.bytes[2..2 + room]) {
+        if let Ok(mut length) = rustix::io::read(fs, &mut note.bytes[2..2 + room]) {
+            if matches!(&note.bytes[2..2 + length], [b'e' | b'w' | b'i', b' ', ..]) {
+                note.bytes.copy_within(4..2 + length, 2);
+                length -= 2;
+            }
             note.bytes[..2].copy_from_slice(b" (");
             let mut end = 2 + length;
             while note.bytes[end - 1] == b'\n' {

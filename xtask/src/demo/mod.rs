@@ -26,15 +26,27 @@ pub(crate) fn run(root: &Path) -> Result<()> {
     if !instance::is_root() {
         bail!("containers need root: try again with sudo");
     }
-    start_daemon(&instance)?;
+    show(root, &workspace, &instance, began).inspect_err(|_| {
+        if instance.daemon().is_some() {
+            eprintln!(
+                "The daemon goes on ({}, its log is {}), with what it runs. To take it down:\n    make stop",
+                instance.run_dir.display(),
+                instance.log().display()
+            );
+        }
+    })
+}
+
+fn show(root: &Path, workspace: &Workspace, instance: &Instance, began: Instant) -> Result<()> {
+    start_daemon(instance)?;
     let mut api = instance.connect()?;
     copies::remove(&mut api)?;
-    let base = image::base(&instance, &mut api)?;
+    let base = image::base(instance, &mut api)?;
     let image = image::web_service(root, &workspace.target_directory, &mut api, &base)?;
-    let copies = copies::start(&instance, &mut api, &image)?;
-    report::print(&instance, &mut api, &image, &copies)?;
+    let copies = copies::start(instance, &mut api, &image)?;
+    report::print(instance, &mut api, &image, &copies)?;
     println!("All of this took {:.1} s.", began.elapsed().as_secs_f64());
-    report::print_what_next(root, &instance, &copies);
+    report::print_what_next(root, instance, &copies);
     Ok(())
 }
 

@@ -43,9 +43,11 @@ impl Engine {
             cgroup.processes().map_err(|error| Error::system(error.to_string()))
         });
         let pids: HashSet<i32> = pids.await?.into_iter().collect();
-        let output = Command::new("ps").args(arguments.split_whitespace()).output().await.map_err(|error| {
-            Error::system(format!("run ps: {error}: `top` shows what the host's ps prints: install procps"))
-        })?;
+        // By itself it selects those of its own user and terminal. Some arguments don't go together with a list.
+        let mut output = ps(arguments, Some(&pids)).await?;
+        if !output.status.success() {
+            output = ps(arguments, None).await?;
+        }
         if !output.status.success() {
             // The first line says why; what follows tells how ps is used.
             let said = String::from_utf8_lossy(&output.stderr);
@@ -53,6 +55,15 @@ impl Engine {
         }
         parse(&String::from_utf8_lossy(&output.stdout), &pids)
     }
+}
+
+/// What `ps` prints, of these processes where they are named.
+async fn ps(arguments: &str, pids: Option<&HashSet<i32>>) -> Result<std::process::Output> {
+    let pids = pids.filter(|pids| !pids.is_empty());
+    let list = pids.map(|pids| format!("-q{}", pids.iter().map(i32::to_string).collect::<Vec<_>>().join(",")));
+    Command::new("ps").args(arguments.split_whitespace()).args(list).output().await.map_err(|error| {
+        Error::system(format!("run ps: {error}: `top` shows what the host's ps prints: install procps"))
+    })
 }
 
 /// `-o` with a head of its own for the column of process identifiers would hide whose row is whose.

@@ -51,9 +51,10 @@ pub(super) fn plan<'a>(
     progress(BootstrapEvent::Phase(format!("asking {} for {}", host_of(&sources[0].uri), spec.suite)));
     let epoch = match std::env::var("SOURCE_DATE_EPOCH").ok().and_then(|text| text.parse().ok()) {
         Some(epoch) => epoch,
-        None => {
-            sources.iter().map(release_date).try_fold(0, |newest, date| Ok::<_, BootstrapError>(newest.max(date?)))?
-        }
+        None => sources
+            .iter()
+            .map(|source| release_date(spec, source))
+            .try_fold(0, |newest, date| Ok::<_, BootstrapError>(newest.max(date?)))?,
     };
     Ok(Plan { spec, keyring, architecture, sources, epoch })
 }
@@ -66,16 +67,34 @@ fn host_of(uri: &str) -> &str {
 }
 
 /// When the archive last changed a suite. The signature is verified by whoever installs from it; a wrong date would only date files.
-fn release_date(source: &Source) -> Result<i64, BootstrapError> {
+fn release_date(spec: &DistributionSpec, source: &Source) -> Result<i64, BootstrapError> {
     let dir = tempfile::tempdir().map_err(BootstrapError::io("making a temporary directory"))?;
     let file = dir.path().join("InRelease");
     let url = format!("{}/dists/{}/InRelease", source.uri, source.suite);
-    output_of(
+    let fetched = output_of(
         Command::new("/usr/lib/apt/apt-helper").args(["-o", "Acquire::Retries=3", "download-file", &url]).arg(&file),
-    )?;
+    );
+    fetched.map_err(|error| no_suite(error, spec, source))?;
     let text = std::fs::read_to_string(&file).map_err(BootstrapError::io(format!("reading {url}")))?;
     parse_release_date(&text)
         .ok_or_else(|| BootstrapError::Unexpected { what: url, reason: "it has no Date field that can be read".into() })
+}
+
+/// A mirror that answers, and does not have the suite, has nothing else to say.
+fn no_suite(error: BootstrapError, spec: &DistributionSpec, source: &Source) -> BootstrapError {
+    match error {
+        BootstrapError::Failed { output, .. } if output.contains("404") && source.suite == spec.suite => {
+            BootstrapError::NoSuite {
+                distribution: match spec.distribution {
+                    Distribution::Debian => "Debian",
+                    Distribution::Ubuntu => "Ubuntu",
+                },
+                suite: spec.suite.clone(),
+                host: host_of(&source.uri).to_owned(),
+            }
+        }
+        error => error,
+    }
 }
 
 fn parse_release_date(release: &str) -> Option<i64> {

@@ -197,6 +197,15 @@ fn apply_cpu(cpu: &LinuxCpu, directory: impl Fn() -> Result<std::path::PathBuf>)
                 write(&directory()?, "cpu.cfs_quota_us", &cpu.quota().unwrap_or(-1).to_string())?;
                 write(&directory()?, file, &value)?;
             }
+            Err(CgroupError::Write { source, .. }) if file.starts_with("cpu.rt_") => {
+                let reason = match source.kind() {
+                    ErrorKind::NotFound | ErrorKind::PermissionDenied => {
+                        "the kernel has no real-time scheduling of groups (CONFIG_RT_GROUP_SCHED)".to_owned()
+                    }
+                    _ => format!("{value}: {source}: the cgroups above have no such time of their own to give"),
+                };
+                return Err(CgroupError::Invalid { field: file.to_owned(), reason });
+            }
             other => other?,
         }
     }

@@ -57,6 +57,12 @@ pub(super) fn apply(directory: &Path, resources: &LinuxResources, new: bool) -> 
     if let Some(cpu) = resources.cpu() {
         apply_cpu(directory, cpu)?;
     }
+    if let Some(cpu) = resources.cpu()
+        && (cpu.realtime_runtime().is_some_and(|time| time != 0) || cpu.realtime_period().is_some_and(|time| time != 0))
+    {
+        let reason = "cgroups of version 2 have no real-time scheduling of groups".to_owned();
+        return Err(CgroupError::Invalid { field: "cpu.rt_runtime_us".into(), reason });
+    }
     if let Some(limit) = resources.pids().map(|pids| pids.limit()).filter(|limit| *limit != 0) {
         write(directory, "pids.max", &positive_or_max(limit))?;
     }

@@ -10,7 +10,7 @@ use super::{RuntimeError, create, events, exec, features, lifecycle, list, spec,
 
 /// An OCI runtime: runs containers from bundles, as the OCI runtime specification describes them.
 #[derive(Debug, Parser)]
-#[command(name = "stratus runtime", version = VERSION, subcommand_required = true)]
+#[command(name = "stratus runtime", bin_name = "stratus runtime", version = VERSION, subcommand_required = true)]
 pub(super) struct Cli {
     #[command(flatten)]
     pub(super) global: Global,

@@ -64,15 +64,22 @@ pub(super) async fn bootstrap(context: &Context, args: BootstrapArgs) -> Result<
     let bar = progress.clone();
     let (upload, body) = Upload::new(move |sink| {
         let shown = |event| show(&bar, event);
-        let prepared = prepare(&spec, &shown)?;
+        let prepared = match prepare(&spec, &shown) {
+            Ok(prepared) => prepared,
+            Err(error) => {
+                // Told to whoever waits, who may look before this has ended.
+                let _ = tell.send(Err(Error::from(error)));
+                return Ok(());
+            }
+        };
         // Where nobody waits for it, nobody reads the archive either, which the writing finds out.
-        let _ = tell.send(prepared.metadata());
+        let _ = tell.send(Ok(prepared.metadata()));
         prepared.write(sink, &shown)?;
         Ok(())
     });
     // What the image is besides its files is known before them, so that they are imported while they are made.
     let gone = |_| Error::Failed("making the image was given up".into());
-    let metadata: ImportMetadata = match told.await.map_err(gone) {
+    let metadata: ImportMetadata = match told.await.map_err(gone).and_then(|told| told) {
         Ok(metadata) => metadata,
         failure => {
             progress.end();

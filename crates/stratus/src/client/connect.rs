@@ -171,7 +171,16 @@ async fn refusal(status: StatusCode, response: Response<Incoming>) -> Error {
         Err(_) if body.is_empty() => format!("the daemon answered {status}"),
         Err(_) => String::from_utf8_lossy(&body).trim().to_owned(),
     };
-    Error::Refused { status, message }
+    Error::Refused { status, message: cause(&message).to_owned() }
+}
+
+/// What failed, without the names of the programs that dockerd has one after another start a container.
+fn cause(message: &str) -> &str {
+    const STEPS: [&str; 2] = [
+        "failed to create task for container: failed to create shim task: OCI runtime create failed: ",
+        "OCI runtime exec failed: exec failed: unable to start container process: ",
+    ];
+    STEPS.iter().find_map(|steps| message.strip_prefix(steps)).unwrap_or(message)
 }
 
 /// Documents that come one after another.
@@ -223,6 +232,13 @@ fn take(buffer: &mut Vec<u8>) -> Result<Option<Value>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn causes_have_no_steps_before_them() {
+        let said =
+            "failed to create task for container: failed to create shim task: OCI runtime create failed: exec: \"x\"";
+        assert_eq!((cause(said), cause("No such image: x")), ("exec: \"x\"", "No such image: x"));
+    }
 
     #[test]
     fn documents_are_taken_when_they_are_whole() {

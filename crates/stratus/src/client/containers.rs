@@ -30,7 +30,7 @@ pub(crate) struct StopArgs {
     #[arg(long, short, value_name = "SIGNAL")]
     signal: Option<String>,
     /// Seconds until it is killed; -1 to wait for ever [default: the container's, else 10]
-    #[arg(long, alias = "timeout", short, value_name = "SECONDS", allow_hyphen_values = true)]
+    #[arg(long, alias = "timeout", short, value_name = "SECONDS", allow_hyphen_values = true, value_parser = seconds)]
     time: Option<i64>,
     /// Containers, by name or id
     #[arg(required = true)]
@@ -134,6 +134,11 @@ pub(crate) struct TopArgs {
     options: Vec<String>,
 }
 
+/// How long to wait.
+fn seconds(text: &str) -> std::result::Result<i64, String> {
+    text.parse().map_err(|_| "give a whole number of seconds, such as 10, or -1 to wait for ever".to_owned())
+}
+
 /// What commands want to know of a container.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
@@ -214,16 +219,22 @@ pub(super) async fn post(context: &Context, args: NamesArgs, call: &str) -> Resu
 
 /// `stratus wait`
 pub(super) async fn wait(context: &Context, args: NamesArgs) -> Result<ExitCode> {
-    let mut outcome = ExitCode::SUCCESS;
+    let (mut outcome, mut all) = (ExitCode::SUCCESS, Vec::new());
     for name in &args.containers {
         let ended = context.daemon.document(Request::post(path(name, "wait"))).await;
         match ended {
+            Ok(document) if context.format == output::Format::Json => {
+                all.push(json!({ "Container": name, "StatusCode": document["StatusCode"] }));
+            }
             Ok(document) => output::line(document["StatusCode"].to_string())?,
             Err(error) => {
                 output::error(&error);
                 outcome = error.exit_code();
             }
         }
+    }
+    if context.format == output::Format::Json {
+        output::document(&all)?;
     }
     Ok(outcome)
 }

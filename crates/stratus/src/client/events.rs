@@ -66,10 +66,17 @@ pub(super) async fn events(context: &Context, args: EventsArgs) -> Result<ExitCo
     }
 }
 
+/// What a container's events tell besides labels.
+const TOLD: [&str; 10] =
+    ["container", "execDuration", "execID", "exitCode", "image", "name", "network", "oldName", "signal", "status"];
+
 fn told(event: &Event) -> String {
     let time = Timestamp::from_nanosecond(event.time.into())
         .map_or_else(|_| event.time.to_string(), |time| format!("{time:.9}"));
-    let attributes = event.actor.attributes.iter().flatten();
+    // A container's events have its labels, and with them its image's, among what they tell: programs get them.
+    let of_container = event.kind == "container";
+    let told = |name: &String| !of_container || TOLD.contains(&name.as_str());
+    let attributes = event.actor.attributes.iter().flatten().filter(|(name, _)| told(name));
     let attributes: Vec<String> = attributes.map(|(name, value)| format!("{name}={value}")).collect();
     let is_digest = event.actor.id.len() == 64 || event.actor.id.starts_with("sha256:");
     let id = if is_digest { short(&event.actor.id) } else { &event.actor.id };
@@ -83,7 +90,7 @@ mod tests {
     #[test]
     fn events_are_lines() {
         let event = serde_json::json!({ "Type": "container", "Action": "start", "time": 1, "timeNano": 1_500_000_000_i64,
-            "Actor": { "ID": "a".repeat(64), "Attributes": { "image": "b", "name": "c" } } });
+            "Actor": { "ID": "a".repeat(64), "Attributes": { "image": "b", "name": "c", "org.example.label": "x" } } });
         let line = told(&Event::deserialize(event).expect("an event"));
         assert_eq!(line, "1970-01-01T00:00:01.500000000Z container start aaaaaaaaaaaa (image=b, name=c)");
     }

@@ -59,6 +59,9 @@ pub(crate) struct ListArgs {
     /// Only those that fit: reference=…, label=…, dangling=…, before=…, since=…; repeats
     #[arg(long, short, value_name = "NAME=VALUE")]
     filter: Vec<Filter>,
+    // Docker's; there are none here, and that is told.
+    #[arg(long, value_name = "TEMPLATE", hide = true, value_parser = output::no_templates)]
+    format: Option<String>,
     /// Don't cut ids
     #[arg(long)]
     no_trunc: bool,
@@ -289,6 +292,11 @@ pub(super) fn explain_pull(error: Error, name: &str) -> Error {
         Error::Failed(_) | Error::Refused { .. }
             if unreachable.iter().any(|words| text.to_lowercase().contains(words)) =>
         {
+            // What a registry of one's own has is nowhere else.
+            let domain = Reference::parse(name).map(|reference| reference.domain().to_owned()).unwrap_or_default();
+            if domain != "docker.io" {
+                return Error::Failed(format!("{text}\nThe registry {domain} can't be reached."));
+            }
             Error::Failed(format!(
                 "{text}\nThe registry of {name} can't be reached. Without one, make a base image with \"stratus image bootstrap \
                  debian:bookworm\" (or busybox), or load one with \"stratus load -i FILE\"."

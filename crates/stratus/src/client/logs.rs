@@ -8,6 +8,7 @@ use http_body_util::BodyExt;
 use super::attach::asked_to_end;
 use super::error::{Error, Result};
 use super::human::parse_moment;
+use super::output::Format;
 use super::request::Request;
 use super::streams::Output;
 use super::{Context, containers};
@@ -46,19 +47,20 @@ pub(super) async fn logs(context: &Context, args: LogsArgs) -> Result<ExitCode> 
         .query("stderr", "1")
         .flag("details", args.details)
         .flag("follow", args.follow)
-        .flag("timestamps", args.timestamps)
+        .flag("timestamps", args.timestamps || context.format == Format::Json)
         .maybe("since", args.since)
         .maybe("until", args.until)
         .maybe("tail", args.tail);
+    let by_line = context.format == Format::Json;
     let mut body = daemon.send(request).await?.into_body();
-    let mut output = Output::of(details.config.tty);
+    let mut output = if by_line { Output::lines(details.config.tty) } else { Output::of(details.config.tty) };
     let show = async {
         while let Some(frame) = body.frame().await {
             if let Ok(bytes) = frame?.into_data() {
                 output.write(&bytes)?;
             }
         }
-        Ok::<_, Error>(())
+        output.end()
     };
     tokio::select! {
         shown = show => shown?,

@@ -173,17 +173,21 @@ impl Context {
     }
 
     /// Does something with each of several things, and prints the name of each that it worked for. One that fails
-    /// does not keep it from the others.
+    /// does not keep it from the others. For programs, the names are one list.
     async fn each(&self, names: &[String], work: impl AsyncFn(&str) -> Result<()>) -> Result<ExitCode> {
-        let mut outcome = ExitCode::SUCCESS;
+        let (mut outcome, mut done) = (ExitCode::SUCCESS, Vec::new());
         for name in names {
-            match work(name).await {
-                Ok(()) => output::line(name)?,
-                Err(error) => {
+            match (work(name).await, self.format) {
+                (Ok(()), Format::Table) => output::line(name)?,
+                (Ok(()), Format::Json) => done.push(name),
+                (Err(error), _) => {
                     output::error(&error);
                     outcome = error.exit_code();
                 }
             }
+        }
+        if self.format == Format::Json {
+            output::document(&done)?;
         }
         Ok(outcome)
     }

@@ -93,6 +93,27 @@ impl FromStr for Mount {
     }
 }
 
+/// What a mount may be told.
+const FIELDS: [&str; 17] = [
+    "type",
+    "source",
+    "target",
+    "readonly",
+    "consistency",
+    "bind-propagation",
+    "bind-nonrecursive",
+    "bind-create-src",
+    "bind-recursive",
+    "volume-nocopy",
+    "volume-subpath",
+    "volume-driver",
+    "volume-label",
+    "volume-opt",
+    "image-subpath",
+    "tmpfs-size",
+    "tmpfs-mode",
+];
+
 /// Sets what one field of a `--mount` says.
 fn set(mount: &mut Value, key: &str, value: Option<&str>) -> Result<(), String> {
     // Fields that say yes by being there.
@@ -145,7 +166,7 @@ fn set(mount: &mut Value, key: &str, value: Option<&str>) -> Result<(), String> 
                 u32::from_str_radix(given()?, 8).map_err(|_| format!("{key} is no mode: give one such as 1777"))?;
             mount["TmpfsOptions"]["Mode"] = json!(mode);
         }
-        other => return Err(format!("{other:?} is no field of a mount")),
+        other => return Err(format!("{other:?} is no field of a mount: there are {}", FIELDS.join(", "))),
     }
     Ok(())
 }
@@ -212,5 +233,14 @@ mod tests {
         assert_eq!(device("/dev/fuse:r").expect("a device"), expected);
         assert_eq!(device("/dev/a:/dev/b").expect("a device")["PathInContainer"], "/dev/b");
         assert!(device("/dev/a:/dev/b:x").is_err());
+    }
+    #[test]
+    fn all_fields_that_are_told_of_are_there() {
+        let unknown = "foo".parse::<Mount>().unwrap_err();
+        assert!(unknown.contains("there are type, source, target"), "{unknown}");
+        for field in FIELDS {
+            let error = set(&mut json!({}), field, Some("x")).err().unwrap_or_default();
+            assert!(!error.contains("is no field"), "{error}");
+        }
     }
 }

@@ -117,7 +117,7 @@ pub(crate) struct ContainerArgs {
     /// IPC namespace: none, private, shareable, host or container:NAME
     #[arg(long, value_name = "MODE", help_heading = SECURITY)]
     ipc: Option<String>,
-    /// What isolates it from the host, such as default
+    /// What isolates it from the host: container (the API calls it default)
     #[arg(long, value_name = "KIND", value_parser = isolation, help_heading = SECURITY)]
     isolation: Option<String>,
     /// Label; repeats
@@ -225,7 +225,7 @@ pub(crate) struct ContainerArgs {
     /// User it runs as, USER[:GROUP]
     #[arg(long, short, value_name = "USER", help_heading = SECURITY)]
     user: Option<String>,
-    /// User namespace: host, or the daemon's
+    /// User namespace: host (the daemon's own), or private (one whose root is nobody outside)
     #[arg(long, value_name = "MODE", help_heading = SECURITY)]
     userns: Option<String>,
     /// UTS namespace: host

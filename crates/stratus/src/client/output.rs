@@ -19,6 +19,13 @@ pub(super) enum Format {
     Json,
 }
 
+/// Says what to do instead, to those who bring a template of Docker's along.
+pub(super) fn no_templates(_: &str) -> std::result::Result<String, String> {
+    Err("stratus has no templates: print JSON and take it apart (stratus ps --output json | jq -r '.[].Image'; \
+         stratus inspect NAME | jq -r '.[0].State.Status')"
+        .to_owned())
+}
+
 /// Prints a line.
 pub(super) fn line(text: impl AsRef<str>) -> Result<()> {
     writeln!(io::stdout().lock(), "{}", text.as_ref()).map_err(written)
@@ -38,8 +45,9 @@ pub(super) fn document_line(document: &Value) -> Result<()> {
 pub(super) fn table(table: &Table) -> Result<()> {
     let stdout = io::stdout().lock();
     let colours = terminal::colours(&stdout);
+    let width = terminal::columns(&stdout);
     let mut buffer = io::BufWriter::new(stdout);
-    table.write(&mut buffer, colours).and_then(|()| buffer.flush()).map_err(written)
+    table.write(&mut buffer, colours, width).and_then(|()| buffer.flush()).map_err(written)
 }
 
 /// Prints an error.

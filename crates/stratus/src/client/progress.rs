@@ -65,7 +65,11 @@ pub(super) async fn follow(mut documents: Documents, show: Show) -> Result<Said>
         if let Some(failure) = message.error {
             return Err(Error::Failed(failure.message));
         }
-        if let Some(text) = message.stream.or_else(|| message.status.clone().filter(|_| message.id.is_none())) {
+        let names_image = message.status.as_deref().is_some_and(|status| status.starts_with("Pulling from "));
+        if names_image {
+            // Its id is a tag, and no layer's.
+            steps.title(&message.id.unwrap_or_default(), &message.status.unwrap_or_default());
+        } else if let Some(text) = message.stream.or_else(|| message.status.clone().filter(|_| message.id.is_none())) {
             let text = text.trim_end();
             if !text.is_empty() {
                 said.push(text.to_owned());
@@ -91,6 +95,20 @@ impl Steps {
         let bars = (shown && io::stderr().is_terminal())
             .then(|| MultiProgress::with_draw_target(ProgressDrawTarget::stderr_with_hz(15)));
         Steps { shown, bars, by_id: HashMap::new() }
+    }
+
+    /// What the steps are of.
+    fn title(&self, tag: &str, status: &str) {
+        if !self.shown {
+            return;
+        }
+        let name = status.trim_start_matches("Pulling from ");
+        let text = if tag.is_empty() { format!("Pulling {name}") } else { format!("Pulling {name}:{tag}") };
+        match &self.bars {
+            // Where it can't be shown, neither can the bars.
+            Some(bars) => _ = bars.println(text),
+            None => _ = writeln!(io::stderr(), "{text}"),
+        }
     }
 
     fn step(&mut self, id: &str, status: &str, counter: Counter) {
@@ -128,6 +146,10 @@ impl Drop for Steps {
     fn drop(&mut self) {
         for (_, bar) in self.by_id.values() {
             bar.abandon();
+        }
+        // The last bar has no end of its own.
+        if self.bars.is_some() && !self.by_id.is_empty() {
+            let _ = writeln!(io::stderr());
         }
     }
 }

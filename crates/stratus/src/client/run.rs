@@ -74,8 +74,9 @@ pub(super) async fn run(context: &Context, args: RunArgs) -> Result<ExitCode> {
     let daemon = &context.daemon;
     let created = make(context, container, attached).await?;
     if args.detach {
-        daemon.done(start_request(&created.id)).await?;
+        // Before it is started: where that fails, it is there all the same.
         created.print(context)?;
+        daemon.done(start_request(&created.id)).await?;
         return Ok(ExitCode::SUCCESS);
     }
     let keys = args.detach_keys.unwrap_or_default();

@@ -37,7 +37,13 @@ pub(super) fn completions(args: &CompletionsArgs, mut cli: clap::Command) -> Res
 /// `stratus man`
 pub(super) fn man(args: &ManArgs, cli: clap::Command) -> Result<ExitCode> {
     let directory = args.directory.display();
-    std::fs::create_dir_all(&args.directory).map_err(Error::io(format!("creating {directory}")))?;
+    // What it is to be in has to be there: a path with a slip in it is not made up.
+    match std::fs::create_dir(&args.directory) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+            return Err(Error::io(format!("creating {directory}"))(error));
+        }
+        _ => {}
+    }
     clap_mangen::generate_to(cli, &args.directory)
         .map_err(Error::io(format!("writing manual pages to {directory}")))?;
     Ok(ExitCode::SUCCESS)

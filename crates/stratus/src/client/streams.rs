@@ -13,9 +13,24 @@ pub(super) enum Output {
     Raw,
     /// In frames, to standard output and error.
     Frames(Frames),
+    /// As documents of lines that begin with their times; the frames of what is in frames.
+    Lines(Lines, Option<Frames>),
 }
 
 impl Output {
+    /// For programs: each line of a log with times as `{"stream": …, "time": …, "line": …}`.
+    pub(super) fn lines(tty: bool) -> Output {
+        Output::Lines(Lines::default(), (!tty).then(Frames::default))
+    }
+
+    /// Nothing more comes.
+    pub(super) fn end(&mut self) -> Result<()> {
+        match self {
+            Output::Lines(lines, _) => lines.end(),
+            Output::Raw | Output::Frames(_) => Ok(()),
+        }
+    }
+
     /// For a process that has a terminal, or none.
     pub(super) fn of(tty: bool) -> Output {
         if tty { Output::Raw } else { Output::Frames(Frames::default()) }
@@ -26,6 +41,8 @@ impl Output {
         match self {
             Output::Raw => put(Stream::Output, bytes),
             Output::Frames(frames) => frames.feed(bytes, put),
+            Output::Lines(lines, Some(frames)) => frames.feed(bytes, |stream, bytes| lines.feed(stream, bytes)),
+            Output::Lines(lines, None) => lines.feed(Stream::Output, bytes),
         }
     }
 }
@@ -48,6 +65,44 @@ pub(super) enum Stream {
     Output,
     /// Standard error.
     Error,
+}
+
+/// Lines that are not whole yet, by stream.
+#[derive(Debug, Default)]
+pub(super) struct Lines {
+    output: Vec<u8>,
+    error: Vec<u8>,
+}
+
+impl Lines {
+    fn feed(&mut self, stream: Stream, bytes: &[u8]) -> Result<()> {
+        let begun = if stream == Stream::Output { &mut self.output } else { &mut self.error };
+        begun.extend_from_slice(bytes);
+        while let Some(end) = begun.iter().position(|byte| *byte == b'\n') {
+            super::output::document_line(&told(stream, &begun[..end]))?;
+            begun.drain(..=end);
+        }
+        Ok(())
+    }
+
+    /// What ends without a newline.
+    fn end(&mut self) -> Result<()> {
+        for (stream, rest) in [(Stream::Output, &self.output), (Stream::Error, &self.error)] {
+            if !rest.is_empty() {
+                super::output::document_line(&told(stream, rest))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A line with the time before it, as a document.
+fn told(stream: Stream, line: &[u8]) -> serde_json::Value {
+    let text = String::from_utf8_lossy(line);
+    let text = text.strip_suffix('\r').unwrap_or(&text);
+    let (time, line) = text.split_once(' ').unwrap_or((text, ""));
+    let stream = if stream == Stream::Output { "stdout" } else { "stderr" };
+    serde_json::json!({ "stream": stream, "time": time, "line": line })
 }
 
 /// Takes frames apart, however they are cut.
@@ -124,6 +179,16 @@ mod tests {
             }
             assert_eq!((output, error), (b"outmore".to_vec(), b"err".to_vec()), "in pieces of {piece}");
         }
+    }
+
+    #[test]
+    fn lines_are_documents() {
+        let line = told(Stream::Error, b"2026-01-01T00:00:00.5Z two words\r");
+        assert_eq!(
+            line,
+            serde_json::json!({"stream": "stderr", "time": "2026-01-01T00:00:00.5Z", "line": "two words"})
+        );
+        assert_eq!(told(Stream::Output, b"2026-01-01T00:00:00Z ")["line"], "");
     }
 
     #[test]

@@ -47,6 +47,11 @@ pub(super) fn colours(stream: &impl IsTerminal) -> bool {
 /// Rows and columns.
 pub(super) type Size = (u16, u16);
 
+/// The width of the terminal that a stream is; `None`: it is none.
+pub(super) fn columns(stream: &impl AsFd) -> Option<usize> {
+    tcgetwinsize(stream).ok().map(|size| usize::from(size.ws_col)).filter(|columns| *columns > 0)
+}
+
 /// The size of the terminal on standard output or, failing that, input.
 pub(super) fn size() -> Option<Size> {
     let of = |fd: BorrowedFd<'_>| tcgetwinsize(fd).ok().map(|size| (size.ws_row, size.ws_col));
