@@ -122,6 +122,27 @@ fn a_daemon_compresses_rotated_files_wherever_they_have_gone() {
     assert!(client.call(elsewhere).is_err());
 }
 
+/// It grows on, and is not tried anew for each of its lines.
+#[test]
+fn a_log_that_cannot_be_rotated_loses_nothing() {
+    let (keeper, mut client) = Keeper::start();
+    let path = keeper.log_path("job");
+    let rotation = Rotation { max_size: 2000, max_files: 2, compress: false };
+    let first = keeper::logs::rotate::rotated_path(&path, 1, false);
+    fs::create_dir(&first).unwrap();
+    let (lines, line) = (3000, "x".repeat(60));
+    let script = format!("for i in $(seq {lines}); do echo {line}; done");
+    client.call(Create { log: json_file(&path, Some(rotation)), ..shell("job", &script) }).unwrap();
+    let mut complaints = 0;
+    wait_event(&mut client, |event| {
+        complaints += u32::from(matches!(event, Event::LogFailing { .. }));
+        matches!(event, Event::Exited { .. }).then_some(())
+    });
+    assert_eq!(logged(&path).len(), lines);
+    let attempts = fs::metadata(&path).unwrap().len() / keeper::logs::rotate::RETRY + 1;
+    assert!((1..=attempts).contains(&complaints.into()), "{complaints} of {attempts}");
+}
+
 #[test]
 fn a_log_that_was_moved_away_is_opened_again() {
     let (keeper, mut client) = Keeper::start();

@@ -11,6 +11,9 @@ use rustix::io::Errno;
 use crate::descriptors::lasting;
 use crate::protocol::{Failure, Rotation};
 
+/// What a file that can't be rotated takes before the next attempt, in bytes: not one for each line.
+pub const RETRY: u64 = 64 << 10;
+
 /// The current file of a log, open for appending.
 #[derive(Debug)]
 pub struct RotatingFile {
@@ -18,6 +21,8 @@ pub struct RotatingFile {
     file: OwnedFd,
     size: u64,
     rotation: Option<Rotation>,
+    /// It could not be rotated, and is tried again when it has this size.
+    retry_at: u64,
     /// A write was cut short and what it left could not be removed yet: what is behind this length does not count.
     torn: bool,
 }
@@ -51,7 +56,7 @@ impl RotatingFile {
             return Err(Failure::Invalid { what: "the log's path".into(), why });
         }
         let (file, size) = open(path, OFlags::empty()).map_err(failed("open the log", path))?;
-        Ok(RotatingFile { path: path.to_owned(), file, size, rotation, torn: false })
+        Ok(RotatingFile { path: path.to_owned(), file, size, rotation, retry_at: 0, torn: false })
     }
 
     /// The current file's name.
@@ -61,7 +66,7 @@ impl RotatingFile {
 
     /// Whether the next entry belongs into a new file, if `pending` bytes are written before.
     pub fn is_full(&self, pending: usize) -> bool {
-        self.rotation.is_some_and(|rotation| self.size + pending as u64 >= rotation.max_size)
+        self.rotation.is_some_and(|rotation| self.size + pending as u64 >= rotation.max_size.max(self.retry_at))
     }
 
     /// Appends entries, which end at `ends` in `bytes`. Never leaves a part of an entry in the file.
@@ -93,8 +98,15 @@ impl RotatingFile {
         Err(Shortfall { entries, errno })
     }
 
-    /// Makes the current file the first of the rotated ones, and starts a new one. If that fails, the current one stays.
+    /// Makes the current file the first of the rotated ones, and starts a new one. If that fails, the current one stays, and
+    /// is not full before it has grown by [`RETRY`] more.
     pub fn rotate(&mut self) -> Result<Option<Rotated>, Errno> {
+        let rotated = self.try_to_rotate();
+        self.retry_at = if rotated.is_err() { self.size + RETRY } else { 0 };
+        rotated
+    }
+
+    fn try_to_rotate(&mut self) -> Result<Option<Rotated>, Errno> {
         let Some(rotation) = self.rotation else { return Ok(None) };
         if rotation.max_files == 1 {
             rustix::fs::ftruncate(&self.file, 0)?;
@@ -171,7 +183,7 @@ impl RotatingFile {
         size: u64,
         torn: bool,
     ) -> RotatingFile {
-        RotatingFile { path, file, size, rotation, torn }
+        RotatingFile { path, file, size, rotation, retry_at: 0, torn }
     }
 
     /// What [`RotatingFile::resume`] needs beyond the configuration: the size, and whether it is torn.

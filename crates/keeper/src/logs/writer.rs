@@ -114,7 +114,8 @@ impl LogWriter {
     fn rotate(&mut self, notices: &mut Vec<Notice>) {
         match self.file.rotate() {
             Ok(rotated) => notices.extend(rotated.map(Notice::Rotated)),
-            Err(errno) => self.fail(errno.raw_os_error(), notices),
+            // Told each time, which is rare; nothing is lost, so nothing recovers.
+            Err(errno) => notices.push(Notice::Failing { errno: errno.raw_os_error() }),
         }
     }
 

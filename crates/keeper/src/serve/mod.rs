@@ -103,6 +103,8 @@ struct Keeper {
     /// Held, never used.
     lock: OwnedFd,
     journal: Journal,
+    /// It could not be written anew, and is not tried again before.
+    mend_after: Option<std::time::Instant>,
     entries: Slots<Entry>,
     by_id: HashMap<String, Key>,
     by_pid: HashMap<u32, Key>,
@@ -116,6 +118,9 @@ struct Keeper {
     batch: Batch,
     notices: Vec<Notice>,
 }
+
+/// A full disk is not asked at each event whether it still is.
+const MEND_AGAIN: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// Whether the keeper is about to end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -169,12 +174,19 @@ impl Keeper {
     }
 
     fn mend_journal(&mut self) {
-        if self.journal.needs_mending(self.by_id.len()) {
-            let remembered = self.entries.iter().filter(|(_, entry)| !entry.forgotten).map(|(_, entry)| entry.record());
-            if let Err(error) = self.journal.mend(remembered) {
-                self.stats.record_errors += 1;
-                self.complain(&format!("the records cannot be written: {error}"));
-            }
+        if !self.journal.needs_mending(self.by_id.len()) {
+            return;
+        }
+        let now = std::time::Instant::now();
+        if self.mend_after.is_some_and(|after| now < after) {
+            return;
+        }
+        let remembered = self.entries.iter().filter(|(_, entry)| !entry.forgotten).map(|(_, entry)| entry.record());
+        self.mend_after = None;
+        if let Err(error) = self.journal.mend(remembered) {
+            self.mend_after = Some(now + MEND_AGAIN);
+            self.stats.record_errors += 1;
+            self.complain(&format!("the records cannot be written: {error}"));
         }
     }
 

@@ -113,6 +113,7 @@ pub(super) fn assemble(parts: Parts) -> Result<Keeper, KeeperError> {
         null,
         lock: parts.lock,
         journal: parts.journal,
+        mend_after: None,
         entries: parts.entries,
         by_id,
         by_pid,
