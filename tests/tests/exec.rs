@@ -56,6 +56,25 @@ fn on_a_terminal() {
 }
 
 #[test]
+fn those_that_have_not_ended_are_told() {
+    let host = with_box();
+    let ids = "docker inspect -f '{{json .ExecIDs}}' box";
+    host.sh(ids).says("null");
+    let made = host.ask("POST /containers/box/exec", r#"{"Cmd":["sleep","1000"],"Env":["A=b"]}"#).expect("an answer");
+    let id = made.json()["Id"].as_str().expect("an identifier").to_owned();
+    host.sh(ids).says(&format!("[\"{id}\"]"));
+    host.ask(&format!("POST /exec/{id}/start"), r#"{"Detach":true}"#).expect("an answer");
+    host.sh(ids).says(&format!("[\"{id}\"]"));
+    // What it was given for its start it still has: nobody else keeps it.
+    let find = "docker exec box sh -c 'tr \"\\0\" \"\\n\" < /proc/$(pidof sleep | cut -d\" \" -f1)/environ | grep ^A='";
+    host.sh(find).says("A=b");
+    host.sh("docker exec box sh -c 'kill $(pidof sleep | cut -d\" \" -f1)'").ok();
+    eventually("it has ended", || host.sh(ids).text() == "null");
+    let ended = host.ask(&format!("GET /exec/{id}/json"), "").expect("an answer").json();
+    assert_eq!((&ended["Running"], &ended["ExitCode"]), (&false.into(), &143.into()));
+}
+
+#[test]
 fn in_the_background() {
     let host = with_box();
     host.sh("docker exec -d box sh -c 'echo done > /tmp/proof'").says("");

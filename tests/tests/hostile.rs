@@ -2,7 +2,7 @@
 
 use std::io::{Read, Write};
 
-use e2e::Daemon;
+use e2e::{Daemon, eventually};
 
 /// Sends a request with a body of JSON; it is refused with this status, and says `text`.
 #[track_caller]
@@ -203,5 +203,53 @@ fn clients_that_take_their_time() {
     waiting[0].read_to_string(&mut late).expect("an answer");
     assert!(late.ends_with("OK"), "{late}");
     drop(waiting);
+    still_serves(&host);
+}
+
+/// Archives that are begun and never end, by more clients than a daemon has threads: others are served as ever, and who
+/// has an archive to send gets a turn.
+#[test]
+fn archives_that_never_end() {
+    let host = Daemon::start();
+    host.sh("docker run -d --name box busybox sleep 1000").ok();
+    let requests = ["POST /images/load?", "POST /images/create?fromSrc=-", "PUT /containers/box/archive?path=/tmp"];
+    let stalled: Vec<_> = (0..600)
+        .map(|n| {
+            let mut stream = host.connect();
+            let head = format!("{} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n", requests[n % 3]);
+            stream.write_all(format!("{head}5\r\nab").as_bytes()).expect("the beginning of an archive");
+            stream
+        })
+        .collect();
+    still_serves(&host);
+    host.sh("docker exec box echo inside").says("inside");
+    host.sh("docker stop -t 0 box && docker start box").ok();
+    host.sh("echo hello > greeting && docker cp greeting box:/tmp/ && docker exec box cat /tmp/greeting").says("hello");
+    drop(stalled);
+    still_serves(&host);
+}
+
+/// Archives that are asked for and never read.
+#[test]
+fn archives_that_nobody_takes() {
+    let host = Daemon::start();
+    host.sh("docker run -d --name box busybox sh -c 'head -c 8000000 /dev/zero > /big && touch /done && sleep 1000'")
+        .ok();
+    eventually("the file is there", || host.sh("docker exec box ls /done").code() == 0);
+    host.sh("docker commit box big").ok();
+    let requests = ["GET /images/big/get", "GET /containers/box/export", "GET /containers/box/archive?path=/"];
+    let stalled: Vec<_> = (0..600)
+        .map(|n| {
+            let mut stream = host.connect();
+            let request = format!("{} HTTP/1.1\r\nHost: x\r\n\r\n", requests[n % 3]);
+            stream.write_all(request.as_bytes()).expect("a request");
+            stream
+        })
+        .collect();
+    still_serves(&host);
+    host.sh("docker stop -t 0 box && docker start box").ok();
+    drop(stalled);
+    host.sh("docker cp box:/etc/passwd - | tar -xO")
+        .says("root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/sh");
     still_serves(&host);
 }

@@ -1,5 +1,8 @@
 //! `docker logs` and `docker attach`: what a container says, then and now.
 
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+
 use e2e::{Daemon, eventually};
 
 #[test]
@@ -40,6 +43,85 @@ fn as_it_comes() {
     tail.waits_for("1\n");
     host.sh("docker rm -f box").ok();
     assert_eq!(tail.exit_code(), 0);
+}
+
+/// A client that is answered in the beginning, and not in the end: the head of an answer is there.
+fn begins(host: &Daemon, request: &str) -> UnixStream {
+    let mut stream = host.connect();
+    write!(stream, "{request} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").expect("a request");
+    let mut head = [0; 12];
+    stream.read_exact(&mut head).expect("an answer");
+    assert_eq!(&head, b"HTTP/1.1 200", "{request}");
+    stream
+}
+
+/// A user has 128 instances of inotify, for all programs.
+#[test]
+fn by_more_than_a_user_has_watchers() {
+    let host = Daemon::start();
+    for name in ["one", "two"] {
+        let wait = "until test -e /go; do sleep 0.05; done; echo gone";
+        host.sh(&format!("docker run -d --name {name} busybox sh -c '{wait}'")).ok();
+    }
+    let follow = |n: usize| begins(&host, &format!("GET /containers/{}/logs?follow=1&stdout=1", ["one", "two"][n % 2]));
+    let followers: Vec<UnixStream> = (0..300).map(follow).collect();
+    host.sh("docker exec one touch /go && docker exec two touch /go").ok();
+    for mut follower in followers {
+        let mut said = String::new();
+        follower.read_to_string(&mut said).expect("the end of a log");
+        assert!(said.contains("gone"), "{said}");
+    }
+    let inotify =
+        "find /proc/$DAEMON/fd -lname 'anon_inode:inotify' | wc -l".replace("$DAEMON", &host.pid().to_string());
+    eventually("nobody follows any more", || host.sh(&inotify).text() == "0");
+}
+
+/// As in dockerd: one that does not run says nothing more.
+#[test]
+fn of_one_that_has_not_run() {
+    let host = Daemon::start();
+    host.sh("docker create --name idle busybox echo hello").ok();
+    host.sh("docker logs -f idle").says("");
+    host.sh("docker start -a idle").says("hello");
+    host.sh("docker logs -f idle").says("hello");
+}
+
+/// Clients that attach before the start, and go before it: nothing of them stays.
+#[test]
+fn attached_and_gone_before_the_start() {
+    let host = Daemon::start();
+    host.sh("docker create --name box busybox echo hello").ok();
+    let open = || std::fs::read_dir(format!("/proc/{}/fd", host.pid())).expect("the daemon's files").count();
+    let before = open();
+    let attach = "POST /containers/box/attach?stream=1&stdout=1&stderr=1";
+    // Beyond so many the next one is refused.
+    let waiting: Vec<UnixStream> = (0..256).map(|_| begins(&host, attach)).collect();
+    assert!(open() >= before + 2 * waiting.len());
+    let refused = host.ask(attach, "").expect("an answer");
+    assert!(refused.status == 503 && refused.text().contains("wait for its start"), "{refused:?}");
+    drop(waiting);
+    // Others may come and go in the daemon, but not as many as these were.
+    eventually("what they had open is closed", || open() < before + 100);
+    host.sh("docker start -a box").says("hello");
+}
+
+#[test]
+fn tags_and_chosen_attributes() {
+    let host = Daemon::start();
+    let options =
+        "--log-opt tag='{{.ImageName}}/{{.Name}}/{{.ID}}' --log-opt labels-regex='^app' --log-opt env-regex='^X'";
+    host.sh(&format!("docker run --name box -l app.part=web -l other=1 -e XA=5 -e Y=6 {options} busybox echo hi"))
+        .says("hi");
+    let id = host.sh("docker inspect -f '{{slice .Id 0 12}}' box").text().to_owned();
+    let logged = host.sh("cat $(docker inspect -f '{{.LogPath}}' box)").json();
+    let expected = serde_json::json!({ "XA": "5", "app.part": "web", "tag": format!("busybox/box/{id}") });
+    assert_eq!(logged["attrs"], expected);
+    host.sh("docker create --log-opt tag='{{.Colour}}' busybox").fails_with("{{.Colour}} is not known");
+    host.sh("docker create --log-opt env-regex='(' busybox").fails_with("error parsing regexp");
+    // Units are decimal here: a file of 100k has no 102,400 bytes.
+    host.sh("docker run --name big --log-opt max-size=100k --log-opt max-file=2 busybox sh -c 'yes | head -3000'").ok();
+    let rotated = host.sh("stat -c %s $(docker inspect -f '{{.LogPath}}' big).1").number();
+    assert!((99_000..=100_500).contains(&rotated), "{rotated} bytes");
 }
 
 #[test]

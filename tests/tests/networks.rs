@@ -55,6 +55,9 @@ fn one_of_ones_own() {
     host.sh("docker run --rm busybox wget -qO- http://web").fails_with("bad address");
     host.sh("docker network inspect net -f '{{.Labels.tier}} {{.Driver}} {{.Internal}} {{.EnableIPv6}} {{len .Containers}}'").says("back bridge false false 1");
     host.sh("docker network ls -f label=tier -f driver=bridge --format '{{.Name}}'").says("net");
+    host.sh("docker network ls -f 'name=^n.t$' --format '{{.Name}}'").says("net");
+    host.sh("docker network ls -f 'name=^bridge$' --format '{{.Name}}'").says("bridge");
+    host.sh("docker network ls -f 'name=^idge$' --format '{{.Name}}'").says("");
     host.sh("docker network rm net").fails_with("has active endpoints");
     host.sh("docker ps -f network=net --format '{{.Names}}'").says("web");
     host.sh("docker rm -f web && docker network rm net").mentions("net");

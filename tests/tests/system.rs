@@ -7,7 +7,15 @@ fn who_is_there() {
     let host = Daemon::start();
     host.sh("docker version -f '{{.Server.APIVersion}} {{.Server.MinAPIVersion}} {{.Server.Os}}'")
         .says("1.50 1.24 linux");
-    host.sh("docker version").mentions("Server:");
+    host.sh("docker version").mentions("Server: stratus").mentions("Version:          28.2.2");
+    // Clients compare the version of Docker; ours stands beside it.
+    host.sh("docker version -f '{{.Server.Version}}'").says("28.2.2");
+    host.sh("docker info -f '{{.ServerVersion}}'").says("28.2.2");
+    let own = env!("CARGO_PKG_VERSION");
+    host.sh("docker version -f '{{.Server.Platform.Name}}'").says(&format!("stratus {own}"));
+    host.sh("docker version -f '{{range .Server.Components}}{{.Name}} {{.Version}};{{end}}'")
+        .says(&format!("Engine 28.2.2;stratus {own};"));
+    host.sh("$STRATUS --host $DOCKER_HOST version").mentions(own);
     host.sh("DOCKER_API_VERSION=1.24 docker version -f '{{.Client.APIVersion}}'").says("1.24");
     host.sh("DOCKER_API_VERSION=1.24 docker run --rm busybox echo old").says("old");
     host.sh("DOCKER_API_VERSION=1.23 docker ps").fails_with("client version 1.23 is too old");

@@ -14,6 +14,8 @@ fn named() {
     host.sh("cat $(docker volume inspect data -f '{{.Mountpoint}}')/f").says("kept");
     host.sh("docker volume ls -q").says("data");
     host.sh("docker volume ls -q -f label=tier=back -f name=da -f dangling=true").says("data");
+    host.sh("docker volume ls -q -f 'name=^d.ta$'").says("data");
+    host.sh("docker volume ls -q -f 'name=^dat$'").says("");
     host.sh("docker volume ls -q -f driver=none").says("");
     host.sh("docker create --name user -v data:/data busybox").ok();
     host.sh("docker volume rm data").fails_with("volume is in use - [");

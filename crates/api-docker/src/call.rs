@@ -24,6 +24,8 @@ use crate::version::ApiVersion;
 
 /// The longest JSON body that is read, in bytes. dockerd has no limit; nothing a client sends comes near this one.
 const BODY_LIMIT: usize = 8 << 20;
+/// How long a client may send nothing in the middle of a JSON body: as long as in the middle of a head.
+const BODY_STALL: Duration = Duration::from_secs(300);
 /// How long the rest of a body is read that nobody wants.
 const UNWANTED: Duration = Duration::from_secs(10);
 
@@ -74,8 +76,11 @@ impl Call {
     /// The whole body, up to the limit for JSON.
     pub(crate) async fn bytes(&mut self) -> Result<Bytes> {
         let too_large = || ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "http: request body too large");
+        let stalled = || ApiError::new(StatusCode::REQUEST_TIMEOUT, "the rest of the request's body did not come");
         let mut bytes = BytesMut::new();
-        while let Some(frame) = self.body.frame().await {
+        loop {
+            let frame = tokio::time::timeout(BODY_STALL, self.body.frame()).await;
+            let Some(frame) = frame.map_err(|_| stalled())? else { break };
             let frame = frame.map_err(|error| ApiError::bad_request(format!("reading the request's body: {error}")))?;
             let Ok(data) = frame.into_data() else { continue };
             if bytes.len() + data.len() > BODY_LIMIT {

@@ -42,7 +42,7 @@ use engine::Engine;
 /// What this door says about the program behind it.
 #[derive(Clone, Debug)]
 pub struct DoorInfo {
-    /// The version that clients compare and show: `0.1.0`.
+    /// The program's own version: `0.1.0`. What clients compare is Docker's that it stands for.
     pub version: String,
     /// The commit it was built from; empty where unknown.
     pub commit: String,

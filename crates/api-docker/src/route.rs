@@ -53,6 +53,7 @@ static ROUTES: &[Route] = routes! {
     GET "/containers/{}/logs" => containers::logs::logs;
     GET "/containers/{}/stats" => containers::stats::stats;
     GET "/containers/{}/attach/ws" => containers::websocket::attach;
+    GET "/containers/{}/checkpoints" => containers::no_checkpoints;
     GET "/exec/{}/json" => containers::exec::inspect;
     GET "/containers/{}/archive" => containers::archive::get;
     POST "/containers/create" => containers::create::create;
@@ -66,6 +67,7 @@ static ROUTES: &[Route] = routes! {
     POST "/containers/{}/wait" => containers::life::wait;
     POST "/containers/{}/resize" => containers::life::resize;
     POST "/containers/{}/attach" => containers::attach::attach;
+    POST "/containers/{}/checkpoints" => containers::no_checkpoints;
     POST "/containers/{}/exec" => containers::exec::create;
     POST "/exec/{}/start" => containers::exec::start;
     POST "/exec/{}/resize" => containers::exec::resize;
@@ -73,6 +75,7 @@ static ROUTES: &[Route] = routes! {
     POST "/containers/{}/update" => containers::update::update;
     POST "/commit" => containers::commit::commit;
     PUT "/containers/{}/archive" => containers::archive::put;
+    DELETE "/containers/{}/checkpoints/{}" => containers::no_checkpoints;
     DELETE "/containers/{}" => containers::life::remove;
 
     GET "/images/json" => images::list::list;
@@ -209,12 +212,15 @@ fn find<'p>(method: &Method, path: &'p str) -> Option<(&'static Route, &'p str)>
     ROUTES.iter().filter(|route| route.method == *method).find_map(|route| Some((route, matched(route.pattern, path)?)))
 }
 
-/// The name that `path` has where `pattern` has its place, if the rest is equal.
+/// The name that `path` has where `pattern` has its (first) place, if the rest is equal.
 fn matched<'p>(pattern: &str, path: &'p str) -> Option<&'p str> {
-    match pattern.split_once("{}") {
-        Some((before, after)) => path.strip_prefix(before)?.strip_suffix(after).filter(|name| !name.is_empty()),
-        None => (path == pattern).then_some(""),
-    }
+    let Some((before, after)) = pattern.split_once("{}") else { return (path == pattern).then_some("") };
+    let rest = path.strip_prefix(before)?;
+    let name = match after.strip_suffix("{}") {
+        Some(between) => rest.split_once(between).filter(|(_, last)| !last.is_empty())?.0,
+        None => rest.strip_suffix(after)?,
+    };
+    (!name.is_empty()).then_some(name)
 }
 
 fn decode_path(path: &str) -> Result<String> {
@@ -276,6 +282,13 @@ mod tests {
         }
         assert_eq!(at(Method::DELETE, &format!("/images/{image}")), Some(("/images/{}", image)));
         assert_eq!(at(Method::GET, "/containers/web/attach/ws"), Some(("/containers/{}/attach/ws", "web")));
+    }
+
+    #[test]
+    fn a_path_may_have_two_names() {
+        let pattern = "/containers/{}/checkpoints/{}";
+        assert_eq!(at(Method::DELETE, "/containers/web/checkpoints/one"), Some((pattern, "web")));
+        assert_eq!(at(Method::DELETE, "/containers/web"), Some(("/containers/{}", "web")));
     }
 
     #[test]

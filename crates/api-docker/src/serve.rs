@@ -197,7 +197,7 @@ async fn answer(
 impl Door {
     /// The headers of every response.
     pub(crate) fn headers(&self) -> Vec<(HeaderName, HeaderValue)> {
-        let server = HeaderValue::from_str(&format!("Docker/{} (linux)", self.info.version));
+        let server = HeaderValue::from_str(&format!("Docker/{} (linux)", version::DOCKER_VERSION));
         vec![
             (HeaderName::from_static("api-version"), HeaderValue::from_static(version::MAX_API_VERSION_TEXT)),
             (HeaderName::from_static("docker-experimental"), HeaderValue::from_static("false")),

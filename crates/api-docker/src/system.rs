@@ -10,7 +10,7 @@ use serde::Serialize;
 use crate::body::{self, Body, Response};
 use crate::call::Call;
 use crate::error::{ApiError, Result};
-use crate::version::{MAX_API_VERSION, MIN_API_VERSION};
+use crate::version::{DOCKER_VERSION, MAX_API_VERSION, MIN_API_VERSION};
 
 pub(crate) use disk_usage::disk_usage;
 pub(crate) use info::info;
@@ -36,8 +36,8 @@ pub(crate) async fn ping(call: Call) -> Result<Response> {
 #[serde(rename_all = "PascalCase")]
 struct VersionBody {
     platform: PlatformBody,
-    components: [ComponentBody; 1],
-    version: String,
+    components: [ComponentBody; 2],
+    version: &'static str,
     api_version: String,
     #[serde(rename = "MinAPIVersion")]
     min_api_version: String,
@@ -64,7 +64,7 @@ struct ComponentBody {
     details: DetailsBody,
 }
 
-#[derive(Serialize)]
+#[derive(Clone, Serialize)]
 #[serde(rename_all = "PascalCase")]
 struct DetailsBody {
     api_version: String,
@@ -98,8 +98,12 @@ pub(crate) async fn version(call: Call) -> Result<Response> {
     };
     body::ok_json(&VersionBody {
         platform: PlatformBody { name: format!("stratus {}", info.version) },
-        components: [ComponentBody { name: "Engine", version: info.version.clone(), details }],
-        version: info.version.clone(),
+        components: [
+            // Clients look for the engine by this name.
+            ComponentBody { name: "Engine", version: DOCKER_VERSION.to_owned(), details: details.clone() },
+            ComponentBody { name: "stratus", version: info.version.clone(), details },
+        ],
+        version: DOCKER_VERSION,
         api_version,
         min_api_version,
         git_commit: info.commit.clone(),

@@ -15,6 +15,11 @@ pub struct ApiVersion {
 pub const MAX_API_VERSION: ApiVersion = ApiVersion::new(1, 50);
 /// [`MAX_API_VERSION`] as headers carry it.
 pub(crate) const MAX_API_VERSION_TEXT: &str = "1.50";
+/// The version of Docker that clients are told: the last one whose newest API is [`MAX_API_VERSION`].
+///
+/// Clients compare it to know what they may ask for (cAdvisor refuses what is older than 1.0), and know nothing of our
+/// own numbers. These stand, with our name, in `Platform` and `Components` of `/version`.
+pub(crate) const DOCKER_VERSION: &str = "28.2.2";
 /// The oldest version that is spoken.
 pub const MIN_API_VERSION: ApiVersion = ApiVersion::new(1, 24);
 

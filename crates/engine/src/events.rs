@@ -3,15 +3,21 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
+use image::LabelFilter;
 use parking_lot::Mutex;
 use tokio::sync::broadcast;
 
-use crate::model::{Filters, LabelFilter, Timestamp};
+use crate::model::{Filters, Timestamp};
 
 /// How many past events are remembered, as in dockerd.
 const REMEMBERED: usize = 256;
 /// How far a slow reader may fall behind before it misses events.
 const BACKLOG: usize = 4096;
+
+/// Bytes of an event's action that are kept: those of an exec are a whole command line.
+const MOST_ACTION: usize = 4 << 10;
+/// Bytes of an event's attributes that are kept: labels are among them.
+const MOST_ATTRIBUTES: usize = 16 << 10;
 
 /// What an event is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,7 +99,9 @@ impl Default for Events {
 impl Events {
     /// Tells an event that happened now.
     pub fn tell(&self, kind: EventKind, action: impl Into<String>, actor: &str, attributes: BTreeMap<String, String>) {
-        let event = Event { kind, action: action.into(), actor: actor.to_owned(), attributes, time: Timestamp::now() };
+        let (mut action, mut attributes) = (action.into(), attributes);
+        bound(&mut action, &mut attributes);
+        let event = Event { kind, action, actor: actor.to_owned(), attributes, time: Timestamp::now() };
         let event = Arc::new(event);
         let mut past = self.past.lock();
         if past.len() == REMEMBERED {
@@ -102,6 +110,11 @@ impl Events {
         past.push_back(event.clone());
         // Sent under the lock, so that a new listener sees each event exactly once. Nobody listening is no failure.
         let _ = self.live.send(event);
+    }
+
+    /// How many hear of events now.
+    pub fn listeners(&self) -> usize {
+        self.live.receiver_count()
     }
 
     /// Events as `query` asks, past ones first.
@@ -113,6 +126,23 @@ impl Events {
             None => query.until.is_some(),
         };
         EventStream { past: past.iter().filter(wanted).cloned().collect(), live, query }
+    }
+}
+
+/// Cuts what strangers can make as long as they like: events are kept for listeners who come, or who are slow.
+fn bound(action: &mut String, attributes: &mut BTreeMap<String, String>) {
+    if action.len() > MOST_ACTION {
+        let whole = (0..=MOST_ACTION).rev().find(|at| action.is_char_boundary(*at));
+        action.truncate(whole.unwrap_or_default());
+        action.push('…');
+    }
+    let mut bytes: usize = attributes.iter().map(|(name, value)| name.len() + value.len()).sum();
+    // The longest go first: what an event says of itself is short.
+    while bytes > MOST_ATTRIBUTES {
+        let longest = attributes.iter().max_by_key(|(name, value)| name.len() + value.len());
+        let Some((name, value)) = longest.map(|(name, value)| (name.clone(), value.len())) else { return };
+        bytes -= name.len() + value;
+        attributes.remove(&name);
     }
 }
 
@@ -197,5 +227,27 @@ fn untagged(name: &str) -> &str {
     match name.rsplit_once(':') {
         Some((head, tag)) if !tag.contains('/') => head,
         _ => name,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_kept_of_an_event_is_bounded() {
+        let events = Events::default();
+        let mut listener = events.listen(EventQuery::default());
+        assert_eq!(events.listeners(), 1);
+        let short = BTreeMap::from([("name".to_owned(), "box".to_owned()), ("label".to_owned(), "short".to_owned())]);
+        let mut long = short.clone();
+        long.insert("huge".to_owned(), "x".repeat(8 << 20));
+        events.tell(EventKind::Container, format!("exec_create: {}", "é".repeat(4 << 20)), "id", long);
+        let event = listener.next().await.expect("an event");
+        assert!(event.action.starts_with("exec_create: é") && event.action.ends_with('…'));
+        assert!(event.action.len() <= MOST_ACTION + '…'.len_utf8());
+        assert_eq!(event.attributes, short);
+        drop(listener);
+        assert_eq!(events.listeners(), 0);
     }
 }

@@ -18,6 +18,7 @@ mod error;
 mod events;
 mod images;
 mod link;
+mod log_changes;
 mod metering;
 mod names_service;
 mod networks;
@@ -42,9 +43,9 @@ pub use cleaned::note as note_clean;
 pub use config::{DnsDefaults, EngineConfig, NetworkDefaults};
 pub use container::{
     ArchiveStat, Attachment, BlockIoCounters, ByteStream, CONTAINER_FILTERS, CONTAINER_STATES, CommitRequest,
-    ContainerDetails, ContainerSize, CpuCounters, CreateRequest, Created, ExecConfig, ExecDetails, GraphDirs,
-    InputSink, ListOptions, ListedContainer, LogStream, MemoryCounters, OutputReceiver, ProcessTable, PruneReport,
-    RemoveOptions, StatsSample, UpdateRequest, WaitCondition, WaitResult,
+    ContainerDetails, ContainerSize, CpuCounters, CreateRequest, Created, DetachKeys, ExecConfig, ExecDetails,
+    GraphDirs, InputSink, ListOptions, ListedContainer, LogStream, MemoryCounters, OutputReceiver, ProcessTable,
+    PruneReport, RemoveOptions, StatsSample, UpdateRequest, WaitCondition, WaitResult,
 };
 pub use error::{Error, ErrorKind, Result};
 pub use events::{Event, EventKind, EventQuery, EventStream, Events};
@@ -86,6 +87,7 @@ struct Inner {
     placements: Placements,
     keeper: link::KeeperLink,
     events: Events,
+    log_changes: log_changes::LogChanges,
     metering: metering::Metering,
     users: users::UserCache,
     confinement: apparmor::Confinement,

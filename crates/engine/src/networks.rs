@@ -112,11 +112,12 @@ impl Engine {
                 return Err(Error::invalid(format!("invalid filter: 'type'='{kind}'")));
             }
         }
+        let (names, ids) = (filters.patterns("name"), filters.patterns("id"));
         let wanted = |details: &NetworkDetails| {
             let network = &details.network;
             let in_use = !self.network_users(network).is_empty();
-            filters.any("name", |part| network.name.contains(part))
-                && filters.any("id", |part| network.id.starts_with(part))
+            names.matches(&network.name)
+                && ids.matches(&network.id)
                 && filters.any("driver", |driver| network.driver.as_str() == driver)
                 && filters.any("scope", |scope| scope == "local")
                 && filters.any("type", |kind| (kind == "builtin") == network.is_predefined())

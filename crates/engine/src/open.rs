@@ -23,6 +23,7 @@ impl Engine {
         // Who is killed before has its policies to begin yet, and so has the next one.
         mark_boot(&engine.0.config.run_dir)?;
         tokio::spawn(engine.clone().meter_for_ever());
+        tokio::spawn(engine.clone().forget_old_execs());
         Ok(engine)
     }
 
@@ -78,6 +79,7 @@ impl Engine {
             placements: Placements::new(&config.cgroup_parent)?,
             keeper: crate::link::KeeperLink::new(&config),
             events: Events::default(),
+            log_changes: Default::default(),
             metering: Metering::open(&store)?,
             users: Default::default(),
             confinement: Confinement::new(&config.net.instance, &config.run_dir),

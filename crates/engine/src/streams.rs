@@ -5,10 +5,14 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
+use image::pace;
 use image::stream::{BodyReader, ResponseReceiver, ResponseWriter};
 
 use crate::model::Timestamp;
 use crate::{Error, Result};
+
+/// Pieces of a client's that are read before anybody asks for them.
+const AHEAD: usize = 4;
 
 /// Which of a process's output streams.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,21 +88,23 @@ impl ByteStream {
         Self(Box::pin(stream))
     }
 
-    /// What `work` writes, on a thread where blocking is allowed. Its failure is the last piece.
-    pub(crate) fn produced(work: impl FnOnce(ResponseWriter) -> Result<()> + Send + 'static) -> Self {
-        let (writer, pieces) = image::stream::response();
-        let worker = tokio::spawn(crate::blocking(move || work(writer)));
-        Self::until_done(
-            pieces,
-            async move { worker.await.unwrap_or_else(|error| Err(Error::system(error.to_string()))) },
-        )
+    /// What `work` writes, on a thread that the client who takes it may hold up. Its failure is the last piece.
+    pub(crate) fn produced(
+        thread: pace::Thread,
+        work: impl FnOnce(ResponseWriter) -> Result<()> + Send + 'static,
+    ) -> Self {
+        let (writer, pieces) = image::stream::response(thread.pace());
+        let worker = tokio::spawn(thread.run(move || work(writer)));
+        Self::until_done(pieces, async move {
+            match worker.await {
+                Ok(done) => done.map_err(crate::images::error).flatten(),
+                Err(lost) => Err(Error::system(lost.to_string())),
+            }
+        })
     }
 
     /// The pieces, then the failure of whoever made them, if there was one.
-    pub(crate) fn until_done(
-        pieces: ResponseReceiver,
-        done: impl Future<Output = Result<()>> + Send + 'static,
-    ) -> Self {
+    fn until_done(pieces: ResponseReceiver, done: impl Future<Output = Result<()>> + Send + 'static) -> Self {
         let state = (pieces, Some(Box::pin(done)));
         Self::new(futures_util::stream::unfold(state, |(mut pieces, mut done)| async move {
             if let Some(piece) = pieces.next().await {
@@ -127,6 +133,37 @@ impl ByteStream {
     /// The next piece; `None` at the end.
     pub async fn next(&mut self) -> Option<Result<Bytes>> {
         self.0.next().await
+    }
+
+    /// The same bytes, which break off where the client sends nothing for longer than `pace` allows: also while nobody reads them
+    /// yet, as a task reads a little ahead.
+    pub(crate) fn paced(mut self, pace: pace::Pace) -> Self {
+        // An end is told as `None`: a task that is lost is no end.
+        let (to, from) = tokio::sync::mpsc::channel(AHEAD);
+        tokio::spawn(async move {
+            loop {
+                let piece = match pace.unless_stalled(self.next()).await {
+                    Some(piece) => piece,
+                    None => {
+                        tracing::info!("a client is given up that sends nothing while others wait");
+                        Some(Err(Error::invalid("the client sent nothing for a while, and others wait")))
+                    }
+                };
+                let last = !matches!(piece, Some(Ok(_)));
+                if to.send(piece).await.is_err() || last {
+                    return;
+                }
+            }
+        });
+        Self::new(futures_util::stream::unfold(Some(from), |from| async move {
+            let mut from = from?;
+            match from.recv().await {
+                Some(Some(Ok(bytes))) => Some((Ok(bytes), Some(from))),
+                Some(Some(Err(error))) => Some((Err(error), None)),
+                Some(None) => None,
+                None => Some((Err(Error::system("whoever read from the client was lost")), None)),
+            }
+        }))
     }
 
     /// The same bytes for a thread that reads them. A failure is an unexpected end there.

@@ -54,7 +54,7 @@ impl Images {
         // Before anything is read, so that a mistyped instruction costs nothing.
         let config = changes::apply(options.config.clone(), &options.changes)?;
         let mut archive = archive;
-        self.blocking(move |inner| {
+        self.paced(move |inner| {
             let lease = inner.lease();
             let stage = Stage::new(inner)?;
             let blob = Blob::Keep(inner.content.begin()?);

@@ -152,6 +152,12 @@ pub enum Error {
         /// What is wrong.
         reason: String,
     },
+    /// As many archives come in and go out as may at a time, for a while already.
+    #[error("{archives} archives are being sent or received already, and none of them ends: try again in a while")]
+    Busy {
+        /// How many may at a time.
+        archives: usize,
+    },
     /// The work was given up: its handle was dropped, or a part of it ended early.
     #[error("{0} was interrupted")]
     Interrupted(String),

@@ -15,7 +15,7 @@ use crate::reaper::Reaper;
 use crate::record::{ImageRecord, LAYER, key_of};
 use crate::state::{Lease, State};
 use crate::sync::Syncer;
-use crate::{Digest, Error, ImageConfig, ImageId, ImageIngest, Platform, Result, rootfs, skeleton, tree};
+use crate::{Digest, Error, ImageConfig, ImageId, ImageIngest, Platform, Result, pace, rootfs, skeleton, tree};
 use parking_lot::Mutex;
 use rustix::fd::AsFd as _;
 use std::collections::{HashMap, HashSet};
@@ -50,6 +50,9 @@ pub struct UnpackLimits {
     pub entries: u64,
     /// Bytes of a path. 4095, the kernel's own limit.
     pub path: u64,
+    /// Bytes of memory for the names of a layer's directories, which are remembered to its end. 256 MiB: 4 million names
+    /// of 4095 bytes would be 16 GiB.
+    pub names: u64,
     /// Directories above one another. 512.
     pub depth: u64,
     /// Uncompressed bytes for a compressed one, once a layer has more than 1 GiB: gzip ends at 1032, zstd has no end. 400.
@@ -58,7 +61,7 @@ pub struct UnpackLimits {
 
 impl Default for UnpackLimits {
     fn default() -> UnpackLimits {
-        UnpackLimits { bytes: 64 << 30, entries: 4_000_000, path: 4095, depth: 512, ratio: 400 }
+        UnpackLimits { bytes: 64 << 30, entries: 4_000_000, path: 4095, names: 256 << 20, depth: 512, ratio: 400 }
     }
 }
 
@@ -83,6 +86,8 @@ pub(crate) struct Inner {
     pub(crate) committing: Mutex<()>,
     /// One at a time changes names and images.
     pub(crate) naming: Mutex<()>,
+    /// For archives that clients send and take.
+    pub(crate) threads: pace::Threads,
     /// Configurations that were read once.
     configs: Mutex<HashMap<ImageId, Arc<ImageConfig>>>,
     next_layer: AtomicU64,
@@ -127,6 +132,7 @@ impl Images {
             state: Mutex::new(state),
             committing: Mutex::default(),
             naming: Mutex::default(),
+            threads: pace::Threads::new(pace::Rules::default()),
             configs: Mutex::default(),
             next_layer: AtomicU64::new(last + 1),
         })))
@@ -193,6 +199,20 @@ impl Images {
     /// Waits until everything that was removed is off the disk, too. Blocks.
     pub fn settle(&self) {
         self.0.reaper.settle();
+    }
+
+    /// The threads for archives that clients send and take. [`Images::load`] and [`Images::import`] take one by themselves.
+    pub fn threads(&self) -> &pace::Threads {
+        &self.0.threads
+    }
+
+    /// Does work that is as fast as a client, on a thread for that.
+    pub(crate) async fn paced<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Arc<Inner>) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let inner = Arc::clone(&self.0);
+        self.0.threads.take().await?.run(move || work(&inner)).await.flatten()
     }
 
     /// Does work that may block, on a thread that may.

@@ -14,15 +14,17 @@ use crate::manifest::MAX_DOCUMENT;
 use crate::pipeline::{self, BUFFER, Blob, Source};
 use crate::state::Lease;
 use crate::tar::{Entry, Kind, TarReader};
-use crate::{Digest, Error, ImageId, Images, Phase, Progress, Reference, Result, tree};
+use crate::{Digest, Error, ImageId, Images, Phase, Platform, Progress, Reference, Result, tree};
 use bytes::{Bytes, BytesMut};
 use rustix::fd::AsFd as _;
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read};
 use std::sync::Arc;
 
-/// The most bytes of all documents of an archive together.
-const MAX_DOCUMENTS: u64 = 64 << 20;
+/// The most bytes of all documents, and of all names of layers and links, of an archive together.
+const MAX_HELD: u64 = 64 << 20;
+/// What it takes to remember a name, beside the name.
+const REMEMBERED: u64 = 64;
 
 /// An image that came out of an archive.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,12 +36,17 @@ pub struct LoadedImage {
 }
 
 impl Images {
-    /// Takes in all images of an archive.
+    /// Takes in all images of an archive; those for `platform` only, where that is given.
     ///
     /// # Errors
     /// [`Error::BadArchive`] where it holds none, or not all of one; what the layers' unpacking refuses.
-    pub async fn load(&self, archive: impl Read + Send + 'static, progress: Progress) -> Result<Vec<LoadedImage>> {
-        self.blocking(move |inner| {
+    pub async fn load(
+        &self,
+        archive: impl Read + Send + 'static,
+        platform: Option<Platform>,
+        progress: Progress,
+    ) -> Result<Vec<LoadedImage>> {
+        self.paced(move |inner| {
             let lease = inner.lease();
             let archive = crate::archive::decompressed(archive, "the archive")?;
             let mut reader = TarReader::new(BufReader::with_capacity(BUFFER, archive));
@@ -47,7 +54,7 @@ impl Images {
             while let Some(entry) = reader.next_entry()? {
                 contents.take(inner, &mut reader, &entry, &lease, &progress)?;
             }
-            let loaded = documents::images(inner, &contents, &lease)?;
+            let loaded = documents::images(inner, &contents, platform.as_ref(), &lease)?;
             for image in &loaded {
                 let name = image.names.first().map_or_else(|| image.id.to_string(), Reference::familiar);
                 progress.emit(&name, Phase::Loaded);
@@ -68,7 +75,8 @@ struct LoadedLayer {
 #[derive(Default)]
 struct Contents {
     documents: HashMap<Vec<u8>, Vec<u8>>,
-    document_bytes: u64,
+    /// Bytes of memory of all that is remembered here.
+    held: u64,
     /// Layers, and why one could not be unpacked: that matters only if it belongs to an image.
     layers: HashMap<Vec<u8>, std::result::Result<LoadedLayer, Error>>,
     links: HashMap<Vec<u8>, Vec<u8>>,
@@ -87,6 +95,14 @@ impl Contents {
             }
         }
         Err(bad())
+    }
+
+    fn hold(&mut self, bytes: u64) -> Result<()> {
+        self.held += bytes;
+        match self.held > MAX_HELD {
+            true => Err(Error::BadArchive(format!("its documents and names have more than {MAX_HELD} bytes"))),
+            false => Ok(()),
+        }
     }
 
     fn document(&self, path: &[u8]) -> Result<&[u8]> {
@@ -112,6 +128,7 @@ impl Contents {
         progress: &Progress,
     ) -> Result<()> {
         let Ok(path) = tree::components(&entry.path).map(|names| names.join(&b'/')) else { return Ok(()) };
+        self.hold((path.len() + entry.link.len()) as u64 + REMEMBERED)?;
         match entry.kind {
             Kind::Symlink => {
                 let target = [tree::split(&path).0, b"/", &entry.link].concat();
@@ -133,10 +150,7 @@ impl Contents {
             return Ok(());
         }
         if is_document(reader.fill()?, entry.size) {
-            self.document_bytes += entry.size;
-            if self.document_bytes > MAX_DOCUMENTS {
-                return Err(Error::BadArchive(format!("its documents have more than {MAX_DOCUMENTS} bytes")));
-            }
+            self.hold(entry.size)?;
             let document = reader.contents(MAX_DOCUMENT)?;
             if named.is_some_and(|digest| digest != Digest::of(&document)) {
                 return Err(Error::BadArchive(format!("{} is not what its name says", entry.name())));

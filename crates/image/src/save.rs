@@ -31,18 +31,15 @@ struct Wanted {
 
 impl Images {
     /// Writes images as one archive: under the name they are asked for by; under all tags of a repository that is asked
-    /// for without one; without a name where an id is given.
-    pub async fn save(&self, images: &[String], output: impl Write + Send + 'static) -> Result<()> {
-        let texts = images.to_vec();
-        self.blocking(move |inner| {
-            let lease = inner.lease();
-            let wanted = choose(inner, &texts, &lease)?;
-            let output = BufWriter::with_capacity(crate::pipeline::BUFFER, output);
-            let mut archive = Archive { tar: TarWriter::new(output), written: BTreeSet::new() };
-            archive.write(inner, &wanted)?;
-            archive.tar.finish().map_err(failed)?.flush().map_err(failed)
-        })
-        .await
+    /// for without one; without a name where an id is given. Blocks as long as whoever takes it does.
+    pub fn save(&self, images: &[String], output: impl Write) -> Result<()> {
+        let inner = &self.0;
+        let lease = inner.lease();
+        let wanted = choose(inner, images, &lease)?;
+        let output = BufWriter::with_capacity(crate::pipeline::BUFFER, output);
+        let mut archive = Archive { tar: TarWriter::new(output), written: BTreeSet::new() };
+        archive.write(inner, &wanted)?;
+        archive.tar.finish().map_err(failed)?.flush().map_err(failed)
     }
 }
 

@@ -2,7 +2,10 @@
 
 use bytes::{Buf as _, Bytes};
 use std::io::{self, Read, Write};
+use tokio::runtime::Handle;
 use tokio::sync::mpsc;
+
+use crate::pace::Pace;
 
 /// Pieces that wait.
 const QUEUE: usize = 16;
@@ -17,10 +20,11 @@ pub fn body() -> (BodySender, BodyReader) {
     (BodySender(to), BodyReader { from, present: Bytes::new(), ended: false })
 }
 
-/// A stream from a thread to a task: what a client is sent.
-pub fn response() -> (ResponseWriter, ResponseReceiver) {
+/// A stream from a thread to a task: what a client is sent. The writer fails where the client takes nothing for longer
+/// than `pace` allows. Made in the context of a runtime.
+pub fn response(pace: Pace) -> (ResponseWriter, ResponseReceiver) {
     let (to, from) = mpsc::channel(QUEUE);
-    (ResponseWriter { to, piece: Vec::new() }, ResponseReceiver(from))
+    (ResponseWriter { to, pace, runtime: Handle::current(), piece: Vec::new() }, ResponseReceiver(from))
 }
 
 /// The task's end of [`body`].
@@ -66,6 +70,8 @@ impl Read for BodyReader {
 #[derive(Debug)]
 pub struct ResponseWriter {
     to: mpsc::Sender<Bytes>,
+    pace: Pace,
+    runtime: Handle,
     piece: Vec<u8>,
 }
 
@@ -83,7 +89,11 @@ impl Write for ResponseWriter {
             return Ok(());
         }
         let piece = std::mem::replace(&mut self.piece, Vec::with_capacity(PIECE + PIECE / 4));
-        self.to.blocking_send(piece.into()).map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))
+        match self.runtime.block_on(self.pace.unless_stalled(self.to.send(piece.into()))) {
+            Some(Ok(())) => Ok(()),
+            Some(Err(_)) => Err(io::ErrorKind::BrokenPipe.into()),
+            None => Err(io::Error::new(io::ErrorKind::TimedOut, "the client takes nothing, and others wait")),
+        }
     }
 }
 

@@ -24,6 +24,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// From here on the ratio of unpacked to packed bytes is watched.
 const RATIO_FREE: u64 = 1 << 30;
 
+/// What it takes to remember a directory, beside its name.
+const REMEMBERED: u64 = 64;
+
 /// Bytes from which on a file is large.
 const WRITE_BEHIND: u64 = 256 << 10;
 
@@ -101,6 +104,7 @@ pub(crate) fn unpack_here<R: BufRead>(root: BorrowedFd<'_>, input: R, options: &
         options,
         done: Unpacked::default(),
         directories: HashMap::new(),
+        held: 0,
     };
     while let Some(entry) = unpacker.reader.next_entry()? {
         unpacker.entry(&entry)?;
@@ -116,6 +120,8 @@ struct Unpacker<'a, R> {
     done: Unpacked,
     /// Times of directories, set at the end: what is put into a directory changes its time.
     directories: HashMap<Vec<u8>, crate::tar::Time>,
+    /// Bytes of memory that these take.
+    held: u64,
 }
 
 /// Where an entry goes.
@@ -238,7 +244,7 @@ impl<R: BufRead> Unpacker<'_, R> {
         }
         let base = self.options.base;
         let fd = self.parent(base, entry)?;
-        self.directories.insert(base.to_vec(), entry.mtime);
+        self.remember(base, entry)?;
         metadata::of_directory(&fd, entry, self.owner(entry), true).map_err(|e| failed(entry, e))
     }
 
@@ -293,7 +299,7 @@ impl<R: BufRead> Unpacker<'_, R> {
             },
             Err(other) => return Err(failed(entry, other)),
         }
-        self.directories.insert(place.path.to_vec(), entry.mtime);
+        self.remember(place.path, entry)?;
         if existed || hid || !plain {
             let fd = open().map_err(|e| failed(entry, e))?;
             if hid {
@@ -420,8 +426,23 @@ impl<R: BufRead> Unpacker<'_, R> {
             // Other paths may have led through it.
             self.tree.forget();
         }
-        self.directories.remove(place.path);
+        if self.directories.remove(place.path).is_some() {
+            self.held -= place.path.len() as u64 + REMEMBERED;
+        }
         tree::remove(place.parent.as_fd(), place.name).map_err(|e| failed(entry, e))
+    }
+
+    /// Notes the time of a directory for the end.
+    fn remember(&mut self, path: &[u8], entry: &Entry) -> Result<()> {
+        if self.directories.insert(path.to_vec(), entry.mtime).is_none() {
+            self.held += path.len() as u64 + REMEMBERED;
+        }
+        let limit = self.options.limits.names;
+        if self.held > limit {
+            let what = "the memory for names of directories";
+            return Err(Error::LimitExceeded { entry: entry.name(), what, limit });
+        }
+        Ok(())
     }
 
     /// Sets the times of directories, now that nothing is put into them any more.

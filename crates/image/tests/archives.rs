@@ -23,10 +23,10 @@ impl Write for Saved {
     }
 }
 
-async fn saved(place: &Place, images: &[&str]) -> Vec<u8> {
+fn saved(place: &Place, images: &[&str]) -> Vec<u8> {
     let saved = Saved::default();
     let images: Vec<String> = images.iter().map(|name| (*name).to_owned()).collect();
-    place.images.save(&images, saved.clone()).await.unwrap();
+    place.images.save(&images, saved.clone()).unwrap();
     std::mem::take(&mut *saved.0.lock().unwrap())
 }
 
@@ -40,15 +40,15 @@ async fn what_was_saved_is_loaded() {
     let (one, two) = (app("1"), app("2"));
     one.pull(&here.images, "team/app:1").await.unwrap();
     two.pull(&here.images, "team/app:2").await.unwrap();
-    let archive = saved(&here, &["team/app", &one.id().to_string()]).await;
-    assert_eq!(archive, saved(&here, &["team/app", &one.id().to_string()]).await, "the same bytes each time");
+    let archive = saved(&here, &["team/app", &one.id().to_string()]);
+    assert_eq!(archive, saved(&here, &["team/app", &one.id().to_string()]), "the same bytes each time");
 
     for archive in [archive.clone(), gzip(&archive)] {
         let there = Place::new();
         let events = Arc::new(Mutex::new(Vec::new()));
         let heard = Arc::clone(&events);
         let progress = Progress::new(move |event| heard.lock().unwrap().push(event));
-        let loaded = there.images.load(std::io::Cursor::new(archive), progress).await.unwrap();
+        let loaded = there.images.load(std::io::Cursor::new(archive), None, progress).await.unwrap();
         assert_eq!(loaded.len(), 2);
         assert_eq!(there.images.resolve("team/app:1").unwrap(), one.id());
         assert_eq!(there.images.resolve("team/app:2").unwrap(), two.id());
@@ -57,8 +57,8 @@ async fn what_was_saved_is_loaded() {
         let loaded = events.lock().unwrap().iter().filter(|event| event.phase == Phase::Loaded).count();
         assert_eq!(loaded, 2);
         // Again changes nothing.
-        let archive = saved(&there, &["team/app"]).await;
-        there.images.load(std::io::Cursor::new(archive), Progress::none()).await.unwrap();
+        let archive = saved(&there, &["team/app"]);
+        there.images.load(std::io::Cursor::new(archive), None, Progress::none()).await.unwrap();
         there.images.gc(true).await.unwrap();
         there.images.settle();
         assert_eq!((there.names("layers").len(), there.names("staging").len()), (4, 0));
@@ -70,10 +70,10 @@ async fn by_id_an_image_is_saved_without_a_name() {
     let here = Place::new();
     let id = app("1").pull(&here.images, "app").await.unwrap();
     let there = Place::new();
-    let archive = saved(&here, &[&id.short()]).await;
-    let loaded = there.images.load(std::io::Cursor::new(archive), Progress::none()).await.unwrap();
+    let archive = saved(&here, &[&id.short()]);
+    let loaded = there.images.load(std::io::Cursor::new(archive), None, Progress::none()).await.unwrap();
     assert_eq!((loaded[0].id, loaded[0].names.len()), (id, 0));
-    let error = here.images.save(&["nothing".into()], std::io::sink()).await.unwrap_err();
+    let error = here.images.save(&["nothing".into()], std::io::sink()).unwrap_err();
     assert_eq!(error.to_string(), "No such image: nothing:latest");
 }
 
@@ -111,7 +111,7 @@ async fn what_docker_saved_before_is_loaded() {
         file("manifest.json", &manifest),
     ]);
     let place = Place::new();
-    let loaded = place.images.load(std::io::Cursor::new(archive), Progress::none()).await.unwrap();
+    let loaded = place.images.load(std::io::Cursor::new(archive), None, Progress::none()).await.unwrap();
     assert_eq!(loaded.iter().map(|image| image.id).collect::<Vec<_>>(), [remote.id(), other.id()]);
     assert_eq!(place.images.resolve("old:1").unwrap(), remote.id());
 
@@ -126,7 +126,7 @@ async fn what_docker_saved_before_is_loaded() {
         ),
         file("repositories", r#"{"ancient":{"1":"ccc"}}"#),
     ]);
-    let loaded = place.images.load(std::io::Cursor::new(archive), Progress::none()).await.unwrap();
+    let loaded = place.images.load(std::io::Cursor::new(archive), None, Progress::none()).await.unwrap();
     let config = place.images.config(&loaded[0].id).unwrap();
     assert_eq!((config.rootfs.diff_ids.len(), config.history[0].created_by.as_str()), (2, "ADD file"));
     assert_eq!(place.images.resolve("ancient:1").unwrap(), loaded[0].id);
@@ -135,7 +135,7 @@ async fn what_docker_saved_before_is_loaded() {
 #[tokio::test]
 async fn an_archive_without_an_image_is_refused_with_the_reason() {
     let place = Place::new();
-    let load = |archive: Vec<u8>| place.images.load(std::io::Cursor::new(archive), Progress::none());
+    let load = |archive: Vec<u8>| place.images.load(std::io::Cursor::new(archive), None, Progress::none());
     let said = |result: image::Result<_>| match result {
         Ok(()) => panic!("taken"),
         Err(error) => error.to_string(),
@@ -214,7 +214,7 @@ async fn skopeo_and_we_read_each_others_archives() {
     remote.pull(&here.images, "team/app:1").await.unwrap();
     let temp = tempfile::tempdir().unwrap();
     let ours = temp.path().join("ours.tar");
-    fs::write(&ours, saved(&here, &["team/app:1"]).await).unwrap();
+    fs::write(&ours, saved(&here, &["team/app:1"])).unwrap();
     let copy = |from: String, to: String| {
         let output = Command::new("skopeo")
             .args(["--insecure-policy", "--tmpdir"])
@@ -229,7 +229,7 @@ async fn skopeo_and_we_read_each_others_archives() {
     copy(format!("oci-archive:{}", at("ours.tar")), format!("docker-archive:{}:team/app:4", at("docker.tar")));
     let there = Place::new();
     for (archive, name) in [("oci.tar", "team/app:3"), ("docker.tar", "team/app:4")] {
-        there.images.load(fs::File::open(temp.path().join(archive)).unwrap(), Progress::none()).await.unwrap();
+        there.images.load(fs::File::open(temp.path().join(archive)).unwrap(), None, Progress::none()).await.unwrap();
         let id = there.images.resolve(name).unwrap();
         assert_eq!(there.images.get(&id).unwrap().diff_ids, here.images.get(&remote.id()).unwrap().diff_ids);
     }

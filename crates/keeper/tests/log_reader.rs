@@ -10,7 +10,7 @@ use std::path::Path;
 use keeper::client::Create;
 use keeper::logs::compress::compress;
 use keeper::logs::lines::LineSplitter;
-use keeper::logs::reader::{Follower, LogReader, ReadOptions};
+use keeper::logs::reader::{LogReader, ReadOptions, Watcher};
 use keeper::logs::rotate::rotated_path;
 use keeper::logs::writer::{Batch, LogWriter, Notice};
 use keeper::protocol::{ExitStatus, Framing, LogConfig, Request, Rotation, Stream, UnixNanos};
@@ -199,7 +199,8 @@ fn a_follower_hears_of_each_line_while_the_keeper_writes_and_rotates() {
     let (keeper, mut client) = Keeper::start();
     let rotation = Rotation { max_size: 20_000, max_files: 100, compress: false };
     for config in both(&keeper.run_dir().join("log"), Some(rotation)) {
-        let follower = Follower::new(&config).unwrap();
+        let watcher = Watcher::new().unwrap();
+        watcher.watch(&config).unwrap();
         let mut reader = LogReader::open(&config, &ReadOptions::default()).unwrap();
         let create =
             with_stdin(Create { log: config.clone(), ..shell("job", "seq 1 3000; read line; seq 3001 6000") }, false);
@@ -211,7 +212,7 @@ fn a_follower_hears_of_each_line_while_the_keeper_writes_and_rotates() {
         while numbers.len() < 6000 {
             match reader.next_entry().unwrap() {
                 Some(entry) => numbers.push(String::from_utf8(entry.bytes).unwrap().parse::<u32>().unwrap()),
-                None => assert!(follower.wait(Some(PATIENCE)).unwrap(), "{} of 6000 lines", numbers.len()),
+                None => assert!(watcher.wait(Some(PATIENCE)).unwrap(), "{} of 6000 lines", numbers.len()),
             }
             if numbers.len() == 3000 && !std::mem::replace(&mut told, true) {
                 rustix::io::write(&input, b"\n").unwrap();

@@ -17,6 +17,17 @@ docker ps --all --filter label=color=red --filter label=size=big --format '{{.Na
 docker ps --all --filter name=ir --format '{{.Names}}'
 docker ps --all --filter name='^/first$' --format '{{.Names}}'
 docker ps --all --filter name='[' --format '{{.Names}}'
+docker network create alpha | wc -c; docker network create alphabet | wc -c
+docker network ls --filter name='^bridge$' --format '{{.Name}}'
+docker network ls --filter name=a.pha --format '{{.Name}}'
+docker network ls --filter name='^alpha$' --format '{{.Name}}'
+docker network ls --filter name='(' --format '{{.Name}}'
+docker network ls --filter id="$(docker network inspect --format '{{slice .Id 3 30}}' alpha)" --format '{{.Name}}'
+docker volume create one; docker volume create once
+docker volume ls --quiet --filter name='^one$'
+docker volume ls --quiet --filter name='on.'
+docker volume ls --quiet --filter name='('
+docker volume rm one once
 docker ps --all --filter ancestor=busybox --format '{{.Names}}'
 docker ps --all --filter ancestor=nothing --format '{{.Names}}'
 docker ps --all --filter volume=data --format '{{.Names}}'

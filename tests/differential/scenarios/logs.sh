@@ -30,6 +30,12 @@ docker run --rm --log-driver json-file --log-opt max-size=nonsense busybox true
 docker run --rm --log-driver json-file --log-opt max-file=0 busybox true
 docker run --rm --log-driver json-file --log-opt max-file=2 busybox true
 docker run --name labelled --label a=b --env C=d --log-opt labels=a --log-opt env=C --log-opt tag='{{.Name}}' busybox echo marked
+docker run --name chosen --label app.a=1 --label b=2 --env XA=5 --env Y=6 --log-opt labels-regex=^app --log-opt env-regex=^X busybox echo chosen
+docker logs --details chosen
+docker run --name tagged --log-opt tag='{{.ImageName}}/{{ .Name }}/{{.Command}}' busybox echo tagged
+docker logs --details tagged
+docker create --name idle busybox echo never | wc -c
+docker logs --follow idle
 docker logs --details labelled
 cat "$(docker inspect --format '{{.LogPath}}' labelled)"
 docker run --name long busybox sh -c 'head -c 40000 /dev/zero | tr "\0" x; echo; echo end'

@@ -2,7 +2,7 @@
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
-use engine::{ExecConfig, ExecDetails};
+use engine::{DetachKeys, ExecConfig, ExecDetails};
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
 
@@ -140,6 +140,9 @@ impl From<ExecDetails> for InspectBody {
     fn from(details: ExecDetails) -> Self {
         let config = details.config;
         let mut argv = config.argv.into_iter();
+        // Keys that are none have been refused at creation.
+        let keys = config.detach_keys.and_then(|keys| DetachKeys::parse(Some(&keys)).ok());
+        let keys = keys.as_ref().map_or(&[][..], DetachKeys::bytes);
         Self {
             id: details.id,
             running: details.running,
@@ -157,20 +160,10 @@ impl From<ExecDetails> for InspectBody {
             // It goes with its container, or with the daemon; nobody needs to remove it.
             can_remove: false,
             container_id: details.container.to_string(),
-            detach_keys: BASE64_STANDARD.encode(key_bytes(config.detach_keys.as_deref().unwrap_or_default())),
+            detach_keys: BASE64_STANDARD.encode(keys),
             pid: details.pid,
         }
     }
-}
-
-/// The bytes that keys send: `ctrl-p,q` is 16 and `q`. Keys that are none have been refused at creation.
-fn key_bytes(keys: &str) -> Vec<u8> {
-    let byte = |key: &str| match key.strip_prefix("ctrl-").map(str::as_bytes) {
-        Some([letter]) => Some(letter.to_ascii_uppercase() ^ 0x40),
-        Some(_) => None,
-        None => key.bytes().next(),
-    };
-    keys.split(',').filter_map(byte).collect()
 }
 
 /// `POST /exec/{id}/resize`
@@ -183,13 +176,6 @@ pub(crate) async fn resize(call: Call) -> Result<Response> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn keys_are_the_bytes_that_they_send() {
-        assert_eq!(key_bytes("ctrl-p,ctrl-q"), [16, 17]);
-        assert_eq!(key_bytes("a,ctrl-[,ctrl-@"), [b'a', 27, 0]);
-        assert_eq!(key_bytes(""), [0_u8; 0]);
-    }
 
     #[test]
     fn what_the_docker_client_sends_is_read() {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use engine::ContainerDetails;
 use engine::model::{
     CgroupNamespace, HostConfig, IpcMode, LogConfig, NetworkMode, PidMode, RestartPolicy, UsernsMode, UtsMode,
 };
@@ -148,6 +149,15 @@ impl HostConfigBody {
             readonly_paths: self.readonly_paths,
             resources,
         })
+    }
+}
+
+impl HostConfigBody {
+    /// As a container has it: with links by the names of both ends.
+    pub(crate) fn of_container(details: &ContainerDetails) -> Self {
+        let link = |(other, alias): &(String, String)| format!("/{other}:/{}/{alias}", details.record.name);
+        let links = Some(details.links.iter().map(link).collect()).filter(|links: &Vec<_>| !links.is_empty());
+        Self { links, ..Self::from(&details.record.host) }
     }
 }
 

@@ -142,7 +142,7 @@ impl InspectBody {
             process_label: "",
             app_armor_profile: details.apparmor.clone(),
             exec_ids: Some(details.exec_ids.clone()).filter(|ids| !ids.is_empty()),
-            host_config: HostConfigBody::from(&record.host),
+            host_config: HostConfigBody::of_container(details),
             graph_driver: graph_driver(details),
             size_rw: details.size.map(|size| bytes(size.rw)),
             size_root_fs: details.size.map(|size| bytes(size.root_fs)),

@@ -20,3 +20,16 @@ pub(crate) mod update;
 pub(crate) mod websocket;
 
 pub(crate) use network_settings::EndpointBody;
+
+use http::StatusCode;
+
+use crate::body::Response;
+use crate::call::Call;
+use crate::error::{ApiError, Result};
+
+/// Checkpoints: stratus has none, and says what dockerd says that is not experimental.
+pub(crate) async fn no_checkpoints(_: Call) -> Result<Response> {
+    let message = "This experimental feature is disabled by default. Start the Docker daemon in experimental mode in \
+                   order to enable it.";
+    Err(ApiError::new(StatusCode::NOT_IMPLEMENTED, message))
+}

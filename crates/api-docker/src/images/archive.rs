@@ -1,5 +1,6 @@
 //! Images as archives: `save` and `load`.
 
+use super::{check_platform, platform};
 use crate::body::{self, Response};
 use crate::call::Call;
 use crate::error::{ApiError, Result};
@@ -9,6 +10,7 @@ const TAR: &str = "application/x-tar";
 
 /// `GET /images/{name}/get`
 pub(crate) async fn save_one(call: Call) -> Result<Response> {
+    check_platform(&call, &call.name, 48)?;
     Ok(body::archive(TAR, call.engine().image_save(std::slice::from_ref(&call.name)).await?))
 }
 
@@ -18,6 +20,7 @@ pub(crate) async fn save_many(call: Call) -> Result<Response> {
     if names.is_empty() {
         return Err(ApiError::bad_request("no image is named: give each as a parameter \"names\""));
     }
+    names.iter().try_for_each(|name| check_platform(&call, name, 48))?;
     Ok(body::archive(TAR, call.engine().image_save(&names).await?))
 }
 
@@ -29,9 +32,11 @@ pub(crate) async fn load(call: Call) -> Result<Response> {
         events: !call.query.flag_or("quiet", true),
         last: |names: Vec<String>| names.iter().map(|name| loaded(name)).collect(),
     };
+    let platform = platform(&call, 48)?;
     let (engine, shutdown) = (call.engine().clone(), call.shutdown.clone());
     let body = call.into_stream();
-    progress::respond(&shutdown, words, |progress| async move { engine.image_load(body, progress).await }).await
+    let load = |progress| async move { engine.image_load(body, platform.as_deref(), progress).await };
+    progress::respond(&shutdown, words, load).await
 }
 
 /// What is said of an image that was loaded.

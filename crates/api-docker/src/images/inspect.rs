@@ -5,6 +5,7 @@ use image::RunConfig;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
+use super::check_platform;
 use crate::body::{self, Response};
 use crate::call::Call;
 use crate::containers::inspect::{GraphDirsBody, GraphDriverBody, STORAGE_DRIVER};
@@ -79,6 +80,7 @@ struct HistoryBody {
 
 /// `GET /images/{name}/json`
 pub(crate) async fn inspect(call: Call) -> Result<Response> {
+    check_platform(&call, &call.name, 49)?;
     let manifests = call.version.at_least(48) && call.query.flag("manifests");
     if manifests && call.query.given("platform").is_some() {
         return Err(ApiError::bad_request("conflicting options: manifests and platform options cannot both be set"));
@@ -89,6 +91,7 @@ pub(crate) async fn inspect(call: Call) -> Result<Response> {
 
 /// `GET /images/{name}/history`
 pub(crate) async fn history(call: Call) -> Result<Response> {
+    check_platform(&call, &call.name, 48)?;
     let steps = call.engine().image_history(&call.name).await?;
     let bodies: Vec<HistoryBody> = steps.into_iter().map(HistoryBody::from).collect();
     body::ok_json(&bodies)

@@ -6,7 +6,7 @@ use image::registry::Auth;
 use serde::Serialize;
 use serde_json::json;
 
-use super::{reference, repository_and_tag};
+use super::{check_platform, reference, repository_and_tag};
 use crate::body::{self, Response};
 use crate::call::Call;
 use crate::error::{ApiError, Result};
@@ -141,6 +141,9 @@ pub(crate) async fn push(mut call: Call) -> Result<Response> {
         "" => named,
         tag => named.with_tag(tag).map_err(|error| ApiError::bad_request(error.to_string()))?,
     };
+    if named.tag().is_some() {
+        check_platform(&call, &named.familiar(), 46)?;
+    }
     // Without a tag all of the repository go: clients that mean one name it.
     let all_tags = named.tag().is_none();
     let words = Words {

@@ -11,7 +11,7 @@ use crate::call::Call;
 use crate::containers::inspect::STORAGE_DRIVER;
 use crate::error::Result;
 use crate::time::rfc3339;
-use crate::version::ApiVersion;
+use crate::version::{ApiVersion, DOCKER_VERSION};
 
 /// The runtime that containers run with: this program's own.
 const RUNTIME: &str = "stratus";
@@ -87,7 +87,7 @@ struct InfoBody {
     name: String,
     labels: Vec<String>,
     experimental_build: bool,
-    server_version: String,
+    server_version: &'static str,
     runtimes: BTreeMap<&'static str, RuntimeBody>,
     default_runtime: &'static str,
     swarm: SwarmBody,
@@ -241,7 +241,7 @@ impl InfoBody {
             name: info.name,
             labels: info.labels,
             experimental_build: false,
-            server_version: info.version,
+            server_version: DOCKER_VERSION,
             runtimes: BTreeMap::from([(RUNTIME, RuntimeBody { path: RUNTIME, arguments: ["runtime"] })]),
             default_runtime: RUNTIME,
             swarm: SwarmBody {

@@ -88,6 +88,7 @@ impl Engine {
     pub async fn archive_get(&self, reference: &str, path: &str) -> Result<(ArchiveStat, ByteStream)> {
         let container = self.0.containers.find(reference)?;
         let (at, missing) = (absolute(path)?, missing(path, reference));
+        let thread = self.archive_thread().await?;
         let root = self.files_to_read(&container, reference).await?;
         let (root, at, found) = crate::blocking(move || {
             let found = stat(&root, &at, &missing)?;
@@ -98,7 +99,7 @@ impl Engine {
         let name = if path.ends_with("/.") { ".".to_owned() } else { found.name.clone() };
         let name = Some(name.into()).filter(|_| found.name != "/");
         let options = ReadOptions { name, skip_kernel: true };
-        let stream = ByteStream::produced(move |writer| {
+        let stream = ByteStream::produced(thread, move |writer| {
             archive::read_path(root.as_fd(), &at, writer, &options).map_err(crate::images::error)
         });
         self.tell_container(&container.record(), "archive-path", []);
@@ -116,6 +117,9 @@ impl Engine {
     ) -> Result<()> {
         let container = self.0.containers.find(reference)?;
         let (at, missing) = (absolute(path)?, missing(path, reference));
+        let body = body.paced(self.0.images.threads().pace());
+        // Before the container's files are held for it.
+        let thread = self.archive_thread().await?;
         let root = self.files_to_write(&container, reference).await?;
         let record = container.record();
         let owner = match copy_owner {
@@ -130,7 +134,7 @@ impl Engine {
             _ => body,
         };
         let (options, reader) = (WriteOptions { keep_kinds, owner }, body.into_reader());
-        crate::blocking(move || {
+        let unpacked = thread.run(move || {
             let found = stat(&root, &at, &missing)?;
             let is_directory = found.mode & 0o170_000 == 0o040_000 || !found.link_target.is_empty();
             if !is_directory {
@@ -138,8 +142,8 @@ impl Engine {
             }
             check_writable(&root, &at)?;
             archive::write_path(root.as_fd(), &at, reader, &options).map_err(crate::images::error)
-        })
-        .await?;
+        });
+        unpacked.await.map_err(crate::images::error).flatten()?;
         self.tell_container(&record, "extract-to-dir", []);
         Ok(())
     }
@@ -153,15 +157,21 @@ impl Engine {
     /// A container's root file system, without its volumes and whatever else is mounted in it, as an archive.
     pub async fn export(&self, reference: &str) -> Result<ByteStream> {
         let container = self.0.containers.find(reference)?;
+        let thread = self.archive_thread().await?;
         let lease = container.files.read(&container.life(reference).await?)?;
         let rootfs = self.0.images.view_rootfs(container.id.as_str(), Vec::new()).await;
         let rootfs = rootfs.map_err(crate::images::error)?;
         self.tell_container(&container.record(), "export", []);
-        Ok(ByteStream::produced(move |writer| {
+        Ok(ByteStream::produced(thread, move |writer| {
             let _lease = lease;
             archive::read_path(rootfs.as_fd(), Path::new("/"), writer, &ReadOptions::default())
                 .map_err(crate::images::error)
         }))
+    }
+
+    /// A thread for an archive that a client sends or takes.
+    pub(crate) async fn archive_thread(&self) -> Result<image::pace::Thread> {
+        self.0.images.threads().take().await.map_err(crate::images::error)
     }
 
     async fn files_to_read(&self, container: &Arc<Container>, reference: &str) -> Result<Root> {

@@ -5,7 +5,8 @@
 //! that does not run yet waits in the container until its start, so that the first byte is not missed.
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 
 use bytes::{Buf, Bytes, BytesMut};
 use keeper::client::Attach;
@@ -24,6 +25,8 @@ use crate::{Engine, Error, Result};
 
 /// Most of a frame that is handed on at once.
 const CHUNK: usize = 32 << 10;
+/// Attachments to one container that wait for its start. Each takes a descriptor of the daemon.
+const MOST_PENDING: usize = 256;
 /// Length of the header before each piece: stream, three zeros, length (big-endian).
 const HEADER: usize = 8;
 
@@ -46,6 +49,22 @@ pub struct OutputReceiver {
     buffer: BytesMut,
     /// An exec whose end is known before the end of its output is told, as clients then ask for its exit code.
     pub(super) exec: Option<watch::Receiver<ExecState>>,
+    /// It waits for its container's start.
+    waiting: Option<Waiting>,
+}
+
+/// Takes an attachment whose caller has gone out of those that wait for a container's start.
+struct Waiting {
+    container: Weak<Container>,
+    number: u64,
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        if let Some(container) = self.container.upgrade() {
+            container.pending.lock().retain(|pending| pending.number != self.number);
+        }
+    }
 }
 
 /// Writes to a process's standard input.
@@ -62,6 +81,8 @@ pub struct InputSink {
 
 /// An attachment that waits for its container's start.
 pub(crate) struct Pending {
+    /// No other attachment has it.
+    number: u64,
     pub(crate) wanted: Wanted,
     pub(crate) sink: OwnedFd,
     pub(crate) input: watch::Sender<Option<Arc<AsyncFd<OwnedFd>>>>,
@@ -73,6 +94,9 @@ pub(super) struct Ends {
     pub(super) output: OutputReceiver,
     pub(super) descriptor: watch::Receiver<Option<Arc<AsyncFd<OwnedFd>>>>,
 }
+
+/// The number of the next attachment.
+static NUMBER: AtomicU64 = AtomicU64::new(0);
 
 /// Makes both ends of an attachment to a process, with or without a terminal.
 pub(super) fn ends(tty: bool, stdin: bool, stdout: bool, stderr: bool) -> Result<Ends> {
@@ -87,8 +111,9 @@ pub(super) fn ends(tty: bool, stdin: bool, stdout: bool, stderr: bool) -> Result
     let live = UnixStream::from_std(ours.into()).map_err(|error| Error::step("watch an attachment's socket", error))?;
     let (input, descriptor) = watch::channel(None);
     let wanted = Wanted { stdin, stdout: stdout || tty, stderr, framing };
-    let output = OutputReceiver { past: None, live: Some(live), framing, buffer: BytesMut::new(), exec: None };
-    Ok(Ends { pending: Pending { wanted, sink: theirs, input }, output, descriptor })
+    let output = OutputReceiver { live: Some(live), ..OutputReceiver::silent(framing) };
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    Ok(Ends { pending: Pending { number, wanted, sink: theirs, input }, output, descriptor })
 }
 
 /// A process's standard input, as tokio watches it.
@@ -118,8 +143,7 @@ impl Engine {
         }
         let keys = DetachKeys::parse(options.detach_keys.as_deref())?;
         let stdin = options.stdin && options.stream && record.config.open_stdin;
-        let mut output =
-            OutputReceiver { past: None, live: None, framing: Framing::Raw, buffer: BytesMut::new(), exec: None };
+        let mut output = OutputReceiver::silent(Framing::Raw);
         let mut input = None;
         if options.stream {
             let ends = ends(record.config.tty, stdin, options.stdout, options.stderr)?;
@@ -134,7 +158,7 @@ impl Engine {
                     closed: false,
                 });
             }
-            self.join(&container, ends.pending).await?;
+            output.waiting = self.join(&container, ends.pending).await?;
         }
         if options.logs {
             let wanted = LogOptions { stdout: options.stdout, stderr: options.stderr, ..LogOptions::default() };
@@ -145,21 +169,23 @@ impl Engine {
     }
 
     /// Attaches now where the container runs, else with its start.
-    async fn join(&self, container: &Arc<Container>, pending: Pending) -> Result<()> {
-        let waiting = {
+    async fn join(&self, container: &Arc<Container>, pending: Pending) -> Result<Option<Waiting>> {
+        {
             let mut list = container.pending.lock();
             // Under the lock: a start takes the list after it has made the container known as running.
-            if container.record().state.phase.is_live() {
-                Some(pending)
-            } else {
+            if !container.record().state.phase.is_live() {
+                if list.len() >= MOST_PENDING {
+                    return Err(Error::unavailable(format!(
+                        "{MOST_PENDING} clients are attached to container {} already and wait for its start: start it, or end some",
+                        container.id.short()
+                    )));
+                }
+                let waiting = Waiting { container: Arc::downgrade(container), number: pending.number };
                 list.push(pending);
-                None
+                return Ok(Some(waiting));
             }
-        };
-        match waiting {
-            Some(pending) => self.join_running(container.id.as_str(), pending).await,
-            None => Ok(()),
         }
+        self.join_running(container.id.as_str(), pending).await.map(|()| None)
     }
 
     pub(super) async fn join_running(&self, process: &str, pending: Pending) -> Result<()> {
@@ -191,6 +217,11 @@ impl Engine {
 }
 
 impl OutputReceiver {
+    /// One that has nothing to receive.
+    fn silent(framing: Framing) -> Self {
+        Self { past: None, live: None, framing, buffer: BytesMut::new(), exec: None, waiting: None }
+    }
+
     /// The next piece of output; `None` at its end.
     pub async fn next(&mut self) -> Option<OutputChunk> {
         while let Some(past) = &mut self.past {

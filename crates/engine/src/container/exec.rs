@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use keeper::client::Exec as ExecCall;
 use keeper::protocol::{Exit, Request, Stdio, TerminalSize};
@@ -17,6 +18,8 @@ use crate::model::{ContainerId, Phase};
 use crate::spec::ExecRequest;
 use crate::{Engine, Error, Result};
 
+/// Between two looks for execs that are to be forgotten, and the least time that one is known after its end: dockerd's figure.
+const KEPT: Duration = Duration::from_secs(300);
 /// The exit code of what SIGKILL ended, as shells have it.
 const KILLED: i32 = 137;
 
@@ -70,8 +73,36 @@ pub(crate) struct Execs(Mutex<HashMap<String, Arc<Exec>>>);
 
 pub(crate) struct Exec {
     container: ContainerId,
+    /// What was asked, but for the environment.
     config: ExecConfig,
+    /// Wanted for the start, and by nobody afterwards.
+    env: Mutex<Vec<String>>,
+    /// When it was created, and then when it ended.
+    since: Mutex<Instant>,
     state: watch::Sender<ExecState>,
+}
+
+impl Exec {
+    fn new(container: ContainerId, mut config: ExecConfig) -> Arc<Self> {
+        let env = Mutex::new(std::mem::take(&mut config.env));
+        let state = watch::Sender::new(ExecState::Created);
+        Arc::new(Self { container, config, env, since: Mutex::new(Instant::now()), state })
+    }
+
+    /// It has ended so.
+    fn end(&self, code: i32) {
+        *self.since.lock() = Instant::now();
+        self.state.send_modify(|state| {
+            let pid = if let ExecState::Running { pid } = *state { pid } else { 0 };
+            *state = ExecState::Ended { code, pid };
+        });
+    }
+
+    /// Nobody will ask for it any more: it ended a while ago, or was never started.
+    fn is_old(&self, now: Instant) -> bool {
+        let idle = matches!(*self.state.borrow(), ExecState::Created | ExecState::Ended { .. });
+        idle && now.saturating_duration_since(*self.since.lock()) > KEPT
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,19 +121,23 @@ impl Execs {
     /// The keeper is gone, and with it all that ran: as killed.
     pub(crate) fn lost(&self) {
         for exec in self.0.lock().values() {
-            exec.state.send_if_modified(|state| {
-                let ExecState::Running { pid } = *state else { return false };
-                *state = ExecState::Ended { code: KILLED, pid };
-                true
-            });
+            if matches!(*exec.state.borrow(), ExecState::Running { .. }) {
+                exec.end(KILLED);
+            }
         }
     }
 
-    /// Identifiers of a container's execs that run.
+    fn forget_old(&self, now: Instant) {
+        let mut all = self.0.lock();
+        all.retain(|_, exec| !exec.is_old(now));
+        all.shrink_to_fit();
+    }
+
+    /// Identifiers of a container's execs that have not ended.
     pub(super) fn of(&self, container: &ContainerId) -> Vec<String> {
-        let running = |exec: &Exec| matches!(*exec.state.borrow(), ExecState::Running { .. });
+        let lives = |exec: &Exec| !matches!(*exec.state.borrow(), ExecState::Ended { .. });
         let all = self.0.lock();
-        all.iter().filter(|(_, exec)| exec.container == *container && running(exec)).map(|(id, _)| id.clone()).collect()
+        all.iter().filter(|(_, exec)| exec.container == *container && lives(exec)).map(|(id, _)| id.clone()).collect()
     }
 }
 
@@ -118,8 +153,7 @@ impl Engine {
         DetachKeys::parse(config.detach_keys.as_deref())?;
         let id = ContainerId::random().to_string();
         self.tell_container(&record, &format!("exec_create: {}", command(&config)), [("execID", id.clone())]);
-        let exec = Exec { container: container.id.clone(), config, state: watch::Sender::new(ExecState::Created) };
-        self.0.execs.0.lock().insert(id.clone(), Arc::new(exec));
+        self.0.execs.0.lock().insert(id.clone(), Exec::new(container.id.clone(), config));
         Ok(id)
     }
 
@@ -150,7 +184,7 @@ impl Engine {
         match self.exec_run(id, &exec, &container, detach, console_size).await {
             Ok(attachment) => Ok(attachment),
             Err(error) => {
-                exec.state.send_replace(ExecState::Ended { code: failure_code(&error), pid: 0 });
+                exec.end(failure_code(&error));
                 Err(error)
             }
         }
@@ -164,7 +198,8 @@ impl Engine {
         detach: bool,
         console_size: Option<(u16, u16)>,
     ) -> Result<Option<Attachment>> {
-        let (engine, target, config) = (self.clone(), container.clone(), exec.config.clone());
+        let (engine, target, mut config) = (self.clone(), container.clone(), exec.config.clone());
+        config.env = std::mem::take(&mut *exec.env.lock());
         let size = console_size.or(config.console_size);
         let plan = crate::blocking(move || engine.exec_plan(&target, &config, size)).await?;
         let config = &exec.config;
@@ -261,7 +296,7 @@ impl Engine {
         // A client sets the size right after the start, which may still be under way.
         let mut state = exec.state.subscribe();
         let started = state.wait_for(|state| *state != ExecState::Starting);
-        let _ = tokio::time::timeout(std::time::Duration::from_secs(10), started).await;
+        let _ = tokio::time::timeout(Duration::from_secs(10), started).await;
         if !matches!(*exec.state.borrow(), ExecState::Running { .. }) {
             return Err(Error::conflict(format!("exec {id} is not running")));
         }
@@ -291,10 +326,7 @@ impl Engine {
     pub(crate) async fn exec_ended(&self, id: &str, exit: &Exit) {
         let code = i32::from(exit.status.shell_code());
         if let Ok(exec) = self.0.execs.get(id) {
-            exec.state.send_modify(|state| {
-                let pid = if let ExecState::Running { pid } = *state { pid } else { 0 };
-                *state = ExecState::Ended { code, pid };
-            });
+            exec.end(code);
             if let Ok(container) = self.0.containers.find(exec.container.as_str()) {
                 let attributes = [("execID", id.to_owned()), ("exitCode", code.to_string())];
                 self.tell_container(&container.record(), "exec_die", attributes);
@@ -331,8 +363,7 @@ impl Engine {
             &format!("exec_create: {}", command(&config)),
             [("execID", id.clone())],
         );
-        let exec = Exec { container: container.id.clone(), config, state: watch::Sender::new(ExecState::Created) };
-        let exec = Arc::new(exec);
+        let exec = Exec::new(container.id.clone(), config);
         self.0.execs.0.lock().insert(id.clone(), exec.clone());
         let _forgotten = Forgotten { execs: &self.0.execs, id: &id };
         let mut attachment =
@@ -372,6 +403,14 @@ impl Engine {
         let mut state = exec.state.subscribe();
         // An error is an end, too.
         let _ = state.wait_for(|state| matches!(state, ExecState::Ended { .. })).await;
+    }
+
+    /// Forgets execs a while after their end, and those that nobody starts, as long as the daemon runs.
+    pub(crate) async fn forget_old_execs(self) {
+        loop {
+            tokio::time::sleep(KEPT).await;
+            self.0.execs.forget_old(Instant::now());
+        }
     }
 
     /// Forgets the execs of a container that is no more.
@@ -417,5 +456,43 @@ fn ready(reference: &str, record: &crate::model::ContainerRecord) -> Result<()> 
             Err(Error::conflict(format!("Container {} is restarting, wait until the container is running", record.id)))
         }
         _ => Err(not_running(record)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn execs_are_forgotten_a_while_after_their_end() {
+        let execs = Execs::default();
+        let container = ContainerId::random();
+        let add = |id: &str| {
+            let config = ExecConfig { env: vec!["A=b".to_owned()], ..ExecConfig::default() };
+            let exec = Exec::new(container.clone(), config);
+            execs.0.lock().insert(id.to_owned(), exec.clone());
+            exec
+        };
+        let [_created, starting, running, ended] = ["created", "starting", "running", "ended"].map(add);
+        starting.state.send_replace(ExecState::Starting);
+        running.state.send_replace(ExecState::Running { pid: 7 });
+        ended.state.send_replace(ExecState::Running { pid: 8 });
+        ended.end(3);
+        assert!(ended.config.env.is_empty());
+        let known = || {
+            let mut known: Vec<String> = execs.0.lock().keys().cloned().collect();
+            known.sort();
+            known
+        };
+        execs.forget_old(Instant::now());
+        assert_eq!(known(), ["created", "ended", "running", "starting"]);
+        execs.forget_old(Instant::now() + 2 * KEPT);
+        assert_eq!(known(), ["running", "starting"]);
+        // One that ran for long is known for a while from its end on.
+        running.end(0);
+        execs.forget_old(Instant::now());
+        assert_eq!(known(), ["running", "starting"]);
+        execs.lost();
+        assert_eq!(*running.state.borrow(), ExecState::Ended { code: 0, pid: 7 });
     }
 }

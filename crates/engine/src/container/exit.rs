@@ -222,24 +222,13 @@ fn next_pause(record: &ContainerRecord, end: &End) -> Option<Pause> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{ContainerConfig, ContainerId, HostConfig};
+    use crate::model::HostConfig;
 
     fn record(restart: RestartPolicy, restart_count: u32) -> ContainerRecord {
         ContainerRecord {
-            id: ContainerId::random(),
-            name: "c".into(),
-            created: Timestamp::UNIX_EPOCH,
-            image_id: String::new(),
-            image_manifest: None,
-            platform: "linux".into(),
-            config: ContainerConfig::default(),
             host: HostConfig { restart, ..HostConfig::default() },
-            networks: Default::default(),
-            mounts: Vec::new(),
-            ports: Default::default(),
-            net: None,
-            connecting: false,
             state: State { restart_count, started_at: Some(Timestamp::UNIX_EPOCH), ..State::default() },
+            ..ContainerRecord::sample()
         }
     }
 

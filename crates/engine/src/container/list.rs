@@ -4,9 +4,7 @@ use std::cmp::Reverse;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use regex_lite::Regex;
-
-use crate::model::{ContainerRecord, Filters, HealthStatus, Phase};
+use crate::model::{ContainerRecord, Filters, HealthStatus, NetworkMode, Phase};
 use crate::{Engine, Error, Result};
 
 /// Which containers are listed.
@@ -63,8 +61,10 @@ pub struct ContainerDetails {
     pub record: Arc<ContainerRecord>,
     /// AppArmor profile that confines it; empty where the machine has no AppArmor.
     pub apparmor: String,
-    /// Execs that run.
+    /// Execs that have not ended.
     pub exec_ids: Vec<String>,
+    /// Its links on the default bridge: the name of each container, as it is now, and its alias.
+    pub links: Vec<(String, String)>,
     /// Bytes of its files, where asked for.
     pub size: Option<ContainerSize>,
     /// Its log; empty: it has no file.
@@ -120,10 +120,14 @@ impl Engine {
         let ancestors = self.ancestors(filters)?;
         let mut records: Vec<Arc<ContainerRecord>> = self.0.containers.all().iter().map(|c| c.record()).collect();
         records.sort_by_key(|record| Reverse(record.created));
+        let names = filters.patterns("name");
+        // With and without the slash that clients see before a name.
+        let named = |name: &str| names.matches(name) || names.matches(&format!("/{name}"));
         let wanted = |record: &ContainerRecord| {
             (all || record.state.phase.is_live() || record.state.phase == Phase::Restarting)
                 && bounds.hold(record)
                 && ancestors.as_ref().is_none_or(|images| images.contains(&record.image_id))
+                && named(&record.name)
                 && matches(record, filters)
         };
         let chosen = records.into_iter().filter(|record| wanted(record)).take(options.limit.unwrap_or(usize::MAX));
@@ -146,6 +150,7 @@ impl Engine {
         Ok(ContainerDetails {
             apparmor: self.0.confinement.shown(&record),
             exec_ids: self.0.execs.of(&container.id),
+            links: self.legacy_links(&record),
             size: if size { Some(self.size_of(&record).await) } else { None },
             log_path: self.log_path(&record).filter(|_| record.state.has_run).unwrap_or_default(),
             resolv_conf_path: written(files.resolv_conf),
@@ -159,6 +164,22 @@ impl Engine {
             layers: self.graph_dirs(&container.id),
             record,
         })
+    }
+
+    /// Links on the default bridge; those of other networks belong to its endpoints there.
+    fn legacy_links(&self, record: &ContainerRecord) -> Vec<(String, String)> {
+        if matches!(record.host.network_mode, NetworkMode::Network(_)) {
+            return Vec::new();
+        }
+        let link = |text: &String| {
+            let (name, alias) = text.split_once(':').unwrap_or((text, text));
+            let other = self.0.containers.find(name).map(|other| other.record().name.clone());
+            (
+                other.unwrap_or_else(|_| name.trim_start_matches('/').to_owned()),
+                alias.trim_start_matches('/').to_owned(),
+            )
+        };
+        record.host.links.iter().map(link).collect()
     }
 
     fn created_of(&self, filters: &Filters, key: &str) -> Result<Option<crate::model::Timestamp>> {
@@ -204,7 +225,6 @@ fn check_values(filters: &Filters) -> Result<()> {
 
 fn matches(record: &ContainerRecord, filters: &Filters) -> bool {
     let state = &record.state;
-    let named = |pattern: &str| name_matches(&record.name, pattern);
     let health = state.health.as_ref().map_or("none", |health| match health.status {
         HealthStatus::Starting => "starting",
         HealthStatus::Healthy => "healthy",
@@ -239,7 +259,6 @@ fn matches(record: &ContainerRecord, filters: &Filters) -> bool {
     };
     let ended = state.finished_at.is_some() && !state.phase.is_live();
     filters.any("id", |id| record.id.as_str().starts_with(id))
-        && filters.any("name", named)
         && filters.any("status", |status| status == state.phase.name())
         && filters.any("exited", |code| ended && code.parse() == Ok(state.exit_code))
         && filters.any("health", |wanted| wanted == health)
@@ -249,14 +268,6 @@ fn matches(record: &ContainerRecord, filters: &Filters) -> bool {
         && filters.any("expose", is_exposed)
         && filters.any("is-task", |flag| matches!(flag, "false" | "0"))
         && filters.labels_match(&record.config.labels)
-}
-
-/// A name filter is a regular expression, over the name with and without a slash before it; what is none is a name.
-fn name_matches(name: &str, pattern: &str) -> bool {
-    match Regex::new(pattern) {
-        Ok(regex) => regex.is_match(name) || regex.is_match(&format!("/{name}")),
-        Err(_) => pattern.strip_prefix('/').unwrap_or(pattern) == name,
-    }
 }
 
 /// `80`, `80/udp`, `8000-8010/tcp`
@@ -269,15 +280,6 @@ fn port_range(text: &str) -> Option<(&str, u16, u16)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn names_match_in_part_and_anchored() {
-        assert!(name_matches("web-1", "eb"));
-        assert!(name_matches("web-1", "^/web-1$"));
-        assert!(!name_matches("web-1", "^web$"));
-        assert!(name_matches("web-1", "^w.b-[0-9]+$"));
-        assert!(name_matches("web", "/web") && !name_matches("web", "(web"));
-    }
 
     #[test]
     fn ports_of_filters() {

@@ -1,8 +1,12 @@
 //! Where a container's output goes.
 
+mod tag;
+
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use keeper::protocol::{LogConfig, Rotation};
+use regex_lite::Regex;
 
 use crate::model::{self, ContainerRecord};
 use crate::{Engine, Error, Result};
@@ -29,7 +33,7 @@ impl Engine {
             }
             return Ok(LogConfig::Local { path, rotation: rotation.or(Some(Rotation::LOCAL_DEFAULT)) });
         }
-        Ok(LogConfig::JsonFile { path, rotation, attributes: attributes(record) })
+        Ok(LogConfig::JsonFile { path, rotation, attributes: attributes(record)? })
     }
 }
 
@@ -53,7 +57,13 @@ pub(crate) fn check_logging(log: &model::LogConfig) -> Result<()> {
 pub(super) fn check(log: &model::LogConfig) -> Result<()> {
     match log.driver.as_str() {
         "none" => Ok(()),
-        _ => rotation(log).map(drop),
+        _ => {
+            rotation(log)?;
+            for pattern in ["labels-regex", "env-regex"] {
+                log.options.get(pattern).map(|text| regex(text)).transpose()?;
+            }
+            log.options.get("tag").map(|text| tag::Tag::parse(text)).transpose().map(drop)
+        }
     }
 }
 
@@ -61,20 +71,16 @@ pub(super) fn check(log: &model::LogConfig) -> Result<()> {
 fn rotation(log: &model::LogConfig) -> Result<Option<Rotation>> {
     let options = &log.options;
     let local = log.driver == "local";
-    let known = [
-        "max-size",
-        "max-file",
-        "compress",
-        "labels",
-        "labels-regex",
-        "env",
-        "env-regex",
-        "tag",
-        "mode",
-        "max-buffer-size",
-    ];
-    if let Some(unknown) = options.keys().find(|key| !known.contains(&key.as_str())) {
-        return Err(Error::invalid(format!("unknown log opt '{unknown}' for {} log driver", log.driver)));
+    let known = |key: &str| match key {
+        "max-size" | "max-file" | "compress" | "mode" | "max-buffer-size" => true,
+        "labels" | "labels-regex" | "env" | "env-regex" | "tag" => !local,
+        _ => false,
+    };
+    if let Some(unknown) = options.keys().find(|key| !known(key)) {
+        return Err(Error::invalid(match local {
+            true => format!("unknown log opt '{unknown}' for log driver local"),
+            false => format!("unknown log opt '{unknown}' for {} log driver", log.driver),
+        }));
     }
     let max_size = match options.get("max-size").map(String::as_str) {
         None | Some("-1") => None,
@@ -110,41 +116,49 @@ fn rotation(log: &model::LogConfig) -> Result<Option<Rotation>> {
     }
 }
 
-/// `10m`, `1g`, `512k`, `1024`; binary units.
+/// `10m`, `1g`, `512k`, `1024`: decimal units, whatever their spelling, as dockerd has it here and nowhere else.
 fn size(text: &str) -> Option<u64> {
-    let lower = text.trim().to_ascii_lowercase();
+    let lower = text.to_ascii_lowercase();
     let digits = lower.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let shift = match &lower[digits.len()..] {
-        "" | "b" => 0,
-        "k" | "kb" | "kib" => 10,
-        "m" | "mb" | "mib" => 20,
-        "g" | "gb" | "gib" => 30,
-        "t" | "tb" | "tib" => 40,
+    let unit = match &lower[digits.len()..] {
+        "" | "b" => 1.0,
+        "k" | "kb" | "kib" => 1e3,
+        "m" | "mb" | "mib" => 1e6,
+        "g" | "gb" | "gib" => 1e9,
+        "t" | "tb" | "tib" => 1e12,
+        "p" | "pb" | "pib" => 1e15,
         _ => return None,
     };
-    let number: f64 = digits.trim().parse().ok()?;
-    (number > 0.0).then_some((number * (1u64 << shift) as f64) as u64)
+    let digits = digits.strip_suffix(' ').unwrap_or(digits);
+    let number: f64 = digits.bytes().all(|b| b.is_ascii_digit() || b == b'.').then(|| digits.parse().ok())??;
+    let size = (number * unit) as u64;
+    (size > 0).then_some(size)
 }
 
-/// Labels and variables that the `labels` and `env` options name, and the tag.
-fn attributes(record: &ContainerRecord) -> Vec<(String, String)> {
+/// Labels and variables that the options name, and the tag.
+fn attributes(record: &ContainerRecord) -> Result<Vec<(String, String)>> {
     let options = &record.host.log.options;
-    let names = |key: &str| -> Vec<String> {
-        options.get(key).map(|text| text.split(',').map(str::to_owned).collect()).unwrap_or_default()
+    let wanted = |names: &str, pattern: &str| -> Result<_> {
+        let names: Vec<String> =
+            options.get(names).map(|text| text.split(',').map(str::to_owned).collect()).unwrap_or_default();
+        let pattern = options.get(pattern).map(|text| regex(text)).transpose()?;
+        Ok(move |name: &str| {
+            names.iter().any(|wanted| wanted == name) || pattern.as_ref().is_some_and(|pattern| pattern.is_match(name))
+        })
     };
-    let mut out = Vec::new();
-    for name in names("labels") {
-        out.extend(record.config.labels.get(&name).map(|value| (name.clone(), value.clone())));
-    }
-    for name in names("env") {
-        let value = record.config.env.iter().find_map(|variable| variable.strip_prefix(&name)?.strip_prefix('='));
-        out.extend(value.map(|value| (name.clone(), value.to_owned())));
-    }
+    let (label, variable) = (wanted("labels", "labels-regex")?, wanted("env", "env-regex")?);
+    let labels = record.config.labels.iter().filter(|(name, _)| label(name));
+    let mut out: BTreeMap<String, String> = labels.map(|(name, value)| (name.clone(), value.clone())).collect();
+    let variables = record.config.env.iter().filter_map(|text| text.split_once('='));
+    out.extend(variables.filter(|(name, _)| variable(name)).map(|(name, value)| (name.to_owned(), value.to_owned())));
     if let Some(tag) = options.get("tag") {
-        out.push(("tag".to_owned(), tag.replace("{{.ID}}", record.id.short()).replace("{{.Name}}", &record.name)));
+        out.insert("tag".to_owned(), tag::Tag::parse(tag)?.of(record));
     }
-    out.sort();
-    out
+    Ok(out.into_iter().collect())
+}
+
+fn regex(text: &str) -> Result<Regex> {
+    Regex::new(text).map_err(|error| Error::invalid(format!("error parsing regexp {text:?}: {error}")))
 }
 
 #[cfg(test)]
@@ -152,8 +166,42 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sizes() {
-        assert_eq!((size("10m"), size("1.5k"), size("7")), (Some(10 << 20), Some(1536), Some(7)));
-        assert_eq!((size("0"), size("x"), size("1z")), (None, None, None));
+    fn sizes_are_decimal() {
+        assert_eq!(
+            (size("10m"), size("1.5k"), size("7"), size("7 kB")),
+            (Some(10_000_000), Some(1500), Some(7), Some(7000))
+        );
+        assert_eq!((size("100KiB"), size("0.1g")), (Some(100_000), Some(100_000_000)));
+        for none in ["0", "x", "1z", "1e3k", "-1", "", " 1", "1  k", "inf"] {
+            assert_eq!(size(none), None, "{none}");
+        }
+    }
+
+    fn with(options: &[(&str, &str)]) -> model::LogConfig {
+        let options = options.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        model::LogConfig { driver: "json-file".to_owned(), options }
+    }
+
+    #[test]
+    fn options_are_refused_where_they_can_not_be_used() {
+        let refused = |option| check(&with(&[option])).expect_err("refused").to_string();
+        assert!(refused(("labels-regex", "(")).starts_with("error parsing regexp"));
+        assert!(refused(("tag", "{{.Nonsense}}")).contains("{{.Nonsense}}"));
+        assert_eq!(refused(("colour", "red")), "unknown log opt 'colour' for json-file log driver");
+        check(&with(&[("tag", "{{.Name}}"), ("env-regex", "^A"), ("max-size", "10m")])).expect("good ones");
+        let local = model::LogConfig { driver: "local".to_owned(), ..with(&[("tag", "x")]) };
+        assert_eq!(check(&local).expect_err("refused").to_string(), "unknown log opt 'tag' for log driver local");
+    }
+
+    #[test]
+    fn attributes_are_named_one_by_one_or_by_a_pattern() {
+        let mut record = ContainerRecord::sample();
+        record.host.log = with(&[("labels", "b"), ("labels-regex", "^app"), ("env", "C"), ("env-regex", "^X")]);
+        record.config.labels =
+            [("app.a", "1"), ("b", "2"), ("c", "3")].map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+        record.config.env = ["XA=5", "C=7=8", "D=9", "XB"].map(str::to_owned).to_vec();
+        let found = attributes(&record).expect("attributes");
+        let found: Vec<_> = found.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        assert_eq!(found, [("C", "7=8"), ("XA", "5"), ("app.a", "1"), ("b", "2")]);
     }
 }

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use keeper::logs::reader::{Follower, LogEntry, LogReader, ReadOptions};
+use keeper::logs::reader::{LogEntry, LogReader, ReadOptions};
 use keeper::protocol::{LogConfig, Request, Stream, UnixNanos};
-use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
 
 use super::Turn;
+use crate::log_changes::LogFollower;
 use crate::model::{Phase, Timestamp};
 use crate::streams::{LogLine, LogOptions, OutputStream};
 use crate::{Engine, Error, Result};
@@ -59,7 +59,7 @@ impl End {
 }
 
 struct Follow {
-    changes: AsyncFd<Follower>,
+    changes: LogFollower,
     turns: watch::Receiver<Turn>,
     /// The container has ended: what is there now is all.
     last_round: bool,
@@ -79,7 +79,7 @@ impl Engine {
         }
         let turns = container.turns();
         let follow = match options.follow {
-            true => Some(Follow { changes: follower(&config)?, turns, last_round: false }),
+            true => Some(Follow { changes: self.0.log_changes.follow(&config)?, turns, last_round: false }),
             false => None,
         };
         let end = match (&follow, options.tail) {
@@ -163,13 +163,7 @@ impl LogStream {
             }
         };
         tokio::select! {
-            changed = follow.changes.readable() => match changed {
-                Ok(mut guard) => {
-                    guard.clear_ready();
-                    guard.get_inner().acknowledge().is_ok()
-                }
-                Err(_) => false,
-            },
+            () = follow.changes.changed() => true,
             () = ended(&mut follow.turns) => {
                 // The keeper has written everything before it told the end; what is left is one more look.
                 tokio::time::sleep(LAST_LINES).await;
@@ -188,18 +182,9 @@ async fn ended(turns: &mut watch::Receiver<Turn>) {
     super::turned(turns, None, over).await;
 }
 
-/// Nothing more will be logged: it ended, and no policy is about to start it again.
+/// Nothing more is logged: it ended, or never ran, and no policy is about to start it.
 fn over(turn: &Turn) -> bool {
-    turn.removed || !(turn.phase.is_live() || turn.phase == Phase::Restarting || turn.phase == Phase::Created)
-}
-
-fn follower(config: &LogConfig) -> Result<AsyncFd<Follower>> {
-    let follower = Follower::new(config).map_err(failed)?;
-    #[expect(
-        deprecated,
-        reason = "its descriptor is the same as long as it lives, which is what the newer, unsafe form asks for"
-    )]
-    AsyncFd::new(follower).map_err(|error| Error::step("watch a log", error))
+    turn.removed || !(turn.phase.is_live() || turn.phase == Phase::Restarting)
 }
 
 fn batch(reader: &mut LogReader) -> Result<Vec<LogEntry>> {

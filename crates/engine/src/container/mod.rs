@@ -49,6 +49,7 @@ pub use archive::{ArchiveStat, ByteStream};
 pub use attach::{Attachment, InputSink, OutputReceiver};
 pub use commit::CommitRequest;
 pub use create::{CreateRequest, Created};
+pub use detach_keys::DetachKeys;
 pub use exec::{ExecConfig, ExecDetails};
 pub use list::{
     CONTAINER_FILTERS, CONTAINER_STATES, ContainerDetails, ContainerSize, GraphDirs, ListOptions, ListedContainer,

@@ -36,6 +36,7 @@ pub(crate) fn error(error: image::Error) -> Error {
         | image::Error::LimitExceeded { .. }
         | image::Error::MalformedTar { .. }
         | image::Error::MalformedDocument { .. } => Error::invalid(text),
+        image::Error::Busy { .. } => Error::unavailable(text),
         _ => Error::system(text),
     }
 }
@@ -115,18 +116,27 @@ impl Engine {
         let id = self.find_image(reference)?;
         let config = self.0.images.config(&id).map_err(error)?;
         if let Some(wanted) = platform.filter(|platform| !platform.is_empty()) {
-            let wanted = Platform::from_str(wanted).map_err(|error| Error::invalid(error.to_string()))?;
-            let have = config.platform();
-            if !wanted.matches(&have) {
-                return Err(Error::not_found(format!(
-                    "image with reference {reference} was found but its platform ({have}) does not match the specified \
-                     platform ({wanted})"
-                )));
-            }
+            self.image_runs_on(reference, wanted)?;
         }
         let record = self.0.images.get(&id).ok_or_else(|| Error::not_found(format!("No such image: {reference}")))?;
         let manifest = record.manifest.as_ref().map(|manifest| manifest.digest.to_string());
         Ok(ResolvedImage { id, run: config.config.clone(), manifest })
+    }
+
+    /// Whether the image that `reference` names is for a platform, `os/arch[/variant]`.
+    ///
+    /// # Errors
+    /// Not found where there is no such image, or it is for another one.
+    pub fn image_runs_on(&self, reference: &str, platform: &str) -> Result<()> {
+        let wanted = Platform::from_str(platform).map_err(|error| Error::invalid(error.to_string()))?;
+        let have = self.0.images.config(&self.find_image(reference)?).map_err(error)?.platform();
+        match wanted.matches(&have) {
+            true => Ok(()),
+            false => Err(Error::not_found(format!(
+                "image with reference {reference} was found but its platform ({have}) does not match the specified \
+                 platform ({wanted})"
+            ))),
+        }
     }
 
     pub(crate) fn find_image(&self, reference: &str) -> Result<ImageId> {

@@ -126,8 +126,16 @@ impl Engine {
     }
 
     /// Takes in the images of an archive, as `save` makes them. Gives their names, or identifiers where they have none.
-    pub async fn image_load(&self, body: ByteStream, progress: Progress) -> Result<Vec<String>> {
-        let loaded = self.0.images.load(body.into_reader(), progress).await.map_err(error)?;
+    /// Of several platforms those for `platform` (`os/arch[/variant]`).
+    pub async fn image_load(
+        &self,
+        body: ByteStream,
+        platform_wanted: Option<&str>,
+        progress: Progress,
+    ) -> Result<Vec<String>> {
+        let platform = platform(platform_wanted)?;
+        let archive = body.paced(self.0.images.threads().pace()).into_reader();
+        let loaded = self.0.images.load(archive, platform, progress).await.map_err(error)?;
         let mut names = Vec::new();
         for image in loaded {
             self.tell_image("load", &image.id, image.names.first().map(Reference::familiar).as_deref());
@@ -141,20 +149,18 @@ impl Engine {
 
     /// An archive of images.
     pub async fn image_save(&self, references: &[String]) -> Result<ByteStream> {
+        let thread = self.archive_thread().await?;
         for reference in references {
             let id = self.find_image(reference)?;
             self.tell_image("save", &id, Some(reference));
         }
-        let (writer, pieces) = image::stream::response();
-        let (engine, references) = (self.clone(), references.to_vec());
-        let saved = tokio::spawn(async move { engine.0.images.save(&references, writer).await.map_err(error) });
-        let done = async move { saved.await.unwrap_or_else(|lost| Err(Error::system(lost.to_string()))) };
-        Ok(ByteStream::until_done(pieces, done))
+        let (images, references) = (self.0.images.clone(), references.to_vec());
+        Ok(ByteStream::produced(thread, move |writer| images.save(&references, writer).map_err(error)))
     }
 
     /// Makes an image of a root file system's archive. Gives its identifier.
     pub async fn image_import(&self, request: ImportRequest, body: ByteStream) -> Result<String> {
-        self.import(request, body.into_reader()).await
+        self.import(request, body.paced(self.0.images.threads().pace()).into_reader()).await
     }
 
     async fn import(&self, request: ImportRequest, archive: BodyReader) -> Result<String> {

@@ -2,18 +2,19 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use image::LabelFilter;
+use regex_lite::Regex;
+
 use crate::Error;
 
 /// Filters as clients send them: for each key, the values of which one must match.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Filters(BTreeMap<String, BTreeSet<String>>);
 
-/// `key`, or `key=value`
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LabelFilter {
-    key: String,
-    value: Option<String>,
-}
+/// The values of a key whose values are regular expressions, found anywhere in a text. What is none, or would mean something
+/// else as one, still stands for itself.
+#[derive(Clone, Debug)]
+pub struct Patterns(Vec<(String, Option<Regex>)>);
 
 impl Filters {
     /// From keys and values.
@@ -39,6 +40,11 @@ impl Filters {
     /// Whether `key` is not given, or `accept` takes one of its values.
     pub fn any(&self, key: &str, accept: impl FnMut(&str) -> bool) -> bool {
         !self.has(key) || self.values(key).any(accept)
+    }
+
+    /// The values of `key` as patterns.
+    pub fn patterns(&self, key: &str) -> Patterns {
+        Patterns(self.values(key).map(|value| (value.to_owned(), Regex::new(value).ok())).collect())
     }
 
     /// Whether every `label` filter, and no `label!` filter, matches.
@@ -76,21 +82,29 @@ impl Filters {
     }
 }
 
-impl LabelFilter {
-    /// From `key` or `key=value`.
-    pub fn parse(text: &str) -> Self {
-        match text.split_once('=') {
-            Some((key, value)) => Self { key: key.to_owned(), value: Some(value.to_owned()) },
-            None => Self { key: text.to_owned(), value: None },
-        }
+impl Patterns {
+    /// Whether there is none, or one matches.
+    pub fn matches(&self, text: &str) -> bool {
+        self.0.is_empty()
+            || self
+                .0
+                .iter()
+                .any(|(value, regex)| value == text || regex.as_ref().is_some_and(|regex| regex.is_match(text)))
     }
+}
 
-    /// Whether `labels` has it.
-    pub fn matches(&self, labels: &BTreeMap<String, String>) -> bool {
-        match (labels.get(&self.key), &self.value) {
-            (Some(have), Some(want)) => have == want,
-            (Some(_), None) => true,
-            (None, _) => false,
-        }
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_match_in_part_anchored_and_as_they_are() {
+        let matches = |pattern: &str, text: &str| {
+            let values = BTreeMap::from([("name".to_owned(), BTreeSet::from([pattern.to_owned()]))]);
+            Filters::new(values).patterns("name").matches(text)
+        };
+        assert!(matches("eb", "web-1") && matches("^w.b-[0-9]+$", "web-1") && !matches("^web$", "web-1"));
+        assert!(matches("a+b", "a+b") && matches("(web", "(web") && !matches("(web", "web"));
+        assert!(Filters::default().patterns("name").matches("anything"));
     }
 }

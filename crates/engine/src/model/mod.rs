@@ -12,7 +12,7 @@ mod record;
 mod state;
 
 pub use config::{ContainerConfig, ExposedPort, HealthTest, Healthcheck, Protocol};
-pub use filter::{Filters, LabelFilter};
+pub use filter::{Filters, Patterns};
 pub use host::{
     BindOptions, CgroupNamespace, DeviceMapping, DeviceRequest, HostConfig, IpcMode, LogConfig, MountKind,
     MountRequest, NetworkMode, PidMode, PortBinding, Resources, RestartPolicy, ThrottleDevice, TmpfsOptions, Ulimit,

@@ -49,6 +49,29 @@ impl ContainerRecord {
     }
 }
 
+#[cfg(test)]
+impl ContainerRecord {
+    /// One that has never run, for tests.
+    pub(crate) fn sample() -> Self {
+        Self {
+            id: ContainerId::random(),
+            name: "c".into(),
+            created: Timestamp::UNIX_EPOCH,
+            image_id: String::new(),
+            image_manifest: None,
+            platform: "linux".into(),
+            config: ContainerConfig::default(),
+            host: HostConfig::default(),
+            networks: BTreeMap::new(),
+            mounts: Vec::new(),
+            ports: BTreeMap::new(),
+            net: None,
+            connecting: false,
+            state: State::default(),
+        }
+    }
+}
+
 /// A mount as decided at creation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MountPoint {

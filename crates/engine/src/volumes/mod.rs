@@ -390,8 +390,9 @@ impl Engine {
     pub fn volumes(&self, filters: &Filters) -> Result<Vec<Volume>> {
         filters.only(&["dangling", "driver", "label", "label!", "name"])?;
         let dangling = filters.flag("dangling")?;
+        let names = filters.patterns("name");
         let wanted = |volume: &Volume| {
-            filters.any("name", |part| volume.name.contains(part))
+            names.matches(&volume.name)
                 && filters.any("driver", |driver| volume.driver == driver)
                 && filters.labels_match(&volume.labels)
                 && dangling.is_none_or(|dangling| self.volume_users(&volume.name).is_empty() == dangling)

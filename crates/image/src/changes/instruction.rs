@@ -38,17 +38,11 @@ pub(super) fn apply(config: &mut RunConfig, state: &mut State, line: &str) -> Re
             | "WORKDIR"
     );
     if !known {
-        return match name {
-            "ADD" | "ARG" | "COPY" | "FROM" | "MAINTAINER" | "RUN" => {
-                refuse(format!("{} is not a valid change command", name.to_ascii_lowercase()))
-            }
-            _ => refuse(format!("{} is not a valid change command", name.to_ascii_lowercase())),
-        };
+        return refuse(format!("{} is not a valid change command", name.to_ascii_lowercase()));
     }
     if rest.is_empty() && !matches!(name, "CMD" | "ENTRYPOINT" | "SHELL") {
         return refuse(match name {
             "STOPSIGNAL" | "USER" | "WORKDIR" => format!("{name} requires exactly one argument"),
-            "ENV" | "EXPOSE" | "LABEL" | "ONBUILD" | "VOLUME" => format!("{name} requires at least one argument"),
             _ => format!("{name} requires at least one argument"),
         });
     }
@@ -98,7 +92,7 @@ pub(super) fn apply(config: &mut RunConfig, state: &mut State, line: &str) -> Re
         "WORKDIR" => config.working_dir = directory(&config.working_dir, &one(config, name, rest)?),
         "STOPSIGNAL" => config.stop_signal = signal(&one(config, name, rest)?)?,
         "ONBUILD" => config.on_build.push(trigger(rest)?),
-        "HEALTHCHECK" => config.healthcheck = Some(healthcheck(config, rest)?),
+        "HEALTHCHECK" => config.healthcheck = Some(healthcheck(rest)?),
         _ => {
             let list = words::json_list(rest).filter(|list| !list.is_empty());
             config.shell = list.ok_or_else(|| ChangeError("SHELL requires the arguments to be in JSON form".into()))?;
@@ -223,7 +217,7 @@ fn trigger(rest: &str) -> Result<String> {
 }
 
 /// `NONE`, or `[--OPTION=…] CMD …`.
-fn healthcheck(config: &RunConfig, rest: &str) -> Result<Healthcheck> {
+fn healthcheck(rest: &str) -> Result<Healthcheck> {
     let mut check = Healthcheck::default();
     let mut rest = rest;
     while let Some(option) = rest.strip_prefix("--") {
@@ -264,7 +258,6 @@ fn healthcheck(config: &RunConfig, rest: &str) -> Result<Healthcheck> {
         }
         other => return refuse(format!("Unknown type {other:?} in HEALTHCHECK (try CMD)")),
     }
-    let _ = config;
     Ok(check)
 }
 
@@ -274,28 +267,7 @@ fn duration(name: &str, text: &str) -> Result<i64> {
     if text == "0" {
         return Ok(0);
     }
-    let (mut rest, mut sum) = (text, 0f64);
-    while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.').ok_or_else(bad)?;
-        let number: f64 = rest[..digits].parse().map_err(|_| bad())?;
-        rest = &rest[digits..];
-        let unit = rest.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(rest.len());
-        sum += number
-            * match &rest[..unit] {
-                "ns" => 1.0,
-                "us" | "µs" | "μs" => 1e3,
-                "ms" => 1e6,
-                "s" => 1e9,
-                "m" => 60e9,
-                "h" => 3600e9,
-                _ => return Err(bad()),
-            };
-        rest = &rest[unit..];
-    }
-    if text.is_empty() || sum > 9e18 {
-        return Err(bad());
-    }
-    let nanoseconds = sum.round() as i64;
+    let nanoseconds = crate::go_duration(text).and_then(|span| i64::try_from(span).ok()).ok_or_else(bad)?;
     if nanoseconds != 0 && nanoseconds < 1_000_000 {
         return refuse(format!("Interval {name:?} cannot be less than 1ms"));
     }

@@ -5,7 +5,9 @@ use crate::images::Inner;
 use crate::manifest::parse;
 use crate::naming::NewImage;
 use crate::state::Lease;
-use crate::{Descriptor, Digest, Error, HistoryEntry, ImageConfig, Index, Manifest, Reference, Result, media_type};
+use crate::{
+    Descriptor, Digest, Error, HistoryEntry, ImageConfig, Index, Manifest, Platform, Reference, Result, media_type,
+};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 
@@ -24,28 +26,53 @@ struct DockerImage {
 }
 
 /// Takes in all images that the documents tell of.
-pub(super) fn images(inner: &Inner, contents: &Contents, lease: &Lease) -> Result<Vec<LoadedImage>> {
+pub(super) fn images(
+    inner: &Inner,
+    contents: &Contents,
+    platform: Option<&Platform>,
+    lease: &Lease,
+) -> Result<Vec<LoadedImage>> {
     let documents = &contents.documents;
     let loaded = if let Some(manifest) = documents.get(&b"manifest.json"[..]) {
-        docker(inner, contents, parse("manifest.json", manifest)?, lease)?
+        docker(inner, contents, parse("manifest.json", manifest)?, platform, lease)?
     } else if let Some(index) = documents.get(&b"index.json"[..]) {
-        oci(inner, contents, &Index::parse(index)?, lease)?
+        oci(inner, contents, &Index::parse(index)?, platform, lease)?
     } else if let Some(repositories) = documents.get(&b"repositories"[..]) {
         legacy(inner, contents, parse("repositories", repositories)?, lease)?
     } else {
         let reason = "it has no manifest.json, no index.json and no repositories. (A root file system is imported: `docker import`)";
         return Err(Error::BadArchive(reason.into()));
     };
+    if let (Some(platform), true) = (platform, loaded.is_empty()) {
+        return Err(Error::BadArchive(format!(
+            "requested platform ({platform}) not found: image might be filtered out"
+        )));
+    }
     if loaded.is_empty() {
         return Err(Error::BadArchive("it holds no image for this platform".into()));
     }
     Ok(loaded)
 }
 
-fn docker(inner: &Inner, contents: &Contents, images: Vec<DockerImage>, lease: &Lease) -> Result<Vec<LoadedImage>> {
+/// Whether an image of that configuration is wanted.
+fn is_for(config: &[u8], platform: Option<&Platform>) -> Result<bool> {
+    let Some(platform) = platform else { return Ok(true) };
+    Ok(platform.matches(&ImageConfig::parse(config)?.platform()))
+}
+
+fn docker(
+    inner: &Inner,
+    contents: &Contents,
+    images: Vec<DockerImage>,
+    platform: Option<&Platform>,
+    lease: &Lease,
+) -> Result<Vec<LoadedImage>> {
     let mut loaded = Vec::new();
     for image in images {
         let config = contents.document(image.config.as_bytes())?;
+        if !is_for(config, platform)? {
+            continue;
+        }
         let layers = image.layers.unwrap_or_default();
         let layers = layers.iter().map(|path| contents.layer(path.as_bytes()).map(|layer| layer.diff_id));
         let names = image.repo_tags.unwrap_or_default();
@@ -55,11 +82,18 @@ fn docker(inner: &Inner, contents: &Contents, images: Vec<DockerImage>, lease: &
     Ok(loaded)
 }
 
-fn oci(inner: &Inner, contents: &Contents, index: &Index, lease: &Lease) -> Result<Vec<LoadedImage>> {
+fn oci(
+    inner: &Inner,
+    contents: &Contents,
+    index: &Index,
+    platform: Option<&Platform>,
+    lease: &Lease,
+) -> Result<Vec<LoadedImage>> {
+    let chosen = platform.unwrap_or(&inner.platform);
     let mut found: BTreeMap<Digest, (Descriptor, Vec<Reference>)> = BTreeMap::new();
     for descriptor in &index.manifests {
         let name = name_of(descriptor);
-        for manifest in manifests(inner, contents, descriptor, 0)? {
+        for manifest in manifests(chosen, contents, descriptor, 0)? {
             found.entry(manifest.digest).or_insert_with(|| (manifest, Vec::new())).1.extend(name.clone());
         }
     }
@@ -72,6 +106,9 @@ fn oci(inner: &Inner, contents: &Contents, index: &Index, lease: &Lease) -> Resu
             continue;
         }
         let config = contents.document(&blob_path(&manifest.config.digest))?;
+        if !is_for(config, platform)? {
+            continue;
+        }
         let layers = manifest.layers.iter().map(|layer| contents.layer(&blob_path(&layer.digest)).map(|l| l.diff_id));
         let layers = layers.collect::<Result<Vec<_>>>()?;
         lease.pin(&descriptor.digest);
@@ -81,9 +118,9 @@ fn oci(inner: &Inner, contents: &Contents, index: &Index, lease: &Lease) -> Resu
     Ok(loaded)
 }
 
-/// The image manifests that a descriptor leads to: of an index, the one for this platform, or all it says nothing of.
-fn manifests(inner: &Inner, contents: &Contents, descriptor: &Descriptor, depth: usize) -> Result<Vec<Descriptor>> {
-    let fits = |platform: &crate::Platform| inner.platform.matches(platform);
+/// The image manifests that a descriptor leads to: of an index, the one for the platform, or all it says nothing of.
+fn manifests(chosen: &Platform, contents: &Contents, descriptor: &Descriptor, depth: usize) -> Result<Vec<Descriptor>> {
+    let fits = |platform: &Platform| chosen.matches(platform);
     if media_type::is_manifest(&descriptor.media_type) {
         return Ok(vec![descriptor.clone()]);
     }
@@ -93,7 +130,7 @@ fn manifests(inner: &Inner, contents: &Contents, descriptor: &Descriptor, depth:
     let index = Index::parse(contents.document(&blob_path(&descriptor.digest))?)?;
     let mut all = Vec::new();
     for entry in index.manifests.iter().filter(|entry| entry.platform.as_ref().is_none_or(fits)) {
-        all.extend(manifests(inner, contents, entry, depth + 1)?);
+        all.extend(manifests(chosen, contents, entry, depth + 1)?);
     }
     Ok(all)
 }

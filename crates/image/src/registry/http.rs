@@ -208,6 +208,12 @@ fn redirection(outgoing: &Outgoing, answer: &Answer) -> Result<Option<Outgoing>,
     }
     let mut next = outgoing.clone();
     if url.authority() != outgoing.url.authority() {
+        // A token is bought with a secret in the body.
+        if outgoing.method == Method::POST && !outgoing.body.is_empty() {
+            return Err(failed(format!(
+                "the registry redirects to {url}, which may not have what was meant for it alone"
+            )));
+        }
         next.headers.remove(header::AUTHORIZATION);
     }
     next.url = url;

@@ -308,10 +308,19 @@ fn range_start(answer: &Answer) -> Option<u64> {
 }
 
 fn location(answer: &Answer) -> Result<Uri, RegistryError> {
-    let text = answer.header(&header::LOCATION).unwrap_or_default();
-    resolve(&answer.url, text)
+    location_from(&answer.url, answer.header(&header::LOCATION).unwrap_or_default())
+}
+
+/// Where an upload goes on, as the answer from `base` has it.
+fn location_from(base: &Uri, text: &str) -> Result<Uri, RegistryError> {
+    let url = resolve(base, text)
         .filter(|url| url.host().is_some() && !text.is_empty())
-        .ok_or_else(|| malformed_location(text, "it is no address"))
+        .ok_or_else(|| malformed_location(text, "it is no address"))?;
+    if base.scheme_str() == Some("https") && url.scheme_str() != Some("https") {
+        let reason = "it is not protected by TLS, as the registry is: a proxy before it may have to tell it so (X-Forwarded-Proto)";
+        return Err(malformed_location(text, reason));
+    }
+    Ok(url)
 }
 
 fn malformed_location(text: &str, reason: impl std::fmt::Display) -> RegistryError {
@@ -339,6 +348,20 @@ mod tests {
         assert_eq!(next_page(r#"</v2/a/tags/list?last=b&n=2>; rel="next""#), Some("/v2/a/tags/list?last=b&n=2"));
         assert_eq!(next_page(r#"<x>; rel=prev, <y>; a=b; rel=next"#), Some("y"));
         assert_eq!(next_page("nothing"), None);
+    }
+
+    #[test]
+    fn an_upload_does_not_leave_tls() {
+        let base: Uri = "https://reg.example/v2/app/blobs/uploads/".parse().unwrap();
+        assert_eq!(location_from(&base, "/v2/u/1").unwrap().to_string(), "https://reg.example/v2/u/1");
+        assert_eq!(location_from(&base, "https://store.example/1").unwrap().to_string(), "https://store.example/1");
+        let error = location_from(&base, "http://reg.example/v2/u/1").unwrap_err().to_string();
+        assert!(error.contains("http://reg.example/v2/u/1") && error.contains("not protected by TLS"), "{error}");
+        let plain: Uri = "http://127.0.0.1:5000/v2/app/blobs/uploads/".parse().unwrap();
+        assert_eq!(
+            location_from(&plain, "http://127.0.0.1:5000/u/1").unwrap().to_string(),
+            "http://127.0.0.1:5000/u/1"
+        );
     }
 
     #[test]

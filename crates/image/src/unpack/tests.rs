@@ -307,6 +307,18 @@ fn limits_name_the_entry() {
     let many: Vec<_> = (0..60).map(|i| (file(&format!("f{i}")), &[0u8; 1000][..])).collect();
     let small = UnpackLimits { bytes: 50_000, ..UnpackLimits::default() };
     assert!(limited(small, &archive(&many)).contains("uncompressed bytes"));
+    // Directories are remembered to the end, and a name may have thousands of bytes.
+    let long = "n".repeat(200);
+    let named: Vec<_> = (0..10).map(|i| (dir(&format!("{long}{i}")), &b""[..])).collect();
+    let little = || UnpackLimits { names: 2000, ..UnpackLimits::default() };
+    assert!(
+        limited(little(), &archive(&named)).contains("the memory for names of directories exceeds the limit of 2000")
+    );
+    // The same one again takes no more, and one that is replaced takes none.
+    let again: Vec<_> = (0..30).map(|_| (dir(&long), &b""[..])).collect();
+    Stage::new().unpack_with(&archive(&again), |o| o.limits = Box::leak(Box::new(little()))).unwrap();
+    let replaced: Vec<_> = (0..30).flat_map(|_| [(dir(&long), &b""[..]), (file(&long), &b""[..])]).collect();
+    Stage::new().unpack_with(&archive(&replaced), |o| o.limits = Box::leak(Box::new(little()))).unwrap();
 }
 
 #[test]

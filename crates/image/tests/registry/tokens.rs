@@ -201,3 +201,22 @@ async fn a_token_that_ended_is_replaced() {
     place.holds(&fixture);
     assert_eq!(tokens.seen(&Method::GET, "/token").len(), 2);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refresh_token_does_not_follow_a_redirection() {
+    let fixture = Fixture::new("away", &[10]);
+    let elsewhere = Misbehaving::start(&fixture, |_, _| Some(Reply::new(200, r#"{"token":"t"}"#))).await;
+    let to = format!("http://{}/token", elsewhere.host);
+    let tokens = Misbehaving::start(&fixture, move |_, _| Some(Reply::new(307, "").with("location", to.clone()))).await;
+    let realm = format!("Bearer realm=\"http://{}/token\",service=\"s\"", tokens.host);
+    let registry = Misbehaving::start(&fixture, move |_, _| {
+        Some(refused(401, "UNAUTHORIZED", "authentication required").with("www-authenticate", realm.clone()))
+    })
+    .await;
+    let credential = Credential::Identity("refresh".to_owned());
+    let auth = Auth { credential, server_address: registry.host.clone() };
+    let error = registries().tags(&registry.name("app"), Some(&auth)).await.unwrap_err().to_string();
+    assert!(error.contains("redirects to") && error.contains("meant for it alone"), "{error}");
+    assert_eq!(tokens.seen(&Method::POST, "/token").len(), 1);
+    assert!(elsewhere.seen(&Method::POST, "/token").is_empty());
+}

@@ -22,12 +22,12 @@ use std::process::ExitCode;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct DetachKeys {
     text: String,
-    bytes: Vec<u8>,
+    keys: engine::DetachKeys,
 }
 
 impl Default for DetachKeys {
     fn default() -> Self {
-        DetachKeys { text: "ctrl-p,ctrl-q".into(), bytes: vec![16, 17] }
+        "ctrl-p,ctrl-q".parse().expect("the default keys are keys")
     }
 }
 
@@ -42,46 +42,10 @@ impl FromStr for DetachKeys {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let byte = |key: &str| match (key.strip_prefix("ctrl-").map(str::as_bytes), key.as_bytes()) {
-            (Some(&[letter @ (b'a'..=b'z' | b'A'..=b'Z' | b'@' | b'[' | b'\\' | b']' | b'^' | b'_')]), _) => {
-                Ok(letter.to_ascii_uppercase() ^ 0x40)
-            }
-            (None, &[one]) if one.is_ascii() => Ok(one),
-            _ => {
-                Err(format!("{key:?} is no key: give a character, or ctrl- and a letter, with commas between several"))
-            }
-        };
-        Ok(DetachKeys { text: text.to_owned(), bytes: text.split(',').map(byte).collect::<Result<_, _>>()? })
-    }
-}
-
-/// Looks for detach keys in what is typed.
-struct Watch<'a> {
-    keys: &'a [u8],
-    /// How many of them have come, and are held back.
-    seen: usize,
-}
-
-impl Watch<'_> {
-    /// What goes on to the container, and whether the keys are complete.
-    fn pass(&mut self, typed: &[u8]) -> (Vec<u8>, bool) {
-        let mut on = Vec::with_capacity(typed.len());
-        for &byte in typed {
-            if self.keys.get(self.seen) == Some(&byte) {
-                self.seen += 1;
-                if self.seen == self.keys.len() {
-                    return (on, true);
-                }
-                continue;
-            }
-            on.extend_from_slice(&self.keys[..std::mem::take(&mut self.seen)]);
-            if self.keys.first() == Some(&byte) {
-                self.seen = 1;
-            } else {
-                on.push(byte);
-            }
-        }
-        (on, false)
+        let keys = engine::DetachKeys::parse(Some(text)).map_err(|_| {
+            format!("{text:?} are no keys: give a character, or ctrl- and a small letter, with commas between several")
+        })?;
+        Ok(DetachKeys { text: text.to_owned(), keys })
     }
 }
 
@@ -106,10 +70,10 @@ impl Conversation<'_> {
     pub(super) async fn hold(&self, stream: Upgraded) -> Result<End> {
         let (mut from, to) = tokio::io::split(stream);
         let mut output = Output::of(self.tty);
-        let mut input = Input { to: Some(to), typed: None, watch: None };
+        let mut input = Input { to: Some(to), typed: None, keys: None };
         if self.stdin {
             input.typed = Some(keyboard()?);
-            input.watch = self.tty.then_some(Watch { keys: &self.keys.bytes, seen: 0 });
+            input.keys = self.tty.then(|| self.keys.keys.clone());
         }
         // One future for all of the input: a piece that is half written must not be given up for output that comes.
         let mut typing = std::pin::pin!(input.carry_all());
@@ -127,13 +91,13 @@ impl Conversation<'_> {
 }
 
 /// The way from the keyboard to the process.
-struct Input<'a> {
+struct Input {
     to: Option<WriteHalf<Upgraded>>,
     typed: Option<mpsc::Receiver<Bytes>>,
-    watch: Option<Watch<'a>>,
+    keys: Option<engine::DetachKeys>,
 }
 
-impl Input<'_> {
+impl Input {
     /// Carries everything, until the detach keys are typed.
     async fn carry_all(&mut self) {
         while !self.carry().await {}
@@ -150,8 +114,8 @@ impl Input<'_> {
             self.typed = None;
             return false;
         };
-        let (piece, detached) = match &mut self.watch {
-            Some(watch) => watch.pass(&piece),
+        let (piece, detached) = match &mut self.keys {
+            Some(keys) => keys.pass(&piece),
             None => (piece.to_vec(), false),
         };
         // A process that reads no more still has its output.
@@ -354,18 +318,9 @@ mod tests {
     #[test]
     fn keys_are_bytes() {
         assert_eq!("ctrl-p,ctrl-q".parse(), Ok(DetachKeys::default()));
-        assert_eq!("a,ctrl-[".parse::<DetachKeys>().map(|keys| keys.bytes), Ok(vec![b'a', 27]));
+        assert_eq!("a,ctrl-[".parse::<DetachKeys>().map(|keys| keys.keys.bytes().to_vec()), Ok(vec![b'a', 27]));
         for bad in ["", "ctrl-", "ctrl-1", "ab", "a,,b"] {
             assert!(bad.parse::<DetachKeys>().is_err(), "{bad}");
         }
-    }
-
-    #[test]
-    fn keys_are_held_back_until_they_are_others() {
-        let mut watch = Watch { keys: &[16, 17], seen: 0 };
-        assert_eq!(watch.pass(b"a\x10"), (b"a".to_vec(), false));
-        assert_eq!(watch.pass(b"b"), (b"\x10b".to_vec(), false));
-        assert_eq!(watch.pass(b"\x10\x10"), (b"\x10".to_vec(), false));
-        assert_eq!(watch.pass(b"\x11x"), (Vec::new(), true));
     }
 }

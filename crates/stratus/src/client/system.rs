@@ -57,9 +57,11 @@ pub(super) async fn info(context: &Context) -> Result<ExitCode> {
     let memory = document["MemTotal"].as_u64().map(human::binary).unwrap_or_default();
     let security: Vec<&str> =
         document["SecurityOptions"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    let version = own_version(&context.daemon.document(Request::get("/version")).await?);
     let rows = [
         ("Daemon", context.daemon.address().to_string()),
-        ("Version", text("ServerVersion")),
+        ("Version", version),
+        ("Stands for", format!("Docker {}", text("ServerVersion"))),
         ("Name", text("Name")),
         ("Containers", containers),
         ("Images", text("Images")),
@@ -85,6 +87,13 @@ pub(super) async fn info(context: &Context) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// The version of stratus that a daemon is, of its answer about versions; that of another daemon where it is none.
+fn own_version(server: &Value) -> String {
+    let components = server["Components"].as_array().into_iter().flatten();
+    let own = components.filter(|component| component["Name"] == "stratus").map(|component| &component["Version"]);
+    own.chain([&server["Version"]]).find_map(Value::as_str).unwrap_or_default().to_owned()
+}
+
 /// `stratus version`
 pub(super) async fn version(context: &Context) -> Result<ExitCode> {
     let client = env!("CARGO_PKG_VERSION");
@@ -103,7 +112,7 @@ pub(super) async fn version(context: &Context) -> Result<ExitCode> {
             let text = |name: &str| server[name].as_str().unwrap_or_default().to_owned();
             let api = format!("{} to {}", text("MinAPIVersion"), text("ApiVersion"));
             let platform = format!("{}/{}, kernel {}", text("Os"), text("Arch"), text("KernelVersion"));
-            table.row(["daemon".into(), text("Version").into(), api.into(), Cell::from(platform)]);
+            table.row(["daemon".into(), own_version(&server).into(), api.into(), Cell::from(platform)]);
         }
         output::table(&table)?;
     }

@@ -1,15 +1,16 @@
 //! Reading the logs that a keeper writes, also while it writes them.
 //!
 //! ```no_run
-//! # use keeper::logs::reader::{Follower, LogReader, ReadOptions};
+//! # use keeper::logs::reader::{LogReader, ReadOptions, Watcher};
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! # let config = keeper::protocol::LogConfig::None;
-//! let follower = Follower::new(&config)?;
+//! let watcher = Watcher::new()?;
+//! watcher.watch(&config)?;
 //! let mut reader = LogReader::open(&config, &ReadOptions { tail: Some(10), ..ReadOptions::default() })?;
 //! while !reader.is_past_until() {
 //!     match reader.next_entry()? {
 //!         Some(entry) => print!("{}", String::from_utf8_lossy(&entry.text())),
-//!         None => _ = follower.wait(None)?,
+//!         None => _ = watcher.wait(None)?,
 //!     }
 //! }
 //! # Ok(()) }
@@ -25,7 +26,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::path::PathBuf;
 
-pub use follow::Follower;
+pub use follow::{Changed, Watch, Watcher};
 
 use self::decode::{Decoded, Format};
 use self::files::Source;
