@@ -350,10 +350,11 @@ fn become_container<'p>(
     // The container's own programs, so confined as it is.
     hooks::run(&plan.start_container, start, states[1].as_ref(), || process::confine(progress, seccomp_late))?;
     process::close_others(plan.preserve_fds)?;
+    let gate = prepared.init.as_ref().map(|_| pid1::Gate::new()).transpose()?;
     progress.report(Kind::Executing, Step::Exec, &[])?;
     process::confine(progress, seccomp_late)?;
-    if let Some(init) = &prepared.init {
-        pid1::split(init.as_fd(), plan.process.terminal.is_some())?;
+    if let (Some(init), Some(gate)) = (&prepared.init, gate) {
+        pid1::split(init.as_fd(), gate, plan.process.terminal.is_some())?;
     }
     process::execute(progress, program)
 }

@@ -16,6 +16,10 @@ const RULES: &[(&str, &str)] = &[
     // The next free subnet, and addresses and MAC addresses in it: the default bridge has the first.
     (r"\b172\.31\.[1-9]\d*\.", "172.31.<next>."),
     (r"\b02:42:ac:1f:(0[1-9a-f]|[1-9a-f]\d):", "02:42:ac:1f:<next>:"),
+    // What is free in it: dockerd gives an address to the next one as soon as its owner has ended, stratus once nothing of
+    // that one answers to it any more. What a scenario asks for itself is from 9 on.
+    (r"\b172\.31\.(0|<next>)\.[2-8]\b", "172.31.$1.<free>"),
+    (r"\b02:42:ac:1f:(00|<next>):0[2-8]\b", "02:42:ac:1f:$1:<free>"),
     // As `ls -l` has it.
     (r"\b[A-Z][a-z]{2} [ \d]\d \d\d:\d\d\b", "<time>"),
     // How long ago, and for how long.

@@ -113,7 +113,7 @@ impl Layout {
             &["rw", "ro", "xattr", "clone_children", "noprefix", "cpuset_v2_mode", "favordynmods", "none"];
         let controllers: Vec<String> = options
             .split(',')
-            .filter(|option| !FLAGS.contains(option) && !option.starts_with("release_agent="))
+            .filter(|option| !option.is_empty() && !FLAGS.contains(option) && !option.starts_with("release_agent="))
             .map(str::to_owned)
             .collect();
         if controllers.is_empty() || self.v1.iter().any(|known| known.controllers == controllers) {

@@ -5,6 +5,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 
 use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::io::{Errno, Result};
+use rustix::pipe::PipeFlags;
 
 use super::{At, Halt, Outcome};
 use crate::sync::Step;
@@ -26,8 +27,28 @@ pub(crate) fn program() -> Result<OwnedFd> {
     Ok(file)
 }
 
+/// Where the program's process waits until PID 1 is the init: whatever it is before, no program sees.
+pub(super) struct Gate {
+    wait: OwnedFd,
+    /// Closed by the exec.
+    open: OwnedFd,
+}
+
+impl Gate {
+    pub(super) fn new<'p>() -> Outcome<'p, Self> {
+        let (wait, open) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).at(Step::Fork, b"")?;
+        Ok(Self { wait, open })
+    }
+
+    /// Whether the exec has succeeded: PID 1 writes something if not, and has told why.
+    fn pass(self) -> Result<bool> {
+        drop(self.open);
+        rustix::io::retry_on_intr(|| rustix::io::read(&self.wait, &mut [0u8])).map(|read| read == 0)
+    }
+}
+
 /// Forks. The child returns, to become the program; PID 1 becomes the init.
-pub(super) fn split<'p>(init: BorrowedFd<'_>, terminal: bool) -> Outcome<'p, ()> {
+pub(super) fn split<'p>(init: BorrowedFd<'_>, gate: Gate, terminal: bool) -> Outcome<'p, ()> {
     // None may be lost before the init waits for them; exec leaves them blocked.
     let _ = sys::block_signals();
     // Orphans come to PID 1 by themselves; where the PID namespace is somebody else's, they come by this.
@@ -35,9 +56,14 @@ pub(super) fn split<'p>(init: BorrowedFd<'_>, terminal: bool) -> Outcome<'p, ()>
     // SAFETY: both sides make nothing but system calls on their own stack.
     let program = unsafe { sys::fork() }.at(Step::Fork, b"")?;
     if program != 0 {
-        return Err(Halt::new(Step::Exec, become_init(init, program), b"the init of the container"));
+        let errno = become_init(init, program);
+        let _ = rustix::io::write(&gate.open, b"!");
+        return Err(Halt::new(Step::Exec, errno, b"the init of the container"));
     }
     sys::reset_signals();
+    if !gate.pass().at(Step::Fork, b"")? {
+        sys::exit(125);
+    }
     if terminal {
         // The program leads the session, so that the terminal's signals reach it.
         rustix::process::setsid().at(Step::NewSession, b"")?;
