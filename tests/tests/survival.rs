@@ -225,7 +225,7 @@ fn what_others_need_starts_first_after_a_boot() {
     // What a boot changes for a daemon.
     std::fs::write(host.run_dir().join("boot_id"), "another").expect("write");
     host.restart();
-    let running = "docker ps --format '{{.Names}}' | sort | xargs";
+    let running = "docker ps --filter status=running --format '{{.Names}}' | sort | xargs";
     eventually("all to run", || host.sh(running).text() == "db side0 side1 side2 side3 up web0 web1 web2 web3");
     // Each was started once: none had to be tried again as another was missing.
     host.sh("docker inspect -f '{{.RestartCount}}' db web0 web1 web2 web3 side0 side1 side2 side3 | sort -u").says("1");

@@ -162,7 +162,8 @@ impl Reference {
             return self.name();
         }
         match self.path.strip_prefix(OFFICIAL_PREFIX) {
-            Some(short) if !short.contains('/') => short.to_owned(),
+            // The last word alone would be taken for an image's id.
+            Some(short) if !short.contains('/') && !is_image_id(short) => short.to_owned(),
             // A path that begins as a domain does would be read as one.
             _ if split_domain(&self.path) != (DEFAULT_DOMAIN, &self.path) => self.name(),
             _ => self.path.clone(),

@@ -17,6 +17,7 @@ mod number {
     pub const KILL: usize = 62;
     pub const WAIT4: usize = 61;
     pub const EXIT_GROUP: usize = 231;
+    pub const CLOSE_RANGE: usize = 436;
     pub const PRCTL: usize = 157;
 }
 
@@ -26,6 +27,7 @@ mod number {
     pub const KILL: usize = 129;
     pub const WAIT4: usize = 260;
     pub const EXIT_GROUP: usize = 94;
+    pub const CLOSE_RANGE: usize = 436;
     pub const PRCTL: usize = 167;
 }
 
@@ -119,6 +121,9 @@ fn look_after(program: isize) -> ! {
     // Executed by its descriptor, it would be called by that number.
     // SAFETY: a terminated name.
     unsafe { call(number::PRCTL, [PR_SET_NAME, c"init".as_ptr() as usize, 0, 0]) };
+    // The program waits for that.
+    // SAFETY: plain numbers; nothing here uses a descriptor.
+    unsafe { call(number::CLOSE_RANGE, [3, u32::MAX as usize, 0, 0]) };
     loop {
         // SAFETY: a set of 64 signals, no place for details, no end of the wait.
         let signal = unsafe { call(number::RT_SIGTIMEDWAIT, [&raw const all as usize, 0, 0, size_of::<u64>()]) };

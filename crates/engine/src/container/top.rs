@@ -1,6 +1,6 @@
 //! `top`: the processes of a container, as the host's `ps` shows them.
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 
 use tokio::process::Command;
 
@@ -42,8 +42,8 @@ impl Engine {
             let cgroup = engine.0.placements.cgroup(&record)?;
             cgroup.processes().map_err(|error| Error::system(error.to_string()))
         });
-        let pids: HashSet<i32> = pids.await?.into_iter().collect();
-        // By itself it selects those of its own user and terminal. Some arguments don't go together with a list.
+        let pids: BTreeSet<i32> = pids.await?.into_iter().collect();
+        // In the order of their numbers, as ps has them without a list. By itself it selects those of its own user and terminal. Some arguments don't go together with a list.
         let mut output = ps(arguments, Some(&pids)).await?;
         if !output.status.success() {
             output = ps(arguments, None).await?;
@@ -58,7 +58,7 @@ impl Engine {
 }
 
 /// What `ps` prints, of these processes where they are named.
-async fn ps(arguments: &str, pids: Option<&HashSet<i32>>) -> Result<std::process::Output> {
+async fn ps(arguments: &str, pids: Option<&BTreeSet<i32>>) -> Result<std::process::Output> {
     let pids = pids.filter(|pids| !pids.is_empty());
     let list = pids.map(|pids| format!("-q{}", pids.iter().map(i32::to_string).collect::<Vec<_>>().join(",")));
     Command::new("ps").args(arguments.split_whitespace()).args(list).output().await.map_err(|error| {
@@ -76,7 +76,7 @@ fn check(arguments: &str) -> Result<()> {
 }
 
 /// Rows of `ps` whose process is one of `pids`.
-fn parse(output: &str, pids: &HashSet<i32>) -> Result<ProcessTable> {
+fn parse(output: &str, pids: &BTreeSet<i32>) -> Result<ProcessTable> {
     let mut lines = output.lines();
     let titles: Vec<String> = lines.next().unwrap_or_default().split_whitespace().map(str::to_owned).collect();
     let Some(column) = titles.iter().position(|title| title == "PID") else {
@@ -113,14 +113,14 @@ mod tests {
     #[test]
     fn the_last_column_keeps_its_spaces() {
         let output = "UID  PID CMD\nroot   1 /sbin/init splash\nroot  12 sleep 60\n";
-        let table = parse(output, &HashSet::from([12])).unwrap();
+        let table = parse(output, &BTreeSet::from([12])).unwrap();
         assert_eq!(table.titles, ["UID", "PID", "CMD"]);
         assert_eq!(table.rows, [["root", "12", "sleep 60"]]);
     }
 
     #[test]
     fn without_a_pid_column_nothing_can_be_told() {
-        assert!(parse("CMD\nx\n", &HashSet::new()).is_err());
+        assert!(parse("CMD\nx\n", &BTreeSet::new()).is_err());
         assert!(check("-o pid=X").is_err());
     }
 }

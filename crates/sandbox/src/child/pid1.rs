@@ -4,7 +4,7 @@ use std::io::Write;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
 use rustix::fs::{MemfdFlags, SealFlags};
-use rustix::io::{Errno, Result};
+use rustix::io::{Errno, FdFlags, Result};
 use rustix::pipe::PipeFlags;
 
 use super::{At, Halt, Outcome};
@@ -30,7 +30,7 @@ pub(crate) fn program() -> Result<OwnedFd> {
 /// Where the program's process waits until PID 1 is the init: whatever it is before, no program sees.
 pub(super) struct Gate {
     wait: OwnedFd,
-    /// Closed by the exec.
+    /// Goes on to the init, which closes it.
     open: OwnedFd,
 }
 
@@ -40,7 +40,7 @@ impl Gate {
         Ok(Self { wait, open })
     }
 
-    /// Whether the exec has succeeded: PID 1 writes something if not, and has told why.
+    /// Whether PID 1 is the init: it writes something if not, and tells why.
     fn pass(self) -> Result<bool> {
         drop(self.open);
         rustix::io::retry_on_intr(|| rustix::io::read(&self.wait, &mut [0u8])).map(|read| read == 0)
@@ -56,7 +56,10 @@ pub(super) fn split<'p>(init: BorrowedFd<'_>, gate: Gate, terminal: bool) -> Out
     // SAFETY: both sides make nothing but system calls on their own stack.
     let program = unsafe { sys::fork() }.at(Step::Fork, b"")?;
     if program != 0 {
-        let errno = become_init(init, program);
+        let errno = match rustix::io::fcntl_setfd(&gate.open, FdFlags::empty()) {
+            Ok(()) => become_init(init, program),
+            Err(errno) => errno,
+        };
         let _ = rustix::io::write(&gate.open, b"!");
         return Err(Halt::new(Step::Exec, errno, b"the init of the container"));
     }
