@@ -206,13 +206,13 @@ fn health_checks_that_hang() {
     eventually("many checks", || host.sh(timeouts).number() >= 12);
     let checks = host.sh("docker top hangs -o args | grep -c 987 || true").number();
     assert!(checks <= 3, "{checks} checks are still there");
-    // Each is told of from its making to its end.
+    // They are told of from their making to their end; on a slow machine the next begins before that.
     host.sh("docker rm -f hangs").ok();
     let seen = host.sh(
         "docker events --since 1h --until $(date +%s.%N) -f container=hangs --format '{{.Action}}' | sed 's/:.*//' \
-         | grep exec_ | head -n 3 | xargs",
+         | grep exec_ | sort -u | xargs",
     );
-    seen.says("exec_create exec_start exec_die");
+    seen.says("exec_create exec_die exec_start");
 }
 
 /// A removal and whatever else may be done to a container, all at once, many times: what a removal said is done is done
