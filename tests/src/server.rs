@@ -100,7 +100,7 @@ impl Drop for Server {
             eprintln!("--- what the service logged:\n{}---", journal.stdout());
         }
         let taken_down = self.sh("systemctl disable --now stratus.service stratus.socket && systemctl reset-failed \
-             && stratus daemon --clean && rm -r /var/lib/stratus /run/stratus");
+             && stratus daemon --clean && rm -rf /var/lib/stratus /run/stratus");
         let mut left = self.sh(WHAT_STAYS);
         let until = Instant::now() + *DEADLINE / 6;
         while !left.stdout().is_empty() && Instant::now() < until {
