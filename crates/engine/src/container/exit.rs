@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use keeper::protocol::{Exit, Request};
+use keeper::protocol::{Exit, ExitStatus, Request};
 
 use super::start::show_network;
 use super::{Container, LastUsage, Life};
@@ -23,10 +23,15 @@ pub(super) struct End {
     pub(super) error: String,
 }
 
+/// Why a container has ended that nobody held any more.
+pub(super) const LOST: &str = "the keeper that held it ended (the machine was booted, or the keeper was killed)";
+
 impl From<&Exit> for End {
     fn from(exit: &Exit) -> Self {
         let at = Timestamp::from_nanosecond(exit.at.0.into()).unwrap_or_else(|_| Timestamp::now());
-        Self { code: exit.status.shell_code().into(), at, error: String::new() }
+        // How it ended, nobody saw: a later keeper found that it was there no more.
+        let error = if exit.status == ExitStatus::Unknown { LOST } else { "" };
+        Self { code: exit.status.shell_code().into(), at, error: error.to_owned() }
     }
 }
 

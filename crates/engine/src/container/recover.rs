@@ -14,7 +14,7 @@ use std::sync::atomic::Ordering;
 use keeper::client::List;
 use keeper::protocol::{EntryInfo, Exit, Request, State as Held};
 
-use super::exit::{End, FIRST_PAUSE};
+use super::exit::{End, FIRST_PAUSE, LOST};
 use super::{Container, Life};
 use crate::model::{ContainerRecord, MountPoint, Phase, RestartPolicy, Timestamp};
 use crate::{Engine, Result};
@@ -129,11 +129,7 @@ impl Engine {
     async fn end_lost(&self, life: Life<'_>) -> Result<bool> {
         let end = match crate::cleaned::moment(&self.0.config.data_dir) {
             Some(at) => End { code: KILLED, at, error: CLEANED.to_owned() },
-            None => {
-                let error =
-                    "the keeper that held it ended (the machine was booted, or the keeper was killed)".to_owned();
-                End { code: UNKNOWN, at: Timestamp::now(), error }
-            }
+            None => End { code: UNKNOWN, at: Timestamp::now(), error: LOST.to_owned() },
         };
         tracing::warn!(container = %life.id.short(), "{}", end.error);
         Ok(self.end_locked(life, end, true).await?.is_some())
