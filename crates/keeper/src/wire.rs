@@ -7,7 +7,7 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{MemfdFlags, SealFlags};
+use rustix::fs::SealFlags;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer, SendAncillaryMessage,
     SendFlags,
@@ -83,7 +83,8 @@ impl Packet {
         if !long {
             return Ok(Packet { bytes, descriptors });
         }
-        descriptors.push(into_memfd(&bytes[1..])?);
+        let body = sandbox::memory::sealed(c"stratus-message", &bytes[1..]);
+        descriptors.push(body.map_err(WireError::socket("put a long message into memory"))?);
         Ok(Packet { bytes: vec![IN_MEMFD], descriptors })
     }
 
@@ -170,19 +171,6 @@ pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, WireError> {
         Ok(_) => Err(WireError::Malformed("something follows its end")),
         Err(_) => Err(WireError::Malformed("it cannot be decoded")),
     }
-}
-
-fn into_memfd(bytes: &[u8]) -> Result<OwnedFd, WireError> {
-    let error = WireError::socket("put a long message into memory");
-    let file = rustix::fs::memfd_create(c"stratus-message", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)
-        .map_err(&error)?;
-    let mut rest = bytes;
-    while !rest.is_empty() {
-        let written = rustix::io::write(&file, rest).map_err(&error)?;
-        rest = &rest[written..];
-    }
-    rustix::fs::fcntl_add_seals(&file, SEALS).map_err(&error)?;
-    Ok(file)
 }
 
 /// Only a sealed memory file is read: reading it cannot block, and its content is settled.

@@ -108,11 +108,7 @@ fn what_is_not_published_stays_closed_where_another_firewall_was_opened() {
 fn two_instances_share_a_host() {
     on_a_host(|host| {
         let networks = host.networks();
-        let mut config = host.config();
-        config.instance = "t2".parse().unwrap();
-        config.store = store::Store::in_memory().unwrap();
-        config.bridge_name = "stratus1".into();
-        let second = net::Networks::open(config, Vec::new()).unwrap();
+        let second = net::Networks::open(host.second_config(), Vec::new()).unwrap();
         let (stranger, web) = serving(&host, &networks);
         let other = run(&second, spec("other", &["bridge"], &["8081:80"]));
         other.serve(80);

@@ -82,10 +82,7 @@ fn subnets_keep_clear_of_each_other_and_of_the_hosts_routes() {
             assert_eq!(error.to_string(), "Pool overlaps with other one on this address space", "{taken}");
         }
         networks.create(chosen("within-a-wider-route", "10.9.1.0/24")).unwrap();
-        let mut config = host.config();
-        config.instance = "t2".parse().unwrap();
-        config.store = store::Store::in_memory().unwrap();
-        config.bridge_name = "second0".into();
+        let mut config = host.second_config();
         config.address_pools = vec![net::AddressPool { base: "10.200.0.0/23".parse().unwrap(), size: 24 }];
         let small = Networks::open(config, Vec::new()).unwrap();
         small.create(NetworkSpec::bridge("last")).unwrap();

@@ -258,11 +258,7 @@ fn a_host_that_is_made_to_forward_is_no_router_for_others() {
         here.sh("ip route add default via 192.0.2.1");
         here.serve(80);
         let networks = host.networks();
-        let mut config = host.config();
-        config.instance = "t2".parse().unwrap();
-        config.store = store::Store::in_memory().unwrap();
-        config.bridge_name = "stratus1".into();
-        let second = net::Networks::open(config, Vec::new()).unwrap();
+        let second = net::Networks::open(host.second_config(), Vec::new()).unwrap();
         let check = |networks: &net::Networks, name: &str| {
             there.cannot_reach("192.0.2.2:80");
             assert_eq!(run(networks, spec(name, &["bridge"], &[])).ask("192.0.2.2:80").to_string(), "192.0.2.1");

@@ -14,6 +14,7 @@
 pub mod apparmor;
 pub mod cgroup;
 mod child;
+pub mod memory;
 pub mod plan;
 #[cfg(feature = "runtime-cli")]
 pub mod runtime;

@@ -263,7 +263,7 @@ impl SyncChannel {
 
     /// The last event of a process that is known to have ended, once nothing more is [received](Self::receive). Its end of
     /// the channel can still be open for a moment: a process that is being cloned may have a copy of it.
-    pub fn last(self) -> SyncEvent {
+    pub fn last(&self) -> SyncEvent {
         if self.executing { SyncEvent::Executed } else { SyncEvent::Vanished }
     }
 

@@ -13,6 +13,7 @@ use tokio::sync::{oneshot, watch};
 use super::Container;
 use super::attach::{Attachment, ends, watched};
 use super::detach_keys::DetachKeys;
+use super::exit::KILLED;
 use super::stop::{SIGKILL, not_running};
 use crate::model::{ContainerId, Phase};
 use crate::spec::ExecRequest;
@@ -20,8 +21,6 @@ use crate::{Engine, Error, Result};
 
 /// Between two looks for execs that are to be forgotten, and the least time that one is known after its end: dockerd's figure.
 const KEPT: Duration = Duration::from_secs(300);
-/// The exit code of what SIGKILL ended, as shells have it.
-const KILLED: i32 = 137;
 
 /// A process to be run in a container.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -23,15 +23,25 @@ pub(super) struct End {
     pub(super) error: String,
 }
 
-/// Why a container has ended that nobody held any more.
-pub(super) const LOST: &str = "the keeper that held it ended (the machine was booted, or the keeper was killed)";
+/// The exit code of what SIGKILL ended, as shells have it.
+pub(super) const KILLED: i32 = 137;
+
+impl End {
+    /// Of what nobody held any more: how it ended, nobody saw.
+    pub(super) fn lost(at: Timestamp) -> Self {
+        let error = "the keeper that held it ended (the machine was booted, or the keeper was killed)";
+        Self { code: ExitStatus::Unknown.shell_code().into(), at, error: error.to_owned() }
+    }
+}
 
 impl From<&Exit> for End {
     fn from(exit: &Exit) -> Self {
         let at = Timestamp::from_nanosecond(exit.at.0.into()).unwrap_or_else(|_| Timestamp::now());
-        // How it ended, nobody saw: a later keeper found that it was there no more.
-        let error = if exit.status == ExitStatus::Unknown { LOST } else { "" };
-        Self { code: exit.status.shell_code().into(), at, error: error.to_owned() }
+        match exit.status {
+            // A later keeper found that it was there no more.
+            ExitStatus::Unknown => Self::lost(at),
+            status => Self { code: status.shell_code().into(), at, error: String::new() },
+        }
     }
 }
 

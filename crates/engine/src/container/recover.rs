@@ -14,17 +14,13 @@ use std::sync::atomic::Ordering;
 use keeper::client::List;
 use keeper::protocol::{EntryInfo, Exit, Request, State as Held};
 
-use super::exit::{End, FIRST_PAUSE, LOST};
+use super::exit::{End, FIRST_PAUSE, KILLED};
 use super::{Container, Life};
 use crate::model::{ContainerRecord, MountPoint, Phase, RestartPolicy, Timestamp};
 use crate::{Engine, Result};
 
-/// The exit code of what ended while nobody looked.
-const UNKNOWN: i32 = 255;
 /// What is said of what was ended with everything else.
 const CLEANED: &str = "ended by stratus daemon --clean";
-/// The exit code of what SIGKILL ended.
-const KILLED: i32 = 137;
 
 impl Engine {
     /// Takes up what runs, records what ended, and starts what its policy wants started.
@@ -129,7 +125,7 @@ impl Engine {
     async fn end_lost(&self, life: Life<'_>) -> Result<bool> {
         let end = match crate::cleaned::moment(&self.0.config.data_dir) {
             Some(at) => End { code: KILLED, at, error: CLEANED.to_owned() },
-            None => End { code: UNKNOWN, at: Timestamp::now(), error: LOST.to_owned() },
+            None => End::lost(Timestamp::now()),
         };
         tracing::warn!(container = %life.id.short(), "{}", end.error);
         Ok(self.end_locked(life, end, true).await?.is_some())

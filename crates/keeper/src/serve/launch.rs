@@ -6,7 +6,7 @@ use rustix::event::epoll::EventFlags;
 use rustix::io::Errno;
 use rustix::pipe::PipeFlags;
 use sandbox::seccomp_agent::{Asking, SeccompAgent};
-use sandbox::{ExecPlan, Fds, InitPlan, SpawnError, Spawned, SyncEvent};
+use sandbox::{ExecPlan, Fds, InitPlan, SpawnError, Spawned, SyncChannel, SyncEvent};
 
 use super::Keeper;
 use super::entry::{Entry, Output, StartMode, Waiting};
@@ -265,9 +265,10 @@ impl Keeper {
 
     /// Nothing more can come from a process that has ended.
     pub(super) fn on_sync_end(&mut self, key: Key) {
-        let Some(sync) = self.entries.get_mut(key).and_then(|entry| entry.sync.take()) else { return };
-        self.poller.remove(&sync);
-        self.on_sync_event(key, sync.last());
+        let sync = self.entries.get(key).and_then(|entry| entry.sync.as_ref());
+        if let Some(event) = sync.map(SyncChannel::last) {
+            self.on_sync_event(key, event);
+        }
     }
 
     fn on_sync_event(&mut self, key: Key, event: SyncEvent) {

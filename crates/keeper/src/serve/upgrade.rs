@@ -16,7 +16,6 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 
 use rustix::event::epoll::EventFlags;
-use rustix::fs::MemfdFlags;
 use serde::{Deserialize, Serialize};
 
 use super::connection::RELEASE;
@@ -254,12 +253,7 @@ impl Keeper {
         };
         let mut bytes = STATE.to_le_bytes().to_vec();
         bytes = postcard::to_extend(&saved, bytes).map_err(std::io::Error::other)?;
-        let state = rustix::fs::memfd_create(c"stratus-keeper-state", MemfdFlags::CLOEXEC)?;
-        let mut rest = bytes.as_slice();
-        while !rest.is_empty() {
-            let written = rustix::io::write(&state, rest)?;
-            rest = &rest[written..];
-        }
+        let state = sandbox::memory::sealed(c"stratus-keeper-state", &bytes)?;
         Ok((state, kept))
     }
 }

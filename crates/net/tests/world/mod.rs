@@ -54,6 +54,15 @@ impl Host {
         Networks::open(self.config(), running).unwrap()
     }
 
+    /// What another instance on this host is told.
+    pub(crate) fn second_config(&self) -> NetConfig {
+        let mut config = self.config();
+        config.instance = "t2".parse().unwrap();
+        config.store = Store::in_memory().unwrap();
+        config.bridge_name = "stratus1".into();
+        config
+    }
+
     /// A machine on the same cable: this host is 192.0.2.1 and 2001:db8::1, the other .2 and ::2.
     pub(crate) fn stranger(&self) -> Container {
         let stranger = self.stranger_at("cable", "192.0.2");

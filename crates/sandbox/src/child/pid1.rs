@@ -3,7 +3,6 @@
 use std::io::Write;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
-use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::io::{Errno, FdFlags, Result};
 use rustix::pipe::PipeFlags;
 
@@ -16,15 +15,7 @@ const PROGRAM: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/init"));
 
 /// The program as a file that nobody can write to, and that is in no directory. Made before the clone.
 pub(crate) fn program() -> Result<OwnedFd> {
-    let file = rustix::fs::memfd_create(c"init", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
-    let mut rest = PROGRAM;
-    while !rest.is_empty() {
-        let written = rustix::io::retry_on_intr(|| rustix::io::write(&file, rest))?;
-        rest = rest.get(written..).ok_or(Errno::IO)?;
-    }
-    let seals = SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE;
-    rustix::fs::fcntl_add_seals(&file, seals)?;
-    Ok(file)
+    crate::memory::sealed(c"init", PROGRAM)
 }
 
 /// Where the program's process waits until PID 1 is the init: whatever it is before, no program sees.
