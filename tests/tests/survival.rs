@@ -235,6 +235,29 @@ fn what_others_need_starts_first_after_a_boot() {
     host.sh("docker inspect -f '{{.State.Status}}' off").says("exited");
 }
 
+/// What a boot is about to start has exited, to all who look, as at dockerd; it is not forgotten where the daemon is killed then.
+#[test]
+fn what_is_about_to_start_after_a_boot_has_exited() {
+    const COUNT: usize = 24;
+    let mut host = Daemon::start();
+    let run = "docker run -d --network none --restart unless-stopped --name box$n busybox sleep 1000";
+    host.sh(&format!("for n in $(seq {COUNT}); do {run} & done; wait")).ok();
+    let keeper = host.keeper();
+    host.kill9();
+    host.sh(&format!("kill -9 {keeper}")).ok();
+    std::fs::write(host.run_dir().join("boot_id"), "another").expect("write");
+    host.restart();
+    host.kill9();
+    host.restart();
+    let mut seen = std::collections::BTreeSet::new();
+    eventually("all to run", || {
+        let states = host.sh("docker ps -a --format '{{.State}}'").ok().text().to_owned();
+        seen.extend(states.lines().map(str::to_owned));
+        states.lines().filter(|state| *state == "running").count() == COUNT
+    });
+    assert!(seen.iter().all(|state| state == "exited" || state == "running"), "{seen:?}");
+}
+
 #[test]
 fn a_run_directory_belongs_to_one_data_directory() {
     let mut host = Daemon::start();

@@ -23,6 +23,15 @@ pub(super) struct End {
     pub(super) error: String,
 }
 
+/// When the end of a run was noticed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Noticed {
+    /// When it happened.
+    AtOnce,
+    /// By recovery, which starts what is to run again at once, in the order in which containers need each other.
+    ByRecovery,
+}
+
 /// The exit code of what SIGKILL ended, as shells have it.
 pub(super) const KILLED: i32 = 137;
 
@@ -51,16 +60,16 @@ impl Engine {
         let Ok(life) = container.life(container.id.as_str()).await else {
             return self.forget(container.id.as_str()).await;
         };
-        match self.end_locked(life, exit.into(), true).await {
+        match self.end_locked(life, exit.into(), Noticed::AtOnce).await {
             Ok(Some(pause)) => self.restart_after(container, pause),
             Ok(None) => {}
             Err(error) => tracing::error!(container = %container.id.short(), %error, "could not record its end"),
         }
     }
 
-    /// Records the end of a run. `policies`: restart or remove it as they say. Gives how long it has to wait for its restart,
-    /// which the caller sees to.
-    pub(super) async fn end_locked(&self, life: Life<'_>, end: End, policies: bool) -> Result<Option<Duration>> {
+    /// Records the end of a run, and removes the container where it is to go with that. Gives how long it has to wait for its
+    /// restart, which the caller sees to.
+    pub(super) async fn end_locked(&self, life: Life<'_>, end: End, noticed: Noticed) -> Result<Option<Duration>> {
         let container = life.container();
         let record = container.record();
         if !record.state.phase.is_live() {
@@ -68,8 +77,8 @@ impl Engine {
             return Ok(None);
         }
         container.abort_tasks();
-        let pause = policies.then(|| next_pause(&record, &end)).flatten();
-        if pause.is_none() && record.host.auto_remove && policies {
+        let pause = next_pause(&record, &end);
+        if pause.is_none() && record.host.auto_remove {
             return self.end_and_remove(life, &record, &end).await.map(|()| None);
         }
         let usage = self.close_run(&record, true).await;
@@ -80,6 +89,9 @@ impl Engine {
             ended(&mut record.state, &end, usage.oom_killed);
             if let Some(pause) = &pause {
                 pause.begin(&mut record.state);
+                if noticed == Noticed::ByRecovery && pause.is_first() {
+                    record.state.phase = Phase::Due;
+                }
             }
         })
         .await?;
@@ -159,7 +171,7 @@ impl Engine {
     /// Starts a container that waits for its restart; where that fails, it waits again.
     pub(super) async fn start_by_policy(&self, container: &Arc<Container>) {
         let Ok(life) = container.life(container.id.as_str()).await else { return };
-        if life.record().state.phase != Phase::Restarting || life.is_doomed() {
+        if !life.record().state.phase.awaits_start() || life.is_doomed() {
             return;
         }
         // A task that waited for this ends itself: it is no longer one that a start should end.
@@ -208,6 +220,11 @@ struct Pause {
 }
 
 impl Pause {
+    /// It has not failed again and again.
+    fn is_first(&self) -> bool {
+        self.length <= FIRST_PAUSE
+    }
+
     fn begin(&self, state: &mut State) {
         state.phase = Phase::Restarting;
         state.restart_count = state.restart_count.saturating_add(1);

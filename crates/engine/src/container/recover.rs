@@ -14,7 +14,7 @@ use std::sync::atomic::Ordering;
 use keeper::client::List;
 use keeper::protocol::{EntryInfo, Exit, Request, State as Held};
 
-use super::exit::{End, FIRST_PAUSE, KILLED};
+use super::exit::{End, FIRST_PAUSE, KILLED, Noticed};
 use super::{Container, Life};
 use crate::model::{ContainerRecord, MountPoint, Phase, RestartPolicy, Timestamp};
 use crate::{Engine, Result};
@@ -80,7 +80,7 @@ impl Engine {
                 self.leave_networks(&life).await.map(|()| false)
             }
             Some(EntryInfo { exit: Some(exit), .. }) if live => {
-                match self.end_locked(life, self.end_of(&exit), true).await? {
+                match self.end_locked(life, self.end_of(&exit), Noticed::ByRecovery).await? {
                     // It keeps failing: its turn comes when its pause is over.
                     Some(pause) if pause > FIRST_PAUSE => {
                         self.restart_after(container, pause);
@@ -128,30 +128,28 @@ impl Engine {
             None => End::lost(Timestamp::now()),
         };
         tracing::warn!(container = %life.id.short(), "{}", end.error);
-        Ok(self.end_locked(life, end, true).await?.is_some())
+        Ok(self.end_locked(life, end, Noticed::ByRecovery).await?.is_some())
     }
 
     /// What does not run, and should by its policy, waits for its start from here on: also for that of the next daemon,
     /// where this one is killed before.
     async fn begin_policy(&self, life: &Life<'_>, record: &ContainerRecord, booted: bool) -> Result<bool> {
         let state = &record.state;
+        let awaits = state.phase.awaits_start();
         let again = match record.host.restart {
-            RestartPolicy::Always => state.has_run,
-            RestartPolicy::UnlessStopped => state.has_run && !state.stopped_by_hand,
-            RestartPolicy::No | RestartPolicy::OnFailure { .. } => state.phase == Phase::Restarting,
+            RestartPolicy::Always => state.has_run && (awaits || booted),
+            RestartPolicy::UnlessStopped => state.has_run && !state.stopped_by_hand && (awaits || booted),
+            RestartPolicy::No | RestartPolicy::OnFailure { .. } => awaits,
         };
-        match (again, state.phase) {
-            (true, Phase::Restarting) => Ok(true),
-            (true, _) if booted => {
-                self.change(life, |record| record.state.phase = Phase::Restarting).await?;
-                Ok(true)
-            }
-            (false, Phase::Restarting) => {
-                self.change(life, |record| record.state.phase = Phase::Exited).await?;
-                Ok(false)
-            }
-            _ => Ok(false),
+        let phase = match again {
+            true => Phase::Due,
+            false if awaits => Phase::Exited,
+            false => state.phase,
+        };
+        if phase != state.phase {
+            self.change(life, |record| record.state.phase = phase).await?;
         }
+        Ok(again)
     }
 
     /// Ends what no record knows.

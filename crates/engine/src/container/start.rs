@@ -46,7 +46,7 @@ impl Engine {
                 return Err(Error::conflict("cannot start a paused container, try unpause instead"));
             }
             Phase::Removing | Phase::Dead => return Err(doomed()),
-            Phase::Created | Phase::Exited | Phase::Restarting => {}
+            Phase::Created | Phase::Exited | Phase::Due | Phase::Restarting => {}
         }
         if life.is_doomed() {
             return Err(doomed());

@@ -178,11 +178,11 @@ impl Engine {
 
     /// Ends the wait for a restart. `false`: there was none.
     pub(super) async fn cancel_restart(&self, container: &Arc<Container>) -> Result<bool> {
-        if container.record().state.phase != Phase::Restarting {
+        if !container.record().state.phase.awaits_start() {
             return Ok(false);
         }
         let Ok(life) = container.life(container.id.as_str()).await else { return Ok(false) };
-        if life.record().state.phase != Phase::Restarting {
+        if !life.record().state.phase.awaits_start() {
             return Ok(false);
         }
         life.abort_tasks();

@@ -23,6 +23,9 @@ pub enum Phase {
     Removing,
     /// Its process ended.
     Exited,
+    /// It ended with the machine, or while no daemon ran, and a start of the daemon is about to start it again: to all who
+    /// look, it has exited.
+    Due,
     /// It could not be taken away whole.
     Dead,
 }
@@ -36,7 +39,7 @@ impl Phase {
             Self::Paused => "paused",
             Self::Restarting => "restarting",
             Self::Removing => "removing",
-            Self::Exited => "exited",
+            Self::Exited | Self::Due => "exited",
             Self::Dead => "dead",
         }
     }
@@ -44,6 +47,11 @@ impl Phase {
     /// Whether a process is there (frozen ones count).
     pub fn is_live(self) -> bool {
         matches!(self, Self::Running | Self::Paused)
+    }
+
+    /// Whether its restart policy is going to start it.
+    pub fn awaits_start(self) -> bool {
+        matches!(self, Self::Restarting | Self::Due)
     }
 }
 
