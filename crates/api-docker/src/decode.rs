@@ -1,7 +1,8 @@
 //! JSON bodies, read as Go's `encoding/json` reads them, as that is what clients were written against: field names
-//! match in any case, the last of several wins, unknown fields are passed over, `null` leaves the default, and
-//! failures have Go's words.
+//! match in any case, the last of several wins, whatever its case, and objects are read one over the other; unknown
+//! fields are passed over, `null` leaves what there is, and failures have Go's words.
 
+mod document;
 mod value;
 
 use bytes::Bytes;
@@ -9,6 +10,7 @@ use http::header::{CONTENT_TYPE, HeaderMap};
 use serde::de::DeserializeOwned;
 
 use crate::error::{ApiError, Result};
+pub(crate) use document::Document;
 pub(crate) use value::Failure;
 use value::{Path, ValueReader};
 
@@ -29,7 +31,7 @@ pub(crate) fn body<T: DeserializeOwned>(headers: &HeaderMap, body: &Bytes) -> Re
 /// # Errors
 /// 400 in Go's words.
 pub(crate) fn document<T: DeserializeOwned>(text: &[u8]) -> Result<T> {
-    let mut documents = serde_json::Deserializer::from_slice(text).into_iter::<serde_json::Value>();
+    let mut documents = serde_json::Deserializer::from_slice(text).into_iter::<Document>();
     let value = match documents.next() {
         None => return Err(ApiError::bad_request("invalid JSON: got EOF while reading request body")),
         Some(Err(error)) => return Err(ApiError::bad_request(format!("invalid JSON: {}", syntax_error(text, &error)))),
@@ -42,7 +44,7 @@ pub(crate) fn document<T: DeserializeOwned>(text: &[u8]) -> Result<T> {
 }
 
 /// Reads a value, for documents that several types read a part of.
-pub(crate) fn read<T: DeserializeOwned>(value: &serde_json::Value) -> Result<T, Failure> {
+pub(crate) fn read<T: DeserializeOwned>(value: &Document) -> Result<T, Failure> {
     T::deserialize(ValueReader::new(value, &Path::root()))
 }
 

@@ -42,7 +42,7 @@ pub(crate) type Parts = (ContainerConfig, HostConfig, BTreeMap<String, EndpointR
 impl<'de> Deserialize<'de> for CreateBody {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         use serde::de::Error;
-        let document = serde_json::Value::deserialize(deserializer)?;
+        let document = decode::Document::deserialize(deserializer)?;
         let config = decode::read(&document).map_err(D::Error::custom)?;
         let beside = decode::read(&document).map_err(D::Error::custom)?;
         Ok(Self { config, beside })

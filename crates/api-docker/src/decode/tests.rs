@@ -48,7 +48,33 @@ fn null_leaves_the_default() {
 
 #[test]
 fn the_last_of_several_wins() {
-    assert_eq!(read(r#"{"Image":"a","Image":"b"}"#).expect("read").image, "b");
+    for text in [
+        r#"{"Image":"a","Image":"b"}"#,
+        r#"{"Image":"a","image":"b"}"#,
+        r#"{"image":"a","Image":"b"}"#,
+        r#"{"IMAGE":"a","iMage":"b","imaGe":null}"#,
+    ] {
+        assert_eq!(read(text).expect("read").image, "b", "{text}");
+    }
+}
+
+/// As Go reads into what it has read already.
+#[test]
+fn objects_are_read_one_over_the_other_and_lists_are_not() {
+    let config = read(
+        r#"{"HostConfig":{"Memory":1,"Binds":["a","b"],"Tmpfs":{"/a":"x","/A":"y"}},
+            "hostconfig":{"memory":2,"Tmpfs":{"/b":"z"}},"hostConfig":{"Init":true,"binds":["c"]},"HostConfig":null}"#,
+    );
+    let tmpfs = [("/A", "y"), ("/a", "x"), ("/b", "z")].map(|(path, options)| (path.to_owned(), options.to_owned()));
+    let merged =
+        HostConfig { memory: 2, init: Some(true), binds: vec!["c".to_owned()], tmpfs: tmpfs.into_iter().collect() };
+    assert_eq!(config.expect("read").host_config, merged);
+}
+
+#[test]
+fn letters_that_fold_to_those_of_ascii_are_theirs() {
+    let request = read("{\"HO\u{17f}TCONFIG\":{\"Bind\u{17f}\":[\"a\"]},\"I\u{307}mage\":\"no\"}").expect("read");
+    assert_eq!((request.host_config.binds.len(), request.image.as_str()), (1, ""));
 }
 
 #[test]

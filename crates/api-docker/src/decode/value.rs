@@ -4,7 +4,8 @@ use std::fmt;
 
 use serde::de::value::{MapDeserializer, SeqDeserializer, StrDeserializer};
 use serde::de::{self, DeserializeSeed, Deserializer, IntoDeserializer, Visitor};
-use serde_json::{Map, Value};
+
+use super::Document;
 
 /// Why a value does not fit, in Go's words.
 #[derive(Debug)]
@@ -46,24 +47,28 @@ impl Path {
 /// Reads one value.
 #[derive(Clone)]
 pub(super) struct ValueReader<'v> {
-    value: &'v Value,
+    value: &'v Document,
+    /// Objects under the same name that come before it: what it does not have, they may.
+    under: Vec<&'v Document>,
     path: Path,
 }
 
 impl<'v> ValueReader<'v> {
-    pub(super) fn new(value: &'v Value, path: &Path) -> Self {
-        Self { value, path: path.clone() }
+    pub(super) fn new(value: &'v Document, path: &Path) -> Self {
+        Self { value, under: Vec::new(), path: path.clone() }
     }
 
     fn mismatch(&self, go_type: &str) -> Failure {
         let kind = match self.value {
-            Value::Null => "null".to_owned(),
-            Value::Bool(_) => "bool".to_owned(),
-            Value::Number(number) if go_type.contains("int") || go_type.contains("float") => format!("number {number}"),
-            Value::Number(_) => "number".to_owned(),
-            Value::String(_) => "string".to_owned(),
-            Value::Array(_) => "array".to_owned(),
-            Value::Object(_) => "object".to_owned(),
+            Document::Null => "null".to_owned(),
+            Document::Bool(_) => "bool".to_owned(),
+            Document::Number(number) if go_type.contains("int") || go_type.contains("float") => {
+                format!("number {number}")
+            }
+            Document::Number(_) => "number".to_owned(),
+            Document::Text(_) => "string".to_owned(),
+            Document::List(_) => "array".to_owned(),
+            Document::Object(_) => "object".to_owned(),
         };
         match self.path.within {
             "" => Failure(format!("json: cannot unmarshal {kind} into Go value of type {go_type}")),
@@ -74,10 +79,16 @@ impl<'v> ValueReader<'v> {
         }
     }
 
-    fn entries(&self, go_type: &str) -> Result<Option<&'v Map<String, Value>>, Failure> {
+    fn entries(&self, go_type: &str) -> Result<Vec<&'v (String, Document)>, Failure> {
         match self.value {
-            Value::Object(map) => Ok(Some(map)),
-            Value::Null => Ok(None),
+            Document::Object(last) => {
+                let before = self.under.iter().filter_map(|under| match under {
+                    Document::Object(entries) => Some(entries),
+                    _ => None,
+                });
+                Ok(before.chain([last]).flatten().collect())
+            }
+            Document::Null => Ok(Vec::new()),
             _ => Err(self.mismatch(go_type)),
         }
     }
@@ -96,8 +107,8 @@ macro_rules! integers {
     ($($method:ident $visit:ident $type:ty, $go:literal;)*) => {
         $(fn $method<V: Visitor<'v>>(self, visitor: V) -> Result<V::Value, Failure> {
             let number = match self.value {
-                Value::Null => Some(0),
-                Value::Number(number) => number
+                Document::Null => Some(0),
+                Document::Number(number) => number
                     .as_i64()
                     .and_then(|n| <$type>::try_from(n).ok())
                     .or_else(|| number.as_u64().and_then(|n| <$type>::try_from(n).ok())),
@@ -123,25 +134,37 @@ impl<'v> Deserializer<'v> for ValueReader<'v> {
     }
 
     fn deserialize_any<V: Visitor<'v>>(self, visitor: V) -> Result<V::Value, Failure> {
-        self.value.deserialize_any(visitor).map_err(|error| match error.to_string() {
+        let read = match self.value {
+            Document::Null => visitor.visit_unit(),
+            Document::Bool(yes) => visitor.visit_bool(*yes),
+            Document::Number(number) => match (number.as_u64(), number.as_i64()) {
+                (Some(number), _) => visitor.visit_u64(number),
+                (None, Some(number)) => visitor.visit_i64(number),
+                (None, None) => visitor.visit_f64(number.as_f64().unwrap_or_default()),
+            },
+            Document::Text(text) => visitor.visit_borrowed_str(text),
+            Document::List(_) => self.clone().deserialize_seq(visitor),
+            Document::Object(_) => self.clone().deserialize_map(visitor),
+        };
+        read.map_err(|failure: Failure| match failure.0.starts_with("invalid type") {
             // What may be one of several types, Go tries as the simplest one last.
-            text if text.starts_with("invalid type") => self.mismatch("string"),
-            text => Failure(text),
+            true => self.mismatch("string"),
+            false => failure,
         })
     }
 
     fn deserialize_bool<V: Visitor<'v>>(self, visitor: V) -> Result<V::Value, Failure> {
         match self.value {
-            Value::Null => visitor.visit_bool(false),
-            Value::Bool(yes) => visitor.visit_bool(*yes),
+            Document::Null => visitor.visit_bool(false),
+            Document::Bool(yes) => visitor.visit_bool(*yes),
             _ => Err(self.mismatch("bool")),
         }
     }
 
     fn deserialize_f64<V: Visitor<'v>>(self, visitor: V) -> Result<V::Value, Failure> {
         match self.value {
-            Value::Null => visitor.visit_f64(0.0),
-            Value::Number(number) => visitor.visit_f64(number.as_f64().unwrap_or_default()),
+            Document::Null => visitor.visit_f64(0.0),
+            Document::Number(number) => visitor.visit_f64(number.as_f64().unwrap_or_default()),
             _ => Err(self.mismatch("float64")),
         }
     }
@@ -152,8 +175,8 @@ impl<'v> Deserializer<'v> for ValueReader<'v> {
 
     fn deserialize_str<V: Visitor<'v>>(self, visitor: V) -> Result<V::Value, Failure> {
         match self.value {
-            Value::Null => visitor.visit_str(""),
-            Value::String(text) => visitor.visit_borrowed_str(text),
+            Document::Null => visitor.visit_str(""),
+            Document::Text(text) => visitor.visit_borrowed_str(text),
             _ => Err(self.mismatch("string")),
         }
     }
@@ -164,7 +187,7 @@ impl<'v> Deserializer<'v> for ValueReader<'v> {
 
     fn deserialize_option<V: Visitor<'v>>(self, visitor: V) -> Result<V::Value, Failure> {
         match self.value {
-            Value::Null => visitor.visit_none(),
+            Document::Null => visitor.visit_none(),
             _ => visitor.visit_some(self),
         }
     }
@@ -175,8 +198,8 @@ impl<'v> Deserializer<'v> for ValueReader<'v> {
 
     fn deserialize_seq<V: Visitor<'v>>(self, visitor: V) -> Result<V::Value, Failure> {
         let items = match self.value {
-            Value::Null => &[][..],
-            Value::Array(items) => items.as_slice(),
+            Document::Null => &[][..],
+            Document::List(items) => items.as_slice(),
             _ => return Err(self.mismatch("[]string")),
         };
         visitor.visit_seq(SeqDeserializer::new(items.iter().map(|item| Self::new(item, &self.path))))
@@ -187,7 +210,7 @@ impl<'v> Deserializer<'v> for ValueReader<'v> {
     }
 
     fn deserialize_map<V: Visitor<'v>>(self, visitor: V) -> Result<V::Value, Failure> {
-        let entries = self.entries("map[string]string")?.into_iter().flatten();
+        let entries = self.entries("map[string]string")?.into_iter();
         let entries = entries.map(|(key, value)| (key.as_str(), Self::new(value, &self.path)));
         visitor.visit_map(MapDeserializer::new(entries))
     }
@@ -212,22 +235,38 @@ impl<'v> Deserializer<'v> for ValueReader<'v> {
 struct Fields<'v> {
     reader: ValueReader<'v>,
     name: &'static str,
-    entries: Option<&'v Map<String, Value>>,
+    entries: Vec<&'v (String, Document)>,
     fields: std::slice::Iter<'static, &'static str>,
-    next: Option<(&'static str, &'v Value)>,
+    next: Option<(&'static str, Vec<&'v Document>)>,
+}
+
+impl<'v> Fields<'v> {
+    /// All that the document has for a field, in the order in which it is there.
+    fn values(&self, field: &str) -> Vec<&'v Document> {
+        let matching = self.entries.iter().filter(|(key, _)| is_name(key, field));
+        matching.map(|(_, value)| value).filter(|value| **value != Document::Null).collect()
+    }
+}
+
+/// Whether Go takes `key` for the name of a field: by the simple folding of Unicode, which has two more letters for those
+/// of ASCII.
+fn is_name(key: &str, field: &str) -> bool {
+    let folded = |letter: char| match letter {
+        '\u{17f}' => 's',
+        '\u{212a}' => 'k',
+        other => other.to_ascii_lowercase(),
+    };
+    key.chars().map(folded).eq(field.chars().map(folded))
 }
 
 impl<'v> de::MapAccess<'v> for Fields<'v> {
     type Error = Failure;
 
     fn next_key_seed<K: DeserializeSeed<'v>>(&mut self, seed: K) -> Result<Option<K::Value>, Failure> {
-        let Some(entries) = self.entries else { return Ok(None) };
-        for field in self.fields.by_ref() {
-            let exact = entries.get(*field);
-            let found =
-                exact.or_else(|| entries.iter().find(|(key, _)| key.eq_ignore_ascii_case(field)).map(|(_, v)| v));
-            if let Some(value) = found.filter(|value| !value.is_null()) {
-                self.next = Some((field, value));
+        while let Some(field) = self.fields.next() {
+            let values = self.values(field);
+            if !values.is_empty() {
+                self.next = Some((field, values));
                 return seed.deserialize(StrDeserializer::<Failure>::new(field)).map(Some);
             }
         }
@@ -235,8 +274,10 @@ impl<'v> de::MapAccess<'v> for Fields<'v> {
     }
 
     fn next_value_seed<S: DeserializeSeed<'v>>(&mut self, seed: S) -> Result<S::Value, Failure> {
-        let (field, value) = self.next.take().ok_or_else(|| Failure("a value without its key".to_owned()))?;
+        let without_key = || Failure("a value without its key".to_owned());
+        let (field, mut under) = self.next.take().ok_or_else(without_key)?;
+        let value = under.pop().ok_or_else(without_key)?;
         let path = self.reader.path.field(self.name, field);
-        seed.deserialize(ValueReader { value, path })
+        seed.deserialize(ValueReader { value, under, path })
     }
 }
