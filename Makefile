@@ -1,7 +1,7 @@
 # What one types here. Everything that cargo does better is left to cargo.
 
-BUILD_PACKAGES = ca-certificates gcc libc6-dev libseccomp-dev make pkg-config
-RUN_PACKAGES = mmdebstrap curl
+BUILD_PACKAGES = ca-certificates curl gcc libc6-dev libseccomp-dev make pkg-config
+RUN_PACKAGES = mmdebstrap
 # The clients and the peers of the tests: stratus is judged beside them.
 TEST_PACKAGES = busybox-static containerd crun docker-cli~ docker-registry docker.io e2fsprogs iproute2 jq nftables \
 	openssl podman procps runc skopeo strace util-linux

@@ -17,7 +17,8 @@ if ! enough; then
 		contrib/require.sh rustup~
 	fi
 	if command -v rustup >/dev/null; then
-		rustup toolchain install --profile minimal stable
+		# A distribution's rustup is renewed by its package; Ubuntu 24.04's fails when it tries to do so itself.
+		rustup toolchain install --no-self-update --profile minimal stable
 		rustup default stable
 	fi
 fi

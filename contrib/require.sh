@@ -13,17 +13,28 @@ available() {
 	LC_ALL=C apt-cache policy "$1" 2>/dev/null | grep -q '^  Candidate: [^(]'
 }
 
+update() {
+	apt-get update --quiet --quiet
+}
+
 if ! command -v dpkg-query >/dev/null; then
 	echo "This is no Debian or Ubuntu: see to it yourself that there is: $*" >&2
 	exit 0
 fi
 
-missing=
+absent=
 for name; do
+	if ! installed "${name%\~}"; then absent="$absent $name"; fi
+done
+if [ -z "$absent" ]; then exit 0; fi
+
+# On a fresh machine apt knows no archive yet, and so of no package whether the distribution has it.
+if [ "$(id -u)" -eq 0 ] && [ -z "$(apt-cache madison apt 2>/dev/null)" ]; then update; fi
+
+missing=
+for name in $absent; do
 	package=${name%\~}
-	if installed "$package"; then continue; fi
-	if [ "$package" != "$name" ] && ! available "$package"; then continue; fi
-	missing="$missing $package"
+	if [ "$package" = "$name" ] || available "$package"; then missing="$missing $package"; fi
 done
 if [ -z "$missing" ]; then exit 0; fi
 
@@ -34,7 +45,7 @@ if [ "$(id -u)" -ne 0 ]; then
 fi
 export DEBIAN_FRONTEND=noninteractive
 echo "Installing:$missing"
-# The lists of a fresh machine are empty or old, so a failure is tried once more with new ones.
+# Old lists name packages that the archive has no more, so a failure is tried once more with new ones.
 # shellcheck disable=SC2086 # A list of names, none of which has a space.
 install() { apt-get install --quiet --quiet --yes --no-install-recommends $missing; }
-install || { apt-get update --quiet --quiet && install; }
+install || { update && install; }

@@ -38,7 +38,7 @@ pub(super) fn plan<'a>(
         keyrings.into_iter().find(|path| Path::new(path).exists()).ok_or_else(|| BootstrapError::MissingKeyring {
             distribution: spec.distribution.to_string(),
             path: keyrings[0].into(),
-            command: format!("apt-get install {}", spec.distribution.keyring_package(host.distribution)),
+            command: spec.distribution.keyring_command(host.distribution).to_owned(),
         })?;
     let architecture = match &spec.architecture {
         Some(architecture) => architecture.clone(),
@@ -142,8 +142,13 @@ impl Plan<'_> {
             .args(["--format=tar", "--aptopt=Acquire::Languages \"none\""])
             // The host's own name and name servers are no business of an image's.
             .arg("--customize-hook=rm -f \"$1/etc/resolv.conf\" \"$1/etc/hostname\"");
-        if !spec.include.is_empty() {
-            command.arg(format!("--include={}", spec.include.join(",")));
+        let mut include = spec.include.clone();
+        // Debian calls apt a required package, Ubuntu does not.
+        if spec.variant != Variant::Essential && !include.iter().any(|package| package == "apt") {
+            include.push("apt".to_owned());
+        }
+        if !include.is_empty() {
+            command.arg(format!("--include={}", include.join(",")));
         }
         command.args([&*spec.suite, "-"]).args(self.source_lines());
         command
@@ -275,23 +280,31 @@ mod tests {
         assert_eq!(host_of("http://deb.debian.org/debian"), "deb.debian.org");
     }
 
+    fn plan_of(spec: &DistributionSpec) -> Plan<'_> {
+        let sources = vec![Source { uri: "http://m".into(), suite: "bookworm".into() }];
+        Plan { spec, keyring: "/k.gpg", architecture: "arm64".into(), sources, epoch: 7 }
+    }
+
+    fn spec(text: &str) -> DistributionSpec {
+        match text.parse().unwrap() {
+            BootstrapSpec::Distribution(spec) => spec,
+            BootstrapSpec::Busybox => unreachable!(),
+        }
+    }
+
+    fn arguments(plan: &Plan<'_>) -> Vec<String> {
+        plan.mmdebstrap().get_args().map(|argument| argument.to_string_lossy().into_owned()).collect()
+    }
+
     #[test]
     fn mmdebstrap_is_told_everything() {
-        let spec = "debian:12".parse::<BootstrapSpec>().unwrap().include(["curl".to_owned()]).unwrap();
-        let BootstrapSpec::Distribution(spec) = spec else { unreachable!() };
-        let plan = Plan {
-            spec: &spec,
-            keyring: "/k.gpg",
-            architecture: "arm64".into(),
-            sources: vec![Source { uri: "http://m".into(), suite: "bookworm".into() }],
-            epoch: 7,
-        };
-        let command = plan.mmdebstrap();
-        let arguments: Vec<_> = command.get_args().map(|argument| argument.to_string_lossy().into_owned()).collect();
+        let spec = DistributionSpec { include: vec!["curl".to_owned()], ..spec("debian:12") };
+        let plan = plan_of(&spec);
+        let arguments = arguments(&plan);
         for wanted in [
             "--variant=minbase",
             "--architectures=arm64",
-            "--include=curl",
+            "--include=curl,apt",
             "bookworm",
             "-",
             "deb [signed-by=/k.gpg] http://m bookworm main",
@@ -302,5 +315,13 @@ mod tests {
         assert_eq!(metadata.reference.familiar(), "debian:12");
         assert_eq!(metadata.platform.to_string(), "linux/arm64");
         assert_eq!(metadata.config.created.as_deref(), Some("1970-01-01T00:00:07Z"));
+    }
+
+    #[test]
+    fn every_image_has_apt_but_for_the_smallest() {
+        let ubuntu = spec("ubuntu:noble");
+        assert!(arguments(&plan_of(&ubuntu)).contains(&"--include=apt".to_owned()));
+        let essential = DistributionSpec { variant: Variant::Essential, ..ubuntu };
+        assert!(!arguments(&plan_of(&essential)).iter().any(|argument| argument.starts_with("--include")));
     }
 }

@@ -238,12 +238,14 @@ impl Distribution {
         }
     }
 
-    /// The package that holds the keys. Debian and Ubuntu call Ubuntu's differently.
-    pub(super) fn keyring_package(self, host: Option<Distribution>) -> &'static str {
+    /// The one command that installs the keys on a host.
+    pub(super) fn keyring_command(self, host: Option<Distribution>) -> &'static str {
         match (self, host) {
-            (Distribution::Debian, _) => "debian-archive-keyring",
-            (Distribution::Ubuntu, Some(Distribution::Debian)) => "ubuntu-archive-keyring",
-            (Distribution::Ubuntu, _) => "ubuntu-keyring",
+            (Distribution::Debian, _) => "apt-get install debian-archive-keyring",
+            (Distribution::Ubuntu, Some(Distribution::Debian)) => {
+                "apt-get install ubuntu-keyring (Debian has it from release 13 on, and that file suits older ones)"
+            }
+            (Distribution::Ubuntu, _) => "apt-get install ubuntu-keyring",
         }
     }
 }
