@@ -33,7 +33,6 @@ pub mod wire;
 
 mod descriptors;
 mod records;
-mod recovery;
 
 /// The system's words for an error number.
 pub(crate) fn errno_text(errno: i32) -> String {

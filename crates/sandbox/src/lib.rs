@@ -16,6 +16,7 @@ pub mod cgroup;
 mod child;
 pub mod memory;
 pub mod plan;
+mod process;
 #[cfg(feature = "runtime-cli")]
 pub mod runtime;
 pub mod seal;

@@ -66,6 +66,9 @@ pub enum ClientError {
         /// What it speaks.
         protocol: u32,
     },
+    /// What a sandbox has left in its cgroup could not be killed.
+    #[error("kill what is left of a sandbox: {0}")]
+    Remains(#[from] sandbox::cgroup::CgroupError),
     /// The keeper answered that it could not.
     #[error(transparent)]
     Failed(#[from] Failure),

@@ -72,7 +72,7 @@ impl OrphanRecord {
             }
         }
         for cgroup in &self.recovery.cgroups {
-            crate::recovery::kill_cgroup(cgroup).map_err(ClientError::system("kill the processes of", cgroup))?;
+            sandbox::cgroup::kill_all(cgroup)?;
         }
         Ok(())
     }

@@ -107,8 +107,8 @@ impl Keeper {
         for (_, entry) in self.entries.iter().filter(|(_, entry)| entry.is_alive()) {
             kill(entry);
             for cgroup in &entry.recovery.cgroups {
-                if let Err(error) = crate::recovery::kill_cgroup(cgroup) {
-                    self.complain(&format!("kill the processes of {}: {error}", cgroup.display()));
+                if let Err(error) = sandbox::cgroup::kill_all(cgroup) {
+                    self.complain(&format!("kill what is left of {}: {error}", entry.id));
                 }
             }
         }

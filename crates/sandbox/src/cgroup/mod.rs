@@ -3,6 +3,7 @@
 //! A [`Cgroup`] is a path; creating the value touches nothing. On version 1 the same path stands in every hierarchy.
 
 mod devices;
+mod kill;
 mod layout;
 mod stats;
 mod v1;
@@ -19,6 +20,7 @@ use std::time::Duration;
 use oci_spec::runtime::LinuxResources;
 use serde::{Deserialize, Serialize};
 
+pub use kill::kill_all;
 pub use layout::{Hierarchy, Layout};
 pub use stats::{CpuStats, HugetlbStats, IoEntry, MemoryStats, PidsStats, Stats, Usage};
 #[cfg(feature = "runtime-cli")]
@@ -295,53 +297,26 @@ impl Cgroup {
 
     /// The processes in it and below it, as seen from the caller's PID namespace.
     pub fn processes(&self) -> Result<Vec<i32>> {
-        let mut pids = Vec::new();
-        for root in self.roots() {
-            let directory = below(root, &self.path);
-            if directory.is_dir() {
-                collect(&directory, &mut pids)?;
-                break;
-            }
-        }
-        pids.sort_unstable();
-        pids.dedup();
-        Ok(pids)
+        let known = self.roots().into_iter().map(|root| below(root, &self.path)).find(|directory| directory.is_dir());
+        known.map_or(Ok(Vec::new()), |directory| kill::members(&directory))
     }
 
-    /// Sends a signal to every process in it. Processes that fork meanwhile are found again; with `SIGKILL` nothing
-    /// survives the call, though the last ones may still be ending when it returns.
+    /// Sends a signal to every process in it. With `SIGKILL`, processes that fork meanwhile are found again: nothing survives
+    /// the call, though the last ones may still be ending when it returns, and what is frozen thaws on version 1, where it
+    /// would not end otherwise.
     pub fn kill(&self, signal: i32) -> Result<()> {
-        if signal == libc::SIGKILL
-            && let Some(mount) = self.layout.v2()
-        {
-            match fs::write(below(mount, &self.path).join("cgroup.kill"), "1") {
-                Ok(()) if self.layout.is_unified() => return Ok(()),
-                Ok(()) => {}
-                // Before Linux 5.14, or nothing there: one by one, below.
-                Err(_) => {}
+        // A process may have been moved within one hierarchy, so both kinds are looked at; the freezer can hold still who forks.
+        let v1 = self.layout.hierarchy("freezer").or(self.layout.v1().first()).map(Hierarchy::mount_point);
+        for directory in self.layout.v2().into_iter().chain(v1).map(|mount| below(mount, &self.path)) {
+            if !directory.is_dir() {
+                continue;
+            }
+            match signal {
+                libc::SIGKILL => kill_all(&directory)?,
+                _ => return kill::signal_each(&directory, signal, |_| {}),
             }
         }
-        // A frozen v1 process takes its signal when it thaws; the caller thaws it.
-        let mut seen = Vec::new();
-        for _ in 0..1000 {
-            let fresh: Vec<i32> = self.processes()?.into_iter().filter(|pid| !seen.contains(pid)).collect();
-            if fresh.is_empty() {
-                return Ok(());
-            }
-            for pid in fresh {
-                if let Some(target) = rustix::process::Pid::from_raw(pid) {
-                    // A process that has gone meanwhile is what was wanted.
-                    if let Some(signal) = signal_from(signal) {
-                        let _ = rustix::process::kill_process(target, signal);
-                    }
-                }
-                seen.push(pid);
-            }
-            if signal != libc::SIGKILL {
-                return Ok(());
-            }
-        }
-        Err(CgroupError::Stuck { path: PathBuf::from(&self.path), what: "processes fork faster than they are killed" })
+        Ok(())
     }
 
     /// Removes it and every cgroup below it, in all hierarchies. Its processes must have ended, or be ending: those
@@ -362,39 +337,7 @@ pub fn clean(parent: &str) -> Result<()> {
         return Ok(());
     }
     group.kill(libc::SIGKILL)?;
-    // Frozen processes of v1 take the signal only now.
-    if let Some(freezer) = group.layout.hierarchy("freezer") {
-        thaw_tree(&below(freezer.mount_point(), &group.path));
-    }
     group.delete()
-}
-
-fn thaw_tree(directory: &Path) {
-    // What can't be thawed can't be deleted either, and that error tells more.
-    let _ = write(directory, "freezer.state", "THAWED");
-    children(directory).iter().for_each(|child| thaw_tree(child));
-}
-
-fn signal_from(signal: i32) -> Option<rustix::process::Signal> {
-    rustix::process::Signal::from_named_raw(signal).or_else(|| {
-        // SAFETY: a positive number up to SIGRTMAX is what the kernel takes; glibc reserves the first two real-time
-        // signals for itself, which no container shares with us.
-        (1..=64).contains(&signal).then(|| unsafe { rustix::process::Signal::from_raw_unchecked(signal) })
-    })
-}
-
-fn collect(directory: &Path, pids: &mut Vec<i32>) -> Result<()> {
-    match fs::read_to_string(directory.join("cgroup.procs")) {
-        Ok(text) => pids.extend(text.lines().filter_map(|line| line.parse::<i32>().ok())),
-        Err(error) if matches!(error.kind(), ErrorKind::NotFound) || error.raw_os_error() == Some(libc::ENODEV) => {}
-        // A threaded cgroup lists its processes at the root of its subtree.
-        Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {}
-        Err(error) => return Err(CgroupError::io("read", &directory.join("cgroup.procs"))(error)),
-    }
-    for child in children(directory) {
-        collect(&child, pids)?;
-    }
-    Ok(())
 }
 
 fn children(directory: &Path) -> Vec<PathBuf> {

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Result, RuntimeError};
 use crate::cgroup::Cgroup;
+use crate::process::start_time;
 
 /// The directory of all containers' states.
 pub(super) struct Store {
@@ -139,18 +140,6 @@ pub(super) fn write_atomically(path: &Path, bytes: &[u8]) -> io::Result<()> {
     file.write_all(bytes)?;
     drop(file);
     fs::rename(&temporary, path)
-}
-
-/// When a process started; `None` if there is none, or only its remains.
-pub(super) fn start_time(pid: i32) -> Option<u64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name may contain blanks and parentheses; the last one ends it.
-    let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
-    let state = fields.next()?;
-    if matches!(state, "Z" | "X") {
-        return None;
-    }
-    fields.nth(18)?.parse().ok()
 }
 
 impl Container {
