@@ -31,6 +31,48 @@ fn who_is_there() {
     host.sh("docker plugin ls -q").says("");
 }
 
+/// What `info` says of limits is what the kernel says of them, on whatever version of cgroups there is.
+#[test]
+fn what_the_kernel_can_limit() {
+    let host = Daemon::start_with(&["--registry-mirror", "https://mirror.example", "--insecure-registry", "r.example"]);
+    let has_file = |controller: &str, file: &str| {
+        format!(
+            "mount=$(findmnt -n -t cgroup -O {controller} -o TARGET | head -n 1) && test -n \"$mount\" && test -e $mount/{file}"
+        )
+    };
+    let is_v1 = !host.sh("findmnt -n -t cgroup -o TARGET").text().is_empty();
+    host.sh("docker info -f '{{.CgroupVersion}}'").says(if is_v1 { "1" } else { "2" });
+    let mut missing = Vec::new();
+    for (field, controller, file, what) in [
+        ("MemoryLimit", "memory", "memory.limit_in_bytes", "memory limit"),
+        ("SwapLimit", "memory", "memory.memsw.limit_in_bytes", "swap limit"),
+        ("CPUCfsPeriod", "cpu", "cpu.cfs_period_us", "cpu cfs period"),
+        ("CPUCfsQuota", "cpu", "cpu.cfs_quota_us", "cpu cfs quota"),
+        ("CPUShares", "cpu", "cpu.shares", "cpu shares"),
+        ("CPUSet", "cpuset", "cpuset.cpus", "cpuset"),
+        ("PidsLimit", "pids", "", ""),
+    ] {
+        let in_v2 = format!("grep -qw {controller} /sys/fs/cgroup/cgroup.controllers");
+        let in_v2 = if field == "SwapLimit" { format!("{in_v2} && test -e /proc/swaps") } else { in_v2 };
+        let there = if is_v1 { has_file(controller, file) } else { in_v2 };
+        let there = host.sh(&format!("{there} && echo true || echo false")).text() == "true";
+        host.sh(&format!("docker info -f '{{{{.{field}}}}}'")).says(&there.to_string());
+        if !there && !what.is_empty() {
+            missing.push(format!("WARNING: No {what} support"));
+        }
+    }
+    host.sh("docker info -f '{{.OomKillDisable}} {{.IPv4Forwarding}}'").says(&format!("{is_v1} true"));
+    let warnings = host.sh("docker info -f '{{range .Warnings}}{{println .}}{{end}}'").text().to_owned();
+    let of_devices = |line: &&str| line.contains(" io.") || line.contains(" blkio ");
+    assert_eq!(warnings.lines().filter(|line| !of_devices(line)).collect::<Vec<_>>(), missing);
+    let api = "curl -s --unix-socket ${DOCKER_HOST#unix://} http://d";
+    host.sh(&format!("{api}/v1.41/info | jq '.BridgeNfIptables, .KernelMemory'")).says("false\nfalse");
+    host.sh(&format!("{api}/v1.50/info | jq '.BridgeNfIptables, .KernelMemory'")).says("null\nnull");
+    host.sh("docker info -f '{{json .RegistryConfig}}' | jq -c '[.Mirrors, .IndexConfigs[\"docker.io\"].Mirrors, .IndexConfigs[\"r.example\"].Secure]'")
+        .says(r#"[["https://mirror.example/"],["https://mirror.example/"],false]"#);
+    host.sh("docker info").mentions("Registry Mirrors:\n  https://mirror.example/");
+}
+
 #[test]
 fn events() {
     let host = Daemon::start();

@@ -17,6 +17,7 @@ mod container;
 mod error;
 mod events;
 mod images;
+mod limits;
 mod link;
 mod log_changes;
 mod metering;
@@ -54,6 +55,7 @@ pub use images::{
     PulledImage, PushRequest, PushedImage,
 };
 pub use keeper::client::unread;
+pub use limits::Limits;
 pub use networks::NetworkDetails;
 pub use streams::{AttachOptions, LogLine, LogOptions, OutputChunk, OutputStream};
 pub use system::{DiskUsage, SystemInfo};

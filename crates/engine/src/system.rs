@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use crate::container::ContainerSize;
+use crate::limits::Limits;
 use crate::volumes::VolumeUsage;
 use crate::{Engine, Result};
 
@@ -43,6 +44,10 @@ pub struct SystemInfo {
     pub version: String,
     /// Registries that are reached without TLS.
     pub insecure_registries: Vec<String>,
+    /// Mirrors of Docker Hub, as they were configured.
+    pub mirrors: Vec<String>,
+    /// What the kernel can limit.
+    pub limits: Limits,
     /// Pools of addresses that were configured.
     pub address_pools: Vec<net::AddressPool>,
     /// Name of the file system under root file systems.
@@ -87,6 +92,8 @@ impl Engine {
             log_driver: self.0.config.log.driver.clone(),
             version: self.0.config.version.clone(),
             insecure_registries: self.insecure_registries(),
+            mirrors: self.mirrors(),
+            limits: Limits::look(self.0.placements.layout()),
             address_pools: self.0.config.net.address_pools.clone(),
             backing_filesystem: filesystem(&self.0.config.data_dir),
             resources: (entries("/proc/self/fd"), entries("/proc/self/task")),

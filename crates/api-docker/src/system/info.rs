@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use engine::SystemInfo;
 use engine::model::Timestamp;
+use engine::{Limits, SystemInfo};
 use serde::Serialize;
 
 use crate::body::{self, Response};
@@ -167,6 +167,7 @@ impl InfoBody {
     fn shown(info: SystemInfo, version: ApiVersion) -> Self {
         let (containers, running, paused, stopped) = info.containers;
         let v2 = info.cgroup_version == "2";
+        let limits = info.limits;
         let commit = || CommitBody { id: "", expected: version.before(48).then_some("") };
         let environment = |name: &str| {
             let value = std::env::var(name).or_else(|_| std::env::var(name.to_ascii_lowercase()));
@@ -204,20 +205,21 @@ impl InfoBody {
                 authorization: None,
                 log: ["json-file", "local", "none"],
             },
-            memory_limit: true,
-            swap_limit: true,
+            memory_limit: limits.memory,
+            swap_limit: limits.swap,
             kernel_memory: version.before(42).then_some(false),
-            cpu_cfs_period: true,
-            cpu_cfs_quota: true,
-            cpu_shares: true,
-            cpu_set: true,
-            pids_limit: true,
-            ipv4_forwarding: true,
-            bridge_nf_iptables: version.before(50).then_some(true),
-            bridge_nf_ip6tables: version.before(50).then_some(true),
+            cpu_cfs_period: limits.cpu_quota,
+            cpu_cfs_quota: limits.cpu_quota,
+            cpu_shares: limits.cpu_shares,
+            cpu_set: limits.cpu_set,
+            pids_limit: limits.pids,
+            ipv4_forwarding: limits.ipv4_forwarding,
+            // Nothing here depends on them; at moby neither, since 28.0, which has said so of any host from then on.
+            bridge_nf_iptables: version.before(50).then_some(false),
+            bridge_nf_ip6tables: version.before(50).then_some(false),
             debug: false,
             files: info.resources.0,
-            oom_kill_disable: !v2,
+            oom_kill_disable: limits.oom_kill_disable,
             threads: info.resources.1,
             system_time: rfc3339(Timestamp::now()),
             logging_driver: info.log_driver,
@@ -230,7 +232,7 @@ impl InfoBody {
             os_type: "linux",
             architecture: info.architecture,
             index_server_address: "https://index.docker.io/v1/",
-            registry_config: RegistryBody::shown(info.insecure_registries),
+            registry_config: RegistryBody::shown(info.insecure_registries, &info.mirrors),
             cpus: info.cpus,
             mem_total: info.memory,
             generic_resources: None,
@@ -261,14 +263,14 @@ impl InfoBody {
             init_commit: commit(),
             security_options,
             cdi_spec_dirs: version.at_least(44).then(Vec::new),
-            warnings: None,
+            warnings: Some(warnings(&limits, v2)).filter(|warnings| !warnings.is_empty()),
         }
     }
 }
 
 impl RegistryBody {
     /// Networks and hosts that are reached without TLS, apart, as clients print them.
-    fn shown(insecure: Vec<String>) -> Self {
+    fn shown(insecure: Vec<String>, mirrors: &[String]) -> Self {
         const HUB: &str = "docker.io";
         let is_network = |text: &String| text.parse::<ipnet::IpNet>().is_ok();
         let (mut networks, hosts): (Vec<String>, Vec<String>) = insecure.into_iter().partition(is_network);
@@ -278,16 +280,48 @@ impl RegistryBody {
                 networks.push(own.to_owned());
             }
         }
-        let index = |name: &str, secure| IndexBody {
-            name: name.to_owned(),
-            mirrors: Vec::new(),
-            secure,
-            official: name == HUB,
-        };
-        let mut index_configs: BTreeMap<_, _> = hosts.iter().map(|host| (host.clone(), index(host, false))).collect();
-        index_configs.insert(HUB.to_owned(), index(HUB, true));
-        Self { insecure_networks: networks, index_configs, mirrors: Vec::new() }
+        let mirrors: Vec<String> = mirrors.iter().map(|mirror| shown_mirror(mirror)).collect();
+        let index =
+            |name: &str, mirrors, secure| IndexBody { name: name.to_owned(), mirrors, secure, official: name == HUB };
+        let insecure = hosts.iter().map(|host| (host.clone(), index(host, Vec::new(), false)));
+        let mut index_configs: BTreeMap<_, _> = insecure.collect();
+        index_configs.insert(HUB.to_owned(), index(HUB, mirrors.clone(), true));
+        Self { insecure_networks: networks, index_configs, mirrors }
     }
+}
+
+/// A mirror's address, as clients print it.
+fn shown_mirror(mirror: &str) -> String {
+    format!("{}/", without_password(mirror).trim_end_matches('/'))
+}
+
+/// What containers have to do without on this machine, in dockerd's words. Where a version of cgroups never had a limit,
+/// there is nothing that anybody could do about it, and nothing is said.
+fn warnings(limits: &Limits, v2: bool) -> Vec<String> {
+    let io = match v2 {
+        true => ["io.max (rbps)", "io.max (wbps)", "io.max (riops)", "io.max (wiops)"],
+        false => [
+            "blkio throttle.read_bps_device",
+            "blkio throttle.write_bps_device",
+            "blkio throttle.read_iops_device",
+            "blkio throttle.write_iops_device",
+        ],
+    };
+    let parts = [
+        (limits.memory, "memory limit"),
+        (limits.swap, "swap limit"),
+        (limits.oom_kill_disable || v2, "oom kill disable"),
+        (limits.cpu_quota, "cpu cfs quota"),
+        (limits.cpu_quota, "cpu cfs period"),
+        (limits.cpu_shares, "cpu shares"),
+        (limits.cpu_set, "cpuset"),
+        (limits.io_weight || !v2, "io.weight"),
+        (limits.io_weight || !v2, "io.weight (per device)"),
+    ];
+    let parts = parts.into_iter().chain(io.map(|what| (limits.io_throttle, what)));
+    let missing = parts.filter(|(there, _)| !there).map(|(_, what)| format!("WARNING: No {what} support"));
+    let forwarding = (!limits.ipv4_forwarding).then(|| "WARNING: IPv4 forwarding is disabled".to_owned());
+    missing.chain(forwarding).collect()
 }
 
 /// A proxy's URL with the name and password in it hidden.
@@ -310,9 +344,40 @@ mod tests {
 
     #[test]
     fn networks_and_hosts_are_told_apart() {
-        let body = RegistryBody::shown(vec!["10.0.0.0/8".to_owned(), "registry:5000".to_owned()]);
+        let body = RegistryBody::shown(vec!["10.0.0.0/8".to_owned(), "registry:5000".to_owned()], &[]);
         assert_eq!(body.insecure_networks, ["10.0.0.0/8", "::1/128", "127.0.0.0/8"]);
         assert!(!body.index_configs["registry:5000"].secure && body.index_configs["docker.io"].official);
+    }
+
+    #[test]
+    fn mirrors_are_those_of_the_hub_and_do_not_tell_their_passwords() {
+        let body = RegistryBody::shown(
+            vec!["registry:5000".to_owned()],
+            &["https://mirror.example".to_owned(), "https://me:secret@other.example/hub/".to_owned()],
+        );
+        let shown = ["https://mirror.example/", "https://xxxxx:xxxxx@other.example/hub/"];
+        assert_eq!(
+            (&body.mirrors[..], &body.index_configs["docker.io"].mirrors[..]),
+            (&shown.map(str::to_owned)[..], &shown.map(str::to_owned)[..])
+        );
+        assert!(body.index_configs["registry:5000"].mirrors.is_empty());
+    }
+
+    #[test]
+    fn what_the_kernel_lacks_is_warned_of() {
+        let nothing = Limits::default();
+        let v1 = warnings(&nothing, false);
+        assert_eq!((v1.len(), v1[1].as_str()), (12, "WARNING: No swap limit support"));
+        assert_eq!(v1[7], "WARNING: No blkio throttle.read_bps_device support");
+        let v2 = warnings(&nothing, true);
+        assert_eq!((v2.len(), v2[12].as_str()), (13, "WARNING: IPv4 forwarding is disabled"));
+        assert!(v2.contains(&"WARNING: No io.weight (per device) support".to_owned()), "{v2:?}");
+        assert!(!v2.contains(&"WARNING: No oom kill disable support".to_owned()), "{v2:?}");
+        let all = Limits { memory: true, swap: true, oom_kill_disable: true, cpu_quota: true, ..nothing };
+        let all =
+            Limits { cpu_shares: true, cpu_set: true, pids: true, io_throttle: true, ipv4_forwarding: true, ..all };
+        assert_eq!(warnings(&all, false), Vec::<String>::new());
+        assert_eq!(warnings(&Limits { swap: false, ..all }, false), ["WARNING: No swap limit support"]);
     }
 
     #[test]

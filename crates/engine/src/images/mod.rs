@@ -111,6 +111,10 @@ impl Engine {
         self.0.registries.config().insecure.iter().map(ToString::to_string).collect()
     }
 
+    pub(crate) fn mirrors(&self) -> Vec<String> {
+        self.0.registries.config().mirrors.get("docker.io").cloned().unwrap_or_default()
+    }
+
     /// The image that `reference` names, if it runs on `platform`.
     pub(crate) fn resolve_image(&self, reference: &str, platform: Option<&str>) -> Result<ResolvedImage> {
         let id = self.find_image(reference)?;

@@ -61,7 +61,7 @@ impl Layout {
         }
         let path = Path::new("/proc/self/mountinfo");
         let table = std::fs::read_to_string(path).map_err(CgroupError::io("read", path))?;
-        let layout = Self::parse(&table);
+        let layout = Self::of_mount_table(&table);
         if layout.v1.is_empty() && layout.v2.is_none() {
             return Err(CgroupError::NotMounted);
         }
@@ -88,8 +88,8 @@ impl Layout {
         self.v1.iter().find(|hierarchy| hierarchy.controllers.iter().any(|known| known == controller))
     }
 
-    /// Reads the text of `/proc/PID/mountinfo` (see proc(5)).
-    fn parse(table: &str) -> Self {
+    /// What the text of `/proc/PID/mountinfo` says (see proc(5)).
+    pub fn of_mount_table(table: &str) -> Self {
         let mut layout = Self::default();
         for line in table.lines() {
             let Some((mount, filesystem)) = line.split_once(" - ") else { continue };
@@ -139,7 +139,7 @@ mod tests {
 
     #[test]
     fn a_hybrid_layout_has_both() {
-        let layout = Layout::parse(
+        let layout = Layout::of_mount_table(
             "30 24 0:26 / /sys/fs/cgroup rw - tmpfs tmpfs rw,mode=755\n\
              31 30 0:27 / /sys/fs/cgroup/cpu,cpuacct rw shared:9 - cgroup cgroup rw,cpu,cpuacct\n\
              32 30 0:28 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,xattr,name=systemd\n\
@@ -154,7 +154,7 @@ mod tests {
 
     #[test]
     fn pure_v2_has_no_hierarchies() {
-        let layout = Layout::parse("31 24 0:26 / /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw,nsdelegate\n");
+        let layout = Layout::of_mount_table("31 24 0:26 / /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw,nsdelegate\n");
         assert!(layout.is_unified());
     }
 
@@ -188,7 +188,7 @@ mod tests {
                 table += &format!("99 24 0:26 / {} rw,nosuid - cgroup2 cgroup2 rw,nsdelegate\n", escape(&point));
                 wanted.v2 = Some(point.into());
             }
-            let layout = Layout::parse(&table);
+            let layout = Layout::of_mount_table(&table);
             prop_assert_eq!(&layout, &wanted);
             for hierarchy in wanted.v1() {
                 for controller in hierarchy.controllers() {
@@ -199,7 +199,7 @@ mod tests {
 
         #[test]
         fn any_table_gives_each_hierarchy_once(table in "([a-z0-9 \\-/:,.\\n]{0,20}( - cgroup2? cgroup [a-z,]{0,8}\n)?){0,8}") {
-            let layout = Layout::parse(&table);
+            let layout = Layout::of_mount_table(&table);
             let mut seen = std::collections::BTreeSet::new();
             for hierarchy in layout.v1() {
                 prop_assert!(!hierarchy.controllers().is_empty() && !hierarchy.name().is_empty());
