@@ -91,6 +91,11 @@ impl Daemon {
         self.slot.first_port()
     }
 
+    /// The network that this daemon's addresses come from, and no other's: `10.N.0.0/16`.
+    pub fn addresses(&self) -> String {
+        self.slot.addresses()
+    }
+
     /// The directory that the shell works in.
     pub fn work(&self) -> PathBuf {
         self.path("work")
@@ -119,7 +124,8 @@ impl Daemon {
         }
     }
 
-    /// Starts the daemon again with other flags than before, as [`Self::restart`].
+    /// Starts the daemon again with other flags than before, as [`Self::restart`]. Where one of them is `--config`, the file
+    /// names the daemon's directories and its addresses.
     pub fn restart_with(&mut self, flags: &[&str]) {
         self.flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
         self.restart();
@@ -139,10 +145,8 @@ impl Daemon {
             self.stop();
         }
         let log = File::options().create(true).append(true).open(self.path("log")).expect("open the daemon's log");
-        let pool = format!("{},size=24", self.slot.addresses());
         let process = self
             .start_command()
-            .args(["--default-address-pool", &pool])
             .args(&self.flags)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -274,7 +278,12 @@ impl Daemon {
     /// The daemon ends with the test, also where that is killed.
     fn start_command(&self) -> Command {
         let mut command = Command::new("setpriv");
-        command.args(["--pdeathsig", "KILL"]).arg(&self.program).arg("daemon").args(self.directories());
+        command.args(["--pdeathsig", "KILL"]).arg(&self.program).arg("daemon");
+        // A configuration file says all of it.
+        if !self.flags.iter().any(|flag| flag == "--config") {
+            let pool = format!("{},size=24", self.slot.addresses());
+            command.args(self.directories()).args(["--default-address-pool", &pool]);
+        }
         command
     }
 

@@ -1,5 +1,7 @@
 //! The whole: `version`, `info`, `events`, `stats`, `top`, `df`, and what inspection shows.
 
+use std::collections::BTreeMap;
+
 use e2e::{Daemon, eventually};
 
 #[test]
@@ -71,6 +73,95 @@ fn what_the_kernel_can_limit() {
     host.sh("docker info -f '{{json .RegistryConfig}}' | jq -c '[.Mirrors, .IndexConfigs[\"docker.io\"].Mirrors, .IndexConfigs[\"r.example\"].Secure]'")
         .says(r#"[["https://mirror.example/"],["https://mirror.example/"],false]"#);
     host.sh("docker info").mentions("Registry Mirrors:\n  https://mirror.example/");
+}
+
+/// Samples by name and labels, of metrics of which every line is as Prometheus' text format has it: each family's help and type
+/// once and before its samples, which stand together.
+#[track_caller]
+fn samples(text: &str) -> BTreeMap<String, f64> {
+    let is_name = |name: &str| {
+        name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
+            && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
+    };
+    let (mut samples, mut families) = (BTreeMap::new(), BTreeMap::new());
+    let (mut helped, mut family) = (String::new(), String::new());
+    assert!(text.ends_with('\n'), "the last line has no end: {text}");
+    for line in text.lines() {
+        if let Some(help) = line.strip_prefix("# HELP ") {
+            let (name, words) = help.split_once(' ').expect(line);
+            assert!(is_name(name) && !words.trim().is_empty(), "{line}");
+            name.clone_into(&mut helped);
+        } else if let Some(kind) = line.strip_prefix("# TYPE ") {
+            let (name, kind) = kind.split_once(' ').expect(line);
+            assert_eq!(name, helped, "{line}");
+            assert!(["counter", "gauge"].contains(&kind), "{line}");
+            // What only grows is named so, and nothing else.
+            assert_eq!(kind == "counter", name.ends_with("_total"), "{line}");
+            assert!(families.insert(name.to_owned(), kind).is_none(), "{line} is there twice");
+            name.clone_into(&mut family);
+        } else {
+            let (series, value) = line.rsplit_once(' ').expect(line);
+            let (name, labels) = series.split_once('{').unwrap_or((series, "}"));
+            assert_eq!(name, family, "{line} stands with others");
+            for label in labels.strip_suffix('}').expect(line).split(',').filter(|label| !label.is_empty()) {
+                let (label, text) = label.split_once("=\"").expect(line);
+                let text = text.strip_suffix('"').expect(line);
+                assert!(is_name(label) && !text.contains(['"', '\\']), "{line}");
+            }
+            let value: f64 = value.parse().unwrap_or_else(|error| panic!("{line}: {error}"));
+            assert!(value >= 0.0 && samples.insert(series.to_owned(), value).is_none(), "{line}");
+        }
+    }
+    for family in families.keys() {
+        assert!(samples.keys().any(|series| series.split('{').next() == Some(family)), "{family} has no sample");
+    }
+    samples
+}
+
+#[test]
+fn metrics() {
+    let mut host = Daemon::start();
+    let address = format!("127.0.0.1:{}", host.port());
+    host.restart_with(&["--metrics-addr", &address]);
+    let mut answer = String::new();
+    eventually("the metrics", || {
+        answer = host.sh("curl -s -m 5 -i http://127.0.0.1:$PORT/nothing; true").stdout().to_owned();
+        !answer.is_empty()
+    });
+    assert!(answer.starts_with("HTTP/1.1 404 "), "{answer}");
+    host.sh("curl -s -m 5 -D - -o /dev/null http://127.0.0.1:$PORT/metrics")
+        .mentions("HTTP/1.1 200 OK")
+        .mentions("Content-Type: text/plain; version=0.0.4");
+    let read = |host: &Daemon| samples(host.sh("curl -s -m 5 http://127.0.0.1:$PORT/metrics?with=more").ok().stdout());
+    let before = read(&host);
+    assert_eq!(before[&format!("stratus_build_info{{version=\"{}\"}}", env!("CARGO_PKG_VERSION"))], 1.0);
+    assert_eq!((before["stratus_images"], before["stratus_containers{state=\"running\"}"]), (1.0, 0.0));
+    assert!(before["process_resident_memory_bytes"] > 0.0 && before["process_open_fds"] > 0.0);
+
+    host.sh("docker run --rm busybox true").ok();
+    host.sh("docker run busybox /nonsense").exits_with(127);
+    host.sh("docker run -d --name box busybox sleep 1000 && docker exec box true && docker exec -d box true").ok();
+    host.sh("docker run -d --name paused busybox sleep 1000 && docker pause paused && docker create busybox").ok();
+    let after = read(&host);
+    let grown = |series: &str| after[series] - before[series];
+    assert_eq!(grown("stratus_container_starts_total"), 3.0);
+    assert_eq!(grown("stratus_container_start_failures_total"), 1.0);
+    assert_eq!(grown("stratus_container_ends_total"), 1.0);
+    assert_eq!(grown("stratus_container_oom_kills_total"), 0.0);
+    assert_eq!(grown("stratus_execs_total"), 2.0);
+    assert!(grown("process_cpu_seconds_total") > 0.0);
+    for (state, count) in [("running", 1.0), ("paused", 1.0), ("stopped", 2.0)] {
+        assert_eq!(after[&format!("stratus_containers{{state=\"{state}\"}}")], count, "{state}");
+    }
+    // They begin anew with the daemon, as counts do at Prometheus.
+    host.restart();
+    let mut begun = String::new();
+    eventually("the metrics", || {
+        host.sh("curl -s -m 5 http://127.0.0.1:$PORT/metrics; true").stdout().clone_into(&mut begun);
+        !begun.is_empty()
+    });
+    assert_eq!(samples(&begun)["stratus_container_starts_total"], 0.0);
+    assert_eq!(samples(&begun)["stratus_containers{state=\"running\"}"], 1.0);
 }
 
 #[test]

@@ -28,6 +28,7 @@ mod signals;
 mod spec;
 mod streams;
 mod system;
+mod tally;
 mod users;
 mod volumes;
 
@@ -59,6 +60,7 @@ pub use limits::Limits;
 pub use networks::NetworkDetails;
 pub use streams::{AttachOptions, LogLine, LogOptions, OutputChunk, OutputStream};
 pub use system::{DiskUsage, SystemInfo};
+pub use tally::Counts;
 pub use volumes::{Volume, VolumeCreate, VolumeUsage};
 
 use container::{Container, Execs, Life, Placements, Registry};
@@ -91,6 +93,7 @@ struct Inner {
     events: Events,
     log_changes: log_changes::LogChanges,
     metering: metering::Metering,
+    tally: tally::Tally,
     users: users::UserCache,
     confinement: apparmor::Confinement,
 }
@@ -99,6 +102,11 @@ impl Engine {
     /// Where events are told and heard.
     pub fn events(&self) -> &Events {
         &self.0.events
+    }
+
+    /// What this daemon has done since its start.
+    pub fn counts(&self) -> Counts {
+        self.0.tally.counts()
     }
 
     /// Changes a container's record: the store first, then memory.

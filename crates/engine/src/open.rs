@@ -81,6 +81,7 @@ impl Engine {
             events: Events::default(),
             log_changes: Default::default(),
             metering: Metering::open(&store)?,
+            tally: crate::tally::Tally::default(),
             users: Default::default(),
             confinement: Confinement::new(&config.net.instance, &config.run_dir),
             config,

@@ -179,6 +179,7 @@ impl Engine {
             return Err(Error::conflict(format!("Error: Exec command {id} has already run")));
         }
         // Told before, as its end may be told at any time from here on.
+        self.0.tally.executed();
         self.tell_container(&record, &format!("exec_start: {}", command(&exec.config)), [("execID", id.to_owned())]);
         match self.exec_run(id, &exec, &container, detach, console_size).await {
             Ok(attachment) => Ok(attachment),

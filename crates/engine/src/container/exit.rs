@@ -137,6 +137,7 @@ impl Engine {
 
     /// Tells the events of an end.
     fn tell_end(&self, record: &ContainerRecord, end: &End, usage: &LastUsage) {
+        self.0.tally.ended(usage.oom_killed);
         if usage.oom_killed {
             self.tell_container(record, "oom", []);
         }

@@ -67,6 +67,7 @@ impl Engine {
             Ok((pid, net)) => self.note_start(life, pid, net, by_hand).await,
             Err(error) => Err(error),
         };
+        self.0.tally.started(started.is_ok());
         match started {
             Ok(record) => {
                 self.begin_count(&record);

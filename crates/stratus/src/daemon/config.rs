@@ -417,6 +417,23 @@ mod tests {
     }
 
     #[test]
+    fn forwarding_is_confined_unless_the_file_says_otherwise() {
+        let confined = |text: &str| Config::of(&Options::default(), parsed(text).unwrap()).unwrap().engine().unwrap();
+        assert!(confined("").net.ip_forward_drop);
+        assert!(confined("ip-forward-no-drop = false").net.ip_forward_drop);
+        assert!(!confined("ip-forward-no-drop = true").net.ip_forward_drop);
+    }
+
+    #[test]
+    fn a_flag_wins_over_the_file() {
+        let flags = Options { labels: vec!["a=b".into()], log_level: Some("warn".into()), ..Options::default() };
+        let config =
+            Config::of(&flags, parsed("label = 'c=d'\nlog-level = 'debug'\ndns = '10.0.0.1'").unwrap()).unwrap();
+        assert_eq!((config.labels, config.log_level.as_str()), (vec!["a=b".to_owned()], "warn"));
+        assert_eq!(config.dns.servers, ["10.0.0.1"]);
+    }
+
+    #[test]
     fn the_example_has_every_flag_once() {
         use clap::Args as _;
         let example = include_str!("../../../../contrib/daemon.toml.example");

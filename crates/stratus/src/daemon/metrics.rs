@@ -42,7 +42,8 @@ async fn answer(mut stream: TcpStream, engine: &Engine) -> std::io::Result<()> {
             break;
         }
     }
-    let (status, body) = if request.starts_with(b"GET /metrics ") {
+    // Prometheus may be told to send parameters, which mean nothing here.
+    let (status, body) = if request.starts_with(b"GET /metrics ") || request.starts_with(b"GET /metrics?") {
         ("200 OK", text(engine))
     } else {
         ("404 Not Found", "metrics are at /metrics\n".to_owned())
@@ -56,32 +57,71 @@ async fn answer(mut stream: TcpStream, engine: &Engine) -> std::io::Result<()> {
     stream.shutdown().await
 }
 
-fn text(engine: &Engine) -> String {
-    let info = engine.info();
-    let (all, running, paused, stopped) = info.containers;
-    let mut out = String::new();
-    let mut gauge = |name: &str, help: &str, samples: &[(&str, f64)]| {
-        let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} gauge");
+/// What a family's samples are.
+#[derive(Clone, Copy)]
+enum Kind {
+    /// They grow, and begin anew with the daemon.
+    Counter,
+    /// They go up and down.
+    Gauge,
+}
+
+/// The text, a family after the other.
+#[derive(Default)]
+struct Text(String);
+
+impl Text {
+    /// A family with one sample a list of labels.
+    fn family(&mut self, kind: Kind, name: &str, help: &str, samples: &[(&str, f64)]) {
+        let kind = match kind {
+            Kind::Counter => "counter",
+            Kind::Gauge => "gauge",
+        };
+        let _ = writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}");
         for (labels, value) in samples {
-            let _ = writeln!(out, "{name}{labels} {value}");
+            let _ = writeln!(self.0, "{name}{labels} {value}");
         }
-    };
-    gauge("stratus_build_info", "Version of this daemon.", &[(&format!("{{version=\"{}\"}}", info.version), 1.0)]);
-    gauge(
-        "stratus_containers",
-        "Containers by state.",
-        &[
-            ("{state=\"running\"}", running as f64),
-            ("{state=\"paused\"}", paused as f64),
-            ("{state=\"stopped\"}", stopped as f64),
-        ],
-    );
-    gauge("stratus_containers_total", "Containers of any state.", &[("", all as f64)]);
-    gauge("stratus_images", "Images.", &[("", info.images as f64)]);
-    gauge("process_open_fds", "Open file descriptors of the daemon.", &[("", info.resources.0 as f64)]);
-    gauge("process_threads", "Threads of the daemon.", &[("", info.resources.1 as f64)]);
-    gauge("process_resident_memory_bytes", "Resident memory of the daemon.", &[("", resident() as f64)]);
-    out
+    }
+
+    fn one(&mut self, kind: Kind, name: &str, help: &str, value: f64) {
+        self.family(kind, name, help, &[("", value)]);
+    }
+}
+
+fn text(engine: &Engine) -> String {
+    let (info, counts) = (engine.info(), engine.counts());
+    let (_, running, paused, stopped) = info.containers;
+    let mut text = Text::default();
+    let version = format!("{{version=\"{}\"}}", info.version);
+    text.family(Kind::Gauge, "stratus_build_info", "Version of this daemon.", &[(&version, 1.0)]);
+    let states = [
+        ("{state=\"running\"}", running as f64),
+        ("{state=\"paused\"}", paused as f64),
+        ("{state=\"stopped\"}", stopped as f64),
+    ];
+    text.family(Kind::Gauge, "stratus_containers", "Containers by state.", &states);
+    text.one(Kind::Gauge, "stratus_images", "Images.", info.images as f64);
+    for (name, help, count) in [
+        ("stratus_container_starts_total", "Containers' starts.", counts.starts),
+        ("stratus_container_start_failures_total", "Containers' starts that came to nothing.", counts.failed_starts),
+        ("stratus_container_ends_total", "Containers' ends.", counts.ends),
+        ("stratus_container_oom_kills_total", "Ends of containers that ran out of memory.", counts.oom_kills),
+        ("stratus_execs_total", "Further processes started in containers.", counts.execs),
+    ] {
+        text.one(Kind::Counter, name, help, count as f64);
+    }
+    let (files, threads) = info.resources;
+    text.one(Kind::Gauge, "process_open_fds", "Open file descriptors of the daemon.", files as f64);
+    text.one(Kind::Gauge, "process_threads", "Threads of the daemon.", threads as f64);
+    text.one(Kind::Gauge, "process_resident_memory_bytes", "Resident memory of the daemon.", resident() as f64);
+    text.one(Kind::Counter, "process_cpu_seconds_total", "Time on CPUs of the daemon.", cpu_seconds());
+    text.0
+}
+
+/// Time on CPUs of this process, user and system.
+fn cpu_seconds() -> f64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
 }
 
 /// Resident bytes of this process (proc_pid_statm(5), second field, in pages).

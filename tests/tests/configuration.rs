@@ -1,0 +1,111 @@
+//! The configuration file: every key has its effect.
+
+use std::collections::BTreeSet;
+use std::fs;
+
+use e2e::{Daemon, eventually};
+
+/// One key of the file.
+struct Key {
+    name: &'static str,
+    /// As it is written in the file.
+    value: &'static str,
+    /// What shows that it is so.
+    command: &'static str,
+    /// A part of what that prints.
+    prints: &'static str,
+}
+
+const fn key(name: &'static str, value: &'static str, command: &'static str, prints: &'static str) -> Key {
+    Key { name, value, command, prints }
+}
+
+/// In all of them, `%WORK%` stands for the shell's directory, `%RUN%` and `%DATA%` for the daemon's, `%NET%` for the start of
+/// its addresses.
+const KEYS: [Key; 23] = [
+    key("data-dir", "'%DATA%'", "docker info -f '{{.DockerRootDir}}'", "%DATA%"),
+    key("run-dir", "'%RUN%'", "test -S %RUN%/keeper.sock && echo it is there", "it is there"),
+    key("group", "'staff'", "stat -c %G %RUN%/docker.sock", "staff"),
+    key("host", "['unix://%RUN%/docker.sock', 'tcp://127.0.0.1:%PORT%']", "docker -H $DOCKER_HOST ps -q | wc -l", "0"),
+    key("tlscacert", "'%WORK%/ca.pem'", "%REMOTE% version", "Server: stratus"),
+    key("tlscert", "'%WORK%/node.pem'", "openssl s_client -connect 127.0.0.1:%PORT% </dev/null 2>&1", "CN = node"),
+    key("tlskey", "'%WORK%/node.key'", "%REMOTE% info -f '{{.DockerRootDir}}'", "%DATA%"),
+    key("tlsverify", "true", "docker -H tcp://127.0.0.1:%PORT% --tls ps 2>&1 || echo refused", "refused"),
+    key("bridge", "'stbr%PORT%'", "docker run --rm busybox true && ls /sys/class/net", "stbr%PORT%"),
+    key(
+        "default-address-pool",
+        "'%NET%.0.0/16,size=27'",
+        "docker network create net >/dev/null && docker network inspect -f '{{range .IPAM.Config}}{{.Subnet}}{{end}}' net",
+        "/27",
+    ),
+    key(
+        "insecure-registry",
+        "['r.example']",
+        "docker info -f '{{(index .RegistryConfig.IndexConfigs \"r.example\").Secure}}'",
+        "false",
+    ),
+    key("registry-mirror", "'https://m.example'", "docker info -f '{{.RegistryConfig.Mirrors}}'", "https://m.example/"),
+    key("log-driver", "'local'", "docker info -f '{{.LoggingDriver}}'", "local"),
+    key(
+        "log-opt",
+        "['max-size=3m', 'max-file=7']",
+        "docker inspect -f '{{json .HostConfig.LogConfig}}' $(docker create busybox)",
+        r#"{"Type":"local","Config":{"max-file":"7","max-size":"3m"}}"#,
+    ),
+    key("dns", "['10.9.8.7', '10.9.8.6']", RESOLVER, "nameserver 10.9.8.7\nnameserver 10.9.8.6\n"),
+    key("dns-opt", "'ndots:7'", RESOLVER, "options ndots:7"),
+    key("dns-search", "['in.example']", RESOLVER, "search in.example"),
+    key(
+        "host-gateway-ip",
+        "'10.9.8.5'",
+        "docker run --rm --add-host gate:host-gateway busybox cat /etc/hosts",
+        "10.9.8.5\tgate",
+    ),
+    key("init", "true", "docker run --rm busybox cat /proc/1/comm", "init"),
+    key("label", "['rack=7']", "docker info -f '{{.Labels}}'", "[rack=7]"),
+    key("metrics-addr", "'127.0.0.1:%NEXT%'", "curl -s -m 5 127.0.0.1:%NEXT%/metrics", "stratus_images 1"),
+    key("log-level", "'debug'", "grep -c '\"level\":\"DEBUG\"' ../log | grep -vx 0 && echo it is told", "it is told"),
+    key("log-format", "'json'", "sed -n '$p' ../log | jq 'has(\"target\")'", "true"),
+];
+
+const RESOLVER: &str = "docker run --rm busybox cat /etc/resolv.conf";
+
+/// An authority, and one certificate of it for both sides.
+const CERTIFICATES: &str = "set -e
+    openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=ca -keyout ca.key -out ca.pem
+    openssl req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=node -keyout node.key -out node.csr
+    printf 'subjectAltName=IP:127.0.0.1\\nextendedKeyUsage=serverAuth,clientAuth\\n' > node.ext
+    openssl x509 -req -days 2 -in node.csr -CA ca.pem -CAkey ca.key -CAcreateserial -extfile node.ext -out node.pem";
+
+#[test]
+fn every_key_has_its_effect() {
+    let mut host = Daemon::start();
+    host.sh(CERTIFICATES).ok();
+    let remote = "docker -H tcp://127.0.0.1:%PORT% --tlsverify --tlscacert ca.pem --tlscert node.pem --tlskey node.key";
+    let words = [
+        ("%REMOTE%", remote.to_owned()),
+        ("%WORK%", host.work().display().to_string()),
+        ("%RUN%", host.run_dir().display().to_string()),
+        ("%DATA%", host.data().display().to_string()),
+        ("%NET%", host.addresses().trim_end_matches(".0.0/16").to_owned()),
+        ("%PORT%", host.port().to_string()),
+        ("%NEXT%", (host.port() + 1).to_string()),
+    ];
+    let filled = |text: &str| words.iter().fold(text.to_owned(), |text, (name, word)| text.replace(name, word));
+    let file: String = KEYS.iter().map(|key| format!("{} = {}\n", key.name, filled(key.value))).collect();
+    let path = host.work().join("daemon.toml");
+    fs::write(&path, file).expect("write the configuration");
+    host.restart_with(&["--config", &path.display().to_string()]);
+    eventually("the metrics", || host.sh(&filled("curl -s -m 5 127.0.0.1:%NEXT%; true")).stdout() != "");
+    for key in &KEYS {
+        let outcome = host.sh(&filled(key.command));
+        assert!(outcome.stdout().contains(&filled(key.prints)), "{} has no effect: {outcome}", key.name);
+    }
+    // Flags that are not in the table above have a test of their own here.
+    let own = ["config", "clean", "help", "ip-forward-no-drop"];
+    let help = host.sh("$STRATUS daemon --help").ok().stdout().to_owned();
+    let words = help.split_whitespace().filter_map(|word| word.strip_prefix("--"));
+    let flags: BTreeSet<&str> = words.map(|word| word.trim_end_matches(|c: char| !c.is_ascii_lowercase())).collect();
+    let known: BTreeSet<&str> = KEYS.iter().map(|key| key.name).chain(own).collect();
+    assert_eq!(flags, known);
+}
