@@ -108,6 +108,29 @@ fn an_instance_cleans_up_after_itself_by_name() {
     assert!(!sandbox::cgroup::Cgroup::new(&parent).unwrap().exists());
 }
 
+/// In the hybrid layout too, whose v2 tree has no controllers: it is what kills everything at once.
+#[test]
+fn a_container_has_a_cgroup_of_its_own_in_every_hierarchy() {
+    let bundle = Bundle::new("exec sleep 1000");
+    bundle.create();
+    let cgroups = std::fs::read_to_string(format!("/proc/{}/cgroup", bundle.pid())).unwrap();
+    let layout = sandbox::cgroup::Layout::detect().unwrap();
+    for line in cgroups.lines() {
+        let mut fields = line.splitn(3, ':').skip(1);
+        let (controllers, path) = (fields.next().unwrap(), fields.next().unwrap());
+        let mounted = match controllers.split(',').next().unwrap() {
+            "" => layout.v2().is_some(),
+            controller => layout.hierarchy(controller).is_some(),
+        };
+        assert!(!mounted || path == format!("/sandbox-test-{}", bundle.id), "{line}");
+    }
+    // What is started later belongs there, too.
+    bundle.ok(&["start", &bundle.id]);
+    let further = bundle.ok(&["exec", &bundle.id, "cat", "/proc/self/cgroup"]);
+    let first = bundle.ok(&["exec", &bundle.id, "cat", "/proc/1/cgroup"]);
+    assert_eq!(further, first);
+}
+
 /// The device filter of version 2 works wherever a v2 tree is mounted, with or without controllers.
 #[test]
 fn unified_settings_go_to_the_v2_tree() {

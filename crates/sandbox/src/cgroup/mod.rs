@@ -164,8 +164,12 @@ impl Cgroup {
     }
 
     fn make(&self, resources: &LinuxResources) -> Result<()> {
-        if let Some(mount) = self.unified_mount(resources) {
-            v2::make(mount, &self.path)?;
+        match self.layout.v2() {
+            Some(mount) if self.layout.is_unified() || has_unified(resources) => v2::make(mount, &self.path)?,
+            // In the hybrid layout the controllers are in the v1 hierarchies. The v2 tree has `cgroup.kill`, and a cgroup
+            // namespace its root; where it can't be written to, all else works without.
+            Some(mount) => _ = v2::make_without_controllers(mount, &self.path),
+            None => {}
         }
         for hierarchy in self.layout.v1() {
             v1::make(hierarchy, &self.path)?;
@@ -184,17 +188,10 @@ impl Cgroup {
             return v2::apply(&below(mount, &self.path), resources, new);
         }
         v1::apply(self.layout, &self.path, resources, new)?;
-        if let Some(mount) = self.unified_mount(resources) {
+        if let Some(mount) = self.layout.v2().filter(|_| has_unified(resources)) {
             v2::apply_unified(&below(mount, &self.path), resources)?;
         }
         Ok(())
-    }
-
-    /// The v2 tree, where it takes part: always when there is no v1, else only for `unified` settings, as in the
-    /// hybrid layout the controllers are in the v1 hierarchies.
-    fn unified_mount(&self, resources: &LinuxResources) -> Option<&Path> {
-        let wanted = self.layout.is_unified() || resources.unified().as_ref().is_some_and(|map| !map.is_empty());
-        self.layout.v2().filter(|_| wanted)
     }
 
     /// What the process that clones needs to know.
@@ -365,6 +362,11 @@ fn remove_tree(directory: &Path) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Whether there are settings for files of the v2 tree.
+fn has_unified(resources: &LinuxResources) -> bool {
+    resources.unified().as_ref().is_some_and(|settings| !settings.is_empty())
 }
 
 /// `mount` + an absolute path within it.

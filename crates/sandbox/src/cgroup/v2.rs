@@ -29,6 +29,17 @@ pub(super) fn make(mount: &Path, path: &str) -> Result<()> {
     Ok(())
 }
 
+/// Creates the directory, and its parents where they are missing.
+pub(super) fn make_without_controllers(mount: &Path, path: &str) -> Result<()> {
+    let directory = below(mount, path);
+    match fs::create_dir(&directory) {
+        Err(error) if error.kind() == ErrorKind::NotFound => fs::create_dir_all(&directory),
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
+        other => other,
+    }
+    .map_err(CgroupError::io("create cgroup", &directory))
+}
+
 /// Enables for the children what is available here and not yet enabled.
 fn hand_down(directory: &Path) -> Result<()> {
     let read = |file: &str| {
