@@ -1,6 +1,8 @@
-//! Seccomp profiles, compiled to BPF by libseccomp.
+//! Seccomp profiles, compiled to BPF by libseccomp, and made short (`ranges`).
 
 mod newer;
+mod program;
+mod ranges;
 
 use std::fs::File;
 use std::io::{Read, Seek};
@@ -14,6 +16,7 @@ use oci_spec::runtime::{
 };
 use serde::{Deserialize, Serialize};
 
+use self::program::Instruction;
 use super::{Bytes, PlanError};
 
 /// How many compiled profiles are kept. Nearly every container has the same one.
@@ -58,31 +61,15 @@ fn failed(error: libseccomp::error::SeccompError) -> PlanError {
 }
 
 fn build(profile: &LinuxSeccomp) -> Result<SeccompPlan<'static>, PlanError> {
-    let default = action(profile.default_action(), profile.default_errno_ret())?;
     if profile.default_action() == LinuxSeccompAction::ScmpActNotify {
         return Err(PlanError::Seccomp("SCMP_ACT_NOTIFY cannot be used as default action".into()));
     }
-    let mut context = ScmpFilterContext::new(default).map_err(failed)?;
-    // no_new_privs is the spec's decision, not the library's.
-    context.set_ctl_nnp(false).map_err(failed)?;
-    // A binary tree instead of a list: a system call passes 8 comparisons instead of 300.
-    // Older libraries have only the list, which is right as well.
-    let _ = context.set_ctl_optimize(2);
-    for arch in profile.architectures().iter().flatten() {
-        if *arch != Arch::ScmpArchNative && !context.is_arch_present(architecture(*arch)).map_err(failed)? {
-            context.add_arch(architecture(*arch)).map_err(failed)?;
-        }
-    }
-    let mut notify = false;
-    for rule in profile.syscalls().iter().flatten() {
-        if rule.action() == LinuxSeccompAction::ScmpActNotify {
-            if rule.names().iter().any(|name| name == "sendmsg") {
-                // The listener is handed over by sendmsg, under the filter: it would wait for itself.
-                return Err(PlanError::Seccomp("SCMP_ACT_NOTIFY cannot be used for the sendmsg syscall".into()));
-            }
-            notify = true;
-        }
-        add(&mut context, rule, profile)?;
+    let rules = profile.syscalls().iter().flatten();
+    let mut asking = rules.filter(|rule| rule.action() == LinuxSeccompAction::ScmpActNotify).peekable();
+    let notify = asking.peek().is_some();
+    // The listener is handed over by sendmsg, under the filter: it would wait for itself.
+    if asking.flat_map(LinuxSyscall::names).any(|name| name == "sendmsg") {
+        return Err(PlanError::Seccomp("SCMP_ACT_NOTIFY cannot be used for the sendmsg syscall".into()));
     }
     let mut flags = flags(profile);
     if notify {
@@ -94,8 +81,28 @@ fn build(profile: &LinuxSeccomp) -> Result<SeccompPlan<'static>, PlanError> {
     } else {
         flags &= !WAIT_KILLABLE_RECV;
     }
-    let filter = [newer::refusal(profile), export(&context)?].concat();
+    let filter = program::to_bytes(&ranges::shortened(program(profile)?));
     Ok(SeccompPlan { filter: filter.into(), flags, notify })
+}
+
+/// The profile's program as the library writes it, behind what answers for system calls that are newer.
+fn program(profile: &LinuxSeccomp) -> Result<Vec<Instruction>, PlanError> {
+    let default = action(profile.default_action(), profile.default_errno_ret())?;
+    let mut context = ScmpFilterContext::new(default).map_err(failed)?;
+    // no_new_privs is the spec's decision, not the library's.
+    context.set_ctl_nnp(false).map_err(failed)?;
+    // A binary tree instead of a list, for programs that can't be made shorter. Older libraries have only the list,
+    // which is right as well.
+    let _ = context.set_ctl_optimize(2);
+    for arch in profile.architectures().iter().flatten() {
+        if *arch != Arch::ScmpArchNative && !context.is_arch_present(architecture(*arch)).map_err(failed)? {
+            context.add_arch(architecture(*arch)).map_err(failed)?;
+        }
+    }
+    for rule in profile.syscalls().iter().flatten() {
+        add(&mut context, rule, profile)?;
+    }
+    Ok([newer::refusal(profile), export(&context)?].concat())
 }
 
 const WAIT_KILLABLE_RECV: u64 = 1 << 5;
@@ -116,17 +123,18 @@ fn flags(profile: &LinuxSeccomp) -> u64 {
     })
 }
 
-fn export(context: &ScmpFilterContext) -> Result<Vec<u8>, PlanError> {
+fn export(context: &ScmpFilterContext) -> Result<Vec<Instruction>, PlanError> {
     let io = |source| PlanError::Io { what: "export the filter to", path: PathBuf::from("memfd"), source };
     let memory = rustix::fs::memfd_create(c"seccomp", rustix::fs::MemfdFlags::CLOEXEC).map_err(|e| io(e.into()))?;
     context.export_bpf(memory.as_fd()).map_err(failed)?;
     let mut file = File::from(memory);
     let mut bytes = Vec::new();
     file.rewind().and_then(|()| file.read_to_end(&mut bytes)).map_err(io)?;
-    if bytes.is_empty() || bytes.len() % 8 != 0 || bytes.len() / 8 > usize::from(u16::MAX) {
+    let (instructions, rest) = bytes.as_chunks();
+    if instructions.is_empty() || !rest.is_empty() || instructions.len() > usize::from(u16::MAX) {
         return Err(PlanError::Seccomp(format!("the library wrote a filter of {} bytes", bytes.len())));
     }
-    Ok(bytes)
+    Ok(instructions.iter().copied().map(Instruction::from_bytes).collect())
 }
 
 fn add(context: &mut ScmpFilterContext, rule: &LinuxSyscall, profile: &LinuxSeccomp) -> Result<(), PlanError> {

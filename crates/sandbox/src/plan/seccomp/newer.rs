@@ -9,15 +9,12 @@ use libseccomp::{ScmpArch, ScmpSyscall};
 use oci_spec::runtime::{LinuxSeccomp, LinuxSeccompAction};
 
 use super::architecture;
+use super::program::{ABOVE, ARCHITECTURE, AT_LEAST, EQUAL, Instruction, LOAD, NUMBER, RETURN};
 
 /// What system calls of the x32 interface have in their numbers; their architecture is x86-64's.
 const X32: u32 = 0x4000_0000;
 const X86_64: u32 = 0xc000_003e;
 const RETURN_ENOSYS: u32 = libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32;
-
-/// Offsets into `struct seccomp_data`.
-const NUMBER: u32 = 0;
-const ARCHITECTURE: u32 = 4;
 
 /// `AUDIT_ARCH_*` of linux/audit.h, for those whose numbers are one list.
 fn audit(arch: ScmpArch) -> Option<u32> {
@@ -34,7 +31,7 @@ fn audit(arch: ScmpArch) -> Option<u32> {
 }
 
 /// The instructions, to be put before the profile's own; none where the profile does not refuse what it does not list.
-pub(super) fn refusal(profile: &LinuxSeccomp) -> Vec<u8> {
+pub(super) fn refusal(profile: &LinuxSeccomp) -> Vec<Instruction> {
     let errno = profile.default_errno_ret().unwrap_or(libc::EPERM as u32);
     if profile.default_action() != LinuxSeccompAction::ScmpActErrno || errno == libc::ENOSYS as u32 {
         return Vec::new();
@@ -55,11 +52,11 @@ pub(super) fn refusal(profile: &LinuxSeccomp) -> Vec<u8> {
             jump(AT_LEAST, X32, 1, 0),
             jump(ABOVE, highest, 1, 2),
             jump(ABOVE, x32, 0, 1),
-            instruction(RETURN, 0, 0, RETURN_ENOSYS),
+            Instruction::plain(RETURN, RETURN_ENOSYS),
             load(ARCHITECTURE),
         ]);
     }
-    program.concat()
+    program
 }
 
 /// The highest number that the profile has a word about. Names that the library does not know have negative ones.
@@ -69,27 +66,10 @@ fn highest(profile: &LinuxSeccomp, arch: ScmpArch) -> Option<u32> {
     numbers.filter_map(|syscall| u32::try_from(i32::from(syscall)).ok()).max()
 }
 
-// Codes of classic BPF (linux/bpf_common.h).
-const LOAD: u16 = 0x20;
-const EQUAL: u16 = 0x15;
-const ABOVE: u16 = 0x25;
-const AT_LEAST: u16 = 0x35;
-const RETURN: u16 = 0x06;
-
-fn load(offset: u32) -> [u8; 8] {
-    instruction(LOAD, 0, 0, offset)
+fn load(offset: u32) -> Instruction {
+    Instruction::plain(LOAD, offset)
 }
 
-fn jump(code: u16, value: u32, if_so: u8, if_not: u8) -> [u8; 8] {
-    instruction(code, if_so, if_not, value)
-}
-
-/// A `struct sock_filter`.
-fn instruction(code: u16, if_so: u8, if_not: u8, value: u32) -> [u8; 8] {
-    let mut bytes = [0; 8];
-    bytes[..2].copy_from_slice(&code.to_ne_bytes());
-    bytes[2] = if_so;
-    bytes[3] = if_not;
-    bytes[4..].copy_from_slice(&value.to_ne_bytes());
-    bytes
+fn jump(code: u16, value: u32, if_so: u8, if_not: u8) -> Instruction {
+    Instruction { code, if_so, if_not, value }
 }
