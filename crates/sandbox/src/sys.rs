@@ -398,7 +398,6 @@ impl Drop for Idle {
 }
 
 /// Sends a signal by descriptor; a plain number, as it came.
-#[cfg(feature = "runtime-cli")]
 pub(crate) fn pidfd_send_signal(pidfd: BorrowedFd<'_>, signal: i32) -> Result<()> {
     // SAFETY: plain integers and no details.
     check(unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal, std::ptr::null::<u8>(), 0) })
