@@ -11,18 +11,24 @@ pub struct Limits {
     pub memory: bool,
     /// Memory and swap together.
     pub swap: bool,
+    /// How readily the memory of one container is swapped out.
+    pub swappiness: bool,
     /// Whether what meets its limit of memory can be left waiting rather than killed.
     pub oom_kill_disable: bool,
     /// Time on CPUs in each period.
     pub cpu_quota: bool,
     /// Shares of CPUs.
     pub cpu_shares: bool,
+    /// Time on CPUs for real-time processes.
+    pub cpu_realtime: bool,
     /// Which CPUs and memory nodes.
     pub cpu_set: bool,
     /// Processes.
     pub pids: bool,
     /// Shares of block devices.
     pub io_weight: bool,
+    /// Shares of single block devices.
+    pub io_weight_device: bool,
     /// Bytes and operations of block devices in a second.
     pub io_throttle: bool,
     /// Whether the host forwards packets.
@@ -58,12 +64,15 @@ impl Limits {
         Self {
             memory: has("memory", &[]),
             swap: has("memory", &["memory.memsw.limit_in_bytes"]),
+            swappiness: has("memory", &["memory.swappiness"]),
             oom_kill_disable: has("memory", &["memory.oom_control"]),
             cpu_quota: has("cpu", &["cpu.cfs_period_us", "cpu.cfs_quota_us"]),
             cpu_shares: has("cpu", &["cpu.shares"]),
+            cpu_realtime: has("cpu", &["cpu.rt_period_us", "cpu.rt_runtime_us"]),
             cpu_set: has("cpuset", &["cpuset.cpus", "cpuset.mems"]),
             pids: has("pids", &[]),
             io_weight: has("blkio", &["blkio.weight"]) || has("blkio", &["blkio.bfq.weight"]),
+            io_weight_device: has("blkio", &["blkio.weight_device"]) || has("blkio", &["blkio.bfq.weight_device"]),
             io_throttle: has("blkio", &throttles.each_ref().map(String::as_str)),
             ipv4_forwarding: false,
         }
@@ -77,12 +86,15 @@ impl Limits {
         Self {
             memory: has("memory"),
             swap: has("memory") && swaps,
+            swappiness: false,
             oom_kill_disable: false,
             cpu_quota: has("cpu"),
             cpu_shares: has("cpu"),
+            cpu_realtime: false,
             cpu_set: has("cpuset"),
             pids: has("pids"),
             io_weight: has("io"),
+            io_weight_device: has("io"),
             io_throttle: has("io"),
             ipv4_forwarding: false,
         }
@@ -102,9 +114,11 @@ mod tests {
         34 30 0:30 / /sys/fs/cgroup/pids rw - cgroup cgroup rw,pids\n\
         35 30 0:31 / /sys/fs/cgroup/blkio rw - cgroup cgroup rw,blkio\n";
     const V1_FILES: &str = "cpu,cpuacct/cpu.cfs_period_us cpu,cpuacct/cpu.cfs_quota_us cpu,cpuacct/cpu.shares \
+        cpu,cpuacct/cpu.rt_period_us cpu,cpuacct/cpu.rt_runtime_us memory/memory.swappiness \
         memory/memory.memsw.limit_in_bytes memory/memory.oom_control cpuset/cpuset.cpus cpuset/cpuset.mems \
         blkio/blkio.throttle.read_bps_device blkio/blkio.throttle.write_bps_device \
-        blkio/blkio.throttle.read_iops_device blkio/blkio.throttle.write_iops_device blkio/blkio.bfq.weight";
+        blkio/blkio.throttle.read_iops_device blkio/blkio.throttle.write_iops_device blkio/blkio.bfq.weight \
+        blkio/blkio.bfq.weight_device";
     const V2: &str = "31 24 0:26 / /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw,nsdelegate\n";
 
     /// Of a machine with these mounts, these files below `/sys/fs/cgroup`, and those that `more` gives a text.
@@ -116,8 +130,9 @@ mod tests {
     }
 
     fn all_of_v1() -> Limits {
-        let v1 = Limits { memory: true, swap: true, oom_kill_disable: true, cpu_quota: true, ..Limits::default() };
-        Limits { cpu_shares: true, cpu_set: true, pids: true, io_weight: true, io_throttle: true, ..v1 }
+        let memory = Limits { memory: true, swap: true, swappiness: true, oom_kill_disable: true, ..Limits::default() };
+        let cpu = Limits { cpu_quota: true, cpu_shares: true, cpu_realtime: true, cpu_set: true, ..memory };
+        Limits { pids: true, io_weight: true, io_weight_device: true, io_throttle: true, ..cpu }
     }
 
     #[test]
@@ -131,14 +146,14 @@ mod tests {
         assert_eq!(limits(V1, &without_iops, &[]), Limits { io_throttle: false, ..all_of_v1() });
         let without_memory: String =
             V1.lines().filter(|line| !line.contains("memory")).map(|l| l.to_owned() + "\n").collect();
-        let none = Limits { memory: false, swap: false, oom_kill_disable: false, ..all_of_v1() };
+        let none = Limits { memory: false, swap: false, swappiness: false, oom_kill_disable: false, ..all_of_v1() };
         assert_eq!(limits(&without_memory, V1_FILES, &[]), none);
     }
 
     #[test]
     fn v2_has_its_controllers() {
         let controllers = |list| [("/sys/fs/cgroup/cgroup.controllers", list), ("/proc/swaps", "Filename\n")];
-        let all = Limits { oom_kill_disable: false, ..all_of_v1() };
+        let all = Limits { oom_kill_disable: false, swappiness: false, cpu_realtime: false, ..all_of_v1() };
         assert_eq!(limits(V2, "", &controllers("cpuset cpu io memory hugetlb pids rdma misc\n")), all);
         let few = Limits { memory: true, swap: true, pids: true, ..Limits::default() };
         assert_eq!(limits(V2, "", &controllers("memory pids\n")), few);

@@ -49,7 +49,7 @@ impl Engine {
         }
         let image = self.resolve_image(&config.image, platform.as_deref())?;
         merge::merge(&mut config, &image.run)?;
-        let warnings = super::update::adapt(&mut host.resources, self.0.placements.layout());
+        let warnings = super::adapt::adapt(&mut host.resources, self.0.placements.limits())?;
         validate::container(&config, &host)?;
         for link in &host.links {
             let name = link.split(':').next().unwrap_or_default();

@@ -3,6 +3,7 @@
 //! A [`Container`] is a record that the store has too, and a lock that serialises what changes its life. Reading a
 //! record never waits. Each operation is a file: [`create`], [`start`], [`exit`], [`stop`], [`remove`], ….
 
+mod adapt;
 mod archive;
 mod attach;
 mod commit;

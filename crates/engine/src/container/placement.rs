@@ -2,10 +2,12 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use oci_spec::runtime::{LinuxResources, Spec};
 use sandbox::cgroup::{self, Cgroup, Layout, Placement};
 
+use crate::limits::Limits;
 use crate::model::{ContainerRecord, Phase};
 use crate::{Error, Result};
 
@@ -13,6 +15,8 @@ use crate::{Error, Result};
 pub(crate) struct Placements {
     parent: String,
     layout: &'static Layout,
+    /// Looked at when it is first asked for, and then known: nobody mounts other hierarchies while this runs.
+    limits: OnceLock<Limits>,
 }
 
 /// A container's cgroup, made.
@@ -31,12 +35,18 @@ pub(crate) struct LastUsage {
 
 impl Placements {
     pub(crate) fn new(parent: &str) -> Result<Self> {
-        Ok(Self { parent: parent.trim_end_matches('/').to_owned(), layout: Layout::detect().map_err(failed)? })
+        let layout = Layout::detect().map_err(failed)?;
+        Ok(Self { parent: parent.trim_end_matches('/').to_owned(), layout, limits: OnceLock::new() })
     }
 
     /// Which cgroups this machine has.
     pub(crate) fn layout(&self) -> &'static Layout {
         self.layout
+    }
+
+    /// What this machine can limit.
+    pub(super) fn limits(&self) -> &Limits {
+        self.limits.get_or_init(|| Limits::look(self.layout))
     }
 
     /// Whether v2 is all there is.

@@ -1,11 +1,9 @@
 //! `update`: limits and restart policy of a container, running or not.
 
-use sandbox::cgroup::Layout;
-
 use crate::model::{Resources, RestartPolicy};
 use crate::{Engine, Error, Result};
 
-use super::validate;
+use super::{adapt::adapt, validate};
 
 /// What is to change. Zero, an empty text or `None` leave a limit as it is.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -19,7 +17,7 @@ pub struct UpdateRequest {
 impl Engine {
     /// Changes limits and restart policy. Gives what the user should know.
     pub async fn update(&self, reference: &str, mut request: UpdateRequest) -> Result<Vec<String>> {
-        let warnings = adapt(&mut request.resources, self.0.placements.layout());
+        let warnings = adapt(&mut request.resources, self.0.placements.limits())?;
         let container = self.0.containers.find(reference)?;
         let life = container.life(reference).await?;
         let record = life.record();
@@ -98,46 +96,6 @@ fn merge(old: &mut Resources, new: &Resources) {
     );
     if new.memory > 0 && new.memory_swap == 0 && old.memory_swap > 0 && old.memory_swap < new.memory {
         old.memory_swap = new.memory.saturating_mul(2);
-    }
-}
-
-/// Takes away what this machine can't do of what is asked, where it does without, and tells it.
-pub(super) fn adapt(resources: &mut Resources, layout: &Layout) -> Vec<String> {
-    let mut warnings = Vec::new();
-    let without = |what: &str, discarded: &str| {
-        format!("Your kernel does not support Block I/O {what} or the cgroup is not mounted. {discarded} discarded.")
-    };
-    if resources.blkio_weight > 0 && !has_block_io(layout, &["blkio.weight", "blkio.bfq.weight"]) {
-        warnings.push(without("weight", "Weight"));
-        resources.blkio_weight = 0;
-    }
-    if !resources.blkio_weight_device.is_empty()
-        && !has_block_io(layout, &["blkio.weight_device", "blkio.bfq.weight_device"])
-    {
-        warnings.push(without("weight_device", "Weight-device"));
-        resources.blkio_weight_device.clear();
-    }
-    if layout.is_unified() && resources.memory_swappiness.is_some_and(|value| value >= 0) {
-        warnings.push("cgroup v2 has no memory swappiness of a group: it is ignored.".to_owned());
-    }
-    if layout.is_unified() && resources.oom_kill_disable == Some(true) {
-        warnings.push("cgroup v2 can't disable the OOM killer of a group: OomKillDisable is ignored.".to_owned());
-    }
-    if !layout.is_unified() && resources.oom_kill_disable == Some(true) && resources.memory == 0 {
-        warnings.push(
-            "OOM killer is disabled for the container, but no memory limit is set, this can result in the system \
-             running out of resources."
-                .to_owned(),
-        );
-    }
-    warnings
-}
-
-/// Whether a v1 hierarchy has one of these files, which depend on the kernel's schedulers; v2 scales what there is.
-fn has_block_io(layout: &Layout, files: &[&str]) -> bool {
-    match layout.hierarchy("blkio") {
-        Some(hierarchy) => files.iter().any(|file| hierarchy.mount_point().join(file).exists()),
-        None => layout.is_unified(),
     }
 }
 

@@ -133,7 +133,9 @@ fn apply_memory(memory: &LinuxMemory, directory: impl Fn() -> Result<std::path::
     let set = |value: Option<i64>| value.filter(|value| *value != 0);
     // An unlimited memory with limited swap means nothing: without a word about swap it follows.
     let limit = set(memory.limit());
+    // Where swap isn't accounted for, it has no limit anyway.
     let swap = set(memory.swap())
+        .filter(|swap| *swap != -1 || directory().is_ok_and(|directory| directory.join(WITH_SWAP).exists()))
         .or_else(|| limit.filter(|limit| *limit == -1 && directory().is_ok_and(|d| d.join(WITH_SWAP).exists())));
     match (limit, swap) {
         (Some(limit), Some(swap)) => {
