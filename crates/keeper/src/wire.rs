@@ -1,7 +1,8 @@
 //! One message in one datagram, with its descriptors.
 //!
 //! The first byte says where the message is: 0, it follows; 1, it was too long for a datagram and is the content of a sealed memory
-//! file, whose descriptor is the last one attached.
+//! file, whose descriptor is the last one attached. Its number follows then, in eight bytes: where no descriptor is left for the body,
+//! it is known still whose request fails.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -41,6 +42,12 @@ pub enum WireError {
     /// The message breaks the framing, or isn't one of the protocol.
     #[error("not a message of the keeper's protocol: {0}")]
     Malformed(&'static str),
+    /// The message has come, but nothing of what came with it: the process has no descriptor left. The connection is as before.
+    #[error("no descriptor is left for what came with the message: raise the limit of open files (RLIMIT_NOFILE)")]
+    NoDescriptor {
+        /// The message's number.
+        number: u64,
+    },
     /// More bytes or descriptors than a message may have.
     #[error(
         "a message of {bytes} bytes and {descriptors} descriptors is more than {MAX_MESSAGE} and {MAX_DESCRIPTORS}"
@@ -64,6 +71,12 @@ impl WireError {
     }
 }
 
+/// What is sent.
+pub trait Message: Serialize + DeserializeOwned {
+    /// By which request and answer belong to each other; 0 for everything else.
+    fn number(&self) -> u64;
+}
+
 /// A message ready to be sent.
 #[derive(Debug)]
 pub struct Packet {
@@ -73,7 +86,7 @@ pub struct Packet {
 
 impl Packet {
     /// Encodes a message. Descriptors that belong to it go with it.
-    pub fn encode<T: Serialize>(message: &T, mut descriptors: Vec<OwnedFd>) -> Result<Packet, WireError> {
+    pub fn encode<T: Message>(message: &T, mut descriptors: Vec<OwnedFd>) -> Result<Packet, WireError> {
         let bytes =
             postcard::to_extend(message, vec![INLINE]).map_err(|_| WireError::Malformed("it cannot be encoded"))?;
         let long = bytes.len() > MAX_INLINE;
@@ -85,7 +98,9 @@ impl Packet {
         }
         let body = sandbox::memory::sealed(c"stratus-message", &bytes[1..]);
         descriptors.push(body.map_err(WireError::socket("put a long message into memory"))?);
-        Ok(Packet { bytes: vec![IN_MEMFD], descriptors })
+        let mut head = vec![IN_MEMFD];
+        head.extend_from_slice(&message.number().to_le_bytes());
+        Ok(Packet { bytes: head, descriptors })
     }
 
     /// Sends it in one piece or not at all.
@@ -128,8 +143,8 @@ impl Default for ReceiveBuffer {
     }
 }
 
-/// Receives one message, without waiting. `None`: the peer has closed.
-pub fn receive<T: DeserializeOwned>(
+/// Receives one message, without waiting. `None`: the peer has closed. After [`WireError::NoDescriptor`] the next one can be received.
+pub fn receive<T: Message>(
     socket: BorrowedFd<'_>,
     buffer: &mut ReceiveBuffer,
 ) -> Result<Option<(T, Vec<OwnedFd>)>, WireError> {
@@ -149,19 +164,29 @@ pub fn receive<T: DeserializeOwned>(
     if received.bytes == 0 {
         return Ok(None);
     }
-    if received.flags.intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC) {
+    let cut = received.flags.contains(ReturnFlags::CTRUNC);
+    // The kernel leaves out of the descriptors what has no room here, and also what the process may not have.
+    if received.flags.contains(ReturnFlags::TRUNC) || cut && descriptors.len() == MAX_DESCRIPTORS {
         return Err(WireError::Malformed("it is longer than a datagram may be, or has too many descriptors"));
     }
-    let bytes = &buffer.bytes[..received.bytes];
-    let message = match bytes {
-        [INLINE, body @ ..] => decode(body)?,
-        [IN_MEMFD] => {
-            let body = descriptors.pop().ok_or(WireError::Malformed("its body is missing"))?;
-            decode(&from_memfd(body.as_fd())?)?
+    match &buffer.bytes[..received.bytes] {
+        [INLINE, body @ ..] => {
+            let message: T = decode(body)?;
+            if cut {
+                return Err(WireError::NoDescriptor { number: message.number() });
+            }
+            Ok(Some((message, descriptors)))
         }
-        _ => return Err(WireError::Malformed("its first byte says nothing known")),
-    };
-    Ok(Some((message, descriptors)))
+        [IN_MEMFD, number @ ..] => {
+            let number = number.try_into().map_err(|_| WireError::Malformed("its number is missing"))?;
+            if cut {
+                return Err(WireError::NoDescriptor { number: u64::from_le_bytes(number) });
+            }
+            let body = descriptors.pop().ok_or(WireError::Malformed("its body is missing"))?;
+            Ok(Some((decode(&from_memfd(body.as_fd())?)?, descriptors)))
+        }
+        _ => Err(WireError::Malformed("its first byte says nothing known")),
+    }
 }
 
 /// Decodes the whole of `bytes` as one message.

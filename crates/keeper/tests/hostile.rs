@@ -6,8 +6,8 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-use keeper::client::{ClientError, List};
-use keeper::protocol::{Failure, FromKeeper, PROTOCOL, Request, ToKeeper};
+use keeper::client::{Attach, ClientError, List};
+use keeper::protocol::{ExitStatus, Failure, Framing, FromKeeper, PROTOCOL, Request, ToKeeper};
 use keeper::wire::{self, Packet, ReceiveBuffer};
 use proptest::prelude::*;
 use rustix::net::{AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketType};
@@ -69,10 +69,35 @@ fn a_body_must_be_in_a_sealed_memory_file() {
     let unsealed = rustix::fs::memfd_create(c"body", rustix::fs::MemfdFlags::ALLOW_SEALING).unwrap();
     for descriptors in [vec![], vec![reader], vec![file], vec![unsealed]] {
         let socket = raw_connection(keeper.run_dir());
-        send(&socket, &[1], &descriptors);
+        send(&socket, &[1, 7, 0, 0, 0, 0, 0, 0, 0], &descriptors);
         assert_eq!(receive(&socket), None);
     }
+    let socket = raw_connection(keeper.run_dir());
+    send(&socket, &[1], &[]);
+    assert_eq!(receive(&socket), None);
     assert!(client.call(List).unwrap().is_empty());
+}
+
+#[test]
+fn a_request_whose_descriptors_find_no_room_is_answered() {
+    use rustix::process::{Pid, Resource, Rlimit};
+    let (keeper, mut client) = Keeper::start();
+    client.call(shell("job", "sleep 1000")).unwrap();
+    let pid = Pid::from_raw(keeper.pid.cast_signed());
+    // The keeper has the soft limit at the hard one, which is the test's own, too: only the soft one is lowered.
+    let hard = rustix::process::getrlimit(Resource::Nofile).maximum;
+    let limit = |current| Rlimit { current, maximum: hard };
+    rustix::process::prlimit(pid, Resource::Nofile, limit(Some(3))).unwrap();
+    let (sink, _other) = std::os::unix::net::UnixStream::pair().unwrap();
+    let options = everything(false, Framing::Raw);
+    let attach = Attach { id: "job".into(), options, sink: sink.into() };
+    let no_room = |failure| matches!(failure, ClientError::Failed(Failure::System { errno, .. }) if errno == rustix::io::Errno::MFILE.raw_os_error());
+    assert!(no_room(client.call(attach).unwrap_err()));
+    // One whose body is a descriptor as well.
+    let long = keeper::client::Create { plan: vec![0xff; 5_000_000], ..shell("long", "true") };
+    assert!(no_room(client.call(long).unwrap_err()));
+    rustix::process::prlimit(pid, Resource::Nofile, limit(hard)).unwrap();
+    assert_eq!(run(&mut client, shell("other", "exit 3")), ExitStatus::Code(3));
 }
 
 #[test]

@@ -9,6 +9,7 @@ use keeper::client::{
     Attach, Client, ClientError, Create, Inspect, List, Start, Stats, recover_orphans, start_or_connect, upgrade,
 };
 use keeper::protocol::{Event, ExitStatus, Framing, Recovery, Request, State};
+use rustix::process::Signal;
 use support::*;
 
 #[test]
@@ -243,6 +244,25 @@ fn an_upgrade_finds_its_moment_under_load() {
         over.store(true, std::sync::atomic::Ordering::Relaxed);
     });
     assert_eq!(client.call(Stats).unwrap().upgrades, 10);
+}
+
+/// A process that is held still between its creation and its start, as one would be by a file system that does not answer.
+#[test]
+fn a_start_that_hangs_does_not_hold_an_upgrade_for_ever() {
+    let (keeper, mut client) = Keeper::start();
+    let pid = client.call(waiting_shell("stuck", "exit 7")).unwrap().pid;
+    let stuck = rustix::process::Pid::from_raw(pid.cast_signed()).unwrap();
+    rustix::process::kill_process(stuck, Signal::STOP).unwrap();
+    client.post(Start { id: "stuck".into() }).unwrap();
+    assert_eq!(client.call(Inspect { id: "stuck".into() }).unwrap().state, State::Starting);
+    let error = upgrade(keeper.run_dir(), &program()).unwrap_err();
+    assert!(error.to_string().contains("stuck has not come to its start within"), "{error}");
+    // Everybody is served again, and the next upgrade finds its moment.
+    assert_eq!(run(&mut client, shell("other", "exit 3")), ExitStatus::Code(3));
+    rustix::process::kill_process(stuck, Signal::CONT).unwrap();
+    assert_eq!(wait_exit(&mut client, "stuck").status, ExitStatus::Code(7));
+    upgrade(keeper.run_dir(), &program()).unwrap();
+    assert_eq!(client.call(Stats).unwrap().upgrades, 1);
 }
 
 #[test]

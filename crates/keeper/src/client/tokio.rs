@@ -15,9 +15,10 @@ use tokio::task::AbortHandle;
 use super::connection::disconnected;
 use super::{Call, Client, ClientError, Welcome};
 use crate::protocol::{Event, Failure, FromKeeper, Reply, ToKeeper};
-use crate::wire::{self, Packet, ReceiveBuffer};
+use crate::wire::{self, Packet, ReceiveBuffer, WireError};
 
-type Answer = (Result<Reply, Failure>, Vec<OwnedFd>);
+/// The reply and the descriptors that came with it.
+type Answer = Result<(Result<Reply, Failure>, Vec<OwnedFd>), WireError>;
 
 /// A connection that carries the requests of many tasks at once. Clones share it; it ends with the last of them.
 #[derive(Debug, Clone)]
@@ -91,7 +92,7 @@ impl AsyncClient {
         let slot = Slot { shared: &self.shared, number };
         self.shared.send(&packet).await?;
         drop(packet);
-        let (result, descriptors) = receiver.await.map_err(|_| ClientError::Disconnected)?;
+        let (result, descriptors) = receiver.await.map_err(|_| ClientError::Disconnected)??;
         drop(slot);
         let reply = result?;
         let told = format!("{reply:?}");
@@ -124,9 +125,17 @@ impl Shared {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Gives an answer to whoever waits for it.
+    fn answer(&self, number: u64, answer: Answer) {
+        let waiting = self.waiting().as_mut().and_then(|waiting| waiting.remove(&number));
+        if let Some(sender) = waiting {
+            _ = sender.send(answer);
+        }
+    }
+
     async fn send(&self, packet: &Packet) -> Result<(), ClientError> {
         self.socket.async_io(Interest::WRITABLE, |socket| packet.send(socket.as_fd()).map_err(into_io)).await.map_err(
-            |error| match error.downcast::<wire::WireError>() {
+            |error| match error.downcast::<WireError>() {
                 Ok(error) => disconnected(error),
                 Err(error) => ClientError::system("send to", crate::SOCKET_NAME)(error),
             },
@@ -141,15 +150,16 @@ async fn read(shared: Arc<Shared>, events: mpsc::UnboundedSender<Event>) {
             .socket
             .async_io(Interest::READABLE, |socket| wire::receive(socket.as_fd(), &mut buffer).map_err(into_io))
             .await;
-        match received {
+        match received.map_err(|error| error.downcast::<WireError>()) {
             Ok(Some((FromKeeper::Response { number, result }, descriptors))) => {
-                let waiting = shared.waiting().as_mut().and_then(|waiting| waiting.remove(&number));
-                if let Some(sender) = waiting {
-                    _ = sender.send((result, descriptors));
-                }
+                shared.answer(number, Ok((result, descriptors)));
             }
             Ok(Some((FromKeeper::Event(event), _))) => _ = events.send(event),
             Ok(Some(_)) => {}
+            // One request has failed. What has no number is an event: who misses one has to look at everything again.
+            Err(Ok(WireError::NoDescriptor { number: number @ 1.. })) => {
+                shared.answer(number, Err(WireError::NoDescriptor { number }));
+            }
             Ok(None) | Err(_) => break,
         }
     }
@@ -157,6 +167,6 @@ async fn read(shared: Arc<Shared>, events: mpsc::UnboundedSender<Event>) {
 }
 
 /// Keeps "would block" visible to tokio, and everything else whole.
-fn into_io(error: wire::WireError) -> io::Error {
+fn into_io(error: WireError) -> io::Error {
     if error.would_block() { io::ErrorKind::WouldBlock.into() } else { io::Error::other(error) }
 }

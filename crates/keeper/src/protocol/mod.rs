@@ -21,8 +21,10 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::wire::Message;
+
 /// The version of the requests, replies and events that this build speaks.
-pub const PROTOCOL: u32 = 1;
+pub const PROTOCOL: u32 = 2;
 
 /// The longest id of a sandbox or an exec, in bytes.
 pub const MAX_ID: usize = 128;
@@ -82,6 +84,27 @@ pub enum FromKeeper {
     },
     /// Something happened; sent to every daemon that is connected.
     Event(Event),
+}
+
+impl Message for ToKeeper {
+    fn number(&self) -> u64 {
+        match self {
+            ToKeeper::Request { number, .. } => *number,
+            ToKeeper::Hello { .. } | ToKeeper::Upgrade => 0,
+        }
+    }
+}
+
+impl Message for FromKeeper {
+    fn number(&self) -> u64 {
+        match self {
+            FromKeeper::Response { number, .. } => *number,
+            FromKeeper::Welcome { .. }
+            | FromKeeper::Refused { .. }
+            | FromKeeper::Upgraded { .. }
+            | FromKeeper::Event(_) => 0,
+        }
+    }
 }
 
 /// What a daemon can ask for.

@@ -9,7 +9,7 @@ use super::Keeper;
 use super::poller::Token;
 use super::slots::Key;
 use crate::protocol::{Event, Failure, FromKeeper, PROTOCOL, Reply, ToKeeper};
-use crate::wire::{self, Packet};
+use crate::wire::{self, Packet, WireError};
 
 /// As many daemons at a time.
 const MAX_CONNECTIONS: usize = 64;
@@ -29,6 +29,12 @@ impl Connection {
     pub(super) fn new(socket: OwnedFd) -> Connection {
         Connection { socket, greeted: false, queue: VecDeque::new(), queued: 0 }
     }
+}
+
+/// A request came without what belongs to it.
+fn no_descriptor() -> Failure {
+    let errno = rustix::io::Errno::MFILE.raw_os_error();
+    Failure::System { tried: "receive the descriptors of".into(), on: "a request".into(), errno }
 }
 
 pub(super) const RELEASE: &str = env!("CARGO_PKG_VERSION");
@@ -90,6 +96,8 @@ impl Keeper {
         match wire::receive::<ToKeeper>(connection.socket.as_fd(), &mut self.receive_buffer) {
             Ok(Some((message, descriptors))) => self.on_message(key, message, descriptors),
             Err(error) if error.would_block() => {}
+            Err(error @ WireError::NoDescriptor { number: 0 }) => self.refuse(key, &error.to_string()),
+            Err(WireError::NoDescriptor { number }) => self.respond(key, number, Err(no_descriptor()), Vec::new()),
             Ok(None) | Err(_) => self.drop_connection(key),
         }
     }

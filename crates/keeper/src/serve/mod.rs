@@ -137,7 +137,8 @@ impl Keeper {
     fn run(mut self) -> Result<(), KeeperError> {
         let mut ready = Vec::new();
         while !self.is_over() {
-            self.poller.wait(&mut ready).map_err(KeeperError::system("wait for events in", &self.run_dir))?;
+            let waited = self.poller.wait(&mut ready, self.upgrade_patience());
+            waited.map_err(KeeperError::system("wait for events in", &self.run_dir))?;
             for (token, flags) in ready.drain(..) {
                 self.dispatch(token, flags);
             }

@@ -2,7 +2,9 @@
 
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
 
+use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::io::Errno;
 
@@ -81,10 +83,11 @@ impl Poller {
         _ = epoll::delete(&self.0, fd);
     }
 
-    /// Waits, and hands on what is ready.
-    pub(super) fn wait(&self, ready: &mut Vec<(Token, EventFlags)>) -> Result<(), Errno> {
+    /// Waits, and hands on what is ready; after `at_most` also if there is nothing.
+    pub(super) fn wait(&self, ready: &mut Vec<(Token, EventFlags)>, at_most: Option<Duration>) -> Result<(), Errno> {
         let mut events = [MaybeUninit::<Event>::uninit(); 64];
-        let (events, _) = match epoll::wait(&self.0, &mut events, None) {
+        let at_most = at_most.and_then(|at_most| Timespec::try_from(at_most).ok());
+        let (events, _) = match epoll::wait(&self.0, &mut events, at_most.as_ref()) {
             Err(Errno::INTR) => return Ok(()),
             other => other?,
         };

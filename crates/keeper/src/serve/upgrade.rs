@@ -2,7 +2,7 @@
 //!
 //! 1. A daemon sends the program's open file. The keeper forks a probe, which executes it on a copy of the present state; only a program
 //!    that says it understands the state is gone on with. Meanwhile everything runs as usual.
-//! 2. As soon as no process is in the middle of its set-up, the state goes into a memory file, the descriptors that it names are kept
+//! 2. As soon as no process is in the middle of its set-up, which is waited for a little, the state goes into a memory file, the descriptors that it names are kept
 //!    open, and `execveat` replaces the program. Children stay children, and nothing of theirs is closed: what is written meanwhile waits
 //!    in its pipe, as do requests in their sockets.
 //! 3. The new program takes the state over, and tells the daemon.
@@ -14,6 +14,7 @@ use std::ffi::{CString, OsString};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use rustix::event::epoll::EventFlags;
 use serde::{Deserialize, Serialize};
@@ -46,9 +47,18 @@ pub(super) struct Upgrade {
 
 #[derive(Debug)]
 enum Probe {
-    Running { pid: u32 },
-    Passed,
+    Running {
+        pid: u32,
+    },
+    /// Processes in the middle of their set-up have until then.
+    Passed {
+        until: Instant,
+    },
 }
+
+/// How long an upgrade waits for processes in the middle of their set-up. Nobody is served meanwhile, and one that hangs, as on a file
+/// system that does not answer, may never come to its end.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Everything that the keeper holds, with descriptors as numbers.
 #[derive(Debug, Serialize, Deserialize)]
@@ -129,7 +139,7 @@ impl Keeper {
         }
     }
 
-    fn refuse(&mut self, requester: Key, reason: &str) {
+    pub(super) fn refuse(&mut self, requester: Key, reason: &str) {
         self.send(requester, &FromKeeper::Refused { reason: reason.to_owned(), protocol: PROTOCOL }, Vec::new());
     }
 
@@ -156,7 +166,7 @@ impl Keeper {
         }
         let requester = upgrade.requester;
         if status == ExitStatus::Code(0) {
-            upgrade.probe = Probe::Passed;
+            upgrade.probe = Probe::Passed { until: Instant::now() + PATIENCE };
             return self.watch_connections();
         }
         self.upgrade = None;
@@ -165,7 +175,7 @@ impl Keeper {
 
     /// Whether the new program has proved itself: no request is begun any more, so that those under way come to their end.
     pub(super) fn is_about_to_upgrade(&self) -> bool {
-        self.upgrade.as_ref().is_some_and(|upgrade| matches!(upgrade.probe, Probe::Passed))
+        self.upgrade.as_ref().is_some_and(|upgrade| matches!(upgrade.probe, Probe::Passed { .. }))
     }
 
     /// The daemon that wanted an upgrade has gone.
@@ -173,7 +183,7 @@ impl Keeper {
         if let Some(upgrade) = self.upgrade.take_if(|upgrade| upgrade.requester == requester) {
             match upgrade.probe {
                 Probe::Running { pid } => system::kill_child(pid),
-                Probe::Passed => self.watch_connections(),
+                Probe::Passed { .. } => self.watch_connections(),
             }
         }
     }
@@ -184,13 +194,25 @@ impl Keeper {
         }
     }
 
+    /// How long may be waited for events: as long as an upgrade waits. `None`: there is none that waits.
+    pub(super) fn upgrade_patience(&self) -> Option<Duration> {
+        match self.upgrade.as_ref()?.probe {
+            Probe::Passed { until } => Some(until.saturating_duration_since(Instant::now())),
+            Probe::Running { .. } => None,
+        }
+    }
+
     /// Goes on as the new program if the time has come. Returns only if it has not, or if that failed.
     pub(super) fn advance_upgrade(&mut self) {
         if !self.is_about_to_upgrade() {
             return;
         }
         let in_transit = |entry: &Entry| matches!(entry.state, State::Creating | State::Starting);
-        if self.entries.iter().any(|(_, entry)| in_transit(entry)) {
+        let slow = self.entries.iter().find_map(|(_, entry)| in_transit(entry).then(|| entry.id.clone()));
+        if let Some(id) = slow {
+            if self.upgrade_patience().is_some_and(|left| left.is_zero()) {
+                self.give_upgrade_up(&id);
+            }
             return;
         }
         let Some(upgrade) = self.upgrade.take() else { return };
@@ -200,6 +222,14 @@ impl Keeper {
         };
         self.watch_connections();
         self.refuse(upgrade.requester, &format!("the program cannot be executed: {error}"));
+    }
+
+    fn give_upgrade_up(&mut self, slow: &str) {
+        let Some(upgrade) = self.upgrade.take() else { return };
+        self.watch_connections();
+        let seconds = PATIENCE.as_secs();
+        let reason = format!("{slow} has not come to its start within {seconds} s: end it, and try again");
+        self.refuse(upgrade.requester, &reason);
     }
 
     fn go_on_as(&mut self, program: &OwnedFd, state: &OwnedFd, mut kept: BTreeSet<RawFd>) -> std::io::Error {
