@@ -30,6 +30,7 @@ mod serve;
 mod swarm;
 mod system;
 mod time;
+mod usage;
 mod version;
 mod volumes;
 

@@ -18,7 +18,7 @@ use crate::error::{ApiError, Result};
 use crate::hijack::{Client, Hijacker};
 use crate::query::{self, Query};
 use crate::version::{self, ApiVersion, MAX_API_VERSION};
-use crate::{Door, builder, containers, events, images, networks, swarm, system, volumes};
+use crate::{Door, builder, containers, events, images, networks, swarm, system, usage, volumes};
 
 type Handler = fn(Call) -> Pin<Box<dyn Future<Output = Result<Response>> + Send>>;
 
@@ -43,6 +43,8 @@ static ROUTES: &[Route] = routes! {
     GET "/events" => events::events;
     GET "/system/df" => system::disk_usage;
     POST "/auth" => system::auth;
+    // Not Docker's: what ran, and what it used.
+    GET "/stratus/usage" => usage::usage;
 
     HEAD "/containers/{}/archive" => containers::archive::stat;
     GET "/containers/json" => containers::list::list;

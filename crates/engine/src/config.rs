@@ -31,6 +31,8 @@ pub struct EngineConfig {
     pub init: bool,
     /// DNS of containers that do not say: servers, options, search domains.
     pub dns: DnsDefaults,
+    /// How long it is known what ended runs used.
+    pub usage: meter::Retention,
     /// Seconds between `stop`'s signal and SIGKILL.
     pub stop_timeout: i64,
     /// Labels of this daemon.

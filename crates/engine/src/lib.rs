@@ -29,6 +29,7 @@ mod spec;
 mod streams;
 mod system;
 mod tally;
+mod usage;
 mod users;
 mod volumes;
 
@@ -61,6 +62,7 @@ pub use networks::NetworkDetails;
 pub use streams::{AttachOptions, LogLine, LogOptions, OutputChunk, OutputStream};
 pub use system::{DiskUsage, SystemInfo};
 pub use tally::Counts;
+pub use usage::{UsageBy, UsageGroup, UsageQuery, UsageReport};
 pub use volumes::{Volume, VolumeCreate, VolumeUsage};
 
 use container::{Container, Execs, Life, Placements, Registry};

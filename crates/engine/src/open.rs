@@ -80,7 +80,7 @@ impl Engine {
             keeper: crate::link::KeeperLink::new(&config),
             events: Events::default(),
             log_changes: Default::default(),
-            metering: Metering::open(&store)?,
+            metering: Metering::open(&store, config.usage)?,
             tally: crate::tally::Tally::default(),
             users: Default::default(),
             confinement: Confinement::new(&config.net.instance, &config.run_dir),

@@ -5,10 +5,13 @@ use crate::usage::{Run, Subject, Usage};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::cmp::Reverse;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 use store::{Collection, Durability, Error, Revision, Store, Txn};
 
-/// The most records that one transaction removes.
-const PRUNE: usize = 1000;
+/// The most records that are read, moved or removed at once.
+const STEP: usize = 1000;
 
 /// A run that is over, and what it used.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -68,19 +71,16 @@ impl Query {
     }
 
     fn matches(&self, record: &Record) -> bool {
-        let labels = &record.run.labels;
-        self.since.is_none_or(|since| record.ended >= since)
-            && self.until.is_none_or(|until| record.ended < until)
+        let (subject, labels) = (&record.run.subject, &record.run.labels);
+        self.kind.as_ref().is_none_or(|kind| kind == subject.kind())
+            && self.id.as_ref().is_none_or(|id| id == subject.id())
             && self.labels.iter().all(|(name, value)| labels.get(name) == Some(value))
     }
 
-    /// The part of the records' keys that all meant ones begin with.
-    fn prefix(&self) -> String {
-        match (&self.kind, &self.id) {
-            (Some(kind), Some(id)) => format!("{kind}/{id}/"),
-            (Some(kind), None) => format!("{kind}/"),
-            (None, _) => String::new(),
-        }
+    /// Where the keys of the records begin that ended in the query's time, and where they end.
+    fn range(&self) -> (String, String) {
+        let bound = |time: Timestamp| format!("{RUNS}{}", nanoseconds(time));
+        (self.since.map_or_else(|| RUNS.to_owned(), bound), self.until.map_or_else(|| RUNS_END.to_owned(), bound))
     }
 }
 
@@ -95,21 +95,51 @@ pub struct Totals {
 
 /// The ledger: a view of the store, cheap to make and to clone.
 ///
-/// `meter/open/<kind>/<id>` holds runs that are being counted, `meter/ended/<kind>/<id>/<start>` those that are over.
+/// `meter/open/<kind>/<id>` holds runs that are being counted, `meter/run/<end>/<kind>/<id>/<start>` those that are over, in
+/// the order of their ends: what is too old stands together, and going through some time reads nothing else.
 #[derive(Clone, Debug)]
 pub struct Ledger {
     store: Store,
     open: Collection<Accumulator>,
-    ended: Collection<Record>,
+    runs: Collection<Record>,
+    /// How many records there are up to which key, once they were counted.
+    kept: Arc<Mutex<Kept>>,
+}
+
+/// Records that were counted.
+#[derive(Debug)]
+struct Kept {
+    runs: u64,
+    /// Where those begin that were not.
+    next: String,
 }
 
 const OPEN: &str = "meter/open/";
-const ENDED: &str = "meter/ended/";
+const RUNS: &str = "meter/run/";
+/// What the keys of all runs are less than.
+const RUNS_END: &str = "meter/run0";
+/// Where earlier versions kept the runs that are over, by subject.
+const FORMER: &str = "meter/ended/";
+const FORMER_END: &str = "meter/ended0";
+
+/// How long the records of runs are kept, and how many of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retention {
+    /// How long after a run's end; `None`: for ever.
+    pub age: Option<Duration>,
+    /// The most of them, the newest; `None`: all.
+    pub runs: Option<u64>,
+}
 
 impl Ledger {
     /// The ledger in `store`.
     pub fn new(store: &Store) -> Ledger {
-        Ledger { store: store.clone(), open: Collection::new(store, OPEN), ended: Collection::new(store, ENDED) }
+        Ledger {
+            store: store.clone(),
+            open: Collection::new(store, OPEN),
+            runs: Collection::new(store, RUNS),
+            kept: Arc::new(Mutex::new(Kept { runs: 0, next: RUNS.to_owned() })),
+        }
     }
 
     /// Saves how far runs were counted, in one relaxed transaction: cheap, and a power cut loses a second of it at
@@ -145,70 +175,139 @@ impl Ledger {
     /// Adds the writing down to a transaction of the caller's, so that a run ends and is recorded at once.
     pub fn close_in<'a>(&self, txn: Txn<'a>, record: &Record) -> Result<Txn<'a>, Error> {
         let txn = txn.delete(self.open.key(&open_id(&record.run.subject)));
-        self.ended.put_in(txn, &ended_id(&record.run), record)
+        self.runs.put_in(txn, &run_id(record), record)
+    }
+
+    /// Calls `visit` with each record that is meant, in the order in which their runs ended. However many they are, only some
+    /// are in memory at a time.
+    pub fn visit(&self, query: &Query, mut visit: impl FnMut(Record)) -> Result<(), Error> {
+        self.settle()?;
+        let (mut from, until) = query.range();
+        loop {
+            let some = self.store.range(&from, &until, STEP)?;
+            let Some((last, _)) = some.last() else { return Ok(()) };
+            from = Store::after(last);
+            for (key, entry) in &some {
+                let record = self.runs.decode(key, &entry.value)?;
+                if query.matches(&record) {
+                    visit(record);
+                }
+            }
+        }
     }
 
     /// The records that are meant, in the order in which their runs ended.
     pub fn records(&self, query: &Query) -> Result<Vec<Record>, Error> {
-        let mut records: Vec<_> = self.matching(query)?.into_iter().map(|(_, record)| record).collect();
-        records.sort_by(|a, b| (a.ended, &a.run.subject).cmp(&(b.ended, &b.run.subject)));
+        let mut records = Vec::new();
+        self.visit(query, |record| records.push(record))?;
         Ok(records)
     }
 
     /// What the runs that are meant used together.
     pub fn totals(&self, query: &Query) -> Result<Totals, Error> {
-        Ok(sum(self.matching(query)?.into_iter().map(|(_, record)| record.usage)))
+        let mut totals = Totals::default();
+        self.visit(query, |record| totals.add(&record.usage))?;
+        Ok(totals)
     }
 
     /// What each subject used, the greatest consumer of CPU time first.
     pub fn totals_by_subject(&self, query: &Query) -> Result<Vec<(Subject, Totals)>, Error> {
-        let records = self.matching(query)?;
-        // The keys' order keeps a subject's records together.
-        let groups = records.chunk_by(|(_, a), (_, b)| a.run.subject == b.run.subject);
-        let mut totals: Vec<_> = groups
-            .map(|group| (group[0].1.run.subject.clone(), sum(group.iter().map(|(_, record)| record.usage))))
-            .collect();
+        let mut groups = BTreeMap::<Subject, Totals>::new();
+        self.visit(query, |record| groups.entry(record.run.subject).or_default().add(&record.usage))?;
+        let mut totals: Vec<_> = groups.into_iter().collect();
         totals.sort_by_key(|(_, totals)| Reverse(totals.usage.cpu_ns));
         Ok(totals)
     }
 
-    /// Removes the records of runs that ended before `before`. Returns how many they were. Blocks until it is on the
-    /// disk; where it fails in between, it has removed some.
-    pub fn prune(&self, before: Timestamp) -> Result<usize, Error> {
-        let old = self.matching(&Query::all().until(before))?;
-        for some in old.chunks(PRUNE) {
-            some.iter().fold(self.store.txn(), |txn, (key, _)| txn.delete(key.as_str())).commit()?;
+    /// Removes the records that are not to be kept any longer, the oldest first. Returns how many they were. Costs what was
+    /// written and what is removed since the last time, the first time a look at all keys. Blocks until it is on the disk;
+    /// where it fails in between, it has removed some.
+    pub fn retain(&self, retention: &Retention, now: Timestamp) -> Result<u64, Error> {
+        self.settle()?;
+        let mut removed = 0;
+        // What is too old for a time is none where that reaches further back than times do.
+        if let Some(before) = retention.age.and_then(|age| now.checked_sub(age).ok()) {
+            removed += self.remove(&Query::all().until(before).range().1, u64::MAX)?;
         }
-        Ok(old.len())
+        if let Some(most) = retention.runs {
+            let surplus = self.count()?.saturating_sub(most);
+            removed += self.remove(RUNS_END, surplus)?;
+        }
+        Ok(removed)
     }
 
-    /// The keys and records that are meant, in the keys' order.
-    fn matching(&self, query: &Query) -> Result<Vec<(String, Record)>, Error> {
-        let listing = self.store.list(&format!("{ENDED}{}", query.prefix()))?;
-        let mut found = Vec::new();
-        for (key, entry) in listing {
-            let record = self.ended.decode(&key, &entry.value)?;
-            if query.matches(&record) {
-                found.push((key, record));
-            }
+    /// How many records there are.
+    fn count(&self) -> Result<u64, Error> {
+        let mut kept = self.kept();
+        let (more, last) = self.store.count(&kept.next, RUNS_END)?;
+        kept.runs += more;
+        if let Some(last) = last {
+            kept.next = Store::after(&last);
         }
-        Ok(found)
+        Ok(kept.runs)
+    }
+
+    /// Removes the oldest records, `most` of them at most, whose keys are less than `until`.
+    fn remove(&self, until: &str, most: u64) -> Result<u64, Error> {
+        let mut removed = 0;
+        while removed < most {
+            let step = STEP.min(usize::try_from(most - removed).unwrap_or(STEP));
+            let some = self.store.range(RUNS, until, step)?;
+            if some.is_empty() {
+                break;
+            }
+            some.iter().fold(self.store.txn(), |txn, (key, _)| txn.delete(key.as_str())).commit()?;
+            removed += some.len() as u64;
+            let mut kept = self.kept();
+            let counted = some.iter().filter(|(key, _)| *key < kept.next).count() as u64;
+            kept.runs = kept.runs.saturating_sub(counted);
+        }
+        Ok(removed)
+    }
+
+    fn kept(&self) -> MutexGuard<'_, Kept> {
+        // Whoever panicked with it has changed a number at most.
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Brings what an earlier version has written to where it is looked for now, in transactions of which each moves some
+    /// records whole. Where nothing is left to be brought, it costs a look.
+    fn settle(&self) -> Result<(), Error> {
+        loop {
+            let some = self.store.range(FORMER, FORMER_END, STEP)?;
+            if some.is_empty() {
+                return Ok(());
+            }
+            let mut txn = self.store.txn();
+            for (key, entry) in some {
+                let record = self.runs.decode(&key, &entry.value)?;
+                txn = self.runs.put_in(txn.delete(key), &run_id(&record), &record)?;
+            }
+            txn.commit()?;
+            // Those that were brought stand among those that were counted.
+            *self.kept() = Kept { runs: 0, next: RUNS.to_owned() };
+        }
     }
 }
 
-fn sum(usages: impl Iterator<Item = Usage>) -> Totals {
-    usages.fold(Totals::default(), |mut totals, usage| {
-        totals.runs += 1;
-        totals.usage += &usage;
-        totals
-    })
+impl Totals {
+    /// Adds a run.
+    pub fn add(&mut self, usage: &Usage) {
+        self.runs += 1;
+        self.usage += usage;
+    }
 }
 
 fn open_id(subject: &Subject) -> String {
     format!("{}/{}", subject.kind(), subject.id())
 }
 
-/// Nanoseconds, with zeros before them, so that the keys' order is that of time (from 1970 on).
-fn ended_id(run: &Run) -> String {
-    format!("{}/{}/{:020}", run.subject.kind(), run.subject.id(), run.started.as_nanosecond())
+fn run_id(record: &Record) -> String {
+    let Run { subject, started, .. } = &record.run;
+    format!("{}/{}/{}/{}", nanoseconds(record.ended), subject.kind(), subject.id(), nanoseconds(*started))
+}
+
+/// Nanoseconds since 1970, with zeros before them, so that the order of texts is that of times.
+fn nanoseconds(time: Timestamp) -> String {
+    format!("{:020}", time.as_nanosecond().max(0))
 }

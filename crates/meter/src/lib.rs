@@ -35,6 +35,6 @@ mod units;
 mod usage;
 
 pub use accumulator::{Accumulator, Sample, boot_time};
-pub use ledger::{Ledger, Query, Record, Totals};
+pub use ledger::{Ledger, Query, Record, Retention, Totals};
 pub use units::{ByteSize, Seconds};
 pub use usage::{InvalidSubject, Run, Subject, Usage};

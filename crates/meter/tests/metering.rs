@@ -1,7 +1,7 @@
 //! From samples to totals.
 
 use jiff::Timestamp;
-use meter::{Accumulator, Ledger, Query, Record, Run, Sample, Subject, Usage};
+use meter::{Accumulator, Ledger, Query, Record, Retention, Run, Sample, Subject, Usage};
 use proptest::prelude::*;
 use std::time::Duration;
 use store::{Expect, Store};
@@ -112,9 +112,76 @@ fn records_are_found_by_subject_time_and_label() {
     let by_subject: Vec<_> = by_subject.iter().map(|(subject, totals)| (subject.id(), totals.runs)).collect();
     assert_eq!(by_subject, [("b", 1), ("ab", 1), ("a", 2)]);
 
-    assert_eq!(ledger.prune(time(15)).unwrap(), 2);
+    let keep = Retention { age: Some(Duration::from_secs(5)), runs: None };
+    assert_eq!(ledger.retain(&keep, time(20)).unwrap(), 2);
     assert_eq!(cpu(Query::all()), (3, 14));
-    assert_eq!(ledger.prune(time(15)).unwrap(), 0);
+    assert_eq!(ledger.retain(&keep, time(20)).unwrap(), 0);
+}
+
+#[test]
+fn the_oldest_records_go_by_age_and_by_number() {
+    let store = Store::in_memory().unwrap();
+    let ledger = Ledger::new(&store);
+    let write = |seconds: std::ops::Range<i64>| {
+        for second in seconds {
+            ledger.close(&record("c", second, second + 1, 1)).unwrap();
+        }
+    };
+    let ended = || -> Vec<i64> {
+        let records = ledger.records(&Query::all()).unwrap();
+        records.iter().map(|record| record.ended.as_second() - time(0).as_second()).collect()
+    };
+    let retain = |age: Option<u64>, runs, now| {
+        ledger.retain(&Retention { age: age.map(Duration::from_secs), runs }, time(now)).unwrap()
+    };
+    write(0..10);
+    assert_eq!(retain(None, None, 1_000_000), 0);
+    assert_eq!(retain(None, Some(10), 10), 0);
+    assert_eq!(retain(None, Some(7), 10), 3);
+    assert_eq!(ended(), [4, 5, 6, 7, 8, 9, 10]);
+    // What came since is counted on, and what went by age is counted off.
+    write(10..14);
+    assert_eq!(retain(Some(8), Some(8), 14), 3);
+    assert_eq!(ended(), [7, 8, 9, 10, 11, 12, 13, 14]);
+    assert_eq!(retain(Some(u64::MAX / 2), Some(8), 14), 0);
+    assert_eq!(retain(Some(0), None, 14), 7, "a run that ended in this moment is not older than nothing");
+    assert_eq!(retain(None, Some(0), 14), 1);
+    write(20..23);
+    assert_eq!((retain(None, Some(1), 30), ended()), (2, vec![23]));
+    // Others count by themselves.
+    assert_eq!(Ledger::new(&store).retain(&Retention { age: None, runs: Some(0) }, time(30)).unwrap(), 1);
+}
+
+#[test]
+fn what_an_earlier_version_has_written_is_found() {
+    let store = Store::in_memory().unwrap();
+    let former = |id: &str, started: i64, ended: i64| {
+        let text = format!(
+            r#"{{"subject":{{"kind":"container","id":"{id}"}},"started":"{}","labels":{{"image":"web","name":"w"}},
+            "ended":"{}","usage":{{"wall_ns":5000000000,"cpu_ns":7,"memory_byte_seconds":1.5,"io_read_bytes":0,
+            "io_write_bytes":0,"net_rx_bytes":1,"net_tx_bytes":2}}}}"#,
+            time(started),
+            time(ended)
+        );
+        let key = format!("meter/ended/container/{id}/{:020}", time(started).as_nanosecond());
+        store.txn().put(key, text).commit().unwrap();
+    };
+    let (ids, every) = (["b", "a"], Query::all());
+    for id in ids {
+        (0..1_200).for_each(|n| former(id, n, n + 1));
+    }
+    let ledger = Ledger::new(&store);
+    ledger.close(&record("c", 0, 600, 1)).unwrap();
+    assert_eq!(ledger.totals(&every.clone().until(time(1_000))).unwrap().runs, 2 * 999 + 1);
+    let totals = ledger.totals(&every).unwrap();
+    assert_eq!((totals.runs, totals.usage.cpu_ns), (2_401, 2_400 * 7 + 1_000_000_000));
+    assert!(ledger.records(&every).unwrap().windows(2).all(|two| two[0].ended <= two[1].ended));
+    assert_eq!(store.keys("meter/ended/").unwrap(), []);
+    // One that was written by a program that was put back in its place for a while.
+    assert_eq!(ledger.retain(&Retention { age: None, runs: Some(2_401) }, time(0)).unwrap(), 0);
+    former("d", 1, 2);
+    assert_eq!(ledger.retain(&Retention { age: None, runs: Some(2_401) }, time(0)).unwrap(), 1);
+    assert_eq!(ledger.totals(&every).unwrap().runs, 2_401);
 }
 
 #[test]

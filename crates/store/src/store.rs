@@ -141,6 +141,39 @@ impl Store {
         })
     }
 
+    /// The first `limit` entries whose keys are not less than `from`, and less than `until`: what is too much to be read at
+    /// once is read in steps, each from [`after`](Store::after) the last key of the one before.
+    pub fn range(&self, from: &str, until: &str, limit: usize) -> Result<Vec<(String, Entry)>, ReadError> {
+        self.inner.shared.file.read(from, |txn| {
+            let (keys, changes) = (txn.open_table(KEYS)?, txn.open_table(CHANGES)?);
+            let mut entries = Vec::new();
+            for row in keys.range::<&str>(from..until.max(from))?.take(limit) {
+                let (key, place) = row?;
+                entries.push((key.value().to_owned(), schema::entry(&changes, key.value(), place.value())?));
+            }
+            Ok(entries)
+        })
+    }
+
+    /// How many keys are not less than `from`, and less than `until`; and the last of them.
+    pub fn count(&self, from: &str, until: &str) -> Result<(u64, Option<String>), ReadError> {
+        self.inner.shared.file.read(from, |txn| {
+            let (mut number, keys) = (0, txn.open_table(KEYS)?);
+            for row in keys.range::<&str>(from..until.max(from))? {
+                row?;
+                number += 1;
+            }
+            let last = keys.range::<&str>(from..until.max(from))?.next_back().transpose()?;
+            Ok((number, last.map(|(key, _)| key.value().to_owned())))
+        })
+    }
+
+    /// Where the keys after `key` begin.
+    pub fn after(key: &str) -> String {
+        // The least of all characters, which no key has.
+        format!("{key}\0")
+    }
+
     /// The revision of the last change. A listing that was made at the same moment may be ahead of it.
     pub fn revision(&self) -> Revision {
         self.inner.shared.revision()

@@ -186,3 +186,23 @@ fn the_file_does_not_grow_with_what_is_forgotten() {
     write(900);
     assert!(size() <= settled, "{} after {settled}", size());
 }
+
+#[test]
+fn keys_are_read_in_steps_and_counted() {
+    let store = Store::in_memory().unwrap();
+    for key in ["a/1", "a/2", "a/20", "a/3", "b/1"] {
+        store.txn().put(key, key).commit().unwrap();
+    }
+    store.txn().delete("a/3").put("a/2", "again").commit().unwrap();
+    let keys = |from: &str, until: &str, limit| -> Vec<String> {
+        store.range(from, until, limit).unwrap().into_iter().map(|(key, _)| key).collect()
+    };
+    assert_eq!(keys("a/", "a0", 2), ["a/1", "a/2"]);
+    assert_eq!(keys(&Store::after("a/2"), "a0", 2), ["a/20"]);
+    assert_eq!(keys("a/2", "b/1", 9), ["a/2", "a/20"]);
+    assert_eq!(store.range("a/2", "a/20", 9).unwrap()[0].1.value, b"again");
+    assert_eq!(keys("b", "a", 9), Vec::<String>::new());
+    assert_eq!(store.count("a/", "a0").unwrap(), (3, Some("a/20".to_owned())));
+    assert_eq!(store.count(&Store::after("a/20"), "a0").unwrap(), (0, None));
+    assert_eq!(store.count("b", "a").unwrap(), (0, None));
+}

@@ -29,6 +29,11 @@ impl Engine {
         let mut held: HashMap<String, EntryInfo> = entries.into_iter().map(|entry| (entry.id.clone(), entry)).collect();
         let containers = self.0.containers.all();
         let known: HashSet<String> = containers.iter().map(|container| container.id.to_string()).collect();
+        for record in
+            containers.iter().map(|container| container.record()).filter(|record| record.state.phase.is_live())
+        {
+            self.resume_count(&record);
+        }
         // Before the end of anything is recorded: what others run on is not taken down with that.
         for container in &containers {
             if held.get(container.id.as_str()).is_some_and(|entry| entry.state == Held::Running) {

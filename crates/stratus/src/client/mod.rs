@@ -40,6 +40,7 @@ mod system;
 mod table;
 mod terminal;
 mod transfer;
+mod usage;
 mod volumes;
 
 use std::process::ExitCode;
@@ -100,6 +101,8 @@ pub(crate) enum Command {
     Volume(volumes::VolumeCommand),
     /// Show what happens, as it happens
     Events(events::EventsArgs),
+    /// Show what ran, for how long, and what it used
+    Usage(usage::UsageArgs),
     /// Show what the daemon and its machine are
     Info,
     /// Show this command's and the daemon's versions
@@ -249,6 +252,7 @@ async fn dispatch(context: &Context, command: Command) -> Result<ExitCode> {
         Command::Network(command) => networks::dispatch(context, command).await,
         Command::Volume(command) => volumes::dispatch(context, command).await,
         Command::Events(args) => events::events(context, args).await,
+        Command::Usage(args) => usage::usage(context, args).await,
         Command::Info => system::info(context).await,
         Command::Version => system::version(context).await,
         Command::System(command) => system::dispatch(context, command).await,

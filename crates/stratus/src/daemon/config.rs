@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::Args;
 use engine::model::LogConfig;
@@ -19,6 +20,10 @@ const RUN_DIR: &str = "/run/stratus";
 const CONFIG_FILE: &str = "/etc/stratus/daemon.toml";
 const TLS_DIR: &str = "/etc/stratus/tls";
 const BRIDGE: &str = "stratus0";
+/// A year, and what it takes to look back at it.
+const USAGE_DAYS: u32 = 400;
+/// Some 60 MB of the store.
+const USAGE_RUNS: u64 = 100_000;
 const LOG_FORMATS: [&str; 2] = ["text", "json"];
 
 /// Flags of `stratus daemon`. Each of them can stand in the configuration file as well, under the same name.
@@ -90,6 +95,12 @@ pub(crate) struct Options {
     /// Run a tiny init in every container that does not say
     #[arg(long)]
     init: bool,
+    /// Days for which it is known what ended runs used (`stratus usage`); 0 for ever [default: 400]
+    #[arg(long, value_name = "DAYS")]
+    usage_days: Option<u32>,
+    /// The most ended runs of which it is known what they used: the newest; 0 for any number [default: 100000]
+    #[arg(long, value_name = "NUMBER")]
+    usage_runs: Option<u64>,
     /// Label of this daemon, NAME=VALUE; repeats
     #[arg(long = "label", value_name = "NAME=VALUE")]
     labels: Vec<String>,
@@ -145,6 +156,10 @@ struct File {
     #[serde(alias = "ip_forward_no_drop")]
     ip_forward_no_drop: bool,
     init: bool,
+    #[serde(alias = "usage_days")]
+    usage_days: Option<u32>,
+    #[serde(alias = "usage_runs")]
+    usage_runs: Option<u64>,
     #[serde(rename = "label", alias = "labels", deserialize_with = "one_or_many")]
     labels: Vec<String>,
     #[serde(alias = "metrics_addr")]
@@ -189,6 +204,7 @@ pub(super) struct Config {
     host_gateway: Option<IpAddr>,
     ip_forward_drop: bool,
     init: bool,
+    usage: meter::Retention,
     labels: Vec<String>,
     program: PathBuf,
 }
@@ -253,6 +269,7 @@ impl Config {
             host_gateway: options.host_gateway_ip.or(file.host_gateway_ip),
             ip_forward_drop: !(options.ip_forward_no_drop || file.ip_forward_no_drop),
             init: options.init || file.init,
+            usage: retention(options.usage_days.or(file.usage_days), options.usage_runs.or(file.usage_runs)),
             labels: list(&options.labels, &file.labels),
             program: std::env::current_exe().map_err(Error::io("find", "this program's own file"))?,
             data_dir,
@@ -291,6 +308,7 @@ impl Config {
             ulimits: Vec::new(),
             init: self.init,
             dns: self.dns.clone(),
+            usage: self.usage,
             stop_timeout: 10,
             labels: self.labels.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -358,6 +376,15 @@ fn pool(text: &str) -> Result<net::AddressPool, Error> {
     Ok(net::AddressPool { base: base.trunc(), size })
 }
 
+/// How long, and of how many runs, it is kept what they used; 0: without an end.
+fn retention(days: Option<u32>, runs: Option<u64>) -> meter::Retention {
+    let days = Some(days.unwrap_or(USAGE_DAYS)).filter(|days| *days > 0);
+    meter::Retention {
+        age: days.map(|days| Duration::from_secs(u64::from(days) * 86_400)),
+        runs: Some(runs.unwrap_or(USAGE_RUNS)).filter(|runs| *runs > 0),
+    }
+}
+
 fn pairs(flag: &str, list: &[String]) -> Result<std::collections::BTreeMap<String, String>, Error> {
     let pair = |text: &String| {
         let (name, value) =
@@ -422,6 +449,16 @@ mod tests {
         assert!(confined("").net.ip_forward_drop);
         assert!(confined("ip-forward-no-drop = false").net.ip_forward_drop);
         assert!(!confined("ip-forward-no-drop = true").net.ip_forward_drop);
+    }
+
+    #[test]
+    fn records_of_usage_have_an_end_unless_they_are_to_have_none() {
+        let usage =
+            |text: &str| Config::of(&Options::default(), parsed(text).unwrap()).unwrap().engine().unwrap().usage;
+        let days = |days: u64| Some(Duration::from_secs(days * 86_400));
+        assert_eq!(usage(""), meter::Retention { age: days(400), runs: Some(100_000) });
+        assert_eq!(usage("usage-days = 7\nusage-runs = 5"), meter::Retention { age: days(7), runs: Some(5) });
+        assert_eq!(usage("usage-days = 0\nusage-runs = 0"), meter::Retention { age: None, runs: None });
     }
 
     #[test]
