@@ -48,4 +48,11 @@ else
 		echo "Start it now and at each boot: systemctl enable --now stratus"
 	fi
 fi
-echo "Then: export DOCKER_HOST=unix:///run/stratus/docker.sock, and stratus image bootstrap debian:bookworm"
+# A base image of this machine's own distribution needs neither other keys nor another mirror.
+# shellcheck disable=SC1091 # It is the machine's.
+base=$(. /etc/os-release && echo "$ID:${VERSION_CODENAME:-}") 2>/dev/null || base=
+case $base in
+debian:?* | ubuntu:?*) ;;
+*) base=debian:bookworm ;;
+esac
+echo "Then: export DOCKER_HOST=unix:///run/stratus/docker.sock, and stratus image bootstrap $base"
