@@ -116,6 +116,47 @@ fn a_forwarder_that_is_killed_is_replaced() {
 }
 
 #[test]
+fn a_port_that_somebody_has_when_the_forwarder_is_killed_is_held_again_once_it_is_free() {
+    on_a_host(|host| {
+        let run_dir = RunDir::new();
+        let client = run_dir.client();
+        let daemon = networks(&host, &client, Vec::new());
+        let web = run(&daemon, spec("web", &["bridge"], &["8080:80"]));
+        web.serve(80);
+        let key = client.list().unwrap().into_iter().find(|held| held.local.is_ipv6()).unwrap().hold.key;
+        // As a process has it that was forked just now.
+        let somebodys = client.fetch(&key).unwrap();
+        let pid = client.status().unwrap().unwrap().pid;
+        sh(&format!("kill -9 {pid}"));
+        let holds = |count| matches!(client.status(), Ok(Some(status)) if status.pid != pid && status.holds == count);
+        eventually("another forwarder holds the other port", || holds(1));
+        drop(somebodys);
+        eventually("it holds both ports", || holds(2));
+        host.itself().ask("[::1]:8080");
+    });
+}
+
+#[test]
+fn ports_are_published_while_forwarders_are_killed() {
+    on_a_host(|host| {
+        let run_dir = RunDir::new();
+        let client = run_dir.client();
+        let daemon = networks(&host, &client, Vec::new());
+        let first = run(&daemon, spec("first", &["bridge"], &["8080:80"]));
+        first.serve(80);
+        let mut others = Vec::new();
+        for port in 8081..8091 {
+            let pid = run_dir.client().status().ok().flatten().map(|status| status.pid);
+            let killer = std::thread::spawn(move || pid.map(|pid| sh(&format!("kill -9 {pid} || :"))));
+            others.push(run(&daemon, spec(&format!("web{port}"), &["bridge"], &[&format!("{port}:80")])));
+            killer.join().unwrap();
+        }
+        eventually("a forwarder holds all ports", || matches!(client.status(), Ok(Some(status)) if status.holds == 22));
+        host.itself().ask("[::1]:8080");
+    });
+}
+
+#[test]
 fn an_internal_network_does_not_reach_others_by_way_of_the_forwarder() {
     on_a_host(|host| {
         let run_dir = RunDir::new();

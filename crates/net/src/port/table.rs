@@ -8,7 +8,7 @@ use super::spec::{PortError, PortSpec, Protocol, PublishedPort};
 use crate::error::{Error, Result};
 use crate::forward::{self, ForwardClient, ForwardError, Hold, Mode, Proto};
 use parking_lot::Mutex;
-use rustix::event::{PollFd, PollFlags};
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
 use std::collections::BTreeMap;
@@ -16,6 +16,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+/// When a port that somebody else has is tried again, first and at last: each pause is twice the one before.
+const RETRY_FIRST: Duration = Duration::from_millis(10);
+const RETRY_LAST: Duration = Duration::from_secs(30);
 
 /// Where a sandbox' ports lead.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -52,6 +57,8 @@ struct State {
     published: BTreeMap<(Protocol, SocketAddr), (PublishedPort, Option<OwnedFd>)>,
     /// The ephemeral port that was given out last.
     last_ephemeral: u16,
+    /// Whether a thread tries to get back ports that somebody else has.
+    retries: bool,
 }
 
 impl PortTable {
@@ -90,8 +97,8 @@ impl PortTable {
             return;
         }
         let watch = match forwarder.watch() {
-            Ok(Some(watch)) => watch,
-            Ok(None) => return self.watched.store(false, Ordering::Release),
+            // None: it has ended since it was last heard of, and the wait with it.
+            Ok(watch) => watch,
             Err(error) => {
                 tracing::warn!(%error, "the port forwarder cannot be watched");
                 return self.watched.store(false, Ordering::Release);
@@ -99,8 +106,7 @@ impl PortTable {
         };
         let (this, stopped) = (self.this.clone(), self.stopped.clone());
         let wait = move || {
-            let ended = wait_for_either(watch.as_fd(), stopped.as_fd());
-            drop(watch);
+            let ended = watch.is_none_or(|watch| wait_for_either(watch.as_fd(), stopped.as_fd()));
             if let (true, Some(table)) = (ended, this.upgrade()) {
                 table.watched.store(false, Ordering::Release);
                 tracing::warn!("the port forwarder ended: another one takes over");
@@ -116,26 +122,60 @@ impl PortTable {
     /// Makes the forwarder hold exactly what is published. For the start, and when the forwarder was killed.
     pub(crate) fn hold_again(&self) {
         let mut state = self.state.lock();
+        let is_whole = self.hold_missing(&mut state, |error| {
+            tracing::warn!(%error, "a published port is not reserved any more");
+        });
+        if !is_whole && !std::mem::replace(&mut state.retries, true) {
+            self.retry(&mut state);
+        }
+    }
+
+    /// Tries, on a thread of its own, to get back the ports that somebody has: for a moment as a rule, as a process that was
+    /// forked has all that its parent has until it executes its program. nftables carries what it carries meanwhile.
+    fn retry(&self, state: &mut State) {
+        let (this, stopped) = (self.this.clone(), self.stopped.clone());
+        let retry = move || {
+            let mut pause = RETRY_FIRST;
+            while !is_stopped_within(pause, stopped.as_fd()) {
+                let Some(table) = this.upgrade() else { return };
+                let mut state = table.state.lock();
+                if table.hold_missing(&mut state, |error| tracing::debug!(%error, "a port is not free yet")) {
+                    state.retries = false;
+                    return tracing::info!("all published ports are reserved again");
+                }
+                pause = (pause * 2).min(RETRY_LAST);
+            }
+        };
+        if let Err(error) = std::thread::Builder::new().name("forward-retry".into()).spawn(retry) {
+            tracing::warn!(%error, "published ports that are not reserved cannot be tried again");
+            state.retries = false;
+        }
+    }
+
+    /// Has the forwarder hold what it does not hold yet of all that is published, and nothing else. Whether it holds all of it.
+    fn hold_missing(&self, state: &mut State, complain: impl Fn(PortError)) -> bool {
         let mut held: BTreeMap<String, Mode> = BTreeMap::new();
         if let Some(forwarder) = &self.forwarder {
             match forwarder.list() {
-                Ok(list) => {
-                    held.extend(list.into_iter().map(|held| (held.hold.key, held.hold.mode)));
-                    self.watch_forwarder(forwarder);
-                }
+                Ok(list) => held.extend(list.into_iter().map(|held| (held.hold.key, held.hold.mode))),
                 Err(ForwardError::Lost { .. }) => {}
                 Err(error) => tracing::warn!(%error, "the port forwarder does not tell what it holds"),
             }
+            if !held.is_empty() {
+                self.watch_forwarder(forwarder);
+            }
         }
+        let mut is_whole = true;
         for (port, socket) in state.published.values_mut() {
             if socket.is_some() || held.remove(&key_of(port)) == Some(mode_of(port)) {
                 continue;
             }
-            let again = bind(port).and_then(|bound| self.keep(port, bound));
-            match again {
+            match bind(port).and_then(|bound| self.keep(port, bound)) {
                 Ok(kept) => *socket = kept,
-                // Whoever took it meanwhile has it; nftables still carries what it carries.
-                Err(error) => tracing::warn!(%error, "a published port is not reserved any more"),
+                Err(error) => {
+                    is_whole = false;
+                    complain(error);
+                }
             }
         }
         if let Some(forwarder) = &self.forwarder {
@@ -143,6 +183,7 @@ impl PortTable {
                 let _ = forwarder.release(key);
             }
         }
+        is_whole
     }
 
     /// Publishes ports of a sandbox: all, or none.
@@ -312,6 +353,17 @@ fn wait_for_either(first: BorrowedFd<'_>, second: BorrowedFd<'_>) -> bool {
             Err(Errno::INTR) => {}
             Err(_) => return false,
         }
+    }
+}
+
+/// Whether the descriptor was closed at its other end before so much time has passed.
+fn is_stopped_within(time: Duration, stopped: BorrowedFd<'_>) -> bool {
+    let time = Timespec { tv_sec: time.as_secs().cast_signed(), tv_nsec: time.subsec_nanos().into() };
+    let mut poll = [PollFd::from_borrowed_fd(stopped, PollFlags::IN)];
+    // A signal ends a pause early, and nothing else.
+    match rustix::event::poll(&mut poll, Some(&time)) {
+        Ok(ready) => ready > 0,
+        Err(errno) => errno != Errno::INTR,
     }
 }
 
