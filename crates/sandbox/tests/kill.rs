@@ -68,7 +68,10 @@ fn a_signal_reaches_everybody_and_what_is_frozen_is_killed() {
     let mut frozen = Command::new("sleep").arg("1000").spawn().unwrap();
     join(&frozen);
     group.freeze().unwrap();
-    group.kill(rustix::process::Signal::KILL.as_raw()).unwrap();
+    // As a keeper does that has nothing but these.
+    for directory in group.kill_directories() {
+        kill_all(&directory).unwrap();
+    }
     assert!(!frozen.wait().unwrap().success());
     group.delete().unwrap();
 }

@@ -1,7 +1,7 @@
 //! Where containers are in the hierarchy of cgroups: `PARENT/ID`, below a parent that is this instance's own.
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::OnceLock;
 
 use oci_spec::runtime::{LinuxResources, Spec};
@@ -22,7 +22,7 @@ pub(crate) struct Placements {
 /// A container's cgroup, made.
 pub(super) struct Placed {
     pub(super) placement: Placement,
-    /// Its directories, one for each hierarchy: what is left in them is killed if the keeper dies.
+    /// Where what is left of it is killed if the keeper dies.
     pub(super) directories: Vec<PathBuf>,
 }
 
@@ -73,8 +73,7 @@ impl Placements {
         let resources = spec.linux().as_ref().and_then(|linux| linux.resources().clone()).unwrap_or_default();
         cgroup.create(&resources).map_err(failed)?;
         let placement = cgroup.placement().map_err(failed)?;
-        let directories = placement.directories().map(Path::to_owned).collect();
-        Ok(Placed { placement, directories })
+        Ok(Placed { placement, directories: cgroup.kill_directories() })
     }
 
     /// Where a further process of a running container goes.

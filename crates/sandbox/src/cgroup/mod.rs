@@ -9,7 +9,7 @@ mod stats;
 mod v1;
 mod v2;
 
-use std::ffi::{CStr, CString, OsStr};
+use std::ffi::{CStr, CString};
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::os::fd::OwnedFd;
@@ -118,12 +118,6 @@ impl Placement {
 
     pub(crate) fn v1_directory(&self, hierarchy: &str) -> Option<&CStr> {
         self.v1.iter().find(|place| place.name == hierarchy).map(|place| place.directory.as_c_str())
-    }
-
-    /// The directories, one in each hierarchy that takes part.
-    pub fn directories(&self) -> impl Iterator<Item = &Path> {
-        let v1 = self.v1.iter().map(|place| &place.directory);
-        v1.chain(&self.v2).map(|directory| Path::new(OsStr::from_bytes(directory.as_bytes())))
     }
 
     pub(crate) fn v1_tasks(&self) -> impl Iterator<Item = &CStr> {
@@ -302,18 +296,21 @@ impl Cgroup {
     /// the call, though the last ones may still be ending when it returns, and what is frozen thaws on version 1, where it
     /// would not end otherwise.
     pub fn kill(&self, signal: i32) -> Result<()> {
-        // A process may have been moved within one hierarchy, so both kinds are looked at; the freezer can hold still who forks.
-        let v1 = self.layout.hierarchy("freezer").or(self.layout.v1().first()).map(Hierarchy::mount_point);
-        for directory in self.layout.v2().into_iter().chain(v1).map(|mount| below(mount, &self.path)) {
-            if !directory.is_dir() {
-                continue;
-            }
+        for directory in self.kill_directories() {
             match signal {
                 libc::SIGKILL => kill_all(&directory)?,
                 _ => return kill::signal_each(&directory, signal, |_| {}),
             }
         }
         Ok(())
+    }
+
+    /// Those of its directories that are enough to kill everything in it by [`kill_all`]: the v2 tree's, where all end at once, and of the
+    /// v1 hierarchies the freezer's, where what is frozen has to thaw. Both, as a process may have been moved within one hierarchy.
+    pub fn kill_directories(&self) -> Vec<PathBuf> {
+        let v1 = self.layout.hierarchy("freezer").or(self.layout.v1().first()).map(Hierarchy::mount_point);
+        let both = self.layout.v2().into_iter().chain(v1).map(|mount| below(mount, &self.path));
+        both.filter(|directory| directory.is_dir()).collect()
     }
 
     /// Removes it and every cgroup below it, in all hierarchies. Its processes must have ended, or be ending: those
