@@ -23,7 +23,7 @@ fn from_created_to_removed() {
     host.sh("docker restart -t 0 box").says("box");
     assert_eq!(state(&host, "box"), "running");
     host.sh("docker inspect -f '{{.RestartCount}}' box").says("0");
-    host.sh("docker rm box").fails_with("cannot remove container \"box\": container is running");
+    host.sh("docker rm box").fails_with("cannot remove container \"/box\": container is running");
     host.sh("docker rm -f box").says("box");
     host.sh("docker rm box").fails_with("No such container: box");
     host.sh("docker rm -f box").complains("No such container: box");

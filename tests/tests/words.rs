@@ -68,7 +68,7 @@ fn failures_say_whose_and_what() {
     let fails = host.sh("$STRATUS run -d --name second -p $PORT:80 busybox true");
     fails.fails_with("(by the container web)");
     host.sh("docker inspect -f '{{.Id}}' second").says(fails.stdout().trim());
-    host.sh("docker network rm net").fails_with("has active endpoints: web");
+    host.sh("docker network rm net").fails_with("network net has active endpoints (name:\"web\" id:\"");
     host.sh("$STRATUS ps --filter status=foo").fails_with("invalid filter 'status=foo': there are created");
     host.sh("$STRATUS ps --filter bogus=1").fails_with("invalid filter 'bogus': there are ");
     host.sh("$STRATUS run --mount foo busybox").fails_with("is no field of a mount: there are type, source");

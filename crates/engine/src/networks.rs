@@ -66,14 +66,6 @@ pub(crate) fn error(error: net::Error) -> Error {
     }
 }
 
-/// What `net` says, and who is on a network that was to be removed.
-fn in_use(failed: net::Error) -> Error {
-    match &failed {
-        net::Error::InUse { sandboxes, .. } => Error::forbidden(format!("{failed}: {}", sandboxes.join(", "))),
-        _ => error(failed),
-    }
-}
-
 /// The published port as the engine names it.
 pub(crate) fn exposed(port: &net::PublishedPort) -> ExposedPort {
     let protocol = match port.protocol {
@@ -144,7 +136,7 @@ impl Engine {
     /// Removes a network that nobody is on.
     pub async fn network_remove(&self, reference: &str) -> Result<()> {
         let (engine, name) = (self.clone(), reference.to_owned());
-        let network = crate::blocking(move || engine.0.networks.remove(&name).map_err(in_use)).await?;
+        let network = crate::blocking(move || engine.0.networks.remove(&name).map_err(error)).await?;
         self.tell_network(&network, "destroy", []);
         Ok(())
     }

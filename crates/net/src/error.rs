@@ -32,14 +32,12 @@ pub enum Error {
     #[error("{0} is a pre-defined network and cannot be removed")]
     PredefinedRemove(String),
     /// Somebody is on the network.
-    #[error("error while removing network: network {name} id {id} has active endpoints")]
+    #[error("error while removing network: network {name} has active endpoints ({})", endpoints.join(", "))]
     InUse {
         /// The network's name.
         name: String,
-        /// Its identifier.
-        id: String,
-        /// The containers' names, to tell the user.
-        sandboxes: Vec<String>,
+        /// Whose they are and which, as `name:"web" id:"a2106b852805"`.
+        endpoints: Vec<String>,
     },
     /// The network that was asked for cannot be.
     #[error(transparent)]

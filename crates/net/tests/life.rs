@@ -60,7 +60,9 @@ fn networks_are_made_found_and_removed() {
         let member = run(&networks, spec("member", &["front"], &[]));
         assert_eq!(networks.endpoints(&made.id)[0].names(), ["member", "memberxxxxxx"]);
         let error = networks.remove("front").unwrap_err().to_string();
-        assert_eq!(error, format!("error while removing network: network front id {} has active endpoints", made.id));
+        let endpoint = &networks.endpoints(&made.id)[0].endpoint.id[..12];
+        let whose = format!("(name:\"member\" id:\"{endpoint}\")");
+        assert_eq!(error, format!("error while removing network: network front has active endpoints {whose}"));
         networks.tear_down(member.sandbox()).unwrap();
         networks.remove("front").unwrap();
         assert!(!traces().contains("br-"));

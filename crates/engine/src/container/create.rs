@@ -214,7 +214,7 @@ impl Engine {
             }
         }
         if host.masked_paths.is_none() && !host.privileged {
-            host.masked_paths = Some(crate::spec::MASKED_PATHS.map(str::to_owned).to_vec());
+            host.masked_paths = Some(crate::spec::masked_paths());
         }
         if host.readonly_paths.is_none() && !host.privileged {
             host.readonly_paths = Some(crate::spec::READONLY_PATHS.map(str::to_owned).to_vec());

@@ -60,10 +60,7 @@ impl Engine {
                     Phase::Restarting => "container is restarting: stop the container before removing or force remove",
                     _ => "container is running: stop the container before removing or force remove",
                 };
-                return Err(Error::conflict(format!(
-                    "cannot remove container \"{}\": {what}",
-                    reference.trim_start_matches('/')
-                )));
+                return Err(Error::conflict(format!("cannot remove container \"/{}\": {what}", record.name)));
             }
             _ => {}
         }

@@ -18,7 +18,7 @@ use oci_spec::runtime::{Linux, LinuxIdMappingBuilder, LinuxNamespace, LinuxNames
 use crate::model::{CgroupNamespace, ContainerRecord, IpcMode, PidMode, UtsMode};
 use crate::{Error, Result};
 
-pub(crate) use defaults::{MASKED_PATHS, READONLY_PATHS, SHM_SIZE};
+pub(crate) use defaults::{READONLY_PATHS, SHM_SIZE, masked_paths};
 pub(crate) use process::{ExecRequest, exec_process};
 pub(crate) use resources::limits;
 pub(crate) use security::SecurityOptions;
@@ -114,10 +114,10 @@ fn linux(
     let mut limits = limits(&host.resources)?;
     limits.set_devices(Some(resources::device_rules(host, &devices)?));
     let open = host.privileged || security.system_paths_unconfined;
-    let paths = |given: &Option<Vec<String>>, default: &[&str]| match (given, open) {
+    let paths = |given: &Option<Vec<String>>, default: fn() -> Vec<String>| match (given, open) {
         (Some(given), _) => given.clone(),
         (None, true) => Vec::new(),
-        (None, false) => default.iter().map(|path| (*path).to_owned()).collect(),
+        (None, false) => default(),
     };
     let mut linux = Linux::default();
     linux
@@ -125,8 +125,8 @@ fn linux(
         .set_cgroups_path(Some(PathBuf::from(context.cgroup)))
         .set_resources(Some(limits))
         .set_devices(Some(devices.iter().map(devices::Device::to_spec).collect()))
-        .set_masked_paths(Some(paths(&host.masked_paths, &MASKED_PATHS)))
-        .set_readonly_paths(Some(paths(&host.readonly_paths, &READONLY_PATHS)))
+        .set_masked_paths(Some(paths(&host.masked_paths, masked_paths)))
+        .set_readonly_paths(Some(paths(&host.readonly_paths, || READONLY_PATHS.map(str::to_owned).to_vec())))
         .set_sysctl(Some(sysctls(record)))
         .set_seccomp(security.seccomp(host.privileged, caps)?)
         .set_mount_label(None)

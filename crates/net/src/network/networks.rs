@@ -161,8 +161,13 @@ impl Networks {
                 return Err(Error::PredefinedRemove(network.name.clone()));
             }
             if !entry.endpoints.is_empty() {
-                let sandboxes = entry.endpoints.values().map(|endpoint| endpoint.name.clone()).collect();
-                return Err(Error::InUse { name: network.name.clone(), id: network.id.clone(), sandboxes });
+                let shown = |named: &NamedEndpoint| {
+                    let id = named.endpoint.id.get(..12).unwrap_or(&named.endpoint.id);
+                    format!("name:{:?} id:{id:?}", named.name)
+                };
+                let mut endpoints: Vec<String> = entry.endpoints.values().map(shown).collect();
+                endpoints.sort();
+                return Err(Error::InUse { name: network.name.clone(), endpoints });
             }
             // Nobody can connect from here on. Subnet and name stay taken until it is gone, as `changing` is held.
             state.networks.remove(&network.id);
