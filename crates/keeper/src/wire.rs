@@ -87,8 +87,12 @@ pub struct Packet {
 impl Packet {
     /// Encodes a message. Descriptors that belong to it go with it.
     pub fn encode<T: Message>(message: &T, mut descriptors: Vec<OwnedFd>) -> Result<Packet, WireError> {
-        let bytes =
-            postcard::to_extend(message, vec![INLINE]).map_err(|_| WireError::Malformed("it cannot be encoded"))?;
+        let malformed = |_| WireError::Malformed("it cannot be encoded");
+        // Measured first: a plan has thousands of bytes, and growing memory byte by byte means to copy it again and again.
+        let size = postcard::serialize_with_flavor(message, postcard::ser_flavors::Size::default());
+        let mut bytes = Vec::with_capacity(1 + size.map_err(malformed)?);
+        bytes.push(INLINE);
+        let bytes = postcard::to_extend(message, bytes).map_err(malformed)?;
         let long = bytes.len() > MAX_INLINE;
         if bytes.len() > MAX_MESSAGE || descriptors.len() + usize::from(long) > MAX_DESCRIPTORS {
             return Err(WireError::TooLarge { bytes: bytes.len(), descriptors: descriptors.len() });

@@ -26,6 +26,6 @@ pub mod spawn;
 pub mod sync;
 mod sys;
 
-pub use plan::{CompileOptions, ExecOptions, ExecPlan, InitPlan, MountTree, PlanError, RootFs};
+pub use plan::{CompileOptions, ExecOptions, ExecPlan, InitPlan, MountTree, PlanError, RootFs, SeccompFilter};
 pub use spawn::{Fds, SpawnError, Spawned, Stdio, spawn, spawn_exec};
 pub use sync::{Failure, Step, SyncChannel, SyncEvent};

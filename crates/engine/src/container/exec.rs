@@ -272,6 +272,7 @@ impl Engine {
         let options = ExecOptions {
             bundle: self.0.config.run_dir.join("bundle"),
             cgroup: Some(self.0.placements.placement(&record)?),
+            seccomp: crate::spec::default_filter(&record)?,
             ..ExecOptions::default()
         };
         let plan = ExecPlan::compile(&process, &spec, &options).map_err(|error| Error::invalid(error.to_string()))?;

@@ -293,6 +293,7 @@ impl Engine {
             cgroup: Some(cgroup.placement),
             init: record.host.init.unwrap_or(self.0.config.init),
             wait_for_start: !start,
+            seccomp: crate::spec::default_filter(record)?,
             trees,
             ..CompileOptions::default()
         };

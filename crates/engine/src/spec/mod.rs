@@ -14,6 +14,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{Linux, LinuxIdMappingBuilder, LinuxNamespace, LinuxNamespaceType, Root, Spec};
+use sandbox::SeccompFilter;
 
 use crate::model::{CgroupNamespace, ContainerRecord, IpcMode, PidMode, UtsMode};
 use crate::{Error, Result};
@@ -79,6 +80,12 @@ impl ContainerFiles {
     }
 }
 
+/// The seccomp filter of `record`, where its specification has no profile, as it is the default one.
+pub(crate) fn default_filter(record: &ContainerRecord) -> Result<Option<SeccompFilter>> {
+    let security = SecurityOptions::parse(&record.host.security_opt)?;
+    security.default_filter(record.host.privileged, &capabilities::effective(&record.host)?)
+}
+
 /// The specification of `record`.
 pub(crate) fn build(record: &ContainerRecord, context: &SpecContext<'_>) -> Result<Spec> {
     let security = SecurityOptions::parse(&record.host.security_opt)?;
@@ -128,7 +135,7 @@ fn linux(
         .set_masked_paths(Some(paths(&host.masked_paths, masked_paths)))
         .set_readonly_paths(Some(paths(&host.readonly_paths, || READONLY_PATHS.map(str::to_owned).to_vec())))
         .set_sysctl(Some(sysctls(record)))
-        .set_seccomp(security.seccomp(host.privileged, caps)?)
+        .set_seccomp(security.own_profile(caps)?)
         .set_mount_label(None)
         .set_rootfs_propagation(propagation(record));
     if context.user_namespace {

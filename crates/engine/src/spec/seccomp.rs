@@ -7,6 +7,9 @@ use std::sync::OnceLock;
 use oci_spec::runtime::{
     Arch, Capability, LinuxSeccomp, LinuxSeccompAction, LinuxSeccompArg, LinuxSeccompFilterFlag, LinuxSyscall,
 };
+use parking_lot::Mutex;
+use sandbox::SeccompFilter;
+use sandbox::plan::capability_number;
 use serde::Deserialize;
 
 use crate::{Error, Result};
@@ -65,8 +68,29 @@ struct Condition {
     min_kernel: Option<String>,
 }
 
+/// How many filters of the default profile are kept compiled. Nearly every container has the same capabilities.
+const COMPILED_MAX: usize = 32;
+
+/// The filter of the default profile for a container with `caps`. Its profile is made only where the filter is not known: to
+/// put 450 names together at every start would take longer than all the rest of a specification.
+pub(crate) fn default_filter(caps: &HashSet<Capability>) -> Result<SeccompFilter> {
+    static COMPILED: Mutex<Vec<(u64, SeccompFilter)>> = Mutex::new(Vec::new());
+    let mask = caps.iter().fold(0, |mask, cap| mask | 1 << capability_number(*cap));
+    let known = COMPILED.lock().iter().find(|(known, _)| *known == mask).map(|(_, filter)| filter.clone());
+    if let Some(filter) = known {
+        return Ok(filter);
+    }
+    let filter = SeccompFilter::compile(&default_profile(caps)?).map_err(|error| Error::system(error.to_string()))?;
+    let mut compiled = COMPILED.lock();
+    if compiled.len() >= COMPILED_MAX {
+        compiled.remove(0);
+    }
+    compiled.push((mask, filter.clone()));
+    Ok(filter)
+}
+
 /// The default profile for a container with `caps`.
-pub(crate) fn default_profile(caps: &HashSet<Capability>) -> Result<LinuxSeccomp> {
+fn default_profile(caps: &HashSet<Capability>) -> Result<LinuxSeccomp> {
     static PARSED: OnceLock<Result<Profile, String>> = OnceLock::new();
     let parsed = PARSED.get_or_init(|| serde_json::from_str(DEFAULT).map_err(|error| error.to_string()));
     match parsed {

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 
 use oci_spec::runtime::{Capability, LinuxSeccomp};
+use sandbox::SeccompFilter;
 
 use super::seccomp;
 use crate::{Error, Result};
@@ -64,13 +65,19 @@ impl SecurityOptions {
         Ok(out)
     }
 
-    /// The seccomp profile for a container with `caps`; `None`: unconfined.
-    pub(crate) fn seccomp(&self, privileged: bool, caps: &HashSet<Capability>) -> Result<Option<LinuxSeccomp>> {
+    /// The client's own seccomp profile for a container with `caps`.
+    pub(crate) fn own_profile(&self, caps: &HashSet<Capability>) -> Result<Option<LinuxSeccomp>> {
         match &self.profile {
             Profile::Given(text) => seccomp::parse_profile(text, caps).map(Some),
-            Profile::Unconfined => Ok(None),
-            Profile::Builtin if privileged => Ok(None),
-            Profile::Builtin => seccomp::default_profile(caps).map(Some),
+            Profile::Unconfined | Profile::Builtin => Ok(None),
+        }
+    }
+
+    /// The filter for a container with `caps` whose client has nothing to say about it.
+    pub(crate) fn default_filter(&self, privileged: bool, caps: &HashSet<Capability>) -> Result<Option<SeccompFilter>> {
+        match &self.profile {
+            Profile::Builtin if !privileged => seccomp::default_filter(caps).map(Some),
+            _ => Ok(None),
         }
     }
 }

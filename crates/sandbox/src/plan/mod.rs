@@ -32,6 +32,7 @@ pub(crate) use namespaces::{NamespacePlan, NamespaceSource};
 pub(crate) use options::mount_option_names;
 pub(crate) use process::{ProcessPlan, TerminalPlan};
 pub(crate) use rootfs::{OverlayPlan, RootPlan, RootSource};
+pub use seccomp::SeccompFilter;
 pub(crate) use seccomp::SeccompPlan;
 use text::Bytes;
 pub(crate) use text::Text;
@@ -101,6 +102,9 @@ pub struct CompileOptions {
     pub no_new_keyring: bool,
     /// How many descriptors from 3 on the process inherits (`--preserve-fds`).
     pub preserve_fds: u32,
+    /// Takes the place of the spec's seccomp profile, for whoever has it compiled already. Not for one that asks an agent:
+    /// who that is, is in the spec.
+    pub seccomp: Option<SeccompFilter>,
     /// Namespaces that are given as descriptors at the time of the spawn, instead of what the spec says:
     /// the kind, and the place in [`crate::Fds::namespaces`].
     pub namespace_fds: Vec<(NamespaceKind, u8)>,
@@ -185,6 +189,8 @@ pub struct ExecOptions {
     pub bundle: PathBuf,
     /// The container's cgroup.
     pub cgroup: Option<Placement>,
+    /// As [`CompileOptions::seccomp`].
+    pub seccomp: Option<SeccompFilter>,
     /// How many descriptors from 3 on the process inherits.
     pub preserve_fds: u32,
     /// Keep the caller's session keyring.
@@ -238,7 +244,7 @@ impl<'p> InitPlan<'p> {
         if linux.intel_rdt().is_some() {
             return Err(PlanError::Unsupported("linux.intelRdt is not supported".into()));
         }
-        let process = process::compile(process, Some(linux), false)?;
+        let process = process::compile(process, Some(linux), options.seccomp.as_ref(), false)?;
         Ok(Self {
             hostname: text("hostname", spec.hostname())?,
             domainname: text("domainname", spec.domainname())?,
@@ -269,7 +275,7 @@ impl<'p> InitPlan<'p> {
 
     /// The plan as bytes, for another process of the same version.
     pub fn to_bytes(&self) -> Result<Vec<u8>, PlanError> {
-        Ok(postcard::to_stdvec(self)?)
+        encode(self)
     }
 
     /// Takes up a plan that [`to_bytes`](Self::to_bytes) wrote, and borrows its strings.
@@ -306,7 +312,7 @@ impl<'p> ExecPlan<'p> {
     pub fn compile(process: &Process, container: &Spec, options: &ExecOptions) -> Result<Self, PlanError> {
         let linux = container.linux().as_ref().ok_or(PlanError::Missing("linux"))?;
         let (join, user_namespace) = namespaces::join_flags(linux);
-        let process = process::compile(process, Some(linux), true)?;
+        let process = process::compile(process, Some(linux), options.seccomp.as_ref(), true)?;
         Ok(Self {
             join,
             user_namespace,
@@ -321,7 +327,7 @@ impl<'p> ExecPlan<'p> {
 
     /// The plan as bytes, for another process of the same version.
     pub fn to_bytes(&self) -> Result<Vec<u8>, PlanError> {
-        Ok(postcard::to_stdvec(self)?)
+        encode(self)
     }
 
     /// Takes up a plan that [`to_bytes`](Self::to_bytes) wrote, and borrows its strings.
@@ -338,6 +344,12 @@ impl<'p> ExecPlan<'p> {
     pub fn seccomp_agent(&self) -> Option<&SeccompAgent> {
         self.seccomp_agent.as_ref()
     }
+}
+
+/// A plan has some thousand bytes: measured first, it is put into memory once.
+fn encode(plan: &impl Serialize) -> Result<Vec<u8>, PlanError> {
+    let size = postcard::serialize_with_flavor(plan, postcard::ser_flavors::Size::default())?;
+    Ok(postcard::to_extend(plan, Vec::with_capacity(size))?)
 }
 
 /// Who is told of what the process's filter asks about; most ask nobody.

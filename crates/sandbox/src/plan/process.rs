@@ -8,7 +8,7 @@ use oci_spec::runtime::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{Bytes, PlanError, SeccompPlan, Text, cstring, seccomp, strings};
+use super::{Bytes, PlanError, SeccompFilter, SeccompPlan, Text, cstring, strings};
 
 /// Where programs are looked for if the environment has no `PATH`.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -78,8 +78,13 @@ pub(crate) struct ProcessPlan<'p> {
 }
 
 /// `exec` says that the process joins a running container: CPU affinity applies to it alone, and memory policy and
-/// personality stay as the container's first process has them.
-pub(crate) fn compile(process: &Process, linux: Option<&Linux>, exec: bool) -> Result<ProcessPlan<'static>, PlanError> {
+/// personality stay as the container's first process has them. `filter` takes the place of the spec's profile.
+pub(crate) fn compile(
+    process: &Process,
+    linux: Option<&Linux>,
+    filter: Option<&SeccompFilter>,
+    exec: bool,
+) -> Result<ProcessPlan<'static>, PlanError> {
     let argv = strings("process.args", process.args())?;
     let Some(program) = argv.first() else {
         return Err(PlanError::Missing("process.args"));
@@ -121,7 +126,11 @@ pub(crate) fn compile(process: &Process, linux: Option<&Linux>, exec: bool) -> R
         personality: linux.and_then(|linux| linux.personality().as_ref()).map(personality).transpose()?,
         apparmor: apparmor(process)?,
         selinux: selinux(process)?,
-        seccomp: linux.and_then(|linux| linux.seccomp().as_ref()).map(seccomp::compile).transpose()?,
+        seccomp: match (filter, linux.and_then(|linux| linux.seccomp().as_ref())) {
+            (Some(filter), _) => Some(filter.plan()),
+            (None, Some(profile)) => Some(SeccompFilter::compile(profile)?.plan()),
+            (None, None) => None,
+        },
         terminal: process.terminal().unwrap_or(false).then(|| TerminalPlan {
             size: process
                 .console_size()

@@ -33,27 +33,36 @@ pub(crate) struct SeccompPlan<'p> {
     pub(crate) notify: bool,
 }
 
-static CACHE: Mutex<Vec<(LinuxSeccomp, Arc<SeccompPlan<'static>>)>> = Mutex::new(Vec::new());
+/// A compiled profile.
+#[derive(Debug, Clone)]
+pub struct SeccompFilter(Arc<SeccompPlan<'static>>);
 
-/// Compiles a profile, or finds it among those compiled before.
-pub(crate) fn compile(profile: &LinuxSeccomp) -> Result<SeccompPlan<'static>, PlanError> {
-    let cached = |cache: &Vec<(LinuxSeccomp, Arc<SeccompPlan<'static>>)>| {
-        cache.iter().find(|(known, _)| known == profile).map(|(_, plan)| SeccompPlan::clone(plan))
-    };
-    let lock = || CACHE.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(plan) = cached(&lock()) {
-        return Ok(plan);
-    }
-    // Compiled outside of the lock: two at once may do it twice, but nobody waits for somebody else's profile.
-    let plan = build(profile)?;
-    let mut cache = lock();
-    if cached(&cache).is_none() {
-        if cache.len() >= CACHED_MAX {
-            cache.remove(0);
+impl SeccompFilter {
+    /// Compiles a profile, or finds it among those compiled before.
+    pub fn compile(profile: &LinuxSeccomp) -> Result<Self, PlanError> {
+        static COMPILED: Mutex<Vec<(LinuxSeccomp, SeccompFilter)>> = Mutex::new(Vec::new());
+        let lock = || COMPILED.lock().unwrap_or_else(PoisonError::into_inner);
+        let find = |compiled: &Vec<(LinuxSeccomp, Self)>| {
+            compiled.iter().find(|(known, _)| known == profile).map(|(_, filter)| filter.clone())
+        };
+        if let Some(filter) = find(&lock()) {
+            return Ok(filter);
         }
-        cache.push((profile.clone(), Arc::new(plan.clone())));
+        // Compiled outside of the lock: two at once may do it twice, but nobody waits for somebody else's profile.
+        let filter = Self(Arc::new(build(profile)?));
+        let mut compiled = lock();
+        if find(&compiled).is_none() {
+            if compiled.len() >= CACHED_MAX {
+                compiled.remove(0);
+            }
+            compiled.push((profile.clone(), filter.clone()));
+        }
+        Ok(filter)
     }
-    Ok(plan)
+
+    pub(crate) fn plan(&self) -> SeccompPlan<'static> {
+        SeccompPlan::clone(&self.0)
+    }
 }
 
 fn failed(error: libseccomp::error::SeccompError) -> PlanError {
