@@ -47,7 +47,7 @@ impl Engine {
         }
         let order: Vec<&str> = networks.iter().map(|endpoint| endpoint.network.as_str()).collect();
         names.zones.order(id, &order);
-        let made = resolv::for_user_network(&crate::container::host_resolv_conf(), &self.dns_overrides(record));
+        let made = resolv::for_user_network(&resolv::of_host(), &self.dns_overrides(record));
         let internal = |id: &str| self.0.networks.get(id).is_ok_and(|network| network.internal);
         let dns = SandboxDns {
             id: id.to_owned(),

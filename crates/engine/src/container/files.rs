@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use net::dns::hosts::{self, Entry, Hosts};
-use net::dns::resolv::{self, Overrides, ResolvConf};
+use net::dns::resolv::{self, Overrides};
 
 use super::links::Link;
 use crate::model::{ContainerId, ContainerRecord, NetworkMode};
@@ -81,7 +81,7 @@ impl Engine {
     }
 
     fn resolv_conf(&self, record: &ContainerRecord) -> String {
-        let host = host_resolv_conf();
+        let host = resolv::of_host();
         let overrides = self.dns_overrides(record);
         match &record.host.network_mode {
             NetworkMode::Network(_) => resolv::for_user_network(&host, &overrides).text,
@@ -100,12 +100,6 @@ impl Engine {
             options: or(&record.host.dns_options, &defaults.options),
         }
     }
-}
-
-/// The host's own configuration of names.
-pub(crate) fn host_resolv_conf() -> ResolvConf {
-    let path = resolv::host_path();
-    ResolvConf::parse(&std::fs::read_to_string(&path).unwrap_or_default(), &path.to_string_lossy())
 }
 
 /// Rewritten in place, as it may be mounted in a container.

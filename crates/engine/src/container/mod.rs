@@ -64,7 +64,6 @@ pub use update::UpdateRequest;
 pub use wait::{WaitCondition, WaitResult};
 
 pub(crate) use exec::Execs;
-pub(crate) use files::host_resolv_conf;
 pub(crate) use logging::check_logging;
 pub(crate) use placement::{LastUsage, Placements};
 pub(crate) use prune::until;

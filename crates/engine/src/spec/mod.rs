@@ -37,10 +37,8 @@ pub(crate) struct SpecContext<'a> {
     pub(crate) ipc_namespace: Option<PathBuf>,
     /// PID namespace to join.
     pub(crate) pid_namespace: Option<PathBuf>,
-    /// A user namespace of its own, with these ranges.
-    pub(crate) user_namespace: bool,
-    /// First host identifier and length of the range of a user namespace.
-    pub(crate) id_range: (u32, u32),
+    /// First host identifier and length of the range of its own user namespace, if it has one.
+    pub(crate) user_namespace: Option<(u32, u32)>,
     /// Files that stratus writes for it.
     pub(crate) files: &'a ContainerFiles,
     /// `/dev/shm` shared with others.
@@ -138,8 +136,7 @@ fn linux(
         .set_seccomp(security.own_profile(caps)?)
         .set_mount_label(None)
         .set_rootfs_propagation(propagation(record));
-    if context.user_namespace {
-        let (first, count) = context.id_range;
+    if let Some((first, count)) = context.user_namespace {
         let map = LinuxIdMappingBuilder::default().container_id(0u32).host_id(first).size(count).build();
         let map = map.map_err(|error| Error::system(format!("the range of identifiers: {error}")))?;
         linux.set_uid_mappings(Some(vec![map])).set_gid_mappings(Some(vec![map]));
@@ -202,7 +199,7 @@ fn namespaces(record: &ContainerRecord, context: &SpecContext<'_>) -> Vec<LinuxN
     if private_cgroup {
         list.push(namespace(LinuxNamespaceType::Cgroup, None));
     }
-    if context.user_namespace {
+    if context.user_namespace.is_some() {
         list.push(namespace(LinuxNamespaceType::User, None));
     }
     list

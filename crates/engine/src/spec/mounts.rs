@@ -37,7 +37,7 @@ pub(super) fn all(record: &ContainerRecord, context: &SpecContext<'_>) -> Vec<Mo
 fn kernel_mounts(record: &ContainerRecord, context: &SpecContext<'_>) -> Vec<Mount> {
     let privileged = record.host.privileged;
     let access = if privileged { "rw" } else { "ro" };
-    let sys_source = if context.joins_host_network && context.user_namespace { "bind" } else { "sysfs" };
+    let sys_source = if context.joins_host_network && context.user_namespace.is_some() { "bind" } else { "sysfs" };
     let mut mounts = vec![
         mount("/proc", "proc", "proc", &["nosuid", "noexec", "nodev"]),
         mount("/dev", "tmpfs", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
@@ -111,7 +111,7 @@ fn of_volume(point: &MountPoint, context: &SpecContext<'_>) -> Mount {
             if !point.propagation.is_empty() {
                 options.push(&point.propagation);
             }
-            if context.user_namespace && point.kind == MountPointKind::Volume {
+            if context.user_namespace.is_some() && point.kind == MountPointKind::Volume {
                 options.push("idmap");
             }
             let source = context.sources.get(&point.target).map_or(point.source.as_str(), String::as_str);

@@ -11,7 +11,7 @@ mod v2;
 
 use std::ffi::{CStr, CString};
 use std::fs;
-use std::io::{self, ErrorKind};
+use std::io::{self, ErrorKind, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -412,13 +412,21 @@ fn systemd(path: &str, slice: &str, prefix: &str, name: &str) -> Result<String> 
 
 /// Writes one value to one file of a cgroup.
 fn write(directory: &Path, file: &str, value: &str) -> Result<()> {
+    write_each(directory, file, [value])
+}
+
+/// Writes values one after the other, as the kernel takes one at a time, into a file that is opened once.
+fn write_each<'v>(directory: &Path, file: &str, values: impl IntoIterator<Item = &'v str>) -> Result<()> {
     let path = directory.join(file);
+    let failed = |value: &str| {
+        let (value, path) = (value.to_owned(), path.clone());
+        move |source| CgroupError::Write { value, path, source }
+    };
+    let mut values = values.into_iter().peekable();
+    let Some(first) = values.peek() else { return Ok(()) };
     // No O_CREAT: a file that is not there is a controller that is not there.
-    let written = fs::OpenOptions::new().write(true).open(&path).and_then(|mut file| {
-        use io::Write;
-        file.write_all(value.as_bytes())
-    });
-    written.map_err(|source| CgroupError::Write { value: value.to_owned(), path, source })
+    let mut file = fs::OpenOptions::new().write(true).open(&path).map_err(failed(first))?;
+    values.try_for_each(|value| file.write_all(value.as_bytes()).map_err(failed(value)))
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use oci_spec::runtime::{LinuxBlockIo, LinuxCpu, LinuxMemory, LinuxResources, LinuxThrottleDevice};
 
-use super::{CgroupError, Hierarchy, Layout, Result, below, devices, write};
+use super::{CgroupError, Hierarchy, Layout, Result, below, devices, write, write_each};
 
 /// Creates the directory in one hierarchy, and its parents.
 pub(super) fn make(hierarchy: &Hierarchy, path: &str) -> Result<()> {
@@ -105,8 +105,10 @@ pub(super) fn apply(layout: &Layout, path: &str, resources: &LinuxResources, new
         && (devices::restricts(rules) || !new)
     {
         let directory = controller("devices", "devices")?;
-        for (allow, line) in devices::v1_lines(rules) {
-            write(&directory, if allow { "devices.allow" } else { "devices.deny" }, &line)?;
+        let lines = devices::v1_lines(rules);
+        for same in lines.chunk_by(|(one, _), (other, _)| one == other) {
+            let file = if same[0].0 { "devices.allow" } else { "devices.deny" };
+            write_each(&directory, file, same.iter().map(|(_, line)| line.as_str()))?;
         }
     }
     Ok(())

@@ -7,7 +7,6 @@ pub mod classic;
 
 use std::fmt::{self, Write};
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
 
 use super::SERVER_ADDRESS;
 use super::server::Upstreams;
@@ -114,12 +113,15 @@ impl ResolvConf {
 
 /// The host's `resolv.conf` that containers' files are made from: that of systemd-resolved, where the other one only leads to
 /// it at 127.0.0.53, which a container cannot reach.
-pub fn host_path() -> PathBuf {
-    let text = std::fs::read(HOST_PATH).unwrap_or_default();
-    let servers = ResolvConf::parse(&String::from_utf8_lossy(&text), HOST_PATH).nameservers;
-    let leads_to_resolved = matches!(servers.as_slice(), [only] if only.to_string() == "127.0.0.53");
-    let path = if leads_to_resolved && Path::new(RESOLVED_PATH).exists() { RESOLVED_PATH } else { HOST_PATH };
-    path.into()
+pub fn of_host() -> ResolvConf {
+    let read = |path: &str| {
+        let text = std::fs::read(path)?;
+        Ok::<_, std::io::Error>(ResolvConf::parse(&String::from_utf8_lossy(&text), path))
+    };
+    let plain = read(HOST_PATH).unwrap_or_else(|_| ResolvConf::parse("", HOST_PATH));
+    let leads_to_resolved = matches!(plain.nameservers.as_slice(), [only] if only.to_string() == "127.0.0.53");
+    let resolved = if leads_to_resolved { read(RESOLVED_PATH).ok() } else { None };
+    resolved.unwrap_or(plain)
 }
 
 /// What a user says about names: `--dns`, `--dns-search`, `--dns-option`, or the daemon's configuration. An empty list
