@@ -4,6 +4,7 @@
 use anyhow::{Context, Result, bail};
 use rustix::fs::{FlockOperation, flock};
 use std::fs::{self, File};
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -14,6 +15,9 @@ const RELEASES: [Release; 2] =
 /// A server as its administrator gets it, and what the tests use there.
 const PACKAGES: &str = "apparmor,systemd-sysv,linux-image-cloud-amd64,udev,dbus,iproute2,nftables,ca-certificates,libseccomp2,\
     libgcc-s1,busybox-static,curl,docker-registry,jq,procps,skopeo,strace";
+
+/// What comes along with those packages and has nothing to do here: it would only take the tests' time.
+const IDLE: [&str; 3] = ["apt-daily.timer", "apt-daily-upgrade.timer", "docker-registry.service"];
 
 /// In GiB: big enough for all that the tests put there. It takes what is in it.
 const SIZE: u64 = 6;
@@ -80,7 +84,7 @@ pub(super) fn find_or_make() -> Result<Disk> {
     let lock = File::create(cache.join("lock")).context("cannot lock the cache of servers' disks")?;
     flock(&lock, FlockOperation::LockExclusive).context("cannot lock the cache of servers' disks")?;
     let disk = Disk { release, directory: cache.join(release.name) };
-    let recipe = format!("{}\n{PACKAGES}\n{SIZE}G\n{UNIT}", release.name);
+    let recipe = format!("{}\n{PACKAGES}\nwithout {}\n{SIZE}G\n{UNIT}", release.name, IDLE.join(", "));
     if fs::read_to_string(disk.recipe()).is_ok_and(|made_from| made_from == recipe) {
         return Ok(disk);
     }
@@ -175,9 +179,13 @@ fn settle(tree: &Path) -> Result<()> {
     write(Path::new("etc/hosts"), "127.0.0.1 localhost server\n::1 localhost\n")?;
     write(Path::new("etc/fstab"), "/dev/vda / ext4 rw 0 1\n")?;
     write(unit, UNIT)?;
-    let wanted = tree.join("etc/systemd/system/multi-user.target.wants/second-disk.service");
-    std::os::unix::fs::symlink("/etc/systemd/system/second-disk.service", &wanted)
-        .with_context(|| format!("cannot link {}", wanted.display()))
+    let units = tree.join("etc/systemd/system");
+    let link =
+        |to: &str, path: &Path| symlink(to, path).with_context(|| format!("cannot link {} to {to}", path.display()));
+    for idle in IDLE {
+        link("/dev/null", &units.join(idle))?;
+    }
+    link("/etc/systemd/system/second-disk.service", &units.join("multi-user.target.wants/second-disk.service"))
 }
 
 /// Copies the newest kernel, or what it begins with.

@@ -12,7 +12,7 @@ use std::path::Path;
 use std::time::Instant;
 
 /// What depends most on the kernel, on cgroups and on systemd: an emulated machine is too slow for all of it.
-const CORE: [&str; 4] = ["life", "networks", "server", "survival"];
+const CORE: [&str; 5] = ["exec", "life", "networks", "server", "survival"];
 
 /// Makes the server's disk, where it is not there yet, brings the program and the tests there, and runs them: those of
 /// tests/tests that are named, or the core.
