@@ -7,36 +7,41 @@ use keeper::client::{
 };
 use keeper::protocol::{Event, Failure};
 use parking_lot::RwLock;
+use tokio::task::JoinHandle;
 
 use crate::{Engine, EngineConfig, Error, Result};
+
+/// Calls to the keeper, and what it tells by itself.
+type Connected = Result<(AsyncClient, Events)>;
 
 /// The connection to the keeper.
 pub(crate) struct KeeperLink {
     options: StartOptions,
     client: RwLock<Option<AsyncClient>>,
-    /// Held while a connection is being made.
-    connecting: tokio::sync::Mutex<()>,
+    /// Held while a connection is being made; in it the first one, which is made beside the rest of the start.
+    connecting: tokio::sync::Mutex<Option<JoinHandle<Connected>>>,
 }
 
 impl KeeperLink {
-    pub(crate) fn new(config: &EngineConfig) -> Self {
+    /// Begins to connect. Must be called within a tokio runtime.
+    pub(crate) fn open(config: &EngineConfig) -> Self {
         let mut options = StartOptions::new(config.program.clone(), config.run_dir.clone());
         options.arguments.extend(config.keeper_arguments.iter().cloned());
-        Self { options, client: RwLock::new(None), connecting: tokio::sync::Mutex::default() }
+        let first = tokio::spawn(connect(options.clone()));
+        Self { options, client: RwLock::new(None), connecting: tokio::sync::Mutex::new(Some(first)) }
     }
+}
 
-    /// Starts the keeper where none is, has one of another program go on as this one, and connects. What a killed one left is
-    /// ended first.
-    async fn connect(&self) -> Result<(AsyncClient, Events)> {
-        let options = self.options.clone();
-        let client = crate::blocking(move || {
-            end_orphans(&options);
-            ensure_running(&options).map_err(keeper_error)?;
-            bring_keeper_up_to_date(&options);
-            Client::connect(&options.run_dir).map_err(keeper_error)
-        });
-        AsyncClient::from_client(client.await?).map_err(keeper_error)
-    }
+/// Starts the keeper where none is, has one of another program go on as this one, and connects. What a killed one left is
+/// ended first.
+async fn connect(options: StartOptions) -> Connected {
+    let client = crate::blocking(move || {
+        end_orphans(&options);
+        ensure_running(&options).map_err(keeper_error)?;
+        bring_keeper_up_to_date(&options);
+        Client::connect(&options.run_dir).map_err(keeper_error)
+    });
+    AsyncClient::from_client(client.await?).map_err(keeper_error)
 }
 
 /// Processes whose keeper was killed: nobody holds their streams any more, so they are ended.
@@ -66,11 +71,14 @@ impl Engine {
         if let Some(client) = &*self.0.keeper.client.read() {
             return Ok(client.clone());
         }
-        let _one_at_a_time = self.0.keeper.connecting.lock().await;
+        let mut first = self.0.keeper.connecting.lock().await;
         if let Some(client) = &*self.0.keeper.client.read() {
             return Ok(client.clone());
         }
-        let (client, events) = self.0.keeper.connect().await?;
+        let (client, events) = match first.take() {
+            Some(first) => first.await.map_err(|error| Error::system(format!("connect to the keeper: {error}")))??,
+            None => connect(self.0.keeper.options.clone()).await?,
+        };
         *self.0.keeper.client.write() = Some(client.clone());
         let engine = self.clone();
         tokio::spawn(engine.hear(events));

@@ -55,6 +55,9 @@ impl Engine {
             }
             containers.insert(Arc::new(Container::new(item.value)));
         }
+        // Its program starts beside what follows. Not before the store was found good: a daemon that refuses to start leaves
+        // everything as it is.
+        let keeper = crate::link::KeeperLink::open(&config);
         let networks = net::Networks::open(net_config(&config, &store)?, running).map_err(crate::networks::error)?;
         let images = Images::open(ImagesConfig {
             root: config.data_dir.join("images"),
@@ -77,7 +80,7 @@ impl Engine {
             networks,
             names: names_service::Names::default(),
             placements: Placements::new(&config.cgroup_parent)?,
-            keeper: crate::link::KeeperLink::new(&config),
+            keeper,
             events: Events::default(),
             log_changes: Default::default(),
             metering: Metering::open(&store, config.usage)?,

@@ -119,7 +119,7 @@ impl Images {
         let last = tidy_layers(root, &reaper, &mut state)?;
         rootfs::open_directory(&config.rootfs, &reaper, &state)?;
         let syncer = Syncer::new(root)?;
-        skeleton::make(root, &syncer)?;
+        skeleton::make(root)?;
         Ok(Images(Arc::new(Inner {
             root: root.clone(),
             rootfs: config.rootfs,

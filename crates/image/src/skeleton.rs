@@ -5,9 +5,9 @@
 //! a container needs, nothing has to be made when a container starts, and an image without any layer has one, too,
 //! without which overlayfs would not mount.
 
-use crate::sync::Syncer;
 use crate::{Error, Result};
-use std::fs::{self, OpenOptions};
+use std::fs::{self, OpenOptions, Permissions};
+use std::io::{self, ErrorKind};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
@@ -20,42 +20,71 @@ pub(crate) const EMPTY: [&str; 2] = ["0/empty", "0/nothing"];
 const DIRECTORIES: [&str; 6] = ["dev", "dev/pts", "dev/shm", "etc", "proc", "sys"];
 const FILES: [&str; 5] = [".dockerenv", "dev/console", "etc/hostname", "etc/hosts", "etc/resolv.conf"];
 
-/// Makes it where it is missing.
-pub(crate) fn make(root: &Path, syncer: &Syncer) -> Result<()> {
-    let layer = root.join("layers").join(DIR);
-    if !layer.is_dir() {
-        make_layer(root, &layer, syncer)?;
-    }
-    for name in EMPTY {
-        let path = root.join("layers").join(name);
-        let make = || {
-            fs::create_dir_all(&path)?;
-            fs::set_permissions(&path, fs::Permissions::from_mode(0o755))
-        };
-        make().map_err(|e| Error::io(format!("making {}", path.display()), e))?;
-    }
-    Ok(())
-}
-
-fn make_layer(root: &Path, layer: &Path, syncer: &Syncer) -> Result<()> {
-    let staged = root.join("staging").join(DIR);
-    let fill = || -> std::io::Result<()> {
-        let fs = staged.join("fs");
+/// Makes what is missing of it. Every start looks, so that nothing has to be on the disk before it is used: what a power
+/// cut takes away is made again.
+pub(crate) fn make(root: &Path) -> Result<()> {
+    let layers = root.join("layers");
+    let fs = layers.join(DIR).join("fs");
+    let fill = || -> io::Result<()> {
         fs::create_dir_all(&fs)?;
-        // Whatever the umask is.
-        let mode = fs::Permissions::from_mode(0o755);
-        fs::set_permissions(&fs, mode.clone())?;
+        as_others_read_it(&fs)?;
         for name in DIRECTORIES {
-            fs::create_dir(fs.join(name))?;
-            fs::set_permissions(fs.join(name), mode.clone())?;
+            directory(&fs.join(name))?;
         }
         for name in FILES {
-            let file = OpenOptions::new().write(true).create_new(true).open(fs.join(name))?;
-            file.set_permissions(mode.clone())?;
+            empty_file(&fs.join(name))?;
         }
-        std::os::unix::fs::symlink("/proc/mounts", fs.join("etc/mtab"))
+        for name in EMPTY {
+            directory(&layers.join(name))?;
+        }
+        or_is_there(std::os::unix::fs::symlink("/proc/mounts", fs.join("etc/mtab")))
     };
-    fill().map_err(|e| Error::io(format!("making {}", staged.display()), e))?;
-    syncer.sync()?;
-    fs::rename(&staged, layer).map_err(|e| Error::io(format!("making {}", layer.display()), e))
+    fill().map_err(|e| Error::io(format!("making {}", layers.join(DIR).display()), e))
+}
+
+fn directory(path: &Path) -> io::Result<()> {
+    or_is_there(fs::create_dir(path))?;
+    as_others_read_it(path)
+}
+
+fn empty_file(path: &Path) -> io::Result<()> {
+    or_is_there(OpenOptions::new().write(true).create_new(true).open(path).map(drop))?;
+    as_others_read_it(path)
+}
+
+/// Whatever the umask is.
+fn as_others_read_it(path: &Path) -> io::Result<()> {
+    const MODE: u32 = 0o755;
+    if fs::symlink_metadata(path)?.permissions().mode() & 0o7777 == MODE {
+        return Ok(());
+    }
+    fs::set_permissions(path, Permissions::from_mode(MODE))
+}
+
+fn or_is_there(made: io::Result<()>) -> io::Result<()> {
+    match made {
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
+        made => made,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_power_cut_took_away_is_made_again() {
+        let temp = tempfile::tempdir().unwrap();
+        make(temp.path()).unwrap();
+        let fs = temp.path().join("layers/0/fs");
+        fs::remove_file(fs.join("etc/hosts")).unwrap();
+        fs::remove_file(fs.join("etc/mtab")).unwrap();
+        fs::remove_dir(temp.path().join("layers/0/nothing")).unwrap();
+        fs::set_permissions(fs.join("dev"), Permissions::from_mode(0o700)).unwrap();
+        make(temp.path()).unwrap();
+        let mode = |name: &str| fs::symlink_metadata(fs.join(name)).unwrap().permissions().mode() & 0o7777;
+        assert_eq!((mode("etc/hosts"), mode("dev")), (0o755, 0o755));
+        assert_eq!(fs::read_link(fs.join("etc/mtab")).unwrap(), Path::new("/proc/mounts"));
+        assert!(temp.path().join("layers/0/nothing").is_dir());
+    }
 }

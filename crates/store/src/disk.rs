@@ -36,11 +36,13 @@ impl Relief {
 pub(crate) struct ReservedFile {
     file: File,
     backend: FileBackend,
-    /// `None` for a file that keeps no ballast.
+    /// `None` for a file that is being made, see [`ReservedFile::new`].
     relief: Option<Relief>,
 }
 
 impl ReservedFile {
+    /// `relief`: `None` for a file that nobody opens before it is whole. It keeps no ballast, and whoever makes it syncs
+    /// it once, when it is closed: none of the steps on the way there has to be on the disk.
     pub(crate) fn new(file: File, relief: Option<Relief>) -> Result<ReservedFile, redb::Error> {
         let again = file.try_clone()?;
         let reserved = ReservedFile { file, backend: FileBackend::new(again)?, relief };
@@ -107,7 +109,10 @@ impl StorageBackend for ReservedFile {
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        self.backend.sync_data()
+        match self.relief {
+            Some(_) => self.backend.sync_data(),
+            None => Ok(()),
+        }
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {

@@ -120,10 +120,15 @@ fn ensure_predefined(
     if !known.as_ref().is_some_and(|network| is_as_configured(network, config)) {
         missing.push(plan_default_bridge(config, pools, host, known, networks)?);
     }
-    for network in missing {
-        records.put(&network.id, &network).map_err(|e| Error::store("store a predefined network", e))?;
-        networks.insert(network.id.clone(), network);
+    let failed = |error| Error::store("store the predefined networks", error);
+    let mut txn = records.txn();
+    for network in &missing {
+        txn = records.put_in(txn, &network.id, network).map_err(failed)?;
     }
+    if !txn.is_empty() {
+        txn.commit().map_err(|error| failed(error.into()))?;
+    }
+    networks.extend(missing.into_iter().map(|network| (network.id.clone(), network)));
     Ok(())
 }
 
