@@ -38,6 +38,8 @@ pub use hijack::ClientStream;
 pub use serve::{Listener, serve};
 pub use version::{ApiVersion, MAX_API_VERSION, MIN_API_VERSION};
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use engine::Engine;
 
 /// What this door says about the program behind it.
@@ -55,12 +57,19 @@ pub struct DoorInfo {
 pub struct Door {
     pub(crate) engine: Engine,
     pub(crate) info: DoorInfo,
+    /// How many requests have come.
+    pub(crate) requests: AtomicU64,
 }
 
 impl Door {
     /// A door to `engine`.
     pub fn new(engine: Engine, info: DoorInfo) -> Self {
-        Self { engine, info }
+        Self { engine, info, requests: AtomicU64::new(0) }
+    }
+
+    /// How many requests have come since the daemon's start.
+    pub fn requests(&self) -> u64 {
+        self.requests.load(Ordering::Relaxed)
     }
 }
 

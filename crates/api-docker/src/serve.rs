@@ -176,6 +176,7 @@ async fn answer(
     hijacker: Hijacker,
     shutdown: CancellationToken,
 ) -> Result<Response, Infallible> {
+    door.requests.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
     let headers = door.headers();
     let mut response = match route::dispatch(door, request, client, hijacker, shutdown).await {
         Ok(response) => response,

@@ -17,6 +17,7 @@ mod child;
 pub mod memory;
 pub mod plan;
 mod process;
+pub mod residence;
 #[cfg(feature = "runtime-cli")]
 pub mod runtime;
 pub mod seal;

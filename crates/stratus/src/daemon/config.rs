@@ -9,8 +9,7 @@ use engine::model::LogConfig;
 use engine::{DnsDefaults, EngineConfig, NetworkDefaults};
 use image::registry::{ProxyConfig, RegistryConfig};
 use serde::Deserialize;
-use tracing_subscriber::EnvFilter;
-use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 
 use super::{Error, instance};
 use crate::tls;
@@ -195,7 +194,8 @@ pub(super) struct Config {
     pub(super) instance: String,
     pub(super) bridge: String,
     pub(super) metrics: Option<SocketAddr>,
-    log_level: String,
+    /// What is logged.
+    pub(super) log_filter: Targets,
     pub(super) log_json: bool,
     pools: Vec<net::AddressPool>,
     registries: RegistryConfig,
@@ -244,7 +244,7 @@ impl Config {
         let insecure = list(&options.insecure_registries, &file.insecure_registries);
         let mirrors = list(&options.registry_mirrors, &file.registry_mirrors);
         let log_level = options.log_level.clone().or(file.log_level).unwrap_or_else(|| "info".to_owned());
-        check_log_level(&log_level)?;
+        let log_filter = log_filter(&log_level)?;
         let log_format = options.log_format.clone().or(file.log_format);
         if let Some(other) = log_format.as_deref().filter(|format| !LOG_FORMATS.contains(format)) {
             return Err(Error::Config(format!("log-format {other}: write text or json")));
@@ -256,7 +256,7 @@ impl Config {
             group: options.group.clone().or(file.group),
             bridge: options.bridge.clone().or(file.bridge).unwrap_or(default_bridge),
             metrics: options.metrics_addr.or(file.metrics_addr),
-            log_level,
+            log_filter,
             log_json: log_format.as_deref() == Some("json"),
             pools: pools.iter().map(|text| pool(text)).collect::<Result<_, _>>()?,
             registries: registries(&insecure, &mirrors)?,
@@ -281,11 +281,6 @@ impl Config {
     /// Parent of all containers' cgroups.
     pub(super) fn cgroup_parent(&self) -> String {
         format!("/stratus-{}", self.instance)
-    }
-
-    /// What is logged.
-    pub(super) fn log_filter(&self) -> EnvFilter {
-        EnvFilter::new(&self.log_level)
     }
 
     /// What the engine is told; refused where no container could be run like that.
@@ -340,19 +335,21 @@ fn absolute(path: PathBuf) -> Result<PathBuf, Error> {
     Ok(path.components().collect())
 }
 
-/// Refuses what would log nothing: to the filter, an unknown level is a module of that name.
-fn check_log_level(text: &str) -> Result<(), Error> {
+/// What is logged, by level and module. Refuses what would log nothing: to the parser, an unknown level is a module of
+/// that name.
+fn log_filter(text: &str) -> Result<Targets, Error> {
     let wrong = |part: &str| {
         Error::Config(format!("log-level {part}: write error, warn, info, debug or trace, or MODULE=LEVEL,…"))
     };
-    let plain = text.split(',').map(str::trim).filter(|part| !part.contains(['=', '[']));
-    for part in plain {
+    let parts: Vec<&str> = text.split(',').map(str::trim).collect();
+    for part in &parts {
+        let level = part.rsplit_once('=').map_or(*part, |(_, level)| level);
         // To the parser, nothing at all is a level.
-        if part.is_empty() || part.parse::<LevelFilter>().is_err() {
+        if level.is_empty() || level.parse::<LevelFilter>().is_err() {
             return Err(wrong(part));
         }
     }
-    EnvFilter::try_new(text).map(drop).map_err(|_| wrong(text))
+    parts.join(",").parse().map_err(|_| wrong(text))
 }
 
 /// `10.200.0.0/16,size=24`, or Docker's `base=10.200.0.0/16,size=24`
@@ -466,7 +463,7 @@ mod tests {
         let flags = Options { labels: vec!["a=b".into()], log_level: Some("warn".into()), ..Options::default() };
         let config =
             Config::of(&flags, parsed("label = 'c=d'\nlog-level = 'debug'\ndns = '10.0.0.1'").unwrap()).unwrap();
-        assert_eq!((config.labels, config.log_level.as_str()), (vec!["a=b".to_owned()], "warn"));
+        assert_eq!((config.labels, config.log_filter.to_string().as_str()), (vec!["a=b".to_owned()], "warn"));
         assert_eq!(config.dns.servers, ["10.0.0.1"]);
     }
 
@@ -491,11 +488,11 @@ mod tests {
 
     #[test]
     fn levels_that_would_log_nothing_are_refused() {
-        for right in ["info", "INFO", "off", "net=debug", "warn,engine::container=trace", "[span]=debug"] {
-            check_log_level(right).unwrap_or_else(|error| panic!("{right}: {error}"));
+        for right in ["info", "INFO", "off", "net=debug", "warn, engine::container=trace"] {
+            log_filter(right).unwrap_or_else(|error| panic!("{right}: {error}"));
         }
-        for wrong in ["loud", "", "info,loud", "net=loud"] {
-            assert!(check_log_level(wrong).is_err(), "{wrong}");
+        for wrong in ["loud", "", "info,loud", "net=loud", "net=", "a=b=info"] {
+            assert!(log_filter(wrong).is_err(), "{wrong}");
         }
     }
 

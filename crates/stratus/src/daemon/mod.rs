@@ -5,6 +5,7 @@ mod config;
 mod instance;
 mod listen;
 mod metrics;
+mod quiet;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -18,6 +19,9 @@ use tokio_util::sync::CancellationToken;
 use config::Config;
 pub(crate) use config::Options;
 pub(crate) use instance::KEEPER_ARGUMENT;
+
+/// Of the threads, of which a slow client or disk may hold hundreds, few allocate at a time.
+const HEAPS: u16 = 2;
 
 /// Why the daemon does not run.
 #[derive(Debug, thiserror::Error)]
@@ -84,6 +88,7 @@ pub(crate) fn main(options: Options) -> ExitCode {
     }
     log_to_stderr(&config);
     raise_descriptor_limit();
+    sandbox::residence::limit_heaps(HEAPS);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(std::thread::available_parallelism().map_or(2, |cores| cores.get().clamp(2, 8)))
         .thread_stack_size(1 << 20)
@@ -127,6 +132,7 @@ async fn serve(config: Config) -> Result<(), Error> {
         version = env!("CARGO_PKG_VERSION"),
         "ready"
     );
+    tokio::spawn(quiet::give_back_for_ever(door.clone()));
     // Outside of systemd nobody listens: that is no failure.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     let mut terminate = signal(SignalKind::terminate()).map_err(Error::io("wait for", "SIGTERM"))?;
@@ -165,10 +171,11 @@ fn raise_descriptor_limit() {
 
 fn log_to_stderr(config: &Config) {
     use std::io::IsTerminal;
-    let base = tracing_subscriber::fmt().with_env_filter(config.log_filter()).with_writer(std::io::stderr);
-    if config.log_json {
-        base.json().init();
-    } else {
-        base.with_ansi(std::io::stderr().is_terminal()).init();
-    }
+    use tracing_subscriber::prelude::*;
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let lines = match config.log_json {
+        true => lines.json().boxed(),
+        false => lines.with_ansi(std::io::stderr().is_terminal()).boxed(),
+    };
+    tracing_subscriber::registry().with(lines.with_filter(config.log_filter.clone())).init();
 }
