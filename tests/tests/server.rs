@@ -222,11 +222,23 @@ fn a_user_namespace() {
 fn as_a_runtime() {
     let host = Server::install();
     host.make_base();
-    host.sh("mkdir bundle && mv base bundle/rootfs && cd bundle && stratus runtime spec \
-             && jq '.process.terminal = false | .process.args = [\"cat\", \"/sys/fs/cgroup/memory.max\"] \
-             | .linux.cgroupsPath = \"/by-hand\" | .linux.resources.memory.limit = 33554432' config.json > limited.json \
-             && mv limited.json config.json && stratus runtime run one")
-        .says("33554432");
+    host.sh("mkdir bundle && mv base bundle/rootfs && cd bundle && stratus runtime spec && mv config.json plain.json")
+        .ok();
+    let with = |resources: &str| {
+        let change = ".process.terminal = false | .linux.cgroupsPath = \"/by-hand\"";
+        host.sh(&format!(
+            "cd bundle && jq '{change} | {resources}' plain.json > config.json && stratus runtime run one"
+        ))
+    };
+    with(
+        ".process.args = [\"sh\", \"-c\", \"cd /sys/fs/cgroup && cat memory.max memory.high hugetlb.2MB.max\"] \
+         | .linux.resources += {memory: {limit: 33554432}, unified: {\"memory.high\": \"16777216\"}, \
+           hugepageLimits: [{pageSize: \"2MB\", limit: 4194304}]}",
+    )
+    .says("33554432\n16777216\n4194304");
+    host.sh("ls -d /sys/fs/cgroup/by-hand").fails_with("No such file");
+    // No card is there that the limit could be of.
+    with(".linux.resources += {rdma: {mlx5_0: {hcaHandles: 2}}}").fails_with("rdma.max");
     host.sh("ls -d /sys/fs/cgroup/by-hand").fails_with("No such file");
 }
 

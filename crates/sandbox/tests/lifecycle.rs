@@ -93,6 +93,18 @@ fn further_processes_join_with_their_own_user_environment_and_status() {
 }
 
 #[test]
+fn a_further_process_runs_on_the_cpus_that_are_named() {
+    let mut bundle = Bundle::new("exec sleep 1000");
+    bundle.spec["process"]["execCPUAffinity"] = json!({ "initial": "0", "final": "1" });
+    bundle.create();
+    bundle.ok(&["start", &bundle.id]);
+    let allowed = ["exec", bundle.id.as_str(), "grep", "Cpus_allowed_list", "/proc/self/status"];
+    assert_eq!(bundle.ok(&allowed), "Cpus_allowed_list:\t1\n");
+    let own = bundle.ok(&["exec", bundle.id.as_str(), "grep", "Cpus_allowed_list", "/proc/1/status"]);
+    assert_ne!(own, "Cpus_allowed_list:\t1\n", "the container itself may use all");
+}
+
+#[test]
 fn paused_processes_stand_still_until_they_are_resumed() {
     let bundle = Bundle::new("exec sleep 1000");
     bundle.create();

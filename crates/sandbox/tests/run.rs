@@ -64,14 +64,29 @@ fn ambient_capabilities_survive_for_an_ordinary_user() {
 
 #[test]
 fn limits_and_priorities_are_set() {
-    let mut bundle = Bundle::new("ulimit -n; cat /proc/self/oom_score_adj; cat /proc/self/personality");
+    // Of stat, the 19th field is the nice value and the 41st the policy (proc_pid_stat(5)).
+    let mut bundle = Bundle::new(
+        "ulimit -n; cat /proc/self/oom_score_adj; cat /proc/self/personality; ionice; cut -d' ' -f19,41 /proc/self/stat",
+    );
     bundle.spec["process"]["rlimits"] = json!([{ "type": "RLIMIT_NOFILE", "hard": 77, "soft": 66 }]);
     bundle.spec["process"]["oomScoreAdj"] = json!(500);
     bundle.spec["process"]["ioPriority"] = json!({ "class": "IOPRIO_CLASS_IDLE", "priority": 0 });
     bundle.spec["process"]["scheduler"] = json!({ "policy": "SCHED_BATCH", "nice": 5 });
     bundle.spec["linux"]["personality"] = json!({ "domain": "LINUX32" });
     let output = bundle.run();
-    assert_eq!(output.lines().collect::<Vec<_>>(), ["66", "500", "00000008"]);
+    assert_eq!(output.lines().collect::<Vec<_>>(), ["66", "500", "00000008", "idle", "5 3"]);
+}
+
+#[test]
+fn memory_comes_from_the_nodes_that_are_named() {
+    let mut bundle = Bundle::new("grep -c bind.*:0 /proc/self/numa_maps");
+    bundle.spec["linux"]["memoryPolicy"] = json!({ "mode": "MPOL_BIND", "nodes": "0" });
+    let mappings: u32 = bundle.run().trim().parse().unwrap();
+    assert!(mappings > 0);
+    bundle.spec["linux"]["memoryPolicy"] = json!({ "mode": "MPOL_BIND", "nodes": "1000" });
+    let output = bundle.run_any();
+    assert!(!output.status.success());
+    assert!(String::from_utf8_lossy(&output.stderr).contains("memory policy"), "{output:?}");
 }
 
 #[test]
