@@ -313,6 +313,20 @@ fn a_run_directory_belongs_to_one_data_directory() {
 }
 
 #[test]
+fn a_daemon_that_cannot_listen_leaves_no_keeper() {
+    let host = Daemon::start();
+    let bridge = format!("sx{}", std::process::id());
+    let daemon = format!("timeout 60 $STRATUS daemon --data-dir $PWD/d --bridge {bridge}");
+    // Were a keeper left, the second run directory would be refused.
+    for run in ["first", "second"] {
+        host.sh(&format!("{daemon} --run-dir $PWD/{run} --host unix://$PWD"))
+            .fails_with("is there already, and is no socket");
+        host.sh(&format!("! pgrep -f -- \"--run-dir $PWD/{run}\"")).ok();
+    }
+    host.sh(&format!("{daemon} --run-dir $PWD/second --clean")).ok();
+}
+
+#[test]
 fn a_daemon_says_what_it_can_not_do() {
     let host = Daemon::start();
     let refused = |flags: &str, says: &str| {

@@ -75,10 +75,16 @@ impl Engine {
         if let Some(client) = &*self.0.keeper.client.read() {
             return Ok(client.clone());
         }
-        let (client, events) = match first.take() {
-            Some(first) => first.await.map_err(|error| Error::system(format!("connect to the keeper: {error}")))??,
-            None => connect(self.0.keeper.options.clone()).await?,
+        let connected = match &mut *first {
+            // Taken out only once it has ended: whoever is cancelled here leaves it to the next one.
+            Some(connecting) => {
+                let connected = connecting.await;
+                *first = None;
+                connected.map_err(|error| Error::system(format!("connect to the keeper: {error}")))?
+            }
+            None => connect(self.0.keeper.options.clone()).await,
         };
+        let (client, events) = connected?;
         *self.0.keeper.client.write() = Some(client.clone());
         let engine = self.clone();
         tokio::spawn(engine.hear(events));

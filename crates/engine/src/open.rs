@@ -55,8 +55,8 @@ impl Engine {
             }
             containers.insert(Arc::new(Container::new(item.value)));
         }
-        // Its program starts beside what follows. Not before the store was found good: a daemon that refuses to start leaves
-        // everything as it is.
+        // Its program starts beside what follows. Not before the store was found good: where that is refused, everything
+        // stays as it is.
         let keeper = crate::link::KeeperLink::open(&config);
         let networks = net::Networks::open(net_config(&config, &store)?, running).map_err(crate::networks::error)?;
         let images = Images::open(ImagesConfig {

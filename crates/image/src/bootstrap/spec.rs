@@ -242,8 +242,9 @@ impl Distribution {
     pub(super) fn keyring_command(self, host: Option<Distribution>) -> &'static str {
         match (self, host) {
             (Distribution::Debian, _) => "apt-get install debian-archive-keyring",
+            // Debian has it from release 13 on, and that file suits older ones.
             (Distribution::Ubuntu, Some(Distribution::Debian)) => {
-                "apt-get install ubuntu-keyring (Debian has it from release 13 on, and that file suits older ones)"
+                "apt-get install ubuntu-keyring  # before Debian 13: install the package of Debian 13 with dpkg -i"
             }
             (Distribution::Ubuntu, _) => "apt-get install ubuntu-keyring",
         }

@@ -12,6 +12,8 @@ use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::os::unix::fs::{DirBuilderExt as _, FileExt as _};
 use std::path::{Path, PathBuf};
 
+use keeper::client::{Client, List};
+use keeper::protocol::Request;
 use rustix::fs::FlockOperation;
 use sha2::{Digest, Sha256};
 
@@ -56,6 +58,15 @@ impl Held {
     /// Nothing runs any more, so that from now on each may go with any other.
     pub(super) fn part(self) -> Result<(), Error> {
         [self.run, self.data].iter().flatten().try_for_each(Bond::erase)
+    }
+}
+
+/// After a start that failed: a keeper that holds nothing is there for nobody.
+pub(super) fn end_unused_keeper(run_dir: &Path) {
+    let Ok(mut keeper) = Client::connect(run_dir) else { return };
+    if keeper.call(List).is_ok_and(|held| held.is_empty()) {
+        // Whatever came in between is not ended with it.
+        let _ = keeper.call(Request::Shutdown { kill: false });
     }
 }
 

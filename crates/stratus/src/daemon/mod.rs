@@ -89,19 +89,28 @@ pub(crate) fn main(options: Options) -> ExitCode {
     log_to_stderr(&config);
     raise_descriptor_limit();
     sandbox::residence::limit_heaps(HEAPS);
+    match run(config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&error),
+    }
+}
+
+fn run(config: Config) -> Result<(), Error> {
+    let of_engine = config.engine()?;
+    let _held = instance::hold(&config)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(std::thread::available_parallelism().map_or(2, |cores| cores.get().clamp(2, 8)))
         .thread_stack_size(1 << 20)
         .enable_all()
-        .build();
-    let ended = match runtime {
-        Ok(runtime) => runtime.block_on(serve(config)),
-        Err(error) => Err(Error::io("start", "the asynchronous runtime")(error)),
-    };
-    match ended {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => fail(&error),
+        .build()
+        .map_err(Error::io("start", "the asynchronous runtime"))?;
+    let ended = runtime.block_on(serve(&config, of_engine));
+    // Waits for what is being done, such as the start of a keeper.
+    drop(runtime);
+    if ended.is_err() {
+        instance::end_unused_keeper(&config.run_dir);
     }
+    ended
 }
 
 fn fail(error: &Error) -> ExitCode {
@@ -109,16 +118,14 @@ fn fail(error: &Error) -> ExitCode {
     ExitCode::FAILURE
 }
 
-async fn serve(config: Config) -> Result<(), Error> {
-    let of_engine = config.engine()?;
-    let _held = instance::hold(&config)?;
+async fn serve(config: &Config, of_engine: engine::EngineConfig) -> Result<(), Error> {
     let engine = engine::Engine::open(of_engine).await?;
     let info =
         DoorInfo { version: env!("CARGO_PKG_VERSION").to_owned(), commit: String::new(), build_time: String::new() };
     let door = Arc::new(Door::new(engine.clone(), info));
     let shutdown = CancellationToken::new();
     let mut servers = tokio::task::JoinSet::new();
-    let listeners = listen::bind(&config).await?;
+    let listeners = listen::bind(config).await?;
     for listener in listeners.unix {
         servers.spawn(api_docker::serve(door.clone(), listener, shutdown.clone()));
     }
@@ -146,7 +153,7 @@ async fn serve(config: Config) -> Result<(), Error> {
     tracing::info!("ending; what runs goes on");
     shutdown.cancel();
     while servers.join_next().await.is_some() {}
-    listen::remove(&config);
+    listen::remove(config);
     Ok(())
 }
 
