@@ -49,7 +49,7 @@ pub(crate) fn read<T: DeserializeOwned>(value: &Document) -> Result<T, Failure> 
 }
 
 /// Whether the content type, where there is a body, is JSON.
-pub(crate) fn check_content_type(headers: &HeaderMap, empty: bool) -> Result<()> {
+fn check_content_type(headers: &HeaderMap, empty: bool) -> Result<()> {
     let given = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     if given.is_empty() && empty {
         return Ok(());

@@ -4,7 +4,7 @@ mod disk_usage;
 mod info;
 
 use http::{HeaderName, HeaderValue, StatusCode, header};
-use image::registry::Auth;
+use image::registry::{AuthDocument, AuthError};
 use serde::Serialize;
 
 use crate::body::{self, Body, Response};
@@ -126,9 +126,9 @@ struct LoginBody {
 /// `POST /auth`
 pub(crate) async fn auth(mut call: Call) -> Result<Response> {
     let body = call.bytes().await?;
-    crate::decode::check_content_type(call.headers(), body.is_empty())?;
-    let invalid = |error| ApiError::bad_request(format!("invalid JSON: {error}"));
-    let auth = if body.is_empty() { None } else { Auth::from_json(&body).map_err(invalid)? };
+    let document: Option<AuthDocument> = crate::decode::body(call.headers(), &body)?;
+    let invalid = |error: AuthError| ApiError::bad_request(error.to_string());
+    let auth = document.unwrap_or_default().auth().map_err(invalid)?;
     let auth = auth.ok_or_else(|| ApiError::bad_request("no credentials: give a username and a password"))?;
     let login = call.engine().auth_check(&auth).await?;
     let identity_token = login.identity_token.unwrap_or_default();

@@ -157,6 +157,7 @@ api GET /v1.41/plugins
 api GET /v1.41/plugins/nothing/json
 api POST /v1.41/auth '{}'
 api POST /v1.41/auth '{'
+api POST /v1.41/auth '{"Username":5}'
 api GET /v1.41/distribution/UPPER/json
 api GET '/v1.30/images/json'
 api GET '/v1.35/volumes?filters=%7B%22dangling%22%3A%5B%22true%22%5D%7D'

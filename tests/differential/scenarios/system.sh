@@ -2,7 +2,7 @@
 
 docker version --format '{{json .Server}}' | jq 'del(.Components, .GitCommit, .GoVersion, .BuildTime, .Platform, .Version, .ApiVersion, .MinAPIVersion)'
 docker version --format '{{range .Server.Components}}{{.Name}}{{"\n"}}{{end}}'
-docker info --format '{{json .}}' | jq 'del(.ID, .SystemTime, .NFd, .NGoroutines, .OperatingSystem, .ServerVersion, .ClientInfo, .DockerRootDir, .Containerd, .ContainerdCommit, .RuncCommit, .InitCommit, .MemoryLimit)'
+docker info --format '{{json .}}' | jq 'del(.ID, .SystemTime, .NFd, .NGoroutines, .OperatingSystem, .ServerVersion, .ClientInfo, .DockerRootDir, .Containerd, .ContainerdCommit, .RuncCommit, .InitCommit, .MemoryLimit, .KernelMemory, .KernelMemoryTCP)'
 docker info --format '{{.Containers}} {{.ContainersRunning}} {{.Images}} {{.Driver}} {{.CgroupDriver}} {{.OSType}}'
 docker system df | sed 's/[0-9.]*[kM]*B//g'
 docker run --detach --name one --volume data:/data busybox sleep 1000 | wc -c

@@ -6,72 +6,135 @@ use serde::Deserialize;
 use std::cell::Cell;
 use std::fs;
 use std::path::Path;
+use std::rc::Rc;
+
+/// What may differ.
+pub(super) struct Accepted {
+    entries: Vec<Entry>,
+}
 
 /// The list, as it stands in tests/differential/accepted.toml.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Accepted {
-    #[serde(default, rename = "difference")]
-    entries: Vec<Entry>,
+struct List {
+    #[serde(rename = "difference")]
+    differences: Vec<Listed>,
 }
 
 /// One that stays. In all of these but the reason, `*` stands for any text.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Entry {
+struct Listed {
     #[serde(default = "anything")]
     scenario: String,
-    #[serde(default = "anything")]
-    command: String,
+    /// Each of them needs it.
+    #[serde(default = "any_command")]
+    commands: Vec<String>,
     place: String,
-    /// What dockerd has there, where only that is meant. Nothing at all is written as "".
-    dockerd: Option<String>,
-    stratus: Option<String>,
+    /// What dockerd has there. Nothing at all is written as "".
+    dockerd: String,
+    stratus: String,
     reason: String,
-    #[serde(skip)]
+}
+
+/// One that stays, for one pattern of commands.
+struct Entry {
+    command: String,
+    listed: Rc<Listed>,
     matches: Cell<usize>,
 }
+
+/// Stands for text that both sides have.
+const SAME: &str = "<same>";
 
 fn anything() -> String {
     "*".to_owned()
 }
 
+fn any_command() -> Vec<String> {
+    vec![anything()]
+}
+
 impl Accepted {
     pub(super) fn load(path: &Path) -> Result<Self> {
         let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-        let list: Self = toml::from_str(&text).with_context(|| format!("cannot read {}", path.display()))?;
-        if let Some(entry) = list.entries.iter().find(|entry| entry.reason.trim().is_empty()) {
-            bail!("{}: {} at {:?} has no reason", path.display(), entry.command, entry.place);
+        let list: List = toml::from_str(&text).with_context(|| format!("cannot read {}", path.display()))?;
+        let mut entries = Vec::new();
+        for listed in list.differences {
+            listed.check().with_context(|| format!("{}: {:?}", path.display(), listed.reason))?;
+            let listed = Rc::new(listed);
+            let of_command = |command: &String| Entry {
+                command: command.clone(),
+                listed: Rc::clone(&listed),
+                matches: Cell::new(0),
+            };
+            entries.extend(listed.commands.iter().map(of_command));
         }
-        Ok(list)
+        Ok(Self { entries })
     }
 
-    /// Whether a difference is one that stays. The entry counts as needed then.
-    pub(super) fn has(&self, scenario: &str, command: &str, difference: &Difference) -> bool {
-        let found = self.entries.iter().find(|entry| entry.means(scenario, command, difference));
-        found.inspect(|entry| entry.matches.set(entry.matches.get() + 1)).is_some()
+    /// Why a difference stays, if it does. The entry counts as needed then.
+    pub(super) fn reason(&self, scenario: &str, command: &str, difference: &Difference) -> Option<&str> {
+        let found = self.entries.iter().find(|entry| entry.means(scenario, command, difference))?;
+        found.matches.set(found.matches.get() + 1);
+        Some(&found.listed.reason)
     }
 
     /// Entries that no difference needed.
     pub(super) fn unneeded(&self) -> impl Iterator<Item = String> {
-        self.entries
-            .iter()
-            .filter(|entry| entry.matches.get() == 0)
-            .map(|entry| format!("scenario {:?}, command {:?}, place {:?}", entry.scenario, entry.command, entry.place))
+        self.entries.iter().filter(|entry| entry.matches.get() == 0).map(|Entry { command, listed, .. }| {
+            let Listed { scenario, place, dockerd, stratus, .. } = &**listed;
+            format!("scenario {scenario:?}, command {command:?}, place {place:?}, {dockerd:?} and {stratus:?}")
+        })
+    }
+}
+
+impl Listed {
+    fn check(&self) -> Result<()> {
+        if self.reason.trim().is_empty() {
+            bail!("there is no reason for what is accepted at {:?}", self.place);
+        }
+        if self.commands.is_empty() {
+            bail!("it is accepted for no command");
+        }
+        match [&self.dockerd, &self.stratus].map(|side| side.matches(SAME).count()) {
+            [0, 0] | [1, 1] => Ok(()),
+            _ => bail!("{SAME} has to be there once on each side, or on none"),
+        }
     }
 }
 
 impl Entry {
     fn means(&self, scenario: &str, command: &str, difference: &Difference) -> bool {
-        let side = |pattern: &Option<String>, text: &Option<String>| {
-            pattern.as_ref().is_none_or(|pattern| matches(pattern, text.as_deref().unwrap_or_default()))
-        };
-        matches(&self.scenario, scenario)
+        let Listed { scenario: of_scenario, place, dockerd, stratus, .. } = &*self.listed;
+        let theirs = difference.dockerd.as_deref().unwrap_or_default();
+        let ours = difference.stratus.as_deref().unwrap_or_default();
+        matches(of_scenario, scenario)
             && matches(&self.command, command)
-            && matches(&self.place, &difference.place)
-            && side(&self.dockerd, &difference.dockerd)
-            && side(&self.stratus, &difference.stratus)
+            && matches(place, &difference.place)
+            && both_match((dockerd, theirs), (stratus, ours))
     }
+}
+
+/// Whether each of two texts is what its pattern says, and the same text is where both have [`SAME`].
+fn both_match((their_pattern, theirs): (&str, &str), (our_pattern, ours): (&str, &str)) -> bool {
+    match (their_pattern.split_once(SAME), our_pattern.split_once(SAME)) {
+        (Some(their_parts), Some(our_parts)) => {
+            let theirs = between(their_parts, theirs);
+            between(our_parts, ours).iter().any(|text| theirs.contains(text))
+        }
+        _ => matches(their_pattern, theirs) && matches(our_pattern, ours),
+    }
+}
+
+/// Everything that can stand between two patterns in a text.
+fn between<'a>((before, after): (&str, &str), text: &'a str) -> Vec<&'a str> {
+    let places = || (0..=text.len()).filter(|at| text.is_char_boundary(*at));
+    let ends: Vec<_> = places().filter(|at| matches(after, &text[*at..])).collect();
+    places()
+        .filter(|start| matches(before, &text[..*start]))
+        .flat_map(|start| ends.iter().filter_map(move |end| text.get(start..*end)))
+        .collect()
 }
 
 /// Whether a text is what a pattern says, in which `*` stands for any text.
@@ -101,5 +164,16 @@ mod tests {
         for (pattern, text) in [("", "a"), ("a", ""), ("a*a", "a"), ("a*c", "abcd"), ("a*b*c", "acb")] {
             assert!(!matches(pattern, text), "{pattern} {text}");
         }
+    }
+
+    #[test]
+    fn what_is_the_same_is_compared() {
+        let (theirs, ours) = ("failed: <same>: unknown", "failed again: <same>");
+        assert!(both_match((theirs, "failed: no such file: unknown"), (ours, "failed again: no such file")));
+        assert!(!both_match((theirs, "failed: no such file: unknown"), (ours, "failed again: permission denied")));
+        assert!(!both_match((theirs, "failed: no such file"), (ours, "failed again: no such file")));
+        assert!(both_match(("*: <same>", "a: b: ü"), ("<same>!", "ü!")));
+        assert!(!both_match(("<same>", "a"), ("<same>", "b")));
+        assert!(both_match(("a*", "ab"), ("", "")));
     }
 }

@@ -26,6 +26,8 @@ const PLACE: &str = "/var/lib";
 const PREFIX: &str = "stratus-differential-";
 /// Asks for everything that dockerd answers, also where stratus answers the same: for who writes a scenario.
 const SHOW: &str = "--show";
+/// Asks for every difference that is accepted, with the reason: for who makes the list narrower.
+const ACCEPTED: &str = "--accepted";
 /// Tells that this is one of the two sides, in namespaces of its own.
 const INSIDE: &str = "--inside";
 
@@ -36,9 +38,17 @@ pub(crate) fn run(root: &Path, arguments: &[String]) -> Result<()> {
     }
     match arguments {
         [inside, side, place, only @ ..] if inside == INSIDE => play(root, side.parse()?, Path::new(place), only),
-        [show, only @ ..] if show == SHOW => judge(root, only, true),
-        only => judge(root, only, false),
+        [show, only @ ..] if show == SHOW => judge(root, only, Some(Also::Scenarios)),
+        [show, only @ ..] if show == ACCEPTED => judge(root, only, Some(Also::Accepted)),
+        only => judge(root, only, None),
     }
+}
+
+/// What is printed beside what differs and is not accepted.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Also {
+    Scenarios,
+    Accepted,
 }
 
 /// One side's part, in its namespaces.
@@ -50,7 +60,7 @@ fn play(root: &Path, side: Side, place: &Path, only: &[String]) -> Result<()> {
     fs::write(&path, serde_json::to_vec(&transcripts)?).with_context(|| format!("cannot write {}", path.display()))
 }
 
-fn judge(root: &Path, only: &[String], show: bool) -> Result<()> {
+fn judge(root: &Path, only: &[String], also: Option<Also>) -> Result<()> {
     let began = Instant::now();
     let program = program(root)?;
     take_down_interrupted(&program);
@@ -71,11 +81,12 @@ fn judge(root: &Path, only: &[String], show: bool) -> Result<()> {
     }
     let [dockerd, stratus] = sides.map(|side| read(&place.path, side));
     let (dockerd, stratus) = (dockerd?, stratus?);
-    if show {
+    if also == Some(Also::Scenarios) {
         report::show(&dockerd);
     }
     let [dockerd_words, stratus_words] = sides.map(|side| Normaliser::new(&side.directory(&place.path), &image));
-    let totals = report::compare((&dockerd, &dockerd_words), (&stratus, &stratus_words), &accepted)?;
+    let (dockerd, stratus) = ((&dockerd[..], &dockerd_words), (&stratus[..], &stratus_words));
+    let totals = report::compare(dockerd, stratus, &accepted, also == Some(Also::Accepted))?;
     println!("\n{totals}; {:.0} s", began.elapsed().as_secs_f64());
     // Parts of the list are for scenarios that were not played.
     let unneeded: Vec<String> = if only.is_empty() { accepted.unneeded().collect() } else { Vec::new() };

@@ -15,11 +15,12 @@ pub(super) struct Totals {
     pub(super) refused: usize,
 }
 
-/// Compares what the two sides said, prints what differs and is not accepted, and counts.
+/// Compares what the two sides said, prints what differs and is not accepted, or all that differs, and counts.
 pub(super) fn compare(
     dockerd: (&[Transcript], &Normaliser),
     stratus: (&[Transcript], &Normaliser),
     accepted: &Accepted,
+    all: bool,
 ) -> Result<Totals> {
     let mut totals = Totals::default();
     for (theirs, ours) in dockerd.0.iter().zip(stratus.0) {
@@ -29,13 +30,16 @@ pub(super) fn compare(
         totals.scenarios += 1;
         for (their, our) in theirs.answers.iter().zip(&ours.answers) {
             totals.commands += 1;
-            let found = differences((their, dockerd.1), (our, stratus.1));
-            let (kept, refused): (Vec<_>, Vec<_>) =
-                found.into_iter().partition(|difference| accepted.has(&theirs.scenario, &their.command, difference));
-            totals.accepted += kept.len();
-            totals.refused += refused.len();
-            if !refused.is_empty() {
-                print(&theirs.scenario, our, &refused);
+            let judged: Vec<_> = differences((their, dockerd.1), (our, stratus.1))
+                .into_iter()
+                .map(|found| (accepted.reason(&theirs.scenario, &their.command, &found), found))
+                .collect();
+            let kept = judged.iter().filter(|(reason, _)| reason.is_some()).count();
+            totals.accepted += kept;
+            totals.refused += judged.len() - kept;
+            let told: Vec<_> = judged.into_iter().filter(|(reason, _)| all || reason.is_none()).collect();
+            if !told.is_empty() {
+                print(&theirs.scenario, our, &told);
             }
         }
     }
@@ -49,10 +53,13 @@ pub(super) fn show(transcripts: &[Transcript]) {
     }
 }
 
-fn print(scenario: &str, answer: &Answer, refused: &[Difference]) {
+fn print(scenario: &str, answer: &Answer, judged: &[(Option<&str>, Difference)]) {
     println!("\n{scenario}.sh:{}\n    $ {}", answer.line, answer.command.replace('\n', "\n    "));
-    for difference in refused {
-        println!("  {}", difference.place);
+    for (reason, difference) in judged {
+        match reason {
+            Some(reason) => println!("  {} (accepted: {reason})", difference.place),
+            None => println!("  {}", difference.place),
+        }
         for (sign, text) in [('-', &difference.dockerd), ('+', &difference.stratus)] {
             for line in text.iter().flat_map(|text| text.lines()) {
                 println!("    {sign} {line}");

@@ -109,7 +109,7 @@ struct PluginsBody {
     volume: [&'static str; 1],
     network: [&'static str; 3],
     authorization: Option<Vec<String>>,
-    log: [&'static str; 3],
+    log: [&'static str; 2],
 }
 
 #[derive(Serialize)]
@@ -203,7 +203,7 @@ impl InfoBody {
                 volume: ["local"],
                 network: ["bridge", "host", "null"],
                 authorization: None,
-                log: ["json-file", "local", "none"],
+                log: ["json-file", "local"],
             },
             memory_limit: limits.memory,
             swap_limit: limits.swap,

@@ -217,7 +217,7 @@ fn check_values(filters: &Filters) -> Result<()> {
     }
     for key in ["publish", "expose"] {
         if filters.values(key).any(|port| port_range(port).is_none()) {
-            return Err(Error::invalid(format!("invalid port in the filter {key}")));
+            return Err(filters.invalid(key));
         }
     }
     Ok(())

@@ -24,7 +24,7 @@ pub enum AuthError {
     #[error("invalid X-Registry-Auth header: {0}")]
     NotJson(String),
     /// The `auth` field is not base64 of `user:password`.
-    #[error("invalid X-Registry-Auth header: the field \"auth\" must be base64 of user:password")]
+    #[error("invalid credentials: the field \"auth\" must be base64 of user:password")]
     BadPair,
 }
 
@@ -63,9 +63,10 @@ pub struct Auth {
     pub server_address: String,
 }
 
+/// Credentials as they are written in JSON: encoded in the header, or as they are, as the body of `POST /auth`.
 #[derive(Deserialize, Default)]
-#[serde(default)]
-struct AuthDocument {
+#[serde(default, rename = "AuthConfig")]
+pub struct AuthDocument {
     username: Option<String>,
     password: Option<String>,
     auth: Option<String>,
@@ -94,20 +95,26 @@ impl Auth {
         Self::from_json(&json)
     }
 
-    /// Reads the JSON document alone, as the body of `POST /auth` is one. `None` where it holds no credential.
+    /// Reads the JSON document alone. `None` where it holds no credential.
     pub fn from_json(json: &[u8]) -> Result<Option<Auth>, AuthError> {
         let document: Option<AuthDocument> =
             serde_json::from_slice(json).map_err(|error| AuthError::NotJson(error.to_string()))?;
-        let document = document.unwrap_or_default();
+        document.unwrap_or_default().auth()
+    }
+}
+
+impl AuthDocument {
+    /// The credential that the document holds. `None` where it holds none.
+    pub fn auth(self) -> Result<Option<Auth>, AuthError> {
         let given = |field: Option<String>| field.filter(|text| !text.is_empty());
-        let server_address = document.serveraddress.unwrap_or_default();
-        let credential = if let Some(token) = given(document.registrytoken) {
+        let server_address = self.serveraddress.unwrap_or_default();
+        let credential = if let Some(token) = given(self.registrytoken) {
             Credential::Bearer(token)
-        } else if let Some(token) = given(document.identitytoken) {
+        } else if let Some(token) = given(self.identitytoken) {
             Credential::Identity(token)
-        } else if let Some(username) = given(document.username) {
-            Credential::Password { username, password: document.password.unwrap_or_default() }
-        } else if let Some(pair) = given(document.auth) {
+        } else if let Some(username) = given(self.username) {
+            Credential::Password { username, password: self.password.unwrap_or_default() }
+        } else if let Some(pair) = given(self.auth) {
             let pair = STANDARD.decode(&pair).or_else(|_| URL_SAFE.decode(&pair)).map_err(|_| AuthError::BadPair)?;
             let pair = String::from_utf8(pair).map_err(|_| AuthError::BadPair)?;
             let (username, password) = pair.split_once(':').ok_or(AuthError::BadPair)?;

@@ -45,7 +45,7 @@ use std::sync::{Arc, Weak};
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
-pub use auth::{Auth, AuthError, Credential};
+pub use auth::{Auth, AuthDocument, AuthError, Credential};
 pub use config::{BadHostOrCidr, HostOrCidr, RegistryConfig};
 pub use error::{Refusal, RegistryError, RegistryErrorKind, TransportCause};
 pub use fetch::Fetched;
