@@ -141,6 +141,7 @@ fn metrics() {
     host.sh("docker run --rm busybox true").ok();
     host.sh("docker run busybox /nonsense").exits_with(127);
     host.sh("docker run -d --name box busybox sleep 1000 && docker exec box true && docker exec -d box true").ok();
+    host.sh("docker exec box /nonsense").exits_with(127);
     host.sh("docker run -d --name paused busybox sleep 1000 && docker pause paused && docker create busybox").ok();
     let after = read(&host);
     let grown = |series: &str| after[series] - before[series];

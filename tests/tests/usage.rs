@@ -85,3 +85,23 @@ fn what_ran_is_told_when_it_is_gone() {
     eventually("the oldest runs to go", || groups(&usage(&host, ""), "Image").len() == 2);
     assert_eq!(groups(&usage(&host, ""), "Image"), [row("busybox", 1, 0), row("other", 1, 0)]);
 }
+
+#[test]
+fn a_run_that_ends_while_no_daemon_runs_is_counted_until_then() {
+    let mut host = Daemon::start();
+    host.sh("docker run -d --name early busybox sleep 1000").ok();
+    let pid = host.sh("docker inspect -f '{{.State.Pid}}' early").text().to_owned();
+    host.kill9();
+    host.sh(&format!("kill -9 {pid}")).ok();
+    host.restart();
+    host.sh("docker wait early").says("137");
+    let report = usage(&host, "--filter container=early");
+    let group = &report["Groups"][0];
+    let ended = group["LastEnded"].as_str().expect("its end");
+    let nanoseconds = |time: &str| host.sh(&format!("date -d '{time}' +%s%N")).text().parse::<u64>().expect("a time");
+    let told = |field: &str| nanoseconds(host.sh(&format!("docker inspect -f '{{{{.State.{field}}}}}' early")).text());
+    let (started, finished) = (told("StartedAt"), told("FinishedAt"));
+    assert_eq!(nanoseconds(ended), finished, "{group}");
+    let counted = group["Seconds"].as_f64().expect("a number");
+    assert!(counted <= (finished - started) as f64 / 1e9, "{group}");
+}

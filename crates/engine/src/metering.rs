@@ -19,7 +19,8 @@ const RETENTION_INTERVAL: Duration = Duration::from_secs(3600);
 const KIND: &str = "container";
 /// What stands before a container's own labels among those of its run, beside its name and its image.
 pub(crate) const LABEL: &str = "label/";
-/// The most bytes of a container's labels that are kept with each of its runs.
+/// The most bytes of a container's labels that are kept with each of its runs: what those of compose and of an orchestrator
+/// take, with room for one's own, by which it is added up who pays. Less would save store where nobody needs it.
 const LABEL_BYTES: usize = 4096;
 
 /// The counts of what runs, by container.
@@ -40,6 +41,36 @@ impl Metering {
         let open = runs.into_iter().map(|count| (count.run().subject.id().to_owned(), count)).collect();
         Ok(Self { ledger, open: Mutex::new(open), closing: Mutex::default(), retention })
     }
+
+    /// Begins a count. Gives what is to be written down of an earlier run of the same container, whose end a killed daemon
+    /// recorded, and what it used did not.
+    fn begin(&self, count: Accumulator) -> Option<Record> {
+        let mut open = self.open.lock();
+        let before = open.insert(count.run().subject.id().to_owned(), count)?;
+        let ended = as_last_seen(before);
+        self.closing.lock().push(ended.clone());
+        Some(ended)
+    }
+}
+
+/// The record of a run whose end nobody counted: it ended when it was last looked at.
+fn as_last_seen(count: Accumulator) -> Record {
+    let lasted = jiff::SignedDuration::try_from(Duration::from_nanos(count.usage().wall_ns)).unwrap_or_default();
+    let ended = count.run().started.checked_add(lasted).unwrap_or_else(|_| Timestamp::now());
+    count.finish(ended)
+}
+
+/// The record of a run that ended at `ended`, with what the kernel's counters said afterwards. While no daemon ran, that may be
+/// long afterwards: the run lasted no longer for it.
+fn finished(mut count: Accumulator, sample: Option<Sample>, ended: Timestamp, now: Timestamp) -> Record {
+    if let Some(mut sample) = sample {
+        let since = Duration::try_from(now.duration_since(ended)).unwrap_or_default();
+        // Clocks may have been set meanwhile: it was there when it was last looked at.
+        let seen = count.last().at.min(sample.at);
+        sample.at = sample.at.saturating_sub(since).max(seen);
+        count.add(&sample);
+    }
+    count.finish(ended)
 }
 
 /// What is kept with each run: the container's name, its image and its labels, as far as there is room for them.
@@ -75,8 +106,7 @@ impl Engine {
         }
     }
 
-    /// Runs that ended, together with their containers, while their records were on the way: they end when they were last
-    /// looked at.
+    /// Runs that ended, together with their containers, while their records were on the way.
     fn close_lost_counts(&self) {
         let is_lost = |id: &str| {
             let container = self.0.containers.by_id(id);
@@ -85,10 +115,9 @@ impl Engine {
         let mut open = self.0.metering.open.lock();
         let lost: Vec<String> = open.keys().filter(|id| is_lost(id)).cloned().collect();
         for count in lost.iter().filter_map(|id| open.remove(id)) {
-            let lasted =
-                jiff::SignedDuration::try_from(Duration::from_nanos(count.usage().wall_ns)).unwrap_or_default();
-            let ended = count.run().started.checked_add(lasted).unwrap_or_else(|_| Timestamp::now());
-            self.write_down(count.finish(ended));
+            let ended = as_last_seen(count);
+            self.0.metering.closing.lock().push(ended.clone());
+            self.write_down(ended);
         }
     }
 
@@ -150,22 +179,24 @@ impl Engine {
         };
         let run = labels(Run::new(subject, started), record);
         let count = Accumulator::new(run, Sample { at, ..Sample::default() });
-        self.0.metering.open.lock().insert(record.id.to_string(), count);
-    }
-
-    /// Keeps what a run used, at its end. Nobody waits for it.
-    pub(crate) fn keep_usage(&self, record: &ContainerRecord, last: &LastUsage) {
-        let Some(mut count) = self.0.metering.open.lock().get(record.id.as_str()).cloned() else { return };
-        if let Some(usage) = &last.usage {
-            count.add(&self.meter_sample(record, usage));
+        if let Some(ended) = self.0.metering.begin(count) {
+            self.write_down(ended);
         }
-        self.write_down(count.finish(Timestamp::now()));
-        self.0.metering.open.lock().remove(record.id.as_str());
     }
 
+    /// Keeps what a run used that ended at `ended`. Nobody waits for it.
+    pub(crate) fn keep_usage(&self, record: &ContainerRecord, last: &LastUsage, ended: Timestamp) {
+        let Some(count) = self.0.metering.open.lock().get(record.id.as_str()).cloned() else { return };
+        let sample = last.usage.as_ref().map(|usage| self.meter_sample(record, usage));
+        let ended = finished(count, sample, ended, Timestamp::now());
+        self.0.metering.closing.lock().push(ended.clone());
+        self.0.metering.open.lock().remove(record.id.as_str());
+        self.write_down(ended);
+    }
+
+    /// Has the ledger take one of those that are closing.
     fn write_down(&self, ended: Record) {
         let engine = self.clone();
-        self.0.metering.closing.lock().push(ended.clone());
         tokio::task::spawn_blocking(move || {
             if let Err(error) = engine.0.metering.ledger.close(&ended) {
                 tracing::warn!(%error, "could not keep what a container used");
@@ -193,5 +224,52 @@ impl Engine {
             net_rx_bytes: links.iter().map(|link| link.rx_bytes).sum(),
             net_tx_bytes: links.iter().map(|link| link.tx_bytes).sum(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn time(second: i64) -> Timestamp {
+        Timestamp::from_second(1_800_000_000 + second).unwrap()
+    }
+
+    fn at(second: u64) -> Sample {
+        Sample { at: Duration::from_secs(second), ..Sample::default() }
+    }
+
+    /// A run that began at `second`, by the clock and by the time since boot, and was looked at 10 seconds later.
+    fn count(second: u64) -> Accumulator {
+        let run = Run::new(Subject::new(KIND, "c").unwrap(), time(second as i64));
+        let mut count = Accumulator::new(run, at(second));
+        count.add(&Sample { memory_bytes: 100, ..at(second + 10) });
+        count
+    }
+
+    #[test]
+    fn a_run_that_ended_while_nobody_looked_lasted_until_its_end() {
+        let late = Some(Sample { cpu_ns: 7, memory_bytes: 100, ..at(3_600) });
+        let record = finished(count(0), late, time(20), time(3_600));
+        assert_eq!((record.ended, record.usage.wall_seconds(), record.usage.cpu_ns), (time(20), 20.0, 7));
+        assert_eq!(record.usage.memory_byte_seconds, 500.0 + 1_000.0);
+        // It was there at its last look, whatever a clock says that was set since; and its counters are its own in any case.
+        let record = finished(count(0), late, time(5), time(3_600));
+        assert_eq!((record.usage.wall_seconds(), record.usage.cpu_ns), (10.0, 7));
+        let record = finished(count(0), late, time(4_000), time(3_600));
+        assert_eq!(record.usage.wall_seconds(), 3_600.0);
+        // Nothing could be read any more.
+        assert_eq!(finished(count(0), None, time(20), time(3_600)).usage.wall_seconds(), 10.0);
+    }
+
+    #[tokio::test]
+    async fn a_run_whose_end_was_not_counted_is_written_down_before_the_next() {
+        let store = store::Store::in_memory().unwrap();
+        Ledger::new(&store).save([&count(0)]).await.unwrap();
+        let metering = Metering::open(&store, Retention { age: None, runs: None }).unwrap();
+        let ended = metering.begin(count(100)).expect("the run before");
+        assert_eq!((ended.run.started, ended.ended), (time(0), time(10)));
+        assert_eq!(*metering.closing.lock(), [ended]);
+        assert_eq!(metering.open.lock()["c"].run().started, time(100));
     }
 }

@@ -4,11 +4,9 @@ use crate::accumulator::Accumulator;
 use crate::usage::{Run, Subject, Usage};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use std::cmp::Reverse;
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::collections::HashSet;
 use std::time::Duration;
-use store::{Collection, Durability, Error, Revision, Store, Txn};
+use store::{Collection, Durability, Error, Revision, Store};
 
 /// The most records that are read, moved or removed at once.
 const STEP: usize = 1000;
@@ -27,29 +25,16 @@ pub struct Record {
 
 /// Which records are meant. A record belongs to the time at which its run *ended*, so that each belongs to exactly one
 /// of several adjacent ranges.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Query {
-    kind: Option<String>,
-    id: Option<String>,
     since: Option<Timestamp>,
     until: Option<Timestamp>,
-    labels: Vec<(String, String)>,
 }
 
 impl Query {
     /// All there are.
     pub fn all() -> Query {
         Query::default()
-    }
-
-    /// Those of one kind.
-    pub fn kind(kind: impl Into<String>) -> Query {
-        Query { kind: Some(kind.into()), ..Query::default() }
-    }
-
-    /// Those of one subject.
-    pub fn subject(subject: &Subject) -> Query {
-        Query { kind: Some(subject.kind().to_owned()), id: Some(subject.id().to_owned()), ..Query::default() }
     }
 
     /// Of them, those that ended at `since` or later.
@@ -64,17 +49,8 @@ impl Query {
         self
     }
 
-    /// Of them, those with this label.
-    pub fn label(mut self, name: impl Into<String>, value: impl Into<String>) -> Query {
-        self.labels.push((name.into(), value.into()));
-        self
-    }
-
-    fn matches(&self, record: &Record) -> bool {
-        let (subject, labels) = (&record.run.subject, &record.run.labels);
-        self.kind.as_ref().is_none_or(|kind| kind == subject.kind())
-            && self.id.as_ref().is_none_or(|id| id == subject.id())
-            && self.labels.iter().all(|(name, value)| labels.get(name) == Some(value))
+    fn means(&self, ended: Timestamp) -> bool {
+        self.since.is_none_or(|since| ended >= since) && self.until.is_none_or(|until| ended < until)
     }
 
     /// Where the keys of the records begin that ended in the query's time, and where they end.
@@ -102,16 +78,6 @@ pub struct Ledger {
     store: Store,
     open: Collection<Accumulator>,
     runs: Collection<Record>,
-    /// How many records there are up to which key, once they were counted.
-    kept: Arc<Mutex<Kept>>,
-}
-
-/// Records that were counted.
-#[derive(Debug)]
-struct Kept {
-    runs: u64,
-    /// Where those begin that were not.
-    next: String,
 }
 
 const OPEN: &str = "meter/open/";
@@ -134,12 +100,7 @@ pub struct Retention {
 impl Ledger {
     /// The ledger in `store`.
     pub fn new(store: &Store) -> Ledger {
-        Ledger {
-            store: store.clone(),
-            open: Collection::new(store, OPEN),
-            runs: Collection::new(store, RUNS),
-            kept: Arc::new(Mutex::new(Kept { runs: 0, next: RUNS.to_owned() })),
-        }
+        Ledger { store: store.clone(), open: Collection::new(store, OPEN), runs: Collection::new(store, RUNS) }
     }
 
     /// Saves how far runs were counted, in one relaxed transaction: cheap, and a power cut loses a second of it at
@@ -163,88 +124,68 @@ impl Ledger {
 
     /// Writes down a run that is over. Blocks until it is on the disk. Twice is as once.
     pub fn close(&self, record: &Record) -> Result<Revision, Error> {
-        Ok(self.close_in(self.store.txn(), record)?.commit()?)
+        let txn = self.store.txn().delete(self.open.key(&open_id(&record.run.subject)));
+        Ok(self.runs.put_in(txn, &run_id(record), record)?.commit()?)
     }
 
-    /// As [`Ledger::close`], for asynchronous tasks.
-    pub async fn close_async(&self, record: &Record) -> Result<Revision, Error> {
-        let commit = self.close_in(self.store.txn(), record)?.commit_async();
-        Ok(commit.await?)
-    }
-
-    /// Adds the writing down to a transaction of the caller's, so that a run ends and is recorded at once.
-    pub fn close_in<'a>(&self, txn: Txn<'a>, record: &Record) -> Result<Txn<'a>, Error> {
-        let txn = txn.delete(self.open.key(&open_id(&record.run.subject)));
-        self.runs.put_in(txn, &run_id(record), record)
-    }
-
-    /// Calls `visit` with each record that is meant, in the order in which their runs ended. However many they are, only some
-    /// are in memory at a time.
+    /// Calls `visit` with each record that is meant, in the order in which their runs ended; where what an earlier version has
+    /// written can't be brought into that order (the disk is full), that comes first. However many they are, only some are in
+    /// memory at a time.
     pub fn visit(&self, query: &Query, mut visit: impl FnMut(Record)) -> Result<(), Error> {
-        self.settle()?;
-        let (mut from, until) = query.range();
+        // Whoever brings them after all may do so while they are read.
+        let mut visited = HashSet::new();
+        if !self.is_settled() {
+            self.each(FORMER, FORMER_END, |_, record| {
+                if query.means(record.ended) {
+                    visited.insert(self.runs.key(&run_id(&record)));
+                    visit(record);
+                }
+            })?;
+        }
+        let (from, until) = query.range();
+        self.each(&from, &until, |key, record| {
+            if !visited.contains(key) {
+                visit(record);
+            }
+        })
+    }
+
+    /// Calls `visit` with each key from `from` to `until`, and with the record there, but for those that nobody can read.
+    fn each(&self, from: &str, until: &str, mut visit: impl FnMut(&str, Record)) -> Result<(), Error> {
+        let mut from = from.to_owned();
         loop {
-            let some = self.store.range(&from, &until, STEP)?;
+            let some = self.store.range(&from, until, STEP)?;
             let Some((last, _)) = some.last() else { return Ok(()) };
             from = Store::after(last);
             for (key, entry) in &some {
-                let record = self.runs.decode(key, &entry.value)?;
-                if query.matches(&record) {
-                    visit(record);
+                if let Some(record) = self.decode(key, &entry.value) {
+                    visit(key, record);
                 }
             }
         }
     }
 
-    /// The records that are meant, in the order in which their runs ended.
-    pub fn records(&self, query: &Query) -> Result<Vec<Record>, Error> {
-        let mut records = Vec::new();
-        self.visit(query, |record| records.push(record))?;
-        Ok(records)
+    /// The record under `key`. One that is damaged keeps nobody from all the others.
+    fn decode(&self, key: &str, value: &[u8]) -> Option<Record> {
+        let record = self.runs.decode(key, value);
+        record.inspect_err(|error| tracing::warn!(%error, "what a run used is passed over")).ok()
     }
 
-    /// What the runs that are meant used together.
-    pub fn totals(&self, query: &Query) -> Result<Totals, Error> {
-        let mut totals = Totals::default();
-        self.visit(query, |record| totals.add(&record.usage))?;
-        Ok(totals)
-    }
-
-    /// What each subject used, the greatest consumer of CPU time first.
-    pub fn totals_by_subject(&self, query: &Query) -> Result<Vec<(Subject, Totals)>, Error> {
-        let mut groups = BTreeMap::<Subject, Totals>::new();
-        self.visit(query, |record| groups.entry(record.run.subject).or_default().add(&record.usage))?;
-        let mut totals: Vec<_> = groups.into_iter().collect();
-        totals.sort_by_key(|(_, totals)| Reverse(totals.usage.cpu_ns));
-        Ok(totals)
-    }
-
-    /// Removes the records that are not to be kept any longer, the oldest first. Returns how many they were. Costs what was
-    /// written and what is removed since the last time, the first time a look at all keys. Blocks until it is on the disk;
-    /// where it fails in between, it has removed some.
+    /// Removes the records that are not to be kept any longer, the oldest first. Returns how many they were. Costs a look at
+    /// all keys. Blocks until it is on the disk; where it fails in between, it has removed some.
     pub fn retain(&self, retention: &Retention, now: Timestamp) -> Result<u64, Error> {
-        self.settle()?;
+        // What could not be brought is kept until it can.
+        self.is_settled();
         let mut removed = 0;
         // What is too old for a time is none where that reaches further back than times do.
         if let Some(before) = retention.age.and_then(|age| now.checked_sub(age).ok()) {
             removed += self.remove(&Query::all().until(before).range().1, u64::MAX)?;
         }
         if let Some(most) = retention.runs {
-            let surplus = self.count()?.saturating_sub(most);
+            let surplus = self.store.count(RUNS, RUNS_END)?.saturating_sub(most);
             removed += self.remove(RUNS_END, surplus)?;
         }
         Ok(removed)
-    }
-
-    /// How many records there are.
-    fn count(&self) -> Result<u64, Error> {
-        let mut kept = self.kept();
-        let (more, last) = self.store.count(&kept.next, RUNS_END)?;
-        kept.runs += more;
-        if let Some(last) = last {
-            kept.next = Store::after(&last);
-        }
-        Ok(kept.runs)
     }
 
     /// Removes the oldest records, `most` of them at most, whose keys are less than `until`.
@@ -258,34 +199,33 @@ impl Ledger {
             }
             some.iter().fold(self.store.txn(), |txn, (key, _)| txn.delete(key.as_str())).commit()?;
             removed += some.len() as u64;
-            let mut kept = self.kept();
-            let counted = some.iter().filter(|(key, _)| *key < kept.next).count() as u64;
-            kept.runs = kept.runs.saturating_sub(counted);
         }
         Ok(removed)
     }
 
-    fn kept(&self) -> MutexGuard<'_, Kept> {
-        // Whoever panicked with it has changed a number at most.
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Whether all that an earlier version has written is where it is looked for now.
+    fn is_settled(&self) -> bool {
+        let settled = self.settle();
+        settled.inspect_err(|error| tracing::warn!(%error, "records of an earlier version stay as they are")).is_ok()
     }
 
     /// Brings what an earlier version has written to where it is looked for now, in transactions of which each moves some
     /// records whole. Where nothing is left to be brought, it costs a look.
     fn settle(&self) -> Result<(), Error> {
+        let mut from = FORMER.to_owned();
         loop {
-            let some = self.store.range(FORMER, FORMER_END, STEP)?;
-            if some.is_empty() {
-                return Ok(());
-            }
+            let some = self.store.range(&from, FORMER_END, STEP)?;
+            let Some((last, _)) = some.last() else { return Ok(()) };
+            from = Store::after(last);
             let mut txn = self.store.txn();
-            for (key, entry) in some {
-                let record = self.runs.decode(&key, &entry.value)?;
-                txn = self.runs.put_in(txn.delete(key), &run_id(&record), &record)?;
+            for (key, entry) in &some {
+                if let Some(record) = self.decode(key, &entry.value) {
+                    txn = self.runs.put_in(txn.delete(key.as_str()), &run_id(&record), &record)?;
+                }
             }
-            txn.commit()?;
-            // Those that were brought stand among those that were counted.
-            *self.kept() = Kept { runs: 0, next: RUNS.to_owned() };
+            if !txn.is_empty() {
+                txn.commit()?;
+            }
         }
     }
 }

@@ -5,7 +5,7 @@
 //! survives the daemon; when the run ends it becomes a [`Record`], which the [`Ledger`] keeps in the store.
 //!
 //! ```
-//! use meter::{Accumulator, Ledger, Query, Run, Sample, Subject};
+//! use meter::{Accumulator, Ledger, Query, Run, Sample, Subject, Totals};
 //! use std::time::Duration;
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -18,7 +18,8 @@
 //! count.add(&Sample { at: Duration::from_secs(110), cpu_ns: 2_500_000_000, memory_bytes: gib, ..Sample::default() });
 //! ledger.close(&count.finish("2026-01-01T00:00:10Z".parse()?))?;
 //!
-//! let totals = ledger.totals(&Query::all())?;
+//! let mut totals = Totals::default();
+//! ledger.visit(&Query::all(), |record| totals.add(&record.usage))?;
 //! assert_eq!(totals.runs, 1);
 //! assert_eq!(totals.usage.cpu_seconds(), 2.5);
 //! assert_eq!(totals.usage.memory_gib_seconds(), 5.0); // from nothing to 1 GiB over 10 s

@@ -155,16 +155,15 @@ impl Store {
         })
     }
 
-    /// How many keys are not less than `from`, and less than `until`; and the last of them.
-    pub fn count(&self, from: &str, until: &str) -> Result<(u64, Option<String>), ReadError> {
+    /// How many keys are not less than `from`, and less than `until`.
+    pub fn count(&self, from: &str, until: &str) -> Result<u64, ReadError> {
         self.inner.shared.file.read(from, |txn| {
             let (mut number, keys) = (0, txn.open_table(KEYS)?);
             for row in keys.range::<&str>(from..until.max(from))? {
                 row?;
                 number += 1;
             }
-            let last = keys.range::<&str>(from..until.max(from))?.next_back().transpose()?;
-            Ok((number, last.map(|(key, _)| key.value().to_owned())))
+            Ok(number)
         })
     }
 

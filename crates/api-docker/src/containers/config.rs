@@ -25,6 +25,10 @@ impl<'de> Deserialize<'de> for Words {
                 f.write_str("a string or an array of strings")
             }
 
+            fn visit_unit<E>(self) -> Result<Words, E> {
+                Ok(Words::default())
+            }
+
             fn visit_str<E>(self, word: &str) -> Result<Words, E> {
                 Ok(Words(vec![word.to_owned()]))
             }

@@ -71,6 +71,48 @@ fn objects_are_read_one_over_the_other_and_lists_are_not() {
     assert_eq!(config.expect("read").host_config, merged);
 }
 
+#[derive(Debug, Default, Deserialize, PartialEq)]
+#[serde(default, rename_all = "PascalCase")]
+struct Nilable {
+    memory: i64,
+    name: String,
+    size: [u32; 2],
+    restart: HostConfig,
+    host_config: Option<HostConfig>,
+    init: Option<bool>,
+    binds: Vec<String>,
+    tmpfs: BTreeMap<String, String>,
+}
+
+/// As Go has nil for pointers, slices and maps, and for nothing else.
+#[test]
+fn null_takes_away_what_can_be_nil_and_leaves_the_rest() {
+    let read = |text: &str| document::<Nilable>(text.as_bytes()).expect(text);
+    let host = |memory, init| HostConfig { memory, init, ..HostConfig::default() };
+    for (text, expected) in [
+        (r#"{"HostConfig":{"Memory":1},"HostConfig":null}"#, Nilable::default()),
+        (r#"{"Init":true,"Binds":["a"],"Tmpfs":{"/a":"x"},"init":null,"binds":null,"tmpfs":null}"#, Nilable::default()),
+        (
+            r#"{"HostConfig":{"Memory":1},"HostConfig":null,"HostConfig":{"Init":true}}"#,
+            Nilable { host_config: Some(host(0, Some(true))), ..Nilable::default() },
+        ),
+        (
+            r#"{"Restart":{"Memory":1},"Restart":null,"Restart":{"Init":true},"Restart":null}"#,
+            Nilable { restart: host(1, Some(true)), ..Nilable::default() },
+        ),
+        (
+            r#"{"Tmpfs":{"/a":"x"},"Tmpfs":null,"Tmpfs":{"/b":"y"}}"#,
+            Nilable { tmpfs: BTreeMap::from([("/b".to_owned(), "y".to_owned())]), ..Nilable::default() },
+        ),
+        (
+            r#"{"Memory":1,"Name":"a","Size":[1,2],"Memory":null,"Name":null,"Size":null}"#,
+            Nilable { memory: 1, name: "a".to_owned(), size: [1, 2], ..Nilable::default() },
+        ),
+    ] {
+        assert_eq!(read(text), expected, "{text}");
+    }
+}
+
 #[test]
 fn letters_that_fold_to_those_of_ascii_are_theirs() {
     let request = read("{\"HO\u{17f}TCONFIG\":{\"Bind\u{17f}\":[\"a\"]},\"I\u{307}mage\":\"no\"}").expect("read");

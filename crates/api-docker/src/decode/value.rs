@@ -48,7 +48,7 @@ impl Path {
 #[derive(Clone)]
 pub(super) struct ValueReader<'v> {
     value: &'v Document,
-    /// Objects under the same name that come before it: what it does not have, they may.
+    /// What stands under the same name before it: what an object does not have, those may.
     under: Vec<&'v Document>,
     path: Path,
 }
@@ -56,6 +56,27 @@ pub(super) struct ValueReader<'v> {
 impl<'v> ValueReader<'v> {
     pub(super) fn new(value: &'v Document, path: &Path) -> Self {
         Self { value, under: Vec::new(), path: path.clone() }
+    }
+
+    /// For what Go keeps in place (numbers, texts, structs): null leaves what there is.
+    fn in_place(mut self) -> Self {
+        while *self.value == Document::Null
+            && let Some(before) = self.under.pop()
+        {
+            self.value = before;
+        }
+        self
+    }
+
+    /// For what is nil in Go where there is none (pointers, which `Option`s stand for, slices and maps): null takes away what
+    /// there is.
+    fn nilable(mut self) -> Self {
+        let last = self.under.iter().rposition(|under| **under == Document::Null);
+        self.under.drain(..last.map_or(0, |last| last + 1));
+        if *self.value == Document::Null {
+            self.under.clear();
+        }
+        self
     }
 
     fn mismatch(&self, go_type: &str) -> Failure {
@@ -106,7 +127,8 @@ impl<'v> IntoDeserializer<'v, Failure> for ValueReader<'v> {
 macro_rules! integers {
     ($($method:ident $visit:ident $type:ty, $go:literal;)*) => {
         $(fn $method<V: Visitor<'v>>(self, visitor: V) -> Result<V::Value, Failure> {
-            let number = match self.value {
+            let reader = self.in_place();
+            let number = match reader.value {
                 Document::Null => Some(0),
                 Document::Number(number) => number
                     .as_i64()
@@ -114,7 +136,7 @@ macro_rules! integers {
                     .or_else(|| number.as_u64().and_then(|n| <$type>::try_from(n).ok())),
                 _ => None,
             };
-            visitor.$visit(number.ok_or_else(|| self.mismatch($go))?)
+            visitor.$visit(number.ok_or_else(|| reader.mismatch($go))?)
         })*
     };
 }
@@ -154,18 +176,20 @@ impl<'v> Deserializer<'v> for ValueReader<'v> {
     }
 
     fn deserialize_bool<V: Visitor<'v>>(self, visitor: V) -> Result<V::Value, Failure> {
-        match self.value {
+        let reader = self.in_place();
+        match reader.value {
             Document::Null => visitor.visit_bool(false),
             Document::Bool(yes) => visitor.visit_bool(*yes),
-            _ => Err(self.mismatch("bool")),
+            _ => Err(reader.mismatch("bool")),
         }
     }
 
     fn deserialize_f64<V: Visitor<'v>>(self, visitor: V) -> Result<V::Value, Failure> {
-        match self.value {
+        let reader = self.in_place();
+        match reader.value {
             Document::Null => visitor.visit_f64(0.0),
             Document::Number(number) => visitor.visit_f64(number.as_f64().unwrap_or_default()),
-            _ => Err(self.mismatch("float64")),
+            _ => Err(reader.mismatch("float64")),
         }
     }
 
@@ -174,10 +198,11 @@ impl<'v> Deserializer<'v> for ValueReader<'v> {
     }
 
     fn deserialize_str<V: Visitor<'v>>(self, visitor: V) -> Result<V::Value, Failure> {
-        match self.value {
+        let reader = self.in_place();
+        match reader.value {
             Document::Null => visitor.visit_str(""),
             Document::Text(text) => visitor.visit_borrowed_str(text),
-            _ => Err(self.mismatch("string")),
+            _ => Err(reader.mismatch("string")),
         }
     }
 
@@ -186,9 +211,10 @@ impl<'v> Deserializer<'v> for ValueReader<'v> {
     }
 
     fn deserialize_option<V: Visitor<'v>>(self, visitor: V) -> Result<V::Value, Failure> {
-        match self.value {
+        let reader = self.nilable();
+        match reader.value {
             Document::Null => visitor.visit_none(),
-            _ => visitor.visit_some(self),
+            _ => visitor.visit_some(reader),
         }
     }
 
@@ -206,12 +232,13 @@ impl<'v> Deserializer<'v> for ValueReader<'v> {
     }
 
     fn deserialize_tuple<V: Visitor<'v>>(self, _: usize, visitor: V) -> Result<V::Value, Failure> {
-        self.deserialize_seq(visitor)
+        self.in_place().deserialize_seq(visitor)
     }
 
     fn deserialize_map<V: Visitor<'v>>(self, visitor: V) -> Result<V::Value, Failure> {
-        let entries = self.entries("map[string]string")?.into_iter();
-        let entries = entries.map(|(key, value)| (key.as_str(), Self::new(value, &self.path)));
+        let reader = self.nilable();
+        let entries = reader.entries("map[string]string")?.into_iter();
+        let entries = entries.map(|(key, value)| (key.as_str(), Self::new(value, &reader.path)));
         visitor.visit_map(MapDeserializer::new(entries))
     }
 
@@ -221,8 +248,9 @@ impl<'v> Deserializer<'v> for ValueReader<'v> {
         fields: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, Failure> {
-        let entries = self.entries(name)?;
-        visitor.visit_map(Fields { reader: self, name, entries, fields: fields.iter(), next: None })
+        let reader = self.in_place();
+        let entries = reader.entries(name)?;
+        visitor.visit_map(Fields { reader, name, entries, fields: fields.iter(), next: None })
     }
 
     serde::forward_to_deserialize_any! {
@@ -241,10 +269,12 @@ struct Fields<'v> {
 }
 
 impl<'v> Fields<'v> {
-    /// All that the document has for a field, in the order in which it is there.
+    /// All that the document has for a field, in the order in which it is there; nothing where that is null alone, which
+    /// leaves every field as it is without it.
     fn values(&self, field: &str) -> Vec<&'v Document> {
         let matching = self.entries.iter().filter(|(key, _)| is_name(key, field));
-        matching.map(|(_, value)| value).filter(|value| **value != Document::Null).collect()
+        let values: Vec<_> = matching.map(|(_, value)| value).collect();
+        if values.iter().all(|value| **value == Document::Null) { Vec::new() } else { values }
     }
 }
 

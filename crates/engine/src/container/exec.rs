@@ -179,7 +179,6 @@ impl Engine {
             return Err(Error::conflict(format!("Error: Exec command {id} has already run")));
         }
         // Told before, as its end may be told at any time from here on.
-        self.0.tally.executed();
         self.tell_container(&record, &format!("exec_start: {}", command(&exec.config)), [("execID", id.to_owned())]);
         match self.exec_run(id, &exec, &container, detach, console_size).await {
             Ok(attachment) => Ok(attachment),
@@ -224,6 +223,7 @@ impl Engine {
             attach,
         };
         let created = self.keeper().await?.call(call).await.map_err(crate::link::exec_error)?;
+        self.0.tally.executed();
         // Its end may have been told already: that must not be overwritten.
         exec.state.send_if_modified(|state| {
             let starting = *state == ExecState::Starting;

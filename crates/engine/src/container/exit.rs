@@ -81,7 +81,7 @@ impl Engine {
         if pause.is_none() && record.host.auto_remove {
             return self.end_and_remove(life, &record, &end).await.map(|()| None);
         }
-        let usage = self.close_run(&record, true).await;
+        let usage = self.close_run(&record, end.at, true).await;
         self.tell_end(&record, &end, &usage);
         self.change(&life, |record| {
             show_network(record, None);
@@ -107,7 +107,8 @@ impl Engine {
         // for that to go.
         let later = record.host.pid_mode == PidMode::Private;
         let volumes = self.anonymous_volumes(record);
-        let (usage, deleted) = tokio::join!(self.close_run(record, !later), self.delete_record(&record.id, &volumes));
+        let (usage, deleted) =
+            tokio::join!(self.close_run(record, end.at, !later), self.delete_record(&record.id, &volumes));
         self.tell_end(record, end, &usage);
         life.tell_exit(end.code, &end.error);
         deleted?;
@@ -120,12 +121,12 @@ impl Engine {
         Ok(())
     }
 
-    /// Takes back what belonged to the run, and keeps what it used. `cgroup`: that goes at once, too.
-    async fn close_run(&self, record: &Arc<ContainerRecord>, cgroup: bool) -> LastUsage {
+    /// Takes back what belonged to the run that ended at `ended`, and keeps what it used. `cgroup`: that goes at once, too.
+    async fn close_run(&self, record: &Arc<ContainerRecord>, ended: Timestamp, cgroup: bool) -> LastUsage {
         let (engine, record) = (self.clone(), record.clone());
         let closed = crate::blocking(move || {
             let usage = engine.0.placements.last_usage(&record);
-            engine.keep_usage(&record, &usage);
+            engine.keep_usage(&record, &usage, ended);
             if cgroup {
                 engine.remove_cgroup(&record);
             }

@@ -23,6 +23,8 @@ impl Engine {
         let until = until(filters)?;
         let mut report = PruneReport::default();
         let wanted = |record: &ContainerRecord| {
+            // What is due has exited for all who look, but not for good: it is about to be started, and who cleans up after a
+            // boot does not mean what was running before.
             matches!(record.state.phase, Phase::Created | Phase::Exited | Phase::Dead)
                 && until.is_none_or(|until| record.created < until)
                 && filters.labels_match(&record.config.labels)

@@ -84,16 +84,7 @@ impl Engine {
                 self.settle_networks(&life).await?;
                 self.leave_networks(&life).await.map(|()| false)
             }
-            Some(EntryInfo { exit: Some(exit), .. }) if live => {
-                match self.end_locked(life, self.end_of(&exit), Noticed::ByRecovery).await? {
-                    // It keeps failing: its turn comes when its pause is over.
-                    Some(pause) if pause > FIRST_PAUSE => {
-                        self.restart_after(container, pause);
-                        Ok(false)
-                    }
-                    pause => Ok(pause.is_some()),
-                }
-            }
+            Some(EntryInfo { exit: Some(exit), .. }) if live => self.end_found(life, self.end_of(&exit)).await,
             Some(entry) => {
                 self.end_unknown(entry).await;
                 if live { self.end_lost(life).await } else { self.begin_policy(&life, &record, booted).await }
@@ -126,14 +117,27 @@ impl Engine {
         end
     }
 
-    /// It ended with the machine, or with its keeper. Whether it is to be started again.
+    /// Records an end that recovery found. Whether it is to be started again now.
+    async fn end_found(&self, life: Life<'_>, end: End) -> Result<bool> {
+        let container = life.container();
+        match self.end_locked(life, end, Noticed::ByRecovery).await? {
+            // It keeps failing: its turn comes when its pause is over.
+            Some(pause) if pause > FIRST_PAUSE => {
+                self.restart_after(container, pause);
+                Ok(false)
+            }
+            pause => Ok(pause.is_some()),
+        }
+    }
+
+    /// It ended with the machine, or with its keeper. Whether it is to be started again now.
     async fn end_lost(&self, life: Life<'_>) -> Result<bool> {
         let end = match crate::cleaned::moment(&self.0.config.data_dir) {
             Some(at) => End { code: KILLED, at, error: CLEANED.to_owned() },
             None => End::lost(Timestamp::now()),
         };
         tracing::warn!(container = %life.id.short(), "{}", end.error);
-        Ok(self.end_locked(life, end, Noticed::ByRecovery).await?.is_some())
+        self.end_found(life, end).await
     }
 
     /// What does not run, and should by its policy, waits for its start from here on: also for that of the next daemon,
