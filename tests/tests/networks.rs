@@ -87,6 +87,22 @@ fn connecting_and_leaving() {
 }
 
 #[test]
+fn names_are_seen_by_who_came_from_the_default_bridge() {
+    let host = Daemon::start();
+    host.sh("docker network create shop").ok();
+    serve(&host, "db", "hello", "--network shop");
+    host.sh("docker run -d --name client busybox sleep 1000").ok();
+    host.sh("docker exec client wget -qO- http://db").fails_with("bad address");
+    host.sh("docker network connect shop client && docker exec client wget -qO- http://db").says("hello");
+    host.sh("docker restart -t 0 client && docker exec client wget -qO- http://db").mentions("hello");
+    host.sh("docker network disconnect bridge client && docker exec client wget -qO- http://db").says("hello");
+    host.sh("docker network connect bridge client && docker network disconnect shop client").ok();
+    host.sh("docker exec client grep 127.0.0.11 /etc/resolv.conf").exits_with(1);
+    host.sh("docker create --name later busybox wget -qO- http://db && docker network connect shop later && docker start -a later")
+        .mentions("hello");
+}
+
+#[test]
 fn addresses_of_ones_choice() {
     let host = Daemon::start();
     let subnet = |n: u8| format!("10.{}.{n}", 192 + (host.port() - 21_000) / 20);

@@ -313,6 +313,27 @@ fn a_run_directory_belongs_to_one_data_directory() {
 }
 
 #[test]
+fn further_processes_outlive_the_daemon() {
+    let mut host = Daemon::start();
+    host.sh("docker run -d --name box --health-cmd 'sleep 1003' --health-interval 1s --health-timeout 1h busybox sleep 1000").ok();
+    host.sh("docker exec -d box sh -c 'sleep 1001; true'").ok();
+    let _attached = host.session("docker exec box sh -c 'sleep 1002; true'");
+    let runs = |host: &Daemon, seconds: u32| host.sh("docker top box").text().contains(&format!("sleep {seconds}"));
+    eventually("all of them", || [1001, 1002, 1003].into_iter().all(|seconds| runs(&host, seconds)));
+    let check = host.sh("docker top box | awk '/sleep 1003/ {print $2}'").text().replace('\n', " ");
+    host.kill9();
+    host.restart();
+    host.sh("docker exec box true").ok();
+    assert!(runs(&host, 1001) && runs(&host, 1002));
+    // Nobody waits for the check any more: it is ended, and another begun.
+    eventually("the end of the check", || host.sh(&format!("kill -0 {check}")).code() != 0);
+    // Its end is nothing to anybody, and what it was is forgotten.
+    host.sh("docker top box | awk '/sleep 100[12]/ {print $2}' | xargs kill").ok();
+    eventually("their end", || !runs(&host, 1001) && !runs(&host, 1002));
+    host.sh("docker rm -f box").says("box");
+}
+
+#[test]
 fn a_daemon_that_cannot_listen_leaves_no_keeper() {
     let host = Daemon::start();
     let bridge = format!("sx{}", std::process::id());

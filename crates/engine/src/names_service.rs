@@ -27,12 +27,17 @@ impl Default for Names {
     }
 }
 
+/// Where a container is on a network whose containers find each other by name: all but the default bridge.
+pub(crate) fn with_names(net: &net::Sandbox) -> impl Iterator<Item = &net::Endpoint> {
+    net.endpoints.iter().filter(|endpoint| endpoint.network_name != "bridge")
+}
+
 impl Engine {
     /// Publishes a container's names on its user-defined networks, and lets it see those of others there.
     pub(crate) fn attach_dns(&self, record: &ContainerRecord, net: Option<&net::Sandbox>, namespace: net::NetNs) {
         let Some(net) = net else { return };
         let id = record.id.as_str();
-        let networks: Vec<_> = net.endpoints.iter().filter(|endpoint| endpoint.network_name != "bridge").collect();
+        let networks: Vec<_> = with_names(net).collect();
         if networks.is_empty() {
             return;
         }

@@ -21,6 +21,18 @@ use crate::{Engine, Error, Result};
 
 /// Between two looks for execs that are to be forgotten, and the least time that one is known after its end: dockerd's figure.
 const KEPT: Duration = Duration::from_secs(300);
+/// What the keeper's name of an exec that the daemon itself waits for begins with.
+const OWN: &str = "own-";
+
+/// Whether an exec is the daemon's own, such as a health check, so that nobody waits for it after the daemon's end.
+pub(super) fn is_own(id: &str) -> bool {
+    id.starts_with(OWN)
+}
+
+/// An exec's identifier, as clients are told it.
+fn shown(id: &str) -> String {
+    id.strip_prefix(OWN).unwrap_or(id).to_owned()
+}
 
 /// A process to be run in a container.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -179,7 +191,7 @@ impl Engine {
             return Err(Error::conflict(format!("Error: Exec command {id} has already run")));
         }
         // Told before, as its end may be told at any time from here on.
-        self.tell_container(&record, &format!("exec_start: {}", command(&exec.config)), [("execID", id.to_owned())]);
+        self.tell_container(&record, &format!("exec_start: {}", command(&exec.config)), [("execID", shown(id))]);
         match self.exec_run(id, &exec, &container, detach, console_size).await {
             Ok(attachment) => Ok(attachment),
             Err(error) => {
@@ -329,7 +341,7 @@ impl Engine {
         if let Ok(exec) = self.0.execs.get(id) {
             exec.end(code);
             if let Ok(container) = self.0.containers.find(exec.container.as_str()) {
-                let attributes = [("execID", id.to_owned()), ("exitCode", code.to_string())];
+                let attributes = [("execID", shown(id)), ("exitCode", code.to_string())];
                 self.tell_container(&container.record(), "exec_die", attributes);
             }
         }
@@ -358,11 +370,11 @@ impl Engine {
         most: usize,
         unwanted: oneshot::Receiver<()>,
     ) -> Result<(i32, Vec<u8>)> {
-        let id = ContainerId::random().to_string();
+        let id = format!("{OWN}{}", ContainerId::random());
         self.tell_container(
             &container.record(),
             &format!("exec_create: {}", command(&config)),
-            [("execID", id.clone())],
+            [("execID", shown(&id))],
         );
         let exec = Exec::new(container.id.clone(), config);
         self.0.execs.0.lock().insert(id.clone(), exec.clone());

@@ -37,7 +37,7 @@ impl Engine {
             return Ok(());
         }
         write(&files.hosts, &self.hosts_file(record, sandbox)?)?;
-        write(&files.resolv_conf, &self.resolv_conf(record))
+        write(&files.resolv_conf, &self.resolv_conf(record, sandbox))
     }
 
     fn hosts_file(&self, record: &ContainerRecord, sandbox: Option<&net::Sandbox>) -> Result<String> {
@@ -80,12 +80,15 @@ impl Engine {
         configured.or_else(|| self.0.networks.get("bridge").ok()?.ipam.first()?.gateway)
     }
 
-    fn resolv_conf(&self, record: &ContainerRecord) -> String {
+    /// Names of others are looked up where it is on a network that has them, whichever it was made on.
+    fn resolv_conf(&self, record: &ContainerRecord, sandbox: Option<&net::Sandbox>) -> String {
         let host = resolv::of_host();
         let overrides = self.dns_overrides(record);
+        let sees_names = sandbox.is_some_and(|net| crate::names_service::with_names(net).next().is_some());
         match &record.host.network_mode {
-            NetworkMode::Network(_) => resolv::for_user_network(&host, &overrides).text,
             NetworkMode::Host => resolv::for_host_network(&host, &overrides),
+            NetworkMode::Network(_) => resolv::for_user_network(&host, &overrides).text,
+            _ if sees_names => resolv::for_user_network(&host, &overrides).text,
             _ => resolv::for_default_bridge(&host, &overrides, false),
         }
     }

@@ -6,6 +6,8 @@
 //! | running | exited | it ended while nobody looked: its end is recorded now |
 //! | running | nothing, or orphaned | the machine was booted, or the keeper was killed: it ended, nobody knows how |
 //! | not running | anything | a start that nobody was told of: it is ended and forgotten |
+//!
+//! A further process in a container that runs goes on, too, until it ends by itself.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -14,6 +16,7 @@ use std::sync::atomic::Ordering;
 use keeper::client::List;
 use keeper::protocol::{EntryInfo, Exit, Request, State as Held};
 
+use super::exec::is_own;
 use super::exit::{End, FIRST_PAUSE, KILLED, Noticed};
 use super::{Container, Life};
 use crate::model::{ContainerRecord, MountPoint, Phase, RestartPolicy, Timestamp};
@@ -54,7 +57,7 @@ impl Engine {
         }
         crate::cleaned::forget(&self.0.config.data_dir)?;
         self.start_in_order(waiting);
-        for entry in held.into_values() {
+        for entry in held.into_values().filter(|entry| !self.goes_on(entry)) {
             self.end_unknown(entry).await;
         }
         let engine = self.clone();
@@ -92,6 +95,15 @@ impl Engine {
             None if live => self.end_lost(life).await,
             None => self.begin_policy(&life, &record, booted).await,
         }
+    }
+
+    /// Whether it is a further process in a container that runs, which its daemon's end does not end: nobody can be attached
+    /// to it any more, and its end is told to nobody. A health check is waited for by nobody, and begun anew.
+    fn goes_on(&self, entry: &EntryInfo) -> bool {
+        let container = entry.sandbox.as_deref().and_then(|id| self.0.containers.by_id(id));
+        entry.state == Held::Running
+            && !is_own(&entry.id)
+            && container.is_some_and(|container| container.record().state.phase.is_live())
     }
 
     /// It ran on: names and checks are taken up.
