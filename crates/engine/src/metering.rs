@@ -19,9 +19,10 @@ const RETENTION_INTERVAL: Duration = Duration::from_secs(3600);
 const KIND: &str = "container";
 /// What stands before a container's own labels among those of its run, beside its name and its image.
 pub(crate) const LABEL: &str = "label/";
-/// The most bytes of a container's labels that are kept with each of its runs: what those of compose and of an orchestrator
-/// take, with room for one's own, by which it is added up who pays. Less would save store where nobody needs it.
-const LABEL_BYTES: usize = 4096;
+/// The most bytes of a container's labels that are kept with each of its runs: twice what those of compose take, so that there is
+/// room for one's own, by which it is added up who pays. With that, a run takes one page of 4 KiB of the store, and with more
+/// two or three.
+const LABEL_BYTES: usize = 2048;
 
 /// The counts of what runs, by container.
 pub(crate) struct Metering {

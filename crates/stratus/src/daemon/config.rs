@@ -21,7 +21,7 @@ const TLS_DIR: &str = "/etc/stratus/tls";
 const BRIDGE: &str = "stratus0";
 /// A year, and what it takes to look back at it.
 const USAGE_DAYS: u32 = 400;
-/// Some 60 MB of the store; up to 450 MB where containers use all the room that there is for their labels. A sum over all of
+/// Some 80 MB of the store; up to 450 MB where containers use all the room that there is for their labels. A sum over all of
 /// them reads as much.
 const USAGE_RUNS: u64 = 100_000;
 const LOG_FORMATS: [&str; 2] = ["text", "json"];
