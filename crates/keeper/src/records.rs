@@ -39,17 +39,19 @@ impl Identity {
         Ok((Identity { pid, born: (before, boottime()) }, cloned))
     }
 
-    /// Whether this very process still lives (and is no zombie).
+    /// Whether this very process still lives, were it without its main thread, and is no mere remains.
     pub(crate) fn is_alive(&self) -> bool {
         let Ok(stat) = fs::read_to_string(format!("/proc/{}/stat", self.pid)) else { return false };
         // The second field is the program's name in parentheses, which may hold anything.
         let Some((_, fields)) = stat.rsplit_once(')') else { return false };
-        let mut fields = fields.split_ascii_whitespace();
-        let state = fields.next();
-        let Some(started) = fields.nth(18).and_then(|ticks| ticks.parse::<u64>().ok()) else { return false };
+        let fields: Vec<&str> = fields.split_ascii_whitespace().collect();
+        let [state, .., threads, _, started] = fields[..fields.len().min(20)] else { return false };
+        let Ok(started) = started.parse::<u64>() else { return false };
+        // The state is the main thread's, which may have ended long before the others.
+        let has_ended = matches!(state, "Z" | "X") && matches!(threads, "0" | "1");
         let tick = 1_000_000_000 / rustix::param::clock_ticks_per_second().max(1);
         let (after, before) = self.born;
-        (after / tick..=before / tick).contains(&started) && !matches!(state, Some("Z" | "X"))
+        (after / tick..=before / tick).contains(&started) && !has_ended
     }
 }
 
@@ -340,6 +342,9 @@ mod tests {
         assert!(identity.is_alive());
         assert!(!Identity { born: (0, 1), ..identity }.is_alive());
         child.kill().unwrap();
+        use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
+        waitid(WaitId::Pid(Pid::from_child(&child)), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT).unwrap();
+        assert!(!identity.is_alive());
         child.wait().unwrap();
         assert!(!identity.is_alive());
     }

@@ -1,5 +1,8 @@
 //! Everything in a cgroup is killed, whatever it does meanwhile, and on every version of cgroups.
 
+mod support;
+
+use std::io::{BufRead, BufReader};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -7,12 +10,11 @@ use std::process::{Command, Stdio};
 use rustix::process::{Pid, WaitOptions};
 use sandbox::cgroup::{Cgroup, Layout, kill_all};
 
-/// The roots of the hierarchies.
-fn hierarchies() -> Vec<PathBuf> {
+/// The roots of the hierarchies in which nobody can get away by forking: with `cgroup.kill`, or with a freezer.
+fn safe_hierarchies() -> Vec<PathBuf> {
     let layout = Layout::detect().unwrap();
-    // A new cpuset takes nobody before it has processors.
-    let usable = layout.v1().iter().filter(|hierarchy| !hierarchy.controllers().iter().any(|name| name == "cpuset"));
-    usable.map(|hierarchy| hierarchy.mount_point().to_owned()).chain(layout.v2().map(ToOwned::to_owned)).collect()
+    let freezer = layout.v1().iter().filter(|hierarchy| hierarchy.controllers().iter().any(|name| name == "freezer"));
+    freezer.map(|hierarchy| hierarchy.mount_point().to_owned()).chain(layout.v2().map(ToOwned::to_owned)).collect()
 }
 
 /// Removed with the value, when its processes have ended.
@@ -30,7 +32,7 @@ impl Drop for Group {
 #[test]
 fn who_forks_without_end_does_not_get_away() {
     rustix::process::set_child_subreaper(Some(rustix::process::getpid())).unwrap();
-    for mount in hierarchies() {
+    for mount in safe_hierarchies() {
         let group = Group(mount.join(format!("sandbox-test-kill-{}", std::process::id())));
         std::fs::create_dir(&group.0).unwrap();
         let script = format!("echo $$ > {}/cgroup.procs && echo ready && f() {{ f & }} && f", group.0.display());
@@ -47,6 +49,29 @@ fn who_forks_without_end_does_not_get_away() {
         let procs = std::fs::read_to_string(group.0.join("cgroup.procs")).unwrap();
         assert_eq!(procs, "", "{}", mount.display());
     }
+}
+
+/// The kernel lists it as long as it is frozen, whatever it was sent, and calls it a zombie.
+#[test]
+fn who_has_lost_its_main_thread_is_killed_while_it_is_frozen() {
+    let group = Cgroup::new(&format!("/sandbox-test-headless-{}", std::process::id())).unwrap();
+    group.create(&Default::default()).unwrap();
+    let mut headless = Command::new(support::example("headless"))
+        .args(group.directories().into_iter().map(|(_, directory)| directory))
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(headless.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+    group.freeze().unwrap();
+    let killed: Vec<_> = group.kill_directories().iter().map(|directory| kill_all(directory)).collect();
+    // Whatever came of it, nothing is left.
+    let _ = group.thaw();
+    let _ = headless.kill();
+    headless.wait().unwrap();
+    group.delete().unwrap();
+    assert_eq!(line, "ready\n");
+    killed.into_iter().for_each(|killed| killed.unwrap());
 }
 
 #[test]

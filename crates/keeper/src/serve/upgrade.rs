@@ -1,13 +1,14 @@
 //! Going on as another program.
 //!
-//! 1. A daemon sends the program's open file. The keeper forks a probe, which executes it on a copy of the present state; only a program
-//!    that says it understands the state is gone on with. Meanwhile everything runs as usual.
-//! 2. As soon as no process is in the middle of its set-up, which is waited for a little, the state goes into a memory file, the descriptors that it names are kept
-//!    open, and `execveat` replaces the program. Children stay children, and nothing of theirs is closed: what is written meanwhile waits
-//!    in its pipe, as do requests in their sockets.
+//! 1. A daemon sends the program's open file. The keeper forks a probe, which executes it on a copy of the present
+//!    state; only a program that says it understands the state is gone on with. Meanwhile everything runs as usual.
+//! 2. As soon as no process is in the middle of its set-up, which is waited for a little, the state goes into a memory
+//!    file, the descriptors that it names are kept open, and `execveat` replaces the program. Children stay children,
+//!    and nothing of theirs is closed: what is written meanwhile waits in its pipe, as do requests in their sockets.
 //! 3. The new program takes the state over, and tells the daemon.
 //!
-//! The state begins with [`STATE`], its version. A program that changes [`Saved`] counts up, and reads the version before too.
+//! The state begins with [`STATE`], its version. A program that changes [`Saved`] counts up, and reads the version
+//! before too.
 
 use std::collections::BTreeSet;
 use std::ffi::{CString, OsString};
@@ -56,8 +57,8 @@ enum Probe {
     },
 }
 
-/// How long an upgrade waits for processes in the middle of their set-up. Nobody is served meanwhile, and one that hangs, as on a file
-/// system that does not answer, may never come to its end.
+/// How long an upgrade waits for processes in the middle of their set-up. Nobody is served meanwhile, and one that
+/// hangs, as on a file system that does not answer, may never come to its end.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Everything that the keeper holds, with descriptors as numbers.
@@ -173,7 +174,8 @@ impl Keeper {
         self.refuse(requester, &format!("the program does not understand the keeper's state ({status})"));
     }
 
-    /// Whether the new program has proved itself: no request is begun any more, so that those under way come to their end.
+    /// Whether the new program has proved itself: no request is begun any more, so that those under way come to their
+    /// end.
     pub(super) fn is_about_to_upgrade(&self) -> bool {
         self.upgrade.as_ref().is_some_and(|upgrade| matches!(upgrade.probe, Probe::Passed { .. }))
     }

@@ -1,9 +1,9 @@
 //! Signals to everything in a cgroup.
 //!
-//! Since Linux 5.14 a v2 cgroup has `cgroup.kill`, which leaves nothing to be got wrong. Elsewhere processes are sent their signals one
-//! by one, and their numbers are not enough for it: between the list and the signal a process may have ended, and its number may be
-//! somebody else's. So each number becomes a descriptor first, and the list is read once more: who is in it then, and lives, is
-//! whom the descriptor leads to.
+//! Since Linux 5.14 a v2 cgroup has `cgroup.kill`, which leaves nothing to be got wrong. Elsewhere processes are sent
+//! their signals one by one, and their numbers are not enough for it: between the list and the signal a process may
+//! have ended, and its number may be somebody else's. So each number becomes a descriptor first, and the list is read
+//! once more: who is in it then, and lives, is whom the descriptor leads to.
 
 use std::collections::HashSet;
 use std::fs;
@@ -25,8 +25,9 @@ const FREEZE_AFTER: u32 = 3;
 /// And after so many it is given up.
 const ROUNDS: u32 = 1000;
 
-/// Kills every process in the cgroup at `directory` and below it; does nothing if there is no such cgroup. Nothing survives the call,
-/// though the last ones may still be ending when it returns. What is frozen thaws where it would not end otherwise.
+/// Kills every process in the cgroup at `directory` and below it; does nothing if there is no such cgroup. Nothing
+/// survives the call, though the last ones may still be ending when it returns. What is frozen thaws where it would not
+/// end otherwise.
 pub fn kill_all(directory: &Path) -> Result<()> {
     match write(directory, "cgroup.kill", "1") {
         Ok(()) => return Ok(()),
@@ -48,7 +49,7 @@ fn kill_one_by_one(directory: &Path) -> Result<()> {
     for round in 0..ROUNDS {
         let mut anybody_new = false;
         signal_each(directory, libc::SIGKILL, |pid| {
-            // Who has ended by itself meanwhile may have forked before.
+            // Who has been reaped meanwhile may have forked before.
             anybody_new |= start_time(pid).is_none_or(|started| killed.insert((pid, started)));
         })?;
         if !anybody_new {
@@ -62,8 +63,8 @@ fn kill_one_by_one(directory: &Path) -> Result<()> {
     Err(CgroupError::Stuck { path: directory.to_owned(), what: "processes fork faster than they are killed" })
 }
 
-/// Sends a signal once to every process in the cgroup at `directory` and below it. `listed` is told of each that was there, before it
-/// gets its signal.
+/// Sends a signal once to every process in the cgroup at `directory` and below it. `listed` is told of each that was
+/// there, before it gets its signal.
 pub(super) fn signal_each(directory: &Path, signal: i32, mut listed: impl FnMut(i32)) -> Result<()> {
     for some in members(directory)?.chunks(CHUNK) {
         let held: Vec<(i32, Option<OwnedFd>)> =
@@ -86,7 +87,8 @@ fn open(pid: i32, directory: &Path) -> Result<Option<OwnedFd>> {
     let Some(number) = Pid::from_raw(pid) else { return Ok(None) };
     match rustix::process::pidfd_open(number, PidfdFlags::empty()) {
         Ok(pidfd) => Ok(Some(pidfd)),
-        Err(Errno::SRCH | Errno::INVAL) => Ok(None),
+        // A thread's: EINVAL, and since Linux 6.16 ENOENT.
+        Err(Errno::SRCH | Errno::INVAL | Errno::NOENT) => Ok(None),
         Err(errno) => Err(CgroupError::io("open a process of", directory)(errno.into())),
     }
 }
@@ -155,6 +157,19 @@ mod tests {
         bystander.wait().unwrap();
         killed.unwrap();
         assert!(lives, "a process that is not in the cgroup was killed");
+    }
+
+    #[test]
+    fn a_number_that_is_a_threads_by_now_is_left_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let (sender, receiver) = std::sync::mpsc::channel();
+        let (_held, end) = std::sync::mpsc::channel::<()>();
+        std::thread::spawn(move || {
+            sender.send(rustix::thread::gettid().as_raw_nonzero().get()).unwrap();
+            let _ = end.recv();
+        });
+        let thread = receiver.recv().unwrap();
+        assert!(open(thread, directory.path()).unwrap().is_none());
     }
 
     #[test]

@@ -17,7 +17,7 @@ use super::systemd::{Held, Scope};
 use super::{Result, RuntimeError, clock, foreground, lifecycle, net_devices};
 use crate::cgroup::Cgroup;
 use crate::plan::{CompileOptions, InitPlan};
-use crate::process::start_time;
+use crate::process::start_time_of_living;
 use crate::seal;
 use crate::seccomp_agent::{Asking, SeccompAgent};
 use crate::spawn::{Fds, Spawned, Stdio, spawn};
@@ -124,7 +124,7 @@ fn make(store: &Store, options: &Create, systemd: bool, gated: bool, log: &Log) 
     let spawned = spawn(&plan, &fds)?;
     log.debug(&format!("container {} has process {}", options.id, spawned.pid));
     making.container.saved.pid = spawned.pid;
-    making.container.saved.start_time = start_time(spawned.pid).unwrap_or(0);
+    making.container.saved.start_time = start_time_of_living(spawned.pid).unwrap_or(0);
     making.spawned = Some(spawned);
     Ok((making, plan))
 }

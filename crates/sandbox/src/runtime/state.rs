@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Result, RuntimeError};
 use crate::cgroup::Cgroup;
-use crate::process::start_time;
+use crate::process::start_time_of_living;
 
 /// The directory of all containers' states.
 pub(super) struct Store {
@@ -159,7 +159,7 @@ impl Container {
     }
 
     pub(super) fn is_alive(&self) -> bool {
-        start_time(self.saved.pid) == Some(self.saved.start_time)
+        start_time_of_living(self.saved.pid) == Some(self.saved.start_time)
     }
 
     pub(super) fn status(&self) -> Status {
