@@ -10,6 +10,10 @@ pub trait Call {
     type Output;
     /// The message, and the descriptors that go with it.
     fn into_request(self) -> (Request, Vec<OwnedFd>);
+    /// What takes it back. Asked for where the answer's descriptors find no room, as what they belong to would be nobody's.
+    fn undo(&self) -> Option<Request> {
+        None
+    }
     /// Reads the answer. `None`: it does not fit.
     fn output(reply: Reply, descriptors: Vec<OwnedFd>) -> Option<Self::Output>;
 }
@@ -50,6 +54,9 @@ pub struct Created {
 
 impl Call for Create {
     type Output = Created;
+    fn undo(&self) -> Option<Request> {
+        Some(kill(&self.id))
+    }
     fn into_request(self) -> (Request, Vec<OwnedFd>) {
         let (attach, mut descriptors): (Vec<_>, Vec<_>) = self.attach.into_iter().unzip();
         descriptors.extend(self.plan_descriptors);
@@ -88,6 +95,9 @@ pub struct Exec {
 
 impl Call for Exec {
     type Output = Created;
+    fn undo(&self) -> Option<Request> {
+        Some(kill(&self.id))
+    }
     fn into_request(self) -> (Request, Vec<OwnedFd>) {
         let (attach, mut descriptors): (Vec<_>, Vec<_>) = self.attach.into_iter().unzip();
         descriptors.extend(self.plan_descriptors);
@@ -98,6 +108,10 @@ impl Call for Exec {
     fn output(reply: Reply, descriptors: Vec<OwnedFd>) -> Option<Created> {
         created(reply, descriptors)
     }
+}
+
+fn kill(id: &str) -> Request {
+    Request::Signal { id: id.to_owned(), signal: libc::SIGKILL }
 }
 
 fn created(reply: Reply, descriptors: Vec<OwnedFd>) -> Option<Created> {

@@ -14,7 +14,7 @@ use tokio::task::AbortHandle;
 
 use super::connection::disconnected;
 use super::{Call, Client, ClientError, Welcome};
-use crate::protocol::{Event, Failure, FromKeeper, Reply, ToKeeper};
+use crate::protocol::{Event, Failure, FromKeeper, Reply, Request, ToKeeper};
 use crate::wire::{self, Packet, ReceiveBuffer, WireError};
 
 /// The reply and the descriptors that came with it.
@@ -27,7 +27,8 @@ pub struct AsyncClient {
     _reader: Arc<Reader>,
 }
 
-/// The keeper's events, in the order in which they happened. Ends with the connection. They wait in memory until they are taken.
+/// The keeper's events, in the order in which they happened. Ends with the connection. They wait in memory until they
+/// are taken.
 pub type Events = mpsc::UnboundedReceiver<Event>;
 
 #[derive(Debug)]
@@ -58,10 +59,12 @@ impl AsyncClient {
         AsyncClient::from_client(client)
     }
 
-    /// Takes over a connection, as one from [`super::start_or_connect`]. Must be called within a tokio runtime with I/O enabled.
+    /// Takes over a connection, as one from [`super::start_or_connect`]. Must be called within a tokio runtime with I/O
+    /// enabled.
     pub fn from_client(client: Client) -> Result<(AsyncClient, Events), ClientError> {
         let Client { socket, welcome, events, .. } = client;
-        // SAFETY: an `OwnedFd` is open as long as it lives, always gives the same descriptor, and is never exchanged here.
+        // SAFETY: an `OwnedFd` is open as long as it lives, always gives the same descriptor, and is never exchanged
+        // here.
         let socket = unsafe { AsyncFd::register(socket) }
             .map_err(|error| ClientError::system("wait for", crate::SOCKET_NAME)(error.into_parts().1))?;
         let waiting = Mutex::new(Some(HashMap::new()));
@@ -79,9 +82,22 @@ impl AsyncClient {
         &self.shared.welcome
     }
 
-    /// Asks, and waits for the answer. Dropping the future does not take the request back.
+    /// Asks, and waits for the answer. Dropping the future does not take the request back. A process that was begun,
+    /// and whose descriptors find no room in this one, is killed: nobody else has them.
     pub async fn call<C: Call>(&self, call: C) -> Result<C::Output, ClientError> {
+        let undo = call.undo();
         let (body, descriptors) = call.into_request();
+        let answered = self.ask(body, descriptors).await;
+        if let (Err(ClientError::Wire(WireError::NoDescriptor { .. })), Some(undo)) = (&answered, undo) {
+            // It may have ended by itself, and the first error is the one to be told.
+            let _ = self.ask(undo, Vec::new()).await;
+        }
+        let (reply, descriptors) = answered?;
+        let told = format!("{reply:?}");
+        C::output(reply, descriptors).ok_or(ClientError::Unexpected(told))
+    }
+
+    async fn ask(&self, body: Request, descriptors: Vec<OwnedFd>) -> Result<(Reply, Vec<OwnedFd>), ClientError> {
         let number = self.shared.last_number.fetch_add(1, Ordering::Relaxed) + 1;
         let packet = Packet::encode(&ToKeeper::Request { number, body }, descriptors)?;
         let (sender, receiver) = oneshot::channel();
@@ -94,9 +110,7 @@ impl AsyncClient {
         drop(packet);
         let (result, descriptors) = receiver.await.map_err(|_| ClientError::Disconnected)??;
         drop(slot);
-        let reply = result?;
-        let told = format!("{reply:?}");
-        C::output(reply, descriptors).ok_or(ClientError::Unexpected(told))
+        Ok((result?, descriptors))
     }
 
     /// Asks without wanting an answer.
