@@ -74,19 +74,35 @@ const COMPILED_MAX: usize = 32;
 /// The filter of the default profile for a container with `caps`. Its profile is made only where the filter is not known: to
 /// put 450 names together at every start would take longer than all the rest of a specification.
 pub(crate) fn default_filter(caps: &HashSet<Capability>) -> Result<SeccompFilter> {
-    static COMPILED: Mutex<Vec<(u64, SeccompFilter)>> = Mutex::new(Vec::new());
+    static COMPILED: Mutex<Compiled> = Mutex::new(Compiled(Vec::new()));
     let mask = caps.iter().fold(0, |mask, cap| mask | 1 << capability_number(*cap));
-    let known = COMPILED.lock().iter().find(|(known, _)| *known == mask).map(|(_, filter)| filter.clone());
+    let known = COMPILED.lock().find(mask);
     if let Some(filter) = known {
         return Ok(filter);
     }
     let filter = SeccompFilter::compile(&default_profile(caps)?).map_err(|error| Error::system(error.to_string()))?;
-    let mut compiled = COMPILED.lock();
-    if compiled.len() >= COMPILED_MAX {
-        compiled.remove(0);
+    Ok(COMPILED.lock().keep(mask, filter))
+}
+
+/// Filters by the capabilities that they are for, the oldest first.
+struct Compiled(Vec<(u64, SeccompFilter)>);
+
+impl Compiled {
+    fn find(&self, mask: u64) -> Option<SeccompFilter> {
+        self.0.iter().find(|(known, _)| *known == mask).map(|(_, filter)| filter.clone())
     }
-    compiled.push((mask, filter.clone()));
-    Ok(filter)
+
+    /// Keeps a filter, unless another start has come first: then it is that one's which is kept, and given back.
+    fn keep(&mut self, mask: u64, filter: SeccompFilter) -> SeccompFilter {
+        if let Some(first) = self.find(mask) {
+            return first;
+        }
+        if self.0.len() >= COMPILED_MAX {
+            self.0.remove(0);
+        }
+        self.0.push((mask, filter.clone()));
+        filter
+    }
 }
 
 /// The default profile for a container with `caps`.
@@ -218,6 +234,18 @@ mod tests {
         assert!(!allows(&plain, "mount") && !allows(&plain, "io_uring_setup") && !allows(&plain, "bpf"));
         let admin = default_profile(&HashSet::from([Capability::SysAdmin])).unwrap();
         assert!(allows(&admin, "mount") && !allows(&admin, "chroot"));
+    }
+
+    /// Each compiles its own, as neither finds one.
+    #[test]
+    fn two_starts_at_once_do_not_push_others_out() {
+        let compile = || SeccompFilter::compile(&default_profile(&HashSet::new()).unwrap()).unwrap();
+        let (mut compiled, first, second) = (Compiled(Vec::new()), compile(), compile());
+        for _ in 0..=COMPILED_MAX {
+            compiled.keep(1, first.clone());
+        }
+        compiled.keep(2, second);
+        assert_eq!(compiled.0.iter().map(|(mask, _)| *mask).collect::<Vec<_>>(), [1, 2]);
     }
 
     #[test]
