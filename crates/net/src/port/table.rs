@@ -1,8 +1,8 @@
 //! Which ports of the host are published, and the sockets that keep them.
 //!
 //! Every published port has a bound socket, so that no other program takes it and a port that is in use is noticed. The
-//! sockets are handed to the forwarder process, which keeps them while the daemon is away, and which carries the traffic
-//! itself where the host's address is of another family than the container's.
+//! sockets are handed to the forwarder process, which keeps them while the daemon is away, and which carries the
+//! traffic itself where the host's address is of another family than the container's.
 
 use super::spec::{PortError, PortSpec, Protocol, PublishedPort};
 use crate::error::{Error, Result};
@@ -16,7 +16,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// When a port that somebody else has is tried again, first and at last: each pause is twice the one before.
 const RETRY_FIRST: Duration = Duration::from_millis(10);
@@ -59,11 +59,32 @@ struct State {
     last_ephemeral: u16,
     /// Whether a thread tries to get back ports that somebody else has.
     retries: bool,
+    /// How often forwarders ended of late.
+    ends: Ends,
+}
+
+/// The ends of forwarders. One that ends is replaced at once, but for one that ended soon after the one before: for
+/// that the pauses are those of a port that somebody has. nftables carries what it carries meanwhile.
+#[derive(Default)]
+struct Ends {
+    last: Option<Instant>,
+    pause: Duration,
+}
+
+impl Ends {
+    /// Another one has ended: how long to wait before it is replaced.
+    fn count(&mut self, now: Instant) -> Duration {
+        let began = self.last.map(|last| last + self.pause);
+        let lived_long = began.is_none_or(|began| now.saturating_duration_since(began) >= RETRY_LAST);
+        self.pause = if lived_long { Duration::ZERO } else { (self.pause * 2).clamp(RETRY_FIRST, RETRY_LAST) };
+        self.last = Some(now);
+        self.pause
+    }
 }
 
 impl PortTable {
-    /// Takes over what running sandboxes have published: what the forwarder holds already is left alone, what it lost is
-    /// bound again, and what it holds for nobody is let go.
+    /// Takes over what running sandboxes have published: what the forwarder holds already is left alone, what it lost
+    /// is bound again, and what it holds for nobody is let go.
     pub(crate) fn open(forwarder: Option<Arc<ForwardClient>>, running: &[PublishedPort]) -> Result<Arc<PortTable>> {
         let (stopped, stop) = pipe_with(PipeFlags::CLOEXEC).map_err(|e| Error::kernel("make a pipe", e))?;
         let table = Arc::new_cyclic(|this| PortTable {
@@ -82,7 +103,8 @@ impl PortTable {
         Ok(table)
     }
 
-    /// A daemon that was installed over the one before gets a forwarder of its own release, which loses nothing that it holds.
+    /// A daemon that was installed over the one before gets a forwarder of its own release, which loses nothing that it
+    /// holds.
     fn bring_forwarder_up_to_date(&self) {
         match self.forwarder.as_ref().map(|forwarder| forwarder.bring_up_to_date()) {
             None | Some(Ok(false)) => {}
@@ -107,9 +129,17 @@ impl PortTable {
         let (this, stopped) = (self.this.clone(), self.stopped.clone());
         let wait = move || {
             let ended = watch.is_none_or(|watch| wait_for_either(watch.as_fd(), stopped.as_fd()));
-            if let (true, Some(table)) = (ended, this.upgrade()) {
+            let Some(pause) =
+                this.upgrade().filter(|_| ended).map(|table| table.state.lock().ends.count(Instant::now()))
+            else {
+                return;
+            };
+            tracing::warn!(?pause, "the port forwarder ended: another one takes over");
+            if !pause.is_zero() && is_stopped_within(pause, stopped.as_fd()) {
+                return;
+            }
+            if let Some(table) = this.upgrade() {
                 table.watched.store(false, Ordering::Release);
-                tracing::warn!("the port forwarder ended: another one takes over");
                 table.hold_again();
             }
         };
@@ -130,8 +160,9 @@ impl PortTable {
         }
     }
 
-    /// Tries, on a thread of its own, to get back the ports that somebody has: for a moment as a rule, as a process that was
-    /// forked has all that its parent has until it executes its program. nftables carries what it carries meanwhile.
+    /// Tries, on a thread of its own, to get back the ports that somebody has: for a moment as a rule, as a process
+    /// that was forked has all that its parent has until it executes its program. nftables carries what it carries
+    /// meanwhile.
     fn retry(&self, state: &mut State) {
         let (this, stopped) = (self.this.clone(), self.stopped.clone());
         let retry = move || {
@@ -152,7 +183,8 @@ impl PortTable {
         }
     }
 
-    /// Has the forwarder hold what it does not hold yet of all that is published, and nothing else. Whether it holds all of it.
+    /// Has the forwarder hold what it does not hold yet of all that is published, and nothing else. Whether it holds
+    /// all of it.
     fn hold_missing(&self, state: &mut State, complain: impl Fn(PortError)) -> bool {
         let mut held: BTreeMap<String, Mode> = BTreeMap::new();
         if let Some(forwarder) = &self.forwarder {
@@ -453,5 +485,25 @@ fn proto_of(protocol: Protocol) -> Proto {
         Protocol::Tcp => Proto::Tcp,
         Protocol::Udp => Proto::Udp,
         Protocol::Sctp => Proto::Sctp,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn forwarders_that_end_at_once_are_replaced_ever_more_slowly() {
+        let (mut ends, mut now) = (Ends::default(), Instant::now());
+        let mut pauses = Vec::new();
+        for _ in 0..16 {
+            let pause = ends.count(now);
+            pauses.push(pause);
+            now += pause;
+        }
+        assert_eq!(pauses[..4], [0, 10, 20, 40].map(Duration::from_millis));
+        assert_eq!(pauses[15], RETRY_LAST);
+        // One that lived for a while is no such case any more.
+        assert_eq!(ends.count(now + RETRY_LAST), Duration::ZERO);
     }
 }
