@@ -32,14 +32,14 @@ impl KeeperLink {
     }
 }
 
-/// Starts the keeper where none is, has one of another program go on as this one, and connects. What a killed one left is
-/// ended first.
+/// Starts the keeper where none is, has one of another program go on as this one, and connects. What a killed one left
+/// is ended first.
 async fn connect(options: StartOptions) -> Connected {
     let client = crate::blocking(move || {
         end_orphans(&options);
         ensure_running(&options).map_err(keeper_error)?;
-        bring_keeper_up_to_date(&options);
-        Client::connect(&options.run_dir).map_err(keeper_error)
+        let outdated = bring_keeper_up_to_date(&options);
+        Client::connect(&options.run_dir).map_err(|error| not_connected(error, outdated))
     });
     AsyncClient::from_client(client.await?).map_err(keeper_error)
 }
@@ -56,12 +56,30 @@ fn end_orphans(options: &StartOptions) {
 }
 
 /// A daemon that was installed over the one before gets a keeper of its own release, which loses nothing that it holds.
-fn bring_keeper_up_to_date(options: &StartOptions) {
+/// Gives what hindered that.
+fn bring_keeper_up_to_date(options: &StartOptions) -> Option<ClientError> {
     match bring_up_to_date(options) {
-        Ok(false) => {}
-        Ok(true) => tracing::info!("the keeper has gone on as this program"),
+        Ok(false) => None,
+        Ok(true) => {
+            tracing::info!("the keeper has gone on as this program");
+            None
+        }
         // Whether the two understand each other all the same, the greeting tells.
-        Err(error) => tracing::warn!(%error, "the keeper goes on as the program that it is"),
+        Err(error) => {
+            tracing::warn!(%error, "the keeper goes on as the program that it is");
+            Some(error)
+        }
+    }
+}
+
+/// What hindered the keeper's upgrade is why it does not speak this daemon's protocol.
+fn not_connected(error: ClientError, outdated: Option<ClientError>) -> Error {
+    match (error, outdated) {
+        (ClientError::Refused { .. }, Some(outdated)) => Error::system(format!(
+            "the keeper is of another release, which this daemon does not understand, and could not go on as this program: \
+             {outdated}"
+        )),
+        (error, _) => keeper_error(error),
     }
 }
 
@@ -170,5 +188,19 @@ fn in_words(error: ClientError, steps: &str) -> Error {
         Failure::Died { .. } => Error::system(runtime(&failure.to_string())).with_exit_code(128),
         Failure::Unknown { .. } | Failure::WrongState { .. } => Error::conflict(failure.to_string()),
         _ => Error::system(failure.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_keeper_that_is_not_understood_is_told_with_what_hindered_its_upgrade() {
+        let refused = |reason: &str| ClientError::Refused { reason: reason.to_owned(), protocol: 1 };
+        let error = not_connected(refused("upgrade the keeper"), Some(refused("job (process 7) hangs"))).to_string();
+        assert!(error.contains("job (process 7) hangs") && !error.contains("upgrade the keeper"), "{error}");
+        let error = not_connected(refused("upgrade the keeper"), None).to_string();
+        assert!(error.contains("upgrade the keeper"), "{error}");
     }
 }

@@ -213,6 +213,16 @@ fn a_keeper_becomes_another_program_and_loses_nothing() {
 }
 
 #[test]
+fn a_killed_keeper_of_any_release_leaves_orphans() {
+    let (keeper, mut client) = Keeper::start();
+    client.call(shell("job", "sleep 1000")).unwrap();
+    keeper::client::kill(keeper.run_dir()).unwrap();
+    let orphans = recover_orphans(keeper.run_dir()).unwrap();
+    assert_eq!(orphans.iter().map(|orphan| orphan.id.as_str()).collect::<Vec<_>>(), ["job"]);
+    assert!(matches!(keeper::client::kill(keeper.run_dir()), Err(ClientError::NotRunning { .. })));
+}
+
+#[test]
 fn a_program_that_is_no_keeper_is_not_gone_on_with() {
     let (keeper, mut client) = Keeper::start();
     client.call(shell("job", "sleep 1000")).unwrap();
@@ -256,7 +266,8 @@ fn a_start_that_hangs_does_not_hold_an_upgrade_for_ever() {
     client.post(Start { id: "stuck".into() }).unwrap();
     assert_eq!(client.call(Inspect { id: "stuck".into() }).unwrap().state, State::Starting);
     let error = upgrade(keeper.run_dir(), &program()).unwrap_err();
-    assert!(error.to_string().contains("stuck has not come to its start within"), "{error}");
+    assert!(error.to_string().contains(&format!("stuck (process {pid}) has not come to its start within")), "{error}");
+    assert!(error.to_string().contains(&format!("`kill -9 {pid}`")), "{error}");
     // Everybody is served again, and the next upgrade finds its moment.
     assert_eq!(run(&mut client, shell("other", "exit 3")), ExitStatus::Code(3));
     rustix::process::kill_process(stuck, Signal::CONT).unwrap();

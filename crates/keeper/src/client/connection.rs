@@ -9,6 +9,7 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use rustix::process::{Pid, PidfdFlags, Signal};
 
 use super::{Call, ClientError};
 use crate::SOCKET_NAME;
@@ -84,7 +85,8 @@ impl Client {
         send(self.socket.as_fd(), &Packet::encode(&ToKeeper::Request { number: 0, body }, descriptors)?)
     }
 
-    /// The next event, in the order in which they happened. `None`: there was none in this time; without a time it waits for one.
+    /// The next event, in the order in which they happened. `None`: there was none in this time; without a time it
+    /// waits for one.
     pub fn next_event(&mut self, within: Option<Duration>) -> Result<Option<Event>, ClientError> {
         if let Some(event) = self.events.pop_front() {
             return Ok(Some(event));
@@ -102,18 +104,48 @@ impl Client {
     }
 }
 
-/// Makes the keeper of a run directory go on as another program (`stratus` itself, newer), with everything it holds, and waits until
-/// that has happened. Works with a keeper of any release. The keeper tries the program's state format first: one that cannot read it
-/// hands everything back to the old program, and this tells the reason.
+/// How long an upgrade is waited for: longer than a keeper waits that knows a limit itself, with time to try the
+/// program.
+const UPGRADE_WITHIN: Duration = Duration::from_secs(60);
+
+/// Makes the keeper of a run directory go on as another program (`stratus` itself, newer), with everything it holds,
+/// and waits until that has happened. Works with a keeper of any release. The keeper tries the program's state format
+/// first: one that cannot read it hands everything back to the old program, and this tells the reason.
 pub fn upgrade(run_dir: &Path, program: &Path) -> Result<Welcome, ClientError> {
+    upgrade_within(UPGRADE_WITHIN, run_dir, program)
+}
+
+fn upgrade_within(within: Duration, run_dir: &Path, program: &Path) -> Result<Welcome, ClientError> {
     let file = File::open(program).map_err(ClientError::system("open", program))?;
     let socket = connect(run_dir)?;
+    let pid = peer(&socket, run_dir)?;
     let mut buffer = ReceiveBuffer::default();
     send(socket.as_fd(), &Packet::encode(&ToKeeper::Upgrade, vec![file.into()])?)?;
+    // The end of the connection takes the request back.
+    if !wait(socket.as_fd(), PollFlags::IN, Some(within))? {
+        return Err(ClientError::NotUpgraded { pid, within });
+    }
     match receive(socket.as_fd(), &mut buffer)?.0 {
-        FromKeeper::Upgraded { release, .. } => Ok(Welcome { release, pid: peer(&socket, run_dir)? }),
+        FromKeeper::Upgraded { release, .. } => Ok(Welcome { release, pid }),
         FromKeeper::Refused { reason, protocol } => Err(ClientError::Refused { reason, protocol }),
         other => Err(ClientError::Unexpected(format!("{other:?}"))),
+    }
+}
+
+/// Kills the keeper of a run directory, of whatever release it is, and returns when it has ended. What it held are
+/// orphans then, see [`super::recover_orphans`].
+pub fn kill(run_dir: &Path) -> Result<(), ClientError> {
+    let pid = process(run_dir)?;
+    let failed = |errno: Errno| ClientError::system("kill the keeper, process", pid.to_string())(errno.into());
+    let number = Pid::from_raw(pid.cast_signed()).ok_or(Errno::SRCH).map_err(failed)?;
+    let pidfd = rustix::process::pidfd_open(number, PidfdFlags::empty()).map_err(failed)?;
+    // Who listens still is whom the descriptor leads to.
+    if process(run_dir)? != pid {
+        return Err(failed(Errno::SRCH));
+    }
+    match rustix::process::pidfd_send_signal(&pidfd, Signal::KILL) {
+        Ok(()) | Err(Errno::SRCH) => wait(pidfd.as_fd(), PollFlags::IN, None).map(drop),
+        Err(errno) => Err(failed(errno)),
     }
 }
 
@@ -184,4 +216,23 @@ fn wait(socket: BorrowedFd<'_>, flags: PollFlags, within: Option<Duration>) -> R
     let ready = rustix::io::retry_on_intr(|| rustix::event::poll(&mut fds, within.as_ref()))
         .map_err(|errno| ClientError::system("wait for", SOCKET_NAME)(errno.into()))?;
     Ok(ready > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As one of the release before does while a start hangs.
+    #[test]
+    fn a_keeper_that_does_not_answer_an_upgrade_is_not_waited_for_for_ever() {
+        let dir = tempfile::tempdir().unwrap();
+        let listener =
+            rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
+        rustix::net::bind(&listener, &SocketAddrUnix::new(dir.path().join(SOCKET_NAME)).unwrap()).unwrap();
+        rustix::net::listen(&listener, 1).unwrap();
+        let error = upgrade_within(Duration::from_millis(10), dir.path(), Path::new("/bin/true")).unwrap_err();
+        let pid = std::process::id();
+        assert!(matches!(error, ClientError::NotUpgraded { pid: told, .. } if told == pid), "{error}");
+        assert!(error.to_string().contains("stratus daemon --clean"), "{error}");
+    }
 }

@@ -24,7 +24,7 @@ mod start;
 mod tokio;
 
 pub use calls::{Attach, Attached, Call, Create, Created, Exec, Inspect, List, Start, Started, Stats};
-pub use connection::{Client, Welcome, process, upgrade};
+pub use connection::{Client, Welcome, kill, process, upgrade};
 pub use orphans::{OrphanRecord, recover_orphans};
 pub use outq::unread;
 pub use start::{StartOptions, bring_up_to_date, ensure_running, start_or_connect};
@@ -34,6 +34,7 @@ pub use self::tokio::{AsyncClient, Events};
 
 use std::io;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use crate::protocol::Failure;
 use crate::wire::WireError;
@@ -65,6 +66,19 @@ pub enum ClientError {
         reason: String,
         /// What it speaks.
         protocol: u32,
+    },
+    /// An upgrade is not answered: the keeper is of a release that waits without a limit for what hangs in its set-up.
+    #[error(
+        "the keeper (process {pid}) has not gone on as another program within {} s: a process that it started may hang, as \
+         on a file system that does not answer; end what `ps --ppid {pid}` shows to hang by `kill -9`, or everything by \
+         `stratus daemon --clean`, and try again",
+        within.as_secs()
+    )]
+    NotUpgraded {
+        /// The keeper's process id.
+        pid: u32,
+        /// How long it was waited for.
+        within: Duration,
     },
     /// What a sandbox has left in its cgroup could not be killed.
     #[error("kill what is left of a sandbox: {0}")]

@@ -210,10 +210,13 @@ impl Keeper {
             return;
         }
         let in_transit = |entry: &Entry| matches!(entry.state, State::Creating | State::Starting);
-        let slow = self.entries.iter().find_map(|(_, entry)| in_transit(entry).then(|| entry.id.clone()));
-        if let Some(id) = slow {
+        let slow = self
+            .entries
+            .iter()
+            .find_map(|(_, entry)| in_transit(entry).then(|| (entry.id.clone(), entry.identity.pid)));
+        if let Some((id, pid)) = slow {
             if self.upgrade_patience().is_some_and(|left| left.is_zero()) {
-                self.give_upgrade_up(&id);
+                self.give_upgrade_up(&id, pid);
             }
             return;
         }
@@ -226,11 +229,14 @@ impl Keeper {
         self.refuse(upgrade.requester, &format!("the program cannot be executed: {error}"));
     }
 
-    fn give_upgrade_up(&mut self, slow: &str) {
+    fn give_upgrade_up(&mut self, slow: &str, pid: u32) {
         let Some(upgrade) = self.upgrade.take() else { return };
         self.watch_connections();
         let seconds = PATIENCE.as_secs();
-        let reason = format!("{slow} has not come to its start within {seconds} s: end it, and try again");
+        let reason = format!(
+            "{slow} (process {pid}) has not come to its start within {seconds} s: end it by `kill -9 {pid}`, or everything by \
+             `stratus daemon --clean`, and try again"
+        );
         self.refuse(upgrade.requester, &reason);
     }
 

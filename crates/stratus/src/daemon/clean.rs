@@ -39,14 +39,21 @@ fn end_keeper(run_dir: &Path) -> Result<(), Error> {
             Ok(()) | Err(ClientError::Disconnected) => Ok(()),
             Err(error) => Err(failed(error)),
         },
-        Err(ClientError::NotRunning { .. }) => {
-            for orphan in recover_orphans(run_dir).map_err(failed)? {
-                orphan.kill().map_err(failed)?;
-            }
-            Ok(())
+        Err(ClientError::NotRunning { .. }) => end_orphans(run_dir),
+        // Of another release: it understands no request, but a signal.
+        Err(ClientError::Refused { .. }) => {
+            keeper::client::kill(run_dir).map_err(failed)?;
+            end_orphans(run_dir)
         }
         Err(error) => Err(failed(error)),
     }
+}
+
+fn end_orphans(run_dir: &Path) -> Result<(), Error> {
+    for orphan in recover_orphans(run_dir).map_err(failed)? {
+        orphan.kill().map_err(failed)?;
+    }
+    Ok(())
 }
 
 /// Unmounts what is mounted below `directory`, the last mount first.
