@@ -24,6 +24,11 @@ fn a_program_that_is_not_there_or_cannot_run() {
     host.sh("docker run --rm busybox /etc/passwd").exits_with(126).complains("permission denied");
     host.sh("docker run --rm busybox /etc").exits_with(126);
     host.sh("docker run --rm -w /etc/passwd busybox true").exits_with(125).complains("not a directory");
+    for (from, to) in [("$PWD/file", "/etc"), ("$PWD", "/etc/passwd")] {
+        host.sh(&format!("touch file && docker run --rm -v {from}:{to} busybox true"))
+            .exits_with(125)
+            .complains("not a directory: Are you trying to mount a directory onto a file (or vice-versa)?");
+    }
     host.sh("docker ps -aq").says("");
     // Without --rm it stays, as created.
     host.sh("docker run --name broken busybox no-such-program").exits_with(127);

@@ -173,6 +173,11 @@ pub(crate) fn exec_error(error: ClientError) -> Error {
     in_words(error, EXEC_STEPS)
 }
 
+/// The kernel's words for `ENOTDIR`, and what Docker adds to them where they are of a mount.
+const NOT_A_DIRECTORY: &str = ": not a directory";
+const VICE_VERSA: &str = "Are you trying to mount a directory onto a file (or vice-versa)? Check if the specified host path exists \
+     and is the expected type";
+
 /// `steps`: what Docker says comes before a failure of the sandbox.
 fn in_words(error: ClientError, steps: &str) -> Error {
     let ClientError::Failed(failure) = error else {
@@ -183,6 +188,9 @@ fn in_words(error: ClientError, steps: &str) -> Error {
         Failure::Program { errno, text } => {
             let missing = *errno == rustix::io::Errno::NOENT.raw_os_error();
             Error::invalid(runtime(text)).with_exit_code(if missing { 127 } else { 126 })
+        }
+        Failure::Sandbox { text, .. } if text.starts_with("mount ") && text.ends_with(NOT_A_DIRECTORY) => {
+            Error::invalid(format!("{}: {VICE_VERSA}", runtime(text))).with_exit_code(127)
         }
         Failure::Sandbox { text, .. } => Error::system(runtime(text)).with_exit_code(128),
         Failure::Died { .. } => Error::system(runtime(&failure.to_string())).with_exit_code(128),

@@ -183,7 +183,10 @@ impl<'a> Place<'a> {
     pub(super) fn attach(&self, tree: BorrowedFd<'_>) -> Result<()> {
         let from_here = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
         match &self.spot {
-            Spot::Open(place) => move_mount(tree, c"", place, c"", from_here | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH),
+            Spot::Open(place) => {
+                let attached = move_mount(tree, c"", place, c"", from_here | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH);
+                attached.map_err(|errno| as_mount_says(errno, tree, place.as_fd()))
+            }
             Spot::Named(directory, name) => move_mount(tree, c"", directory, *name, from_here),
         }
     }
@@ -207,6 +210,13 @@ fn is_beneath(path: &[u8], target: &[u8]) -> bool {
 
 fn is_clean(path: &[u8]) -> bool {
     path.split(|byte| *byte == b'/').all(|part| !matches!(part, b"" | b"." | b".."))
+}
+
+/// A directory that is put onto a file, or a file onto a directory, is an invalid argument to move_mount(2), and
+/// `ENOTDIR` to mount(2), which says what is wrong.
+fn as_mount_says(errno: Errno, tree: BorrowedFd<'_>, place: BorrowedFd<'_>) -> Errno {
+    let is_directory = |at| rustix::fs::fstat(at).is_ok_and(|status| FileType::from_raw_mode(status.st_mode).is_dir());
+    if errno == Errno::INVAL && is_directory(tree) != is_directory(place) { Errno::NOTDIR } else { errno }
 }
 
 #[cfg(test)]

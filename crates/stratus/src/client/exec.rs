@@ -101,7 +101,12 @@ pub(super) async fn exec(context: &Context, args: ExecArgs) -> Result<ExitCode> 
     if end == End::Detached {
         return Ok(ExitCode::SUCCESS);
     }
-    let ended = daemon.document(Request::get(format!("/exec/{id}/json"))).await?;
+    let ended = daemon.document(Request::get(format!("/exec/{id}/json"))).await;
+    let ended = ended.map_err(|error| match error {
+        // Somebody answered before: what was executed may run on.
+        Error::NotRunning(..) => Error::Broken(format!("how {:?} ends is not known", args.command.join(" "))),
+        error => error,
+    })?;
     let code = ended["ExitCode"].as_i64().ok_or_else(|| Error::Failed("its exit status is not known".into()))?;
     Ok(ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX)))
 }
