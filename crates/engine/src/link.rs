@@ -7,6 +7,8 @@ use keeper::client::{
 };
 use keeper::protocol::{Event, Failure};
 use parking_lot::RwLock;
+use rustix::io::Errno;
+use sandbox::Step;
 use tokio::task::JoinHandle;
 
 use crate::{Engine, EngineConfig, Error, Result};
@@ -173,10 +175,14 @@ pub(crate) fn exec_error(error: ClientError) -> Error {
     in_words(error, EXEC_STEPS)
 }
 
-/// The kernel's words for `ENOTDIR`, and what Docker adds to them where they are of a mount.
-const NOT_A_DIRECTORY: &str = ": not a directory";
+/// What Docker adds where a mount is refused with `ENOTDIR`.
 const VICE_VERSA: &str = "Are you trying to mount a directory onto a file (or vice-versa)? Check if the specified host path exists \
      and is the expected type";
+
+/// Whether it is the step of a container's mounts, by the name that the keeper gives it.
+fn is_mount(step: &str) -> bool {
+    step == format!("{:?}", Step::Mount)
+}
 
 /// `steps`: what Docker says comes before a failure of the sandbox.
 fn in_words(error: ClientError, steps: &str) -> Error {
@@ -186,10 +192,10 @@ fn in_words(error: ClientError, steps: &str) -> Error {
     let runtime = |text: &str| format!("{steps}: {text}");
     match &failure {
         Failure::Program { errno, text } => {
-            let missing = *errno == rustix::io::Errno::NOENT.raw_os_error();
+            let missing = *errno == Errno::NOENT.raw_os_error();
             Error::invalid(runtime(text)).with_exit_code(if missing { 127 } else { 126 })
         }
-        Failure::Sandbox { text, .. } if text.starts_with("mount ") && text.ends_with(NOT_A_DIRECTORY) => {
+        Failure::Sandbox { step, errno, text } if is_mount(step) && *errno == Some(Errno::NOTDIR.raw_os_error()) => {
             Error::invalid(format!("{}: {VICE_VERSA}", runtime(text))).with_exit_code(127)
         }
         Failure::Sandbox { text, .. } => Error::system(runtime(text)).with_exit_code(128),
