@@ -59,9 +59,10 @@ pub(crate) fn error(error: net::Error) -> Error {
         | net::Error::AddressNeedsUserNetwork
         | net::Error::AddressOutOfRange(_)
         | net::Error::NoEndpoints(_) => Error::invalid(text),
-        net::Error::PoolOverlaps | net::Error::EndpointExists { .. } | net::Error::AddressInUse(_) => {
-            Error::forbidden(text)
-        }
+        net::Error::PoolOverlaps
+        | net::Error::BridgeOfAnother { .. }
+        | net::Error::EndpointExists { .. }
+        | net::Error::AddressInUse(_) => Error::forbidden(text),
         _ => Error::system(text),
     }
 }

@@ -39,6 +39,11 @@ impl Instance {
     pub(crate) fn link_alias(&self) -> String {
         self.table()
     }
+
+    /// The instance that a link's alias names, if it names one.
+    pub(crate) fn of_alias(alias: &str) -> Option<Instance> {
+        alias.strip_prefix("stratus-")?.parse().ok()
+    }
 }
 
 impl FromStr for Instance {

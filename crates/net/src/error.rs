@@ -1,6 +1,6 @@
 //! What can go wrong, with what was tried and on what.
 
-use crate::{InvalidNetwork, PortError};
+use crate::{Instance, InvalidNetwork, PortError};
 use std::io;
 use std::net::IpAddr;
 use thiserror::Error;
@@ -64,6 +64,14 @@ pub enum Error {
         link: String,
         /// The other network's identifier.
         other: String,
+    },
+    /// The bridge of that name is of another instance on this host.
+    #[error("bridge {link} belongs to another stratus daemon (instance {owner}): choose another name")]
+    BridgeOfAnother {
+        /// The bridge's name.
+        link: String,
+        /// Whose it is.
+        owner: Instance,
     },
     /// No address of the subnet (or its range) is free.
     #[error("no available {family} addresses on this network's address pools: {network} ({id})")]

@@ -43,6 +43,7 @@ pub use endpoint::{Endpoint, EndpointSpec, LinkStatistics, Sandbox, SandboxSpec}
 pub use error::{Error, Result};
 pub use namespace::NetNs;
 pub use network::{
-    BridgeOptions, Driver, InvalidNetwork, IpamConfig, NamedEndpoint, Network, NetworkSpec, Networks, clean,
+    BridgeOptions, Cleaned, Driver, InvalidNetwork, IpamConfig, NamedEndpoint, Network, NetworkSpec, Networks,
+    check_link_name, clean, owner_of_bridge,
 };
 pub use port::{PortError, PortSpec, Protocol, PublishedPort};

@@ -2,7 +2,7 @@
 
 mod world;
 
-use net::{EndpointSpec, Error, IpamConfig, NetNs, NetworkSpec, Networks, PortError};
+use net::{EndpointSpec, Error, IpamConfig, NetConfig, NetNs, NetworkSpec, Networks, PortError};
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -460,6 +460,44 @@ fn a_bridge_of_somebody_elses_is_used_and_left() {
         dummy.options.insert("com.docker.network.bridge.name".into(), "lo".into());
         assert!(networks.create(dummy).unwrap_err().to_string().contains("is not a bridge"));
         assert!(networks.get("no-bridge").is_err());
+    });
+}
+
+#[test]
+fn a_bridge_of_another_instance_is_refused_and_left_as_it_is() {
+    on_a_host(|host| {
+        let everything = || sh("ip -4 -o address; nft list ruleset");
+        let first = host.networks();
+        let theirs = chosen("front", "10.8.0.0/24");
+        let named = |spec: &NetworkSpec, link: &str| {
+            let mut spec = spec.clone();
+            spec.options.insert("com.docker.network.bridge.name".into(), link.into());
+            spec
+        };
+        first.create(named(&theirs, "front0")).unwrap();
+        assert_eq!(net::owner_of_bridge("stratus0").unwrap(), Some(world::instance()));
+        assert_eq!(net::owner_of_bridge("nobodys0").unwrap(), None);
+        let before = everything();
+        let is_theirs = |error: &Error, name: &str| matches!(error, Error::BridgeOfAnother { link, owner } if link == name && *owner == world::instance());
+        // As the default bridge of a second instance: nothing at all is made.
+        for link in ["stratus0", "front0"] {
+            let config = NetConfig { bridge_name: link.into(), ..host.second_config() };
+            let store = config.store.clone();
+            let error = Networks::open(config, Vec::new()).map(drop).unwrap_err();
+            assert!(is_theirs(&error, link), "{error}");
+            assert_eq!(everything(), before);
+            assert!(store.list("net/").unwrap().entries.is_empty());
+        }
+        // As one of its networks.
+        let second = Networks::open(host.second_config(), Vec::new()).unwrap();
+        let with_its_own = everything();
+        let error = second.create(named(&NetworkSpec::bridge("back"), "front0")).unwrap_err();
+        assert!(is_theirs(&error, "front0"), "{error}");
+        assert!(second.get("back").is_err());
+        assert_eq!(everything(), with_its_own);
+        drop(second);
+        net::clean(&host.second_config().instance).unwrap();
+        assert_eq!(everything(), before);
     });
 }
 

@@ -219,15 +219,15 @@ impl State {
     }
 }
 
-/// Takes an instance's table out, if it is there.
-pub(crate) fn remove_table(instance: &Instance) -> Result<()> {
+/// Takes an instance's table out; says whether it was there.
+pub(crate) fn remove_table(instance: &Instance) -> Result<bool> {
     let (nft, table) = (Nft::open()?, table_of(instance));
     if !nft.tables(table.family)?.contains(&table.name) {
-        return Ok(());
+        return Ok(false);
     }
     let mut transaction = Transaction::new(format!("delete table {}", table.name));
     transaction.delete_table(&table);
-    nft.commit(transaction)
+    nft.commit(transaction).map(|()| true)
 }
 
 fn route_localnet(bridge: &str) -> String {

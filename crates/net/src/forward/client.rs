@@ -499,13 +499,13 @@ impl AsFd for Watch {
     }
 }
 
-/// Ends the forwarder of a run directory, and removes the files that it left there.
+/// Ends the forwarder of a run directory, and removes the files that it left there. Returns whether one was running.
 ///
 /// # Errors
 /// Where it runs and does not end, or a file cannot be removed.
-pub fn clean(run_dir: &Path) -> Result<(), ForwardError> {
+pub fn clean(run_dir: &Path) -> Result<bool, ForwardError> {
     let client = ForwardClient::new(run_dir, "");
-    client.shutdown()?;
+    let ran = client.shutdown()?;
     for name in [SOCKET_FILE, super::LOCK_FILE, LOG_FILE] {
         match fs::remove_file(run_dir.join(name)) {
             Err(source) if source.kind() != io::ErrorKind::NotFound => {
@@ -514,5 +514,5 @@ pub fn clean(run_dir: &Path) -> Result<(), ForwardError> {
             _ => {}
         }
     }
-    Ok(())
+    Ok(ran)
 }

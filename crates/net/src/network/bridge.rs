@@ -13,13 +13,16 @@ pub(crate) const GROUP: u32 = u32::from_be_bytes(*b"stra");
 
 /// Makes the network's bridge be as it shall be, and gives its index. What is right already is not touched.
 ///
-/// A bridge of that name which somebody else made is used as it is, with the network's addresses beside its own; it is
-/// never deleted.
+/// A bridge of that name which an administrator made is used as it is, with the network's addresses beside its own; it is
+/// never deleted. One of another instance is refused.
 pub(super) fn ensure(host: &RouteSocket, instance: &Instance, network: &Network, default_mtu: u32) -> Result<u32> {
     let Some(options) = &network.bridge else { return Ok(0) };
     let name = &options.link;
     let link = match host.link(name)? {
-        Some(link) if link.kind == "bridge" => link,
+        Some(link) if link.kind == "bridge" => {
+            refuse_anothers(&link, instance)?;
+            link
+        }
         Some(_) => {
             let why = "a link of that name exists, and is not a bridge";
             return Err(Error::io(format!("make bridge {name}"), std::io::Error::other(why)));
@@ -77,6 +80,22 @@ pub(super) fn remove(host: &RouteSocket, instance: &Instance, name: &str) -> Res
         Some(link) if is_ours(&link, instance) => host.apply(&[Change::delete_link(link.index)]),
         _ => Ok(()),
     }
+}
+
+/// Refuses a bridge that another instance made: what one gave it, the other would take away.
+pub(super) fn refuse_anothers(link: &Link, instance: &Instance) -> Result<()> {
+    match Instance::of_alias(&link.alias) {
+        Some(owner) if owner != *instance => Err(Error::BridgeOfAnother { link: link.name.clone(), owner }),
+        _ => Ok(()),
+    }
+}
+
+/// The instance that made the bridge of that name; `None`: an administrator did, or there is none.
+///
+/// # Errors
+/// Where the kernel does not tell.
+pub fn owner_of_bridge(name: &str) -> Result<Option<Instance>> {
+    Ok(RouteSocket::open()?.link(name)?.and_then(|link| Instance::of_alias(&link.alias)))
 }
 
 /// Whether the link is a bridge that this instance made.

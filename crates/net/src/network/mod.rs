@@ -9,5 +9,6 @@ mod open;
 mod plan;
 mod spec;
 
-pub use networks::{NamedEndpoint, Networks, clean};
-pub use spec::{BridgeOptions, Driver, InvalidNetwork, IpamConfig, Network, NetworkSpec};
+pub use bridge::owner_of_bridge;
+pub use networks::{Cleaned, NamedEndpoint, Networks, clean};
+pub use spec::{BridgeOptions, Driver, InvalidNetwork, IpamConfig, Network, NetworkSpec, check_link_name};

@@ -294,8 +294,12 @@ impl Networks {
 /// Takes everything that an instance put into the kernel out again: its links, its table, its rules in others' tables.
 /// Sysctls stay (others may rely on them by now). Needs no store, and no [`Networks`] may be open. Namespaces are not
 /// touched: end their processes first. The forwarder is cleaned by [`crate::forward::clean`].
-pub fn clean(instance: &Instance) -> Result<()> {
+///
+/// # Errors
+/// Where the kernel refuses.
+pub fn clean(instance: &Instance) -> Result<Cleaned> {
     let host = RouteSocket::open()?;
+    let mut bridges = 0;
     for link in host.links()? {
         if !bridge::is_ours(&link, instance) && !bridge::is_our_port(&link, instance) {
             continue;
@@ -303,9 +307,18 @@ pub fn clean(instance: &Instance) -> Result<()> {
         match host.apply(&[crate::route::Change::delete_link(link.index)]) {
             // It went with its namespace meanwhile.
             Err(error) if error.is_errno(rustix::io::Errno::NODEV) => {}
-            result => result?,
+            result => result.map(|()| bridges += usize::from(link.kind == "bridge"))?,
         }
     }
     firewall::remove_foreign(instance)?;
-    firewall::remove_table(instance)
+    Ok(Cleaned { bridges, table: firewall::remove_table(instance)? })
+}
+
+/// What [`clean`] took out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cleaned {
+    /// How many bridges. The links on them are not counted, as they may go with their namespaces before.
+    pub bridges: usize,
+    /// Whether there was the firewall's table.
+    pub table: bool,
 }

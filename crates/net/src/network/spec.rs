@@ -317,8 +317,11 @@ pub(crate) fn is_predefined(name: &str) -> bool {
     matches!(name, "bridge" | "host" | "none" | "default")
 }
 
-/// The kernel's rules (`dev_valid_name`).
-pub(crate) fn check_link_name(name: &str) -> Result<(), InvalidNetwork> {
+/// Refuses what the kernel takes for no link's name (`dev_valid_name`).
+///
+/// # Errors
+/// [`InvalidNetwork::LinkName`].
+pub fn check_link_name(name: &str) -> Result<(), InvalidNetwork> {
     let valid = (1..=15).contains(&name.len())
         && name != "."
         && name != ".."
