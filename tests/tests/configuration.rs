@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 
-use e2e::{Daemon, eventually};
+use e2e::Daemon;
 
 /// One key of the file.
 struct Key {
@@ -96,7 +96,6 @@ fn every_key_has_its_effect() {
     let path = host.work().join("daemon.toml");
     fs::write(&path, file).expect("write the configuration");
     host.restart_with(&["--config", &path.display().to_string()]);
-    eventually("the metrics", || host.sh(&filled("curl -s -m 5 127.0.0.1:%NEXT%; true")).stdout() != "");
     for key in &KEYS {
         let outcome = host.sh(&filled(key.command));
         assert!(outcome.stdout().contains(&filled(key.prints)), "{} has no effect: {outcome}", key.name);
@@ -108,4 +107,50 @@ fn every_key_has_its_effect() {
     let flags: BTreeSet<&str> = words.map(|word| word.trim_end_matches(|c: char| !c.is_ascii_lowercase())).collect();
     let known: BTreeSet<&str> = KEYS.iter().map(|key| key.name).chain(own).collect();
     assert_eq!(flags, known);
+}
+
+/// Values that are refused, and what is said.
+const REFUSED: [(&str, &str); 14] = [
+    ("label = 'two words'", "label \"two words\": write NAME=VALUE, with no white space in the name"),
+    ("label = ['rack=7', 'the rack=7']", "label \"the rack=7\": write NAME=VALUE"),
+    ("dns-search = 'two words'", "dns-search \"two words\": write one domain's name, such as internal.example"),
+    ("dns-search = ['internal', '']", "dns-search \"\": write one domain's name"),
+    ("dns-opt = 'ndots:1 rotate'", "dns-opt \"ndots:1 rotate\": write one option without white space"),
+    ("dns = 'ns.example'", "dns \"ns.example\": a DNS server is given by its IP address"),
+    (
+        "host = 'unix://docker.sock'",
+        "host unix://docker.sock: the socket's path must begin at the root: write unix:///docker.sock",
+    ),
+    ("host = 'docker.sock'", "host docker.sock: write unix:///PATH, tcp://ADDRESS:PORT or fd://"),
+    (
+        "bridge = 'sixteen-letters-'",
+        "bridge \"sixteen-letters-\": invalid link name \"sixteen-letters-\": 1 to 15 bytes",
+    ),
+    ("bridge = 'br 0'", "bridge \"br 0\": invalid link name \"br 0\": 1 to 15 bytes without white space, '/' and ':'"),
+    ("insecure-registry = 'a b'", "insecure-registry \"a b\": "),
+    ("log-driver = 'syslog'", "log-driver syslog: "),
+    ("log-opt = 'max-size=huge'", "log-opt max-size=huge: "),
+    ("colour = 'red'", "unknown key `colour`: the keys are data-dir, run-dir, host, "),
+];
+
+#[test]
+fn what_can_not_be_is_refused_with_its_key_and_what_could() {
+    let host = Daemon::start();
+    for (line, says) in REFUSED {
+        let file = format!("data-dir = '{0}/other/data'\nrun-dir = '{0}/other/run'\n{line}\n", host.work().display());
+        fs::write(host.work().join("wrong.toml"), file).expect("write the configuration");
+        host.sh("timeout 60 $STRATUS daemon --config $PWD/wrong.toml").exits_with(1).complains(says);
+    }
+    host.sh("test ! -e other").ok();
+}
+
+#[test]
+fn an_address_of_metrics_that_is_taken_is_refused_before_anything_is_touched() {
+    let host = Daemon::start();
+    let _taken = std::net::TcpListener::bind(("127.0.0.1", host.port())).expect("listen");
+    let other = "$STRATUS daemon --data-dir $PWD/other/data --run-dir $PWD/other/run";
+    let outcome = host.sh(&format!("timeout 60 {other} --metrics-addr 127.0.0.1:$PORT"));
+    outcome.exits_with(1).complains(&format!("metrics-addr 127.0.0.1:{}: cannot listen there", host.port()));
+    assert!(outcome.stderr().contains("choose another port") && !outcome.stderr().contains(" INFO "), "{outcome}");
+    host.sh(&format!("test ! -e other/data/stratus.db && {other} --clean")).ok();
 }

@@ -44,12 +44,31 @@ pub struct EngineConfig {
 impl EngineConfig {
     /// Refuses defaults that no container could be started with.
     pub fn check(&self) -> Result<()> {
-        crate::container::check_logging(&self.log)?;
-        match self.dns.servers.iter().find(|server| server.parse::<std::net::IpAddr>().is_err()) {
-            Some(server) => Err(Error::invalid(format!("dns {server}: a DNS server is given by its IP address"))),
+        crate::container::check_logging_defaults(&self.log)?;
+        let refuse = |key: &str, value: &str, why: &str| Err(Error::invalid(format!("{key} {value:?}: {why}")));
+        if let Some(server) = self.dns.servers.iter().find(|server| server.parse::<std::net::IpAddr>().is_err()) {
+            return refuse("dns", server, "a DNS server is given by its IP address");
+        }
+        if let Some(domain) = self.dns.search.iter().find(|domain| !is_search_domain(domain)) {
+            return refuse("dns-search", domain, "write one domain's name, such as internal.example, or . for none");
+        }
+        match self.dns.options.iter().find(|option| !is_one_word(option)) {
+            Some(option) => refuse("dns-opt", option, "write one option without white space, such as ndots:1"),
             None => Ok(()),
         }
     }
+}
+
+fn is_one_word(text: &str) -> bool {
+    !text.is_empty() && !text.contains(|c: char| c.is_whitespace() || c.is_control())
+}
+
+/// `.` stands for the root: no domain is searched.
+fn is_search_domain(domain: &str) -> bool {
+    let is_label = |label: &str| {
+        (1..=63).contains(&label.len()) && label.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
+    };
+    domain == "." || domain.len() <= 253 && domain.strip_suffix('.').unwrap_or(domain).split('.').all(is_label)
 }
 
 /// DNS of containers that do not say.

@@ -69,11 +69,11 @@ fn is_enabled_in(sys: &Path) -> bool {
 ///
 /// # Errors
 /// Where the kernel refuses.
-pub fn unload(name: &str) -> io::Result<()> {
+pub fn unload(name: &str) -> io::Result<bool> {
     let remove = Path::new("/sys/kernel/security/apparmor/.remove");
     match fs::write(remove, name) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        written => written.map(|()| true),
     }
 }
 

@@ -47,9 +47,14 @@ pub(super) fn check_driver(driver: &str) -> Result<()> {
     }
 }
 
-/// Refuses what is to hold for containers that do not say, where it could hold for none.
-pub(crate) fn check_logging(log: &model::LogConfig) -> Result<()> {
-    check_driver(&log.driver)?;
+/// Refuses what is to hold for containers that do not say, where it could hold for none; with the key that it stands under.
+pub(crate) fn check_logging_defaults(log: &model::LogConfig) -> Result<()> {
+    check_driver(&log.driver).map_err(|error| error.context(format!("log-driver {}", log.driver)))?;
+    // One by one, so that it is known which one is wrong.
+    for (name, value) in &log.options {
+        let one = model::LogConfig { options: [(name.clone(), value.clone())].into(), ..log.clone() };
+        check(&one).map_err(|error| error.context(format!("log-opt {name}={value}")))?;
+    }
     check(log)
 }
 

@@ -64,7 +64,7 @@ pub use update::UpdateRequest;
 pub use wait::{WaitCondition, WaitResult};
 
 pub(crate) use exec::Execs;
-pub(crate) use logging::check_logging;
+pub(crate) use logging::check_logging_defaults;
 pub(crate) use placement::{LastUsage, Placements};
 pub(crate) use prune::until;
 pub(crate) use registry::Registry;

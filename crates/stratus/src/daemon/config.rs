@@ -1,29 +1,28 @@
 //! What the daemon is told: by flags, else by a TOML file, else by default.
 
+mod host;
+mod values;
+
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use clap::Args;
 use engine::model::LogConfig;
 use engine::{DnsDefaults, EngineConfig, NetworkDefaults};
-use image::registry::{ProxyConfig, RegistryConfig};
+use image::registry::RegistryConfig;
 use serde::Deserialize;
-use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::filter::Targets;
 
 use super::{Error, instance};
 use crate::tls;
+pub(super) use host::Host;
+use values::{absolute, bridge, labels, log_filter, pairs, pool, registries, retention};
 
-const DATA_DIR: &str = "/var/lib/stratus";
+pub(super) const DATA_DIR: &str = "/var/lib/stratus";
 const RUN_DIR: &str = "/run/stratus";
 const CONFIG_FILE: &str = "/etc/stratus/daemon.toml";
 const TLS_DIR: &str = "/etc/stratus/tls";
 const BRIDGE: &str = "stratus0";
-/// A year, and what it takes to look back at it.
-const USAGE_DAYS: u32 = 400;
-/// Some 80 MB of the store; up to 450 MB where containers use all the room that there is for their labels. A sum over all of
-/// them reads as much.
-const USAGE_RUNS: u64 = 100_000;
 const LOG_FORMATS: [&str; 2] = ["text", "json"];
 
 /// Flags of `stratus daemon`. Each of them can stand in the configuration file as well, under the same name.
@@ -188,7 +187,7 @@ fn one_or_many<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<
 pub(super) struct Config {
     pub(super) data_dir: PathBuf,
     pub(super) run_dir: PathBuf,
-    pub(super) hosts: Vec<String>,
+    pub(super) hosts: Vec<Host>,
     /// Who comes by TCP shows a certificate.
     pub(super) tls: tls::Identity,
     pub(super) group: Option<String>,
@@ -228,9 +227,10 @@ impl Config {
         let instance = instance::name(&data_dir);
         let is_default = data_dir == Path::new(DATA_DIR);
         let default_bridge = if is_default { BRIDGE.to_owned() } else { format!("st{instance}") };
-        let mut hosts = list(&options.hosts, &file.hosts);
+        let hosts = list(&options.hosts, &file.hosts);
+        let mut hosts = hosts.iter().map(|host| host.parse()).collect::<Result<Vec<Host>, _>>()?;
         if hosts.is_empty() {
-            hosts.push(format!("unix://{}/docker.sock", run_dir.display()));
+            hosts.push(Host::unix(run_dir.join("docker.sock"))?);
         }
         if file.tlsverify == Some(false) {
             return Err(Error::Config("tlsverify = false: nobody comes by TCP without a certificate".to_owned()));
@@ -255,7 +255,7 @@ impl Config {
             hosts,
             tls,
             group: options.group.clone().or(file.group),
-            bridge: options.bridge.clone().or(file.bridge).unwrap_or(default_bridge),
+            bridge: bridge(options.bridge.clone().or(file.bridge).unwrap_or(default_bridge))?,
             metrics: options.metrics_addr.or(file.metrics_addr),
             log_filter,
             log_json: log_format.as_deref() == Some("json"),
@@ -271,7 +271,7 @@ impl Config {
             ip_forward_drop: !(options.ip_forward_no_drop || file.ip_forward_no_drop),
             init: options.init || file.init,
             usage: retention(options.usage_days.or(file.usage_days), options.usage_runs.or(file.usage_runs)),
-            labels: list(&options.labels, &file.labels),
+            labels: labels(list(&options.labels, &file.labels))?,
             program: std::env::current_exe().map_err(Error::io("find", "this program's own file"))?,
             data_dir,
             run_dir,
@@ -326,107 +326,34 @@ impl File {
     }
 
     fn parse(text: &str, path: &Path) -> Result<Self, Error> {
-        toml::from_str(text).map_err(|error| Error::Config(format!("{}: {error}", path.display())))
+        let wrong = |error: toml::de::Error| match unknown_key(&error) {
+            Some(why) => error.to_string().replace(error.message(), &why),
+            None => error.to_string(),
+        };
+        toml::from_str(text).map_err(|error| Error::Config(format!("{}: {}", path.display(), wrong(error).trim_end())))
     }
 }
 
-fn absolute(path: PathBuf) -> Result<PathBuf, Error> {
-    let path = std::path::absolute(&path).map_err(Error::io("make absolute", path.display()))?;
-    // One spelling for one directory, as the instance's name is made of it.
-    Ok(path.components().collect())
+/// What is said of a key that there is not. What serde says itself lists the names of earlier releases among the present
+/// ones.
+fn unknown_key(error: &toml::de::Error) -> Option<String> {
+    let (key, _) = error.message().strip_prefix("unknown field `")?.split_once('`')?;
+    Some(format!("unknown key `{key}`: the keys are {}", keys().join(", ")))
 }
 
-/// What is logged, by level and module. Refuses what would log nothing: to the parser, an unknown level is a module of
-/// that name.
-fn log_filter(text: &str) -> Result<Targets, Error> {
-    let wrong = |part: &str| {
-        Error::Config(format!("log-level {part}: write error, warn, info, debug or trace, or MODULE=LEVEL,…"))
-    };
-    let parts: Vec<&str> = text.split(',').map(str::trim).collect();
-    for part in &parts {
-        let level = part.rsplit_once('=').map_or(*part, |(_, level)| level);
-        // To the parser, nothing at all is a level.
-        if level.is_empty() || level.parse::<LevelFilter>().is_err() {
-            return Err(wrong(part));
-        }
-    }
-    parts.join(",").parse().map_err(|_| wrong(text))
-}
-
-/// `10.200.0.0/16,size=24`, or Docker's `base=10.200.0.0/16,size=24`
-fn pool(text: &str) -> Result<net::AddressPool, Error> {
-    let wrong = |why: &str| Error::Config(format!("default-address-pool {text}: {why}: write CIDR,size=PREFIX"));
-    let (mut base, mut size) = (None, None);
-    for part in text.split(',') {
-        match part.split_once('=') {
-            Some(("size", value)) => size = Some(value.parse::<u8>().map_err(|_| wrong("size is no prefix length"))?),
-            Some(("base", value)) => base = Some(value),
-            None => base = Some(part),
-            Some(_) => return Err(wrong("unknown option")),
-        }
-    }
-    let base: ipnet::IpNet = base.and_then(|base| base.parse().ok()).ok_or_else(|| wrong("no network"))?;
-    let size =
-        size.unwrap_or(if base.addr().is_ipv4() { 24.max(base.prefix_len()) } else { 64.max(base.prefix_len()) });
-    if size < base.prefix_len() || size > base.max_prefix_len() {
-        return Err(wrong("size does not fit the network"));
-    }
-    Ok(net::AddressPool { base: base.trunc(), size })
-}
-
-/// How long, and of how many runs, it is kept what they used; 0: without an end.
-fn retention(days: Option<u32>, runs: Option<u64>) -> meter::Retention {
-    let days = Some(days.unwrap_or(USAGE_DAYS)).filter(|days| *days > 0);
-    meter::Retention {
-        age: days.map(|days| Duration::from_secs(u64::from(days) * 86_400)),
-        runs: Some(runs.unwrap_or(USAGE_RUNS)).filter(|runs| *runs > 0),
-    }
-}
-
-fn pairs(flag: &str, list: &[String]) -> Result<std::collections::BTreeMap<String, String>, Error> {
-    let pair = |text: &String| {
-        let (name, value) =
-            text.split_once('=').ok_or_else(|| Error::Config(format!("{flag} {text}: write NAME=VALUE")))?;
-        Ok((name.to_owned(), value.to_owned()))
-    };
-    list.iter().map(pair).collect()
-}
-
-/// The registries' configuration; mirrors are those of Docker Hub, as dockerd's flag has it.
-fn registries(insecure: &[String], mirrors: &[String]) -> Result<RegistryConfig, Error> {
-    let mut config = RegistryConfig { proxy: ProxyConfig::from_env(), ..RegistryConfig::default() };
-    for host in insecure {
-        config
-            .insecure
-            .push(host.parse().map_err(|error: image::registry::BadHostOrCidr| Error::Config(error.to_string()))?);
-    }
-    for mirror in mirrors {
-        let host = ["https://", "http://"].iter().find_map(|scheme| mirror.strip_prefix(scheme));
-        if host.is_none_or(|host| host.is_empty() || host.starts_with('/')) {
-            let wrong = format!("registry-mirror {mirror}: write its address, such as https://mirror.example");
-            return Err(Error::Config(wrong));
-        }
-    }
-    if !mirrors.is_empty() {
-        config.mirrors.insert("docker.io".to_owned(), mirrors.to_vec());
-    }
-    Ok(config)
+/// The names of all keys: those of the flags, but for the two that are no settings.
+fn keys() -> Vec<String> {
+    let flags = Options::augment_args(clap::Command::new("daemon"));
+    let names = flags.get_arguments().filter_map(|flag| flag.get_long());
+    names.filter(|name| !["config", "clean"].contains(name)).map(str::to_owned).collect()
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
-    #[test]
-    fn pools_in_both_forms() {
-        let short = pool("10.9.0.0/16").unwrap();
-        assert_eq!((short.base.to_string(), short.size), ("10.9.0.0/16".to_owned(), 24));
-        let long = pool("base=10.9.0.0/16,size=20").unwrap();
-        assert_eq!(long.size, 20);
-        for wrong in ["", "10.9.0.0/16,size=8", "x,size=24", "10.9.0.0/16,mtu=1"] {
-            assert!(pool(wrong).is_err(), "{wrong}");
-        }
-    }
     fn parsed(text: &str) -> Result<File, toml::de::Error> {
         toml::from_str(text)
     }
@@ -438,7 +365,17 @@ mod tests {
         assert_eq!((file.dns, file.log_opts), (vec!["10.0.0.1".to_owned()], vec!["max-size=1m".to_owned()]));
         let file = parsed("data_dir = '/d'\nhosts = ['fd://']\ninsecure_registries = ['r:5000']").unwrap();
         assert_eq!((file.hosts.len(), file.insecure_registries.len()), (1, 1));
-        assert!(parsed("bogus = 1").unwrap_err().to_string().contains("bogus"));
+    }
+
+    #[test]
+    fn a_key_that_is_not_there_is_told_with_those_that_are() {
+        let refused = |text: &str| Config::check(text).expect_err(text).to_string();
+        let said = refused("init = true\nbogus = 1");
+        assert!(said.starts_with("/etc/stratus/daemon.toml: TOML parse error at line 2, column 1"), "{said}");
+        assert!(said.contains("unknown key `bogus`: the keys are data-dir, run-dir, host, "), "{said}");
+        assert!(!said.contains("data_dir") && !said.contains("hosts"), "{said}");
+        // Other mistakes are told as they were.
+        assert!(refused("init = 3").contains("expected a boolean"), "{}", refused("init = 3"));
     }
 
     #[test]
@@ -470,7 +407,6 @@ mod tests {
 
     #[test]
     fn the_example_has_every_flag_once() {
-        use clap::Args as _;
         let example = include_str!("../../../../contrib/daemon.toml.example");
         // Each of its settings is commented out, and the lines that explain them are sentences.
         let settings = |line: &&str| line.split_once(" = ").is_some_and(|(name, _)| !name.contains(' '));
@@ -478,37 +414,10 @@ mod tests {
         let text: String = lines.map(|line| format!("{line}\n")).collect();
         parsed(&text).unwrap_or_else(|error| panic!("{error}"));
         let table: toml::Table = text.parse().unwrap();
-        let flags = Options::augment_args(clap::Command::new("daemon"));
-        let mut names: Vec<&str> = flags.get_arguments().filter_map(|flag| flag.get_long()).collect();
-        names.retain(|name| !["config", "clean"].contains(name));
+        let mut names = keys();
         names.sort_unstable();
         let mut given: Vec<&str> = table.keys().map(String::as_str).collect();
         given.sort_unstable();
         assert_eq!(given, names);
-    }
-
-    #[test]
-    fn levels_that_would_log_nothing_are_refused() {
-        for right in ["info", "INFO", "off", "net=debug", "warn, engine::container=trace"] {
-            log_filter(right).unwrap_or_else(|error| panic!("{right}: {error}"));
-        }
-        for wrong in ["loud", "", "info,loud", "net=loud", "net=", "a=b=info"] {
-            assert!(log_filter(wrong).is_err(), "{wrong}");
-        }
-    }
-
-    #[test]
-    fn a_mirror_is_an_address() {
-        registries(&[], &["https://mirror.example/prefix".into()]).unwrap();
-        for wrong in ["foo", "ftp://x", "https://", ""] {
-            assert!(registries(&[], &[wrong.into()]).is_err(), "{wrong}");
-        }
-    }
-
-    #[test]
-    fn one_directory_has_one_spelling() {
-        for same in ["/a/b", "/a//b/", "/a/./b"] {
-            assert_eq!(absolute(same.into()).unwrap().as_os_str(), "/a/b");
-        }
     }
 }

@@ -18,7 +18,7 @@ use rustix::fs::FlockOperation;
 use sha2::{Digest, Sha256};
 
 use super::Error;
-use super::config::Config;
+use super::config::{Config, DATA_DIR};
 
 /// The keeper's argument that says which data directory knows what it holds; it stands before the keeper's own.
 pub(crate) const KEEPER_ARGUMENT: &str = "--data-dir";
@@ -52,6 +52,18 @@ pub(super) fn hold_what_is_there(config: &Config) -> Result<Held, Error> {
     let run = config.run_dir.is_dir().then(|| take_run_dir(config)).transpose()?;
     let data = config.data_dir.is_dir().then(|| take_data_dir(config)).transpose()?;
     Ok(Held { run, data })
+}
+
+/// Refuses a default bridge that another instance made.
+pub(super) fn check_bridge(config: &Config) -> Result<(), Error> {
+    let owner = net::owner_of_bridge(&config.bridge).map_err(|error| Error::Config(error.to_string()))?;
+    match owner.filter(|owner| owner.as_str() != config.instance) {
+        Some(owner) => {
+            let data_dir = data_dir_of(owner.as_str());
+            Err(Error::OtherBridge { bridge: config.bridge.clone(), owner, data_dir })
+        }
+        None => Ok(()),
+    }
 }
 
 impl Held {
@@ -107,8 +119,22 @@ fn take_data_dir(config: &Config) -> Result<Bond, Error> {
 
 /// The data directory that knows what the keeper of a run directory holds, where one lives.
 fn data_dir_of_keeper(run_dir: &Path) -> Option<PathBuf> {
-    let keeper = keeper::client::process(run_dir).ok()?;
-    let line = std::fs::read(format!("/proc/{keeper}/cmdline")).ok()?;
+    data_dir_on_command_line(&keeper::client::process(run_dir).ok()?.to_string())
+}
+
+/// The data directory of the instance of that name, where a process of it is there.
+fn data_dir_of(instance: &str) -> Option<PathBuf> {
+    let processes = std::fs::read_dir("/proc").ok()?.flatten();
+    let numbers = processes.filter_map(|process| process.file_name().into_string().ok());
+    let running = numbers.filter(|number| number.bytes().all(|byte| byte.is_ascii_digit()));
+    let known = std::iter::once(PathBuf::from(DATA_DIR));
+    known
+        .chain(running.filter_map(|number| data_dir_on_command_line(&number)))
+        .find(|data_dir| name(data_dir) == instance)
+}
+
+fn data_dir_on_command_line(process: &str) -> Option<PathBuf> {
+    let line = std::fs::read(format!("/proc/{process}/cmdline")).ok()?;
     let mut words = line.split(|byte| *byte == 0);
     words.find(|word| *word == KEEPER_ARGUMENT.as_bytes())?;
     words.next().map(|word| OsString::from_vec(word.to_vec()).into())

@@ -10,11 +10,8 @@ use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio_rustls::rustls::ServerConfig;
 
 use super::Error;
-use super::config::Config;
+use super::config::{Config, Host};
 pub(super) use tls::TlsListener;
-
-/// The port of dockers' daemons that speak TLS (IANA: docker-s).
-const TLS_PORT: u16 = 2376;
 
 /// Everything that is listened on.
 #[derive(Default)]
@@ -27,11 +24,10 @@ pub(super) struct Listeners {
 pub(super) async fn bind(config: &Config) -> Result<Listeners, Error> {
     let mut listeners = Listeners::default();
     for host in &config.hosts {
-        match host.split_once("://") {
-            Some(("unix", path)) => listeners.unix.push(unix(Path::new(path), config).await?),
-            Some(("fd", _)) => inherited(config, &mut listeners)?,
-            Some(("tcp", address)) => listeners.tls.push(tcp(address, config).await?),
-            _ => return Err(Error::Config(format!("--host {host}: write unix:///PATH, tcp://ADDRESS:PORT or fd://"))),
+        match host {
+            Host::Unix(path) => listeners.unix.push(unix(path, config).await?),
+            Host::Inherited => inherited(config, &mut listeners)?,
+            Host::Tcp(address) => listeners.tls.push(tcp(address, config).await?),
         }
     }
     Ok(listeners)
@@ -59,10 +55,7 @@ fn inherited(config: &Config, listeners: &mut Listeners) -> Result<(), Error> {
 
 async fn tcp(address: &str, config: &Config) -> Result<TlsListener, Error> {
     let server = server(config)?;
-    let address = address.trim_end_matches('/');
-    let has_port = address.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
-    let address = if has_port { address.to_owned() } else { format!("{address}:{TLS_PORT}") };
-    let socket = TcpListener::bind(&address).await.map_err(Error::io("listen on", format!("tcp://{address}")))?;
+    let socket = TcpListener::bind(address).await.map_err(Error::io("listen on", format!("tcp://{address}")))?;
     Ok(TlsListener::new(socket, server))
 }
 
@@ -83,7 +76,7 @@ async fn unix(path: &Path, config: &Config) -> Result<UnixListener, Error> {
     }
     remove_dead(path).await?;
     // Under another name first: from the moment it can be found, it has the right mode and group.
-    let fresh = PathBuf::from(format!("{}.new", path.display()));
+    let fresh = PathBuf::from(format!("{}{}", path.display(), Host::FRESH));
     let _ = std::fs::remove_file(&fresh);
     let listener = UnixListener::bind(&fresh).map_err(Error::io("listen on", on()))?;
     std::fs::set_permissions(&fresh, std::fs::Permissions::from_mode(0o660))
@@ -129,7 +122,9 @@ fn group(config: &Config) -> Result<Option<u32>, Error> {
 
 /// Takes the sockets' files away, for a daemon that ends in good order.
 pub(super) fn remove(config: &Config) {
-    for path in config.hosts.iter().filter_map(|host| host.strip_prefix("unix://")) {
-        let _ = std::fs::remove_file(path);
+    for host in &config.hosts {
+        if let Host::Unix(path) = host {
+            let _ = std::fs::remove_file(path);
+        }
     }
 }

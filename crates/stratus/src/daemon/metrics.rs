@@ -1,6 +1,7 @@
 //! `/metrics` in Prometheus' text format (version 0.0.4).
 
 use std::fmt::Write as _;
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 
 use engine::Engine;
@@ -12,9 +13,20 @@ use super::Error;
 /// The longest request that is read.
 const REQUEST: usize = 8 << 10;
 
-/// Answers at `address` until the daemon ends.
-pub(super) async fn serve(address: SocketAddr, engine: Engine) -> Result<(), Error> {
-    let listener = TcpListener::bind(address).await.map_err(Error::io("listen on", address))?;
+/// Listens at `address`: who asks is answered once [`serve`] does.
+pub(super) async fn bind(address: SocketAddr) -> Result<TcpListener, Error> {
+    TcpListener::bind(address).await.map_err(|error| {
+        let what_to_do = match error.kind() {
+            ErrorKind::AddrInUse => ": choose another port, or end who has this one (ss -ltnp shows it)",
+            ErrorKind::AddrNotAvailable => ": choose an address that this machine has (ip address shows them)",
+            _ => "",
+        };
+        Error::Config(format!("metrics-addr {address}: cannot listen there: {error}{what_to_do}"))
+    })
+}
+
+/// Answers until the daemon ends.
+pub(super) async fn serve(listener: TcpListener, engine: Engine) {
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {

@@ -7,6 +7,7 @@ mod listen;
 mod metrics;
 mod quiet;
 
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -46,6 +47,13 @@ enum Error {
         run_dir.display()
     )]
     OtherRun { data_dir: PathBuf, run_dir: PathBuf },
+    #[error(
+        "the bridge {bridge} belongs to another stratus daemon{} (instance {owner}): choose another name with --bridge. Where that daemon \
+         is no more, take out what it left: stratus daemon --clean --data-dir {}. Nothing was touched",
+        data_dir.as_ref().map(|data_dir| format!(", that of the data directory {}", data_dir.display())).unwrap_or_default(),
+        data_dir.as_ref().map_or_else(|| "ITS_DATA_DIRECTORY".into(), |data_dir| data_dir.display().to_string())
+    )]
+    OtherBridge { bridge: String, owner: net::Instance, data_dir: Option<PathBuf> },
     #[error(transparent)]
     Engine(#[from] engine::Error),
 }
@@ -82,7 +90,11 @@ pub(crate) fn main(options: Options) -> ExitCode {
     };
     if options.clean {
         return match clean::clean(&config) {
-            Ok(()) => ExitCode::SUCCESS,
+            Ok(done) => {
+                // Who listens to nothing has no need of it.
+                let _ = writeln!(std::io::stdout(), "{done}");
+                ExitCode::SUCCESS
+            }
             Err(error) => fail(&error),
         };
     }
@@ -98,6 +110,7 @@ pub(crate) fn main(options: Options) -> ExitCode {
 fn run(config: Config) -> Result<(), Error> {
     let of_engine = config.engine()?;
     let _held = instance::hold(&config)?;
+    instance::check_bridge(&config)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(std::thread::available_parallelism().map_or(2, |cores| cores.get().clamp(2, 8)))
         .thread_stack_size(1 << 20)
@@ -119,6 +132,11 @@ fn fail(error: &Error) -> ExitCode {
 }
 
 async fn serve(config: &Config, of_engine: engine::EngineConfig) -> Result<(), Error> {
+    // Whatever is wrong with that is known before anything is touched.
+    let metrics = match config.metrics {
+        Some(address) => Some(metrics::bind(address).await?),
+        None => None,
+    };
     let engine = engine::Engine::open(of_engine).await?;
     let info =
         DoorInfo { version: env!("CARGO_PKG_VERSION").to_owned(), commit: String::new(), build_time: String::new() };
@@ -132,10 +150,13 @@ async fn serve(config: &Config, of_engine: engine::EngineConfig) -> Result<(), E
     for listener in listeners.tls {
         servers.spawn(api_docker::serve(door.clone(), listener, shutdown.clone()));
     }
-    let metrics = config.metrics.map(|address| tokio::spawn(metrics::serve(address, engine.clone())));
+    if let Some(listener) = metrics {
+        tokio::spawn(metrics::serve(listener, engine.clone()));
+    }
     tracing::info!(
         data_dir = %config.data_dir.display(),
-        hosts = ?config.hosts,
+        hosts = ?config.hosts.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        metrics = config.metrics.map(|address| address.to_string()),
         version = env!("CARGO_PKG_VERSION"),
         "ready"
     );
@@ -147,7 +168,6 @@ async fn serve(config: &Config, of_engine: engine::EngineConfig) -> Result<(), E
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
-        error = ended(metrics) => return Err(error),
     }
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     tracing::info!("ending; what runs goes on");
@@ -155,17 +175,6 @@ async fn serve(config: &Config, of_engine: engine::EngineConfig) -> Result<(), E
     while servers.join_next().await.is_some() {}
     listen::remove(config);
     Ok(())
-}
-
-/// The error with which the server of metrics ended; for ever, where there is none.
-async fn ended(server: Option<tokio::task::JoinHandle<Result<(), Error>>>) -> Error {
-    match server {
-        Some(server) => match server.await {
-            Ok(Err(error)) => error,
-            _ => Error::Config("the server of metrics ended".to_owned()),
-        },
-        None => std::future::pending().await,
-    }
 }
 
 /// Each container on a network with names costs three descriptors; the soft limit is that of programs from before poll(2).
