@@ -61,6 +61,22 @@ fn a_store_that_is_gone_is_not_made_anew_while_there_is_a_backup() {
 }
 
 #[test]
+fn a_count_that_nobody_can_read_is_told_and_counted_anew() {
+    let mut host = Daemon::start();
+    let id = host.sh("docker run -d --name box busybox sleep 1000").text().to_owned();
+    host.stop();
+    let store = store::Store::open(host.data().join("stratus.db")).expect("open the store");
+    let key = format!("meter/open/container/{id}");
+    store.txn().put(&key, "{").put("meter/open/other/x", "[]").commit().expect("damage a count");
+    drop(store);
+    host.restart();
+    assert!(host.log().contains(&key), "{}", host.log());
+    host.sh("docker rm -f box").ok();
+    let runs = "$STRATUS --host $DOCKER_HOST usage --output json | jq -c '.Groups[] | [.Name, .Runs, .Running]'";
+    eventually("its end to be counted", || host.sh(runs).stdout().trim() == r#"["box",1,0]"#);
+}
+
+#[test]
 fn layers_and_blobs_that_are_gone_are_named() {
     let mut host = Daemon::start();
     host.sh("docker run --name more busybox sh -c 'echo more > /more' && docker commit more image && docker rm more")

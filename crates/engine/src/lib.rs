@@ -39,7 +39,7 @@ pub mod model_text;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use store::Collection;
+use store::{Collection, Txn};
 
 pub use apparmor::profile_name as apparmor_profile;
 pub use cleaned::note as note_clean;
@@ -66,6 +66,7 @@ pub use usage::{UsageBy, UsageGroup, UsageQuery, UsageReport};
 pub use volumes::{Volume, VolumeCreate, VolumeUsage};
 
 use container::{Container, Execs, Life, Placements, Registry};
+use metering::Closing;
 use model::{ContainerId, ContainerRecord};
 
 pub(crate) use link::keeper_error;
@@ -113,14 +114,27 @@ impl Engine {
 
     /// Changes a container's record: the store first, then memory.
     async fn change(&self, life: &Life<'_>, edit: impl FnOnce(&mut ContainerRecord)) -> Result<Arc<ContainerRecord>> {
+        self.change_and_close(life, None, edit).await
+    }
+
+    /// As [`change`](Self::change), and what a run used that is over is kept in the same step.
+    async fn change_and_close(
+        &self,
+        life: &Life<'_>,
+        closing: Option<Closing>,
+        edit: impl FnOnce(&mut ContainerRecord),
+    ) -> Result<Arc<ContainerRecord>> {
         let mut record = (*life.record()).clone();
         edit(&mut record);
+        let (records, id) = (&self.0.records, life.id.as_str());
         // What is gone does not come back, whatever somebody thought to hold.
-        self.0
-            .records
-            .put_if_async(life.id.as_str(), store::Expect::Present, &record)
-            .await
-            .map_err(|error| unrecorded(&life.id, error))?;
+        let txn = records.txn().expect(records.key(id), store::Expect::Present);
+        let txn = records.put_in(txn, id, &record).and_then(|txn| closed_in(txn, closing.as_ref()));
+        let commit = txn.map_err(|error| unrecorded(&life.id, error))?.commit_async();
+        commit.await.map_err(|error| unrecorded(&life.id, error.into()))?;
+        if let Some(closing) = closing {
+            closing.kept();
+        }
         life.show(record);
         Ok(life.record())
     }
@@ -166,12 +180,27 @@ impl Engine {
         Ok(())
     }
 
-    /// Deletes the record of a container, and with it those of its root file system and of volumes that go with it.
-    async fn delete_record(&self, id: &ContainerId, volumes: &[volumes::Leaving]) -> Result<()> {
+    /// Deletes the record of a container, and with it those of its root file system and of volumes that go with it; what a run
+    /// used that is over is kept in the same step. It goes on from this call on, whoever waits for it.
+    fn delete_record(
+        &self,
+        id: &ContainerId,
+        volumes: &[volumes::Leaving],
+        closing: Option<Closing>,
+    ) -> impl Future<Output = Result<()>> + Send + use<> {
         let txn = self.0.records.txn().delete(self.0.records.key(id.as_str()));
         let txn = self.0.images.forget_rootfs(id.as_str(), txn);
         let txn = volumes.iter().fold(txn, |txn, volume| self.0.volumes.delete_in(txn, volume));
-        txn.commit_async().await.map(drop).map_err(|error| unrecorded(id, error.into()))
+        let commit = closed_in(txn, closing.as_ref()).map(Txn::commit_async);
+        let id = id.clone();
+        async move {
+            let committed = commit.map_err(|error| unrecorded(&id, error))?.await;
+            committed.map_err(|error| unrecorded(&id, error.into()))?;
+            if let Some(closing) = closing {
+                closing.kept();
+            }
+            Ok(())
+        }
     }
 
     /// Tells an event of a container, with its name, image and labels.
@@ -186,6 +215,13 @@ impl Engine {
         attributes.insert("name".to_owned(), record.name.clone());
         attributes.extend(more.into_iter().map(|(key, value)| (key.to_owned(), value)));
         self.0.events.tell(EventKind::Container, action, record.id.as_str(), attributes);
+    }
+}
+
+fn closed_in<'a>(txn: Txn<'a>, closing: Option<&Closing>) -> Result<Txn<'a>, store::Error> {
+    match closing {
+        Some(closing) => closing.put_in(txn),
+        None => Ok(txn),
     }
 }
 

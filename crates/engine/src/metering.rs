@@ -6,6 +6,7 @@ use std::time::Duration;
 use meter::{Accumulator, Ledger, Record, Retention, Run, Sample, Subject, boot_time};
 use parking_lot::Mutex;
 use sandbox::cgroup::Usage;
+use store::Txn;
 
 use crate::container::LastUsage;
 use crate::model::{ContainerRecord, Timestamp};
@@ -27,30 +28,89 @@ const LABEL_BYTES: usize = 2048;
 /// The counts of what runs, by container.
 pub(crate) struct Metering {
     pub(crate) ledger: Ledger,
-    open: Mutex<HashMap<String, Accumulator>>,
-    /// Runs that are over, on their way into the ledger. A run is here before it leaves `open`, and until the ledger has it: who
-    /// looks at the three in this order sees each.
-    closing: Mutex<Vec<Record>>,
+    runs: Mutex<Runs>,
     retention: Retention,
+}
+
+/// The runs that the ledger may not have. Who looks here, and then at the ledger, sees each.
+#[derive(Default)]
+struct Runs {
+    /// Those that are being counted, by container.
+    open: HashMap<String, Accumulator>,
+    /// Those that are over, until the ledger has them.
+    closing: Vec<Record>,
+}
+
+impl Runs {
+    /// Puts one among those that are over.
+    fn close(&mut self, ended: &Record) {
+        self.open.remove(ended.run.subject.id());
+        self.closing.push(ended.clone());
+    }
+
+    /// The ledger has it.
+    fn closed(&mut self, ended: &Record) {
+        self.closing.retain(|closing| closing.run != ended.run);
+    }
+}
+
+/// A run that is over, on its way into the store. It is being counted again where it doesn't come there.
+pub(crate) struct Closing {
+    engine: Engine,
+    ended: Record,
+    /// What is counted again.
+    count: Option<Accumulator>,
+}
+
+impl Closing {
+    /// Adds it to the transaction that records the run's end.
+    pub(crate) fn put_in<'a>(&self, txn: Txn<'a>) -> Result<Txn<'a>, store::Error> {
+        self.engine.0.metering.ledger.close_in(txn, &self.ended)
+    }
+
+    /// The transaction is committed.
+    pub(crate) fn kept(mut self) {
+        self.count = None;
+    }
+}
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        let mut runs = self.engine.0.metering.runs.lock();
+        runs.closed(&self.ended);
+        if let Some(count) = self.count.take() {
+            runs.open.insert(count.run().subject.id().to_owned(), count);
+        }
+    }
 }
 
 impl Metering {
     /// Takes up the counts that an earlier daemon began.
     pub(crate) fn open(store: &store::Store, retention: Retention) -> Result<Self> {
         let ledger = Ledger::new(store);
-        let runs = ledger.open_runs().map_err(|error| Error::step("read what is being counted", error))?;
-        let open = runs.into_iter().map(|count| (count.run().subject.id().to_owned(), count)).collect();
-        Ok(Self { ledger, open: Mutex::new(open), closing: Mutex::default(), retention })
+        let open = ledger.open_runs(KIND).map_err(|error| Error::step("read what is being counted", error))?;
+        let open = open.into_iter().map(|count| (count.run().subject.id().to_owned(), count)).collect();
+        Ok(Self { ledger, runs: Mutex::new(Runs { open, closing: Vec::new() }), retention })
     }
 
-    /// Begins a count. Gives what is to be written down of an earlier run of the same container, whose end a killed daemon
-    /// recorded, and what it used did not.
+    /// Begins a count. Gives what is to be written down of an earlier run of the same container that an earlier daemon
+    /// has left open.
     fn begin(&self, count: Accumulator) -> Option<Record> {
-        let mut open = self.open.lock();
-        let before = open.insert(count.run().subject.id().to_owned(), count)?;
-        let ended = as_last_seen(before);
-        self.closing.lock().push(ended.clone());
-        Some(ended)
+        let mut runs = self.runs.lock();
+        let ended = runs.open.remove(count.run().subject.id()).map(as_last_seen);
+        if let Some(ended) = &ended {
+            runs.close(ended);
+        }
+        runs.open.insert(count.run().subject.id().to_owned(), count);
+        ended
+    }
+
+    /// Has the ledger save how far runs were counted, those of `counts` that are not over by now.
+    fn save(&self, mut counts: Vec<Accumulator>) -> impl Future<Output = Result<(), store::Error>> + Send + use<> {
+        // Whoever ends one of them has it recorded after this.
+        let runs = self.runs.lock();
+        counts.retain(|count| runs.open.get(count.run().subject.id()).is_some_and(|open| open.run() == count.run()));
+        self.ledger.save(&counts)
     }
 }
 
@@ -101,25 +161,26 @@ impl Engine {
             tokio::time::sleep(INTERVAL).await;
             let engine = self.clone();
             let counts = crate::blocking(move || Ok(engine.meter_all())).await.unwrap_or_default();
-            if let Err(error) = self.0.metering.ledger.save(counts.iter()).await {
+            let saved = self.0.metering.save(counts);
+            if let Err(error) = saved.await {
                 tracing::warn!(%error, "could not save what was counted");
             }
         }
     }
 
-    /// Runs that ended, together with their containers, while their records were on the way.
+    /// Runs of which there is a count, and of which the containers say that they are over: no end of one comes to this, but
+    /// those that a daemon of another version recorded may.
     fn close_lost_counts(&self) {
         let is_lost = |id: &str| {
             let container = self.0.containers.by_id(id);
             container.is_none_or(|container| !container.record().state.phase.is_live())
         };
-        let mut open = self.0.metering.open.lock();
-        let lost: Vec<String> = open.keys().filter(|id| is_lost(id)).cloned().collect();
-        for count in lost.iter().filter_map(|id| open.remove(id)) {
-            let ended = as_last_seen(count);
-            self.0.metering.closing.lock().push(ended.clone());
-            self.write_down(ended);
-        }
+        let mut runs = self.0.metering.runs.lock();
+        let lost: Vec<String> = runs.open.keys().filter(|id| is_lost(id)).cloned().collect();
+        let lost: Vec<Record> = lost.iter().filter_map(|id| runs.open.remove(id)).map(as_last_seen).collect();
+        lost.iter().for_each(|ended| runs.close(ended));
+        drop(runs);
+        self.write_down(lost);
     }
 
     async fn retain_records(&self) {
@@ -140,8 +201,8 @@ impl Engine {
     /// What is being counted, up to now, and what the ledger may not have yet of what has ended.
     pub(crate) fn open_counts(&self) -> (Vec<Accumulator>, Vec<Record>) {
         self.meter_all();
-        let open = self.0.metering.open.lock().values().cloned().collect();
-        (open, self.0.metering.closing.lock().clone())
+        let runs = self.0.metering.runs.lock();
+        (runs.open.values().cloned().collect(), runs.closing.clone())
     }
 
     fn meter_all(&self) -> Vec<Accumulator> {
@@ -150,7 +211,7 @@ impl Engine {
         for record in records.filter(|record| record.state.phase.is_live()) {
             let Some(usage) = self.0.placements.usage(&record) else { continue };
             let sample = self.meter_sample(&record, &usage);
-            if let Some(count) = self.0.metering.open.lock().get_mut(record.id.as_str()) {
+            if let Some(count) = self.0.metering.runs.lock().open.get_mut(record.id.as_str()) {
                 count.add(&sample);
                 counts.push(count.clone());
             }
@@ -162,7 +223,7 @@ impl Engine {
     /// the kernel's counters are the run's own, and have all of it.
     pub(crate) fn resume_count(&self, record: &ContainerRecord) {
         let is_counted = |count: &Accumulator| Some(count.run().started) == record.state.started_at;
-        if self.0.metering.open.lock().get(record.id.as_str()).is_none_or(|count| !is_counted(count)) {
+        if self.0.metering.runs.lock().open.get(record.id.as_str()).is_none_or(|count| !is_counted(count)) {
             let ran = record.state.started_at.map(|started| Timestamp::now().duration_since(started));
             let ran = ran.and_then(|ran| Duration::try_from(ran).ok()).unwrap_or_default();
             self.count_from(record, boot_time().saturating_sub(ran));
@@ -181,28 +242,34 @@ impl Engine {
         let run = labels(Run::new(subject, started), record);
         let count = Accumulator::new(run, Sample { at, ..Sample::default() });
         if let Some(ended) = self.0.metering.begin(count) {
-            self.write_down(ended);
+            self.write_down(vec![ended]);
         }
     }
 
-    /// Keeps what a run used that ended at `ended`. Nobody waits for it.
-    pub(crate) fn keep_usage(&self, record: &ContainerRecord, last: &LastUsage, ended: Timestamp) {
-        let Some(count) = self.0.metering.open.lock().get(record.id.as_str()).cloned() else { return };
+    /// What a run used that ended at `ended`, for the record of its end.
+    pub(crate) fn close_count(&self, record: &ContainerRecord, last: &LastUsage, ended: Timestamp) -> Option<Closing> {
         let sample = last.usage.as_ref().map(|usage| self.meter_sample(record, usage));
-        let ended = finished(count, sample, ended, Timestamp::now());
-        self.0.metering.closing.lock().push(ended.clone());
-        self.0.metering.open.lock().remove(record.id.as_str());
-        self.write_down(ended);
+        let mut runs = self.0.metering.runs.lock();
+        let count = runs.open.remove(record.id.as_str())?;
+        let ended = finished(count.clone(), sample, ended, Timestamp::now());
+        runs.close(&ended);
+        drop(runs);
+        Some(Closing { engine: self.clone(), ended, count: Some(count) })
     }
 
-    /// Has the ledger take one of those that are closing.
-    fn write_down(&self, ended: Record) {
+    /// Has the ledger take those of which nothing else is to be recorded. Nobody waits for it.
+    fn write_down(&self, lost: Vec<Record>) {
+        if lost.is_empty() {
+            return;
+        }
         let engine = self.clone();
         tokio::task::spawn_blocking(move || {
-            if let Err(error) = engine.0.metering.ledger.close(&ended) {
-                tracing::warn!(%error, "could not keep what a container used");
+            let Metering { ledger, runs, .. } = &engine.0.metering;
+            if let Err(error) = ledger.close_lost(&lost) {
+                tracing::warn!(%error, "could not keep what containers used");
             }
-            engine.0.metering.closing.lock().retain(|closing| closing.run != ended.run);
+            let mut runs = runs.lock();
+            lost.iter().for_each(|ended| runs.closed(ended));
         });
     }
 
@@ -266,11 +333,11 @@ mod tests {
     #[tokio::test]
     async fn a_run_whose_end_was_not_counted_is_written_down_before_the_next() {
         let store = store::Store::in_memory().unwrap();
-        Ledger::new(&store).save([&count(0)]).await.unwrap();
+        Ledger::new(&store).save(&[count(0)]).await.unwrap();
         let metering = Metering::open(&store, Retention { age: None, runs: None }).unwrap();
         let ended = metering.begin(count(100)).expect("the run before");
         assert_eq!((ended.run.started, ended.ended), (time(0), time(10)));
-        assert_eq!(*metering.closing.lock(), [ended]);
-        assert_eq!(metering.open.lock()["c"].run().started, time(100));
+        assert_eq!(metering.runs.lock().closing, [ended]);
+        assert_eq!(metering.runs.lock().open["c"].run().started, time(100));
     }
 }

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
 use std::time::Duration;
-use store::{Collection, Durability, Error, Revision, Store};
+use store::{Collection, Durability, Error, Revision, Store, Txn};
 
 /// The most records that are read, moved or removed at once.
 const STEP: usize = 1000;
@@ -81,6 +81,8 @@ pub struct Ledger {
 }
 
 const OPEN: &str = "meter/open/";
+/// Where the counts are kept that nobody can read.
+const ASIDE: &str = "meter/aside/";
 const RUNS: &str = "meter/run/";
 /// What the keys of all runs are less than.
 const RUNS_END: &str = "meter/run0";
@@ -104,28 +106,76 @@ impl Ledger {
     }
 
     /// Saves how far runs were counted, in one relaxed transaction: cheap, and a power cut loses a second of it at
-    /// most, which the next sample makes good. Returns when it is visible.
-    pub async fn save(&self, counts: impl IntoIterator<Item = &Accumulator>) -> Result<(), Error> {
+    /// most, which the next sample makes good. It is handed over when this is called, so that the end of a run that is
+    /// recorded afterwards stands; returns when it is visible.
+    pub fn save(&self, counts: &[Accumulator]) -> impl Future<Output = Result<(), Error>> + Send + use<> {
+        let commit = self.counts(counts).map(|txn| (!txn.is_empty()).then(|| txn.commit_async()));
+        async move {
+            if let Some(commit) = commit? {
+                commit.await?;
+            }
+            Ok(())
+        }
+    }
+
+    fn counts(&self, counts: &[Accumulator]) -> Result<Txn<'_>, Error> {
         let mut txn = self.store.txn().durability(Durability::Relaxed);
         for count in counts {
             txn = self.open.put_in(txn, &open_id(&count.run().subject), count)?;
         }
-        if !txn.is_empty() {
-            let commit = txn.commit_async();
-            commit.await?;
-        }
-        Ok(())
+        Ok(txn)
     }
 
-    /// The runs that were being counted when they were last saved: those to go on with, or to close, after a restart.
-    pub fn open_runs(&self) -> Result<Vec<Accumulator>, Error> {
-        Ok(self.open.list()?.into_iter().map(|item| item.value).collect())
+    /// The runs of a kind that were being counted when they were last saved: those to go on with, or to close, after a
+    /// restart. What nobody can read is told, and set aside: it keeps nobody from the others, and stays there to be looked at.
+    pub fn open_runs(&self, kind: &str) -> Result<Vec<Accumulator>, Error> {
+        let mut runs = Vec::new();
+        for (key, entry) in self.store.list(&self.open.key(&format!("{kind}/")))?.entries {
+            match self.open.decode(&key, &entry.value) {
+                // Under another key than its own it would be counted again after each restart.
+                Ok(count) if key == self.open.key(&open_id(&count.run().subject)) => runs.push(count),
+                Ok(count) => self.set_aside(&key, entry.value, &format!("it is that of {}", count.run().subject)),
+                Err(error) => self.set_aside(&key, entry.value, &error.to_string()),
+            }
+        }
+        Ok(runs)
+    }
+
+    /// Puts a count where nothing looks for it, and nothing is put over it.
+    fn set_aside(&self, key: &str, value: Vec<u8>, reason: &str) {
+        let aside = format!("{ASIDE}{}", key.strip_prefix(OPEN).unwrap_or(key));
+        tracing::error!(key, aside, reason, "how far a run was counted is lost, and set aside");
+        if let Err(error) = self.store.txn().delete(key).put(aside, value).commit() {
+            tracing::warn!(key, %error, "it stays where it is");
+        }
+    }
+
+    /// Adds to `txn` that a run is over: whatever else is recorded of its end belongs into the same, so that nobody who comes
+    /// between finds a run that is over and not counted, or counts it again.
+    pub fn close_in<'a>(&self, txn: Txn<'a>, record: &Record) -> Result<Txn<'a>, Error> {
+        let txn = txn.delete(self.open.key(&open_id(&record.run.subject)));
+        self.runs.put_in(txn, &run_id(record), record)
     }
 
     /// Writes down a run that is over. Blocks until it is on the disk. Twice is as once.
     pub fn close(&self, record: &Record) -> Result<Revision, Error> {
-        let txn = self.store.txn().delete(self.open.key(&open_id(&record.run.subject)));
-        Ok(self.runs.put_in(txn, &run_id(record), record)?.commit()?)
+        Ok(self.close_in(self.store.txn(), record)?.commit()?)
+    }
+
+    /// Writes down runs of which nobody knows how they ended, but for those that are written down with some other end. Costs a
+    /// look at all records. Blocks until it is on the disk.
+    pub fn close_lost(&self, records: &[Record]) -> Result<(), Error> {
+        let mut lost: HashSet<_> = records.iter().map(|record| which(&record.run)).collect();
+        self.visit(&Query::all(), |record| {
+            lost.remove(&which(&record.run));
+        })?;
+        for record in records {
+            match lost.contains(&which(&record.run)) {
+                true => self.close(record)?,
+                false => self.open.delete(&open_id(&record.run.subject))?,
+            };
+        }
+        Ok(())
     }
 
     /// Calls `visit` with each record that is meant, in the order in which their runs ended; where what an earlier version has
@@ -236,6 +286,11 @@ impl Totals {
         self.runs += 1;
         self.usage += usage;
     }
+}
+
+/// What tells a run from all others.
+fn which(run: &Run) -> (Subject, Timestamp) {
+    (run.subject.clone(), run.started)
 }
 
 fn open_id(subject: &Subject) -> String {

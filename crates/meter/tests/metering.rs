@@ -69,19 +69,19 @@ fn a_run_is_counted_on_by_the_next_daemon_and_recorded_once() {
     let ledger = Ledger::new(&store);
     let mut count = Accumulator::new(run.clone(), at(0));
     count.add(&Sample { cpu_ns: 1_000_000_000, memory_bytes: GIB, ..at(10) });
-    runtime.block_on(ledger.save([&count])).unwrap();
-    runtime.block_on(ledger.save([])).unwrap();
+    runtime.block_on(ledger.save(std::slice::from_ref(&count))).unwrap();
+    runtime.block_on(ledger.save(&[])).unwrap();
     drop((ledger, store));
 
     let store = Store::open(&path).unwrap();
     let ledger = Ledger::new(&store);
-    let mut open = ledger.open_runs().unwrap();
+    let mut open = ledger.open_runs("container").unwrap();
     assert_eq!(open, [count]);
     let mut count = open.pop().unwrap();
     count.add(&Sample { cpu_ns: 4_000_000_000, memory_bytes: GIB, ..at(30) });
     let record = count.finish(time(30));
     ledger.close(&record).unwrap();
-    assert_eq!(ledger.open_runs().unwrap(), []);
+    assert_eq!(ledger.open_runs("container").unwrap(), []);
 
     ledger.close(&record).unwrap();
     let records = records(&ledger, &Query::all());
@@ -90,6 +90,58 @@ fn a_run_is_counted_on_by_the_next_daemon_and_recorded_once() {
     let usage = records[0].usage;
     assert_eq!((usage.cpu_seconds(), usage.memory_gib_seconds(), usage.wall_seconds()), (4.0, 25.0, 30.0));
     assert_eq!(usage.to_string(), "4.0 vCPU-s, 25.0 GiB-s, 0 B read, 0 B written, 0 B received, 0 B sent in 30.0 s");
+}
+
+#[test]
+fn a_count_that_nobody_can_read_is_set_aside_and_keeps_nobody_from_the_others() {
+    let store = Store::in_memory().unwrap();
+    let ledger = Ledger::new(&store);
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let count = |kind: &str, id: &str| Accumulator::new(Run::new(Subject::new(kind, id).unwrap(), time(0)), at(0));
+    let counts = [count("container", "a"), count("container", "b"), count("function", "a"), count("containers", "x")];
+    runtime.block_on(ledger.save(&counts)).unwrap();
+    // One that was damaged, one that another program wrote, and a copy of another.
+    let copy = store.get("meter/open/container/a").unwrap().unwrap().value;
+    let bad = [("c", b"{".to_vec()), ("d", br#"{"run":7}"#.to_vec()), ("e", copy), ("f/g", b"\xff".to_vec())];
+    for (id, value) in bad.clone() {
+        store.txn().put(format!("meter/open/container/{id}"), value).commit().unwrap();
+    }
+    for _ in 0..2 {
+        assert_eq!(ledger.open_runs("container").unwrap(), counts[..2]);
+        assert_eq!(ledger.open_runs("function").unwrap(), counts[2..3], "those of others are theirs");
+        for (id, value) in &bad {
+            assert_eq!(store.get(&format!("meter/aside/container/{id}")).unwrap().unwrap().value, *value);
+        }
+    }
+    assert_eq!(store.keys("meter/open/").unwrap().len(), 4);
+}
+
+#[test]
+fn the_end_of_a_run_is_counted_with_whatever_else_is_recorded_of_it_or_not_at_all() {
+    let store = Store::in_memory().unwrap();
+    let ledger = Ledger::new(&store);
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let count = Accumulator::new(Run::new(container("c"), time(0)), at(0));
+    runtime.block_on(ledger.save(std::slice::from_ref(&count))).unwrap();
+    let end = |expect| {
+        let txn = store.txn().expect("state/c", expect).put("state/c", "ended");
+        ledger.close_in(txn, &record("c", 0, 10, 1)).unwrap().commit()
+    };
+    assert!(end(store::Expect::Present).is_err());
+    assert_eq!((ledger.open_runs("container").unwrap(), totals(&ledger, &Query::all()).0), (vec![count.clone()], 0));
+    let saved = ledger.save(std::slice::from_ref(&count));
+    end(store::Expect::Absent).unwrap();
+    // It was handed over before.
+    runtime.block_on(saved).unwrap();
+    assert_eq!((ledger.open_runs("container").unwrap(), totals(&ledger, &Query::all()).0), (vec![], 1));
+
+    // A count of it that came back, as a disk failed, or another version wrote it, is none of another run.
+    runtime.block_on(ledger.save(std::slice::from_ref(&count))).unwrap();
+    ledger.close_lost(&[count.finish(time(7)), record("d", 0, 9, 1)]).unwrap();
+    assert_eq!(ledger.open_runs("container").unwrap(), []);
+    let ids =
+        records(&ledger, &Query::all()).into_iter().map(|record| (record.run.subject.id().to_owned(), record.ended));
+    assert_eq!(ids.collect::<Vec<_>>(), [("d".to_owned(), time(9)), ("c".to_owned(), time(10))]);
 }
 
 #[test]

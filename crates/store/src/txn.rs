@@ -139,7 +139,7 @@ impl<'a> Txn<'a> {
 
     /// Commits, as [`Txn::commit`]. The transaction is handed over when this is called: it is committed even if the
     /// future is dropped.
-    pub fn commit_async(self) -> impl Future<Output = Result<Revision, CommitError>> + Send + 'static {
+    pub fn commit_async(self) -> impl Future<Output = Result<Revision, CommitError>> + Send + use<> {
         self.store.commit_async(self.request)
     }
 }

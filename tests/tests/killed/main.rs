@@ -34,6 +34,11 @@ fn while_it_ends_what_goes_by_itself() {
 }
 
 #[test]
+fn while_it_ends_and_the_keeper_with_it() {
+    rounds::run(steps::EndWithKeeper::default());
+}
+
+#[test]
 fn while_it_removes() {
     rounds::run(steps::Remove);
 }

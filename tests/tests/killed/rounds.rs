@@ -23,6 +23,9 @@ pub(crate) trait Step: Sync {
     /// Does it. How many of its requests the client was told to be done, in their order.
     fn act(&self, host: &Daemon) -> usize;
 
+    /// What else happens before the daemon comes back.
+    fn meanwhile(&self, _host: &Daemon) {}
+
     /// Looks at what there is after the daemon came back; `told` is what [`act`](Self::act) gave.
     fn check(&self, host: &Daemon, told: usize);
 
@@ -59,6 +62,7 @@ pub(crate) fn run(step: impl Step) {
         step.prepare(&host);
         let told = kill_at(&mut host, &round.point, |host| step.act(host));
         round.told = Some(told);
+        step.meanwhile(&host);
         host.restart();
         step.check(&host, told);
         step.clear(&host);

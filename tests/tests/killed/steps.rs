@@ -272,6 +272,52 @@ impl Step for EndForGood {
     }
 }
 
+/// A container ends, and then the keeper does, as when the machine is booted: nobody but the store knows of its end. What it
+/// used is counted once.
+#[derive(Default)]
+pub(crate) struct EndWithKeeper {
+    stays: Vec<u32>,
+}
+
+impl Step for EndWithKeeper {
+    fn prepare(&mut self, host: &Daemon) {
+        run_box(host);
+        // They began anew with the daemon.
+        self.stays = vec![host.keeper(), host.forwarder()];
+    }
+
+    fn act(&self, host: &Daemon) -> usize {
+        let requests = [("POST /containers/box/kill", ""), ("POST /containers/box/wait", "")];
+        one_by_one(host, &requests)
+    }
+
+    fn meanwhile(&self, host: &Daemon) {
+        let stays: Vec<_> = self.stays.iter().map(u32::to_string).collect();
+        let run = host.run_dir();
+        let run = run.display();
+        host.sh(&format!("kill -9 {}; umount -q {run}/shm/*; rm -r {run}/*", stays.join(" "))).ok();
+    }
+
+    fn check(&self, host: &Daemon, told: usize) {
+        let found = find(host, "/containers/box/json").expect("the container");
+        assert!(told < 2 || found["State"]["Status"] == "exited", "{found:#}");
+        if found["State"]["Running"] == true {
+            // Nobody has killed the keeper, or the daemon is about to hear of it.
+            let _ = host.ask("POST /containers/box/stop?t=0", "").expect("an answer");
+        }
+        let id = found["Id"].as_str().expect("an identifier");
+        // What was not recorded is looked for in the daemon's own time.
+        let query = format!("/stratus/usage?filters=%7B%22container%22%3A%5B%22{id}%22%5D%7D");
+        let counted = || find(host, &query).expect("what was used");
+        eventually("its run to be counted", || counted()["Total"]["Running"] == 0);
+        assert_eq!(counted()["Total"]["Runs"], 1, "{:#}", counted());
+    }
+
+    fn clear(&self, host: &Daemon) {
+        remove_box(host);
+    }
+}
+
 /// A container that runs is removed with its volumes.
 pub(crate) struct Remove;
 

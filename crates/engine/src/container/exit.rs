@@ -7,6 +7,7 @@ use keeper::protocol::{Exit, ExitStatus, Request};
 
 use super::start::show_network;
 use super::{Container, LastUsage, Life};
+use crate::metering::Closing;
 use crate::model::{ContainerRecord, Phase, PidMode, RestartPolicy, State, Timestamp};
 use crate::{Engine, Result};
 
@@ -21,6 +22,8 @@ pub(super) struct End {
     pub(super) code: i32,
     pub(super) at: Timestamp,
     pub(super) error: String,
+    /// The keeper saw its process end; else it may be there still.
+    pub(super) seen: bool,
 }
 
 /// When the end of a run was noticed.
@@ -39,7 +42,7 @@ impl End {
     /// Of what nobody held any more: how it ended, nobody saw.
     pub(super) fn lost(at: Timestamp) -> Self {
         let error = "the keeper that held it ended (the machine was booted, or the keeper was killed)";
-        Self { code: ExitStatus::Unknown.shell_code().into(), at, error: error.to_owned() }
+        Self { code: ExitStatus::Unknown.shell_code().into(), at, error: error.to_owned(), seen: false }
     }
 }
 
@@ -49,7 +52,7 @@ impl From<&Exit> for End {
         match exit.status {
             // A later keeper found that it was there no more.
             ExitStatus::Unknown => Self::lost(at),
-            status => Self { code: status.shell_code().into(), at, error: String::new() },
+            status => Self { code: status.shell_code().into(), at, error: String::new(), seen: true },
         }
     }
 }
@@ -81,9 +84,16 @@ impl Engine {
         if pause.is_none() && record.host.auto_remove {
             return self.end_and_remove(life, &record, &end).await.map(|()| None);
         }
-        let usage = self.close_run(&record, end.at, true).await;
+        let outlived = !ended_whole(&record, &end);
+        let (engine, run) = (self.clone(), record.clone());
+        let (usage, closing) = crate::blocking(move || {
+            let closed = engine.close_run(&run, end.at);
+            engine.take_back(&run, outlived);
+            Ok(closed)
+        })
+        .await?;
         self.tell_end(&record, &end, &usage);
-        self.change(&life, |record| {
+        self.change_and_close(&life, closing, |record| {
             show_network(record, None);
             record.net = None;
             ended(&mut record.state, &end, usage.oom_killed);
@@ -95,6 +105,15 @@ impl Engine {
             }
         })
         .await?;
+        if !outlived {
+            // Not before what it counted is kept: a daemon that comes after one that was killed looks there again.
+            let engine = self.clone();
+            crate::blocking(move || {
+                engine.remove_cgroup(&record);
+                Ok(())
+            })
+            .await?;
+        }
         self.forget(container.id.as_str()).await;
         container.tell_exit(end.code, &end.error);
         Ok(pause.map(|pause| pause.length))
@@ -103,15 +122,20 @@ impl Engine {
     /// The end of a run that is its container's end as well. Its removal is the record of it: a daemon that is killed
     /// before finds the end at the keeper again.
     async fn end_and_remove(&self, life: Life<'_>, record: &Arc<ContainerRecord>, end: &End) -> Result<()> {
-        // With its PID namespace everything in it has ended, and nothing is started in its cgroup again: nobody waits
-        // for that to go.
-        let later = record.host.pid_mode == PidMode::Private;
+        let later = ended_whole(record, end);
         let volumes = self.anonymous_volumes(record);
-        let (usage, deleted) =
-            tokio::join!(self.close_run(record, end.at, !later), self.delete_record(&record.id, &volumes));
+        let (engine, run, at) = (self.clone(), record.clone(), end.at);
+        let (usage, deleted, volumes) = crate::blocking(move || {
+            let (usage, closing) = engine.close_run(&run, at);
+            // It goes on beside the rest.
+            let deleted = engine.delete_record(&run.id, &volumes, closing);
+            engine.take_back(&run, !later);
+            Ok((usage, deleted, volumes))
+        })
+        .await?;
         self.tell_end(record, end, &usage);
         life.tell_exit(end.code, &end.error);
-        deleted?;
+        deleted.await?;
         self.removed(life, volumes).await;
         self.forget(record.id.as_str()).await;
         if later {
@@ -121,19 +145,19 @@ impl Engine {
         Ok(())
     }
 
-    /// Takes back what belonged to the run that ended at `ended`, and keeps what it used. `cgroup`: that goes at once, too.
-    async fn close_run(&self, record: &Arc<ContainerRecord>, ended: Timestamp, cgroup: bool) -> LastUsage {
-        let (engine, record) = (self.clone(), record.clone());
-        let closed = crate::blocking(move || {
-            let usage = engine.0.placements.last_usage(&record);
-            engine.keep_usage(&record, &usage, ended);
-            if cgroup {
-                engine.remove_cgroup(&record);
-            }
-            engine.release_shared(&record, record.net.as_ref());
-            Ok(usage)
-        });
-        closed.await.unwrap_or_default()
+    /// What the run used that ended at `ended`, and what is to be recorded of it.
+    fn close_run(&self, record: &ContainerRecord, ended: Timestamp) -> (LastUsage, Option<Closing>) {
+        let usage = self.0.placements.last_usage(record);
+        let closing = self.close_count(record, &usage, ended);
+        (usage, closing)
+    }
+
+    /// Takes back what belonged to a run that was counted. `cgroup`: that goes at once, too.
+    fn take_back(&self, record: &ContainerRecord, cgroup: bool) {
+        if cgroup {
+            self.remove_cgroup(record);
+        }
+        self.release_shared(record, record.net.as_ref());
     }
 
     /// Tells the events of an end.
@@ -193,7 +217,7 @@ impl Engine {
         let record = life.record();
         // It did not run at all, however long ago it last did.
         let at = record.state.started_at.unwrap_or_else(Timestamp::now);
-        let end = End { code: record.state.exit_code, at, error: record.state.error.clone() };
+        let end = End { code: record.state.exit_code, at, error: record.state.error.clone(), seen: true };
         let Some(pause) = next_pause(&record, &end) else { return };
         let changed = self.change(life, |record| pause.begin(&mut record.state)).await;
         match changed {
@@ -201,6 +225,12 @@ impl Engine {
             Err(error) => tracing::error!(container = %life.id.short(), %error, "could not record its restart"),
         }
     }
+}
+
+/// Whether everything in it has ended with its process, as its PID namespace did, and nothing is started in its cgroup again:
+/// that is in nobody's way.
+fn ended_whole(record: &ContainerRecord, end: &End) -> bool {
+    end.seen && record.host.pid_mode == PidMode::Private
 }
 
 fn ended(state: &mut State, end: &End, oom_killed: bool) {
@@ -267,7 +297,7 @@ mod tests {
     }
 
     fn end(code: i32, after: i64) -> End {
-        End { code, at: Timestamp::from_second(after).unwrap(), error: String::new() }
+        End { code, at: Timestamp::from_second(after).unwrap(), error: String::new(), seen: true }
     }
 
     #[test]

@@ -145,7 +145,7 @@ impl Engine {
     /// It ended with the machine, or with its keeper. Whether it is to be started again now.
     async fn end_lost(&self, life: Life<'_>) -> Result<bool> {
         let end = match crate::cleaned::moment(&self.0.config.data_dir) {
-            Some(at) => End { code: KILLED, at, error: CLEANED.to_owned() },
+            Some(at) => End { code: KILLED, at, error: CLEANED.to_owned(), seen: false },
             None => End::lost(Timestamp::now()),
         };
         tracing::warn!(container = %life.id.short(), "{}", end.error);

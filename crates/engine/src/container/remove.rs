@@ -104,7 +104,7 @@ impl Engine {
     pub(super) async fn remove_locked(&self, life: Life<'_>, volumes: bool) -> Result<()> {
         life.abort_tasks();
         let volumes = if volumes { self.anonymous_volumes(&life.record()) } else { Vec::new() };
-        self.delete_record(&life.id, &volumes).await?;
+        self.delete_record(&life.id, &volumes, None).await?;
         self.removed(life, volumes).await;
         Ok(())
     }
