@@ -180,6 +180,40 @@ fn remove_file(path: &Path) -> Result<()> {
     }
 }
 
+/// What was hashed by others than who wrote it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Hashed {
+    /// Bytes.
+    pub(crate) size: u64,
+    pub(crate) digest: Digest,
+}
+
+/// Who hashes a blob.
+#[derive(Debug)]
+enum Hashing {
+    /// Whoever writes it.
+    Here(Hasher),
+    /// Whoever reads the same bytes further on; so many were written.
+    Downstream { written: u64 },
+}
+
+impl Hashing {
+    /// Bytes that were seen.
+    fn size(&self) -> u64 {
+        match self {
+            Hashing::Here(hasher) => hasher.size(),
+            Hashing::Downstream { written } => *written,
+        }
+    }
+
+    fn update(&mut self, bytes: &[u8]) {
+        match self {
+            Hashing::Here(hasher) => hasher.update(bytes),
+            Hashing::Downstream { written } => *written += bytes.len() as u64,
+        }
+    }
+}
+
 /// A blob coming in.
 #[derive(Debug)]
 pub(crate) struct BlobFile {
@@ -189,7 +223,7 @@ pub(crate) struct BlobFile {
     /// The digest under which it counts as busy, and under which it can be resumed.
     claim: Option<Digest>,
     expected: Option<(Digest, u64)>,
-    hasher: Hasher,
+    hashing: Hashing,
     resumed: u64,
     /// How far the disk was asked to begin.
     begun: u64,
@@ -213,7 +247,7 @@ impl BlobFile {
             path,
             claim,
             expected: None,
-            hasher: Hasher::new(),
+            hashing: Hashing::Here(Hasher::new()),
             resumed: 0,
             begun: 0,
             spoilt: false,
@@ -240,7 +274,7 @@ impl BlobFile {
 
     /// The next bytes that an earlier attempt left, hashed; 0 when all were seen.
     pub(crate) fn replay(&mut self, into: &mut [u8]) -> Result<usize> {
-        let seen = self.hasher.size();
+        let seen = self.hashing.size();
         let rest = usize::try_from(self.resumed - seen).unwrap_or(usize::MAX).min(into.len());
         let read = std::os::unix::fs::FileExt::read_at(&self.file, &mut into[..rest], seen);
         let read = read.map_err(|e| self.failed(e))?;
@@ -248,15 +282,15 @@ impl BlobFile {
             self.spoilt = true;
             return Err(Error::Interrupted(self.what()));
         }
-        self.hasher.update(&into[..read]);
+        self.hashing.update(&into[..read]);
         Ok(read)
     }
 
     /// Takes the next bytes.
     pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<()> {
-        debug_assert!(self.hasher.size() >= self.resumed, "what was resumed is hashed first");
+        debug_assert!(self.hashing.size() >= self.resumed, "what was resumed is hashed first");
         if let Some((_, expected)) = self.expected {
-            let actual = self.hasher.size() + bytes.len() as u64;
+            let actual = self.hashing.size() + bytes.len() as u64;
             if actual > expected {
                 self.spoilt = true;
                 return Err(Error::SizeMismatch { what: self.what(), expected, actual });
@@ -268,7 +302,7 @@ impl BlobFile {
             self.spoilt = true;
             error
         })?;
-        self.hasher.update(bytes);
+        self.hashing.update(bytes);
         self.start_writing();
         Ok(())
     }
@@ -276,25 +310,45 @@ impl BlobFile {
     /// Lets the disk begin with what has come, while the rest comes: less is left to wait for at the end. What is on
     /// the disk then leaves the page cache to those who are read soon, which a blob is not.
     fn start_writing(&mut self) {
-        let length = self.hasher.size() - self.begun;
+        let length = self.hashing.size() - self.begun;
         if let Some(range) = NonZeroU64::new(length).filter(|length| length.get() >= WRITE_BEHIND) {
             // Advice: nothing is lost where it is not taken.
             let _ = rustix::fs::fadvise(&self.file, self.begun, Some(range), rustix::fs::Advice::DontNeed);
-            self.begun = self.hasher.size();
+            self.begun = self.hashing.size();
+        }
+    }
+
+    /// Leaves the hashing to whoever reads the same bytes further on, where nothing was seen yet.
+    /// [`BlobFile::seal_as`] then takes the digest.
+    pub(crate) fn hash_downstream(&mut self) {
+        if self.resumed == 0 && self.hashing.size() == 0 {
+            self.hashing = Hashing::Downstream { written: 0 };
         }
     }
 
     /// No more bytes: verifies them.
-    pub(crate) fn seal(mut self) -> Result<SealedBlob> {
-        let hasher = std::mem::take(&mut self.hasher);
-        let actual = hasher.size();
+    ///
+    /// # Errors
+    /// [`Error::SizeMismatch`] and [`Error::DigestMismatch`] where it is not what was expected.
+    pub(crate) fn seal(self) -> Result<SealedBlob> {
+        self.seal_as(None)
+    }
+
+    /// As [`BlobFile::seal`], with what was hashed further on. It counts where the hashing was left to there.
+    pub(crate) fn seal_as(mut self, downstream: Option<Hashed>) -> Result<SealedBlob> {
+        let actual = self.hashing.size();
         if let Some((_, expected)) = self.expected
             && actual != expected
         {
             self.spoilt = actual > expected;
             return Err(Error::SizeMismatch { what: self.what(), expected, actual });
         }
-        let digest = hasher.finish();
+        let hashing = std::mem::replace(&mut self.hashing, Hashing::Downstream { written: actual });
+        let digest = match (hashing, downstream) {
+            (Hashing::Here(hasher), _) => hasher.finish(),
+            (Hashing::Downstream { written }, Some(seen)) if seen.size == written => seen.digest,
+            (Hashing::Downstream { .. }, _) => return Err(Error::Interrupted(self.what())),
+        };
         if let Some((expected, _)) = self.expected
             && digest != expected
         {
@@ -373,6 +427,27 @@ mod tests {
         blob.seal().unwrap().publish().unwrap();
         assert_eq!(content.read(&wanted.digest, 100).unwrap(), b"hello world");
         assert_eq!(list(&content.ingest).unwrap().len(), 0);
+    }
+
+    #[test]
+    fn what_is_hashed_further_on_counts_only_where_it_is_all_that_was_written() {
+        let (_temp, content) = content();
+        let seen = |bytes: &[u8]| Some(Hashed { size: bytes.len() as u64, digest: Digest::of(bytes) });
+        let written = |bytes: &[u8]| {
+            let mut blob = content.begin().unwrap();
+            blob.hash_downstream();
+            blob.write(bytes).unwrap();
+            blob
+        };
+        assert_eq!(written(b"whole").seal_as(seen(b"whole")).unwrap().digest, Digest::of(b"whole"));
+        assert!(matches!(written(b"whole").seal_as(seen(b"who")), Err(Error::Interrupted(_))));
+        assert!(matches!(written(b"whole").seal(), Err(Error::Interrupted(_))));
+
+        let wanted = descriptor(b"hello");
+        let mut blob = content.resume(&wanted).unwrap();
+        blob.hash_downstream();
+        blob.write(b"jello").unwrap();
+        assert!(matches!(blob.seal_as(seen(b"jello")), Err(Error::DigestMismatch { .. })));
     }
 
     #[test]

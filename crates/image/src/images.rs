@@ -13,13 +13,14 @@
 use crate::content::{Content, list};
 use crate::reaper::Reaper;
 use crate::record::{ImageRecord, LAYER, key_of};
+use crate::spread::spread;
 use crate::state::{Lease, State};
 use crate::sync::Syncer;
 use crate::{Digest, Error, ImageConfig, ImageId, ImageIngest, Platform, Result, pace, rootfs, skeleton, tree};
 use parking_lot::Mutex;
 use rustix::fd::AsFd as _;
 use std::collections::{HashMap, HashSet};
-use std::fs;
+use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -107,12 +108,15 @@ impl Images {
             let dir = root.join(dir);
             fs::create_dir_all(&dir).map_err(|e| Error::io(format!("making {}", dir.display()), e))?;
         }
+        // Layers are made in there; where they go afterwards changes nothing.
+        let staging = root.join("staging");
+        spread(&File::open(&staging).map_err(|e| Error::io(format!("opening {}", staging.display()), e))?);
         // Layers hold set-uid programs of all ages: nobody but root has business there.
         fs::set_permissions(root, fs::Permissions::from_mode(0o700))
             .map_err(|e| Error::io(format!("setting the mode of {}", root.display()), e))?;
         let content = Arc::new(Content::open(root)?);
         let reaper = Reaper::open(root)?;
-        for entry in list(&root.join("staging"))? {
+        for entry in list(&staging)? {
             reaper.discard(&entry.path())?;
         }
         let mut state = State::load(&config.store)?;
@@ -146,7 +150,7 @@ impl Images {
         let (Some(parent), Some(name)) = (root.parent(), root.file_name()) else {
             return Err(Error::Invalid(format!("{} is no directory of images", root.display())));
         };
-        match fs::File::open(parent) {
+        match File::open(parent) {
             Ok(parent) => tree::remove(parent.as_fd(), name.as_encoded_bytes()).map_err(failed),
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
             Err(e) => Err(Error::io(format!("opening {}", parent.display()), e)),

@@ -47,6 +47,7 @@ mod remove;
 mod rootfs;
 mod save;
 mod skeleton;
+mod spread;
 mod state;
 pub mod stream;
 mod sync;

@@ -5,11 +5,12 @@
 //!  (caller's thread)                 (thread)   ├─▶ unpack        (a thread each)
 //!                                               └─▶ compress, hash, write the blob (where the source is no blob)
 //! ```
+//! A source that is not compressed is hashed once, as both digests are the same.
 //! Buffers of 256 KiB travel through short queues; nothing is copied from one to another, and nothing is written but
 //! the blob and the files. The slowest step sets the pace, and the queues bound the memory.
 
 use crate::compression::{Compression, MAGIC, read_full};
-use crate::content::{BlobFile, SealedBlob};
+use crate::content::{BlobFile, Hashed, SealedBlob};
 use crate::images::UnpackLimits;
 use crate::unpack::{self, Unpacked};
 use crate::{Digest, Error, Hasher, Phase, Progress, Result};
@@ -154,7 +155,7 @@ pub(crate) fn run(
         let unpacked = unpacked?;
         let compression = if made.is_some() { Compression::Zstd } else { compression };
         let blob = match (kept, made) {
-            (Some(kept), _) => Some(kept.seal()?),
+            (Some(kept), _) => Some(kept.seal_as(Some(Hashed { size: tar_size, digest: diff_id }))?),
             (None, made) => made,
         };
         Ok(Passed { blob, compression, diff_id, tar_size, unpacked })
@@ -177,8 +178,13 @@ fn feed(source: &mut dyn Source, mut kept: Option<BlobFile>, out: &SyncSender<By
             }
         }
     }
+    let mut first = true;
     while let Some(bytes) = source.next()? {
         if let Some(file) = &mut kept {
+            // The blob of an uncompressed layer is what the layer's own digest is of: it is hashed once.
+            if std::mem::take(&mut first) && bytes.len() >= MAGIC && Compression::of(&bytes) == Compression::None {
+                file.hash_downstream();
+            }
             file.write(&bytes)?;
         }
         if out.send(bytes).is_err() {
