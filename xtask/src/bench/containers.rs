@@ -195,7 +195,12 @@ fn thousand(ours: &Instance) -> Result<Vec<Figure>> {
             unit: Unit::PerSecond,
             measured: vec![("stratus", vec![last]), ("the first 100", vec![first])],
             target: Target::NoSlowerThan(first),
-            bound: "",
+            bound: "the kernel: of what these take more than the first, a third is memory that it has not used before \
+                    (`allocate_slab`; the first hundred get what others gave back), a sixth the look of each new sysfs \
+                    through those of all network namespaces (`kernfs_test_super`, `kernfs_find_ns`), a seventh that of \
+                    a new cpuset cgroup through its siblings (`cpuset_css_online`), the rest `pivot_root`'s through all \
+                    processes (`chroot_fs_refs`), page tables, and locks that these hold meanwhile; the daemon and the \
+                    keeper themselves take as long as at the first (`perf record` of both hundreds)",
         },
         Figure {
             what: "daemon from exec to answering, with 1,000 running containers",
