@@ -1,0 +1,193 @@
+//! A Dockerfile's text, places in it, and mistakes that are told with the line and a caret.
+
+use serde::Serialize;
+use std::fmt;
+use thiserror::Error;
+
+/// A place in a file: both counted from 1, columns in characters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub struct Position {
+    /// The line.
+    pub line: u32,
+    /// The character in the line.
+    pub column: u32,
+}
+
+/// From a place up to another, which does not belong to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+pub struct Span {
+    /// The first character.
+    pub start: Position,
+    /// Behind the last character.
+    pub end: Position,
+}
+
+impl Span {
+    /// All of a line, where nothing in it is at fault more than the rest.
+    pub fn line(line: u32) -> Span {
+        Span { start: Position { line, column: 1 }, end: Position { line, column: 1 } }
+    }
+}
+
+/// Something read, and where it stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Spanned<T> {
+    /// What it is.
+    pub value: T,
+    /// Where it is.
+    pub span: Span,
+}
+
+/// A file's text, and the name that people know it by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Source {
+    name: String,
+    text: String,
+}
+
+impl Source {
+    /// A text, and its name as mistakes are to tell it. A byte order mark at the begin is no part of it.
+    pub fn new(name: impl Into<String>, text: impl AsRef<str>) -> Source {
+        let text = text.as_ref();
+        Source { name: name.into(), text: text.strip_prefix('\u{feff}').unwrap_or(text).to_owned() }
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its text.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// A line by its number, without its end; empty where there is none.
+    pub fn line(&self, number: u32) -> &str {
+        let index = (number as usize).saturating_sub(1);
+        self.text.split('\n').nth(index).unwrap_or_default().trim_end_matches('\r')
+    }
+
+    /// A mistake in this file.
+    pub fn mistake(&self, span: Span, message: impl Into<String>) -> Mistake {
+        Mistake {
+            file: self.name.clone(),
+            span,
+            text: self.line(span.start.line).to_owned(),
+            message: message.into(),
+            suggestion: None,
+        }
+    }
+}
+
+/// A mistake, told with the file, the line, the line's text and a caret.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub struct Mistake {
+    /// The file's name.
+    pub file: String,
+    /// Where it is.
+    pub span: Span,
+    /// The text of its first line.
+    pub text: String,
+    /// What is wrong.
+    pub message: String,
+    /// What was likely meant.
+    pub suggestion: Option<String>,
+}
+
+impl Mistake {
+    /// The same, with what was likely meant, if anything comes close.
+    pub fn meant(mut self, suggestion: Option<impl Into<String>>) -> Mistake {
+        self.suggestion = suggestion.map(Into::into);
+        self
+    }
+
+    /// What is wrong in one line, with what was likely meant.
+    pub fn summary(&self) -> String {
+        match &self.suggestion {
+            Some(suggestion) => format!("{} (did you mean {suggestion}?)", self.message),
+            None => self.message.clone(),
+        }
+    }
+}
+
+impl fmt::Display for Mistake {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Position { line, column } = self.span.start;
+        writeln!(f, "{}:{line}:{column}: {}", self.file, self.summary())?;
+        write!(f, "{line:>4} | {}", self.text)?;
+        let before = self.text.chars().take(column.saturating_sub(1) as usize);
+        // A tab before the caret is a tab below it, however wide the terminal makes it.
+        let blank: String = before.map(|c| if c == '\t' { '\t' } else { ' ' }).collect();
+        let rest = self.text.chars().count().saturating_sub(column.saturating_sub(1) as usize);
+        let wide = if self.span.end.line == line {
+            (self.span.end.column.saturating_sub(column) as usize).min(rest)
+        } else {
+            rest
+        };
+        match wide {
+            0 if column == 1 => Ok(()),
+            wide => write!(f, "\n     | {blank}{}", "^".repeat(wide.max(1))),
+        }
+    }
+}
+
+/// All mistakes of a file, in their order.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Error)]
+pub struct Mistakes(Vec<Mistake>);
+
+impl Mistakes {
+    /// More than these tell nobody anything: the first of them made the others.
+    const MOST: usize = 20;
+
+    pub(super) fn add(&mut self, mistake: Mistake) {
+        if self.0.len() < Self::MOST {
+            self.0.push(mistake);
+        }
+    }
+
+    /// Each of them.
+    pub fn iter(&self) -> std::slice::Iter<'_, Mistake> {
+        self.0.iter()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl fmt::Display for Mistakes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, mistake) in self.0.iter().enumerate() {
+            write!(f, "{}{mistake}", if index == 0 { "" } else { "\n" })?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(line: u32, from: u32, to: u32) -> Span {
+        Span { start: Position { line, column: from }, end: Position { line, column: to } }
+    }
+
+    #[test]
+    fn a_mistake_shows_the_line_and_a_caret() {
+        let source = Source::new("Dockerfile", "\u{feff}FROM a\r\nRUN\t--nope x\n");
+        let mistake = source.mistake(at(2, 5, 11), "unknown flag: --nope").meant(Some("--mount"));
+        assert_eq!(
+            mistake.to_string(),
+            "Dockerfile:2:5: unknown flag: --nope (did you mean --mount?)\n   2 | RUN\t--nope x\n     |    \t^^^^^^"
+        );
+        assert_eq!(source.mistake(Span::line(1), "no").to_string(), "Dockerfile:1:1: no\n   1 | FROM a");
+    }
+
+    #[test]
+    fn a_place_outside_of_the_file_is_no_panic() {
+        let source = Source::new("f", "a");
+        assert_eq!(source.mistake(at(9, 7, 3), "no").to_string(), "f:9:7: no\n   9 | \n     | ^");
+    }
+}
