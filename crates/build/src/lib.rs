@@ -1,8 +1,10 @@
 //! A Dockerfile and a context become an image. What there is of it: the language, all of it, and its checks; nothing is
 //! carried out yet.
 //!
-//! [`dockerfile`] is the language itself.
+//! [`dockerfile`] is the language itself, [`glob`] what its paths may have, [`ignore`] which files of a context count.
 #![forbid(unsafe_code)]
 
 pub mod dockerfile;
+pub mod glob;
+pub mod ignore;
 mod suggest;

@@ -1,9 +1,11 @@
 //! The Dockerfile language: a file's text becomes stages of instructions. Nothing is carried out here.
 //!
-//! [`parse`] reads a file. Its words are as they were written: they are expanded when an instruction is carried out.
+//! [`parse`] reads a file. Its words are as they were written: [`expand`] says what they mean once an
+//! instruction is carried out.
 
 mod access;
 mod directives;
+mod expand;
 mod flags;
 mod heredoc;
 mod instruction;
@@ -12,6 +14,7 @@ mod mount;
 mod parse;
 mod parse_command;
 mod parse_files;
+mod pattern;
 mod source;
 mod words;
 
@@ -20,6 +23,7 @@ mod tests;
 
 pub use access::{AccessError, Identity, Mode, Owner};
 pub use directives::{CheckOptions, Checks, Directives};
+pub use expand::{ExpandError, Expansion, Kind, Variables, expand};
 pub use heredoc::Heredoc;
 pub use instruction::{
     Add, Arg, Argument, Cmd, CommandLine, Copy, Device, Entrypoint, Env, Expose, FileSource, Files, HealthCommand,
