@@ -47,14 +47,9 @@ pub(super) fn check_driver(driver: &str) -> Result<()> {
     }
 }
 
-/// Refuses what is to hold for containers that do not say, where it could hold for none; with the key that it stands under.
+/// Refuses what is to hold for containers that do not say, where it could hold for none.
 pub(crate) fn check_logging_defaults(log: &model::LogConfig) -> Result<()> {
     check_driver(&log.driver).map_err(|error| error.context(format!("log-driver {}", log.driver)))?;
-    // One by one, so that it is known which one is wrong.
-    for (name, value) in &log.options {
-        let one = model::LogConfig { options: [(name.clone(), value.clone())].into(), ..log.clone() };
-        check(&one).map_err(|error| error.context(format!("log-opt {name}={value}")))?;
-    }
     check(log)
 }
 
@@ -65,11 +60,17 @@ pub(super) fn check(log: &model::LogConfig) -> Result<()> {
         _ => {
             rotation(log)?;
             for pattern in ["labels-regex", "env-regex"] {
-                log.options.get(pattern).map(|text| regex(text)).transpose()?;
+                log.options.get(pattern).map(|text| regex(text).map_err(|error| of(pattern, error))).transpose()?;
             }
-            log.options.get("tag").map(|text| tag::Tag::parse(text)).transpose().map(drop)
+            let tag = log.options.get("tag").map(|text| tag::Tag::parse(text)).transpose();
+            tag.map_err(|error| of("tag", error)).map(drop)
         }
     }
+}
+
+/// Says which option is wrong.
+fn of(option: &str, error: Error) -> Error {
+    error.context(format!("log-opt {option}"))
 }
 
 /// `max-size`, `max-file`, `compress`
@@ -89,20 +90,23 @@ fn rotation(log: &model::LogConfig) -> Result<Option<Rotation>> {
     }
     let max_size = match options.get("max-size").map(String::as_str) {
         None | Some("-1") => None,
-        Some(text) => Some(size(text).ok_or_else(|| Error::invalid(format!("invalid size: '{text}'")))?),
+        Some(text) => {
+            Some(size(text).ok_or_else(|| Error::invalid(format!("log-opt max-size: invalid size: '{text}'")))?)
+        }
     };
     let max_files: Option<u32> = match options.get("max-file") {
         None => None,
         Some(text) => {
             let count = text.parse().ok().filter(|count| *count >= 1);
-            Some(count.ok_or_else(|| Error::invalid(format!("max-file cannot be less than 1: '{text}'")))?)
+            Some(count.ok_or_else(|| Error::invalid(format!("log-opt max-file: it cannot be less than 1: '{text}'")))?)
         }
     };
     let compress = match options.get("compress") {
         None => None,
-        Some(text) => {
-            Some(text.parse().map_err(|_| Error::invalid(format!("compress must be true or false: '{text}'")))?)
-        }
+        Some(text) => Some(
+            text.parse()
+                .map_err(|_| Error::invalid(format!("log-opt compress: it must be true or false: '{text}'")))?,
+        ),
     };
     if local {
         let default = Rotation::LOCAL_DEFAULT;
@@ -190,7 +194,10 @@ mod tests {
     #[test]
     fn options_are_refused_where_they_can_not_be_used() {
         let refused = |option| check(&with(&[option])).expect_err("refused").to_string();
-        assert!(refused(("labels-regex", "(")).starts_with("error parsing regexp"));
+        assert!(refused(("labels-regex", "(")).starts_with("log-opt labels-regex: error parsing regexp"));
+        assert!(refused(("tag", "{{.Nonsense}}")).starts_with("log-opt tag: "));
+        assert_eq!(refused(("max-size", "huge")), "log-opt max-size: invalid size: 'huge'");
+        assert_eq!(refused(("max-file", "0")), "log-opt max-file: it cannot be less than 1: '0'");
         assert!(refused(("tag", "{{.Nonsense}}")).contains("{{.Nonsense}}"));
         assert_eq!(refused(("colour", "red")), "unknown log opt 'colour' for json-file log driver");
         check(&with(&[("tag", "{{.Name}}"), ("env-regex", "^A"), ("max-size", "10m")])).expect("good ones");

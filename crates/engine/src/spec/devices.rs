@@ -37,11 +37,12 @@ impl Device {
 
 /// The devices that `host` asks for: all of the host's for a privileged container.
 pub(crate) fn requested(host: &HostConfig) -> Result<Vec<Device>> {
-    if !host.resources.device_requests.is_empty() {
-        let drivers: Vec<&str> = host.resources.device_requests.iter().map(|request| request.driver.as_str()).collect();
+    if let Some(request) = host.resources.device_requests.first() {
+        let alternatives: Vec<String> = request.capabilities.iter().map(|all| format!("[{}]", all.join(" "))).collect();
         return Err(Error::not_implemented(format!(
-            "could not select device driver \"{}\" with capabilities: stratus maps devices by path (--device)",
-            drivers.join(",")
+            "could not select device driver \"{}\" with capabilities: [{}]: stratus maps devices by path: --device /dev/NAME",
+            request.driver,
+            alternatives.join(" ")
         )));
     }
     let mut devices = Vec::new();
