@@ -45,7 +45,7 @@ fn the_commands_that_docker_has_at_the_top() {
     host.sh("$STRATUS container inspect busybox").fails_with("No such container: busybox");
     host.sh("$STRATUS container run --rm busybox sh -c 'exit 7'").exits_with(7);
     host.sh("$STRATUS container prune").fails_with("give --force");
-    host.sh("$STRATUS container prune -f | grep -c '^[0-9a-f]*$'").says("2");
+    host.sh("$STRATUS container prune -f | grep -c '^[0-9a-f]\\{64\\}$'").says("2");
     host.sh("docker run -d --name db busybox sleep 1000 && docker run -d --name web --link db:data busybox sleep 1000")
         .ok();
     host.sh("$STRATUS rm --link web/data && docker inspect -f '{{json .HostConfig.Links}}' web").mentions("null");

@@ -129,7 +129,7 @@ const REFUSED: [(&str, &str); 14] = [
     ("bridge = 'br 0'", "bridge \"br 0\": invalid link name \"br 0\": 1 to 15 bytes without white space, '/' and ':'"),
     ("insecure-registry = 'a b'", "insecure-registry \"a b\": "),
     ("log-driver = 'syslog'", "log-driver syslog: "),
-    ("log-opt = 'max-size=huge'", "log-opt max-size=huge: "),
+    ("log-opt = 'max-size=huge'", "log-opt max-size: invalid size: 'huge'"),
     ("colour = 'red'", "unknown key `colour`: the keys are data-dir, run-dir, host, "),
 ];
 

@@ -48,7 +48,16 @@ pub fn main() -> ExitCode {
         _ => {}
     }
     let cli = client::with_connection(Cli::command());
-    let matches = cli.clone().get_matches_from(std::iter::once(program).chain(arguments));
+    let matches = match cli.clone().try_get_matches_from(std::iter::once(program).chain(arguments)) {
+        Ok(matches) => matches,
+        Err(error) => match client::hint(&error) {
+            Some(hint) => {
+                eprintln!("error: {hint}");
+                return ExitCode::from(2);
+            }
+            None => error.exit(),
+        },
+    };
     match Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit()).command {
         Command::Daemon(options) => daemon::main(*options),
         Command::Runtime { arguments } => {

@@ -8,7 +8,7 @@ use super::error::Error;
 use crate::tls::Identity;
 
 /// Where a daemon listens unless it is told otherwise.
-const DEFAULT: &str = "unix:///run/stratus/docker.sock";
+pub(super) const DEFAULT: &str = "unix:///run/stratus/docker.sock";
 
 /// The address of a daemon.
 #[derive(Clone, Debug, PartialEq, Eq)]

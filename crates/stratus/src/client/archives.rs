@@ -132,7 +132,7 @@ impl Target {
         hidden.push(name);
         hidden.push(format!(".{}.partial", std::process::id()));
         let partial = path.with_file_name(hidden);
-        let file = File::create_new(&partial).map_err(Error::io(format!("creating {}", partial.display())))?;
+        let file = File::create_new(&partial).map_err(Error::io(format!("creating {}", path.display())))?;
         Ok(Target::File { file, partial, path })
     }
 
@@ -178,7 +178,7 @@ pub(super) fn upload(path: Option<&Path>, what: &str, show: bool) -> Result<(Upl
     };
     let total = path.and_then(|path| path.metadata().ok()).filter(|metadata| metadata.is_file()).map(|file| file.len());
     let progress = Single::bytes(what, total, show);
-    let (bar, name) = (progress.clone(), path.map_or("standard input".into(), |path| path.display().to_string()));
+    let (bar, name) = (progress.clone(), named(path));
     let (upload, body) = Upload::new(move |sink| {
         let mut buffer = vec![0; 128 << 10];
         loop {
@@ -210,7 +210,19 @@ pub(super) async fn load(context: &Context, args: LoadArgs) -> Result<ExitCode> 
         Err(error) => Err(error),
     };
     bar.end();
-    context.print_said(&upload.outcome(said)?)
+    context.print_said(&upload.outcome(of_archive(said, args.file.as_deref()))?)
+}
+
+/// Says which archive it is that the daemon does not take.
+fn of_archive<T>(outcome: Result<T>, path: Option<&Path>) -> Result<T> {
+    outcome.map_err(|error| match error {
+        Error::Refused { message, .. } | Error::Failed(message) => Error::Failed(format!("{}: {message}", named(path))),
+        other => other,
+    })
+}
+
+fn named(path: Option<&Path>) -> String {
+    path.map_or_else(|| "standard input".to_owned(), |path| path.display().to_string())
 }
 
 /// `stratus import`
@@ -231,7 +243,7 @@ pub(super) async fn import(context: &Context, args: ImportArgs) -> Result<ExitCo
     let (upload, body, bar) = upload(path, "importing", context.format == Format::Table)?;
     let said = settings.send(context, body, context.shown(true)).await;
     bar.end();
-    context.print_said(&upload.outcome(said)?)
+    context.print_said(&upload.outcome(of_archive(said, path))?)
 }
 
 /// What an imported image is besides its files.

@@ -77,6 +77,9 @@ pub(crate) struct RenameArgs {
 /// Change limits and restart policies
 #[derive(Args, Debug)]
 pub(crate) struct UpdateArgs {
+    /// Share of the disks' time, beside other containers': 10 to 1000, or 0 for the default
+    #[arg(long, value_name = "WEIGHT")]
+    blkio_weight: Option<u16>,
     /// Share of processor time, beside other containers'
     #[arg(long, short = 'c', value_name = "WEIGHT")]
     cpu_shares: Option<i64>,
@@ -260,6 +263,7 @@ pub(super) async fn rename(context: &Context, args: RenameArgs) -> Result<ExitCo
 /// `stratus update`
 pub(super) async fn update(context: &Context, args: UpdateArgs) -> Result<ExitCode> {
     let body = json!({
+        "BlkioWeight": args.blkio_weight,
         "CpuShares": args.cpu_shares,
         "CpuPeriod": args.cpu_period,
         "CpuQuota": args.cpu_quota,

@@ -126,7 +126,10 @@ fn sums(document: &Value) -> Result<Table> {
 fn one_by_one(usage: &Usage) -> Result<ExitCode> {
     let mut images = Table::new(["IMAGE", "ID", "SIZE", "SHARED", "OWN", "CONTAINERS"]);
     for image in usage.images.iter().flatten() {
-        let names = image.repo_tags.as_deref().unwrap_or_default().join(", ");
+        let names = match image.repo_tags.as_deref().unwrap_or_default() {
+            [] => "<none>".to_owned(),
+            names => names.join(", "),
+        };
         let shared = human::decimal(u64::try_from(image.shared_size).unwrap_or(0));
         let (size, own) = (human::decimal(image.size), human::decimal(image.own()));
         let used = image.containers.max(0).to_string();

@@ -59,9 +59,6 @@ pub(crate) struct ListArgs {
     /// Only those that fit: reference=…, label=…, dangling=…, before=…, since=…; repeats
     #[arg(long, short, value_name = "NAME=VALUE")]
     filter: Vec<Filter>,
-    // Docker's; there are none here, and that is told.
-    #[arg(long, value_name = "TEMPLATE", hide = true, value_parser = output::no_templates)]
-    format: Option<String>,
     /// Don't cut ids
     #[arg(long)]
     no_trunc: bool,

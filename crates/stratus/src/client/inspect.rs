@@ -17,9 +17,9 @@ pub(crate) struct InspectArgs {
     /// Also what containers take on the disk
     #[arg(long, short)]
     size: bool,
-    // Docker's; there are none here, and that is told.
-    #[arg(long, short, value_name = "TEMPLATE", hide = true, value_parser = output::no_templates)]
-    format: Option<String>,
+    // Docker's short name of `--format`. It prints documents in any case, and templates are refused.
+    #[arg(short, value_name = "FORMAT", hide = true, value_parser = output::FormatParser)]
+    format: Option<output::Format>,
     /// Names or ids
     #[arg(required = true)]
     names: Vec<String>,
@@ -28,9 +28,9 @@ pub(crate) struct InspectArgs {
 /// Names of one kind
 #[derive(Args, Debug)]
 pub(crate) struct NamesArgs {
-    // Docker's; there are none here, and that is told.
-    #[arg(long, short, value_name = "TEMPLATE", hide = true, value_parser = output::no_templates)]
-    format: Option<String>,
+    // Docker's short name of `--format`. It prints documents in any case, and templates are refused.
+    #[arg(short, value_name = "FORMAT", hide = true, value_parser = output::FormatParser)]
+    format: Option<output::Format>,
     /// Names or ids
     #[arg(required = true)]
     names: Vec<String>,

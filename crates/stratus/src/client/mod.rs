@@ -14,10 +14,12 @@ mod containers;
 mod copy;
 mod credentials;
 mod disk;
+mod elsewhere;
 mod error;
 mod events;
 mod exec;
 mod human;
+mod id_file;
 mod images;
 mod inspect;
 mod login;
@@ -53,6 +55,8 @@ use connect::Daemon;
 use error::{Error, Result};
 use output::Format;
 use table::Table;
+
+pub(crate) use elsewhere::hint;
 
 /// Commands for the daemon.
 #[derive(Subcommand)]
@@ -143,7 +147,8 @@ pub(crate) fn with_connection(mut cli: clap::Command) -> clap::Command {
         let output = Arg::new(OUTPUT)
             .long("output")
             .value_name("FORMAT")
-            .value_parser(clap::builder::EnumValueParser::<Format>::new())
+            .alias("format")
+            .value_parser(output::FormatParser)
             .help("For whom to print: tables for people, documents for programs")
             .help_heading("Connection");
         [host.global(global).display_order(1000), output.global(global).display_order(1000)]

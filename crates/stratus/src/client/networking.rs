@@ -33,7 +33,7 @@ impl FromStr for Publication {
         };
         let address = address.strip_prefix('[').and_then(|inner| inner.strip_suffix(']')).unwrap_or(address);
         if !address.is_empty() && address.parse::<IpAddr>().is_err() {
-            return Err(bad("its address is none"));
+            return Err(bad(&format!("{address:?} is no IP address")));
         }
         let container = range(container).map_err(|why| bad(&why))?;
         let host = if host.is_empty() { None } else { Some(range(host).map_err(|why| bad(&why))?) };
@@ -81,9 +81,14 @@ pub(super) fn extra_hosts(texts: &[String]) -> Result<Vec<String>> {
     let host = |text: &String| match text.split_once(['=', ':']) {
         Some((name, address)) if !name.is_empty() && !address.is_empty() => {
             let address = address.strip_prefix('[').and_then(|inner| inner.strip_suffix(']')).unwrap_or(address);
+            if address != "host-gateway" && address.parse::<IpAddr>().is_err() {
+                let why =
+                    format!("{address:?} is no IP address: give NAME:ADDRESS, or NAME:host-gateway for this machine");
+                return Err(Error::Usage(format!("--add-host {text:?}: {why}")));
+            }
             Ok(format!("{name}:{address}"))
         }
-        _ => Err(Error::Usage(format!("--add-host {text:?} is none: give NAME:ADDRESS"))),
+        _ => Err(Error::Usage(format!("--add-host {text:?} has no address: give NAME:ADDRESS, such as db:10.0.0.7"))),
     };
     texts.iter().map(host).collect()
 }
@@ -224,6 +229,10 @@ mod tests {
     fn hosts_have_addresses() {
         let hosts = extra_hosts(&["a:10.0.0.1".into(), "b=[::1]".into(), "c:host-gateway".into()]).expect("hosts");
         assert_eq!(hosts, ["a:10.0.0.1", "b:::1", "c:host-gateway"]);
-        assert!(extra_hosts(&["a".into()]).is_err());
+        let refused = |text: &str| extra_hosts(&[text.into()]).unwrap_err().to_string();
+        assert!(refused("a").contains("has no address"), "{}", refused("a"));
+        assert!(refused("a:10.0.0").contains("\"10.0.0\" is no IP address"), "{}", refused("a:10.0.0"));
+        let said = "300.0.0.1:1:1".parse::<Publication>().unwrap_err();
+        assert!(said.contains("\"300.0.0.1\" is no IP address"), "{said}");
     }
 }

@@ -1,13 +1,17 @@
 //! The flags of `run` and `create`, which are docker's, and the request that they make.
 
+mod gpus;
+mod limits;
+
 use std::path::PathBuf;
 
 use clap::Args;
 use serde_json::{Map, Value, json};
 
 use super::error::{Error, Result};
-use super::human::{parse_bytes, parse_span};
+use super::human::parse_span;
 use super::{mounts, networking, terminal};
+pub(super) use limits::nano_cpus;
 
 /// What a container is made of.
 #[derive(Args, Debug)]
@@ -24,33 +28,18 @@ pub(crate) struct ContainerArgs {
     /// Take a capability away, or ALL; repeats
     #[arg(long, value_name = "CAPABILITY", help_heading = SECURITY)]
     cap_drop: Vec<String>,
-    /// Cgroup below which the container's is
-    #[arg(long, value_name = "CGROUP", help_heading = LIMITS)]
-    cgroup_parent: Option<String>,
+    /// File to write its id into, which is made
+    #[arg(long, value_name = "FILE")]
+    pub(super) cidfile: Option<PathBuf>,
     /// Cgroup namespace: host or private
     #[arg(long, value_name = "MODE", help_heading = SECURITY)]
     cgroupns: Option<String>,
-    /// Share of processor time, beside other containers'
-    #[arg(long, short = 'c', value_name = "WEIGHT", help_heading = LIMITS)]
-    cpu_shares: Option<i64>,
-    /// Period of the scheduler's quota, in microseconds
-    #[arg(long, value_name = "MICROSECONDS", help_heading = LIMITS)]
-    cpu_period: Option<i64>,
-    /// Processor time in each period, in microseconds
-    #[arg(long, value_name = "MICROSECONDS", allow_hyphen_values = true, help_heading = LIMITS)]
-    cpu_quota: Option<i64>,
-    /// Number of processors, such as 1.5
-    #[arg(long, value_name = "NUMBER", value_parser = nano_cpus, help_heading = LIMITS)]
-    cpus: Option<i64>,
-    /// Processors it may run on, such as 0-3,6
-    #[arg(long, value_name = "LIST", help_heading = LIMITS)]
-    cpuset_cpus: Option<String>,
-    /// Memory nodes it may use, such as 0,1
-    #[arg(long, value_name = "LIST", help_heading = LIMITS)]
-    cpuset_mems: Option<String>,
     /// Device of the host, PATH[:PATH IN CONTAINER[:rwm]]; repeats
     #[arg(long, value_name = "DEVICE")]
     device: Vec<String>,
+    /// Rule for devices that are not mapped, as cgroups have it ('c 13:* rw'); repeats
+    #[arg(long, value_name = "RULE", help_heading = SECURITY)]
+    device_cgroup_rule: Vec<String>,
     /// DNS server; repeats
     #[arg(long, value_name = "ADDRESS", help_heading = NETWORK)]
     dns: Vec<String>,
@@ -75,6 +64,9 @@ pub(crate) struct ContainerArgs {
     /// Port that is there for other containers, PORT[-PORT][/PROTOCOL]; repeats
     #[arg(long, value_name = "PORT", help_heading = NETWORK)]
     expose: Vec<String>,
+    /// Graphics processors: all, a number, or device=…, driver=…, capabilities=…; repeats
+    #[arg(long, value_name = "GPUS", value_parser = gpus::request)]
+    gpus: Vec<Value>,
     /// Further group of the process; repeats
     #[arg(long, value_name = "GROUP", help_heading = SECURITY)]
     group_add: Vec<String>,
@@ -138,15 +130,6 @@ pub(crate) struct ContainerArgs {
     /// Address of its network device
     #[arg(long, value_name = "ADDRESS", help_heading = NETWORK)]
     mac_address: Option<String>,
-    /// Most memory, such as 512m
-    #[arg(long, short, value_name = "SIZE", value_parser = parse_bytes, help_heading = LIMITS)]
-    memory: Option<i64>,
-    /// Memory that it is pressed back to when memory is short
-    #[arg(long, value_name = "SIZE", value_parser = parse_bytes, help_heading = LIMITS)]
-    memory_reservation: Option<i64>,
-    /// Most memory and swap together; -1 for no limit on swap
-    #[arg(long, value_name = "SIZE", value_parser = parse_bytes, allow_hyphen_values = true, help_heading = LIMITS)]
-    memory_swap: Option<i64>,
     /// Mount: type=bind|volume|tmpfs|image,source=…,target=…[,readonly][,…]; repeats
     #[arg(long, value_name = "MOUNT")]
     mount: Vec<mounts::Mount>,
@@ -159,18 +142,9 @@ pub(crate) struct ContainerArgs {
     /// Further name of it in its network; repeats
     #[arg(long, alias = "net-alias", value_name = "NAME", help_heading = NETWORK)]
     network_alias: Vec<String>,
-    /// Don't let the kernel kill its processes when memory is out
-    #[arg(long, help_heading = LIMITS)]
-    oom_kill_disable: bool,
-    /// How readily the kernel kills it, -1000 to 1000
-    #[arg(long, value_name = "SCORE", allow_hyphen_values = true, help_heading = LIMITS)]
-    oom_score_adj: Option<i64>,
     /// PID namespace: host or container:NAME
     #[arg(long, value_name = "MODE", help_heading = SECURITY)]
     pid: Option<String>,
-    /// Most processes; -1 for no limit
-    #[arg(long, value_name = "NUMBER", allow_hyphen_values = true, help_heading = LIMITS)]
-    pids_limit: Option<i64>,
     /// Platform of the image, where it has several, such as linux/arm64
     #[arg(long, value_name = "PLATFORM")]
     pub(super) platform: Option<String>,
@@ -198,20 +172,23 @@ pub(crate) struct ContainerArgs {
     /// Remove the container when it ends
     #[arg(long)]
     pub(super) rm: bool,
+    /// OCI runtime: stratus, or runc, which is taken for it
+    #[arg(long, value_name = "NAME")]
+    runtime: Option<String>,
     /// Option for the kernel's security: seccomp=FILE, no-new-privileges…; repeats
     #[arg(long, value_name = "OPTION", help_heading = SECURITY)]
     security_opt: Vec<String>,
-    /// Size of /dev/shm
-    #[arg(long, value_name = "SIZE", value_parser = parse_bytes, help_heading = LIMITS)]
-    shm_size: Option<i64>,
     /// Signal that asks it to stop
     #[arg(long, value_name = "SIGNAL")]
     stop_signal: Option<String>,
     /// Seconds until it is killed, after it was asked to stop
     #[arg(long, value_name = "SECONDS", allow_hyphen_values = true)]
     stop_timeout: Option<i64>,
+    /// Option of the storage of its root file system; repeats
+    #[arg(long, value_name = "NAME=VALUE")]
+    storage_opt: Vec<String>,
     /// Kernel parameter of its namespaces; repeats
-    #[arg(long, value_name = "NAME=VALUE", help_heading = LIMITS)]
+    #[arg(long, value_name = "NAME=VALUE", help_heading = limits::HEADING)]
     sysctl: Vec<String>,
     /// Directory in memory, PATH[:OPTIONS]; repeats
     #[arg(long, value_name = "PATH")]
@@ -219,9 +196,6 @@ pub(crate) struct ContainerArgs {
     /// Give it a terminal
     #[arg(long, short)]
     pub(super) tty: bool,
-    /// Limit of its processes, NAME=SOFT[:HARD]; repeats
-    #[arg(long, value_name = "LIMIT", value_parser = ulimit, help_heading = LIMITS)]
-    ulimit: Vec<Value>,
     /// User it runs as, USER[:GROUP]
     #[arg(long, short, value_name = "USER", help_heading = SECURITY)]
     user: Option<String>,
@@ -234,12 +208,17 @@ pub(crate) struct ContainerArgs {
     /// Volume or directory of the host, [SOURCE:]PATH[:OPTIONS]; repeats
     #[arg(long, short, value_name = "VOLUME")]
     volume: Vec<String>,
+    /// Driver of the volumes that are made for it
+    #[arg(long, value_name = "DRIVER")]
+    volume_driver: Option<String>,
     /// Take the volumes of another container, NAME[:ro]; repeats
     #[arg(long, value_name = "CONTAINER")]
     volumes_from: Vec<String>,
     /// Directory it starts in
     #[arg(long, short, value_name = "PATH")]
     workdir: Option<String>,
+    #[command(flatten)]
+    limits: limits::LimitArgs,
     /// Print help
     #[arg(long, action = clap::ArgAction::Help)]
     help: Option<bool>,
@@ -251,7 +230,6 @@ pub(crate) struct ContainerArgs {
 }
 
 const NETWORK: &str = "Network";
-const LIMITS: &str = "Limits";
 const SECURITY: &str = "Isolation";
 const HEALTH: &str = "Health";
 
@@ -337,31 +315,10 @@ impl ContainerArgs {
 
     fn host_config(&self, binds: Vec<String>, bindings: Map<String, Value>) -> Result<Value> {
         let mut host = self.surroundings(binds, bindings)?;
-        if let (Value::Object(host), Value::Object(limits)) = (&mut host, self.limits()) {
+        if let (Value::Object(host), Value::Object(limits)) = (&mut host, self.limits.settings()) {
             host.extend(limits);
         }
         Ok(host)
-    }
-
-    /// What it may use, as the API has it.
-    fn limits(&self) -> Value {
-        json!({
-            "CpuShares": self.cpu_shares,
-            "Memory": self.memory,
-            "MemoryReservation": self.memory_reservation,
-            "MemorySwap": self.memory_swap,
-            "NanoCpus": self.cpus,
-            "CpuPeriod": self.cpu_period,
-            "CpuQuota": self.cpu_quota,
-            "CpusetCpus": self.cpuset_cpus,
-            "CpusetMems": self.cpuset_mems,
-            "PidsLimit": self.pids_limit,
-            "Ulimits": self.ulimit,
-            "ShmSize": self.shm_size,
-            "OomScoreAdj": self.oom_score_adj,
-            "OomKillDisable": self.oom_kill_disable,
-            "CgroupParent": self.cgroup_parent,
-        })
     }
 
     /// What it is given of the host, and how it is set apart from it.
@@ -395,6 +352,12 @@ impl ContainerArgs {
             "Annotations": pairs(&self.annotation, "--annotation")?,
             "ConsoleSize": terminal::size().filter(|_| self.tty).map(|(rows, columns)| [rows, columns]),
             "Isolation": self.isolation,
+            "ContainerIDFile": self.cidfile,
+            "Runtime": self.runtime,
+            "StorageOpt": pairs(&self.storage_opt, "--storage-opt")?,
+            "VolumeDriver": self.volume_driver,
+            "DeviceRequests": self.gpus,
+            "DeviceCgroupRules": self.device_cgroup_rule,
             "Devices": self.device.iter().map(|device| mounts::device(device)).collect::<Result<Vec<_>>>()?,
             "Mounts": self.mount.iter().map(|mount| &mount.0).collect::<Vec<_>>(),
             "Init": self.init.then_some(true),
@@ -494,12 +457,6 @@ fn isolation(text: &str) -> Result<String, String> {
     }
 }
 
-pub(super) fn nano_cpus(text: &str) -> Result<i64, String> {
-    let number = text.parse::<f64>().ok().filter(|number| (0.0..=1e6).contains(number));
-    #[allow(clippy::cast_possible_truncation, reason = "checked above")]
-    number.map(|number| (number * 1e9).round() as i64).ok_or_else(|| format!("{text:?} is no number of processors"))
-}
-
 /// A restart policy as the API has it.
 pub(super) fn restart_policy(text: &str) -> Result<Value, String> {
     let (name, times) = text.split_once(':').map_or((text, None), |(name, times)| (name, Some(times)));
@@ -511,14 +468,6 @@ pub(super) fn restart_policy(text: &str) -> Result<Value, String> {
         }
         _ => Err(format!("{text:?} is no restart policy: give no, on-failure[:TIMES], always or unless-stopped")),
     }
-}
-
-fn ulimit(text: &str) -> Result<Value, String> {
-    let bad = || format!("{text:?} is no limit: give NAME=SOFT[:HARD], such as nofile=1024:4096");
-    let (name, limits) = text.split_once('=').ok_or_else(bad)?;
-    let (soft, hard) = limits.split_once(':').unwrap_or((limits, limits));
-    let number = |text: &str| if text == "unlimited" { Ok(-1) } else { text.parse::<i64>().map_err(|_| bad()) };
-    Ok(json!({ "Name": name, "Soft": number(soft)?, "Hard": number(hard)? }))
 }
 
 #[cfg(test)]

@@ -1,7 +1,11 @@
 //! What a command prints: for people, or for programs.
 
+use std::ffi::OsStr;
 use std::io::{self, Write};
 
+use clap::builder::{PossibleValue, TypedValueParser};
+use clap::error::ErrorKind;
+use clap::{Arg, Command, ValueEnum};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -19,11 +23,31 @@ pub(super) enum Format {
     Json,
 }
 
-/// Says what to do instead, to those who bring a template of Docker's along.
-pub(super) fn no_templates(_: &str) -> std::result::Result<String, String> {
-    Err("stratus has no templates: print JSON and take it apart (stratus ps --output json | jq -r '.[].Image'; \
-         stratus inspect NAME | jq -r '.[0].State.Status')"
-        .to_owned())
+/// Reads a [`Format`], also as docker's `--format` has it; of its templates there are none.
+#[derive(Clone)]
+pub(super) struct FormatParser;
+
+impl TypedValueParser for FormatParser {
+    type Value = Format;
+
+    fn parse_ref(&self, cli: &Command, _: Option<&Arg>, value: &OsStr) -> Result<Format, clap::Error> {
+        let text = value.to_string_lossy();
+        let words: String = text.split_whitespace().collect();
+        let why = match words.as_str() {
+            "table" => return Ok(Format::Table),
+            "json" | "{{json.}}" => return Ok(Format::Json),
+            template if template.contains("{{") => format!(
+                "stratus has no templates such as {text:?}: print JSON and take it apart (stratus ps --output json | jq -r '.[].Image'; \
+                 stratus inspect NAME | jq -r '.[0].State.Status')\n"
+            ),
+            _ => format!("{text:?} is no format: write table or json. A file to write into is named with -o\n"),
+        };
+        Err(clap::Error::raw(ErrorKind::InvalidValue, why).with_cmd(cli))
+    }
+
+    fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
+        Some(Box::new(Format::value_variants().iter().filter_map(ValueEnum::to_possible_value)))
+    }
 }
 
 /// Prints a line.

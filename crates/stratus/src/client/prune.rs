@@ -4,7 +4,7 @@ use std::io::{self, BufRead, IsTerminal, Write};
 use std::process::ExitCode;
 
 use clap::Args;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::error::{Error, Result};
 use super::output::{self, Format};
@@ -87,14 +87,18 @@ pub(super) async fn system(context: &Context, args: PruneSystemArgs) -> Result<E
     if !args.prune.confirm(&what)? {
         return Ok(ExitCode::FAILURE);
     }
-    let prune = PruneArgs { filter: args.prune.filter, force: true };
+    let unnamed = args.prune.filter.clone();
     // Containers first: what only they need goes with them.
-    containers(context, prune.clone()).await?;
-    networks(context, prune.clone()).await?;
+    let mut removed = vec![
+        Removed::now(context, Kind::Containers, &unnamed).await?,
+        Removed::now(context, Kind::Networks, &unnamed).await?,
+    ];
     if args.volumes {
-        volumes(context, PruneVolumesArgs { all: false, prune: prune.clone() }).await?;
+        removed.push(Removed::now(context, Kind::Volumes, &unnamed).await?);
     }
-    images(context, PruneImagesArgs { all: args.all, prune }).await
+    let of_images = if args.all { args.prune.with("dangling", "false")? } else { unnamed };
+    removed.push(Removed::now(context, Kind::Images, &of_images).await?);
+    print(context, &removed)
 }
 
 /// `stratus container prune`
@@ -102,8 +106,7 @@ pub(super) async fn containers(context: &Context, args: PruneArgs) -> Result<Exi
     if !args.confirm("all containers that do not run")? {
         return Ok(ExitCode::FAILURE);
     }
-    let report = context.daemon.document(Request::post("/containers/prune").filters(&args.filter)).await?;
-    told(context, &report, "ContainersDeleted")
+    print(context, &[Removed::now(context, Kind::Containers, &args.filter).await?])
 }
 
 /// `stratus network prune`
@@ -111,8 +114,7 @@ pub(super) async fn networks(context: &Context, args: PruneArgs) -> Result<ExitC
     if !args.confirm("all networks that no container is in")? {
         return Ok(ExitCode::FAILURE);
     }
-    let report = context.daemon.document(Request::post("/networks/prune").filters(&args.filter)).await?;
-    told(context, &report, "NetworksDeleted")
+    print(context, &[Removed::now(context, Kind::Networks, &args.filter).await?])
 }
 
 /// `stratus volume prune`
@@ -123,8 +125,7 @@ pub(super) async fn volumes(context: &Context, args: PruneVolumesArgs) -> Result
         return Ok(ExitCode::FAILURE);
     }
     let filters = if args.all { args.prune.with("all", "true")? } else { args.prune.filter };
-    let report = context.daemon.document(Request::post("/volumes/prune").filters(&filters)).await?;
-    told(context, &report, "VolumesDeleted")
+    print(context, &[Removed::now(context, Kind::Volumes, &filters).await?])
 }
 
 /// `stratus image prune`
@@ -135,33 +136,78 @@ pub(super) async fn images(context: &Context, args: PruneImagesArgs) -> Result<E
         return Ok(ExitCode::FAILURE);
     }
     let filters = if args.all { args.prune.with("dangling", "false")? } else { args.prune.filter };
-    let report = context.daemon.document(Request::post("/images/prune").filters(&filters)).await?;
-    if context.format == Format::Json {
-        output::document(&report)?;
-        return Ok(ExitCode::SUCCESS);
-    }
-    if let Some(removed) = report["ImagesDeleted"].as_array() {
-        images::print_removed(context, removed)?;
-    }
-    reclaimed(&report)?;
-    Ok(ExitCode::SUCCESS)
+    print(context, &[Removed::now(context, Kind::Images, &filters).await?])
 }
 
-fn told(context: &Context, report: &Value, list: &str) -> Result<ExitCode> {
-    if context.format == Format::Json {
-        output::document(report)?;
-        return Ok(ExitCode::SUCCESS);
-    }
-    for name in report[list].as_array().into_iter().flatten().filter_map(Value::as_str) {
-        output::line(name)?;
-    }
-    reclaimed(report)?;
-    Ok(ExitCode::SUCCESS)
+/// What there can be too much of.
+#[derive(Clone, Copy)]
+enum Kind {
+    Containers,
+    Networks,
+    Volumes,
+    Images,
 }
 
-fn reclaimed(report: &Value) -> Result<()> {
-    match report["SpaceReclaimed"].as_u64() {
-        Some(bytes) => output::line(format!("Freed: {}", human::decimal(bytes))),
-        None => Ok(()),
+impl Kind {
+    /// As docker writes it, in the path, the report and the heading.
+    fn name(self) -> &'static str {
+        match self {
+            Kind::Containers => "Containers",
+            Kind::Networks => "Networks",
+            Kind::Volumes => "Volumes",
+            Kind::Images => "Images",
+        }
     }
+}
+
+/// What was removed of one kind, as the daemon tells it.
+struct Removed {
+    kind: Kind,
+    report: Value,
+}
+
+impl Removed {
+    async fn now(context: &Context, kind: Kind, filters: &[Filter]) -> Result<Removed> {
+        let path = format!("/{}/prune", kind.name().to_lowercase());
+        Ok(Removed { kind, report: context.daemon.document(Request::post(path).filters(filters)).await? })
+    }
+
+    fn list(&self) -> &[Value] {
+        self.report[format!("{}Deleted", self.kind.name())].as_array().map_or(&[], Vec::as_slice)
+    }
+
+    fn freed(&self) -> Option<u64> {
+        self.report["SpaceReclaimed"].as_u64()
+    }
+
+    fn print(&self, context: &Context) -> Result<()> {
+        if self.list().is_empty() {
+            return Ok(());
+        }
+        output::line(format!("Deleted {}:", self.kind.name()))?;
+        match self.kind {
+            Kind::Images => images::print_removed(context, self.list())?,
+            _ => self.list().iter().filter_map(Value::as_str).try_for_each(output::line)?,
+        }
+        output::line("")
+    }
+}
+
+/// Each kind under a heading, and what is free now; for programs, one document.
+fn print(context: &Context, removed: &[Removed]) -> Result<ExitCode> {
+    let freed = removed.iter().filter_map(Removed::freed).reduce(u64::saturating_add);
+    if context.format == Format::Json {
+        let reports = removed.iter().filter_map(|one| one.report.as_object()).flatten();
+        let mut all: Map<String, Value> = reports.map(|(name, value)| (name.clone(), value.clone())).collect();
+        if let Some(freed) = freed {
+            all.insert("SpaceReclaimed".to_owned(), freed.into());
+        }
+        output::document(&all)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    removed.iter().try_for_each(|one| one.print(context))?;
+    if let Some(freed) = freed {
+        output::line(format!("Total reclaimed space: {}", human::decimal(freed)))?;
+    }
+    Ok(ExitCode::SUCCESS)
 }

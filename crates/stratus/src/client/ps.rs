@@ -23,9 +23,6 @@ pub(crate) struct PsArgs {
     /// Only those that fit: status=…, name=…, label=…, ancestor=…, network=… and others; repeats
     #[arg(long, short, value_name = "NAME=VALUE")]
     filter: Vec<Filter>,
-    // Docker's; there are none here, and that is told.
-    #[arg(long, value_name = "TEMPLATE", hide = true, value_parser = output::no_templates)]
-    format: Option<String>,
     /// The newest so many, running or not
     #[arg(long, short = 'n', value_name = "NUMBER")]
     last: Option<u32>,

@@ -9,6 +9,7 @@ use serde::Deserialize;
 use super::attach::{DetachKeys, Session};
 use super::connect::Daemon;
 use super::error::{Error, Result};
+use super::id_file::IdFile;
 use super::options::{Attached, ContainerArgs, Pull};
 use super::output::{self, Format};
 use super::progress::Show;
@@ -109,6 +110,7 @@ impl Created {
 async fn make(context: &Context, container: &ContainerArgs, attached: Attached) -> Result<Created> {
     let daemon = &context.daemon;
     let body = container.body(attached)?;
+    let id_file = container.cidfile.as_deref().map(IdFile::new).transpose()?;
     let request = || {
         Request::post("/containers/create")
             .maybe("name", container.name.as_ref())
@@ -132,6 +134,9 @@ async fn make(context: &Context, container: &ContainerArgs, attached: Attached) 
         }
         created => created?,
     };
+    if let Some(file) = id_file {
+        file.write(&created.id)?;
+    }
     for warning in created.warnings.iter().flatten() {
         output::warning(warning);
     }

@@ -1,0 +1,132 @@
+//! Who comes from docker: what they type, and what they are told where that is wrong or not there.
+
+use e2e::Daemon;
+
+#[test]
+fn commands_that_are_docker_s_alone_show_the_way() {
+    let host = Daemon::start();
+    let socket = format!("unix://{}", host.socket().display());
+    host.sh("$STRATUS compose up -d").exits_with(2).complains(&format!("DOCKER_HOST={socket} docker compose up"));
+    host.sh("$STRATUS context use other")
+        .exits_with(2)
+        .complains(&format!("--docker host={socket}"))
+        .complains("--host URL");
+    host.sh("$STRATUS swarm init").exits_with(2).complains("no Swarm");
+    host.sh("$STRATUS nonsense").exits_with(2).complains("unrecognized subcommand 'nonsense'");
+}
+
+#[test]
+fn a_format_of_docker_s_is_taken_where_it_is_json() {
+    let host = Daemon::start();
+    host.sh("docker create --name box busybox").ok();
+    for format in ["json", "'{{json .}}'", "'{{ json . }}'"] {
+        host.sh(&format!("$STRATUS ps -a --format {format} | jq -r '.[0].Names[0]'")).says("/box");
+        host.sh(&format!("$STRATUS inspect -f {format} box | jq -r '.[0].Name'")).says("/box");
+    }
+    for command in
+        ["images", "info", "version", "network ls", "volume ls", "system df", "history busybox", "container ls"]
+    {
+        host.sh(&format!("$STRATUS {command} --format json | jq -e . >/dev/null")).ok();
+    }
+    host.sh("$STRATUS ps --format table").mentions("IMAGE");
+    host.sh("$STRATUS ps --format '{{.Names}}'")
+        .exits_with(2)
+        .complains("no templates such as \"{{.Names}}\"")
+        .complains("jq");
+    host.sh("$STRATUS inspect -f '{{.State}}' box").exits_with(2).complains("jq -r '.[0].State.Status'");
+    host.sh("$STRATUS save --output x.tar busybox").exits_with(2).complains("write table or json").complains("-o");
+}
+
+#[test]
+fn the_id_goes_into_a_file_for_scripts() {
+    let host = Daemon::start();
+    host.sh("$STRATUS run --cidfile id --name box busybox true && test $(cat id) = $(docker inspect -f '{{.Id}}' box)")
+        .ok();
+    host.sh("test $(docker inspect -f '{{.HostConfig.ContainerIDFile}}' box) = id").ok();
+    // As docker does, which is asked the same.
+    host.sh("wc -c < id").says("64");
+    for command in ["$STRATUS", "docker"] {
+        host.sh(&format!("{command} run --cidfile id busybox true")).exits_with(125).complains("id");
+        host.sh(&format!("{command} create --cidfile nowhere/id busybox")).exits_with(1).complains("nowhere/id");
+        host.sh(&format!("{command} create --cidfile none --name box busybox")).fails_with("is already in use");
+        host.sh("test ! -e none").ok();
+    }
+    host.sh("test $($STRATUS create --cidfile other busybox) = $(cat other) && docker ps -aq | wc -l").says("2");
+}
+
+#[test]
+fn limits_and_devices_are_asked_for_as_docker_does() {
+    let host = Daemon::start();
+    // Nobody looks before it is started what that is.
+    let disk = "/dev/null";
+    let flags = format!(
+        "--blkio-weight 300 --blkio-weight-device {disk}:400 --device-read-bps {disk}:1m --device-write-bps {disk}:2mb \
+         --device-read-iops {disk}:30 --device-write-iops {disk}:40 --memory 32m --memory-swappiness 10 \
+         --device-cgroup-rule 'c 10:* rw' --cpu-shares 700 --runtime runc --ulimit nofile=9:10 --oom-score-adj 5"
+    );
+    host.sh(&format!("$STRATUS create --name ours {flags} busybox && docker create --name theirs {flags} busybox"))
+        .ok();
+    let shown = |name: &str| {
+        host.sh(&format!("docker inspect -f '{{{{json .HostConfig}}}}' {name} | jq -S 'del(.ConsoleSize)'"))
+    };
+    assert_eq!(shown("ours").text(), shown("theirs").text());
+    for (wrong, says) in [
+        ("--runtime kata", "unknown or invalid runtime name: kata"),
+        ("--gpus all", "could not select device driver \"\" with capabilities: [[gpu]]"),
+        ("--storage-opt size=1g", "--storage-opt size is not supported"),
+    ] {
+        for command in ["$STRATUS", "docker"] {
+            host.sh(&format!("{command} run {wrong} busybox true")).exits_with(125).complains(says);
+        }
+    }
+    host.sh("$STRATUS run --gpus some busybox").exits_with(2).complains("\"some\" is no number of processors");
+    host.sh("$STRATUS run --device-read-bps sda:1m busybox").exits_with(2).complains("such as /dev/sda:10m");
+    host.sh("$STRATUS update --blkio-weight 500 ours").says("ours");
+}
+
+#[test]
+fn what_is_wrong_is_named() {
+    let host = Daemon::start();
+    host.sh("$STRATUS run -p 1.2.3:80:80 busybox").exits_with(2).complains("\"1.2.3\" is no IP address");
+    host.sh("$STRATUS run --add-host db:1.2.3 busybox").complains("\"1.2.3\" is no IP address: give NAME:ADDRESS");
+    host.sh("$STRATUS run --add-host db busybox").complains("\"db\" has no address: give NAME:ADDRESS");
+    for command in ["$STRATUS", "docker"] {
+        host.sh(&format!("{command} run --log-opt max-size=huge busybox true"))
+            .exits_with(125)
+            .complains("log-opt max-size: invalid size: 'huge'");
+    }
+    host.sh("$STRATUS save -o nowhere/x.tar busybox").exits_with(1).complains("creating nowhere/x.tar: No such file");
+    host.sh("docker create --name box busybox && $STRATUS export -o nowhere/x.tar box")
+        .exits_with(1)
+        .complains("creating nowhere/x.tar: No such file");
+    host.sh("head -c 2000 /dev/zero | tr '\\0' x > junk").ok();
+    for command in ["load -i junk", "import junk"] {
+        host.sh(&format!("$STRATUS {command}")).exits_with(1).complains("error: junk: ");
+    }
+    for command in ["load", "import -"] {
+        host.sh(&format!("$STRATUS {command} < junk")).exits_with(1).complains("error: standard input: ");
+    }
+}
+
+#[test]
+fn what_is_pruned_stands_under_its_kind() {
+    let host = Daemon::start();
+    host.sh("docker create --name kept -v /data busybox && docker commit kept >/dev/null").ok();
+    host.sh("docker create --name named busybox && docker rm -v kept >/dev/null && docker volume create >/dev/null && docker network create net").ok();
+    let unnamed = host.sh("docker images -q --no-trunc --filter dangling=true").text().to_owned();
+    host.sh(&format!("$STRATUS system df -v | grep '^<none>' | grep -c {}", &unnamed["sha256:".len()..][..12]))
+        .says("1");
+    let id = host.sh("docker ps -aq --no-trunc").text().to_owned();
+    let volume = host.sh("docker volume ls -q").text().to_owned();
+    let said = host.sh("$STRATUS system prune -f --volumes").text().to_owned();
+    let start = format!(
+        "Deleted Containers:\n{id}\n\nDeleted Networks:\nnet\n\nDeleted Volumes:\n{volume}\n\nDeleted Images:\nDeleted: {unnamed}\n"
+    );
+    assert!(said.starts_with(&start), "{said}");
+    assert!(said.lines().last().is_some_and(|line| line.starts_with("Total reclaimed space: ")), "{said}");
+    // For programs, it is one document.
+    host.sh("docker create busybox && docker network create net").ok();
+    host.sh("$STRATUS system prune -f --output json | jq -c '[.ContainersDeleted, .NetworksDeleted | length]'")
+        .says("[1,1]");
+    host.sh("$STRATUS container prune -f").says("Total reclaimed space: 0B");
+}
