@@ -87,6 +87,34 @@ fn in_the_background() {
     host.sh("docker start box && docker exec box ps").omits("sleep 777");
 }
 
+/// Where the kernel does not let the daemon watch a process's input, its client is told so, and it does not run on without anybody
+/// who could write to it.
+#[test]
+fn what_nobody_could_be_attached_to_is_ended() {
+    let host = with_box();
+    // It ends once it was told to, and goes on where nobody does.
+    let waits = "sh -c 'read line; test \"$line\" = go || sleep 1000'";
+    let exec = format!("echo go | docker exec -i box {waits}");
+    let run = format!("echo go | docker run -i --name more busybox {waits}");
+    let told = "watch a process's standard input";
+    // Counted for each thread, of which any may do it: several times, so that it is met.
+    for nth in (1..=6).cycle().take(18) {
+        let inject = format!("-e trace=epoll_ctl -e inject=epoll_ctl:error=ENOSPC:when={nth}");
+        for command in [&exec, &run] {
+            let mut tracer = host.session(&format!("strace -f -p {} {inject} -o /dev/null", host.pid()));
+            tracer.waits_for("attached");
+            let came = host.sh(command);
+            tracer.signal("INT");
+            tracer.exit_code();
+            if came.stdout().contains(told) || came.stderr().contains(told) {
+                eventually("it to end", || host.sh("docker top box -o pid,comm; docker ps -q").lines().len() == 3);
+            }
+            // Whoever was cut off otherwise has left it running.
+            host.sh("docker rm -f more; docker exec box killall sleep");
+        }
+    }
+}
+
 #[test]
 fn what_it_does_is_in_the_container() {
     let host = with_box();

@@ -19,6 +19,7 @@ use tokio::sync::watch;
 use super::Container;
 use super::detach_keys::DetachKeys;
 use super::exec::ExecState;
+use super::stop::SIGKILL;
 use crate::model::Phase;
 use crate::streams::{AttachOptions, LogOptions, OutputChunk, OutputStream};
 use crate::{Engine, Error, Result};
@@ -117,7 +118,7 @@ pub(super) fn ends(tty: bool, stdin: bool, stdout: bool, stderr: bool) -> Result
 }
 
 /// A process's standard input, as tokio watches it.
-pub(super) fn watched(descriptor: OwnedFd) -> Result<Arc<AsyncFd<OwnedFd>>> {
+fn watched(descriptor: OwnedFd) -> Result<Arc<AsyncFd<OwnedFd>>> {
     #[expect(
         deprecated,
         reason = "its descriptor is the same as long as it lives, which is what the newer, unsafe form asks for"
@@ -128,6 +129,18 @@ pub(super) fn watched(descriptor: OwnedFd) -> Result<Arc<AsyncFd<OwnedFd>>> {
 }
 
 impl Engine {
+    /// As [`watched`], of what has just begun to run. Where it can't be watched, nobody could ever write to it, and who asked
+    /// hears that nothing runs: so it is killed.
+    pub(super) async fn watched_or_killed(&self, process: &str, descriptor: OwnedFd) -> Result<Arc<AsyncFd<OwnedFd>>> {
+        let watched = watched(descriptor);
+        if watched.is_err() {
+            let kill = Request::Signal { id: process.to_owned(), signal: SIGKILL };
+            // It may have ended by itself in this moment. Its end is told, and has the keeper forget it.
+            let _ = self.keeper().await?.call(kill).await;
+        }
+        watched
+    }
+
     /// Attaches to a container, running or about to be started.
     pub async fn attach(&self, reference: &str, options: AttachOptions) -> Result<Attachment> {
         let container = self.0.containers.find(reference)?;

@@ -11,7 +11,7 @@ use sandbox::{ExecOptions, ExecPlan};
 use tokio::sync::{oneshot, watch};
 
 use super::Container;
-use super::attach::{Attachment, ends, watched};
+use super::attach::{Attachment, ends};
 use super::detach_keys::DetachKeys;
 use super::exit::KILLED;
 use super::stop::{SIGKILL, not_running};
@@ -247,7 +247,7 @@ impl Engine {
         let Some((mut output, descriptor, input)) = ours else { return Ok(None) };
         output.exec = Some(exec.state.subscribe());
         if let Some(stdin) = created.stdin {
-            input.send_replace(Some(watched(stdin)?));
+            input.send_replace(Some(self.watched_or_killed(id, stdin).await?));
         }
         let keys = config.tty.then(|| DetachKeys::parse(config.detach_keys.as_deref())).transpose()?;
         let input = config.stdin.then(|| self.exec_input(id, descriptor, keys, config.tty));

@@ -15,7 +15,6 @@ use oci_spec::runtime::Spec;
 use sandbox::plan::NamespaceKind;
 use sandbox::{CompileOptions, InitPlan};
 
-use super::attach::watched;
 use super::links::Link;
 use super::stop::SIGKILL;
 use super::{Container, Life};
@@ -233,7 +232,7 @@ impl Engine {
             tracing::warn!(container = %container.id.short(), warning, "started with less than was asked");
         }
         if let Some(descriptor) = created.stdin {
-            let descriptor = watched(descriptor)?;
+            let descriptor = self.watched_or_killed(container.id.as_str(), descriptor).await?;
             for (_, input) in inputs.into_iter().filter(|(wants, _)| *wants) {
                 input.send_replace(Some(descriptor.clone()));
             }
