@@ -6,7 +6,7 @@ use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 
 use keeper::client::{
-    Attach, Client, ClientError, Create, Inspect, List, Start, Stats, recover_orphans, start_or_connect, upgrade,
+    Attach, Client, ClientError, Create, Exec, Inspect, List, Start, Stats, recover_orphans, start_or_connect, upgrade,
 };
 use keeper::protocol::{Event, ExitStatus, Framing, Recovery, Request, State};
 use rustix::process::Signal;
@@ -210,6 +210,20 @@ fn a_keeper_becomes_another_program_and_loses_nothing() {
         let logged = keeper.logged("busy").into_iter().filter(|line| line.0 == stream.name());
         assert!(logged.map(|line| line.1).collect::<String>() == expected, "{word} was not logged whole");
     }
+}
+
+#[test]
+fn whose_a_process_is_is_told_to_the_next_daemon() {
+    let (keeper, mut client) = Keeper::start();
+    client.call(shell("job", "exec sleep 1000")).unwrap();
+    // By its name, one is as good as the other.
+    client.call(exec_shell("job", "own-1", "exec sleep 1000")).unwrap();
+    client.call(Exec { own: true, ..exec_shell("job", "check", "exec sleep 1000") }).unwrap();
+    upgrade(keeper.run_dir(), &program()).unwrap();
+    let mut entries = keeper.connect().call(List).unwrap();
+    entries.sort_by(|one, other| one.id.cmp(&other.id));
+    let own: Vec<_> = entries.iter().map(|entry| (entry.id.as_str(), entry.own)).collect();
+    assert_eq!(own, [("check", true), ("job", false), ("own-1", false)]);
 }
 
 #[test]

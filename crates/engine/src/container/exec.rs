@@ -21,18 +21,6 @@ use crate::{Engine, Error, Result};
 
 /// Between two looks for execs that are to be forgotten, and the least time that one is known after its end: dockerd's figure.
 const KEPT: Duration = Duration::from_secs(300);
-/// What the keeper's name of an exec that the daemon itself waits for begins with.
-const OWN: &str = "own-";
-
-/// Whether an exec is the daemon's own, such as a health check, so that nobody waits for it after the daemon's end.
-pub(super) fn is_own(id: &str) -> bool {
-    id.starts_with(OWN)
-}
-
-/// An exec's identifier, as clients are told it.
-fn shown(id: &str) -> String {
-    id.strip_prefix(OWN).unwrap_or(id).to_owned()
-}
 
 /// A process to be run in a container.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -84,6 +72,8 @@ pub(crate) struct Execs(Mutex<HashMap<String, Arc<Exec>>>);
 
 pub(crate) struct Exec {
     container: ContainerId,
+    /// It is the daemon's own, such as a health check: nobody waits for it after the daemon's end.
+    own: bool,
     /// What was asked, but for the environment.
     config: ExecConfig,
     /// Wanted for the start, and by nobody afterwards.
@@ -94,10 +84,10 @@ pub(crate) struct Exec {
 }
 
 impl Exec {
-    fn new(container: ContainerId, mut config: ExecConfig) -> Arc<Self> {
+    fn new(container: ContainerId, own: bool, mut config: ExecConfig) -> Arc<Self> {
         let env = Mutex::new(std::mem::take(&mut config.env));
         let state = watch::Sender::new(ExecState::Created);
-        Arc::new(Self { container, config, env, since: Mutex::new(Instant::now()), state })
+        Arc::new(Self { container, own, config, env, since: Mutex::new(Instant::now()), state })
     }
 
     /// It has ended so.
@@ -164,7 +154,7 @@ impl Engine {
         DetachKeys::parse(config.detach_keys.as_deref())?;
         let id = ContainerId::random().to_string();
         self.tell_container(&record, &format!("exec_create: {}", command(&config)), [("execID", id.clone())]);
-        self.0.execs.0.lock().insert(id.clone(), Exec::new(container.id.clone(), config));
+        self.0.execs.0.lock().insert(id.clone(), Exec::new(container.id.clone(), false, config));
         Ok(id)
     }
 
@@ -191,7 +181,7 @@ impl Engine {
             return Err(Error::conflict(format!("Error: Exec command {id} has already run")));
         }
         // Told before, as its end may be told at any time from here on.
-        self.tell_container(&record, &format!("exec_start: {}", command(&exec.config)), [("execID", shown(id))]);
+        self.tell_container(&record, &format!("exec_start: {}", command(&exec.config)), [("execID", id.to_owned())]);
         match self.exec_run(id, &exec, &container, detach, console_size).await {
             Ok(attachment) => Ok(attachment),
             Err(error) => {
@@ -233,6 +223,7 @@ impl Engine {
             plan_descriptors: Vec::new(),
             stdio,
             attach,
+            own: exec.own,
         };
         let created = self.keeper().await?.call(call).await.map_err(crate::link::exec_error)?;
         self.0.tally.executed();
@@ -341,7 +332,7 @@ impl Engine {
         if let Ok(exec) = self.0.execs.get(id) {
             exec.end(code);
             if let Ok(container) = self.0.containers.find(exec.container.as_str()) {
-                let attributes = [("execID", shown(id)), ("exitCode", code.to_string())];
+                let attributes = [("execID", id.to_owned()), ("exitCode", code.to_string())];
                 self.tell_container(&container.record(), "exec_die", attributes);
             }
         }
@@ -370,13 +361,13 @@ impl Engine {
         most: usize,
         unwanted: oneshot::Receiver<()>,
     ) -> Result<(i32, Vec<u8>)> {
-        let id = format!("{OWN}{}", ContainerId::random());
+        let id = ContainerId::random().to_string();
         self.tell_container(
             &container.record(),
             &format!("exec_create: {}", command(&config)),
-            [("execID", shown(&id))],
+            [("execID", id.clone())],
         );
-        let exec = Exec::new(container.id.clone(), config);
+        let exec = Exec::new(container.id.clone(), true, config);
         self.0.execs.0.lock().insert(id.clone(), exec.clone());
         let _forgotten = Forgotten { execs: &self.0.execs, id: &id };
         let mut attachment =
@@ -482,7 +473,7 @@ mod tests {
         let container = ContainerId::random();
         let add = |id: &str| {
             let config = ExecConfig { env: vec!["A=b".to_owned()], ..ExecConfig::default() };
-            let exec = Exec::new(container.clone(), config);
+            let exec = Exec::new(container.clone(), false, config);
             execs.0.lock().insert(id.to_owned(), exec.clone());
             exec
         };

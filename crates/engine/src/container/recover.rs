@@ -16,7 +16,6 @@ use std::sync::atomic::Ordering;
 use keeper::client::List;
 use keeper::protocol::{EntryInfo, Exit, Request, State as Held};
 
-use super::exec::is_own;
 use super::exit::{End, FIRST_PAUSE, KILLED, Noticed};
 use super::{Container, Life};
 use crate::model::{ContainerRecord, MountPoint, Phase, RestartPolicy, Timestamp};
@@ -102,7 +101,7 @@ impl Engine {
     fn goes_on(&self, entry: &EntryInfo) -> bool {
         let container = entry.sandbox.as_deref().and_then(|id| self.0.containers.by_id(id));
         entry.state == Held::Running
-            && !is_own(&entry.id)
+            && !entry.own
             && container.is_some_and(|container| container.record().state.phase.is_live())
     }
 

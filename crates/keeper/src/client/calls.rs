@@ -91,6 +91,8 @@ pub struct Exec {
     pub stdio: Stdio,
     /// Attachments from the first byte on, each with its sink (see [`Attach::sink`]).
     pub attach: Vec<(AttachOptions, OwnedFd)>,
+    /// Whether it is the daemon's own, so that nobody waits for it once that has ended.
+    pub own: bool,
 }
 
 impl Call for Exec {
@@ -101,8 +103,8 @@ impl Call for Exec {
     fn into_request(self) -> (Request, Vec<OwnedFd>) {
         let (attach, mut descriptors): (Vec<_>, Vec<_>) = self.attach.into_iter().unzip();
         descriptors.extend(self.plan_descriptors);
-        let request =
-            Request::Exec { sandbox: self.sandbox, id: self.id, plan: Blob(self.plan), stdio: self.stdio, attach };
+        let Exec { sandbox, id, plan, stdio, own, .. } = self;
+        let request = Request::Exec { sandbox, id, plan: Blob(plan), stdio, attach, own };
         (request, descriptors)
     }
     fn output(reply: Reply, descriptors: Vec<OwnedFd>) -> Option<Created> {

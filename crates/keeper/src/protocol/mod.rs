@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 use crate::wire::Message;
 
 /// The version of the requests, replies and events that this build speaks.
-pub const PROTOCOL: u32 = 2;
+pub const PROTOCOL: u32 = 3;
 
 /// The longest id of a sandbox or an exec, in bytes.
 pub const MAX_ID: usize = 128;
@@ -148,6 +148,9 @@ pub enum Request {
         stdio: Stdio,
         /// Attachments that are there before the first byte.
         attach: Vec<AttachOptions>,
+        /// It is the daemon's own, as a health check is: with that daemon ends whoever waits for it. To the keeper it is as any
+        /// other; the next daemon is told ([`EntryInfo::own`]).
+        own: bool,
     },
     /// Receive output from now on through the attached descriptor: [`Reply::Attached`].
     Attach {

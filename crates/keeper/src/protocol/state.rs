@@ -27,6 +27,8 @@ pub struct EntryInfo {
     pub stdin_open: bool,
     /// Whether its output can still be read.
     pub output_open: bool,
+    /// For an exec: whether it was a daemon's own ([`Request::Exec`](super::Request::Exec)).
+    pub own: bool,
     /// How many attachments there are.
     pub attachments: u32,
     /// Lines of the log that were lost so far.

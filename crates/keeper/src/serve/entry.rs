@@ -17,6 +17,8 @@ pub(super) struct Entry {
     pub(super) id: String,
     /// For an exec: the sandbox.
     pub(super) sandbox: Option<String>,
+    /// For an exec: it is that of a daemon itself.
+    pub(super) own: bool,
     pub(super) identity: Identity,
     pub(super) pidfd: Option<OwnedFd>,
     pub(super) state: State,
@@ -123,6 +125,7 @@ impl Entry {
             terminal: self.terminal.is_some(),
             stdin_open: self.input().is_some(),
             output_open: self.output_open(),
+            own: self.own,
             attachments: self.sinks.len() as u32,
             log_dropped: self.log.as_ref().map_or(0, LogWriter::dropped),
         }
@@ -144,6 +147,8 @@ impl Entry {
         Entry {
             id: record.id,
             sandbox: record.sandbox,
+            // Nothing of what it says goes on.
+            own: false,
             identity: record.identity,
             state: if record.exit.is_some() { State::Exited } else { State::Orphaned },
             pidfd,

@@ -25,6 +25,8 @@ pub(super) struct Launch {
     pub(super) id: String,
     /// For an exec: the sandbox.
     pub(super) sandbox: Option<String>,
+    /// For an exec: it is the daemon's own.
+    pub(super) own: bool,
     pub(super) plan: Vec<u8>,
     pub(super) stdio: Stdio,
     pub(super) log: LogConfig,
@@ -415,6 +417,7 @@ fn launch_entry(
     Entry {
         id: launch.id.clone(),
         sandbox: launch.sandbox.clone(),
+        own: launch.own,
         identity,
         pidfd: Some(lasting(spawned.pidfd)),
         state: State::Creating,

@@ -11,6 +11,7 @@ mod options;
 mod poller;
 mod reap;
 mod requests;
+mod saved;
 mod slots;
 mod startup;
 mod streams;

@@ -32,13 +32,13 @@ impl Keeper {
         let waiting = || Waiting { connection, number, stdin: false, attachments: Vec::new() };
         match body {
             Request::Create { id, plan, stdio, log, attach, recovery, start } => {
-                let launch = Launch { id, sandbox: None, plan: plan.0, stdio, log, attach, recovery, start };
+                let launch =
+                    Launch { id, sandbox: None, own: false, plan: plan.0, stdio, log, attach, recovery, start };
                 self.launch(launch, descriptors, waiting()).map(|()| None)
             }
-            Request::Exec { sandbox, id, plan, stdio, attach } => {
-                let (log, recovery) = (LogConfig::None, Default::default());
-                let launch =
-                    Launch { id, sandbox: Some(sandbox), plan: plan.0, stdio, log, attach, recovery, start: true };
+            Request::Exec { sandbox, id, plan, stdio, attach, own } => {
+                let (log, recovery, sandbox, plan) = (LogConfig::None, Default::default(), Some(sandbox), plan.0);
+                let launch = Launch { id, sandbox, own, plan, stdio, log, attach, recovery, start: true };
                 self.launch(launch, descriptors, waiting()).map(|()| None)
             }
             Request::Start { id } => self.start(&id, waiting()).map(|()| None),

@@ -7,36 +7,28 @@
 //!    and nothing of theirs is closed: what is written meanwhile waits in its pipe, as do requests in their sockets.
 //! 3. The new program takes the state over, and tells the daemon.
 //!
-//! The state begins with [`STATE`], its version. A program that changes [`Saved`] counts up, and reads the version
-//! before too.
+//! The state begins with its version. A program that changes [`Saved`] counts up, and reads the version before too.
 
 use std::collections::BTreeSet;
 use std::ffi::{CString, OsString};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStringExt;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use rustix::event::epoll::EventFlags;
-use serde::{Deserialize, Serialize};
 
 use super::connection::RELEASE;
-use super::entry::{Entry, Output, StartMode, Waiting};
+use super::entry::{Entry, Output};
 use super::poller::Token;
+use super::saved::{self, FormerEntry, Saved, SavedConnection, SavedEntry, SavedOutput, SavedSink};
 use super::slots::{Key, Slots};
 use super::startup::{Parts, assemble};
 use super::system::{self, Fork};
 use super::{Connection, Ending, Keeper, KeeperError, Sink};
-use crate::logs::lines::LineSplitter;
-use crate::logs::writer::{LogWriter, SavedLog};
-use crate::protocol::{
-    AttachOptions, Exit, ExitStatus, FromKeeper, PROTOCOL, Recovery, State, Stats, Stream, TerminalSize, UnixNanos,
-};
-use crate::records::{Identity, Journal};
+use crate::logs::writer::LogWriter;
+use crate::protocol::{ExitStatus, FromKeeper, PROTOCOL, State, Stream};
+use crate::records::Journal;
 use crate::wire::Packet;
-
-/// The version of the state's format.
-const STATE: u32 = 1;
 
 /// An upgrade under way.
 #[derive(Debug)]
@@ -60,68 +52,6 @@ enum Probe {
 /// How long an upgrade waits for processes in the middle of their set-up. Nobody is served meanwhile, and one that
 /// hangs, as on a file system that does not answer, may never come to its end.
 const PATIENCE: Duration = Duration::from_secs(10);
-
-/// Everything that the keeper holds, with descriptors as numbers.
-#[derive(Debug, Serialize, Deserialize)]
-struct Saved {
-    run_dir: PathBuf,
-    listener: RawFd,
-    lock: RawFd,
-    journal: RawFd,
-    entries: Vec<(u32, Option<SavedEntry>)>,
-    sinks: Vec<(u32, Option<SavedSink>)>,
-    connections: Vec<(u32, Option<SavedConnection>)>,
-    stats: Stats,
-    ending: Ending,
-    requester: Key,
-}
-
-#[derive(Debug, Serialize, Deserialize)]
-struct SavedEntry {
-    id: String,
-    sandbox: Option<String>,
-    identity: Identity,
-    pidfd: Option<RawFd>,
-    state: State,
-    created: UnixNanos,
-    started: Option<UnixNanos>,
-    exit: Option<Exit>,
-    sync: Option<RawFd>,
-    start: StartMode,
-    waiting: Option<Waiting>,
-    warnings: Vec<String>,
-    stdin: Option<RawFd>,
-    stdin_once: bool,
-    terminal: Option<TerminalSize>,
-    outputs: [Option<SavedOutput>; 2],
-    log: Option<SavedLog>,
-    sinks: Vec<Key>,
-    recovery: Recovery,
-    forgotten: bool,
-    end_pending: bool,
-}
-
-#[derive(Debug, Serialize, Deserialize)]
-struct SavedOutput {
-    fd: RawFd,
-    lines: LineSplitter,
-    paused: bool,
-}
-
-#[derive(Debug, Serialize, Deserialize)]
-struct SavedSink {
-    entry: Option<Key>,
-    fd: RawFd,
-    options: AttachOptions,
-    rest: Vec<u8>,
-}
-
-#[derive(Debug, Serialize, Deserialize)]
-struct SavedConnection {
-    socket: RawFd,
-    greeted: bool,
-    queue: Vec<(Vec<u8>, Vec<RawFd>)>,
-}
 
 impl Keeper {
     /// A daemon wants an upgrade.
@@ -289,8 +219,7 @@ impl Keeper {
             ending: self.ending,
             requester,
         };
-        let mut bytes = STATE.to_le_bytes().to_vec();
-        bytes = postcard::to_extend(&saved, bytes).map_err(std::io::Error::other)?;
+        let bytes = saved::encode(&saved).map_err(std::io::Error::other)?;
         let state = sandbox::memory::sealed(c"stratus-keeper-state", &bytes)?;
         Ok((state, kept))
     }
@@ -317,7 +246,7 @@ fn save_entry(entry: &Entry, keep: &mut impl FnMut(RawFd) -> RawFd) -> SavedEntr
     if let Some(log) = &log {
         keep(log.file);
     }
-    SavedEntry {
+    let held = FormerEntry {
         id: entry.id.clone(),
         sandbox: entry.sandbox.clone(),
         identity: entry.identity,
@@ -339,7 +268,8 @@ fn save_entry(entry: &Entry, keep: &mut impl FnMut(RawFd) -> RawFd) -> SavedEntr
         recovery: entry.recovery.clone(),
         forgotten: entry.forgotten,
         end_pending: entry.end_pending,
-    }
+    };
+    SavedEntry { held, own: entry.own }
 }
 
 /// Says whether the state is understood, and touches nothing.
@@ -420,7 +350,7 @@ impl Keeper {
     }
 }
 
-fn read(state: RawFd) -> Result<Saved, KeeperError> {
+fn read(state: RawFd) -> Result<Saved<SavedEntry>, KeeperError> {
     let file = system::adopt(state).map_err(|error| KeeperError::State(error.to_string()))?;
     let size = rustix::fs::fstat(&file).map_err(|errno| KeeperError::State(errno.to_string()))?.st_size;
     let mut bytes = vec![0; usize::try_from(size).unwrap_or(0)];
@@ -432,12 +362,7 @@ fn read(state: RawFd) -> Result<Saved, KeeperError> {
             Err(errno) => return Err(KeeperError::State(errno.to_string())),
         }
     }
-    match bytes.split_first_chunk::<4>() {
-        Some((version, body)) if u32::from_le_bytes(*version) == STATE => {
-            postcard::from_bytes(body).map_err(|error| KeeperError::State(error.to_string()))
-        }
-        _ => Err(KeeperError::State(format!("it is not of version {STATE}"))),
-    }
+    saved::decode(&bytes)
 }
 
 fn restore_slots<S, T>(
@@ -449,7 +374,7 @@ fn restore_slots<S, T>(
 }
 
 fn restore_entry(
-    saved: SavedEntry,
+    SavedEntry { held: saved, own }: SavedEntry,
     adopt: &impl Fn(RawFd) -> Result<OwnedFd, KeeperError>,
 ) -> Result<Entry, KeeperError> {
     let output = |saved: Option<SavedOutput>| {
@@ -469,6 +394,7 @@ fn restore_entry(
     Ok(Entry {
         id: saved.id,
         sandbox: saved.sandbox,
+        own,
         identity: saved.identity,
         pidfd: saved.pidfd.map(adopt).transpose()?,
         state: saved.state,

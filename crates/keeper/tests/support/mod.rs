@@ -168,6 +168,7 @@ pub fn exec_shell(sandbox: &str, id: &str, script: &str) -> Exec {
         plan_descriptors: Vec::new(),
         stdio: Stdio::Pipes { stdin: false, stdin_once: false },
         attach: Vec::new(),
+        own: false,
     }
 }
 
