@@ -5,7 +5,9 @@
 /// was not misspelt.
 pub(crate) fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let lower = word.to_lowercase();
-    let most = ((lower.chars().count() + 1) / 3).clamp(1, 3);
+    let letters = lower.chars().count();
+    // One letter for another is another word.
+    let most = ((letters + 1) / 3).clamp(1, 3).min(letters.saturating_sub(1));
     // Whoever wrote a novel meant none of a list of short words, and a distance takes time by the product of the lengths.
     if lower.len() > 100 {
         return None;
@@ -32,6 +34,7 @@ mod tests {
             ("FROM", None),
             ("BADCMD", None),
             ("", None),
+            ("x", None),
         ] {
             assert_eq!(nearest(word, known), meant, "{word:?}");
         }

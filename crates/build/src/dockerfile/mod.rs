@@ -1,7 +1,8 @@
 //! The Dockerfile language: a file's text becomes stages of instructions. Nothing is carried out here.
 //!
 //! [`parse`] reads a file. Its words are as they were written: [`expand`] says what they mean once an
-//! instruction is carried out.
+//! instruction is carried out, with the variables of [`Globals`] and [`Scope`]. [`Plan`] says what stages build upon and copy
+//! from.
 
 mod access;
 mod directives;
@@ -15,6 +16,8 @@ mod parse;
 mod parse_command;
 mod parse_files;
 mod pattern;
+mod plan;
+mod scope;
 mod source;
 mod words;
 
@@ -32,6 +35,8 @@ pub use instruction::{
 };
 pub use lines::Escape;
 pub use mount::{Mount, MountSpec, Sharing};
+pub use plan::{Need, Needs, Origin, Plan};
+pub use scope::{Given, Globals, PREDEFINED, Scope};
 pub use source::{Mistake, Mistakes, Position, Source, Span, Spanned};
 
 use flags::Place;
@@ -103,6 +108,9 @@ enum Line {
     Step(Statement<Instruction>),
 }
 
+/// Nobody writes more, and what looks for stages among each other may look at all of them.
+const MOST_STAGES: usize = 1000;
+
 /// Reads a Dockerfile. All mistakes are told at once, as far as one does not hide the next.
 pub fn parse(source: Source) -> Result<Dockerfile, Mistakes> {
     let mut mistakes = Mistakes::default();
@@ -115,6 +123,10 @@ pub fn parse(source: Source) -> Result<Dockerfile, Mistakes> {
         empty_lines.extend(logical.empty_line.map(Span::line));
         match line(Place { source: &source, logical: &logical, escape: directives.escape }, &mut lines) {
             Err(mistake) => mistakes.add(mistake),
+            Ok(Line::From(from)) if stages.len() == MOST_STAGES => {
+                mistakes.add(source.mistake(from.span, format!("more than {MOST_STAGES} stages")));
+                break;
+            }
             Ok(Line::From(from)) => stages.push(Stage { from, steps: Vec::new() }),
             Ok(Line::Step(step)) => match (stages.last_mut(), step) {
                 (Some(stage), step) => stage.steps.push(step),

@@ -1,0 +1,133 @@
+//! Build checks: what is allowed in a Dockerfile, and yet likely not meant.
+//!
+//! They are those of Docker's documentation, by their names. `check=skip=…` in the file leaves some out, `check=error=true`
+//! makes mistakes of them; whoever asks may say otherwise.
+
+mod rule;
+mod stages;
+mod written;
+
+#[cfg(test)]
+mod tests;
+
+pub use rule::Rule;
+
+use crate::dockerfile::{CheckOptions, Dockerfile, Given, Globals, Mistake, Plan, Span};
+use crate::ignore::Ignore;
+use image::Platform;
+
+/// The build argument that says which checks are made, before what the file says.
+pub const ARGUMENT: &str = "BUILDKIT_DOCKERFILE_CHECK";
+
+/// Something that is likely not meant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Warning {
+    /// The check that found it.
+    pub rule: Rule,
+    /// What was found.
+    pub detail: String,
+    /// Where.
+    pub span: Span,
+}
+
+/// What is known of an image that a stage builds upon.
+#[derive(Clone, Debug)]
+pub struct BaseImage {
+    /// Its environment.
+    pub environment: Vec<(String, String)>,
+    /// Whether it has a shell of its own (`SHELL`).
+    pub has_shell: bool,
+    /// What it is for.
+    pub platform: Platform,
+}
+
+/// What a file is checked with.
+pub struct Inputs<'a> {
+    /// What the build is asked for. Only what its target needs is checked, if it has one.
+    pub given: &'a Given,
+    /// What is no part of the context.
+    pub ignore: &'a Ignore,
+    /// What is known of an image. Of one that nothing is known of, no variable is taken for undefined, unless it is likely
+    /// misspelt.
+    pub base: &'a dyn Fn(&str) -> Option<BaseImage>,
+}
+
+/// What checking a file gave.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// What was found, in the order of the file.
+    pub warnings: Vec<Warning>,
+    /// What keeps it from being built at all.
+    pub mistakes: Vec<Mistake>,
+    /// Whether warnings are to end a build.
+    pub warnings_are_errors: bool,
+}
+
+impl Report {
+    /// Why warnings end the build, if they do.
+    pub fn violation(&self) -> Option<String> {
+        if !self.warnings_are_errors || self.warnings.is_empty() {
+            return None;
+        }
+        let mut names: Vec<_> = self.warnings.iter().map(|warning| warning.rule.name()).collect();
+        names.sort_unstable();
+        names.dedup();
+        Some(format!("lint violation found for rules: {}", names.join(", ")))
+    }
+}
+
+/// Collects what is found, but for checks that are not made.
+struct Findings {
+    options: CheckOptions,
+    report: Report,
+}
+
+impl Findings {
+    fn add(&mut self, rule: Rule, span: Span, detail: String) {
+        let asked = self.options.experimental.contains(rule.name());
+        let made = if rule.experimental() { asked } else { asked || !self.options.skip.contains(rule.name()) };
+        let warning = Warning { rule, detail, span };
+        if made && !self.report.warnings.contains(&warning) {
+            self.report.warnings.push(warning);
+        }
+    }
+}
+
+/// Checks a file.
+pub fn check(file: &Dockerfile, inputs: &Inputs<'_>) -> Report {
+    let mut findings = Findings { options: CheckOptions::default(), report: Report::default() };
+    match inputs.given.arguments.get(ARGUMENT).map(|text| CheckOptions::parse(text)) {
+        Some(Ok(options)) => findings.options = options,
+        Some(Err(why)) => {
+            findings
+                .report
+                .mistakes
+                .push(file.source.mistake(Span::line(1), format!("build argument {ARGUMENT}: {why}")));
+        }
+        None => findings.options = file.directives.check.clone().map(|check| check.value).unwrap_or_default(),
+    }
+    written::check(file, &mut findings);
+    if let Err(mistake) = evaluated(file, inputs, &mut findings) {
+        findings.report.mistakes.push(mistake);
+    }
+    let mut report = findings.report;
+    report.warnings.sort_by_key(|warning| (warning.span.start.line, warning.rule.name(), warning.span.start.column));
+    report.warnings_are_errors = findings.options.error;
+    report
+}
+
+/// What needs the values of variables.
+fn evaluated(file: &Dockerfile, inputs: &Inputs<'_>, findings: &mut Findings) -> Result<(), Mistake> {
+    let globals = Globals::new(file, inputs.given)?;
+    stages::check_bases(file, inputs, &globals, findings);
+    let plan = Plan::new(file, &globals)?;
+    let stages = match &inputs.given.target {
+        None => (0..file.stages.len()).collect(),
+        target => {
+            let target = file.target(target.as_deref()).map_err(|why| file.source.mistake(Span::line(1), why))?;
+            plan.order(target)
+        }
+    };
+    stages::check(file, inputs, &globals, &plan, &stages, findings);
+    Ok(())
+}
