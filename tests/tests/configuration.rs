@@ -110,13 +110,13 @@ fn every_key_has_its_effect() {
 }
 
 /// Values that are refused, and what is said.
-const REFUSED: [(&str, &str); 14] = [
+const REFUSED: [(&str, &str); 18] = [
     ("label = 'two words'", "label \"two words\": write NAME=VALUE, with no white space in the name"),
     ("label = ['rack=7', 'the rack=7']", "label \"the rack=7\": write NAME=VALUE"),
     ("dns-search = 'two words'", "dns-search \"two words\": write one domain's name, such as internal.example"),
     ("dns-search = ['internal', '']", "dns-search \"\": write one domain's name"),
     ("dns-opt = 'ndots:1 rotate'", "dns-opt \"ndots:1 rotate\": write one option without white space"),
-    ("dns = 'ns.example'", "dns \"ns.example\": a DNS server is given by its IP address"),
+    ("dns = 'ns.example'", "dns ns.example: a DNS server is given by its IP address"),
     (
         "host = 'unix://docker.sock'",
         "host unix://docker.sock: the socket's path must begin at the root: write unix:///docker.sock",
@@ -130,6 +130,10 @@ const REFUSED: [(&str, &str); 14] = [
     ("insecure-registry = 'a b'", "insecure-registry \"a b\": "),
     ("log-driver = 'syslog'", "log-driver syslog: "),
     ("log-opt = 'max-size=huge'", "log-opt max-size: invalid size: 'huge'"),
+    ("bridge = 'lo'", "bridge lo: a link of that name is there, and is no bridge: choose another name"),
+    ("group = 'nobodys'", "group nobodys: no such group: add it with groupadd nobodys"),
+    ("host = 'fd://'", "host fd://: systemd gave no socket"),
+    ("host = 'unix:///etc/passwd'", "host unix:///etc/passwd: that is there already, and is no socket"),
     ("colour = 'red'", "unknown key `colour`: the keys are data-dir, run-dir, host, "),
 ];
 
@@ -141,7 +145,10 @@ fn what_can_not_be_is_refused_with_its_key_and_what_could() {
         fs::write(host.work().join("wrong.toml"), file).expect("write the configuration");
         host.sh("timeout 60 $STRATUS daemon --config $PWD/wrong.toml").exits_with(1).complains(says);
     }
-    host.sh("test ! -e other").ok();
+    // Whatever is wrong, it is known before anything is begun: no store, no keeper, nothing in the kernel.
+    host.sh("test ! -e other/data/stratus.db && ! ls -A other/run | grep -v daemon.lock").ok();
+    host.sh("$STRATUS daemon --clean --data-dir $PWD/other/data --run-dir $PWD/other/run")
+        .mentions("nothing to take out");
 }
 
 #[test]

@@ -95,6 +95,16 @@ fn what_is_wrong_is_named() {
             .exits_with(125)
             .complains("log-opt max-size: invalid size: 'huge'");
     }
+    host.sh("$STRATUS run --pids-limit x busybox")
+        .exits_with(2)
+        .complains("'--pids-limit <NUMBER>': give a whole number");
+    host.sh("$STRATUS run --label =x busybox").complains("\"=x\" is no label: give NAME=VALUE");
+    host.sh("$STRATUS logs --tail x box").exits_with(2).complains("give a number of lines, or all");
+    host.sh("$STRATUS network create --subnet nonsense net")
+        .exits_with(2)
+        .complains("\"nonsense\" is no subnet: give one such as");
+    host.sh("docker tag busybox localhost:1/box && $STRATUS push localhost:1/box")
+        .complains("The registry localhost:1 can't be reached");
     host.sh("$STRATUS save -o nowhere/x.tar busybox").exits_with(1).complains("creating nowhere/x.tar: No such file");
     host.sh("docker create --name box busybox && $STRATUS export -o nowhere/x.tar box")
         .exits_with(1)

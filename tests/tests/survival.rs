@@ -344,7 +344,14 @@ fn a_daemon_that_cannot_listen_leaves_no_keeper() {
             .fails_with("is there already, and is no socket");
         host.sh(&format!("! pgrep -f -- \"--run-dir $PWD/{run}\"")).ok();
     }
-    host.sh(&format!("{daemon} --run-dir $PWD/second --clean")).ok();
+    // Nor is one where it was there already.
+    let taken = host.sh("docker network inspect bridge -f '{{(index .IPAM.Config 0).Subnet}}'").text().to_owned();
+    for run in ["third", "fourth"] {
+        host.sh(&format!("{daemon} --run-dir $PWD/{run} --default-address-pool {taken},size=24"))
+            .fails_with("could not find an available, non-overlapping IPv4 address pool");
+        host.sh(&format!("! pgrep -f -- \"--run-dir $PWD/{run}\"")).ok();
+    }
+    host.sh(&format!("{daemon} --run-dir $PWD/fourth --clean")).ok();
 }
 
 #[test]

@@ -47,7 +47,7 @@ impl EngineConfig {
         crate::container::check_logging_defaults(&self.log)?;
         let refuse = |key: &str, value: &str, why: &str| Err(Error::invalid(format!("{key} {value:?}: {why}")));
         if let Some(server) = self.dns.servers.iter().find(|server| server.parse::<std::net::IpAddr>().is_err()) {
-            return refuse("dns", server, "a DNS server is given by its IP address");
+            return Err(Error::invalid(format!("dns {server}: a DNS server is given by its IP address")));
         }
         if let Some(domain) = self.dns.search.iter().find(|domain| !is_search_domain(domain)) {
             return refuse("dns-search", domain, "write one domain's name, such as internal.example, or . for none");

@@ -73,6 +73,9 @@ pub enum Error {
         /// Whose it is.
         owner: Instance,
     },
+    /// What has the bridge's name is something else.
+    #[error("bridge {0}: a link of that name is there, and is no bridge: choose another name")]
+    NotABridge(String),
     /// No address of the subnet (or its range) is free.
     #[error("no available {family} addresses on this network's address pools: {network} ({id})")]
     AddressesExhausted {

@@ -458,7 +458,7 @@ fn a_bridge_of_somebody_elses_is_used_and_left() {
         assert!(sh("ip addr show theirs0").contains("10.7.0.1/24"));
         let mut dummy = NetworkSpec::bridge("no-bridge");
         dummy.options.insert("com.docker.network.bridge.name".into(), "lo".into());
-        assert!(networks.create(dummy).unwrap_err().to_string().contains("is not a bridge"));
+        assert!(networks.create(dummy).unwrap_err().to_string().contains("is no bridge"));
         assert!(networks.get("no-bridge").is_err());
     });
 }

@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 mod client;
+mod complaint;
 mod daemon;
 mod tls;
 
@@ -50,13 +51,7 @@ pub fn main() -> ExitCode {
     let cli = client::with_connection(Cli::command());
     let matches = match cli.clone().try_get_matches_from(std::iter::once(program).chain(arguments)) {
         Ok(matches) => matches,
-        Err(error) => match client::hint(&error) {
-            Some(hint) => {
-                eprintln!("error: {hint}");
-                return ExitCode::from(2);
-            }
-            None => error.exit(),
-        },
+        Err(error) => return complaint::complain(&error),
     };
     match Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit()).command {
         Command::Daemon(options) => daemon::main(*options),

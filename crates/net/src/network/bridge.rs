@@ -19,13 +19,9 @@ pub(super) fn ensure(host: &RouteSocket, instance: &Instance, network: &Network,
     let Some(options) = &network.bridge else { return Ok(0) };
     let name = &options.link;
     let link = match host.link(name)? {
-        Some(link) if link.kind == "bridge" => {
-            refuse_anothers(&link, instance)?;
+        Some(link) => {
+            check(&link, instance)?;
             link
-        }
-        Some(_) => {
-            let why = "a link of that name exists, and is not a bridge";
-            return Err(Error::io(format!("make bridge {name}"), std::io::Error::other(why)));
         }
         None => make(host, instance, name, options.mtu.unwrap_or(default_mtu))?,
     };
@@ -82,20 +78,30 @@ pub(super) fn remove(host: &RouteSocket, instance: &Instance, name: &str) -> Res
     }
 }
 
-/// Refuses a bridge that another instance made: what one gave it, the other would take away.
-pub(super) fn refuse_anothers(link: &Link, instance: &Instance) -> Result<()> {
-    match Instance::of_alias(&link.alias) {
+/// Refuses what is no bridge, and one that another instance made: what one gave it, the other would take away.
+pub(super) fn check(link: &Link, instance: &Instance) -> Result<()> {
+    match owner(link)? {
         Some(owner) if owner != *instance => Err(Error::BridgeOfAnother { link: link.name.clone(), owner }),
         _ => Ok(()),
+    }
+}
+
+fn owner(link: &Link) -> Result<Option<Instance>> {
+    match link.kind == "bridge" {
+        true => Ok(Instance::of_alias(&link.alias)),
+        false => Err(Error::NotABridge(link.name.clone())),
     }
 }
 
 /// The instance that made the bridge of that name; `None`: an administrator did, or there is none.
 ///
 /// # Errors
-/// Where the kernel does not tell.
+/// Where what has the name is no bridge, and where the kernel does not tell.
 pub fn owner_of_bridge(name: &str) -> Result<Option<Instance>> {
-    Ok(RouteSocket::open()?.link(name)?.and_then(|link| Instance::of_alias(&link.alias)))
+    match RouteSocket::open()?.link(name)? {
+        Some(link) => owner(&link),
+        None => Ok(None),
+    }
 }
 
 /// Whether the link is a bridge that this instance made.

@@ -28,11 +28,11 @@ impl Networks {
     /// is lost by it: what is right already is not touched, and the table is exchanged in one transaction.
     ///
     /// # Errors
-    /// Where the default bridge is another instance's, before anything is touched; and where the kernel or the store fail.
+    /// Where the default bridge is another instance's or no bridge, before anything is touched; and where the kernel or the store fail.
     pub fn open(config: NetConfig, running: Vec<Sandbox>) -> Result<Arc<Networks>> {
         let host = RouteSocket::open()?;
         if let Some(link) = host.link(&config.bridge_name)? {
-            bridge::refuse_anothers(&link, &config.instance)?;
+            bridge::check(&link, &config.instance)?;
         }
         let records: Collection<Network> = Collection::new(&config.store, RECORDS);
         let mut networks: BTreeMap<String, Network> = records

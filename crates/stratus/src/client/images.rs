@@ -284,11 +284,8 @@ fn authorized(request: Request, reference: &Reference) -> Result<Request> {
 /// What to do where an image can't be pulled.
 pub(super) fn explain_pull(error: Error, name: &str) -> Error {
     let text = error.to_string();
-    let unreachable = ["dial tcp", "lookup", "no such host", "connection refused", "can't be reached", "timed out"];
     match error {
-        Error::Failed(_) | Error::Refused { .. }
-            if unreachable.iter().any(|words| text.to_lowercase().contains(words)) =>
-        {
+        Error::Failed(_) | Error::Refused { .. } if is_unreachable(&text) => {
             // What a registry of one's own has is nowhere else.
             let domain = Reference::parse(name).map(|reference| reference.domain().to_owned()).unwrap_or_default();
             if domain != "docker.io" {
@@ -317,8 +314,30 @@ pub(super) async fn push(context: &Context, args: PushArgs) -> Result<ExitCode> 
         Some(header) => request.header("x-registry-auth", header),
         None => request.header("x-registry-auth", credentials::none()),
     };
-    let said = progress::follow(context.daemon.documents(request).await?, context.shown(args.quiet)).await?;
-    context.print_said(&said)
+    let said = progress::follow(context.daemon.documents(request).await?, context.shown(args.quiet)).await;
+    context.print_said(&said.map_err(|error| explain_push(error, &reference))?)
+}
+
+/// What to do where an image can't be pushed: without a registry in its name, it goes to Docker Hub.
+fn explain_push(error: Error, reference: &Reference) -> Error {
+    let name = reference.familiar_name();
+    match error {
+        Error::Failed(text) if is_unreachable(&text) && reference.domain() == "docker.io" => Error::Failed(format!(
+            "{text}\nDocker Hub can't be reached. For a registry of one's own, name it: stratus tag {name} HOST:PORT/{name}, then \
+             stratus push HOST:PORT/{name}"
+        )),
+        Error::Failed(text) if is_unreachable(&text) => {
+            Error::Failed(format!("{text}\nThe registry {} can't be reached.", reference.domain()))
+        }
+        error => error,
+    }
+}
+
+/// Whether that is said of a registry that does not answer.
+fn is_unreachable(text: &str) -> bool {
+    let words = ["dial tcp", "lookup", "no such host", "connection refused", "can't be reached", "timed out"];
+    let text = text.to_lowercase();
+    words.iter().any(|words| text.contains(words))
 }
 
 /// `stratus image rm`

@@ -26,7 +26,7 @@ pub(crate) struct LogsArgs {
     #[arg(long, value_name = "TIME", value_parser = parse_moment)]
     since: Option<String>,
     /// Only the last so many lines
-    #[arg(long, short = 'n', value_name = "LINES")]
+    #[arg(long, short = 'n', value_name = "LINES", value_parser = tail, allow_hyphen_values = true)]
     tail: Option<String>,
     /// With the time of each line
     #[arg(long, short)]
@@ -36,6 +36,14 @@ pub(crate) struct LogsArgs {
     until: Option<String>,
     /// Container, by name or id
     container: String,
+}
+
+/// `all`, or a number; one below 0 is all as well.
+fn tail(text: &str) -> Result<String, String> {
+    match text == "all" || text.parse::<i64>().is_ok() {
+        true => Ok(text.to_owned()),
+        false => Err("give a number of lines, or all".to_owned()),
+    }
 }
 
 /// `stratus logs`

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::error::{Error, Result};
 use super::inspect::{self, Kind};
-use super::options::{label, pairs};
+use super::options::{named, pairs};
 use super::output::{self, Format};
 use super::request::{Filter, Request, segment};
 use super::table::Table;
@@ -189,13 +189,13 @@ async fn list(context: &Context, args: ListArgs) -> Result<ExitCode> {
 impl CreateArgs {
     /// The subnets with what belongs to each: gateways, ranges and addresses are those of the subnet that they are in.
     fn pools(&self) -> Result<Vec<Value>> {
-        let usage = |what: &str, text: &str| Error::Usage(format!("{text:?} is no {what}"));
+        let no_subnet = |text: &str| Error::Usage(format!("{text:?} is no subnet: give one such as 10.1.0.0/24"));
         let mut pools = Vec::new();
         let (mut gateways, mut ranges) = (self.gateway.clone(), self.ip_range.clone());
         let auxiliary = pairs(&self.aux_address, "--aux-address")?;
         let mut placed = 0;
         for text in &self.subnet {
-            let subnet: ipnet::IpNet = text.parse().map_err(|_| usage("subnet", text))?;
+            let subnet: ipnet::IpNet = text.parse().map_err(|_| no_subnet(text))?;
             let mut pool = json!({ "Subnet": text });
             let mut take = |texts: &mut Vec<String>, key: &str| {
                 let inside = |text: &String| {
@@ -228,7 +228,7 @@ impl CreateArgs {
 }
 
 async fn create(context: &Context, args: CreateArgs) -> Result<ExitCode> {
-    let labels: serde_json::Map<String, Value> = args.label.iter().map(|text| label(text)).collect();
+    let labels = named(&args.label)?;
     let body = json!({
         "Name": args.name,
         "CheckDuplicate": true,

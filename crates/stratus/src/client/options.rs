@@ -377,9 +377,9 @@ impl ContainerArgs {
     fn labels(&self) -> Result<Map<String, Value>> {
         let mut labels = Map::new();
         for path in &self.label_file {
-            labels.extend(lines(path)?.iter().map(|line| label(line)));
+            labels.extend(named(&lines(path)?)?);
         }
-        labels.extend(self.label.iter().map(|line| label(line)));
+        labels.extend(named(&self.label)?);
         Ok(labels)
     }
 
@@ -412,10 +412,13 @@ pub(super) fn environment_variable(variable: String) -> Result<Option<String>> {
     }
 }
 
-/// A label's name and its value, which may be left out.
-pub(super) fn label(text: &str) -> (String, Value) {
-    let (name, value) = text.split_once('=').unwrap_or((text, ""));
-    (name.to_owned(), json!(value))
+/// Labels by their names; a value may be left out.
+pub(super) fn named(labels: &[String]) -> Result<Map<String, Value>> {
+    let label = |text: &String| match text.split_once('=').unwrap_or((text, "")) {
+        ("", _) => Err(Error::Usage(format!("{text:?} is no label: give NAME=VALUE"))),
+        (name, value) => Ok((name.to_owned(), json!(value))),
+    };
+    labels.iter().map(label).collect()
 }
 
 /// `NAME=VALUE`s of a flag.

@@ -4,11 +4,11 @@ use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 use serde::Deserialize;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::error::Result;
 use super::inspect::{self, Kind};
-use super::options::{label, pairs};
+use super::options::{named, pairs};
 use super::output::{self, Format};
 use super::request::{Filter, Request, segment};
 use super::table::Table;
@@ -81,7 +81,7 @@ pub(super) async fn dispatch(context: &Context, command: VolumeCommand) -> Resul
 }
 
 async fn create(context: &Context, args: CreateArgs) -> Result<ExitCode> {
-    let labels: Map<String, Value> = args.label.iter().map(|text| label(text)).collect();
+    let labels = named(&args.label)?;
     let options = pairs(&args.opt, "--opt")?;
     let body = json!({ "Name": args.name, "Driver": args.driver, "DriverOpts": options, "Labels": labels });
     let created = context.daemon.document(Request::post("/volumes/create").json(&body)).await?;

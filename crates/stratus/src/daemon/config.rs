@@ -16,7 +16,7 @@ use tracing_subscriber::filter::Targets;
 use super::{Error, instance};
 use crate::tls;
 pub(super) use host::Host;
-use values::{absolute, bridge, labels, log_filter, pairs, pool, registries, retention};
+use values::{absolute, address, bridge, labels, log_filter, pairs, pool, registries, retention};
 
 pub(super) const DATA_DIR: &str = "/var/lib/stratus";
 const RUN_DIR: &str = "/run/stratus";
@@ -151,7 +151,7 @@ struct File {
     #[serde(alias = "dns_search", deserialize_with = "one_or_many")]
     dns_search: Vec<String>,
     #[serde(alias = "host_gateway_ip")]
-    host_gateway_ip: Option<IpAddr>,
+    host_gateway_ip: Option<String>,
     #[serde(alias = "ip_forward_no_drop")]
     ip_forward_no_drop: bool,
     init: bool,
@@ -162,7 +162,7 @@ struct File {
     #[serde(rename = "label", alias = "labels", deserialize_with = "one_or_many")]
     labels: Vec<String>,
     #[serde(alias = "metrics_addr")]
-    metrics_addr: Option<SocketAddr>,
+    metrics_addr: Option<String>,
     #[serde(alias = "log_level")]
     log_level: Option<String>,
     #[serde(alias = "log_format")]
@@ -172,7 +172,7 @@ struct File {
 /// A list, or what would be its only member.
 fn one_or_many<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
     #[derive(Deserialize)]
-    #[serde(untagged, expecting = "a string, or a list of strings")]
+    #[serde(untagged, expecting = "expected a string, or a list of strings")]
     enum OneOrMany {
         One(String),
         Many(Vec<String>),
@@ -241,6 +241,11 @@ impl Config {
             certificate: options.tlscert.clone().or(file.tlscert).unwrap_or(default.certificate),
             key: options.tlskey.clone().or(file.tlskey).unwrap_or(default.key),
         };
+        let metrics =
+            file.metrics_addr.map(|text| address("metrics-addr", &text, "ADDRESS:PORT, such as 127.0.0.1:9323"));
+        let metrics = options.metrics_addr.or(metrics.transpose()?);
+        let host_gateway = file.host_gateway_ip.map(|text| address("host-gateway-ip", &text, "an IP address"));
+        let host_gateway = options.host_gateway_ip.or(host_gateway.transpose()?);
         let pools = list(&options.default_address_pools, &file.default_address_pools);
         let insecure = list(&options.insecure_registries, &file.insecure_registries);
         let mirrors = list(&options.registry_mirrors, &file.registry_mirrors);
@@ -256,7 +261,7 @@ impl Config {
             tls,
             group: options.group.clone().or(file.group),
             bridge: bridge(options.bridge.clone().or(file.bridge).unwrap_or(default_bridge))?,
-            metrics: options.metrics_addr.or(file.metrics_addr),
+            metrics,
             log_filter,
             log_json: log_format.as_deref() == Some("json"),
             pools: pools.iter().map(|text| pool(text)).collect::<Result<_, _>>()?,
@@ -267,7 +272,7 @@ impl Config {
                 options: list(&options.dns_opts, &file.dns_opts),
                 search: list(&options.dns_search, &file.dns_search),
             },
-            host_gateway: options.host_gateway_ip.or(file.host_gateway_ip),
+            host_gateway,
             ip_forward_drop: !(options.ip_forward_no_drop || file.ip_forward_no_drop),
             init: options.init || file.init,
             usage: retention(options.usage_days.or(file.usage_days), options.usage_runs.or(file.usage_runs)),
@@ -326,9 +331,9 @@ impl File {
     }
 
     fn parse(text: &str, path: &Path) -> Result<Self, Error> {
-        let wrong = |error: toml::de::Error| match unknown_key(&error) {
-            Some(why) => error.to_string().replace(error.message(), &why),
-            None => error.to_string(),
+        let wrong = |error: toml::de::Error| {
+            let why = unknown_key(&error).unwrap_or_else(|| without_types(error.message()));
+            error.to_string().replace(error.message(), &why)
         };
         toml::from_str(text).map_err(|error| Error::Config(format!("{}: {}", path.display(), wrong(error).trim_end())))
     }
@@ -339,6 +344,13 @@ impl File {
 fn unknown_key(error: &toml::de::Error) -> Option<String> {
     let (key, _) = error.message().strip_prefix("unknown field `")?.split_once('`')?;
     Some(format!("unknown key `{key}`: the keys are {}", keys().join(", ")))
+}
+
+/// What serde says of a number names the type that is to hold it.
+fn without_types(message: &str) -> String {
+    ["expected u32", "expected u64"]
+        .iter()
+        .fold(message.to_owned(), |text, of_type| text.replace(of_type, "expected a whole number, 0 or more"))
 }
 
 /// The names of all keys: those of the flags, but for the two that are no settings.
@@ -376,6 +388,17 @@ mod tests {
         assert!(!said.contains("data_dir") && !said.contains("hosts"), "{said}");
         // Other mistakes are told as they were.
         assert!(refused("init = 3").contains("expected a boolean"), "{}", refused("init = 3"));
+        assert!(
+            refused("usage-days = -1").contains("expected a whole number, 0 or more"),
+            "{}",
+            refused("usage-days = -1")
+        );
+        assert!(refused("dns = 3").contains("expected a string, or a list of strings"), "{}", refused("dns = 3"));
+        assert_eq!(
+            refused("metrics-addr = 'here'"),
+            "metrics-addr \"here\": write ADDRESS:PORT, such as 127.0.0.1:9323"
+        );
+        assert_eq!(refused("host-gateway-ip = 'here'"), "host-gateway-ip \"here\": write an IP address");
     }
 
     #[test]

@@ -38,9 +38,9 @@ pub(super) struct Held {
 
 /// Makes the directories, and holds them.
 pub(super) fn hold(config: &Config) -> Result<Held, Error> {
-    make(&config.run_dir, 0o755)?;
+    make("create the run directory", &config.run_dir, 0o755)?;
     let run = take_run_dir(config)?;
-    make(&config.data_dir, 0o711)?;
+    make("create the data directory", &config.data_dir, 0o711)?;
     let data = take_data_dir(config)?;
     run.write(&config.data_dir)?;
     data.write(&config.run_dir)?;
@@ -82,12 +82,12 @@ pub(super) fn end_unused_keeper(run_dir: &Path) {
     }
 }
 
-fn make(directory: &Path, mode: u32) -> Result<(), Error> {
+fn make(what: &'static str, directory: &Path, mode: u32) -> Result<(), Error> {
     std::fs::DirBuilder::new()
         .recursive(true)
         .mode(mode)
         .create(directory)
-        .map_err(Error::io("create", directory.display()))
+        .map_err(Error::io(what, directory.display()))
 }
 
 fn take_run_dir(config: &Config) -> Result<Bond, Error> {

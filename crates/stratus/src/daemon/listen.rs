@@ -18,14 +18,43 @@ pub(super) use tls::TlsListener;
 pub(super) struct Listeners {
     pub(super) unix: Vec<UnixListener>,
     pub(super) tls: Vec<TlsListener>,
+    fresh: Vec<Fresh>,
 }
 
-/// All listeners of the configuration.
+impl Listeners {
+    /// Lets the sockets be found in the file system: from that moment on, who comes waits for an answer.
+    pub(super) async fn publish(&mut self) -> Result<(), Error> {
+        for fresh in self.fresh.drain(..) {
+            // Somebody may have come in the meantime.
+            remove_dead(&fresh.path).await?;
+            std::fs::rename(&fresh.name, &fresh.path).map_err(Error::io("name", fresh.path.display()))?;
+        }
+        Ok(())
+    }
+}
+
+/// A socket under a name that nobody looks for, which goes with this unless it gets its own.
+struct Fresh {
+    name: PathBuf,
+    path: PathBuf,
+}
+
+impl Drop for Fresh {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.name);
+    }
+}
+
+/// All listeners of the configuration, before they can be found: what can't be had is known before anything else is begun.
 pub(super) async fn bind(config: &Config) -> Result<Listeners, Error> {
     let mut listeners = Listeners::default();
     for host in &config.hosts {
         match host {
-            Host::Unix(path) => listeners.unix.push(unix(path, config).await?),
+            Host::Unix(path) => {
+                let (listener, fresh) = unix(path, config).await?;
+                listeners.unix.push(listener);
+                listeners.fresh.push(fresh);
+            }
             Host::Inherited => inherited(config, &mut listeners)?,
             Host::Tcp(address) => listeners.tls.push(tcp(address, config).await?),
         }
@@ -38,7 +67,7 @@ fn inherited(config: &Config, listeners: &mut Listeners) -> Result<(), Error> {
     const ON: &str = "a socket of systemd";
     let mut sockets = listenfd::ListenFd::from_env();
     if sockets.len() == 0 {
-        return Err(Error::Config("--host fd://: systemd gave no socket: start stratus.socket".to_owned()));
+        return Err(Error::Config("host fd://: systemd gave no socket: start stratus.socket".to_owned()));
     }
     for index in 0..sockets.len() {
         if let Ok(Some(listener)) = sockets.take_unix_listener(index) {
@@ -69,34 +98,40 @@ fn server(config: &Config) -> Result<Arc<ServerConfig>, Error> {
     })
 }
 
-async fn unix(path: &Path, config: &Config) -> Result<UnixListener, Error> {
+async fn unix(path: &Path, config: &Config) -> Result<(UnixListener, Fresh), Error> {
     let on = || path.display().to_string();
     if let Some(parent) = path.parent() {
         std::fs::create_dir_all(parent).map_err(Error::io("create", parent.display()))?;
     }
     remove_dead(path).await?;
     // Under another name first: from the moment it can be found, it has the right mode and group.
-    let fresh = PathBuf::from(format!("{}{}", path.display(), Host::FRESH));
-    let _ = std::fs::remove_file(&fresh);
-    let listener = UnixListener::bind(&fresh).map_err(Error::io("listen on", on()))?;
-    std::fs::set_permissions(&fresh, std::fs::Permissions::from_mode(0o660))
+    let name = PathBuf::from(format!("{}{}", path.display(), Host::FRESH));
+    let _ = std::fs::remove_file(&name);
+    let listener = UnixListener::bind(&name).map_err(Error::io("listen on", on()))?;
+    let fresh = Fresh { name, path: path.to_owned() };
+    std::fs::set_permissions(&fresh.name, std::fs::Permissions::from_mode(0o660))
         .map_err(Error::io("set the mode of", on()))?;
     if let Some(gid) = group(config)? {
-        std::os::unix::fs::chown(&fresh, Some(0), Some(gid)).map_err(Error::io("set the group of", on()))?;
+        std::os::unix::fs::chown(&fresh.name, Some(0), Some(gid)).map_err(Error::io("set the group of", on()))?;
     }
-    std::fs::rename(&fresh, path).map_err(Error::io("name", on()))?;
-    Ok(listener)
+    Ok((listener, fresh))
 }
 
 /// A socket that a killed daemon left is in the way; one that somebody listens on is not ours to take.
 async fn remove_dead(path: &Path) -> Result<(), Error> {
     match std::fs::symlink_metadata(path) {
         Ok(meta) if meta.file_type().is_socket() => {}
-        Ok(_) => return Err(Error::Config(format!("{} is there already, and is no socket", path.display()))),
+        Ok(_) => {
+            let why = format!("host unix://{}: that is there already, and is no socket", path.display());
+            return Err(Error::Config(why));
+        }
         Err(_) => return Ok(()),
     }
     if UnixStream::connect(path).await.is_ok() {
-        return Err(Error::Config(format!("somebody else listens on {}: choose another --host", path.display())));
+        return Err(Error::Config(format!(
+            "host unix://{}: somebody else listens there: choose another",
+            path.display()
+        )));
     }
     Ok(())
 }
@@ -114,7 +149,7 @@ fn group(config: &Config) -> Result<Option<u32>, Error> {
     });
     match (found, &config.group) {
         (None, Some(group)) => {
-            Err(Error::Config(format!("--group {group}: no such group: add it with groupadd {group}")))
+            Err(Error::Config(format!("group {group}: no such group: add it with groupadd {group}")))
         }
         (found, _) => Ok(found),
     }

@@ -137,13 +137,14 @@ async fn serve(config: &Config, of_engine: engine::EngineConfig) -> Result<(), E
         Some(address) => Some(metrics::bind(address).await?),
         None => None,
     };
+    let mut listeners = listen::bind(config).await?;
     let engine = engine::Engine::open(of_engine).await?;
     let info =
         DoorInfo { version: env!("CARGO_PKG_VERSION").to_owned(), commit: String::new(), build_time: String::new() };
     let door = Arc::new(Door::new(engine.clone(), info));
     let shutdown = CancellationToken::new();
     let mut servers = tokio::task::JoinSet::new();
-    let listeners = listen::bind(config).await?;
+    listeners.publish().await?;
     for listener in listeners.unix {
         servers.spawn(api_docker::serve(door.clone(), listener, shutdown.clone()));
     }

@@ -1,6 +1,7 @@
 //! What single values of the configuration mean, and which of them are refused.
 
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use image::registry::{BadHostOrCidr, ProxyConfig, RegistryConfig};
@@ -65,6 +66,11 @@ pub(super) fn retention(days: Option<u32>, runs: Option<u64>) -> meter::Retentio
         age: days.map(|days| Duration::from_secs(u64::from(days) * 86_400)),
         runs: Some(runs.unwrap_or(USAGE_RUNS)).filter(|runs| *runs > 0),
     }
+}
+
+/// An address that stands under `key`, as `form` has it.
+pub(super) fn address<T: FromStr>(key: &str, text: &str, form: &str) -> Result<T, Error> {
+    text.parse().map_err(|_| Error::Config(format!("{key} {text:?}: write {form}")))
 }
 
 /// The default bridge's link, by a name that the kernel takes.

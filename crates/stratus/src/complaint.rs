@@ -1,0 +1,44 @@
+//! What is said of a command line that makes no sense, where that is more than clap says.
+
+use std::error::Error as _;
+use std::num::ParseIntError;
+use std::process::ExitCode;
+
+use clap::error::ContextKind;
+
+use crate::client;
+
+/// Says what is wrong, and ends with clap's exit status; help and the version are no mistakes.
+pub(crate) fn complain(error: &clap::Error) -> ExitCode {
+    match client::hint(error).or_else(|| no_number(error)) {
+        Some(text) => {
+            eprintln!("error: {text}");
+            ExitCode::from(2)
+        }
+        None => error.exit(),
+    }
+}
+
+/// Of a number that is none, the library tells which digit is wrong, and not what it was to be.
+fn no_number(error: &clap::Error) -> Option<String> {
+    error.source()?.downcast_ref::<ParseIntError>()?;
+    let (flag, value) = (error.get(ContextKind::InvalidArg)?, error.get(ContextKind::InvalidValue)?);
+    Some(format!("invalid value '{value}' for '{flag}': give a whole number"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_that_is_none_is_told_as_that() {
+        let flag = clap::Arg::new("many").long("many").value_name("NUMBER").value_parser(clap::value_parser!(u16));
+        let said = |value: &str| {
+            let cli = clap::Command::new("stratus").arg(flag.clone());
+            no_number(&cli.try_get_matches_from(["stratus", "--many", value]).expect_err(value))
+        };
+        assert_eq!(said("x").as_deref(), Some("invalid value 'x' for '--many <NUMBER>': give a whole number"));
+        // What it may be, clap says itself.
+        assert_eq!(said("70000"), None);
+    }
+}
