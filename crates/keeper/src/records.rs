@@ -108,12 +108,11 @@ impl Journal {
         Ok(Journal { dir, file, size, frames, broken: false, buffer: Vec::new() })
     }
 
-    /// Takes up a journal whose descriptor was kept over an exec.
-    pub(crate) fn resume(run_dir: &Path, file: OwnedFd, records: impl Iterator<Item = Record>) -> io::Result<Journal> {
-        let size = fs::metadata(dir(run_dir).join("records"))?.len();
-        let mut journal = Journal { dir: dir(run_dir), file, size, frames: 0, broken: true, buffer: Vec::new() };
-        journal.mend(records)?;
-        Ok(journal)
+    /// Takes up a journal whose descriptor was kept over an exec. It is to be written anew ([`mend`](Self::mend)), but goes on as it
+    /// is where that can't be done: everything that runs depends on whoever holds it.
+    pub(crate) fn resume(run_dir: &Path, file: OwnedFd) -> io::Result<Journal> {
+        let size = rustix::fs::fstat(&file)?.st_size.cast_unsigned();
+        Ok(Journal { dir: dir(run_dir), file, size, frames: 0, broken: true, buffer: Vec::new() })
     }
 
     pub(crate) fn raw_fd(&self) -> RawFd {

@@ -212,6 +212,25 @@ fn a_keeper_becomes_another_program_and_loses_nothing() {
     }
 }
 
+/// As on a full disk: what runs is not to end with a keeper that can't write its records.
+#[test]
+fn an_upgrade_whose_records_cannot_be_written_loses_nothing() {
+    let (keeper, mut client) = Keeper::start();
+    client.call(shell("job", "exec sleep 1000")).unwrap();
+    let records = keeper.run_dir().join("keeper");
+    std::fs::create_dir(records.join("records.new")).unwrap();
+    assert_eq!(upgrade(keeper.run_dir(), &program()).unwrap().pid, keeper.pid);
+    assert!(client.call(Stats).unwrap().record_errors > 0);
+    // Nor with one whose records somebody took away.
+    std::fs::remove_file(records.join("records")).unwrap();
+    assert_eq!(upgrade(keeper.run_dir(), &program()).unwrap().pid, keeper.pid);
+    // As soon as they can be written, they are.
+    std::fs::remove_dir(records.join("records.new")).unwrap();
+    upgrade(keeper.run_dir(), &program()).unwrap();
+    keeper.kill();
+    assert_eq!(recover_orphans(keeper.run_dir()).unwrap().iter().filter(|orphan| orphan.is_alive()).count(), 1);
+}
+
 #[test]
 fn whose_a_process_is_is_told_to_the_next_daemon() {
     let (keeper, mut client) = Keeper::start();

@@ -296,14 +296,13 @@ pub(super) fn resume(state: RawFd, arguments: usize) -> Result<Keeper, KeeperErr
         }
         Ok(connection)
     })?;
-    let remembered = entries.iter().filter(|(_, entry)| !entry.forgotten).map(|(_, entry)| entry.record());
-    let journal = Journal::resume(&saved.run_dir, adopt(saved.journal)?, remembered);
+    let journal = Journal::resume(&saved.run_dir, adopt(saved.journal)?);
     let mut stats = saved.stats;
     stats.upgrades += 1;
     let mut keeper = assemble(Parts {
         listener: adopt(saved.listener)?,
         lock: adopt(saved.lock)?,
-        journal: journal.map_err(KeeperError::system("write the keeper's records in", &saved.run_dir))?,
+        journal: journal.map_err(KeeperError::system("take up the keeper's records in", &saved.run_dir))?,
         run_dir: saved.run_dir,
         arguments,
         entries,
@@ -312,6 +311,7 @@ pub(super) fn resume(state: RawFd, arguments: usize) -> Result<Keeper, KeeperErr
         stats,
         ending: saved.ending,
     })?;
+    keeper.mend_journal();
     keeper.watch_everything()?;
     // Children that ended meanwhile have raised their signal before there was a descriptor for it.
     keeper.reap_all();
