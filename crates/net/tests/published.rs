@@ -7,7 +7,7 @@ use net::{NetworkSpec, Networks};
 use std::net::TcpListener;
 use std::process::Command;
 use std::sync::Arc;
-use world::{Host, eventually, on_a_host, run, sh, spec};
+use world::{Container, Host, eventually, on_a_host, run, sh, spec};
 
 const RUN_DIR: &str = "NET_TEST_PUBLISHED_RUN_DIR";
 
@@ -50,6 +50,36 @@ fn networks(host: &Host, client: &Arc<ForwardClient>, running: Vec<net::Sandbox>
     Networks::open(config, running).unwrap()
 }
 
+/// A daemon with a forwarder, and a container behind port 8080.
+struct Published {
+    web: Container,
+    daemon: Arc<Networks>,
+    client: Arc<ForwardClient>,
+    run_dir: RunDir,
+}
+
+impl Published {
+    fn on(host: &Host) -> Published {
+        let run_dir = RunDir::new();
+        let client = run_dir.client();
+        let daemon = networks(host, &client, Vec::new());
+        let web = run(&daemon, spec("web", &["bridge"], &["8080:80"]));
+        web.serve(80);
+        Published { web, daemon, client, run_dir }
+    }
+
+    /// The forwarder's process.
+    fn forwarder(&self) -> u32 {
+        self.client.status().unwrap().unwrap().pid
+    }
+
+    /// Waits for another forwarder than `pid` that holds so many ports.
+    fn replaced(&self, pid: u32, holds: u32) {
+        let replaced = || matches!(self.client.status(), Ok(Some(now)) if now.pid != pid && now.holds == holds);
+        eventually(&format!("another forwarder holds {holds} ports"), replaced);
+    }
+}
+
 #[test]
 fn ipv6_reaches_a_container_without_it() {
     on_a_host(|host| {
@@ -77,11 +107,8 @@ fn ipv6_reaches_a_container_without_it() {
 #[test]
 fn ports_work_and_stay_reserved_while_the_daemon_is_away() {
     on_a_host(|host| {
-        let run_dir = RunDir::new();
-        let daemon = networks(&host, &run_dir.client(), Vec::new());
-        let web = run(&daemon, spec("web", &["bridge"], &["8080:80"]));
+        let Published { run_dir, daemon, web, .. } = Published::on(&host);
         let ended = run(&daemon, spec("ended", &["bridge"], &["8081:80"]));
-        web.serve(80);
         drop(daemon);
         host.itself().ask("127.0.0.1:8080");
         host.itself().ask("[::1]:8080");
@@ -99,16 +126,11 @@ fn ports_work_and_stay_reserved_while_the_daemon_is_away() {
 #[test]
 fn a_forwarder_that_is_killed_is_replaced() {
     on_a_host(|host| {
-        let run_dir = RunDir::new();
-        let client = run_dir.client();
-        let daemon = networks(&host, &client, Vec::new());
-        let web = run(&daemon, spec("web", &["bridge"], &["8080:80"]));
-        web.serve(80);
+        let published = Published::on(&host);
         for _ in 0..2 {
-            let pid = client.status().unwrap().unwrap().pid;
+            let pid = published.forwarder();
             sh(&format!("kill -9 {pid}"));
-            let other = || matches!(client.status(), Ok(Some(status)) if status.pid != pid && status.holds == 2);
-            eventually("another forwarder holds both ports", other);
+            published.replaced(pid, 2);
             host.itself().ask("[::1]:8080");
             host.itself().ask("127.0.0.1:8080");
         }
@@ -118,20 +140,16 @@ fn a_forwarder_that_is_killed_is_replaced() {
 #[test]
 fn a_port_that_somebody_has_when_the_forwarder_is_killed_is_held_again_once_it_is_free() {
     on_a_host(|host| {
-        let run_dir = RunDir::new();
-        let client = run_dir.client();
-        let daemon = networks(&host, &client, Vec::new());
-        let web = run(&daemon, spec("web", &["bridge"], &["8080:80"]));
-        web.serve(80);
+        let published = Published::on(&host);
+        let client = &published.client;
         let key = client.list().unwrap().into_iter().find(|held| held.local.is_ipv6()).unwrap().hold.key;
         // As a process has it that was forked just now.
         let somebodys = client.fetch(&key).unwrap();
-        let pid = client.status().unwrap().unwrap().pid;
+        let pid = published.forwarder();
         sh(&format!("kill -9 {pid}"));
-        let holds = |count| matches!(client.status(), Ok(Some(status)) if status.pid != pid && status.holds == count);
-        eventually("another forwarder holds the other port", || holds(1));
+        published.replaced(pid, 1);
         drop(somebodys);
-        eventually("it holds both ports", || holds(2));
+        published.replaced(pid, 2);
         host.itself().ask("[::1]:8080");
     });
 }
@@ -139,19 +157,16 @@ fn a_port_that_somebody_has_when_the_forwarder_is_killed_is_held_again_once_it_i
 #[test]
 fn ports_are_published_while_forwarders_are_killed() {
     on_a_host(|host| {
-        let run_dir = RunDir::new();
-        let client = run_dir.client();
-        let daemon = networks(&host, &client, Vec::new());
-        let first = run(&daemon, spec("first", &["bridge"], &["8080:80"]));
-        first.serve(80);
+        let published = Published::on(&host);
         let mut others = Vec::new();
         for port in 8081..8091 {
-            let pid = run_dir.client().status().ok().flatten().map(|status| status.pid);
+            let pid = published.run_dir.client().status().ok().flatten().map(|status| status.pid);
             let killer = std::thread::spawn(move || pid.map(|pid| sh(&format!("kill -9 {pid} || :"))));
-            others.push(run(&daemon, spec(&format!("web{port}"), &["bridge"], &[&format!("{port}:80")])));
+            others.push(run(&published.daemon, spec(&format!("web{port}"), &["bridge"], &[&format!("{port}:80")])));
             killer.join().unwrap();
         }
-        eventually("a forwarder holds all ports", || matches!(client.status(), Ok(Some(status)) if status.holds == 22));
+        let holds_all = || matches!(published.client.status(), Ok(Some(status)) if status.holds == 22);
+        eventually("a forwarder holds all ports", holds_all);
         host.itself().ask("[::1]:8080");
     });
 }

@@ -132,14 +132,19 @@ impl Socket {
         self.collect(state, begin.wrapping_add(1), last, Some(begin))
     }
 
+    /// Sends a message under the next number, which the answers have.
+    fn ask(&self, state: &mut State, message: &Message) -> Result<u32, NetlinkError> {
+        state.sequence = state.sequence.wrapping_add(1);
+        let mut bytes = Vec::with_capacity(message.len());
+        message.finish(state.sequence, &mut bytes);
+        self.send(&bytes)?;
+        Ok(state.sequence)
+    }
+
     /// Asks for one object; its payload is given to `read`.
     pub(crate) fn get<T>(&self, message: Message, read: impl FnOnce(&[u8]) -> T) -> Result<T, NetlinkError> {
         let state = &mut *self.state.borrow_mut();
-        state.sequence = state.sequence.wrapping_add(1);
-        let sequence = state.sequence;
-        let mut bytes = Vec::with_capacity(message.len());
-        message.finish(sequence, &mut bytes);
-        self.send(&bytes)?;
+        let sequence = self.ask(state, &message)?;
         loop {
             for received in self.receive(&mut state.buffer)? {
                 if received.sequence == sequence {
@@ -167,11 +172,7 @@ impl Socket {
     /// One attempt; `None` where it was interrupted.
     fn try_dump(&self, message: &Message) -> Result<Option<Objects>, NetlinkError> {
         let state = &mut *self.state.borrow_mut();
-        state.sequence = state.sequence.wrapping_add(1);
-        let sequence = state.sequence;
-        let mut bytes = Vec::with_capacity(message.len());
-        message.finish(sequence, &mut bytes);
-        self.send(&bytes)?;
+        let sequence = self.ask(state, message)?;
         let (mut objects, mut interrupted) = (Vec::new(), false);
         loop {
             for received in self.receive(&mut state.buffer)? {
