@@ -2,11 +2,13 @@
 
 use crate::compression::Compression;
 use crate::images::Inner;
+use crate::pack;
 use crate::pipeline::Passed;
 use crate::record::{self, LAYER, LayerBlob, LayerRecord, key_of};
 use crate::state::Lease;
-use crate::{Digest, Error, Result};
+use crate::{Digest, Error, Hasher, Result};
 use std::fs::{self, File};
+use std::io::Read;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -38,6 +40,11 @@ impl Stage {
 
     fn path(&self) -> PathBuf {
         self.inner.root.join("staging").join(&self.name)
+    }
+
+    /// Where the directory to unpack into is.
+    pub(crate) fn fs_path(&self) -> PathBuf {
+        self.path().join("fs")
     }
 
     /// Makes the layer visible, and its blob: on the disk first, then by name, then in the store. One that somebody
@@ -76,6 +83,7 @@ impl Stage {
                     dir: self.name.clone(),
                     size: passed.unpacked.file_bytes,
                     tar_size: passed.tar_size,
+                    repacked: blob.is_none(),
                     blobs: blob.into_iter().collect(),
                     sources: Default::default(),
                 }
@@ -115,12 +123,47 @@ pub(crate) fn change(inner: &Inner, diff_id: &Digest, change: impl FnOnce(&mut L
     Ok(())
 }
 
-/// Opens a layer's archive, decompressed, from whichever form of it is here.
-pub(crate) fn open_tar(inner: &Inner, layer: &LayerRecord) -> Result<Box<dyn std::io::Read + Send>> {
-    let blob = present_blob(inner, layer).ok_or_else(|| missing(layer))?;
-    let file = inner.content.open_blob(&blob.digest, 0)?;
-    let reader = std::io::BufReader::with_capacity(crate::pipeline::BUFFER, file);
-    blob.compression.decoder(reader).map_err(|e| Error::io(format!("reading blob {}", blob.digest), e))
+/// Opens a layer's archive, decompressed, from whichever form of it is here; it is made anew where it can be.
+pub(crate) fn open_tar(inner: &Inner, layer: &LayerRecord) -> Result<Verified> {
+    let archive: Box<dyn Read + Send> = match present_blob(inner, layer) {
+        Some(blob) => {
+            let file = inner.content.open_blob(&blob.digest, 0)?;
+            let reader = std::io::BufReader::with_capacity(crate::pipeline::BUFFER, file);
+            let decoder = blob.compression.decoder(reader);
+            decoder.map_err(|e| Error::io(format!("reading blob {}", blob.digest), e))?
+        }
+        None if layer.repacked => Box::new(pack::packed(pack::open(&inner.layer_dir(&layer.dir).join("fs"))?)?),
+        None => return Err(missing(layer)),
+    };
+    Ok(Verified { archive, hasher: Hasher::new(), expected: layer.diff_id })
+}
+
+/// A layer's archive, hashed while it is read.
+pub(crate) struct Verified {
+    archive: Box<dyn Read + Send>,
+    hasher: Hasher,
+    expected: Digest,
+}
+
+impl Verified {
+    /// Fails where it was not the layer's. Reads the rest of it, if any.
+    pub(crate) fn verify(mut self) -> Result<()> {
+        std::io::copy(&mut self, &mut std::io::sink()).map_err(|e| Error::io("reading a layer", e))?;
+        let (actual, expected) = (self.hasher.finish(), self.expected);
+        if actual == expected {
+            return Ok(());
+        }
+        let what = format!("layer {} in the content store", expected.short());
+        Err(Error::DigestMismatch { what, expected, actual })
+    }
+}
+
+impl Read for Verified {
+    fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
+        let got = self.archive.read(into)?;
+        self.hasher.update(&into[..got]);
+        Ok(got)
+    }
 }
 
 /// A form of the layer that is here; an uncompressed one first, as it costs nothing to read.

@@ -31,9 +31,11 @@ mod images;
 mod ingest;
 mod layers;
 mod load;
+mod made;
 pub mod manifest;
 mod naming;
 pub mod pace;
+mod pack;
 mod pipeline;
 mod platform;
 mod progress;
@@ -81,6 +83,7 @@ pub use gc::Collected;
 pub use images::{Images, ImagesConfig, UnpackLimits};
 pub use ingest::{BlobReader, BlobSink, FinishImage, ImageIngest, LayerSink};
 pub use load::LoadedImage;
+pub use made::{KeptLayers, NewLayer, Times};
 pub use manifest::{Descriptor, Index, Manifest, media_type};
 pub use platform::{Platform, PlatformError};
 pub use progress::{Phase, Progress, ProgressEvent};
@@ -89,5 +92,7 @@ pub use query::{DiskUsage, HistoryStep, ImageSummary, ImageUsage, ListFilters, M
 pub use record::{ImageRecord, LayerBlob, LayerRecord};
 pub use reference::Reference;
 pub use remove::{ImageUser, LabelFilter, PruneFilters, RemoveOptions, Removed};
-pub use rootfs::{Change, ChangeKind, ImageTree, MountedRootfs, NewRootfs, OVERLAY_OPTIONS, Over, Rootfs, RootfsSize};
+pub use rootfs::{
+    Base, Change, ChangeKind, ImageTree, MountedRootfs, NewRootfs, OVERLAY_OPTIONS, Over, Rootfs, RootfsSize,
+};
 pub use tree::remove_tree;

@@ -158,6 +158,7 @@ fn gzip_blob(inner: &Arc<Inner>, layer: &LayerRecord, lease: &Lease) -> Result<L
     let mut tar = layers::open_tar(inner, layer)?;
     let mut file = inner.content.begin()?;
     compress(&mut tar, &mut |bytes| file.write(bytes))?;
+    tar.verify()?;
     let sealed = file.seal()?;
     lease.pin(&sealed.digest);
     let blob = LayerBlob { digest: sealed.digest, size: sealed.size, compression: Compression::Gzip };

@@ -74,8 +74,11 @@ pub struct LayerRecord {
     pub size: u64,
     /// Bytes of the uncompressed archive.
     pub tar_size: u64,
-    /// The forms in which the archive is in the content store; one at least.
+    /// The forms in which the archive is in the content store; one at least, or it is [made anew](Self::repacked).
     pub blobs: Vec<LayerBlob>,
+    /// It was made here, of its directory: packing that again gives the archive.
+    #[serde(default)]
+    pub repacked: bool,
     /// Repositories (`domain/path`) that have a blob of it, by the blob's digest.
     #[serde(default)]
     pub sources: BTreeMap<Digest, Vec<String>>,

@@ -8,8 +8,8 @@ mod mount;
 pub use composed::Over;
 pub(crate) use diff::is_opaque;
 pub use diff::{Change, ChangeKind};
-pub use life::NewRootfs;
 pub(crate) use life::open_directory;
+pub use life::{Base, NewRootfs};
 pub use mount::MountedRootfs;
 
 use composed::Writes;

@@ -7,7 +7,7 @@ use crate::reaper::Reaper;
 use crate::record::{self, MountedImage, ROOTFS, RootfsRecord};
 use crate::spread::spread;
 use crate::state::State;
-use crate::{Error, ImageId, Images, Result, skeleton};
+use crate::{Digest, Error, ImageId, Images, Result, skeleton};
 use std::fs::{self, File, Permissions};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
@@ -24,14 +24,41 @@ pub struct NewRootfs {
     kept: bool,
 }
 
+/// What a root file system is made of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Base {
+    /// Nothing but what every container has.
+    Nothing,
+    /// An image that is here.
+    Image(ImageId),
+    /// Layers that are here, bottom first, of an image that is being built and is called so.
+    Layers {
+        /// What the image would be called if it ended with these.
+        image: ImageId,
+        /// Its layers.
+        diff_ids: Vec<Digest>,
+    },
+}
+
+impl Base {
+    /// The image that it is called for.
+    pub fn image(&self) -> Option<&ImageId> {
+        match self {
+            Base::Nothing => None,
+            Base::Image(id) | Base::Layers { image: id, .. } => Some(id),
+        }
+    }
+}
+
 impl Images {
-    /// Begins to make a root file system for a container, of an image or of nothing: what it belongs to is recorded in
+    /// Begins to make a root file system for a container: what it belongs to is recorded in
     /// the same transaction. `mounted` are images that the container has [mounted](Images::mounted_image) besides.
     /// Blocks for as long as it takes to make three directories.
     ///
     /// # Errors
-    /// [`Error::RootfsExists`], [`Error::NoSuchImage`], [`Error::Invalid`] for an id that cannot name a directory.
-    pub fn begin_rootfs(&self, container: &str, image: Option<&ImageId>, mounted: &[ImageId]) -> Result<NewRootfs> {
+    /// [`Error::RootfsExists`], [`Error::NoSuchImage`], [`Error::LayerMissing`], [`Error::Invalid`] for an id that cannot name a
+    /// directory.
+    pub fn begin_rootfs(&self, container: &str, base: &Base, mounted: &[ImageId]) -> Result<NewRootfs> {
         check_id(container)?;
         let inner = Arc::clone(&self.0);
         let new = {
@@ -42,11 +69,12 @@ impl Images {
             }
             let layers_of = |id: &ImageId| state.image(id).map(|image| image.diff_ids.clone());
             let mounted = mounted.iter().map(|id| Ok(MountedImage { image: *id, layers: layers_of(id)? }));
-            let record = Arc::new(RootfsRecord {
-                image: image.copied(),
-                layers: image.map(layers_of).transpose()?.unwrap_or_default(),
-                mounted: mounted.collect::<Result<_>>()?,
-            });
+            let (image, layers) = match base {
+                Base::Nothing => (None, Vec::new()),
+                Base::Image(id) => (Some(*id), layers_of(id)?),
+                Base::Layers { image, diff_ids } => (Some(*image), diff_ids.clone()),
+            };
+            let record = Arc::new(RootfsRecord { image, layers, mounted: mounted.collect::<Result<_>>()? });
             let rootfs = describe(&inner, &state, container, &record)?;
             state.rootfs.insert(container.into(), Arc::clone(&record));
             drop(state);
@@ -63,7 +91,7 @@ impl Images {
     pub async fn create_rootfs(&self, container: &str, image: Option<&ImageId>) -> Result<Rootfs> {
         let (images, container, image) = (self.clone(), container.to_owned(), image.copied());
         self.blocking(move |inner| {
-            let new = images.begin_rootfs(&container, image.as_ref(), &[])?;
+            let new = images.begin_rootfs(&container, &image.map_or(Base::Nothing, Base::Image), &[])?;
             match new.record_in(inner.store.txn())?.commit() {
                 Ok(_) => Ok(new.keep()),
                 Err(store::CommitError::Conflict(_)) => Err(Error::RootfsExists(container)),

@@ -1,0 +1,169 @@
+//! Layers that are made here: somebody fills a directory, or takes what a container changed, and it becomes a layer as it is.
+//!
+//! Nothing is copied, and no archive is kept: packing the same directory again gives the same bytes ([`crate::pack`]), so that
+//! a push or a save makes the archive when it needs it.
+
+use crate::images::Inner;
+use crate::layers::Stage;
+use crate::pack;
+use crate::pipeline::{Passed, Source as _};
+use crate::record::LayerRecord;
+use crate::state::Lease;
+use crate::tree::walk::{Found, walk};
+use crate::unpack::Unpacked;
+use crate::{Compression, Digest, Error, Hasher, Images, Result};
+use rustix::fd::BorrowedFd;
+use rustix::fs::{AtFlags, FileType, Timespec, Timestamps, UTIME_OMIT};
+use rustix::io::Errno;
+use std::fs;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// A layer whose directory is being filled: what is in there is in overlayfs' form of an upper directory. Dropped before
+/// [`NewLayer::finish`], it is gone.
+pub struct NewLayer {
+    images: Images,
+    stage: Stage,
+}
+
+/// Times of what a step made: they would be others on another day.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Times {
+    /// When the step began, seconds since 1970. What was changed since then was changed by it.
+    pub since: i64,
+    /// What such times become, seconds since 1970.
+    pub becomes: i64,
+}
+
+/// Layers that are here, and stay while this lives, whatever becomes of the images that need them.
+pub struct KeptLayers {
+    /// The layers, in the order in which they were asked for.
+    pub layers: Vec<Arc<LayerRecord>>,
+    _lease: Lease,
+}
+
+impl std::fmt::Debug for KeptLayers {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("KeptLayers").field(&self.layers).finish()
+    }
+}
+
+impl Images {
+    /// Keeps layers; `None` where one of them is not here.
+    pub fn keep_layers(&self, diff_ids: &[Digest]) -> Option<KeptLayers> {
+        let lease = self.0.lease();
+        let keep = |diff_id| lease.pin_if(diff_id, |state| state.layers.get(diff_id).map(Arc::clone));
+        let layers = diff_ids.iter().map(keep).collect::<Option<_>>()?;
+        Some(KeptLayers { layers, _lease: lease })
+    }
+
+    /// Begins a layer with an empty directory.
+    ///
+    /// # Errors
+    /// Where the directory can't be made.
+    pub fn begin_layer(&self) -> Result<NewLayer> {
+        Ok(NewLayer { images: self.clone(), stage: Stage::new(&self.0)? })
+    }
+
+    /// Begins a layer with what a container changed. The caller sees to it that the container does not run; it has changed
+    /// nothing afterwards.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchRootfs`], and where the directory can't be moved.
+    pub fn take_changes(&self, container: &str) -> Result<NewLayer> {
+        let upper = self.rootfs(container)?.upper;
+        let stage = Stage::new(&self.0)?;
+        let take = || {
+            let meta = fs::metadata(&upper)?;
+            fs::rename(&upper, stage.fs_path())?;
+            fs::DirBuilder::new().mode(0o700).create(&upper)?;
+            std::os::unix::fs::chown(&upper, Some(meta.uid()), Some(meta.gid()))?;
+            fs::set_permissions(&upper, fs::Permissions::from_mode(meta.mode() & 0o7777))
+        };
+        take().map_err(|e| Error::io(format!("taking {}", upper.display()), e))?;
+        Ok(NewLayer { images: self.clone(), stage })
+    }
+}
+
+impl NewLayer {
+    /// The directory to fill.
+    pub fn directory(&self) -> PathBuf {
+        self.stage.fs_path()
+    }
+
+    /// Makes the layer visible, durably; `None` where nothing is in it. Sockets, which no archive can hold, are taken out.
+    ///
+    /// # Errors
+    /// Where something in it can't be read, or is called as a layer's deletions are; [`Error::NoSpace`].
+    pub async fn finish(self, times: Option<Times>) -> Result<Option<KeptLayers>> {
+        let images = self.images.clone();
+        images.blocking(move |inner| self.finish_here(inner, times)).await
+    }
+
+    fn finish_here(self, inner: &Arc<Inner>, times: Option<Times>) -> Result<Option<KeptLayers>> {
+        let directory = self.stage.fs_path();
+        let unpacked = settle(&directory, times)?;
+        if unpacked.entries == 0 {
+            return Ok(None);
+        }
+        let mut archive = pack::packed(pack::open(&directory)?)?;
+        let mut hasher = Hasher::new();
+        while let Some(bytes) = archive.next()? {
+            hasher.update(&bytes);
+        }
+        let passed = Passed {
+            blob: None,
+            compression: Compression::None,
+            tar_size: hasher.size(),
+            diff_id: hasher.finish(),
+            unpacked,
+        };
+        let lease = inner.lease();
+        let layer = self.stage.commit(passed, None, &lease)?;
+        Ok(Some(KeptLayers { layers: vec![layer], _lease: lease }))
+    }
+}
+
+/// Sets the times of what was changed, takes out what is no part of a layer, and counts the rest.
+fn settle(directory: &Path, times: Option<Times>) -> Result<Unpacked> {
+    let root = pack::open(directory)?;
+    let mut done = Unpacked::default();
+    let own = rustix::fs::fstat(&root).map_err(|e| Error::io("reading a layer's directory", e))?;
+    if (own.st_mode & 0o7777, own.st_uid, own.st_gid) != (0o755, 0, 0) {
+        done.entries += 1;
+    }
+    walk(root, &mut |found| {
+        if found.kind() == FileType::Socket {
+            return take_out(found).map(|()| false).map_err(|errno| found.failed(errno));
+        }
+        done.entries += 1;
+        if matches!(found.kind(), FileType::RegularFile | FileType::Symlink) {
+            done.file_bytes += u64::try_from(found.stat.st_size).unwrap_or(0);
+        }
+        if let Some(times) = times.filter(|times| found.stat.st_mtime >= times.since) {
+            let to = Timespec { tv_sec: times.becomes, tv_nsec: 0 };
+            set_time(found.parent, found.name, to).map_err(|errno| found.failed(errno))?;
+        }
+        Ok(true)
+    })?;
+    Ok(done)
+}
+
+/// Removes something, and leaves its directory's time as it was.
+fn take_out(found: &Found<'_>) -> Result<(), Errno> {
+    let before = rustix::fs::fstat(found.parent)?;
+    rustix::fs::unlinkat(found.parent, found.name, AtFlags::empty())?;
+    let nanoseconds = before.st_mtime_nsec.try_into().unwrap_or(0);
+    let time = Timespec { tv_sec: before.st_mtime, tv_nsec: nanoseconds };
+    rustix::fs::futimens(found.parent, &only_changed(time))
+}
+
+fn set_time(parent: BorrowedFd<'_>, name: &[u8], time: Timespec) -> Result<(), Errno> {
+    rustix::fs::utimensat(parent, name, &only_changed(time), AtFlags::SYMLINK_NOFOLLOW)
+}
+
+/// The time of the last change, and that of the last access as it is.
+fn only_changed(time: Timespec) -> Timestamps {
+    Timestamps { last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT }, last_modification: time }
+}

@@ -1,0 +1,127 @@
+//! A directory as a layer's archive. The same directory is the same archive each time: names in order, and nothing in it
+//! but what the directory holds.
+
+use crate::archive::Packer;
+use crate::pipeline::{BUFFER, Source};
+use crate::rootfs::is_opaque;
+use crate::tar::{Entry, Kind, TarWriter};
+use crate::tree::walk::{Found, walk};
+use crate::{Error, Result};
+use bytes::{Buf as _, Bytes};
+use rustix::fd::{AsFd as _, OwnedFd};
+use rustix::fs::{FileType, Mode, OFlags};
+use std::io::{self, Read, Write};
+use std::path::Path;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+
+/// Pieces that wait.
+const QUEUE: usize = 4;
+
+/// Opens a directory to be packed.
+pub(crate) fn open(directory: &Path) -> Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::open(directory, flags, Mode::empty())
+        .map_err(|e| Error::io(format!("opening {}", directory.display()), e))
+}
+
+/// The archive of a directory in overlayfs' form, which a thread of its own writes: overlayfs' whiteouts and opaque directories in
+/// OCI's form (image-spec, layer.md).
+pub(crate) fn packed(directory: OwnedFd) -> Result<Packed> {
+    let (to, from) = sync_channel(QUEUE);
+    let work = move || {
+        let output = Output { to: to.clone(), buffer: Vec::with_capacity(BUFFER) };
+        // Nobody is told where nobody reads any more.
+        drop(to.send(pack(directory, output).map(|()| None)));
+    };
+    let thread = std::thread::Builder::new().name("layer-pack".into());
+    thread.spawn(work).map_err(|e| Error::io("starting a thread to pack a layer", e))?;
+    Ok(Packed { from, present: Bytes::new(), ended: false })
+}
+
+/// Writes a directory as a layer's archive.
+fn pack(directory: OwnedFd, output: Output) -> Result<()> {
+    let stat = rustix::fs::fstat(&directory).map_err(|e| Error::io("reading a layer's directory", e))?;
+    let mut packer = Packer::new(TarWriter::new(output));
+    if (stat.st_mode & 0o7777, stat.st_uid, stat.st_gid) != (0o755, 0, 0) {
+        let root = Found { parent: directory.as_fd(), name: b".", path: b".", stat };
+        packer.add(&root, b".")?;
+    }
+    walk(directory, &mut |found| pack_one(&mut packer, found))?;
+    packer.finish()?.flush().map_err(|e| Error::io("writing an archive", e))
+}
+
+fn pack_one<W: Write>(packer: &mut Packer<W>, found: &Found<'_>) -> Result<bool> {
+    let (parent, name) = crate::tree::split(found.path);
+    let beside = |name: &[u8]| if parent.is_empty() { name.to_vec() } else { [parent, b"/", name].concat() };
+    if name.starts_with(b".wh.") {
+        let reason = "a layer cannot hold a name that begins with .wh.: it would delete a file".into();
+        return Err(Error::HostileEntry { entry: String::from_utf8_lossy(found.path).into_owned(), reason });
+    }
+    if found.kind() == FileType::CharacterDevice && found.stat.st_rdev == 0 {
+        packer.add_entry(&Entry::new(beside(&[b".wh.", name].concat()), Kind::File, 0))?;
+        return Ok(false);
+    }
+    packer.add(found, found.path)?;
+    if found.kind() == FileType::Directory && is_opaque(found).map_err(|errno| found.failed(errno))? {
+        packer.add_entry(&Entry::new([found.path, b"/.wh..wh..opq"].concat(), Kind::File, 0))?;
+    }
+    Ok(true)
+}
+
+/// What a thread has packed, on its way.
+struct Output {
+    to: SyncSender<Result<Option<Bytes>>>,
+    buffer: Vec<u8>,
+}
+
+impl Write for Output {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let taken = bytes.len().min(BUFFER - self.buffer.len());
+        self.buffer.extend_from_slice(&bytes[..taken]);
+        if self.buffer.len() == BUFFER {
+            self.flush()?;
+        }
+        Ok(taken)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        if self.buffer.is_empty() {
+            return Ok(());
+        }
+        let full = std::mem::replace(&mut self.buffer, Vec::with_capacity(BUFFER));
+        self.to.send(Ok(Some(full.into()))).map_err(|_| io::ErrorKind::BrokenPipe.into())
+    }
+}
+
+/// The archive, piece by piece. It ends with an error where packing did.
+pub(crate) struct Packed {
+    from: Receiver<Result<Option<Bytes>>>,
+    present: Bytes,
+    ended: bool,
+}
+
+impl Source for Packed {
+    fn next(&mut self) -> Result<Option<Bytes>> {
+        if self.ended {
+            return Ok(None);
+        }
+        let next = self.from.recv().map_err(|_| Error::Interrupted("packing a layer".into()))??;
+        self.ended = next.is_none();
+        Ok(next)
+    }
+}
+
+impl Read for Packed {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        while self.present.is_empty() {
+            match self.next() {
+                Ok(Some(bytes)) => self.present = bytes,
+                Ok(None) => return Ok(0),
+                Err(error) => return Err(io::Error::other(error)),
+            }
+        }
+        let taken = self.present.len().min(into.len());
+        self.present.copy_to_slice(&mut into[..taken]);
+        Ok(taken)
+    }
+}

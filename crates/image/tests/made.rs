@@ -1,0 +1,112 @@
+//! Layers that are made here, of a directory: nothing is copied, and their archive is made when somebody wants it.
+
+mod support;
+
+use image::{Base, Error, ImageConfig, LayerList, Times};
+use std::fs;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use support::{Place, base_layer, reference};
+
+const TIMES: Option<Times> = Some(Times { since: 0, becomes: 1_000_000 });
+
+fn fill(directory: &Path) {
+    fs::create_dir(directory.join("app")).unwrap();
+    fs::write(directory.join("app/run"), "v1").unwrap();
+    fs::set_permissions(directory.join("app/run"), fs::Permissions::from_mode(0o755)).unwrap();
+    fs::hard_link(directory.join("app/run"), directory.join("app/also")).unwrap();
+    symlink("run", directory.join("app/link")).unwrap();
+    let whiteout = rustix::fs::FileType::CharacterDevice;
+    rustix::fs::mknodat(rustix::fs::CWD, directory.join("gone"), whiteout, rustix::fs::Mode::empty(), 0).unwrap();
+    drop(UnixListener::bind(directory.join("app/socket")).unwrap());
+}
+
+fn config(diff_ids: Vec<image::Digest>) -> ImageConfig {
+    ImageConfig {
+        os: "linux".into(),
+        architecture: "amd64".into(),
+        rootfs: LayerList { diff_ids, ..LayerList::default() },
+        ..ImageConfig::default()
+    }
+}
+
+#[tokio::test]
+async fn the_same_directory_is_the_same_layer_on_another_day() {
+    let (one, other) = (Place::new(), Place::new());
+    let mut made = Vec::new();
+    for place in [&one, &other] {
+        let layer = place.images.begin_layer().unwrap();
+        fill(&layer.directory());
+        made.push(layer.finish(TIMES).await.unwrap().unwrap());
+    }
+    assert_eq!(made[0].layers[0].diff_id, made[1].layers[0].diff_id);
+    assert_eq!(made[0].layers[0].size, 2 + 3 + 2, "two names of a file, and a link's target");
+    let directory = one.root.join("layers").join(&made[0].layers[0].dir).join("fs");
+    assert!(!directory.join("app/socket").exists(), "no archive can hold one");
+    for path in ["app", "app/run", "app/link"] {
+        assert_eq!(fs::symlink_metadata(directory.join(path)).unwrap().mtime(), 1_000_000, "{path}");
+    }
+    assert!(one.names("blobs/sha256").is_empty(), "no archive is kept");
+}
+
+#[tokio::test]
+async fn an_image_of_made_layers_is_saved_and_pushed_like_any_other() {
+    let place = Place::new();
+    let layer = place.images.begin_layer().unwrap();
+    fill(&layer.directory());
+    let kept = layer.finish(TIMES).await.unwrap().unwrap();
+    let diff_id = kept.layers[0].diff_id;
+    let id = place.images.assemble(config(vec![diff_id]), vec![reference("made:1")]).await.unwrap();
+    drop(kept);
+    place.images.gc(true).await.unwrap();
+
+    let mut archive = Vec::new();
+    place.images.save(&["made:1".into()], &mut archive).unwrap();
+    let elsewhere = Place::new();
+    let loaded = elsewhere.images.load(std::io::Cursor::new(archive), None, image::Progress::none()).await.unwrap();
+    assert_eq!(loaded[0].id, id);
+    assert_eq!(elsewhere.images.layers(&id).unwrap()[0].diff_id, diff_id);
+
+    let pushed = place.images.manifest_for_push(&id).await.unwrap();
+    assert_eq!(pushed.layers[0].diff_id, diff_id);
+    assert_eq!(place.names("blobs/sha256").len(), 2, "the configuration, and the layer as it was pushed");
+}
+
+#[tokio::test]
+async fn a_layer_that_was_changed_on_the_disk_goes_nowhere() {
+    let place = Place::new();
+    let layer = place.images.begin_layer().unwrap();
+    fill(&layer.directory());
+    let kept = layer.finish(TIMES).await.unwrap().unwrap();
+    place.images.assemble(config(vec![kept.layers[0].diff_id]), vec![reference("made:1")]).await.unwrap();
+    fs::write(place.root.join("layers").join(&kept.layers[0].dir).join("fs/app/run"), "v2").unwrap();
+    let saved = place.images.save(&["made:1".into()], Vec::new());
+    assert!(matches!(saved, Err(Error::DigestMismatch { .. })), "{saved:?}");
+    let id = place.images.resolve("made:1").unwrap();
+    let pushed = place.images.manifest_for_push(&id).await;
+    assert!(matches!(pushed, Err(Error::DigestMismatch { .. })), "{pushed:?}");
+}
+
+#[tokio::test]
+async fn what_a_container_changed_becomes_a_layer_without_a_copy() {
+    let place = Place::new();
+    let base = support::Remote::new(&[base_layer()], |_| {}).pull(&place.images, "app").await.unwrap();
+    let rootfs = place.images.create_rootfs("c1", Some(&base)).await.unwrap();
+    fs::write(rootfs.upper.join("new"), "made").unwrap();
+    let inode = fs::metadata(rootfs.upper.join("new")).unwrap().ino();
+    let made = place.images.take_changes("c1").unwrap().finish(None).await.unwrap().unwrap();
+    let file = place.root.join("layers").join(&made.layers[0].dir).join("fs/new");
+    assert_eq!(fs::metadata(file).unwrap().ino(), inode);
+    assert!(fs::read_dir(&rootfs.upper).unwrap().next().is_none(), "the container has changed nothing any more");
+    assert!(place.images.take_changes("c1").unwrap().finish(None).await.unwrap().is_none(), "nothing is no layer");
+
+    let mut diff_ids = place.images.get(&base).unwrap().diff_ids.clone();
+    diff_ids.push(made.layers[0].diff_id);
+    let on_top = Base::Layers { image: base, diff_ids };
+    let next = place.images.begin_rootfs("c2", &on_top, &[]).unwrap();
+    assert_eq!(next.rootfs().lower.len(), rootfs.lower.len() + 1);
+    drop(made);
+    place.images.gc(true).await.unwrap();
+    assert!(place.images.keep_layers(&[image::Digest::of(b"")]).is_none());
+}
