@@ -54,7 +54,7 @@ pub use error::{Error, ErrorKind, Result};
 pub use events::{Event, EventKind, EventQuery, EventStream, Events};
 pub use images::{
     ImageDetails, ImageHistory, ImageManifest, ImagePruneReport, ImageSummary, ImportRequest, ListImages, PullRequest,
-    PulledImage, PushRequest, PushedImage,
+    PulledImage, PushRequest, PushedImage, Unfinished,
 };
 pub use keeper::client::unread;
 pub use limits::Limits;

@@ -93,6 +93,7 @@ pub(crate) async fn create(mut call: Call) -> Result<Response> {
         config,
         host,
         endpoints,
+        unfinished: None,
     };
     let created = call.engine().create(request).await?;
     warnings.extend(created.warnings);

@@ -7,7 +7,7 @@ use super::mount_points::MountPoints;
 use super::registry::NameReservation;
 use super::{Container, merge, names, validate};
 use crate::events::EventKind;
-use crate::images::ResolvedImage;
+use crate::images::{ResolvedImage, Unfinished};
 use crate::model::{
     CgroupNamespace, ContainerConfig, ContainerId, ContainerRecord, EndpointRequest, EndpointSettings, HostConfig,
     IpcMode, NetworkMode, PidMode, State, Timestamp, UtsMode,
@@ -27,6 +27,8 @@ pub struct CreateRequest {
     pub host: HostConfig,
     /// What is asked of its endpoints, by network.
     pub endpoints: BTreeMap<String, EndpointRequest>,
+    /// An image that is being built, which the container is made of instead of the one that `config` names.
+    pub unfinished: Option<Unfinished>,
 }
 
 /// A container that was made.
@@ -41,13 +43,16 @@ pub struct Created {
 impl Engine {
     /// Makes a container. When it returns, the container is in the store.
     pub async fn create(&self, request: CreateRequest) -> Result<Created> {
-        let CreateRequest { name, platform, mut config, mut host, endpoints } = request;
+        let CreateRequest { name, platform, mut config, mut host, endpoints, unfinished } = request;
         let id = ContainerId::random();
         let reservation = self.reserve_name(name.as_deref(), &id)?;
         if config.image.is_empty() {
             return Err(Error::invalid("no image specified: name the image to run"));
         }
-        let image = self.resolve_image(&config.image, platform.as_deref())?;
+        let image = match unfinished {
+            Some(unfinished) => unfinished.into(),
+            None => self.resolve_image(&config.image, platform.as_deref())?,
+        };
         merge::merge(&mut config, &image.run)?;
         let warnings = super::adapt::adapt(&mut host.resources, self.0.placements.limits())?;
         validate::container(&config, &host)?;
@@ -112,10 +117,10 @@ impl Engine {
         new_volumes: &[Volume],
         reservation: NameReservation<'_>,
     ) -> Result<()> {
-        let (engine, id, image) = (self.clone(), record.id.clone(), image.id);
+        let (engine, id, base) = (self.clone(), record.id.clone(), image.base.clone());
         let mounted: Vec<_> = crate::images::mounted_images(record).collect();
         let rootfs = crate::blocking(move || {
-            engine.0.images.begin_rootfs(id.as_str(), Some(&image), &mounted).map_err(crate::images::error)
+            engine.0.images.begin_rootfs(id.as_str(), &base, &mounted).map_err(crate::images::error)
         })
         .await?;
         self.fill_volumes(record, new_volumes).await?;
@@ -153,7 +158,7 @@ impl Engine {
             id: id.clone(),
             name: name.to_owned(),
             created: Timestamp::now(),
-            image_id: image.id.to_string(),
+            image_id: image.base.image().map(ToString::to_string).unwrap_or_default(),
             image_manifest: image.manifest.clone(),
             platform: "linux".to_owned(),
             networks: networks(&config, &host, endpoints)?,

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use image::{ImageId, ImageUser, Platform, Reference, Removed, RunConfig};
+use image::{Base, Digest, ImageId, ImageUser, Platform, Reference, Removed, RunConfig};
 
 use crate::container::GraphDirs;
 use crate::events::EventKind;
@@ -57,10 +57,28 @@ pub(crate) fn registry_error(error: image::registry::RegistryError) -> Error {
 
 /// An image that a container is made from.
 pub(crate) struct ResolvedImage {
-    pub(crate) id: ImageId,
+    pub(crate) base: Base,
     pub(crate) run: RunConfig,
     /// Digest of its manifest.
     pub(crate) manifest: Option<String>,
+}
+
+/// An image that is being built, as far as it is: there is none of that name, but its layers are here, and whoever builds
+/// it keeps them.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Unfinished {
+    /// What it would be called if it ended here.
+    pub id: ImageId,
+    /// How its containers run.
+    pub run: RunConfig,
+    /// Its layers, bottom first.
+    pub diff_ids: Vec<Digest>,
+}
+
+impl From<Unfinished> for ResolvedImage {
+    fn from(Unfinished { id, run, diff_ids }: Unfinished) -> ResolvedImage {
+        ResolvedImage { base: Base::Layers { image: id, diff_ids }, run, manifest: None }
+    }
 }
 
 /// Everything about an image.
@@ -124,7 +142,7 @@ impl Engine {
         }
         let record = self.0.images.get(&id).ok_or_else(|| Error::not_found(format!("No such image: {reference}")))?;
         let manifest = record.manifest.as_ref().map(|manifest| manifest.digest.to_string());
-        Ok(ResolvedImage { id, run: config.config.clone(), manifest })
+        Ok(ResolvedImage { base: Base::Image(id), run: config.config.clone(), manifest })
     }
 
     /// Whether the image that `reference` names is for a platform, `os/arch[/variant]`.
@@ -423,7 +441,7 @@ pub(crate) fn mounted_images(record: &ContainerRecord) -> impl Iterator<Item = I
 
 /// The identifier of a container's image.
 pub(crate) fn image_id(text: &str) -> Option<ImageId> {
-    image::Digest::from_str(text).ok().map(ImageId)
+    Digest::from_str(text).ok().map(ImageId)
 }
 
 pub(crate) fn parse_reference(text: &str) -> Result<Reference> {
