@@ -6,7 +6,8 @@
 mod entries;
 mod read;
 
-pub(crate) use entries::Packer;
+pub(crate) use entries::{Packer, attributes};
+pub(crate) use read::target;
 pub use read::{PathStat, ReadOptions, read_path, stat_path};
 
 use crate::compression::{Compression, MAGIC};

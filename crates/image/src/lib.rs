@@ -83,7 +83,7 @@ pub use gc::Collected;
 pub use images::{Images, ImagesConfig, UnpackLimits};
 pub use ingest::{BlobReader, BlobSink, FinishImage, ImageIngest, LayerSink};
 pub use load::LoadedImage;
-pub use made::{KeptLayers, NewLayer, Times};
+pub use made::{Contents, Existing, Filling, KeptLayers, Look, NewLayer, Times};
 pub use manifest::{Descriptor, Index, Manifest, media_type};
 pub use platform::{Platform, PlatformError};
 pub use progress::{Phase, Progress, ProgressEvent};

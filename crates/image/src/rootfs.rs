@@ -81,11 +81,19 @@ impl Images {
         let record = state.rootfs.get(container).ok_or_else(|| Error::NoSuchRootfs(container.into()))?;
         let mounted = record.mounted.iter().find(|mounted| mounted.image == *image);
         let mounted = mounted.ok_or_else(|| Error::NoSuchImage(image.to_string()))?;
-        let mut lower = lower(&state, &mounted.layers)?;
-        while lower.len() < 2 {
-            lower.push(skeleton::EMPTY[lower.len()].to_owned());
-        }
-        Ok(ImageTree { layers_dir: self.0.root.join("layers"), lower })
+        Ok(ImageTree { layers_dir: self.0.root.join("layers"), lower: alone(&state, &mounted.layers)? })
+    }
+
+    /// Mounts layers, bottom first, where nobody but the holder of the result sees them, to be read. The caller keeps them.
+    ///
+    /// # Errors
+    /// [`Error::LayerMissing`].
+    pub async fn view_layers(&self, diff_ids: Vec<crate::Digest>) -> Result<MountedRootfs> {
+        self.blocking(move |inner| {
+            let lower = alone(&inner.state.lock(), &diff_ids)?;
+            mount::layers(&inner.root, &lower)
+        })
+        .await
     }
 
     /// Mounts the files of an image that is [mounted](Self::mounted_image) in a container, where nobody but the holder
@@ -174,6 +182,15 @@ fn lower(state: &crate::state::State, layers: &[crate::Digest]) -> Result<Vec<St
     // An image may have the same layer twice, overlayfs may not: only the upper one shows.
     let mut seen = HashSet::new();
     lower.retain(|dir| seen.insert(dir.clone()));
+    Ok(lower)
+}
+
+/// The directories of layers, top first, as an overlay of them alone takes them: two at least.
+fn alone(state: &crate::state::State, layers: &[crate::Digest]) -> Result<Vec<String>> {
+    let mut lower = lower(state, layers)?;
+    while lower.len() < 2 {
+        lower.push(skeleton::EMPTY[lower.len()].to_owned());
+    }
     Ok(lower)
 }
 

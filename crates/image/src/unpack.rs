@@ -6,6 +6,8 @@
 
 mod metadata;
 
+pub(crate) use metadata::set_attribute;
+
 #[cfg(test)]
 mod tests;
 

@@ -2,12 +2,14 @@
 
 mod support;
 
-use image::{Base, Error, ImageConfig, LayerList, Times};
+use image::{Base, Contents, Error, Existing, ImageConfig, LayerList, Look, PathReason, Times};
+use rustix::fd::AsFd as _;
+use rustix::fs::FileType;
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
-use support::{Place, base_layer, reference};
+use support::{Place, Remote, base_layer, dir, reference, tar};
 
 const TIMES: Option<Times> = Some(Times { since: 0, becomes: 1_000_000 });
 
@@ -17,7 +19,7 @@ fn fill(directory: &Path) {
     fs::set_permissions(directory.join("app/run"), fs::Permissions::from_mode(0o755)).unwrap();
     fs::hard_link(directory.join("app/run"), directory.join("app/also")).unwrap();
     symlink("run", directory.join("app/link")).unwrap();
-    let whiteout = rustix::fs::FileType::CharacterDevice;
+    let whiteout = FileType::CharacterDevice;
     rustix::fs::mknodat(rustix::fs::CWD, directory.join("gone"), whiteout, rustix::fs::Mode::empty(), 0).unwrap();
     drop(UnixListener::bind(directory.join("app/socket")).unwrap());
 }
@@ -91,7 +93,7 @@ async fn a_layer_that_was_changed_on_the_disk_goes_nowhere() {
 #[tokio::test]
 async fn what_a_container_changed_becomes_a_layer_without_a_copy() {
     let place = Place::new();
-    let base = support::Remote::new(&[base_layer()], |_| {}).pull(&place.images, "app").await.unwrap();
+    let base = Remote::new(&[base_layer()], |_| {}).pull(&place.images, "app").await.unwrap();
     let rootfs = place.images.create_rootfs("c1", Some(&base)).await.unwrap();
     fs::write(rootfs.upper.join("new"), "made").unwrap();
     let inode = fs::metadata(rootfs.upper.join("new")).unwrap().ino();
@@ -109,4 +111,66 @@ async fn what_a_container_changed_becomes_a_layer_without_a_copy() {
     drop(made);
     place.images.gc(true).await.unwrap();
     assert!(place.images.keep_layers(&[image::Digest::of(b"")]).is_none());
+}
+
+const OLD: i64 = 5_000;
+
+fn look(mode: u32) -> Look {
+    Look { owner: (0, 0), mode, mtime: (OLD, 0), attributes: Vec::new() }
+}
+
+#[tokio::test]
+async fn what_is_copied_lies_as_in_what_is_below() {
+    let place = Place::new();
+    let mut opt = dir("opt");
+    (opt.0.mode, opt.0.uid, opt.0.mtime.seconds) = (0o750, 7, 4_000);
+    let mut link = dir("srv");
+    (link.0.kind, link.0.link) = (image::tar::Kind::Symlink, b"/opt/data".to_vec());
+    let below = tar(&[opt, dir("opt/data"), link]);
+    let base = Remote::new(&[base_layer(), below], |_| {}).pull(&place.images, "app").await.unwrap();
+    let diff_ids = place.images.get(&base).unwrap().diff_ids.clone();
+
+    let context = tempfile::tempdir().unwrap();
+    fs::write(context.path().join("a"), "contents").unwrap();
+    let from = fs::File::open(context.path()).unwrap();
+    let contents = |name| Contents::Of { parent: from.as_fd(), name, own: true };
+    let above = Look::of_directory((0, 0), OLD);
+
+    let layer = place.images.begin_layer().unwrap();
+    let mut filling = layer.fill(Some(place.images.view_layers(diff_ids).await.unwrap())).unwrap();
+    let at = filling.resolve(Path::new("/srv/new/../x/a")).unwrap();
+    assert_eq!(at, Path::new("/opt/data/x/a"));
+    assert_eq!(filling.found(Path::new("/srv")).unwrap(), Some(FileType::Symlink));
+    filling.file(&at, contents(b"a"), &look(0o640), &above).unwrap();
+    filling.file(Path::new("/opt/b"), contents(b"a"), &look(0o640), &above).unwrap();
+    filling.file(Path::new("/opt/c"), Contents::Bytes(b"here"), &look(0o4755), &above).unwrap();
+    filling.symlink(Path::new("/opt/l"), b"c", &look(0o777), &above).unwrap();
+    filling.directory(Path::new("/opt/data"), &look(0o700), Existing::Keep, &above).unwrap();
+    let refused = |made: image::Result<()>| match made {
+        Err(Error::Path { reason, .. }) => reason,
+        other => panic!("{other:?}"),
+    };
+    let onto = filling.file(Path::new("/opt/data"), Contents::Bytes(b""), &look(0o644), &above);
+    assert_eq!(refused(onto), PathReason::DirectoryInTheWay);
+    let onto = filling.directory(Path::new("/etc/passwd"), &look(0o755), Existing::Keep, &above);
+    assert_eq!(refused(onto), PathReason::FileInTheWay);
+    let through = filling.file(Path::new("/srv/x"), Contents::Bytes(b""), &look(0o644), &above);
+    assert_eq!(
+        refused(through),
+        PathReason::FileInTheWay,
+        "links are followed where it is asked for, and nowhere else"
+    );
+    filling.finish().unwrap();
+
+    let made = layer.directory();
+    let meta = |path: &str| fs::symlink_metadata(made.join(path)).unwrap();
+    let opt = meta("opt");
+    assert_eq!((opt.mode() & 0o7777, opt.uid(), opt.mtime()), (0o750, 7, 4_000), "as below");
+    assert_eq!(meta("opt/data/x").mtime(), OLD);
+    assert_eq!(meta("opt/data/x/a").ino(), fs::metadata(context.path().join("a")).unwrap().ino(), "not copied");
+    assert_ne!(meta("opt/b").ino(), meta("opt/data/x/a").ino(), "two files");
+    assert_eq!(meta("opt/c").mode() & 0o7777, 0o4755);
+    assert_eq!(fs::read_link(made.join("opt/l")).unwrap(), Path::new("c"));
+    let names: Vec<_> = fs::read_dir(&made).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(names, ["opt"], "nothing else of what is below");
 }

@@ -22,7 +22,7 @@ pub(super) fn of_file(fd: &OwnedFd, entry: &Entry, owner: (u32, u32)) -> Result<
         rustix::fs::fchmod(fd, Mode::from_raw_mode(entry.mode))?;
     }
     for (name, value) in wanted(entry) {
-        tolerate(name, rustix::fs::fsetxattr(fd, name, value, XattrFlags::empty()))?;
+        set_attribute(fd, name, value)?;
     }
     rustix::fs::futimens(fd, &times(entry.mtime))
 }
@@ -36,7 +36,7 @@ pub(super) fn of_directory(fd: &OwnedFd, entry: &Entry, owner: (u32, u32), exist
         rustix::fs::fchmod(fd, Mode::from_raw_mode(entry.mode))?;
     }
     for (name, value) in wanted(entry) {
-        tolerate(name, rustix::fs::fsetxattr(fd, name, value, XattrFlags::empty()))?;
+        set_attribute(fd, name, value)?;
     }
     Ok(())
 }
@@ -61,6 +61,11 @@ pub(super) fn set_time(parent: &OwnedFd, name: &[u8], time: Time) -> Result<(), 
 fn times(time: Time) -> Timestamps {
     let time = Timespec { tv_sec: time.seconds, tv_nsec: i64::from(time.nanoseconds) as _ };
     Timestamps { last_access: time, last_modification: time }
+}
+
+/// An extended attribute of something that is open.
+pub(crate) fn set_attribute(fd: &OwnedFd, name: &[u8], value: &[u8]) -> Result<(), Errno> {
+    tolerate(name, rustix::fs::fsetxattr(fd, name, value, XattrFlags::empty()))
 }
 
 /// The extended attributes that are an image's to say. Overlayfs' own would let an archive redirect directories;

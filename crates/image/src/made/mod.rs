@@ -3,6 +3,10 @@
 //! Nothing is copied, and no archive is kept: packing the same directory again gives the same bytes ([`crate::pack`]), so that
 //! a push or a save makes the archive when it needs it.
 
+mod fill;
+
+pub use fill::{Contents, Existing, Filling, Look};
+
 use crate::images::Inner;
 use crate::layers::Stage;
 use crate::pack;
@@ -11,7 +15,7 @@ use crate::record::LayerRecord;
 use crate::state::Lease;
 use crate::tree::walk::{Found, walk};
 use crate::unpack::Unpacked;
-use crate::{Compression, Digest, Error, Hasher, Images, Result};
+use crate::{Compression, Digest, Error, Hasher, Images, Result, UnpackLimits};
 use rustix::fd::BorrowedFd;
 use rustix::fs::{AtFlags, FileType, Timespec, Timestamps, UTIME_OMIT};
 use rustix::io::Errno;
@@ -87,6 +91,10 @@ impl Images {
 }
 
 impl NewLayer {
+    fn limits(&self) -> &UnpackLimits {
+        &self.images.0.limits
+    }
+
     /// The directory to fill.
     pub fn directory(&self) -> PathBuf {
         self.stage.fs_path()

@@ -1,0 +1,400 @@
+//! What is copied into a layer: it comes to lie as if it had been copied into a root file system that has the layers below.
+//!
+//! Directories on the way look as they do below, as overlayfs would make them; nothing else of what is below is touched or
+//! copied. Names are looked up in the new layer's directory, which no link in it leads out of.
+
+use super::{NewLayer, only_changed};
+use crate::tar::Attributes;
+use crate::tree;
+use crate::{Error, MountedRootfs, PathReason, Result, archive, pack, unpack};
+use rustix::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Stat, Timespec, Uid};
+use rustix::io::Errno;
+use std::collections::{BTreeMap, HashSet};
+use std::ffi::OsStr;
+use std::fs::File;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
+
+/// Whose something is, who may do what with it, and when it was last changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Look {
+    /// Owner and group.
+    pub owner: (u32, u32),
+    /// Twelve bits of permissions.
+    pub mode: u32,
+    /// Seconds since 1970, and nanoseconds.
+    pub mtime: (i64, u32),
+    /// Extended attributes that belong to the contents.
+    pub attributes: Attributes,
+}
+
+impl Look {
+    /// A directory that nobody said anything about: `rwxr-xr-x`.
+    pub fn of_directory(owner: (u32, u32), mtime: i64) -> Look {
+        Look { owner, mode: 0o755, mtime: (mtime, 0), attributes: Attributes::new() }
+    }
+}
+
+/// What a file holds.
+#[derive(Clone, Copy, Debug)]
+pub enum Contents<'a> {
+    /// These bytes.
+    Bytes(&'a [u8]),
+    /// What a file holds, in a directory of a file system; it never changes any more. Where it looks as wanted, it becomes a
+    /// further name of that file, and else a copy, which shares its blocks where the file system can.
+    Of {
+        /// The directory.
+        parent: BorrowedFd<'a>,
+        /// The file's name there.
+        name: &'a [u8],
+        /// Nobody else needs the file's looks: they are changed, if it has no other name yet.
+        own: bool,
+    },
+}
+
+/// What becomes of a directory that is there already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Existing {
+    /// It looks as it did.
+    Keep,
+    /// It looks as the new one.
+    Change,
+}
+
+/// A layer that is being filled.
+pub struct Filling<'l> {
+    layer: &'l NewLayer,
+    root: OwnedFd,
+    below: Option<MountedRootfs>,
+    /// Times of directories, set at the end: what is put into a directory changes its time.
+    times: BTreeMap<Vec<u8>, (i64, u32)>,
+    /// Files that have a name in the layer: a second one there would be a hard link, which was not asked for.
+    linked: HashSet<(u64, u64)>,
+}
+
+impl NewLayer {
+    /// Begins to fill it. `below` shows the layers that it will lie on; `None`: none, or it does not depend on them.
+    ///
+    /// # Errors
+    /// Where its directory can't be opened.
+    pub fn fill(&self, below: Option<MountedRootfs>) -> Result<Filling<'_>> {
+        Ok(Filling {
+            layer: self,
+            root: pack::open(&self.directory())?,
+            below,
+            times: BTreeMap::new(),
+            linked: HashSet::new(),
+        })
+    }
+}
+
+impl Filling<'_> {
+    /// Where a path leads when all links in what is below are followed, whether there is anything or not.
+    ///
+    /// # Errors
+    /// [`PathReason::SymlinkLoop`].
+    pub fn resolve(&self, path: &Path) -> Result<PathBuf> {
+        match &self.below {
+            Some(below) => archive::target(below.as_fd(), path),
+            None => {
+                let names = tree::components(path.as_os_str().as_bytes()).map_err(|tree::Escape| outside(path))?;
+                Ok(Path::new("/").join(OsStr::from_bytes(&names.join(&b'/'))))
+            }
+        }
+    }
+
+    /// What is at a path, in the layer or below it.
+    ///
+    /// # Errors
+    /// Where it can't be looked up.
+    pub fn found(&self, path: &Path) -> Result<Option<FileType>> {
+        let path = clean(path)?;
+        let found = self.stat(&path).map_err(|errno| failed(&path, errno))?;
+        Ok(found.map(|stat| FileType::from_raw_mode(stat.st_mode)))
+    }
+
+    /// Makes a directory, and those above it that are missing, which look as `above`.
+    ///
+    /// # Errors
+    /// [`PathReason::FileInTheWay`] where something else is there.
+    pub fn directory(&mut self, path: &Path, look: &Look, existing: Existing, above: &Look) -> Result<()> {
+        let path = clean(path)?;
+        let was = self.stat(&path).map_err(|errno| failed(&path, errno))?;
+        match was.map(|stat| FileType::from_raw_mode(stat.st_mode)) {
+            Some(FileType::Directory) if existing == Existing::Keep => Ok(()),
+            None | Some(FileType::Directory) => {
+                let fd = self.make_directory(&path, above)?;
+                self.times.insert(path.clone(), look.mtime);
+                dress(&fd, look).map_err(|errno| failed(&path, errno))
+            }
+            Some(_) => Err(in_the_way(&path, PathReason::FileInTheWay)),
+        }
+    }
+
+    /// Makes a file, in place of what is there.
+    ///
+    /// # Errors
+    /// [`PathReason::DirectoryInTheWay`] where a directory is there.
+    pub fn file(&mut self, path: &Path, contents: Contents<'_>, look: &Look, above: &Look) -> Result<()> {
+        let path = clean(path)?;
+        let (parent, name) = self.room(&path, above)?;
+        let fail = |errno| failed(&path, errno);
+        if let Contents::Of { parent: from, name: source, own } = contents
+            && self.link(from, source, own, (&parent, name), look).map_err(fail)?
+        {
+            return Ok(());
+        }
+        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = File::from(rustix::fs::openat(&parent, name, flags, Mode::from_raw_mode(0o600)).map_err(fail)?);
+        write(&file, contents).map_err(|error| Error::io(format!("writing {}", for_people(&path)), error))?;
+        dress(&OwnedFd::from(file), look).map_err(fail)
+    }
+
+    /// Makes a symbolic link, in place of what is there.
+    ///
+    /// # Errors
+    /// [`PathReason::DirectoryInTheWay`] where a directory is there.
+    pub fn symlink(&mut self, path: &Path, target: &[u8], look: &Look, above: &Look) -> Result<()> {
+        let path = clean(path)?;
+        let (parent, name) = self.room(&path, above)?;
+        let make = || {
+            rustix::fs::symlinkat(target, &parent, name)?;
+            dress_node(&parent, name, look)
+        };
+        make().map_err(|errno| failed(&path, errno))
+    }
+
+    /// Makes a device or a pipe, in place of what is there.
+    ///
+    /// # Errors
+    /// [`PathReason::DirectoryInTheWay`] where a directory is there.
+    pub fn node(&mut self, path: &Path, kind: FileType, device: u64, look: &Look, above: &Look) -> Result<()> {
+        let path = clean(path)?;
+        let (parent, name) = self.room(&path, above)?;
+        let make = || {
+            rustix::fs::mknodat(&parent, name, kind, Mode::from_raw_mode(look.mode & 0o1777), device)?;
+            rustix::fs::chmodat(&parent, name, Mode::from_raw_mode(look.mode), AtFlags::empty())?;
+            dress_node(&parent, name, look)
+        };
+        make().map_err(|errno| failed(&path, errno))
+    }
+
+    /// Unpacks an archive into a directory, which is made where it is missing, and gives its owner to everything where there
+    /// is one.
+    ///
+    /// # Errors
+    /// What an archive is refused for, as that of a layer is.
+    pub fn archive(
+        &mut self,
+        path: &Path,
+        archive: impl std::io::Read + Send,
+        owner: Option<(u32, u32)>,
+        above: &Look,
+    ) -> Result<()> {
+        self.directory(path, above, Existing::Keep, above)?;
+        let path = clean(path)?;
+        self.make_directory(&path, above)?;
+        let limits = self.layer.limits();
+        let options = unpack::Options {
+            whiteouts: unpack::Whiteouts::Verbatim,
+            limits,
+            base: &path,
+            owner,
+            keep_kinds: false,
+            keep_top: true,
+            packed: None,
+        };
+        let archive = archive::decompressed(archive, "an archive")?;
+        let archive = std::io::BufReader::with_capacity(crate::pipeline::BUFFER, archive);
+        unpack::unpack(self.root.as_fd(), archive, &options).map(drop)
+    }
+
+    /// Gives a file a further name, if it looks as wanted.
+    fn link(
+        &mut self,
+        from: BorrowedFd<'_>,
+        source: &[u8],
+        own: bool,
+        (parent, name): (&OwnedFd, &[u8]),
+        look: &Look,
+    ) -> Result<bool, Errno> {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let file = rustix::fs::openat(from, source, flags, Mode::empty())?;
+        let stat = rustix::fs::fstat(&file)?;
+        if self.linked.contains(&(stat.st_dev, stat.st_ino)) {
+            return Ok(false);
+        }
+        if own && stat.st_nlink == 1 {
+            dress(&file, look)?;
+        } else {
+            let mtime = (stat.st_mtime, u32::try_from(stat.st_mtime_nsec).unwrap_or(0));
+            let same =
+                ((stat.st_uid, stat.st_gid), stat.st_mode & 0o7777, mtime) == (look.owner, look.mode, look.mtime);
+            if !same || archive::attributes(&file)? != look.attributes {
+                return Ok(false);
+            }
+        }
+        match rustix::fs::linkat(from, source, parent, name, AtFlags::empty()) {
+            Ok(()) => Ok(self.linked.insert((stat.st_dev, stat.st_ino))),
+            // Another file system, or more names than it can have.
+            Err(Errno::XDEV | Errno::MLINK | Errno::PERM) => Ok(false),
+            Err(other) => Err(other),
+        }
+    }
+
+    /// Sets what could not be set before everything was there.
+    ///
+    /// # Errors
+    /// Where a directory can't be changed.
+    pub fn finish(self) -> Result<()> {
+        for (path, (seconds, nanoseconds)) in self.times.iter().rev() {
+            let set = || {
+                let directory = tree::open(self.root.as_fd(), path, OFlags::RDONLY | OFlags::DIRECTORY)?;
+                rustix::fs::futimens(&directory, &only_changed(time((*seconds, *nanoseconds))))
+            };
+            set().map_err(|errno| failed(path, errno))?;
+        }
+        Ok(())
+    }
+
+    /// What is at a path, by its very name: no link is followed.
+    fn stat(&self, path: &[u8]) -> Result<Option<Stat>, Errno> {
+        match look_at(self.root.as_fd(), path)? {
+            Some(stat) => Ok(Some(stat)),
+            None => self.below.as_ref().map_or(Ok(None), |below| look_at(below.as_fd(), path)),
+        }
+    }
+
+    /// The directory in the layer; those that are below look as there, and others as `above`.
+    fn make_directory(&mut self, path: &[u8], above: &Look) -> Result<OwnedFd> {
+        if path.is_empty() {
+            return self.root.try_clone().map_err(|e| Error::io("opening a layer", e));
+        }
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+        match tree::open(self.root.as_fd(), path, flags) {
+            Err(Errno::NOENT) => {}
+            Err(Errno::NOTDIR) => return Err(in_the_way(path, PathReason::FileInTheWay)),
+            found => return found.map_err(|errno| failed(path, errno)),
+        }
+        let (parent, name) = tree::split(path);
+        let parent = self.make_directory(parent, above)?;
+        let below = self.below.as_ref().map_or(Ok(None), |below| look_at(below.as_fd(), path));
+        let look = match below.map_err(|errno| failed(path, errno))? {
+            Some(stat) if FileType::from_raw_mode(stat.st_mode) != FileType::Directory => {
+                return Err(in_the_way(path, PathReason::FileInTheWay));
+            }
+            Some(stat) => self.look_below(path, &stat)?,
+            None => above.clone(),
+        };
+        let make = || {
+            rustix::fs::mkdirat(&parent, name, Mode::from_raw_mode(0o700))?;
+            let fd = tree::open(self.root.as_fd(), path, flags)?;
+            dress(&fd, &look).map(|()| fd)
+        };
+        let fd = make().map_err(|errno| failed(path, errno))?;
+        self.times.insert(path.to_vec(), look.mtime);
+        Ok(fd)
+    }
+
+    fn look_below(&self, path: &[u8], stat: &Stat) -> Result<Look> {
+        let mut attributes = Attributes::new();
+        if let Some(below) = &self.below {
+            let opened = tree::open(below.as_fd(), path, OFlags::RDONLY | OFlags::DIRECTORY);
+            let read = opened.and_then(|directory| archive::attributes(&directory));
+            attributes = read.map_err(|errno| failed(path, errno))?;
+        }
+        Ok(Look {
+            owner: (stat.st_uid, stat.st_gid),
+            mode: stat.st_mode & 0o7777,
+            mtime: (stat.st_mtime, u32::try_from(stat.st_mtime_nsec).unwrap_or(0)),
+            attributes,
+        })
+    }
+
+    /// The directory and the name of something that is about to be made; nothing is there in the layer.
+    fn room<'p>(&mut self, path: &'p [u8], above: &Look) -> Result<(OwnedFd, &'p [u8])> {
+        let found = self.stat(path).map_err(|errno| failed(path, errno))?;
+        let in_the_way = || in_the_way(path, PathReason::DirectoryInTheWay);
+        if path.is_empty() || found.is_some_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Directory) {
+            return Err(in_the_way());
+        }
+        let (parent, name) = tree::split(path);
+        let parent = self.make_directory(parent, above)?;
+        match rustix::fs::unlinkat(&parent, name, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => Ok((parent, name)),
+            Err(Errno::ISDIR) => Err(in_the_way()),
+            Err(other) => Err(failed(path, other)),
+        }
+    }
+}
+
+fn write(mut file: &File, contents: Contents<'_>) -> std::io::Result<()> {
+    use std::io::Write as _;
+    match contents {
+        Contents::Bytes(bytes) => file.write_all(bytes),
+        Contents::Of { parent, name, .. } => {
+            let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+            let source = File::from(rustix::fs::openat(parent, name, flags, Mode::empty())?);
+            // By copy_file_range(2): blocks are shared where they can be.
+            std::io::copy(&mut &source, &mut file).map(drop)
+        }
+    }
+}
+
+/// Owner first: a change of owner takes set-uid and capabilities away.
+fn dress(fd: &OwnedFd, look: &Look) -> Result<(), Errno> {
+    rustix::fs::fchown(fd, Some(Uid::from_raw(look.owner.0)), Some(Gid::from_raw(look.owner.1)))?;
+    rustix::fs::fchmod(fd, Mode::from_raw_mode(look.mode))?;
+    for (name, value) in &look.attributes {
+        unpack::set_attribute(fd, name, value)?;
+    }
+    rustix::fs::futimens(fd, &only_changed(time(look.mtime)))
+}
+
+fn dress_node(parent: &OwnedFd, name: &[u8], look: &Look) -> Result<(), Errno> {
+    let (uid, gid) = (Uid::from_raw(look.owner.0), Gid::from_raw(look.owner.1));
+    rustix::fs::chownat(parent, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
+    rustix::fs::utimensat(parent, name, &only_changed(time(look.mtime)), AtFlags::SYMLINK_NOFOLLOW)
+}
+
+fn time((seconds, nanoseconds): (i64, u32)) -> Timespec {
+    Timespec { tv_sec: seconds, tv_nsec: i64::from(nanoseconds) as _ }
+}
+
+/// What is at a path below a root, with no link followed.
+fn look_at(root: BorrowedFd<'_>, path: &[u8]) -> Result<Option<Stat>, Errno> {
+    let path = if path.is_empty() { b"." } else { path };
+    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    match rustix::fs::openat2(root, path, flags, Mode::empty(), resolve) {
+        Ok(fd) => rustix::fs::fstat(&fd).map(Some),
+        Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
+        Err(other) => Err(other),
+    }
+}
+
+fn clean(path: &Path) -> Result<Vec<u8>> {
+    let names = tree::components(path.as_os_str().as_bytes()).map_err(|tree::Escape| outside(path))?;
+    Ok(names.join(&b'/'))
+}
+
+fn outside(path: &Path) -> Error {
+    Error::Path { path: path.to_owned(), reason: PathReason::NotFound }
+}
+
+fn in_the_way(path: &[u8], reason: PathReason) -> Error {
+    Error::Path { path: for_people_path(path), reason }
+}
+
+fn for_people_path(path: &[u8]) -> PathBuf {
+    Path::new("/").join(OsStr::from_bytes(path))
+}
+
+fn for_people(path: &[u8]) -> String {
+    for_people_path(path).display().to_string()
+}
+
+fn failed(path: &[u8], errno: Errno) -> Error {
+    Error::io(format!("making {}", for_people(path)), errno)
+}
