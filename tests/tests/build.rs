@@ -1,0 +1,60 @@
+//! Dockerfiles, and what a person is told of them.
+
+use std::fs;
+
+use e2e::Daemon;
+
+#[test]
+fn a_dockerfile_is_checked() {
+    let host = Daemon::start();
+    let write = |name: &str, text: &str| fs::write(host.work().join(name), text).expect("write a file");
+    write("Dockerfile", "FROM busybox AS base\nCOPY a /a\nCMD [\"cat\", \"/a\"]\n");
+    host.sh("$STRATUS build --check .").says("Check complete, no warnings found.");
+
+    // A person's usual mistakes, all at once.
+    write("Broken", "FORM busybox\nRUN --mout=type=cache true\nCOPY --from=x a\n");
+    host.sh("$STRATUS build --check -f Broken .")
+        .exits_with(1)
+        .complains("Broken:1:1: unknown instruction: FORM (did you mean FROM?)")
+        .complains("   1 | FORM busybox\n     | ^^^^")
+        .complains("Broken:2:5: unknown flag: --mout (did you mean --mount?)")
+        .complains("Broken:3:1: COPY requires at least two arguments");
+    host.sh("$STRATUS build --check --output json -f Broken . | jq -r '.errors[0].suggestion, (.warnings | length)'")
+        .says("FROM\n0");
+
+    write("Dockerfile", "FROM busybox AS Base\nCOPY secret /\nFROM Base\nENTRYPOINT sleep 1\n");
+    write(".dockerignore", "secret\n");
+    host.sh("$STRATUS build --check .")
+        .exits_with(1)
+        .prints("Check complete, 3 warnings have been found!")
+        .prints("WARNING: CopyIgnoredFile - https://docs.docker.com/go/dockerfile/rule/copy-ignored-file/")
+        .prints("   4 | >>> ENTRYPOINT sleep 1");
+    let rules = "jq -r '[.warnings[].ruleName] | join(\" \")'";
+    host.sh(&format!("$STRATUS build --check --target base --output json . | {rules}"))
+        .says("StageNameCasing CopyIgnoredFile");
+    // Rules of the Dockerfile's own are before those of the context.
+    write("Dockerfile.dockerignore", "other\n");
+    host.sh(&format!("$STRATUS build --check --output json . | {rules}")).says("StageNameCasing JSONArgsRecommended");
+    host.sh("$STRATUS build --check --build-arg BUILDKIT_DOCKERFILE_CHECK=skip=all .")
+        .says("Check complete, no warnings found.");
+    host.sh("$STRATUS build --check --build-arg 'BUILDKIT_DOCKERFILE_CHECK=skip=StageNameCasing;error=true' .")
+        .exits_with(1)
+        .complains("lint violation found for rules: JSONArgsRecommended");
+    host.sh("$STRATUS build --check --target baes .").exits_with(2).complains("did you mean Base?");
+}
+
+#[test]
+fn a_check_knows_what_images_of_the_daemon_set() {
+    let host = Daemon::start();
+    host.sh("docker create --name box busybox && docker commit -c 'ENV JAVA_HOME=/java' box java:1").ok();
+    let check = "printf 'FROM java:1\\nCOPY $JAVA_HOME $OTHER /\\n' | $STRATUS build --check --output json -";
+    host.sh(&format!("{check} | jq -r '.warnings[].detail'")).says("Usage of undefined variable '$OTHER'");
+    // Of an image that nobody has, and where nobody answers, nothing is taken for undefined.
+    host.sh(&format!("{check} -H unix:///nowhere/docker.sock | jq -r '.warnings | length'")).says("0");
+    host.sh("printf 'FROM nobody/has/it\\nCOPY $OTHER /\\n' | $STRATUS build --check -f - .")
+        .says("Check complete, no warnings found.");
+    host.sh("$STRATUS build -t web .").exits_with(2).complains("stratus builds no images yet");
+    host.sh("$STRATUS build --check nowhere")
+        .exits_with(1)
+        .complains("reading nowhere/Dockerfile: No such file or directory");
+}
