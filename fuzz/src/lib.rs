@@ -4,11 +4,16 @@
 //! runs each for a bounded number of inputs (`tests/briefly.rs`); `make fuzz` has libFuzzer look for new ones.
 #![forbid(unsafe_code)]
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::path::Path;
 
+use build::check::Inputs;
+use build::dockerfile::{Escape, Given, Instruction, Kind, Source};
+use build::glob::{Glob, Stars};
+use build::ignore::Ignore;
 use image::Reference;
 use image::tar::TarReader;
 use keeper::logs::reader::{LogReader, ReadOptions};
@@ -21,12 +26,16 @@ use sandbox::{CompileOptions, ExecPlan, InitPlan};
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All readers that need no file system.
-pub const PURE: [Target; 10] = [
+pub const PURE: [Target; 14] = [
     ("api", api),
     ("changes", changes),
     ("configuration", configuration),
     ("dns", dns),
+    ("dockerfile", dockerfile),
+    ("dockerignore", dockerignore),
     ("documents", documents),
+    ("expansion", expansion),
+    ("glob", glob),
     ("keeper", keeper),
     ("reference", reference),
     ("registry", registry),
@@ -210,5 +219,81 @@ pub fn runtime_spec(data: &[u8]) {
     if let Ok(plan) = plan {
         let bytes = plan.to_bytes().expect("a plan can be written");
         InitPlan::from_bytes(&bytes).expect("and read");
+    }
+}
+
+/// A Dockerfile, read and checked.
+pub fn dockerfile(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    let file = match build::dockerfile::parse(Source::new("Dockerfile", &text)) {
+        Ok(file) => file,
+        Err(mistakes) => return assert!(!mistakes.to_string().is_empty(), "it is refused without a word"),
+    };
+    assert!(!file.stages.is_empty(), "a file without a stage");
+    for step in file.stages.iter().flat_map(|stage| &stage.steps) {
+        let last = file.source.text().split('\n').count();
+        assert!(step.span.start <= step.span.end && step.span.end.line as usize <= last, "a place outside of the file");
+        // An image's configuration has the text, and whoever builds upon it reads that again.
+        if let Instruction::OnBuild(trigger) = &step.node
+            && file.directives.escape == Escape::Backslash
+        {
+            let again = build::dockerfile::trigger(&Source::new("ONBUILD", &trigger.text));
+            assert_eq!(
+                again.map(|again| again.node.name()).ok(),
+                Some(trigger.instruction.name()),
+                "{:?}",
+                trigger.text
+            );
+        }
+    }
+    let inputs = Inputs { given: &Given::host(), ignore: &Ignore::default(), base: &|_| None };
+    for warning in build::check::check(&file, &inputs).warnings {
+        assert!(!warning.detail.is_empty() && warning.span.start.line > 0, "{warning:?}");
+    }
+}
+
+/// A word with variables, in front of their values: `NAME=VALUE` up to the first zero byte, and then the word.
+pub fn expansion(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    let (values, word) = text.split_once('\0').unwrap_or(("", &text));
+    let pair = |line: &str| line.split_once('=').map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let variables: BTreeMap<String, String> = values.lines().filter_map(pair).collect();
+    for escape in [Escape::Backslash, Escape::Backtick] {
+        for kind in [Kind::Word, Kind::Heredoc] {
+            let Ok(expansion) = build::dockerfile::expand(word, kind, escape, &variables) else { continue };
+            assert!(expansion.read.iter().all(|name| variables.contains_key(name)), "a variable was read that is none");
+            assert!(expansion.missing.is_subset(&expansion.unset), "a variable is missing that is set");
+        }
+    }
+}
+
+/// A pattern, and behind the first line's end a path: what fits may be below each of its directories.
+pub fn glob(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    let (pattern, path) = text.split_once('\n').unwrap_or((&text, ""));
+    for stars in [Stars::Plain, Stars::Components, Stars::Anywhere] {
+        let Ok(glob) = Glob::parse(pattern, stars) else { continue };
+        if let Some(literal) = glob.literal() {
+            assert!(glob.matches(&literal), "the one path that fits does not");
+        }
+        if glob.matches(path) && path.split('/').all(|part| !part.is_empty()) {
+            let mut directories = path.match_indices('/').map(|(index, _)| &path[..index]);
+            assert!(directories.all(|directory| glob.may_match_below(directory)), "{pattern:?} {path:?}");
+        }
+    }
+}
+
+/// A `.dockerignore`, and behind a zero byte a path: a walker that goes only where it is told to misses nothing.
+pub fn dockerignore(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    let (rules, path) = text.split_once('\0').unwrap_or((&text, "a/b/c"));
+    let ignore = match Ignore::parse(&Source::new(".dockerignore", rules)) {
+        Ok(ignore) => ignore,
+        Err(mistake) => return assert!(!mistake.to_string().is_empty(), "it is refused without a word"),
+    };
+    let plain = path.split('/').all(|part| !matches!(part, "" | "." | ".."));
+    if plain && !ignore.ignores(path) {
+        let mut directories = path.match_indices('/').map(|(index, _)| &path[..index]);
+        assert!(directories.all(|directory| ignore.enters(directory)), "{rules:?} {path:?}");
     }
 }
