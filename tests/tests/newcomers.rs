@@ -85,6 +85,60 @@ fn limits_and_devices_are_asked_for_as_docker_does() {
 }
 
 #[test]
+fn only_the_streams_that_are_asked_for_are_tied_to_the_terminal() {
+    let host = Daemon::start();
+    // Both ways it is what docker does.
+    for command in ["$STRATUS", "docker"] {
+        let both = format!("{command} run --rm %FLAGS% busybox sh -c 'cat; echo out; echo err >&2'");
+        let with = |flags: &str| host.sh(&format!("echo in | {} 2>err; echo; cat err", both.replace("%FLAGS%", flags)));
+        with("-a stdout").says("out");
+        with("-a stderr").says("err");
+        with("-a STDOUT -a stderr").says("out\n\nerr");
+        with("-i -a stdin -a stdout").says("in\nout");
+        host.sh(&format!("echo in | {command} run -i -a stdin --name box busybox cat")).says("");
+        host.sh("docker logs box && docker rm box").says("in\nbox");
+        host.sh(&format!("{command} run -d -a stdout busybox")).fails_with("");
+    }
+    host.sh("$STRATUS create -a stderr --name box busybox && docker inspect -f '{{.Config.AttachStdout}} {{.Config.AttachStderr}}' box")
+        .mentions("false true");
+}
+
+#[test]
+fn flags_of_networks_and_images() {
+    let host = Daemon::start();
+    let net = host.addresses().replace(".0.0/16", ".200");
+    host.sh(&format!(
+        "$STRATUS network create --attachable --ipam-driver default --ipam-opt a=b --ipv4 --subnet {net}.0/24 net"
+    ))
+    .ok();
+    host.sh("docker network inspect -f '{{.Attachable}} {{.EnableIPv4}}' net").says("true true");
+    host.sh("$STRATUS network create --ipv4=false unaddressed").fails_with("IPv4 or IPv6 must be enabled");
+    host.sh("$STRATUS create --name box busybox && $STRATUS network connect --gw-priority 7 --driver-opt x=y --link-local-ip 169.254.1.1 net box").ok();
+    host.sh("docker inspect -f '{{with .NetworkSettings.Networks.net}}{{.GwPriority}} {{.DriverOpts.x}} {{.IPAMConfig.LinkLocalIPs}}{{end}}' box")
+        .says("7 y [169.254.1.1]");
+    host.sh("$STRATUS create --network net --link-local-ip 169.254.1.2 --name other busybox").ok();
+    host.sh("docker inspect -f '{{.NetworkSettings.Networks.net.IPAMConfig.LinkLocalIPs}}' other")
+        .says("[169.254.1.2]");
+    assert_eq!(
+        host.sh("$STRATUS history -q --no-trunc busybox").text(),
+        host.sh("docker history -q --no-trunc busybox").text()
+    );
+    host.sh(
+        "$STRATUS history --human=false busybox | tail -n 1 | grep -cE ' [0-9]{4}-[0-9-]+T[0-9:]+Z .* [0-9]+( |$)'",
+    )
+    .says("1");
+    let own = host.sh("docker version -f '{{.Server.Os}}/{{.Server.Arch}}'").text().to_owned();
+    host.sh(&format!(
+        "$STRATUS save --platform {own} -o saved.tar busybox && $STRATUS load --platform {own} -qi saved.tar"
+    ))
+    .ok();
+    for command in ["save -o other.tar", "history", "push"] {
+        host.sh(&format!("$STRATUS {command} --platform linux/s390x busybox")).exits_with(1).complains("linux/s390x");
+        host.sh(&format!("$STRATUS {command} --platform a/b/c/d busybox")).exits_with(2).complains("is no platform");
+    }
+}
+
+#[test]
 fn what_is_wrong_is_named() {
     let host = Daemon::start();
     host.sh("$STRATUS run -p 1.2.3:80:80 busybox").exits_with(2).complains("\"1.2.3\" is no IP address");

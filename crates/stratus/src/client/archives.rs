@@ -14,7 +14,7 @@ use super::output::{Format, written};
 use super::progress::{self, Show, Single};
 use super::request::{Body, Request};
 use super::transfer::Upload;
-use super::{Context, containers};
+use super::{Context, containers, images};
 
 /// Write images into an archive
 #[derive(Args, Debug)]
@@ -22,6 +22,9 @@ pub(crate) struct SaveArgs {
     /// File to write [default: standard output]
     #[arg(long, short = 'o', value_name = "FILE")]
     file: Option<PathBuf>,
+    /// Only for this platform, where they have several, such as linux/arm64
+    #[arg(long, value_name = "PLATFORM", value_parser = images::platform)]
+    platform: Option<String>,
     /// Images, by name or id
     #[arg(required = true)]
     images: Vec<String>,
@@ -43,6 +46,9 @@ pub(crate) struct LoadArgs {
     /// File to read, in any compression [default: standard input]
     #[arg(long = "input", short = 'i', value_name = "FILE")]
     file: Option<PathBuf>,
+    /// Only for this platform, where they have several, such as linux/arm64
+    #[arg(long, value_name = "PLATFORM", value_parser = images::platform)]
+    platform: Option<String>,
     /// Show no steps
     #[arg(long, short)]
     quiet: bool,
@@ -68,7 +74,7 @@ pub(crate) struct ImportArgs {
 
 /// `stratus save`
 pub(super) async fn save(context: &Context, args: SaveArgs) -> Result<ExitCode> {
-    let mut request = Request::get("/images/get");
+    let mut request = Request::get("/images/get").maybe("platform", args.platform);
     for image in &args.images {
         request = request.query("names", image);
     }
@@ -203,7 +209,7 @@ pub(super) async fn load(context: &Context, args: LoadArgs) -> Result<ExitCode> 
     let show = context.format == Format::Table && !args.quiet;
     let (upload, body, bar) = upload(args.file.as_deref(), "loading", show)?;
     // The bar shows the archive's bytes; a layer's would say the same again.
-    let request = Request::post("/images/load").query("quiet", "1").archive(body);
+    let request = Request::post("/images/load").query("quiet", "1").maybe("platform", args.platform).archive(body);
     let stream = context.daemon.documents(request).await;
     let said = match stream {
         Ok(stream) => progress::follow(stream, context.shown(true)).await,

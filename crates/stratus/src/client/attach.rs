@@ -13,6 +13,7 @@ use tokio::task::JoinSet;
 
 use super::connect::{Daemon, Upgraded};
 use super::error::{Error, Result};
+use super::options::Attached;
 use super::request::{Request, segment};
 use super::streams::Output;
 use super::{Context, containers, terminal};
@@ -236,7 +237,9 @@ pub(super) async fn attach(context: &Context, args: AttachArgs) -> Result<ExitCo
     }
     let keys = args.detach_keys.unwrap_or_default();
     let stdin = !args.no_stdin && details.config.open_stdin;
-    let session = Session { id: &details.id, tty: details.config.tty, stdin, keys: &keys, sig_proxy: args.sig_proxy };
+    let attached = Attached { stdin, ..Attached::OUTPUT };
+    let session =
+        Session { id: &details.id, tty: details.config.tty, attached, keys: &keys, sig_proxy: args.sig_proxy };
     let ended = session.wait(daemon, "not-running").await?;
     let stream = session.streams(daemon).await?;
     session.run(daemon, stream, ended).await
@@ -246,7 +249,7 @@ pub(super) async fn attach(context: &Context, args: AttachArgs) -> Result<ExitCo
 pub(super) struct Session<'a> {
     pub(super) id: &'a str,
     pub(super) tty: bool,
-    pub(super) stdin: bool,
+    pub(super) attached: Attached,
     pub(super) keys: &'a DetachKeys,
     pub(super) sig_proxy: bool,
 }
@@ -256,9 +259,9 @@ impl Session<'_> {
     pub(super) async fn streams(&self, daemon: &Daemon) -> Result<Upgraded> {
         let request = Request::post(format!("/containers/{}/attach", segment(self.id)))
             .query("stream", "1")
-            .flag("stdin", self.stdin)
-            .query("stdout", "1")
-            .query("stderr", "1")
+            .flag("stdin", self.attached.stdin)
+            .flag("stdout", self.attached.stdout)
+            .flag("stderr", self.attached.stderr)
             .query("detachKeys", self.keys.text());
         daemon.hijack(request).await
     }
@@ -276,8 +279,8 @@ impl Session<'_> {
         stream: Upgraded,
         mut ended: super::connect::Documents,
     ) -> Result<ExitCode> {
-        let conversation = Conversation { tty: self.tty, stdin: self.stdin, keys: self.keys };
-        let interactive = self.tty && self.stdin;
+        let conversation = Conversation { tty: self.tty, stdin: self.attached.stdin, keys: self.keys };
+        let interactive = self.tty && self.attached.stdin;
         let raw =
             if interactive { terminal::Raw::enter().map_err(Error::io("setting up the terminal"))? } else { None };
         let size = match self.tty {

@@ -123,6 +123,11 @@ pub(super) fn parse_span(text: &str) -> Result<i64, String> {
     Ok(total as i64)
 }
 
+/// Seconds since 1970 as a date and a time, in UTC.
+pub(super) fn moment(seconds: i64) -> String {
+    Timestamp::from_second(seconds).map_or_else(|_| seconds.to_string(), |time| time.to_string())
+}
+
 /// A moment for `--since` and `--until`: seconds since 1970, RFC 3339, or a span before now. Gives seconds since 1970
 /// with nine decimals, as the API has it.
 pub(super) fn parse_moment(text: &str) -> Result<String, String> {

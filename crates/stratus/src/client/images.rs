@@ -91,6 +91,9 @@ pub(crate) struct PushArgs {
     /// All images of that name
     #[arg(long, short)]
     all_tags: bool,
+    /// Only for this platform, where it has several, such as linux/arm64
+    #[arg(long, value_name = "PLATFORM", value_parser = platform)]
+    platform: Option<String>,
     /// Show no steps
     #[arg(long, short)]
     quiet: bool,
@@ -124,11 +127,27 @@ pub(crate) struct TagArgs {
 /// Show what an image was made by
 #[derive(Args, Debug)]
 pub(crate) struct HistoryArgs {
+    /// Sizes and times for people; without it, bytes and dates
+    #[arg(long, value_name = "YES", num_args = 0..=1, require_equals = true, default_value_t = true,
+        default_missing_value = "true", action = clap::ArgAction::Set)]
+    human: bool,
     /// Don't cut long fields
     #[arg(long)]
     no_trunc: bool,
+    /// Platform of the image, where it has several, such as linux/arm64
+    #[arg(long, value_name = "PLATFORM", value_parser = platform)]
+    platform: Option<String>,
+    /// Only ids
+    #[arg(long, short)]
+    quiet: bool,
     /// Image, by name or id
     image: String,
+}
+
+/// A platform as the API has it, in a document.
+pub(super) fn platform(text: &str) -> Result<String, String> {
+    let platform: image::Platform = text.parse().map_err(|error: image::PlatformError| error.to_string())?;
+    serde_json::to_string(&platform).map_err(|error| error.to_string())
 }
 
 /// `stratus image …`
@@ -308,7 +327,9 @@ pub(super) async fn push(context: &Context, args: PushArgs) -> Result<ExitCode> 
     }
     let reference = if args.all_tags { reference } else { reference.with_default_tag() };
     let tag = reference.tag().map(str::to_owned);
-    let request = Request::post(format!("/images/{}/push", segment(&reference.familiar_name()))).maybe("tag", tag);
+    let request = Request::post(format!("/images/{}/push", segment(&reference.familiar_name())))
+        .maybe("tag", tag)
+        .maybe("platform", args.platform);
     // The API wants the header even where nothing is known.
     let request = match credentials::of(reference.domain())? {
         Some(header) => request.header("x-registry-auth", header),
@@ -398,14 +419,24 @@ pub(super) async fn history(context: &Context, args: HistoryArgs) -> Result<Exit
         #[serde(default)]
         comment: String,
     }
-    let document = context.daemon.document(Request::get(format!("/images/{}/history", segment(&args.image)))).await?;
+    let request = Request::get(format!("/images/{}/history", segment(&args.image))).maybe("platform", args.platform);
+    let document = context.daemon.document(request).await?;
+    if args.quiet && context.format == Format::Table {
+        for step in Vec::<Step>::deserialize(&document)? {
+            output::line(if args.no_trunc { &step.id } else { human::short(&step.id) })?;
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
     context.show(&document, |document| {
         let mut table = Table::new(["ID", "CREATED", "CREATED BY", "SIZE", "COMMENT"]);
         for step in Vec::<Step>::deserialize(document)? {
             let by = if args.no_trunc { step.created_by } else { human::cut(&step.created_by, 45) };
             let id = if args.no_trunc { &step.id } else { human::short(&step.id) };
-            let size = human::decimal(step.size);
-            table.row([id.into(), human::ago(step.created).into(), by.into(), size.into(), step.comment.into()]);
+            let (size, created) = match args.human {
+                true => (human::decimal(step.size), human::ago(step.created)),
+                false => (step.size.to_string(), human::moment(step.created)),
+            };
+            table.row([id.into(), created.into(), by.into(), size.into(), step.comment.into()]);
         }
         Ok(table)
     })

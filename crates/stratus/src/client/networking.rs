@@ -147,6 +147,7 @@ pub(super) struct OfFirst<'a> {
     pub(super) links: &'a [String],
     pub(super) ip: Option<&'a str>,
     pub(super) ip6: Option<&'a str>,
+    pub(super) link_local: &'a [String],
     pub(super) mac: Option<&'a str>,
 }
 
@@ -173,6 +174,9 @@ pub(super) fn endpoints(networks: &[Attachment], first: &OfFirst<'_>) -> Result<
     }
     if let Some(ip) = first.ip6 {
         settings["IPAMConfig"]["IPv6Address"] = json!(ip);
+    }
+    for ip in first.link_local {
+        push(&mut settings["IPAMConfig"]["LinkLocalIPs"], ip);
     }
     if let Some(mac) = first.mac {
         settings["MacAddress"] = json!(mac);
@@ -217,7 +221,7 @@ mod tests {
     fn networks_have_settings() {
         let networks =
             ["name=a,alias=x,alias=y,ip=10.0.0.7".parse().expect("a network"), "b".parse().expect("a network")];
-        let first = OfFirst { aliases: &["z".into()], links: &[], ip: None, ip6: None, mac: None };
+        let first = OfFirst { aliases: &["z".into()], links: &[], ip: None, ip6: None, link_local: &[], mac: None };
         let (mode, endpoints) = endpoints(&networks, &first).expect("endpoints");
         assert_eq!(mode, "a");
         assert_eq!(endpoints["a"], json!({ "Aliases": ["x", "y", "z"], "IPAMConfig": { "IPv4Address": "10.0.0.7" } }));

@@ -55,6 +55,9 @@ pub(crate) struct CreateArgs {
     /// Address that is no container's, NAME=ADDRESS; repeats
     #[arg(long, value_name = "NAME=ADDRESS")]
     aux_address: Vec<String>,
+    /// Let containers be connected by hand, as in Swarm: here they can in any case
+    #[arg(long)]
+    attachable: bool,
     /// Driver
     #[arg(long, short, value_name = "DRIVER", default_value = "bridge")]
     driver: String,
@@ -67,6 +70,16 @@ pub(crate) struct CreateArgs {
     /// Part of a subnet that containers' addresses are taken from; repeats
     #[arg(long, value_name = "CIDR")]
     ip_range: Vec<String>,
+    /// Driver of addresses
+    #[arg(long, value_name = "DRIVER", default_value = "default")]
+    ipam_driver: String,
+    /// Option of the driver of addresses; repeats
+    #[arg(long, value_name = "NAME=VALUE")]
+    ipam_opt: Vec<String>,
+    /// IPv4
+    #[arg(long, value_name = "YES", num_args = 0..=1, require_equals = true, default_value_t = true,
+        default_missing_value = "true", action = clap::ArgAction::Set)]
+    ipv4: bool,
     /// Also IPv6
     #[arg(long)]
     ipv6: bool,
@@ -89,6 +102,12 @@ pub(crate) struct ConnectArgs {
     /// Further name of it in the network; repeats
     #[arg(long, value_name = "NAME")]
     alias: Vec<String>,
+    /// Option of the network's driver for it; repeats
+    #[arg(long, value_name = "NAME=VALUE")]
+    driver_opt: Vec<String>,
+    /// Of several networks with a gateway, that with the highest number is the way out
+    #[arg(long, value_name = "NUMBER", allow_hyphen_values = true)]
+    gw_priority: Option<i64>,
     /// IPv4 address
     #[arg(long, value_name = "ADDRESS")]
     ip: Option<String>,
@@ -98,6 +117,9 @@ pub(crate) struct ConnectArgs {
     /// Another container that it reaches by name, NAME[:ALIAS]; repeats
     #[arg(long, value_name = "CONTAINER")]
     link: Vec<String>,
+    /// Link-local address; repeats
+    #[arg(long, value_name = "ADDRESS")]
+    link_local_ip: Vec<String>,
     /// Network, by name or id
     network: String,
     /// Container, by name or id
@@ -233,8 +255,10 @@ async fn create(context: &Context, args: CreateArgs) -> Result<ExitCode> {
         "Name": args.name,
         "CheckDuplicate": true,
         "Driver": args.driver,
+        "Attachable": args.attachable,
+        "EnableIPv4": args.ipv4,
         "EnableIPv6": args.ipv6,
-        "IPAM": { "Driver": "default", "Config": args.pools()? },
+        "IPAM": { "Driver": args.ipam_driver, "Config": args.pools()?, "Options": pairs(&args.ipam_opt, "--ipam-opt")? },
         "Internal": args.internal,
         "Labels": labels,
         "Options": pairs(&args.opt, "--opt")?,
@@ -251,9 +275,15 @@ async fn create(context: &Context, args: CreateArgs) -> Result<ExitCode> {
 }
 
 async fn connect(context: &Context, args: ConnectArgs) -> Result<ExitCode> {
-    let mut endpoint = json!({ "Aliases": args.alias, "Links": args.link });
-    if args.ip.is_some() || args.ip6.is_some() {
-        endpoint["IPAMConfig"] = json!({ "IPv4Address": args.ip, "IPv6Address": args.ip6 });
+    let mut endpoint = json!({
+        "Aliases": args.alias,
+        "Links": args.link,
+        "DriverOpts": pairs(&args.driver_opt, "--driver-opt")?,
+        "GwPriority": args.gw_priority,
+    });
+    if args.ip.is_some() || args.ip6.is_some() || !args.link_local_ip.is_empty() {
+        endpoint["IPAMConfig"] =
+            json!({ "IPv4Address": args.ip, "IPv6Address": args.ip6, "LinkLocalIPs": args.link_local_ip });
     }
     let body = json!({ "Container": args.container, "EndpointConfig": endpoint });
     context.daemon.done(Request::post(format!("/networks/{}/connect", segment(&args.network))).json(&body)).await?;

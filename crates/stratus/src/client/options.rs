@@ -22,6 +22,9 @@ pub(crate) struct ContainerArgs {
     /// Add an annotation; repeats
     #[arg(long, value_name = "NAME=VALUE")]
     annotation: Vec<String>,
+    /// Only tie these of its streams to this terminal: stdin, stdout, stderr; repeats [default: all that are open]
+    #[arg(long, short, value_name = "STREAM", ignore_case = true)]
+    pub(super) attach: Vec<Stream>,
     /// Add a capability, or ALL; repeats
     #[arg(long, value_name = "CAPABILITY", help_heading = SECURITY)]
     cap_add: Vec<String>,
@@ -121,6 +124,9 @@ pub(crate) struct ContainerArgs {
     /// Another container that is reached by name, NAME[:ALIAS]; repeats
     #[arg(long, value_name = "CONTAINER", help_heading = NETWORK)]
     link: Vec<String>,
+    /// Link-local address of it in the network; repeats
+    #[arg(long, value_name = "ADDRESS", help_heading = NETWORK)]
+    link_local_ip: Vec<String>,
     /// Where its output goes: json-file, local or none
     #[arg(long, value_name = "DRIVER")]
     log_driver: Option<String>,
@@ -244,14 +250,41 @@ pub(super) enum Pull {
     Never,
 }
 
+/// A standard stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum Stream {
+    // What is typed
+    Stdin,
+    // Its output
+    Stdout,
+    // Its errors
+    Stderr,
+}
+
 /// Which streams the client reads and writes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Attached {
     pub(super) stdin: bool,
-    pub(super) output: bool,
+    pub(super) stdout: bool,
+    pub(super) stderr: bool,
+}
+
+impl Attached {
+    /// Those that are written.
+    pub(super) const OUTPUT: Attached = Attached { stdin: false, stdout: true, stderr: true };
 }
 
 impl ContainerArgs {
+    /// The streams of a container that is not left in the background.
+    pub(super) fn attached(&self) -> Attached {
+        let is_asked_for = |stream: Stream| self.attach.contains(&stream);
+        Attached {
+            stdin: self.interactive || is_asked_for(Stream::Stdin),
+            stdout: self.attach.is_empty() || is_asked_for(Stream::Stdout),
+            stderr: self.attach.is_empty() || is_asked_for(Stream::Stderr),
+        }
+    }
+
     /// The request's document.
     pub(super) fn body(&self, attached: Attached) -> Result<Value> {
         let mut bindings = Map::new();
@@ -279,8 +312,8 @@ impl ContainerArgs {
             "Domainname": self.domainname,
             "User": self.user,
             "AttachStdin": attached.stdin,
-            "AttachStdout": attached.output,
-            "AttachStderr": attached.output,
+            "AttachStdout": attached.stdout,
+            "AttachStderr": attached.stderr,
             "ExposedPorts": exposed,
             "Tty": self.tty,
             "OpenStdin": self.interactive,
@@ -305,6 +338,7 @@ impl ContainerArgs {
                 links: &self.link,
                 ip: self.ip.as_deref(),
                 ip6: self.ip6.as_deref(),
+                link_local: &self.link_local_ip,
                 mac: self.mac_address.as_deref(),
             },
         )?;

@@ -21,7 +21,7 @@ use super::{Context, containers, images};
 #[command(disable_help_flag = true)]
 pub(crate) struct RunArgs {
     /// Leave it running in the background, and print its id
-    #[arg(long, short)]
+    #[arg(long, short, conflicts_with = "attach")]
     detach: bool,
     /// Keys that leave it running, as in ctrl-p,ctrl-q
     #[arg(long, value_name = "KEYS")]
@@ -68,7 +68,7 @@ struct Created {
 /// `stratus run`
 pub(super) async fn run(context: &Context, args: RunArgs) -> Result<ExitCode> {
     let container = &args.container;
-    let attached = Attached { stdin: container.interactive && !args.detach, output: !args.detach };
+    let attached = if args.detach { Attached::default() } else { container.attached() };
     if attached.stdin && container.tty && !std::io::stdin().is_terminal() {
         return Err(Error::Usage("standard input is no terminal. Leave out -t, or run this on one".into()));
     }
@@ -81,8 +81,7 @@ pub(super) async fn run(context: &Context, args: RunArgs) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let keys = args.detach_keys.unwrap_or_default();
-    let session =
-        Session { id: &created.id, tty: container.tty, stdin: attached.stdin, keys: &keys, sig_proxy: args.sig_proxy };
+    let session = Session { id: &created.id, tty: container.tty, attached, keys: &keys, sig_proxy: args.sig_proxy };
     // Everything that must not be missed is asked for before it can happen.
     let stream = session.streams(daemon).await?;
     let ended = session.wait(daemon, if container.rm { "removed" } else { "next-exit" }).await?;
@@ -92,8 +91,7 @@ pub(super) async fn run(context: &Context, args: RunArgs) -> Result<ExitCode> {
 
 /// `stratus create`
 pub(super) async fn create(context: &Context, args: CreateArgs) -> Result<ExitCode> {
-    let attached = Attached { stdin: args.container.interactive, output: true };
-    make(context, &args.container, attached).await?.print(context)?;
+    make(context, &args.container, args.container.attached()).await?.print(context)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -168,7 +166,8 @@ async fn start_attached(daemon: &Daemon, container: &str, args: &StartArgs) -> R
     let details = containers::details(daemon, container).await?;
     let keys = args.detach_keys.clone().unwrap_or_default();
     let stdin = args.interactive && details.config.open_stdin;
-    let session = Session { id: &details.id, tty: details.config.tty, stdin, keys: &keys, sig_proxy: true };
+    let attached = Attached { stdin, ..Attached::OUTPUT };
+    let session = Session { id: &details.id, tty: details.config.tty, attached, keys: &keys, sig_proxy: true };
     let stream = session.streams(daemon).await?;
     let condition = if details.host_config.auto_remove { "removed" } else { "next-exit" };
     let ended = session.wait(daemon, condition).await?;

@@ -9,7 +9,7 @@ struct Command {
     container: ContainerArgs,
 }
 
-const ATTACHED: Attached = Attached { stdin: false, output: true };
+const ATTACHED: Attached = Attached::OUTPUT;
 
 fn body(arguments: &str) -> Value {
     let words = std::iter::once("run").chain(arguments.split(' '));
