@@ -224,8 +224,7 @@ pub fn runtime_spec(data: &[u8]) {
 
 /// A Dockerfile, read and checked.
 pub fn dockerfile(data: &[u8]) {
-    let text = String::from_utf8_lossy(data);
-    let file = match build::dockerfile::parse(Source::new("Dockerfile", &text)) {
+    let file = match build::dockerfile::parse(Source::from_bytes("Dockerfile", data)) {
         Ok(file) => file,
         Err(mistakes) => return assert!(!mistakes.to_string().is_empty(), "it is refused without a word"),
     };

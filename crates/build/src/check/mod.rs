@@ -86,9 +86,8 @@ impl Findings {
     fn add(&mut self, rule: Rule, span: Span, detail: String) {
         let asked = self.options.experimental.contains(rule.name());
         let made = if rule.experimental() { asked } else { asked || !self.options.skip.contains(rule.name()) };
-        let warning = Warning { rule, detail, span };
-        if made && !self.report.warnings.contains(&warning) {
-            self.report.warnings.push(warning);
+        if made {
+            self.report.warnings.push(Warning { rule, detail, span });
         }
     }
 }
@@ -111,7 +110,12 @@ pub fn check(file: &Dockerfile, inputs: &Inputs<'_>) -> Report {
         findings.report.mistakes.push(mistake);
     }
     let mut report = findings.report;
-    report.warnings.sort_by_key(|warning| (warning.span.start.line, warning.rule.name(), warning.span.start.column));
+    report.warnings.sort_by(|a, b| {
+        let key = |warning: &Warning| (warning.span.start.line, warning.rule.name(), warning.span.start.column);
+        key(a).cmp(&key(b)).then_with(|| a.detail.cmp(&b.detail))
+    });
+    // A variable that a word has twice is told once.
+    report.warnings.dedup();
     report.warnings_are_errors = findings.options.error;
     report
 }

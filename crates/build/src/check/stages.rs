@@ -3,8 +3,8 @@
 use super::written::json_recommended;
 use super::{Findings, Inputs, Rule};
 use crate::dockerfile::{
-    Base, Dockerfile, Expansion, FileSource, Files, Given, Globals, Instruction, Kind, Mistake, Origin, Plan, Run,
-    Scope, Span, Spanned, Statement, Variables, Word, expand,
+    AddSource, Base, Dockerfile, Expansion, FileSource, Files, Given, Globals, Instruction, Kind, Mistake, Origin,
+    Plan, Ports, Run, Scope, Span, Spanned, Statement, Variables, Word, expand,
 };
 use crate::ignore::clean;
 use crate::suggest::nearest;
@@ -248,7 +248,7 @@ impl Visit<'_, '_> {
         for source in &files.sources {
             let FileSource::Path(word) = source else { continue };
             let path = self.state.scope.expand(word, &self.file.source)?;
-            if path.contains("://") || path.starts_with("git@") {
+            if verb == "Add" && !matches!(AddSource::parse(&path), AddSource::Path(_)) {
                 continue;
             }
             let path = clean(&path);
@@ -274,6 +274,7 @@ impl Visit<'_, '_> {
                 let detail = format!("Defined protocol '{port}' in EXPOSE instruction should be lowercase");
                 self.findings.add(Rule::ExposeProtoCasing, word.span, detail);
             }
+            Ports::parse(&port).map_err(|why| self.file.source.mistake(word.span, why.to_string()))?;
         }
         Ok(())
     }

@@ -232,6 +232,15 @@ fn paths_and_ports() {
 }
 
 #[test]
+fn a_port_that_is_none_is_a_mistake() {
+    let report = report("FROM scratch\nEXPOSE $NOTHING 80 http", "", &arm(&[]));
+    assert_eq!(
+        report.mistakes[0].summary(),
+        "invalid containerPort: \"http\" of \"http\": expected a number, or two as 8000-8010"
+    );
+}
+
+#[test]
 fn files_that_are_ignored_are_not_copied() {
     let copied = |text: &str, ignore: &str| lines(&report(text, ignore, &arm(&[])));
     let text = "FROM scratch AS base\nCOPY ./Dockerfile /x .\nADD a/../Dockerfile https://x/Dockerfile /\nFROM base\nCOPY --from=base /Dockerfile /";

@@ -17,6 +17,8 @@ mod parse_command;
 mod parse_files;
 mod pattern;
 mod plan;
+mod port;
+mod remote;
 mod scope;
 mod source;
 mod words;
@@ -36,6 +38,8 @@ pub use instruction::{
 pub use lines::Escape;
 pub use mount::{Mount, MountSpec, Sharing};
 pub use plan::{Need, Needs, Origin, Plan};
+pub use port::{PortError, Ports, Protocol};
+pub use remote::{AddSource, GitSource};
 pub use scope::{Given, Globals, PREDEFINED, Scope};
 pub use source::{Mistake, Mistakes, Position, Source, Span, Spanned};
 
@@ -121,7 +125,8 @@ pub fn parse(source: Source) -> Result<Dockerfile, Mistakes> {
     while let Some(logical) = lines.logical(directives.escape) {
         any = true;
         empty_lines.extend(logical.empty_line.map(Span::line));
-        match line(Place { source: &source, logical: &logical, escape: directives.escape }, &mut lines) {
+        let read = line(Place { source: &source, logical: &logical, escape: directives.escape }, &mut lines);
+        match read.and_then(|line| source.decoded(&logical.text, line)) {
             Err(mistake) => mistakes.add(mistake),
             Ok(Line::From(from)) if stages.len() == MOST_STAGES => {
                 mistakes.add(source.mistake(from.span, format!("more than {MOST_STAGES} stages")));
@@ -161,6 +166,25 @@ pub fn trigger(source: &Source) -> Result<Statement<Instruction>, Mistake> {
     match line(Place { source, logical: &logical, escape: Escape::default() }, &mut lines)? {
         Line::Step(step) => Ok(step),
         Line::From(from) => Err(source.mistake(from.span, "FROM isn't allowed as an ONBUILD trigger")),
+    }
+}
+
+impl Source {
+    /// Refuses an instruction of which some bytes could not be read; what a comment has of them does no harm.
+    fn decoded(&self, text: &str, line: Line) -> Result<Line, Mistake> {
+        let span = match &line {
+            Line::From(from) => from.span,
+            Line::Step(step) => step.span,
+        };
+        let lost = |text: &str| text.contains(char::REPLACEMENT_CHARACTER);
+        let behind = || {
+            (span.start.line..=span.end.line)
+                .any(|number| !self.line(number).trim_start().starts_with('#') && lost(self.line(number)))
+        };
+        if self.is_lossy() && (lost(text) || behind()) {
+            return Err(self.mistake(span, "this is not UTF-8"));
+        }
+        Ok(line)
     }
 }
 

@@ -30,7 +30,9 @@ pub(super) fn statement(place: Place<'_>, from: usize, lines: &mut Lines<'_>) ->
     let keyword = Spanned { value: written, span: place.span(range.clone()) };
     let mut reader = Reader { place, lines, name: String::new(), keyword: range.clone(), last: place.logical.last };
     let Some(known) = NAMES.into_iter().find(|known| *known == name) else {
-        let mistake = place.mistake(range, format!("unknown instruction: {}", keyword.value));
+        // What is no Dockerfile at all may have no blanks.
+        let shown: String = keyword.value.chars().take(40).collect();
+        let mistake = place.mistake(range, format!("unknown instruction: {shown}"));
         return Err(mistake.meant(nearest(&name, NAMES)));
     };
     reader.name = name;

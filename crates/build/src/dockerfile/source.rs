@@ -43,13 +43,31 @@ pub struct Spanned<T> {
 pub struct Source {
     name: String,
     text: String,
+    /// Where each line begins.
+    starts: Vec<usize>,
+    /// Whether some bytes were no UTF-8, and are not in the text.
+    lossy: bool,
 }
 
 impl Source {
     /// A text, and its name as mistakes are to tell it. A byte order mark at the begin is no part of it.
     pub fn new(name: impl Into<String>, text: impl AsRef<str>) -> Source {
         let text = text.as_ref();
-        Source { name: name.into(), text: text.strip_prefix('\u{feff}').unwrap_or(text).to_owned() }
+        let text = text.strip_prefix('\u{feff}').unwrap_or(text).to_owned();
+        let starts = std::iter::once(0).chain(text.match_indices('\n').map(|(index, _)| index + 1)).collect();
+        Source { name: name.into(), text, starts, lossy: false }
+    }
+
+    /// A file's bytes. What is not UTF-8 is a mistake only where it matters: many an old comment is Latin-1.
+    pub fn from_bytes(name: impl Into<String>, bytes: &[u8]) -> Source {
+        let text = String::from_utf8_lossy(bytes);
+        let lossy = matches!(text, std::borrow::Cow::Owned(_));
+        Source { lossy, ..Source::new(name, text) }
+    }
+
+    /// Whether some bytes were no UTF-8.
+    pub(super) fn is_lossy(&self) -> bool {
+        self.lossy
     }
 
     /// Its name.
@@ -65,7 +83,9 @@ impl Source {
     /// A line by its number, without its end; empty where there is none.
     pub fn line(&self, number: u32) -> &str {
         let index = (number as usize).saturating_sub(1);
-        self.text.split('\n').nth(index).unwrap_or_default().trim_end_matches('\r')
+        let Some(start) = self.starts.get(index) else { return "" };
+        let end = self.starts.get(index + 1).copied().unwrap_or(self.text.len());
+        self.text[*start..end].trim_end_matches(['\r', '\n'])
     }
 
     /// A mistake in this file.
@@ -111,15 +131,22 @@ impl Mistake {
     }
 }
 
+/// The most characters of a line that are shown.
+const WIDEST: usize = 240;
+
 impl fmt::Display for Mistake {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Position { line, column } = self.span.start;
         writeln!(f, "{}:{line}:{column}: {}", self.file, self.summary())?;
-        write!(f, "{line:>4} | {}", self.text)?;
-        let before = self.text.chars().take(column.saturating_sub(1) as usize);
+        // Of a line that no terminal is wide enough for, what is around the caret.
+        let column_in_text = column.saturating_sub(1) as usize;
+        let skipped = column_in_text.saturating_sub(WIDEST / 2);
+        let shown: String = self.text.chars().skip(skipped).take(WIDEST).collect();
+        write!(f, "{line:>4} | {shown}")?;
+        let before = shown.chars().take(column_in_text - skipped);
         // A tab before the caret is a tab below it, however wide the terminal makes it.
         let blank: String = before.map(|c| if c == '\t' { '\t' } else { ' ' }).collect();
-        let rest = self.text.chars().count().saturating_sub(column.saturating_sub(1) as usize);
+        let rest = shown.chars().count().saturating_sub(column_in_text - skipped);
         let wide = if self.span.end.line == line {
             (self.span.end.column.saturating_sub(column) as usize).min(rest)
         } else {
@@ -183,6 +210,15 @@ mod tests {
             "Dockerfile:2:5: unknown flag: --nope (did you mean --mount?)\n   2 | RUN\t--nope x\n     |    \t^^^^^^"
         );
         assert_eq!(source.mistake(Span::line(1), "no").to_string(), "Dockerfile:1:1: no\n   1 | FROM a");
+    }
+
+    #[test]
+    fn of_a_long_line_the_part_around_the_caret_is_shown() {
+        let source = Source::new("f", format!("{}{}", "a".repeat(1000), "b".repeat(1000)));
+        let text = source.mistake(at(1, 1001, 1003), "no").to_string();
+        let lines: Vec<_> = text.lines().collect();
+        assert_eq!(lines[1], format!("   1 | {}{}", "a".repeat(120), "b".repeat(120)));
+        assert_eq!(lines[2], format!("     | {}^^", " ".repeat(120)));
     }
 
     #[test]

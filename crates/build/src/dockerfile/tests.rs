@@ -266,6 +266,17 @@ fn all_mistakes_are_told_at_once() {
     assert_eq!(said(&"NO x\n".repeat(100)).len(), 20);
 }
 
+#[test]
+fn bytes_that_are_no_text_matter_only_in_instructions() {
+    let read = |bytes: &[u8]| {
+        parse(Source::from_bytes("f", bytes)).map_err(|mistakes| mistakes.iter().next().map(Mistake::summary))
+    };
+    assert!(read(b"# Jos\xe9\nFROM a\nRUN a \\\n# \xe9\n b").is_ok());
+    assert_eq!(read(b"FROM a\nUSER Jos\xe9").unwrap_err().unwrap(), "this is not UTF-8");
+    assert!(read(b"FROM a\nRUN <<E\n\xe9\nE").is_err());
+    assert!(read("FROM a\nUSER Jos\u{fffd}".as_bytes()).is_ok());
+}
+
 proptest! {
     #[test]
     fn no_text_is_a_panic(text in "([A-Za-z#=`\\\\\"'<>$\\[\\]{}\\-\\n \\t,:/é]|FROM |RUN |COPY |--mount=|<<E|\\nE\\n){0,60}") {
@@ -299,5 +310,19 @@ proptest! {
             let at = word.span.start.column as usize - 1..word.span.end.column as usize - 1;
             prop_assert_eq!(line[at].iter().collect::<String>(), word.raw.clone());
         }
+    }
+
+    /// Whatever a value is: once it is in quotes, it is read and expanded to itself.
+    #[test]
+    fn a_value_in_quotes_is_itself(values in prop::collection::vec("[^\\r\\n\u{0}]{0,12}", 1..4)) {
+        let quoted = |value: &str| value.replace('\\', "\\\\").replace('"', "\\\"").replace('$', "\\$");
+        let pairs: Vec<String> = values.iter().map(|value| format!("N=\"{}\"", quoted(value))).collect();
+        let Instruction::Env(env) = step(&format!("ENV {}", pairs.join(" "))) else { panic!() };
+        let source = Source::new("f", "");
+        let none = std::collections::BTreeMap::new();
+        let again: Vec<String> = env.pairs.iter()
+            .map(|pair| pair.value.expand(&source, Escape::Backslash, &none).unwrap().text)
+            .collect();
+        prop_assert_eq!(again, values);
     }
 }

@@ -104,16 +104,14 @@ pub(super) async fn build(context: &Context, args: BuildArgs) -> Result<ExitCode
 fn dockerfile(args: &BuildArgs) -> Result<Source> {
     let standard_input = |what: &Path| what.as_os_str() == "-";
     if args.file.as_deref().is_some_and(standard_input) || (args.file.is_none() && standard_input(&args.path)) {
-        let mut text = String::new();
-        std::io::stdin()
-            .lock()
-            .read_to_string(&mut text)
-            .map_err(Error::io("reading the Dockerfile of standard input"))?;
-        return Ok(Source::new("Dockerfile", text));
+        let mut bytes = Vec::new();
+        let read = std::io::stdin().lock().read_to_end(&mut bytes);
+        read.map_err(Error::io("reading the Dockerfile of standard input"))?;
+        return Ok(Source::from_bytes("Dockerfile", &bytes));
     }
     let path = file_path(args);
-    let text = std::fs::read_to_string(&path).map_err(Error::io(format!("reading {}", path.display())))?;
-    Ok(Source::new(path.display().to_string(), text))
+    let bytes = std::fs::read(&path).map_err(Error::io(format!("reading {}", path.display())))?;
+    Ok(Source::from_bytes(path.display().to_string(), &bytes))
 }
 
 /// Where the Dockerfile is. Both its names are known that docker knows.
@@ -136,9 +134,9 @@ fn ignore(args: &BuildArgs) -> Result<Ignore> {
     let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let [own, general] = Ignore::names(&name);
     for path in [path.with_file_name(own), args.path.join(general)] {
-        match std::fs::read_to_string(&path) {
-            Ok(text) => {
-                let source = Source::new(path.display().to_string(), text);
+        match std::fs::read(&path) {
+            Ok(bytes) => {
+                let source = Source::from_bytes(path.display().to_string(), &bytes);
                 return Ignore::parse(&source).map_err(|mistake| Error::Failed(mistake.to_string()));
             }
             Err(error) if matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) => {}
