@@ -72,8 +72,17 @@ mod tests {
         sum
     }
 
+    /// In a process of its own: other tests need pages of this program, too.
     #[test]
     fn the_programs_pages_are_given_back_and_come_again() {
+        const ALONE: &str = "SANDBOX_TEST_RESIDENCE";
+        if std::env::var_os(ALONE).is_none() {
+            const NAME: &str = "residence::tests::the_programs_pages_are_given_back_and_come_again";
+            let mut alone = std::process::Command::new(std::env::current_exe().unwrap());
+            let output = alone.args(["--exact", NAME, "--test-threads=1"]).env(ALONE, "1").output().unwrap();
+            let said = String::from_utf8_lossy(&output.stdout);
+            return assert!(output.status.success() && said.contains("1 passed"), "{said}");
+        }
         // A table of functions is in a segment that the loader writes: it stays.
         static TABLE: [fn(&str) -> String; 2] = [str::to_lowercase, str::to_uppercase];
         // All of them: the linker puts the functions of this test anywhere.
