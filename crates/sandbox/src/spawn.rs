@@ -116,7 +116,7 @@ pub fn spawn(plan: &InitPlan<'_>, fds: &Fds<'_>) -> Result<Spawned, SpawnError> 
     };
     let left = parent.leave();
     let (pid, pidfd) = spawned?;
-    let mut guard = Unfinished::new(pid);
+    let guard = Unfinished::new(pid);
     left?;
     let lent = lent(prepared);
     if plan.namespaces.isolated(NamespaceKind::User) {
@@ -130,8 +130,7 @@ pub fn spawn(plan: &InitPlan<'_>, fds: &Fds<'_>) -> Result<Spawned, SpawnError> 
             Err(errno) => return Err(SpawnError::prepare("talk to", format!("process {pid}"))(errno)),
         }
     }
-    guard.finished = true;
-    Ok(Spawned { pid, pidfd, sync: SyncChannel::new(ours), lent })
+    Ok(Spawned { pid: guard.finish(), pidfd, sync: SyncChannel::new(ours), lent })
 }
 
 /// Clones a further process into a running container, of whose first process `container` is the pidfd.
@@ -149,14 +148,13 @@ pub fn spawn_exec<'f>(plan: &ExecPlan<'_>, container: BorrowedFd<'f>, fds: &Fds<
     let spawned = clone(sharing, cgroup.as_ref(), || child::further_process(plan, container, &prepared));
     let left = parent.leave();
     let (pid, pidfd) = spawned?;
-    let mut guard = Unfinished::new(pid);
+    let guard = Unfinished::new(pid);
     left?;
     let lent = lent(prepared);
     if plan.user_namespace {
         raise_limits(pid, &plan.process)?;
     }
-    guard.finished = true;
-    Ok(Spawned { pid, pidfd, sync: SyncChannel::new(ours), lent })
+    Ok(Spawned { pid: guard.finish(), pidfd, sync: SyncChannel::new(ours), lent })
 }
 
 /// The flag of the clone for a child that takes what it needs from this process's descriptor table.
@@ -206,8 +204,11 @@ fn adopt(between: (i32, OwnedFd), ours: &OwnedFd) -> Result<(i32, OwnedFd), Spaw
     };
     let _ = sys::wait4(between.0, WALL);
     match message {
-        Some(mut message) if message.kind == Kind::Cloned as u8 && !message.fds.is_empty() => {
-            Ok((message.errno, message.fds.remove(0)))
+        Some(message) if message.kind == Kind::Cloned as u8 => {
+            let unwatched = Unfinished::new(message.errno);
+            let pidfd = message.fds.into_iter().next().ok_or(Errno::MFILE);
+            let pidfd = pidfd.map_err(SpawnError::prepare("receive the descriptor of", "the cloned process"))?;
+            Ok((unwatched.finish(), pidfd))
         }
         Some(message) if message.kind == Kind::Failed as u8 => {
             Err(Failure { step: message.step, errno: message.errno, detail: message.text }.into())
@@ -228,6 +229,11 @@ struct Unfinished {
 impl Unfinished {
     fn new(pid: i32) -> Self {
         Self { pid, finished: false }
+    }
+
+    fn finish(mut self) -> i32 {
+        self.finished = true;
+        self.pid
     }
 }
 

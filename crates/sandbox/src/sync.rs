@@ -295,9 +295,15 @@ impl SyncChannel {
     fn decode(&mut self, message: Message) -> Option<SyncEvent> {
         let failure = || Failure { step: message.step, errno: message.errno, detail: message.text.clone() };
         let mut fds = message.fds.into_iter();
+        // Without it the process would go on all the same, with a terminal that nobody has, or a filter that nobody answers.
+        let lost = |detail: &str| {
+            SyncEvent::Failed(Failure { step: message.step, errno: libc::EMFILE, detail: detail.to_owned() })
+        };
         match message.kind {
-            k if k == Kind::Console as u8 => fds.next().map(SyncEvent::Console),
-            k if k == Kind::SeccompListener as u8 => fds.next().map(SyncEvent::SeccompListener),
+            k if k == Kind::Console as u8 => Some(fds.next().map_or_else(|| lost("terminal"), SyncEvent::Console)),
+            k if k == Kind::SeccompListener as u8 => {
+                Some(fds.next().map_or_else(|| lost("listener"), SyncEvent::SeccompListener))
+            }
             k if k == Kind::BeforePivot as u8 => Some(SyncEvent::BeforePivot),
             k if k == Kind::Ready as u8 => Some(SyncEvent::Ready),
             k if k == Kind::Warning as u8 => Some(SyncEvent::Warning(failure())),

@@ -259,8 +259,11 @@ impl Keeper {
             match sync.receive() {
                 Ok(None) => return,
                 Ok(Some(event)) => self.on_sync_event(key, event),
-                // As good as the end of the process, which follows.
-                Err(_) => self.on_sync_event(key, SyncEvent::Vanished),
+                // It goes on, and nobody would hear how far it has come: its end is what is heard of next.
+                Err(_) => {
+                    super::reap::kill(entry);
+                    self.on_sync_event(key, SyncEvent::Vanished);
+                }
             }
         }
     }
@@ -338,8 +341,12 @@ impl Keeper {
         entry.lent.clear();
         match (entry.start, &entry.sync) {
             (StartMode::AtOnce, _) | (_, None) => {}
-            // If it cannot be told, it has ended, and that is heard of next.
-            (StartMode::WhenReady, Some(sync)) => _ = sync.start(),
+            // If it cannot be told, it has ended, or is to end: that is heard of next.
+            (StartMode::WhenReady, Some(sync)) => {
+                if sync.start().is_err() {
+                    super::reap::kill(entry);
+                }
+            }
             (StartMode::OnRequest, Some(_)) => {
                 entry.state = State::Created;
                 self.answer_launch(key);
