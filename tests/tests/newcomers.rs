@@ -111,7 +111,7 @@ fn flags_of_networks_and_images() {
         "$STRATUS network create --attachable --ipam-driver default --ipam-opt a=b --ipv4 --subnet {net}.0/24 net"
     ))
     .ok();
-    host.sh("docker network inspect -f '{{.Attachable}} {{.EnableIPv4}}' net").says("true true");
+    host.sh("docker network inspect -f '{{.Attachable}} {{.EnableIPv4}} {{.IPAM.Options.a}}' net").says("true true b");
     host.sh("$STRATUS network create --ipv4=false unaddressed").fails_with("IPv4 or IPv6 must be enabled");
     host.sh("$STRATUS create --name box busybox && $STRATUS network connect --gw-priority 7 --driver-opt x=y --link-local-ip 169.254.1.1 net box").ok();
     host.sh("docker inspect -f '{{with .NetworkSettings.Networks.net}}{{.GwPriority}} {{.DriverOpts.x}} {{.IPAMConfig.LinkLocalIPs}}{{end}}' box")
@@ -153,6 +153,14 @@ fn what_is_wrong_is_named() {
         .exits_with(2)
         .complains("'--pids-limit <NUMBER>': give a whole number");
     host.sh("$STRATUS run --label =x busybox").complains("\"=x\" is no label: give NAME=VALUE");
+    for (list, knows) in
+        [("ps", "ancestor"), ("images", "reference"), ("network ls", "scope"), ("volume ls", "dangling")]
+    {
+        host.sh(&format!("$STRATUS {list} -f colour=red"))
+            .exits_with(2)
+            .complains("invalid filter 'colour': there are ")
+            .complains(knows);
+    }
     host.sh("$STRATUS logs --tail x box").exits_with(2).complains("give a number of lines, or all");
     host.sh("$STRATUS network create --subnet nonsense net")
         .exits_with(2)

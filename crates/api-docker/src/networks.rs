@@ -224,7 +224,7 @@ impl IpamBody {
         let own = network.is_predefined();
         Self {
             driver: "default".to_owned(),
-            options: (!own).then(BTreeMap::new),
+            options: (!own).then(|| network.ipam_options.clone()),
             config: Some(configs).filter(|configs| !(own && configs.is_empty())),
         }
     }
@@ -265,6 +265,7 @@ impl CreateBody {
             name: self.name,
             driver,
             ipam: configs,
+            ipam_options: ipam.options.unwrap_or_default(),
             enable_ipv4: self.enable_ipv4.unwrap_or(true),
             enable_ipv6: self.enable_ipv6.unwrap_or(false),
             internal: self.internal,
@@ -317,7 +318,7 @@ mod tests {
     #[test]
     fn what_the_docker_client_sends_is_read() {
         let spec = read(
-            r#"{"Driver":"bridge","Scope":"","EnableIPv6":true,"IPAM":{"Driver":"default","Options":{},
+            r#"{"Driver":"bridge","Scope":"","EnableIPv6":true,"IPAM":{"Driver":"default","Options":{"e":"f"},
                 "Config":[{"Subnet":"10.9.0.0/24","IPRange":"10.9.0.128/25","Gateway":"10.9.0.254",
                 "AuxiliaryAddresses":{"router":"10.9.0.2"}}]},"Internal":true,"Attachable":false,"Ingress":false,
                 "ConfigOnly":false,"ConfigFrom":null,"Options":{"a":"b"},"Labels":{"c":"d"},"Name":"x"}"#,
@@ -325,6 +326,7 @@ mod tests {
         .expect("a network");
         assert_eq!((spec.name.as_str(), spec.driver, spec.internal), ("x", Driver::Bridge, true));
         assert_eq!((spec.enable_ipv4, spec.enable_ipv6), (true, true));
+        assert_eq!(spec.ipam_options["e"], "f");
         let config = &spec.ipam[0];
         assert_eq!(config.subnet.map(|subnet| subnet.to_string()).as_deref(), Some("10.9.0.0/24"));
         assert_eq!(config.gateway, Some(IpAddr::from([10, 9, 0, 254])));

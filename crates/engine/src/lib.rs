@@ -53,17 +53,17 @@ pub use container::{
 pub use error::{Error, ErrorKind, Result};
 pub use events::{Event, EventKind, EventQuery, EventStream, Events};
 pub use images::{
-    ImageDetails, ImageHistory, ImageManifest, ImagePruneReport, ImageSummary, ImportRequest, ListImages, PullRequest,
-    PulledImage, PushRequest, PushedImage, Unfinished,
+    IMAGE_FILTERS, ImageDetails, ImageHistory, ImageManifest, ImagePruneReport, ImageSummary, ImportRequest,
+    ListImages, PullRequest, PulledImage, PushRequest, PushedImage, Unfinished,
 };
 pub use keeper::client::unread;
 pub use limits::Limits;
-pub use networks::NetworkDetails;
+pub use networks::{NETWORK_FILTERS, NetworkDetails};
 pub use streams::{AttachOptions, LogLine, LogOptions, OutputChunk, OutputStream};
 pub use system::{DiskUsage, SystemInfo};
 pub use tally::Counts;
 pub use usage::{UsageBy, UsageGroup, UsageQuery, UsageReport};
-pub use volumes::{Volume, VolumeCreate, VolumeUsage};
+pub use volumes::{VOLUME_FILTERS, Volume, VolumeCreate, VolumeUsage};
 
 use container::{Container, Execs, Life, Placements, Registry};
 use metering::Closing;

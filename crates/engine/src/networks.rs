@@ -96,10 +96,14 @@ pub(crate) fn fill(settings: &mut EndpointSettings, endpoint: &Endpoint, id: &cr
     settings.dns_names = if matches!(endpoint.network_name.as_str(), "bridge") { Vec::new() } else { names };
 }
 
+/// What lists of networks can be filtered by.
+pub const NETWORK_FILTERS: [&str; 9] =
+    ["dangling", "driver", "id", "label", "label!", "name", "scope", "type", "until"];
+
 impl Engine {
-    /// Networks by name; filters: `dangling`, `driver`, `id`, `label`, `name`, `scope`, `type`.
+    /// Networks by name, of those that fit [`NETWORK_FILTERS`].
     pub fn networks(&self, filters: &Filters) -> Result<Vec<NetworkDetails>> {
-        filters.only(&["dangling", "driver", "id", "label", "label!", "name", "scope", "type", "until"])?;
+        filters.only(&NETWORK_FILTERS)?;
         let dangling = filters.flag("dangling")?;
         for kind in filters.values("type") {
             if !matches!(kind, "custom" | "builtin") {

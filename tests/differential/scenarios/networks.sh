@@ -21,6 +21,9 @@ docker network create --gateway 10.77.0.1 other
 docker network create --subnet 172.31.0.0/16 other
 docker network create --subnet 10.77.0.0/24 --gateway 10.77.0.254 --ip-range 10.77.0.128/25 --label a=b --opt com.docker.network.bridge.name=differential0 --aux-address spare=10.77.0.5 two | wc -c
 docker network create --subnet 10.77.0.0/25 other
+docker network create --subnet 10.79.0.0/24 --gateway 10.79.0.1 --ipam-driver default --ipam-opt kept=yes told | wc -c
+docker network inspect --format '{{json .IPAM}}' told
+docker network rm told
 docker network create --internal inside | wc -c
 docker network create --driver host another
 docker network create --driver null another

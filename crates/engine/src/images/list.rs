@@ -68,6 +68,9 @@ pub struct ImageHistory {
     pub comment: String,
 }
 
+/// What lists of images can be filtered by.
+pub const IMAGE_FILTERS: [&str; 6] = ["before", "dangling", "label", "reference", "since", "until"];
+
 impl Engine {
     /// Images, the newest first.
     pub async fn image_list(&self, options: &ListImages) -> Result<Vec<ImageSummary>> {
@@ -113,7 +116,7 @@ impl Engine {
 
     fn list_filters(&self, options: &ListImages) -> Result<image::ListFilters> {
         let filters = &options.filters;
-        filters.only(&["before", "dangling", "label", "reference", "since", "until"])?;
+        filters.only(&IMAGE_FILTERS)?;
         let one = |key: &str| filters.values(key).next().map(|name| self.find_image(name)).transpose();
         let pattern =
             |text: &str| Pattern::parse(text).map_err(|_| Error::invalid(format!("invalid reference filter: {text}")));

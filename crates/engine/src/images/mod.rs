@@ -16,7 +16,7 @@ use crate::events::EventKind;
 use crate::model::{ContainerId, ContainerRecord, Filters, MountPointKind, Timestamp};
 use crate::{Engine, Error, Result};
 
-pub use list::{ImageHistory, ImageSummary, ListImages};
+pub use list::{IMAGE_FILTERS, ImageHistory, ImageSummary, ListImages};
 pub use manifests::ImageManifest;
 pub use transfer::{ImportRequest, PullRequest, PulledImage, PushRequest, PushedImage};
 

@@ -366,6 +366,9 @@ fn restrict(home: &Path) -> Result<()> {
         .map_err(|error| Error::step(format!("set the mode of {}", home.display()), error))
 }
 
+/// What lists of volumes can be filtered by.
+pub const VOLUME_FILTERS: [&str; 5] = ["dangling", "driver", "label", "label!", "name"];
+
 impl Engine {
     /// Makes a volume, or gives the one of that name.
     pub async fn volume_create(&self, request: VolumeCreate) -> Result<Volume> {
@@ -386,9 +389,9 @@ impl Engine {
         Ok((*self.0.volumes.get(name)?).clone())
     }
 
-    /// Volumes by name; filters: `dangling`, `driver`, `label`, `name`.
+    /// Volumes by name, of those that fit [`VOLUME_FILTERS`].
     pub fn volumes(&self, filters: &Filters) -> Result<Vec<Volume>> {
-        filters.only(&["dangling", "driver", "label", "label!", "name"])?;
+        filters.only(&VOLUME_FILTERS)?;
         let dangling = filters.flag("dangling")?;
         let names = filters.patterns("name");
         let wanted = |volume: &Volume| {

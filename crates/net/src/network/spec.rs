@@ -72,6 +72,8 @@ pub struct NetworkSpec {
     pub driver: Driver,
     /// Its subnets; empty takes one of the pools for each family that is enabled.
     pub ipam: Vec<IpamConfig>,
+    /// Options for the driver of addresses. Kept for clients: there is one, which has none.
+    pub ipam_options: BTreeMap<String, String>,
     /// Whether sandboxes get IPv4 addresses.
     pub enable_ipv4: bool,
     /// Whether sandboxes get IPv6 addresses.
@@ -93,6 +95,7 @@ impl NetworkSpec {
             name: name.into(),
             driver: Driver::Bridge,
             ipam: Vec::new(),
+            ipam_options: BTreeMap::new(),
             enable_ipv4: true,
             enable_ipv6: false,
             internal: false,
@@ -119,6 +122,9 @@ pub struct Network {
     /// The subnets as the user asked for them, which is what `docker network inspect` shows where there are any.
     #[serde(default)]
     pub ipam_requested: Vec<IpamConfig>,
+    /// Options for the driver of addresses. Kept for clients.
+    #[serde(default)]
+    pub ipam_options: BTreeMap<String, String>,
     /// Whether the user chose the subnets; then fixed addresses are allowed.
     pub user_subnets: bool,
     /// Whether sandboxes get IPv4 addresses.

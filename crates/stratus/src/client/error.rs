@@ -84,6 +84,15 @@ impl Error {
         matches!(self, Error::Refused { status: StatusCode::NOT_FOUND, .. })
     }
 
+    /// Where it is about what a list is filtered by, the same with what there is to filter by.
+    pub(super) fn with_filters(self, known: &[&str]) -> Error {
+        let text = self.to_string();
+        match text.strip_prefix("invalid filter '") {
+            Some(filter) if !filter.contains('=') => Error::Usage(format!("{text}: there are {}", known.join(", "))),
+            _ => self,
+        }
+    }
+
     /// The command's exit status.
     pub(super) fn exit_code(&self) -> ExitCode {
         match self {

@@ -185,7 +185,8 @@ pub(super) async fn list(context: &Context, args: ListArgs) -> Result<ExitCode> 
         filters.push(format!("reference={name}").parse().map_err(Error::Usage)?);
     }
     let request = Request::get("/images/json").flag("all", args.all).filters(&filters);
-    let document = context.daemon.document(request).await?;
+    let document =
+        context.daemon.document(request).await.map_err(|error| error.with_filters(&engine::IMAGE_FILTERS))?;
     if args.quiet && context.format == Format::Table {
         for image in Vec::<Listed>::deserialize(&document)? {
             output::line(if args.no_trunc { &image.id } else { human::short(&image.id) })?;

@@ -183,7 +183,8 @@ async fn list(context: &Context, args: ListArgs) -> Result<ExitCode> {
     struct Pool {
         subnet: String,
     }
-    let document = context.daemon.document(Request::get("/networks").filters(&args.filter)).await?;
+    let document = context.daemon.document(Request::get("/networks").filters(&args.filter)).await;
+    let document = document.map_err(|error| error.with_filters(&engine::NETWORK_FILTERS))?;
     let id = |network: &Listed| if args.no_trunc { network.id.clone() } else { human::short(&network.id).to_owned() };
     if args.quiet && context.format == Format::Table {
         for network in Vec::<Listed>::deserialize(&document)? {

@@ -93,12 +93,10 @@ pub(super) async fn ps(context: &Context, args: PsArgs) -> Result<ExitCode> {
 /// Says what there is to filter by, where something else was given.
 fn explain(error: Error) -> Error {
     let text = error.to_string();
-    let known: &[&str] = match text.strip_prefix("invalid filter '") {
-        Some(filter) if filter.starts_with("status=") => &engine::CONTAINER_STATES,
-        Some(filter) if !filter.contains('=') => &engine::CONTAINER_FILTERS,
-        _ => return error,
-    };
-    Error::Usage(format!("{text}: there are {}", known.join(", ")))
+    match text.starts_with("invalid filter 'status=") {
+        true => Error::Usage(format!("{text}: there are {}", engine::CONTAINER_STATES.join(", "))),
+        false => error.with_filters(&engine::CONTAINER_FILTERS),
+    }
 }
 
 fn table(document: &Value, args: &PsArgs) -> Result<Table> {

@@ -100,7 +100,8 @@ async fn list(context: &Context, args: ListArgs) -> Result<ExitCode> {
         driver: String,
         created_at: Option<String>,
     }
-    let answer = context.daemon.document(Request::get("/volumes").filters(&args.filter)).await?;
+    let answer = context.daemon.document(Request::get("/volumes").filters(&args.filter)).await;
+    let answer = answer.map_err(|error| error.with_filters(&engine::VOLUME_FILTERS))?;
     let document = match &answer["Volumes"] {
         Value::Null => json!([]),
         volumes => volumes.clone(),
