@@ -12,7 +12,7 @@ mod tests;
 
 pub use rule::Rule;
 
-use crate::dockerfile::{CheckOptions, Dockerfile, Given, Globals, Mistake, Plan, Span};
+use crate::dockerfile::{CheckOptions, Dockerfile, Given, Globals, Mistake, Need, Origin, Plan, Span};
 use crate::ignore::Ignore;
 use image::Platform;
 
@@ -59,6 +59,8 @@ pub struct Report {
     pub warnings: Vec<Warning>,
     /// What keeps it from being built at all.
     pub mistakes: Vec<Mistake>,
+    /// What may be meant, and may not: nothing follows from it.
+    pub notes: Vec<Mistake>,
     /// Whether warnings are to end a build.
     pub warnings_are_errors: bool,
 }
@@ -125,13 +127,27 @@ fn evaluated(file: &Dockerfile, inputs: &Inputs<'_>, findings: &mut Findings) ->
     let globals = Globals::new(file, inputs.given)?;
     stages::check_bases(file, inputs, &globals, findings);
     let plan = Plan::new(file, &globals)?;
-    let stages = match &inputs.given.target {
+    let stages: Vec<usize> = match &inputs.given.target {
         None => (0..file.stages.len()).collect(),
         target => {
             let target = file.target(target.as_deref()).map_err(|why| file.source.mistake(Span::line(1), why))?;
             plan.order(target)
         }
     };
+    for need in stages.iter().flat_map(|stage| &plan.stages[*stage].from) {
+        findings.report.notes.extend(misspelt(file, need));
+    }
     stages::check(file, inputs, &globals, &plan, &stages, findings);
     Ok(())
+}
+
+/// What to say of a name that is no stage's, and nearly one.
+fn misspelt(file: &Dockerfile, need: &Need) -> Option<Mistake> {
+    let Origin::Named { name, meant: Some(meant) } = &need.origin else { return None };
+    // With a registry, a tag or a digest it was not meant as a stage.
+    if name.contains(['/', ':', '@', '.']) {
+        return None;
+    }
+    let message = format!("no stage is called {name:?}: an image of that name will be looked for");
+    Some(file.source.mistake(need.span, message).meant(Some(meant)))
 }

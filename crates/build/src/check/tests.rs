@@ -232,6 +232,18 @@ fn paths_and_ports() {
 }
 
 #[test]
+fn a_stage_that_is_misspelt_may_be_an_image() {
+    let text =
+        "FROM scratch AS build\nFROM scratch\nCOPY --from=biuld a /\nCOPY --from=build:1 a /\nCOPY --from=nginx a /";
+    let report = report(text, "", &arm(&[]));
+    assert_eq!((report.warnings.len(), report.mistakes.len(), report.notes.len()), (0, 0, 1));
+    assert_eq!(
+        report.notes[0].summary(),
+        "no stage is called \"biuld\": an image of that name will be looked for (did you mean build?)"
+    );
+}
+
+#[test]
 fn a_port_that_is_none_is_a_mistake() {
     let report = report("FROM scratch\nEXPOSE $NOTHING 80 http", "", &arm(&[]));
     assert_eq!(

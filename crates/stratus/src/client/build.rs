@@ -212,6 +212,7 @@ fn told(context: &Context, source: &Source, report: &Report) -> Result<ExitCode>
                 let colours = terminal::colours(&std::io::stdout());
                 output::line(written(source, report, colours).trim_end())?;
             }
+            report.notes.iter().for_each(|note| output::warning(&note.to_string()));
             for mistake in &report.mistakes {
                 output::error(&Error::Failed(mistake.to_string()));
             }
@@ -274,6 +275,7 @@ fn document(source: &Source, report: &Report) -> Value {
     };
     json!({
         "warnings": report.warnings.iter().map(warning).collect::<Vec<_>>(),
+        "notes": report.notes.iter().map(mistake).collect::<Vec<_>>(),
         "errors": report.mistakes.iter().map(mistake).collect::<Vec<_>>(),
         "warningsAreErrors": report.warnings_are_errors,
     })
