@@ -157,8 +157,9 @@ impl Visit<'_, '_> {
             // What an argument or a variable is counts from the next one on.
             Instruction::Arg(arg) => {
                 for argument in &arg.arguments {
-                    for word in std::iter::once(&argument.name).chain(&argument.default) {
-                        self.expand(word)?;
+                    let name = self.expand(&argument.name)?.text;
+                    if let Some(default) = argument.default.as_ref().filter(|_| !self.state.scope.is_given(&name)) {
+                        self.expand(default)?;
                     }
                     self.state.scope.declare(argument, source)?;
                 }

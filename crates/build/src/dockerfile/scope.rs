@@ -97,8 +97,13 @@ impl Globals {
         };
         for argument in file.arguments.iter().flat_map(|arg| &arg.node.arguments) {
             let name = globals.expand(&argument.name, &file.source)?;
-            let default = argument.default.as_ref().map(|word| globals.expand(word, &file.source)).transpose()?;
-            if let Some(value) = globals.given.get(&name).cloned().or(default) {
+            // A default that is not needed need not be one: `ARG A=${B:?give A or B}`.
+            let value = match (globals.given.get(&name), &argument.default) {
+                (Some(given), _) => Some(given.clone()),
+                (None, Some(default)) => Some(globals.expand(default, &file.source)?),
+                (None, None) => None,
+            };
+            if let Some(value) = value {
                 globals.values.insert(name.clone(), value);
             }
             globals.declared.insert(name);
@@ -165,14 +170,11 @@ impl<'a> Scope<'a> {
     /// takes what that of the same name before the first `FROM` has.
     pub fn declare(&mut self, argument: &Argument, source: &Source) -> Result<(), Mistake> {
         let name = self.expand(&argument.name, source)?;
-        let default = argument.default.as_ref().map(|word| self.expand(word, source)).transpose()?;
-        let value = self
-            .globals
-            .given
-            .get(&name)
-            .cloned()
-            .or(default)
-            .or_else(|| self.globals.value(&name).map(Cow::into_owned));
+        let value = match (self.globals.given.get(&name), &argument.default) {
+            (Some(given), _) => Some(given.clone()),
+            (None, Some(default)) => Some(self.expand(default, source)?),
+            (None, None) => self.globals.value(&name).map(Cow::into_owned),
+        };
         put(&mut self.arguments, name, value);
         Ok(())
     }
@@ -201,6 +203,11 @@ impl<'a> Scope<'a> {
             .into_iter()
             .filter(|name| !self.declares(name))
             .filter_map(|name| Some((name, self.globals.given.get(name)?.as_str())))
+    }
+
+    /// Whether the build was given an argument: its default counts for nothing then.
+    pub fn is_given(&self, name: &str) -> bool {
+        self.globals.given.contains_key(name)
     }
 
     /// Whether a name is one that the stage may use, with or without a value.
@@ -259,6 +266,7 @@ mod tests {
         assert_eq!(values("ARG A=1\nFROM x\nARG A=2", &[], "A"), "2");
         assert_eq!(values("ARG A=1\nFROM x\nARG A=2 B=$A", &[("A", "3")], "A B"), "3 3");
         assert_eq!(values("FROM x\nARG A", &[("A", "3"), ("B", "4")], "A B"), "3 -");
+        assert_eq!(values("ARG A=${B:?b}\nFROM x\nARG A=${B:?b}", &[("A", "3")], "A"), "3");
         assert_eq!(values("FROM x\nENV A=e\nARG A=2", &[("A", "3")], "A"), "e");
     }
 
