@@ -82,7 +82,7 @@ docker run --rm --network container:web --hostname x busybox true
 docker run --rm --network one --link web:alias busybox nslookup alias | grep -A 1 '^Name'
 docker run --detach --name plain busybox sleep 1000 | wc -c
 docker run --detach --name joined --link plain:alias --link plain busybox sleep 1000 | wc -c
-docker inspect --format '{{json .HostConfig.Links}}' joined
+docker inspect --format '{{json .HostConfig.Links}}' joined | jq -c sort
 docker rm --force joined
 docker run --rm --name linked --link plain:alias busybox sh -c 'tail -n 2 /etc/hosts | cut -f 2; env | grep ALIAS | sort'
 docker run --detach --name db --expose 53/udp --expose 80-82 --expose 443-444 --env USER=me --env EMPTY= --env HOME=/db busybox sleep 1000 | wc -c
