@@ -49,10 +49,19 @@ enum Step {
     WithinDirectories,
 }
 
+/// The most bytes of a pattern: no path is longer (`PATH_MAX`).
+const LONGEST: usize = 4096;
+
 impl Glob {
     /// Reads a pattern.
     pub fn parse(pattern: &str, stars: Stars) -> Result<Glob, GlobError> {
         let fail = |problem| GlobError { pattern: pattern.to_owned(), problem };
+        if pattern.len() > LONGEST {
+            return Err(GlobError {
+                pattern: format!("{}…", pattern.chars().take(40).collect::<String>()),
+                problem: "it is too long",
+            });
+        }
         let mut steps = Vec::new();
         let mut rest = pattern;
         while let Some(c) = rest.chars().next() {

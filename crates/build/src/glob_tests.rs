@@ -87,6 +87,13 @@ fn a_walker_is_told_where_nothing_is() {
 }
 
 #[test]
+fn a_pattern_is_no_longer_than_a_path() {
+    assert!(Glob::parse(&"a".repeat(4096), Stars::Plain).is_ok());
+    let why = Glob::parse(&"a".repeat(4097), Stars::Plain).unwrap_err().to_string();
+    assert_eq!(why, format!("syntax error in pattern \"{}…\": it is too long", "a".repeat(40)));
+}
+
+#[test]
 fn one_path_is_told_from_a_pattern() {
     assert_eq!(glob("a\\*b/c", Stars::Components).literal().as_deref(), Some("a*b/c"));
     assert_eq!(glob("a?", Stars::Components).literal(), None);

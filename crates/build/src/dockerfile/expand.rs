@@ -51,8 +51,9 @@ pub struct ExpandError(String);
 
 /// How deep one variable's default may be in another's.
 const DEPTH: usize = 50;
-/// The most bytes that a text may become: a value that holds others several times doubles fast.
-const MOST: usize = 16 << 20;
+/// How many bytes a text may become longer: a value that holds others several times doubles fast. No program takes a
+/// variable of more.
+const GROWTH: usize = 1 << 20;
 
 /// What a text means.
 pub fn expand(
@@ -68,6 +69,7 @@ pub fn expand(
         variables: &|name| variables.value(name).map(Cow::into_owned),
         expansion: Expansion::default(),
         depth: 0,
+        most: text.len().saturating_add(GROWTH),
     };
     let pieces = reader.until(None, Escapes::Taken)?;
     let mut expansion = reader.expansion;
@@ -76,6 +78,15 @@ pub fn expand(
 }
 
 impl Word {
+    /// As much of it as a message has room for.
+    fn shown(&self) -> String {
+        const ROOM: usize = 80;
+        match self.raw.char_indices().nth(ROOM) {
+            Some((end, _)) => format!("{}…", &self.raw[..end]),
+            None => self.raw.clone(),
+        }
+    }
+
     /// What it means; a mistake shows where it stands.
     pub fn expand(
         &self,
@@ -84,7 +95,7 @@ impl Word {
         variables: &(impl Variables + ?Sized),
     ) -> Result<Expansion, Mistake> {
         expand(&self.raw, Kind::Word, escape, variables)
-            .map_err(|why| source.mistake(self.span, format!("failed to process {:?}: {why}", self.raw)))
+            .map_err(|why| source.mistake(self.span, format!("failed to process {:?}: {why}", self.shown())))
     }
 }
 
@@ -142,10 +153,16 @@ struct Reader<'a> {
     variables: &'a dyn Fn(&str) -> Option<String>,
     expansion: Expansion,
     depth: usize,
+    /// The most bytes that the text may become.
+    most: usize,
 }
 
 fn error<T>(message: impl Into<String>) -> Result<T, ExpandError> {
     Err(ExpandError(message.into()))
+}
+
+fn too_long<T>() -> Result<T, ExpandError> {
+    error(format!("it becomes longer by more than {GROWTH} bytes"))
 }
 
 impl Reader<'_> {
@@ -181,8 +198,8 @@ impl Reader<'_> {
                 }
                 c => pieces.plain(c.encode_utf8(&mut [0; 4])),
             }
-            if pieces.text.len() > MOST {
-                return error(format!("it becomes more than {MOST} bytes"));
+            if pieces.text.len() > self.most {
+                return too_long();
             }
         }
         match stop {
@@ -221,8 +238,8 @@ impl Reader<'_> {
                 },
                 Some(c) => text.push(c),
             }
-            if text.len() > MOST {
-                return error(format!("it becomes more than {MOST} bytes"));
+            if text.len() > self.most {
+                return too_long();
             }
         }
     }
@@ -311,10 +328,7 @@ impl Reader<'_> {
         let (pattern, _) = self.until(Some('/'), Escapes::Kept)?.finish();
         let (text, _) = self.until(Some('}'), Escapes::Kept)?.finish();
         let value = self.get(name, true).unwrap_or_default();
-        match self.pattern(&pattern)?.replace(&value, &text, all, MOST) {
-            Some(value) => Ok(value),
-            None => error(format!("it becomes more than {MOST} bytes")),
-        }
+        self.pattern(&pattern)?.replace(&value, &text, all, self.most).map_or_else(too_long, Ok)
     }
 
     fn pattern(&self, text: &str) -> Result<Pattern, ExpandError> {

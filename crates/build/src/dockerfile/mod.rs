@@ -44,7 +44,7 @@ pub use scope::{Given, Globals, PREDEFINED, Scope};
 pub use source::{Mistake, Mistakes, Position, Source, Span, Spanned};
 
 use flags::Place;
-use lines::Lines;
+use lines::{Lines, Logical};
 use parse::Parsed;
 
 /// A Dockerfile.
@@ -126,7 +126,7 @@ pub fn parse(source: Source) -> Result<Dockerfile, Mistakes> {
         any = true;
         empty_lines.extend(logical.empty_line.map(Span::line));
         let read = line(Place { source: &source, logical: &logical, escape: directives.escape }, &mut lines);
-        match read.and_then(|line| source.decoded(&logical.text, line)) {
+        match read.and_then(|line| source.decoded(&logical, line)) {
             Err(mistake) => mistakes.add(mistake),
             Ok(Line::From(from)) if stages.len() == MOST_STAGES => {
                 mistakes.add(source.mistake(from.span, format!("more than {MOST_STAGES} stages")));
@@ -171,17 +171,14 @@ pub fn trigger(source: &Source) -> Result<Statement<Instruction>, Mistake> {
 
 impl Source {
     /// Refuses an instruction of which some bytes could not be read; what a comment has of them does no harm.
-    fn decoded(&self, text: &str, line: Line) -> Result<Line, Mistake> {
+    fn decoded(&self, logical: &Logical, line: Line) -> Result<Line, Mistake> {
         let span = match &line {
             Line::From(from) => from.span,
             Line::Step(step) => step.span,
         };
         let lost = |text: &str| text.contains(char::REPLACEMENT_CHARACTER);
-        let behind = || {
-            (span.start.line..=span.end.line)
-                .any(|number| !self.line(number).trim_start().starts_with('#') && lost(self.line(number)))
-        };
-        if self.is_lossy() && (lost(text) || behind()) {
+        let mut heredocs = logical.last.saturating_add(1)..=span.end.line;
+        if self.is_lossy() && (lost(&logical.text) || heredocs.any(|number| lost(self.line(number)))) {
             return Err(self.mistake(span, "this is not UTF-8"));
         }
         Ok(line)

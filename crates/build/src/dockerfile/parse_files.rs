@@ -6,7 +6,7 @@ use super::instruction::*;
 use super::parse::Reader;
 use super::parse_command::{body, markers};
 use super::source::{Mistake, Spanned};
-use super::words::{between_blanks, json};
+use super::words::{between_blanks, heredoc_at, json};
 
 pub(super) fn copy(reader: &mut Reader<'_, '_, '_>, mut flags: Flags<'_>) -> Result<Copy, Mistake> {
     let from = flags.one("from")?.filter(|from| !from.value.is_empty());
@@ -68,7 +68,7 @@ fn paths(reader: &mut Reader<'_, '_, '_>, at: usize) -> Result<(Vec<FileSource>,
     let last = words.pop();
     if let Some(last) = &last
         && !words.is_empty()
-        && markers.iter().any(|marker| marker.range == *last)
+        && heredoc_at(&markers, last.start).is_some()
     {
         let message = format!("{} cannot accept a heredoc as a destination", reader.name);
         return Err(reader.place.mistake(last.clone(), message));
@@ -76,7 +76,7 @@ fn paths(reader: &mut Reader<'_, '_, '_>, at: usize) -> Result<(Vec<FileSource>,
     let destination = last.map(|range| reader.place.word(range));
     let mut sources = Vec::with_capacity(words.len());
     for range in words {
-        sources.push(match markers.iter().find(|marker| marker.range == range) {
+        sources.push(match heredoc_at(&markers, range.start) {
             Some(marker) => FileSource::Heredoc(body(reader, marker)?.0),
             None => FileSource::Path(reader.place.word(range)),
         });

@@ -25,9 +25,15 @@ impl Element {
     }
 }
 
+/// The most bytes of a pattern: looking for one takes time by its length and the text's.
+const LONGEST: usize = 1024;
+
 impl Pattern {
     /// Reads a pattern in which `*`, `?`, `/`, `}`, quotes and the escape character itself may be escaped.
     pub(super) fn parse(text: &str, escape: char) -> Result<Pattern, String> {
+        if text.len() > LONGEST {
+            return Err(format!("it has more than {LONGEST} bytes"));
+        }
         let (mut pieces, mut piece) = (Vec::new(), Vec::new());
         let mut chars = text.chars();
         while let Some(c) = chars.next() {

@@ -88,6 +88,13 @@ impl Source {
         self.text[*start..end].trim_end_matches(['\r', '\n'])
     }
 
+    /// How many lines it has.
+    pub fn line_count(&self) -> u32 {
+        // Behind the end of the last line is no further one.
+        let lines = self.starts.partition_point(|start| *start < self.text.len());
+        u32::try_from(lines).unwrap_or(u32::MAX)
+    }
+
     /// A mistake in this file.
     pub fn mistake(&self, span: Span, message: impl Into<String>) -> Mistake {
         Mistake {

@@ -273,7 +273,7 @@ fn bytes_that_are_no_text_matter_only_in_instructions() {
     };
     assert!(read(b"# Jos\xe9\nFROM a\nRUN a \\\n# \xe9\n b").is_ok());
     assert_eq!(read(b"FROM a\nUSER Jos\xe9").unwrap_err().unwrap(), "this is not UTF-8");
-    assert!(read(b"FROM a\nRUN <<E\n\xe9\nE").is_err());
+    assert!(read(b"FROM a\nRUN <<E\n# \xe9\nE").is_err());
     assert!(read("FROM a\nUSER Jos\u{fffd}".as_bytes()).is_ok());
 }
 

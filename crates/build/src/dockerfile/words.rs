@@ -24,7 +24,7 @@ impl Place<'_> {
 pub(super) fn between_blanks(text: &str, from: usize, heredocs: &[Marker]) -> Vec<Range<usize>> {
     let (mut words, mut start, mut at) = (Vec::new(), None, from);
     while let Some(c) = text[at..].chars().next() {
-        if let Some(heredoc) = heredocs.iter().find(|heredoc| heredoc.range.start == at) {
+        if let Some(heredoc) = heredoc_at(heredocs, at) {
             start.get_or_insert(at);
             at = heredoc.range.end;
             continue;
@@ -38,6 +38,12 @@ pub(super) fn between_blanks(text: &str, from: usize, heredocs: &[Marker]) -> Ve
     }
     words.extend(start.map(|start| start..at));
     words
+}
+
+/// The heredoc that is asked for at a place; they are in their order.
+pub(super) fn heredoc_at(heredocs: &[Marker], at: usize) -> Option<&Marker> {
+    let index = heredocs.binary_search_by_key(&at, |heredoc| heredoc.range.start).ok()?;
+    heredocs.get(index)
 }
 
 /// The words between blanks that stand neither in quotes nor behind an escape. Quotes and escapes stay.

@@ -246,9 +246,8 @@ fn excerpt(text: &mut String, source: &Source, span: Span) {
     const AROUND: u32 = 2;
     const RULER: &str = "--------------------";
     let (first, last) = (span.start.line, span.end.line);
-    let end = u32::try_from(source.text().lines().count()).unwrap_or(u32::MAX);
     let _ = writeln!(text, "{}:{first}\n{RULER}", source.name());
-    for line in first.saturating_sub(AROUND).max(1)..=last.saturating_add(AROUND).min(end) {
+    for line in first.saturating_sub(AROUND).max(1)..=last.saturating_add(AROUND).min(source.line_count()) {
         let mark = if (first..=last).contains(&line) { ">>>" } else { "   " };
         let _ = writeln!(text, "{}", format!("{line:>4} | {mark} {}", source.line(line)).trim_end());
     }
