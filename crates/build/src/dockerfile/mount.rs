@@ -111,7 +111,7 @@ pub enum Sharing {
 
 const TYPES: [&str; 5] = ["bind", "cache", "tmpfs", "secret", "ssh"];
 const SHARING: [&str; 3] = ["shared", "private", "locked"];
-const KEYS: [&str; 17] = [
+const KEYS: [&str; 19] = [
     "type",
     "from",
     "source",
@@ -129,8 +129,9 @@ const KEYS: [&str; 17] = [
     "sharing",
     "mode",
     "uid",
+    "gid",
+    "env",
 ];
-const MORE_KEYS: [&str; 2] = ["gid", "env"];
 /// Keys that mean something without a value.
 const ALONE: [&str; 5] = ["readonly", "ro", "readwrite", "rw", "required"];
 
@@ -138,17 +139,20 @@ impl MountSpec {
     /// Reads a flag's value. What has no variables in it is checked to the end.
     pub(super) fn parse(value: &str, span: Span, source: &Source) -> Result<MountSpec, Mistake> {
         let mut fields = Vec::new();
+        let flag = span;
+        let mut behind = flag.start;
         for text in split(value) {
+            // The caret is for the option, if it stands there as it is read.
+            let span = source.find(&text, Span { start: behind, ..flag }).unwrap_or(flag);
+            behind = if span == flag { behind } else { span.end };
             let (key, value) = match text.split_once('=') {
                 Some((key, value)) => (key, Some(Word { raw: value.to_owned(), span })),
                 None => (text.as_str(), None),
             };
             let key = key.trim().to_lowercase();
-            if !KEYS.contains(&key.as_str()) && !MORE_KEYS.contains(&key.as_str()) {
-                let known = KEYS.into_iter().chain(MORE_KEYS);
-                return Err(source
-                    .mistake(span, format!("unexpected key '{key}' in '{text}'"))
-                    .meant(nearest(&key, known)));
+            if !KEYS.contains(&key.as_str()) {
+                let mistake = source.mistake(span, format!("unexpected key '{key}' in '{text}'"));
+                return Err(mistake.meant(nearest(&key, KEYS)));
             }
             if value.is_none() && !ALONE.contains(&key.as_str()) {
                 return Err(source.mistake(span, format!("invalid field '{text}' must be a key=value pair")));
@@ -160,7 +164,7 @@ impl MountSpec {
             && from.raw.contains('$')
         {
             let message = "'from' doesn't support variable expansion: name a stage with FROM, and that stage here";
-            return Err(source.mistake(span, message));
+            return Err(source.mistake(from.span, message));
         }
         if spec.words().all(|word| !word.raw.contains('$')) {
             spec.resolve(source, |word| Ok(word.raw.clone()))?;

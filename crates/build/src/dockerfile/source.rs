@@ -95,6 +95,23 @@ impl Source {
         u32::try_from(lines).unwrap_or(u32::MAX)
     }
 
+    /// Where a text stands first within a place on one line.
+    pub(super) fn find(&self, text: &str, within: Span) -> Option<Span> {
+        let Span { start: Position { line, column }, end } = within;
+        if end.line != line || text.is_empty() {
+            return None;
+        }
+        let offset =
+            |column: u32| self.line(line).char_indices().nth(column.checked_sub(1)? as usize).map(|(at, _)| at);
+        let start = offset(column)?;
+        let part = &self.line(line)[start..offset(end.column).unwrap_or(self.line(line).len()).max(start)];
+        let at = part.find(text)?;
+        let columns = |text: &str| u32::try_from(text.chars().count()).unwrap_or(u32::MAX);
+        let start = Position { line, column: column.saturating_add(columns(&part[..at])) };
+        let end = Position { line, column: start.column.saturating_add(columns(text)) };
+        Some(Span { start, end })
+    }
+
     /// A mistake in this file.
     pub fn mistake(&self, span: Span, message: impl Into<String>) -> Mistake {
         Mistake {
@@ -226,6 +243,15 @@ mod tests {
         let lines: Vec<_> = text.lines().collect();
         assert_eq!(lines[1], format!("   1 | {}{}", "a".repeat(120), "b".repeat(120)));
         assert_eq!(lines[2], format!("     | {}^^", " ".repeat(120)));
+    }
+
+    #[test]
+    fn a_text_is_found_within_a_place() {
+        let source = Source::new("f", "x\né=a é=b\n");
+        assert_eq!(source.find("é", at(2, 2, 8)), Some(at(2, 5, 6)));
+        assert_eq!(source.find("b", at(2, 1, 7)), None);
+        assert_eq!(source.find("x", Span { start: at(1, 1, 1).start, end: at(2, 1, 1).end }), None);
+        assert_eq!(source.find("x", at(9, 9, 9)), None);
     }
 
     #[test]

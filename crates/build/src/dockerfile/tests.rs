@@ -160,7 +160,11 @@ fn files_have_their_flags() {
             "2:6: invalid chmod parameter: \"999\" (it should be an octal number between 0 and 07777, or as u=rwX,go=rX)",
         ),
         ("ADD --from=x a b", "2:5: unknown flag: --from"),
-        ("RUN --mount=type=chace,target=/x a", "2:5: unsupported mount type \"chace\" (did you mean cache?)"),
+        ("RUN --mount=type=chace,target=/x a", "2:13: unsupported mount type \"chace\" (did you mean cache?)"),
+        (
+            "RUN \\\n --mount=type=bind,target=/x,\"soruce=a\" a",
+            "3:31: unexpected key 'soruce' in 'soruce=a' (did you mean source?)",
+        ),
         (
             "RUN --network=nnoe a",
             "2:5: invalid network mode: \"nnoe\": there are default, none, host (did you mean none?)",
