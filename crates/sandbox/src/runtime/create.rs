@@ -307,21 +307,31 @@ pub(super) fn start(store: &Store, id: &str, log: &Log) -> Result<()> {
     let mut sync = SyncChannel::from_fd(connect(&gate, SocketType::SEQPACKET)?);
     // From here on it is no longer merely created, whatever becomes of it.
     fs::remove_file(&gate).map_err(RuntimeError::file("remove", &gate))?;
+    follow_start(&mut sync, &container, &spec, log).inspect_err(|_| {
+        // Its program may run by now, without what the spec wants of it. Where it has ended, that is as good.
+        if let Ok(pidfd) = container.pidfd() {
+            let _ = rustix::process::pidfd_send_signal(&pidfd, rustix::process::Signal::KILL);
+        }
+    })?;
+    hooks::run_all_the_same(Kind::Poststart, &spec, &container, ContainerState::Running, log);
+    Ok(())
+}
+
+/// Has a created container's program start, and follows it until that runs.
+fn follow_start(sync: &mut SyncChannel, container: &Container, spec: &Spec, log: &Log) -> Result<()> {
     sync.start().map_err(RuntimeError::system("start the container process"))?;
     loop {
         match sync.wait().map_err(RuntimeError::system("follow the container process"))? {
             SyncEvent::SeccompListener(listener) => {
-                hand_to_agent(&container, &spec, &listener, container.saved.pid)?;
+                hand_to_agent(container, spec, &listener, container.saved.pid)?;
             }
             SyncEvent::Warning(failure) => log.warning(&failure.to_string()),
             SyncEvent::Failed(failure) => return Err(failure.into()),
-            SyncEvent::Executed => break,
+            SyncEvent::Executed => return Ok(()),
             SyncEvent::Vanished => return Err(RuntimeError::Vanished),
             SyncEvent::Console(_) | SyncEvent::BeforePivot | SyncEvent::Ready => {}
         }
     }
-    hooks::run_all_the_same(Kind::Poststart, &spec, &container, ContainerState::Running, log);
-    Ok(())
 }
 
 /// `run`: the whole of it; in the foreground until its end, whose status is returned.

@@ -51,11 +51,12 @@ pub(super) fn exec(store: &Store, options: &Exec, log: &Log) -> Result<u8> {
     let fds = Fds { console_socket: console.as_ref().map(AsFd::as_fd), ..Fds::default() };
     let pidfd = container.pidfd()?;
     let mut spawned = spawn_exec(&plan, pidfd.as_fd(), &fds)?;
-    let terminal = follow(&mut spawned, &container, &spec, log).inspect_err(|_| {
+    let begun = follow(&mut spawned, &container, &spec, log);
+    let begun = begun.and_then(|terminal| write_pid(options.pid_file.as_deref(), spawned.pid).map(|()| terminal));
+    let terminal = begun.inspect_err(|_| {
         let _ = crate::sys::kill(spawned.pid, libc::SIGKILL);
         let _ = crate::sys::wait4(spawned.pid, 0);
     })?;
-    write_pid(options.pid_file.as_deref(), spawned.pid)?;
     match signals {
         Some(signals) => foreground::attend(&spawned, terminal, &signals),
         None => Ok(0),

@@ -63,17 +63,21 @@ fn resize(master: &OwnedFd) {
     }
 }
 
-/// Copies what is there. False at the end.
+/// Reads what is there; `None` at the end.
+fn read<'b>(from: BorrowedFd<'_>, buffer: &'b mut [u8; 16 << 10]) -> Option<&'b [u8]> {
+    match rustix::io::read(from, &mut buffer[..]) {
+        Ok(0) => None,
+        Ok(length) => Some(&buffer[..length]),
+        Err(Errno::INTR | Errno::AGAIN) => Some(&[]),
+        // A terminal whose last user has gone reports EIO.
+        Err(_) => None,
+    }
+}
+
+/// Copies what a terminal's program has written. False at the end.
 fn copy(from: BorrowedFd<'_>, into: BorrowedFd<'_>) -> bool {
     let mut buffer = [0u8; 16 << 10];
-    let length = match rustix::io::read(from, &mut buffer) {
-        Ok(0) => return false,
-        Ok(length) => length,
-        Err(Errno::INTR | Errno::AGAIN) => return true,
-        // A terminal whose last user has gone reports EIO.
-        Err(_) => return false,
-    };
-    let mut rest = &buffer[..length];
+    let Some(mut rest) = read(from, &mut buffer) else { return false };
     while !rest.is_empty() {
         match rustix::io::write(into, rest) {
             Ok(written) => rest = &rest[written..],
@@ -84,20 +88,60 @@ fn copy(from: BorrowedFd<'_>, into: BorrowedFd<'_>) -> bool {
     true
 }
 
+/// What was typed, on its way into a terminal. That is never waited for: a program that reads none of it may itself wait until
+/// what it writes is taken.
+struct Typed {
+    /// What the terminal had no room for.
+    rest: Vec<u8>,
+    /// More may come.
+    open: bool,
+}
+
+impl Typed {
+    /// Takes what there is, once the terminal has had all that came before.
+    fn take(&mut self, from: BorrowedFd<'_>) {
+        match read(from, &mut [0u8; 16 << 10]) {
+            Some(bytes) => self.rest.extend_from_slice(bytes),
+            None => self.open = false,
+        }
+    }
+
+    /// Gives the terminal as much as it has room for.
+    fn give(&mut self, master: &OwnedFd) {
+        match rustix::io::write(master, &self.rest) {
+            Ok(written) => drop(self.rest.drain(..written)),
+            Err(Errno::INTR | Errno::AGAIN) => {}
+            // Nobody reads there any more.
+            Err(_) => *self = Self { rest: Vec::new(), open: false },
+        }
+    }
+}
+
 /// Stays with a process until it ends. Returns its exit status, 128 + the signal if one ended it.
 pub(super) fn attend(spawned: &Spawned, terminal: Option<OwnedFd>, signals: &Signals) -> Result<u8> {
     let raw = terminal.as_ref().and_then(|_| RawTerminal::enter());
     if let Some(master) = &terminal {
         resize(master);
     }
-    let (mut input, mut output) = (terminal.is_some(), terminal.is_some());
+    if let Some(master) = &terminal {
+        rustix::io::ioctl_fionbio(master, true).map_err(RuntimeError::system("use the terminal"))?;
+    }
+    let mut typed = Typed { rest: Vec::new(), open: terminal.is_some() };
+    let mut output = terminal.is_some();
+    let stdin = rustix::stdio::stdin();
     loop {
         let mut fds = vec![PollFd::new(&spawned.pidfd, PollFlags::IN), PollFd::new(&signals.fd, PollFlags::IN)];
-        if let Some(master) = terminal.as_ref().filter(|_| output) {
-            fds.push(PollFd::new(master, PollFlags::IN));
+        if let Some(master) = &terminal {
+            let mut wanted = PollFlags::empty();
+            wanted.set(PollFlags::IN, output);
+            wanted.set(PollFlags::OUT, !typed.rest.is_empty());
+            // Not asked for anything, it would still tell that its last user has gone.
+            if !wanted.is_empty() {
+                fds.push(PollFd::new(master, wanted));
+            }
         }
-        let stdin = rustix::stdio::stdin();
-        if input {
+        let reads = typed.open && typed.rest.is_empty();
+        if reads {
             fds.push(PollFd::from_borrowed_fd(stdin, PollFlags::IN));
         }
         match rustix::event::poll(&mut fds, None) {
@@ -105,6 +149,7 @@ pub(super) fn attend(spawned: &Spawned, terminal: Option<OwnedFd>, signals: &Sig
             Err(errno) => return Err(RuntimeError::System("wait for the container", errno)),
         }
         let ready: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
+        let typed_more = reads && ready.last() == Some(&true);
         drop(fds);
         if ready[1] {
             while let Some(signal) = signals.next() {
@@ -112,10 +157,14 @@ pub(super) fn attend(spawned: &Spawned, terminal: Option<OwnedFd>, signals: &Sig
             }
         }
         if let Some(master) = &terminal {
-            if output && ready.get(2) == Some(&true) {
+            if output && ready[2] {
                 output = copy(master.as_fd(), rustix::stdio::stdout());
-            } else if input && ready.last() == Some(&true) && ready.len() > 2 + usize::from(output) {
-                input = copy(stdin, master.as_fd());
+            }
+            if typed_more {
+                typed.take(stdin);
+            }
+            if !typed.rest.is_empty() {
+                typed.give(master);
             }
         }
         if ready[0] {

@@ -5,6 +5,7 @@ use std::os::fd::AsFd;
 
 use oci_spec::runtime::{ContainerState, LinuxNamespaceType, Spec};
 use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::io::Errno;
 
 use super::cli::{Delete, Kill};
 use super::hooks::{self, Kind};
@@ -25,11 +26,16 @@ pub(super) fn kill(store: &Store, options: &Kill) -> Result<()> {
         return Ok(());
     }
     let status = container.status();
+    let stopped = || RuntimeError::State("container not running".into());
     if status == Status::Stopped {
-        return Err(RuntimeError::State("container not running".into()));
+        return Err(stopped());
     }
     let pidfd = container.pidfd()?;
-    sys::pidfd_send_signal(pidfd.as_fd(), signal).map_err(RuntimeError::system("send the signal"))?;
+    sys::pidfd_send_signal(pidfd.as_fd(), signal).map_err(|errno| match errno {
+        // In this moment.
+        Errno::SRCH => stopped(),
+        errno => RuntimeError::System("send the signal", errno),
+    })?;
     if signal == libc::SIGKILL {
         if status == Status::Paused {
             thaw_for(signal, &container.cgroup()?)?;
@@ -101,7 +107,11 @@ pub(super) fn delete(store: &Store, options: &Delete, log: &Log) -> Result<()> {
 /// Kills the first process, and waits for its end.
 fn end(container: &Container, cgroup: &Cgroup) -> Result<()> {
     let Ok(pidfd) = container.pidfd() else { return Ok(()) };
-    sys::pidfd_send_signal(pidfd.as_fd(), libc::SIGKILL).map_err(RuntimeError::system("send SIGKILL"))?;
+    match sys::pidfd_send_signal(pidfd.as_fd(), libc::SIGKILL) {
+        // It has ended by itself.
+        Err(Errno::SRCH) => return Ok(()),
+        sent => sent.map_err(RuntimeError::system("send SIGKILL"))?,
+    }
     thaw_for(libc::SIGKILL, cgroup)?;
     let timeout = Timespec { tv_sec: 10, tv_nsec: 0 };
     let mut poll = [PollFd::new(&pidfd, PollFlags::IN)];
