@@ -12,8 +12,9 @@ mod tests;
 
 pub use rule::Rule;
 
-use crate::dockerfile::{CheckOptions, Dockerfile, Given, Globals, Mistake, Need, Origin, Plan, Span};
+use crate::dockerfile::{CheckOptions, Checks, Dockerfile, Given, Globals, Mistake, Need, Origin, Plan, Span};
 use crate::ignore::Ignore;
+use crate::suggest::nearest;
 use image::Platform;
 
 /// The build argument that says which checks are made, before what the file says.
@@ -107,6 +108,7 @@ pub fn check(file: &Dockerfile, inputs: &Inputs<'_>) -> Report {
         }
         None => findings.options = file.directives.check.clone().map(|check| check.value).unwrap_or_default(),
     }
+    findings.report.notes.extend(unknown_checks(file));
     written::check(file, &mut findings);
     if let Err(mistake) = evaluated(file, inputs, &mut findings) {
         findings.report.mistakes.push(mistake);
@@ -120,6 +122,22 @@ pub fn check(file: &Dockerfile, inputs: &Inputs<'_>) -> Report {
     report.warnings.dedup();
     report.warnings_are_errors = findings.options.error;
     report
+}
+
+/// What to say of names in `check=` that no check has.
+fn unknown_checks(file: &Dockerfile) -> Vec<Mistake> {
+    let Some(check) = &file.directives.check else { return Vec::new() };
+    let named = |checks: &Checks| match checks {
+        Checks::All => Vec::new(),
+        Checks::Named(names) => names.iter().filter(|name| !name.is_empty()).cloned().collect(),
+    };
+    let names = [named(&check.value.skip), named(&check.value.experimental)].concat();
+    let known = || Rule::ALL.iter().map(|rule| rule.name());
+    let unknown = names.iter().filter(|name| !known().any(|known| known.eq_ignore_ascii_case(name)));
+    let note = |name: &String| {
+        file.source.mistake(check.span, format!("no check is called {name:?}")).meant(nearest(name, known()))
+    };
+    unknown.map(note).collect()
 }
 
 /// What needs the values of variables.

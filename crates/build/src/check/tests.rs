@@ -308,6 +308,14 @@ fn checks_are_left_out_and_made_mistakes_of() {
 }
 
 #[test]
+fn a_check_that_is_not_there_is_told() {
+    let text = "# check=skip=JSONArgRecommended,FromAsCasing;experimental=all\nFROM scratch\n";
+    let notes = report(text, "", &arm(&[])).notes;
+    let notes: Vec<_> = notes.iter().map(Mistake::summary).collect();
+    assert_eq!(notes, ["no check is called \"jsonargrecommended\" (did you mean JSONArgsRecommended?)"]);
+}
+
+#[test]
 fn only_what_a_target_needs_is_carried_out() {
     let text = "FROM scratch AS a\nCOPY $x /\nFROM scratch AS b\nCOPY $y /\n";
     assert_eq!(found(text).len(), 2);
