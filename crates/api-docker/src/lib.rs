@@ -12,7 +12,7 @@
 #![forbid(unsafe_code)]
 
 mod body;
-mod builder;
+mod build;
 mod call;
 mod containers;
 mod decode;
@@ -40,6 +40,7 @@ pub use version::{ApiVersion, MAX_API_VERSION, MIN_API_VERSION};
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use ::build::Builder;
 use engine::Engine;
 
 /// What this door says about the program behind it.
@@ -56,15 +57,16 @@ pub struct DoorInfo {
 /// The door: the engine, and how the program presents itself.
 pub struct Door {
     pub(crate) engine: Engine,
+    pub(crate) builder: Builder,
     pub(crate) info: DoorInfo,
     /// How many requests have come.
     pub(crate) requests: AtomicU64,
 }
 
 impl Door {
-    /// A door to `engine`.
-    pub fn new(engine: Engine, info: DoorInfo) -> Self {
-        Self { engine, info, requests: AtomicU64::new(0) }
+    /// A door to `engine`, and to what builds with it.
+    pub fn new(engine: Engine, builder: Builder, info: DoorInfo) -> Self {
+        Self { engine, builder, info, requests: AtomicU64::new(0) }
     }
 
     /// How many requests have come since the daemon's start.

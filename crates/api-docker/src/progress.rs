@@ -51,7 +51,16 @@ pub(crate) struct Message {
 /// A failure in the middle of a stream, whose status has long been sent.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub(crate) struct ErrorDetail {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    code: Option<i32>,
     message: String,
+}
+
+impl ErrorDetail {
+    /// Of a command that ended with a code.
+    pub(crate) fn with_code(message: String, code: Option<i32>) -> Self {
+        Self { code, message }
+    }
 }
 
 impl Message {
@@ -78,10 +87,14 @@ impl Message {
     /// A failure.
     pub(crate) fn failure(error: &ApiError) -> Self {
         let message = error.message().to_owned();
-        Self { error_detail: Some(ErrorDetail { message: message.clone() }), error: Some(message), ..Self::default() }
+        Self {
+            error_detail: Some(ErrorDetail::with_code(message.clone(), None)),
+            error: Some(message),
+            ..Self::default()
+        }
     }
 
-    fn put(&self, piece: &mut BytesMut) {
+    pub(crate) fn put(&self, piece: &mut BytesMut) {
         let mut writer = piece.writer();
         // Nothing in a message can fail to be JSON, and a buffer in memory takes everything.
         if serde_json::to_writer(&mut writer, self).is_ok() {

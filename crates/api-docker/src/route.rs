@@ -18,7 +18,7 @@ use crate::error::{ApiError, Result};
 use crate::hijack::{Client, Hijacker};
 use crate::query::{self, Query};
 use crate::version::{self, ApiVersion, MAX_API_VERSION};
-use crate::{Door, builder, containers, events, images, networks, swarm, system, usage, volumes};
+use crate::{Door, build, containers, events, images, networks, swarm, system, usage, volumes};
 
 type Handler = fn(Call) -> Pin<Box<dyn Future<Output = Result<Response>> + Send>>;
 
@@ -110,10 +110,10 @@ static ROUTES: &[Route] = routes! {
     PUT "/volumes/{}" => swarm::not_a_manager;
     DELETE "/volumes/{}" => volumes::remove;
 
-    POST "/build" => builder::build;
-    POST "/build/prune" => builder::prune;
-    POST "/build/cancel" => builder::build;
-    POST "/session" => builder::session;
+    POST "/build" => build::build;
+    POST "/build/prune" => build::cache::prune;
+    POST "/build/cancel" => build::cancel;
+    POST "/session" => build::session;
 
     GET "/plugins" => swarm::plugins;
     GET "/plugins/privileges" => swarm::no_plugins;

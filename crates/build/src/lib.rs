@@ -1,12 +1,31 @@
-//! A Dockerfile and a context become an image. What there is of it: the language, all of it, and its checks; nothing is
-//! carried out yet.
+//! A Dockerfile and a context become an image, layer by layer, through a content-addressed cache.
 //!
-//! [`dockerfile`] is the language itself, [`glob`] what its paths may have, [`ignore`] which files of a context count; [`check`] tells what
-//! is allowed and likely not meant.
+//! [`dockerfile`] is the language, [`glob`] what its paths may have, [`ignore`] which files of a context count; [`check`]
+//! tells what is allowed and likely not meant. [`Builder::build`] carries it out: stages side by side, each step found again in the
+//! cache by all that it reads, or made anew. The engine runs commands; nothing is run here.
 #![forbid(unsafe_code)]
 
+mod cache;
 pub mod check;
+mod context;
 pub mod dockerfile;
+mod error;
+mod files;
 pub mod glob;
 pub mod ignore;
+mod progress;
+mod pull;
+mod request;
+mod solve;
+mod stage;
+mod state;
+mod step;
 mod suggest;
+
+pub use cache::{CachedStep, PruneOptions, Pruned, StepRecord};
+pub use context::Received;
+pub use error::{Error, Result};
+pub use files::Files;
+pub use progress::{Event, PlannedStage, Progress, StepEvent, StepId};
+pub use request::{Built, Request};
+pub use solve::Builder;

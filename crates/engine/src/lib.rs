@@ -48,7 +48,7 @@ pub use container::{
     ArchiveStat, Attachment, BlockIoCounters, ByteStream, CONTAINER_FILTERS, CONTAINER_STATES, CommitRequest,
     ContainerDetails, ContainerSize, CpuCounters, CreateRequest, Created, DetachKeys, ExecConfig, ExecDetails,
     GraphDirs, InputSink, ListOptions, ListedContainer, LogStream, MemoryCounters, OutputReceiver, ProcessTable,
-    PruneReport, RemoveOptions, StatsSample, UpdateRequest, WaitCondition, WaitResult,
+    PruneReport, RemoveOptions, StatsSample, UpdateRequest, WaitCondition, WaitResult, until,
 };
 pub use error::{Error, ErrorKind, Result};
 pub use events::{Event, EventKind, EventQuery, EventStream, Events};
@@ -102,6 +102,11 @@ struct Inner {
 }
 
 impl Engine {
+    /// Where everything durable is, for those above who keep something beside.
+    pub fn store(&self) -> &store::Store {
+        self.0.records.store()
+    }
+
     /// Where events are told and heard.
     pub fn events(&self) -> &Events {
         &self.0.events

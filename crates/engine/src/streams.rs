@@ -167,7 +167,7 @@ impl ByteStream {
     }
 
     /// The same bytes for a thread that reads them. A failure is an unexpected end there.
-    pub(crate) fn into_reader(mut self) -> BodyReader {
+    pub fn into_reader(mut self) -> BodyReader {
         let (sender, reader) = image::stream::body();
         tokio::spawn(async move {
             while let Some(piece) = self.next().await {

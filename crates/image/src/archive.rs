@@ -6,9 +6,9 @@
 mod entries;
 mod read;
 
-pub(crate) use entries::{Packer, attributes};
-pub(crate) use read::target;
-pub use read::{PathStat, ReadOptions, read_path, stat_path};
+pub(crate) use entries::Packer;
+pub use entries::attributes;
+pub use read::{PathStat, ReadOptions, read_path, stat_path, target};
 
 use crate::compression::{Compression, MAGIC};
 use crate::unpack::{self, Options, Whiteouts};
@@ -46,6 +46,12 @@ pub fn write_path(root: BorrowedFd<'_>, path: &Path, archive: impl Read + Send, 
     };
     let archive = decompressed(archive, "the archive")?;
     unpack::unpack(root, BufReader::with_capacity(crate::pipeline::BUFFER, archive), &options).map(drop)
+}
+
+/// Whether a stream begins as a tar archive does, in whatever compression.
+pub fn is_archive(stream: impl Read + Send) -> bool {
+    let Ok(stream) = decompressed(stream, "a file") else { return false };
+    matches!(crate::tar::TarReader::new(BufReader::new(stream)).next_entry(), Ok(Some(_)))
 }
 
 /// A stream without its compression, whichever it has.

@@ -7,6 +7,8 @@
 mod instruction;
 mod words;
 
+pub use instruction::{directory, ports, signal};
+
 #[cfg(test)]
 mod tests;
 

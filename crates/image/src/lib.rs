@@ -54,7 +54,7 @@ mod state;
 pub mod stream;
 mod sync;
 pub mod tar;
-mod tree;
+pub mod tree;
 mod unpack;
 
 /// Entry points for fuzzing: what strangers send, read by what reads it. None of them may panic.

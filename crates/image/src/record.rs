@@ -6,6 +6,7 @@
 //! image/layer/<hex>           an unpacked layer, by its diff id
 //! image/rootfs/<container>    a container's root file system
 //! image/hold/<owner>          an image's id that somebody else needs
+//! image/retain/<owner>        a layer's diff id that somebody else needs
 //! ```
 
 use crate::compression::Compression;
@@ -19,6 +20,7 @@ pub(crate) const TAG: &str = "image/tag/";
 pub(crate) const LAYER: &str = "image/layer/";
 pub(crate) const ROOTFS: &str = "image/rootfs/";
 pub(crate) const HOLD: &str = "image/hold/";
+pub(crate) const RETAIN: &str = "image/retain/";
 
 /// An image, as far as it is looked for and counted by; the rest is in its [`ImageConfig`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

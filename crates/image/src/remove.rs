@@ -257,6 +257,10 @@ impl<'a> Removal<'a> {
             if used {
                 break;
             }
+            // A build may find it again.
+            if state.retained.values().any(|retained| *retained == image.diff_ids[end - 1]) {
+                continue;
+            }
             self.steps.extend(chain_id(chain).map(Removed::LayerDeleted));
         }
         Ok(())

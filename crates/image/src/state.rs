@@ -1,7 +1,7 @@
 //! What is known in memory: a copy of the store's records, and what is in use at the moment.
 
 use crate::images::Inner;
-use crate::record::{self, HOLD, ImageRecord, LAYER, LayerRecord, RECORD, ROOTFS, RootfsRecord, TAG};
+use crate::record::{self, HOLD, ImageRecord, LAYER, LayerRecord, RECORD, RETAIN, ROOTFS, RootfsRecord, TAG};
 use crate::{Digest, Error, ImageId, Reference, Result};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -15,6 +15,8 @@ pub(crate) struct State {
     pub(crate) layers: HashMap<Digest, Arc<LayerRecord>>,
     pub(crate) rootfs: HashMap<String, Arc<RootfsRecord>>,
     pub(crate) holds: BTreeMap<String, ImageId>,
+    /// Layers that others than images and containers need.
+    pub(crate) retained: BTreeMap<String, Digest>,
     /// Blobs, layers and images that work in progress needs, and how many times.
     pins: HashMap<Digest, usize>,
 }
@@ -39,6 +41,8 @@ impl State {
                 state.rootfs.insert(container.into(), Arc::new(record::decode(&key, value)?));
             } else if let Some(owner) = key.strip_prefix(HOLD) {
                 state.holds.insert(owner.into(), record::decode(&key, value)?);
+            } else if let Some(owner) = key.strip_prefix(RETAIN) {
+                state.retained.insert(owner.into(), record::decode(&key, value)?);
             }
         }
         Ok(state)
@@ -73,7 +77,7 @@ impl State {
     pub(crate) fn live_layers(&self) -> HashSet<Digest> {
         let of_images = self.images.values().flat_map(|image| image.diff_ids.iter());
         let of_rootfs = self.rootfs.values().flat_map(|rootfs| rootfs.stacks().flatten());
-        let mut live: HashSet<Digest> = of_images.chain(of_rootfs).copied().collect();
+        let mut live: HashSet<Digest> = of_images.chain(of_rootfs).chain(self.retained.values()).copied().collect();
         live.extend(self.layers.keys().filter(|diff_id| self.is_pinned(diff_id)));
         live
     }

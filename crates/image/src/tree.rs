@@ -5,7 +5,7 @@
 //! held by its descriptor, and changed by its name in a held parent, never following a last symbolic link.
 
 mod remove;
-pub(crate) mod walk;
+pub mod walk;
 
 pub(crate) use remove::remove;
 
@@ -23,11 +23,14 @@ const RACES: u32 = 256;
 
 /// A name that leads out of the tree.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Escape;
+pub struct Escape;
 
 /// The names that a path is made of: without empty ones and `.`, and with `..` taken away together with what it
 /// follows. A path that goes above its root is an [`Escape`]; an absolute one begins at the root.
-pub(crate) fn components(path: &[u8]) -> Result<Vec<&[u8]>, Escape> {
+///
+/// # Errors
+/// [`Escape`].
+pub fn components(path: &[u8]) -> Result<Vec<&[u8]>, Escape> {
     let mut names = Vec::new();
     for name in path.split(|b| *b == b'/') {
         match name {
@@ -40,7 +43,10 @@ pub(crate) fn components(path: &[u8]) -> Result<Vec<&[u8]>, Escape> {
 }
 
 /// Opens a path below `root` as a process would see it whose root that is.
-pub(crate) fn open(root: BorrowedFd<'_>, path: &[u8], flags: OFlags) -> Result<OwnedFd, Errno> {
+///
+/// # Errors
+/// What `openat2(2)` says.
+pub fn open(root: BorrowedFd<'_>, path: &[u8], flags: OFlags) -> Result<OwnedFd, Errno> {
     // An empty path is the root itself.
     let path = if path.is_empty() { b"." } else { path };
     let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
@@ -123,7 +129,7 @@ impl<'r> Tree<'r> {
 }
 
 /// A path's parent and its last name.
-pub(crate) fn split(path: &[u8]) -> (&[u8], &[u8]) {
+pub fn split(path: &[u8]) -> (&[u8], &[u8]) {
     match path.iter().rposition(|b| *b == b'/') {
         Some(slash) => (&path[..slash], &path[slash + 1..]),
         None => (b"", path),

@@ -85,6 +85,11 @@ impl<T: Serialize + DeserializeOwned> Collection<T> {
         serde_json::from_slice(value).map_err(|source| Error::Decode { key: key.to_owned(), source })
     }
 
+    /// The store that this is in.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
     /// A transaction of the store that this is in.
     pub fn txn(&self) -> Txn<'_> {
         self.store.txn()

@@ -14,7 +14,7 @@ pub(crate) mod logs;
 mod mounts;
 mod network_settings;
 mod ports;
-mod resources;
+pub(crate) mod resources;
 pub(crate) mod stats;
 pub(crate) mod update;
 pub(crate) mod websocket;

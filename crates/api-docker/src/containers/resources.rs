@@ -219,7 +219,7 @@ pub(super) fn device_requests(bodies: Option<Vec<DeviceRequestBody>>) -> Vec<Dev
     bodies.unwrap_or_default().into_iter().map(request).collect()
 }
 
-pub(super) fn ulimits(bodies: Option<Vec<UlimitBody>>) -> Vec<Ulimit> {
+pub(crate) fn ulimits(bodies: Option<Vec<UlimitBody>>) -> Vec<Ulimit> {
     let limit = |body: UlimitBody| Ulimit { name: body.name, soft: body.soft, hard: body.hard };
     bodies.unwrap_or_default().into_iter().map(limit).collect()
 }

@@ -4,6 +4,7 @@ use engine::{ListedContainer, VolumeUsage};
 use serde::Serialize;
 
 use crate::body::{self, Response};
+use crate::build::cache::{self, CachedBody};
 use crate::call::Call;
 use crate::containers::list::SummaryBody as ContainerBody;
 use crate::error::{ApiError, Result};
@@ -27,7 +28,7 @@ struct UsageOfAllBody {
     images: Option<Vec<ImageBody>>,
     containers: Option<Vec<ContainerBody>>,
     volumes: Option<Vec<VolumeBody>>,
-    build_cache: Option<[(); 0]>,
+    build_cache: Option<Vec<CachedBody>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     builder_size: Option<u64>,
 }
@@ -49,13 +50,15 @@ pub(crate) async fn disk_usage(call: Call) -> Result<Response> {
         let listed = ListedContainer { record, size: Some(size), image_moved: false };
         ContainerBody::shown(&listed, call.version, now)
     };
+    let build_cache = if kinds.build_cache { Some(cache::listed(&call)?) } else { None };
+    let builder_size = build_cache.iter().flatten().map(CachedBody::size).sum();
     body::ok_json(&UsageOfAllBody {
         layers_size,
         images,
         containers: kinds.containers.then(|| measured.containers.into_iter().map(container).collect()),
         volumes: kinds.volumes.then(|| measured.volumes.iter().map(volume).collect()),
-        build_cache: kinds.build_cache.then_some([]),
-        builder_size: call.version.before(42).then_some(0),
+        builder_size: call.version.before(42).then_some(builder_size),
+        build_cache,
     })
 }
 

@@ -82,7 +82,7 @@ impl Dockerfile {
     }
 
     /// What an instruction of a stage names with `from`.
-    fn origin(&self, stage: usize, from: &str, span: Span) -> Result<Origin, Mistake> {
+    pub(crate) fn origin(&self, stage: usize, from: &str, span: Span) -> Result<Origin, Mistake> {
         if let Some(index) = self.stage_for(from, stage) {
             return Ok(Origin::Stage(index));
         }

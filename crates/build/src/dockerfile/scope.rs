@@ -161,6 +161,11 @@ impl<'a> Scope<'a> {
         Scope { globals, environment, arguments: Vec::new() }
     }
 
+    /// The file's escape character.
+    pub fn escape(&self) -> Escape {
+        self.globals.escape
+    }
+
     /// What a word means.
     pub fn expand(&self, word: &Word, source: &Source) -> Result<String, Mistake> {
         word.expand(source, self.globals.escape, self).map(|expansion| expansion.text)

@@ -168,6 +168,7 @@ impl Engine {
             ports: BTreeMap::new(),
             net: None,
             connecting: false,
+            step: matches!(image.base, image::Base::Layers { .. }),
             state: State::default(),
         };
         self.apply_defaults(&mut record);

@@ -32,6 +32,7 @@ mod remove;
 mod rename;
 mod start;
 mod stats;
+mod step;
 mod stop;
 mod storage;
 mod top;
@@ -56,7 +57,7 @@ pub use list::{
     CONTAINER_FILTERS, CONTAINER_STATES, ContainerDetails, ContainerSize, GraphDirs, ListOptions, ListedContainer,
 };
 pub use logs::LogStream;
-pub use prune::PruneReport;
+pub use prune::{PruneReport, until};
 pub use remove::RemoveOptions;
 pub use stats::{BlockIoCounters, CpuCounters, MemoryCounters, StatsSample};
 pub use top::ProcessTable;
@@ -66,7 +67,6 @@ pub use wait::{WaitCondition, WaitResult};
 pub(crate) use exec::Execs;
 pub(crate) use logging::check_logging_defaults;
 pub(crate) use placement::{LastUsage, Placements};
-pub(crate) use prune::until;
 pub(crate) use registry::Registry;
 pub(crate) use start::connects_late;
 

@@ -50,7 +50,10 @@ impl Engine {
 }
 
 /// The `until` filter: a time, seconds since 1970, or a span back from now (`24h`).
-pub(crate) fn until(filters: &Filters) -> Result<Option<Timestamp>> {
+///
+/// # Errors
+/// Invalid where it is none of these, or given twice.
+pub fn until(filters: &Filters) -> Result<Option<Timestamp>> {
     let mut values = filters.values("until");
     let Some(text) = values.next() else { return Ok(None) };
     if values.next().is_some() {

@@ -121,6 +121,22 @@ impl Engine {
         &self.0.images
     }
 
+    /// Makes an image of layers that are here and that the caller keeps, with names that are taken from whoever has them.
+    /// Where all of that is so already, nothing is written.
+    pub async fn image_assemble(&self, config: image::ImageConfig, names: &[Reference]) -> Result<ImageId> {
+        let images = &self.0.images;
+        let id = ImageId(Digest::of(&config.to_json().map_err(error)?));
+        let named = |name: &Reference| images.resolve(&name.to_string()).is_ok_and(|there| there == id);
+        if images.get(&id).is_some() && names.iter().all(named) {
+            return Ok(id);
+        }
+        let id = images.assemble(config, names.to_vec()).await.map_err(error)?;
+        for name in names {
+            self.tell_image("tag", &id, Some(&name.familiar()));
+        }
+        Ok(id)
+    }
+
     pub(crate) fn image_count(&self) -> usize {
         self.0.images.list(&image::ListFilters::default()).len()
     }

@@ -37,6 +37,9 @@ pub struct ContainerRecord {
     /// A network is being connected to its present run: `net` may not be what the kernel has.
     #[serde(default)]
     pub connecting: bool,
+    /// It is a step of a build: whoever builds takes what it changed, and removes it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub step: bool,
     /// Where it is.
     pub state: State,
 }
@@ -67,6 +70,7 @@ impl ContainerRecord {
             ports: BTreeMap::new(),
             net: None,
             connecting: false,
+            step: false,
             state: State::default(),
         }
     }

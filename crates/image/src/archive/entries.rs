@@ -94,7 +94,10 @@ fn identity(found: &Found<'_>) -> (u64, u64) {
 
 /// The extended attributes that belong to a file's contents: its owner's, and capabilities. Those of overlayfs and of
 /// security modules describe the place where it lies.
-pub(crate) fn attributes(fd: &OwnedFd) -> Result<Attributes, Errno> {
+///
+/// # Errors
+/// What `flistxattr(2)` and `fgetxattr(2)` say.
+pub fn attributes(fd: &OwnedFd) -> Result<Attributes, Errno> {
     let mut list = Vec::new();
     let mut names: Vec<u8> = Vec::with_capacity(1024);
     loop {

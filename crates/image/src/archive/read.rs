@@ -129,7 +129,10 @@ impl Place {
 }
 
 /// Where a path leads when all links are followed, whether anything is there or not.
-pub(crate) fn target(root: BorrowedFd<'_>, path: &Path) -> Result<PathBuf> {
+///
+/// # Errors
+/// [`PathReason::SymlinkLoop`].
+pub fn target(root: BorrowedFd<'_>, path: &Path) -> Result<PathBuf> {
     let mut todo: Vec<Vec<u8>> = path.as_os_str().as_bytes().split(|b| *b == b'/').rev().map(Into::into).collect();
     let (mut done, mut links): (Vec<Vec<u8>>, usize) = (Vec::new(), 0);
     while let Some(name) = todo.pop() {

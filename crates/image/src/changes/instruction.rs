@@ -160,8 +160,11 @@ fn pairs(config: &RunConfig, name: &str, rest: &str) -> Result<Vec<(String, Stri
     Ok(pairs)
 }
 
-/// `PORT[-PORT][/PROTOCOL]`.
-fn ports(word: &str) -> Result<Vec<String>> {
+/// `PORT[-PORT][/PROTOCOL]`, as the ports that it means.
+///
+/// # Errors
+/// Where it means none.
+pub fn ports(word: &str) -> Result<Vec<String>> {
     let (range, protocol) = word.split_once('/').unwrap_or((word, "tcp"));
     let protocol = protocol.to_ascii_lowercase();
     if !matches!(protocol.as_str(), "tcp" | "udp" | "sctp") {
@@ -177,7 +180,7 @@ fn ports(word: &str) -> Result<Vec<String>> {
 }
 
 /// A directory, as seen from another.
-fn directory(from: &str, to: &str) -> String {
+pub fn directory(from: &str, to: &str) -> String {
     let whole = if to.starts_with('/') { to.to_owned() } else { format!("/{from}/{to}") };
     let mut names: Vec<&str> = Vec::new();
     for name in whole.split('/') {
@@ -190,7 +193,11 @@ fn directory(from: &str, to: &str) -> String {
     format!("/{}", names.join("/"))
 }
 
-fn signal(word: &str) -> Result<String> {
+/// A signal's name or number, if there is one.
+///
+/// # Errors
+/// Where there is none.
+pub fn signal(word: &str) -> Result<String> {
     const NAMES: [&str; 34] = [
         "ABRT", "ALRM", "BUS", "CHLD", "CLD", "CONT", "FPE", "HUP", "ILL", "INT", "IO", "IOT", "KILL", "PIPE", "POLL",
         "PROF", "PWR", "QUIT", "SEGV", "STKFLT", "STOP", "SYS", "TERM", "TRAP", "TSTP", "TTIN", "TTOU", "URG", "USR1",

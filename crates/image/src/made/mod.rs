@@ -4,6 +4,7 @@
 //! a push or a save makes the archive when it needs it.
 
 mod fill;
+mod retain;
 
 pub use fill::{Contents, Existing, Filling, Look};
 
@@ -15,7 +16,7 @@ use crate::record::LayerRecord;
 use crate::state::Lease;
 use crate::tree::walk::{Found, walk};
 use crate::unpack::Unpacked;
-use crate::{Compression, Digest, Error, Hasher, Images, Result, UnpackLimits};
+use crate::{Compression, Error, Hasher, Images, Result, UnpackLimits};
 use rustix::fd::BorrowedFd;
 use rustix::fs::{AtFlags, FileType, Timespec, Timestamps, UTIME_OMIT};
 use rustix::io::Errno;
@@ -54,14 +55,6 @@ impl std::fmt::Debug for KeptLayers {
 }
 
 impl Images {
-    /// Keeps layers; `None` where one of them is not here.
-    pub fn keep_layers(&self, diff_ids: &[Digest]) -> Option<KeptLayers> {
-        let lease = self.0.lease();
-        let keep = |diff_id| lease.pin_if(diff_id, |state| state.layers.get(diff_id).map(Arc::clone));
-        let layers = diff_ids.iter().map(keep).collect::<Option<_>>()?;
-        Some(KeptLayers { layers, _lease: lease })
-    }
-
     /// Begins a layer with an empty directory.
     ///
     /// # Errors

@@ -9,21 +9,28 @@ use rustix::io::Errno;
 const DEPTH: usize = 512;
 
 /// Something in the tree.
-pub(crate) struct Found<'a> {
-    pub(crate) parent: BorrowedFd<'a>,
-    pub(crate) name: &'a [u8],
+pub struct Found<'a> {
+    /// The directory that it is in.
+    pub parent: BorrowedFd<'a>,
+    /// Its name there.
+    pub name: &'a [u8],
     /// The path below the root of the walk.
-    pub(crate) path: &'a [u8],
-    pub(crate) stat: Stat,
+    pub path: &'a [u8],
+    /// What it is.
+    pub stat: Stat,
 }
 
 impl Found<'_> {
-    pub(crate) fn kind(&self) -> FileType {
+    /// Its kind.
+    pub fn kind(&self) -> FileType {
         FileType::from_raw_mode(self.stat.st_mode)
     }
 
     /// Opens it for reading, if it is still what it was: without following a link, without waiting for a pipe's writer.
-    pub(crate) fn open(&self) -> Result<OwnedFd, Errno> {
+    ///
+    /// # Errors
+    /// `ENOENT` where it is something else by now.
+    pub fn open(&self) -> Result<OwnedFd, Errno> {
         let kind = if self.kind() == FileType::Directory { OFlags::DIRECTORY } else { OFlags::empty() };
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC | kind;
         let fd = rustix::fs::openat(self.parent, self.name, flags, Mode::empty())?;
@@ -34,7 +41,8 @@ impl Found<'_> {
         Ok(fd)
     }
 
-    pub(crate) fn failed(&self, errno: Errno) -> Error {
+    /// What is said where it can't be read.
+    pub fn failed(&self, errno: Errno) -> Error {
         Error::io(format!("reading {}", String::from_utf8_lossy(self.path)), errno)
     }
 }
@@ -49,7 +57,10 @@ struct Frame {
 
 /// Visits everything below `root`, parents before what they hold, names in the order of their bytes. `visit` says of a
 /// directory whether to go into it. What vanishes meanwhile is left out.
-pub(crate) fn walk(root: OwnedFd, visit: &mut dyn FnMut(&Found<'_>) -> Result<bool>) -> Result<()> {
+///
+/// # Errors
+/// What `visit` says, and where a directory can't be read or is too deep.
+pub fn walk(root: OwnedFd, visit: &mut dyn FnMut(&Found<'_>) -> Result<bool>) -> Result<()> {
     let mut path = Vec::new();
     let failed = |path: &[u8], errno| Error::io(format!("reading {}", String::from_utf8_lossy(path)), errno);
     let mut stack = vec![Frame { names: names(&root).map_err(|e| failed(b"/", e))?, fd: root, path: 0 }];

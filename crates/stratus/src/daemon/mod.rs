@@ -29,6 +29,8 @@ const HEAPS: u16 = 2;
 enum Error {
     #[error("{0}")]
     Config(String),
+    #[error("{0}")]
+    Builder(String),
     #[error("{what} {on}: {source}")]
     Io { what: &'static str, on: String, source: std::io::Error },
     #[error("a daemon{} uses {} already{}", process(*daemon), directory.display(), how_to_stop(*daemon))]
@@ -141,7 +143,12 @@ async fn serve(config: &Config, of_engine: engine::EngineConfig) -> Result<(), E
     let engine = engine::Engine::open(of_engine).await?;
     let info =
         DoorInfo { version: env!("CARGO_PKG_VERSION").to_owned(), commit: String::new(), build_time: String::new() };
-    let door = Arc::new(Door::new(engine.clone(), info));
+    let builder = build::Builder::open(engine.clone(), &config.data_dir).map_err(|e| Error::Builder(e.to_string()))?;
+    tokio::spawn({
+        let builder = builder.clone();
+        async move { builder.tidy().await }
+    });
+    let door = Arc::new(Door::new(engine.clone(), builder, info));
     let shutdown = CancellationToken::new();
     let mut servers = tokio::task::JoinSet::new();
     listeners.publish().await?;

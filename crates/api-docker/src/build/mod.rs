@@ -1,0 +1,119 @@
+//! `POST /build`: a context comes in, what is done is told in the classic builder's words, and an image comes of it.
+
+pub(crate) mod cache;
+mod request;
+mod words;
+
+use ::build::{Event, Progress};
+use bytes::{BufMut as _, Bytes, BytesMut};
+use futures_util::{StreamExt as _, stream};
+use http::StatusCode;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+use crate::body::{self, Response};
+use crate::call::Call;
+use crate::error::{ApiError, Result};
+use crate::progress::Message;
+use request::Parameters;
+use words::Words;
+
+/// `POST /build`
+pub(crate) async fn build(call: Call) -> Result<Response> {
+    let parameters = Parameters::read(&call)?;
+    let (builder, shutdown) = (call.door.builder.clone(), call.shutdown.clone());
+    let receiving = builder.clone();
+    let archive = call.into_stream().into_reader();
+    let name = parameters.dockerfile.clone();
+    let received = tokio::task::spawn_blocking(move || receiving.receive(archive, &name)).await;
+    let received = received.map_err(|e| ApiError::internal(e.to_string()))?.map_err(refused)?;
+    let quiet = parameters.quiet;
+    let request = parameters.request(received);
+    let (progress, events) = Progress::channel();
+    let task = Task(tokio::spawn(async move { builder.build(request, progress).await }));
+    let mut teller = Teller { words: Words::new(quiet), events, task: Some(task) };
+    // What is wrong with the file or the request is told as the answer's status.
+    let Some(first) = teller.next().await? else { return Ok(body::stream("application/json", stream::empty())) };
+    let rest = stream::unfold(Some(teller), |teller| async {
+        let mut teller = teller?;
+        match teller.next().await {
+            Ok(Some(piece)) => Some((piece, Some(teller))),
+            Ok(None) => None,
+            Err(error) => Some((line(&Message::failure(&error)), None)),
+        }
+    });
+    let pieces = stream::once(std::future::ready(first)).chain(rest).take_until(shutdown.cancelled_owned());
+    Ok(body::stream("application/json", pieces))
+}
+
+/// `POST /build/cancel`: builds of the classic builder end with their clients.
+pub(crate) async fn cancel(_: Call) -> Result<Response> {
+    Err(ApiError::not_implemented("a build ends when its client goes away: end the client, then"))
+}
+
+/// `POST /session`
+pub(crate) async fn session(_: Call) -> Result<Response> {
+    Err(ApiError::not_implemented(
+        "stratus has no BuildKit sessions: build with DOCKER_BUILDKIT=0, which takes the same Dockerfiles",
+    ))
+}
+
+/// What a build says that failed before anything was done.
+fn refused(error: ::build::Error) -> ApiError {
+    match error {
+        ::build::Error::Language(mistakes) => ApiError::bad_request(format!("dockerfile parse error: {mistakes}")),
+        error if error.is_invalid() => ApiError::bad_request(error.to_string()),
+        error => ApiError::internal(error.to_string()),
+    }
+}
+
+/// A build that is given up with its client.
+struct Task(JoinHandle<::build::Result<::build::Built>>);
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Turns what a build tells into pieces of the answer.
+struct Teller {
+    words: Words,
+    events: mpsc::Receiver<Event>,
+    task: Option<Task>,
+}
+
+impl Teller {
+    /// The next piece; `None` after the end.
+    async fn next(&mut self) -> Result<Option<Bytes>> {
+        while let Some(event) = self.events.recv().await {
+            let mut piece = BytesMut::new();
+            self.words.event(event).iter().for_each(|message| piece.put(line(message)));
+            // What is there already goes with it.
+            while let Ok(event) = self.events.try_recv() {
+                self.words.event(event).iter().for_each(|message| piece.put(line(message)));
+            }
+            if !piece.is_empty() {
+                return Ok(Some(piece.freeze()));
+            }
+        }
+        let Some(mut task) = self.task.take() else { return Ok(None) };
+        let mut piece = BytesMut::new();
+        match (&mut task.0).await {
+            Ok(Ok(built)) => self.words.built(&built).iter().for_each(|message| piece.put(line(message))),
+            Ok(Err(error)) if !self.words.began() => return Err(refused(error)),
+            Ok(Err(error)) => self.words.failed(&error).iter().for_each(|message| piece.put(line(message))),
+            Err(error) => {
+                let message = format!("the build was given up: {error}");
+                return Err(ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, message));
+            }
+        }
+        Ok(Some(piece.freeze()))
+    }
+}
+
+fn line(message: &Message) -> Bytes {
+    let mut piece = BytesMut::new();
+    message.put(&mut piece);
+    piece.freeze()
+}

@@ -1,0 +1,158 @@
+//! The parameters of `POST /build`.
+
+use ::build::dockerfile::Given;
+use ::build::{Received, Request};
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE};
+use engine::model::{HostConfig, NetworkMode};
+use image::registry::{Auth, AuthDocument};
+use image::{Platform, Reference};
+use serde::de::DeserializeOwned;
+use std::collections::BTreeMap;
+
+use crate::call::Call;
+use crate::containers::resources::{UlimitBody, ulimits};
+use crate::error::{ApiError, Result};
+
+/// Credentials for registries, encoded.
+const REGISTRIES: &str = "x-registry-config";
+
+/// What is asked for beside the context.
+pub(super) struct Parameters {
+    pub(super) dockerfile: String,
+    pub(super) quiet: bool,
+    names: Vec<Reference>,
+    given: Given,
+    labels: BTreeMap<String, String>,
+    no_cache: bool,
+    pull: bool,
+    host: HostConfig,
+    credentials: BTreeMap<String, Auth>,
+}
+
+impl Parameters {
+    pub(super) fn read(call: &Call) -> Result<Parameters> {
+        let query = &call.query;
+        unsupported(call)?;
+        let names =
+            query.all("t").iter().filter(|name| !name.is_empty()).map(|name| named(name)).collect::<Result<_>>()?;
+        let arguments: BTreeMap<String, Option<String>> = document(call, "buildargs")?;
+        let mut given = Given::host();
+        // An argument without a value takes none of the daemon's.
+        given.arguments = arguments.into_iter().filter_map(|(name, value)| Some((name, value?))).collect();
+        given.target = query.given("target").map(str::to_owned);
+        if let Some(platform) = query.given("platform") {
+            given.target_platform = platform.parse::<Platform>().map_err(|e| ApiError::bad_request(e.to_string()))?;
+        }
+        Ok(Parameters {
+            dockerfile: query.text("dockerfile").to_owned(),
+            quiet: query.flag("q"),
+            names,
+            given,
+            labels: document(call, "labels")?,
+            no_cache: query.flag("nocache"),
+            pull: query.flag("pull"),
+            host: host(call)?,
+            credentials: credentials(call.header(REGISTRIES))?,
+        })
+    }
+
+    pub(super) fn request(self, received: Received) -> Request {
+        Request {
+            file: received.file,
+            context: received.context,
+            given: self.given,
+            names: self.names,
+            labels: self.labels,
+            no_cache: self.no_cache,
+            pull: self.pull,
+            host: self.host,
+            credentials: self.credentials,
+        }
+    }
+}
+
+/// What is not there is told, and not passed over.
+fn unsupported(call: &Call) -> Result<()> {
+    let query = &call.query;
+    let refused = |what: &str| Err(ApiError::not_implemented(what));
+    if query.text("version") == "2" {
+        return refused(
+            "stratus has no BuildKit sessions: build with DOCKER_BUILDKIT=0, which takes the same Dockerfiles",
+        );
+    }
+    if query.given("remote").is_some_and(|remote| remote != "client-session") {
+        return refused("stratus fetches no build context from an address yet: fetch it, and build what you have");
+    }
+    if query.flag("squash") {
+        return refused(
+            "stratus does not squash layers: use several stages, and copy what is wanted into the last one",
+        );
+    }
+    if query.given("outputs").is_some() {
+        return refused("stratus puts what it builds nowhere but into its own images yet");
+    }
+    Ok(())
+}
+
+fn named(name: &str) -> Result<Reference> {
+    let parsed = Reference::parse(name).map_err(|e| ApiError::bad_request(e.to_string()))?;
+    if parsed.digest().is_some() {
+        return Err(ApiError::bad_request("build tag cannot contain a digest"));
+    }
+    Ok(parsed.with_default_tag())
+}
+
+/// A parameter that is a JSON document; what there is without it.
+fn document<T: DeserializeOwned + Default>(call: &Call, name: &str) -> Result<T> {
+    let Some(text) = call.query.given(name) else { return Ok(T::default()) };
+    let read: Result<Option<T>> = crate::decode::document(text.as_bytes()).map(Some);
+    Ok(read.map_err(|e| e.context(format!("reading the parameter {name}")))?.unwrap_or_default())
+}
+
+fn number(call: &Call, name: &str) -> Result<i64> {
+    call.query.given(name).map_or(Ok(0), |text| crate::query::parse_integer("ParseInt", text))
+}
+
+/// How commands run.
+fn host(call: &Call) -> Result<HostConfig> {
+    let query = &call.query;
+    let mut host = HostConfig {
+        network_mode: NetworkMode::parse(query.text("networkmode")),
+        extra_hosts: query.all("extrahosts").into_iter().filter(|host| !host.is_empty()).collect(),
+        shm_size: u64::try_from(number(call, "shmsize")?).unwrap_or(0),
+        ..HostConfig::default()
+    };
+    let resources = &mut host.resources;
+    resources.memory = number(call, "memory")?;
+    resources.memory_swap = number(call, "memswap")?;
+    resources.cpu_shares = number(call, "cpushares")?;
+    resources.cpu_period = number(call, "cpuperiod")?;
+    resources.cpu_quota = number(call, "cpuquota")?;
+    query.text("cpusetcpus").clone_into(&mut resources.cpuset_cpus);
+    query.text("cpusetmems").clone_into(&mut resources.cpuset_mems);
+    resources.ulimits = ulimits(document::<Option<Vec<UlimitBody>>>(call, "ulimits")?);
+    Ok(host)
+}
+
+/// Reads the header: base64 of a JSON document with an entry for each registry.
+fn credentials(header: &str) -> Result<BTreeMap<String, Auth>> {
+    if header.trim().is_empty() {
+        return Ok(BTreeMap::new());
+    }
+    let bad = |why: String| ApiError::bad_request(format!("reading the header X-Registry-Config: {why}"));
+    let json =
+        URL_SAFE.decode(header.trim()).or_else(|_| STANDARD.decode(header.trim())).map_err(|e| bad(e.to_string()))?;
+    let documents: BTreeMap<String, AuthDocument> = serde_json::from_slice(&json).map_err(|e| bad(e.to_string()))?;
+    let mut credentials = BTreeMap::new();
+    for (name, document) in documents {
+        if let Some(auth) = document.auth().map_err(|e| bad(e.to_string()))? {
+            // Docker's own registry is named by an address of old.
+            let host = name.trim_start_matches("https://").trim_start_matches("http://");
+            let host = host.split('/').next().unwrap_or_default();
+            let host = if host == "index.docker.io" { "docker.io" } else { host };
+            credentials.insert(host.to_owned(), auth);
+        }
+    }
+    Ok(credentials)
+}

@@ -1,0 +1,137 @@
+//! The build cache: what steps came to, by all that they read.
+//!
+//! ```text
+//! build/step/<key>    the layer that a step made, or that it made none
+//! ```
+//! A record and the note that its layer is needed are written in one transaction, so that there is never the one without the
+//! other. The layer itself is on the disk before.
+
+mod key;
+mod prune;
+
+pub(crate) use key::Key;
+pub use prune::{CachedStep, PruneOptions, Pruned};
+
+use crate::{Error, Result};
+use image::{Digest, Images, KeptLayers};
+use jiff::Timestamp;
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
+use std::sync::{Arc, Weak};
+use store::Collection;
+
+/// What a step came to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StepRecord {
+    /// The layer; `None`: it changed nothing.
+    pub layer: Option<Digest>,
+    /// The instruction, for people.
+    pub what: String,
+    /// Bytes in the layer's files.
+    pub size: u64,
+    /// When it was carried out.
+    pub made: Timestamp,
+    /// When it was last found.
+    pub used: Timestamp,
+    /// How many times it was found.
+    pub uses: u64,
+}
+
+/// The cache of a data directory.
+pub(crate) struct Cache {
+    images: Images,
+    steps: Collection<StepRecord>,
+    /// Steps that are being carried out or looked for: one at a time for each key.
+    busy: Mutex<HashMap<Digest, Weak<tokio::sync::Mutex<()>>>>,
+}
+
+/// A step's end.
+pub(crate) struct Outcome {
+    pub(crate) layer: Option<KeptLayers>,
+    pub(crate) cached: bool,
+}
+
+/// Whose a retained layer is, in the image store's names.
+fn owner(key: &Digest) -> String {
+    format!("build-{}", key.hex())
+}
+
+impl Cache {
+    pub(crate) fn new(images: Images, store: &store::Store) -> Cache {
+        Cache { images, steps: Collection::new(store, "build/step/"), busy: Mutex::default() }
+    }
+
+    /// What the step of a key comes to: what it came to before, unless `anew`; else what `work` makes. The same step is carried
+    /// out once, however many builds come to it.
+    pub(crate) async fn step(
+        &self,
+        key: Digest,
+        what: &str,
+        anew: bool,
+        work: impl Future<Output = Result<Option<KeptLayers>>>,
+    ) -> Result<Outcome> {
+        let turn = self.turn(key);
+        let _mine = turn.lock().await;
+        if !anew && let Some(layer) = self.find(&key)? {
+            return Ok(Outcome { layer, cached: true });
+        }
+        let layer = work.await?;
+        self.note(&key, what, layer.as_ref()).await?;
+        Ok(Outcome { layer, cached: false })
+    }
+
+    fn turn(&self, key: Digest) -> Arc<tokio::sync::Mutex<()>> {
+        let mut busy = self.busy.lock();
+        busy.retain(|_, turn| turn.strong_count() > 0);
+        if let Some(turn) = busy.get(&key).and_then(Weak::upgrade) {
+            return turn;
+        }
+        let turn = Arc::default();
+        busy.insert(key, Arc::downgrade(&turn));
+        turn
+    }
+
+    /// What is there; the outer `None`: nothing. A record whose layer is gone counts as none.
+    fn find(&self, key: &Digest) -> Result<Option<Option<KeptLayers>>> {
+        let id = key.hex();
+        let read = self.steps.get(&id).map_err(|e| Error::failed("reading the build cache", e))?;
+        let Some(record) = read.map(|item| item.value) else { return Ok(None) };
+        let found = match record.layer {
+            None => None,
+            Some(diff_id) => match self.images.keep_layers(&[diff_id]) {
+                Some(layer) => Some(layer),
+                None => return Ok(None),
+            },
+        };
+        let used = StepRecord { used: Timestamp::now(), uses: record.uses + 1, ..record };
+        // It is worth no wait: after a power cut it was used a moment earlier.
+        self.steps.put_relaxed(&id, &used).map_err(|e| Error::failed("writing the build cache", e))?;
+        Ok(Some(found))
+    }
+
+    async fn note(&self, key: &Digest, what: &str, layer: Option<&KeptLayers>) -> Result<()> {
+        let failed = |e: &dyn std::fmt::Display| Error::failed("writing the build cache", e);
+        let layer = layer.and_then(|kept| kept.layers.first());
+        let now = Timestamp::now();
+        let record = StepRecord {
+            layer: layer.map(|layer| layer.diff_id),
+            what: what.to_owned(),
+            size: layer.map_or(0, |layer| layer.size),
+            made: now,
+            used: now,
+            uses: 0,
+        };
+        let mut txn = self.steps.put_in(self.steps.txn(), &key.hex(), &record).map_err(|e| failed(&e))?;
+        txn = match &record.layer {
+            Some(diff_id) => self.images.retain_in(txn, &owner(key), diff_id).map_err(|e| failed(&e))?,
+            None => self.images.let_go_in(txn, &owner(key)),
+        };
+        txn.commit_async().await.map_err(|e| failed(&e))?;
+        match &record.layer {
+            Some(diff_id) => self.images.retained(&owner(key), diff_id),
+            None => self.images.let_go(&owner(key)),
+        }
+        Ok(())
+    }
+}

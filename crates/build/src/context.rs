@@ -1,0 +1,89 @@
+//! A context that came as an archive.
+
+use crate::dockerfile::Source;
+use crate::files::Files;
+use crate::ignore::Ignore;
+use crate::solve::Builder;
+use crate::{Error, Result};
+use image::archive::{self, WriteOptions};
+use image::tree;
+use rustix::fd::{AsFd as _, BorrowedFd};
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+use std::sync::Arc;
+
+/// The file that is built where nothing else is named.
+const DOCKERFILE: &str = "Dockerfile";
+
+/// The most bytes of a file that is read into memory.
+const MOST: u64 = 16 << 20;
+
+/// A context, and the file in it that says what to do.
+pub struct Received {
+    /// The file.
+    pub file: Source,
+    /// All files, but those that `.dockerignore` excludes.
+    pub context: Arc<Files>,
+}
+
+impl Builder {
+    /// Takes a context from an archive, in any compression. `name` is the path of the Dockerfile in it; empty: `Dockerfile`.
+    /// Blocks.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] where it is no archive, leads out of itself, or has no such file.
+    pub fn receive(&self, archive: impl Read + Send, name: &str) -> Result<Received> {
+        let directory = self.context_directory().map_err(|e| Error::failed("making a directory for the context", e))?;
+        let opened = File::open(directory.path()).map_err(|e| Error::failed("opening the context", e))?;
+        let options = WriteOptions { keep_kinds: false, owner: Some((0, 0)) };
+        archive::write_path(opened.as_fd(), Path::new("/"), archive, &options).map_err(|e| match e {
+            e if e.is_no_space() => Error::failed("receiving the context", e),
+            e => Error::Invalid(format!("reading the build context: {e}")),
+        })?;
+        let root = opened.as_fd();
+        let (name, text) = match (name, read(root, if name.is_empty() { DOCKERFILE } else { name })?) {
+            ("", None) => ("dockerfile", read(root, "dockerfile")?),
+            ("", text) => (DOCKERFILE, text),
+            (name, text) => (name, text),
+        };
+        let missing = || {
+            Error::Invalid(format!(
+                "Cannot locate specified Dockerfile: {}",
+                if name == "dockerfile" { DOCKERFILE } else { name }
+            ))
+        };
+        let file = Source::new(name, text.ok_or_else(missing)?);
+        let mut ignore = Ignore::default();
+        for rules in Ignore::names(name) {
+            if let Some(text) = read(root, &rules)? {
+                ignore = Ignore::parse(&Source::new(rules, text))?;
+                break;
+            }
+        }
+        let context = Files::of_context(directory, ignore).map_err(|e| Error::failed("opening the context", e))?;
+        Ok(Received { file, context: Arc::new(context) })
+    }
+}
+
+/// A text in the context; links in it lead nowhere else.
+fn read(root: BorrowedFd<'_>, path: &str) -> Result<Option<String>> {
+    let failed = |e: &dyn std::fmt::Display| Error::Invalid(format!("reading {path} of the build context: {e}"));
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let file = match tree::open(root, path.as_bytes(), flags) {
+        Ok(file) => File::from(file),
+        Err(Errno::NOENT | Errno::NOTDIR) => return Ok(None),
+        Err(error) => return Err(failed(&error)),
+    };
+    if !file.metadata().is_ok_and(|meta| meta.is_file()) {
+        return Err(failed(&"it is no file"));
+    }
+    let mut bytes = Vec::new();
+    file.take(MOST + 1).read_to_end(&mut bytes).map_err(|e| failed(&e))?;
+    if bytes.len() as u64 > MOST {
+        return Err(failed(&format!("it has more than {MOST} bytes")));
+    }
+    String::from_utf8(bytes).map(Some).map_err(|_| failed(&"it is not UTF-8"))
+}

@@ -1,0 +1,294 @@
+//! Which files an instruction means.
+
+use super::Files;
+use crate::cache::Key;
+use crate::glob::{Glob, Stars};
+use crate::ignore::Ignore;
+use image::archive;
+use image::tar::Attributes;
+use image::tree::walk::{Found, walk};
+use image::tree::{self, Escape};
+use rustix::fd::BorrowedFd;
+use rustix::fs::{AtFlags, FileType, OFlags, Stat};
+use rustix::io::Errno;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
+
+/// What is chosen of a tree.
+#[derive(Debug, Default)]
+pub(crate) struct Choice {
+    /// Paths and patterns of them, with variables expanded.
+    pub(crate) sources: Vec<String>,
+    /// What is left out, in patterns that begin where a copied directory does.
+    pub(crate) exclude: Ignore,
+    /// Sources keep their directories.
+    pub(crate) parents: bool,
+}
+
+/// Something that is copied.
+#[derive(Debug)]
+pub(crate) struct Picked {
+    /// Where it is in the tree.
+    pub(crate) from: Vec<u8>,
+    /// Where it goes, below the destination.
+    pub(crate) to: Vec<u8>,
+    pub(crate) stat: Stat,
+    /// What a link says.
+    pub(crate) link: Vec<u8>,
+    pub(crate) attributes: Attributes,
+    /// Its digest, of a file.
+    pub(crate) digest: Option<image::Digest>,
+}
+
+/// All that is copied: directories before what they hold.
+#[derive(Debug, Default)]
+pub(crate) struct Selection {
+    pub(crate) picked: Vec<Picked>,
+    /// How many sources there were, each pattern counting as often as it fitted.
+    pub(crate) sources: usize,
+    /// The first source, if it is a directory whose contents are copied.
+    pub(crate) top: Option<Stat>,
+}
+
+/// A source that was found.
+struct Source {
+    /// Where it is, with all links followed.
+    path: Vec<u8>,
+    /// As it was named.
+    named: Vec<u8>,
+    stat: Stat,
+}
+
+impl Picked {
+    pub(crate) fn kind(&self) -> FileType {
+        FileType::from_raw_mode(self.stat.st_mode)
+    }
+}
+
+impl Selection {
+    /// Adds all that makes a difference to a key. Times and owners count where they are `kept`.
+    pub(crate) fn add_to(&self, key: Key, kept: bool) -> Key {
+        let looks = |key: Key, stat: &Stat| {
+            let key = key.number(u64::from(stat.st_mode));
+            match kept {
+                true => key
+                    .number(u64::from(stat.st_uid))
+                    .number(u64::from(stat.st_gid))
+                    .number(stat.st_mtime.cast_unsigned())
+                    .number(stat.st_mtime_nsec),
+                false => key,
+            }
+        };
+        let key = key.number(self.sources as u64).option(self.top.as_ref(), looks);
+        key.each(&self.picked, |key, one| {
+            looks(key.bytes(&one.to), &one.stat)
+                .number(if matches!(one.kind(), FileType::CharacterDevice | FileType::BlockDevice) {
+                    one.stat.st_rdev
+                } else {
+                    0
+                })
+                .bytes(&one.link)
+                .option(one.digest.as_ref(), Key::digest)
+                .each(&one.attributes, |key, (name, value)| key.bytes(name).bytes(value))
+        })
+    }
+}
+
+impl Files {
+    /// What a choice means here. Blocks: every file that is chosen is read once. An error is one line for people.
+    pub(crate) fn select(&self, choice: &Choice) -> Result<Selection, String> {
+        let mut selection = Selection::default();
+        for text in &choice.sources {
+            let sources = self.sources(text)?;
+            if sources.is_empty() && !is_pattern(text) {
+                return Err(self.missing(text));
+            }
+            for source in sources {
+                selection.sources += 1;
+                self.pick(&source, text, choice, &mut selection)?;
+            }
+        }
+        match selection.sources {
+            0 => Err(format!("no source files were specified: nothing fits {}", choice.sources.join(" "))),
+            _ => Ok(selection),
+        }
+    }
+
+    fn missing(&self, text: &str) -> String {
+        let why = match self.is_own() && !self.ignore.is_empty() {
+            true => ": it is not in the build context, or .dockerignore excludes it",
+            false if self.is_own() => ": it is not in the build context",
+            false => "",
+        };
+        format!("stat {}: file does not exist{why}", text.trim_start_matches('/'))
+    }
+
+    /// What a path or a pattern finds, in order.
+    fn sources(&self, text: &str) -> Result<Vec<Source>, String> {
+        let outside = |Escape| format!("forbidden path outside the build context: {text}");
+        let path = tree::components(text.as_bytes()).map_err(outside)?.join(&b'/');
+        let Some(root) = self.root() else { return Ok(Vec::new()) };
+        if !is_pattern(text) {
+            return Ok(self.source(root, &path)?.into_iter().collect());
+        }
+        let pattern = Glob::parse(&String::from_utf8_lossy(&path), Stars::Components).map_err(|e| e.to_string())?;
+        let mut fits: Vec<Vec<u8>> = Vec::new();
+        let directory = tree::open(root, b"", OFlags::RDONLY | OFlags::DIRECTORY).map_err(|e| failed(b"", e))?;
+        walk(directory, &mut |found| {
+            let path = String::from_utf8_lossy(found.path);
+            if pattern.matches(&path) && !self.ignore.ignores(&path) {
+                fits.push(found.path.to_vec());
+            }
+            Ok(pattern.may_match_below(&path) && self.ignore.enters(&path))
+        })
+        .map_err(|e| e.to_string())?;
+        let mut sources = Vec::new();
+        for path in fits {
+            sources.extend(self.source(root, &path)?);
+        }
+        Ok(sources)
+    }
+
+    /// What is at a path, with links followed.
+    fn source(&self, root: BorrowedFd<'_>, named: &[u8]) -> Result<Option<Source>, String> {
+        let target = archive::target(root, Path::new(OsStr::from_bytes(named))).map_err(|e| e.to_string())?;
+        let path = target.as_os_str().as_bytes().trim_ascii_start().strip_prefix(b"/").unwrap_or_default().to_vec();
+        let (parent, name) = tree::split(&path);
+        let ignored = |path: &[u8]| !path.is_empty() && self.ignore.ignores(&String::from_utf8_lossy(path));
+        let found = tree::open(root, parent, OFlags::PATH | OFlags::DIRECTORY).and_then(|parent| {
+            let name = if name.is_empty() { b"." } else { name };
+            rustix::fs::statat(&parent, name, AtFlags::SYMLINK_NOFOLLOW)
+        });
+        match found {
+            Ok(stat) if is_directory(&stat) && self.ignore.enters(&String::from_utf8_lossy(&path)) => {
+                Ok(Some(Source { path, named: named.to_vec(), stat }))
+            }
+            Ok(_) if ignored(&path) => Ok(None),
+            Ok(stat) => Ok(Some(Source { path, named: named.to_vec(), stat })),
+            Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
+            Err(other) => Err(failed(&path, other)),
+        }
+    }
+
+    /// Adds a source with all that it holds.
+    fn pick(&self, source: &Source, text: &str, choice: &Choice, into: &mut Selection) -> Result<(), String> {
+        let Some(root) = self.root() else { return Ok(()) };
+        let prefix = match choice.parents {
+            true => kept_parents(text, &source.named),
+            false => Vec::new(),
+        };
+        let (parent, name) = tree::split(&source.path);
+        if !is_directory(&source.stat) {
+            let to = if choice.parents { prefix } else { tree::split(&source.named).1.to_vec() };
+            if choice.exclude.ignores(&String::from_utf8_lossy(&to)) {
+                return Ok(());
+            }
+            let parent = tree::open(root, parent, OFlags::RDONLY | OFlags::DIRECTORY).map_err(|e| failed(parent, e))?;
+            let parent = rustix::fd::AsFd::as_fd(&parent);
+            let found = Found { parent, name, path: &source.path, stat: source.stat };
+            into.picked.push(self.picked(&found, source.path.clone(), to)?);
+            return Ok(());
+        }
+        if choice.parents {
+            self.pick_parents(root, &prefix, &source.path, into)?;
+        } else if into.top.is_none() {
+            into.top = Some(source.stat);
+        }
+        let directory = tree::open(root, &source.path, OFlags::RDONLY | OFlags::DIRECTORY);
+        let directory = directory.map_err(|e| failed(&source.path, e))?;
+        let mut refused = None;
+        walk(directory, &mut |found| {
+            let from = join(&source.path, found.path);
+            let below = String::from_utf8_lossy(found.path);
+            let in_context = String::from_utf8_lossy(&from);
+            let left_out = choice.exclude.ignores(&below) || self.ignore.ignores(&in_context);
+            let enters = choice.exclude.enters(&below) && self.ignore.enters(&in_context);
+            // A directory that is left out is made where something in it is not.
+            if !left_out {
+                match self.picked(found, from.clone(), join(&prefix, found.path)) {
+                    Ok(picked) => into.picked.push(picked),
+                    Err(error) => refused = Some(error),
+                }
+            }
+            Ok(enters && refused.is_none())
+        })
+        .map_err(|e| e.to_string())?;
+        refused.map_or(Ok(()), Err)
+    }
+
+    /// Adds the directories that a source keeps, itself included.
+    fn pick_parents(
+        &self,
+        root: BorrowedFd<'_>,
+        prefix: &[u8],
+        path: &[u8],
+        into: &mut Selection,
+    ) -> Result<(), String> {
+        if prefix.is_empty() {
+            return Ok(());
+        }
+        let (parent, name) = tree::split(path);
+        let parent = tree::open(root, parent, OFlags::RDONLY | OFlags::DIRECTORY).map_err(|e| failed(parent, e))?;
+        let parent = rustix::fd::AsFd::as_fd(&parent);
+        let stat = rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW).map_err(|e| failed(path, e))?;
+        let found = Found { parent, name, path, stat };
+        into.picked.push(self.picked(&found, path.to_vec(), prefix.to_vec())?);
+        Ok(())
+    }
+
+    fn picked(&self, found: &Found<'_>, from: Vec<u8>, to: Vec<u8>) -> Result<Picked, String> {
+        let failed = |e: &dyn std::fmt::Display| format!("reading {}: {e}", String::from_utf8_lossy(&from));
+        let mut picked = Picked {
+            from: from.clone(),
+            to,
+            stat: found.stat,
+            link: Vec::new(),
+            attributes: Attributes::new(),
+            digest: None,
+        };
+        match found.kind() {
+            FileType::Symlink => {
+                let link = rustix::fs::readlinkat(found.parent, found.name, Vec::new()).map_err(|e| failed(&e))?;
+                picked.link = link.into_bytes();
+            }
+            FileType::RegularFile | FileType::Directory => {
+                let fd = found.open().map_err(|e| failed(&e))?;
+                picked.attributes = archive::attributes(&fd).map_err(|e| failed(&e))?;
+                if found.kind() == FileType::RegularFile {
+                    picked.digest = Some(self.digest(&from, fd).map_err(|e| failed(&e))?);
+                }
+            }
+            _ => {}
+        }
+        Ok(picked)
+    }
+}
+
+/// What of a source's own path is kept: all of it, or what is behind `/./`.
+fn kept_parents(text: &str, named: &[u8]) -> Vec<u8> {
+    let before = text.split_once("/./").map_or("", |(before, _)| before);
+    let skipped = tree::components(before.as_bytes()).map_or(0, |names| names.len());
+    let names: Vec<&[u8]> = named.split(|b| *b == b'/').filter(|name| !name.is_empty()).skip(skipped).collect();
+    names.join(&b'/')
+}
+
+fn is_pattern(text: &str) -> bool {
+    text.contains(['*', '?', '['])
+}
+
+fn is_directory(stat: &Stat) -> bool {
+    FileType::from_raw_mode(stat.st_mode) == FileType::Directory
+}
+
+fn join(parent: &[u8], name: &[u8]) -> Vec<u8> {
+    match (parent.is_empty(), name.is_empty()) {
+        (true, _) => name.to_vec(),
+        (_, true) => parent.to_vec(),
+        (false, false) => [parent, b"/", name].concat(),
+    }
+}
+
+fn failed(path: &[u8], errno: Errno) -> String {
+    format!("reading /{}: {errno}", String::from_utf8_lossy(path))
+}

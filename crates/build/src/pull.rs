@@ -1,0 +1,36 @@
+//! Base images that are not here.
+
+use crate::progress::{StepEvent, StepId};
+use crate::solve::Solver;
+use crate::{Error, Result};
+use engine::PullRequest;
+use image::{ImageId, Platform, Progress, Reference};
+
+impl Solver<'_> {
+    /// Pulls an image. What is said where there is none names the stage that was likely meant.
+    pub(crate) async fn pull(
+        &self,
+        name: &str,
+        meant: Option<&str>,
+        platform: &Platform,
+        step: StepId,
+    ) -> Result<ImageId> {
+        let reference = Reference::parse(name)
+            .map_err(|e| Error::Invalid(format!("failed to parse stage name {name:?}: {e}")))?
+            .with_default_tag();
+        self.progress.step(step, StepEvent::Warning(format!("pulling {}", reference.familiar()))).await;
+        let request = PullRequest {
+            auth: self.request.credentials.get(reference.domain()).cloned(),
+            all_tags: false,
+            platform: Some(platform.to_string()),
+            reference: reference.clone(),
+        };
+        let pulled = self.engine.image_pull(request, Progress::none()).await;
+        pulled.map_err(|e| {
+            let meant = meant.map_or_else(String::new, |meant| format!(" (did you mean the stage {meant}?)"));
+            Error::Invalid(format!("{}: {e}{meant}", reference.familiar()))
+        })?;
+        let resolved = self.images().resolve(&reference.familiar());
+        resolved.map_err(|e| Error::failed(format!("opening image {name}"), e))
+    }
+}

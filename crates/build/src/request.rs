@@ -1,0 +1,40 @@
+//! What is to be built.
+
+use crate::dockerfile::{Given, Source};
+use crate::files::Files;
+use engine::model::HostConfig;
+use image::Reference;
+use image::registry::Auth;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// What is to be built.
+pub struct Request {
+    /// The file.
+    pub file: Source,
+    /// What it copies from.
+    pub context: Arc<Files>,
+    /// Arguments, platforms, the target.
+    pub given: Given,
+    /// Names of the image.
+    pub names: Vec<Reference>,
+    /// Labels beside those of the file.
+    pub labels: BTreeMap<String, String>,
+    /// Nothing is taken from the cache.
+    pub no_cache: bool,
+    /// Base images are pulled even where they are here.
+    pub pull: bool,
+    /// How commands run: network, limits, names of hosts, the size of `/dev/shm`.
+    pub host: HostConfig,
+    /// Credentials for registries, by their names.
+    pub credentials: BTreeMap<String, Auth>,
+}
+
+/// Built.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Built {
+    /// The image.
+    pub id: image::ImageId,
+    /// The names that it was given.
+    pub names: Vec<Reference>,
+}

@@ -1,0 +1,210 @@
+//! A build: which stages are needed, one after the other where they need each other, and side by side where they do not.
+
+use crate::cache::Cache;
+use crate::dockerfile::{self, Dockerfile, Globals, Origin, Plan};
+use crate::files::Files;
+use crate::progress::{Event, PlannedStage, Progress, StepId};
+use crate::request::{Built, Request};
+use crate::stage::StageEnd;
+use crate::state::{FIXED_TIME, State};
+use crate::{Error, Result};
+use engine::Engine;
+use futures_util::future::{BoxFuture, try_join_all};
+use image::{Images, KeptLayers, Platform};
+use jiff::Timestamp;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use tokio::sync::OnceCell;
+
+/// The build argument that says which time everything is of (reproducible-builds.org, "SOURCE_DATE_EPOCH").
+pub(crate) const EPOCH: &str = "SOURCE_DATE_EPOCH";
+
+/// Builds images. Cheap to clone; all clones are one.
+#[derive(Clone)]
+pub struct Builder(Arc<Inner>);
+
+struct Inner {
+    engine: Engine,
+    cache: Cache,
+    /// Where contexts are while they are needed.
+    contexts: PathBuf,
+}
+
+impl Builder {
+    /// Builds in a data directory. What builds of a former daemon left there is removed.
+    ///
+    /// # Errors
+    /// Where the directory can't be made.
+    pub fn open(engine: Engine, data_dir: &Path) -> Result<Builder> {
+        let contexts = data_dir.join("build/contexts");
+        let failed = |e: &dyn std::fmt::Display| Error::failed(format!("making {}", contexts.display()), e);
+        image::remove_tree(&contexts).map_err(|e| failed(&e))?;
+        std::fs::create_dir_all(&contexts).map_err(|e| failed(&e))?;
+        let cache = Cache::new(engine.image_store().clone(), engine.store());
+        Ok(Builder(Arc::new(Inner { engine, cache, contexts })))
+    }
+
+    pub(crate) fn cache(&self) -> &Cache {
+        &self.0.cache
+    }
+
+    pub(crate) fn engine(&self) -> &Engine {
+        &self.0.engine
+    }
+
+    /// Ends the steps that builds of a former daemon left.
+    pub async fn tidy(&self) {
+        for id in self.0.engine.steps() {
+            if let Err(error) = crate::step::run::remove(&self.0.engine, &id).await {
+                tracing::warn!(container = %id.short(), %error, "could not remove a step of a build that was given up");
+            }
+        }
+    }
+
+    /// A directory for a context, which goes with what it becomes.
+    ///
+    /// # Errors
+    /// Where it can't be made.
+    pub fn context_directory(&self) -> std::io::Result<tempfile::TempDir> {
+        tempfile::tempdir_in(&self.0.contexts)
+    }
+
+    /// Builds.
+    ///
+    /// # Errors
+    /// See [`Error`]. Nothing of a build that failed goes on, and what it made of whole steps is found again.
+    pub async fn build(&self, request: Request, progress: Progress) -> Result<Built> {
+        let file = dockerfile::parse(request.file.clone())?;
+        let globals = Globals::new(&file, &request.given)?;
+        let plan = Plan::new(&file, &globals)?;
+        let target = file.target(request.given.target.as_deref()).map_err(Error::Invalid)?;
+        let epoch = epoch(&request)?;
+        let order = plan.order(target);
+        progress.tell(planned(&file, &order)).await;
+        let solver = Solver {
+            engine: &self.0.engine,
+            cache: &self.0.cache,
+            request: &request,
+            file: &file,
+            globals: &globals,
+            plan: &plan,
+            progress: &progress,
+            epoch,
+            contexts: &self.0.contexts,
+            ends: file.stages.iter().map(|_| OnceCell::new()).collect(),
+        };
+        let ends = try_join_all(order.iter().map(|stage| solver.stage(*stage))).await?;
+        let end = ends.last().ok_or_else(|| Error::Invalid("dockerfile contains no stages to build".into()))?;
+        let mut config = end.state.config.clone();
+        config.config.labels.extend(request.labels.clone());
+        config.created = Some(solver.created(&end.state));
+        let id = self.0.engine.image_assemble(config, &request.names).await;
+        let id = id.map_err(|e| Error::failed("keeping the image", e))?;
+        Ok(Built { id, names: request.names.clone() })
+    }
+}
+
+fn epoch(request: &Request) -> Result<Option<i64>> {
+    let Some(text) = request.given.arguments.get(EPOCH).filter(|text| !text.is_empty()) else { return Ok(None) };
+    let seconds = text.parse().ok().filter(|seconds| Timestamp::from_second(*seconds).is_ok());
+    seconds
+        .map(Some)
+        .ok_or_else(|| Error::Invalid(format!("{EPOCH}={text}: it is to be seconds since 1970, as date +%s says")))
+}
+
+fn planned(file: &Dockerfile, order: &[usize]) -> Event {
+    let mut stages: Vec<usize> = order.to_vec();
+    stages.sort_unstable();
+    let stage = |index: &usize| {
+        let stage = &file.stages[*index];
+        let steps = std::iter::once(&stage.from.text).chain(stage.steps.iter().map(|step| &step.text));
+        PlannedStage { stage: *index, name: stage.name().map(str::to_owned), steps: steps.cloned().collect() }
+    };
+    Event::Planned(stages.iter().map(stage).collect())
+}
+
+/// A build that goes on.
+pub(crate) struct Solver<'b> {
+    pub(crate) engine: &'b Engine,
+    pub(crate) cache: &'b Cache,
+    pub(crate) request: &'b Request,
+    pub(crate) file: &'b Dockerfile,
+    pub(crate) globals: &'b Globals,
+    pub(crate) plan: &'b Plan,
+    pub(crate) progress: &'b Progress,
+    /// The time that was asked for.
+    epoch: Option<i64>,
+    /// Where files are that are needed for a step.
+    contexts: &'b Path,
+    /// How stages ended, each once.
+    ends: Vec<OnceCell<Result<Arc<StageEnd<'b>>>>>,
+}
+
+impl<'b> Solver<'b> {
+    /// How a stage ends. It is carried out once, whoever asks.
+    pub(crate) fn stage<'s>(&'s self, index: usize) -> BoxFuture<'s, Result<Arc<StageEnd<'b>>>> {
+        Box::pin(async move {
+            let end = self.ends[index].get_or_init(|| async { self.carry_out(index).await.map(Arc::new) });
+            end.await.clone()
+        })
+    }
+
+    /// A directory that is needed for a step.
+    pub(crate) fn directory(&self) -> std::io::Result<tempfile::TempDir> {
+        tempfile::tempdir_in(self.contexts)
+    }
+
+    pub(crate) fn images(&self) -> &Images {
+        self.engine.image_store()
+    }
+
+    /// The time of what has none of its own.
+    pub(crate) fn time(&self) -> i64 {
+        self.epoch.unwrap_or(FIXED_TIME)
+    }
+
+    /// When an image was made: at the time that was asked for, else when its base was, so that it is the same on another day.
+    pub(crate) fn created(&self, state: &State) -> String {
+        let at = match self.epoch {
+            Some(seconds) => Timestamp::from_second(seconds).ok(),
+            None => state.config.created_at(),
+        };
+        at.unwrap_or_else(|| Timestamp::from_second(FIXED_TIME).unwrap_or_default()).to_string()
+    }
+
+    /// The files that a name stands for, where an instruction of a stage says `from`.
+    pub(crate) async fn files(&self, origin: &Origin, step: StepId) -> Result<Arc<Files>> {
+        let state = match origin {
+            Origin::Scratch => return Ok(Arc::new(Files::nothing())),
+            Origin::Stage(index) => return self.stage(*index).await?.files(self.images()).await,
+            Origin::Named { name, meant } => {
+                self.image(name, meant.as_deref(), &self.request.given.target_platform, step).await?
+            }
+        };
+        let layers = self.images().view_layers(state.diff_ids().to_vec()).await;
+        let layers = layers.map_err(|e| Error::failed("opening an image", e))?;
+        Ok(Arc::new(Files::of_layers(layers)))
+    }
+
+    /// An image by its name, pulled where it is not here.
+    pub(crate) async fn image(
+        &self,
+        name: &str,
+        meant: Option<&str>,
+        platform: &Platform,
+        step: StepId,
+    ) -> Result<State> {
+        let here = self.images().resolve(name);
+        let fits =
+            |id: &image::ImageId| self.images().config(id).is_ok_and(|config| platform.matches(&config.platform()));
+        let id = match here.ok().filter(|id| !self.request.pull && fits(id)) {
+            Some(id) => id,
+            None => self.pull(name, meant, platform, step).await?,
+        };
+        let failed = |e: image::Error| Error::failed(format!("opening image {name}"), e);
+        let config = self.images().config(&id).map_err(failed)?;
+        let kept: Option<KeptLayers> = self.images().keep_layers(&config.rootfs.diff_ids);
+        let kept = kept.ok_or_else(|| Error::Invalid(format!("image {name} was removed while it was looked at")))?;
+        Ok(State::of_image((*config).clone(), kept))
+    }
+}

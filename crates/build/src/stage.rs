@@ -1,0 +1,382 @@
+//! A stage: its instructions, one after the other.
+
+use crate::cache::Key;
+use crate::dockerfile::{
+    Add, CommandLine, Copy, FileSource, Files as Operands, Heredoc, Instruction, Kind, Mistake, Mode, Origin, Owner,
+    Run, Scope, Source, Statement, Word, expand, trigger,
+};
+use crate::files::{Choice, Files};
+use crate::ignore::Ignore;
+use crate::progress::{StepEvent, StepId};
+use crate::solve::{EPOCH, Solver};
+use crate::state::State;
+use crate::step::configure::{Memory, argv, configure};
+use crate::step::copy::{self, Copying};
+use crate::step::run::{self, Ended, Running};
+use crate::{Error, Result};
+use engine::model::{BindOptions, MountKind, MountRequest};
+use image::{Images, KeptLayers, changes};
+use std::sync::Arc;
+use tokio::sync::OnceCell;
+
+/// What a stage came to.
+pub(crate) struct StageEnd<'b> {
+    pub(crate) state: State,
+    scope: Scope<'b>,
+    files: OnceCell<Arc<Files>>,
+}
+
+impl StageEnd<'_> {
+    /// Its files, for others to copy.
+    pub(crate) async fn files(&self, images: &Images) -> Result<Arc<Files>> {
+        let open = || async {
+            let layers = images.view_layers(self.state.diff_ids().to_vec()).await;
+            layers.map(|layers| Arc::new(Files::of_layers(layers))).map_err(|e| Error::failed("opening a stage", e))
+        };
+        self.files.get_or_try_init(open).await.cloned()
+    }
+}
+
+/// A stage that is being carried out.
+struct Stage<'s, 'b> {
+    solver: &'s Solver<'b>,
+    index: usize,
+    state: State,
+    scope: Scope<'b>,
+    memory: Memory,
+    created: String,
+}
+
+/// An instruction where it stands.
+struct Place<'p> {
+    step: StepId,
+    statement: &'p Statement<Instruction>,
+    source: &'p Source,
+}
+
+impl Place<'_> {
+    fn mistake(&self, message: impl Into<String>) -> Error {
+        self.source.mistake(self.statement.span, message).into()
+    }
+
+    fn at(&self, word: &Word, message: impl Into<String>) -> Mistake {
+        self.source.mistake(word.span, message)
+    }
+}
+
+impl<'b> Solver<'b> {
+    /// Carries out a stage.
+    pub(crate) async fn carry_out(&self, index: usize) -> Result<StageEnd<'b>> {
+        let step = StepId { stage: index, index: 0 };
+        let (mut state, scope) = self.begin(index, step).await?;
+        let triggers = std::mem::take(&mut state.config.config.on_build);
+        let created = self.created(&state);
+        self.progress.step(step, StepEvent::Done(state.id()?)).await;
+        let mut stage = Stage { solver: self, index, state, scope, memory: Memory::default(), created };
+        stage.triggers(triggers, step).await?;
+        for (number, statement) in self.file.stages[index].steps.iter().enumerate() {
+            let step = StepId { stage: index, index: number + 1 };
+            self.progress.step(step, StepEvent::Began).await;
+            // On the heap: what a step awaits is deep.
+            Box::pin(stage.step(&Place { step, statement, source: &self.file.source })).await?;
+            self.progress.step(step, StepEvent::Done(stage.state.id()?)).await;
+        }
+        Ok(StageEnd { state: stage.state, scope: stage.scope, files: OnceCell::new() })
+    }
+
+    /// What a stage builds upon, and its variables.
+    async fn begin(&self, index: usize, step: StepId) -> Result<(State, Scope<'b>)> {
+        let needs = &self.plan.stages[index];
+        let platform = needs.platform.as_ref().unwrap_or(&self.request.given.target_platform);
+        if let Origin::Stage(other) = &needs.base {
+            let end = self.stage(*other).await?;
+            self.progress.step(step, StepEvent::Began).await;
+            return Ok((end.state.clone(), end.scope.clone()));
+        }
+        self.progress.step(step, StepEvent::Began).await;
+        let state = match &needs.base {
+            Origin::Named { name, meant } => {
+                let image = self.image(name, meant.as_deref(), platform, step).await;
+                image.map_err(|error| match error {
+                    // Where it stands helps; what went wrong with the machine is not the file's fault.
+                    Error::Invalid(message) => {
+                        let word = &self.file.stages[index].from.node.image;
+                        self.file.source.mistake(word.span, message).into()
+                    }
+                    other => other,
+                })?
+            }
+            _ => State::scratch(platform),
+        };
+        let scope = Scope::new(self.globals, state.environment());
+        Ok((state, scope))
+    }
+}
+
+impl Stage<'_, '_> {
+    /// Carries out what the base asks of whoever builds upon it.
+    async fn triggers(&mut self, texts: Vec<String>, step: StepId) -> Result<()> {
+        if texts.is_empty() {
+            return Ok(());
+        }
+        self.solver.progress.step(step, StepEvent::Triggers(texts.clone())).await;
+        for text in texts {
+            let source = Source::new("ONBUILD trigger of the base image", &text);
+            let statement = trigger(&source)?;
+            Box::pin(self.step(&Place { step, statement: &statement, source: &source })).await?;
+        }
+        Ok(())
+    }
+
+    async fn step(&mut self, place: &Place<'_>) -> Result<()> {
+        match &place.statement.node {
+            Instruction::Run(run) => self.run(run, place).await,
+            Instruction::Copy(copy) => {
+                let files = self.copied_from(copy, place).await?;
+                let copying = self.copying(&copy.files, files, false, place)?;
+                self.copy(copying, place).await
+            }
+            Instruction::Add(add) => {
+                self.local_only(add, place)?;
+                let context = Arc::clone(&self.solver.request.context);
+                let copying = self.copying(&add.files, context, add.unpack.unwrap_or(true), place)?;
+                self.copy(copying, place).await
+            }
+            Instruction::Workdir(workdir) => {
+                let path = self.scope.expand(&workdir.path, place.source)?;
+                if path.is_empty() {
+                    return Err(place.at(&workdir.path, "WORKDIR cannot be an empty path").into());
+                }
+                self.workdir(&path, place).await
+            }
+            _ => {
+                configure(place.statement, &mut self.state, &mut self.scope, &mut self.memory, place.source)?;
+                self.state.add(place.statement.text.clone(), &self.created, None);
+                Ok(())
+            }
+        }
+    }
+
+    /// Carries out what makes a layer, or finds what it came to.
+    async fn layer(
+        &mut self,
+        key: Key,
+        created_by: String,
+        place: &Place<'_>,
+        work: impl Future<Output = Result<Option<KeptLayers>>>,
+    ) -> Result<()> {
+        let anew = self.solver.request.no_cache;
+        let outcome = self.solver.cache.step(key.finish(), &place.statement.text, anew, work).await?;
+        if outcome.cached {
+            self.solver.progress.step(place.step, StepEvent::Cached).await;
+        }
+        self.state.add(created_by, &self.created, outcome.layer);
+        Ok(())
+    }
+
+    async fn workdir(&mut self, path: &str, place: &Place<'_>) -> Result<()> {
+        let path = changes::directory(&self.state.config.config.working_dir, path);
+        self.state.config.config.working_dir.clone_from(&path);
+        let (solver, state, time) = (self.solver, self.state.clone(), self.solver.time());
+        let key = copy::directory_key(&state, &path, time);
+        let make = async {
+            copy::directory(solver.images(), &state, &path, time).await.map_err(|message| place.mistake(message))
+        };
+        self.layer(key, format!("WORKDIR {path}"), place, make).await
+    }
+
+    async fn copied_from(&self, copy: &Copy, place: &Place<'_>) -> Result<Arc<Files>> {
+        let Some(from) = &copy.from else { return Ok(Arc::clone(&self.solver.request.context)) };
+        let origin = self.solver.file.origin(self.index, &from.value, from.span)?;
+        self.solver.files(&origin, place.step).await.map_err(|error| match error {
+            Error::Invalid(message) => place.source.mistake(from.span, message).into(),
+            other => other,
+        })
+    }
+
+    /// What is not there yet of `ADD` is told.
+    fn local_only(&self, add: &Add, place: &Place<'_>) -> Result<()> {
+        for word in add.files.sources.iter().filter_map(path_of) {
+            let text = self.scope.expand(word, place.source)?;
+            let remote = ["http://", "https://", "ftp://", "git://", "ssh://", "git@"];
+            if remote.iter().any(|scheme| text.starts_with(scheme)) {
+                let message = "stratus does not fetch what ADD names by an address yet: fetch it in a RUN";
+                return Err(place.at(word, message).into());
+            }
+        }
+        Ok(())
+    }
+
+    /// What a `COPY` or an `ADD` asks for.
+    fn copying(&self, operands: &Operands, files: Arc<Files>, unpack: bool, place: &Place<'_>) -> Result<Copying> {
+        let expand = |word: &Word| self.scope.expand(word, place.source);
+        let mut sources = Vec::new();
+        let mut written = Vec::new();
+        for source in &operands.sources {
+            match source {
+                FileSource::Path(word) => sources.push(expand(word)?),
+                FileSource::Heredoc(heredoc) => {
+                    let body = self.heredoc(heredoc, place)?;
+                    written.push((heredoc.name.clone(), body));
+                }
+            }
+        }
+        let exclude: Vec<String> = operands.exclude.iter().map(expand).collect::<Result<_, Mistake>>()?;
+        let exclude = Ignore::parse(&Source::new("--exclude", exclude.join("\n")))?;
+        let text = expand(&operands.destination)?;
+        let destination = changes::directory(&self.state.config.config.working_dir, &text);
+        let slash = text.ends_with('/') || text.ends_with("/.") || text == ".";
+        let owner = operands.chown.as_ref().map(|word| {
+            let text = expand(word)?;
+            Owner::parse(&text).map_err(|e| place.at(word, e.to_string()))
+        });
+        let mode_text = operands.chmod.as_ref().map(expand).transpose()?;
+        let mode = mode_text.as_deref().map(Mode::parse).transpose().map_err(|e| place.mistake(e.to_string()))?;
+        Ok(Copying {
+            files,
+            choice: Choice { sources, exclude, parents: operands.parents },
+            written,
+            destination: if slash && destination != "/" { format!("{destination}/") } else { destination },
+            owner: owner.transpose()?,
+            mode,
+            mode_text,
+            link: operands.link,
+            unpack,
+            time: self.solver.time(),
+        })
+    }
+
+    /// A heredoc's text.
+    fn heredoc(&self, heredoc: &Heredoc, place: &Place<'_>) -> Result<String> {
+        if !heredoc.expand {
+            return Ok(heredoc.body.clone());
+        }
+        let expansion = expand(&heredoc.body, Kind::Heredoc, self.scope.escape(), &self.scope);
+        let failed = |e: crate::dockerfile::ExpandError| place.source.mistake(heredoc.span, e.to_string());
+        Ok(expansion.map_err(failed)?.text)
+    }
+
+    async fn copy(&mut self, copying: Copying, place: &Place<'_>) -> Result<()> {
+        let name = place.statement.node.name();
+        let failed = |message: String| place.mistake(format!("{name} failed: {message}"));
+        let looked = tokio::task::spawn_blocking(move || copying.look());
+        let looked = looked.await.map_err(|e| Error::failed("looking up files", e))?.map_err(failed)?;
+        let (solver, state) = (self.solver, self.state.clone());
+        let key = looked.key(&state);
+        let make = async { looked.make(solver.images(), &state).await.map_err(failed) };
+        self.layer(key, place.statement.text.clone(), place, make).await
+    }
+
+    async fn run(&mut self, run: &Run, place: &Place<'_>) -> Result<()> {
+        let prepared = self.prepare(run, place)?;
+        let arguments: Vec<String> = self.scope.arguments().map(|(name, value)| format!("{name}={value}")).collect();
+        let config = &self.state.config.config;
+        let key = Key::new("run")
+            .option(self.state.chain().as_ref(), Key::digest)
+            .each(&prepared.running.argv, |key, word| key.text(word))
+            .option(prepared.script.as_ref(), |key, (_, text)| key.text(text))
+            .each(&prepared.known, |key, variable| key.text(variable))
+            .text(&config.user)
+            .text(&config.working_dir)
+            .text(&format!("{:?}", prepared.running.host.network_mode))
+            .each(&prepared.running.host.extra_hosts, |key, host| key.text(host))
+            .number(prepared.running.host.shm_size)
+            .text(&self.solver.request.given.target_platform.to_string())
+            .number(self.solver.time().cast_unsigned());
+        let with =
+            if arguments.is_empty() { String::new() } else { format!("|{} {} ", arguments.len(), arguments.join(" ")) };
+        let line = prepared.running.argv.join(" ");
+        let (solver, state) = (self.solver, self.state.clone());
+        let Prepared { running, script, .. } = prepared;
+        let make = Box::pin(async {
+            let ended = run::run(solver.engine, &state, running, solver.progress, place.step).await?;
+            drop(script);
+            match ended {
+                Ended::Well(layer) => Ok(layer),
+                Ended::Badly(code) => {
+                    let message = format!("The command '{line}' returned a non-zero code: {code}");
+                    let at = Arc::new(place.source.mistake(place.statement.span, message));
+                    Err(Error::Command { at, code })
+                }
+            }
+        });
+        self.layer(key, format!("RUN {with}{line}"), place, make).await
+    }
+
+    /// A script as a file of the container's: in `/dev`, where it leaves nothing in the image.
+    fn script(&self, script: &Heredoc) -> Result<(MountRequest, tempfile::TempDir)> {
+        let write = || {
+            let directory = self.solver.directory()?;
+            let file = directory.path().join("script");
+            std::fs::write(&file, &script.body)?;
+            std::fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+            std::io::Result::Ok((file, directory))
+        };
+        let (file, directory) = write().map_err(|e| Error::failed("writing a script", e))?;
+        let mount = MountRequest {
+            kind: MountKind::Bind { source: file.display().to_string(), options: BindOptions::default() },
+            target: format!("/dev/pipes/{}", script.name),
+            read_only: true,
+            consistency: String::new(),
+        };
+        Ok((mount, directory))
+    }
+
+    /// What a `RUN` executes, and how.
+    fn prepare(&self, run: &Run, place: &Place<'_>) -> Result<Prepared> {
+        if let Some(mount) = run.mounts.first() {
+            let message = "stratus does not mount anything into a RUN yet";
+            return Err(place.source.mistake(mount.span, message).into());
+        }
+        if let Some(device) = run.devices.first() {
+            return Err(place.source.mistake(device.span, "stratus has no devices for a RUN").into());
+        }
+        if run.security != crate::dockerfile::Security::Sandbox {
+            return Err(place.mistake("security.insecure is not allowed: a step runs as any container does"));
+        }
+        let mut host = self.solver.request.host.clone();
+        match run.network {
+            crate::dockerfile::Network::Default => {}
+            crate::dockerfile::Network::None => host.network_mode = engine::model::NetworkMode::None,
+            crate::dockerfile::Network::Host => {
+                return Err(place.mistake("network.host is not allowed: a step has the build's own network"));
+            }
+        }
+        "none".clone_into(&mut host.log.driver);
+        host.log.options.clear();
+        let variable = |(name, value): (&str, &str)| format!("{name}={value}");
+        let own = self.scope.environment().iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        let mut known: Vec<String> = own.chain(self.scope.arguments()).map(variable).collect();
+        if !self.scope.declares(EPOCH) {
+            // Tools that write times into what they make write this one.
+            known.push(format!("{EPOCH}={}", self.solver.time()));
+        }
+        let env = known.iter().cloned().chain(self.scope.undeclared().map(variable)).collect();
+        let (argv, script) = match &run.command {
+            CommandLine::Script(script) if script.body.starts_with("#!") => {
+                let (mount, directory) = self.script(script)?;
+                let argv = vec![mount.target.clone()];
+                host.mounts.push(mount);
+                (argv, Some((directory, script.body.clone())))
+            }
+            command => (argv(command, &self.state.config.config.shell), None),
+        };
+        Ok(Prepared { running: Running { argv, env, host, time: self.solver.time() }, known, script })
+    }
+}
+
+/// A command that is ready to run.
+struct Prepared {
+    running: Running,
+    /// The environment that the step depends on.
+    known: Vec<String>,
+    /// A script that says by what it is executed: where it is, and its text.
+    script: Option<(tempfile::TempDir, String)>,
+}
+
+fn path_of(source: &FileSource) -> Option<&Word> {
+    match source {
+        FileSource::Path(word) => Some(word),
+        FileSource::Heredoc(_) => None,
+    }
+}

@@ -1,0 +1,70 @@
+//! An image in the making: what it would be if it ended here.
+
+use crate::{Error, Result};
+use image::{Digest, HistoryEntry, ImageConfig, ImageId, KeptLayers, Platform, chain_id};
+use std::sync::Arc;
+
+/// The time of what has none of its own, seconds since 1970: 1980-01-02, as ZIP archives know no time before 1980, wherever one lives.
+pub(crate) const FIXED_TIME: i64 = 315_619_200;
+
+/// An image in the making.
+#[derive(Clone)]
+pub(crate) struct State {
+    pub(crate) config: ImageConfig,
+    /// Keeps its layers here.
+    kept: Vec<Arc<KeptLayers>>,
+}
+
+impl State {
+    /// Of nothing.
+    pub(crate) fn scratch(platform: &Platform) -> State {
+        let config = ImageConfig {
+            architecture: platform.architecture.clone(),
+            os: platform.os.clone(),
+            variant: platform.variant.clone().unwrap_or_default(),
+            ..ImageConfig::default()
+        };
+        State { config, kept: Vec::new() }
+    }
+
+    /// Of an image, whose layers are kept.
+    pub(crate) fn of_image(config: ImageConfig, kept: KeptLayers) -> State {
+        State { config, kept: vec![Arc::new(kept)] }
+    }
+
+    /// What the image is called if it ends here.
+    pub(crate) fn id(&self) -> Result<ImageId> {
+        let json = self.config.to_json().map_err(|e| Error::failed("writing an image's configuration", e))?;
+        Ok(ImageId(Digest::of(&json)))
+    }
+
+    /// The layers, bottom first.
+    pub(crate) fn diff_ids(&self) -> &[Digest] {
+        &self.config.rootfs.diff_ids
+    }
+
+    /// What the root file system is called; `None`: it is empty.
+    pub(crate) fn chain(&self) -> Option<Digest> {
+        chain_id(self.diff_ids())
+    }
+
+    /// Adds a step that made a layer, or none.
+    pub(crate) fn add(&mut self, created_by: String, created: &str, layer: Option<KeptLayers>) {
+        self.config.history.push(HistoryEntry {
+            created: Some(created.to_owned()),
+            created_by,
+            empty_layer: layer.is_none(),
+            ..HistoryEntry::default()
+        });
+        if let Some(layer) = layer {
+            self.config.rootfs.diff_ids.extend(layer.layers.iter().map(|layer| layer.diff_id));
+            self.kept.push(Arc::new(layer));
+        }
+    }
+
+    /// The environment, as names and values.
+    pub(crate) fn environment(&self) -> Vec<(String, String)> {
+        let pair = |text: &String| text.split_once('=').map(|(name, value)| (name.to_owned(), value.to_owned()));
+        self.config.config.env.iter().filter_map(pair).collect()
+    }
+}

@@ -1,0 +1,253 @@
+//! `COPY`, `ADD` and `WORKDIR`: files come to lie in a layer, and nothing runs.
+
+use super::owner;
+use crate::cache::Key;
+use crate::dockerfile::{Mode, Owner};
+use crate::files::{Choice, Files, Picked, Selection};
+use crate::state::State;
+use image::{Contents, Existing, Filling, Images, KeptLayers, Look, MountedRootfs, NewLayer};
+use rustix::fs::{FileType, OFlags};
+use rustix::io::Errno;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// What is copied, where to, and how it looks then.
+pub(crate) struct Copying {
+    /// Whose files.
+    pub(crate) files: Arc<Files>,
+    pub(crate) choice: Choice,
+    /// Files whose contents stand in the instruction: name and contents.
+    pub(crate) written: Vec<(String, String)>,
+    /// Absolute, as it was written behind the working directory.
+    pub(crate) destination: String,
+    pub(crate) owner: Option<Owner>,
+    pub(crate) mode: Option<Mode>,
+    /// `--chmod` as it was written, for the key.
+    pub(crate) mode_text: Option<String>,
+    /// The layer does not depend on those below it.
+    pub(crate) link: bool,
+    /// Archives are unpacked.
+    pub(crate) unpack: bool,
+    /// The time of what has none of its own.
+    pub(crate) time: i64,
+}
+
+/// A copy whose files were looked up: its key is known.
+pub(crate) struct Looked {
+    copying: Copying,
+    selection: Selection,
+}
+
+impl Copying {
+    /// Looks up all that it means. Blocks.
+    pub(crate) fn look(self) -> Result<Looked, String> {
+        let selection = match self.choice.sources.is_empty() {
+            true => Selection::default(),
+            false => self.files.select(&self.choice)?,
+        };
+        Ok(Looked { copying: self, selection })
+    }
+
+    /// Whether times and owners of what is copied are the source's own.
+    fn keeps(&self) -> bool {
+        !self.files.is_own()
+    }
+}
+
+impl Looked {
+    /// What the copy is found again by.
+    pub(crate) fn key(&self, state: &State) -> Key {
+        let copying = &self.copying;
+        let below = if copying.link { None } else { state.chain() };
+        let key = Key::new("copy")
+            .option(below.as_ref(), Key::digest)
+            .text(&copying.destination)
+            .option(copying.owner.as_ref(), |key, owner| key.text(&format!("{owner:?}")))
+            .option(copying.mode_text.as_deref(), Key::text)
+            .number(u64::from(copying.unpack))
+            .number(u64::from(copying.choice.parents))
+            .number(copying.time.cast_unsigned())
+            .each(&copying.written, |key, (name, contents)| key.text(name).text(contents));
+        self.selection.add_to(key.number(u64::from(copying.keeps())), copying.keeps())
+    }
+
+    /// Makes the layer.
+    pub(crate) async fn make(self, images: &Images, state: &State) -> Result<Option<KeptLayers>, String> {
+        let below = below(images, state, self.copying.link).await?;
+        let images = images.clone();
+        let filled = tokio::task::spawn_blocking(move || {
+            let layer = images.begin_layer().map_err(|e| e.to_string())?;
+            self.fill(&layer, below).map(|()| layer)
+        });
+        let layer = filled.await.map_err(|e| e.to_string())??;
+        layer.finish(None).await.map_err(|e| e.to_string())
+    }
+
+    fn fill(&self, layer: &NewLayer, below: Option<MountedRootfs>) -> Result<(), String> {
+        let copying = &self.copying;
+        let owner = copying.owner.as_ref().map(|owner| owner::numbers(owner, below.as_ref())).transpose()?;
+        let mut place = Place {
+            above: Look::of_directory(owner.unwrap_or((0, 0)), copying.time),
+            filling: layer.fill(below).map_err(|e| e.to_string())?,
+            copying,
+            owner,
+        };
+        let (base, into) = place.destination(&self.selection)?;
+        if into {
+            let look = self.selection.top.as_ref().filter(|_| self.selection.sources == 1);
+            place.base(&base, look)?;
+        }
+        for picked in &self.selection.picked {
+            let at = if into { base.join(OsStr::from_bytes(&picked.to)) } else { base.clone() };
+            place.one(picked, &at, if into { &base } else { &at })?;
+        }
+        for (name, contents) in &copying.written {
+            let at = if into { base.join(name) } else { base.clone() };
+            let look = place.look(0o644, (0, 0), (copying.time, 0), Vec::new(), false);
+            let Place { filling, above, .. } = &mut place;
+            filling.file(&at, Contents::Bytes(contents.as_bytes()), &look, above).map_err(|e| e.to_string())?;
+        }
+        place.filling.finish().map_err(|e| e.to_string())
+    }
+}
+
+/// Where a copy goes.
+struct Place<'l> {
+    copying: &'l Copying,
+    filling: Filling<'l>,
+    owner: Option<(u32, u32)>,
+    /// Directories that are missing above it.
+    above: Look,
+}
+
+impl Place<'_> {
+    /// The destination with links followed, and whether it is a directory that things go into.
+    fn destination(&self, selection: &Selection) -> Result<(PathBuf, bool), String> {
+        let text = &self.copying.destination;
+        let base = self.filling.resolve(Path::new(text)).map_err(|e| e.to_string())?;
+        let asked = text.ends_with('/') || text.ends_with("/.") || text == "/";
+        let several = selection.sources + self.copying.written.len() > 1 || self.copying.choice.parents;
+        let one_directory = selection.top.is_some();
+        let there = self.filling.found(&base).map_err(|e| e.to_string())? == Some(FileType::Directory);
+        if several && !asked && !there && !one_directory && selection.sources + self.copying.written.len() > 1 {
+            return Err(format!(
+                "when copying several files, the destination {text} must be a directory and end with a /"
+            ));
+        }
+        Ok((base, asked || several || one_directory || there))
+    }
+
+    /// Makes the directory that things go into; one that is new looks as the only directory that is copied.
+    fn base(&mut self, base: &Path, like: Option<&rustix::fs::Stat>) -> Result<(), String> {
+        let there = self.filling.found(base).map_err(|e| e.to_string())?.is_some();
+        let look = match like.filter(|_| !there) {
+            Some(stat) => self.look_of(stat, Vec::new()),
+            None => self.above.clone(),
+        };
+        let Place { filling, above, .. } = self;
+        filling.directory(base, &look, Existing::Keep, above).map_err(|e| e.to_string())
+    }
+
+    fn one(&mut self, picked: &Picked, at: &Path, base: &Path) -> Result<(), String> {
+        let look = self.look_of(&picked.stat, picked.attributes.clone());
+        let failed = |e: image::Error| e.to_string();
+        let (parent, name) = image::tree::split(&picked.from);
+        let Place { filling, above, copying, owner, .. } = self;
+        match picked.kind() {
+            FileType::Directory => filling.directory(at, &look, Existing::Change, above).map_err(failed),
+            FileType::Symlink => filling.symlink(at, &picked.link, &look, above).map_err(failed),
+            FileType::RegularFile => {
+                let root = copying.files.root().ok_or("the files are gone")?;
+                let parent = image::tree::open(root, parent, OFlags::RDONLY | OFlags::DIRECTORY);
+                let parent = parent.map_err(|errno: Errno| format!("opening {}: {errno}", at.display()))?;
+                let parent = rustix::fd::AsFd::as_fd(&parent);
+                if copying.unpack && is_archive(parent, name)? {
+                    let file = open(parent, name)?;
+                    return filling.archive(base, file, *owner, above).map_err(failed);
+                }
+                let contents = Contents::Of { parent, name, own: copying.files.is_own() };
+                filling.file(at, contents, &look, above).map_err(failed)
+            }
+            // Nobody can do anything with a socket's name.
+            FileType::Socket => Ok(()),
+            kind => filling.node(at, kind, picked.stat.st_rdev, &look, above).map_err(failed),
+        }
+    }
+
+    fn look_of(&self, stat: &rustix::fs::Stat, attributes: image::tar::Attributes) -> Look {
+        let (own, mtime) = match self.copying.keeps() {
+            true => {
+                let nanoseconds = u32::try_from(stat.st_mtime_nsec).unwrap_or(0);
+                ((stat.st_uid, stat.st_gid), (stat.st_mtime, nanoseconds))
+            }
+            false => ((0, 0), (self.copying.time, 0)),
+        };
+        let is_directory = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
+        self.look(stat.st_mode & 0o7777, own, mtime, attributes, is_directory)
+    }
+
+    fn look(
+        &self,
+        mode: u32,
+        own: (u32, u32),
+        mtime: (i64, u32),
+        attributes: image::tar::Attributes,
+        is_directory: bool,
+    ) -> Look {
+        let mode = self.copying.mode.as_ref().map_or(mode, |change| change.apply(mode, is_directory));
+        Look { owner: self.owner.unwrap_or(own), mode, mtime, attributes }
+    }
+}
+
+/// What lies below a layer, if it depends on that.
+async fn below(images: &Images, state: &State, link: bool) -> Result<Option<MountedRootfs>, String> {
+    if link || state.diff_ids().is_empty() {
+        return Ok(None);
+    }
+    images.view_layers(state.diff_ids().to_vec()).await.map(Some).map_err(|e| e.to_string())
+}
+
+fn open(parent: rustix::fd::BorrowedFd<'_>, name: &[u8]) -> Result<std::fs::File, String> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let opened = rustix::fs::openat(parent, name, flags, rustix::fs::Mode::empty());
+    opened.map(std::fs::File::from).map_err(|e| format!("opening {}: {e}", String::from_utf8_lossy(name)))
+}
+
+/// Whether a file is an archive that `ADD` unpacks: a tar archive, in whatever compression.
+fn is_archive(parent: rustix::fd::BorrowedFd<'_>, name: &[u8]) -> Result<bool, String> {
+    Ok(image::archive::is_archive(open(parent, name)?))
+}
+
+/// The key of a `WORKDIR`, and what it makes: the directory, where there is none.
+pub(crate) fn directory_key(state: &State, path: &str, time: i64) -> Key {
+    Key::new("directory").option(state.chain().as_ref(), Key::digest).text(path).number(time.cast_unsigned())
+}
+
+/// Makes a directory, where there is none.
+pub(crate) async fn directory(
+    images: &Images,
+    state: &State,
+    path: &str,
+    time: i64,
+) -> Result<Option<KeptLayers>, String> {
+    let below = below(images, state, false).await?;
+    let (images, path) = (images.clone(), path.to_owned());
+    let made = tokio::task::spawn_blocking(move || {
+        let layer = images.begin_layer()?;
+        let mut filling = layer.fill(below)?;
+        let at = filling.resolve(Path::new(&path))?;
+        if filling.found(&at)? == Some(FileType::Directory) {
+            return Ok(None);
+        }
+        let look = Look::of_directory((0, 0), time);
+        filling.directory(&at, &look, Existing::Keep, &look)?;
+        filling.finish()?;
+        Ok::<_, image::Error>(Some(layer))
+    });
+    match made.await.map_err(|e| e.to_string())?.map_err(|e| e.to_string())? {
+        Some(layer) => layer.finish(None).await.map_err(|e| e.to_string()),
+        None => Ok(None),
+    }
+}

@@ -1,0 +1,6 @@
+//! What instructions do: those that make a layer have a file each, and [`configure`] is all that only change the image's configuration.
+
+pub(crate) mod configure;
+pub(crate) mod copy;
+mod owner;
+pub(crate) mod run;

@@ -1,0 +1,121 @@
+//! `RUN`: something is executed in a container of the image as far as it is, and what it changed becomes a layer.
+
+use crate::progress::{Progress, StepEvent, StepId};
+use crate::state::State;
+use crate::{Error, Result};
+use engine::model::{ContainerConfig, ContainerId, HostConfig};
+use engine::{AttachOptions, CreateRequest, Engine, RemoveOptions, Unfinished, WaitCondition};
+use image::{KeptLayers, RunConfig, Times};
+use jiff::Timestamp;
+
+/// The name of the machine that a command sees: the same everywhere.
+const HOSTNAME: &str = "build";
+
+/// What is executed, and how.
+pub(crate) struct Running {
+    pub(crate) argv: Vec<String>,
+    /// `NAME=value`
+    pub(crate) env: Vec<String>,
+    /// Limits, networks, mounts.
+    pub(crate) host: HostConfig,
+    /// The time of what it changes.
+    pub(crate) time: i64,
+}
+
+/// How a command ended.
+pub(crate) enum Ended {
+    /// Well.
+    Well(Option<KeptLayers>),
+    /// With a code.
+    Badly(i32),
+}
+
+/// Executes it.
+pub(crate) async fn run(
+    engine: &Engine,
+    state: &State,
+    running: Running,
+    progress: &Progress,
+    step: StepId,
+) -> Result<Ended> {
+    let id = state.id()?;
+    let config = ContainerConfig {
+        hostname: HOSTNAME.to_owned(),
+        user: state.config.config.user.clone(),
+        working_dir: state.config.config.working_dir.clone(),
+        env: running.env,
+        cmd: Some(running.argv),
+        image: id.short(),
+        attach_stdout: true,
+        attach_stderr: true,
+        ..ContainerConfig::default()
+    };
+    let unfinished = Unfinished { id, run: RunConfig::default(), diff_ids: state.diff_ids().to_vec() };
+    let request =
+        CreateRequest { config, host: running.host, unfinished: Some(unfinished), ..CreateRequest::default() };
+    let failed = |e: engine::Error| Error::failed("running a command", e);
+    let created = Box::pin(engine.create(request)).await.map_err(failed)?;
+    let container = StepContainer { engine: engine.clone(), id: Some(created.id) };
+    let name = container.name();
+    progress.step(step, StepEvent::Running(name.clone())).await;
+    for warning in created.warnings {
+        progress.step(step, StepEvent::Warning(warning)).await;
+    }
+    let options = AttachOptions { stdout: true, stderr: true, stream: true, ..AttachOptions::default() };
+    let mut attached = engine.attach(&name, options).await.map_err(failed)?;
+    let wait = engine.wait(&name, WaitCondition::NextExit).await.map_err(failed)?;
+    let since = Timestamp::now().as_second();
+    Box::pin(engine.start(&name)).await.map_err(failed)?;
+    while let Some(chunk) = attached.output.next().await {
+        progress.step(step, StepEvent::Output(chunk.stream, chunk.bytes)).await;
+    }
+    let code = wait.await.code;
+    let ended = match code {
+        0 => {
+            let times = Times { since, becomes: running.time };
+            Ended::Well(engine.take_layer(&name, times).await.map_err(|e| Error::failed("keeping what it changed", e))?)
+        }
+        code => Ended::Badly(code),
+    };
+    container.remove().await.map_err(failed)?;
+    progress.step(step, StepEvent::Removed(name)).await;
+    Ok(ended)
+}
+
+/// A step's container. It goes with whoever builds, however that ends.
+struct StepContainer {
+    engine: Engine,
+    id: Option<ContainerId>,
+}
+
+impl StepContainer {
+    fn name(&self) -> String {
+        self.id.as_ref().map(ToString::to_string).unwrap_or_default()
+    }
+
+    async fn remove(mut self) -> engine::Result<()> {
+        match self.id.take() {
+            Some(id) => remove(&self.engine, &id).await,
+            None => Ok(()),
+        }
+    }
+}
+
+impl Drop for StepContainer {
+    fn drop(&mut self) {
+        if let Some(id) = self.id.take() {
+            let engine = self.engine.clone();
+            tokio::spawn(async move {
+                if let Err(error) = remove(&engine, &id).await {
+                    tracing::warn!(container = %id.short(), %error, "could not remove a step of a build that was given up");
+                }
+            });
+        }
+    }
+}
+
+/// Removes a step's container, whatever it does.
+pub(crate) async fn remove(engine: &Engine, id: &ContainerId) -> engine::Result<()> {
+    let options = RemoveOptions { force: true, volumes: true, ..RemoveOptions::default() };
+    engine.remove(id.as_str(), options).await
+}

@@ -1,0 +1,28 @@
+//! Steps of builds: containers of images that are being built, of which only what they changed is wanted.
+
+use image::{KeptLayers, Times};
+
+use crate::model::ContainerId;
+use crate::{Engine, Error, Result};
+
+impl Engine {
+    /// Takes what a container changed, which does not run any more, as a layer; `None` where it changed nothing. It has
+    /// changed nothing afterwards.
+    pub async fn take_layer(&self, reference: &str, times: Times) -> Result<Option<KeptLayers>> {
+        let container = self.0.containers.find(reference)?;
+        let life = container.life(reference).await?;
+        if life.record().state.phase.is_live() {
+            return Err(Error::conflict(format!("container {reference} is running: what it changes is not whole yet")));
+        }
+        life.files.settle(&life).await?;
+        let (images, id) = (self.0.images.clone(), life.id.to_string());
+        let layer = crate::blocking(move || images.take_changes(&id).map_err(crate::images::error)).await?;
+        layer.finish(Some(times)).await.map_err(crate::images::error)
+    }
+
+    /// Containers that are steps of builds. Right after the daemon's start they belong to builds that ended with it.
+    pub fn steps(&self) -> Vec<ContainerId> {
+        let all = self.0.containers.all();
+        all.iter().filter(|container| container.record().step).map(|container| container.id.clone()).collect()
+    }
+}

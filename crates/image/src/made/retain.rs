@@ -1,0 +1,49 @@
+//! Layers that others than images and containers need: what a build may find again.
+
+use super::KeptLayers;
+use crate::record::{self, RETAIN};
+use crate::state::Lease;
+use crate::{Digest, Images, Result};
+use std::sync::Arc;
+use store::Txn;
+
+impl Images {
+    /// Keeps layers; `None` where one of them is not here.
+    pub fn keep_layers(&self, diff_ids: &[Digest]) -> Option<KeptLayers> {
+        let lease: Lease = self.0.lease();
+        let keep = |diff_id| lease.pin_if(diff_id, |state| state.layers.get(diff_id).map(Arc::clone));
+        let layers = diff_ids.iter().map(keep).collect::<Option<_>>()?;
+        Some(KeptLayers { layers, _lease: lease })
+    }
+
+    /// Whether an image has the layer.
+    pub fn in_an_image(&self, diff_id: &Digest) -> bool {
+        self.0.state.lock().images.values().any(|image| image.diff_ids.contains(diff_id))
+    }
+
+    /// Adds to a transaction that `owner` needs a layer, which stays until it is let go. Whoever commits it keeps the layer
+    /// meanwhile, and [says so](Self::retained) afterwards.
+    ///
+    /// # Errors
+    /// Where it can't be encoded.
+    pub fn retain_in<'s>(&self, txn: Txn<'s>, owner: &str, diff_id: &Digest) -> Result<Txn<'s>> {
+        let key = format!("{RETAIN}{owner}");
+        let value = record::encode(&key, diff_id)?;
+        Ok(txn.put(&key, value))
+    }
+
+    /// A transaction of [`retain_in`](Self::retain_in) is committed.
+    pub fn retained(&self, owner: &str, diff_id: &Digest) {
+        self.0.state.lock().retained.insert(owner.to_owned(), *diff_id);
+    }
+
+    /// Adds to a transaction that `owner` needs its layer no more; [said](Self::let_go) once it is committed.
+    pub fn let_go_in<'s>(&self, txn: Txn<'s>, owner: &str) -> Txn<'s> {
+        txn.delete(format!("{RETAIN}{owner}"))
+    }
+
+    /// A transaction of [`let_go_in`](Self::let_go_in) is committed.
+    pub fn let_go(&self, owner: &str) {
+        self.0.state.lock().retained.remove(owner);
+    }
+}

@@ -1,0 +1,254 @@
+//! Dockerfiles become images, with the stock client.
+
+use e2e::{Daemon, eventually};
+
+/// What builds with the classic builder's endpoint, which is all that this client has.
+const BUILD: &str = "env DOCKER_BUILDKIT=0 docker build";
+
+/// A Dockerfile and files beside it.
+fn project(host: &Daemon, dockerfile: &str, files: &[(&str, &str)]) {
+    let write = |path: &str, text: &str| {
+        let path = host.work().join("app").join(path);
+        std::fs::create_dir_all(path.parent().expect("a directory")).expect("a directory for it");
+        std::fs::write(path, text).expect("the file");
+    };
+    write("Dockerfile", dockerfile);
+    files.iter().for_each(|(path, text)| write(path, text));
+}
+
+const SERVICE: &str = "\
+FROM busybox AS base
+ARG GREETING=hello
+WORKDIR /srv/app
+COPY package.json .
+RUN mkdir modules && echo installed > modules/dep
+FROM base AS test
+RUN exit 7
+FROM base
+ENV GREETING=$GREETING
+COPY src ./src
+RUN cat src/main > out && echo made
+EXPOSE 80 53/udp
+LABEL of=\"the service\"
+CMD [\"cat\", \"out\"]
+";
+
+#[test]
+fn only_what_follows_a_change_is_done_again() {
+    let host = Daemon::start();
+    project(&host, SERVICE, &[("package.json", "{}"), ("src/main", "one\n")]);
+    let steps = "grep -c -e 'Using cache' -e 'Running in'";
+    let first = host.sh(&format!("{BUILD} -t app:1 app"));
+    first.ok().mentions("Step 1/12 : FROM busybox AS base\n").mentions(" ---> Running in ").mentions("\nmade\n");
+    first.mentions("Successfully built ").mentions("Successfully tagged app:1").omits("Using cache").omits("exit 7");
+    host.sh("docker run --rm app:1").says("one");
+    let again = host.sh(&format!("{BUILD} -t app:1 app"));
+    again.ok().omits("Running in");
+    host.sh(&format!("{BUILD} app | {steps}")).says("5");
+    let id = host.sh("docker images -q --no-trunc app:1").text().to_owned();
+    host.sh(&format!("touch app/src/main; {BUILD} -q -t app:1 app")).says(&id);
+
+    host.sh("echo two > app/src/main").ok();
+    host.sh(&format!("{BUILD} -t app:2 app | grep -c 'Using cache'")).says("3");
+    host.sh("docker run --rm app:2 && docker run --rm app:1").says("two\none");
+    // Back again, it is found again, whatever was built in between.
+    host.sh(&format!("echo one > app/src/main; {BUILD} -t app:3 app")).ok().omits("Running in");
+    host.sh("docker images -q --no-trunc app:3").says(&id);
+    host.sh(&format!("{BUILD} --target test app"))
+        .fails_with("The command '/bin/sh -c exit 7' returned a non-zero code: 7");
+    host.sh("docker ps -aq").says("");
+    host.sh("docker image inspect app:1 -f '{{.Config.Env}} {{.Config.WorkingDir}} {{.Config.ExposedPorts}} {{.Config.Labels}}'")
+        .says("[PATH=/bin GREETING=hello] /srv/app map[53/udp:{} 80/tcp:{}] map[of:the service]");
+}
+
+#[test]
+fn the_same_context_is_the_same_image_elsewhere() {
+    let (one, other) = (Daemon::start(), Daemon::start());
+    let mut ids = Vec::new();
+    for host in [&one, &other] {
+        project(host, SERVICE, &[("package.json", "{}"), ("src/main", "one\n")]);
+        // Busybox itself is brought in by each daemon's test, at another time.
+        host.sh("docker save busybox -o base.tar").ok();
+        ids.push(host.work());
+    }
+    other.sh(&format!("docker rmi busybox && docker load -i {}/base.tar", ids[0].display())).ok();
+    let built = |host: &Daemon, flags: &str| host.sh(&format!("{BUILD} -q {flags} app")).ok().text().to_owned();
+    let id = built(&one, "");
+    assert_eq!(built(&other, ""), id);
+    assert_eq!(built(&other, "--no-cache"), id);
+    assert_ne!(built(&one, "--build-arg GREETING=bye"), id);
+    assert_ne!(built(&one, "--build-arg SOURCE_DATE_EPOCH=1000000000"), id);
+    one.sh(&format!("{BUILD} -q --build-arg SOURCE_DATE_EPOCH=1000000000 -t old app && docker image inspect old -f '{{{{.Created}}}}'"))
+        .mentions("2001-09-09T01:46:40Z");
+}
+
+#[test]
+fn files_are_copied_as_the_reference_says() {
+    let host = Daemon::start();
+    let dockerfile = "\
+FROM busybox AS made
+RUN mkdir -p /made/deep && echo m > /made/deep/file && chmod 750 /made/deep && chown 5:6 /made/deep/file && ln -s file /made/deep/link
+FROM busybox
+RUN echo worker:x:123:123::/:/bin/sh > /etc/passwd && mkdir -p /opt/real && ln -s /opt/real /opt/link
+COPY a.txt /one
+COPY a.txt b.txt /two/
+COPY dir /three
+COPY --chown=worker *.txt /opt/link/new/
+COPY --chown=9:8 --chmod=u=rwX,go= dir /five
+COPY --from=made /made /six
+COPY --from=0 /made/deep/link /seven
+COPY --from=busybox /bin/busybox /eight
+COPY --parents dir/./sub/in /nine/
+COPY --exclude=*.log dir /ten
+COPY --link a.txt /eleven/
+ADD files.tar.gz /twelve
+ADD --unpack=false files.tar.gz /thirteen/
+COPY <<first <<-\"second\" /fourteen/
+$PATH is set
+first
+\tas it $is
+second
+COPY [\"with blank\", \"/fifteen\"]
+";
+    let files = [
+        ("a.txt", "a"),
+        ("b.txt", "b"),
+        ("dir/sub/in", "in"),
+        ("dir/x.log", "log"),
+        ("dir/ignored", "ignored"),
+        ("secret.txt", "secret"),
+        ("with blank", "blank"),
+        (".dockerignore", "# a comment\nsecret.txt\n**/ignored\n"),
+    ];
+    project(&host, dockerfile, &files);
+    host.sh("mkdir t && echo t > t/file && tar -C t -czf app/files.tar.gz .").ok();
+    host.sh(&format!("{BUILD} -t app app")).ok();
+    let shows = |command: &str| host.sh(&format!("docker run --rm app sh -c '{command}'"));
+    shows("cat /one /two/a.txt /two/b.txt /three/sub/in /three/x.log").says("aabinlog");
+    shows("ls /opt/real/new; stat -c %u:%g /opt/real/new/a.txt /opt/real/new").says("a.txt\nb.txt\n123:123\n123:123");
+    shows("stat -c %a.%u.%g /five/sub /five/sub/in").says("700.9.8\n600.9.8");
+    shows("stat -c %a /six/deep; stat -c %u:%g /six/deep/file; readlink /six/deep/link; cat /seven")
+        .says("750\n5:6\nfile\nm");
+    shows("cmp /eight /bin/busybox && ls /nine /ten /eleven").says("/eleven:\na.txt\n\n/nine:\nsub\n\n/ten:\nsub");
+    shows("cat /twelve/file; ls /thirteen; ls /three").says("t\nfiles.tar.gz\nsub\nx.log");
+    shows("cat /fourteen/first /fourteen/second; cat /fifteen").mentions("/bin is set\nas it $is\nblank");
+    shows("stat -c %Y /one /two /fourteen").says("315619200\n315619200\n315619200");
+}
+
+#[test]
+fn mistakes_are_told_where_they_stand() {
+    let host = Daemon::start();
+    let fails = |dockerfile: &str| {
+        project(&host, dockerfile, &[("a", "a"), (".dockerignore", "hidden"), ("hidden", "")]);
+        host.sh(&format!("{BUILD} app"))
+    };
+    fails("FORM busybox").fails_with("Dockerfile:1:1: unknown instruction: FORM (did you mean FROM?)");
+    fails("FROM busybox\nCOPY nothing /")
+        .fails_with("COPY failed: stat nothing: file does not exist")
+        .complains("COPY nothing /\n");
+    fails("FROM busybox\nCOPY hidden /").fails_with("or .dockerignore excludes it");
+    fails("FROM busybox\nCOPY ../a /").fails_with("forbidden path outside the build context: ../a");
+    fails("FROM busybox\nCOPY *.none /").fails_with("no source files were specified");
+    fails("FROM busybox\nCOPY --chown=nobody-here a /").fails_with("unable to find user nobody-here");
+    fails("FROM busybox\nCOPY a /bin").ok();
+    fails("FROM busybox\nCOPY a /bin/busybox/x").fails_with("cannot overwrite non-directory with directory");
+    fails("FROM nothing-of-the-kind\n").fails_with("Dockerfile:1:6: ");
+    fails("FROM busybox AS base\nFROM bsae").fails_with("did you mean the stage base?");
+    fails("FROM busybox\nRUN nothing-of-the-kind").fails_with("returned a non-zero code: 127").prints("not found");
+    fails("FROM busybox\nRUN --mount=type=cache,target=/x true")
+        .fails_with("stratus does not mount anything into a RUN yet");
+    fails("FROM busybox\nADD https://example.org/x /")
+        .fails_with("stratus does not fetch what ADD names by an address yet");
+    host.sh(&format!("{BUILD} -f nothing app")).fails_with("");
+    host.sh(&format!("{BUILD} --target nothing app")).fails_with("target stage \"nothing\" could not be found");
+    host.sh(&format!("{BUILD} --squash app")).fails_with("");
+    host.sh("docker ps -aq").says("");
+}
+
+#[test]
+fn bases_ask_something_of_whoever_builds_upon_them() {
+    let host = Daemon::start();
+    let base = "\
+FROM busybox
+ONBUILD COPY a /from-context
+ONBUILD RUN echo triggered > /triggered
+ENTRYPOINT [\"cat\"]
+CMD [\"/triggered\"]
+HEALTHCHECK --interval=1h CMD true
+STOPSIGNAL 9
+VOLUME /data
+";
+    project(&host, base, &[("a", "a")]);
+    host.sh(&format!("{BUILD} -t base app")).ok().omits("Running in");
+    project(&host, "FROM base\nSHELL [\"/bin/sh\", \"-ec\"]\nRUN false; true\n", &[]);
+    host.sh(&format!("{BUILD} -t child app")).fails_with("").prints("# Executing 2 build triggers");
+    project(&host, "FROM base\nENTRYPOINT [\"cat\", \"/from-context\"]\n", &[]);
+    host.sh(&format!("{BUILD} -t child app")).ok();
+    host.sh("docker run --rm child /triggered").says("atriggered");
+    project(&host, "FROM base AS b\nFROM busybox\nRUN <<E\n#!/bin/cat\nread by cat\nE\n", &[]);
+    host.sh(&format!("{BUILD} -t script app")).ok().mentions("read by cat");
+    host.sh("docker image inspect base -f '{{.Config.OnBuild}} {{.Config.StopSignal}} {{.Config.Healthcheck}} {{.Config.Volumes}}'")
+        .mentions("[COPY a /from-context RUN echo triggered > /triggered] 9 {[CMD-SHELL true] 1h0m0s").mentions("map[/data:{}]");
+}
+
+#[test]
+fn stages_that_do_not_need_each_other_are_built_side_by_side() {
+    let host = Daemon::start();
+    // Each waits for the other, on the host's loopback: one after the other they would never end.
+    let (one, two) = (host.port(), host.sh("echo $((PORT + 1))").number());
+    let meets = |own: u64, other: u64| {
+        format!("RUN nc -l -p {own} -e true & until echo | nc 127.0.0.1 {other}; do sleep 0.02; done; wait")
+    };
+    let dockerfile = format!(
+        "FROM busybox AS one\n{}\nFROM busybox AS two\n{}\nFROM busybox\nCOPY --from=one /bin/true /one\nCOPY --from=two /bin/true /two\n",
+        meets(one.into(), two),
+        meets(two, one.into()),
+    );
+    project(&host, &dockerfile, &[]);
+    host.sh(&format!("{BUILD} --network host -t both app")).ok();
+    host.sh("docker run --rm both ls /one /two").says("/one\n/two");
+}
+
+#[test]
+fn a_build_that_is_given_up_leaves_nothing_that_runs() {
+    let mut host = Daemon::start();
+    project(&host, "FROM busybox\nRUN echo first > /first\nRUN echo begun; sleep 1000\n", &[]);
+    let client = host.session(&format!("{BUILD} -t never app"));
+    client.waits_for("\nbegun");
+    host.sh("docker ps -q | wc -l").says("1");
+    client.signal("INT");
+    eventually("the end of its step", || host.sh("docker ps -aq").text().is_empty());
+
+    let client = host.session(&format!("{BUILD} -t never app"));
+    client.waits_for("\nbegun");
+    host.kill9();
+    drop(client);
+    host.restart();
+    eventually("the end of its step", || host.sh("docker ps -aq").text().is_empty());
+    host.sh("ls data/build/contexts | wc -l || true").ok();
+    assert_eq!(std::fs::read_dir(host.data().join("build/contexts")).expect("the contexts").count(), 0);
+    // What was whole is found again.
+    project(&host, "FROM busybox\nRUN echo first > /first\n", &[]);
+    host.sh(&format!("{BUILD} -t app app")).ok().mentions("Using cache");
+    host.sh("docker run --rm app cat /first").says("first");
+}
+
+#[test]
+fn the_cache_is_shown_and_emptied() {
+    let host = Daemon::start();
+    project(&host, "FROM busybox\nRUN echo layer > /layer\n", &[]);
+    host.sh(&format!("{BUILD} -t app app")).ok();
+    host.sh("docker system df --format '{{.Type}} {{.TotalCount}}'").mentions("Build Cache 1");
+    let shown = host.ask("GET /v1.43/system/df?type=build-cache", "").expect("an answer").json();
+    assert_eq!(shown["BuildCache"][0]["Description"], "RUN echo layer > /layer", "{shown}");
+    // An image has it.
+    host.sh("docker builder prune -f").mentions("Total reclaimed space: 0B");
+    host.sh("docker rmi app").omits("Deleted: sha256:\n");
+    host.sh(&format!("{BUILD} -t app app")).ok().mentions("Using cache");
+    host.sh("docker rmi app && docker builder prune -f").mentions("Total reclaimed space: 6B");
+    host.sh(&format!("{BUILD} -t app app")).ok().omits("Using cache");
+    host.sh("docker builder prune -af").mentions("Total reclaimed space: 0B");
+    host.sh("docker run --rm app cat /layer").says("layer");
+    host.sh(&format!("{BUILD} -t app app")).ok().omits("Using cache");
+    host.sh("docker builder prune -f --filter nothing=x").fails_with("invalid filter");
+}
