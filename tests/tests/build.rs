@@ -56,7 +56,7 @@ fn a_check_knows_what_images_of_the_daemon_set() {
     host.sh(&format!("{check} -H unix:///nowhere/docker.sock | jq -r '.warnings | length'")).says("0");
     host.sh("printf 'FROM nobody/has/it\\nCOPY $OTHER /\\n' | $STRATUS build --check -f - .")
         .says("Check complete, no warnings found.");
-    host.sh("$STRATUS build -t web .").exits_with(2).complains("stratus builds no images yet");
+    host.sh("$STRATUS build -t web .").exits_with(2).complains("stratus build only checks Dockerfiles yet");
     host.sh("$STRATUS build --check nowhere")
         .exits_with(1)
         .complains("reading nowhere/Dockerfile: No such file or directory");

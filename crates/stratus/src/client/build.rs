@@ -77,8 +77,8 @@ impl Later {
 pub(super) async fn build(context: &Context, args: BuildArgs) -> Result<ExitCode> {
     if !args.check || args.later.is_given() {
         return Err(Error::Usage(
-            "stratus builds no images yet: it checks Dockerfiles (stratus build --check [--file FILE] PATH). \
-             Until then build with docker or another builder, and bring the image here with stratus load."
+            "stratus build only checks Dockerfiles yet (stratus build --check [--file FILE] PATH). \
+             docker build builds them: DOCKER_BUILDKIT=0 docker build, with DOCKER_HOST as for any other command."
                 .to_owned(),
         ));
     }
