@@ -105,3 +105,27 @@ fn a_run_that_ends_while_no_daemon_runs_is_counted_until_then() {
     let counted = group["Seconds"].as_f64().expect("a number");
     assert!(counted <= (finished - started) as f64 / 1e9, "{group}");
 }
+
+/// Its end is heard of before the daemon has taken up what runs, in the middle of that, or after it: the keeper is slow.
+#[test]
+fn a_run_that_ends_as_the_daemon_comes_is_counted_once() {
+    let mut host = Daemon::start();
+    let slow = format!("strace -p {} -e trace=recvmsg -e inject=recvmsg:delay_exit=30000 -o /dev/null", host.keeper());
+    for round in 0..8 {
+        let id = host.sh("docker run -d busybox sleep 1000").text().to_owned();
+        let pid = host.sh(&format!("docker inspect -f '{{{{.State.Pid}}}}' {id}")).text().to_owned();
+        host.kill9();
+        let mut tracer = host.session(&slow);
+        tracer.waits_for("attached");
+        let killed = format!("sleep 0.{:03}; kill -9 {pid}", round * 30);
+        let killer = std::thread::spawn(move || std::process::Command::new("sh").args(["-c", &killed]).status());
+        host.restart();
+        killer.join().expect("a thread").expect("a shell");
+        tracer.signal("INT");
+        tracer.exit_code();
+        host.sh(&format!("docker wait {id}")).says("137");
+        let report = usage(&host, &format!("--filter container={id}"));
+        let total = &report["Total"];
+        assert_eq!((total["Runs"].as_u64(), total["Running"].as_u64()), (Some(1), Some(0)), "{report:#}");
+    }
+}

@@ -219,7 +219,7 @@ impl Engine {
         counts
     }
 
-    /// Goes on counting what ran while no daemon did. A daemon that was killed soon after the start has not saved the count:
+    /// Goes on counting what ran while no daemon did; for who holds its life, so that it does not end meanwhile. A daemon that was killed soon after the start has not saved the count:
     /// the kernel's counters are the run's own, and have all of it.
     pub(crate) fn resume_count(&self, record: &ContainerRecord) {
         let is_counted = |count: &Accumulator| Some(count.run().started) == record.state.started_at;

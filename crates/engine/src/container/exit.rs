@@ -80,6 +80,8 @@ impl Engine {
             return Ok(None);
         }
         container.abort_tasks();
+        // It may be heard of before recovery has come to this container.
+        self.resume_count(&record);
         let pause = next_pause(&record, &end);
         if pause.is_none() && record.host.auto_remove {
             return self.end_and_remove(life, &record, &end).await.map(|()| None);

@@ -31,11 +31,6 @@ impl Engine {
         let mut held: HashMap<String, EntryInfo> = entries.into_iter().map(|entry| (entry.id.clone(), entry)).collect();
         let containers = self.0.containers.all();
         let known: HashSet<String> = containers.iter().map(|container| container.id.to_string()).collect();
-        for record in
-            containers.iter().map(|container| container.record()).filter(|record| record.state.phase.is_live())
-        {
-            self.resume_count(&record);
-        }
         // Before the end of anything is recorded: what others run on is not taken down with that.
         for container in &containers {
             if held.get(container.id.as_str()).is_some_and(|entry| entry.state == Held::Running) {
@@ -81,6 +76,7 @@ impl Engine {
         let live = record.state.phase.is_live();
         match entry {
             Some(entry) if live && entry.state == Held::Running => {
+                self.resume_count(&record);
                 self.adopt(container, &record).await;
                 self.0.placements.settle_freezer(&record)?;
                 self.settle_networks(&life).await?;
