@@ -155,14 +155,46 @@ fn mistakes_are_told_where_they_stand() {
     fails("FROM nothing-of-the-kind\n").fails_with("Dockerfile:1:6: ");
     fails("FROM busybox AS base\nFROM bsae").fails_with("did you mean the stage base?");
     fails("FROM busybox\nRUN nothing-of-the-kind").fails_with("returned a non-zero code: 127").prints("not found");
-    fails("FROM busybox\nRUN --mount=type=cache,target=/x true")
-        .fails_with("stratus does not mount anything into a RUN yet");
+    fails("FROM busybox\nRUN --mount=type=secret,id=token,required true").fails_with("secret token: not found");
+    fails("FROM busybox\nRUN --mount=source=nothing,target=/x true").fails_with("stat nothing: file does not exist");
     fails("FROM busybox\nADD https://example.org/x /")
         .fails_with("stratus does not fetch what ADD names by an address yet");
     host.sh(&format!("{BUILD} -f nothing app")).fails_with("");
     host.sh(&format!("{BUILD} --target nothing app")).fails_with("target stage \"nothing\" could not be found");
     host.sh(&format!("{BUILD} --squash app")).fails_with("");
     host.sh("docker ps -aq").says("");
+}
+
+#[test]
+fn a_command_sees_what_is_mounted_and_its_layer_does_not() {
+    let host = Daemon::start();
+    let dockerfile = "\
+FROM busybox AS made
+RUN mkdir /made && echo made > /made/file && ln -s /made/file /link
+FROM busybox
+WORKDIR /work
+RUN --mount=type=cache,id=c,target=/root/.cache,mode=700 echo $(cat /root/.cache/count)x > /root/.cache/count
+RUN --mount=type=cache,id=c,target=/cache,ro ! touch /cache/y && cat /cache/count > /out
+RUN --mount=target=/src --mount=source=sub,target=sub,rw cat /src/a sub/in && ! touch /src/x && echo w > sub/in && touch sub/new
+RUN --mount=from=made,source=made,target=/from/made --mount=from=busybox,target=/from/box \\
+    cat /from/made/file && test -x /from/box/bin/busybox && ! touch /from/made/x
+RUN --mount=type=tmpfs,target=/scratch,size=1m echo s > /scratch/s && ! dd if=/dev/zero of=/scratch/t bs=1M count=2
+RUN --mount=type=secret,id=token --mount=type=ssh ls /run/secrets 2> /dev/null || echo none
+";
+    project(&host, dockerfile, &[("a", "a\n"), ("sub/in", "in\n"), (".dockerignore", "hidden"), ("hidden", "")]);
+    host.sh(&format!("{BUILD} -t app app")).ok().mentions("\na\nin\n").mentions("\nmade\n").mentions("\nnone\n");
+    host.sh("docker run --rm app sh -c 'cat /out; ls -a /work /root /cache /src /from /scratch 2>&1; true'")
+        .mentions("x\n")
+        .mentions("/root:\n.\n..\n\n/work:\n.\n..")
+        .mentions("ls: /cache: No such file or directory")
+        .mentions("ls: /src: No such file or directory")
+        .mentions("ls: /from: No such file or directory")
+        .mentions("ls: /scratch: No such file or directory");
+    // A cache outlives builds, and goes with all that is cached.
+    host.sh(&format!("{BUILD} --no-cache -t app app && docker run --rm app cat /out")).mentions("\nxx");
+    host.sh(&format!("docker builder prune -af && {BUILD} -t app app && docker run --rm app cat /out")).omits("\nxx");
+    // What saw other files is done again, and what follows is found: it changed nothing that lasts.
+    host.sh(&format!("echo other > app/sub/in; {BUILD} -t app app | grep -c 'Using cache'")).says("7");
 }
 
 #[test]

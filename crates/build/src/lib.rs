@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod cache;
+mod caches;
 pub mod check;
 mod context;
 pub mod dockerfile;

@@ -1,6 +1,7 @@
 //! A build: which stages are needed, one after the other where they need each other, and side by side where they do not.
 
 use crate::cache::Cache;
+use crate::caches::Caches;
 use crate::dockerfile::{self, Dockerfile, Globals, Origin, Plan};
 use crate::files::Files;
 use crate::progress::{Event, PlannedStage, Progress, StepId};
@@ -26,6 +27,7 @@ pub struct Builder(Arc<Inner>);
 struct Inner {
     engine: Engine,
     cache: Cache,
+    caches: Caches,
     /// Where contexts are while they are needed.
     contexts: PathBuf,
 }
@@ -41,11 +43,16 @@ impl Builder {
         image::remove_tree(&contexts).map_err(|e| failed(&e))?;
         std::fs::create_dir_all(&contexts).map_err(|e| failed(&e))?;
         let cache = Cache::new(engine.image_store().clone(), engine.store());
-        Ok(Builder(Arc::new(Inner { engine, cache, contexts })))
+        let caches = Caches::new(data_dir.join("build/caches"));
+        Ok(Builder(Arc::new(Inner { engine, cache, caches, contexts })))
     }
 
     pub(crate) fn cache(&self) -> &Cache {
         &self.0.cache
+    }
+
+    pub(crate) fn caches(&self) -> &Caches {
+        &self.0.caches
     }
 
     pub(crate) fn engine(&self) -> &Engine {
@@ -84,6 +91,7 @@ impl Builder {
         let solver = Solver {
             engine: &self.0.engine,
             cache: &self.0.cache,
+            caches: &self.0.caches,
             request: &request,
             file: &file,
             globals: &globals,
@@ -127,6 +135,7 @@ fn planned(file: &Dockerfile, order: &[usize]) -> Event {
 pub(crate) struct Solver<'b> {
     pub(crate) engine: &'b Engine,
     pub(crate) cache: &'b Cache,
+    pub(crate) caches: &'b Caches,
     pub(crate) request: &'b Request,
     pub(crate) file: &'b Dockerfile,
     pub(crate) globals: &'b Globals,
@@ -183,7 +192,18 @@ impl<'b> Solver<'b> {
         };
         let layers = self.images().view_layers(state.diff_ids().to_vec()).await;
         let layers = layers.map_err(|e| Error::failed("opening an image", e))?;
-        Ok(Arc::new(Files::of_layers(layers)))
+        Ok(Arc::new(Files::of_layers(layers, state)))
+    }
+
+    /// The image in the making that a name stands for; `None`: none at all.
+    pub(crate) async fn state(&self, origin: &Origin, step: StepId) -> Result<Option<State>> {
+        match origin {
+            Origin::Scratch => Ok(None),
+            Origin::Stage(index) => Ok(Some(self.stage(*index).await?.state.clone())),
+            Origin::Named { name, meant } => {
+                self.image(name, meant.as_deref(), &self.request.given.target_platform, step).await.map(Some)
+            }
+        }
     }
 
     /// An image by its name, pulled where it is not here.

@@ -1,9 +1,10 @@
 //! A stage: its instructions, one after the other.
 
 use crate::cache::Key;
+use crate::caches::Made;
 use crate::dockerfile::{
-    Add, CommandLine, Copy, FileSource, Files as Operands, Heredoc, Instruction, Kind, Mistake, Mode, Origin, Owner,
-    Run, Scope, Source, Statement, Word, expand, trigger,
+    Add, CommandLine, Copy, FileSource, Files as Operands, Heredoc, Instruction, Kind, Mistake, Mode, Mount, Origin,
+    Owner, Run, Scope, Source, Statement, Word, expand, trigger,
 };
 use crate::files::{Choice, Files};
 use crate::ignore::Ignore;
@@ -12,6 +13,7 @@ use crate::solve::{EPOCH, Solver};
 use crate::state::State;
 use crate::step::configure::{Memory, argv, configure};
 use crate::step::copy::{self, Copying};
+use crate::step::mounts::Mounts;
 use crate::step::run::{self, Ended, Running};
 use crate::{Error, Result};
 use engine::model::{BindOptions, MountKind, MountRequest};
@@ -31,7 +33,9 @@ impl StageEnd<'_> {
     pub(crate) async fn files(&self, images: &Images) -> Result<Arc<Files>> {
         let open = || async {
             let layers = images.view_layers(self.state.diff_ids().to_vec()).await;
-            layers.map(|layers| Arc::new(Files::of_layers(layers))).map_err(|e| Error::failed("opening a stage", e))
+            layers
+                .map(|layers| Arc::new(Files::of_layers(layers, self.state.clone())))
+                .map_err(|e| Error::failed("opening a stage", e))
         };
         self.files.get_or_try_init(open).await.cloned()
     }
@@ -268,6 +272,7 @@ impl Stage<'_, '_> {
     }
 
     async fn run(&mut self, run: &Run, place: &Place<'_>) -> Result<()> {
+        let mounts = self.mounts(run, place).await?;
         let prepared = self.prepare(run, place)?;
         let arguments: Vec<String> = self.scope.arguments().map(|(name, value)| format!("{name}={value}")).collect();
         let config = &self.state.config.config;
@@ -283,13 +288,14 @@ impl Stage<'_, '_> {
             .number(prepared.running.host.shm_size)
             .text(&self.solver.request.given.target_platform.to_string())
             .number(self.solver.time().cast_unsigned());
+        let key = mounts.add_to(key);
         let with =
             if arguments.is_empty() { String::new() } else { format!("|{} {} ", arguments.len(), arguments.join(" ")) };
         let line = prepared.running.argv.join(" ");
         let (solver, state) = (self.solver, self.state.clone());
         let Prepared { running, script, .. } = prepared;
         let make = Box::pin(async {
-            let ended = run::run(solver.engine, &state, running, solver.progress, place.step).await?;
+            let ended = run::run(solver.engine, &state, running, mounts, solver.progress, place.step).await?;
             drop(script);
             match ended {
                 Ended::Well(layer) => Ok(layer),
@@ -301,6 +307,61 @@ impl Stage<'_, '_> {
             }
         });
         self.layer(key, format!("RUN {with}{line}"), place, make).await
+    }
+
+    /// What is mounted into a `RUN`.
+    async fn mounts(&self, run: &Run, place: &Place<'_>) -> Result<Mounts> {
+        let mut mounts = Mounts::default();
+        for spec in &run.mounts {
+            let at = |message: String| Error::from(place.source.mistake(spec.span, message));
+            let mount = spec.resolve(place.source, |word| self.scope.expand(word, place.source))?;
+            let absolute = |target: &str| changes::directory(&self.state.config.config.working_dir, target);
+            match mount {
+                Mount::Tmpfs { target, size } => mounts.memory(&absolute(&target), size),
+                Mount::Cache { from: Some(_), .. } => {
+                    return Err(at("stratus does not fill a cache from elsewhere yet".into()));
+                }
+                Mount::Cache { target, id, read_only, sharing, mode, uid, gid, .. } => {
+                    let target = absolute(&target);
+                    let id = id.unwrap_or_else(|| target.clone());
+                    let in_use = self.solver.caches.take(&id, sharing, Made { mode, uid, gid }).await?;
+                    mounts.cache(&target, &id, in_use, read_only);
+                }
+                Mount::Bind { target, from: None, source, writable } => {
+                    let context = Arc::clone(&self.solver.request.context);
+                    let copy = writable.then(|| self.solver.directory()).transpose();
+                    let copy = copy.map_err(|e| Error::failed("making a directory", e))?;
+                    let source = source.unwrap_or_else(|| "/".to_owned());
+                    let target = absolute(&target);
+                    let mounting = tokio::task::spawn_blocking(move || {
+                        let mounted = mounts.context(&target, &source, &context, copy);
+                        mounted.map(|()| mounts)
+                    });
+                    mounts = mounting.await.map_err(|e| Error::failed("looking up files", e))?.map_err(at)?;
+                }
+                Mount::Bind { target, from: Some(from), source, writable } => {
+                    if writable {
+                        return Err(at(
+                            "stratus mounts files of a stage or an image read-only: copy what is to be written".into(),
+                        ));
+                    }
+                    let origin = self.solver.file.origin(self.index, &from, spec.span)?;
+                    match self.solver.state(&origin, place.step).await? {
+                        Some(state) => mounts.stage(&absolute(&target), source.as_deref().unwrap_or("/"), state)?,
+                        None => mounts.memory(&absolute(&target), None),
+                    }
+                }
+                Mount::Secret { id, required: true, .. } => {
+                    return Err(at(format!("secret {id}: not found: the classic builder is given none")));
+                }
+                Mount::Ssh { id, required: true, .. } => {
+                    return Err(at(format!("SSH agent {id}: not found: the classic builder is given none")));
+                }
+                // It is there if it was given, and else it is not.
+                Mount::Secret { .. } | Mount::Ssh { .. } => {}
+            }
+        }
+        Ok(mounts)
     }
 
     /// A script as a file of the container's: in `/dev`, where it leaves nothing in the image.
@@ -324,10 +385,6 @@ impl Stage<'_, '_> {
 
     /// What a `RUN` executes, and how.
     fn prepare(&self, run: &Run, place: &Place<'_>) -> Result<Prepared> {
-        if let Some(mount) = run.mounts.first() {
-            let message = "stratus does not mount anything into a RUN yet";
-            return Err(place.source.mistake(mount.span, message).into());
-        }
         if let Some(device) = run.devices.first() {
             return Err(place.source.mistake(device.span, "stratus has no devices for a RUN").into());
         }

@@ -90,6 +90,11 @@ impl Builder {
         let mut unwanted = unwanted;
         steps.retain(|step| unwanted(step));
         self.cache().remove(&steps).await?;
+        if options.all && options.keep == 0 && options.unused_since.is_none() {
+            let builder = self.clone();
+            let pruned = tokio::task::spawn_blocking(move || builder.caches().prune()).await;
+            pruned.map_err(|e| Error::failed("removing directories of caches", e))??;
+        }
         let collected = self.engine().image_store().gc(false).await;
         let collected = collected.map_err(|e| Error::failed("removing layers of the build cache", e))?;
         Ok(Pruned { keys: steps.into_iter().map(|step| step.key).collect(), reclaimed: collected.bytes })

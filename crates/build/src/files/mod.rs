@@ -5,12 +5,18 @@ mod select;
 pub(crate) use select::{Choice, Picked, Selection};
 
 use crate::ignore::Ignore;
+use crate::state::State;
+use image::archive;
 use image::{Digest, Hasher, MountedRootfs};
 use parking_lot::Mutex;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::fs::FileType;
 use std::collections::HashMap;
-use std::fs::File;
+use std::ffi::OsStr;
+use std::fs::{self, File};
 use std::io::Read as _;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
 
 /// A tree of files.
 pub struct Files {
@@ -24,9 +30,9 @@ pub struct Files {
 /// What keeps the tree where it is.
 enum Root {
     /// A build's own copy of its context, which is removed with it.
-    Context { directory: OwnedFd, _removed: tempfile::TempDir },
-    /// Layers.
-    Layers(MountedRootfs),
+    Context { directory: OwnedFd, removed: tempfile::TempDir },
+    /// Layers, and what keeps them here.
+    Layers { mounted: MountedRootfs, _state: Box<State> },
     /// Nothing at all.
     Nothing,
 }
@@ -38,7 +44,7 @@ impl Files {
     /// Where the directory can't be opened.
     pub fn of_context(directory: tempfile::TempDir, ignore: Ignore) -> std::io::Result<Files> {
         let opened = OwnedFd::from(File::open(directory.path())?);
-        Ok(Files::new(Root::Context { directory: opened, _removed: directory }, ignore))
+        Ok(Files::new(Root::Context { directory: opened, removed: directory }, ignore))
     }
 
     /// No files.
@@ -47,8 +53,8 @@ impl Files {
     }
 
     /// The files of layers.
-    pub(crate) fn of_layers(layers: MountedRootfs) -> Files {
-        Files::new(Root::Layers(layers), Ignore::default())
+    pub(crate) fn of_layers(mounted: MountedRootfs, state: State) -> Files {
+        Files::new(Root::Layers { mounted, _state: Box::new(state) }, Ignore::default())
     }
 
     fn new(root: Root, ignore: Ignore) -> Files {
@@ -59,9 +65,38 @@ impl Files {
     pub(crate) fn root(&self) -> Option<BorrowedFd<'_>> {
         match &self.root {
             Root::Context { directory, .. } => Some(directory.as_fd()),
-            Root::Layers(layers) => Some(layers.as_fd()),
+            Root::Layers { mounted, .. } => Some(mounted.as_fd()),
             Root::Nothing => None,
         }
+    }
+
+    /// Where something of a context is on the host, with all links followed. An error is one line for people.
+    pub(crate) fn path(&self, path: &str) -> Result<PathBuf, String> {
+        let Root::Context { directory, removed } = &self.root else { return Err("these files have no place".into()) };
+        let found = archive::target(directory.as_fd(), Path::new(path)).map_err(|e| e.to_string())?;
+        Ok(removed.path().join(found.strip_prefix("/").unwrap_or(&found)))
+    }
+
+    /// Copies what was selected, for somebody to write to it. Blocks. An error is one line for people.
+    pub(crate) fn copy(&self, selection: &Selection, to: &Path) -> Result<(), String> {
+        let failed = |e: &dyn std::fmt::Display| format!("copying files of the context: {e}");
+        let Root::Context { removed, .. } = &self.root else { return Err("these files have no place".into()) };
+        if selection.top.is_some() {
+            fs::create_dir(to).map_err(|e| failed(&e))?;
+        }
+        for picked in &selection.picked {
+            let from = removed.path().join(OsStr::from_bytes(&picked.from));
+            let at = if selection.top.is_some() { to.join(OsStr::from_bytes(&picked.to)) } else { to.to_owned() };
+            match picked.kind() {
+                FileType::Directory => fs::create_dir(&at).map_err(|e| failed(&e))?,
+                FileType::Symlink => {
+                    std::os::unix::fs::symlink(OsStr::from_bytes(&picked.link), &at).map_err(|e| failed(&e))?;
+                }
+                FileType::RegularFile => drop(fs::copy(&from, &at).map_err(|e| failed(&e))?),
+                _ => {}
+            }
+        }
+        Ok(())
     }
 
     /// Whether it is the build's own copy: nobody else needs the files' looks, and nobody wrote them down.

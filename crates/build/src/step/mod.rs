@@ -2,5 +2,6 @@
 
 pub(crate) mod configure;
 pub(crate) mod copy;
+pub(crate) mod mounts;
 mod owner;
 pub(crate) mod run;

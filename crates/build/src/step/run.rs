@@ -1,5 +1,6 @@
 //! `RUN`: something is executed in a container of the image as far as it is, and what it changed becomes a layer.
 
+use super::mounts::{Mounts, remove as remove_stubs};
 use crate::progress::{Progress, StepEvent, StepId};
 use crate::state::State;
 use crate::{Error, Result};
@@ -35,6 +36,7 @@ pub(crate) async fn run(
     engine: &Engine,
     state: &State,
     running: Running,
+    mounts: Mounts,
     progress: &Progress,
     step: StepId,
 ) -> Result<Ended> {
@@ -50,9 +52,16 @@ pub(crate) async fn run(
         attach_stderr: true,
         ..ContainerConfig::default()
     };
-    let unfinished = Unfinished { id, run: RunConfig::default(), diff_ids: state.diff_ids().to_vec() };
-    let request =
-        CreateRequest { config, host: running.host, unfinished: Some(unfinished), ..CreateRequest::default() };
+    let stubs = mounts.stubs(engine.image_store(), state).await?;
+    let mut host = running.host;
+    host.mounts.extend(mounts.requests.iter().cloned());
+    let unfinished = Unfinished {
+        id,
+        run: RunConfig::default(),
+        diff_ids: state.diff_ids().to_vec(),
+        mounted: mounts.images.clone(),
+    };
+    let request = CreateRequest { config, host, unfinished: Some(unfinished), ..CreateRequest::default() };
     let failed = |e: engine::Error| Error::failed("running a command", e);
     let created = Box::pin(engine.create(request)).await.map_err(failed)?;
     let container = StepContainer { engine: engine.clone(), id: Some(created.id) };
@@ -73,7 +82,10 @@ pub(crate) async fn run(
     let ended = match code {
         0 => {
             let times = Times { since, becomes: running.time };
-            Ended::Well(engine.take_layer(&name, times).await.map_err(|e| Error::failed("keeping what it changed", e))?)
+            let layer = engine.take_changes(&name).await.map_err(failed)?;
+            let removing = tokio::task::spawn_blocking(move || remove_stubs(&stubs, &layer).map(|()| layer)).await;
+            let layer = removing.map_err(|e| Error::failed("keeping what it changed", e))??;
+            Ended::Well(layer.finish(Some(times)).await.map_err(|e| Error::failed("keeping what it changed", e))?)
         }
         code => Ended::Badly(code),
     };

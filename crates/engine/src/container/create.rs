@@ -49,6 +49,7 @@ impl Engine {
         if config.image.is_empty() {
             return Err(Error::invalid("no image specified: name the image to run"));
         }
+        let unfinished = unfinished.as_ref();
         let image = match unfinished {
             Some(unfinished) => unfinished.into(),
             None => self.resolve_image(&config.image, platform.as_deref())?,
@@ -76,9 +77,9 @@ impl Engine {
             return Err(Error::invalid("no command specified"));
         }
         super::logging::check(&record.host.log)?;
-        let mounts = self.mount_points_of(&record).await?;
+        let mounts = self.mount_points_of(&record, unfinished).await?;
         record.mounts.clone_from(&mounts.points);
-        if let Err(error) = self.make(&record, &image, &mounts.new_volumes, reservation).await {
+        if let Err(error) = self.make(&record, (&image, unfinished), &mounts.new_volumes, reservation).await {
             let engine = self.clone();
             crate::blocking(move || {
                 engine.drop_volumes(mounts);
@@ -95,7 +96,7 @@ impl Engine {
         Ok(Created { id, warnings })
     }
 
-    async fn mount_points_of(&self, record: &ContainerRecord) -> Result<MountPoints> {
+    async fn mount_points_of(&self, record: &ContainerRecord, unfinished: Option<&Unfinished>) -> Result<MountPoints> {
         let ContainerRecord { config, host, .. } = record;
         let asked = !(host.volumes_from.is_empty()
             && host.binds.is_empty()
@@ -106,19 +107,21 @@ impl Engine {
             return Ok(MountPoints::none(&record.id));
         }
         let (engine, id, config, host) = (self.clone(), record.id.clone(), config.clone(), host.clone());
-        crate::blocking(move || engine.mount_points(&id, &config, &host)).await
+        let unfinished = unfinished.cloned();
+        crate::blocking(move || engine.mount_points(&id, &config, &host, unfinished.as_ref())).await
     }
 
     /// Directories and record; the name's reservation is kept when all is there.
     async fn make(
         &self,
         record: &ContainerRecord,
-        image: &ResolvedImage,
+        (image, unfinished): (&ResolvedImage, Option<&Unfinished>),
         new_volumes: &[Volume],
         reservation: NameReservation<'_>,
     ) -> Result<()> {
         let (engine, id, base) = (self.clone(), record.id.clone(), image.base.clone());
-        let mounted: Vec<_> = crate::images::mounted_images(record).collect();
+        let mounted: Vec<_> =
+            crate::images::mounted_images(record).map(|id| Unfinished::mounted(unfinished, id)).collect();
         let rootfs = crate::blocking(move || {
             engine.0.images.begin_rootfs(id.as_str(), &base, &mounted).map_err(crate::images::error)
         })

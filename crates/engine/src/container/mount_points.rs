@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use crate::images::Unfinished;
 use crate::model::{
     BindOptions, ContainerConfig, ContainerId, HostConfig, MountKind, MountPoint, MountPointKind, MountRequest,
     TmpfsOptions,
@@ -35,9 +36,10 @@ impl Engine {
         id: &ContainerId,
         config: &ContainerConfig,
         host: &HostConfig,
+        unfinished: Option<&Unfinished>,
     ) -> Result<MountPoints> {
         let mut out = MountPoints::none(id);
-        match self.decide(config, host, &mut out) {
+        match self.decide(config, host, unfinished, &mut out) {
             Ok(()) => Ok(out),
             Err(error) => {
                 self.drop_volumes(out);
@@ -57,7 +59,13 @@ impl Engine {
         }
     }
 
-    fn decide(&self, config: &ContainerConfig, host: &HostConfig, out: &mut MountPoints) -> Result<()> {
+    fn decide(
+        &self,
+        config: &ContainerConfig,
+        host: &HostConfig,
+        unfinished: Option<&Unfinished>,
+        out: &mut MountPoints,
+    ) -> Result<()> {
         for from in &host.volumes_from {
             self.take_over(from, out)?;
         }
@@ -79,7 +87,7 @@ impl Engine {
         for mount in &host.mounts {
             let target = clean_target(kind_text(&mount.kind), &mount.target)?;
             claim(out, &target)?;
-            let point = self.of_request(mount, target, out)?;
+            let point = self.of_request(mount, target, unfinished, out)?;
             out.points.push(point);
         }
         for (target, options) in &host.tmpfs {
@@ -154,7 +162,13 @@ impl Engine {
         Ok(point)
     }
 
-    fn of_request(&self, mount: &MountRequest, target: String, out: &mut MountPoints) -> Result<MountPoint> {
+    fn of_request(
+        &self,
+        mount: &MountRequest,
+        target: String,
+        unfinished: Option<&Unfinished>,
+        out: &mut MountPoints,
+    ) -> Result<MountPoint> {
         let mut point = match &mount.kind {
             MountKind::Bind { source, options } => bind_request(source, options, target, mount.read_only)?,
             MountKind::Volume { name, options } => {
@@ -174,7 +188,10 @@ impl Engine {
             MountKind::Tmpfs(options) => tmpfs_point(target, tmpfs_options(options)),
             MountKind::Image { source, subpath: part } => {
                 // Not found would tell clients that the container's own image is not there.
-                let image = self.find_image(source).map_err(|error| Error::invalid(error.to_string()))?;
+                let image = match Unfinished::knows(unfinished, source) {
+                    Some(image) => image,
+                    None => self.find_image(source).map_err(|error| Error::invalid(error.to_string()))?,
+                };
                 // Nobody writes to an image, whatever was asked.
                 return Ok(image_point(source, &image.to_string(), subpath("image", part)?, target));
             }

@@ -73,11 +73,28 @@ pub struct Unfinished {
     pub run: RunConfig,
     /// Its layers, bottom first.
     pub diff_ids: Vec<Digest>,
+    /// Others that are being built and that are mounted in it, by their ids: their layers, bottom first.
+    pub mounted: Vec<(ImageId, Vec<Digest>)>,
 }
 
-impl From<Unfinished> for ResolvedImage {
-    fn from(Unfinished { id, run, diff_ids }: Unfinished) -> ResolvedImage {
-        ResolvedImage { base: Base::Layers { image: id, diff_ids }, run, manifest: None }
+impl From<&Unfinished> for ResolvedImage {
+    fn from(Unfinished { id, run, diff_ids, .. }: &Unfinished) -> ResolvedImage {
+        let base = Base::Layers { image: *id, diff_ids: diff_ids.clone() };
+        ResolvedImage { base, run: run.clone(), manifest: None }
+    }
+}
+
+impl Unfinished {
+    /// What is mounted of images, by their ids.
+    pub(crate) fn mounted(unfinished: Option<&Unfinished>, id: ImageId) -> Base {
+        let known = unfinished.and_then(|unfinished| unfinished.mounted.iter().find(|(own, _)| *own == id));
+        known.map_or(Base::Image(id), |(image, diff_ids)| Base::Layers { image: *image, diff_ids: diff_ids.clone() })
+    }
+
+    /// Whether a mount of an image is of one that is being built, too.
+    pub(crate) fn knows(unfinished: Option<&Unfinished>, source: &str) -> Option<ImageId> {
+        let id = image_id(source)?;
+        unfinished?.mounted.iter().any(|(own, _)| *own == id).then_some(id)
     }
 }
 

@@ -14,13 +14,16 @@ use crate::pack;
 use crate::pipeline::{Passed, Source as _};
 use crate::record::LayerRecord;
 use crate::state::Lease;
+use crate::tree;
 use crate::tree::walk::{Found, walk};
 use crate::unpack::Unpacked;
 use crate::{Compression, Error, Hasher, Images, Result, UnpackLimits};
-use rustix::fd::BorrowedFd;
-use rustix::fs::{AtFlags, FileType, Timespec, Timestamps, UTIME_OMIT};
+use rustix::fd::{AsFd as _, BorrowedFd};
+use rustix::fs::{AtFlags, FileType, OFlags, Timespec, Timestamps, UTIME_OMIT};
 use rustix::io::Errno;
+use std::ffi::OsStr;
 use std::fs;
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -93,6 +96,25 @@ impl NewLayer {
         self.stage.fs_path()
     }
 
+    /// Takes out what was made to mount something on, at `path` and above it up to `first`, the first that was not below. Where
+    /// something is in it, it stays.
+    ///
+    /// # Errors
+    /// Where it can't be removed.
+    pub fn remove_mount_point(&self, path: &Path, first: &Path) -> Result<()> {
+        let root = pack::open(&self.directory())?;
+        let mut at = path;
+        while at.starts_with(first) {
+            let (Some(parent), Some(name)) = (at.parent(), at.file_name()) else { return Ok(()) };
+            match remove_empty(root.as_fd(), parent, name) {
+                Ok(()) => at = parent,
+                Err(Errno::NOENT | Errno::NOTDIR | Errno::NOTEMPTY | Errno::EXIST) => return Ok(()),
+                Err(other) => return Err(Error::io(format!("removing {}", at.display()), other)),
+            }
+        }
+        Ok(())
+    }
+
     /// Makes the layer visible, durably; `None` where nothing is in it. Sockets, which no archive can hold, are taken out.
     ///
     /// # Errors
@@ -158,6 +180,19 @@ fn take_out(found: &Found<'_>) -> Result<(), Errno> {
     let nanoseconds = before.st_mtime_nsec.try_into().unwrap_or(0);
     let time = Timespec { tv_sec: before.st_mtime, tv_nsec: nanoseconds };
     rustix::fs::futimens(found.parent, &only_changed(time))
+}
+
+/// Removes an empty directory or an empty file.
+fn remove_empty(root: BorrowedFd<'_>, parent: &Path, name: &OsStr) -> Result<(), Errno> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+    let parent = tree::open(root, parent.as_os_str().as_bytes(), flags)?;
+    let stat = rustix::fs::statat(&parent, name, AtFlags::SYMLINK_NOFOLLOW)?;
+    let flags = match FileType::from_raw_mode(stat.st_mode) {
+        FileType::Directory => AtFlags::REMOVEDIR,
+        FileType::RegularFile if stat.st_size == 0 => AtFlags::empty(),
+        _ => return Err(Errno::NOTEMPTY),
+    };
+    rustix::fs::unlinkat(&parent, name, flags)
 }
 
 fn set_time(parent: BorrowedFd<'_>, name: &[u8], time: Timespec) -> Result<(), Errno> {

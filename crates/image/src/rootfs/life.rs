@@ -52,13 +52,13 @@ impl Base {
 
 impl Images {
     /// Begins to make a root file system for a container: what it belongs to is recorded in
-    /// the same transaction. `mounted` are images that the container has [mounted](Images::mounted_image) besides.
+    /// the same transaction. `mounted` are what the container has [mounted](Images::mounted_image) besides.
     /// Blocks for as long as it takes to make three directories.
     ///
     /// # Errors
     /// [`Error::RootfsExists`], [`Error::NoSuchImage`], [`Error::LayerMissing`], [`Error::Invalid`] for an id that cannot name a
     /// directory.
-    pub fn begin_rootfs(&self, container: &str, base: &Base, mounted: &[ImageId]) -> Result<NewRootfs> {
+    pub fn begin_rootfs(&self, container: &str, base: &Base, mounted: &[Base]) -> Result<NewRootfs> {
         check_id(container)?;
         let inner = Arc::clone(&self.0);
         let new = {
@@ -68,12 +68,16 @@ impl Images {
                 return Err(Error::RootfsExists(container.into()));
             }
             let layers_of = |id: &ImageId| state.image(id).map(|image| image.diff_ids.clone());
-            let mounted = mounted.iter().map(|id| Ok(MountedImage { image: *id, layers: layers_of(id)? }));
-            let (image, layers) = match base {
-                Base::Nothing => (None, Vec::new()),
-                Base::Image(id) => (Some(*id), layers_of(id)?),
-                Base::Layers { image, diff_ids } => (Some(*image), diff_ids.clone()),
+            let stack = |base: &Base| match base {
+                Base::Nothing => Ok((None, Vec::new())),
+                Base::Image(id) => Ok((Some(*id), layers_of(id)?)),
+                Base::Layers { image, diff_ids } => Ok((Some(*image), diff_ids.clone())),
             };
+            let mounted = mounted.iter().map(stack).filter_map(|mounted| match mounted {
+                Ok((image, layers)) => image.map(|image| Ok(MountedImage { image, layers })),
+                Err(error) => Some(Err(error)),
+            });
+            let (image, layers) = stack(base)?;
             let record = Arc::new(RootfsRecord { image, layers, mounted: mounted.collect::<Result<_>>()? });
             let rootfs = describe(&inner, &state, container, &record)?;
             state.rootfs.insert(container.into(), Arc::clone(&record));

@@ -1,0 +1,165 @@
+//! What a `RUN` sees of something that is not in its root file system.
+
+use crate::cache::Key;
+use crate::caches::InUse;
+use crate::files::{Choice, Files, Selection};
+use crate::state::State;
+use crate::{Error, Result};
+use engine::model::{BindOptions, MountKind, MountRequest, TmpfsOptions};
+use image::tree;
+use image::{Digest, ImageId, Images, NewLayer};
+use rustix::fd::AsFd as _;
+use rustix::fs::{AtFlags, OFlags};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Directories that are each container's own: what is made in them is in no layer.
+const OWN: [&str; 3] = ["/dev", "/proc", "/sys"];
+
+/// What is mounted, and what keeps it there.
+#[derive(Default)]
+pub(crate) struct Mounts {
+    pub(crate) requests: Vec<MountRequest>,
+    /// Images in the making whose files are mounted.
+    pub(crate) images: Vec<(ImageId, Vec<Digest>)>,
+    /// What a step depends on.
+    parts: Vec<Part>,
+    _states: Vec<State>,
+    _contexts: Vec<Arc<Files>>,
+    _caches: Vec<InUse>,
+    _copies: Vec<tempfile::TempDir>,
+}
+
+/// What a mount adds to a step's key.
+enum Part {
+    Text(String),
+    Chain(Option<Digest>),
+    Files(Selection),
+}
+
+/// Something that was made to mount something on.
+pub(crate) struct Stub {
+    path: PathBuf,
+    /// The first of its path that was not there.
+    first: PathBuf,
+}
+
+impl Mounts {
+    /// Adds what a step depends on.
+    pub(crate) fn add_to(&self, key: Key) -> Key {
+        key.each(&self.parts, |key, part| match part {
+            Part::Text(text) => key.text("text").text(text),
+            Part::Chain(chain) => key.text("chain").option(chain.as_ref(), Key::digest),
+            Part::Files(selection) => selection.add_to(key.text("files"), false),
+        })
+    }
+
+    fn push(&mut self, kind: MountKind, target: &str, read_only: bool) {
+        self.parts.push(Part::Text(format!("{target} {read_only}")));
+        let request = MountRequest { kind, target: target.to_owned(), read_only, consistency: String::new() };
+        self.requests.push(request);
+    }
+
+    /// Mounts memory.
+    pub(crate) fn memory(&mut self, target: &str, size: Option<u64>) {
+        let size = size.unwrap_or(0);
+        self.parts.push(Part::Text(format!("tmpfs {size}")));
+        self.push(MountKind::Tmpfs(TmpfsOptions { size, ..TmpfsOptions::default() }), target, false);
+    }
+
+    /// Mounts a directory that outlives the build.
+    pub(crate) fn cache(&mut self, target: &str, id: &str, in_use: InUse, read_only: bool) {
+        self.parts.push(Part::Text(format!("cache {id}")));
+        self.push(bind(in_use.path()), target, read_only);
+        self._caches.push(in_use);
+    }
+
+    /// Mounts files of another stage, or of an image.
+    pub(crate) fn stage(&mut self, target: &str, source: &str, state: State) -> Result<()> {
+        let id = state.id()?;
+        self.parts.push(Part::Text(format!("stage {source}")));
+        self.parts.push(Part::Chain(state.chain()));
+        let subpath = source.trim_matches('/').to_owned();
+        self.push(MountKind::Image { source: id.to_string(), subpath }, target, true);
+        self.images.push((id, state.diff_ids().to_vec()));
+        self._states.push(state);
+        Ok(())
+    }
+
+    /// Mounts files of the context; a copy where they are written to. Blocks. An error is one line for people.
+    pub(crate) fn context(
+        &mut self,
+        target: &str,
+        source: &str,
+        files: &Arc<Files>,
+        copy: Option<tempfile::TempDir>,
+    ) -> std::result::Result<(), String> {
+        let choice = Choice { sources: vec![source.to_owned()], ..Choice::default() };
+        let whole = tree::components(source.as_bytes()).is_ok_and(|names| names.is_empty());
+        let selection = match files.select(&choice) {
+            Ok(selection) => selection,
+            Err(_) if whole => Selection::default(),
+            Err(error) => return Err(error),
+        };
+        let path = files.path(source)?;
+        let path = match copy {
+            Some(directory) => {
+                let to = directory.path().join("files");
+                files.copy(&selection, &to)?;
+                self._copies.push(directory);
+                to
+            }
+            None => path,
+        };
+        self.parts.push(Part::Text(format!("context {}", self._copies.len())));
+        self.parts.push(Part::Files(selection));
+        let read_only = self._copies.is_empty() || !path.ends_with("files");
+        self.push(bind(&path), target, read_only);
+        self._contexts.push(Arc::clone(files));
+        Ok(())
+    }
+
+    /// What is going to be made in the root file system to mount these on. Blocks.
+    pub(crate) async fn stubs(&self, images: &Images, state: &State) -> Result<Vec<Stub>> {
+        let targets: Vec<PathBuf> = self.requests.iter().map(|request| PathBuf::from(&request.target)).collect();
+        let targets: Vec<PathBuf> =
+            targets.into_iter().filter(|target| !OWN.iter().any(|own| target.starts_with(own))).collect();
+        if targets.is_empty() {
+            return Ok(Vec::new());
+        }
+        let failed = |e: &dyn std::fmt::Display| Error::failed("looking for places to mount on", e);
+        let below = match state.diff_ids() {
+            [] => None,
+            diff_ids => Some(images.view_layers(diff_ids.to_vec()).await.map_err(|e| failed(&e))?),
+        };
+        let look = move || targets.into_iter().filter_map(|target| missing(below.as_ref(), &target)).collect();
+        tokio::task::spawn_blocking(look).await.map_err(|e| failed(&e))
+    }
+}
+
+/// Takes out of a layer what was made to mount something on. Blocks.
+pub(crate) fn remove(stubs: &[Stub], layer: &NewLayer) -> Result<()> {
+    for Stub { path, first } in stubs {
+        layer.remove_mount_point(path, first).map_err(|e| Error::failed("taking out a mount point", e))?;
+    }
+    Ok(())
+}
+
+fn bind(path: &Path) -> MountKind {
+    MountKind::Bind { source: path.display().to_string(), options: BindOptions::default() }
+}
+
+/// What is not there of a path; `None`: all of it is.
+fn missing(below: Option<&image::MountedRootfs>, target: &Path) -> Option<Stub> {
+    let is_there = |path: &Path| {
+        let Some(below) = below else { return path == Path::new("/") };
+        let (parent, name) = tree::split(path.as_os_str().as_bytes());
+        let found = tree::open(below.as_fd(), parent, OFlags::PATH | OFlags::DIRECTORY);
+        let name = if name.is_empty() { b"." } else { name };
+        found.is_ok_and(|parent| rustix::fs::statat(&parent, name, AtFlags::SYMLINK_NOFOLLOW).is_ok())
+    };
+    let ancestors: Vec<&Path> = target.ancestors().collect();
+    let first = ancestors.into_iter().rev().find(|path| !is_there(path))?;
+    Some(Stub { path: target.to_owned(), first: first.to_owned() })
+}
