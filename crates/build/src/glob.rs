@@ -10,7 +10,8 @@ pub enum Stars {
     Plain,
     /// As a whole component of a path, any number of components: what `COPY` and `ADD` take.
     Components,
-    /// Any text wherever it stands, and before a slash also none: what `.dockerignore` takes.
+    /// What `.dockerignore` takes: at a pattern's end anything, elsewhere any number of directories, with a slash behind it
+    /// or not. Before a name without wildcards (`**name`) it is also the begin of the name.
     Anywhere,
 }
 
@@ -68,19 +69,33 @@ impl Glob {
             let begins = rest.len() == pattern.len() || pattern[..pattern.len() - rest.len()].ends_with('/');
             rest = &rest[c.len_utf8()..];
             match c {
-                '*' if rest.starts_with('*') && stars != Stars::Plain => {
+                '*' if rest.starts_with('*') && stars == Stars::Components => {
                     let behind = rest.trim_start_matches('*');
-                    let whole = begins && (behind.is_empty() || behind.starts_with('/'));
-                    if !whole && stars == Stars::Components {
-                        steps.push(Step::Star);
-                    } else if let Some(behind) = behind.strip_prefix('/') {
-                        steps.extend([Step::Directories, Step::WithinDirectories]);
-                        rest = behind;
-                        continue;
-                    } else {
+                    rest = match behind.strip_prefix('/') {
+                        Some(behind) if begins => {
+                            steps.extend([Step::Directories, Step::WithinDirectories]);
+                            behind
+                        }
+                        None if begins && behind.is_empty() => {
+                            steps.push(Step::Everything);
+                            behind
+                        }
+                        _ => {
+                            steps.push(Step::Star);
+                            behind
+                        }
+                    };
+                }
+                '*' if rest.starts_with('*') && stars == Stars::Anywhere => {
+                    let behind = &rest[1..];
+                    let slash = behind.strip_prefix('/');
+                    let first = rest.len() + 1 == pattern.len();
+                    rest = slash.unwrap_or(behind);
+                    if rest.is_empty() || (first && slash.is_none() && !rest.contains(['*', '?', '[', ']', '\\'])) {
                         steps.push(Step::Everything);
+                    } else {
+                        steps.extend([Step::Directories, Step::WithinDirectories]);
                     }
-                    rest = behind;
                 }
                 '*' => steps.push(Step::Star),
                 '?' => steps.push(Step::Any),

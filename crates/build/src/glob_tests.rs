@@ -72,6 +72,12 @@ fn two_stars_are_any_number_of_directories() {
         ("a**/c", "ab/c", true, true),
         ("a**/c", "a/b/c", false, true),
         ("a/*.txt**", "a/b.txt", true, true),
+        ("a**o", "ao", true, true),
+        ("a**o", "abo", true, false),
+        ("a**o", "ab/o", false, true),
+        ("**b*", "ab", true, false),
+        ("**b*", "a/bc", false, true),
+        ("a**", "ab/c", false, true),
     ] {
         assert_eq!(glob(pattern, Stars::Components).matches(path), components, "{pattern} {path}");
         assert_eq!(glob(pattern, Stars::Anywhere).matches(path), anywhere, "{pattern} {path}");

@@ -79,14 +79,30 @@ impl Ignore {
         }
     }
 
-    /// The last rule that fits a path or one of its directories.
+    /// The last rule that fits a path, or fitted one of its directories.
+    ///
+    /// A rule that fitted a directory fits all below it. But an exception is looked at only where there is something to
+    /// except: behind `*.o`, `!src` says nothing of `src` itself, and so nothing of `src/a.o`. docker and BuildKit do the
+    /// same, as they go through a context from the top.
     fn last(&self, path: &str) -> Option<usize> {
         if path == "." {
             return None;
         }
         let slashes = path.match_indices('/').map(|(index, _)| &path[..index]);
-        let paths: Vec<&str> = slashes.chain([path]).filter(|path| !path.is_empty()).collect();
-        self.rules.iter().rposition(|rule| paths.iter().any(|path| rule.glob.matches(path)))
+        let mut fitted = vec![false; self.rules.len()];
+        let mut last = None;
+        for path in slashes.chain([path]).filter(|path| !path.is_empty()) {
+            last = None;
+            let mut ignored = false;
+            for (index, rule) in self.rules.iter().enumerate() {
+                fitted[index] = fitted[index] || (rule.negated == ignored && rule.glob.matches(path));
+                if fitted[index] {
+                    ignored = !rule.negated;
+                    last = Some(index);
+                }
+            }
+        }
+        last
     }
 }
 
@@ -150,6 +166,9 @@ mod tests {
             (".", "a", false),
             ("..", "a", false),
             ("docs", ".", false),
+            ("**/*.o\n!src", "src/a.o", true),
+            ("*\n!src", "src/a.o", false),
+            ("*\n!src\n**/*.o", "src/a.o", true),
             ("docs\r\nb", "docs", true),
         ] {
             assert_eq!(ignore(rules).ignores(path), ignored, "{rules:?} {path}");
