@@ -40,9 +40,11 @@ pub(crate) fn packed(directory: OwnedFd) -> Result<Packed> {
 
 /// Writes a directory as a layer's archive.
 fn pack(directory: OwnedFd, output: Output) -> Result<()> {
-    let stat = rustix::fs::fstat(&directory).map_err(|e| Error::io("reading a layer's directory", e))?;
+    let mut stat = rustix::fs::fstat(&directory).map_err(|e| Error::io("reading a layer's directory", e))?;
     let mut packer = Packer::new(TarWriter::new(output));
     if (stat.st_mode & 0o7777, stat.st_uid, stat.st_gid) != (0o755, 0, 0) {
+        // Its time is that of whoever made the directory last, not of anything in the layer.
+        stat.st_mtime = 0;
         let root = Found { parent: directory.as_fd(), name: b".", path: b".", stat };
         packer.add(&root, b".")?;
     }

@@ -90,11 +90,13 @@ pub fn remove_tree(path: &std::path::Path) -> crate::Result<()> {
 pub(crate) struct Tree<'r> {
     root: BorrowedFd<'r>,
     held: HashMap<Vec<u8>, Rc<OwnedFd>>,
+    /// Directories that were made, until somebody takes note of them.
+    pub(crate) made: Vec<Vec<u8>>,
 }
 
 impl<'r> Tree<'r> {
     pub(crate) fn new(root: BorrowedFd<'r>) -> Tree<'r> {
-        Tree { root, held: HashMap::new() }
+        Tree { root, held: HashMap::new(), made: Vec::new() }
     }
 
     /// The directory at `path` (clean, relative). Parents that are missing are made, if `make`, with mode 0755.
@@ -108,7 +110,11 @@ impl<'r> Tree<'r> {
                 let (parent, name) = split(path);
                 let parent = self.directory(parent, true)?;
                 match rustix::fs::mkdirat(&*parent, name, Mode::from_raw_mode(0o755)) {
-                    Ok(()) | Err(Errno::EXIST) => open(self.root, path, flags)?,
+                    Ok(()) => {
+                        self.made.push(path.to_vec());
+                        open(self.root, path, flags)?
+                    }
+                    Err(Errno::EXIST) => open(self.root, path, flags)?,
                     Err(other) => return Err(other),
                 }
             }

@@ -220,7 +220,7 @@ impl<R: BufRead> Unpacker<'_, R> {
     }
 
     fn parent(&mut self, path: &[u8], entry: &Entry) -> Result<Rc<OwnedFd>> {
-        self.tree.directory(path, true).map_err(|errno| match errno {
+        let found = self.tree.directory(path, true).map_err(|errno| match errno {
             Errno::EXIST | Errno::NOENT => Error::HostileEntry {
                 entry: entry.name(),
                 reason: "a directory above it is a symbolic link to nowhere".into(),
@@ -232,7 +232,12 @@ impl<R: BufRead> Unpacker<'_, R> {
                 Error::HostileEntry { entry: entry.name(), reason: "symbolic links above it go round".into() }
             }
             other => failed(entry, other),
-        })
+        })?;
+        // What the archive does not have is as old as what it was made for: the same on another day.
+        for made in std::mem::take(&mut self.tree.made) {
+            self.remember(&made, entry)?;
+        }
+        Ok(found)
     }
 
     /// An entry for the directory that everything is unpacked into.

@@ -133,6 +133,7 @@ fn owners_modes_times_and_attributes_arrive() {
         0o755,
         "parents that were not listed"
     );
+    assert_eq!(std::fs::metadata(stage.root().join("usr")).unwrap().mtime(), 1_000_000_000, "the same on another day");
 }
 
 #[test]
