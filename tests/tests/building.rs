@@ -136,6 +136,42 @@ COPY [\"with blank\", \"/fifteen\"]
 }
 
 #[test]
+fn what_one_instruction_does_to_a_file_is_nothing_to_the_next() {
+    let host = Daemon::start();
+    let dockerfile = "\
+FROM busybox
+COPY --chmod=700 a /one
+COPY a /two
+COPY --chown=5:6 a /three
+COPY a /four
+ADD dir /five/
+ADD dir/inner.tar /six/
+";
+    project(&host, dockerfile, &[("a", "a"), ("dir/b", "b")]);
+    host.sh("chmod 644 app/a && tar -C app -cf app/dir/inner.tar a").ok();
+    host.sh(&format!("{BUILD} -t app app")).ok();
+    host.sh("docker run --rm app stat -c %a.%u.%g /one /two /three /four")
+        .says("700.0.0\n644.0.0\n644.5.6\n644.0.0");
+    // Only an archive that is named itself is unpacked.
+    host.sh("docker run --rm app ls /five /six").says("/five:\nb\ninner.tar\n\n/six:\na");
+}
+
+#[test]
+fn nothing_of_the_day_comes_into_an_image() {
+    let host = Daemon::start();
+    project(&host, "FROM busybox\nRUN chmod 555 /\n", &[]);
+    host.sh(&format!("{BUILD} -t strict app")).ok();
+    // The archive does not have the directory of its file.
+    host.sh("mkdir -p t/deep && echo t > t/deep/file && tar -C t -cf app/files.tar deep/file").ok();
+    project(&host, "FROM strict\nRUN true\nADD files.tar /\nCOPY a /\nWORKDIR /new\n", &[("a", "a")]);
+    let built = || host.sh(&format!("{BUILD} -q --no-cache -t app app")).ok().text().to_owned();
+    let first = built();
+    host.sh("now=$(date +%s); until [ $(date +%s) != $now ]; do sleep 0.1; done").ok();
+    assert_eq!(built(), first);
+    host.sh("docker run --rm app stat -c %a /").says("555");
+}
+
+#[test]
 fn mistakes_are_told_where_they_stand() {
     let host = Daemon::start();
     let fails = |dockerfile: &str| {

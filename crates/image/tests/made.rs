@@ -76,6 +76,20 @@ async fn an_image_of_made_layers_is_saved_and_pushed_like_any_other() {
 }
 
 #[tokio::test]
+async fn a_root_directory_of_another_time_is_the_same_layer() {
+    let place = Place::new();
+    let mut made = Vec::new();
+    for hour in [1, 2] {
+        let layer = place.images.begin_layer().unwrap();
+        fs::set_permissions(layer.directory(), fs::Permissions::from_mode(0o555)).unwrap();
+        let time = std::time::UNIX_EPOCH + std::time::Duration::from_hours(hour);
+        fs::File::open(layer.directory()).unwrap().set_modified(time).unwrap();
+        made.push(layer.finish(TIMES).await.unwrap().unwrap().layers[0].diff_id);
+    }
+    assert_eq!(made[0], made[1]);
+}
+
+#[tokio::test]
 async fn a_layer_that_was_changed_on_the_disk_goes_nowhere() {
     let place = Place::new();
     let layer = place.images.begin_layer().unwrap();
@@ -126,7 +140,9 @@ async fn what_is_copied_lies_as_in_what_is_below() {
     (opt.0.mode, opt.0.uid, opt.0.mtime.seconds) = (0o750, 7, 4_000);
     let mut link = dir("srv");
     (link.0.kind, link.0.link) = (image::tar::Kind::Symlink, b"/opt/data".to_vec());
-    let below = tar(&[opt, dir("opt/data"), link]);
+    let mut top = dir("./");
+    top.0.mode = 0o555;
+    let below = tar(&[top, opt, dir("opt/data"), link]);
     let base = Remote::new(&[base_layer(), below], |_| {}).pull(&place.images, "app").await.unwrap();
     let diff_ids = place.images.get(&base).unwrap().diff_ids.clone();
 
@@ -135,6 +151,7 @@ async fn what_is_copied_lies_as_in_what_is_below() {
     let from = fs::File::open(context.path()).unwrap();
     let contents = |name| Contents::Of { parent: from.as_fd(), name, own: true };
     let above = Look::of_directory((0, 0), OLD);
+    fs::set_permissions(context.path().join("a"), fs::Permissions::from_mode(0o640)).unwrap();
 
     let layer = place.images.begin_layer().unwrap();
     let mut filling = layer.fill(Some(place.images.view_layers(diff_ids).await.unwrap())).unwrap();
@@ -143,6 +160,9 @@ async fn what_is_copied_lies_as_in_what_is_below() {
     assert_eq!(filling.found(Path::new("/srv")).unwrap(), Some(FileType::Symlink));
     filling.file(&at, contents(b"a"), &look(0o640), &above).unwrap();
     filling.file(Path::new("/opt/b"), contents(b"a"), &look(0o640), &above).unwrap();
+    fs::write(context.path().join("m"), "contents").unwrap();
+    fs::set_permissions(context.path().join("m"), fs::Permissions::from_mode(0o644)).unwrap();
+    filling.file(Path::new("/opt/m"), contents(b"m"), &look(0o600), &above).unwrap();
     filling.file(Path::new("/opt/c"), Contents::Bytes(b"here"), &look(0o4755), &above).unwrap();
     filling.symlink(Path::new("/opt/l"), b"c", &look(0o777), &above).unwrap();
     filling.directory(Path::new("/opt/data"), &look(0o700), Existing::Keep, &above).unwrap();
@@ -164,10 +184,14 @@ async fn what_is_copied_lies_as_in_what_is_below() {
 
     let made = layer.directory();
     let meta = |path: &str| fs::symlink_metadata(made.join(path)).unwrap();
+    assert_eq!(meta("").mode() & 0o7777, 0o555, "the root directory is that of the uppermost layer");
     let opt = meta("opt");
     assert_eq!((opt.mode() & 0o7777, opt.uid(), opt.mtime()), (0o750, 7, 4_000), "as below");
     assert_eq!(meta("opt/data/x").mtime(), OLD);
     assert_eq!(meta("opt/data/x/a").ino(), fs::metadata(context.path().join("a")).unwrap().ino(), "not copied");
+    let mode = |path: &Path| fs::metadata(path).unwrap().mode() & 0o7777;
+    let modes = (mode(&made.join("opt/m")), mode(&context.path().join("m")));
+    assert_eq!(modes, (0o600, 0o644), "the next who copies it sees the mode that it came with");
     assert_ne!(meta("opt/b").ino(), meta("opt/data/x/a").ino(), "two files");
     assert_eq!(meta("opt/c").mode() & 0o7777, 0o4755);
     assert_eq!(fs::read_link(made.join("opt/l")).unwrap(), Path::new("c"));

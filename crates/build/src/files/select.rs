@@ -39,6 +39,8 @@ pub(crate) struct Picked {
     pub(crate) attributes: Attributes,
     /// Its digest, of a file.
     pub(crate) digest: Option<image::Digest>,
+    /// It is a source itself, and not what a source holds.
+    pub(crate) is_source: bool,
 }
 
 /// All that is copied: directories before what they hold.
@@ -89,6 +91,7 @@ impl Selection {
                     0
                 })
                 .bytes(&one.link)
+                .number(u64::from(one.is_source))
                 .option(one.digest.as_ref(), Key::digest)
                 .each(&one.attributes, |key, (name, value)| key.bytes(name).bytes(value))
         })
@@ -187,7 +190,8 @@ impl Files {
             let parent = tree::open(root, parent, OFlags::RDONLY | OFlags::DIRECTORY).map_err(|e| failed(parent, e))?;
             let parent = rustix::fd::AsFd::as_fd(&parent);
             let found = Found { parent, name, path: &source.path, stat: source.stat };
-            into.picked.push(self.picked(&found, source.path.clone(), to)?);
+            let picked = self.picked(&found, source.path.clone(), to)?;
+            into.picked.push(Picked { is_source: true, ..picked });
             return Ok(());
         }
         if choice.parents {
@@ -246,6 +250,7 @@ impl Files {
             link: Vec::new(),
             attributes: Attributes::new(),
             digest: None,
+            is_source: false,
         };
         match found.kind() {
             FileType::Symlink => {

@@ -163,7 +163,7 @@ impl Place<'_> {
                 let parent = image::tree::open(root, parent, OFlags::RDONLY | OFlags::DIRECTORY);
                 let parent = parent.map_err(|errno: Errno| format!("opening {}: {errno}", at.display()))?;
                 let parent = rustix::fd::AsFd::as_fd(&parent);
-                if copying.unpack && is_archive(parent, name)? {
+                if copying.unpack && picked.is_source && is_archive(parent, name)? {
                     let file = open(parent, name)?;
                     return filling.archive(base, file, *owner, above).map_err(failed);
                 }

@@ -48,7 +48,8 @@ pub enum Contents<'a> {
         parent: BorrowedFd<'a>,
         /// The file's name there.
         name: &'a [u8],
-        /// Nobody else needs the file's looks: they are changed, if it has no other name yet.
+        /// Nobody else needs the file's time: it is changed, if it has no other name yet. Whoever copies it next goes by all
+        /// else.
         own: bool,
     },
 }
@@ -79,13 +80,15 @@ impl NewLayer {
     /// # Errors
     /// Where its directory can't be opened.
     pub fn fill(&self, below: Option<MountedRootfs>) -> Result<Filling<'_>> {
-        Ok(Filling {
-            layer: self,
-            root: pack::open(&self.directory())?,
-            below,
-            times: BTreeMap::new(),
-            linked: HashSet::new(),
-        })
+        let root = pack::open(&self.directory())?;
+        let filling = Filling { layer: self, root, below, times: BTreeMap::new(), linked: HashSet::new() };
+        // overlayfs shows the root directory of the uppermost layer.
+        if let Some(below) = &filling.below {
+            let stat = rustix::fs::fstat(below.as_fd()).map_err(|errno| failed(b"", errno))?;
+            let look = filling.look_below(b"", &stat)?;
+            dress(&filling.root, &look).map_err(|errno| failed(b"", errno))?;
+        }
+        Ok(filling)
     }
 }
 
@@ -222,18 +225,16 @@ impl Filling<'_> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let file = rustix::fs::openat(from, source, flags, Mode::empty())?;
         let stat = rustix::fs::fstat(&file)?;
-        if self.linked.contains(&(stat.st_dev, stat.st_ino)) {
+        let same = ((stat.st_uid, stat.st_gid), stat.st_mode & 0o7777) == (look.owner, look.mode);
+        let linked = self.linked.contains(&(stat.st_dev, stat.st_ino));
+        if linked || !same || archive::attributes(&file)? != look.attributes {
             return Ok(false);
         }
-        if own && stat.st_nlink == 1 {
-            dress(&file, look)?;
-        } else {
-            let mtime = (stat.st_mtime, u32::try_from(stat.st_mtime_nsec).unwrap_or(0));
-            let same =
-                ((stat.st_uid, stat.st_gid), stat.st_mode & 0o7777, mtime) == (look.owner, look.mode, look.mtime);
-            if !same || archive::attributes(&file)? != look.attributes {
+        if (stat.st_mtime, u32::try_from(stat.st_mtime_nsec).unwrap_or(0)) != look.mtime {
+            if !own || stat.st_nlink > 1 {
                 return Ok(false);
             }
+            rustix::fs::futimens(&file, &only_changed(time(look.mtime)))?;
         }
         match rustix::fs::linkat(from, source, parent, name, AtFlags::empty()) {
             Ok(()) => Ok(self.linked.insert((stat.st_dev, stat.st_ino))),
