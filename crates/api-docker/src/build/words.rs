@@ -23,10 +23,22 @@ struct Telling {
     /// The number of its first step.
     first: usize,
     /// What is said of it once those before it are told.
-    waiting: Vec<Message>,
+    waiting: Vec<Waiting>,
+    /// Bytes of memory that its commands' output takes in there.
+    held: usize,
     /// It is done.
     ended: bool,
 }
+
+/// What is said later.
+struct Waiting {
+    message: Message,
+    /// Bytes of memory that it takes, if it is what a command wrote.
+    output: Option<usize>,
+}
+
+/// The most that waits of what a stage's commands write: of more, what they wrote last.
+const MOST: usize = 2 << 20;
 
 impl Words {
     pub(super) fn new(quiet: bool) -> Words {
@@ -46,7 +58,7 @@ impl Words {
                 for plan in stages {
                     let first = self.total + 1;
                     self.total += plan.steps.len();
-                    self.stages.push_back(Telling { plan, first, waiting: Vec::new(), ended: false });
+                    self.stages.push_back(Telling { plan, first, waiting: Vec::new(), held: 0, ended: false });
                 }
                 Vec::new()
             }
@@ -64,7 +76,8 @@ impl Words {
     fn told(&mut self) -> Vec<Message> {
         let mut told = Vec::new();
         while let Some(stage) = self.stages.front_mut() {
-            told.append(&mut stage.waiting);
+            told.extend(stage.waiting.drain(..).map(|waiting| waiting.message));
+            stage.held = 0;
             if !stage.ended {
                 break;
             }
@@ -101,7 +114,7 @@ impl Words {
     }
 
     fn rest(&mut self) -> Vec<Message> {
-        let rest = self.stages.drain(..).flat_map(|stage| stage.waiting);
+        let rest = self.stages.drain(..).flat_map(|stage| stage.waiting).map(|waiting| waiting.message);
         if self.quiet { Vec::new() } else { rest.collect() }
     }
 }
@@ -109,6 +122,7 @@ impl Words {
 impl Telling {
     fn hear(&mut self, id: StepId, event: StepEvent, total: usize) {
         let short = |container: &str| container.chars().take(12).collect::<String>();
+        let is_output = matches!(event, StepEvent::Output(..));
         let text = match event {
             StepEvent::Began => {
                 let text = self.plan.steps.get(id.index).map_or("", String::as_str);
@@ -131,6 +145,50 @@ impl Telling {
                 format!(" ---> {}\n", image.short())
             }
         };
-        self.waiting.push(Message::stream(text));
+        let output = is_output.then_some(text.len() + size_of::<Waiting>());
+        self.held += output.unwrap_or(0);
+        self.waiting.push(Waiting { message: Message::stream(text), output });
+        if self.held > MOST {
+            self.clip();
+        }
+    }
+
+    /// Lets go of the older half of what commands wrote.
+    fn clip(&mut self) {
+        let mut over = self.held - MOST / 2;
+        let mut first = true;
+        for waiting in &mut self.waiting {
+            let Some(output) = waiting.output.filter(|_| over > 0) else { continue };
+            over = over.saturating_sub(output);
+            self.held -= output;
+            waiting.output = None;
+            let note = "[output clipped: too much of it while another stage was told]\n";
+            waiting.message = Message::stream(if std::mem::take(&mut first) { note } else { "" });
+        }
+        self.waiting.retain(|waiting| waiting.message.stream.as_deref() != Some(""));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+
+    #[test]
+    fn what_waits_is_no_more_than_memory_has() {
+        let mut words = Words::new(false);
+        let plan = |stage| PlannedStage { stage, name: None, steps: vec!["FROM scratch".into(), "RUN yes".into()] };
+        words.event(Event::Planned(vec![plan(0), plan(1)]));
+        let second = |index, event| Event::Step(StepId { stage: 1, index }, event);
+        words.event(second(1, StepEvent::Began));
+        for line in 0..200_000 {
+            let text = Bytes::from(format!("line {line}\n"));
+            assert!(words.event(second(1, StepEvent::Output(OutputStream::Stdout, text))).is_empty());
+        }
+        assert!(words.stages[1].held <= MOST && words.stages[1].waiting.len() < 50_000);
+        let said: Vec<String> = words.rest().into_iter().filter_map(|message| message.stream).collect();
+        assert_eq!(said[0], "Step 4/4 : RUN yes\n");
+        assert!(said[1].starts_with("[output clipped: "), "{}", said[1]);
+        assert_eq!(said.last().map(String::as_str), Some("line 199999\n"));
     }
 }
