@@ -103,6 +103,8 @@ impl Mounts {
             Err(error) => return Err(error),
         };
         let path = files.path(source)?;
+        // Only a copy is written to: files of the context are in layers, too.
+        let read_only = copy.is_none();
         let path = match copy {
             Some(directory) => {
                 let to = directory.path().join("files");
@@ -112,9 +114,8 @@ impl Mounts {
             }
             None => path,
         };
-        self.parts.push(Part::Text(format!("context {}", self._copies.len())));
+        self.parts.push(Part::Text("context".into()));
         self.parts.push(Part::Files(selection));
-        let read_only = self._copies.is_empty() || !path.ends_with("files");
         self.push(bind(&path), target, read_only);
         self._contexts.push(Arc::clone(files));
         Ok(())
