@@ -44,6 +44,9 @@ pub(crate) struct Cache {
     steps: Collection<StepRecord>,
     /// Steps that are being carried out or looked for: one at a time for each key.
     busy: Mutex<HashMap<Digest, Weak<tokio::sync::Mutex<()>>>>,
+    /// Held by all who write records, and by who removes them alone: the store and what the image store remembers of it are to
+    /// change together.
+    writing: tokio::sync::RwLock<()>,
 }
 
 /// A step's end.
@@ -59,7 +62,12 @@ fn owner(key: &Digest) -> String {
 
 impl Cache {
     pub(crate) fn new(images: Images, store: &store::Store) -> Cache {
-        Cache { images, steps: Collection::new(store, "build/step/"), busy: Mutex::default() }
+        Cache {
+            images,
+            steps: Collection::new(store, "build/step/"),
+            busy: Mutex::default(),
+            writing: tokio::sync::RwLock::default(),
+        }
     }
 
     /// What the step of a key comes to: what it came to before, unless `anew`; else what `work` makes. The same step is carried
@@ -73,7 +81,7 @@ impl Cache {
     ) -> Result<Outcome> {
         let turn = self.turn(key);
         let _mine = turn.lock().await;
-        if !anew && let Some(layer) = self.find(&key)? {
+        if !anew && let Some(layer) = self.find(&key).await? {
             return Ok(Outcome { layer, cached: true });
         }
         let layer = work.await?;
@@ -93,7 +101,8 @@ impl Cache {
     }
 
     /// What is there; the outer `None`: nothing. A record whose layer is gone counts as none.
-    fn find(&self, key: &Digest) -> Result<Option<Option<KeptLayers>>> {
+    async fn find(&self, key: &Digest) -> Result<Option<Option<KeptLayers>>> {
+        let _stays = self.writing.read().await;
         let id = key.hex();
         let read = self.steps.get(&id).map_err(|e| Error::failed("reading the build cache", e))?;
         let Some(record) = read.map(|item| item.value) else { return Ok(None) };
@@ -106,7 +115,10 @@ impl Cache {
         };
         let used = StepRecord { used: Timestamp::now(), uses: record.uses + 1, ..record };
         // It is worth no wait: after a power cut it was used a moment earlier.
-        self.steps.put_relaxed(&id, &used).map_err(|e| Error::failed("writing the build cache", e))?;
+        let failed = |e: &dyn std::fmt::Display| Error::failed("writing the build cache", e);
+        let txn = self.steps.txn().durability(store::Durability::Relaxed);
+        let txn = self.steps.put_in(txn, &id, &used).map_err(|e| failed(&e))?;
+        txn.commit_async().await.map_err(|e| failed(&e))?;
         Ok(Some(found))
     }
 
@@ -127,11 +139,15 @@ impl Cache {
             Some(diff_id) => self.images.retain_in(txn, &owner(key), diff_id).map_err(|e| failed(&e))?,
             None => self.images.let_go_in(txn, &owner(key)),
         };
-        txn.commit_async().await.map_err(|e| failed(&e))?;
-        match &record.layer {
-            Some(diff_id) => self.images.retained(&owner(key), diff_id),
-            None => self.images.let_go(&owner(key)),
+        let _together = self.writing.read().await;
+        // Remembered first: whoever gives the build up in this moment may find that it was written.
+        if let Some(diff_id) = &record.layer {
+            self.images.retained(&owner(key), diff_id);
         }
-        Ok(())
+        let written = txn.commit_async().await;
+        if written.is_err() || record.layer.is_none() {
+            self.images.let_go(&owner(key));
+        }
+        written.map(drop).map_err(|e| failed(&e))
     }
 }

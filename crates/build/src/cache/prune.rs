@@ -51,6 +51,7 @@ impl Cache {
     async fn remove(&self, steps: &[CachedStep]) -> Result<()> {
         let failed = |e: &dyn std::fmt::Display| Error::failed("emptying the build cache", e);
         // A step that is being carried out in this moment writes its record afterwards.
+        let _alone = self.writing.write().await;
         let txn = steps.iter().fold(self.steps.txn(), |txn, step| {
             self.images.let_go_in(txn.delete(self.steps.key(&step.key.hex())), &owner(&step.key))
         });
