@@ -63,11 +63,19 @@ pub(crate) async fn run(
     };
     let request = CreateRequest { config, host, unfinished: Some(unfinished), ..CreateRequest::default() };
     let failed = |e: engine::Error| Error::failed("running a command", e);
-    let created = Box::pin(engine.create(request)).await.map_err(failed)?;
-    let container = StepContainer { engine: engine.clone(), id: Some(created.id) };
+    // A build that is given up in this moment leaves no container behind: it is made to its end, and goes then.
+    let made = tokio::spawn({
+        let engine = engine.clone();
+        async move {
+            let created = engine.create(request).await?;
+            Ok((StepContainer { engine, id: Some(created.id) }, created.warnings))
+        }
+    });
+    let made = made.await.map_err(|e| Error::failed("running a command", e))?;
+    let (container, warnings) = made.map_err(failed)?;
     let name = container.name();
     progress.step(step, StepEvent::Running(name.clone())).await;
-    for warning in created.warnings {
+    for warning in warnings {
         progress.step(step, StepEvent::Warning(warning)).await;
     }
     let options = AttachOptions { stdout: true, stderr: true, stream: true, ..AttachOptions::default() };
