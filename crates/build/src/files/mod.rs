@@ -30,11 +30,29 @@ pub struct Files {
 /// What keeps the tree where it is.
 enum Root {
     /// A build's own copy of its context, which is removed with it.
-    Context { directory: OwnedFd, removed: tempfile::TempDir },
+    Context { directory: OwnedFd, removed: Removed },
     /// Layers, and what keeps them here.
     Layers { mounted: MountedRootfs, _state: Box<State> },
     /// Nothing at all.
     Nothing,
+}
+
+/// A directory that is removed when this goes, on a thread where that holds nobody up.
+struct Removed(Option<tempfile::TempDir>);
+
+impl Removed {
+    fn path(&self) -> &Path {
+        self.0.as_ref().map_or(Path::new(""), |directory| directory.path())
+    }
+}
+
+impl Drop for Removed {
+    fn drop(&mut self) {
+        let directory = self.0.take();
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn_blocking(move || drop(directory));
+        }
+    }
 }
 
 impl Files {
@@ -44,7 +62,7 @@ impl Files {
     /// Where the directory can't be opened.
     pub fn of_context(directory: tempfile::TempDir, ignore: Ignore) -> std::io::Result<Files> {
         let opened = OwnedFd::from(File::open(directory.path())?);
-        Ok(Files::new(Root::Context { directory: opened, removed: directory }, ignore))
+        Ok(Files::new(Root::Context { directory: opened, removed: Removed(Some(directory)) }, ignore))
     }
 
     /// No files.
