@@ -1,6 +1,7 @@
 //! Dockerfiles become images, with the stock client.
 
 use e2e::{Daemon, eventually};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// What builds with the classic builder's endpoint, which is all that this client has.
 const BUILD: &str = "env DOCKER_BUILDKIT=0 docker build";
@@ -150,8 +151,7 @@ ADD dir/inner.tar /six/
     project(&host, dockerfile, &[("a", "a"), ("dir/b", "b")]);
     host.sh("chmod 644 app/a && tar -C app -cf app/dir/inner.tar a").ok();
     host.sh(&format!("{BUILD} -t app app")).ok();
-    host.sh("docker run --rm app stat -c %a.%u.%g /one /two /three /four")
-        .says("700.0.0\n644.0.0\n644.5.6\n644.0.0");
+    host.sh("docker run --rm app stat -c %a.%u.%g /one /two /three /four").says("700.0.0\n644.0.0\n644.5.6\n644.0.0");
     // Only an archive that is named itself is unpacked.
     host.sh("docker run --rm app ls /five /six").says("/five:\nb\ninner.tar\n\n/six:\na");
 }
@@ -169,6 +169,40 @@ fn nothing_of_the_day_comes_into_an_image() {
     host.sh("now=$(date +%s); until [ $(date +%s) != $now ]; do sleep 0.1; done").ok();
     assert_eq!(built(), first);
     host.sh("docker run --rm app stat -c %a /").says("555");
+}
+
+#[test]
+fn pruning_takes_nothing_from_a_build() {
+    let host = Daemon::start();
+    let dockerfile: String = (0..12).map(|step| format!("RUN echo {step} > /{step}\n")).collect();
+    project(&host, &format!("FROM busybox\n{dockerfile}"), &[]);
+    let built = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !built.load(Ordering::Relaxed) {
+                for what in ["containers", "images", "build"] {
+                    host.ask(&format!("POST /v1.43/{what}/prune"), "").expect("an answer");
+                }
+            }
+        });
+        let build = host.sh(&format!("{BUILD} -t app app"));
+        built.store(true, Ordering::Relaxed);
+        build.ok();
+    });
+    host.sh("docker run --rm app cat /0 /11").says("0\n11");
+    host.sh("docker ps -aq").says("");
+}
+
+#[test]
+fn the_context_is_never_written_to() {
+    let host = Daemon::start();
+    let mounts = "--mount=type=bind,source=files,target=/copy,rw --mount=type=bind,source=files,target=/own";
+    let dockerfile = format!(
+        "FROM busybox\nCOPY files /files\nRUN {mounts} echo copy > /copy/a && if echo own > /own/a; then exit 1; fi\n"
+    );
+    project(&host, &dockerfile, &[("files/a", "a")]);
+    host.sh(&format!("{BUILD} -t app app")).ok();
+    host.sh("docker run --rm app cat /files/a").says("a");
 }
 
 #[test]

@@ -25,7 +25,9 @@ impl Engine {
         let wanted = |record: &ContainerRecord| {
             // What is due has exited for all who look, but not for good: it is about to be started, and who cleans up after a
             // boot does not mean what was running before.
+            // A step of a build is about to run, or what it changed is about to be kept: it goes with its build.
             matches!(record.state.phase, Phase::Created | Phase::Exited | Phase::Dead)
+                && !record.step
                 && until.is_none_or(|until| record.created < until)
                 && filters.labels_match(&record.config.labels)
         };
