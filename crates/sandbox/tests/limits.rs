@@ -145,3 +145,17 @@ fn unified_settings_go_to_the_v2_tree() {
     assert!(group.update(&wrong).is_err());
     group.delete().unwrap();
 }
+
+/// Two first starts at once: the one finds the parent that the other has made and not filled yet.
+#[test]
+fn a_parent_without_cpus_is_filled_first() {
+    let Some(cpusets) = sandbox::cgroup::Layout::detect().unwrap().hierarchy("cpuset") else { return };
+    let parent = format!("/sandbox-test-empty-{}", std::process::id());
+    let group = sandbox::cgroup::Cgroup::new(&format!("{parent}/child")).unwrap();
+    std::fs::create_dir(cpusets.mount_point().join(&parent[1..])).unwrap();
+    let made = group.create(&Default::default());
+    let cpus = group.directory("cpuset").map(|directory| std::fs::read_to_string(directory.join("cpuset.cpus")));
+    sandbox::cgroup::clean(&parent).unwrap();
+    made.unwrap();
+    assert_ne!(cpus.unwrap().unwrap().trim(), "");
+}

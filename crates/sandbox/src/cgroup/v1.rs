@@ -57,6 +57,8 @@ fn inherit_cpuset(directory: &Path) -> Result<()> {
     if !read(directory, cpus)?.trim().is_empty() {
         return Ok(());
     }
+    // Whoever made the parent a moment ago may not have filled it yet. That at the top never is empty.
+    inherit_cpuset(parent)?;
     write(directory, nodes, read(parent, nodes)?.trim())?;
     write(directory, cpus, read(parent, cpus)?.trim())
 }
