@@ -1,29 +1,28 @@
-//! `stratus build --check`: what is wrong with a Dockerfile, and what is likely not meant. Nothing is built yet.
+//! `stratus build`: a directory and its Dockerfile go to the daemon, which makes an image of them.
+
+mod check;
+mod follow;
+mod pack;
+mod settings;
+mod source;
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Duration;
 
-use build::check::{BaseImage, Inputs, Report, Warning, check};
-use build::dockerfile::{Given, Globals, Mistake, Origin, Plan, Source, Span, parse};
-use build::ignore::Ignore;
 use clap::Args;
-use image::Platform;
+use image::{Platform, Reference};
 use serde_json::{Value, json};
 
+use super::attach::asked_to_end;
 use super::error::{Error, Result};
-use super::output::Format;
-use super::request::{Request, segment};
-use super::terminal::{self, Style};
-use super::{Context, output};
+use super::output::{self, Format};
+use super::terminal;
+use super::transfer::{Upload, blocking};
+use super::{Context, credentials};
+use follow::Show;
 
-/// How long the daemon may take to say what base images set. A file is checked without it, too.
-const PATIENCE: Duration = Duration::from_secs(5);
-
-/// Check a Dockerfile
+/// Build an image from a Dockerfile
 #[derive(Args, Debug)]
 pub(crate) struct BuildArgs {
     /// Say what is wrong with the Dockerfile and what is likely not meant, and build nothing
@@ -32,250 +31,136 @@ pub(crate) struct BuildArgs {
     /// The Dockerfile; - for standard input [default: PATH/Dockerfile]
     #[arg(long, short, value_name = "FILE")]
     file: Option<PathBuf>,
+    /// Name of the image, NAME[:TAG]; repeats
+    #[arg(long, short, value_name = "NAME")]
+    tag: Vec<String>,
     /// Argument of the build, NAME=VALUE, or NAME for the value it has here; repeats
     #[arg(long, value_name = "NAME[=VALUE]")]
     build_arg: Vec<String>,
-    /// Stage that is built, with what it needs [default: all are checked]
+    /// Stage that is built, with what it needs [default: the last one; with --check, all]
     #[arg(long, value_name = "STAGE")]
     target: Option<String>,
-    /// What is built for, as linux/arm64 [default: this machine]
+    /// What is built for, as linux/arm64 [default: the daemon's machine]
     #[arg(long, value_name = "PLATFORM")]
     platform: Option<Platform>,
+    /// Label of the image; repeats
+    #[arg(long, value_name = "NAME[=VALUE]")]
+    label: Vec<String>,
+    /// Do everything again, whatever was done before
+    #[arg(long)]
+    no_cache: bool,
+    /// Pull base images even where they are here
+    #[arg(long)]
+    pull: bool,
+    /// Only print the image's id
+    #[arg(long, short)]
+    quiet: bool,
+    /// How to show what is done: plain prints the daemon's messages as they come, json its documents, one a line; auto is plain
+    #[arg(long, value_enum, value_name = "HOW", default_value = "auto")]
+    progress: Progress,
+    /// File to write the image's id into
+    #[arg(long, value_name = "FILE")]
+    iidfile: Option<PathBuf>,
     #[command(flatten)]
-    later: Later,
-    /// The directory whose files are copied; - for a Dockerfile on standard input and no files
+    running: settings::Running,
+    #[command(flatten)]
+    later: settings::Later,
+    /// The directory whose files are copied; - for a Dockerfile, or an archive of a directory, on standard input
     path: PathBuf,
 }
 
-// Flags of docker's that a build will have: who gives them is told that there is none yet, and not that they are unknown.
-#[derive(Args, Debug)]
-struct Later {
-    #[arg(long, short = 't', hide = true)]
-    tag: Vec<String>,
-    #[arg(long, hide = true)]
-    no_cache: bool,
-    #[arg(long, hide = true)]
-    pull: bool,
-    #[arg(long, short, hide = true)]
-    quiet: bool,
-    #[arg(long, hide = true)]
-    label: Vec<String>,
-    #[arg(long, hide = true)]
-    secret: Vec<String>,
-    #[arg(long, hide = true)]
-    progress: Option<String>,
+/// How what is done is shown. (The variants have no docstrings: clap would make long lists of every help.)
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Progress {
+    Auto,
+    Plain,
+    Json,
 }
 
-impl Later {
-    fn is_given(&self) -> bool {
-        let Later { tag, no_cache, pull, quiet, label, secret, progress } = self;
-        *no_cache || *pull || *quiet || progress.is_some() || [tag, label, secret].iter().any(|list| !list.is_empty())
-    }
-}
-
-/// Checks a Dockerfile.
-pub(super) async fn build(context: &Context, args: BuildArgs) -> Result<ExitCode> {
-    if !args.check || args.later.is_given() {
-        return Err(Error::Usage(
-            "stratus build only checks Dockerfiles yet (stratus build --check [--file FILE] PATH). \
-             docker build builds them: DOCKER_BUILDKIT=0 docker build, with DOCKER_HOST as for any other command."
-                .to_owned(),
-        ));
-    }
-    let source = dockerfile(&args)?;
-    let ignore = ignore(&args)?;
-    let given = given(&args)?;
-    let file = match parse(source.clone()) {
-        Ok(file) => file,
-        Err(mistakes) => {
-            let report = Report { mistakes: mistakes.iter().cloned().collect(), ..Report::default() };
-            return told(context, &source, &report);
-        }
-    };
-    file.target(given.target.as_deref()).map_err(Error::Usage)?;
-    let names = Globals::new(&file, &given).and_then(|globals| Plan::new(&file, &globals)).map(|plan| images(&plan));
-    let known = base_images(context, names.unwrap_or_default()).await;
-    let base = |name: &str| known.get(name).cloned();
-    let report = check(&file, &Inputs { given: &given, ignore: &ignore, base: &base });
-    told(context, &source, &report)
-}
-
-/// The Dockerfile, and how it is called.
-fn dockerfile(args: &BuildArgs) -> Result<Source> {
-    let standard_input = |what: &Path| what.as_os_str() == "-";
-    if args.file.as_deref().is_some_and(standard_input) || (args.file.is_none() && standard_input(&args.path)) {
-        let mut bytes = Vec::new();
-        let read = std::io::stdin().lock().read_to_end(&mut bytes);
-        read.map_err(Error::io("reading the Dockerfile of standard input"))?;
-        return Ok(Source::from_bytes("Dockerfile", &bytes));
-    }
-    let path = file_path(args);
-    let bytes = std::fs::read(&path).map_err(Error::io(format!("reading {}", path.display())))?;
-    Ok(Source::from_bytes(path.display().to_string(), &bytes))
-}
-
-/// Where the Dockerfile is. Both its names are known that docker knows.
-fn file_path(args: &BuildArgs) -> PathBuf {
-    if let Some(file) = &args.file {
-        return file.clone();
-    }
-    let within = |name: &str| match args.path.as_os_str() == "." {
-        true => PathBuf::from(name),
-        false => args.path.join(name),
-    };
-    let usual = within("Dockerfile");
-    let small = within("dockerfile");
-    if !usual.exists() && small.exists() { small } else { usual }
-}
-
-/// What is no part of the context: said beside the Dockerfile, else in the context.
-fn ignore(args: &BuildArgs) -> Result<Ignore> {
-    let path = file_path(args);
-    let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    let [own, general] = Ignore::names(&name);
-    for path in [path.with_file_name(own), args.path.join(general)] {
-        match std::fs::read(&path) {
-            Ok(bytes) => {
-                let source = Source::from_bytes(path.display().to_string(), &bytes);
-                return Ignore::parse(&source).map_err(|mistake| Error::Failed(mistake.to_string()));
-            }
-            Err(error) if matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) => {}
-            Err(error) => return Err(Error::io(format!("reading {}", path.display()))(error)),
-        }
-    }
-    Ok(Ignore::default())
-}
-
-fn given(args: &BuildArgs) -> Result<Given> {
-    let mut given = Given { target: args.target.clone(), ..Given::host() };
-    if let Some(platform) = &args.platform {
-        given.target_platform = platform.clone();
-    }
-    for argument in &args.build_arg {
-        let (name, value) = match argument.split_once('=') {
-            Some((name, value)) => (name, Some(value.to_owned())),
-            None => (argument.as_str(), std::env::var(argument).ok()),
+impl BuildArgs {
+    /// Arguments of the build. One whose value is this environment's may have none.
+    fn arguments(&self) -> Result<BTreeMap<String, Option<String>>> {
+        let argument = |text: &String| match text.split_once('=') {
+            Some(("", _)) => Err(Error::Usage(format!("--build-arg {text:?} has no name: give NAME=VALUE"))),
+            None if text.is_empty() => Err(Error::Usage("--build-arg \"\" has no name: give NAME=VALUE".to_owned())),
+            Some((name, value)) => Ok((name.to_owned(), Some(value.to_owned()))),
+            None => Ok((text.clone(), std::env::var(text).ok())),
         };
-        if name.is_empty() {
-            return Err(Error::Usage(format!("--build-arg {argument:?} has no name: give NAME=VALUE")));
-        }
-        given.arguments.extend(value.map(|value| (name.to_owned(), value)));
+        self.build_arg.iter().map(argument).collect()
     }
-    Ok(given)
-}
 
-/// The images that stages build upon.
-fn images(plan: &Plan) -> Vec<String> {
-    let name = |origin: &Origin| match origin {
-        Origin::Named { name, .. } => Some(name.clone()),
-        _ => None,
-    };
-    plan.stages.iter().filter_map(|stage| name(&stage.base)).collect()
-}
+    /// Names of the image.
+    fn names(&self) -> Result<Vec<Reference>> {
+        let name = |text: &String| match Reference::parse(text) {
+            Ok(name) if name.digest().is_none() => Ok(name.with_default_tag()),
+            Ok(_) => Err(Error::Usage(format!("--tag {text:?} has a digest, which only follows from what is built"))),
+            Err(error) => Err(Error::Usage(format!("--tag {text:?} is no image's name: {error}"))),
+        };
+        self.tag.iter().map(name).collect()
+    }
 
-/// What the daemon knows of images that it has. Where there is no daemon, nothing is known.
-async fn base_images(context: &Context, names: Vec<String>) -> BTreeMap<String, BaseImage> {
-    let mut known = BTreeMap::new();
-    let ask = async {
-        for name in names {
-            match context.daemon.document(Request::get(format!("/images/{}/json", segment(&name)))).await {
-                Ok(document) => known.extend(base_image(&document).map(|image| (name, image))),
-                Err(Error::Refused { .. }) => {}
-                Err(_) => return,
-            }
-        }
-    };
-    // Whatever was not answered by then is not known.
-    let _ = tokio::time::timeout(PATIENCE, ask).await;
-    known
-}
-
-/// What an inspected image sets.
-fn base_image(document: &Value) -> Option<BaseImage> {
-    let text = |name: &str| document.get(name).and_then(Value::as_str).unwrap_or_default();
-    let config = document.get("Config")?;
-    let environment = config.get("Env").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str);
-    let pair = |(name, value): (&str, &str)| (name.to_owned(), value.to_owned());
-    Some(BaseImage {
-        environment: environment.filter_map(|entry| entry.split_once('=').map(pair)).collect(),
-        has_shell: config.get("Shell").and_then(Value::as_array).is_some_and(|shell| !shell.is_empty()),
-        platform: Platform::new(text("Os"), text("Architecture"), Some(text("Variant"))),
-    })
-}
-
-/// Tells what was found; the exit status is 1 if that is anything.
-fn told(context: &Context, source: &Source, report: &Report) -> Result<ExitCode> {
-    match context.format {
-        Format::Json => output::document(&document(source, report))?,
-        Format::Table => {
-            if report.mistakes.is_empty() || !report.warnings.is_empty() {
-                let colours = terminal::colours(&std::io::stdout());
-                output::line(written(source, report, colours).trim_end())?;
-            }
-            report.notes.iter().for_each(|note| output::warning(&note.to_string()));
-            for mistake in &report.mistakes {
-                output::error(&Error::Failed(mistake.to_string()));
-            }
-            if let Some(violation) = report.violation() {
-                output::error(&Error::Failed(violation));
-            }
+    fn shown(&self, context: &Context) -> Show {
+        match (context.format, self.progress) {
+            (Format::Json, _) | (_, Progress::Json) => Show::Documents,
+            _ if self.quiet => Show::Nothing,
+            _ => Show::Text { colours: terminal::colours(&std::io::stdout()) },
         }
     }
-    let clean = report.warnings.is_empty() && report.mistakes.is_empty();
-    Ok(if clean { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// What was found, as docker writes it.
-fn written(source: &Source, report: &Report, colours: bool) -> String {
-    let mut text = match report.warnings.len() {
-        0 => return "Check complete, no warnings found.\n".to_owned(),
-        1 => "Check complete, 1 warning has been found!\n".to_owned(),
-        several => format!("Check complete, {several} warnings have been found!\n"),
-    };
-    for warning in &report.warnings {
-        let title = Style::Careful.paint(&format!("WARNING: {}", warning.rule), colours);
-        // Writing to a string never fails.
-        let _ = writeln!(text, "\n{title} - {}\n{}", warning.rule.url(), warning.detail);
-        excerpt(&mut text, source, warning.span);
+/// `stratus build`
+pub(super) async fn build(context: &Context, args: &BuildArgs) -> Result<ExitCode> {
+    args.later.refused()?;
+    if args.check {
+        return check::checked(context, args).await;
     }
-    text
-}
-
-/// The lines of a place, and two on each side.
-fn excerpt(text: &mut String, source: &Source, span: Span) {
-    const AROUND: u32 = 2;
-    const RULER: &str = "--------------------";
-    let (first, last) = (span.start.line, span.end.line);
-    let _ = writeln!(text, "{}:{first}\n{RULER}", source.name());
-    for line in first.saturating_sub(AROUND).max(1)..=last.saturating_add(AROUND).min(source.line_count()) {
-        let mark = if (first..=last).contains(&line) { ">>>" } else { "   " };
-        let _ = writeln!(text, "{}", format!("{line:>4} | {mark} {}", source.line(line)).trim_end());
+    // Who goes away gives the build up: the daemon sees the connection end.
+    tokio::select! {
+        made = make(context, args) => made,
+        signal = asked_to_end() => Err(Error::Signal(signal?)),
     }
-    let _ = writeln!(text, "{RULER}");
 }
 
-/// What was found, for programs.
-fn document(source: &Source, report: &Report) -> Value {
-    let warning = |warning: &Warning| {
-        json!({
-            "ruleName": warning.rule.name(),
-            "description": warning.rule.description(),
-            "url": warning.rule.url(),
-            "detail": warning.detail,
-            "location": { "file": source.name(), "start": warning.span.start, "end": warning.span.end },
-        })
+async fn make(context: &Context, args: &BuildArgs) -> Result<ExitCode> {
+    let names = args.names()?;
+    let mut request = settings::request(args, &names)?;
+    if let Some(path) = &args.iidfile {
+        forget_id(path)?;
+    }
+    if let Some(header) = credentials::all()? {
+        request = request.header("x-registry-config", header);
+    }
+    let (path, file) = (args.path.clone(), args.file.clone());
+    let parcel = blocking(move || source::find(&path, file.as_deref())).await?;
+    let (within, called) = (parcel.name.clone(), parcel.called.clone());
+    let request = request.maybe("dockerfile", within.as_deref());
+    let (upload, body) = Upload::new(move |sink| parcel.write(sink));
+    let show = args.shown(context);
+    let followed = match context.daemon.documents(request.archive(body)).await {
+        Ok(documents) => follow::follow(documents, show).await,
+        Err(error) => Err(error),
     };
-    let mistake = |mistake: &Mistake| {
-        json!({
-            "message": mistake.message,
-            "suggestion": mistake.suggestion,
-            "location": { "file": mistake.file, "start": mistake.span.start, "end": mistake.span.end },
-        })
-    };
-    json!({
-        "warnings": report.warnings.iter().map(warning).collect::<Vec<_>>(),
-        "notes": report.notes.iter().map(mistake).collect::<Vec<_>>(),
-        "errors": report.mistakes.iter().map(mistake).collect::<Vec<_>>(),
-        "warningsAreErrors": report.warnings_are_errors,
-    })
+    let id = upload.outcome(followed).map_err(|error| source::as_called(error, within.as_deref(), &called))?;
+    if let Some(path) = &args.iidfile {
+        std::fs::write(path, &id).map_err(Error::io(format!("writing the image's id {id} into {}", path.display())))?;
+    }
+    match show {
+        Show::Documents => output::document_line(&built(&id, &names))?,
+        Show::Nothing => output::line(&id)?,
+        Show::Text { .. } => {}
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What came of it, for programs.
+fn built(id: &str, names: &[Reference]) -> Value {
+    json!({ "ID": id, "Names": names.iter().map(|name| name.familiar()).collect::<Vec<_>>() })
+}
+
+/// Takes the id of an earlier build away, which is none of this one where it fails.
+fn forget_id(path: &Path) -> Result<()> {
+    if path.symlink_metadata().is_ok_and(|metadata| metadata.is_file()) {
+        std::fs::remove_file(path).map_err(Error::io(format!("removing {} of an earlier build", path.display())))?;
+    }
+    Ok(())
 }

@@ -4,15 +4,16 @@
 mod helper;
 mod keep;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use base64::Engine as _;
 use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE};
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::error::{Error, Result};
+use super::output;
 
 pub(super) use keep::{Kept, Secret, forget, keep};
 
@@ -41,15 +42,32 @@ pub(super) fn of(registry: &str) -> Result<Option<String>> {
 
 /// What is known of a registry, as the API has it.
 pub(super) fn document(registry: &str) -> Result<Option<Value>> {
+    configuration()?.map_or(Ok(None), |configuration| configuration.of(registry))
+}
+
+/// The header for all registries that something is known of, which a build may pull from; `None` where there are none.
+pub(super) fn all() -> Result<Option<String>> {
+    let Some(configuration) = configuration()? else { return Ok(None) };
+    let mut documents = Map::new();
+    for server in configuration.servers() {
+        match configuration.of(&server) {
+            Ok(document) => documents.extend(document.map(|document| (server, document))),
+            // The build may have no need of it.
+            Err(error) => output::warning(&format!("nothing is known of {server}: {error}")),
+        }
+    }
+    Ok(Some(documents).filter(|all| !all.is_empty()).map(|all| BASE64_URL_SAFE.encode(Value::from(all).to_string())))
+}
+
+fn configuration() -> Result<Option<Configuration>> {
     let Some(path) = file() else { return Ok(None) };
     let text = match std::fs::read(&path) {
         Ok(text) => text,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(Error::Io(format!("reading {}", path.display()), error)),
     };
-    let configuration: Configuration = serde_json::from_slice(&text)
-        .map_err(|error| Error::Usage(format!("{} is no docker configuration: {error}", path.display())))?;
-    configuration.of(registry)
+    serde_json::from_slice(&text)
+        .map_err(|error| Error::Usage(format!("{} is no docker configuration: {error}", path.display())))
 }
 
 /// The name under which a registry stands, of which there may be several.
@@ -78,6 +96,16 @@ fn file() -> Option<PathBuf> {
 }
 
 impl Configuration {
+    /// The registries that something may be known of.
+    fn servers(&self) -> BTreeSet<String> {
+        let mut servers: BTreeSet<String> =
+            self.auths.keys().chain(self.cred_helpers.keys()).map(|name| server(Some(name))).collect();
+        if let Some(program) = self.creds_store.as_deref().filter(|name| !name.is_empty()) {
+            servers.extend(listed(program).iter().map(|name| server(Some(name))));
+        }
+        servers
+    }
+
     /// The program that keeps a server's secrets.
     fn program(&self, server: &str) -> Option<String> {
         // Docker Hub's stands under its name in images, too.
@@ -113,6 +141,14 @@ impl Configuration {
         }
         Ok(Some(document))
     }
+}
+
+/// The servers whose secrets a program keeps, where it says so.
+fn listed(program: &str) -> Vec<String> {
+    let Ok(Ok(answer)) = helper::call(program, "list", "") else { return Vec::new() };
+    serde_json::from_slice::<BTreeMap<String, String>>(&answer)
+        .map(|kept| kept.into_keys().collect())
+        .unwrap_or_default()
 }
 
 /// Asks a program that keeps secrets.

@@ -70,8 +70,8 @@ pub(crate) enum Command {
     Inspect(inspect::InspectArgs),
     /// List images
     Images(images::ListArgs),
-    /// Check a Dockerfile
-    Build(build::BuildArgs),
+    /// Build an image from a Dockerfile
+    Build(Box<build::BuildArgs>),
     /// Bring an image from a registry
     Pull(images::PullArgs),
     /// Bring an image to a registry
@@ -245,7 +245,7 @@ async fn dispatch(context: &Context, command: Command) -> Result<ExitCode> {
         Command::Container(command) => container::dispatch(context, command).await,
         Command::Inspect(args) => inspect::inspect(context, args).await,
         Command::Images(args) => images::list(context, args).await,
-        Command::Build(args) => build::build(context, args).await,
+        Command::Build(args) => build::build(context, &args).await,
         Command::Pull(args) => images::pull(context, args).await,
         Command::Push(args) => images::push(context, args).await,
         Command::Rmi(args) => images::remove(context, args).await,

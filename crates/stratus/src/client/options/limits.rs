@@ -125,7 +125,8 @@ pub(in super::super) fn nano_cpus(text: &str) -> Result<i64, String> {
     number.map(|number| (number * 1e9).round() as i64).ok_or_else(|| format!("{text:?} is no number of processors"))
 }
 
-fn ulimit(text: &str) -> Result<Value, String> {
+/// A limit, as the API has it.
+pub(in super::super) fn ulimit(text: &str) -> Result<Value, String> {
     let bad = || format!("{text:?} is no limit: give NAME=SOFT[:HARD], such as nofile=1024:4096");
     let (name, limits) = text.split_once('=').ok_or_else(bad)?;
     let (soft, hard) = limits.split_once(':').unwrap_or((limits, limits));
