@@ -36,3 +36,21 @@ clean_up() {
 	done
 	docker load --quiet --input "$IMAGE"
 }
+
+# Builds the Dockerfile that it is given on standard input, of the context in ./app, and shows what came of it: how its
+# containers run, and its files, with their modes and owners.
+#   built [FLAG…]
+built() {
+	cat >app/Dockerfile
+	DOCKER_BUILDKIT=0 docker build --quiet --tag built "$@" app >/dev/null || return
+	docker image inspect built | jq --sort-keys '.[0].Config | del(.Image, .Hostname)'
+	docker create --name built built none >/dev/null && files_of built
+	docker rm --force built >/dev/null
+}
+
+# The files of a container, but what every container has.
+files_of() {
+	docker export "$1" | tar --list --verbose --numeric-owner |
+		awk '$6 !~ "^(dev|proc|sys|bin|[.]dockerenv|etc/(hosts|hostname|resolv.conf|mtab))" { print $1, $2, $1 ~ /^d/ ? "" : $3, $6, $7, $8 }' |
+		sort --key=4
+}

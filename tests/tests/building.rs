@@ -214,9 +214,9 @@ fn mistakes_are_told_where_they_stand() {
     };
     fails("FORM busybox").fails_with("Dockerfile:1:1: unknown instruction: FORM (did you mean FROM?)");
     fails("FROM busybox\nCOPY nothing /")
-        .fails_with("COPY failed: stat nothing: file does not exist")
+        .fails_with("COPY failed: file not found in build context or excluded by .dockerignore: stat nothing: file does not exist")
         .complains("COPY nothing /\n");
-    fails("FROM busybox\nCOPY hidden /").fails_with("or .dockerignore excludes it");
+    fails("FROM busybox\nCOPY hidden /").fails_with("excluded by .dockerignore: stat hidden: file does not exist");
     fails("FROM busybox\nCOPY ../a /").fails_with("forbidden path outside the build context: ../a");
     fails("FROM busybox\nCOPY *.none /").fails_with("no source files were specified");
     fails("FROM busybox\nCOPY --chown=nobody-here a /").fails_with("unable to find user nobody-here");

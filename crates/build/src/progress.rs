@@ -1,7 +1,7 @@
 //! What a build tells while it goes on.
 
 use engine::OutputStream;
-use image::ImageId;
+use image::{ImageId, Reference};
 use tokio::sync::mpsc;
 
 /// An instruction of a stage.
@@ -48,6 +48,8 @@ pub enum StepEvent {
     Output(OutputStream, bytes::Bytes),
     /// The container is gone.
     Removed(String),
+    /// Its image is not here, and fetched.
+    Pulling(Reference),
     /// Something is not as it should be.
     Warning(String),
     /// It is done; the image would be called so if it ended here.

@@ -18,7 +18,7 @@ impl Solver<'_> {
         let reference = Reference::parse(name)
             .map_err(|e| Error::Invalid(format!("failed to parse stage name {name:?}: {e}")))?
             .with_default_tag();
-        self.progress.step(step, StepEvent::Warning(format!("pulling {}", reference.familiar()))).await;
+        self.progress.step(step, StepEvent::Pulling(reference.clone())).await;
         let request = PullRequest {
             auth: self.request.credentials.get(reference.domain()).cloned(),
             all_tags: false,

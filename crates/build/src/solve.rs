@@ -103,6 +103,13 @@ impl Builder {
         };
         let ends = try_join_all(order.iter().map(|stage| solver.stage(*stage))).await?;
         let end = ends.last().ok_or_else(|| Error::Invalid("dockerfile contains no stages to build".into()))?;
+        if let Some(id) = end.state.untouched().filter(|_| request.labels.is_empty()) {
+            for name in &request.names {
+                let named = self.0.engine.image_store().tag(&id, name).await;
+                named.map_err(|e| Error::failed("naming the image", e))?;
+            }
+            return Ok(Built { id, names: request.names.clone() });
+        }
         let mut config = end.state.config.clone();
         config.config.labels.extend(request.labels.clone());
         config.created = Some(solver.created(&end.state));
@@ -225,6 +232,6 @@ impl<'b> Solver<'b> {
         let config = self.images().config(&id).map_err(failed)?;
         let kept: Option<KeptLayers> = self.images().keep_layers(&config.rootfs.diff_ids);
         let kept = kept.ok_or_else(|| Error::Invalid(format!("image {name} was removed while it was looked at")))?;
-        Ok(State::of_image((*config).clone(), kept))
+        Ok(State::of_image(id, (*config).clone(), kept))
     }
 }

@@ -1,11 +1,14 @@
 //! An image in the making: what it would be if it ended here.
 
 use crate::{Error, Result};
-use image::{Digest, HistoryEntry, ImageConfig, ImageId, KeptLayers, Platform, chain_id};
+use image::{Digest, HistoryEntry, ImageConfig, ImageId, KeptLayers, Platform, RunConfig, chain_id};
 use std::sync::Arc;
 
 /// The time of what has none of its own, seconds since 1970: 1980-01-02, as ZIP archives know no time before 1980, wherever one lives.
 pub(crate) const FIXED_TIME: i64 = 315_619_200;
+
+/// Where programs are looked for in an image of nothing.
+const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// An image in the making.
 #[derive(Clone)]
@@ -13,27 +16,38 @@ pub(crate) struct State {
     pub(crate) config: ImageConfig,
     /// Keeps its layers here.
     kept: Vec<Arc<KeptLayers>>,
+    /// The image that it still is, as nothing was done to it.
+    base: Option<ImageId>,
 }
 
 impl State {
     /// Of nothing.
     pub(crate) fn scratch(platform: &Platform) -> State {
         let config = ImageConfig {
+            config: RunConfig { env: vec![DEFAULT_PATH.to_owned()], ..RunConfig::default() },
             architecture: platform.architecture.clone(),
             os: platform.os.clone(),
             variant: platform.variant.clone().unwrap_or_default(),
             ..ImageConfig::default()
         };
-        State { config, kept: Vec::new() }
+        State { config, kept: Vec::new(), base: None }
     }
 
     /// Of an image, whose layers are kept.
-    pub(crate) fn of_image(config: ImageConfig, kept: KeptLayers) -> State {
-        State { config, kept: vec![Arc::new(kept)] }
+    pub(crate) fn of_image(id: ImageId, config: ImageConfig, kept: KeptLayers) -> State {
+        State { config, kept: vec![Arc::new(kept)], base: Some(id) }
+    }
+
+    /// The image that it is, as nothing was done to one.
+    pub(crate) fn untouched(&self) -> Option<ImageId> {
+        self.base
     }
 
     /// What the image is called if it ends here.
     pub(crate) fn id(&self) -> Result<ImageId> {
+        if let Some(id) = self.base {
+            return Ok(id);
+        }
         let json = self.config.to_json().map_err(|e| Error::failed("writing an image's configuration", e))?;
         Ok(ImageId(Digest::of(&json)))
     }
@@ -50,6 +64,7 @@ impl State {
 
     /// Adds a step that made a layer, or none.
     pub(crate) fn add(&mut self, created_by: String, created: &str, layer: Option<KeptLayers>) {
+        self.base = None;
         self.config.history.push(HistoryEntry {
             created: Some(created.to_owned()),
             created_by,

@@ -11,6 +11,7 @@ pub use diff::{Change, ChangeKind};
 pub(crate) use life::open_directory;
 pub use life::{Base, NewRootfs};
 pub use mount::MountedRootfs;
+pub(crate) use mount::in_own_namespace;
 
 use composed::Writes;
 use mount::{Own, Stack};

@@ -61,7 +61,13 @@ pub(crate) async fn session(_: Call) -> Result<Response> {
 /// What a build says that failed before anything was done.
 fn refused(error: ::build::Error) -> ApiError {
     match error {
-        ::build::Error::Language(mistakes) => ApiError::bad_request(format!("dockerfile parse error: {mistakes}")),
+        ::build::Error::Language(mistakes) => {
+            // The first line is what clients and people know.
+            let first = mistakes.iter().next();
+            let first = first
+                .map(|first| format!("dockerfile parse error line {}: {}", first.span.start.line, first.summary()));
+            ApiError::bad_request(format!("{}\n{mistakes}", first.unwrap_or_default()))
+        }
         error if error.is_invalid() => ApiError::bad_request(error.to_string()),
         error => ApiError::internal(error.to_string()),
     }

@@ -7,6 +7,9 @@ use std::collections::VecDeque;
 
 use crate::progress::{ErrorDetail, Message};
 
+/// Messages of a quiet build that are kept for its failure.
+const KEPT: usize = 1000;
+
 /// Turns events into messages.
 pub(super) struct Words {
     quiet: bool,
@@ -15,6 +18,8 @@ pub(super) struct Words {
     total: usize,
     /// Stages that are not told yet, the present one first.
     stages: VecDeque<Telling>,
+    /// What is told only where the build fails: the last of it.
+    kept: VecDeque<Message>,
 }
 
 /// A stage that is being told.
@@ -42,7 +47,7 @@ const MOST: usize = 2 << 20;
 
 impl Words {
     pub(super) fn new(quiet: bool) -> Words {
-        Words { quiet, began: false, total: 0, stages: VecDeque::new() }
+        Words { quiet, began: false, total: 0, stages: VecDeque::new(), kept: VecDeque::new() }
     }
 
     /// Whether anything was done: what goes wrong from here on is told in the stream.
@@ -83,7 +88,12 @@ impl Words {
             }
             self.stages.pop_front();
         }
-        if self.quiet { Vec::new() } else { told }
+        if self.quiet {
+            self.kept.extend(told);
+            self.kept.drain(..self.kept.len().saturating_sub(KEPT));
+            return Vec::new();
+        }
+        told
     }
 
     /// What is said of an image.
@@ -105,7 +115,7 @@ impl Words {
         let mut said = self.rest();
         let message = match error {
             // The first line is what clients and people know.
-            ::build::Error::Command { at, .. } => format!("{}\n{at}", at.summary()),
+            ::build::Error::Command { at, .. } | ::build::Error::Instruction(at) => format!("{}\n{at}", at.summary()),
             other => other.to_string(),
         };
         let detail = ErrorDetail::with_code(message.clone(), error.exit_code());
@@ -113,9 +123,11 @@ impl Words {
         said
     }
 
+    /// What was not told yet.
     fn rest(&mut self) -> Vec<Message> {
-        let rest = self.stages.drain(..).flat_map(|stage| stage.waiting).map(|waiting| waiting.message);
-        if self.quiet { Vec::new() } else { rest.collect() }
+        let mut rest: Vec<Message> = self.kept.drain(..).collect();
+        rest.extend(self.stages.drain(..).flat_map(|stage| stage.waiting).map(|waiting| waiting.message));
+        rest
     }
 }
 
@@ -139,6 +151,9 @@ impl Telling {
             }
             StepEvent::Output(_, bytes) => String::from_utf8_lossy(&bytes).into_owned(),
             StepEvent::Removed(container) => format!("Removing intermediate container {}\n", short(&container)),
+            StepEvent::Pulling(reference) => {
+                format!("{}: Pulling from {}\n", reference.tag().unwrap_or_default(), reference.path())
+            }
             StepEvent::Warning(warning) => format!(" ---> [Warning] {warning}\n"),
             StepEvent::Done(image) => {
                 self.ended = id.index + 1 == self.plan.steps.len();

@@ -119,12 +119,11 @@ impl Files {
     }
 
     fn missing(&self, text: &str) -> String {
-        let why = match self.is_own() && !self.ignore.is_empty() {
-            true => ": it is not in the build context, or .dockerignore excludes it",
-            false if self.is_own() => ": it is not in the build context",
-            false => "",
-        };
-        format!("stat {}: file does not exist{why}", text.trim_start_matches('/'))
+        let missing = format!("stat {}: file does not exist", text.trim_start_matches('/'));
+        match self.is_own() {
+            true => format!("file not found in build context or excluded by .dockerignore: {missing}"),
+            false => missing,
+        }
     }
 
     /// What a path or a pattern finds, in order.

@@ -5,6 +5,8 @@ use std::io::{self, BufRead, BufReader, Read, Write};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 
+use rustix::io::Errno;
+
 use super::{BootstrapError, BootstrapEvent, BootstrapProgress};
 
 /// Bytes between two events.
@@ -74,13 +76,8 @@ pub(super) fn stream_to(
     progress: BootstrapProgress<'_>,
 ) -> Result<(), BootstrapError> {
     let program = program_name(command);
-    let mut child = command
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .env("LC_ALL", "C.UTF-8")
-        .spawn()
-        .map_err(BootstrapError::io(format!("starting {program}")))?;
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).env("LC_ALL", "C.UTF-8");
+    let mut child = spawn_apart(command).map_err(BootstrapError::io(format!("starting {program}")))?;
     let words = child.stderr.take();
     let (copied, said) = std::thread::scope(|scope| {
         let listener = scope.spawn(move || words.map(|words| listen(words, progress)).unwrap_or_default());
@@ -101,8 +98,8 @@ pub(super) fn follow(mut command: Command, progress: BootstrapProgress<'_>) -> R
     let program = program_name(&command);
     let (words, both) = io::pipe().map_err(BootstrapError::io("making a pipe"))?;
     let output = both.try_clone().map_err(BootstrapError::io("making a pipe"))?;
-    let spawned = command.stdin(Stdio::null()).stdout(output).stderr(both).env("LC_ALL", "C.UTF-8").spawn();
-    let mut child = spawned.map_err(BootstrapError::io(format!("starting {program}")))?;
+    command.stdin(Stdio::null()).stdout(output).stderr(both).env("LC_ALL", "C.UTF-8");
+    let mut child = spawn_apart(&mut command).map_err(BootstrapError::io(format!("starting {program}")))?;
     // It holds the pipe's other end, which has to close with the program.
     drop(command);
     let said = listen(words, progress);
@@ -111,6 +108,21 @@ pub(super) fn follow(mut command: Command, progress: BootstrapProgress<'_>) -> R
         true => Ok(()),
         false => Err(BootstrapError::Failed { program, status, output: Vec::from(said).join("\n") }),
     }
+}
+
+/// Starts a program that may mount things, so that nobody else sees them, and none of them is left whatever is killed.
+/// Whoever may not make a mount namespace mounts nothing either.
+fn spawn_apart(command: &mut Command) -> io::Result<Child> {
+    std::thread::scope(|scope| {
+        let apart = scope.spawn(|| {
+            match crate::rootfs::in_own_namespace() {
+                Ok(()) | Err(Errno::PERM) => {}
+                Err(error) => return Err(error.into()),
+            }
+            command.spawn()
+        });
+        apart.join().unwrap_or_else(|_| Err(io::Error::other("the thread that starts it was lost")))
+    })
 }
 
 fn copy(child: &mut Child, sink: &mut impl Write) -> io::Result<()> {
@@ -168,4 +180,21 @@ pub(super) fn image_platform(architecture: &str) -> crate::Platform {
         other => (other, None),
     };
     crate::Platform::new("linux", name, variant)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_program_mounts_is_seen_by_nobody_else() {
+        let temp = tempfile::tempdir().expect("a directory");
+        let place = temp.path().to_str().expect("a path");
+        let mut command = Command::new("sh");
+        command.args(["-c", "mount -t tmpfs none \"$0\" && touch \"$0/in-there\"", place]);
+        let status = spawn_apart(&mut command).expect("it starts").wait().expect("its end");
+        assert!(status.success());
+        let table = std::fs::read_to_string("/proc/self/mountinfo").expect("the mounts");
+        assert!(!table.contains(place) && !temp.path().join("in-there").exists());
+    }
 }

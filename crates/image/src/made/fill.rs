@@ -10,7 +10,7 @@ use crate::{Error, MountedRootfs, PathReason, Result, archive, pack, unpack};
 use rustix::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Stat, Timespec, Uid};
 use rustix::io::Errno;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::os::unix::ffi::OsStrExt as _;
@@ -41,15 +41,15 @@ impl Look {
 pub enum Contents<'a> {
     /// These bytes.
     Bytes(&'a [u8]),
-    /// What a file holds, in a directory of a file system; it never changes any more. Where it looks as wanted, it becomes a
-    /// further name of that file, and else a copy, which shares its blocks where the file system can.
+    /// What a file holds, in a directory of a file system; it never changes any more. It becomes a copy, which shares its blocks
+    /// where the file system can, or the file itself.
     Of {
         /// The directory.
         parent: BorrowedFd<'a>,
         /// The file's name there.
         name: &'a [u8],
-        /// Nobody else needs the file's time: it is changed, if it has no other name yet. Whoever copies it next goes by all
-        /// else.
+        /// Nobody else needs the file's time: where it looks as wanted but for that, it is taken as it is, unless somebody has taken it
+        /// before. A file of two layers would be one with two names to whoever sees both.
         own: bool,
     },
 }
@@ -70,8 +70,6 @@ pub struct Filling<'l> {
     below: Option<MountedRootfs>,
     /// Times of directories, set at the end: what is put into a directory changes its time.
     times: BTreeMap<Vec<u8>, (i64, u32)>,
-    /// Files that have a name in the layer: a second one there would be a hard link, which was not asked for.
-    linked: HashSet<(u64, u64)>,
 }
 
 impl NewLayer {
@@ -81,7 +79,7 @@ impl NewLayer {
     /// Where its directory can't be opened.
     pub fn fill(&self, below: Option<MountedRootfs>) -> Result<Filling<'_>> {
         let root = pack::open(&self.directory())?;
-        let filling = Filling { layer: self, root, below, times: BTreeMap::new(), linked: HashSet::new() };
+        let filling = Filling { layer: self, root, below, times: BTreeMap::new() };
         // overlayfs shows the root directory of the uppermost layer.
         if let Some(below) = &filling.below {
             let stat = rustix::fs::fstat(below.as_fd()).map_err(|errno| failed(b"", errno))?;
@@ -144,7 +142,8 @@ impl Filling<'_> {
         let (parent, name) = self.room(&path, above)?;
         let fail = |errno| failed(&path, errno);
         if let Contents::Of { parent: from, name: source, own } = contents
-            && self.link(from, source, own, (&parent, name), look).map_err(fail)?
+            && own
+            && taken(from, source, (&parent, name), look).map_err(fail)?
         {
             return Ok(());
         }
@@ -211,37 +210,6 @@ impl Filling<'_> {
         let archive = archive::decompressed(archive, "an archive")?;
         let archive = std::io::BufReader::with_capacity(crate::pipeline::BUFFER, archive);
         unpack::unpack(self.root.as_fd(), archive, &options).map(drop)
-    }
-
-    /// Gives a file a further name, if it looks as wanted.
-    fn link(
-        &mut self,
-        from: BorrowedFd<'_>,
-        source: &[u8],
-        own: bool,
-        (parent, name): (&OwnedFd, &[u8]),
-        look: &Look,
-    ) -> Result<bool, Errno> {
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let file = rustix::fs::openat(from, source, flags, Mode::empty())?;
-        let stat = rustix::fs::fstat(&file)?;
-        let same = ((stat.st_uid, stat.st_gid), stat.st_mode & 0o7777) == (look.owner, look.mode);
-        let linked = self.linked.contains(&(stat.st_dev, stat.st_ino));
-        if linked || !same || archive::attributes(&file)? != look.attributes {
-            return Ok(false);
-        }
-        if (stat.st_mtime, u32::try_from(stat.st_mtime_nsec).unwrap_or(0)) != look.mtime {
-            if !own || stat.st_nlink > 1 {
-                return Ok(false);
-            }
-            rustix::fs::futimens(&file, &only_changed(time(look.mtime)))?;
-        }
-        match rustix::fs::linkat(from, source, parent, name, AtFlags::empty()) {
-            Ok(()) => Ok(self.linked.insert((stat.st_dev, stat.st_ino))),
-            // Another file system, or more names than it can have.
-            Err(Errno::XDEV | Errno::MLINK | Errno::PERM) => Ok(false),
-            Err(other) => Err(other),
-        }
     }
 
     /// Sets what could not be set before everything was there.
@@ -328,6 +296,30 @@ impl Filling<'_> {
             Err(other) => Err(failed(path, other)),
         }
     }
+}
+
+/// Takes a file that has no other name yet and looks as wanted, but for its time. Of two who take it at once one comes to
+/// nothing, or both.
+fn taken(from: BorrowedFd<'_>, source: &[u8], (parent, name): (&OwnedFd, &[u8]), look: &Look) -> Result<bool, Errno> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = rustix::fs::openat(from, source, flags, Mode::empty())?;
+    let stat = rustix::fs::fstat(&file)?;
+    // Whoever copies it next goes by all of these.
+    let same = ((stat.st_uid, stat.st_gid), stat.st_mode & 0o7777) == (look.owner, look.mode);
+    if stat.st_nlink > 1 || !same || archive::attributes(&file)? != look.attributes {
+        return Ok(false);
+    }
+    match rustix::fs::linkat(from, source, parent, name, AtFlags::empty()) {
+        Ok(()) => {}
+        // Another file system.
+        Err(Errno::XDEV | Errno::MLINK | Errno::PERM) => return Ok(false),
+        Err(other) => return Err(other),
+    }
+    if rustix::fs::fstat(&file)?.st_nlink > 2 {
+        rustix::fs::unlinkat(parent, name, AtFlags::empty())?;
+        return Ok(false);
+    }
+    rustix::fs::futimens(&file, &only_changed(time(look.mtime))).map(|()| true)
 }
 
 fn write(mut file: &File, contents: Contents<'_>) -> std::io::Result<()> {

@@ -181,7 +181,7 @@ fn in_private_namespace(stack: &Stack<'_>) -> Result<OwnedFd, Errno> {
 }
 
 /// From here on, what the thread mounts is seen by nobody else.
-pub(super) fn in_own_namespace() -> Result<(), Errno> {
+pub(crate) fn in_own_namespace() -> Result<(), Errno> {
     nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).map_err(from_nix)?;
     rustix::mount::mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
 }
