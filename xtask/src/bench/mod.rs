@@ -5,6 +5,7 @@
 //! machine neither slow it down nor change.
 
 mod arena;
+mod builds;
 mod containers;
 mod daemons;
 mod document;
@@ -50,7 +51,7 @@ pub(crate) fn run(root: &Path, arguments: &[String]) -> Result<()> {
 }
 
 fn measure(root: &Path, only: &[String]) -> Result<()> {
-    const PARTS: [&str; 4] = ["runtimes", "daemons", "containers", "layers"];
+    const PARTS: [&str; 5] = ["runtimes", "daemons", "containers", "layers", "builds"];
     if let Some(unknown) = only.iter().find(|name| !PARTS.contains(&name.as_str())) {
         bail!("the bench has no part {unknown:?}: there are {}", PARTS.join(", "));
     }
@@ -74,6 +75,9 @@ fn measure(root: &Path, only: &[String]) -> Result<()> {
     }
     if wanted("layers") {
         document.add(progress("layers", || layers::figures(&arena))?);
+    }
+    if wanted("builds") {
+        document.add(progress("builds", || builds::figures(&arena))?);
     }
     let text = document.text(began.elapsed());
     if only.is_empty() {

@@ -1,0 +1,160 @@
+//! Builds with the docker client: of six steps, of stages side by side, and what keeping a step's changes costs.
+
+use super::arena::{Arena, IMAGE};
+use super::document::{Figure, Target, Unit};
+use super::{Contender, take_turns, time};
+use crate::figures::milliseconds;
+use crate::http::Payload;
+use crate::instance::Instance;
+use crate::peers::Dockerd;
+use anyhow::{Context, Result};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+const ROUNDS: usize = 9;
+const STAGES: usize = 10;
+/// The root file system that a step changes one file of.
+const LARGE: &str = "bench-large:latest";
+const LARGE_FILES: usize = 2000;
+const LARGE_FILE: usize = 1 << 20;
+
+/// What people write for a service, in six steps.
+const SERVICE: &str = "\
+FROM bench
+WORKDIR /srv/app
+COPY package.json .
+RUN cat package.json > installed
+COPY src src
+CMD [\"cat\", \"src/main\"]
+";
+
+pub(super) fn figures(arena: &Arena) -> Result<Vec<Figure>> {
+    let ours = arena.instance("builds");
+    ours.0.start()?;
+    let theirs = Dockerd::new(arena.path("builds-dockerd"))?;
+    theirs.start()?;
+    arena.import(&mut ours.0.connect()?)?;
+    arena.import(&mut theirs.connect()?)?;
+    let mut figures = service(arena, &ours.0, &theirs)?;
+    figures.push(stages(arena, &ours.0, &theirs)?);
+    drop(theirs);
+    figures.push(one_file(arena, &ours.0)?);
+    Ok(figures)
+}
+
+/// A directory with a Dockerfile.
+fn project(arena: &Arena, name: &str, dockerfile: &str) -> Result<PathBuf> {
+    let directory = arena.path(name);
+    fs::create_dir_all(directory.join("src")).context("cannot make a project")?;
+    fs::write(directory.join("Dockerfile"), dockerfile)?;
+    fs::write(directory.join("package.json"), "{}")?;
+    fs::write(directory.join("src/main"), "main")?;
+    Ok(directory)
+}
+
+fn build(socket: &Path, directory: &Path, flags: &[&str]) -> Result<Duration> {
+    let mut command = Command::new("docker");
+    command.env("DOCKER_BUILDKIT", "0").arg("--host").arg(format!("unix://{}", socket.display()));
+    time(command.args(["build", "--tag", "built"]).args(flags).arg(directory))
+}
+
+/// Six steps: all of them, none of them, and what follows a source that was changed.
+fn service(arena: &Arena, ours: &Instance, theirs: &Dockerd) -> Result<Vec<Figure>> {
+    let directory = project(arena, "service", SERVICE)?;
+    let source = directory.join("src/main");
+    let measure = |flags: &[&str], change: bool| {
+        let contender = |name, socket: PathBuf| -> Contender<'_> {
+            let mut round = 0;
+            let (directory, source) = (&directory, &source);
+            let flags: Vec<String> = flags.iter().map(|flag| (*flag).to_owned()).collect();
+            (
+                name,
+                Box::new(move || {
+                    if change {
+                        round += 1;
+                        fs::write(source, format!("{name} {round}"))?;
+                    }
+                    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+                    build(&socket, directory, &flags)
+                }),
+            )
+        };
+        take_turns(ROUNDS, vec![contender("stratus", ours.socket()), contender("dockerd", theirs.socket())])
+    };
+    let figure = |what, measured, most, bound| Figure {
+        what,
+        unit: Unit::Milliseconds,
+        measured,
+        target: Target::AtMost(most),
+        bound,
+    };
+    let cold = measure(&["--no-cache"], false)?;
+    let cached = measure(&[], false)?;
+    let changed = measure(&[], true)?;
+    Ok(vec![
+        figure("`docker build` of six steps, all cached", cached, 30.0, "the client: starting it, and one request"),
+        figure(
+            "the same, one source changed",
+            changed,
+            120.0,
+            "a container's life for the command, and a sync of the disk for each of two layers",
+        ),
+        figure("the same, nothing cached", cold, 350.0, "as before, with four layers"),
+    ])
+}
+
+/// Stages that do not need each other, and one that needs them all.
+fn stages(arena: &Arena, ours: &Instance, theirs: &Dockerd) -> Result<Figure> {
+    let stage = |n: usize| format!("FROM bench AS s{n}\nRUN sleep 1; cat /bin/true > /out{n}\n");
+    let copy = |n: usize| format!("COPY --from=s{n} /out{n} /\n");
+    let dockerfile: String =
+        (0..STAGES).map(stage).chain(["FROM bench\n".to_owned()]).chain((0..STAGES).map(copy)).collect();
+    let directory = project(arena, "stages", &dockerfile)?;
+    let run = |socket: &Path| build(socket, &directory, &["--no-cache"]).map(milliseconds);
+    let measured: Vec<f64> = (0..3).map(|_| run(&ours.socket())).collect::<Result<_>>()?;
+    Ok(Figure {
+        what: "`docker build` of ten stages of `sleep 1` that do not need each other",
+        unit: Unit::Milliseconds,
+        measured: vec![("stratus", measured), ("dockerd", vec![run(&theirs.socket())?])],
+        target: Target::AtMost(1500.0),
+        bound: "the second that they sleep, and ten copies into the last stage, each synced before the next",
+    })
+}
+
+/// What a step takes longer that changes one file of a large root file system than of a small one.
+fn one_file(arena: &Arena, ours: &Instance) -> Result<Figure> {
+    let mut archive = tar::Builder::new(Vec::new());
+    let contents = vec![7_u8; LARGE_FILE];
+    let rootfs = arena.path("rootfs");
+    archive.follow_symlinks(false);
+    archive.append_dir_all(".", &rootfs)?;
+    for n in 0..LARGE_FILES {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(LARGE_FILE as u64);
+        header.set_mode(0o644);
+        archive.append_data(&mut header, format!("large/{}/{n}", n % 50), &contents[..])?;
+    }
+    let archive = archive.into_inner()?;
+    let path = format!("/images/create?fromSrc=-&repo={}&tag=latest", LARGE.trim_end_matches(":latest"));
+    ours.connect()?.ask("POST", &path, Payload::Tar(&archive))?;
+    drop(archive);
+    let step = |base: &str| format!("FROM {base}\nRUN echo changed > /large-file\n");
+    let large = project(arena, "large", &step(LARGE))?;
+    let small = project(arena, "small", &step(IMAGE))?;
+    let mut beyond = Vec::new();
+    for _ in 0..ROUNDS {
+        rustix::fs::sync();
+        let one = milliseconds(build(&ours.socket(), &small, &["--no-cache"])?);
+        let other = milliseconds(build(&ours.socket(), &large, &["--no-cache"])?);
+        beyond.push((other - one).max(0.0));
+    }
+    Ok(Figure {
+        what: "a step that changes one file of 2 GB, beyond one of 2 MB",
+        unit: Unit::Milliseconds,
+        measured: vec![("stratus", beyond)],
+        target: Target::AtMost(15.0),
+        bound: "",
+    })
+}
