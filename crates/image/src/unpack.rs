@@ -404,6 +404,10 @@ impl<R: BufRead> Unpacker<'_, R> {
     }
 
     fn mknod(&mut self, place: &Place<'_>, entry: &Entry, kind: FileType, device: u64) -> Result<()> {
+        if (kind, device) == (FileType::CharacterDevice, 0) && self.options.whiteouts == Whiteouts::Verbatim {
+            let reason = "a character device 0:0 would delete what a layer below has".into();
+            return Err(Error::HostileEntry { entry: entry.name(), reason });
+        }
         let mode = Mode::from_raw_mode(entry.mode & 0o1777);
         self.node(place, entry, &|place| rustix::fs::mknodat(&*place.parent, place.name, kind, mode, device))
     }

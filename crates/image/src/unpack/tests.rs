@@ -177,6 +177,9 @@ fn whiteouts_of_nothing_are_refused() {
 fn whiteouts_are_names_like_others_elsewhere() {
     let stage = Stage::new();
     stage.unpack_with(&archive(&[(file(".wh.x"), b"1")]), |o| o.whiteouts = Whiteouts::Verbatim).unwrap();
+    let whiteout = Entry { kind: Kind::CharDevice { major: 0, minor: 0 }, ..file("hidden") };
+    let refused = stage.unpack_with(&archive(&[(whiteout, b"")]), |o| o.whiteouts = Whiteouts::Verbatim);
+    assert!(matches!(refused, Err(Error::HostileEntry { .. })), "{refused:?}");
     assert!(stage.root().join(".wh.x").exists());
 }
 
