@@ -287,6 +287,9 @@ VOLUME /data
     project(&host, "FROM base\nENTRYPOINT [\"cat\", \"/from-context\"]\n", &[]);
     host.sh(&format!("{BUILD} -t child app")).ok();
     host.sh("docker run --rm child /triggered").says("atriggered");
+    // A trigger that names the stage that carries it out would wait for itself.
+    project(&host, "FROM busybox AS a\nONBUILD COPY --from=b /bin/true /x\nFROM a AS b\nRUN true\n", &[]);
+    host.sh(&format!("{BUILD} app")).fails_with("circular dependency detected on stage: b");
     project(&host, "FROM base AS b\nFROM busybox\nRUN <<E\n#!/bin/cat\nread by cat\nE\n", &[]);
     host.sh(&format!("{BUILD} -t script app")).ok().mentions("read by cat");
     host.sh("docker image inspect base -f '{{.Config.OnBuild}} {{.Config.StopSignal}} {{.Config.Healthcheck}} {{.Config.Volumes}}'")

@@ -4,7 +4,7 @@ use crate::cache::Key;
 use crate::caches::Made;
 use crate::dockerfile::{
     Add, CommandLine, Copy, FileSource, Files as Operands, Heredoc, Instruction, Kind, Mistake, Mode, Mount, Origin,
-    Owner, Run, Scope, Source, Statement, Word, expand, trigger,
+    Owner, Run, Scope, Source, Span, Statement, Word, expand, trigger,
 };
 use crate::files::{Choice, Files};
 use crate::ignore::Ignore;
@@ -189,9 +189,24 @@ impl Stage<'_, '_> {
         self.layer(key, format!("WORKDIR {path}"), place, make).await
     }
 
+    /// What an instruction's `from` stands for. What a base's trigger names is in no plan: it is to come before this stage
+    /// with all that it needs, as it would wait for this one otherwise, and this one for it.
+    fn origin(&self, from: &str, span: Span, place: &Place<'_>) -> Result<Origin> {
+        let origin = self.solver.file.origin(self.index, from, span)?;
+        let planned = std::ptr::eq(place.source, &raw const self.solver.file.source);
+        if let Origin::Stage(index) = origin
+            && !planned
+            && self.solver.plan.order(index).iter().any(|needed| *needed >= self.index)
+        {
+            let message = format!("circular dependency detected on stage: {from}");
+            return Err(place.source.mistake(span, message).into());
+        }
+        Ok(origin)
+    }
+
     async fn copied_from(&self, copy: &Copy, place: &Place<'_>) -> Result<Arc<Files>> {
         let Some(from) = &copy.from else { return Ok(Arc::clone(&self.solver.request.context)) };
-        let origin = self.solver.file.origin(self.index, &from.value, from.span)?;
+        let origin = self.origin(&from.value, from.span, place)?;
         self.solver.files(&origin, place.step).await.map_err(|error| match error {
             Error::Invalid(message) => place.source.mistake(from.span, message).into(),
             other => other,
@@ -345,7 +360,7 @@ impl Stage<'_, '_> {
                             "stratus mounts files of a stage or an image read-only: copy what is to be written".into(),
                         ));
                     }
-                    let origin = self.solver.file.origin(self.index, &from, spec.span)?;
+                    let origin = self.origin(&from, spec.span, place)?;
                     match self.solver.state(&origin, place.step).await? {
                         Some(state) => mounts.stage(&absolute(&target), source.as_deref().unwrap_or("/"), state)?,
                         None => mounts.memory(&absolute(&target), None),
