@@ -1,8 +1,9 @@
 //! Dockerfiles as a person at a terminal has them built and checked.
 
 use std::fs;
+use std::os::unix::net::UnixListener;
 
-use e2e::Daemon;
+use e2e::{Daemon, Registry, eventually};
 
 /// Files in a directory.
 fn project(host: &Daemon, directory: &str, files: &[(&str, &str)]) {
@@ -58,6 +59,172 @@ fn a_directory_becomes_an_image() {
     );
     host.sh("$STRATUS build -q -t dev -f app/docker/Dockerfile.dev app").ok();
     host.sh("docker run --rm dev find /app -type f").says("/app/src/main");
+}
+
+#[test]
+fn only_the_context_is_sent() {
+    let host = Daemon::start();
+    let dockerfile = "FROM busybox\nCOPY . /app/\nRUN cd /app && find . | sort > /list; stat -c '%a %u:%g' open/run linked; readlink link\n";
+    project(
+        &host,
+        "app",
+        &[
+            ("Dockerfile", dockerfile),
+            (".dockerignore", "*\n!open\n!linked\n!also\n!link\n!out\nopen/private\n!open/private/but\n"),
+            ("open/run", "run"),
+            ("open/private/not", "not"),
+            ("open/private/but", "but"),
+            ("modules/deep/file", "file"),
+            ("linked", "linked"),
+        ],
+    );
+    host.sh(
+        "cd app && chown -R 7:8 open && chmod 4751 open/run && ln linked also && ln -s nowhere link && ln -s / out",
+    )
+    .ok();
+    // How large that is which is left out does not matter.
+    host.sh("truncate -s 1T app/modules/huge").ok();
+    let _socket = UnixListener::bind(host.work().join("app/open/socket")).expect("a socket");
+    host.sh("$STRATUS build -t app app")
+        .mentions("\n4751 0:0\n644 0:0\nnowhere\n")
+        .complains("warning: open/socket is a socket, which no archive can hold: it is left out");
+    host.sh("docker run --rm app cat /list")
+        .says(".\n./also\n./link\n./linked\n./open\n./open/private\n./open/private/but\n./open/run\n./out");
+    host.sh("docker run --rm app cat /app/open/private/but /app/also").says("butlinked");
+    host.sh("echo '[' >> app/.dockerignore; $STRATUS build app")
+        .exits_with(1)
+        .complains("app/.dockerignore:9:1: syntax error in pattern");
+}
+
+#[test]
+fn the_dockerfile_may_be_elsewhere() {
+    let host = Daemon::start();
+    let dockerfile = "FROM busybox\nCOPY . /app\nCMD find /app -type f | sort\n";
+    project(
+        &host,
+        ".",
+        &[
+            ("app/main", "main"),
+            ("app/secret", "secret"),
+            ("app/.dockerignore", "secret\n"),
+            ("own/Dockerfile", dockerfile),
+            ("own/Dockerfile.dockerignore", "main\n.dockerignore"),
+            ("ops/Dockerfile", dockerfile),
+            ("broken", "FROM busybox\nRUN exit 3\n"),
+        ],
+    );
+    let shown = "docker run --rm app";
+    host.sh("cd app && $STRATUS build -q -t app -f ../ops/Dockerfile .").ok();
+    host.sh(shown).says("/app/.dockerignore\n/app/main");
+    let id = host.sh("docker images -q --no-trunc app").text().to_owned();
+    host.sh("$STRATUS build -q -f - app < ops/Dockerfile").says(&id);
+    // A link out of the context is the same as what it leads to.
+    host.sh("ln -s ../ops/Dockerfile app/Dockerfile && echo Dockerfile >> app/.dockerignore && $STRATUS build -q -t app app").ok();
+    host.sh(shown).says("/app/.dockerignore\n/app/main");
+    // Its own rules are beside it.
+    host.sh("$STRATUS build -q -t app -f own/Dockerfile app").ok();
+    host.sh(shown).says("/app/secret");
+    host.sh("$STRATUS build -f broken app").exits_with(1).complains("broken:2:1: ").complains("   2 | RUN exit 3");
+    host.sh("$STRATUS build -f nowhere app").exits_with(1).complains("reading nowhere: No such file or directory");
+    host.sh("$STRATUS build broken").exits_with(2).complains("broken is no directory");
+    host.sh("$STRATUS build https://example.org/app.git").exits_with(2).complains("is an address");
+}
+
+#[test]
+fn standard_input_is_a_dockerfile_or_an_archive() {
+    let host = Daemon::start();
+    project(
+        &host,
+        "app",
+        &[
+            ("Dockerfile", "FROM busybox\nCOPY main /\nCMD cat main\n"),
+            ("main", "main\n"),
+            ("other", "FROM busybox\nCMD echo other\n"),
+        ],
+    );
+    host.sh("printf 'FROM busybox\\nCMD echo alone\\n' | $STRATUS build -q -t app - && docker run --rm app")
+        .mentions("\nalone");
+    host.sh("$STRATUS build -q -t app app").ok();
+    let id = host.sh("docker images -q --no-trunc app").text().to_owned();
+    for flag in ["", "-z", "-j", "-J", "--zstd"] {
+        host.sh(&format!("tar -C app {flag} -c . | $STRATUS build -q -")).says(&id);
+    }
+    host.sh("tar -C app -c . | $STRATUS build -q -t app -f other - && docker run --rm app").mentions("\nother");
+    host.sh("$STRATUS build -f other - < app/Dockerfile")
+        .exits_with(2)
+        .complains("standard input is no archive that other could be in");
+    host.sh("$STRATUS build -f - - < app/Dockerfile").exits_with(2).complains("and not both");
+    host.sh("head -c 100 /dev/zero | $STRATUS build -").exits_with(1);
+    host.sh("printf 'COPY a /\\n' | $STRATUS build -").exits_with(1).complains("Dockerfile:1:1: ");
+}
+
+#[test]
+fn programs_and_scripts_are_told_what_came_of_it() {
+    let host = Daemon::start();
+    project(&host, "app", &[("Dockerfile", "FROM busybox\nRUN echo made\nRUN test -e /etc/ok || exit 9\n")]);
+    host.sh("echo old > id; $STRATUS build -q --iidfile id app")
+        .exits_with(1)
+        .prints("")
+        .complains("returned a non-zero code: 9");
+    host.sh("ls id").fails_with("No such file");
+    host.sh("sed -i 's/exit 9/touch later/' app/Dockerfile; $STRATUS build -q -t app --iidfile id app > out && test \"$(cat id)\" = \"$(cat out)\"").ok();
+    let id = host.sh("cat id").text().to_owned();
+    host.sh("docker images -q --no-trunc app").says(&id);
+    let last = host.sh("$STRATUS build --output json -t app -t b:2 app | tail -1");
+    assert_eq!(last.json(), serde_json::json!({ "ID": id, "Names": ["app:latest", "b:2"] }));
+    host.sh("$STRATUS build --output json app | jq -r '.stream // empty' | grep -c 'Using cache'").says("2");
+    host.sh("$STRATUS build --progress json app | jq -r '.aux.ID // empty'").says(&id);
+    host.sh("$STRATUS build --progress plain app").mentions("Step 1/3 : FROM busybox");
+    for flag in
+        ["--secret id=a", "--ssh default", "--build-context a=b", "--cache-from a", "--cache-to a", "--sbom", "--print"]
+    {
+        let name = flag.split(' ').next().unwrap_or_default();
+        host.sh(&format!("$STRATUS build {flag} app"))
+            .exits_with(2)
+            .complains(&format!("stratus build has no {name} yet"));
+    }
+    host.sh("$STRATUS build --output type=local,dest=x app")
+        .exits_with(2)
+        .complains("stratus build has no --output type=… yet");
+    host.sh("$STRATUS build -t 'No Name' app").exits_with(2).complains("is no image's name");
+    host.sh("$STRATUS build --target nowhere app").exits_with(1).complains("nowhere");
+}
+
+#[test]
+fn commands_run_as_it_is_said() {
+    let host = Daemon::start();
+    let dockerfile = "FROM busybox\nRUN ulimit -n; grep db /etc/hosts; df -k /dev/shm | tail -1 | tr -s ' ' | cut -d' ' -f2; ls /sys/class/net\n";
+    project(&host, "app", &[("Dockerfile", dockerfile)]);
+    host.sh("$STRATUS build --ulimit nofile=77:99 --add-host db:10.1.2.3 --shm-size 3m --network none -m 64m --memory-swap 64m --cpu-shares 100 --cpu-period 100000 --cpu-quota 50000 --cpuset-cpus 0 --cpuset-mems 0 app")
+        .mentions("\n77\n10.1.2.3\tdb\n3072\nlo\n");
+    host.sh("$STRATUS build --add-host db app").exits_with(2).complains("has no address");
+}
+
+#[test]
+fn base_images_come_from_registries_that_one_is_logged_in_at() {
+    let host = Daemon::start();
+    let registry = Registry::start_for(&host, "ada");
+    let name = registry.name();
+    host.sh(&format!(
+        "docker tag busybox {name}/box && echo 'open sesame' | $STRATUS login -u ada --password-stdin {name}"
+    ))
+    .ok();
+    host.sh(&format!("docker push {name}/box && docker rmi {name}/box")).ok();
+    let build = format!("printf 'FROM {name}/box\\nCMD echo pulled\\n' | $STRATUS build -q -t app -");
+    host.sh(&format!("export DOCKER_CONFIG=/nowhere; {build}")).exits_with(1);
+    host.sh(&format!("{build} && docker run --rm app")).mentions("\npulled");
+    host.sh(&format!("{build} --pull")).ok();
+}
+
+#[test]
+fn who_ends_it_leaves_nothing() {
+    let host = Daemon::start();
+    project(&host, "app", &[("Dockerfile", "FROM busybox\nRUN echo begun && sleep 1000\n")]);
+    let mut build = host.session("$STRATUS build -t app app");
+    build.waits_for("\nbegun\n").signal("INT");
+    assert_eq!(build.exit_code(), 130);
+    eventually("no container", || host.sh("docker ps -aq").text().is_empty());
+    host.sh("docker images -q app").says("");
 }
 
 #[test]

@@ -61,12 +61,12 @@ pub(crate) struct BuildArgs {
     /// File to write the image's id into
     #[arg(long, value_name = "FILE")]
     iidfile: Option<PathBuf>,
+    /// The directory whose files are copied; - for a Dockerfile, or an archive of a directory, on standard input
+    path: PathBuf,
     #[command(flatten)]
     running: settings::Running,
     #[command(flatten)]
     later: settings::Later,
-    /// The directory whose files are copied; - for a Dockerfile, or an archive of a directory, on standard input
-    path: PathBuf,
 }
 
 /// How what is done is shown. (The variants have no docstrings: clap would make long lists of every help.)

@@ -184,6 +184,8 @@ mod tests {
             "HttpHeaders": {},
         }))
         .expect("a configuration");
+        let servers: Vec<String> = configuration.servers().into_iter().collect();
+        assert_eq!(servers, [HUB, "reg.example:5000"]);
         let hub = configuration.of("docker.io").expect("readable").expect("known");
         assert_eq!((&hub["username"], &hub["password"]), (&json!("me"), &json!("my:secret")));
         assert_eq!(configuration.of("reg.example:5000").expect("readable").expect("known")["identitytoken"], "t");

@@ -100,8 +100,8 @@ impl<W: Write> Packer<W> {
         self.tar.append_file(&entry, &mut &text[..])
     }
 
-    /// All of a directory but what its rules leave out. Of what is left out, a directory goes along where something in it may not be left out:
-    /// so it keeps its permissions.
+    /// All of a directory but what its rules leave out. A directory that is left out goes along where something in it may
+    /// not be: so it keeps its permissions.
     fn directory(&mut self, directory: Directory, kept: &[String]) -> Result<()> {
         let Directory { opened, ignore } = directory;
         let mut broken = None;
