@@ -216,13 +216,16 @@ fn mistakes_are_told_where_they_stand() {
     fails("FROM busybox\nCOPY nothing /")
         .fails_with("COPY failed: file not found in build context or excluded by .dockerignore: stat nothing: file does not exist")
         .complains("COPY nothing /\n");
+    fails("FROM busybox\nUSER nobody-here\nRUN true")
+        .fails_with("unable to find user nobody-here")
+        .complains("RUN true\n");
     fails("FROM busybox\nCOPY hidden /").fails_with("excluded by .dockerignore: stat hidden: file does not exist");
     fails("FROM busybox\nCOPY ../a /").fails_with("forbidden path outside the build context: ../a");
     fails("FROM busybox\nCOPY *.none /").fails_with("no source files were specified");
     fails("FROM busybox\nCOPY --chown=nobody-here a /").fails_with("unable to find user nobody-here");
     fails("FROM busybox\nCOPY a /bin").ok();
     fails("FROM busybox\nCOPY a /bin/busybox/x").fails_with("cannot overwrite non-directory with directory");
-    fails("FROM nothing-of-the-kind\n").fails_with("Dockerfile:1:6: ");
+    fails("FROM nothing-of-the-kind\n").fails_with("Dockerfile:1:6\n");
     fails("FROM busybox AS base\nFROM bsae").fails_with("did you mean the stage base?");
     fails("FROM busybox\nRUN nothing-of-the-kind").fails_with("returned a non-zero code: 127").prints("not found");
     fails("FROM busybox\nRUN --mount=type=secret,id=token,required true").fails_with("secret token: not found");
@@ -336,6 +339,37 @@ fn a_build_that_is_given_up_leaves_nothing_that_runs() {
     project(&host, "FROM busybox\nRUN echo first > /first\n", &[]);
     host.sh(&format!("{BUILD} -t app app")).ok().mentions("Using cache");
     host.sh("docker run --rm app cat /first").says("first");
+}
+
+#[test]
+fn a_build_that_ends_with_its_daemon_is_no_success() {
+    let mut host = Daemon::start();
+    project(&host, "FROM busybox\nRUN echo begun; sleep 1000\n", &[]);
+    let mut client = host.session(&format!("{BUILD} -t never app"));
+    client.waits_for("\nbegun");
+    host.stop();
+    assert_eq!(client.exit_code(), 1);
+    assert!(client.output().contains("the build was given up, as the daemon is being stopped"), "{}", client.output());
+    host.restart();
+    eventually("the end of its step", || host.sh("docker ps -aq").text().is_empty());
+}
+
+#[test]
+fn what_was_built_just_now_is_as_young_as_that() {
+    let host = Daemon::start();
+    project(&host, "FROM scratch\nCOPY a b /\n", &[("a", "a")]);
+    host.sh("ln app/a app/b").ok();
+    host.sh(&format!("{BUILD} -t app --build-arg NOPE=1 app")).ok().mentions("[NOPE] were not consumed");
+    host.sh("docker image inspect app -f '{{.Created}}'").says("1980-01-02T00:00:00Z");
+    host.sh("docker images app --format '{{.CreatedSince}}'").omits("years");
+    host.sh("docker image prune -af --filter until=10m").omits("app");
+    host.sh("docker system prune -af --filter label=nothing").ok();
+    // Two names of a file are two names of a file.
+    host.sh("docker create --name box app none && docker export box | tar -tv | grep -c 'link to'").mentions("\n1");
+    // The client sends a Dockerfile from elsewhere in an archive without an end.
+    host.sh(&format!("mv app/Dockerfile elsewhere; {BUILD} -t other -f elsewhere app")).ok();
+    host.sh(&format!("{BUILD} -t other -f - app < elsewhere && docker images -q app other | sort -u | wc -l"))
+        .mentions("\n1");
 }
 
 #[test]

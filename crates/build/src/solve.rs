@@ -2,9 +2,9 @@
 
 use crate::cache::Cache;
 use crate::caches::Caches;
-use crate::dockerfile::{self, Dockerfile, Globals, Origin, Plan};
+use crate::dockerfile::{self, Dockerfile, Globals, Instruction, Origin, PREDEFINED, Plan};
 use crate::files::Files;
-use crate::progress::{Event, PlannedStage, Progress, StepId};
+use crate::progress::{Event, PlannedStage, Progress, StepEvent, StepId};
 use crate::request::{Built, Request};
 use crate::stage::StageEnd;
 use crate::state::{FIXED_TIME, State};
@@ -101,6 +101,11 @@ impl Builder {
             contexts: &self.0.contexts,
             ends: file.stages.iter().map(|_| OnceCell::new()).collect(),
         };
+        for name in unused(&file, &request) {
+            let last = StepId { stage: target, index: file.stages[target].steps.len() };
+            let message = format!("One or more build-args [{name}] were not consumed: no ARG declares it");
+            progress.step(last, StepEvent::Warning(message)).await;
+        }
         let ends = try_join_all(order.iter().map(|stage| solver.stage(*stage))).await?;
         let end = ends.last().ok_or_else(|| Error::Invalid("dockerfile contains no stages to build".into()))?;
         if let Some(id) = end.state.untouched().filter(|_| request.labels.is_empty()) {
@@ -112,11 +117,27 @@ impl Builder {
         }
         let mut config = end.state.config.clone();
         config.config.labels.extend(request.labels.clone());
-        config.created = Some(solver.created(&end.state));
+        config.created.get_or_insert_with(|| solver.created(&end.state));
         let id = self.0.engine.image_assemble(config, &request.names).await;
         let id = id.map_err(|e| Error::failed("keeping the image", e))?;
         Ok(Built { id, names: request.names.clone() })
     }
+}
+
+/// Arguments that the build was given, and that no `ARG` of the file takes.
+fn unused(file: &Dockerfile, request: &Request) -> Vec<String> {
+    let in_stages = file.stages.iter().flat_map(|stage| &stage.steps).filter_map(|step| match &step.node {
+        Instruction::Arg(arg) => Some(arg),
+        _ => None,
+    });
+    let all = file.arguments.iter().map(|arg| &arg.node).chain(in_stages);
+    let declared: Vec<&str> = all.flat_map(|arg| &arg.arguments).map(|argument| argument.name.raw.as_str()).collect();
+    let takes = |name: &str| {
+        // A name that is made of others may be any.
+        declared.iter().any(|own| *own == name || own.contains('$')) || PREDEFINED.contains(&name) || name == EPOCH
+    };
+    let automatic = |name: &str| ["BUILD", "TARGET"].iter().any(|prefix| name.starts_with(prefix));
+    request.given.arguments.keys().filter(|name| !takes(name) && !automatic(name)).cloned().collect()
 }
 
 fn epoch(request: &Request) -> Result<Option<i64>> {

@@ -17,6 +17,7 @@ use crate::step::mounts::Mounts;
 use crate::step::run::{self, Ended, Running};
 use crate::{Error, Result};
 use engine::model::{BindOptions, MountKind, MountRequest};
+use image::manifest::MAX_LAYERS;
 use image::{Images, KeptLayers, changes};
 use std::sync::Arc;
 use tokio::sync::OnceCell;
@@ -169,6 +170,10 @@ impl Stage<'_, '_> {
         place: &Place<'_>,
         work: impl Future<Output = Result<Option<KeptLayers>>>,
     ) -> Result<()> {
+        if self.state.diff_ids().len() >= MAX_LAYERS {
+            let message = format!("an image has at most {MAX_LAYERS} layers: put several commands into one RUN");
+            return Err(place.mistake(message));
+        }
         let anew = self.solver.request.no_cache;
         let outcome = self.solver.cache.step(key.finish(), &place.statement.text, anew, work).await?;
         if outcome.cached {
@@ -310,7 +315,12 @@ impl Stage<'_, '_> {
         let (solver, state) = (self.solver, self.state.clone());
         let Prepared { running, script, .. } = prepared;
         let make = Box::pin(async {
-            let ended = run::run(solver.engine, &state, running, mounts, solver.progress, place.step).await?;
+            let ended = run::run(solver.engine, &state, running, mounts, solver.progress, place.step).await;
+            let ended = ended.map_err(|error| match error {
+                // What could not be begun stands somewhere.
+                Error::Failed { .. } | Error::Invalid(_) => place.mistake(error.to_string()),
+                other => other,
+            })?;
             drop(script);
             match ended {
                 Ended::Well(layer) => Ok(layer),

@@ -65,6 +65,7 @@ impl State {
     /// Adds a step that made a layer, or none.
     pub(crate) fn add(&mut self, created_by: String, created: &str, layer: Option<KeptLayers>) {
         self.base = None;
+        self.config.created = Some(created.to_owned());
         self.config.history.push(HistoryEntry {
             created: Some(created.to_owned()),
             created_by,

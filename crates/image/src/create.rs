@@ -88,6 +88,7 @@ impl Images {
                 manifest: None,
                 names: &names,
                 by_hand: true,
+                now: true,
             };
             inner.add_image(new).map(|image| image.id)
         })
@@ -154,7 +155,7 @@ fn document(options: &NewImageOptions, config: RunConfig, platform: &Platform, c
 fn add(inner: &Inner, config: &ImageConfig, parent: Option<ImageId>, name: Option<Reference>) -> Result<ImageId> {
     let names: Vec<Reference> = name.map(Reference::with_default_tag).into_iter().collect();
     let json = config.to_json()?;
-    let new = NewImage { config_json: &json, config, parent, manifest: None, names: &names, by_hand: true };
+    let new = NewImage { config_json: &json, config, parent, manifest: None, names: &names, by_hand: true, now: false };
     inner.add_image(new).map(|image| image.id)
 }
 

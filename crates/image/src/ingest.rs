@@ -155,6 +155,7 @@ impl ImageIngest {
                 manifest: Some(descriptor),
                 names: &names,
                 by_hand: false,
+                now: false,
             };
             inner.add_image(new).map(|record: Arc<ImageRecord>| record.id)
         };

@@ -16,6 +16,8 @@ pub(crate) struct NewImage<'a> {
     pub(crate) names: &'a [Reference],
     /// Whether somebody here gives it the names, rather than that they come with it.
     pub(crate) by_hand: bool,
+    /// Whether it is made now, whatever its configuration says: that may be of a fixed time.
+    pub(crate) now: bool,
 }
 
 impl Inner {
@@ -34,6 +36,9 @@ impl Inner {
         image.tagged = known.as_ref().and_then(|known| known.tagged);
         if new.by_hand && !new.names.is_empty() {
             image.tagged = Some(Timestamp::now());
+        }
+        if new.now {
+            image.created = known.as_ref().map_or_else(Timestamp::now, |known| known.created);
         }
         let key = key_of(RECORD, &id.0);
         let mut txn = self.store.txn().put(&key, record::encode(&key, &image)?);

@@ -27,7 +27,8 @@ pub(crate) const RETAIN: &str = "image/retain/";
 pub struct ImageRecord {
     /// Its identity.
     pub id: ImageId,
-    /// When it was made; the beginning of 1970 where its configuration does not say.
+    /// When it was made; the beginning of 1970 where its configuration does not say. Of one that was built here, when it was:
+    /// its configuration says the same on every day.
     pub created: Timestamp,
     /// When it was last given a name here.
     #[serde(default)]

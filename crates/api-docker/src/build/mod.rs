@@ -10,6 +10,7 @@ use futures_util::{StreamExt as _, stream};
 use http::StatusCode;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
 
 use crate::body::{self, Response};
 use crate::call::Call;
@@ -31,7 +32,7 @@ pub(crate) async fn build(call: Call) -> Result<Response> {
     let request = parameters.request(received);
     let (progress, events) = Progress::channel();
     let task = Task(tokio::spawn(async move { builder.build(request, progress).await }));
-    let mut teller = Teller { words: Words::new(quiet), events, task: Some(task) };
+    let mut teller = Teller { words: Words::new(quiet), events, task: Some(task), shutdown };
     // What is wrong with the file or the request is told as the answer's status.
     let Some(first) = teller.next().await? else { return Ok(body::stream("application/json", stream::empty())) };
     let rest = stream::unfold(Some(teller), |teller| async {
@@ -42,8 +43,7 @@ pub(crate) async fn build(call: Call) -> Result<Response> {
             Err(error) => Some((line(&Message::failure(&error)), None)),
         }
     });
-    let pieces = stream::once(std::future::ready(first)).chain(rest).take_until(shutdown.cancelled_owned());
-    Ok(body::stream("application/json", pieces))
+    Ok(body::stream("application/json", stream::once(std::future::ready(first)).chain(rest)))
 }
 
 /// `POST /build/cancel`: builds of the classic builder end with their clients.
@@ -87,11 +87,26 @@ struct Teller {
     words: Words,
     events: mpsc::Receiver<Event>,
     task: Option<Task>,
+    /// The daemon stops: the build is given up, and its client told.
+    shutdown: CancellationToken,
 }
 
 impl Teller {
     /// The next piece; `None` after the end.
     async fn next(&mut self) -> Result<Option<Bytes>> {
+        let shutdown = self.shutdown.clone();
+        tokio::select! {
+            biased;
+            () = shutdown.cancelled() => {
+                self.task = None;
+                let message = "the build was given up, as the daemon is being stopped: build again once one runs";
+                Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, message))
+            }
+            piece = self.piece() => piece,
+        }
+    }
+
+    async fn piece(&mut self) -> Result<Option<Bytes>> {
         while let Some(event) = self.events.recv().await {
             let mut piece = BytesMut::new();
             self.words.event(event).iter().for_each(|message| piece.put(line(message)));

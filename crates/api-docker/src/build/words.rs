@@ -115,7 +115,9 @@ impl Words {
         let mut said = self.rest();
         let message = match error {
             // The first line is what clients and people know.
-            ::build::Error::Command { at, .. } | ::build::Error::Instruction(at) => format!("{}\n{at}", at.summary()),
+            ::build::Error::Command { at, .. } | ::build::Error::Instruction(at) => {
+                format!("{}\n{}", at.summary(), at.place())
+            }
             other => other.to_string(),
         };
         let detail = ErrorDetail::with_code(message.clone(), error.exit_code());

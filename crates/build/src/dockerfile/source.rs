@@ -146,6 +146,12 @@ impl Mistake {
         self
     }
 
+    /// Where it is: the file, the line, its text and a caret, without what is wrong.
+    pub fn place(&self) -> String {
+        let Position { line, column } = self.span.start;
+        format!("{}:{line}:{column}\n{}", self.file, Excerpt(self))
+    }
+
     /// What is wrong in one line, with what was likely meant.
     pub fn summary(&self) -> String {
         match &self.suggestion {
@@ -161,18 +167,28 @@ const WIDEST: usize = 240;
 impl fmt::Display for Mistake {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Position { line, column } = self.span.start;
-        writeln!(f, "{}:{line}:{column}: {}", self.file, self.summary())?;
+        write!(f, "{}:{line}:{column}: {}\n{}", self.file, self.summary(), Excerpt(self))
+    }
+}
+
+/// A mistake's line, and a caret below it.
+struct Excerpt<'m>(&'m Mistake);
+
+impl fmt::Display for Excerpt<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Excerpt(mistake) = self;
+        let Position { line, column } = mistake.span.start;
         // Of a line that no terminal is wide enough for, what is around the caret.
         let column_in_text = column.saturating_sub(1) as usize;
         let skipped = column_in_text.saturating_sub(WIDEST / 2);
-        let shown: String = self.text.chars().skip(skipped).take(WIDEST).collect();
+        let shown: String = mistake.text.chars().skip(skipped).take(WIDEST).collect();
         write!(f, "{line:>4} | {shown}")?;
         let before = shown.chars().take(column_in_text - skipped);
         // A tab before the caret is a tab below it, however wide the terminal makes it.
         let blank: String = before.map(|c| if c == '\t' { '\t' } else { ' ' }).collect();
         let rest = shown.chars().count().saturating_sub(column_in_text - skipped);
-        let wide = if self.span.end.line == line {
-            (self.span.end.column.saturating_sub(column) as usize).min(rest)
+        let wide = if mistake.span.end.line == line {
+            (mistake.span.end.column.saturating_sub(column) as usize).min(rest)
         } else {
             rest
         };

@@ -11,6 +11,8 @@ use image::tree::{self, Escape};
 use rustix::fd::BorrowedFd;
 use rustix::fs::{AtFlags, FileType, OFlags, Stat};
 use rustix::io::Errno;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
@@ -39,6 +41,8 @@ pub(crate) struct Picked {
     pub(crate) attributes: Attributes,
     /// Its digest, of a file.
     pub(crate) digest: Option<image::Digest>,
+    /// Where the same file goes under another name of its own.
+    pub(crate) same_as: Option<Vec<u8>>,
     /// It is a source itself, and not what a source holds.
     pub(crate) is_source: bool,
 }
@@ -69,6 +73,19 @@ impl Picked {
 }
 
 impl Selection {
+    /// Finds files that have several names among what is copied: so will they have where they go.
+    fn find_names(&mut self) {
+        let mut first: HashMap<(u64, u64), Vec<u8>> = HashMap::new();
+        let files = self.picked.iter_mut().filter(|one| one.kind() == FileType::RegularFile && one.stat.st_nlink > 1);
+        for one in files {
+            match first.entry((one.stat.st_dev, one.stat.st_ino)) {
+                Entry::Occupied(other) if *other.get() != one.to => one.same_as = Some(other.get().clone()),
+                Entry::Occupied(_) => {}
+                Entry::Vacant(none) => drop(none.insert(one.to.clone())),
+            }
+        }
+    }
+
     /// Adds all that makes a difference to a key. Times and owners count where they are `kept`.
     pub(crate) fn add_to(&self, key: Key, kept: bool) -> Key {
         let looks = |key: Key, stat: &Stat| {
@@ -93,6 +110,7 @@ impl Selection {
                 .bytes(&one.link)
                 .number(u64::from(one.is_source))
                 .option(one.digest.as_ref(), Key::digest)
+                .option(one.same_as.as_ref(), |key, other| key.bytes(other))
                 .each(&one.attributes, |key, (name, value)| key.bytes(name).bytes(value))
         })
     }
@@ -112,6 +130,7 @@ impl Files {
                 self.pick(&source, text, choice, &mut selection)?;
             }
         }
+        selection.find_names();
         match selection.sources {
             0 => Err(format!("no source files were specified: nothing fits {}", choice.sources.join(" "))),
             _ => Ok(selection),
@@ -249,6 +268,7 @@ impl Files {
             link: Vec::new(),
             attributes: Attributes::new(),
             digest: None,
+            same_as: None,
             is_source: false,
         };
         match found.kind() {

@@ -159,6 +159,11 @@ impl Place<'_> {
             FileType::Directory => filling.directory(at, &look, Existing::Change, above).map_err(failed),
             FileType::Symlink => filling.symlink(at, &picked.link, &look, above).map_err(failed),
             FileType::RegularFile => {
+                if let Some(other) = &picked.same_as
+                    && filling.hard_link(at, &base.join(OsStr::from_bytes(other)), above).map_err(failed)?
+                {
+                    return Ok(());
+                }
                 let root = copying.files.root().ok_or("the files are gone")?;
                 let parent = image::tree::open(root, parent, OFlags::RDONLY | OFlags::DIRECTORY);
                 let parent = parent.map_err(|errno: Errno| format!("opening {}: {errno}", at.display()))?;

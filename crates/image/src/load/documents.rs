@@ -235,7 +235,8 @@ fn add(
     }
     lease.pin(&Digest::of(config_json));
     let names: Vec<Reference> = names.into_iter().map(Reference::with_default_tag).collect();
-    let new = NewImage { config_json, config: &config, parent: None, manifest, names: &names, by_hand: false };
+    let new =
+        NewImage { config_json, config: &config, parent: None, manifest, names: &names, by_hand: false, now: false };
     let id = inner.add_image(new)?.id;
     Ok(LoadedImage { id, names })
 }

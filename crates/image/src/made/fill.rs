@@ -153,6 +153,23 @@ impl Filling<'_> {
         dress(&OwnedFd::from(file), look).map_err(fail)
     }
 
+    /// Gives a file of the layer a further name, in place of what is there; `false` where there is no such file.
+    ///
+    /// # Errors
+    /// [`PathReason::DirectoryInTheWay`] where a directory is there.
+    pub fn hard_link(&mut self, path: &Path, file: &Path, above: &Look) -> Result<bool> {
+        let (path, file) = (clean(path)?, clean(file)?);
+        let (of, source) = tree::split(&file);
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+        let Ok(of) = tree::open(self.root.as_fd(), of, flags) else { return Ok(false) };
+        let (parent, name) = self.room(&path, above)?;
+        match rustix::fs::linkat(&of, source, &parent, name, AtFlags::empty()) {
+            Ok(()) => Ok(true),
+            Err(Errno::NOENT | Errno::MLINK) => Ok(false),
+            Err(other) => Err(failed(&path, other)),
+        }
+    }
+
     /// Makes a symbolic link, in place of what is there.
     ///
     /// # Errors

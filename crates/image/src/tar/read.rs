@@ -36,8 +36,9 @@ impl<R: BufRead> TarReader<R> {
 
     /// The next entry; `None` at the archive's end.
     pub fn next_entry(&mut self) -> Result<Option<Entry>> {
-        self.skip(self.data + self.padding)?;
-        (self.data, self.padding) = (0, 0);
+        self.skip(self.data)?;
+        self.data = 0;
+        self.skip_padding()?;
         let mut extensions = Extensions::default();
         loop {
             let Some(header) = self.header()? else {
@@ -261,6 +262,15 @@ impl<R: BufRead> TarReader<R> {
         }
         self.offset += got as u64;
         Ok(got)
+    }
+
+    /// Some end an archive with its last file, and fill up no block: the docker client with a Dockerfile of its own.
+    fn skip_padding(&mut self) -> Result<()> {
+        let padding = std::mem::take(&mut self.padding);
+        match self.input.fill_buf().map_err(|e| Error::io("reading a tar archive", e))? {
+            [] => Ok(()),
+            _ => self.skip(padding),
+        }
     }
 
     fn skip(&mut self, mut bytes: u64) -> Result<()> {
