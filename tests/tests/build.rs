@@ -124,7 +124,7 @@ fn the_dockerfile_may_be_elsewhere() {
     // Its own rules are beside it.
     host.sh("$STRATUS build -q -t app -f own/Dockerfile app").ok();
     host.sh(shown).says("/app/secret");
-    host.sh("$STRATUS build -f broken app").exits_with(1).complains("broken:2:1: ").complains("   2 | RUN exit 3");
+    host.sh("$STRATUS build -f broken app").exits_with(1).complains("broken:2:1\n").complains("   2 | RUN exit 3");
     host.sh("$STRATUS build -f nowhere app").exits_with(1).complains("reading nowhere: No such file or directory");
     host.sh("$STRATUS build broken").exits_with(2).complains("broken is no directory");
     host.sh("$STRATUS build https://example.org/app.git").exits_with(2).complains("is an address");

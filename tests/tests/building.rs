@@ -368,8 +368,10 @@ fn what_was_built_just_now_is_as_young_as_that() {
     host.sh("docker create --name box app none && docker export box | tar -tv | grep -c 'link to'").mentions("\n1");
     // The client sends a Dockerfile from elsewhere in an archive without an end.
     host.sh(&format!("mv app/Dockerfile elsewhere; {BUILD} -t other -f elsewhere app")).ok();
-    host.sh(&format!("{BUILD} -t other -f - app < elsewhere && docker images -q app other | sort -u | wc -l"))
-        .mentions("\n1");
+    host.sh(&format!(
+        "{BUILD} -t other -f - app < elsewhere && docker image inspect app other | jq -r .[].Id | sort -u | wc -l"
+    ))
+    .mentions("\n1");
 }
 
 #[test]
