@@ -34,6 +34,8 @@ clean_up() {
 	until [ -z "$(docker image ls --all --quiet)" ]; do
 		docker image ls --all --quiet --no-trunc | sort -u | xargs docker image rm --force
 	done
+	# dockerd's classic builder has no cache but its images.
+	docker builder prune --all --force
 	docker load --quiet --input "$IMAGE"
 }
 
