@@ -1,6 +1,7 @@
 //! Directories of `RUN --mount=type=cache`: they outlive builds, and are in no image.
 
 use crate::dockerfile::Sharing;
+use crate::turns::Turns;
 use crate::{Error, Result};
 use image::Digest;
 use parking_lot::Mutex;
@@ -8,22 +9,19 @@ use std::collections::HashMap;
 use std::fs;
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use tokio::sync::OwnedMutexGuard;
 
 /// All of them.
 pub(crate) struct Caches {
     root: PathBuf,
-    state: Arc<Mutex<State>>,
+    users: Users,
+    /// Of those that let nobody else in.
+    turns: Turns<String>,
 }
 
-#[derive(Default)]
-struct State {
-    /// How many use a directory.
-    users: HashMap<String, usize>,
-    /// Turns of those that let nobody else in.
-    turns: HashMap<String, Weak<tokio::sync::Mutex<()>>>,
-}
+/// How many use a directory.
+type Users = Arc<Mutex<HashMap<String, usize>>>;
 
 /// What a directory is like when it is made.
 #[derive(Clone, Copy, Debug)]
@@ -37,7 +35,7 @@ pub(crate) struct Made {
 pub(crate) struct InUse {
     path: PathBuf,
     name: String,
-    state: Arc<Mutex<State>>,
+    users: Users,
     _turn: Option<OwnedMutexGuard<()>>,
 }
 
@@ -49,11 +47,11 @@ impl InUse {
 
 impl Drop for InUse {
     fn drop(&mut self) {
-        let mut state = self.state.lock();
-        if let Some(users) = state.users.get_mut(&self.name) {
-            *users -= 1;
-            if *users == 0 {
-                state.users.remove(&self.name);
+        let mut users = self.users.lock();
+        if let Some(number) = users.get_mut(&self.name) {
+            *number -= 1;
+            if *number == 0 {
+                users.remove(&self.name);
             }
         }
     }
@@ -61,7 +59,7 @@ impl Drop for InUse {
 
 impl Caches {
     pub(crate) fn new(root: PathBuf) -> Caches {
-        Caches { root, state: Arc::default() }
+        Caches { root, users: Users::default(), turns: Turns::default() }
     }
 
     /// The directory of an id, made where it is missing; waits where it is another's alone.
@@ -69,12 +67,12 @@ impl Caches {
         // An id is what people write: no name of a file.
         let name = Digest::of(id.as_bytes()).hex();
         let turn = match sharing {
-            Sharing::Locked => Some(self.turn(&name).lock_owned().await),
+            Sharing::Locked => Some(self.turns.of(name.clone()).lock_owned().await),
             Sharing::Shared | Sharing::Private => None,
         };
         let name = {
-            let mut state = self.state.lock();
-            let free = |name: &String| !state.users.contains_key(name);
+            let mut users = self.users.lock();
+            let free = |name: &String| !users.contains_key(name);
             let name = match sharing {
                 Sharing::Private => {
                     let mut names = std::iter::once(name.clone()).chain((1..).map(|n: u32| format!("{name}-{n}")));
@@ -82,24 +80,13 @@ impl Caches {
                 }
                 Sharing::Shared | Sharing::Locked => name,
             };
-            *state.users.entry(name.clone()).or_default() += 1;
+            *users.entry(name.clone()).or_default() += 1;
             name
         };
         let path = self.root.join(&name);
-        let in_use = InUse { path, name, state: Arc::clone(&self.state), _turn: turn };
+        let in_use = InUse { path, name, users: Arc::clone(&self.users), _turn: turn };
         make(&in_use.path, made).map_err(|e| Error::failed(format!("making the cache {id}"), e))?;
         Ok(in_use)
-    }
-
-    fn turn(&self, name: &str) -> Arc<tokio::sync::Mutex<()>> {
-        let mut state = self.state.lock();
-        state.turns.retain(|_, turn| turn.strong_count() > 0);
-        if let Some(turn) = state.turns.get(name).and_then(Weak::upgrade) {
-            return turn;
-        }
-        let turn = Arc::default();
-        state.turns.insert(name.to_owned(), Arc::downgrade(&turn));
-        turn
     }
 
     /// Removes those that nobody uses. Blocks.
@@ -113,8 +100,8 @@ impl Caches {
         for entry in listed {
             let entry = entry.map_err(|e| failed(&e))?;
             // Held, so that nobody takes it meanwhile.
-            let state = self.state.lock();
-            if entry.file_name().to_str().is_some_and(|name| !state.users.contains_key(name)) {
+            let users = self.users.lock();
+            if entry.file_name().to_str().is_some_and(|name| !users.contains_key(name)) {
                 image::remove_tree(&entry.path()).map_err(|e| failed(&e))?;
             }
         }

@@ -36,7 +36,7 @@ impl Builder {
     /// # Errors
     /// [`Error::Invalid`] where it is no archive, leads out of itself, or has no such file.
     pub fn receive(&self, archive: impl Read + Send, name: &str) -> Result<Received> {
-        let directory = self.context_directory().map_err(|e| Error::failed("making a directory for the context", e))?;
+        let directory = self.directory().map_err(|e| Error::failed("making a directory for the context", e))?;
         let opened = File::open(directory.path()).map_err(|e| Error::failed("opening the context", e))?;
         let options = WriteOptions { keep_kinds: false, owner: Some((0, 0)) };
         archive::write_path(opened.as_fd(), Path::new("/"), archive, &options).map_err(|e| match e {

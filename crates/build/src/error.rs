@@ -1,6 +1,6 @@
 //! Why there is no image.
 
-use crate::dockerfile::{Mistake, Mistakes};
+use crate::dockerfile::{Mistake, Mistakes, Source, Span};
 use std::sync::Arc;
 use thiserror::Error;
 
@@ -41,6 +41,14 @@ impl Error {
     /// Something was tried and failed.
     pub(crate) fn failed(doing: impl Into<String>, reason: impl ToString) -> Error {
         Error::Failed { doing: doing.into(), reason: reason.to_string() }
+    }
+
+    /// Where what was asked for stands helps; what went wrong with the machine is not the file's fault.
+    pub(crate) fn asked_at(self, source: &Source, span: Span) -> Error {
+        match self {
+            Error::Invalid(message) => source.mistake(span, message).into(),
+            other => other,
+        }
     }
 
     /// What is wrong in one line, without where it stands.

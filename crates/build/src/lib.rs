@@ -22,6 +22,7 @@ mod stage;
 mod state;
 mod step;
 mod suggest;
+mod turns;
 
 pub use cache::{CachedStep, PruneOptions, Pruned, StepRecord};
 pub use context::Received;

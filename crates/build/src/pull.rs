@@ -25,7 +25,7 @@ impl Solver<'_> {
             platform: Some(platform.to_string()),
             reference: reference.clone(),
         };
-        let pulled = self.engine.image_pull(request, Progress::none()).await;
+        let pulled = self.builder.engine().image_pull(request, Progress::none()).await;
         pulled.map_err(|e| {
             let meant = meant.map_or_else(String::new, |meant| format!(" (did you mean the stage {meant}?)"));
             Error::Invalid(format!("{}: {e}{meant}", reference.familiar()))

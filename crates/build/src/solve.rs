@@ -68,11 +68,8 @@ impl Builder {
         }
     }
 
-    /// A directory for a context, which goes with what it becomes.
-    ///
-    /// # Errors
-    /// Where it can't be made.
-    pub fn context_directory(&self) -> std::io::Result<tempfile::TempDir> {
+    /// A directory for a context, or for what a step needs, which goes with what it becomes.
+    pub(crate) fn directory(&self) -> std::io::Result<tempfile::TempDir> {
         tempfile::tempdir_in(&self.0.contexts)
     }
 
@@ -89,16 +86,13 @@ impl Builder {
         let order = plan.order(target);
         progress.tell(planned(&file, &order)).await;
         let solver = Solver {
-            engine: &self.0.engine,
-            cache: &self.0.cache,
-            caches: &self.0.caches,
+            builder: self,
             request: &request,
             file: &file,
             globals: &globals,
             plan: &plan,
             progress: &progress,
             epoch,
-            contexts: &self.0.contexts,
             ends: file.stages.iter().map(|_| OnceCell::new()).collect(),
         };
         for name in unused(&file, &request) {
@@ -161,9 +155,7 @@ fn planned(file: &Dockerfile, order: &[usize]) -> Event {
 
 /// A build that goes on.
 pub(crate) struct Solver<'b> {
-    pub(crate) engine: &'b Engine,
-    pub(crate) cache: &'b Cache,
-    pub(crate) caches: &'b Caches,
+    pub(crate) builder: &'b Builder,
     pub(crate) request: &'b Request,
     pub(crate) file: &'b Dockerfile,
     pub(crate) globals: &'b Globals,
@@ -171,8 +163,6 @@ pub(crate) struct Solver<'b> {
     pub(crate) progress: &'b Progress,
     /// The time that was asked for.
     epoch: Option<i64>,
-    /// Where files are that are needed for a step.
-    contexts: &'b Path,
     /// How stages ended, each once.
     ends: Vec<OnceCell<Result<Arc<StageEnd<'b>>>>>,
 }
@@ -186,13 +176,8 @@ impl<'b> Solver<'b> {
         })
     }
 
-    /// A directory that is needed for a step.
-    pub(crate) fn directory(&self) -> std::io::Result<tempfile::TempDir> {
-        tempfile::tempdir_in(self.contexts)
-    }
-
     pub(crate) fn images(&self) -> &Images {
-        self.engine.image_store()
+        self.builder.engine().image_store()
     }
 
     /// The time of what has none of its own.
@@ -211,16 +196,13 @@ impl<'b> Solver<'b> {
 
     /// The files that a name stands for, where an instruction of a stage says `from`.
     pub(crate) async fn files(&self, origin: &Origin, step: StepId) -> Result<Arc<Files>> {
-        let state = match origin {
-            Origin::Scratch => return Ok(Arc::new(Files::nothing())),
-            Origin::Stage(index) => return self.stage(*index).await?.files(self.images()).await,
-            Origin::Named { name, meant } => {
-                self.image(name, meant.as_deref(), &self.request.given.target_platform, step).await?
-            }
-        };
-        let layers = self.images().view_layers(state.diff_ids().to_vec()).await;
-        let layers = layers.map_err(|e| Error::failed("opening an image", e))?;
-        Ok(Arc::new(Files::of_layers(layers, state)))
+        if let Origin::Stage(index) = origin {
+            return self.stage(*index).await?.files(self.images()).await;
+        }
+        match self.state(origin, step).await? {
+            Some(state) => Files::of_state(self.images(), state).await,
+            None => Ok(Arc::new(Files::nothing())),
+        }
     }
 
     /// The image in the making that a name stands for; `None`: none at all.

@@ -3,8 +3,8 @@
 use crate::cache::Key;
 use crate::caches::Made;
 use crate::dockerfile::{
-    Add, CommandLine, Copy, FileSource, Files as Operands, Heredoc, Instruction, Kind, Mistake, Mode, Mount, Origin,
-    Owner, Run, Scope, Source, Span, Statement, Word, expand, trigger,
+    Add, AddSource, CommandLine, Copy, FileSource, Files as Operands, Heredoc, Instruction, Kind, Mistake, Mode, Mount,
+    Origin, Owner, Run, Scope, Source, Span, Statement, Word, expand, trigger,
 };
 use crate::files::{Choice, Files};
 use crate::ignore::Ignore;
@@ -32,13 +32,7 @@ pub(crate) struct StageEnd<'b> {
 impl StageEnd<'_> {
     /// Its files, for others to copy.
     pub(crate) async fn files(&self, images: &Images) -> Result<Arc<Files>> {
-        let open = || async {
-            let layers = images.view_layers(self.state.diff_ids().to_vec()).await;
-            layers
-                .map(|layers| Arc::new(Files::of_layers(layers, self.state.clone())))
-                .map_err(|e| Error::failed("opening a stage", e))
-        };
-        self.files.get_or_try_init(open).await.cloned()
+        self.files.get_or_try_init(|| Files::of_state(images, self.state.clone())).await.cloned()
     }
 }
 
@@ -102,14 +96,8 @@ impl<'b> Solver<'b> {
         let state = match &needs.base {
             Origin::Named { name, meant } => {
                 let image = self.image(name, meant.as_deref(), platform, step).await;
-                image.map_err(|error| match error {
-                    // Where it stands helps; what went wrong with the machine is not the file's fault.
-                    Error::Invalid(message) => {
-                        let word = &self.file.stages[index].from.node.image;
-                        self.file.source.mistake(word.span, message).into()
-                    }
-                    other => other,
-                })?
+                let span = self.file.stages[index].from.node.image.span;
+                image.map_err(|error| error.asked_at(&self.file.source, span))?
             }
             _ => State::scratch(platform),
         };
@@ -175,7 +163,7 @@ impl Stage<'_, '_> {
             return Err(place.mistake(message));
         }
         let anew = self.solver.request.no_cache;
-        let outcome = self.solver.cache.step(key.finish(), &place.statement.text, anew, work).await?;
+        let outcome = self.solver.builder.cache().step(key.finish(), &place.statement.text, anew, work).await?;
         if outcome.cached {
             self.solver.progress.step(place.step, StepEvent::Cached).await;
         }
@@ -212,18 +200,15 @@ impl Stage<'_, '_> {
     async fn copied_from(&self, copy: &Copy, place: &Place<'_>) -> Result<Arc<Files>> {
         let Some(from) = &copy.from else { return Ok(Arc::clone(&self.solver.request.context)) };
         let origin = self.origin(&from.value, from.span, place)?;
-        self.solver.files(&origin, place.step).await.map_err(|error| match error {
-            Error::Invalid(message) => place.source.mistake(from.span, message).into(),
-            other => other,
-        })
+        let files = self.solver.files(&origin, place.step).await;
+        files.map_err(|error| error.asked_at(place.source, from.span))
     }
 
     /// What is not there yet of `ADD` is told.
     fn local_only(&self, add: &Add, place: &Place<'_>) -> Result<()> {
         for word in add.files.sources.iter().filter_map(path_of) {
             let text = self.scope.expand(word, place.source)?;
-            let remote = ["http://", "https://", "ftp://", "git://", "ssh://", "git@"];
-            if remote.iter().any(|scheme| text.starts_with(scheme)) {
+            if !matches!(AddSource::parse(&text), AddSource::Path(_)) || text.starts_with("ftp://") {
                 let message = "stratus does not fetch what ADD names by an address yet: fetch it in a RUN";
                 return Err(place.at(word, message).into());
             }
@@ -315,7 +300,7 @@ impl Stage<'_, '_> {
         let (solver, state) = (self.solver, self.state.clone());
         let Prepared { running, script, .. } = prepared;
         let make = Box::pin(async {
-            let ended = run::run(solver.engine, &state, running, mounts, solver.progress, place.step).await;
+            let ended = run::run(solver.builder, &state, running, mounts, solver.progress, place.step).await;
             let ended = ended.map_err(|error| match error {
                 // What could not be begun stands somewhere.
                 Error::Failed { .. } | Error::Invalid(_) => place.mistake(error.to_string()),
@@ -349,17 +334,14 @@ impl Stage<'_, '_> {
                 Mount::Cache { target, id, read_only, sharing, mode, uid, gid, .. } => {
                     let target = absolute(&target);
                     let id = id.unwrap_or_else(|| target.clone());
-                    let in_use = self.solver.caches.take(&id, sharing, Made { mode, uid, gid }).await?;
-                    mounts.cache(&target, &id, in_use, read_only);
+                    mounts.cache(target, id, sharing, Made { mode, uid, gid }, read_only);
                 }
                 Mount::Bind { target, from: None, source, writable } => {
                     let context = Arc::clone(&self.solver.request.context);
-                    let copy = writable.then(|| self.solver.directory()).transpose();
-                    let copy = copy.map_err(|e| Error::failed("making a directory", e))?;
                     let source = source.unwrap_or_else(|| "/".to_owned());
                     let target = absolute(&target);
                     let mounting = tokio::task::spawn_blocking(move || {
-                        let mounted = mounts.context(&target, &source, &context, copy);
+                        let mounted = mounts.context(target, &source, context, writable);
                         mounted.map(|()| mounts)
                     });
                     mounts = mounting.await.map_err(|e| Error::failed("looking up files", e))?.map_err(at)?;
@@ -392,7 +374,7 @@ impl Stage<'_, '_> {
     /// A script as a file of the container's: in `/dev`, where it leaves nothing in the image.
     fn script(&self, script: &Heredoc) -> Result<(MountRequest, tempfile::TempDir)> {
         let write = || {
-            let directory = self.solver.directory()?;
+            let directory = self.solver.builder.directory()?;
             let file = directory.path().join("script");
             std::fs::write(&file, &script.body)?;
             std::fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;

@@ -12,13 +12,11 @@ mod prune;
 pub(crate) use key::Key;
 pub use prune::{CachedStep, PruneOptions, Pruned};
 
+use crate::turns::Turns;
 use crate::{Error, Result};
 use image::{Digest, Images, KeptLayers};
 use jiff::Timestamp;
-use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
-use std::collections::HashMap;
-use std::sync::{Arc, Weak};
 use store::Collection;
 
 /// What a step came to.
@@ -43,7 +41,7 @@ pub(crate) struct Cache {
     images: Images,
     steps: Collection<StepRecord>,
     /// Steps that are being carried out or looked for: one at a time for each key.
-    busy: Mutex<HashMap<Digest, Weak<tokio::sync::Mutex<()>>>>,
+    busy: Turns<Digest>,
     /// Held by all who write records, and by who removes them alone: the store and what the image store remembers of it are to
     /// change together.
     writing: tokio::sync::RwLock<()>,
@@ -65,7 +63,7 @@ impl Cache {
         Cache {
             images,
             steps: Collection::new(store, "build/step/"),
-            busy: Mutex::default(),
+            busy: Turns::default(),
             writing: tokio::sync::RwLock::default(),
         }
     }
@@ -79,7 +77,7 @@ impl Cache {
         anew: bool,
         work: impl Future<Output = Result<Option<KeptLayers>>>,
     ) -> Result<Outcome> {
-        let turn = self.turn(key);
+        let turn = self.busy.of(key);
         let _mine = turn.lock().await;
         if !anew && let Some(layer) = self.find(&key).await? {
             return Ok(Outcome { layer, cached: true });
@@ -87,17 +85,6 @@ impl Cache {
         let layer = work.await?;
         self.note(&key, what, layer.as_ref()).await?;
         Ok(Outcome { layer, cached: false })
-    }
-
-    fn turn(&self, key: Digest) -> Arc<tokio::sync::Mutex<()>> {
-        let mut busy = self.busy.lock();
-        busy.retain(|_, turn| turn.strong_count() > 0);
-        if let Some(turn) = busy.get(&key).and_then(Weak::upgrade) {
-            return turn;
-        }
-        let turn = Arc::default();
-        busy.insert(key, Arc::downgrade(&turn));
-        turn
     }
 
     /// What is there; the outer `None`: nothing. A record whose layer is gone counts as none.

@@ -81,15 +81,14 @@ impl Builder {
     /// Where the cache can't be read or written.
     pub async fn prune(&self, options: PruneOptions) -> Result<Pruned> {
         let mut kept = 0;
-        let unwanted = |step: &CachedStep| {
+        let mut unwanted = |step: &CachedStep| {
             kept += step.record.size;
             (options.all || !step.in_use)
                 && options.unused_since.is_none_or(|since| step.record.used < since)
                 && kept > options.keep
         };
         let mut steps = self.cached()?;
-        let mut unwanted = unwanted;
-        steps.retain(|step| unwanted(step));
+        steps.retain(&mut unwanted);
         self.cache().remove(&steps).await?;
         if options.all && options.keep == 0 && options.unused_since.is_none() {
             let builder = self.clone();

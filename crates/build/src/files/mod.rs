@@ -7,7 +7,7 @@ pub(crate) use select::{Choice, Picked, Selection};
 use crate::ignore::Ignore;
 use crate::state::State;
 use image::archive;
-use image::{Digest, Hasher, MountedRootfs};
+use image::{Digest, Hasher, Images, MountedRootfs};
 use parking_lot::Mutex;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::FileType;
@@ -17,6 +17,7 @@ use std::fs::{self, File};
 use std::io::Read as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// A tree of files.
 pub struct Files {
@@ -70,9 +71,11 @@ impl Files {
         Files::new(Root::Nothing, Ignore::default())
     }
 
-    /// The files of layers.
-    pub(crate) fn of_layers(mounted: MountedRootfs, state: State) -> Files {
-        Files::new(Root::Layers { mounted, _state: Box::new(state) }, Ignore::default())
+    /// The files of an image in the making.
+    pub(crate) async fn of_state(images: &Images, state: State) -> crate::Result<Arc<Files>> {
+        let mounted = images.view_layers(state.diff_ids().to_vec()).await;
+        let mounted = mounted.map_err(|e| crate::Error::failed("opening the files of an image", e))?;
+        Ok(Arc::new(Files::new(Root::Layers { mounted, _state: Box::new(state) }, Ignore::default())))
     }
 
     fn new(root: Root, ignore: Ignore) -> Files {

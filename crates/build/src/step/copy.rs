@@ -128,15 +128,15 @@ impl Place<'_> {
         let text = &self.copying.destination;
         let base = self.filling.resolve(Path::new(text)).map_err(|e| e.to_string())?;
         let asked = text.ends_with('/') || text.ends_with("/.") || text == "/";
-        let several = selection.sources + self.copying.written.len() > 1 || self.copying.choice.parents;
+        let several = selection.sources + self.copying.written.len() > 1;
         let one_directory = selection.top.is_some();
         let there = self.filling.found(&base).map_err(|e| e.to_string())? == Some(FileType::Directory);
-        if several && !asked && !there && !one_directory && selection.sources + self.copying.written.len() > 1 {
+        if several && !asked && !there && !one_directory {
             return Err(format!(
                 "when copying several files, the destination {text} must be a directory and end with a /"
             ));
         }
-        Ok((base, asked || several || one_directory || there))
+        Ok((base, asked || several || self.copying.choice.parents || one_directory || there))
     }
 
     /// Makes the directory that things go into; one that is new looks as the only directory that is copied.

@@ -1,8 +1,10 @@
 //! What a `RUN` sees of something that is not in its root file system.
 
 use crate::cache::Key;
-use crate::caches::InUse;
+use crate::caches::Made;
+use crate::dockerfile::Sharing;
 use crate::files::{Choice, Files, Selection};
+use crate::solve::Builder;
 use crate::state::State;
 use crate::{Error, Result};
 use engine::model::{BindOptions, MountKind, MountRequest, TmpfsOptions};
@@ -10,6 +12,7 @@ use image::tree;
 use image::{Digest, ImageId, Images, NewLayer};
 use rustix::fd::AsFd as _;
 use rustix::fs::{AtFlags, OFlags};
+use std::any::Any;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -25,17 +28,25 @@ pub(crate) struct Mounts {
     pub(crate) images: Vec<(ImageId, Vec<Digest>)>,
     /// What a step depends on.
     parts: Vec<Part>,
-    _states: Vec<State>,
-    _contexts: Vec<Arc<Files>>,
-    _caches: Vec<InUse>,
-    _copies: Vec<tempfile::TempDir>,
+    /// What is made ready only for a step that is carried out.
+    pending: Vec<Pending>,
+    /// What has to stay meanwhile.
+    _kept: Vec<Box<dyn Any + Send + Sync>>,
+}
+
+/// Something that is not ready yet.
+enum Pending {
+    /// A directory that outlives the build, and that may be another's alone.
+    Cache { target: String, id: String, sharing: Sharing, made: Made, read_only: bool },
+    /// Files of the context that are written to: a copy of them.
+    Copy { target: String, files: Arc<Files>, selection: Arc<Selection> },
 }
 
 /// What a mount adds to a step's key.
 enum Part {
     Text(String),
     Chain(Option<Digest>),
-    Files(Selection),
+    Files(Arc<Selection>),
 }
 
 /// Something that was made to mount something on.
@@ -55,8 +66,16 @@ impl Mounts {
         })
     }
 
-    fn push(&mut self, kind: MountKind, target: &str, read_only: bool) {
+    /// Adds how something is mounted to what a step depends on.
+    fn depend(&mut self, target: &str, read_only: bool) {
         self.parts.push(Part::Text(format!("{target} {read_only}")));
+    }
+
+    fn keep(&mut self, what: impl Any + Send + Sync) {
+        self._kept.push(Box::new(what));
+    }
+
+    fn push(&mut self, kind: MountKind, target: &str, read_only: bool) {
         let request = MountRequest { kind, target: target.to_owned(), read_only, consistency: String::new() };
         self.requests.push(request);
     }
@@ -65,14 +84,15 @@ impl Mounts {
     pub(crate) fn memory(&mut self, target: &str, size: Option<u64>) {
         let size = size.unwrap_or(0);
         self.parts.push(Part::Text(format!("tmpfs {size}")));
+        self.depend(target, false);
         self.push(MountKind::Tmpfs(TmpfsOptions { size, ..TmpfsOptions::default() }), target, false);
     }
 
     /// Mounts a directory that outlives the build.
-    pub(crate) fn cache(&mut self, target: &str, id: &str, in_use: InUse, read_only: bool) {
+    pub(crate) fn cache(&mut self, target: String, id: String, sharing: Sharing, made: Made, read_only: bool) {
         self.parts.push(Part::Text(format!("cache {id}")));
-        self.push(bind(in_use.path()), target, read_only);
-        self._caches.push(in_use);
+        self.depend(&target, read_only);
+        self.pending.push(Pending::Cache { target, id, sharing, made, read_only });
     }
 
     /// Mounts files of another stage, or of an image.
@@ -81,43 +101,62 @@ impl Mounts {
         self.parts.push(Part::Text(format!("stage {source}")));
         self.parts.push(Part::Chain(state.chain()));
         let subpath = source.trim_matches('/').to_owned();
+        self.depend(target, true);
         self.push(MountKind::Image { source: id.to_string(), subpath }, target, true);
         self.images.push((id, state.diff_ids().to_vec()));
-        self._states.push(state);
+        self.keep(state);
         Ok(())
     }
 
-    /// Mounts files of the context; a copy where they are written to. Blocks. An error is one line for people.
+    /// Mounts files of the context; a copy where they are written to, as files of the context are in layers, too. Blocks. An error
+    /// is one line for people.
     pub(crate) fn context(
         &mut self,
-        target: &str,
+        target: String,
         source: &str,
-        files: &Arc<Files>,
-        copy: Option<tempfile::TempDir>,
+        files: Arc<Files>,
+        writable: bool,
     ) -> std::result::Result<(), String> {
         let choice = Choice { sources: vec![source.to_owned()], ..Choice::default() };
         let whole = tree::components(source.as_bytes()).is_ok_and(|names| names.is_empty());
         let selection = match files.select(&choice) {
-            Ok(selection) => selection,
-            Err(_) if whole => Selection::default(),
+            Ok(selection) => Arc::new(selection),
+            Err(_) if whole => Arc::default(),
             Err(error) => return Err(error),
         };
-        let path = files.path(source)?;
-        // Only a copy is written to: files of the context are in layers, too.
-        let read_only = copy.is_none();
-        let path = match copy {
-            Some(directory) => {
-                let to = directory.path().join("files");
-                files.copy(&selection, &to)?;
-                self._copies.push(directory);
-                to
-            }
-            None => path,
-        };
         self.parts.push(Part::Text("context".into()));
-        self.parts.push(Part::Files(selection));
-        self.push(bind(&path), target, read_only);
-        self._contexts.push(Arc::clone(files));
+        self.parts.push(Part::Files(Arc::clone(&selection)));
+        self.depend(&target, !writable);
+        if writable {
+            self.pending.push(Pending::Copy { target, files, selection });
+            return Ok(());
+        }
+        let path = files.path(source)?;
+        self.push(bind(&path), &target, true);
+        self.keep(files);
+        Ok(())
+    }
+
+    /// Makes ready what only a step needs that is carried out.
+    pub(crate) async fn make_ready(&mut self, builder: &Builder) -> Result<()> {
+        for pending in std::mem::take(&mut self.pending) {
+            match pending {
+                Pending::Cache { target, id, sharing, made, read_only } => {
+                    let in_use = builder.caches().take(&id, sharing, made).await?;
+                    self.push(bind(in_use.path()), &target, read_only);
+                    self.keep(in_use);
+                }
+                Pending::Copy { target, files, selection } => {
+                    let directory = builder.directory().map_err(|e| Error::failed("making a directory", e))?;
+                    let to = directory.path().join("files");
+                    self.push(bind(&to), &target, false);
+                    self.keep(directory);
+                    let copying = tokio::task::spawn_blocking(move || files.copy(&selection, &to)).await;
+                    let copied = copying.map_err(|e| Error::failed("copying files of the context", e))?;
+                    copied.map_err(Error::Invalid)?;
+                }
+            }
+        }
         Ok(())
     }
 

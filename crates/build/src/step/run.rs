@@ -2,6 +2,7 @@
 
 use super::mounts::{Mounts, remove as remove_stubs};
 use crate::progress::{Progress, StepEvent, StepId};
+use crate::solve::Builder;
 use crate::state::State;
 use crate::{Error, Result};
 use engine::model::{ContainerConfig, ContainerId, HostConfig};
@@ -33,10 +34,10 @@ pub(crate) enum Ended {
 
 /// Executes it.
 pub(crate) async fn run(
-    engine: &Engine,
+    builder: &Builder,
     state: &State,
     running: Running,
-    mounts: Mounts,
+    mut mounts: Mounts,
     progress: &Progress,
     step: StepId,
 ) -> Result<Ended> {
@@ -52,6 +53,8 @@ pub(crate) async fn run(
         attach_stderr: true,
         ..ContainerConfig::default()
     };
+    let engine = builder.engine();
+    mounts.make_ready(builder).await?;
     let stubs = mounts.stubs(engine.image_store(), state).await?;
     let mut host = running.host;
     host.mounts.extend(mounts.requests.iter().cloned());
