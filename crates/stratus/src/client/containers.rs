@@ -77,36 +77,17 @@ pub(crate) struct RenameArgs {
 /// Change limits and restart policies
 #[derive(Args, Debug)]
 pub(crate) struct UpdateArgs {
+    #[command(flatten)]
+    share: super::options::Share,
     /// Share of the disks' time, beside other containers': 10 to 1000, or 0 for the default
     #[arg(long, value_name = "WEIGHT")]
     blkio_weight: Option<u16>,
-    /// Share of processor time, beside other containers'
-    #[arg(long, short = 'c', value_name = "WEIGHT")]
-    cpu_shares: Option<i64>,
-    /// Period of the scheduler's quota, in microseconds
-    #[arg(long, value_name = "MICROSECONDS")]
-    cpu_period: Option<i64>,
-    /// Processor time in each period, in microseconds
-    #[arg(long, value_name = "MICROSECONDS", allow_hyphen_values = true)]
-    cpu_quota: Option<i64>,
     /// Number of processors, such as 1.5
     #[arg(long, value_name = "NUMBER", value_parser = super::options::nano_cpus)]
     cpus: Option<i64>,
-    /// Processors it may run on, such as 0-3,6
-    #[arg(long, value_name = "LIST")]
-    cpuset_cpus: Option<String>,
-    /// Memory nodes it may use, such as 0,1
-    #[arg(long, value_name = "LIST")]
-    cpuset_mems: Option<String>,
-    /// Most memory, such as 512m
-    #[arg(long, short, value_name = "SIZE", value_parser = parse_bytes)]
-    memory: Option<i64>,
     /// Memory that it is pressed back to when memory is short
     #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
     memory_reservation: Option<i64>,
-    /// Most memory and swap together; -1 for no limit on swap
-    #[arg(long, value_name = "SIZE", value_parser = parse_bytes, allow_hyphen_values = true)]
-    memory_swap: Option<i64>,
     /// Most processes; -1 for no limit
     #[arg(long, value_name = "NUMBER", allow_hyphen_values = true)]
     pids_limit: Option<i64>,
@@ -264,15 +245,15 @@ pub(super) async fn rename(context: &Context, args: RenameArgs) -> Result<ExitCo
 pub(super) async fn update(context: &Context, args: UpdateArgs) -> Result<ExitCode> {
     let body = json!({
         "BlkioWeight": args.blkio_weight,
-        "CpuShares": args.cpu_shares,
-        "CpuPeriod": args.cpu_period,
-        "CpuQuota": args.cpu_quota,
+        "CpuShares": args.share.cpu_shares,
+        "CpuPeriod": args.share.cpu_period,
+        "CpuQuota": args.share.cpu_quota,
         "NanoCpus": args.cpus,
-        "CpusetCpus": args.cpuset_cpus,
-        "CpusetMems": args.cpuset_mems,
-        "Memory": args.memory,
+        "CpusetCpus": args.share.cpuset_cpus,
+        "CpusetMems": args.share.cpuset_mems,
+        "Memory": args.share.memory,
         "MemoryReservation": args.memory_reservation,
-        "MemorySwap": args.memory_swap,
+        "MemorySwap": args.share.memory_swap,
         "PidsLimit": args.pids_limit,
         "RestartPolicy": args.restart,
     });

@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 use super::error::{Error, Result};
 use super::human::parse_span;
 use super::{mounts, networking, terminal};
-pub(super) use limits::{nano_cpus, ulimit};
+pub(super) use limits::{Share, nano_cpus, ulimit};
 
 /// What a container is made of.
 #[derive(Args, Debug)]

@@ -15,15 +15,28 @@ use super::output;
 /// A message of a progress stream.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-struct Message {
-    stream: Option<String>,
-    status: Option<String>,
+pub(super) struct Message {
+    pub(super) stream: Option<String>,
+    pub(super) status: Option<String>,
     id: Option<String>,
     #[serde(rename = "progressDetail")]
     detail: Option<Counter>,
     #[serde(rename = "errorDetail")]
     error: Option<Failure>,
-    aux: Option<Value>,
+    pub(super) aux: Option<Value>,
+}
+
+/// The next message of a stream, after its document where those are shown. What failed is an error.
+pub(super) async fn next(documents: &mut Documents, shows_documents: bool) -> Result<Option<Message>> {
+    let Some(document) = documents.next().await? else { return Ok(None) };
+    if shows_documents {
+        output::document_line(&document)?;
+    }
+    let mut message = Message::deserialize(document)?;
+    match message.error.take() {
+        Some(failure) => Err(Error::Failed(failure.message)),
+        None => Ok(Some(message)),
+    }
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -57,14 +70,7 @@ pub(super) type Said = Vec<String>;
 pub(super) async fn follow(mut documents: Documents, show: Show) -> Result<Said> {
     let mut said = Vec::new();
     let mut steps = Steps::new(show == Show::Steps);
-    while let Some(document) = documents.next().await? {
-        if show == Show::Documents {
-            output::document_line(&document)?;
-        }
-        let message = Message::deserialize(document)?;
-        if let Some(failure) = message.error {
-            return Err(Error::Failed(failure.message));
-        }
+    while let Some(message) = next(&mut documents, show == Show::Documents).await? {
         let names_image = message.status.as_deref().is_some_and(|status| status.starts_with("Pulling from "));
         if names_image {
             // Its id is a tag, and no layer's.

@@ -2,11 +2,9 @@
 
 use std::io::{self, Write};
 
-use serde::Deserialize;
-
 use super::super::connect::Documents;
 use super::super::error::{Error, Result};
-use super::super::output;
+use super::super::{output, progress};
 
 /// How it is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,41 +20,10 @@ pub(super) enum Show {
     Nothing,
 }
 
-/// A message.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Message {
-    stream: Option<String>,
-    status: Option<String>,
-    aux: Option<Aux>,
-    #[serde(rename = "errorDetail")]
-    error: Option<Failure>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Aux {
-    #[serde(rename = "ID")]
-    id: Option<String>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Failure {
-    message: String,
-}
-
 /// Shows a build to its end; the image's id.
 pub(super) async fn follow(mut documents: Documents, show: Show) -> Result<String> {
     let mut id = None;
-    while let Some(document) = documents.next().await? {
-        if show == Show::Documents {
-            output::document_line(&document)?;
-        }
-        let message = Message::deserialize(document)?;
-        if let Some(failure) = message.error {
-            return Err(Error::Failed(failure.message));
-        }
+    while let Some(message) = progress::next(&mut documents, show == Show::Documents).await? {
         if let Some(text) = &message.stream {
             // A build that is to be quiet says nothing but its image's id.
             id = Some(text.trim()).filter(|text| is_id(text)).map(str::to_owned).or(id);
@@ -65,7 +32,7 @@ pub(super) async fn follow(mut documents: Documents, show: Show) -> Result<Strin
         if let Some(text) = message.status {
             said(&format!("{text}\n"), show)?;
         }
-        id = message.aux.and_then(|aux| aux.id).or(id);
+        id = message.aux.and_then(|aux| aux["ID"].as_str().map(str::to_owned)).or(id);
     }
     id.ok_or_else(|| Error::Broken("it did not say what came of the build".to_owned()))
 }

@@ -16,6 +16,8 @@ use super::BuildArgs;
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Commands of the build")]
 pub(super) struct Running {
+    #[command(flatten)]
+    share: options::Share,
     /// Network: default, host, none or a network's name
     #[arg(long, value_name = "NETWORK")]
     network: Option<String>,
@@ -28,27 +30,6 @@ pub(super) struct Running {
     /// Limit of their processes, NAME=SOFT[:HARD]; repeats
     #[arg(long, value_name = "LIMIT", value_parser = options::ulimit)]
     ulimit: Vec<Value>,
-    /// Most memory, such as 512m
-    #[arg(long, short, value_name = "SIZE", value_parser = parse_bytes)]
-    memory: Option<i64>,
-    /// Most memory and swap together; -1 for no limit on swap
-    #[arg(long, value_name = "SIZE", value_parser = parse_bytes, allow_hyphen_values = true)]
-    memory_swap: Option<i64>,
-    /// Share of processor time, beside containers'
-    #[arg(long, short = 'c', value_name = "WEIGHT")]
-    cpu_shares: Option<i64>,
-    /// Period of the scheduler's quota, in microseconds
-    #[arg(long, value_name = "MICROSECONDS")]
-    cpu_period: Option<i64>,
-    /// Processor time in each period, in microseconds
-    #[arg(long, value_name = "MICROSECONDS", allow_hyphen_values = true)]
-    cpu_quota: Option<i64>,
-    /// Processors they may run on, such as 0-3,6
-    #[arg(long, value_name = "LIST")]
-    cpuset_cpus: Option<String>,
-    /// Memory nodes they may use, such as 0,1
-    #[arg(long, value_name = "LIST")]
-    cpuset_mems: Option<String>,
 }
 
 // Flags of docker's that a build does not have: who gives them is told so, and not that they are unknown.
@@ -137,11 +118,11 @@ fn running(mut request: Request, running: &Running) -> Result<Request> {
     Ok(request
         .maybe("networkmode", running.network.as_deref())
         .maybe("shmsize", number(running.shm_size))
-        .maybe("memory", number(running.memory))
-        .maybe("memswap", number(running.memory_swap))
-        .maybe("cpushares", number(running.cpu_shares))
-        .maybe("cpuperiod", number(running.cpu_period))
-        .maybe("cpuquota", number(running.cpu_quota))
-        .maybe("cpusetcpus", running.cpuset_cpus.as_deref())
-        .maybe("cpusetmems", running.cpuset_mems.as_deref()))
+        .maybe("memory", number(running.share.memory))
+        .maybe("memswap", number(running.share.memory_swap))
+        .maybe("cpushares", number(running.share.cpu_shares))
+        .maybe("cpuperiod", number(running.share.cpu_period))
+        .maybe("cpuquota", number(running.share.cpu_quota))
+        .maybe("cpusetcpus", running.share.cpuset_cpus.as_deref())
+        .maybe("cpusetmems", running.share.cpuset_mems.as_deref()))
 }

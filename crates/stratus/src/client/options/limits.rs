@@ -12,6 +12,8 @@ pub(super) const HEADING: &str = "Limits";
 #[derive(Args, Debug)]
 #[command(next_help_heading = HEADING)]
 pub(super) struct LimitArgs {
+    #[command(flatten)]
+    share: Share,
     /// Share of the disks' time, beside other containers': 10 to 1000, or 0 for the default
     #[arg(long, value_name = "WEIGHT")]
     blkio_weight: Option<u16>,
@@ -21,30 +23,15 @@ pub(super) struct LimitArgs {
     /// Cgroup below which the container's is
     #[arg(long, value_name = "CGROUP")]
     cgroup_parent: Option<String>,
-    /// Share of processor time, beside other containers'
-    #[arg(long, short = 'c', value_name = "WEIGHT")]
-    cpu_shares: Option<i64>,
     /// Period of the real-time scheduler, in microseconds
     #[arg(long, value_name = "MICROSECONDS")]
     cpu_rt_period: Option<i64>,
     /// Time for real-time processes in each of its periods, in microseconds
     #[arg(long, value_name = "MICROSECONDS")]
     cpu_rt_runtime: Option<i64>,
-    /// Period of the scheduler's quota, in microseconds
-    #[arg(long, value_name = "MICROSECONDS")]
-    cpu_period: Option<i64>,
-    /// Processor time in each period, in microseconds
-    #[arg(long, value_name = "MICROSECONDS", allow_hyphen_values = true)]
-    cpu_quota: Option<i64>,
     /// Number of processors, such as 1.5
     #[arg(long, value_name = "NUMBER", value_parser = nano_cpus)]
     cpus: Option<i64>,
-    /// Processors it may run on, such as 0-3,6
-    #[arg(long, value_name = "LIST")]
-    cpuset_cpus: Option<String>,
-    /// Memory nodes it may use, such as 0,1
-    #[arg(long, value_name = "LIST")]
-    cpuset_mems: Option<String>,
     /// Most that is read from a disk in a second, such as /dev/sda:10m; repeats
     #[arg(long, value_name = "DEVICE:SIZE", value_parser = bytes_per_second)]
     device_read_bps: Vec<Value>,
@@ -57,15 +44,9 @@ pub(super) struct LimitArgs {
     /// Most writes to a disk in a second; repeats
     #[arg(long, value_name = "DEVICE:NUMBER", value_parser = times_per_second)]
     device_write_iops: Vec<Value>,
-    /// Most memory, such as 512m
-    #[arg(long, short, value_name = "SIZE", value_parser = parse_bytes)]
-    memory: Option<i64>,
     /// Memory that it is pressed back to when memory is short
     #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
     memory_reservation: Option<i64>,
-    /// Most memory and swap together; -1 for no limit on swap
-    #[arg(long, value_name = "SIZE", value_parser = parse_bytes, allow_hyphen_values = true)]
-    memory_swap: Option<i64>,
     /// How readily its memory is swapped out, 0 to 100
     #[arg(long, value_name = "NUMBER", allow_hyphen_values = true)]
     memory_swappiness: Option<i64>,
@@ -96,18 +77,18 @@ impl LimitArgs {
             "BlkioDeviceReadIOps": self.device_read_iops,
             "BlkioDeviceWriteBps": self.device_write_bps,
             "BlkioDeviceWriteIOps": self.device_write_iops,
-            "CpuShares": self.cpu_shares,
+            "CpuShares": self.share.cpu_shares,
             "CpuRealtimePeriod": self.cpu_rt_period,
             "CpuRealtimeRuntime": self.cpu_rt_runtime,
-            "Memory": self.memory,
+            "Memory": self.share.memory,
             "MemoryReservation": self.memory_reservation,
-            "MemorySwap": self.memory_swap,
+            "MemorySwap": self.share.memory_swap,
             "MemorySwappiness": self.memory_swappiness,
             "NanoCpus": self.cpus,
-            "CpuPeriod": self.cpu_period,
-            "CpuQuota": self.cpu_quota,
-            "CpusetCpus": self.cpuset_cpus,
-            "CpusetMems": self.cpuset_mems,
+            "CpuPeriod": self.share.cpu_period,
+            "CpuQuota": self.share.cpu_quota,
+            "CpusetCpus": self.share.cpuset_cpus,
+            "CpusetMems": self.share.cpuset_mems,
             "PidsLimit": self.pids_limit,
             "Ulimits": self.ulimit,
             "ShmSize": self.shm_size,
@@ -116,6 +97,32 @@ impl LimitArgs {
             "CgroupParent": self.cgroup_parent,
         })
     }
+}
+
+/// Limits of a container that those of a build's commands and of a container that is there have as well.
+#[derive(Args, Debug)]
+pub(in super::super) struct Share {
+    /// Share of processor time, beside other containers'
+    #[arg(long, short = 'c', value_name = "WEIGHT")]
+    pub(in super::super) cpu_shares: Option<i64>,
+    /// Period of the scheduler's quota, in microseconds
+    #[arg(long, value_name = "MICROSECONDS")]
+    pub(in super::super) cpu_period: Option<i64>,
+    /// Processor time in each period, in microseconds
+    #[arg(long, value_name = "MICROSECONDS", allow_hyphen_values = true)]
+    pub(in super::super) cpu_quota: Option<i64>,
+    /// Processors to run on, such as 0-3,6
+    #[arg(long, value_name = "LIST")]
+    pub(in super::super) cpuset_cpus: Option<String>,
+    /// Memory nodes to use, such as 0,1
+    #[arg(long, value_name = "LIST")]
+    pub(in super::super) cpuset_mems: Option<String>,
+    /// Most memory, such as 512m
+    #[arg(long, short, value_name = "SIZE", value_parser = parse_bytes)]
+    pub(in super::super) memory: Option<i64>,
+    /// Most memory and swap together; -1 for no limit on swap
+    #[arg(long, value_name = "SIZE", value_parser = parse_bytes, allow_hyphen_values = true)]
+    pub(in super::super) memory_swap: Option<i64>,
 }
 
 /// A number of processors, in billionths.
