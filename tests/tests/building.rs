@@ -239,6 +239,15 @@ fn mistakes_are_told_where_they_stand() {
 }
 
 #[test]
+fn a_file_may_ask_for_its_warnings_to_end_the_build() {
+    let host = Daemon::start();
+    project(&host, "# check=error=true\nFROM busybox\nCMD echo hello\n", &[]);
+    host.sh(&format!("{BUILD} app")).fails_with("lint violation found for rules: JSONArgsRecommended");
+    project(&host, "# check=skip=JSONArgsRecommended;error=true\nFROM busybox\nCMD echo hello\n", &[]);
+    host.sh(&format!("{BUILD} app")).ok();
+}
+
+#[test]
 fn a_command_sees_what_is_mounted_and_its_layer_does_not() {
     let host = Daemon::start();
     let dockerfile = "\
@@ -290,6 +299,9 @@ VOLUME /data
     project(&host, "FROM base\nENTRYPOINT [\"cat\", \"/from-context\"]\n", &[]);
     host.sh(&format!("{BUILD} -t child app")).ok();
     host.sh("docker run --rm child /triggered").says("atriggered");
+    // Also where nothing follows them.
+    project(&host, "FROM base\n", &[]);
+    host.sh(&format!("{BUILD} --no-cache app")).prints("# Executing 2 build triggers").mentions("Running in");
     // A trigger that names the stage that carries it out would wait for itself.
     project(&host, "FROM busybox AS a\nONBUILD COPY --from=b /bin/true /x\nFROM a AS b\nRUN true\n", &[]);
     host.sh(&format!("{BUILD} app")).fails_with("circular dependency detected on stage: b");

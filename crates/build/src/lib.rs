@@ -28,6 +28,6 @@ pub use cache::{CachedStep, PruneOptions, Pruned, StepRecord};
 pub use context::Received;
 pub use error::{Error, Result};
 pub use files::Files;
-pub use progress::{Event, PlannedStage, Progress, StepEvent, StepId};
+pub use progress::{Event, Found, PlannedStage, Progress, StepEvent, StepId, Told};
 pub use request::{Built, Request};
 pub use solve::Builder;

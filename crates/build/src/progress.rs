@@ -1,7 +1,9 @@
 //! What a build tells while it goes on.
 
+use crate::check::Warning;
 use engine::OutputStream;
-use image::{ImageId, Reference};
+use image::{ImageId, ProgressEvent, Reference};
+use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
 /// An instruction of a stage.
@@ -13,11 +15,22 @@ pub struct StepId {
     pub index: usize,
 }
 
+/// Something that happened, and when.
+#[derive(Clone, Debug)]
+pub struct Told {
+    /// How long the build went on by then.
+    pub at: Duration,
+    /// What happened.
+    pub event: Event,
+}
+
 /// Something that happened.
 #[derive(Clone, Debug)]
 pub enum Event {
     /// What is going to be done, before anything is.
     Planned(Vec<PlannedStage>),
+    /// What is likely not meant in the file, by Docker's build checks.
+    Checked(Vec<Found>),
     /// Something happened to a step. The steps of a stage come one after the other, those of several at once.
     Step(StepId, StepEvent),
 }
@@ -33,12 +46,23 @@ pub struct PlannedStage {
     pub steps: Vec<String>,
 }
 
+/// Something in the file that is likely not meant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// What it is.
+    pub warning: Warning,
+    /// The file's name.
+    pub file: String,
+    /// The lines where it stands.
+    pub lines: Vec<String>,
+}
+
 /// What happened to a step.
 #[derive(Clone, Debug)]
 pub enum StepEvent {
     /// It begins.
     Began,
-    /// So many triggers of its base are carried out now, each as one line.
+    /// These triggers of its base are carried out now, each as one line.
     Triggers(Vec<String>),
     /// What it comes to was there already.
     Cached,
@@ -50,35 +74,47 @@ pub enum StepEvent {
     Removed(String),
     /// Its image is not here, and fetched.
     Pulling(Reference),
+    /// How far a layer of that image is. Of what happens while nobody hears, the last is told.
+    Layer(ProgressEvent),
     /// Something is not as it should be.
     Warning(String),
-    /// It is done; the image would be called so if it ended here.
-    Done(ImageId),
+    /// It failed, and the build with it: what is wrong, in one line.
+    Failed(String),
+    /// It is done.
+    Done {
+        /// The image would be called so if it ended here.
+        image: ImageId,
+        /// Bytes in the files of the layers that it made, or found; `None`: it has none.
+        size: Option<u64>,
+    },
 }
 
 /// Who is told. Whoever tells waits while much is told and not heard yet; nobody need hear.
 #[derive(Clone, Debug)]
-pub struct Progress(Option<mpsc::Sender<Event>>);
+pub struct Progress {
+    to: Option<mpsc::Sender<Told>>,
+    began: Instant,
+}
 
 /// Events that wait to be heard.
 const QUEUE: usize = 256;
 
 impl Progress {
-    /// Tells whoever has the other end.
-    pub fn channel() -> (Progress, mpsc::Receiver<Event>) {
+    /// Tells whoever has the other end. The build's time begins now.
+    pub fn channel() -> (Progress, mpsc::Receiver<Told>) {
         let (to, from) = mpsc::channel(QUEUE);
-        (Progress(Some(to)), from)
+        (Progress { to: Some(to), began: Instant::now() }, from)
     }
 
     /// Tells nobody.
     pub fn none() -> Progress {
-        Progress(None)
+        Progress { to: None, began: Instant::now() }
     }
 
     pub(crate) async fn tell(&self, event: Event) {
-        if let Some(to) = &self.0 {
+        if let Some(to) = &self.to {
             // Who does not hear any more gives the build up otherwise.
-            let _ = to.send(event).await;
+            let _ = to.send(Told { at: self.began.elapsed(), event }).await;
         }
     }
 

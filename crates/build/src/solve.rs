@@ -2,9 +2,10 @@
 
 use crate::cache::Cache;
 use crate::caches::Caches;
+use crate::check::{self, BaseImage};
 use crate::dockerfile::{self, Dockerfile, Globals, Instruction, Origin, PREDEFINED, Plan};
 use crate::files::Files;
-use crate::progress::{Event, PlannedStage, Progress, StepEvent, StepId};
+use crate::progress::{Event, Found, PlannedStage, Progress, StepEvent, StepId};
 use crate::request::{Built, Request};
 use crate::stage::StageEnd;
 use crate::state::{FIXED_TIME, State};
@@ -85,6 +86,7 @@ impl Builder {
         let epoch = epoch(&request)?;
         let order = plan.order(target);
         progress.tell(planned(&file, &order)).await;
+        self.check(&file, &request, &progress).await?;
         let solver = Solver {
             builder: self,
             request: &request,
@@ -115,6 +117,40 @@ impl Builder {
         let id = self.0.engine.image_assemble(config, &request.names).await;
         let id = id.map_err(|e| Error::failed("keeping the image", e))?;
         Ok(Built { id, names: request.names.clone() })
+    }
+}
+
+impl Builder {
+    /// What is likely not meant in the file, by what is known of images that are here.
+    fn report(&self, file: &Dockerfile, request: &Request) -> check::Report {
+        let images = self.engine().image_store();
+        let base = |name: &str| {
+            let config = images.config(&images.resolve(name).ok()?).ok()?;
+            let pair = |text: &String| text.split_once('=').map(|(name, value)| (name.to_owned(), value.to_owned()));
+            Some(BaseImage {
+                environment: config.config.env.iter().filter_map(pair).collect(),
+                has_shell: !config.config.shell.is_empty(),
+                platform: config.platform(),
+            })
+        };
+        let inputs = check::Inputs { given: &request.given, ignore: request.context.ignore(), base: &base };
+        check::check(file, &inputs)
+    }
+
+    /// Tells what is likely not meant in the file, which ends the build where the file or its request wants that.
+    async fn check(&self, file: &Dockerfile, request: &Request, progress: &Progress) -> Result<()> {
+        let report = self.report(file, request);
+        let violation = report.violation();
+        let source = &file.source;
+        let found = |warning: check::Warning| {
+            let lines = warning.span.start.line..=warning.span.end.line;
+            let lines = lines.map(|line| source.line(line).to_owned()).collect();
+            Found { warning, file: source.name().to_owned(), lines }
+        };
+        if !report.warnings.is_empty() {
+            progress.tell(Event::Checked(report.warnings.into_iter().map(found).collect())).await;
+        }
+        violation.map_or(Ok(()), |violation| Err(Error::Invalid(violation)))
     }
 }
 

@@ -66,21 +66,45 @@ impl Place<'_> {
 impl<'b> Solver<'b> {
     /// Carries out a stage.
     pub(crate) async fn carry_out(&self, index: usize) -> Result<StageEnd<'b>> {
-        let step = StepId { stage: index, index: 0 };
-        let (mut state, scope) = self.begin(index, step).await?;
-        let triggers = std::mem::take(&mut state.config.config.on_build);
-        let created = self.created(&state);
-        self.progress.step(step, StepEvent::Done(state.id()?)).await;
-        let mut stage = Stage { solver: self, index, state, scope, memory: Memory::default(), created };
-        stage.triggers(triggers, step).await?;
+        let first = StepId { stage: index, index: 0 };
+        let mut stage = self.told(first, self.begun(index, first)).await?;
+        self.done(first, &stage.state, 0).await?;
         for (number, statement) in self.file.stages[index].steps.iter().enumerate() {
             let step = StepId { stage: index, index: number + 1 };
             self.progress.step(step, StepEvent::Began).await;
+            let before = stage.state.diff_ids().len();
             // On the heap: what a step awaits is deep.
-            Box::pin(stage.step(&Place { step, statement, source: &self.file.source })).await?;
-            self.progress.step(step, StepEvent::Done(stage.state.id()?)).await;
+            let place = Place { step, statement, source: &self.file.source };
+            self.told(step, Box::pin(stage.step(&place))).await?;
+            self.done(step, &stage.state, before).await?;
         }
         Ok(StageEnd { state: stage.state, scope: stage.scope, files: OnceCell::new() })
+    }
+
+    /// A stage whose first step is done, and what its base asks of whoever builds upon it.
+    async fn begun<'s>(&'s self, index: usize, step: StepId) -> Result<Stage<'s, 'b>> {
+        let (mut state, scope) = self.begin(index, step).await?;
+        let triggers = std::mem::take(&mut state.config.config.on_build);
+        let created = self.created(&state);
+        let mut stage = Stage { solver: self, index, state, scope, memory: Memory::default(), created };
+        stage.triggers(triggers, step).await?;
+        Ok(stage)
+    }
+
+    /// What a step comes to; where it fails, that is told.
+    async fn told<T>(&self, step: StepId, work: impl Future<Output = Result<T>>) -> Result<T> {
+        let outcome = work.await;
+        if let Err(error) = &outcome {
+            self.progress.step(step, StepEvent::Failed(error.summary())).await;
+        }
+        outcome
+    }
+
+    /// Tells the end of a step, before which the image had so many layers.
+    async fn done(&self, step: StepId, state: &State, before: usize) -> Result<()> {
+        let size = state.size_above(before);
+        self.progress.step(step, StepEvent::Done { image: state.id()?, size }).await;
+        Ok(())
     }
 
     /// What a stage builds upon, and its variables.

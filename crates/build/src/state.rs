@@ -57,6 +57,13 @@ impl State {
         &self.config.rootfs.diff_ids
     }
 
+    /// Bytes in the files of its layers but for so many at the bottom; `None`: it has no more.
+    pub(crate) fn size_above(&self, layers: usize) -> Option<u64> {
+        let own: Vec<u64> =
+            self.kept.iter().flat_map(|kept| &kept.layers).skip(layers).map(|layer| layer.size).collect();
+        (!own.is_empty()).then(|| own.iter().sum())
+    }
+
     /// What the root file system is called; `None`: it is empty.
     pub(crate) fn chain(&self) -> Option<Digest> {
         chain_id(self.diff_ids())

@@ -4,7 +4,7 @@ pub(crate) mod cache;
 mod request;
 mod words;
 
-use ::build::{Event, Progress};
+use ::build::{Progress, Told};
 use bytes::{BufMut as _, Bytes, BytesMut};
 use futures_util::{StreamExt as _, stream};
 use http::StatusCode;
@@ -85,7 +85,7 @@ impl Drop for Task {
 /// Turns what a build tells into pieces of the answer.
 struct Teller {
     words: Words,
-    events: mpsc::Receiver<Event>,
+    events: mpsc::Receiver<Told>,
     task: Option<Task>,
     /// The daemon stops: the build is given up, and its client told.
     shutdown: CancellationToken,
@@ -107,12 +107,12 @@ impl Teller {
     }
 
     async fn piece(&mut self) -> Result<Option<Bytes>> {
-        while let Some(event) = self.events.recv().await {
+        while let Some(told) = self.events.recv().await {
             let mut piece = BytesMut::new();
-            self.words.event(event).iter().for_each(|message| piece.put(line(message)));
+            self.words.event(told.event).iter().for_each(|message| piece.put(line(message)));
             // What is there already goes with it.
-            while let Ok(event) = self.events.try_recv() {
-                self.words.event(event).iter().for_each(|message| piece.put(line(message)));
+            while let Ok(told) = self.events.try_recv() {
+                self.words.event(told.event).iter().for_each(|message| piece.put(line(message)));
             }
             if !piece.is_empty() {
                 return Ok(Some(piece.freeze()));

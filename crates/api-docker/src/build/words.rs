@@ -67,6 +67,8 @@ impl Words {
                 }
                 Vec::new()
             }
+            // Clients of the classic builder know nothing of checks.
+            Event::Checked(_) => Vec::new(),
             Event::Step(id, event) => {
                 let total = self.total;
                 if let Some(stage) = self.stages.iter_mut().find(|stage| stage.plan.stage == id.stage) {
@@ -156,15 +158,24 @@ impl Telling {
             StepEvent::Pulling(reference) => {
                 format!("{}: Pulling from {}\n", reference.tag().unwrap_or_default(), reference.path())
             }
+            StepEvent::Layer(event) => return self.push(event.into(), true),
             StepEvent::Warning(warning) => format!(" ---> [Warning] {warning}\n"),
-            StepEvent::Done(image) => {
+            // It is said at the end of all.
+            StepEvent::Failed(_) => return,
+            StepEvent::Done { image, .. } => {
                 self.ended = id.index + 1 == self.plan.steps.len();
                 format!(" ---> {}\n", image.short())
             }
         };
-        let output = is_output.then_some(text.len() + size_of::<Waiting>());
+        self.push(Message::stream(text), is_output);
+    }
+
+    /// Adds what is said later. Of what `clips`, only the last is kept where there is too much of it.
+    fn push(&mut self, message: Message, clips: bool) {
+        let length = message.stream.as_ref().or(message.status.as_ref()).map_or(0, String::len);
+        let output = clips.then_some(length + size_of::<Waiting>());
         self.held += output.unwrap_or(0);
-        self.waiting.push(Waiting { message: Message::stream(text), output });
+        self.waiting.push(Waiting { message, output });
         if self.held > MOST {
             self.clip();
         }

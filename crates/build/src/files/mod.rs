@@ -78,6 +78,11 @@ impl Files {
         Ok(Arc::new(Files::new(Root::Layers { mounted, _state: Box::new(state) }, Ignore::default())))
     }
 
+    /// What of it does not count as being there.
+    pub(crate) fn ignore(&self) -> &Ignore {
+        &self.ignore
+    }
+
     fn new(root: Root, ignore: Ignore) -> Files {
         Files { root, ignore, digests: Mutex::default() }
     }
