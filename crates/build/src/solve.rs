@@ -5,6 +5,7 @@ use crate::caches::Caches;
 use crate::check::{self, BaseImage};
 use crate::dockerfile::{self, Dockerfile, Globals, Instruction, Origin, PREDEFINED, Plan};
 use crate::files::Files;
+use crate::look::Looks;
 use crate::progress::{Event, Found, PlannedStage, Progress, StepEvent, StepId};
 use crate::request::{Built, Request};
 use crate::stage::StageEnd;
@@ -12,7 +13,7 @@ use crate::state::{FIXED_TIME, State};
 use crate::{Error, Result};
 use engine::Engine;
 use futures_util::future::{BoxFuture, try_join_all};
-use image::{Images, KeptLayers, Platform};
+use image::{ImageId, Images, KeptLayers, Platform};
 use jiff::Timestamp;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -79,31 +80,17 @@ impl Builder {
     /// # Errors
     /// See [`Error`]. Nothing of a build that failed goes on, and what it made of whole steps is found again.
     pub async fn build(&self, request: Request, progress: Progress) -> Result<Built> {
-        let file = dockerfile::parse(request.file.clone())?;
-        let globals = Globals::new(&file, &request.given)?;
-        let plan = Plan::new(&file, &globals)?;
-        let target = file.target(request.given.target.as_deref()).map_err(Error::Invalid)?;
-        let epoch = epoch(&request)?;
-        let order = plan.order(target);
-        progress.tell(planned(&file, &order)).await;
-        self.check(&file, &request, &progress).await?;
-        let solver = Solver {
-            builder: self,
-            request: &request,
-            file: &file,
-            globals: &globals,
-            plan: &plan,
-            progress: &progress,
-            epoch,
-            ends: file.stages.iter().map(|_| OnceCell::new()).collect(),
-        };
-        for name in unused(&file, &request) {
-            let last = StepId { stage: target, index: file.stages[target].steps.len() };
+        let planned = Planned::new(&request)?;
+        progress.tell(planned.event()).await;
+        self.check(&planned.file, &request, &progress).await?;
+        let target = planned.target;
+        let last = StepId { stage: target, index: planned.file.stages[target].steps.len() };
+        for name in unused(&planned.file, &request) {
             let message = format!("One or more build-args [{name}] were not consumed: no ARG declares it");
             progress.step(last, StepEvent::Warning(message)).await;
         }
-        let ends = try_join_all(order.iter().map(|stage| solver.stage(*stage))).await?;
-        let end = ends.last().ok_or_else(|| Error::Invalid("dockerfile contains no stages to build".into()))?;
+        let solver = planned.solver(self, &request, &progress, None);
+        let end = solver.carry_out_all(&planned.order).await?;
         if let Some(id) = end.state.untouched().filter(|_| request.labels.is_empty()) {
             for name in &request.names {
                 let named = self.0.engine.image_store().tag(&id, name).await;
@@ -117,6 +104,61 @@ impl Builder {
         let id = self.0.engine.image_assemble(config, &request.names).await;
         let id = id.map_err(|e| Error::failed("keeping the image", e))?;
         Ok(Built { id, names: request.names.clone() })
+    }
+}
+
+/// What a request comes to, before anything is done.
+pub(crate) struct Planned {
+    pub(crate) file: Dockerfile,
+    globals: Globals,
+    pub(crate) plan: Plan,
+    target: usize,
+    /// The stages that are needed, each behind those that it needs itself.
+    pub(crate) order: Vec<usize>,
+    epoch: Option<i64>,
+}
+
+impl Planned {
+    pub(crate) fn new(request: &Request) -> Result<Planned> {
+        let file = dockerfile::parse(request.file.clone())?;
+        let globals = Globals::new(&file, &request.given)?;
+        let plan = Plan::new(&file, &globals)?;
+        let target = file.target(request.given.target.as_deref()).map_err(Error::Invalid)?;
+        let epoch = epoch(request)?;
+        let order = plan.order(target);
+        Ok(Planned { file, globals, plan, target, order, epoch })
+    }
+
+    /// Carries it out, or looks only.
+    pub(crate) fn solver<'b>(
+        &'b self,
+        builder: &'b Builder,
+        request: &'b Request,
+        progress: &'b Progress,
+        looks: Option<&'b Looks>,
+    ) -> Solver<'b> {
+        Solver {
+            builder,
+            request,
+            file: &self.file,
+            globals: &self.globals,
+            plan: &self.plan,
+            progress,
+            looks,
+            epoch: self.epoch,
+            ends: self.file.stages.iter().map(|_| OnceCell::new()).collect(),
+        }
+    }
+
+    fn event(&self) -> Event {
+        let mut stages = self.order.clone();
+        stages.sort_unstable();
+        let stage = |index: &usize| {
+            let stage = &self.file.stages[*index];
+            let steps = std::iter::once(&stage.from.text).chain(stage.steps.iter().map(|step| &step.text));
+            PlannedStage { stage: *index, name: stage.name().map(str::to_owned), steps: steps.cloned().collect() }
+        };
+        Event::Planned(stages.iter().map(stage).collect())
     }
 }
 
@@ -178,17 +220,6 @@ fn epoch(request: &Request) -> Result<Option<i64>> {
         .ok_or_else(|| Error::Invalid(format!("{EPOCH}={text}: it is to be seconds since 1970, as date +%s says")))
 }
 
-fn planned(file: &Dockerfile, order: &[usize]) -> Event {
-    let mut stages: Vec<usize> = order.to_vec();
-    stages.sort_unstable();
-    let stage = |index: &usize| {
-        let stage = &file.stages[*index];
-        let steps = std::iter::once(&stage.from.text).chain(stage.steps.iter().map(|step| &step.text));
-        PlannedStage { stage: *index, name: stage.name().map(str::to_owned), steps: steps.cloned().collect() }
-    };
-    Event::Planned(stages.iter().map(stage).collect())
-}
-
 /// A build that goes on.
 pub(crate) struct Solver<'b> {
     pub(crate) builder: &'b Builder,
@@ -197,6 +228,8 @@ pub(crate) struct Solver<'b> {
     pub(crate) globals: &'b Globals,
     pub(crate) plan: &'b Plan,
     pub(crate) progress: &'b Progress,
+    /// Nothing is done, and what there would be to do is put there.
+    pub(crate) looks: Option<&'b Looks>,
     /// The time that was asked for.
     epoch: Option<i64>,
     /// How stages ended, each once.
@@ -204,6 +237,12 @@ pub(crate) struct Solver<'b> {
 }
 
 impl<'b> Solver<'b> {
+    /// Carries out all stages, side by side where they do not need each other. How the last of them ends.
+    pub(crate) async fn carry_out_all(&self, order: &[usize]) -> Result<Arc<StageEnd<'b>>> {
+        let mut ends = try_join_all(order.iter().map(|stage| self.stage(*stage))).await?;
+        ends.pop().ok_or_else(|| Error::Invalid("dockerfile contains no stages to build".into()))
+    }
+
     /// How a stage ends. It is carried out once, whoever asks.
     pub(crate) fn stage<'s>(&'s self, index: usize) -> BoxFuture<'s, Result<Arc<StageEnd<'b>>>> {
         Box::pin(async move {
@@ -252,6 +291,12 @@ impl<'b> Solver<'b> {
         }
     }
 
+    /// The image of a name that is here and need not be pulled.
+    pub(crate) fn here(&self, name: &str, platform: &Platform) -> Option<ImageId> {
+        let fits = |id: &ImageId| self.images().config(id).is_ok_and(|config| platform.matches(&config.platform()));
+        self.images().resolve(name).ok().filter(|id| !self.request.pull && fits(id))
+    }
+
     /// An image by its name, pulled where it is not here.
     pub(crate) async fn image(
         &self,
@@ -260,10 +305,7 @@ impl<'b> Solver<'b> {
         platform: &Platform,
         step: StepId,
     ) -> Result<State> {
-        let here = self.images().resolve(name);
-        let fits =
-            |id: &image::ImageId| self.images().config(id).is_ok_and(|config| platform.matches(&config.platform()));
-        let id = match here.ok().filter(|id| !self.request.pull && fits(id)) {
+        let id = match self.here(name, platform) {
             Some(id) => id,
             None => self.pull(name, meant, platform, step).await?,
         };

@@ -8,6 +8,7 @@ use crate::dockerfile::{
 };
 use crate::files::{Choice, Files};
 use crate::ignore::Ignore;
+use crate::look::{GraphStep, Known, Outlook};
 use crate::progress::{StepEvent, StepId};
 use crate::solve::{EPOCH, Solver};
 use crate::state::State;
@@ -25,6 +26,8 @@ use tokio::sync::OnceCell;
 /// What a stage came to.
 pub(crate) struct StageEnd<'b> {
     pub(crate) state: State,
+    /// What of it is known, where it was only looked at.
+    pub(crate) known: Known,
     scope: Scope<'b>,
     files: OnceCell<Arc<Files>>,
 }
@@ -36,6 +39,13 @@ impl StageEnd<'_> {
     }
 }
 
+/// What a stage builds upon, and its variables.
+struct Base<'b> {
+    state: State,
+    scope: Scope<'b>,
+    known: Known,
+}
+
 /// A stage that is being carried out.
 struct Stage<'s, 'b> {
     solver: &'s Solver<'b>,
@@ -44,6 +54,18 @@ struct Stage<'s, 'b> {
     scope: Scope<'b>,
     memory: Memory,
     created: String,
+    known: Known,
+    /// What there would be to do for the step that is looked at.
+    outlook: Outlook,
+}
+
+/// What a step's key depends on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reads {
+    /// The root file system that it comes into, among others.
+    Below,
+    /// Not on that.
+    Own,
 }
 
 /// An instruction where it stands.
@@ -73,20 +95,26 @@ impl<'b> Solver<'b> {
             let step = StepId { stage: index, index: number + 1 };
             self.progress.step(step, StepEvent::Began).await;
             let before = stage.state.diff_ids().len();
-            // On the heap: what a step awaits is deep.
             let place = Place { step, statement, source: &self.file.source };
-            self.told(step, Box::pin(stage.step(&place))).await?;
+            // On the heap: what a step awaits is deep.
+            self.told(step, Box::pin(stage.step_or_look(&place))).await?;
             self.done(step, &stage.state, before).await?;
         }
-        Ok(StageEnd { state: stage.state, scope: stage.scope, files: OnceCell::new() })
+        Ok(StageEnd { state: stage.state, scope: stage.scope, known: stage.known, files: OnceCell::new() })
     }
 
     /// A stage whose first step is done, and what its base asks of whoever builds upon it.
     async fn begun<'s>(&'s self, index: usize, step: StepId) -> Result<Stage<'s, 'b>> {
-        let (mut state, scope) = self.begin(index, step).await?;
+        let Base { mut state, scope, known } = self.begin(index, step).await?;
+        if let Some(looks) = self.looks {
+            let outlook = if known == Known::Nothing { Outlook::Pulled } else { Outlook::Here };
+            let needs = vec![self.plan.stages[index].base.clone()];
+            looks.note(step, GraphStep { text: self.file.stages[index].from.text.clone(), needs, outlook });
+        }
         let triggers = std::mem::take(&mut state.config.config.on_build);
         let created = self.created(&state);
-        let mut stage = Stage { solver: self, index, state, scope, memory: Memory::default(), created };
+        let (memory, outlook) = (Memory::default(), Outlook::Configures);
+        let mut stage = Stage { solver: self, index, state, scope, memory, created, known, outlook };
         stage.triggers(triggers, step).await?;
         Ok(stage)
     }
@@ -107,17 +135,22 @@ impl<'b> Solver<'b> {
         Ok(())
     }
 
-    /// What a stage builds upon, and its variables.
-    async fn begin(&self, index: usize, step: StepId) -> Result<(State, Scope<'b>)> {
+    /// What a stage begins with.
+    async fn begin(&self, index: usize, step: StepId) -> Result<Base<'b>> {
         let needs = &self.plan.stages[index];
         let platform = needs.platform.as_ref().unwrap_or(&self.request.given.target_platform);
         if let Origin::Stage(other) = &needs.base {
             let end = self.stage(*other).await?;
             self.progress.step(step, StepEvent::Began).await;
-            return Ok((end.state.clone(), end.scope.clone()));
+            return Ok(Base { state: end.state.clone(), scope: end.scope.clone(), known: end.known });
         }
         self.progress.step(step, StepEvent::Began).await;
+        let mut known = Known::All;
         let state = match &needs.base {
+            Origin::Named { name, .. } if self.looks.is_some() && self.here(name, platform).is_none() => {
+                known = Known::Nothing;
+                State::scratch(platform)
+            }
             Origin::Named { name, meant } => {
                 let image = self.image(name, meant.as_deref(), platform, step).await;
                 let span = self.file.stages[index].from.node.image.span;
@@ -126,7 +159,7 @@ impl<'b> Solver<'b> {
             _ => State::scratch(platform),
         };
         let scope = Scope::new(self.globals, state.environment());
-        Ok((state, scope))
+        Ok(Base { state, scope, known })
     }
 }
 
@@ -140,9 +173,41 @@ impl Stage<'_, '_> {
         for text in texts {
             let source = Source::new("ONBUILD trigger of the base image", &text);
             let statement = trigger(&source)?;
-            Box::pin(self.step(&Place { step, statement: &statement, source: &source })).await?;
+            Box::pin(self.step_or_look(&Place { step, statement: &statement, source: &source })).await?;
         }
         Ok(())
+    }
+
+    async fn step_or_look(&mut self, place: &Place<'_>) -> Result<()> {
+        let Some(looks) = self.solver.looks else { return self.step(place).await };
+        let instruction = &place.statement.node;
+        let needs = self.solver.needed(self.index, instruction)?;
+        let mut known = self.known != Known::Nothing && !self.adds_from_elsewhere(instruction, place)?;
+        for origin in &needs {
+            known = known && self.solver.is_known(origin).await?;
+        }
+        self.outlook = Outlook::Configures;
+        if known {
+            self.step(place).await?;
+        } else if instruction.makes_a_layer() {
+            self.outlook = if self.solver.request.no_cache { Outlook::Built } else { Outlook::Unknown };
+        }
+        if matches!(self.outlook, Outlook::Built | Outlook::Unknown) {
+            self.known = self.known.min(Known::Configuration);
+        }
+        looks.note(place.step, GraphStep { text: place.statement.text.clone(), needs, outlook: self.outlook });
+        Ok(())
+    }
+
+    /// Whether an `ADD` has something that is neither here nor the client's: a look fetches nothing.
+    fn adds_from_elsewhere(&self, instruction: &Instruction, place: &Place<'_>) -> Result<bool> {
+        let Instruction::Add(add) = instruction else { return Ok(false) };
+        for word in add.files.sources.iter().filter_map(path_of) {
+            if !matches!(AddSource::parse(&self.scope.expand(word, place.source)?), AddSource::Path(_)) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     async fn step(&mut self, place: &Place<'_>) -> Result<()> {
@@ -178,6 +243,7 @@ impl Stage<'_, '_> {
     async fn layer(
         &mut self,
         key: Key,
+        reads: Reads,
         created_by: String,
         place: &Place<'_>,
         work: impl Future<Output = Result<Option<KeptLayers>>>,
@@ -187,11 +253,30 @@ impl Stage<'_, '_> {
             return Err(place.mistake(message));
         }
         let anew = self.solver.request.no_cache;
+        if self.solver.looks.is_some() {
+            let known = reads == Reads::Own || self.known == Known::All;
+            return self.look_up(key, known, anew, created_by).await;
+        }
         let outcome = self.solver.builder.cache().step(key.finish(), &place.statement.text, anew, work).await?;
         if outcome.cached {
             self.solver.progress.step(place.step, StepEvent::Cached).await;
         }
         self.state.add(created_by, &self.created, outcome.layer);
+        Ok(())
+    }
+
+    /// Looks what a step comes to that makes a layer.
+    async fn look_up(&mut self, key: Key, known: bool, anew: bool, created_by: String) -> Result<()> {
+        let found = match known && !anew {
+            true => self.solver.builder.cache().look(&key.finish()).await?,
+            false => None,
+        };
+        self.outlook = match &found {
+            Some(layer) => Outlook::Cached { size: layer.iter().flat_map(|kept| &kept.layers).map(|l| l.size).sum() },
+            None if known || anew => Outlook::Built,
+            None => Outlook::Unknown,
+        };
+        self.state.add(created_by, &self.created, found.flatten());
         Ok(())
     }
 
@@ -203,7 +288,7 @@ impl Stage<'_, '_> {
         let make = async {
             copy::directory(solver.images(), &state, &path, time).await.map_err(|message| place.mistake(message))
         };
-        self.layer(key, format!("WORKDIR {path}"), place, make).await
+        self.layer(key, Reads::Below, format!("WORKDIR {path}"), place, make).await
     }
 
     /// What an instruction's `from` stands for. What a base's trigger names is in no plan: it is to come before this stage
@@ -292,12 +377,13 @@ impl Stage<'_, '_> {
     async fn copy(&mut self, copying: Copying, place: &Place<'_>) -> Result<()> {
         let name = place.statement.node.name();
         let failed = |message: String| place.mistake(format!("{name} failed: {message}"));
+        let reads = if copying.link { Reads::Own } else { Reads::Below };
         let looked = tokio::task::spawn_blocking(move || copying.look());
         let looked = looked.await.map_err(|e| Error::failed("looking up files", e))?.map_err(failed)?;
         let (solver, state) = (self.solver, self.state.clone());
         let key = looked.key(&state);
         let make = async { looked.make(solver.images(), &state).await.map_err(failed) };
-        self.layer(key, place.statement.text.clone(), place, make).await
+        self.layer(key, reads, place.statement.text.clone(), place, make).await
     }
 
     async fn run(&mut self, run: &Run, place: &Place<'_>) -> Result<()> {
@@ -340,7 +426,7 @@ impl Stage<'_, '_> {
                 }
             }
         });
-        self.layer(key, format!("RUN {with}{line}"), place, make).await
+        self.layer(key, Reads::Below, format!("RUN {with}{line}"), place, make).await
     }
 
     /// What is mounted into a `RUN`.

@@ -87,19 +87,25 @@ impl Cache {
         Ok(Outcome { layer, cached: false })
     }
 
-    /// What is there; the outer `None`: nothing. A record whose layer is gone counts as none.
+    /// What is there, for who only looks; the outer `None`: nothing.
+    pub(crate) async fn look(&self, key: &Digest) -> Result<Option<Option<KeptLayers>>> {
+        let _stays = self.writing.read().await;
+        Ok(self.read(key)?.map(|(_, layer)| layer))
+    }
+
+    /// A record, and its layer. One whose layer is gone counts as none.
+    fn read(&self, key: &Digest) -> Result<Option<(StepRecord, Option<KeptLayers>)>> {
+        let read = self.steps.get(&key.hex()).map_err(|e| Error::failed("reading the build cache", e))?;
+        let Some(record) = read.map(|item| item.value) else { return Ok(None) };
+        let Some(diff_id) = record.layer else { return Ok(Some((record, None))) };
+        Ok(self.images.keep_layers(&[diff_id]).map(|layer| (record, Some(layer))))
+    }
+
+    /// What is there; the outer `None`: nothing.
     async fn find(&self, key: &Digest) -> Result<Option<Option<KeptLayers>>> {
         let _stays = self.writing.read().await;
         let id = key.hex();
-        let read = self.steps.get(&id).map_err(|e| Error::failed("reading the build cache", e))?;
-        let Some(record) = read.map(|item| item.value) else { return Ok(None) };
-        let found = match record.layer {
-            None => None,
-            Some(diff_id) => match self.images.keep_layers(&[diff_id]) {
-                Some(layer) => Some(layer),
-                None => return Ok(None),
-            },
-        };
+        let Some((record, found)) = self.read(key)? else { return Ok(None) };
         let used = StepRecord { used: Timestamp::now(), uses: record.uses + 1, ..record };
         // It is worth no wait: after a power cut it was used a moment earlier.
         let failed = |e: &dyn std::fmt::Display| Error::failed("writing the build cache", e);

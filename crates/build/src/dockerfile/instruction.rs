@@ -77,6 +77,11 @@ pub(super) const NAMES: [&str; 18] = [
 ];
 
 impl Instruction {
+    /// Whether it may change files, and not only what the image says of itself.
+    pub(crate) fn makes_a_layer(&self) -> bool {
+        matches!(self, Instruction::Run(_) | Instruction::Copy(_) | Instruction::Add(_) | Instruction::Workdir(_))
+    }
+
     /// Its name in capitals.
     pub fn name(&self) -> &'static str {
         match self {

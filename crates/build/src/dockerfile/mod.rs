@@ -37,6 +37,7 @@ pub use instruction::{
 };
 pub use lines::Escape;
 pub use mount::{Mount, MountSpec, Sharing};
+pub(crate) use plan::needs;
 pub use plan::{Need, Needs, Origin, Plan};
 pub use port::{PortError, Ports, Protocol};
 pub use remote::{AddSource, GitSource};

@@ -225,7 +225,13 @@ fn meant_variable(file: &Dockerfile, globals: &Globals, index: usize) -> Option<
     unknown.filter_map(|name| nearest(name, globals.names())).next().map(|name| format!("${name}"))
 }
 
-fn needs(file: &Dockerfile, stage: usize, instruction: &Instruction, into: &mut Vec<Need>) -> Result<(), Mistake> {
+/// Adds what an instruction of a stage copies from or mounts.
+pub(crate) fn needs(
+    file: &Dockerfile,
+    stage: usize,
+    instruction: &Instruction,
+    into: &mut Vec<Need>,
+) -> Result<(), Mistake> {
     let mut add = |from: &str, span| -> Result<(), Mistake> {
         into.push(Need { origin: file.origin(stage, from, span)?, span });
         Ok(())
