@@ -21,6 +21,7 @@ mod registry;
 mod server;
 mod session;
 mod slot;
+mod web;
 mod world;
 
 pub use daemon::Daemon;
@@ -30,4 +31,5 @@ pub use outcome::Outcome;
 pub use registry::Registry;
 pub use server::Server;
 pub use session::Session;
+pub use web::Web;
 pub use world::World;

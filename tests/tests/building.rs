@@ -230,8 +230,6 @@ fn mistakes_are_told_where_they_stand() {
     fails("FROM busybox\nRUN nothing-of-the-kind").fails_with("returned a non-zero code: 127").prints("not found");
     fails("FROM busybox\nRUN --mount=type=secret,id=token,required true").fails_with("secret token: not found");
     fails("FROM busybox\nRUN --mount=source=nothing,target=/x true").fails_with("stat nothing: file does not exist");
-    fails("FROM busybox\nADD https://example.org/x /")
-        .fails_with("stratus does not fetch what ADD names by an address yet");
     host.sh(&format!("{BUILD} -f nothing app")).fails_with("");
     host.sh(&format!("{BUILD} --target nothing app")).fails_with("target stage \"nothing\" could not be found");
     host.sh(&format!("{BUILD} --squash app")).fails_with("");

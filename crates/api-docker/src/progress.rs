@@ -79,6 +79,12 @@ impl Message {
         Self { stream: Some(text.into()), ..Self::default() }
     }
 
+    /// How far something is that has no name; of 0 bytes where nobody knows of how many.
+    pub(crate) fn counting(words: &str, current: u64, total: u64) -> Self {
+        let counter = Counter { current, total };
+        Self { detail: Some(counter), progress: counter.bar(), ..Self::status(words) }
+    }
+
     /// A result for programs.
     pub(crate) fn aux(value: serde_json::Value) -> Self {
         Self { detail: Some(Counter::default()), aux: Some(value), ..Self::default() }
@@ -106,9 +112,8 @@ impl Message {
 impl From<ProgressEvent> for Message {
     fn from(event: ProgressEvent) -> Self {
         let (words, counter) = words(&event.phase);
-        let progress = counter.bar();
         let id = Some(event.id).filter(|id| !id.is_empty());
-        Self { detail: Some(counter), progress, id, ..Self::status(words) }
+        Self { id, ..Self::counting(&words, counter.current, counter.total) }
     }
 }
 

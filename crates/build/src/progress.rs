@@ -3,6 +3,7 @@
 use crate::check::Warning;
 use engine::OutputStream;
 use image::{ImageId, ProgressEvent, Reference};
+use parking_lot::Mutex;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
@@ -76,6 +77,10 @@ pub enum StepEvent {
     Pulling(Reference),
     /// How far a layer of that image is. Of what happens while nobody hears, the last is told.
     Layer(ProgressEvent),
+    /// So many bytes have come of something that is elsewhere, of so many if that is known.
+    Downloading(u64, Option<u64>),
+    /// Something that is elsewhere is known as it is now, or has come.
+    Downloaded,
     /// Something is not as it should be.
     Warning(String),
     /// It failed, and the build with it: what is wrong, in one line.
@@ -96,6 +101,9 @@ pub struct Progress {
     began: Instant,
 }
 
+/// Between two messages of how far something is.
+const INTERVAL: Duration = Duration::from_millis(100);
+
 /// Events that wait to be heard.
 const QUEUE: usize = 256;
 
@@ -115,6 +123,27 @@ impl Progress {
         if let Some(to) = &self.to {
             // Who does not hear any more gives the build up otherwise.
             let _ = to.send(Told { at: self.began.elapsed(), event }).await;
+        }
+    }
+
+    /// Tells something that is worth no wait: who is busy hears what comes after it.
+    pub(crate) fn in_passing(&self, id: StepId, event: StepEvent) {
+        if let Some(to) = &self.to {
+            let _ = to.try_send(Told { at: self.began.elapsed(), event: Event::Step(id, event) });
+        }
+    }
+
+    /// Tells how far a download is, at most ten times a second.
+    pub(crate) fn of_download(&self, id: StepId) -> impl Fn(u64, Option<u64>) + Send + Sync + '_ {
+        let told: Mutex<Option<Instant>> = Mutex::default();
+        move |come, whole| {
+            let now = Instant::now();
+            let mut told = told.lock();
+            let is_due = told.is_none_or(|last| now - last >= INTERVAL) || whole == Some(come);
+            if is_due {
+                *told = Some(now);
+                self.in_passing(id, StepEvent::Downloading(come, whole));
+            }
         }
     }
 

@@ -4,9 +4,16 @@ use crate::dockerfile::{Given, Source};
 use crate::files::Files;
 use engine::model::HostConfig;
 use image::Reference;
-use image::registry::Auth;
+use image::registry::{Auth, Reach};
 use std::collections::BTreeMap;
 use std::sync::Arc;
+
+/// What the daemon's administrator says of all builds.
+#[derive(Clone, Debug, Default)]
+pub struct Settings {
+    /// Which addresses files are fetched from that a build names.
+    pub reach: Reach,
+}
 
 /// What is to be built.
 pub struct Request {

@@ -7,7 +7,8 @@ use crate::dockerfile::{self, Dockerfile, Globals, Instruction, Origin, PREDEFIN
 use crate::files::Files;
 use crate::look::Looks;
 use crate::progress::{Event, Found, PlannedStage, Progress, StepEvent, StepId};
-use crate::request::{Built, Request};
+use crate::remote::WebFiles;
+use crate::request::{Built, Request, Settings};
 use crate::stage::StageEnd;
 use crate::state::{FIXED_TIME, State};
 use crate::{Error, Result};
@@ -30,6 +31,7 @@ struct Inner {
     engine: Engine,
     cache: Cache,
     caches: Caches,
+    web: WebFiles,
     /// Where contexts are while they are needed.
     contexts: PathBuf,
 }
@@ -39,14 +41,21 @@ impl Builder {
     ///
     /// # Errors
     /// Where the directory can't be made.
-    pub fn open(engine: Engine, data_dir: &Path) -> Result<Builder> {
+    pub fn open(engine: Engine, data_dir: &Path, settings: Settings) -> Result<Builder> {
         let contexts = data_dir.join("build/contexts");
         let failed = |e: &dyn std::fmt::Display| Error::failed(format!("making {}", contexts.display()), e);
         image::remove_tree(&contexts).map_err(|e| failed(&e))?;
         std::fs::create_dir_all(&contexts).map_err(|e| failed(&e))?;
         let cache = Cache::new(engine.image_store().clone(), engine.store());
         let caches = Caches::new(data_dir.join("build/caches"));
-        Ok(Builder(Arc::new(Inner { engine, cache, caches, contexts })))
+        let web = WebFiles::open(
+            engine.registries().clone(),
+            settings.reach,
+            engine.store(),
+            data_dir.join("build/downloads"),
+        );
+        let web = web.map_err(|e| Error::failed("making a directory for downloads", e))?;
+        Ok(Builder(Arc::new(Inner { engine, cache, caches, web, contexts })))
     }
 
     pub(crate) fn cache(&self) -> &Cache {
@@ -55,6 +64,15 @@ impl Builder {
 
     pub(crate) fn caches(&self) -> &Caches {
         &self.0.caches
+    }
+
+    /// Files at addresses.
+    pub(crate) fn web(&self) -> &WebFiles {
+        &self.0.web
+    }
+
+    pub(crate) fn images(&self) -> &Images {
+        self.0.engine.image_store()
     }
 
     pub(crate) fn engine(&self) -> &Engine {
@@ -252,7 +270,7 @@ impl<'b> Solver<'b> {
     }
 
     pub(crate) fn images(&self) -> &Images {
-        self.builder.engine().image_store()
+        self.builder.images()
     }
 
     /// The time of what has none of its own.

@@ -1,13 +1,14 @@
 //! A stage: its instructions, one after the other.
 
+mod sources;
+
 use crate::cache::Key;
 use crate::caches::Made;
 use crate::dockerfile::{
-    Add, AddSource, CommandLine, Copy, FileSource, Files as Operands, Heredoc, Instruction, Kind, Mistake, Mode, Mount,
-    Origin, Owner, Run, Scope, Source, Span, Statement, Word, expand, trigger,
+    CommandLine, Copy, FileSource, Files as Operands, Heredoc, Instruction, Kind, Mistake, Mode, Mount, Origin, Owner,
+    Run, Scope, Source, Span, Statement, Word, expand, trigger,
 };
-use crate::files::{Choice, Files};
-use crate::ignore::Ignore;
+use crate::files::Files;
 use crate::look::{GraphStep, Known, Outlook};
 use crate::progress::{StepEvent, StepId};
 use crate::solve::{EPOCH, Solver};
@@ -15,6 +16,7 @@ use crate::state::State;
 use crate::step::configure::{Memory, argv, configure};
 use crate::step::copy::{self, Copying};
 use crate::step::mounts::Mounts;
+use crate::step::piece::Piece;
 use crate::step::run::{self, Ended, Running};
 use crate::{Error, Result};
 use engine::model::{BindOptions, MountKind, MountRequest};
@@ -199,29 +201,18 @@ impl Stage<'_, '_> {
         Ok(())
     }
 
-    /// Whether an `ADD` has something that is neither here nor the client's: a look fetches nothing.
-    fn adds_from_elsewhere(&self, instruction: &Instruction, place: &Place<'_>) -> Result<bool> {
-        let Instruction::Add(add) = instruction else { return Ok(false) };
-        for word in add.files.sources.iter().filter_map(path_of) {
-            if !matches!(AddSource::parse(&self.scope.expand(word, place.source)?), AddSource::Path(_)) {
-                return Ok(true);
-            }
-        }
-        Ok(false)
-    }
-
     async fn step(&mut self, place: &Place<'_>) -> Result<()> {
         match &place.statement.node {
             Instruction::Run(run) => self.run(run, place).await,
             Instruction::Copy(copy) => {
                 let files = self.copied_from(copy, place).await?;
-                let copying = self.copying(&copy.files, files, false, place)?;
+                let pieces = self.copied(copy, files, place)?;
+                let copying = self.copying(&copy.files, pieces, place)?;
                 self.copy(copying, place).await
             }
             Instruction::Add(add) => {
-                self.local_only(add, place)?;
-                let context = Arc::clone(&self.solver.request.context);
-                let copying = self.copying(&add.files, context, add.unpack.unwrap_or(true), place)?;
+                let pieces = self.added(add, place).await?;
+                let copying = self.copying(&add.files, pieces, place)?;
                 self.copy(copying, place).await
             }
             Instruction::Workdir(workdir) => {
@@ -313,34 +304,15 @@ impl Stage<'_, '_> {
         files.map_err(|error| error.asked_at(place.source, from.span))
     }
 
-    /// What is not there yet of `ADD` is told.
-    fn local_only(&self, add: &Add, place: &Place<'_>) -> Result<()> {
-        for word in add.files.sources.iter().filter_map(path_of) {
-            let text = self.scope.expand(word, place.source)?;
-            if !matches!(AddSource::parse(&text), AddSource::Path(_)) || text.starts_with("ftp://") {
-                let message = "stratus does not fetch what ADD names by an address yet: fetch it in a RUN";
-                return Err(place.at(word, message).into());
-            }
-        }
-        Ok(())
-    }
-
     /// What a `COPY` or an `ADD` asks for.
-    fn copying(&self, operands: &Operands, files: Arc<Files>, unpack: bool, place: &Place<'_>) -> Result<Copying> {
+    fn copying(&self, operands: &Operands, pieces: Vec<Piece>, place: &Place<'_>) -> Result<Copying> {
         let expand = |word: &Word| self.scope.expand(word, place.source);
-        let mut sources = Vec::new();
         let mut written = Vec::new();
         for source in &operands.sources {
-            match source {
-                FileSource::Path(word) => sources.push(expand(word)?),
-                FileSource::Heredoc(heredoc) => {
-                    let body = self.heredoc(heredoc, place)?;
-                    written.push((heredoc.name.clone(), body));
-                }
+            if let FileSource::Heredoc(heredoc) = source {
+                written.push((heredoc.name.clone(), self.heredoc(heredoc, place)?));
             }
         }
-        let exclude: Vec<String> = operands.exclude.iter().map(expand).collect::<Result<_, Mistake>>()?;
-        let exclude = Ignore::parse(&Source::new("--exclude", exclude.join("\n")))?;
         let text = expand(&operands.destination)?;
         let destination = changes::directory(&self.state.config.config.working_dir, &text);
         let slash = text.ends_with('/') || text.ends_with("/.") || text == ".";
@@ -351,15 +323,14 @@ impl Stage<'_, '_> {
         let mode_text = operands.chmod.as_ref().map(expand).transpose()?;
         let mode = mode_text.as_deref().map(Mode::parse).transpose().map_err(|e| place.mistake(e.to_string()))?;
         Ok(Copying {
-            files,
-            choice: Choice { sources, exclude, parents: operands.parents },
+            pieces,
+            parents: operands.parents,
             written,
             destination: if slash && destination != "/" { format!("{destination}/") } else { destination },
             owner: owner.transpose()?,
             mode,
             mode_text,
             link: operands.link,
-            unpack,
             time: self.solver.time(),
         })
     }
@@ -382,7 +353,11 @@ impl Stage<'_, '_> {
         let looked = looked.await.map_err(|e| Error::failed("looking up files", e))?.map_err(failed)?;
         let (solver, state) = (self.solver, self.state.clone());
         let key = looked.key(&state);
-        let make = async { looked.make(solver.images(), &state).await.map_err(failed) };
+        let step = place.step;
+        let make = async {
+            let tell = solver.progress.of_download(step);
+            looked.make(solver.builder, &state, &tell).await.map_err(failed)
+        };
         self.layer(key, reads, place.statement.text.clone(), place, make).await
     }
 
@@ -546,11 +521,4 @@ struct Prepared {
     known: Vec<String>,
     /// A script that says by what it is executed: where it is, and its text.
     script: Option<(tempfile::TempDir, String)>,
-}
-
-fn path_of(source: &FileSource) -> Option<&Word> {
-    match source {
-        FileSource::Path(word) => Some(word),
-        FileSource::Heredoc(_) => None,
-    }
 }

@@ -140,6 +140,11 @@ impl Telling {
         let short = |container: &str| container.chars().take(12).collect::<String>();
         let is_output = matches!(event, StepEvent::Output(..));
         let text = match event {
+            StepEvent::Downloading(come, whole) => {
+                return self.push(Message::counting("Downloading", come, whole.unwrap_or(0)), true);
+            }
+            // What dockerd's builder says of it: nothing, on a line of its own.
+            StepEvent::Downloaded => "\n".to_owned(),
             StepEvent::Began => {
                 let text = self.plan.steps.get(id.index).map_or("", String::as_str);
                 format!("Step {}/{total} : {text}\n", self.first + id.index)

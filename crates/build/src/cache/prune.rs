@@ -92,7 +92,9 @@ impl Builder {
         self.cache().remove(&steps).await?;
         if options.all && options.keep == 0 && options.unused_since.is_none() {
             let builder = self.clone();
-            let pruned = tokio::task::spawn_blocking(move || builder.caches().prune()).await;
+            let pruned =
+                tokio::task::spawn_blocking(move || builder.caches().prune().and_then(|()| builder.web().prune()))
+                    .await;
             pruned.map_err(|e| Error::failed("removing directories of caches", e))??;
         }
         let collected = self.engine().image_store().gc(false).await;

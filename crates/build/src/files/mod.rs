@@ -32,6 +32,8 @@ pub struct Files {
 enum Root {
     /// A build's own copy of its context, which is removed with it.
     Context { directory: OwnedFd, removed: Removed },
+    /// What was downloaded, and lies in a directory of its own.
+    Download { directory: OwnedFd, _removed: Arc<tempfile::TempDir> },
     /// Layers, and what keeps them here.
     Layers { mounted: MountedRootfs, _state: Box<State> },
     /// Nothing at all.
@@ -66,6 +68,12 @@ impl Files {
         Ok(Files::new(Root::Context { directory: opened, removed: Removed(Some(directory)) }, ignore))
     }
 
+    /// What was downloaded into a directory of its own.
+    pub(crate) fn of_download(directory: Arc<tempfile::TempDir>) -> std::io::Result<Files> {
+        let opened = OwnedFd::from(File::open(directory.path())?);
+        Ok(Files::new(Root::Download { directory: opened, _removed: directory }, Ignore::default()))
+    }
+
     /// No files.
     pub fn nothing() -> Files {
         Files::new(Root::Nothing, Ignore::default())
@@ -90,7 +98,7 @@ impl Files {
     /// The directory of all of it.
     pub(crate) fn root(&self) -> Option<BorrowedFd<'_>> {
         match &self.root {
-            Root::Context { directory, .. } => Some(directory.as_fd()),
+            Root::Context { directory, .. } | Root::Download { directory, .. } => Some(directory.as_fd()),
             Root::Layers { mounted, .. } => Some(mounted.as_fd()),
             Root::Nothing => None,
         }
@@ -127,7 +135,7 @@ impl Files {
 
     /// Whether it is the build's own copy: nobody else needs the files' looks, and nobody wrote them down.
     pub(crate) fn is_own(&self) -> bool {
-        matches!(self.root, Root::Context { .. })
+        matches!(self.root, Root::Context { .. } | Root::Download { .. })
     }
 
     /// The digest of a file's contents.

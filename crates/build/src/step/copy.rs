@@ -1,23 +1,26 @@
 //! `COPY`, `ADD` and `WORKDIR`: files come to lie in a layer, and nothing runs.
 
 use super::owner;
+use super::piece::{Found, Piece, Taken};
 use crate::cache::Key;
 use crate::dockerfile::{Mode, Owner};
-use crate::files::{Choice, Files, Picked, Selection};
+use crate::files::{Files, Picked};
+use crate::remote::Tell;
+use crate::solve::Builder;
 use crate::state::State;
 use image::{Contents, Existing, Filling, Images, KeptLayers, Look, MountedRootfs, NewLayer};
-use rustix::fs::{FileType, OFlags};
+use rustix::fs::{FileType, OFlags, Stat};
 use rustix::io::Errno;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 /// What is copied, where to, and how it looks then.
 pub(crate) struct Copying {
-    /// Whose files.
-    pub(crate) files: Arc<Files>,
-    pub(crate) choice: Choice,
+    /// What is copied, in this order.
+    pub(crate) pieces: Vec<Piece>,
+    /// Sources keep their directories.
+    pub(crate) parents: bool,
     /// Files whose contents stand in the instruction: name and contents.
     pub(crate) written: Vec<(String, String)>,
     /// Absolute, as it was written behind the working directory.
@@ -28,8 +31,6 @@ pub(crate) struct Copying {
     pub(crate) mode_text: Option<String>,
     /// The layer does not depend on those below it.
     pub(crate) link: bool,
-    /// Archives are unpacked.
-    pub(crate) unpack: bool,
     /// The time of what has none of its own.
     pub(crate) time: i64,
 }
@@ -37,22 +38,15 @@ pub(crate) struct Copying {
 /// A copy whose files were looked up: its key is known.
 pub(crate) struct Looked {
     copying: Copying,
-    selection: Selection,
+    found: Vec<Found>,
 }
 
 impl Copying {
     /// Looks up all that it means. Blocks.
-    pub(crate) fn look(self) -> Result<Looked, String> {
-        let selection = match self.choice.sources.is_empty() {
-            true => Selection::default(),
-            false => self.files.select(&self.choice)?,
-        };
-        Ok(Looked { copying: self, selection })
-    }
-
-    /// Whether times and owners of what is copied are the source's own.
-    fn keeps(&self) -> bool {
-        !self.files.is_own()
+    pub(crate) fn look(mut self) -> Result<Looked, String> {
+        let pieces = std::mem::take(&mut self.pieces);
+        let found = pieces.into_iter().map(Piece::look).collect::<Result<_, _>>()?;
+        Ok(Looked { copying: self, found })
     }
 }
 
@@ -61,55 +55,75 @@ impl Looked {
     pub(crate) fn key(&self, state: &State) -> Key {
         let copying = &self.copying;
         let below = if copying.link { None } else { state.chain() };
-        let key = Key::new("copy")
+        Key::new("copy of pieces")
             .option(below.as_ref(), Key::digest)
             .text(&copying.destination)
             .option(copying.owner.as_ref(), |key, owner| key.text(&format!("{owner:?}")))
             .option(copying.mode_text.as_deref(), Key::text)
-            .number(u64::from(copying.unpack))
-            .number(u64::from(copying.choice.parents))
+            .number(u64::from(copying.parents))
             .number(copying.time.cast_unsigned())
-            .each(&copying.written, |key, (name, contents)| key.text(name).text(contents));
-        self.selection.add_to(key.number(u64::from(copying.keeps())), copying.keeps())
+            .each(&copying.written, |key, (name, contents)| key.text(name).text(contents))
+            .each(&self.found, |key, piece| piece.add_to(key))
     }
 
     /// Makes the layer.
-    pub(crate) async fn make(self, images: &Images, state: &State) -> Result<Option<KeptLayers>, String> {
-        let below = below(images, state, self.copying.link).await?;
-        let images = images.clone();
+    pub(crate) async fn make(
+        self,
+        builder: &Builder,
+        state: &State,
+        tell: Tell<'_>,
+    ) -> Result<Option<KeptLayers>, String> {
+        let images = builder.images().clone();
+        let below = below(&images, state, self.copying.link).await?;
+        let mut taken = Vec::with_capacity(self.found.len());
+        for piece in self.found {
+            taken.push(piece.take(builder, tell).await.map_err(|e| e.to_string())?);
+        }
+        let copying = self.copying;
         let filled = tokio::task::spawn_blocking(move || {
             let layer = images.begin_layer().map_err(|e| e.to_string())?;
-            self.fill(&layer, below).map(|()| layer)
+            fill(&copying, &taken, &layer, below).map(|()| layer)
         });
         let layer = filled.await.map_err(|e| e.to_string())??;
         layer.finish(None).await.map_err(|e| e.to_string())
     }
+}
 
-    fn fill(&self, layer: &NewLayer, below: Option<MountedRootfs>) -> Result<(), String> {
-        let copying = &self.copying;
-        let owner = copying.owner.as_ref().map(|owner| owner::numbers(owner, below.as_ref())).transpose()?;
-        let mut place = Place {
-            above: Look::of_directory(owner.unwrap_or((0, 0)), copying.time),
-            filling: layer.fill(below).map_err(|e| e.to_string())?,
-            copying,
-            owner,
-        };
-        let (base, into) = place.destination(&self.selection)?;
-        if into {
-            let look = self.selection.top.as_ref().filter(|_| self.selection.sources == 1);
-            place.base(&base, look)?;
+fn fill(copying: &Copying, taken: &[Taken], layer: &NewLayer, below: Option<MountedRootfs>) -> Result<(), String> {
+    let owner = copying.owner.as_ref().map(|owner| owner::numbers(owner, below.as_ref())).transpose()?;
+    let mut place = Place {
+        above: Look::of_directory(owner.unwrap_or((0, 0)), copying.time),
+        filling: layer.fill(below).map_err(|e| e.to_string())?,
+        copying,
+        owner,
+    };
+    let (base, into) = place.destination(taken)?;
+    if into {
+        place.base(&base, only_directory(taken))?;
+    }
+    for piece in taken {
+        if let Some(url) = piece.nameless.as_ref().filter(|_| into) {
+            return Err(format!("cannot determine filename from url: {url}"));
         }
-        for picked in &self.selection.picked {
+        for picked in &piece.selection.picked {
             let at = if into { base.join(OsStr::from_bytes(&picked.to)) } else { base.clone() };
-            place.one(picked, &at, if into { &base } else { &at })?;
+            place.one(piece, picked, &at, if into { &base } else { &at })?;
         }
-        for (name, contents) in &copying.written {
-            let at = if into { base.join(name) } else { base.clone() };
-            let look = place.look(0o644, (0, 0), (copying.time, 0), Vec::new(), false);
-            let Place { filling, above, .. } = &mut place;
-            filling.file(&at, Contents::Bytes(contents.as_bytes()), &look, above).map_err(|e| e.to_string())?;
-        }
-        place.filling.finish().map_err(|e| e.to_string())
+    }
+    for (name, contents) in &copying.written {
+        let at = if into { base.join(name) } else { base.clone() };
+        let look = place.look(0o644, (0, 0), (copying.time, 0), Vec::new(), false);
+        let Place { filling, above, .. } = &mut place;
+        filling.file(&at, Contents::Bytes(contents.as_bytes()), &look, above).map_err(|e| e.to_string())?;
+    }
+    place.filling.finish().map_err(|e| e.to_string())
+}
+
+/// The directory that is copied, where it is all that is: whose files, and how it looks.
+fn only_directory(taken: &[Taken]) -> Option<(&Files, &Stat)> {
+    match taken {
+        [piece] if piece.selection.sources == 1 => piece.selection.top.as_ref().map(|top| (&*piece.files, top)),
+        _ => None,
     }
 }
 
@@ -124,37 +138,39 @@ struct Place<'l> {
 
 impl Place<'_> {
     /// The destination with links followed, and whether it is a directory that things go into.
-    fn destination(&self, selection: &Selection) -> Result<(PathBuf, bool), String> {
+    fn destination(&self, taken: &[Taken]) -> Result<(PathBuf, bool), String> {
         let text = &self.copying.destination;
         let base = self.filling.resolve(Path::new(text)).map_err(|e| e.to_string())?;
         let asked = text.ends_with('/') || text.ends_with("/.") || text == "/";
-        let several = selection.sources + self.copying.written.len() > 1;
-        let one_directory = selection.top.is_some();
+        let sources: usize = taken.iter().map(|piece| piece.selection.sources).sum();
+        let several = sources + self.copying.written.len() > 1;
+        let one_directory = taken.iter().any(|piece| piece.selection.top.is_some());
         let there = self.filling.found(&base).map_err(|e| e.to_string())? == Some(FileType::Directory);
         if several && !asked && !there && !one_directory {
             return Err(format!(
                 "when copying several files, the destination {text} must be a directory and end with a /"
             ));
         }
-        Ok((base, asked || several || self.copying.choice.parents || one_directory || there))
+        Ok((base, asked || several || self.copying.parents || one_directory || there))
     }
 
     /// Makes the directory that things go into; one that is new looks as the only directory that is copied.
-    fn base(&mut self, base: &Path, like: Option<&rustix::fs::Stat>) -> Result<(), String> {
+    fn base(&mut self, base: &Path, like: Option<(&Files, &Stat)>) -> Result<(), String> {
         let there = self.filling.found(base).map_err(|e| e.to_string())?.is_some();
         let look = match like.filter(|_| !there) {
-            Some(stat) => self.look_of(stat, Vec::new()),
+            Some((files, stat)) => self.look_of(files, stat, Vec::new()),
             None => self.above.clone(),
         };
         let Place { filling, above, .. } = self;
         filling.directory(base, &look, Existing::Keep, above).map_err(|e| e.to_string())
     }
 
-    fn one(&mut self, picked: &Picked, at: &Path, base: &Path) -> Result<(), String> {
-        let look = self.look_of(&picked.stat, picked.attributes.clone());
+    fn one(&mut self, piece: &Taken, picked: &Picked, at: &Path, base: &Path) -> Result<(), String> {
+        let Taken { files, unpack, .. } = piece;
+        let look = self.look_of(files, &picked.stat, picked.attributes.clone());
         let failed = |e: image::Error| e.to_string();
         let (parent, name) = image::tree::split(&picked.from);
-        let Place { filling, above, copying, owner, .. } = self;
+        let Place { filling, above, owner, .. } = self;
         match picked.kind() {
             FileType::Directory => filling.directory(at, &look, Existing::Change, above).map_err(failed),
             FileType::Symlink => filling.symlink(at, &picked.link, &look, above).map_err(failed),
@@ -164,15 +180,15 @@ impl Place<'_> {
                 {
                     return Ok(());
                 }
-                let root = copying.files.root().ok_or("the files are gone")?;
+                let root = files.root().ok_or("the files are gone")?;
                 let parent = image::tree::open(root, parent, OFlags::RDONLY | OFlags::DIRECTORY);
                 let parent = parent.map_err(|errno: Errno| format!("opening {}: {errno}", at.display()))?;
                 let parent = rustix::fd::AsFd::as_fd(&parent);
-                if copying.unpack && picked.is_source && is_archive(parent, name)? {
+                if *unpack && picked.is_source && is_archive(parent, name)? {
                     let file = open(parent, name)?;
                     return filling.archive(base, file, *owner, above).map_err(failed);
                 }
-                let contents = Contents::Of { parent, name, own: copying.files.is_own() };
+                let contents = Contents::Of { parent, name, own: files.is_own() };
                 filling.file(at, contents, &look, above).map_err(failed)
             }
             // Nobody can do anything with a socket's name.
@@ -181,8 +197,9 @@ impl Place<'_> {
         }
     }
 
-    fn look_of(&self, stat: &rustix::fs::Stat, attributes: image::tar::Attributes) -> Look {
-        let (own, mtime) = match self.copying.keeps() {
+    /// How something that is copied looks: times and owners are the source's own, unless that is a copy that the build has for itself.
+    fn look_of(&self, files: &Files, stat: &Stat, attributes: image::tar::Attributes) -> Look {
+        let (own, mtime) = match !files.is_own() {
             true => {
                 let nanoseconds = u32::try_from(stat.st_mtime_nsec).unwrap_or(0);
                 ((stat.st_uid, stat.st_gid), (stat.st_mtime, nanoseconds))

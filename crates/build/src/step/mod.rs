@@ -4,4 +4,5 @@ pub(crate) mod configure;
 pub(crate) mod copy;
 pub(crate) mod mounts;
 mod owner;
+pub(crate) mod piece;
 pub(crate) mod run;

@@ -138,6 +138,11 @@ impl Engine {
         &self.0.images
     }
 
+    /// The client for registries and for files of the web, with the daemon's proxies.
+    pub fn registries(&self) -> &image::registry::Registries {
+        &self.0.registries
+    }
+
     /// Makes an image of layers that are here and that the caller keeps, with names that are taken from whoever has them.
     /// Where all of that is so already, nothing is written.
     pub async fn image_assemble(&self, config: image::ImageConfig, names: &[Reference]) -> Result<ImageId> {

@@ -26,6 +26,7 @@ use tokio_rustls::rustls::pki_types::ServerName;
 use super::auth::basic_header;
 use super::error::TransportCause;
 use super::proxy::ProxyConfig;
+use super::reach::Reach;
 use super::tls;
 
 /// How long one address may keep the next from being tried too (RFC 8305).
@@ -40,6 +41,8 @@ pub(super) struct DialSettings {
     pub(super) verify: bool,
     pub(super) proxy: ProxyConfig,
     pub(super) timeout: Duration,
+    /// Which addresses may be connected to; `None`: all.
+    pub(super) reach: Option<Reach>,
 }
 
 /// Makes connections for one registry, also to the servers that it redirects to.
@@ -67,8 +70,14 @@ impl Connector {
         let port = target.port_u16().unwrap_or(if is_tls { 443 } else { 80 });
         let proxy = settings.proxy.proxy_for(&target).map(ProxyAddress::parse).transpose()?;
         let mut inner: Box<dyn Duplex> = match &proxy {
-            None => Box::new(dial(&host, port, settings.timeout).await?),
-            Some(proxy) => self.connect_proxy(proxy).await?,
+            None => Box::new(dial(&host, port, settings.timeout, settings.reach.as_ref()).await?),
+            Some(proxy) => {
+                // Where a name leads, the proxy knows: its administrator decides what it reaches.
+                if let (Some(reach), Ok(address)) = (&settings.reach, host.parse()) {
+                    within(reach, &host, address)?;
+                }
+                self.connect_proxy(proxy).await?
+            }
         };
         if is_tls {
             if let Some(proxy) = &proxy {
@@ -81,7 +90,7 @@ impl Connector {
 
     async fn connect_proxy(&self, proxy: &ProxyAddress) -> Result<Box<dyn Duplex>, TransportCause> {
         let in_words = |cause: TransportCause| TransportCause::Proxy(cause.to_string());
-        let stream = dial(&proxy.host, proxy.port, self.0.0.timeout).await.map_err(in_words)?;
+        let stream = dial(&proxy.host, proxy.port, self.0.0.timeout, None).await.map_err(in_words)?;
         match proxy.is_tls {
             true => self.handshake(Box::new(stream), &proxy.host).await.map_err(in_words),
             false => Ok(Box::new(stream)),
@@ -137,9 +146,27 @@ fn first_resolver(resolv_conf: &str) -> Option<IpAddr> {
     address.trim().parse().ok()
 }
 
-/// Connects to the first address that answers; the next one is tried as soon as one fails or dawdles.
-async fn dial(host: &str, port: u16, timeout: Duration) -> Result<TcpStream, TransportCause> {
-    let mut addresses = lookup(host, port).await?.into_iter();
+/// Refuses an address that is not to be connected to.
+fn within(reach: &Reach, host: &str, address: IpAddr) -> Result<(), TransportCause> {
+    match reach.allows(address) {
+        true => Ok(()),
+        false => Err(TransportCause::OutOfReach { host: host.to_owned(), address }),
+    }
+}
+
+/// Connects to the first address that answers; the next one is tried as soon as one fails or dawdles. A host that has an address
+/// out of reach is refused as a whole: it is nobody's by accident.
+pub(super) async fn dial(
+    host: &str,
+    port: u16,
+    timeout: Duration,
+    reach: Option<&Reach>,
+) -> Result<TcpStream, TransportCause> {
+    let addresses = lookup(host, port).await?;
+    if let Some(reach) = reach {
+        addresses.iter().try_for_each(|address| within(reach, host, address.ip()))?;
+    }
+    let mut addresses = addresses.into_iter();
     let mut tries = FuturesUnordered::new();
     let mut first_failure = None;
     loop {

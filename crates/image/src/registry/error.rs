@@ -53,6 +53,17 @@ pub enum TransportCause {
         /// The address tried.
         address: SocketAddr,
     },
+    /// The address is not to be connected to.
+    #[error("{host} is at {address}, which is not to be reached from here")]
+    OutOfReach {
+        /// The host.
+        host: String,
+        /// Its address.
+        address: IpAddr,
+    },
+    /// The server does not hand the file out.
+    #[error("the server answered {}", hyper::StatusCode::from_u16(*.0).map_or_else(|_| .0.to_string(), |status| status.to_string()))]
+    Answered(u16),
     /// The proxy couldn't be used.
     #[error("proxyconnect tcp: {0}")]
     Proxy(String),
@@ -92,7 +103,8 @@ impl TransportCause {
         match self {
             C::Dial { .. } | C::DialTimeout { .. } | C::Stalled(_) | C::Closed | C::Other(_) | C::Proxy(_) => true,
             C::Lookup { reason, .. } => reason != "no such host",
-            C::Tls(_) | C::PlainAnswer | C::Certificates(_) | C::Redirect(_) => false,
+            C::Answered(status) => matches!(status, 408 | 429 | 500 | 502 | 503 | 504),
+            C::OutOfReach { .. } | C::Tls(_) | C::PlainAnswer | C::Certificates(_) | C::Redirect(_) => false,
             C::Token(_) | C::NoCredentials => false,
         }
     }

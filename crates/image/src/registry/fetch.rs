@@ -29,7 +29,7 @@ impl Registries {
         let outgoing = Outgoing::new(Method::GET, address);
         let answer = client.send(outgoing.clone()).await?;
         if !answer.status.is_success() {
-            return Err(outgoing.failed(TransportCause::Other(format!("the server answered {}", answer.status))));
+            return Err(outgoing.failed(TransportCause::Answered(answer.status.as_u16())));
         }
         let size = answer.number(&header::CONTENT_LENGTH);
         Ok(Fetched { answer, size })

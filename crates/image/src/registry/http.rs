@@ -18,6 +18,7 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use super::config::RegistryConfig;
 use super::dial::{self, Connector, DialSettings, ProxyAddress};
 use super::error::{RegistryError, TransportCause};
+use super::reach::Reach;
 
 const REDIRECTS_MAX: usize = 10;
 const POOL_IDLE: Duration = Duration::from_secs(30);
@@ -86,12 +87,18 @@ impl HttpClient {
     /// For one host, with the certificates and through the proxies that the configuration has for it. `verify`: its certificate
     /// must be right.
     pub(super) fn new(config: &RegistryConfig, host: &str, verify: bool) -> HttpClient {
+        HttpClient::within(config, host, verify, None)
+    }
+
+    /// One that connects to no address out of reach, wherever it is redirected to.
+    pub(super) fn within(config: &RegistryConfig, host: &str, verify: bool, reach: Option<Reach>) -> HttpClient {
         let settings = DialSettings {
             host: host.to_owned(),
             certificate_dirs: config.certificate_dirs.clone(),
             verify,
             proxy: config.proxy.clone(),
             timeout: config.connect_timeout,
+            reach,
         };
         let client = Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
@@ -202,16 +209,16 @@ fn redirection(outgoing: &Outgoing, answer: &Answer) -> Result<Option<Outgoing>,
     let failed = |text: String| outgoing.failed(TransportCause::Redirect(text));
     let url = super::url::resolve(&outgoing.url, location)
         .filter(|url| url.host().is_some())
-        .ok_or_else(|| failed(format!("the registry redirects to {location:?}, which is no address")))?;
+        .ok_or_else(|| failed(format!("the server redirects to {location:?}, which is no address")))?;
     if outgoing.url.scheme_str() == Some("https") && url.scheme_str() != Some("https") {
-        return Err(failed(format!("the registry redirects to {url}, which is not protected by TLS")));
+        return Err(failed(format!("the server redirects to {url}, which is not protected by TLS")));
     }
     let mut next = outgoing.clone();
     if url.authority() != outgoing.url.authority() {
         // A token is bought with a secret in the body.
         if outgoing.method == Method::POST && !outgoing.body.is_empty() {
             return Err(failed(format!(
-                "the registry redirects to {url}, which may not have what was meant for it alone"
+                "the server redirects to {url}, which may not have what was meant for it alone"
             )));
         }
         next.headers.remove(header::AUTHORIZATION);

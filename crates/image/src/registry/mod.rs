@@ -15,6 +15,7 @@
 //! - [`repository`]: the protocol's requests, each once.
 //! - [`download`]: a blob as one stream, over as many connections as it takes.
 //! - [`pull`], [`push`], [`inspect`]: what users ask for.
+//! - [`fetch`], [`web`], [`reach`]: files of the web, and which addresses may be connected to for them.
 //!
 //! Everything that comes from a registry is bounded and verified before it is used; digests are those of the bytes that came.
 
@@ -31,12 +32,14 @@ mod inspect;
 mod proxy;
 mod pull;
 mod push;
+mod reach;
 mod refusal;
 mod repository;
 mod session;
 mod tls;
 mod token;
 mod url;
+mod web;
 
 use std::collections::{BTreeSet, HashMap};
 use std::future::Future;
@@ -53,6 +56,8 @@ pub use inspect::{DistributionInspect, Login, SearchResult};
 pub use proxy::ProxyConfig;
 pub use pull::{PullStatus, Pulled};
 pub use push::Pushed;
+pub use reach::{BadRange, Reach};
+pub use web::{Downloaded, Validators, WebFile, file_name, without_password};
 
 use crate::{Digest, Reference};
 use repository::Repository;

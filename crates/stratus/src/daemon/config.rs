@@ -16,7 +16,7 @@ use tracing_subscriber::filter::Targets;
 use super::{Error, instance};
 use crate::tls;
 pub(super) use host::Host;
-use values::{absolute, address, bridge, labels, log_filter, pairs, pool, registries, retention};
+use values::{absolute, address, bridge, labels, log_filter, pairs, pool, reach, registries, retention};
 
 pub(super) const DATA_DIR: &str = "/var/lib/stratus";
 const RUN_DIR: &str = "/run/stratus";
@@ -69,6 +69,10 @@ pub(crate) struct Options {
     /// Mirror of Docker Hub; repeats
     #[arg(long = "registry-mirror", value_name = "URL")]
     registry_mirrors: Vec<String>,
+    /// Addresses, or ranges of them, that builds may fetch from although they are loopback, link-local or a cloud's metadata
+    /// service; repeats
+    #[arg(long = "build-allow-address", value_name = "RANGE")]
+    build_allow_addresses: Vec<String>,
     /// Where containers' output goes by default: json-file, local or none [default: json-file]
     #[arg(long, value_name = "DRIVER")]
     log_driver: Option<String>,
@@ -140,6 +144,8 @@ struct File {
     insecure_registries: Vec<String>,
     #[serde(rename = "registry-mirror", alias = "registry_mirrors", deserialize_with = "one_or_many")]
     registry_mirrors: Vec<String>,
+    #[serde(rename = "build-allow-address", deserialize_with = "one_or_many")]
+    build_allow_addresses: Vec<String>,
     #[serde(alias = "log_driver")]
     log_driver: Option<String>,
     #[serde(rename = "log-opt", alias = "log_opts", deserialize_with = "one_or_many")]
@@ -199,6 +205,8 @@ pub(super) struct Config {
     pub(super) log_json: bool,
     pools: Vec<net::AddressPool>,
     registries: RegistryConfig,
+    /// What builds may do.
+    pub(super) build: build::Settings,
     log: LogConfig,
     dns: DnsDefaults,
     host_gateway: Option<IpAddr>,
@@ -266,6 +274,9 @@ impl Config {
             log_json: log_format.as_deref() == Some("json"),
             pools: pools.iter().map(|text| pool(text)).collect::<Result<_, _>>()?,
             registries: registries(&insecure, &mirrors)?,
+            build: build::Settings {
+                reach: reach(&list(&options.build_allow_addresses, &file.build_allow_addresses))?,
+            },
             log: LogConfig { driver: log_driver, options: pairs("log-opt", &list(&options.log_opts, &file.log_opts))? },
             dns: DnsDefaults {
                 servers: list(&options.dns, &file.dns),

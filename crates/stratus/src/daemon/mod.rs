@@ -143,7 +143,8 @@ async fn serve(config: &Config, of_engine: engine::EngineConfig) -> Result<(), E
     let engine = engine::Engine::open(of_engine).await?;
     let info =
         DoorInfo { version: env!("CARGO_PKG_VERSION").to_owned(), commit: String::new(), build_time: String::new() };
-    let builder = build::Builder::open(engine.clone(), &config.data_dir).map_err(|e| Error::Builder(e.to_string()))?;
+    let builder = build::Builder::open(engine.clone(), &config.data_dir, config.build.clone());
+    let builder = builder.map_err(|e| Error::Builder(e.to_string()))?;
     tokio::spawn({
         let builder = builder.clone();
         async move { builder.tidy().await }

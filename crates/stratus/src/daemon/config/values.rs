@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use image::registry::{BadHostOrCidr, ProxyConfig, RegistryConfig};
+use image::registry::{BadHostOrCidr, ProxyConfig, Reach, RegistryConfig};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
 use super::super::Error;
@@ -123,6 +123,11 @@ pub(super) fn registries(insecure: &[String], mirrors: &[String]) -> Result<Regi
         config.mirrors.insert("docker.io".to_owned(), mirrors.to_vec());
     }
     Ok(config)
+}
+
+/// What builds may fetch from.
+pub(super) fn reach(ranges: &[String]) -> Result<Reach, Error> {
+    Reach::allowing(ranges).map_err(|error| Error::Config(format!("build-allow-address: {error}")))
 }
 
 #[cfg(test)]

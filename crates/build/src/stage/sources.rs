@@ -1,0 +1,131 @@
+//! What a `COPY` or an `ADD` names: files of the context, a stage or an image, and what lies at addresses.
+
+use super::{Place, Stage};
+use crate::dockerfile::{Add, AddSource, Copy, FileSource, Files as Operands, Instruction, Mistake, Source, Word};
+use crate::files::{Choice, Files};
+use crate::ignore::Ignore;
+use crate::progress::StepEvent;
+use crate::step::piece::{Piece, left_out};
+use crate::{Error, Result};
+use image::Digest;
+use image::registry::file_name;
+use std::sync::Arc;
+
+impl Stage<'_, '_> {
+    /// What a `COPY` takes.
+    pub(super) fn copied(&self, copy: &Copy, files: Arc<Files>, place: &Place<'_>) -> Result<Vec<Piece>> {
+        let mut sources = Vec::new();
+        for word in paths(&copy.files) {
+            sources.push(self.scope.expand(word, place.source)?);
+        }
+        let choice = self.choice(&copy.files, sources, place)?;
+        Ok(choice.map(|choice| Piece::Files { files, choice, unpack: false }).into_iter().collect())
+    }
+
+    /// What an `ADD` takes, in the order in which it is named.
+    pub(super) async fn added(&self, add: &Add, place: &Place<'_>) -> Result<Vec<Piece>> {
+        let mut pieces = Vec::new();
+        let mut local = Vec::new();
+        for word in paths(&add.files) {
+            let text = self.scope.expand(word, place.source)?;
+            if let Some(scheme) = refused_scheme(&text) {
+                let message = format!("ADD takes addresses of http, https, git and ssh, and not of {scheme}");
+                return Err(place.at(word, message).into());
+            }
+            let source = match AddSource::parse(&text) {
+                AddSource::Path(path) => {
+                    local.push(path);
+                    continue;
+                }
+                source => source,
+            };
+            pieces.extend(self.of_context(add, std::mem::take(&mut local), place)?);
+            match source {
+                AddSource::Url(url) => pieces.extend(self.of_web(add, url, word, place).await?),
+                _ => {
+                    let message = "stratus does not fetch git repositories yet: fetch it in a RUN";
+                    return Err(place.at(word, message).into());
+                }
+            }
+        }
+        pieces.extend(self.of_context(add, local, place)?);
+        if let Some(checksum) =
+            add.checksum.as_ref().filter(|_| pieces.iter().any(|piece| matches!(piece, Piece::Files { .. })))
+        {
+            let message = "--checksum is for what is fetched from an address, and these are files of the context";
+            return Err(place.at(checksum, message).into());
+        }
+        Ok(pieces)
+    }
+
+    /// Whether an `ADD` has something that is neither here nor the client's: a look fetches nothing.
+    pub(super) fn adds_from_elsewhere(&self, instruction: &Instruction, place: &Place<'_>) -> Result<bool> {
+        let Instruction::Add(add) = instruction else { return Ok(false) };
+        for word in paths(&add.files) {
+            if !matches!(AddSource::parse(&self.scope.expand(word, place.source)?), AddSource::Path(_)) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    fn of_context(&self, add: &Add, paths: Vec<String>, place: &Place<'_>) -> Result<Option<Piece>> {
+        let files = Arc::clone(&self.solver.request.context);
+        let choice = self.choice(&add.files, paths, place)?;
+        Ok(choice.map(|choice| Piece::Files { files, choice, unpack: add.unpack.unwrap_or(true) }))
+    }
+
+    /// A file at an address. What it holds is known afterwards, and it may not have come.
+    async fn of_web(&self, add: &Add, url: String, word: &Word, place: &Place<'_>) -> Result<Option<Piece>> {
+        let known = add.checksum.as_ref().map(|checksum| self.checksum(add, checksum, place)).transpose()?;
+        let tell = self.solver.progress.of_download(place.step);
+        let looked = self.solver.builder.web().look(&url, known, &tell).await;
+        let file = looked.map_err(|error| error.asked_at(place.source, word.span))?;
+        self.solver.progress.step(place.step, StepEvent::Downloaded).await;
+        let name = file_name(&url);
+        match left_out(&self.exclude(&add.files, place)?, name.as_deref()) {
+            true => Ok(None),
+            false => Ok(Some(Piece::Web { file, name, unpack: add.unpack.unwrap_or(false) })),
+        }
+    }
+
+    fn checksum(&self, add: &Add, checksum: &Word, place: &Place<'_>) -> Result<Digest> {
+        let text = self.scope.expand(checksum, place.source)?;
+        if add.files.sources.len() > 1 {
+            let message = "--checksum says what one source holds, and there are several: write an ADD for each";
+            return Err(place.at(checksum, message).into());
+        }
+        text.parse().map_err(|why| Error::from(place.at(checksum, format!("--checksum: {why}"))))
+    }
+
+    /// What is chosen of a tree; `None`: nothing.
+    fn choice(&self, operands: &Operands, sources: Vec<String>, place: &Place<'_>) -> Result<Option<Choice>> {
+        if sources.is_empty() {
+            return Ok(None);
+        }
+        let exclude = self.exclude(operands, place)?;
+        Ok(Some(Choice { sources, exclude, parents: operands.parents }))
+    }
+
+    fn exclude(&self, operands: &Operands, place: &Place<'_>) -> Result<Ignore> {
+        let patterns = operands.exclude.iter().map(|word| self.scope.expand(word, place.source));
+        let patterns: Vec<String> = patterns.collect::<Result<_, Mistake>>()?;
+        Ok(Ignore::parse(&Source::new("--exclude", patterns.join("\n")))?)
+    }
+}
+
+fn paths(operands: &Operands) -> impl Iterator<Item = &Word> {
+    operands.sources.iter().filter_map(|source| match source {
+        FileSource::Path(word) => Some(word),
+        FileSource::Heredoc(_) => None,
+    })
+}
+
+/// The scheme of an address that nothing is fetched from: what looks like one is no name of a file.
+fn refused_scheme(text: &str) -> Option<&str> {
+    let (scheme, _) = text.split_once("://")?;
+    let known = ["http", "https", "git", "ssh"].iter().any(|known| scheme.eq_ignore_ascii_case(known));
+    let is_scheme = scheme.starts_with(|c: char| c.is_ascii_alphabetic())
+        && scheme.chars().all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c));
+    (is_scheme && !known).then_some(scheme)
+}

@@ -1,0 +1,105 @@
+//! What a `COPY` or an `ADD` takes: files that are here, and files at addresses, which come only where they are needed.
+
+use crate::cache::Key;
+use crate::files::{Choice, Files, Picked, Selection};
+use crate::ignore::Ignore;
+use crate::remote::{MODE, Tell, WebFile};
+use crate::solve::Builder;
+use crate::{Error, Result};
+use image::tar::Attributes;
+use rustix::fs::{AtFlags, FileType};
+use std::sync::Arc;
+
+/// A source, or several of them.
+pub(crate) enum Piece {
+    /// Files of the context, a stage or an image.
+    Files {
+        files: Arc<Files>,
+        choice: Choice,
+        /// Archives are unpacked.
+        unpack: bool,
+    },
+    /// A file at an address.
+    Web {
+        file: WebFile,
+        /// Its name in a directory, where its address has one.
+        name: Option<String>,
+        unpack: bool,
+    },
+}
+
+/// A piece that was looked up: what it adds to a key is known.
+pub(crate) enum Found {
+    Files { files: Arc<Files>, selection: Selection, unpack: bool },
+    Web { file: WebFile, name: Option<String>, unpack: bool },
+}
+
+/// A piece that is here.
+pub(crate) struct Taken {
+    pub(crate) files: Arc<Files>,
+    pub(crate) selection: Selection,
+    pub(crate) unpack: bool,
+    /// Where a file of no name comes from.
+    pub(crate) nameless: Option<String>,
+}
+
+impl Piece {
+    /// Looks up what it means. Blocks. An error is one line for people.
+    pub(crate) fn look(self) -> Result<Found, String> {
+        match self {
+            Piece::Files { files, choice, unpack } => {
+                let selection = files.select(&choice)?;
+                Ok(Found::Files { files, selection, unpack })
+            }
+            Piece::Web { file, name, unpack } => Ok(Found::Web { file, name, unpack }),
+        }
+    }
+}
+
+impl Found {
+    /// Adds all that makes a difference to a key.
+    pub(crate) fn add_to(&self, key: Key) -> Key {
+        match self {
+            Found::Files { files, selection, unpack } => {
+                let keeps = !files.is_own();
+                selection.add_to(key.text("files").number(u64::from(*unpack)).number(u64::from(keeps)), keeps)
+            }
+            Found::Web { file, name, unpack } => {
+                key.text("web").option(name.as_deref(), Key::text).digest(&file.digest).number(u64::from(*unpack))
+            }
+        }
+    }
+
+    /// Brings it here.
+    pub(crate) async fn take(self, builder: &Builder, tell: Tell<'_>) -> Result<Taken> {
+        match self {
+            Found::Files { files, selection, unpack } => Ok(Taken { files, selection, unpack, nameless: None }),
+            Found::Web { file, name, unpack } => {
+                let (directory, alone) = builder.web().take(&file, tell).await?;
+                let failed = |e: &dyn std::fmt::Display| Error::failed("opening what was downloaded", e);
+                let files = Files::of_download(directory).map_err(|e| failed(&e))?;
+                let root = files.root().ok_or_else(|| failed(&"it is gone"))?;
+                let mut stat = rustix::fs::statat(root, alone, AtFlags::SYMLINK_NOFOLLOW).map_err(|e| failed(&e))?;
+                stat.st_mode = FileType::RegularFile.as_raw_mode() | MODE;
+                let nameless = name.is_none().then(|| file.url.clone());
+                let picked = Picked {
+                    from: alone.as_bytes().to_vec(),
+                    to: name.unwrap_or_default().into_bytes(),
+                    stat,
+                    link: Vec::new(),
+                    attributes: Attributes::new(),
+                    digest: Some(file.digest),
+                    same_as: None,
+                    is_source: true,
+                };
+                let selection = Selection { picked: vec![picked], sources: 1, top: None };
+                Ok(Taken { files: Arc::new(files), selection, unpack, nameless })
+            }
+        }
+    }
+}
+
+/// Whether a file of this name is left out.
+pub(crate) fn left_out(exclude: &Ignore, name: Option<&str>) -> bool {
+    name.is_some_and(|name| exclude.ignores(name))
+}
