@@ -2,8 +2,9 @@
 
 use crate::check::Warning;
 use engine::OutputStream;
-use image::{ImageId, ProgressEvent, Reference};
+use image::{ImageId, Platform, ProgressEvent, Reference};
 use parking_lot::Mutex;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
@@ -21,6 +22,8 @@ pub struct StepId {
 pub struct Told {
     /// How long the build went on by then.
     pub at: Duration,
+    /// Which platform it is of, where there are several: each has steps of its own.
+    pub platform: Option<Arc<Platform>>,
     /// What happened.
     pub event: Event,
 }
@@ -99,6 +102,7 @@ pub enum StepEvent {
 pub struct Progress {
     to: Option<mpsc::Sender<Told>>,
     began: Instant,
+    platform: Option<Arc<Platform>>,
 }
 
 /// Between two messages of how far something is.
@@ -111,25 +115,31 @@ impl Progress {
     /// Tells whoever has the other end. The build's time begins now.
     pub fn channel() -> (Progress, mpsc::Receiver<Told>) {
         let (to, from) = mpsc::channel(QUEUE);
-        (Progress { to: Some(to), began: Instant::now() }, from)
+        (Progress { to: Some(to), began: Instant::now(), platform: None }, from)
     }
 
     /// Tells nobody.
     pub fn none() -> Progress {
-        Progress { to: None, began: Instant::now() }
+        Progress { to: None, began: Instant::now(), platform: None }
+    }
+
+    /// Tells what is of one of several platforms.
+    pub(crate) fn of(&self, platform: &Platform) -> Progress {
+        Progress { platform: Some(Arc::new(platform.clone())), ..self.clone() }
     }
 
     pub(crate) async fn tell(&self, event: Event) {
         if let Some(to) = &self.to {
             // Who does not hear any more gives the build up otherwise.
-            let _ = to.send(Told { at: self.began.elapsed(), event }).await;
+            let _ = to.send(Told { at: self.began.elapsed(), platform: self.platform.clone(), event }).await;
         }
     }
 
     /// Tells something that is worth no wait: who is busy hears what comes after it.
     pub(crate) fn in_passing(&self, id: StepId, event: StepEvent) {
         if let Some(to) = &self.to {
-            let _ = to.try_send(Told { at: self.began.elapsed(), event: Event::Step(id, event) });
+            let platform = self.platform.clone();
+            let _ = to.try_send(Told { at: self.began.elapsed(), platform, event: Event::Step(id, event) });
         }
     }
 

@@ -15,7 +15,8 @@ pub struct Settings {
     pub reach: Reach,
 }
 
-/// What is to be built.
+/// What is to be built. Cheap to clone, but for its Dockerfile.
+#[derive(Clone)]
 pub struct Request {
     /// The file.
     pub file: Source,

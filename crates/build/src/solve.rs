@@ -8,7 +8,7 @@ use crate::files::Files;
 use crate::look::Looks;
 use crate::progress::{Event, Found, PlannedStage, Progress, StepEvent, StepId};
 use crate::remote::WebFiles;
-use crate::request::{Built, Request, Settings};
+use crate::request::{Request, Settings};
 use crate::stage::StageEnd;
 use crate::state::{FIXED_TIME, State};
 use crate::{Error, Result};
@@ -92,37 +92,6 @@ impl Builder {
     pub(crate) fn directory(&self) -> std::io::Result<tempfile::TempDir> {
         tempfile::tempdir_in(&self.0.contexts)
     }
-
-    /// Builds.
-    ///
-    /// # Errors
-    /// See [`Error`]. Nothing of a build that failed goes on, and what it made of whole steps is found again.
-    pub async fn build(&self, request: Request, progress: Progress) -> Result<Built> {
-        let planned = Planned::new(&request)?;
-        progress.tell(planned.event()).await;
-        self.check(&planned.file, &request, &progress).await?;
-        let target = planned.target;
-        let last = StepId { stage: target, index: planned.file.stages[target].steps.len() };
-        for name in unused(&planned.file, &request) {
-            let message = format!("One or more build-args [{name}] were not consumed: no ARG declares it");
-            progress.step(last, StepEvent::Warning(message)).await;
-        }
-        let solver = planned.solver(self, &request, &progress, None);
-        let end = solver.carry_out_all(&planned.order).await?;
-        if let Some(id) = end.state.untouched().filter(|_| request.labels.is_empty()) {
-            for name in &request.names {
-                let named = self.0.engine.image_store().tag(&id, name).await;
-                named.map_err(|e| Error::failed("naming the image", e))?;
-            }
-            return Ok(Built { id, names: request.names.clone() });
-        }
-        let mut config = end.state.config.clone();
-        config.config.labels.extend(request.labels.clone());
-        config.created.get_or_insert_with(|| solver.created(&end.state));
-        let id = self.0.engine.image_assemble(config, &request.names).await;
-        let id = id.map_err(|e| Error::failed("keeping the image", e))?;
-        Ok(Built { id, names: request.names.clone() })
-    }
 }
 
 /// What a request comes to, before anything is done.
@@ -166,6 +135,18 @@ impl Planned {
             epoch: self.epoch,
             ends: self.file.stages.iter().map(|_| OnceCell::new()).collect(),
         }
+    }
+
+    /// Tells what is going to be done, and what of the request and the file is likely not meant.
+    pub(crate) async fn tell(&self, builder: &Builder, request: &Request, progress: &Progress) -> Result<()> {
+        progress.tell(self.event()).await;
+        builder.check(&self.file, request, progress).await?;
+        let last = StepId { stage: self.target, index: self.file.stages[self.target].steps.len() };
+        for name in unused(&self.file, request) {
+            let message = format!("One or more build-args [{name}] were not consumed: no ARG declares it");
+            progress.step(last, StepEvent::Warning(message)).await;
+        }
+        Ok(())
     }
 
     fn event(&self) -> Event {

@@ -8,7 +8,7 @@ mod read;
 
 pub(crate) use entries::Packer;
 pub use entries::attributes;
-pub use read::{PathStat, ReadOptions, read_path, stat_path, target};
+pub use read::{PathStat, ReadOptions, read_path, read_roots, stat_path, target};
 
 use crate::compression::{Compression, MAGIC};
 use crate::unpack::{self, Options, Whiteouts};

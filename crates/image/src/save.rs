@@ -2,10 +2,13 @@
 //! older Dockers, podman and skopeo read, too. The same images make the same bytes.
 
 use crate::images::Inner;
-use crate::record::{ImageRecord, LayerRecord};
+use crate::record::LayerRecord;
 use crate::state::{Lease, State};
 use crate::tar::{Entry, Kind, TarWriter};
-use crate::{Descriptor, Digest, Error, ImageId, Images, Index, Manifest, Reference, Result, layers, media_type};
+use crate::{
+    Descriptor, Digest, Error, ImageConfig, ImageId, Images, Index, Manifest, Platform, Reference, Result, layers,
+    media_type,
+};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufWriter, Write};
@@ -23,9 +26,19 @@ struct DockerImage {
 
 /// An image to be written, and the names it goes under.
 struct Wanted {
-    image: Arc<ImageRecord>,
+    id: ImageId,
+    platform: Platform,
+    config: Vec<u8>,
     names: BTreeSet<Reference>,
     layers: Vec<Arc<LayerRecord>>,
+}
+
+/// What the names of an archive stand for.
+enum Named {
+    /// Each image has its own.
+    Each,
+    /// All images together, as one for several platforms.
+    Together(BTreeSet<Reference>),
 }
 
 impl Images {
@@ -35,11 +48,43 @@ impl Images {
         let inner = &self.0;
         let lease = inner.lease();
         let wanted = choose(inner, images, &lease)?;
-        let output = BufWriter::with_capacity(crate::pipeline::BUFFER, output);
-        let mut archive = Archive { tar: TarWriter::new(output), written: BTreeSet::new() };
-        archive.write(inner, &wanted)?;
-        archive.tar.finish().map_err(failed)?.flush().map_err(failed)
+        write(inner, &wanted, Named::Each, output).map(drop)
     }
+
+    /// Writes images that nobody has yet as one archive, as [`Images::save`] does: one, or one for each of several platforms, which is
+    /// an index then. The caller keeps their layers. What the names stand for. Blocks as long as whoever takes it does.
+    ///
+    /// # Errors
+    /// [`Error::LayerMissing`], and where it can't be written.
+    pub fn save_made(&self, images: &[ImageConfig], names: &[Reference], output: impl Write) -> Result<Descriptor> {
+        let inner = &self.0;
+        let lease = inner.lease();
+        let mut wanted = Vec::new();
+        for image in images {
+            let config = image.to_json()?;
+            let layers = inner.state.lock().layers_of(&image.rootfs.diff_ids)?;
+            layers.iter().flat_map(|layer| &layer.blobs).for_each(|blob| lease.pin(&blob.digest));
+            let id = ImageId(Digest::of(&config));
+            wanted.push(Wanted { id, platform: image.platform(), config, names: BTreeSet::new(), layers });
+        }
+        let all: BTreeSet<Reference> = names.iter().cloned().collect();
+        // Docker's own list knows no index: to whoever reads that, the names stand for what runs here.
+        let own = wanted.iter().position(|image| inner.platform.matches(&image.platform)).unwrap_or(0);
+        if let Some(own) = wanted.get_mut(own) {
+            own.names.clone_from(&all);
+        }
+        let named = if wanted.len() == 1 { Named::Each } else { Named::Together(all) };
+        write(inner, &wanted, named, output)
+    }
+}
+
+/// Writes an archive. What its names stand for.
+fn write(inner: &Inner, wanted: &[Wanted], named: Named, output: impl Write) -> Result<Descriptor> {
+    let output = BufWriter::with_capacity(crate::pipeline::BUFFER, output);
+    let mut archive = Archive { tar: TarWriter::new(output), written: BTreeSet::new() };
+    let descriptor = archive.write(inner, wanted, named)?;
+    archive.tar.finish().map_err(failed)?.flush().map_err(failed)?;
+    Ok(descriptor)
 }
 
 fn failed(e: std::io::Error) -> Error {
@@ -53,14 +98,15 @@ fn choose(inner: &Arc<Inner>, texts: &[String], lease: &Lease) -> Result<Vec<Wan
         let found = asked_for(&inner.state.lock(), text)?;
         for (id, name) in found {
             lease.pin(&id.0);
-            if !wanted.iter().any(|other| other.image.id == id) {
+            if !wanted.iter().any(|other| other.id == id) {
                 let image = inner.state.lock().image(&id)?;
                 image.diff_ids.iter().for_each(|diff_id| lease.pin(diff_id));
                 let layers = inner.state.lock().layers_of(&image.diff_ids)?;
                 layers.iter().flat_map(|layer| &layer.blobs).for_each(|blob| lease.pin(&blob.digest));
-                wanted.push(Wanted { image, names: BTreeSet::new(), layers });
+                let config = inner.content.read(&id.0, crate::manifest::MAX_DOCUMENT)?;
+                wanted.push(Wanted { id, platform: image.platform.clone(), config, names: BTreeSet::new(), layers });
             }
-            let mine = wanted.iter_mut().find(|other| other.image.id == id);
+            let mine = wanted.iter_mut().find(|other| other.id == id);
             mine.into_iter().for_each(|mine| mine.names.extend(name.clone()));
         }
     }
@@ -88,16 +134,15 @@ struct Archive<W> {
 }
 
 impl<W: Write> Archive<W> {
-    fn write(&mut self, inner: &Inner, wanted: &[Wanted]) -> Result<()> {
+    fn write(&mut self, inner: &Inner, wanted: &[Wanted], named: Named) -> Result<Descriptor> {
         for name in ["blobs/", "blobs/sha256/"] {
             self.tar.append(&Entry::new(name, Kind::Directory, 0o755)).map_err(failed)?;
         }
-        let mut index = Vec::new();
+        let mut manifests = Vec::new();
         let mut docker = Vec::new();
         let mut repositories: BTreeMap<String, BTreeMap<String, String>> = BTreeMap::new();
         for image in wanted {
-            let config = inner.content.read(&image.image.id.0, crate::manifest::MAX_DOCUMENT)?;
-            let config = self.document(media_type::OCI_CONFIG, &config)?;
+            let config = self.document(media_type::OCI_CONFIG, &image.config)?;
             let mut descriptors = Vec::new();
             for layer in &image.layers {
                 self.layer(inner, layer)?;
@@ -110,33 +155,39 @@ impl<W: Write> Archive<W> {
                 layers: descriptors.clone(),
                 annotations: BTreeMap::new(),
             };
-            let manifest = self.document(media_type::OCI_MANIFEST, &json(&manifest)?)?;
-            index.extend(in_index(&manifest, image));
+            let mut manifest = self.document(media_type::OCI_MANIFEST, &json(&manifest)?)?;
+            manifest.platform = Some(image.platform.clone());
+            manifests.push(manifest);
             for name in &image.names {
-                let top = image.layers.last().map_or(image.image.id.0, |layer| layer.diff_id);
+                let top = image.layers.last().map_or(image.id.0, |layer| layer.diff_id);
                 let tags = repositories.entry(name.familiar_name()).or_default();
                 tags.insert(name.tag().unwrap_or_default().to_owned(), top.hex());
             }
             docker.push(DockerImage {
-                config: blob_path(&image.image.id.0),
+                config: blob_path(&image.id.0),
                 repo_tags: (!image.names.is_empty()).then(|| image.names.iter().map(Reference::familiar).collect()),
                 layers: image.layers.iter().map(|layer| blob_path(&layer.diff_id)).collect(),
                 layer_sources: descriptors.into_iter().map(|layer| (layer.digest, layer)).collect(),
             });
         }
-        let index = Index {
-            schema_version: 2,
-            media_type: Some(media_type::OCI_INDEX.into()),
-            manifests: index,
-            annotations: BTreeMap::new(),
+        let first = manifests.first().cloned();
+        let (named, descriptor) = match named {
+            Named::Each => {
+                let images = manifests.iter().zip(wanted);
+                (images.flat_map(|(manifest, image)| in_index(manifest, &image.names)).collect(), first)
+            }
+            Named::Together(names) => {
+                let together = self.document(media_type::OCI_INDEX, &json(&index(manifests))?)?;
+                (in_index(&together, &names), Some(together))
+            }
         };
-        self.file("index.json", &json(&index)?)?;
+        self.file("index.json", &json(&index(named))?)?;
         self.file("manifest.json", &json(&docker)?)?;
         self.file("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#)?;
         if !repositories.is_empty() {
             self.file("repositories", &json(&repositories)?)?;
         }
-        Ok(())
+        descriptor.ok_or_else(|| failed(std::io::Error::other("no image was named")))
     }
 
     fn file(&mut self, name: &str, contents: &[u8]) -> Result<()> {
@@ -167,17 +218,20 @@ impl<W: Write> Archive<W> {
     }
 }
 
-/// An image in the index: once for each of its names.
-fn in_index(manifest: &Descriptor, image: &Wanted) -> Vec<Descriptor> {
-    let mut plain = manifest.clone();
-    plain.platform = Some(image.image.platform.clone());
+fn index(manifests: Vec<Descriptor>) -> Index {
+    let media_type = Some(media_type::OCI_INDEX.into());
+    Index { schema_version: 2, media_type, manifests, annotations: BTreeMap::new() }
+}
+
+/// Something in the index: once for each of its names.
+fn in_index(plain: &Descriptor, names: &BTreeSet<Reference>) -> Vec<Descriptor> {
     let named = |name: &Reference| {
         let mut entry = plain.clone();
         entry.annotations.insert("io.containerd.image.name".into(), name.canonical());
         entry.annotations.insert("org.opencontainers.image.ref.name".into(), name.tag().unwrap_or_default().into());
         entry
     };
-    if image.names.is_empty() { vec![plain] } else { image.names.iter().map(named).collect() }
+    if names.is_empty() { vec![plain.clone()] } else { names.iter().map(named).collect() }
 }
 
 fn blob_path(digest: &Digest) -> String {

@@ -125,6 +125,29 @@ impl Engine {
         Ok(pushed)
     }
 
+    /// Pushes images under a name: one, or one for each of several platforms, with an index of them. What the name stands for then.
+    ///
+    /// # Errors
+    /// What the registry said.
+    pub async fn image_push_as(
+        &self,
+        images: &[image::ImageId],
+        reference: &Reference,
+        auth: Option<&Auth>,
+        progress: Progress,
+    ) -> Result<image::Descriptor> {
+        let (registries, store) = (&self.0.registries, &self.0.images);
+        let pushed = match images {
+            [image] => registries.push(store, image, reference, auth, progress).await,
+            images => registries.push_index(store, images, reference, auth, progress).await,
+        };
+        let pushed = pushed.map_err(registry_error)?;
+        for image in images {
+            self.tell_image("push", image, Some(&reference.familiar()));
+        }
+        Ok(image::Descriptor::new(pushed.media_type, pushed.digest, pushed.size))
+    }
+
     /// Takes in the images of an archive, as `save` makes them. Gives their names, or identifiers where they have none.
     /// Of several platforms those for `platform` (`os/arch[/variant]`).
     pub async fn image_load(

@@ -22,6 +22,11 @@ impl<W: Write> Packer<W> {
         Packer { tar, linked: HashMap::new() }
     }
 
+    /// What comes next has other files.
+    pub(crate) fn forget_names(&mut self) {
+        self.linked.clear();
+    }
+
     pub(crate) fn finish(self) -> Result<W> {
         self.tar.finish().map_err(|e| Error::io("writing an archive", e))
     }

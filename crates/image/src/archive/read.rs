@@ -63,19 +63,18 @@ pub fn read_path(root: BorrowedFd<'_>, path: &Path, output: impl Write, options:
     let mut output = std::io::BufWriter::with_capacity(crate::pipeline::BUFFER, output);
     let mut packer = Packer::new(TarWriter::new(&mut output));
     let prefix = options.name.as_ref().map_or(&place.name[..], |name| name.as_bytes());
-    let found =
-        tree::walk::Found { parent: place.parent.as_fd(), name: place.lookup(), path: prefix, stat: place.stat };
-    if !prefix.is_empty() {
-        packer.add(&found, prefix)?;
-    }
-    if found.kind() == FileType::Directory {
-        let directory = found.open().map_err(|errno| explain(path, errno))?;
-        tree::walk::walk(directory, &mut |found| {
-            let name = if prefix.is_empty() { found.path.to_vec() } else { [prefix, b"/", found.path].concat() };
-            packer.add(found, &name)?;
-            let skipped = options.skip_kernel && found.stat.st_dev != place.stat.st_dev && is_made_up(found);
-            Ok(!skipped)
-        })?;
+    place.pack(path, prefix, options.skip_kernel, &mut packer)?;
+    packer.finish()?.flush().map_err(|e| Error::io("writing an archive", e))
+}
+
+/// Writes all that is in several roots as one archive, each below a name of its own.
+pub fn read_roots(roots: &[(OsString, BorrowedFd<'_>)], output: impl Write) -> Result<()> {
+    let mut output = std::io::BufWriter::with_capacity(crate::pipeline::BUFFER, output);
+    let mut packer = Packer::new(TarWriter::new(&mut output));
+    for (name, root) in roots {
+        Place::find(*root, Path::new("/"))?.pack(Path::new("/"), name.as_bytes(), false, &mut packer)?;
+        // Files of one root are no further names of files of another.
+        packer.forget_names();
     }
     packer.finish()?.flush().map_err(|e| Error::io("writing an archive", e))
 }
@@ -121,6 +120,25 @@ impl Place {
         let lookup = if followed { b"." } else { &name[..] };
         let stat = rustix::fs::statat(&parent, lookup, AtFlags::SYMLINK_NOFOLLOW).map_err(|e| explain(path, e))?;
         Ok(Place { parent, name, followed, stat })
+    }
+
+    /// Adds what is here, with all below it, to an archive under another name; without one, what is in it.
+    fn pack(&self, path: &Path, prefix: &[u8], skip_kernel: bool, packer: &mut Packer<impl Write>) -> Result<()> {
+        let found =
+            tree::walk::Found { parent: self.parent.as_fd(), name: self.lookup(), path: prefix, stat: self.stat };
+        if !prefix.is_empty() {
+            packer.add(&found, prefix)?;
+        }
+        if found.kind() == FileType::Directory {
+            let directory = found.open().map_err(|errno| explain(path, errno))?;
+            tree::walk::walk(directory, &mut |found| {
+                let name = if prefix.is_empty() { found.path.to_vec() } else { [prefix, b"/", found.path].concat() };
+                packer.add(found, &name)?;
+                let skipped = skip_kernel && found.stat.st_dev != self.stat.st_dev && is_made_up(found);
+                Ok(!skipped)
+            })?;
+        }
+        Ok(())
     }
 
     fn lookup(&self) -> &[u8] {

@@ -1,6 +1,6 @@
 //! Pushes an image: layers side by side (known ones left out, mounted from elsewhere where possible), configuration, manifest.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -12,7 +12,7 @@ use super::error::RegistryError;
 use super::http::Pieces;
 use super::repository::{Repository, Upload, UploadStart};
 use super::{Registries, retrying};
-use crate::{Descriptor, Digest, Error, ImageId, Images, Phase, Progress, PushLayer, Reference};
+use crate::{Descriptor, Digest, Error, ImageId, Images, Index, Phase, Progress, PushLayer, Reference, media_type};
 
 /// The least size of a chunk, where a registry wants chunks: fewer, larger ones cost less.
 const CHUNK_MIN: u64 = 8 << 20;
@@ -29,6 +29,8 @@ pub struct Pushed {
     pub digest: Digest,
     /// The manifest's size in bytes.
     pub size: u64,
+    /// Its media type; an index has another one.
+    pub media_type: String,
 }
 
 impl Registries {
@@ -49,11 +51,62 @@ impl Registries {
         let reference = reference.clone().with_default_tag();
         let tag = reference.tag().unwrap_or(crate::reference::DEFAULT_TAG).to_owned();
         let repository = self.repository(reference.domain(), &reference, auth, "pull,push").await?;
+        let pushed = self.push_manifest(images, image, &reference, &tag, &repository, &progress).await?;
+        Ok(Pushed { reference, digest: pushed.digest, size: pushed.size, media_type: pushed.media_type })
+    }
+
+    /// Pushes one image for each of several platforms, and an index of them under a name and tag.
+    ///
+    /// # Errors
+    /// As [`Registries::push`]. The name stands for what it stood for, unless all of it has come.
+    pub async fn push_index(
+        &self,
+        images: &Images,
+        members: &[ImageId],
+        reference: &Reference,
+        auth: Option<&Auth>,
+        progress: Progress,
+    ) -> Result<Pushed, RegistryError> {
+        let reference = reference.clone().with_default_tag();
+        let tag = reference.tag().unwrap_or(crate::reference::DEFAULT_TAG).to_owned();
+        let repository = self.repository(reference.domain(), &reference, auth, "pull,push").await?;
+        let mut manifests = Vec::new();
+        let mut media_type = media_type::DOCKER_INDEX;
+        for image in members {
+            let content = images.manifest_for_push(image).await?;
+            let digest = Digest::of(&content.manifest).to_string();
+            let mut manifest = self.push_manifest(images, image, &reference, &digest, &repository, &progress).await?;
+            if manifest.media_type != media_type::DOCKER_MANIFEST {
+                media_type = media_type::OCI_INDEX;
+            }
+            manifest.platform = Some(images.config(image)?.platform());
+            manifests.push(manifest);
+        }
+        let index =
+            Index { schema_version: 2, media_type: Some(media_type.into()), manifests, annotations: BTreeMap::new() };
+        let bytes = serde_json::to_vec(&index)
+            .map_err(|e| Error::MalformedDocument { document: "index", reason: e.to_string() })?;
+        let bytes = Bytes::from(bytes);
+        retrying(self.config(), || repository.put_manifest(&tag, media_type, bytes.clone())).await?;
+        let (digest, size) = (Digest::of(&bytes), bytes.len() as u64);
+        Ok(Pushed { reference, digest, size, media_type: media_type.to_owned() })
+    }
+
+    /// Pushes an image's blobs, and its manifest under a tag or its own digest.
+    async fn push_manifest(
+        &self,
+        images: &Images,
+        image: &ImageId,
+        reference: &Reference,
+        tag: &str,
+        repository: &Repository,
+        progress: &Progress,
+    ) -> Result<Descriptor, RegistryError> {
         let content = images.manifest_for_push(image).await?;
         for layer in &content.layers {
             progress.emit(&layer.diff_id.short(), Phase::Preparing);
         }
-        self.push_layers(images, content.layers, &repository, &reference, &progress).await?;
+        self.push_layers(images, content.layers, repository, reference, progress).await?;
         let config = BlobPush {
             registries: self.clone(),
             images: images.clone(),
@@ -65,9 +118,9 @@ impl Registries {
         config.run().await?;
         let digest = Digest::of(&content.manifest);
         let bytes = content.manifest;
-        retrying(self.config(), || repository.put_manifest(&tag, &content.media_type, bytes.clone())).await?;
+        retrying(self.config(), || repository.put_manifest(tag, &content.media_type, bytes.clone())).await?;
         images.note_pushed(image, &reference.name(), &digest).await?;
-        Ok(Pushed { reference, digest, size: bytes.len() as u64 })
+        Ok(Descriptor::new(content.media_type, digest, bytes.len() as u64))
     }
 
     async fn push_layers(
