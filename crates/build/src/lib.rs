@@ -10,6 +10,7 @@ mod caches;
 pub mod check;
 mod context;
 pub mod dockerfile;
+mod emulation;
 mod error;
 mod files;
 pub mod glob;

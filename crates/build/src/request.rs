@@ -7,6 +7,7 @@ use image::Reference;
 use image::registry::{Auth, Reach};
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// What the daemon's administrator says of all builds.
 #[derive(Clone, Debug, Default)]
@@ -34,6 +35,8 @@ pub struct Request {
     pub pull: bool,
     /// How commands run: network, limits, names of hosts, the size of `/dev/shm`.
     pub host: HostConfig,
+    /// How long each command may take.
+    pub step_timeout: Option<Duration>,
     /// Credentials for registries, by their names.
     pub credentials: BTreeMap<String, Auth>,
 }

@@ -8,6 +8,7 @@ use crate::dockerfile::{
     CommandLine, Copy, FileSource, Files as Operands, Heredoc, Instruction, Kind, Mistake, Mode, Mount, Origin, Owner,
     Run, Scope, Source, Span, Statement, Word, expand, trigger,
 };
+use crate::emulation;
 use crate::files::Files;
 use crate::look::{GraphStep, Known, Outlook};
 use crate::progress::{StepEvent, StepId};
@@ -24,6 +25,9 @@ use image::manifest::MAX_LAYERS;
 use image::{Images, KeptLayers, changes};
 use std::sync::Arc;
 use tokio::sync::OnceCell;
+
+/// The exit code of what was killed (SIGKILL and 128), as shells have it.
+const KILLED: i32 = 137;
 
 /// What a stage came to.
 pub(crate) struct StageEnd<'b> {
@@ -384,7 +388,13 @@ impl Stage<'_, '_> {
         let line = prepared.running.argv.join(" ");
         let (solver, state) = (self.solver, self.state.clone());
         let Prepared { running, script, .. } = prepared;
+        let failed = |how: String, code| {
+            let message = format!("The command '{line}' {how}");
+            Error::Command { at: Arc::new(place.source.mistake(place.statement.span, message)), code }
+        };
+        let runs_for = self.state.config.platform();
         let make = Box::pin(async {
+            emulation::check(&runs_for).map_err(|message| place.mistake(message))?;
             let ended = run::run(solver.builder, &state, running, mounts, solver.progress, place.step).await;
             let ended = ended.map_err(|error| match error {
                 // What could not be begun stands somewhere.
@@ -394,10 +404,15 @@ impl Stage<'_, '_> {
             drop(script);
             match ended {
                 Ended::Well(layer) => Ok(layer),
-                Ended::Badly(code) => {
-                    let message = format!("The command '{line}' returned a non-zero code: {code}");
-                    let at = Arc::new(place.source.mistake(place.statement.span, message));
-                    Err(Error::Command { at, code })
+                Ended::Badly(code) => Err(failed(format!("returned a non-zero code: {code}"), code)),
+                Ended::OutOfMemory(code) => {
+                    let memory = "it needed more memory than it may have (--memory)";
+                    Err(failed(format!("returned a non-zero code: {code}, as {memory}"), code))
+                }
+                Ended::TooLong(at_most) => {
+                    let time =
+                        format!("was killed, as it took longer than {}s (--step-timeout)", at_most.as_secs_f64());
+                    Err(failed(time, KILLED))
                 }
             }
         });
@@ -510,7 +525,11 @@ impl Stage<'_, '_> {
             }
             command => (argv(command, &self.state.config.config.shell), None),
         };
-        Ok(Prepared { running: Running { argv, env, host, time: self.solver.time() }, known, script })
+        Ok(Prepared {
+            running: Running { argv, env, host, time: self.solver.time(), at_most: self.solver.request.step_timeout },
+            known,
+            script,
+        })
     }
 }
 

@@ -67,6 +67,7 @@ impl Parameters {
             no_cache: self.no_cache,
             pull: self.pull,
             host: self.host,
+            step_timeout: None,
             credentials: self.credentials,
         }
     }

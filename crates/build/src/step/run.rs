@@ -9,6 +9,7 @@ use engine::model::{ContainerConfig, ContainerId, HostConfig};
 use engine::{AttachOptions, CreateRequest, Engine, RemoveOptions, Unfinished, WaitCondition};
 use image::{KeptLayers, RunConfig, Times};
 use jiff::Timestamp;
+use std::time::Duration;
 
 /// The name of the machine that a command sees: the same everywhere.
 const HOSTNAME: &str = "build";
@@ -22,6 +23,8 @@ pub(crate) struct Running {
     pub(crate) host: HostConfig,
     /// The time of what it changes.
     pub(crate) time: i64,
+    /// How long it may take.
+    pub(crate) at_most: Option<Duration>,
 }
 
 /// How a command ended.
@@ -30,6 +33,10 @@ pub(crate) enum Ended {
     Well(Option<KeptLayers>),
     /// With a code.
     Badly(i32),
+    /// With a code, as it needed more memory than it may have.
+    OutOfMemory(i32),
+    /// It was killed, as it took longer than it may.
+    TooLong(Duration),
 }
 
 /// Executes it.
@@ -86,19 +93,29 @@ pub(crate) async fn run(
     let wait = engine.wait(&name, WaitCondition::NextExit).await.map_err(failed)?;
     let since = Timestamp::now().as_second();
     Box::pin(engine.start(&name)).await.map_err(failed)?;
-    while let Some(chunk) = attached.output.next().await {
-        progress.step(step, StepEvent::Output(chunk.stream, chunk.bytes)).await;
-    }
-    let code = wait.await.code;
+    let ending = async {
+        while let Some(chunk) = attached.output.next().await {
+            progress.step(step, StepEvent::Output(chunk.stream, chunk.bytes)).await;
+        }
+        wait.await.code
+    };
+    let code = match running.at_most {
+        None => Ok(ending.await),
+        Some(at_most) => tokio::time::timeout(at_most, ending).await.map_err(|_| at_most),
+    };
     let ended = match code {
-        0 => {
+        Err(at_most) => Ended::TooLong(at_most),
+        Ok(0) => {
             let times = Times { since, becomes: running.time };
             let layer = engine.take_changes(&name).await.map_err(failed)?;
             let removing = tokio::task::spawn_blocking(move || remove_stubs(&stubs, &layer).map(|()| layer)).await;
             let layer = removing.map_err(|e| Error::failed("keeping what it changed", e))??;
             Ended::Well(layer.finish(Some(times)).await.map_err(|e| Error::failed("keeping what it changed", e))?)
         }
-        code => Ended::Badly(code),
+        Ok(code) if engine.inspect(&name, false).await.is_ok_and(|details| details.record.state.oom_killed) => {
+            Ended::OutOfMemory(code)
+        }
+        Ok(code) => Ended::Badly(code),
     };
     container.remove().await.map_err(failed)?;
     progress.step(step, StepEvent::Removed(name)).await;
