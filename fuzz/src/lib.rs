@@ -26,7 +26,7 @@ use sandbox::{CompileOptions, ExecPlan, InitPlan};
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All readers that need no file system.
-pub const PURE: [Target; 14] = [
+pub const PURE: [Target; 15] = [
     ("api", api),
     ("changes", changes),
     ("configuration", configuration),
@@ -40,11 +40,17 @@ pub const PURE: [Target; 14] = [
     ("reference", reference),
     ("registry", registry),
     ("runtime_spec", runtime_spec),
+    ("session", session),
     ("tar", tar),
 ];
 
 /// Those that read or write files, and are slower.
 pub const FILES: [Target; 4] = [("archive", archive), ("logs", logs), ("store", store), ("unpack", unpack)];
+
+/// What a client says of a build and of its files.
+pub fn session(data: &[u8]) {
+    api_build::fuzz(data);
+}
 
 /// The entries of an archive, and their contents.
 pub fn tar(data: &[u8]) {

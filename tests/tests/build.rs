@@ -228,6 +228,24 @@ fn who_ends_it_leaves_nothing() {
 }
 
 #[test]
+fn another_version_is_told_which_one_there_is() {
+    let host = Daemon::start();
+    let ask = |upgrade: &str| {
+        format!(
+            "curl -s -i -m 20 --unix-socket ${{DOCKER_HOST#unix://}} -X POST -H 'Connection: Upgrade' {upgrade} http://d/stratus/build"
+        )
+    };
+    for upgrade in ["-H 'Upgrade: stratus-build/99'", ""] {
+        host.sh(&ask(upgrade))
+            .mentions("426 Upgrade Required")
+            .mentions("Upgrade: stratus-build/1")
+            .mentions("the command and the daemon are to be of the same version");
+    }
+    // Whoever says nothing then keeps nobody from anything.
+    host.sh(&format!("{} | head -1", ask("-H 'Upgrade: stratus-build/1' -m 1"))).mentions("101 UPGRADED");
+}
+
+#[test]
 fn a_dockerfile_is_checked() {
     let host = Daemon::start();
     let write = |name: &str, text: &str| fs::write(host.work().join(name), text).expect("write a file");

@@ -76,14 +76,22 @@ impl Client {
 }
 
 /// What happens with a connection once it is taken.
-pub(crate) type Takeover = Box<dyn FnOnce(Taken) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send>;
+pub(crate) type Carry = Box<dyn FnOnce(Taken) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send>;
+
+/// A connection's taking.
+pub(crate) struct Takeover {
+    /// What happens.
+    pub(crate) carry: Carry,
+    /// It hears by itself that the daemon stops, and says so before it ends.
+    pub(crate) says_goodbye: bool,
+}
 
 /// A way for a handler to take its connection.
 #[derive(Clone)]
 pub(crate) struct Hijacker(Arc<Mutex<Option<oneshot::Sender<Takeover>>>>);
 
 /// A connection that was taken out of HTTP.
-pub(crate) struct Taken {
+pub struct Taken {
     early: Bytes,
     stream: Pin<Box<dyn ClientStream>>,
 }
@@ -99,7 +107,19 @@ impl Hijacker {
     ///
     /// # Errors
     /// 500 where the connection is taken or gone already.
-    pub(crate) async fn take(&self, takeover: Takeover) -> Result<Response> {
+    pub(crate) async fn take(&self, carry: Carry) -> Result<Response> {
+        self.take_over(Takeover { carry, says_goodbye: false }).await
+    }
+
+    /// The same for what hears by itself that the daemon stops.
+    ///
+    /// # Errors
+    /// As those of [`take`](Self::take).
+    pub(crate) async fn take_to_its_end(&self, carry: Carry) -> Result<Response> {
+        self.take_over(Takeover { carry, says_goodbye: true }).await
+    }
+
+    async fn take_over(&self, takeover: Takeover) -> Result<Response> {
         let sender = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
         match sender.map(|sender| sender.send(takeover)) {
             Some(Ok(())) => std::future::pending().await,

@@ -7,7 +7,7 @@
 //! - `route` finds the handler of a path; handlers stand in the modules named for what they are about, each with the
 //!   JSON shapes that it reads or writes. Their fields have the order of moby's own types, which `docker inspect` shows.
 //! - `decode` reads JSON as Go reads it, `query`, `filters` and `time` read parameters.
-//! - `hijack` takes a connection out of HTTP for `attach` and `exec`, `frames` puts two streams on one connection,
+//! - `hijack` takes a connection out of HTTP for `attach` and `exec`, `upgrade` for protocols of others, `frames` puts two streams on one connection,
 //!   `progress` tells how far a pull is.
 #![forbid(unsafe_code)]
 
@@ -30,14 +30,19 @@ mod serve;
 mod swarm;
 mod system;
 mod time;
+mod upgrade;
 mod usage;
 mod version;
 mod volumes;
 
-pub use hijack::ClientStream;
+pub use build::words::Words;
+pub use hijack::{ClientStream, Taken};
+pub use progress::Message;
 pub use serve::{Listener, serve};
+pub use upgrade::{Protocol, Serving};
 pub use version::{ApiVersion, MAX_API_VERSION, MIN_API_VERSION};
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use ::build::Builder;
@@ -59,6 +64,8 @@ pub struct Door {
     pub(crate) engine: Engine,
     pub(crate) builder: Builder,
     pub(crate) info: DoorInfo,
+    /// What is spoken here beside Docker's API.
+    pub(crate) protocols: Vec<Arc<Protocol>>,
     /// How many requests have come.
     pub(crate) requests: AtomicU64,
 }
@@ -66,7 +73,13 @@ pub struct Door {
 impl Door {
     /// A door to `engine`, and to what builds with it.
     pub fn new(engine: Engine, builder: Builder, info: DoorInfo) -> Self {
-        Self { engine, builder, info, requests: AtomicU64::new(0) }
+        Self { engine, builder, info, protocols: Vec::new(), requests: AtomicU64::new(0) }
+    }
+
+    /// The same with a further protocol, of which this door knows nothing but where it is asked for.
+    pub fn with(mut self, protocol: Protocol) -> Self {
+        self.protocols.push(Arc::new(protocol));
+        self
     }
 
     /// How many requests have come since the daemon's start.

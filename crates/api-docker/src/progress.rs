@@ -29,9 +29,10 @@ const INTERVAL: Duration = Duration::from_millis(100);
 
 /// One line of such a stream. Absent fields are left out.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
-pub(crate) struct Message {
+pub struct Message {
+    /// Text that is shown as it is.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) stream: Option<String>,
+    pub stream: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) status: Option<String>,
     #[serde(rename = "progressDetail", skip_serializing_if = "Option::is_none")]

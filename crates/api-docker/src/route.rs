@@ -18,7 +18,7 @@ use crate::error::{ApiError, Result};
 use crate::hijack::{Client, Hijacker};
 use crate::query::{self, Query};
 use crate::version::{self, ApiVersion, MAX_API_VERSION};
-use crate::{Door, build, containers, events, images, networks, swarm, system, usage, volumes};
+use crate::{Door, build, containers, events, images, networks, swarm, system, upgrade, usage, volumes};
 
 type Handler = fn(Call) -> Pin<Box<dyn Future<Output = Result<Response>> + Send>>;
 
@@ -190,6 +190,9 @@ pub(crate) async fn dispatch(
         return redirect(&clean, parts.uri.query());
     }
     let (version, path) = version::split_prefix(&path);
+    if let Some(protocol) = door.protocols.iter().find(|protocol| protocol.path == path) {
+        return upgrade::upgrade(Arc::clone(protocol), &parts, &hijacker, shutdown).await;
+    }
     let (route, name) = find(&parts.method, path).ok_or_else(ApiError::page_not_found)?;
     let version = version.map_or(Ok(MAX_API_VERSION), ApiVersion::negotiate)?;
     let query = Query::parse(parts.uri.query().unwrap_or_default())?;

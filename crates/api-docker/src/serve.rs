@@ -108,9 +108,15 @@ async fn serve_connection(door: Arc<Door>, stream: impl ClientStream, shutdown: 
         .title_case_headers(true)
         .serve_connection(TokioIo::new(stream), service);
     if let Some((taken, takeover)) = drive(connection, takeover, &shutdown).await {
+        let patience = async {
+            shutdown.cancelled().await;
+            if takeover.says_goodbye {
+                tokio::time::sleep(GRACE).await;
+            }
+        };
         tokio::select! {
-            () = shutdown.cancelled() => {}
-            () = takeover(taken) => {}
+            () = patience => {}
+            () = (takeover.carry)(taken) => {}
         }
     }
 }
@@ -245,7 +251,7 @@ mod tests {
         let connection = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
         tokio::spawn(async move {
             if let Some((taken, takeover)) = drive(connection, takeover, &shutdown).await {
-                takeover(taken).await;
+                (takeover.carry)(taken).await;
             }
         })
     }

@@ -8,7 +8,7 @@
 mod cache;
 mod caches;
 pub mod check;
-mod context;
+mod contexts;
 pub mod dockerfile;
 mod emulation;
 mod error;
@@ -29,7 +29,7 @@ mod suggest;
 mod turns;
 
 pub use cache::{CachedStep, PruneOptions, Pruned, StepRecord};
-pub use context::Received;
+pub use contexts::{List, Listed, Received, Stamp, Taking, Update, Verdict, What};
 pub use error::{Error, Result};
 pub use files::Files;
 pub use look::{Graph, GraphStage, GraphStep, Outlook};

@@ -4,6 +4,7 @@ use crate::check::Warning;
 use engine::OutputStream;
 use image::{ImageId, Platform, ProgressEvent, Reference};
 use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
@@ -40,7 +41,7 @@ pub enum Event {
 }
 
 /// A stage that is needed.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PlannedStage {
     /// Its index in the file.
     pub stage: usize,
@@ -51,7 +52,7 @@ pub struct PlannedStage {
 }
 
 /// Something in the file that is likely not meant.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Found {
     /// What it is.
     pub warning: Warning,

@@ -1,10 +1,11 @@
 //! What lasts says how far it is.
 
+use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::sync::Arc;
 
 /// A step of something that lasts. Doors turn it into their protocol's words.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Phase {
     /// A layer is going to be pulled.
     PullingFsLayer,
@@ -74,7 +75,7 @@ pub enum Phase {
 }
 
 /// What happened to what.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProgressEvent {
     /// The layer: the first twelve digits of its blob's digest (when pulling) or of its diff id (otherwise).
     pub id: String,

@@ -2,7 +2,7 @@
 
 pub(crate) mod cache;
 mod request;
-mod words;
+pub(crate) mod words;
 
 use ::build::{Progress, Told};
 use bytes::{BufMut as _, Bytes, BytesMut};

@@ -11,7 +11,7 @@ use crate::progress::{ErrorDetail, Message};
 const KEPT: usize = 1000;
 
 /// Turns events into messages.
-pub(super) struct Words {
+pub struct Words {
     quiet: bool,
     began: bool,
     /// Steps of all stages.
@@ -46,17 +46,18 @@ struct Waiting {
 const MOST: usize = 2 << 20;
 
 impl Words {
-    pub(super) fn new(quiet: bool) -> Words {
+    /// Nothing is said yet; in `quiet` nothing will be but the image, or why there is none.
+    pub fn new(quiet: bool) -> Words {
         Words { quiet, began: false, total: 0, stages: VecDeque::new(), kept: VecDeque::new() }
     }
 
     /// Whether anything was done: what goes wrong from here on is told in the stream.
-    pub(super) fn began(&self) -> bool {
+    pub fn began(&self) -> bool {
         self.began
     }
 
     /// What is said of an event.
-    pub(super) fn event(&mut self, event: Event) -> Vec<Message> {
+    pub fn event(&mut self, event: Event) -> Vec<Message> {
         self.began = true;
         match event {
             Event::Planned(stages) => {
@@ -99,7 +100,7 @@ impl Words {
     }
 
     /// What is said of an image.
-    pub(super) fn built(&mut self, built: &Built) -> Vec<Message> {
+    pub fn built(&mut self, built: &Built) -> Vec<Message> {
         let id = built.id.to_string();
         if self.quiet {
             return vec![Message::stream(format!("{id}\n"))];
@@ -113,7 +114,7 @@ impl Words {
     }
 
     /// What is said where there is none.
-    pub(super) fn failed(&mut self, error: &::build::Error) -> Vec<Message> {
+    pub fn failed(&mut self, error: &::build::Error) -> Vec<Message> {
         let mut said = self.rest();
         let message = match error {
             // The first line is what clients and people know.

@@ -16,12 +16,13 @@ use crate::dockerfile::{CheckOptions, Checks, Dockerfile, Given, Globals, Mistak
 use crate::ignore::Ignore;
 use crate::suggest::nearest;
 use image::Platform;
+use serde::{Deserialize, Serialize};
 
 /// The build argument that says which checks are made, before what the file says.
 pub const ARGUMENT: &str = "BUILDKIT_DOCKERFILE_CHECK";
 
 /// Something that is likely not meant.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Warning {
     /// The check that found it.
     pub rule: Rule,

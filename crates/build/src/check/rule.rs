@@ -1,9 +1,10 @@
 //! The checks, by the names and words that Docker's documentation has for them.
 
+use serde::{Deserialize, Serialize};
 use std::fmt;
 
 /// A check.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Rule {
     /// A stage's name has capitals.
     StageNameCasing,

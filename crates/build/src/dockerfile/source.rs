@@ -1,11 +1,11 @@
 //! A Dockerfile's text, places in it, and mistakes that are told with the line and a caret.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::fmt;
 use thiserror::Error;
 
 /// A place in a file: both counted from 1, columns in characters.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Position {
     /// The line.
     pub line: u32,
@@ -14,7 +14,7 @@ pub struct Position {
 }
 
 /// From a place up to another, which does not belong to it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Span {
     /// The first character.
     pub start: Position,
@@ -62,6 +62,11 @@ impl Source {
     pub fn from_bytes(name: impl Into<String>, bytes: &[u8]) -> Source {
         let text = String::from_utf8_lossy(bytes);
         let lossy = matches!(text, std::borrow::Cow::Owned(_));
+        Source::with_losses(name, text, lossy)
+    }
+
+    /// A text of which some bytes may not have been UTF-8, and are replaced.
+    pub fn with_losses(name: impl Into<String>, text: impl AsRef<str>, lossy: bool) -> Source {
         Source { lossy, ..Source::new(name, text) }
     }
 
@@ -221,6 +226,12 @@ impl Mistakes {
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+}
+
+impl FromIterator<Mistake> for Mistakes {
+    fn from_iter<I: IntoIterator<Item = Mistake>>(mistakes: I) -> Mistakes {
+        Mistakes(mistakes.into_iter().take(Mistakes::MOST).collect())
     }
 }
 

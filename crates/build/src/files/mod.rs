@@ -138,6 +138,11 @@ impl Files {
         matches!(self.root, Root::Context { .. } | Root::Download { .. })
     }
 
+    /// Takes note of digests that are known.
+    pub(crate) fn know(&self, digests: impl IntoIterator<Item = (Vec<u8>, Digest)>) {
+        self.digests.lock().extend(digests);
+    }
+
     /// The digest of a file's contents.
     pub(crate) fn digest(&self, path: &[u8], file: OwnedFd) -> std::io::Result<Digest> {
         if let Some(known) = self.digests.lock().get(path) {

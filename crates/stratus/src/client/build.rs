@@ -2,7 +2,6 @@
 
 mod check;
 mod follow;
-mod pack;
 mod settings;
 mod source;
 
@@ -10,6 +9,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use api_build::{Client, Source};
 use clap::Args;
 use image::{Platform, Reference};
 use serde_json::{Value, json};
@@ -17,9 +17,9 @@ use serde_json::{Value, json};
 use super::attach::asked_to_end;
 use super::error::{Error, Result};
 use super::output::{self, Format};
-use super::terminal;
-use super::transfer::{Upload, blocking};
-use super::{Context, credentials};
+use super::request::Request;
+use super::transfer::blocking;
+use super::{Context, terminal};
 use follow::Show;
 
 /// Build an image from a Dockerfile
@@ -123,29 +123,25 @@ pub(super) async fn build(context: &Context, args: &BuildArgs) -> Result<ExitCod
 
 async fn make(context: &Context, args: &BuildArgs) -> Result<ExitCode> {
     let names = args.names()?;
-    let mut request = settings::request(args, &names)?;
+    // What makes no sense is told before standard input is read.
+    let mut ask = settings::ask(args, &names, Source::default())?;
     if let Some(path) = &args.iidfile {
         forget_id(path)?;
     }
-    if let Some(header) = credentials::all()? {
-        request = request.header("x-registry-config", header);
-    }
     let (path, file) = (args.path.clone(), args.file.clone());
-    let parcel = blocking(move || source::find(&path, file.as_deref())).await?;
-    let (within, called) = (parcel.name.clone(), parcel.called.clone());
-    let request = request.maybe("dockerfile", within.as_deref());
-    let (upload, body) = Upload::new(move |sink| parcel.write(sink));
+    let found = blocking(move || source::find(&path, file.as_deref())).await?;
+    ask.source = found.source;
+    let stream = context.daemon.upgrade(Request::post(api_build::PATH), api_build::PROTOCOL).await?;
+    let begun = Client::begin(stream, &ask, found.offers).await;
+    let mut client = begun.map_err(|error| Error::Broken(error.to_string()))?;
     let show = args.shown(context);
-    let followed = match context.daemon.documents(request.archive(body)).await {
-        Ok(documents) => follow::follow(documents, show).await,
-        Err(error) => Err(error),
-    };
-    let id = upload.outcome(followed).map_err(|error| source::as_called(error, within.as_deref(), &called))?;
+    let built = follow::follow(&mut client, show).await?;
+    let id = built.id.to_string();
     if let Some(path) = &args.iidfile {
         std::fs::write(path, &id).map_err(Error::io(format!("writing the image's id {id} into {}", path.display())))?;
     }
     match show {
-        Show::Documents => output::document_line(&built(&id, &names))?,
+        Show::Documents => output::document_line(&document(&id, &names))?,
         Show::Nothing => output::line(&id)?,
         Show::Text { .. } => {}
     }
@@ -153,7 +149,7 @@ async fn make(context: &Context, args: &BuildArgs) -> Result<ExitCode> {
 }
 
 /// What came of it, for programs.
-fn built(id: &str, names: &[Reference]) -> Value {
+fn document(id: &str, names: &[Reference]) -> Value {
     json!({ "ID": id, "Names": names.iter().map(|name| name.familiar()).collect::<Vec<_>>() })
 }
 

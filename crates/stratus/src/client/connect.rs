@@ -128,7 +128,12 @@ impl Daemon {
 
     /// Sends a call that takes the connection over.
     pub(super) async fn hijack(&self, request: Request) -> Result<Upgraded> {
-        let request = request.header("upgrade", "tcp".into()).header("connection", "Upgrade".into());
+        self.upgrade(request, "tcp").await
+    }
+
+    /// Sends a call after which another protocol is spoken on its connection.
+    pub(super) async fn upgrade(&self, request: Request, protocol: &str) -> Result<Upgraded> {
+        let request = request.header("upgrade", protocol.into()).header("connection", "Upgrade".into());
         let response = self.send(request).await?;
         if response.status() != StatusCode::SWITCHING_PROTOCOLS {
             return Err(Error::Answer(format!("status {} where the streams should be", response.status())));

@@ -46,9 +46,9 @@ pub(super) fn document(registry: &str) -> Result<Option<Value>> {
 }
 
 /// The header for all registries that something is known of, which a build may pull from; `None` where there are none.
-pub(super) fn all() -> Result<Option<String>> {
-    let Some(configuration) = configuration()? else { return Ok(None) };
+pub(super) fn all() -> Result<Map<String, Value>> {
     let mut documents = Map::new();
+    let Some(configuration) = configuration()? else { return Ok(documents) };
     for server in configuration.servers() {
         match configuration.of(&server) {
             Ok(document) => documents.extend(document.map(|document| (server, document))),
@@ -56,7 +56,7 @@ pub(super) fn all() -> Result<Option<String>> {
             Err(error) => output::warning(&format!("nothing is known of {server}: {error}")),
         }
     }
-    Ok(Some(documents).filter(|all| !all.is_empty()).map(|all| BASE64_URL_SAFE.encode(Value::from(all).to_string())))
+    Ok(documents)
 }
 
 fn configuration() -> Result<Option<Configuration>> {

@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use api_docker::{Door, DoorInfo};
+use api_docker::{Door, DoorInfo, Protocol};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -149,7 +149,8 @@ async fn serve(config: &Config, of_engine: engine::EngineConfig) -> Result<(), E
         let builder = builder.clone();
         async move { builder.tidy().await }
     });
-    let door = Arc::new(Door::new(engine.clone(), builder, info));
+    let builds = builds(builder.clone());
+    let door = Arc::new(Door::new(engine.clone(), builder, info).with(builds));
     let shutdown = CancellationToken::new();
     let mut servers = tokio::task::JoinSet::new();
     listeners.publish().await?;
@@ -184,6 +185,15 @@ async fn serve(config: &Config, of_engine: engine::EngineConfig) -> Result<(), E
     while servers.join_next().await.is_some() {}
     listen::remove(config);
     Ok(())
+}
+
+/// What `stratus build` speaks.
+fn builds(builder: build::Builder) -> Protocol {
+    Protocol {
+        path: api_build::PATH,
+        name: api_build::PROTOCOL,
+        serve: Box::new(move |connection, shutdown| Box::pin(api_build::serve(builder.clone(), connection, shutdown))),
+    }
 }
 
 /// Each container on a network with names costs three descriptors; the soft limit is that of programs from before poll(2).

@@ -1,10 +1,13 @@
-//! What the daemon says while it builds.
+//! What is heard while it builds.
 
 use std::io::{self, Write};
 
-use super::super::connect::Documents;
+use api_build::{Client, Heard};
+use api_docker::{Message, Words};
+use build::Built;
+
 use super::super::error::{Error, Result};
-use super::super::{output, progress};
+use super::super::output;
 
 /// How it is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,35 +23,56 @@ pub(super) enum Show {
     Nothing,
 }
 
-/// Shows a build to its end; the image's id.
-pub(super) async fn follow(mut documents: Documents, show: Show) -> Result<String> {
-    let mut id = None;
-    while let Some(message) = progress::next(&mut documents, show == Show::Documents).await? {
-        if let Some(text) = &message.stream {
-            // A build that is to be quiet says nothing but its image's id.
-            id = Some(text.trim()).filter(|text| is_id(text)).map(str::to_owned).or(id);
-            said(text, show)?;
+/// Shows a build to its end.
+pub(super) async fn follow(client: &mut Client, show: Show) -> Result<Built> {
+    let mut words = Words::new(show == Show::Nothing);
+    loop {
+        match client.next().await.map_err(broken)? {
+            Heard::Told(told) => said(&words.event(told.event), show)?,
+            Heard::End(Ok(built)) => {
+                said(&words.built(&built), show)?;
+                return Ok(built);
+            }
+            Heard::End(Err(error)) => {
+                said(&words.failed(&error), show)?;
+                return Err(failed(&error));
+            }
         }
-        if let Some(text) = message.status {
-            said(&format!("{text}\n"), show)?;
-        }
-        id = message.aux.and_then(|aux| aux["ID"].as_str().map(str::to_owned)).or(id);
     }
-    id.ok_or_else(|| Error::Broken("it did not say what came of the build".to_owned()))
 }
 
-fn is_id(text: &str) -> bool {
-    text.strip_prefix("sha256:").is_some_and(|hex| hex.len() == 64 && hex.bytes().all(|byte| byte.is_ascii_hexdigit()))
+fn broken(error: io::Error) -> Error {
+    match error.kind() {
+        io::ErrorKind::UnexpectedEof => Error::Broken("it did not say what came of the build".to_owned()),
+        io::ErrorKind::Other => Error::Failed(error.to_string()),
+        _ => Error::Answer(error.to_string()),
+    }
 }
 
-fn said(text: &str, show: Show) -> Result<()> {
-    let Show::Text { colours } = show else { return Ok(()) };
-    let text = if colours { text } else { uncoloured(text) };
+/// Why there is no image. Of what stands somewhere the first line says what is wrong, and where comes below it.
+fn failed(error: &build::Error) -> Error {
+    Error::Failed(match error {
+        build::Error::Command { at, .. } | build::Error::Instruction(at) => format!("{}\n{}", at.summary(), at.place()),
+        other => other.to_string(),
+    })
+}
+
+fn said(messages: &[Message], show: Show) -> Result<()> {
     let mut stdout = io::stdout().lock();
-    stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).map_err(output::written)
+    for message in messages {
+        match (show, &message.stream) {
+            (Show::Documents, _) => output::document_line(&serde_json::to_value(message)?)?,
+            (Show::Text { colours }, Some(text)) => {
+                let text = if colours { text } else { uncoloured(text) };
+                stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).map_err(output::written)?;
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
-/// What a command wrote to its standard error, without the colour that the daemon gives it.
+/// What a command wrote to its standard error, without the colour that tells it.
 fn uncoloured(text: &str) -> &str {
     text.strip_prefix("\u{1b}[91m").and_then(|text| text.strip_suffix("\u{1b}[0m")).unwrap_or(text)
 }
@@ -61,6 +85,5 @@ mod tests {
     fn colours_of_the_daemon_are_taken_away_and_those_of_commands_are_left() {
         assert_eq!(uncoloured("\u{1b}[91mno\n\u{1b}[0m"), "no\n");
         assert_eq!(uncoloured("\u{1b}[32mok\u{1b}[0m\n"), "\u{1b}[32mok\u{1b}[0m\n");
-        assert!(is_id(&format!("sha256:{}", "a".repeat(64))) && !is_id("sha256:abc"));
     }
 }

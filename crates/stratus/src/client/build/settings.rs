@@ -1,15 +1,15 @@
-//! What is asked for beside the context, as the API has it.
+//! What is asked for beside the context, as the daemon is told.
 
 use std::path::PathBuf;
 
+use api_build::{Ask, Credentials, Source, Ulimit};
 use clap::Args;
 use image::Reference;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::super::error::{Error, Result};
 use super::super::human::parse_bytes;
-use super::super::request::Request;
-use super::super::{networking, options};
+use super::super::{credentials, networking, options};
 use super::BuildArgs;
 
 /// How the commands of a build run.
@@ -83,46 +83,48 @@ impl Later {
     }
 }
 
-/// The call, without the context.
-pub(super) fn request(args: &BuildArgs, names: &[Reference]) -> Result<Request> {
-    let mut request = Request::post("/build")
-        .flag("q", args.quiet)
-        .flag("nocache", args.no_cache)
-        .flag("pull", args.pull)
-        .flag("rm", true)
-        .flag("forcerm", true)
-        .maybe("target", args.target.as_deref())
-        .maybe("platform", args.platform.as_ref().map(ToString::to_string));
-    for name in names {
-        request = request.query("t", name.familiar());
-    }
-    let arguments = args.arguments()?;
-    if !arguments.is_empty() {
-        request = request.query("buildargs", json!(arguments).to_string());
-    }
+/// What is asked for, with all but the files.
+pub(super) fn ask(args: &BuildArgs, names: &[Reference], source: Source) -> Result<Ask> {
     let labels = options::named(&args.label)?;
-    if !labels.is_empty() {
-        request = request.query("labels", Value::from(labels).to_string());
-    }
-    running(request, &args.running)
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    Ok(Ask {
+        source,
+        names: names.iter().map(|name| name.familiar()).collect(),
+        target: args.target.clone(),
+        // An argument without a value takes none of the daemon's.
+        arguments: args.arguments()?.into_iter().filter_map(|(name, value)| Some((name, value?))).collect(),
+        labels: labels.iter().map(|(name, value)| (name.clone(), text(value))).collect(),
+        platforms: args.platform.iter().cloned().collect(),
+        no_cache: args.no_cache,
+        pull: args.pull,
+        running: running(&args.running)?,
+        credentials: credentials::all()?.into_iter().map(|(name, document)| (name, Credentials(document))).collect(),
+        ..Ask::default()
+    })
 }
 
-fn running(mut request: Request, running: &Running) -> Result<Request> {
-    for host in networking::extra_hosts(&running.add_host)? {
-        request = request.query("extrahosts", host);
-    }
-    if !running.ulimit.is_empty() {
-        request = request.query("ulimits", json!(running.ulimit).to_string());
-    }
-    let number = |number: Option<i64>| number.map(|number| number.to_string());
-    Ok(request
-        .maybe("networkmode", running.network.as_deref())
-        .maybe("shmsize", number(running.shm_size))
-        .maybe("memory", number(running.share.memory))
-        .maybe("memswap", number(running.share.memory_swap))
-        .maybe("cpushares", number(running.share.cpu_shares))
-        .maybe("cpuperiod", number(running.share.cpu_period))
-        .maybe("cpuquota", number(running.share.cpu_quota))
-        .maybe("cpusetcpus", running.share.cpuset_cpus.as_deref())
-        .maybe("cpusetmems", running.share.cpuset_mems.as_deref()))
+fn running(args: &Running) -> Result<api_build::Running> {
+    let share = &args.share;
+    let ulimit = |limit: &Value| {
+        let number = |name: &str| limit[name].as_i64().unwrap_or_default();
+        Ulimit {
+            name: limit["Name"].as_str().unwrap_or_default().to_owned(),
+            soft: number("Soft"),
+            hard: number("Hard"),
+        }
+    };
+    Ok(api_build::Running {
+        network: args.network.clone().unwrap_or_default(),
+        extra_hosts: networking::extra_hosts(&args.add_host)?,
+        shm_size: args.shm_size.and_then(|size| u64::try_from(size).ok()).unwrap_or_default(),
+        ulimits: args.ulimit.iter().map(ulimit).collect(),
+        memory: share.memory.unwrap_or_default(),
+        memory_swap: share.memory_swap.unwrap_or_default(),
+        cpu_shares: share.cpu_shares.unwrap_or_default(),
+        cpu_period: share.cpu_period.unwrap_or_default(),
+        cpu_quota: share.cpu_quota.unwrap_or_default(),
+        cpuset_cpus: share.cpuset_cpus.clone().unwrap_or_default(),
+        cpuset_mems: share.cpuset_mems.clone().unwrap_or_default(),
+        timeout: None,
+    })
 }

@@ -2,15 +2,17 @@
 
 use std::fs::File;
 use std::io::{self, Cursor, IsTerminal, Read};
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use build::dockerfile::Source;
+use api_build::{Directory, Offers, Source, Text};
 use build::ignore::Ignore;
 use image::{Compression, Digest};
 
 use super::super::error::{Error, Result};
+use super::super::output;
 use super::BuildArgs;
-use super::pack::{Contents, Directory, Parcel};
 
 /// The most bytes of a Dockerfile that the daemon takes.
 const MOST: u64 = 16 << 20;
@@ -48,7 +50,7 @@ pub(super) fn rules(context: &Path, file: &Path) -> Result<Rules> {
     for path in [file.with_file_name(own), context.join(general)] {
         match std::fs::read(&path) {
             Ok(bytes) => {
-                let source = Source::from_bytes(path.display().to_string(), &bytes);
+                let source = build::dockerfile::Source::from_bytes(path.display().to_string(), &bytes);
                 let ignore = Ignore::parse(&source).map_err(|mistake| Error::Failed(mistake.to_string()))?;
                 return Ok(Rules { ignore, found: Some((path, bytes)) });
             }
@@ -59,8 +61,14 @@ pub(super) fn rules(context: &Path, file: &Path) -> Result<Rules> {
     Ok(Rules::default())
 }
 
+/// What goes to the daemon: as it is told, and what the daemon may ask for.
+pub(super) struct Goods {
+    pub(super) source: Source,
+    pub(super) offers: Offers,
+}
+
 /// Finds what goes to the daemon. Blocks.
-pub(super) fn find(path: &Path, file: Option<&Path>) -> Result<Parcel> {
+pub(super) fn find(path: &Path, file: Option<&Path>) -> Result<Goods> {
     let standard_input = |path: &Path| path.as_os_str() == "-";
     if standard_input(path) {
         return of_standard_input(file);
@@ -70,14 +78,7 @@ pub(super) fn find(path: &Path, file: Option<&Path>) -> Result<Parcel> {
             "{text} is an address: fetch what is there, and build the directory that you have then"
         )));
     }
-    let metadata = std::fs::metadata(path).map_err(Error::io(format!("looking up {}", path.display())))?;
-    if !metadata.is_dir() {
-        return Err(Error::Usage(format!(
-            "{0} is no directory: name the one whose files are copied, and the Dockerfile with --file",
-            path.display()
-        )));
-    }
-    let opened = File::open(path).map_err(Error::io(format!("opening {}", path.display())))?;
+    let opened = open(path)?;
     let (file, text) = match file {
         Some(file) if standard_input(file) => (None, limited(io::stdin().lock(), "standard input")?),
         file => {
@@ -90,46 +91,46 @@ pub(super) fn find(path: &Path, file: Option<&Path>) -> Result<Parcel> {
     // One that has no name has no rules of its own.
     let rules = rules(path, file.as_deref().unwrap_or(&path.join("Dockerfile")))?;
     let called = file.as_ref().map_or_else(|| "Dockerfile".to_owned(), |file| file.display().to_string());
-    let directory = Directory { opened, ignore: rules.ignore.clone() };
-    match file.as_deref().and_then(|file| inside(path, file, &rules)) {
-        Some((name, kept)) => {
-            Ok(Parcel { name: Some(name), called, contents: Contents::Files { directory, kept, own: Vec::new() } })
-        }
-        None => Ok(beside(directory, text, &rules, called)),
-    }
+    let key = key(path, &opened, &rules)?;
+    let ignore = rules.found.map(|(path, bytes)| Text::new(path.display().to_string(), &bytes));
+    let directory = Directory { opened: opened.into(), ignore: rules.ignore, left_out };
+    Ok(Goods {
+        source: Source::Directory { file: Text::new(called, &text), ignore, key },
+        offers: Offers { context: Some(directory), ..Offers::default() },
+    })
 }
 
-/// Whether the Dockerfile and the rules are simply files of the context: its name there, and which files are sent whatever the rules say.
-/// The daemon follows no link out of it, and looks for rules beside the file itself.
-fn inside(context: &Path, file: &Path, rules: &Rules) -> Option<(String, Vec<String>)> {
-    let root = context.canonicalize().ok()?;
-    let within = |path: &Path| {
-        let real = path.canonicalize().ok()?;
-        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let is_plain = parent.canonicalize().ok()?.join(path.file_name()?) == real;
-        real.strip_prefix(&root).ok().filter(|_| is_plain)?.to_str().map(str::to_owned)
-    };
-    let name = within(file)?;
-    let mut kept = vec![name.clone()];
-    if let Some((path, _)) = &rules.found {
-        kept.push(within(path)?);
+fn open(path: &Path) -> Result<File> {
+    let metadata = std::fs::metadata(path).map_err(Error::io(format!("looking up {}", path.display())))?;
+    if !metadata.is_dir() {
+        return Err(Error::Usage(format!(
+            "{0} is no directory: name the one whose files are copied, and the Dockerfile with --file",
+            path.display()
+        )));
     }
-    Some((name, kept))
+    File::open(path).map_err(Error::io(format!("opening {}", path.display())))
 }
 
-/// A Dockerfile that is no file of the context goes along under a name that no other has, and with rules that hide it.
-fn beside(directory: Directory, text: Vec<u8>, rules: &Rules, called: String) -> Parcel {
-    let hex = Digest::of(&text).hex();
-    let name = format!(".dockerfile.{}", &hex[..20]);
-    let [hidden, _] = Ignore::names(&name);
-    let mut said = rules.found.as_ref().map_or_else(Vec::new, |(_, bytes)| bytes.clone());
-    said.extend_from_slice(format!("\n{name}\n{hidden}\n").as_bytes());
-    let own = vec![(name.clone(), text), (hidden, said)];
-    Parcel { name: Some(name), called, contents: Contents::Files { directory, kept: Vec::new(), own } }
+/// What the daemon remembers a directory by: this machine, the directory, and what of it counts. Another one that has the same by accident is no
+/// harm, as files are told apart by more than their names.
+fn key(path: &Path, opened: &File, rules: &Rules) -> Result<String> {
+    let looking = || Error::io(format!("looking up {}", path.display()));
+    let metadata = opened.metadata().map_err(looking())?;
+    let real = path.canonicalize().map_err(looking())?;
+    let machine = std::fs::read("/etc/machine-id").unwrap_or_default();
+    let said = rules.found.as_ref().map_or(&[][..], |(_, bytes)| bytes);
+    let numbers = format!("{} {}", metadata.dev(), metadata.ino());
+    let parts = [&machine, real.as_os_str().as_bytes(), numbers.as_bytes(), said];
+    let parts = parts.map(|part| Digest::of(part).hex()).join(" ");
+    Ok(Digest::of(parts.as_bytes()).hex())
+}
+
+fn left_out(path: &str) {
+    output::warning(&format!("{path} is a socket, which no archive can hold: it is left out"));
 }
 
 /// Standard input is a Dockerfile without a context, or an archive of one.
-fn of_standard_input(file: Option<&Path>) -> Result<Parcel> {
+fn of_standard_input(file: Option<&Path>) -> Result<Goods> {
     let reading = || Error::io("reading standard input");
     if file.is_some_and(|file| file.as_os_str() == "-") {
         return Err(Error::Usage(
@@ -146,12 +147,9 @@ fn of_standard_input(file: Option<&Path>) -> Result<Parcel> {
             let name = file.to_str().map(str::to_owned);
             name.ok_or_else(|| Error::Usage(format!("{} is not UTF-8, as names in an archive are", file.display())))
         });
-        let name = name.transpose()?;
-        let called = name.clone().unwrap_or_else(|| "Dockerfile".to_owned());
-        return Ok(Parcel {
-            name,
-            called,
-            contents: Contents::Archive(Box::new(Cursor::new(first).chain(io::stdin()))),
+        return Ok(Goods {
+            source: Source::Archive { name: name.transpose()?.unwrap_or_default() },
+            offers: Offers { archive: Some(Box::new(Cursor::new(first).chain(io::stdin()))), ..Offers::default() },
         });
     }
     if let Some(file) = file {
@@ -161,8 +159,7 @@ fn of_standard_input(file: Option<&Path>) -> Result<Parcel> {
         )));
     }
     let text = limited(Cursor::new(first).chain(io::stdin()), "standard input")?;
-    let name = "Dockerfile".to_owned();
-    Ok(Parcel { name: None, called: name.clone(), contents: Contents::Alone { name, text } })
+    Ok(Goods { source: Source::Alone { file: Text::new("Dockerfile", &text) }, offers: Offers::default() })
 }
 
 /// All of a file that is held in memory.
@@ -177,14 +174,4 @@ fn limited(file: impl Read, what: &str) -> Result<Vec<u8>> {
 
 fn is_address(text: &str) -> bool {
     ["http://", "https://", "git://", "ssh://", "git@", "github.com/"].iter().any(|start| text.starts_with(start))
-}
-
-/// What the daemon says of the Dockerfile, with the name that the user calls it by.
-pub(super) fn as_called(error: Error, within: Option<&str>, called: &str) -> Error {
-    let Some(within) = within.filter(|name| name.starts_with(".dockerfile.")) else { return error };
-    match error {
-        Error::Failed(text) => Error::Failed(text.replace(within, called)),
-        Error::Refused { status, message } => Error::Refused { status, message: message.replace(within, called) },
-        other => other,
-    }
 }

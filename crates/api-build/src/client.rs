@@ -1,0 +1,200 @@
+//! The client's end: says what is to be built, has at hand what the daemon may need, and hears how it goes.
+
+mod directory;
+
+pub use directory::Directory;
+
+use crate::ask::Ask;
+use crate::mux::{Mux, Side, Stream};
+use crate::need::{Answer, Need};
+use crate::said::{self, Said};
+use crate::wire::{self, PieceReader, PieceWriter};
+use build::{Built, Error, Told};
+use std::collections::BTreeMap;
+use std::io::{self, Read, Write as _};
+use std::sync::{Arc, Mutex, PoisonError};
+use tokio::io::{AsyncRead, AsyncWrite, BufReader};
+use tokio::task::JoinSet;
+use tokio_util::io::SyncIoBridge;
+
+/// What the daemon may ask for. Each is given once.
+#[derive(Default)]
+pub struct Offers {
+    /// The context's files.
+    pub context: Option<Directory>,
+    /// Those of named contexts.
+    pub contexts: BTreeMap<String, Directory>,
+    /// An archive of the context.
+    pub archive: Option<Box<dyn Read + Send>>,
+    /// What keeps what is exported, by the names that it was asked for as.
+    pub exports: BTreeMap<String, Keep>,
+}
+
+/// Keeps what comes, to its end, on a thread. Where it comes no further, reading fails. An error is one line for people.
+pub type Keep = Box<dyn FnOnce(&mut dyn Read) -> Result<(), String> + Send>;
+
+/// What a client hears: how the build goes on, or, at last, how it ended.
+#[derive(Debug)]
+pub enum Heard {
+    /// Something happened.
+    Told(Told),
+    /// It has ended.
+    End(Result<Built, Error>),
+}
+
+/// A build that goes on. It ends where this is dropped.
+pub struct Client {
+    control: BufReader<Stream>,
+    failure: Failure,
+    _serving: JoinSet<()>,
+}
+
+/// What went wrong on this side first.
+#[derive(Clone, Default)]
+struct Failure(Arc<Mutex<Option<String>>>);
+
+impl Failure {
+    fn say(&self, why: String) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(why);
+    }
+
+    fn take(&self) -> Option<String> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+impl Client {
+    /// Asks for a build on a connection that has become a stream of bytes.
+    ///
+    /// # Errors
+    /// Where the daemon is gone.
+    pub async fn begin(
+        connection: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        ask: &Ask,
+        offers: Offers,
+    ) -> io::Result<Client> {
+        let mux = Mux::new(connection, Side::Client);
+        let mut control = BufReader::new(mux.opener().open().await?);
+        wire::write(&mut control, ask).await?;
+        let failure = Failure::default();
+        let mut serving = JoinSet::new();
+        serving.spawn(serve(mux, offers, failure.clone()));
+        Ok(Client { control, failure, _serving: serving })
+    }
+
+    /// What is heard next. After the end there is nothing more.
+    ///
+    /// # Errors
+    /// What went wrong on this side; or the daemon is gone.
+    pub async fn next(&mut self) -> io::Result<Heard> {
+        let said = wire::read::<Said>(&mut self.control, said::LINE).await;
+        let heard = match said {
+            Ok(Some(said)) => said.try_into(),
+            Ok(None) => Err(io::ErrorKind::UnexpectedEof.into()),
+            Err(error) => Err(error),
+        };
+        match heard {
+            Ok(Heard::Told(told)) => Ok(Heard::Told(told)),
+            Ok(Heard::End(Ok(built))) => Ok(Heard::End(Ok(built))),
+            // What the daemon missed then is what could not be had here.
+            failed => match self.failure.take() {
+                Some(why) => Err(io::Error::other(why)),
+                None => failed,
+            },
+        }
+    }
+}
+
+/// Gives the daemon what it needs, for as long as the connection lasts.
+async fn serve(mut mux: Mux, offers: Offers, failure: Failure) {
+    let offers = Arc::new(Mutex::new(offers));
+    let mut given = JoinSet::new();
+    while let Some(stream) = mux.accept().await {
+        while given.try_join_next().is_some() {}
+        given.spawn(give(stream, Arc::clone(&offers), failure.clone()));
+    }
+}
+
+async fn give(stream: Stream, offers: Arc<Mutex<Offers>>, failure: Failure) {
+    let mut stream = BufReader::new(stream);
+    let need = match wire::read::<Need>(&mut stream, wire::LINE).await {
+        Ok(Some(need)) => need,
+        Ok(None) => return,
+        Err(error) => return failure.say(format!("what the daemon needs is not understood: {error}")),
+    };
+    if let Err(why) = given(stream, need, &offers).await {
+        failure.say(why);
+    }
+}
+
+/// Gives what is needed. An error is one line for people.
+async fn given(mut stream: BufReader<Stream>, need: Need, offers: &Mutex<Offers>) -> Result<(), String> {
+    let offers = || offers.lock().unwrap_or_else(PoisonError::into_inner);
+    let not = |why: &str| Answer::Not { why: why.to_owned() };
+    let lost = |e: io::Error| format!("sending to the daemon: {e}");
+    match need {
+        Need::Context { name } => {
+            let directory = match &name {
+                None => offers().context.take(),
+                Some(name) => offers().contexts.remove(name),
+            };
+            let Some(directory) = directory else {
+                let why = format!("the client has no context {}", name.as_deref().unwrap_or("of its own"));
+                return wire::write(&mut stream, &not(&why)).await.map_err(lost);
+            };
+            wire::write(&mut stream, &Answer::Here).await.map_err(lost)?;
+            blocking(move || directory.send(SyncIoBridge::new(stream))).await
+        }
+        Need::Archive {} => {
+            let archive = offers().archive.take();
+            let Some(mut archive) = archive else {
+                return wire::write(&mut stream, &not("the client has no archive")).await.map_err(lost);
+            };
+            wire::write(&mut stream, &Answer::Here).await.map_err(lost)?;
+            blocking(move || pass_on(&mut *archive, SyncIoBridge::new(stream)).map_err(|e| e.to_string())).await
+        }
+        Need::Secret { id } => {
+            wire::write(&mut stream, &not(&format!("the client has no secret {id}"))).await.map_err(lost)
+        }
+        Need::Agent { id } => {
+            wire::write(&mut stream, &not(&format!("the client has no SSH agent {id}"))).await.map_err(lost)
+        }
+        Need::Export { name } => {
+            let keep = offers().exports.remove(&name);
+            let Some(keep) = keep else {
+                return wire::write(&mut stream, &not(&format!("the client asked for no {name}"))).await.map_err(lost);
+            };
+            wire::write(&mut stream, &Answer::Here).await.map_err(lost)?;
+            let keeping = tokio::task::spawn_blocking(move || {
+                let mut pieces = PieceReader::new(SyncIoBridge::new(stream));
+                let kept = keep(&mut pieces);
+                (kept, pieces.into_inner().into_inner())
+            });
+            let (kept, mut stream) = keeping.await.map_err(|e| e.to_string())?;
+            let answer = kept.as_ref().map_or_else(|why| not(why), |()| Answer::Here);
+            wire::write(&mut stream, &answer).await.map_err(lost)?;
+            kept
+        }
+    }
+}
+
+/// Runs something that blocks.
+async fn blocking(work: impl FnOnce() -> Result<(), String> + Send + 'static) -> Result<(), String> {
+    tokio::task::spawn_blocking(work).await.map_err(|e| e.to_string())?
+}
+
+/// Sends all of something whose length nobody knows yet.
+fn pass_on(archive: &mut dyn Read, to: SyncIoBridge<BufReader<Stream>>) -> io::Result<()> {
+    let mut pieces = PieceWriter::new(to);
+    let mut buffer = vec![0; wire::PIECE];
+    loop {
+        match archive.read(&mut buffer) {
+            Ok(0) => return pieces.end()?.flush(),
+            // A daemon that takes no more has said why.
+            Ok(count) if pieces.write_all(&buffer[..count]).is_err() => return Ok(()),
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(io::Error::new(error.kind(), format!("reading standard input: {error}"))),
+        }
+    }
+}

@@ -1,0 +1,178 @@
+//! The daemon's end: reads what is to be built, gets what is needed from the client, and tells how it goes.
+
+use crate::ask::{self, Ask, Source};
+use crate::entry;
+use crate::mux::{Mux, Opener, Side, Stream};
+use crate::need::{self, Need};
+use crate::said::Said;
+use crate::wire::{self, PieceReader};
+use build::dockerfile::Source as FileSource;
+use build::ignore::Ignore;
+use build::{Builder, Built, Error, Files, List, Progress, Request};
+use std::io::{self, BufReader, BufWriter};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
+use tokio::task::JoinHandle;
+use tokio_util::io::SyncIoBridge;
+use tokio_util::sync::CancellationToken;
+
+/// Bytes that a thread reads or writes at a time.
+const BUFFER: usize = 128 << 10;
+
+/// Serves one build on a connection that has become a stream of bytes. Where the connection ends before, so does the build.
+pub async fn serve(
+    builder: Builder,
+    connection: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    shutdown: CancellationToken,
+) {
+    let mut mux = Mux::new(connection, Side::Daemon);
+    let opened = tokio::time::timeout(need::PATIENCE, mux.accept()).await;
+    // Whoever opens nothing wants nothing.
+    let Ok(Some(control)) = opened else { return };
+    let mut control = tokio::io::BufStream::new(control);
+    let told = tokio::select! {
+        told = session(&builder, &mut control, mux.opener()) => told,
+        () = ended(&mut mux) => return,
+        () = shutdown.cancelled() => {
+            let message = "the build was given up, as the daemon is being stopped: build again once one runs";
+            wire::write(&mut control, &Said::from(Err(Error::Invalid(message.to_owned())))).await
+        }
+    };
+    drop(control);
+    match told {
+        Ok(()) => mux.close().await,
+        Err(error) => tracing::debug!(%error, "the client of a build does not hear its end"),
+    }
+}
+
+/// Waits until the connection has ended. A client opens nothing but its first stream.
+async fn ended(mux: &mut Mux) {
+    while mux.accept().await.is_some() {}
+}
+
+type Control = tokio::io::BufStream<Stream>;
+
+async fn session(builder: &Builder, control: &mut Control, opener: Opener) -> io::Result<()> {
+    let asked = tokio::time::timeout(need::PATIENCE, wire::read::<Ask>(control, ask::LINE)).await;
+    let asked = match asked {
+        Ok(Ok(Some(asked))) => Ok(asked),
+        Ok(Ok(None)) => return Ok(()),
+        Ok(Err(error)) => Err(Error::Invalid(format!("what is to be built is not understood: {error}"))),
+        Err(_) => Err(Error::Invalid("the client does not say what is to be built".to_owned())),
+    };
+    let end = match asked {
+        Ok(asked) => build(builder, control, opener, asked).await?,
+        Err(error) => Err(error),
+    };
+    wire::write(control, &Said::from(end)).await
+}
+
+/// Builds, and tells what happens; only where that fails the error is the outer one.
+async fn build(
+    builder: &Builder,
+    control: &mut Control,
+    opener: Opener,
+    asked: Ask,
+) -> io::Result<Result<Built, Error>> {
+    let request = match request(builder, &opener, asked).await {
+        Ok(request) => request,
+        Err(error) => return Ok(Err(error)),
+    };
+    let (progress, mut events) = Progress::channel();
+    let builder = builder.clone();
+    let mut task = Task(tokio::spawn(async move { builder.build(request, progress).await }));
+    while let Some(event) = events.recv().await {
+        wire::put(control, &Said::from(event)).await?;
+        // What is there already goes with it.
+        while let Ok(event) = events.try_recv() {
+            wire::put(control, &Said::from(event)).await?;
+        }
+        control.flush().await?;
+    }
+    let given_up = |e| Err(Error::Failed { doing: "building".to_owned(), reason: format!("{e}") });
+    Ok((&mut task.0).await.unwrap_or_else(given_up))
+}
+
+/// A build that is given up with its client.
+struct Task(JoinHandle<Result<Built, Error>>);
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// What the client asks for, with all that it has to send.
+async fn request(builder: &Builder, opener: &Opener, asked: Ask) -> Result<Request, Error> {
+    let given = asked.given().map_err(Error::Invalid)?;
+    let names = asked.references().map_err(Error::Invalid)?;
+    let credentials = asked.auths().map_err(Error::Invalid)?;
+    let (file, context) = source(builder, opener, asked.source).await?;
+    Ok(Request {
+        file,
+        context,
+        given,
+        names,
+        labels: asked.labels,
+        no_cache: asked.no_cache,
+        pull: asked.pull,
+        step_timeout: asked.running.timeout.map(Duration::from_secs),
+        host: asked.running.host(),
+        credentials,
+    })
+}
+
+async fn source(builder: &Builder, opener: &Opener, source: Source) -> Result<(FileSource, Arc<Files>), Error> {
+    match source {
+        Source::Alone { file } => Ok((file.source(), Arc::new(Files::nothing()))),
+        Source::Directory { file, ignore, key: _ } => {
+            let files = directory(builder, opener, None, ignore.map(ask::Text::source)).await?;
+            Ok((file.source(), Arc::new(files)))
+        }
+        Source::Archive { name } => {
+            let stream = need::ask(opener, &Need::Archive {}).await.map_err(Error::Invalid)?;
+            let builder = builder.clone();
+            let receiving = blocking(move || {
+                let mut pieces = PieceReader::new(BufReader::with_capacity(BUFFER, SyncIoBridge::new(stream)));
+                builder.receive(&mut pieces, &name)
+            });
+            let received = receiving.await?;
+            Ok((received.file, received.context))
+        }
+    }
+}
+
+/// Takes a directory of the client's.
+async fn directory(
+    builder: &Builder,
+    opener: &Opener,
+    name: Option<String>,
+    ignore: Option<FileSource>,
+) -> Result<Files, Error> {
+    let ignore = ignore.map(|rules| Ignore::parse(&rules)).transpose()?.unwrap_or_default();
+    let stream = need::ask(opener, &Need::Context { name }).await.map_err(Error::Invalid)?;
+    let builder = builder.clone();
+    blocking(move || {
+        let failed = |e: io::Error| Error::Invalid(format!("receiving the build context: {e}"));
+        let mut stream = BufReader::with_capacity(BUFFER, SyncIoBridge::new(stream));
+        let mut list = List::default();
+        entry::read_entries(&mut stream, |entry| list.push(entry).map_err(wire::refused)).map_err(failed)?;
+        let mut update = builder.update(list)?;
+        let wanted = update.lacks().to_vec();
+        entry::write_wanted(&mut BufWriter::with_capacity(BUFFER, stream.get_mut()), &wanted).map_err(failed)?;
+        for place in wanted {
+            let mut taking = update.take(place)?;
+            let verdict = entry::read_file(&mut stream, &mut taking).map_err(failed)?;
+            taking.end(&verdict)?;
+        }
+        update.finish(ignore)
+    })
+    .await
+}
+
+/// Runs something that blocks.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Error> + Send + 'static) -> Result<T, Error> {
+    let failed = |e| Error::Failed { doing: "receiving the build context".to_owned(), reason: format!("{e}") };
+    tokio::task::spawn_blocking(work).await.map_err(failed)?
+}

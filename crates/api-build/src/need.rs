@@ -1,0 +1,113 @@
+//! What the daemon opens a stream for. The first line says what it is; the client's first line says whether it has it.
+
+use crate::mux::{Opener, Stream};
+use crate::wire;
+use serde::{Deserialize, Serialize};
+use std::io;
+use std::time::Duration;
+use tokio::io::{AsyncWriteExt as _, BufReader};
+
+/// What is needed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) enum Need {
+    /// A directory's files: a list, then those of which the contents are wanted (`entry`). With no name it is the build's own context.
+    Context {
+        /// A named context.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        name: Option<String>,
+    },
+    /// An archive, in pieces.
+    Archive {},
+    /// What is in a secret, in pieces.
+    Secret {
+        /// Its id.
+        id: String,
+    },
+    /// A connection to an agent, as it is.
+    Agent {
+        /// Its id.
+        id: String,
+    },
+    /// Something comes, in pieces; behind them the client says whether it is kept.
+    Export {
+        /// Which of those that were asked for.
+        name: String,
+    },
+}
+
+/// Whether it is there.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) enum Answer {
+    /// It follows.
+    Here,
+    /// It does not.
+    Not {
+        /// Why.
+        why: String,
+    },
+}
+
+/// How long a client may take to say something that it has at hand.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(300);
+
+/// Opens a stream and asks for something; an error is one line for people.
+pub(crate) async fn ask(opener: &Opener, need: &Need) -> Result<BufReader<Stream>, String> {
+    let failed = |e: io::Error| format!("asking the client: {e}");
+    let mut stream = BufReader::new(opener.open().await.map_err(failed)?);
+    wire::write(&mut stream, need).await.map_err(failed)?;
+    answered(&mut stream).await?;
+    Ok(stream)
+}
+
+async fn answered(stream: &mut BufReader<Stream>) -> Result<(), String> {
+    let answer = tokio::time::timeout(PATIENCE, wire::read(stream, wire::LINE)).await;
+    match answer.map_err(|_| "the client does not answer".to_owned())? {
+        Ok(Some(Answer::Here)) => Ok(()),
+        Ok(Some(Answer::Not { why })) => Err(why),
+        Ok(None) => Err("the client is gone".to_owned()),
+        Err(error) => Err(format!("the client's answer: {error}")),
+    }
+}
+
+/// Something on its way to the client: what a build is asked to export.
+pub struct Outgoing {
+    stream: BufReader<Stream>,
+}
+
+impl Outgoing {
+    /// Begins one. `name` is what it was asked for as.
+    ///
+    /// # Errors
+    /// One line for people: the client is gone, or does not want it.
+    pub async fn begin(opener: &Opener, name: &str) -> Result<Outgoing, String> {
+        ask(opener, &Need::Export { name: name.to_owned() }).await.map(|stream| Outgoing { stream })
+    }
+
+    /// Sends bytes. Waits while the client does not take them.
+    ///
+    /// # Errors
+    /// Where the client is gone.
+    pub async fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
+        for piece in bytes.chunks(wire::PIECE) {
+            let length = u32::try_from(piece.len()).map_err(wire::refused)?;
+            self.stream.write_all(&length.to_le_bytes()).await?;
+            self.stream.write_all(piece).await?;
+        }
+        Ok(())
+    }
+
+    /// That was all. Waits until the client has kept it.
+    ///
+    /// # Errors
+    /// One line for people: the client is gone, or could not keep it.
+    pub async fn finish(mut self) -> Result<(), String> {
+        let sent = async {
+            self.stream.write_all(&0_u32.to_le_bytes()).await?;
+            self.stream.flush().await
+        };
+        sent.await.map_err(|e| format!("sending to the client: {e}"))?;
+        answered(&mut self.stream).await
+    }
+}
