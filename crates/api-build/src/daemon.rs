@@ -85,7 +85,7 @@ async fn build(
     while let Some(event) = events.recv().await {
         wire::put(control, &Said::from(event)).await?;
         // What is there already goes with it.
-        while let Ok(event) = events.try_recv() {
+        while let Some(event) = events.try_recv() {
             wire::put(control, &Said::from(event)).await?;
         }
         control.flush().await?;

@@ -84,7 +84,7 @@ impl Builder {
 
     async fn made(&self, request: &Request, progress: &Progress) -> Result<Made> {
         let planned = Planned::new(request)?;
-        planned.tell(self, request, progress).await?;
+        planned.tell(self, request, progress)?;
         let solver = planned.solver(self, request, progress, None);
         let end = solver.carry_out_all(&planned.order).await?;
         let state = end.state.clone();

@@ -5,9 +5,10 @@ use engine::OutputStream;
 use image::{ImageId, Platform, ProgressEvent, Reference};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::sync::mpsc;
+use tokio::sync::Notify;
 
 /// An instruction of a stage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -98,10 +99,10 @@ pub enum StepEvent {
     },
 }
 
-/// Who is told. Whoever tells waits while much is told and not heard yet; nobody need hear.
+/// Who is told. Whoever tells never waits, as others may wait for what is told of; nobody need hear.
 #[derive(Clone, Debug)]
 pub struct Progress {
-    to: Option<mpsc::Sender<Told>>,
+    to: Option<Arc<Telling>>,
     began: Instant,
     platform: Option<Arc<Platform>>,
 }
@@ -109,14 +110,44 @@ pub struct Progress {
 /// Between two messages of how far something is.
 const INTERVAL: Duration = Duration::from_millis(100);
 
-/// Events that wait to be heard.
-const QUEUE: usize = 256;
+/// What is told, for whoever hears it.
+#[derive(Debug)]
+pub struct Events(Arc<Queue>);
+
+/// The end of a queue that is told to; it ends with the last of its clones.
+#[derive(Debug)]
+struct Telling(Arc<Queue>);
+
+#[derive(Debug, Default)]
+struct Queue {
+    state: Mutex<State>,
+    told: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    events: VecDeque<Told>,
+    /// Bytes of memory that output takes in there.
+    held: usize,
+    /// Nobody tells any more, or nobody hears.
+    ended: bool,
+}
+
+/// The most memory that output takes which is not heard yet. Of more, what was written last is kept.
+const MOST: usize = 4 << 20;
+
+/// What is said in place of what was let go.
+const CLIPPED: &str = "[output clipped: it was not read in time]\n";
+
+/// What a piece of output takes beside its bytes.
+const EACH: usize = size_of::<Told>();
 
 impl Progress {
     /// Tells whoever has the other end. The build's time begins now.
-    pub fn channel() -> (Progress, mpsc::Receiver<Told>) {
-        let (to, from) = mpsc::channel(QUEUE);
-        (Progress { to: Some(to), began: Instant::now(), platform: None }, from)
+    pub fn channel() -> (Progress, Events) {
+        let queue = Arc::<Queue>::default();
+        let to = Some(Arc::new(Telling(Arc::clone(&queue))));
+        (Progress { to, began: Instant::now(), platform: None }, Events(queue))
     }
 
     /// Tells nobody.
@@ -129,18 +160,9 @@ impl Progress {
         Progress { platform: Some(Arc::new(platform.clone())), ..self.clone() }
     }
 
-    pub(crate) async fn tell(&self, event: Event) {
+    pub(crate) fn tell(&self, event: Event) {
         if let Some(to) = &self.to {
-            // Who does not hear any more gives the build up otherwise.
-            let _ = to.send(Told { at: self.began.elapsed(), platform: self.platform.clone(), event }).await;
-        }
-    }
-
-    /// Tells something that is worth no wait: who is busy hears what comes after it.
-    pub(crate) fn in_passing(&self, id: StepId, event: StepEvent) {
-        if let Some(to) = &self.to {
-            let platform = self.platform.clone();
-            let _ = to.try_send(Told { at: self.began.elapsed(), platform, event: Event::Step(id, event) });
+            to.0.push(Told { at: self.began.elapsed(), platform: self.platform.clone(), event });
         }
     }
 
@@ -153,12 +175,181 @@ impl Progress {
             let is_due = told.is_none_or(|last| now - last >= INTERVAL) || whole == Some(come);
             if is_due {
                 *told = Some(now);
-                self.in_passing(id, StepEvent::Downloading(come, whole));
+                self.step(id, StepEvent::Downloading(come, whole));
             }
         }
     }
 
-    pub(crate) async fn step(&self, id: StepId, event: StepEvent) {
-        self.tell(Event::Step(id, event)).await;
+    pub(crate) fn step(&self, id: StepId, event: StepEvent) {
+        self.tell(Event::Step(id, event));
+    }
+}
+
+impl Drop for Telling {
+    fn drop(&mut self) {
+        self.0.state.lock().ended = true;
+        self.0.told.notify_one();
+    }
+}
+
+impl Events {
+    /// The next; `None` after the last.
+    pub async fn recv(&mut self) -> Option<Told> {
+        loop {
+            {
+                let mut state = self.0.state.lock();
+                match state.next() {
+                    None if !state.ended => {}
+                    next => return next,
+                }
+            }
+            self.0.told.notified().await;
+        }
+    }
+
+    /// The next, if it is there already.
+    pub fn try_recv(&mut self) -> Option<Told> {
+        self.0.state.lock().next()
+    }
+}
+
+impl Drop for Events {
+    fn drop(&mut self) {
+        *self.0.state.lock() = State { ended: true, ..State::default() };
+    }
+}
+
+impl Queue {
+    fn push(&self, told: Told) {
+        let mut state = self.state.lock();
+        if state.ended {
+            return;
+        }
+        if let Some(way) = way(&told) {
+            state.events.retain(|other| self::way(other) != Some(way));
+        }
+        state.held += size(&told);
+        state.events.push_back(told);
+        if state.held > MOST {
+            state.clip();
+        }
+        drop(state);
+        self.told.notify_one();
+    }
+}
+
+impl State {
+    fn next(&mut self) -> Option<Told> {
+        let next = self.events.pop_front()?;
+        self.held -= size(&next);
+        Some(next)
+    }
+
+    /// Lets go of the older half of the output, and says so once for each step.
+    fn clip(&mut self) {
+        let mut over = self.held - MOST / 2;
+        let mut clipped = HashSet::new();
+        let all = std::mem::take(&mut self.events);
+        let mut kept = VecDeque::with_capacity(all.len());
+        for told in all {
+            match &told.event {
+                Event::Step(id, StepEvent::Output(_, bytes)) if over > 0 => {
+                    over = over.saturating_sub(bytes.len() + EACH);
+                    if clipped.insert((told.platform.clone(), *id)) {
+                        let note = bytes::Bytes::from_static(CLIPPED.as_bytes());
+                        let event = Event::Step(*id, StepEvent::Output(OutputStream::Stderr, note));
+                        kept.push_back(Told { event, ..told });
+                    }
+                }
+                _ => kept.push_back(told),
+            }
+        }
+        self.held = kept.iter().map(size).sum();
+        self.events = kept;
+    }
+}
+
+/// Bytes of memory that it takes, if it is what a command wrote.
+fn size(told: &Told) -> usize {
+    match &told.event {
+        Event::Step(_, StepEvent::Output(_, bytes)) => bytes.len() + EACH,
+        _ => 0,
+    }
+}
+
+/// What it tells the way of: of what is not heard yet, only the last counts.
+fn way(told: &Told) -> Option<(Option<&Platform>, StepId, &str)> {
+    let platform = told.platform.as_deref();
+    match &told.event {
+        Event::Step(step, StepEvent::Layer(event)) => Some((platform, *step, &event.id)),
+        Event::Step(step, StepEvent::Downloading(..)) => Some((platform, *step, "")),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+
+    const STEP: StepId = StepId { stage: 0, index: 1 };
+
+    #[tokio::test]
+    async fn who_does_not_hear_holds_nobody_up() {
+        let (progress, mut events) = Progress::channel();
+        progress.step(STEP, StepEvent::Began);
+        for line in 0..1_000_000 {
+            progress.step(STEP, StepEvent::Output(OutputStream::Stdout, Bytes::from(format!("line {line}\n"))));
+        }
+        progress.step(STEP, StepEvent::Cached);
+        assert!(events.0.state.lock().held <= MOST);
+        drop(progress);
+        let mut heard = Vec::new();
+        while let Some(told) = events.recv().await {
+            heard.push(told.event);
+        }
+        assert!(matches!(heard[0], Event::Step(STEP, StepEvent::Began)));
+        assert!(matches!(heard[heard.len() - 1], Event::Step(STEP, StepEvent::Cached)));
+        let said: Vec<String> = heard
+            .iter()
+            .filter_map(|event| match event {
+                Event::Step(_, StepEvent::Output(_, bytes)) => Some(String::from_utf8_lossy(bytes).into_owned()),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(said[0], CLIPPED);
+        assert_eq!(said.last().map(String::as_str), Some("line 999999\n"));
+    }
+
+    #[tokio::test]
+    async fn of_a_layers_way_the_last_is_told() {
+        let (progress, mut events) = Progress::channel();
+        for phase in [image::Phase::Waiting, image::Phase::DownloadComplete] {
+            for id in ["a", "b"] {
+                progress.step(STEP, StepEvent::Layer(ProgressEvent { id: id.into(), phase: phase.clone() }));
+            }
+        }
+        drop(progress);
+        let mut heard = Vec::new();
+        while let Some(told) = events.recv().await {
+            if let Event::Step(_, StepEvent::Layer(event)) = told.event {
+                heard.push((event.id, event.phase));
+            }
+        }
+        assert_eq!(
+            heard,
+            [("a".to_owned(), image::Phase::DownloadComplete), ("b".to_owned(), image::Phase::DownloadComplete)]
+        );
+    }
+
+    #[tokio::test]
+    async fn what_is_told_to_nobody_is_nowhere() {
+        let (progress, events) = Progress::channel();
+        drop(events);
+        progress.step(STEP, StepEvent::Output(OutputStream::Stdout, Bytes::from_static(b"x")));
+        let (progress, mut events) = Progress::channel();
+        let waiting = tokio::spawn(async move { events.recv().await.is_none() });
+        drop(progress);
+        assert!(waiting.await.unwrap());
     }
 }

@@ -9,6 +9,7 @@ use crate::look::Looks;
 use crate::progress::{Event, Found, PlannedStage, Progress, StepEvent, StepId};
 use crate::remote::WebFiles;
 use crate::request::{Request, Settings};
+use crate::scratch::Scratch;
 use crate::stage::StageEnd;
 use crate::state::{FIXED_TIME, State};
 use crate::{Error, Result};
@@ -16,7 +17,7 @@ use engine::Engine;
 use futures_util::future::{BoxFuture, try_join_all};
 use image::{ImageId, Images, KeptLayers, Platform};
 use jiff::Timestamp;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use tokio::sync::OnceCell;
 
@@ -32,20 +33,16 @@ struct Inner {
     cache: Cache,
     caches: Caches,
     web: WebFiles,
-    /// Where contexts are while they are needed.
-    contexts: PathBuf,
+    scratch: Scratch,
 }
 
 impl Builder {
-    /// Builds in a data directory. What builds of a former daemon left there is removed.
+    /// Builds in a data directory. What builds of a former daemon left there is removed by [`tidy`](Self::tidy).
     ///
     /// # Errors
     /// Where the directory can't be made.
     pub fn open(engine: Engine, data_dir: &Path, settings: Settings) -> Result<Builder> {
-        let contexts = data_dir.join("build/contexts");
-        let failed = |e: &dyn std::fmt::Display| Error::failed(format!("making {}", contexts.display()), e);
-        image::remove_tree(&contexts).map_err(|e| failed(&e))?;
-        std::fs::create_dir_all(&contexts).map_err(|e| failed(&e))?;
+        let scratch = Scratch::open(&data_dir.join("build"))?;
         let cache = Cache::new(engine.image_store().clone(), engine.store());
         let caches = Caches::new(data_dir.join("build/caches"));
         let web = WebFiles::open(
@@ -55,7 +52,7 @@ impl Builder {
             data_dir.join("build/downloads"),
         );
         let web = web.map_err(|e| Error::failed("making a directory for downloads", e))?;
-        Ok(Builder(Arc::new(Inner { engine, cache, caches, web, contexts })))
+        Ok(Builder(Arc::new(Inner { engine, cache, caches, web, scratch })))
     }
 
     pub(crate) fn cache(&self) -> &Cache {
@@ -79,18 +76,23 @@ impl Builder {
         &self.0.engine
     }
 
-    /// Ends the steps that builds of a former daemon left.
+    /// Ends the steps that builds of a former daemon left, and removes their files.
     pub async fn tidy(&self) {
         for id in self.0.engine.steps() {
             if let Err(error) = crate::step::run::remove(&self.0.engine, &id).await {
                 tracing::warn!(container = %id.short(), %error, "could not remove a step of a build that was given up");
             }
         }
+        let builder = self.clone();
+        let removed = tokio::task::spawn_blocking(move || builder.0.scratch.remove_former()).await;
+        if let Err(error) = removed.map_err(|e| Error::failed("removing files of former builds", e)).flatten() {
+            tracing::warn!(%error, "what former builds left stays until the next start");
+        }
     }
 
     /// A directory for a context, or for what a step needs, which goes with what it becomes.
     pub(crate) fn directory(&self) -> std::io::Result<tempfile::TempDir> {
-        tempfile::tempdir_in(&self.0.contexts)
+        self.0.scratch.directory()
     }
 }
 
@@ -138,13 +140,13 @@ impl Planned {
     }
 
     /// Tells what is going to be done, and what of the request and the file is likely not meant.
-    pub(crate) async fn tell(&self, builder: &Builder, request: &Request, progress: &Progress) -> Result<()> {
-        progress.tell(self.event()).await;
-        builder.check(&self.file, request, progress).await?;
+    pub(crate) fn tell(&self, builder: &Builder, request: &Request, progress: &Progress) -> Result<()> {
+        progress.tell(self.event());
+        builder.check(&self.file, request, progress)?;
         let last = StepId { stage: self.target, index: self.file.stages[self.target].steps.len() };
         for name in unused(&self.file, request) {
             let message = format!("One or more build-args [{name}] were not consumed: no ARG declares it");
-            progress.step(last, StepEvent::Warning(message)).await;
+            progress.step(last, StepEvent::Warning(message));
         }
         Ok(())
     }
@@ -179,7 +181,7 @@ impl Builder {
     }
 
     /// Tells what is likely not meant in the file, which ends the build where the file or its request wants that.
-    async fn check(&self, file: &Dockerfile, request: &Request, progress: &Progress) -> Result<()> {
+    fn check(&self, file: &Dockerfile, request: &Request, progress: &Progress) -> Result<()> {
         let report = self.report(file, request);
         let violation = report.violation();
         let source = &file.source;
@@ -189,7 +191,7 @@ impl Builder {
             Found { warning, file: source.name().to_owned(), lines }
         };
         if !report.warnings.is_empty() {
-            progress.tell(Event::Checked(report.warnings.into_iter().map(found).collect())).await;
+            progress.tell(Event::Checked(report.warnings.into_iter().map(found).collect()));
         }
         violation.map_or(Ok(()), |violation| Err(Error::Invalid(violation)))
     }

@@ -96,15 +96,15 @@ impl<'b> Solver<'b> {
     pub(crate) async fn carry_out(&self, index: usize) -> Result<StageEnd<'b>> {
         let first = StepId { stage: index, index: 0 };
         let mut stage = self.told(first, self.begun(index, first)).await?;
-        self.done(first, &stage.state, 0).await?;
+        self.done(first, &stage.state, 0)?;
         for (number, statement) in self.file.stages[index].steps.iter().enumerate() {
             let step = StepId { stage: index, index: number + 1 };
-            self.progress.step(step, StepEvent::Began).await;
+            self.progress.step(step, StepEvent::Began);
             let before = stage.state.diff_ids().len();
             let place = Place { step, statement, source: &self.file.source };
             // On the heap: what a step awaits is deep.
             self.told(step, Box::pin(stage.step_or_look(&place))).await?;
-            self.done(step, &stage.state, before).await?;
+            self.done(step, &stage.state, before)?;
         }
         Ok(StageEnd { state: stage.state, scope: stage.scope, known: stage.known, files: OnceCell::new() })
     }
@@ -129,15 +129,15 @@ impl<'b> Solver<'b> {
     async fn told<T>(&self, step: StepId, work: impl Future<Output = Result<T>>) -> Result<T> {
         let outcome = work.await;
         if let Err(error) = &outcome {
-            self.progress.step(step, StepEvent::Failed(error.summary())).await;
+            self.progress.step(step, StepEvent::Failed(error.summary()));
         }
         outcome
     }
 
     /// Tells the end of a step, before which the image had so many layers.
-    async fn done(&self, step: StepId, state: &State, before: usize) -> Result<()> {
+    fn done(&self, step: StepId, state: &State, before: usize) -> Result<()> {
         let size = state.size_above(before);
-        self.progress.step(step, StepEvent::Done { image: state.id()?, size }).await;
+        self.progress.step(step, StepEvent::Done { image: state.id()?, size });
         Ok(())
     }
 
@@ -147,10 +147,10 @@ impl<'b> Solver<'b> {
         let platform = needs.platform.as_ref().unwrap_or(&self.request.given.target_platform);
         if let Origin::Stage(other) = &needs.base {
             let end = self.stage(*other).await?;
-            self.progress.step(step, StepEvent::Began).await;
+            self.progress.step(step, StepEvent::Began);
             return Ok(Base { state: end.state.clone(), scope: end.scope.clone(), known: end.known });
         }
-        self.progress.step(step, StepEvent::Began).await;
+        self.progress.step(step, StepEvent::Began);
         let mut known = Known::All;
         let state = match &needs.base {
             Origin::Named { name, .. } if self.looks.is_some() && self.here(name, platform).is_none() => {
@@ -175,7 +175,7 @@ impl Stage<'_, '_> {
         if texts.is_empty() {
             return Ok(());
         }
-        self.solver.progress.step(step, StepEvent::Triggers(texts.clone())).await;
+        self.solver.progress.step(step, StepEvent::Triggers(texts.clone()));
         for text in texts {
             let source = Source::new("ONBUILD trigger of the base image", &text);
             let statement = trigger(&source)?;
@@ -254,7 +254,7 @@ impl Stage<'_, '_> {
         }
         let outcome = self.solver.builder.cache().step(key.finish(), &place.statement.text, anew, work).await?;
         if outcome.cached {
-            self.solver.progress.step(place.step, StepEvent::Cached).await;
+            self.solver.progress.step(place.step, StepEvent::Cached);
         }
         self.state.add(created_by, &self.created, outcome.layer);
         Ok(())
@@ -377,7 +377,7 @@ impl Stage<'_, '_> {
             .each(&prepared.known, |key, variable| key.text(variable))
             .text(&config.user)
             .text(&config.working_dir)
-            .text(&format!("{:?}", prepared.running.host.network_mode))
+            .text(&prepared.running.host.network_mode.to_string())
             .each(&prepared.running.host.extra_hosts, |key, host| key.text(host))
             .number(prepared.running.host.shm_size)
             .text(&self.solver.request.given.target_platform.to_string())

@@ -8,7 +8,9 @@ use crate::pack;
 use crate::pipeline::{self, Blob, ReadSource};
 use crate::record::LayerRecord;
 use crate::state::Lease;
-use crate::{Digest, HistoryEntry, ImageConfig, ImageId, Images, Platform, Progress, Reference, Result, RunConfig};
+use crate::{
+    Digest, Error, HistoryEntry, ImageConfig, ImageId, Images, Platform, Progress, Reference, Result, RunConfig,
+};
 use jiff::Timestamp;
 use rustix::fd::AsFd as _;
 use std::io::Read;
@@ -103,7 +105,9 @@ impl Images {
     /// pushed.
     pub async fn commit(&self, container: &str, options: NewImageOptions) -> Result<ImageId> {
         let config = changes::apply(options.config.clone(), &options.changes)?;
-        let (upper, parent) = (self.rootfs(container)?.upper, self.rootfs_image(container)?);
+        let (rootfs, parent) = (self.rootfs(container)?, self.rootfs_image(container)?);
+        let says_root = rootfs.changes_root_to_plain().map_err(|e| Error::io("reading a root directory", e))?;
+        let upper = rootfs.upper;
         let base = match parent.filter(|id| self.get(id).is_some()) {
             Some(id) => Some((id, self.config(&id)?)),
             None => None,
@@ -115,7 +119,7 @@ impl Images {
         self.blocking(move |inner| {
             let lease = inner.lease();
             layers.iter().for_each(|diff_id| lease.pin(diff_id));
-            let layer = commit_layer(inner, &upper, &lease)?;
+            let layer = commit_layer(inner, &upper, says_root, &lease)?;
             let created = Timestamp::now().to_string();
             let platform = options.platform.clone().or_else(|| base.as_ref().map(|(_, config)| config.platform()));
             let mut document =
@@ -160,10 +164,10 @@ fn add(inner: &Inner, config: &ImageConfig, parent: Option<ImageId>, name: Optio
 }
 
 /// Makes a layer of an overlay's upper directory.
-fn commit_layer(inner: &Arc<Inner>, upper: &Path, lease: &Lease) -> Result<Arc<LayerRecord>> {
+fn commit_layer(inner: &Arc<Inner>, upper: &Path, says_root: bool, lease: &Lease) -> Result<Arc<LayerRecord>> {
     let stage = Stage::new(inner)?;
     let blob = Blob::Make(inner.content.begin()?);
-    let mut source = pack::packed(pack::open(upper)?)?;
+    let mut source = pack::packed(pack::open(upper)?, says_root)?;
     let fs = stage.fs().as_fd();
     let passed = pipeline::run(&mut source, blob, fs, &inner.limits, &Progress::none(), "commit", 0)?;
     stage.commit(passed, None, lease)

@@ -84,6 +84,7 @@ impl Stage {
                     size: passed.unpacked.file_bytes,
                     tar_size: passed.tar_size,
                     repacked: blob.is_none(),
+                    says_root: passed.unpacked.says_top,
                     blobs: blob.into_iter().collect(),
                     sources: Default::default(),
                 }
@@ -132,7 +133,10 @@ pub(crate) fn open_tar(inner: &Inner, layer: &LayerRecord) -> Result<Verified> {
             let decoder = blob.compression.decoder(reader);
             decoder.map_err(|e| Error::io(format!("reading blob {}", blob.digest), e))?
         }
-        None if layer.repacked => Box::new(pack::packed(pack::open(&inner.layer_dir(&layer.dir).join("fs"))?)?),
+        None if layer.repacked => Box::new({
+            let fs = pack::open(&inner.layer_dir(&layer.dir).join("fs"))?;
+            pack::packed(fs, layer.says_root)?
+        }),
         None => return Err(missing(layer)),
     };
     Ok(Verified { archive, hasher: Hasher::new(), expected: layer.diff_id })

@@ -46,6 +46,7 @@ mod record;
 pub mod reference;
 pub mod registry;
 mod remove;
+mod root;
 mod rootfs;
 mod save;
 mod skeleton;

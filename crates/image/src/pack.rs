@@ -3,6 +3,7 @@
 
 use crate::archive::Packer;
 use crate::pipeline::{BUFFER, Source};
+use crate::root::RootLook;
 use crate::rootfs::is_opaque;
 use crate::tar::{Entry, Kind, TarWriter};
 use crate::tree::walk::{Found, walk};
@@ -25,13 +26,14 @@ pub(crate) fn open(directory: &Path) -> Result<OwnedFd> {
 }
 
 /// The archive of a directory in overlayfs' form, which a thread of its own writes: overlayfs' whiteouts and opaque directories in
-/// OCI's form (image-spec, layer.md).
-pub(crate) fn packed(directory: OwnedFd) -> Result<Packed> {
+/// OCI's form (image-spec, layer.md). The root directory has an entry where it is not [plain](crate::root), and where the layer
+/// `says_root`.
+pub(crate) fn packed(directory: OwnedFd, says_root: bool) -> Result<Packed> {
     let (to, from) = sync_channel(QUEUE);
     let work = move || {
         let output = Output { to: to.clone(), buffer: Vec::with_capacity(BUFFER) };
         // Nobody is told where nobody reads any more.
-        drop(to.send(pack(directory, output).map(|()| None)));
+        drop(to.send(pack(directory, says_root, output).map(|()| None)));
     };
     let thread = std::thread::Builder::new().name("layer-pack".into());
     thread.spawn(work).map_err(|e| Error::io("starting a thread to pack a layer", e))?;
@@ -39,10 +41,10 @@ pub(crate) fn packed(directory: OwnedFd) -> Result<Packed> {
 }
 
 /// Writes a directory as a layer's archive.
-fn pack(directory: OwnedFd, output: Output) -> Result<()> {
+fn pack(directory: OwnedFd, says_root: bool, output: Output) -> Result<()> {
     let mut stat = rustix::fs::fstat(&directory).map_err(|e| Error::io("reading a layer's directory", e))?;
     let mut packer = Packer::new(TarWriter::new(output));
-    if (stat.st_mode & 0o7777, stat.st_uid, stat.st_gid) != (0o755, 0, 0) {
+    if says_root || RootLook::from(&stat) != RootLook::PLAIN {
         // Its time is that of whoever made the directory last, not of anything in the layer.
         stat.st_mtime = 0;
         let root = Found { parent: directory.as_fd(), name: b".", path: b".", stat };

@@ -82,6 +82,9 @@ pub struct LayerRecord {
     /// It was made here, of its directory: packing that again gives the archive.
     #[serde(default)]
     pub repacked: bool,
+    /// It has an entry for the root directory, or has to have one, though it is what nobody need say of one: root's own, `rwxr-xr-x`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub says_root: bool,
     /// Repositories (`domain/path`) that have a blob of it, by the blob's digest.
     #[serde(default)]
     pub sources: BTreeMap<Digest, Vec<String>>,

@@ -18,8 +18,9 @@ use mount::{Own, Stack};
 
 use crate::images::Inner;
 use crate::record::RootfsRecord;
+use crate::root::RootLook;
 use crate::tree::walk::walk;
-use crate::{Error, ImageId, Images, Result, skeleton};
+use crate::{Error, ImageId, Images, Result, root, skeleton};
 use rustix::fs::{FileType, Mode, OFlags};
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -59,6 +60,19 @@ pub struct RootfsSize {
     pub total: u64,
 }
 
+impl Rootfs {
+    /// What the root directory looks like without what the container changed.
+    pub(crate) fn root_below(&self) -> std::io::Result<RootLook> {
+        let top = self.lower.first().map_or(skeleton::DIR, String::as_str);
+        RootLook::of(&self.layers_dir.join(top))
+    }
+
+    /// Whether the container made its root directory plain, which it was not below: its changes have to say so.
+    pub(crate) fn changes_root_to_plain(&self) -> std::io::Result<bool> {
+        Ok(RootLook::of(&self.upper)? == RootLook::PLAIN && self.root_below()? != RootLook::PLAIN)
+    }
+}
+
 impl Images {
     /// A container's root file system.
     pub fn rootfs(&self, container: &str) -> Result<Rootfs> {
@@ -82,7 +96,7 @@ impl Images {
         let record = state.rootfs.get(container).ok_or_else(|| Error::NoSuchRootfs(container.into()))?;
         let mounted = record.mounted.iter().find(|mounted| mounted.image == *image);
         let mounted = mounted.ok_or_else(|| Error::NoSuchImage(image.to_string()))?;
-        Ok(ImageTree { layers_dir: self.0.root.join("layers"), lower: alone(&state, &mounted.layers)? })
+        Ok(ImageTree { layers_dir: self.0.root.join("layers"), lower: alone(&self.0, &state, &mounted.layers)? })
     }
 
     /// Mounts layers, bottom first, where nobody but the holder of the result sees them, to be read. The caller keeps them.
@@ -91,7 +105,7 @@ impl Images {
     /// [`Error::LayerMissing`].
     pub async fn view_layers(&self, diff_ids: Vec<crate::Digest>) -> Result<MountedRootfs> {
         self.blocking(move |inner| {
-            let lower = alone(&inner.state.lock(), &diff_ids)?;
+            let lower = alone(inner, &inner.state.lock(), &diff_ids)?;
             mount::layers(&inner.root, &lower)
         })
         .await
@@ -165,7 +179,7 @@ fn directory(inner: &Inner, container: &str) -> PathBuf {
 }
 
 fn describe(inner: &Inner, state: &crate::state::State, container: &str, record: &RootfsRecord) -> Result<Rootfs> {
-    let mut lower = lower(state, &record.layers)?;
+    let mut lower = lower(inner, state, &record.layers)?;
     lower.push(format!("{}/fs", skeleton::DIR));
     let directory = directory(inner, container);
     Ok(Rootfs {
@@ -177,9 +191,13 @@ fn describe(inner: &Inner, state: &crate::state::State, container: &str, record:
 }
 
 /// The directories of layers, top first.
-fn lower(state: &crate::state::State, layers: &[crate::Digest]) -> Result<Vec<String>> {
+fn lower(inner: &Inner, state: &crate::state::State, layers: &[crate::Digest]) -> Result<Vec<String>> {
     let layers = state.layers_of(layers)?;
-    let mut lower: Vec<String> = layers.iter().rev().map(|layer| format!("{}/fs", layer.dir)).collect();
+    let layers_dir = inner.root.join("layers");
+    let above = root::above(&layers_dir, &layers);
+    let above = above.map_err(|e| Error::io(format!("looking at root directories in {}", layers_dir.display()), e))?;
+    let all = layers.iter().rev().map(|layer| format!("{}/fs", layer.dir));
+    let mut lower: Vec<String> = above.into_iter().chain(all).collect();
     // An image may have the same layer twice, overlayfs may not: only the upper one shows.
     let mut seen = HashSet::new();
     lower.retain(|dir| seen.insert(dir.clone()));
@@ -187,8 +205,8 @@ fn lower(state: &crate::state::State, layers: &[crate::Digest]) -> Result<Vec<St
 }
 
 /// The directories of layers, top first, as an overlay of them alone takes them: two at least.
-fn alone(state: &crate::state::State, layers: &[crate::Digest]) -> Result<Vec<String>> {
-    let mut lower = lower(state, layers)?;
+fn alone(inner: &Inner, state: &crate::state::State, layers: &[crate::Digest]) -> Result<Vec<String>> {
+    let mut lower = lower(inner, state, layers)?;
     while lower.len() < 2 {
         lower.push(skeleton::EMPTY[lower.len()].to_owned());
     }

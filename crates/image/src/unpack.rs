@@ -80,6 +80,8 @@ pub(crate) struct Unpacked {
     pub(crate) file_bytes: u64,
     /// Entries.
     pub(crate) entries: u64,
+    /// One of them is for the directory that everything is unpacked into.
+    pub(crate) says_top: bool,
 }
 
 /// Unpacks `input` below `root`, and reads it to its end. Pure but for the tree: suits a fuzzer.
@@ -249,6 +251,7 @@ impl<R: BufRead> Unpacker<'_, R> {
         if self.options.keep_top {
             return Ok(());
         }
+        self.done.says_top = true;
         let base = self.options.base;
         let fd = self.parent(base, entry)?;
         self.remember(base, entry)?;

@@ -4,11 +4,10 @@ pub(crate) mod cache;
 mod request;
 pub(crate) mod words;
 
-use ::build::{Progress, Told};
+use ::build::{Events, Progress};
 use bytes::{BufMut as _, Bytes, BytesMut};
 use futures_util::{StreamExt as _, stream};
 use http::StatusCode;
-use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -85,7 +84,7 @@ impl Drop for Task {
 /// Turns what a build tells into pieces of the answer.
 struct Teller {
     words: Words,
-    events: mpsc::Receiver<Told>,
+    events: Events,
     task: Option<Task>,
     /// The daemon stops: the build is given up, and its client told.
     shutdown: CancellationToken,
@@ -111,7 +110,7 @@ impl Teller {
             let mut piece = BytesMut::new();
             self.words.event(told.event).iter().for_each(|message| piece.put(line(message)));
             // What is there already goes with it.
-            while let Ok(told) = self.events.try_recv() {
+            while let Some(told) = self.events.try_recv() {
                 self.words.event(told.event).iter().for_each(|message| piece.put(line(message)));
             }
             if !piece.is_empty() {

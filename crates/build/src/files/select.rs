@@ -4,6 +4,7 @@ use super::Files;
 use crate::cache::Key;
 use crate::glob::{Glob, Stars};
 use crate::ignore::Ignore;
+use crate::state::FIXED_TIME;
 use image::archive;
 use image::tar::Attributes;
 use image::tree::walk::{Found, walk};
@@ -216,6 +217,10 @@ impl Files {
             self.pick_parents(root, &prefix, &source.path, into)?;
         } else if into.top.is_none() {
             into.top = Some(source.stat);
+            // Nobody says when a root directory was changed: its time is that of whoever stacked or unpacked it.
+            if let Some(top) = into.top.as_mut().filter(|_| source.path.is_empty()) {
+                (top.st_mtime, top.st_mtime_nsec) = (FIXED_TIME, 0);
+            }
         }
         let directory = tree::open(root, &source.path, OFlags::RDONLY | OFlags::DIRECTORY);
         let directory = directory.map_err(|e| failed(&source.path, e))?;

@@ -81,7 +81,7 @@ impl Stage<'_, '_> {
         let tell = self.solver.progress.of_download(place.step);
         let looked = self.solver.builder.web().look(&url, known, &tell).await;
         let file = looked.map_err(|error| error.asked_at(place.source, word.span))?;
-        self.solver.progress.step(place.step, StepEvent::Downloaded).await;
+        self.solver.progress.step(place.step, StepEvent::Downloaded);
         let name = file_name(&url);
         match left_out(&self.exclude(&add.files, place)?, name.as_deref()) {
             true => Ok(None),

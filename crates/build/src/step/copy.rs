@@ -3,7 +3,7 @@
 use super::owner;
 use super::piece::{Found, Piece, Taken};
 use crate::cache::Key;
-use crate::dockerfile::{Mode, Owner};
+use crate::dockerfile::{Identity, Mode, Owner};
 use crate::files::{Files, Picked};
 use crate::remote::Tell;
 use crate::solve::Builder;
@@ -58,7 +58,7 @@ impl Looked {
         Key::new("copy of pieces")
             .option(below.as_ref(), Key::digest)
             .text(&copying.destination)
-            .option(copying.owner.as_ref(), |key, owner| key.text(&format!("{owner:?}")))
+            .option(copying.owner.as_ref(), owner_part)
             .option(copying.mode_text.as_deref(), Key::text)
             .number(u64::from(copying.parents))
             .number(copying.time.cast_unsigned())
@@ -125,6 +125,14 @@ fn only_directory(taken: &[Taken]) -> Option<(&Files, &Stat)> {
         [piece] if piece.selection.sources == 1 => piece.selection.top.as_ref().map(|top| (&*piece.files, top)),
         _ => None,
     }
+}
+
+fn owner_part(key: Key, owner: &Owner) -> Key {
+    let identity = |key: Key, identity: &Identity| match identity {
+        Identity::Number(number) => key.text("number").number(u64::from(*number)),
+        Identity::Name(name) => key.text("name").text(name),
+    };
+    identity(key, &owner.user).option(owner.group.as_ref(), identity)
 }
 
 /// Where a copy goes.

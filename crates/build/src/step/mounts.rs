@@ -1,7 +1,7 @@
 //! What a `RUN` sees of something that is not in its root file system.
 
 use crate::cache::Key;
-use crate::caches::Made;
+use crate::caches::{InUse, Made};
 use crate::dockerfile::Sharing;
 use crate::files::{Choice, Files, Selection};
 use crate::solve::Builder;
@@ -13,6 +13,7 @@ use image::{Digest, ImageId, Images, NewLayer};
 use rustix::fd::AsFd as _;
 use rustix::fs::{AtFlags, OFlags};
 use std::any::Any;
+use std::collections::BTreeMap;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -40,6 +41,16 @@ enum Pending {
     Cache { target: String, id: String, sharing: Sharing, made: Made, read_only: bool },
     /// Files of the context that are written to: a copy of them.
     Copy { target: String, files: Arc<Files>, selection: Arc<Selection> },
+}
+
+impl Pending {
+    /// The id of a directory that is this step's alone.
+    fn alone(&self) -> Option<(&String, Made)> {
+        match self {
+            Pending::Cache { id, sharing: Sharing::Locked, made, .. } => Some((id, *made)),
+            _ => None,
+        }
+    }
 }
 
 /// What a mount adds to a step's key.
@@ -139,13 +150,23 @@ impl Mounts {
 
     /// Makes ready what only a step needs that is carried out.
     pub(crate) async fn make_ready(&mut self, builder: &Builder) -> Result<()> {
-        for pending in std::mem::take(&mut self.pending) {
+        let all = std::mem::take(&mut self.pending);
+        // Each once, or a step would wait for itself; in one order, or two would for each other.
+        let alone: BTreeMap<&String, Made> = all.iter().filter_map(Pending::alone).collect();
+        let mut locked: BTreeMap<String, InUse> = BTreeMap::new();
+        for (id, made) in alone {
+            locked.insert(id.clone(), builder.caches().take(id, Sharing::Locked, made).await?);
+        }
+        for pending in all {
             match pending {
-                Pending::Cache { target, id, sharing, made, read_only } => {
-                    let in_use = builder.caches().take(&id, sharing, made).await?;
-                    self.push(bind(in_use.path()), &target, read_only);
-                    self.keep(in_use);
-                }
+                Pending::Cache { target, id, sharing, made, read_only } => match locked.get(&id) {
+                    Some(own) if sharing != Sharing::Private => self.push(bind(own.path()), &target, read_only),
+                    _ => {
+                        let in_use = builder.caches().take(&id, sharing, made).await?;
+                        self.push(bind(in_use.path()), &target, read_only);
+                        self.keep(in_use);
+                    }
+                },
                 Pending::Copy { target, files, selection } => {
                     let directory = builder.directory().map_err(|e| Error::failed("making a directory", e))?;
                     let to = directory.path().join("files");
@@ -157,6 +178,7 @@ impl Mounts {
                 }
             }
         }
+        self.keep(locked);
         Ok(())
     }
 

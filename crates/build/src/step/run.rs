@@ -84,9 +84,9 @@ pub(crate) async fn run(
     let made = made.await.map_err(|e| Error::failed("running a command", e))?;
     let (container, warnings) = made.map_err(failed)?;
     let name = container.name();
-    progress.step(step, StepEvent::Running(name.clone())).await;
+    progress.step(step, StepEvent::Running(name.clone()));
     for warning in warnings {
-        progress.step(step, StepEvent::Warning(warning)).await;
+        progress.step(step, StepEvent::Warning(warning));
     }
     let options = AttachOptions { stdout: true, stderr: true, stream: true, ..AttachOptions::default() };
     let mut attached = engine.attach(&name, options).await.map_err(failed)?;
@@ -95,7 +95,7 @@ pub(crate) async fn run(
     Box::pin(engine.start(&name)).await.map_err(failed)?;
     let ending = async {
         while let Some(chunk) = attached.output.next().await {
-            progress.step(step, StepEvent::Output(chunk.stream, chunk.bytes)).await;
+            progress.step(step, StepEvent::Output(chunk.stream, chunk.bytes));
         }
         wait.await.code
     };
@@ -118,7 +118,7 @@ pub(crate) async fn run(
         Ok(code) => Ended::Badly(code),
     };
     container.remove().await.map_err(failed)?;
-    progress.step(step, StepEvent::Removed(name)).await;
+    progress.step(step, StepEvent::Removed(name));
     Ok(ended)
 }
 

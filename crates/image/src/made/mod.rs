@@ -13,6 +13,7 @@ use crate::layers::Stage;
 use crate::pack;
 use crate::pipeline::{Passed, Source as _};
 use crate::record::LayerRecord;
+use crate::root::RootLook;
 use crate::state::Lease;
 use crate::tree;
 use crate::tree::walk::{Found, walk};
@@ -24,7 +25,7 @@ use rustix::io::Errno;
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -33,6 +34,8 @@ use std::sync::Arc;
 pub struct NewLayer {
     images: Images,
     stage: Stage,
+    /// What its root directory looks like says something, though it is what nobody need say.
+    says_root: bool,
 }
 
 /// Times of what a step made: they would be others on another day.
@@ -63,7 +66,7 @@ impl Images {
     /// # Errors
     /// Where the directory can't be made.
     pub fn begin_layer(&self) -> Result<NewLayer> {
-        Ok(NewLayer { images: self.clone(), stage: Stage::new(&self.0)? })
+        Ok(NewLayer { images: self.clone(), stage: Stage::new(&self.0)?, says_root: false })
     }
 
     /// Begins a layer with what a container changed. The caller sees to it that the container does not run; it has changed
@@ -72,17 +75,18 @@ impl Images {
     /// # Errors
     /// [`Error::NoSuchRootfs`], and where the directory can't be moved.
     pub fn take_changes(&self, container: &str) -> Result<NewLayer> {
-        let upper = self.rootfs(container)?.upper;
+        let rootfs = self.rootfs(container)?;
+        let says_root = rootfs.changes_root_to_plain().map_err(|e| Error::io("reading a root directory", e))?;
+        let upper = rootfs.upper;
         let stage = Stage::new(&self.0)?;
         let take = || {
-            let meta = fs::metadata(&upper)?;
+            let look = RootLook::of(&upper)?;
             fs::rename(&upper, stage.fs_path())?;
             fs::DirBuilder::new().mode(0o700).create(&upper)?;
-            std::os::unix::fs::chown(&upper, Some(meta.uid()), Some(meta.gid()))?;
-            fs::set_permissions(&upper, fs::Permissions::from_mode(meta.mode() & 0o7777))
+            look.give(&upper)
         };
         take().map_err(|e| Error::io(format!("taking {}", upper.display()), e))?;
-        Ok(NewLayer { images: self.clone(), stage })
+        Ok(NewLayer { images: self.clone(), stage, says_root })
     }
 }
 
@@ -126,11 +130,11 @@ impl NewLayer {
 
     fn finish_here(self, inner: &Arc<Inner>, times: Option<Times>) -> Result<Option<KeptLayers>> {
         let directory = self.stage.fs_path();
-        let unpacked = settle(&directory, times)?;
+        let unpacked = settle(&directory, self.says_root, times)?;
         if unpacked.entries == 0 {
             return Ok(None);
         }
-        let mut archive = pack::packed(pack::open(&directory)?)?;
+        let mut archive = pack::packed(pack::open(&directory)?, self.says_root)?;
         let mut hasher = Hasher::new();
         while let Some(bytes) = archive.next()? {
             hasher.update(&bytes);
@@ -149,13 +153,11 @@ impl NewLayer {
 }
 
 /// Sets the times of what was changed, takes out what is no part of a layer, and counts the rest.
-fn settle(directory: &Path, times: Option<Times>) -> Result<Unpacked> {
+fn settle(directory: &Path, says_root: bool, times: Option<Times>) -> Result<Unpacked> {
     let root = pack::open(directory)?;
-    let mut done = Unpacked::default();
     let own = rustix::fs::fstat(&root).map_err(|e| Error::io("reading a layer's directory", e))?;
-    if (own.st_mode & 0o7777, own.st_uid, own.st_gid) != (0o755, 0, 0) {
-        done.entries += 1;
-    }
+    let says_top = says_root || RootLook::from(&own) != RootLook::PLAIN;
+    let mut done = Unpacked { entries: u64::from(says_top), says_top, ..Unpacked::default() };
     walk(root, &mut |found| {
         if found.kind() == FileType::Socket {
             return take_out(found).map(|()| false).map_err(|errno| found.failed(errno));

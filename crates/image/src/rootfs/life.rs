@@ -7,9 +7,9 @@ use crate::reaper::Reaper;
 use crate::record::{self, MountedImage, ROOTFS, RootfsRecord};
 use crate::spread::spread;
 use crate::state::State;
-use crate::{Digest, Error, ImageId, Images, Result, skeleton};
+use crate::{Digest, Error, ImageId, Images, Result};
 use std::fs::{self, File, Permissions};
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::sync::Arc;
 use store::{Expect, Txn};
@@ -187,12 +187,7 @@ fn make_directories(directory: &Path, rootfs: &Rootfs) -> Result<()> {
         fs::create_dir(&rootfs.upper)?;
         fs::create_dir(&rootfs.work)?;
         // The upper directory is the root that the container sees: it looks as the image's does.
-        let top = rootfs.lower.first().map_or(skeleton::DIR, String::as_str);
-        let like = fs::metadata(rootfs.layers_dir.join(top))?;
-        if (like.uid(), like.gid()) != (0, 0) {
-            std::os::unix::fs::chown(&rootfs.upper, Some(like.uid()), Some(like.gid()))?;
-        }
-        fs::set_permissions(&rootfs.upper, Permissions::from_mode(like.mode() & 0o7777))
+        rootfs.root_below()?.give(&rootfs.upper)
     };
     make().map_err(|e| Error::io(format!("making {}", directory.display()), e))
 }

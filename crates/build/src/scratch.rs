@@ -1,0 +1,72 @@
+//! Directories that builds need while they go on.
+
+use crate::{Error, Result};
+use std::fs;
+use std::io::{self, ErrorKind};
+use std::path::{Path, PathBuf};
+use tempfile::TempDir;
+
+/// What directories of builds that ended with a former daemon begin with.
+const FORMER: &str = "former-";
+
+/// Where they are.
+pub(crate) struct Scratch {
+    /// Beside other things of builds.
+    parent: PathBuf,
+    present: PathBuf,
+}
+
+impl Scratch {
+    /// Begins with none. Those that are left of a former daemon's builds are only set aside, as removing a large context takes its time.
+    pub(crate) fn open(parent: &Path) -> Result<Scratch> {
+        let present = parent.join("present");
+        let make = || {
+            fs::create_dir_all(parent)?;
+            let aside = tempfile::Builder::new().prefix(FORMER).tempdir_in(parent)?;
+            match fs::rename(&present, aside.path().join("present")) {
+                Ok(()) => drop(aside.keep()),
+                Err(e) if e.kind() == ErrorKind::NotFound => {}
+                Err(e) => return Err(e),
+            }
+            fs::create_dir(&present)
+        };
+        make().map_err(|e| Error::failed(format!("making {}", present.display()), e))?;
+        Ok(Scratch { parent: parent.to_owned(), present })
+    }
+
+    /// Removes what was set aside. Blocks.
+    pub(crate) fn remove_former(&self) -> Result<()> {
+        let failed = |e: &dyn std::fmt::Display| Error::failed(format!("reading {}", self.parent.display()), e);
+        for entry in fs::read_dir(&self.parent).map_err(|e| failed(&e))? {
+            let entry = entry.map_err(|e| failed(&e))?;
+            if entry.file_name().to_str().is_some_and(|name| name.starts_with(FORMER)) {
+                image::remove_tree(&entry.path()).map_err(|e| failed(&e))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A new one, which goes with what it becomes.
+    pub(crate) fn directory(&self) -> io::Result<TempDir> {
+        tempfile::tempdir_in(&self.present)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_former_daemon_left_goes_afterwards() {
+        let temp = tempfile::tempdir().unwrap();
+        let left = Scratch::open(temp.path()).unwrap().directory().unwrap().keep();
+        fs::write(left.join("file"), "of a context").unwrap();
+        let next = Scratch::open(temp.path()).unwrap();
+        let mine = next.directory().unwrap();
+        assert!(!left.exists());
+        assert_eq!(fs::read_dir(temp.path()).unwrap().count(), 2);
+        next.remove_former().unwrap();
+        assert_eq!(fs::read_dir(temp.path()).unwrap().count(), 1);
+        assert!(mine.path().is_dir());
+    }
+}

@@ -1,0 +1,106 @@
+//! What a build finds again, and what it leaves behind, with the stock client.
+
+use e2e::Daemon;
+use std::io::{Read as _, Write as _};
+use std::os::unix::net::UnixStream;
+
+/// What builds with the classic builder's endpoint.
+const BUILD: &str = "env DOCKER_BUILDKIT=0 docker build";
+
+/// A Dockerfile and files beside it.
+fn project(host: &Daemon, dockerfile: &str, files: &[(&str, &str)]) {
+    let write = |path: &str, text: &str| {
+        let path = host.work().join("app").join(path);
+        std::fs::create_dir_all(path.parent().expect("a directory")).expect("a directory for it");
+        std::fs::write(path, text).expect("the file");
+    };
+    write("Dockerfile", dockerfile);
+    files.iter().for_each(|(path, text)| write(path, text));
+}
+
+#[test]
+fn a_layer_that_says_nothing_of_the_root_directory_changes_nothing_of_it() {
+    let (host, other) = (Daemon::start(), Daemon::start());
+    let dockerfile = "\
+FROM busybox AS strict
+RUN chmod 550 / && chown 5:6 / && echo m > /made
+FROM strict AS linked
+COPY --link a /a
+FROM linked AS seen
+RUN stat -c %a.%u.%g / > /seen
+FROM busybox AS plain
+COPY --from=strict / /new
+FROM linked
+RUN chmod 755 / && chown 0:0 /
+COPY --link a /b
+";
+    project(&host, dockerfile, &[("a", "a")]);
+    let shows = |host: &Daemon, image: &str| host.sh(&format!("docker run --rm {image} stat -c %a.%u.%g /"));
+    for target in ["linked", "seen"] {
+        host.sh(&format!("{BUILD} --target {target} -t {target} app")).ok();
+        shows(&host, target).says("550.5.6");
+    }
+    host.sh("docker run --rm seen cat /seen").says("550.5.6");
+    host.sh(&format!("{BUILD} -t opened app")).ok();
+    shows(&host, "opened").says("755.0.0");
+    // What came as archives says as much, or as little.
+    host.sh("docker save linked opened -o images.tar").ok();
+    other.sh(&format!("docker load -i {}/images.tar", host.work().display())).ok();
+    shows(&other, "linked").says("550.5.6");
+    shows(&other, "opened").says("755.0.0");
+    other.sh("docker create --name made linked && docker cp made:/ - | tar -tvf - | head -n 1").mentions("dr-xr-x---");
+    // A root directory has no time of its own.
+    let built = || host.sh(&format!("{BUILD} --no-cache -q --target plain app")).ok().text().to_owned();
+    let first = built();
+    host.sh("now=$(date +%s); until [ $(date +%s) != $now ]; do sleep 0.1; done").ok();
+    assert_eq!(built(), first);
+}
+
+#[test]
+fn one_directory_is_mounted_twice_by_who_has_it_alone() {
+    let host = Daemon::start();
+    let mount = |id: &str, target: &str| format!("--mount=type=cache,id={id},target={target},sharing=locked");
+    let stage = |name: &str, first: &str, second: &str| {
+        let (first, second) = (mount(first, "/one"), mount(second, "/two"));
+        format!("FROM busybox AS {name}\nRUN {first} {second} sleep 0.1; echo {name} > /{name}\n")
+    };
+    let twice = format!(
+        "FROM busybox AS twice\nRUN {} {} --mount=type=cache,id=x,target=/three echo x > /one/x && cat /two/x /three/x > /twice\n",
+        mount("x", "/one"),
+        mount("x", "/two")
+    );
+    // Whatever order two have them in, neither waits for what the other has.
+    let all = format!(
+        "{twice}{}{}FROM busybox\nCOPY --from=twice /twice /\nCOPY --from=a /a /\nCOPY --from=b /b /\n",
+        stage("a", "x", "y"),
+        stage("b", "y", "x"),
+    );
+    project(&host, &all, &[]);
+    host.sh(&format!("timeout 120 {BUILD} -t app app && docker run --rm app cat /twice /a /b")).mentions("x\nx\na\nb");
+}
+
+#[test]
+fn a_client_that_does_not_read_holds_nobody_up() {
+    let host = Daemon::start();
+    // More than sockets hold, and than is kept of it.
+    project(&host, "FROM busybox\nRUN yes | head -c 20000000; echo done > /done\nRUN cat /done\n", &[]);
+    host.sh("tar -C app -cf context.tar .").ok();
+    let context = std::fs::read(host.work().join("context.tar")).expect("the context");
+    let mut deaf = UnixStream::connect(host.socket()).expect("a connection");
+    let head = format!(
+        "POST /v1.43/build?t=deaf HTTP/1.1\r\nHost: d\r\nContent-Type: application/x-tar\r\nContent-Length: {}\r\n\r\n",
+        context.len()
+    );
+    deaf.write_all(head.as_bytes()).and_then(|()| deaf.write_all(&context)).expect("a request");
+    // The same steps at the same time, whoever gets to carry them out.
+    host.sh(&format!("timeout 120 {BUILD} -t heard app > /dev/null && docker run --rm heard cat /done")).says("done");
+    e2e::eventually("the end of the other one", || host.sh("docker images -q deaf").text() != "");
+    let mut said = String::new();
+    deaf.set_read_timeout(Some(std::time::Duration::from_secs(60))).expect("a limit");
+    let mut piece = [0; 65536];
+    while !said.contains("Successfully tagged deaf:latest") {
+        let count = deaf.read(&mut piece).expect("the rest of the answer");
+        assert_ne!(count, 0, "it ended early");
+        said.push_str(&String::from_utf8_lossy(&piece[..count]));
+    }
+}
