@@ -48,7 +48,6 @@ COPY --link a /b
     other.sh(&format!("docker load -i {}/images.tar", host.work().display())).ok();
     shows(&other, "linked").says("550.5.6");
     shows(&other, "opened").says("755.0.0");
-    other.sh("docker create --name made linked && docker cp made:/ - | tar -tvf - | head -n 1").mentions("dr-xr-x---");
     // A root directory has no time of its own.
     let built = || host.sh(&format!("{BUILD} --no-cache -q --target plain app")).ok().text().to_owned();
     let first = built();
