@@ -126,8 +126,8 @@ async fn request(builder: &Builder, opener: &Opener, asked: Ask) -> Result<Reque
 async fn source(builder: &Builder, opener: &Opener, source: Source) -> Result<(FileSource, Arc<Files>), Error> {
     match source {
         Source::Alone { file } => Ok((file.source(), Arc::new(Files::nothing()))),
-        Source::Directory { file, ignore, key: _ } => {
-            let files = directory(builder, opener, None, ignore.map(ask::Text::source)).await?;
+        Source::Directory { file, ignore, key } => {
+            let files = directory(builder, opener, None, &key, ignore.map(ask::Text::source)).await?;
             Ok((file.source(), Arc::new(files)))
         }
         Source::Archive { name } => {
@@ -148,17 +148,18 @@ async fn directory(
     builder: &Builder,
     opener: &Opener,
     name: Option<String>,
+    key: &str,
     ignore: Option<FileSource>,
 ) -> Result<Files, Error> {
     let ignore = ignore.map(|rules| Ignore::parse(&rules)).transpose()?.unwrap_or_default();
     let stream = need::ask(opener, &Need::Context { name }).await.map_err(Error::Invalid)?;
-    let builder = builder.clone();
+    let (builder, key) = (builder.clone(), key.to_owned());
     blocking(move || {
         let failed = |e: io::Error| Error::Invalid(format!("receiving the build context: {e}"));
         let mut stream = BufReader::with_capacity(BUFFER, SyncIoBridge::new(stream));
         let mut list = List::default();
         entry::read_entries(&mut stream, |entry| list.push(entry).map_err(wire::refused)).map_err(failed)?;
-        let mut update = builder.update(list)?;
+        let mut update = builder.update(&key, list)?;
         let wanted = update.lacks().to_vec();
         entry::write_wanted(&mut BufWriter::with_capacity(BUFFER, stream.get_mut()), &wanted).map_err(failed)?;
         for place in wanted {

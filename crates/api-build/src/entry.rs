@@ -30,7 +30,7 @@ struct Entry<'e> {
 /// A verdict as it is written.
 #[derive(Serialize, Deserialize)]
 enum Ended<'e> {
-    Same(#[serde(borrow)] &'e [u8]),
+    Same(#[serde(borrow)] &'e [u8], bool),
     Changed,
     Gone,
 }
@@ -94,7 +94,7 @@ pub(crate) fn read_wanted(from: &mut impl Read) -> io::Result<Option<u32>> {
 /// Writes what became of a file, behind its contents.
 pub(crate) fn write_verdict(to: &mut impl Write, verdict: &Verdict) -> io::Result<()> {
     let ended = match verdict {
-        Verdict::Same { capabilities } => Ended::Same(capabilities),
+        Verdict::Same { capabilities, settled } => Ended::Same(capabilities, *settled),
         Verdict::Changed => Ended::Changed,
         Verdict::Gone => Ended::Gone,
     };
@@ -108,7 +108,7 @@ pub(crate) fn read_file<R: Read>(from: R, into: &mut impl Write) -> io::Result<V
     let mut from = pieces.into_inner();
     let mut buffer = Vec::new();
     match get::<Ended<'_>>(&mut from, &mut buffer)? {
-        Some(Ended::Same(capabilities)) => Ok(Verdict::Same { capabilities: capabilities.to_vec() }),
+        Some(Ended::Same(capabilities, settled)) => Ok(Verdict::Same { capabilities: capabilities.to_vec(), settled }),
         Some(Ended::Changed) => Ok(Verdict::Changed),
         Some(Ended::Gone) => Ok(Verdict::Gone),
         None => Err(refused("a file without a word on what became of it")),
@@ -190,11 +190,11 @@ mod tests {
         }
 
         #[test]
-        fn files_come_as_they_went(contents in proptest::collection::vec(any::<u8>(), 0..200_000), capabilities in proptest::collection::vec(any::<u8>(), 0..30)) {
+        fn files_come_as_they_went(contents in proptest::collection::vec(any::<u8>(), 0..200_000), capabilities in proptest::collection::vec(any::<u8>(), 0..30), settled: bool) {
             let mut pieces = crate::wire::PieceWriter::new(Vec::new());
             pieces.write_all(&contents).expect("memory");
             let mut bytes = pieces.end().expect("memory");
-            let verdict = Verdict::Same { capabilities };
+            let verdict = Verdict::Same { capabilities, settled };
             write_verdict(&mut bytes, &verdict).expect("memory");
             let mut kept = Vec::new();
             prop_assert_eq!(read_file(&bytes[..], &mut kept).expect("a file"), verdict);

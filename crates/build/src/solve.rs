@@ -3,6 +3,7 @@
 use crate::cache::Cache;
 use crate::caches::Caches;
 use crate::check::{self, BaseImage};
+use crate::contexts::Kept;
 use crate::dockerfile::{self, Dockerfile, Globals, Instruction, Origin, PREDEFINED, Plan};
 use crate::files::Files;
 use crate::look::Looks;
@@ -34,6 +35,8 @@ struct Inner {
     caches: Caches,
     web: WebFiles,
     scratch: Scratch,
+    /// Contexts that stay for the next build.
+    kept: Kept,
 }
 
 impl Builder {
@@ -52,7 +55,9 @@ impl Builder {
             data_dir.join("build/downloads"),
         );
         let web = web.map_err(|e| Error::failed("making a directory for downloads", e))?;
-        Ok(Builder(Arc::new(Inner { engine, cache, caches, web, scratch })))
+        let kept = Kept::open(data_dir.join("build/kept"));
+        let kept = kept.map_err(|e| Error::failed("making a directory for contexts", e))?;
+        Ok(Builder(Arc::new(Inner { engine, cache, caches, web, scratch, kept })))
     }
 
     pub(crate) fn cache(&self) -> &Cache {
@@ -61,6 +66,11 @@ impl Builder {
 
     pub(crate) fn caches(&self) -> &Caches {
         &self.0.caches
+    }
+
+    /// Contexts that stay for the next build.
+    pub(crate) fn kept(&self) -> &Kept {
+        &self.0.kept
     }
 
     /// Files at addresses.
@@ -84,7 +94,11 @@ impl Builder {
             }
         }
         let builder = self.clone();
-        let removed = tokio::task::spawn_blocking(move || builder.0.scratch.remove_former()).await;
+        let remove = move || {
+            let swept = builder.kept().sweep().map_err(|e| Error::failed("looking through contexts that are kept", e));
+            builder.0.scratch.remove_former().and(swept)
+        };
+        let removed = tokio::task::spawn_blocking(remove).await;
         if let Err(error) = removed.map_err(|e| Error::failed("removing files of former builds", e)).flatten() {
             tracing::warn!(%error, "what former builds left stays until the next start");
         }
@@ -144,6 +158,12 @@ impl Planned {
         progress.tell(self.event());
         builder.check(&self.file, request, progress)?;
         let last = StepId { stage: self.target, index: self.file.stages[self.target].steps.len() };
+        for name in request.context.changed() {
+            let message = format!(
+                "{name} was changed while it was sent: what is built may have some of it as it was, and some as it is"
+            );
+            progress.step(last, StepEvent::Warning(message));
+        }
         for name in unused(&self.file, request) {
             let message = format!("One or more build-args [{name}] were not consumed: no ARG declares it");
             progress.step(last, StepEvent::Warning(message));

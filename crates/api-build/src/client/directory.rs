@@ -11,6 +11,7 @@ use rustix::fs::{FileType, OFlags, Stat};
 use rustix::io::Errno;
 use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Read, Write};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Bytes that are read or written at a time.
 const BUFFER: usize = 128 << 10;
@@ -132,6 +133,17 @@ fn stamp(stat: &Stat) -> Stamp {
     }
 }
 
+/// How coarse a file system's times may be; FAT's are of two seconds.
+const STEP: Duration = Duration::from_secs(2);
+
+/// Whether a file was last changed long enough ago that it has another time when it is changed next.
+fn is_settled(stamp: &Stamp, now: SystemTime) -> bool {
+    let (seconds, nanoseconds) = stamp.changed;
+    let changed = UNIX_EPOCH + Duration::new(u64::try_from(seconds).unwrap_or(0), nanoseconds);
+    // What is to come is of another clock than this one.
+    now.duration_since(changed).is_ok_and(|ago| ago > STEP)
+}
+
 /// Sends files of a directory.
 struct Sender {
     root: OwnedFd,
@@ -161,7 +173,10 @@ impl Sender {
         pieces.end().map_err(lost)?;
         let after = stat(&file).map_err(|e| reading(&e))?;
         let verdict = match before == *listed && after == *listed {
-            true => Verdict::Same { capabilities: capabilities(&file).map_err(|e| reading(&e))? },
+            true => Verdict::Same {
+                capabilities: capabilities(&file).map_err(|e| reading(&e))?,
+                settled: is_settled(listed, SystemTime::now()),
+            },
             false => Verdict::Changed,
         };
         entry::write_verdict(output, &verdict).map_err(lost)
@@ -198,5 +213,23 @@ fn capabilities(file: &File) -> Result<Vec<u8>, Errno> {
         Ok(_) => Ok(value),
         Err(Errno::NODATA | Errno::NOTSUP) => Ok(Vec::new()),
         Err(other) => Err(other),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_changed_a_moment_ago_may_change_again_unseen() {
+        let now = SystemTime::now();
+        let at = |time: SystemTime| {
+            let since = time.duration_since(UNIX_EPOCH).expect("after 1970");
+            let changed = (i64::try_from(since.as_secs()).expect("soon enough"), since.subsec_nanos());
+            Stamp { size: 0, modified: changed, changed, inode: 1, device: 1 }
+        };
+        assert!(is_settled(&at(now - Duration::from_secs(3)), now));
+        assert!(!is_settled(&at(now - Duration::from_secs(1)), now));
+        assert!(!is_settled(&at(now + Duration::from_secs(60)), now));
     }
 }

@@ -1,6 +1,7 @@
 //! What is in the cache, and how it is emptied.
 
 use super::{Cache, StepRecord, owner};
+use crate::contexts::KeptContext;
 use crate::solve::Builder;
 use crate::{Error, Result};
 use image::Digest;
@@ -75,6 +76,18 @@ impl Builder {
         Ok(steps)
     }
 
+    /// Contexts that are kept for the next build, those that were used last first. Blocks.
+    pub fn contexts(&self) -> Vec<KeptContext> {
+        self.kept().list()
+    }
+
+    /// Removes contexts that were not used since then, but for those that builds have; how many bytes that were. Blocks.
+    fn prune_contexts(&self, unused_since: Option<Timestamp>) -> u64 {
+        let unwanted =
+            |one: &KeptContext| unused_since.is_none_or(|since| one.used < since) && self.kept().remove(&one.key);
+        self.contexts().iter().filter(|one| unwanted(one)).map(|one| one.size).sum()
+    }
+
     /// Takes steps out of the cache, and off the disk what nothing else needs.
     ///
     /// # Errors
@@ -97,8 +110,14 @@ impl Builder {
                     .await;
             pruned.map_err(|e| Error::failed("removing directories of caches", e))??;
         }
+        let mut reclaimed = 0;
+        if options.keep == 0 {
+            let builder = self.clone();
+            let pruned = tokio::task::spawn_blocking(move || builder.prune_contexts(options.unused_since)).await;
+            reclaimed += pruned.map_err(|e| Error::failed("removing contexts", e))?;
+        }
         let collected = self.engine().image_store().gc(false).await;
         let collected = collected.map_err(|e| Error::failed("removing layers of the build cache", e))?;
-        Ok(Pruned { keys: steps.into_iter().map(|step| step.key).collect(), reclaimed: collected.bytes })
+        Ok(Pruned { keys: steps.into_iter().map(|step| step.key).collect(), reclaimed: reclaimed + collected.bytes })
     }
 }

@@ -121,6 +121,10 @@ impl List {
     pub fn entries(&self) -> &[Listed] {
         &self.entries
     }
+
+    pub(crate) fn into_entries(self) -> Vec<Listed> {
+        self.entries
+    }
 }
 
 fn is_name(name: &[u8]) -> bool {

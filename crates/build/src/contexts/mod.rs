@@ -1,11 +1,15 @@
 //! Contexts: what a client has, and a build copies from.
 //!
-//! One comes as an archive (`archive`), or file by file: the client lists what it has (`list`), and sends what is lacking here (`update`).
+//! One comes as an archive (`archive`), or file by file: the client lists what it has (`list`), and sends what is lacking here (`update`) of
+//! what is kept from one build to the next (`kept`).
 
 mod archive;
+mod kept;
 mod list;
 mod update;
 
 pub use archive::Received;
+pub use kept::KeptContext;
+pub(crate) use kept::{Kept, Known, Mine};
 pub use list::{List, Listed, Stamp, What};
 pub use update::{Taking, Update, Verdict};

@@ -1,15 +1,18 @@
 //! A copy of a client's directory becomes what the client's is.
 
+use super::kept::{Indexed, Known, is_key};
 use super::list::{List, Listed, What};
-use crate::files::Files;
+use crate::files::{Files, Place};
 use crate::ignore::Ignore;
 use crate::solve::Builder;
+use crate::state::FIXED_TIME;
 use crate::{Error, Result};
-use image::tree;
-use image::{Digest, Hasher};
+use image::{Hasher, tree};
 use rustix::fd::{AsFd as _, OwnedFd};
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, XattrFlags};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, Timespec, Timestamps, XattrFlags};
 use rustix::io::Errno;
+use std::cmp::Ordering;
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Write};
 
@@ -18,13 +21,22 @@ const CAPABILITY: &str = "security.capability";
 
 /// A context on its way here.
 pub struct Update {
-    directory: tempfile::TempDir,
+    builder: Builder,
+    place: Place,
     root: OwnedFd,
     list: List,
+    /// What is known of each, in the list's order.
+    known: Vec<Option<Known>>,
     /// Files that are to be sent, by their places in the list.
     lacks: Vec<u32>,
-    /// Digests of contents, by place.
-    digests: Vec<(u32, Digest)>,
+    /// Files that changed while they were sent.
+    changed: Vec<String>,
+    /// Files of which the next build has to ask again.
+    unsettled: Vec<u32>,
+    /// Files that vanished before they were sent.
+    gone: Vec<u32>,
+    /// The tree is another than the index says.
+    touched: bool,
     /// The directory that was last written to: what comes next is mostly in there, too.
     parent: Option<(Vec<u8>, OwnedFd)>,
 }
@@ -32,10 +44,12 @@ pub struct Update {
 /// What became of a file while it was sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// It is as it was listed, with these capabilities.
+    /// It is as it was listed.
     Same {
-        /// As the kernel keeps them; empty: none.
+        /// What it may do beyond its user, as the kernel keeps it; empty: nothing.
         capabilities: Vec<u8>,
+        /// It was changed long enough ago that a further change has another time: file systems count theirs in steps.
+        settled: bool,
     },
     /// It was changed meanwhile: what was sent may be neither what it was nor what it is.
     Changed,
@@ -52,37 +66,107 @@ pub struct Taking<'u> {
 }
 
 impl Builder {
-    /// Begins to take a context, of which `list` is all. Blocks.
+    /// Begins to take a context, of which `list` is all. What is here of it already, under `key`, is not to be sent again; while
+    /// another build has that, this one gets a copy of its own. Blocks.
     ///
     /// # Errors
     /// Where it can't be made here.
-    pub fn update(&self, list: List) -> Result<Update> {
-        let failed = |e: io::Error| Error::failed("making a directory for the context", e);
-        let directory = self.directory().map_err(failed)?;
-        let root = OwnedFd::from(File::open(directory.path()).map_err(failed)?);
-        let mut update =
-            Update { directory, root, list: List::default(), lacks: Vec::new(), digests: Vec::new(), parent: None };
-        for (index, entry) in (0..).zip(list.entries()) {
-            match entry.what {
-                What::File(_) => update.lacks.push(index),
-                _ => update.make(entry).map_err(|errno| failed_at(entry, errno))?,
-            }
+    pub fn update(&self, key: &str, list: List) -> Result<Update> {
+        if !is_key(key) {
+            return Err(Error::Invalid(format!("a context is known by 64 hexadecimal digits, and not by {key:?}")));
         }
+        let failed = |e: io::Error| Error::failed("making a directory for the context", e);
+        let (place, before) = match self.kept().take(key) {
+            Some(mine) => {
+                let before = mine.open()?;
+                (Place::Kept(mine), before)
+            }
+            None => (Place::Own(self.directory().map_err(failed)?), Indexed::new()),
+        };
+        let root = OwnedFd::from(File::open(place.path()).map_err(failed)?);
+        let mut update = Update {
+            builder: self.clone(),
+            place,
+            root,
+            list: List::default(),
+            known: Vec::with_capacity(list.entries().len()),
+            lacks: Vec::new(),
+            changed: Vec::new(),
+            unsettled: Vec::new(),
+            gone: Vec::new(),
+            touched: false,
+            parent: None,
+        };
+        update.compare(&list, before)?;
         update.list = list;
         Ok(update)
     }
 }
 
+/// A name has no zero, and a directory comes directly before what it holds: so paths have the order of a walk.
+fn order(a: &[u8], b: &[u8]) -> Ordering {
+    let key = |byte: &u8| if *byte == b'/' { 0 } else { *byte };
+    a.iter().map(key).cmp(b.iter().map(key))
+}
+
 impl Update {
+    /// Removes what is no more, makes what is no file, and notes what is lacking.
+    fn compare(&mut self, list: &List, before: Indexed) -> Result<()> {
+        let mut before = before.into_iter().peekable();
+        let (mut stale, mut made) = (Vec::new(), Vec::new());
+        for (place, entry) in (0..).zip(list.entries()) {
+            while let Some((old, _)) = before.next_if(|(old, _)| order(&old.path, &entry.path) == Ordering::Less) {
+                stale.push(old);
+            }
+            let old = before.next_if(|(old, _)| old.path == entry.path);
+            let is_file = matches!(entry.what, What::File(_));
+            match old {
+                Some((old, known)) if old == *entry && (known.is_some() || !is_file) => {
+                    self.known.push(known);
+                    continue;
+                }
+                // Its permissions alone.
+                Some((old, _)) if old.what == What::Directory && entry.what == What::Directory => {
+                    made.push((entry, true))
+                }
+                Some((old, _)) => {
+                    stale.push(old);
+                    made.push((entry, false));
+                }
+                None => made.push((entry, false)),
+            }
+            self.known.push(None);
+            if is_file {
+                self.lacks.push(place);
+            }
+        }
+        stale.extend(before.map(|(old, _)| old));
+        if !stale.is_empty() || !made.is_empty() {
+            self.touch()?;
+        }
+        // What a directory holds goes before it does.
+        for old in stale.iter().rev() {
+            self.remove(old).map_err(|errno| failed_at(old, errno))?;
+        }
+        self.parent = None;
+        for (entry, there) in made {
+            self.make(entry, there).map_err(|errno| failed_at(entry, errno))?;
+        }
+        Ok(())
+    }
+
+    /// From here on the tree is not what its index says.
+    fn touch(&mut self) -> Result<()> {
+        self.touched = true;
+        match &self.place {
+            Place::Kept(mine) => mine.forget(),
+            Place::Own(_) => Ok(()),
+        }
+    }
+
     /// Files that are to be sent, by their places in the list.
     pub fn lacks(&self) -> &[u32] {
         &self.lacks
-    }
-
-    /// The name of a file, for people.
-    pub fn name(&self, index: u32) -> String {
-        let entry = self.list.entries().get(index as usize);
-        entry.map(|entry| String::from_utf8_lossy(&entry.path).into_owned()).unwrap_or_default()
     }
 
     /// Begins to take a file that is lacking. Blocks.
@@ -93,6 +177,7 @@ impl Update {
         let Some(entry) = self.list.entries().get(index as usize).cloned() else {
             return Err(Error::Invalid(format!("the build context has no file {index}")));
         };
+        // Always a new file: a layer may have the one that was there before.
         let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let (parent, name) = tree::split(&entry.path);
         let opened =
@@ -104,21 +189,48 @@ impl Update {
     /// The context, of which `ignore` is no part.
     ///
     /// # Errors
-    /// Where it can't be opened.
+    /// Where it can't be kept.
     pub fn finish(self, ignore: Ignore) -> Result<Files> {
-        let files = Files::of_context(self.directory, ignore);
-        let files = files.map_err(|e| Error::failed("opening the context", e))?;
-        let path = |index: u32| self.list.entries()[index as usize].path.clone();
-        files.know(self.digests.into_iter().map(|(index, digest)| (path(index), digest)));
-        Ok(files)
+        let Update { builder, place, list, known, changed, unsettled, gone, touched, .. } = self;
+        let entries = list.into_entries();
+        let size = entries.iter().map(|entry| if let What::File(stamp) = entry.what { stamp.size } else { 0 }).sum();
+        let digests: HashMap<Vec<u8>, Known> = entries
+            .iter()
+            .zip(&known)
+            .filter_map(|(entry, known)| Some((entry.path.clone(), known.clone()?)))
+            .collect();
+        if let Place::Kept(mine) = &place {
+            if touched {
+                let mut indexed: Indexed = entries.into_iter().zip(known).collect();
+                unsettled.iter().for_each(|place| indexed[*place as usize].1 = None);
+                let mut place = 0;
+                indexed.retain(|_| {
+                    place += 1;
+                    gone.binary_search(&(place - 1)).is_err()
+                });
+                mine.write(&indexed, size)?;
+            } else {
+                mine.touch();
+            }
+            builder.kept().bound();
+        }
+        let files = Files::of_listed(place, ignore, digests, changed);
+        files.map_err(|e| Error::failed("opening the context", e))
     }
 
-    /// Makes what is no file.
-    fn make(&mut self, entry: &Listed) -> Result<(), Errno> {
+    fn remove(&mut self, old: &Listed) -> Result<(), Errno> {
+        let (parent, name) = tree::split(&old.path);
+        let flags = if old.what == What::Directory { AtFlags::REMOVEDIR } else { AtFlags::empty() };
+        rustix::fs::unlinkat(self.parent(parent)?, name, flags)
+    }
+
+    /// Makes what is no file; a directory may be there already.
+    fn make(&mut self, entry: &Listed, there: bool) -> Result<(), Errno> {
         let (parent, name) = tree::split(&entry.path);
         let parent = self.parent(parent)?;
         let mode = Mode::from_raw_mode(entry.mode);
         match &entry.what {
+            What::Directory if there => {}
             What::Directory => rustix::fs::mkdirat(parent, name, mode)?,
             What::Link(link) => return rustix::fs::symlinkat(&link[..], parent, name),
             What::Pipe => rustix::fs::mknodat(parent, name, FileType::Fifo, mode, 0)?,
@@ -145,31 +257,41 @@ impl Update {
 }
 
 impl Taking<'_> {
-    /// That was all of the file. Whether it is as it was listed.
+    /// That was all of the file, and what became of it meanwhile.
     ///
     /// # Errors
     /// Where it can't be kept.
     pub fn end(self, verdict: &Verdict) -> Result<()> {
         let Taking { update, index, file, hasher } = self;
-        let entry = &update.list.entries()[index as usize];
-        let failed = |errno| failed_at(entry, errno);
-        rustix::fs::fchmod(&file, Mode::from_raw_mode(entry.mode)).map_err(failed)?;
+        let entry = update.list.entries()[index as usize].clone();
+        let failed = |errno| failed_at(&entry, errno);
+        let mut capabilities = &[][..];
         match verdict {
-            Verdict::Same { capabilities } => {
-                if !capabilities.is_empty() {
-                    rustix::fs::fsetxattr(&file, CAPABILITY, capabilities, XattrFlags::empty()).map_err(failed)?;
+            Verdict::Same { capabilities: had, settled } => {
+                capabilities = had;
+                if !settled {
+                    update.unsettled.push(index);
                 }
             }
-            Verdict::Changed => {}
+            Verdict::Changed => {
+                update.changed.push(String::from_utf8_lossy(&entry.path).into_owned());
+                update.unsettled.push(index);
+            }
             Verdict::Gone => {
-                let (parent, name) = tree::split(&entry.path);
-                let (parent, name) = (parent.to_vec(), name.to_vec());
-                let removed =
-                    update.parent(&parent).and_then(|parent| rustix::fs::unlinkat(parent, &name[..], AtFlags::empty()));
-                return removed.map_err(|errno| failed_at(&update.list.entries()[index as usize], errno));
+                update.gone.push(index);
+                return update.remove(&entry).map_err(failed);
             }
         }
-        update.digests.push((index, hasher.finish()));
+        rustix::fs::fchmod(&file, Mode::from_raw_mode(entry.mode)).map_err(failed)?;
+        if !capabilities.is_empty() {
+            rustix::fs::fsetxattr(&file, CAPABILITY, capabilities, XattrFlags::empty()).map_err(failed)?;
+        }
+        // As it is in a layer, so that it can be taken there as it is.
+        let fixed = Timespec { tv_sec: FIXED_TIME, tv_nsec: 0 };
+        let times = Timestamps { last_access: fixed, last_modification: fixed };
+        rustix::fs::futimens(&file, &times).map_err(failed)?;
+        let digest = hasher.finish();
+        update.known[index as usize] = Some(Known { digest, capabilities: capabilities.to_vec() });
         Ok(())
     }
 }
@@ -188,4 +310,15 @@ impl Write for Taking<'_> {
 
 fn failed_at(entry: &Listed, errno: Errno) -> Error {
     Error::failed(format!("keeping {} of the context", String::from_utf8_lossy(&entry.path)), errno)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_have_the_order_of_a_walk() {
+        let walked: [&[u8]; 6] = [b"a", b"a/b", b"a/b/c", b"a/b.c", b"a.b", b"b"];
+        assert!(walked.is_sorted_by(|a, b| order(a, b) == Ordering::Less));
+    }
 }

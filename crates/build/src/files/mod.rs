@@ -4,6 +4,7 @@ mod select;
 
 pub(crate) use select::{Choice, Picked, Selection};
 
+use crate::contexts::{Known, Mine};
 use crate::ignore::Ignore;
 use crate::state::State;
 use image::archive;
@@ -26,6 +27,10 @@ pub struct Files {
     ignore: Ignore,
     /// Digests of files that were read, by path.
     digests: Mutex<HashMap<Vec<u8>, Digest>>,
+    /// Files of which all is known, by path: they need not be opened to be looked at.
+    known: HashMap<Vec<u8>, Known>,
+    /// Files that changed while they were sent.
+    changed: Vec<String>,
 }
 
 /// What keeps the tree where it is.
@@ -40,20 +45,37 @@ enum Root {
     Nothing,
 }
 
-/// A directory that is removed when this goes, on a thread where that holds nobody up.
-struct Removed(Option<tempfile::TempDir>);
+/// Where a context is, while a build has it.
+pub(crate) enum Place {
+    /// In a directory that goes with the build.
+    Own(tempfile::TempDir),
+    /// Where it stays for the next one.
+    Kept(Mine),
+}
+
+impl Place {
+    pub(crate) fn path(&self) -> PathBuf {
+        match self {
+            Place::Own(directory) => directory.path().to_owned(),
+            Place::Kept(mine) => mine.tree(),
+        }
+    }
+}
+
+/// A place that is left when this goes, on a thread where removing it holds nobody up.
+struct Removed(Option<Place>);
 
 impl Removed {
-    fn path(&self) -> &Path {
-        self.0.as_ref().map_or(Path::new(""), |directory| directory.path())
+    fn path(&self) -> PathBuf {
+        self.0.as_ref().map(Place::path).unwrap_or_default()
     }
 }
 
 impl Drop for Removed {
     fn drop(&mut self) {
-        let directory = self.0.take();
-        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            runtime.spawn_blocking(move || drop(directory));
+        let place = self.0.take();
+        if let (Some(Place::Own(_)), Ok(runtime)) = (&place, tokio::runtime::Handle::try_current()) {
+            runtime.spawn_blocking(move || drop(place));
         }
     }
 }
@@ -64,8 +86,22 @@ impl Files {
     /// # Errors
     /// Where the directory can't be opened.
     pub fn of_context(directory: tempfile::TempDir, ignore: Ignore) -> std::io::Result<Files> {
-        let opened = OwnedFd::from(File::open(directory.path())?);
-        Ok(Files::new(Root::Context { directory: opened, removed: Removed(Some(directory)) }, ignore))
+        Files::of_place(Place::Own(directory), ignore)
+    }
+
+    fn of_place(place: Place, ignore: Ignore) -> std::io::Result<Files> {
+        let opened = OwnedFd::from(File::open(place.path())?);
+        Ok(Files::new(Root::Context { directory: opened, removed: Removed(Some(place)) }, ignore))
+    }
+
+    /// A context that came file by file, of which all contents are known but of what changed on the way.
+    pub(crate) fn of_listed(
+        place: Place,
+        ignore: Ignore,
+        known: HashMap<Vec<u8>, Known>,
+        changed: Vec<String>,
+    ) -> std::io::Result<Files> {
+        Ok(Files { known, changed, ..Files::of_place(place, ignore)? })
     }
 
     /// What was downloaded into a directory of its own.
@@ -92,7 +128,7 @@ impl Files {
     }
 
     fn new(root: Root, ignore: Ignore) -> Files {
-        Files { root, ignore, digests: Mutex::default() }
+        Files { root, ignore, digests: Mutex::default(), known: HashMap::new(), changed: Vec::new() }
     }
 
     /// The directory of all of it.
@@ -138,9 +174,14 @@ impl Files {
         matches!(self.root, Root::Context { .. } | Root::Download { .. })
     }
 
-    /// Takes note of digests that are known.
-    pub(crate) fn know(&self, digests: impl IntoIterator<Item = (Vec<u8>, Digest)>) {
-        self.digests.lock().extend(digests);
+    /// Files that changed while they were sent: nobody knows what of them came.
+    pub(crate) fn changed(&self) -> &[String] {
+        &self.changed
+    }
+
+    /// What is known of a file without a look at it.
+    pub(crate) fn known(&self, path: &[u8]) -> Option<&Known> {
+        self.known.get(path)
     }
 
     /// The digest of a file's contents.

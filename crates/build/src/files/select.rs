@@ -281,6 +281,12 @@ impl Files {
                 let link = rustix::fs::readlinkat(found.parent, found.name, Vec::new()).map_err(|e| failed(&e))?;
                 picked.link = link.into_bytes();
             }
+            FileType::RegularFile if let Some(known) = self.known(&from) => {
+                picked.digest = Some(known.digest);
+                if !known.capabilities.is_empty() {
+                    picked.attributes = vec![(b"security.capability".to_vec(), known.capabilities.clone())];
+                }
+            }
             FileType::RegularFile | FileType::Directory => {
                 let fd = found.open().map_err(|e| failed(&e))?;
                 picked.attributes = archive::attributes(&fd).map_err(|e| failed(&e))?;

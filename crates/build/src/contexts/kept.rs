@@ -1,0 +1,214 @@
+//! Copies of clients' directories that stay for the next build: it sends what changed since, and no more.
+//!
+//! ```text
+//! build/kept/<key>/tree     the directory, as the client had it
+//! build/kept/<key>/index    what is in it, by what each file was known as, and digests of contents
+//! ```
+//! Who changes the tree takes the index away first and writes it anew afterwards: a copy without one is worth nothing, and is removed. Neither
+//! is synced, so a copy is of one boot: what a power cut left of it, nobody could say.
+
+use super::list::Listed;
+use crate::turns::Turns;
+use crate::{Error, Result};
+use image::Digest;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use std::fs;
+use std::io::{self, Read as _};
+use std::path::PathBuf;
+use std::time::SystemTime;
+use tokio::sync::OwnedMutexGuard;
+
+/// Copies that are kept: of more, those that were used last.
+const MOST: usize = 16;
+/// Bytes in all their files. The one that was used last stays in any case.
+const BYTES: u64 = 16 << 30;
+
+/// All of them.
+pub(crate) struct Kept {
+    root: PathBuf,
+    boot: String,
+    turns: Turns<String>,
+}
+
+/// One that a build has for itself.
+pub(crate) struct Mine {
+    path: PathBuf,
+    boot: String,
+    _turn: OwnedMutexGuard<()>,
+}
+
+/// A file's contents, as they were hashed on the way in.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Known {
+    pub(crate) digest: Digest,
+    /// What the file may do beyond its user, as the kernel keeps it.
+    pub(crate) capabilities: Vec<u8>,
+}
+
+/// What stands before an index's entries.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Header {
+    version: u32,
+    boot: String,
+    /// Bytes in the files.
+    size: u64,
+}
+
+/// Indexes of other versions are none.
+const VERSION: u32 = 1;
+
+/// What is in a tree; of a file that was sent while it changed, or right after, nothing is known.
+pub(crate) type Indexed = Vec<(Listed, Option<Known>)>;
+
+/// One that is kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeptContext {
+    /// What it is found by.
+    pub key: String,
+    /// Bytes in its files.
+    pub size: u64,
+    /// When a build last had it.
+    pub used: Timestamp,
+}
+
+impl Kept {
+    /// Those of a data directory.
+    pub(crate) fn open(root: PathBuf) -> io::Result<Kept> {
+        fs::create_dir_all(&root)?;
+        let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned();
+        Ok(Kept { root, boot, turns: Turns::default() })
+    }
+
+    /// Removes what is worth nothing, as a former daemon or a power cut left it. Blocks.
+    pub(crate) fn sweep(&self) -> io::Result<()> {
+        for key in self.keys()? {
+            let turn = self.turns.of(key.clone());
+            // Who has one makes something of it.
+            if let Ok(_turn) = turn.try_lock()
+                && self.look(&key).is_none()
+            {
+                self.discard(&key);
+            }
+        }
+        Ok(())
+    }
+
+    /// The copy of a key, for one build at a time; `None`: another build has it.
+    pub(crate) fn take(&self, key: &str) -> Option<Mine> {
+        let turn = self.turns.of(key.to_owned()).try_lock_owned().ok()?;
+        Some(Mine { path: self.root.join(key), boot: self.boot.clone(), _turn: turn })
+    }
+
+    /// All of them, those that were used last first.
+    pub(crate) fn list(&self) -> Vec<KeptContext> {
+        let mut all: Vec<KeptContext> =
+            self.keys().unwrap_or_default().iter().filter_map(|key| self.look(key)).collect();
+        all.sort_by_key(|one| std::cmp::Reverse(one.used));
+        all
+    }
+
+    /// Removes one, unless a build has it; whether it is gone.
+    pub(crate) fn remove(&self, key: &str) -> bool {
+        let turn = self.turns.of(key.to_owned());
+        let Ok(_turn) = turn.try_lock() else { return false };
+        self.discard(key);
+        true
+    }
+
+    /// Removes those that are too many, or too much.
+    pub(crate) fn bound(&self) {
+        let mut bytes = 0;
+        for (place, one) in self.list().into_iter().enumerate() {
+            bytes += one.size;
+            if place > 0 && (place >= MOST || bytes > BYTES) {
+                self.remove(&one.key);
+            }
+        }
+    }
+
+    fn keys(&self) -> io::Result<Vec<String>> {
+        let names = fs::read_dir(&self.root)?.map(|entry| Ok(entry?.file_name().into_string().unwrap_or_default()));
+        names.collect()
+    }
+
+    fn look(&self, key: &str) -> Option<KeptContext> {
+        let path = self.root.join(key).join("index");
+        let mut beginning = Vec::new();
+        let file = fs::File::open(path).ok()?;
+        let used = Timestamp::try_from(file.metadata().ok()?.modified().ok()?).ok()?;
+        file.take(256).read_to_end(&mut beginning).ok()?;
+        let (header, _) = postcard::take_from_bytes::<Header>(&beginning).ok()?;
+        let is_one = header.version == VERSION && header.boot == self.boot;
+        is_one.then(|| KeptContext { key: key.to_owned(), size: header.size, used })
+    }
+
+    fn discard(&self, key: &str) {
+        let path = self.root.join(key);
+        if let Err(error) = image::remove_tree(&path) {
+            tracing::warn!(path = %path.display(), %error, "a copy of a build context can't be removed");
+        }
+    }
+}
+
+/// Whether a client's word can be a copy's name.
+pub(crate) fn is_key(key: &str) -> bool {
+    key.len() == 64 && key.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+impl Mine {
+    pub(crate) fn tree(&self) -> PathBuf {
+        self.path.join("tree")
+    }
+
+    /// What is in the tree. Of one that is new, or worth nothing, that is nothing, and so it is made.
+    pub(crate) fn open(&self) -> Result<Indexed> {
+        if let Some(indexed) = self.read() {
+            return Ok(indexed);
+        }
+        let failed = |e: &dyn std::fmt::Display| Error::failed("making a directory for the context", e);
+        image::remove_tree(&self.path).map_err(|e| failed(&e))?;
+        fs::create_dir_all(self.tree()).map_err(|e| failed(&e))?;
+        Ok(Indexed::new())
+    }
+
+    fn read(&self) -> Option<Indexed> {
+        let bytes = fs::read(self.index()).ok()?;
+        let (header, entries) = postcard::take_from_bytes::<Header>(&bytes).ok()?;
+        let is_one = header.version == VERSION && header.boot == self.boot && self.tree().is_dir();
+        is_one.then(|| postcard::from_bytes(entries).ok()).flatten()
+    }
+
+    /// The tree is about to change: nobody knows what is in it until [`Mine::write`].
+    pub(crate) fn forget(&self) -> Result<()> {
+        match fs::remove_file(self.index()) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::failed("changing a context", error)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Writes down what is in the tree.
+    pub(crate) fn write(&self, indexed: &Indexed, size: u64) -> Result<()> {
+        let header = Header { version: VERSION, boot: self.boot.clone(), size };
+        let write = || {
+            let bytes = postcard::to_stdvec(&header).map_err(io::Error::other)?;
+            let bytes = postcard::to_extend(indexed, bytes).map_err(io::Error::other)?;
+            let new = self.path.join("index.new");
+            fs::write(&new, bytes)?;
+            fs::rename(&new, self.index())
+        };
+        write().map_err(|e| Error::failed("writing what is in a context", e))
+    }
+
+    /// It was used now.
+    pub(crate) fn touch(&self) {
+        let touched = fs::File::open(self.index()).and_then(|file| file.set_modified(SystemTime::now()));
+        if let Err(error) = touched {
+            tracing::debug!(%error, "when a context was used is not written down");
+        }
+    }
+
+    fn index(&self) -> PathBuf {
+        self.path.join("index")
+    }
+}

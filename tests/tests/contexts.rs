@@ -1,0 +1,134 @@
+//! Contexts that the daemon keeps: the next build sends what changed, and comes to what a first one would.
+
+use std::fs;
+use std::path::Path;
+
+use e2e::{Daemon, eventually};
+
+const DOCKERFILE: &str = "FROM busybox\nCOPY . /app/\nRUN cd /app && find . -type f | sort > /list\n";
+
+/// A context of some files.
+fn project(host: &Daemon) {
+    host.sh("mkdir -p app/src/deep app/assets && cd app && echo one > src/one && echo two > src/deep/two && echo three > assets/three")
+        .ok();
+    fs::write(host.work().join("app/Dockerfile"), DOCKERFILE).expect("a Dockerfile");
+    fs::write(host.work().join("app/.dockerignore"), "Dockerfile\n.dockerignore\n").expect("its rules");
+    // Of what was changed a moment ago, nobody knows whether it will be again within the same moment.
+    host.sh("find app -exec touch -h -d '2020-01-01' {} +; sleep 2.1").ok();
+}
+
+/// The image, which is what docker's own client has built of the same directory; that one sends all of it.
+fn built(host: &Daemon) -> String {
+    let id = host.sh("$STRATUS build -q -t app app").ok().text().to_owned();
+    host.sh("DOCKER_BUILDKIT=0 docker build -q app").says(&id);
+    id
+}
+
+/// The files that a build opens, below the context.
+fn sent(host: &Daemon) -> Vec<String> {
+    host.sh("strace -f -qq -e trace=openat,openat2 -o trace $STRATUS build -q -t app app").ok();
+    let trace = fs::read_to_string(host.work().join("trace")).expect("a trace");
+    let names = ["one", "two", "three", "four"];
+    names.into_iter().filter(|name| trace.contains(&format!("\"{name}\""))).map(str::to_owned).collect()
+}
+
+#[test]
+fn only_what_changed_is_sent() {
+    let host = Daemon::start();
+    project(&host);
+    let first = built(&host);
+    assert_eq!(sent(&host), Vec::<String>::new(), "nothing changed");
+    host.sh("echo TWO > app/src/deep/two").ok();
+    assert_eq!(sent(&host), ["two"]);
+    let second = built(&host);
+    assert_ne!(first, second);
+    host.sh("docker run --rm app cat /list /app/src/deep/two").says("./assets/three\n./src/deep/two\n./src/one\nTWO");
+    // Contents that are other though size and time are as they were.
+    host.sh("printf 'oNe\\n' > app/src/one && touch -d '2020-01-01' app/src/one").ok();
+    assert!(sent(&host).contains(&"one".to_owned()));
+    host.sh("docker run --rm app cat /app/src/one").says("oNe");
+    // Back again, it is found again.
+    host.sh("echo one > app/src/one; echo two > app/src/deep/two").ok();
+    assert_eq!(built(&host), first);
+}
+
+#[test]
+fn a_kept_context_becomes_what_the_clients_is() {
+    let host = Daemon::start();
+    project(&host);
+    built(&host);
+    for change in [
+        "rm -r src/deep",
+        "mkdir src/deep && echo again > src/deep/two",
+        "chmod 755 src/one && chmod 700 src",
+        "rm src/one && mkdir src/one && echo in > src/one/in",
+        "rm -r src/one && ln -s ../assets src/one",
+        "rm src/one && mkfifo src/one",
+        "rm src/one && echo file > src/one",
+        "mv assets more && cp more/three three",
+        "cp $(which busybox) src/box && setcap cap_net_raw+ep src/box 2>/dev/null || true",
+        "echo more > .dockerignore",
+        "find . -name three -delete",
+    ] {
+        host.sh(&format!("cd app && {change}")).ok();
+        built(&host);
+    }
+    // Kept ones are bounded, and go with the rest of the cache.
+    host.sh("docker builder prune -af").ok();
+    assert_eq!(kept(&host), 0);
+    built(&host);
+}
+
+fn kept(host: &Daemon) -> usize {
+    fs::read_dir(host.data().join("build/kept")).expect("where they are kept").count()
+}
+
+#[test]
+fn what_is_killed_while_a_context_comes_leaves_one_that_is_right_or_none() {
+    let mut host = Daemon::start();
+    project(&host);
+    built(&host);
+    // It never ends by itself: that much no disk here takes.
+    host.sh("truncate -s 4T app/huge && echo new > app/assets/three").ok();
+    let began = |host: &Daemon| {
+        let trees = fs::read_dir(host.data().join("build/kept")).expect("where they are kept");
+        trees.flatten().any(|one| one.path().join("tree/huge").exists())
+    };
+    for round in 0..2 {
+        let mut build = host.session("$STRATUS build -q app");
+        eventually("the file is on its way", || began(&host));
+        if round == 0 {
+            host.kill9();
+            assert_ne!(build.exit_code(), 0);
+            host.restart();
+        } else {
+            build.signal("KILL");
+            build.exit_code();
+        }
+        eventually("what was being made is gone or is not trusted", || index_is_whole(&host.data()));
+    }
+    host.sh("rm app/huge").ok();
+    built(&host);
+    host.sh("docker run --rm app cat /app/assets/three").says("new");
+}
+
+/// No kept context has both an index and what was not sent to its end.
+fn index_is_whole(data: &Path) -> bool {
+    let all = fs::read_dir(data.join("build/kept")).expect("where they are kept");
+    all.flatten().all(|one| !(one.path().join("index").exists() && one.path().join("tree/huge").exists()))
+}
+
+#[test]
+fn builds_of_one_context_at_once_see_what_is_theirs() {
+    let host = Daemon::start();
+    project(&host);
+    let dockerfile = "FROM busybox\nRUN --mount=type=bind,target=/src echo begun; until test -e /src/go; do cat /src/src/one > /dev/null || exit 1; test $(cat /src/src/one) = one || exit 2; test $((N+=1)) -lt 400 || exit 0; sleep 0.01; done\n";
+    fs::write(host.work().join("app/Dockerfile"), dockerfile).expect("a Dockerfile");
+    let mut first = host.session("$STRATUS build app");
+    first.waits_for("\nbegun\n");
+    // While the first one runs, the same directory is another, and is built again.
+    host.sh("echo changed > app/src/one && printf 'FROM busybox\\nCOPY src/one /one\\nCMD cat /one\\n' > other && $STRATUS build -q -t other -f other app")
+        .ok();
+    host.sh("docker run --rm other").says("changed");
+    assert_eq!(first.exit_code(), 0, "{}", first.output());
+}
