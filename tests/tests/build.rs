@@ -127,7 +127,9 @@ fn the_dockerfile_may_be_elsewhere() {
     host.sh("$STRATUS build -f broken app").exits_with(1).complains("broken:2:1\n").complains("   2 | RUN exit 3");
     host.sh("$STRATUS build -f nowhere app").exits_with(1).complains("reading nowhere: No such file or directory");
     host.sh("$STRATUS build broken").exits_with(2).complains("broken is no directory");
-    host.sh("$STRATUS build https://example.org/app.git").exits_with(2).complains("is an address");
+    host.sh("$STRATUS build -f - https://example.org/app.git")
+        .exits_with(2)
+        .complains("it is the name of a file there");
 }
 
 #[test]

@@ -67,6 +67,13 @@ pub enum Source {
         /// The Dockerfile's path in it; empty: `Dockerfile`.
         name: String,
     },
+    /// A git repository, an archive or a Dockerfile, which the daemon fetches.
+    Elsewhere {
+        /// Where it is.
+        address: String,
+        /// The Dockerfile's path in it; empty: `Dockerfile`.
+        name: String,
+    },
 }
 
 impl Default for Source {

@@ -8,7 +8,7 @@ use crate::said::Said;
 use crate::wire::{self, PieceReader};
 use build::dockerfile::Source as FileSource;
 use build::ignore::Ignore;
-use build::{Builder, Built, Error, Files, List, Progress, Request};
+use build::{Builder, Built, Error, Files, List, Progress, Received, Request};
 use std::io::{self, BufReader, BufWriter};
 use std::sync::Arc;
 use std::time::Duration;
@@ -108,10 +108,11 @@ async fn request(builder: &Builder, opener: &Opener, asked: Ask) -> Result<Reque
     let given = asked.given().map_err(Error::Invalid)?;
     let names = asked.references().map_err(Error::Invalid)?;
     let credentials = asked.auths().map_err(Error::Invalid)?;
-    let (file, context) = source(builder, opener, asked.source).await?;
+    let Received { file, context, commit_time } = source(builder, opener, asked.source).await?;
     Ok(Request {
         file,
         context,
+        commit_time,
         given,
         names,
         labels: asked.labels,
@@ -123,12 +124,13 @@ async fn request(builder: &Builder, opener: &Opener, asked: Ask) -> Result<Reque
     })
 }
 
-async fn source(builder: &Builder, opener: &Opener, source: Source) -> Result<(FileSource, Arc<Files>), Error> {
+async fn source(builder: &Builder, opener: &Opener, source: Source) -> Result<Received, Error> {
+    let received = |file, context: Files| Received { file, context: Arc::new(context), commit_time: None };
     match source {
-        Source::Alone { file } => Ok((file.source(), Arc::new(Files::nothing()))),
+        Source::Alone { file } => Ok(received(file.source(), Files::nothing())),
         Source::Directory { file, ignore, key } => {
             let files = directory(builder, opener, None, &key, ignore.map(ask::Text::source)).await?;
-            Ok((file.source(), Arc::new(files)))
+            Ok(received(file.source(), files))
         }
         Source::Archive { name } => {
             let stream = need::ask(opener, &Need::Archive {}).await.map_err(Error::Invalid)?;
@@ -137,9 +139,9 @@ async fn source(builder: &Builder, opener: &Opener, source: Source) -> Result<(F
                 let mut pieces = PieceReader::new(BufReader::with_capacity(BUFFER, SyncIoBridge::new(stream)));
                 builder.receive(&mut pieces, &name)
             });
-            let received = receiving.await?;
-            Ok((received.file, received.context))
+            receiving.await
         }
+        Source::Elsewhere { address, name } => builder.fetch(&address, &name).await,
     }
 }
 

@@ -23,6 +23,8 @@ pub struct Request {
     pub file: Source,
     /// What it copies from.
     pub context: Arc<Files>,
+    /// When the commit was made that the context is, seconds since 1970: images are as young as that.
+    pub commit_time: Option<i64>,
     /// Arguments, platforms, the target.
     pub given: Given,
     /// Names of the image.

@@ -8,7 +8,7 @@ use crate::dockerfile::{self, Dockerfile, Globals, Instruction, Origin, PREDEFIN
 use crate::files::Files;
 use crate::look::Looks;
 use crate::progress::{Event, Found, PlannedStage, Progress, StepEvent, StepId};
-use crate::remote::WebFiles;
+use crate::remote::{Git, WebFiles};
 use crate::request::{Request, Settings};
 use crate::scratch::Scratch;
 use crate::stage::StageEnd;
@@ -34,7 +34,8 @@ struct Inner {
     cache: Cache,
     caches: Caches,
     web: WebFiles,
-    scratch: Scratch,
+    git: Git,
+    scratch: Arc<Scratch>,
     /// Contexts that stay for the next build.
     kept: Kept,
 }
@@ -45,19 +46,20 @@ impl Builder {
     /// # Errors
     /// Where the directory can't be made.
     pub fn open(engine: Engine, data_dir: &Path, settings: Settings) -> Result<Builder> {
-        let scratch = Scratch::open(&data_dir.join("build"))?;
+        let scratch = Arc::new(Scratch::open(&data_dir.join("build"))?);
         let cache = Cache::new(engine.image_store().clone(), engine.store());
         let caches = Caches::new(data_dir.join("build/caches"));
         let web = WebFiles::open(
             engine.registries().clone(),
-            settings.reach,
+            settings.reach.clone(),
             engine.store(),
             data_dir.join("build/downloads"),
         );
         let web = web.map_err(|e| Error::failed("making a directory for downloads", e))?;
+        let git = Git::new(engine.registries().clone(), settings.reach, Arc::clone(&scratch));
         let kept = Kept::open(data_dir.join("build/kept"));
         let kept = kept.map_err(|e| Error::failed("making a directory for contexts", e))?;
-        Ok(Builder(Arc::new(Inner { engine, cache, caches, web, scratch, kept })))
+        Ok(Builder(Arc::new(Inner { engine, cache, caches, web, git, scratch, kept })))
     }
 
     pub(crate) fn cache(&self) -> &Cache {
@@ -76,6 +78,11 @@ impl Builder {
     /// Files at addresses.
     pub(crate) fn web(&self) -> &WebFiles {
         &self.0.web
+    }
+
+    /// Git repositories.
+    pub(crate) fn git(&self) -> &Git {
+        &self.0.git
     }
 
     pub(crate) fn images(&self) -> &Images {
@@ -281,9 +288,10 @@ impl<'b> Solver<'b> {
         self.epoch.unwrap_or(FIXED_TIME)
     }
 
-    /// When an image was made: at the time that was asked for, else when its base was, so that it is the same on another day.
+    /// When an image was made: at the time that was asked for, else when its context's commit was, else when its base was, so that it is
+    /// the same on another day.
     pub(crate) fn created(&self, state: &State) -> String {
-        let at = match self.epoch {
+        let at = match self.epoch.or(self.request.commit_time) {
             Some(seconds) => Timestamp::from_second(seconds).ok(),
             None => state.config.created_at(),
         };

@@ -22,11 +22,17 @@ use words::Words;
 pub(crate) async fn build(call: Call) -> Result<Response> {
     let parameters = Parameters::read(&call)?;
     let (builder, shutdown) = (call.door.builder.clone(), call.shutdown.clone());
-    let receiving = builder.clone();
-    let archive = call.into_stream().into_reader();
     let name = parameters.dockerfile.clone();
-    let received = tokio::task::spawn_blocking(move || receiving.receive(archive, &name)).await;
-    let received = received.map_err(|e| ApiError::internal(e.to_string()))?.map_err(refused)?;
+    let received = match &parameters.remote {
+        Some(address) => builder.fetch(address, &name).await,
+        None => {
+            let receiving = builder.clone();
+            let archive = call.into_stream().into_reader();
+            let received = tokio::task::spawn_blocking(move || receiving.receive(archive, &name)).await;
+            received.map_err(|e| ApiError::internal(e.to_string()))?
+        }
+    };
+    let received = received.map_err(refused)?;
     let quiet = parameters.quiet;
     let request = parameters.request(received);
     let (progress, events) = Progress::channel();

@@ -20,6 +20,8 @@ const REGISTRIES: &str = "x-registry-config";
 /// What is asked for beside the context.
 pub(super) struct Parameters {
     pub(super) dockerfile: String,
+    /// Where the context is, if it does not come with the request.
+    pub(super) remote: Option<String>,
     pub(super) quiet: bool,
     names: Vec<Reference>,
     given: Given,
@@ -46,6 +48,7 @@ impl Parameters {
         }
         Ok(Parameters {
             dockerfile: query.text("dockerfile").to_owned(),
+            remote: query.given("remote").map(str::to_owned),
             quiet: query.flag("q"),
             names,
             given,
@@ -61,6 +64,7 @@ impl Parameters {
         Request {
             file: received.file,
             context: received.context,
+            commit_time: received.commit_time,
             given: self.given,
             names: self.names,
             labels: self.labels,
@@ -82,8 +86,8 @@ fn unsupported(call: &Call) -> Result<()> {
             "stratus has no BuildKit sessions: build with DOCKER_BUILDKIT=0, which takes the same Dockerfiles",
         );
     }
-    if query.given("remote").is_some_and(|remote| remote != "client-session") {
-        return refused("stratus fetches no build context from an address yet: fetch it, and build what you have");
+    if query.text("remote") == "client-session" {
+        return refused("stratus has no BuildKit sessions: send the context, or name where it is");
     }
     if query.flag("squash") {
         return refused(

@@ -1,10 +1,11 @@
-//! A context that came as an archive.
+//! A context that came as an archive, or that lies at an address.
 
-use crate::dockerfile::Source;
+use crate::dockerfile::{AddSource, Source};
 use crate::files::Files;
 use crate::ignore::Ignore;
 use crate::solve::Builder;
 use crate::{Error, Result};
+use image::Compression;
 use image::archive::{self, WriteOptions};
 use image::tree;
 use rustix::fd::{AsFd as _, BorrowedFd};
@@ -27,7 +28,12 @@ pub struct Received {
     pub file: Source,
     /// All files, but those that `.dockerignore` excludes.
     pub context: Arc<Files>,
+    /// When its commit was made, if it is one: seconds since 1970.
+    pub commit_time: Option<i64>,
 }
+
+/// The most bytes by which an archive is told from a Dockerfile.
+const BEGINNING: u64 = 64 << 10;
 
 impl Builder {
     /// Takes a context from an archive, in any compression. `name` is the path of the Dockerfile in it; empty: `Dockerfile`.
@@ -43,29 +49,95 @@ impl Builder {
             e if e.is_no_space() => Error::failed("receiving the context", e),
             e => Error::Invalid(format!("reading the build context: {e}")),
         })?;
-        let root = opened.as_fd();
-        let (name, text) = match (name, read(root, if name.is_empty() { DOCKERFILE } else { name })?) {
-            ("", None) => ("dockerfile", read(root, "dockerfile")?),
-            ("", text) => (DOCKERFILE, text),
-            (name, text) => (name, text),
-        };
-        let missing = || {
-            Error::Invalid(format!(
-                "Cannot locate specified Dockerfile: {}",
-                if name == "dockerfile" { DOCKERFILE } else { name }
-            ))
-        };
-        let file = Source::new(name, text.ok_or_else(missing)?);
-        let mut ignore = Ignore::default();
-        for rules in Ignore::names(name) {
-            if let Some(text) = read(root, &rules)? {
-                ignore = Ignore::parse(&Source::new(rules, text))?;
-                break;
-            }
-        }
-        let context = Files::of_context(directory, ignore).map_err(|e| Error::failed("opening the context", e))?;
-        Ok(Received { file, context: Arc::new(context) })
+        of_directory(directory, name)
     }
+
+    /// Fetches a context: a git repository, an archive, or a Dockerfile without a context. `name` is as for [`Builder::receive`].
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] where the address is refused or there is nothing, else as for [`Builder::receive`].
+    pub async fn fetch(&self, address: &str, name: &str) -> Result<Received> {
+        let address = match address.strip_prefix("github.com/") {
+            // Docker's short form of a repository.
+            Some(path) => {
+                let (path, fragment) = path.split_once('#').unwrap_or((path, ""));
+                format!("https://github.com/{}.git#{fragment}", path.trim_end_matches(".git"))
+            }
+            None => address.to_owned(),
+        };
+        let blocking = |e: tokio::task::JoinError| Error::failed("fetching the context", e);
+        let name = name.to_owned();
+        match AddSource::parse(&address) {
+            AddSource::Git(source) => {
+                let commit = self.git().look(&source).await?;
+                let checkout = self.git().fetch(&commit, false).await?;
+                let reading = tokio::task::spawn_blocking(move || of_directory(checkout.files, &name));
+                let received = reading.await.map_err(blocking)??;
+                Ok(Received { commit_time: Some(checkout.time), ..received })
+            }
+            AddSource::Url(url) => {
+                let file = self.web().look(&url, None, &|_, _| ()).await?;
+                let (directory, alone) = self.web().take(&file, &|_, _| ()).await?;
+                let path = directory.path().join(alone);
+                let builder = self.clone();
+                let reading = tokio::task::spawn_blocking(move || {
+                    let received = builder.of_file(&path, &url, &name);
+                    drop(directory);
+                    received
+                });
+                reading.await.map_err(blocking)?
+            }
+            AddSource::Path(text) => Err(Error::Invalid(format!(
+                "{}: a context is at an address of http, https or git",
+                image::registry::without_password(&text)
+            ))),
+        }
+    }
+
+    /// A file that was fetched: an archive, or a Dockerfile. Blocks.
+    fn of_file(&self, path: &Path, url: &str, name: &str) -> Result<Received> {
+        let failed = |e: std::io::Error| Error::failed("opening the context", e);
+        let file = File::open(path).map_err(failed)?;
+        let mut first = Vec::new();
+        (&file).take(BEGINNING).read_to_end(&mut first).map_err(failed)?;
+        if Compression::of(&first) != Compression::None || archive::is_archive(&first[..]) {
+            return self.receive(first.as_slice().chain(file), name);
+        }
+        let called = image::registry::file_name(url).unwrap_or_else(|| DOCKERFILE.to_owned());
+        (&file).take(MOST + 1 - BEGINNING).read_to_end(&mut first).map_err(failed)?;
+        if first.len() as u64 > MOST {
+            return Err(Error::Invalid(format!("{called} is no archive, and too large for a Dockerfile")));
+        }
+        let context = Arc::new(Files::nothing());
+        Ok(Received { file: Source::from_bytes(called, &first), context, commit_time: None })
+    }
+}
+
+/// A context that lies in a directory. Blocks.
+fn of_directory(directory: tempfile::TempDir, name: &str) -> Result<Received> {
+    let opened = File::open(directory.path()).map_err(|e| Error::failed("opening the context", e))?;
+    let root = opened.as_fd();
+    let (name, text) = match (name, read(root, if name.is_empty() { DOCKERFILE } else { name })?) {
+        ("", None) => ("dockerfile", read(root, "dockerfile")?),
+        ("", text) => (DOCKERFILE, text),
+        (name, text) => (name, text),
+    };
+    let missing = || {
+        Error::Invalid(format!(
+            "Cannot locate specified Dockerfile: {}",
+            if name == "dockerfile" { DOCKERFILE } else { name }
+        ))
+    };
+    let file = Source::new(name, text.ok_or_else(missing)?);
+    let mut ignore = Ignore::default();
+    for rules in Ignore::names(name) {
+        if let Some(text) = read(root, &rules)? {
+            ignore = Ignore::parse(&Source::new(rules, text))?;
+            break;
+        }
+    }
+    let context = Files::of_context(directory, ignore).map_err(|e| Error::failed("opening the context", e))?;
+    Ok(Received { file, context: Arc::new(context), commit_time: None })
 }
 
 /// A text in the context; links in it lead nowhere else.

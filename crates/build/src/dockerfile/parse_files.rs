@@ -23,6 +23,7 @@ pub(super) fn copy(reader: &mut Reader<'_, '_, '_>, mut flags: Flags<'_>) -> Res
 pub(super) fn add(reader: &mut Reader<'_, '_, '_>, mut flags: Flags<'_>) -> Result<Add, Mistake> {
     let checksum = flags.one("checksum")?.map(word);
     if let Some(checksum) = checksum.as_ref().filter(|checksum| !checksum.raw.contains('$'))
+        && !is_commit(&checksum.raw)
         && let Err(why) = checksum.raw.parse::<image::Digest>()
     {
         return Err(reader.place.source.mistake(checksum.span, format!("--checksum: {why}")));
@@ -30,6 +31,11 @@ pub(super) fn add(reader: &mut Reader<'_, '_, '_>, mut flags: Flags<'_>) -> Resu
     let keep_git_dir = flags.boolean("keep-git-dir")?.unwrap_or(false);
     let unpack = flags.boolean("unpack")?;
     Ok(Add { checksum, keep_git_dir, unpack, files: files(reader, flags, false)? })
+}
+
+/// Whether it may be a commit of a git repository, or as much of its name as git takes for one.
+fn is_commit(text: &str) -> bool {
+    matches!(text.len(), 7..=64) && text.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
 fn word(flag: Spanned<String>) -> Word {

@@ -1,11 +1,13 @@
 //! What a `COPY` or an `ADD` names: files of the context, a stage or an image, and what lies at addresses.
 
 use super::{Place, Stage};
-use crate::dockerfile::{Add, AddSource, Copy, FileSource, Files as Operands, Instruction, Mistake, Source, Word};
+use crate::dockerfile::{
+    Add, AddSource, Copy, FileSource, Files as Operands, GitSource, Instruction, Mistake, Source, Word,
+};
 use crate::files::{Choice, Files};
 use crate::ignore::Ignore;
 use crate::progress::StepEvent;
-use crate::step::piece::{Piece, left_out};
+use crate::step::piece::{Part, Piece, left_out};
 use crate::{Error, Result};
 use image::Digest;
 use image::registry::file_name;
@@ -42,10 +44,8 @@ impl Stage<'_, '_> {
             pieces.extend(self.of_context(add, std::mem::take(&mut local), place)?);
             match source {
                 AddSource::Url(url) => pieces.extend(self.of_web(add, url, word, place).await?),
-                _ => {
-                    let message = "stratus does not fetch git repositories yet: fetch it in a RUN";
-                    return Err(place.at(word, message).into());
-                }
+                AddSource::Git(source) => pieces.push(self.of_git(add, &source, word, place).await?),
+                AddSource::Path(_) => {}
             }
         }
         pieces.extend(self.of_context(add, local, place)?);
@@ -89,12 +89,32 @@ impl Stage<'_, '_> {
         }
     }
 
-    fn checksum(&self, add: &Add, checksum: &Word, place: &Place<'_>) -> Result<Digest> {
-        let text = self.scope.expand(checksum, place.source)?;
+    /// The files of a commit, which have not come.
+    async fn of_git(&self, add: &Add, source: &GitSource, word: &Word, place: &Place<'_>) -> Result<Piece> {
+        let looked = self.solver.builder.git().look(source).await;
+        let commit = looked.map_err(|error| error.asked_at(place.source, word.span))?;
+        if let Some(checksum) = &add.checksum {
+            let wanted = self.only_checksum(add, checksum, place)?.to_ascii_lowercase();
+            if !commit.id.starts_with(&wanted) {
+                let message = format!("the commit should be {wanted}, but is {}", commit.id);
+                return Err(place.at(checksum, message).into());
+            }
+        }
+        let excludes = self.excludes(&add.files, place)?;
+        let exclude = Ignore::parse(&Source::new("--exclude", excludes.join("\n")))?;
+        Ok(Piece::Git(Part { commit, keeps: add.keep_git_dir, exclude, excludes }))
+    }
+
+    fn only_checksum(&self, add: &Add, checksum: &Word, place: &Place<'_>) -> Result<String> {
         if add.files.sources.len() > 1 {
             let message = "--checksum says what one source holds, and there are several: write an ADD for each";
             return Err(place.at(checksum, message).into());
         }
+        Ok(self.scope.expand(checksum, place.source)?)
+    }
+
+    fn checksum(&self, add: &Add, checksum: &Word, place: &Place<'_>) -> Result<Digest> {
+        let text = self.only_checksum(add, checksum, place)?;
         text.parse().map_err(|why| Error::from(place.at(checksum, format!("--checksum: {why}"))))
     }
 
@@ -108,9 +128,12 @@ impl Stage<'_, '_> {
     }
 
     fn exclude(&self, operands: &Operands, place: &Place<'_>) -> Result<Ignore> {
+        Ok(Ignore::parse(&Source::new("--exclude", self.excludes(operands, place)?.join("\n")))?)
+    }
+
+    fn excludes(&self, operands: &Operands, place: &Place<'_>) -> Result<Vec<String>> {
         let patterns = operands.exclude.iter().map(|word| self.scope.expand(word, place.source));
-        let patterns: Vec<String> = patterns.collect::<Result<_, Mistake>>()?;
-        Ok(Ignore::parse(&Source::new("--exclude", patterns.join("\n")))?)
+        Ok(patterns.collect::<Result<_, Mistake>>()?)
     }
 }
 

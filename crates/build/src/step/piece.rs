@@ -3,7 +3,7 @@
 use crate::cache::Key;
 use crate::files::{Choice, Files, Picked, Selection};
 use crate::ignore::Ignore;
-use crate::remote::{MODE, Tell, WebFile};
+use crate::remote::{Commit, MODE, Tell, WebFile};
 use crate::solve::Builder;
 use crate::{Error, Result};
 use image::tar::Attributes;
@@ -26,12 +26,25 @@ pub(crate) enum Piece {
         name: Option<String>,
         unpack: bool,
     },
+    /// The files of a commit.
+    Git(Part),
+}
+
+/// What is taken of a commit.
+pub(crate) struct Part {
+    pub(crate) commit: Commit,
+    /// `.git` is one of its files.
+    pub(crate) keeps: bool,
+    pub(crate) exclude: Ignore,
+    /// The same as it was written, for the key.
+    pub(crate) excludes: Vec<String>,
 }
 
 /// A piece that was looked up: what it adds to a key is known.
 pub(crate) enum Found {
     Files { files: Arc<Files>, selection: Selection, unpack: bool },
     Web { file: WebFile, name: Option<String>, unpack: bool },
+    Git(Part),
 }
 
 /// A piece that is here.
@@ -52,6 +65,7 @@ impl Piece {
                 Ok(Found::Files { files, selection, unpack })
             }
             Piece::Web { file, name, unpack } => Ok(Found::Web { file, name, unpack }),
+            Piece::Git(part) => Ok(Found::Git(part)),
         }
     }
 }
@@ -65,8 +79,17 @@ impl Found {
                 selection.add_to(key.text("files").number(u64::from(*unpack)).number(u64::from(keeps)), keeps)
             }
             Found::Web { file, name, unpack } => {
-                key.text("web").option(name.as_deref(), Key::text).digest(&file.digest).number(u64::from(*unpack))
+                let key = key.text("web").option(name.as_deref(), Key::text).digest(&file.digest);
+                key.number(u64::from(*unpack))
             }
+            Found::Git(Part { commit, keeps, excludes, .. }) => key
+                .text("git")
+                // It says where submodules are.
+                .text(&commit.remote)
+                .text(&commit.id)
+                .option(commit.directory.as_deref(), Key::text)
+                .number(u64::from(*keeps))
+                .each(excludes, |key, pattern| key.text(pattern)),
         }
     }
 
@@ -94,6 +117,17 @@ impl Found {
                 };
                 let selection = Selection { picked: vec![picked], sources: 1, top: None };
                 Ok(Taken { files: Arc::new(files), selection, unpack, nameless })
+            }
+            Found::Git(Part { commit, keeps, exclude, .. }) => {
+                let checkout = builder.git().fetch(&commit, keeps).await?;
+                let failed = |e: &dyn std::fmt::Display| Error::failed("opening what was fetched", e);
+                let files = Files::of_context(checkout.files, Ignore::default()).map_err(|e| failed(&e))?;
+                let choice = Choice { sources: vec!["/".into()], exclude, parents: false };
+                let selecting =
+                    tokio::task::spawn_blocking(move || files.select(&choice).map(|chosen| (files, chosen)));
+                let selected = selecting.await.map_err(|e| failed(&e))?;
+                let (files, selection) = selected.map_err(|e| failed(&e))?;
+                Ok(Taken { files: Arc::new(files), selection, unpack: false, nameless: None })
             }
         }
     }

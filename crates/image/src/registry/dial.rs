@@ -64,28 +64,51 @@ impl Connector {
     }
 
     async fn connect(self, target: Uri) -> Result<TokioIo<Stream>, TransportCause> {
-        let settings = &self.0.0;
-        let host = target.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
-        let is_tls = target.scheme() == Some(&Scheme::HTTPS);
-        let port = target.port_u16().unwrap_or(if is_tls { 443 } else { 80 });
-        let proxy = settings.proxy.proxy_for(&target).map(ProxyAddress::parse).transpose()?;
-        let mut inner: Box<dyn Duplex> = match &proxy {
-            None => Box::new(dial(&host, port, settings.timeout, settings.reach.as_ref()).await?),
-            Some(proxy) => {
-                // Where a name leads, the proxy knows: its administrator decides what it reaches.
-                if let (Some(reach), Ok(address)) = (&settings.reach, host.parse()) {
-                    within(reach, &host, address)?;
-                }
-                self.connect_proxy(proxy).await?
-            }
-        };
-        if is_tls {
-            if let Some(proxy) = &proxy {
-                open_tunnel(&mut inner, proxy, &host, port).await?;
-            }
-            inner = self.handshake(inner, &host).await?;
+        self.open(target).await.map(TokioIo::new)
+    }
+
+    /// A connection on which requests for an address can be made.
+    pub(super) async fn open(self, target: Uri) -> Result<Stream, TransportCause> {
+        let (host, port) = host_and_port(&target);
+        if target.scheme() == Some(&Scheme::HTTPS) {
+            let tunnel = self.tunnel(&host, port).await?;
+            let inner = self.handshake(tunnel.inner, &host).await?;
+            return Ok(Stream { inner, through_proxy: false });
         }
-        Ok(TokioIo::new(Stream { inner, through_proxy: proxy.is_some() && !is_tls }))
+        let proxy = self.0.0.proxy.proxy_for(&target).map(ProxyAddress::parse).transpose()?;
+        let inner = self.first_hop(&host, port, proxy.as_ref()).await?;
+        Ok(Stream { inner, through_proxy: proxy.is_some() })
+    }
+
+    /// A connection on which anything may be spoken, as TLS is: through the proxy for that.
+    pub(super) async fn tunnel(&self, host: &str, port: u16) -> Result<Stream, TransportCause> {
+        let address = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
+        let target = format!("https://{address}:{port}/").parse::<Uri>();
+        let target = target.map_err(|error| TransportCause::Other(error.to_string()))?;
+        let proxy = self.0.0.proxy.proxy_for(&target).map(ProxyAddress::parse).transpose()?;
+        let mut inner = self.first_hop(host, port, proxy.as_ref()).await?;
+        if let Some(proxy) = &proxy {
+            open_tunnel(&mut inner, proxy, host, port).await?;
+        }
+        Ok(Stream { inner, through_proxy: false })
+    }
+
+    /// A connection to the proxy, or to the host itself where there is none.
+    async fn first_hop(
+        &self,
+        host: &str,
+        port: u16,
+        proxy: Option<&ProxyAddress>,
+    ) -> Result<Box<dyn Duplex>, TransportCause> {
+        let settings = &self.0.0;
+        let Some(proxy) = proxy else {
+            return Ok(Box::new(dial(host, port, settings.timeout, settings.reach.as_ref()).await?));
+        };
+        // Where a name leads, the proxy knows: its administrator decides what it reaches.
+        if let (Some(reach), Ok(address)) = (&settings.reach, host.parse()) {
+            within(reach, host, address)?;
+        }
+        self.connect_proxy(proxy).await
     }
 
     async fn connect_proxy(&self, proxy: &ProxyAddress) -> Result<Box<dyn Duplex>, TransportCause> {
@@ -116,6 +139,12 @@ async fn tls_connector(settings: &DialSettings) -> Result<TlsConnector, Transpor
         .await
         .map_err(|error| TransportCause::Other(error.to_string()))??;
     Ok(TlsConnector::from(Arc::new(config)))
+}
+
+fn host_and_port(target: &Uri) -> (String, u16) {
+    let usual = if target.scheme() == Some(&Scheme::HTTPS) { 443 } else { 80 };
+    let host = target.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
+    (host, target.port_u16().unwrap_or(usual))
 }
 
 /// The addresses of a host; an address as a name is its own.
@@ -156,12 +185,7 @@ fn within(reach: &Reach, host: &str, address: IpAddr) -> Result<(), TransportCau
 
 /// Connects to the first address that answers; the next one is tried as soon as one fails or dawdles. A host that has an address
 /// out of reach is refused as a whole: it is nobody's by accident.
-pub(super) async fn dial(
-    host: &str,
-    port: u16,
-    timeout: Duration,
-    reach: Option<&Reach>,
-) -> Result<TcpStream, TransportCause> {
+async fn dial(host: &str, port: u16, timeout: Duration, reach: Option<&Reach>) -> Result<TcpStream, TransportCause> {
     let addresses = lookup(host, port).await?;
     if let Some(reach) = reach {
         addresses.iter().try_for_each(|address| within(reach, host, address.ip()))?;

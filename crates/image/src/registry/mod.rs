@@ -16,6 +16,7 @@
 //! - [`download`]: a blob as one stream, over as many connections as it takes.
 //! - [`pull`], [`push`], [`inspect`]: what users ask for.
 //! - [`fetch`], [`web`], [`reach`]: files of the web, and which addresses may be connected to for them.
+//! - [`relay`]: the same for a program that speaks HTTP by itself.
 //!
 //! Everything that comes from a registry is bounded and verified before it is used; digests are those of the bytes that came.
 
@@ -34,6 +35,7 @@ mod pull;
 mod push;
 mod reach;
 mod refusal;
+mod relay;
 mod repository;
 mod session;
 mod tls;
@@ -57,6 +59,7 @@ pub use proxy::ProxyConfig;
 pub use pull::{PullStatus, Pulled};
 pub use push::Pushed;
 pub use reach::{BadRange, Reach};
+pub use relay::{Forward, Relay};
 pub use web::{Downloaded, Validators, WebFile, file_name, without_password};
 
 use crate::{Digest, Reference};

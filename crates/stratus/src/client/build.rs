@@ -61,7 +61,8 @@ pub(crate) struct BuildArgs {
     /// File to write the image's id into
     #[arg(long, value_name = "FILE")]
     iidfile: Option<PathBuf>,
-    /// The directory whose files are copied; - for a Dockerfile, or an archive of a directory, on standard input
+    /// The directory whose files are copied; the address of a git repository, an archive or a Dockerfile; - for a Dockerfile, or an archive of
+    /// a directory, on standard input
     path: PathBuf,
     #[command(flatten)]
     running: settings::Running,

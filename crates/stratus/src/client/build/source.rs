@@ -74,9 +74,7 @@ pub(super) fn find(path: &Path, file: Option<&Path>) -> Result<Goods> {
         return of_standard_input(file);
     }
     if let Some(text) = path.to_str().filter(|text| is_address(text) && !path.exists()) {
-        return Err(Error::Usage(format!(
-            "{text} is an address: fetch what is there, and build the directory that you have then"
-        )));
+        return elsewhere(text, file);
     }
     let opened = open(path)?;
     let (file, text) = match file {
@@ -160,6 +158,16 @@ fn of_standard_input(file: Option<&Path>) -> Result<Goods> {
     }
     let text = limited(Cursor::new(first).chain(io::stdin()), "standard input")?;
     Ok(Goods { source: Source::Alone { file: Text::new("Dockerfile", &text) }, offers: Offers::default() })
+}
+
+/// What the daemon fetches by itself. The Dockerfile is a file there.
+fn elsewhere(address: &str, file: Option<&Path>) -> Result<Goods> {
+    let name = file.map(|file| file.to_str().filter(|name| *name != "-").map(str::to_owned).ok_or(file));
+    let name = name.transpose().map_err(|file| {
+        Error::Usage(format!("--file {}: with a context at an address, it is the name of a file there", file.display()))
+    })?;
+    let source = Source::Elsewhere { address: address.to_owned(), name: name.unwrap_or_default() };
+    Ok(Goods { source, offers: Offers::default() })
 }
 
 /// All of a file that is held in memory.

@@ -1,0 +1,175 @@
+//! Builds take files from git repositories, and are of contexts that lie somewhere else.
+
+use e2e::{Daemon, Session, Waiting, Web};
+use std::net::TcpStream;
+
+/// What builds with the classic builder's endpoint, which is all that this client has.
+const BUILD: &str = "env DOCKER_BUILDKIT=0 docker build";
+
+/// A daemon whose builds may fetch from loopback, and repositories beside it: `lib`, and `app`, which has it as a module.
+fn host() -> Daemon {
+    let host = Daemon::start_with(&["--build-allow-address", "127.0.0.1"]);
+    std::fs::write(host.work().join("repositories.sh"), REPOSITORIES).expect("the script");
+    host.sh("sh repositories.sh").ok();
+    host
+}
+
+const REPOSITORIES: &str = r#"set -e
+export GIT_CONFIG_GLOBAL=/dev/null GIT_CONFIG_NOSYSTEM=1 GIT_AUTHOR_NAME=a GIT_AUTHOR_EMAIL=a@example.org
+export GIT_COMMITTER_NAME=a GIT_COMMITTER_EMAIL=a@example.org
+export GIT_AUTHOR_DATE='@1700000000 +0000' GIT_COMMITTER_DATE='@1700000000 +0000'
+git init -q -b main lib && cd lib && echo lib > lib.txt && git add . && git commit -qm lib && cd ..
+git clone -q --bare lib served/lib.git
+git init -q -b main app && cd app
+mkdir -p service/src && echo one > service/src/main && printf '#!/bin/sh\necho run\n' > tool && chmod +x tool
+printf 'FROM busybox\nCOPY src /src\n' > service/Dockerfile && ln -s service/src link && ln -s /etc outside
+printf 'FROM busybox\nCOPY . /all\n' > Dockerfile && echo '*.log' > .dockerignore
+git add . && git commit -qm one && git tag -a -m v1 v1
+echo two > service/src/main && git commit -qam two
+git checkout -qb other && echo three > service/src/main && git commit -qam three
+git -c protocol.file.allow=always submodule --quiet add ../served/lib.git modules/lib
+git config -f .gitmodules submodule.modules/lib.url ../lib.git && git add . && git commit -qm module
+git checkout -q main && cd ..
+git clone -q --bare app served/app.git
+git -C served/app.git update-server-info && git -C served/lib.git update-server-info
+"#;
+
+/// git's own server, which hands out parts of histories.
+fn served(host: &Daemon) -> (Session, String) {
+    let port = host.port();
+    let server = host.session(&format!(
+        "$(git --exec-path)/git-daemon --listen=127.0.0.1 --port={port} --base-path={0}/served --export-all --strict-paths {0}/served/app.git {0}/served/lib.git",
+        host.work().display()
+    ));
+    let mut waiting = Waiting::for_what("git's server to answer");
+    while TcpStream::connect(("127.0.0.1", port)).is_err() {
+        waiting.look_again();
+    }
+    (server, format!("git://127.0.0.1:{port}/app.git"))
+}
+
+/// What the daemon said of a build.
+struct Said(String);
+
+impl Said {
+    #[track_caller]
+    fn mentions(&self, text: &str) -> &Self {
+        assert!(self.0.contains(text), "expected {text:?} of {}", self.0);
+        self
+    }
+}
+
+/// Builds a Dockerfile.
+fn built(host: &Daemon, dockerfile: &str) -> e2e::Outcome {
+    std::fs::create_dir_all(host.work().join("context")).expect("a directory for it");
+    std::fs::write(host.work().join("context/Dockerfile"), dockerfile).expect("the Dockerfile");
+    host.sh(&format!("{BUILD} -t built context"))
+}
+
+#[test]
+fn what_a_repository_has_is_added() {
+    let host = host();
+    let (_server, app) = served(&host);
+    let dockerfile = "FROM busybox
+ADD URL /main
+ADD URL#v1:service /v1/
+ADD --chown=3:4 --exclude=src/ma* URL#other:/service /left
+ADD URL#other /other
+ADD --keep-git-dir URL#v1 /kept
+"
+    .replace("URL", &app);
+    built(&host, &dockerfile).ok();
+    let look = "cat /main/service/src/main /v1/src/main /other/modules/lib/lib.txt; cd / && ls -A main left/src; \
+                stat -c '%a %u %g %Y' main/tool main/service v1/src/main left/Dockerfile; readlink main/outside; \
+                ls -A other/modules/lib; cat kept/.git/HEAD";
+    let said = host.sh(&format!("docker run --rm built sh -c \"{look}\""));
+    let v1 = host.sh("git -C app rev-parse v1^{commit}").text().to_owned();
+    said.says(&format!(
+        "two\none\nlib\nleft/src:\n\nmain:\n.dockerignore\nDockerfile\nlink\noutside\nservice\ntool\n755 0 0 315619200\n\
+         755 0 0 315619200\n644 0 0 315619200\n644 3 4 315619200\n/etc\nlib.txt\n{v1}"
+    ));
+    host.sh("docker run --rm built grep -c 127.0.0.1 /kept/.git/config").says("1");
+    built(&host, &dockerfile).ok().mentions("Using cache").omits("Running in");
+
+    // A commit that is written in full is nobody asked for.
+    let by_commit =
+        |commit: &str, flags: &str| built(&host, &format!("FROM busybox\nADD {flags} {app}#{commit} /at\n"));
+    by_commit(&v1, "").ok();
+    host.sh("docker run --rm built cat /at/service/src/main").says("one");
+    by_commit("v1", &format!("--checksum={}", &v1[..12])).ok().mentions("Using cache");
+    by_commit("main", &format!("--checksum={v1}")).fails_with(&format!("the commit should be {v1}, but is "));
+    by_commit("nothing", "").fails_with("app.git has no branch and no tag nothing");
+    by_commit("main:nothing", "").fails_with("the repository has no directory nothing");
+    by_commit("main:outside", "").fails_with("the repository has no directory outside");
+    by_commit(&"0".repeat(40), "").fails_with("git: ");
+    by_commit("--upload-pack=touch", "").fails_with("is no name of a branch, a tag or a commit");
+    built(&host, "FROM busybox\nADD git@127.0.0.1:a/b.git /x\n").fails_with("nobody has lent a key for SSH");
+    host.sh("ls ../data/build/present").says("");
+}
+
+#[test]
+fn a_repository_is_fetched_from_a_plain_web_server_too_and_from_nowhere_it_is_not_to() {
+    let (host, web) = (host(), Web::start());
+    web.put_directory("/git", host.work().join("served"));
+    let url = web.at("/git/app.git");
+    built(
+        &host,
+        &format!("FROM busybox\nADD {url}#other /x\nRUN cat /x/modules/lib/lib.txt /x/service/src/main > /got\n"),
+    )
+    .ok();
+    host.sh("docker run --rm built cat /got").says("lib\nthree");
+    web.asked();
+    let commit = host.sh("git -C app rev-parse other").text().to_owned();
+    let dockerfile = format!("FROM busybox\nADD {url}#{commit} /x\nRUN true\n");
+    // What it was found by makes no difference.
+    built(&host, &dockerfile).ok().mentions("Using cache");
+    assert!(web.asked().is_empty());
+    // Where a server leads is looked at as the first address is.
+    web.redirect(
+        "/away.git/info/refs?service=git-upload-pack",
+        "http://169.254.169.254/x.git/info/refs?service=git-upload-pack",
+    );
+    built(&host, &format!("FROM busybox\nADD {} /x\n", web.at("/away.git")))
+        .fails_with("is at 169.254.169.254, which is not to be reached from here");
+    let strict = Daemon::start();
+    built(&strict, &format!("FROM busybox\nADD {url} /x\n"))
+        .fails_with("is at 127.0.0.1, which is not to be reached from here");
+    built(&strict, "FROM busybox\nADD git://127.0.0.1:1/x.git /x\n")
+        .fails_with("is at 127.0.0.1, which is not to be reached from here");
+}
+
+#[test]
+fn a_context_lies_somewhere_else() {
+    let (host, web) = (host(), Web::start());
+    let (_server, app) = served(&host);
+    let build = |remote: &str, more: &str| {
+        let remote = remote.replace(':', "%3A").replace('/', "%2F").replace('#', "%23");
+        let asked = host.ask(&format!("POST /v1.41/build?t=built&remote={remote}{more}"), "");
+        Said(asked.expect("an answer").text())
+    };
+    build(&format!("{app}#v1:service"), "").mentions("Successfully tagged built:latest");
+    host.sh("docker run --rm built cat /src/main").says("one");
+    // An image is as young as the commit of its context, and the same from wherever that comes.
+    host.sh("docker inspect -f '{{.Created}}' built").says("2023-11-14T22:13:20Z");
+    let id = host.sh("docker images -q --no-trunc built").text().to_owned();
+    web.put_directory("/git", host.work().join("served"));
+    build(&web.at("/git/app.git#v1:service"), "").mentions("Using cache").mentions("Successfully tagged");
+    host.sh("docker images -q --no-trunc built").says(&id);
+    host.sh(&format!("$STRATUS build -t again {app}#v1:service")).ok();
+    host.sh("docker images -q --no-trunc again").says(&id);
+    host.sh(&format!("$STRATUS build -q -f service/Dockerfile {app}")).complains("file not found in build context");
+    build(&app, "&dockerfile=service%2FDockerfile").mentions("file not found in build context");
+    build(&format!("{app}#nothing"), "").mentions("has no branch and no tag nothing");
+
+    host.sh("tar -C app --exclude=.git -czf app.tar.gz .").ok();
+    web.put("/app.tar.gz", std::fs::read(host.work().join("app.tar.gz")).expect("the archive"), "\"1\"");
+    build(&web.at("/app.tar.gz"), "&dockerfile=Dockerfile").mentions("Successfully tagged");
+    host.sh("docker run --rm built cat /all/service/src/main").says("two");
+    web.put_plain("/Dockerfile", "FROM busybox\nRUN echo alone > /alone\n");
+    build(&web.at("/Dockerfile"), "").mentions("Successfully tagged");
+    host.sh("docker run --rm built cat /alone").says("alone");
+    build("/etc/passwd", "").mentions("a context is at an address of http, https or git");
+    build("file:///etc/passwd", "").mentions("a context is at an address of http, https or git");
+    build("client-session", "").mentions("no BuildKit sessions");
+    host.sh("ls ../data/build/present").says("");
+}
