@@ -246,6 +246,31 @@ fn a_file_may_ask_for_its_warnings_to_end_the_build() {
 }
 
 #[test]
+fn files_of_a_stage_are_written_to_and_thrown_away_and_fill_caches() {
+    let host = Daemon::start();
+    let dockerfile = "\
+FROM busybox AS made
+RUN mkdir -p /made/sub && echo made > /made/file && chown 7:8 /made/file && ln -s /made /link
+FROM busybox
+RUN --mount=from=made,source=/link,target=/m,rw stat -c '%u %g' /m/file && echo x >> /m/file && mkdir /m/sub/new && cat /m/file
+RUN --mount=from=made,source=made/file,target=/one,rw cat /one && echo x > /one
+RUN --mount=type=cache,id=filled,from=made,source=made,target=/c,uid=5,mode=750 stat -c '%u %a' /c && cat /c/file && echo y >> /c/file
+RUN --mount=type=cache,id=filled,from=busybox,target=/d cat /d/file && ! test -e /d/bin
+RUN --mount=type=cache,id=wrong,from=made,source=made/file,target=/e true
+";
+    project(&host, dockerfile, &[]);
+    host.sh(&format!("{BUILD} -t app app"))
+        .fails_with("made/file is no directory that a cache could be filled from")
+        .complains("Dockerfile:8")
+        .prints("\n7 8\nmade\nx\n")
+        .prints("\n5 750\nmade\n")
+        .prints("\nmade\ny\n");
+    project(&host, dockerfile.rsplit_once("RUN").expect("a last line").0, &[]);
+    host.sh(&format!("{BUILD} -t app app && docker run --rm app ls /")).ok().omits("\nm\n").omits("\none\n");
+    host.sh("ls ../data/build/present").says("");
+}
+
+#[test]
 fn a_command_sees_what_is_mounted_and_its_layer_does_not() {
     let host = Daemon::start();
     let dockerfile = "\

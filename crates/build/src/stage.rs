@@ -16,7 +16,7 @@ use crate::solve::{EPOCH, Solver};
 use crate::state::State;
 use crate::step::configure::{Memory, argv, configure};
 use crate::step::copy::{self, Copying};
-use crate::step::mounts::Mounts;
+use crate::step::mounts::{CacheMount, Mounts, Part};
 use crate::step::piece::Piece;
 use crate::step::run::{self, Ended, Running};
 use crate::{Error, Result};
@@ -428,13 +428,14 @@ impl Stage<'_, '_> {
             let absolute = |target: &str| changes::directory(&self.state.config.config.working_dir, target);
             match mount {
                 Mount::Tmpfs { target, size } => mounts.memory(&absolute(&target), size),
-                Mount::Cache { from: Some(_), .. } => {
-                    return Err(at("stratus does not fill a cache from elsewhere yet".into()));
-                }
-                Mount::Cache { target, id, read_only, sharing, mode, uid, gid, .. } => {
+                Mount::Cache { target, id, from, source, read_only, sharing, mode, uid, gid } => {
                     let target = absolute(&target);
+                    let from = match from {
+                        Some(from) => self.part(&from, source, spec.span, place).await?,
+                        None => None,
+                    };
                     let id = id.unwrap_or_else(|| target.clone());
-                    mounts.cache(target, id, sharing, Made { mode, uid, gid }, read_only);
+                    mounts.cache(CacheMount { target, id, sharing, made: Made { mode, uid, gid }, read_only, from });
                 }
                 Mount::Bind { target, from: None, source, writable } => {
                     let context = Arc::clone(&self.solver.request.context);
@@ -447,14 +448,9 @@ impl Stage<'_, '_> {
                     mounts = mounting.await.map_err(|e| Error::failed("looking up files", e))?.map_err(at)?;
                 }
                 Mount::Bind { target, from: Some(from), source, writable } => {
-                    if writable {
-                        return Err(at(
-                            "stratus mounts files of a stage or an image read-only: copy what is to be written".into(),
-                        ));
-                    }
-                    let origin = self.origin(&from, spec.span, place)?;
-                    match self.solver.state(&origin, place.step).await? {
-                        Some(state) => mounts.stage(&absolute(&target), source.as_deref().unwrap_or("/"), state)?,
+                    match self.part(&from, source, spec.span, place).await? {
+                        Some(part) if writable => mounts.copy_of_stage(absolute(&target), part),
+                        Some(Part { state, source }) => mounts.stage(&absolute(&target), &source, state)?,
                         None => mounts.memory(&absolute(&target), None),
                     }
                 }
@@ -469,6 +465,13 @@ impl Stage<'_, '_> {
             }
         }
         Ok(mounts)
+    }
+
+    /// Files of a stage or an image; `None`: there are none.
+    async fn part(&self, from: &str, source: Option<String>, span: Span, place: &Place<'_>) -> Result<Option<Part>> {
+        let origin = self.origin(from, span, place)?;
+        let state = self.solver.state(&origin, place.step).await?;
+        Ok(state.map(|state| Part { state, source: source.unwrap_or_else(|| "/".to_owned()) }))
     }
 
     /// A script as a file of the container's: in `/dev`, where it leaves nothing in the image.

@@ -7,7 +7,7 @@ pub(crate) use select::{Choice, Picked, Selection};
 use crate::contexts::{Known, Mine};
 use crate::ignore::Ignore;
 use crate::state::State;
-use image::archive;
+use image::archive::{self, WriteOptions};
 use image::{Digest, Hasher, Images, MountedRootfs};
 use parking_lot::Mutex;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -19,6 +19,9 @@ use std::io::Read as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+/// What a copy of a whole is called.
+const COPIED: &str = "files";
 
 /// A tree of files.
 pub struct Files {
@@ -167,6 +170,26 @@ impl Files {
             }
         }
         Ok(())
+    }
+
+    /// Copies all that is at a path, links to it followed, with owners and times, into a directory: under the name that it gives. Blocks. An
+    /// error is one line for people.
+    pub(crate) fn copy_whole(&self, source: &str, into: &Path) -> Result<PathBuf, String> {
+        let failed = |e: &dyn std::fmt::Display| format!("copying {source}: {e}");
+        let root = self.root().ok_or_else(|| failed(&"there are no files"))?;
+        let source = archive::target(root, Path::new(source)).map_err(|e| failed(&e))?;
+        let directory = File::open(into).map_err(|e| failed(&e))?;
+        let (reader, writer) = std::io::pipe().map_err(|e| failed(&e))?;
+        let options = archive::ReadOptions { name: Some(COPIED.into()), ..archive::ReadOptions::default() };
+        std::thread::scope(|scope| {
+            let reading = scope.spawn(|| archive::read_path(root, &source, writer, &options));
+            let written = archive::write_path(directory.as_fd(), Path::new("/"), reader, &WriteOptions::default());
+            let read = reading.join().map_err(|_| failed(&"its reader ended"))?;
+            // Where nothing is written any more, nothing is read either: what came first counts.
+            written.map_err(|e| failed(&e))?;
+            read.map_err(|e| failed(&e))
+        })?;
+        Ok(into.join(COPIED))
     }
 
     /// Whether it is the build's own copy: nobody else needs the files' looks, and nobody wrote them down.

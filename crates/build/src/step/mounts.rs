@@ -1,7 +1,7 @@
 //! What a `RUN` sees of something that is not in its root file system.
 
 use crate::cache::Key;
-use crate::caches::{InUse, Made};
+use crate::caches::{Filled, InUse, Made};
 use crate::dockerfile::Sharing;
 use crate::files::{Choice, Files, Selection};
 use crate::solve::Builder;
@@ -28,7 +28,7 @@ pub(crate) struct Mounts {
     /// Images in the making whose files are mounted.
     pub(crate) images: Vec<(ImageId, Vec<Digest>)>,
     /// What a step depends on.
-    parts: Vec<Part>,
+    parts: Vec<KeyPart>,
     /// What is made ready only for a step that is carried out.
     pending: Vec<Pending>,
     /// What has to stay meanwhile.
@@ -38,23 +38,43 @@ pub(crate) struct Mounts {
 /// Something that is not ready yet.
 enum Pending {
     /// A directory that outlives the build, and that may be another's alone.
-    Cache { target: String, id: String, sharing: Sharing, made: Made, read_only: bool },
+    Cache(CacheMount),
     /// Files of the context that are written to: a copy of them.
     Copy { target: String, files: Arc<Files>, selection: Arc<Selection> },
+    /// The same of a stage or an image.
+    CopyOf { target: String, part: Part },
+}
+
+/// A directory that outlives the build.
+pub(crate) struct CacheMount {
+    pub(crate) target: String,
+    pub(crate) id: String,
+    pub(crate) sharing: Sharing,
+    pub(crate) made: Made,
+    pub(crate) read_only: bool,
+    /// What is in it when it is made.
+    pub(crate) from: Option<Part>,
+}
+
+/// Files of a stage or an image.
+#[derive(Clone)]
+pub(crate) struct Part {
+    pub(crate) state: State,
+    pub(crate) source: String,
 }
 
 impl Pending {
     /// The id of a directory that is this step's alone.
-    fn alone(&self) -> Option<(&String, Made)> {
+    fn alone(&self) -> Option<(&String, &CacheMount)> {
         match self {
-            Pending::Cache { id, sharing: Sharing::Locked, made, .. } => Some((id, *made)),
+            Pending::Cache(mount) if mount.sharing == Sharing::Locked => Some((&mount.id, mount)),
             _ => None,
         }
     }
 }
 
 /// What a mount adds to a step's key.
-enum Part {
+enum KeyPart {
     Text(String),
     Chain(Option<Digest>),
     Files(Arc<Selection>),
@@ -71,15 +91,15 @@ impl Mounts {
     /// Adds what a step depends on.
     pub(crate) fn add_to(&self, key: Key) -> Key {
         key.each(&self.parts, |key, part| match part {
-            Part::Text(text) => key.text("text").text(text),
-            Part::Chain(chain) => key.text("chain").option(chain.as_ref(), Key::digest),
-            Part::Files(selection) => selection.add_to(key.text("files"), false),
+            KeyPart::Text(text) => key.text("text").text(text),
+            KeyPart::Chain(chain) => key.text("chain").option(chain.as_ref(), Key::digest),
+            KeyPart::Files(selection) => selection.add_to(key.text("files"), false),
         })
     }
 
     /// Adds how something is mounted to what a step depends on.
     fn depend(&mut self, target: &str, read_only: bool) {
-        self.parts.push(Part::Text(format!("{target} {read_only}")));
+        self.parts.push(KeyPart::Text(format!("{target} {read_only}")));
     }
 
     fn keep(&mut self, what: impl Any + Send + Sync) {
@@ -94,23 +114,31 @@ impl Mounts {
     /// Mounts memory.
     pub(crate) fn memory(&mut self, target: &str, size: Option<u64>) {
         let size = size.unwrap_or(0);
-        self.parts.push(Part::Text(format!("tmpfs {size}")));
+        self.parts.push(KeyPart::Text(format!("tmpfs {size}")));
         self.depend(target, false);
         self.push(MountKind::Tmpfs(TmpfsOptions { size, ..TmpfsOptions::default() }), target, false);
     }
 
-    /// Mounts a directory that outlives the build.
-    pub(crate) fn cache(&mut self, target: String, id: String, sharing: Sharing, made: Made, read_only: bool) {
-        self.parts.push(Part::Text(format!("cache {id}")));
-        self.depend(&target, read_only);
-        self.pending.push(Pending::Cache { target, id, sharing, made, read_only });
+    /// Mounts a directory that outlives the build. What it is filled from makes no difference to a step, as nobody knows what is in it then.
+    pub(crate) fn cache(&mut self, mount: CacheMount) {
+        self.parts.push(KeyPart::Text(format!("cache {}", mount.id)));
+        self.depend(&mount.target, mount.read_only);
+        self.pending.push(Pending::Cache(mount));
+    }
+
+    /// Mounts a copy of files of another stage, or of an image, to be written to and thrown away.
+    pub(crate) fn copy_of_stage(&mut self, target: String, part: Part) {
+        self.parts.push(KeyPart::Text(format!("stage {}", part.source)));
+        self.parts.push(KeyPart::Chain(part.state.chain()));
+        self.depend(&target, false);
+        self.pending.push(Pending::CopyOf { target, part });
     }
 
     /// Mounts files of another stage, or of an image.
     pub(crate) fn stage(&mut self, target: &str, source: &str, state: State) -> Result<()> {
         let id = state.id()?;
-        self.parts.push(Part::Text(format!("stage {source}")));
-        self.parts.push(Part::Chain(state.chain()));
+        self.parts.push(KeyPart::Text(format!("stage {source}")));
+        self.parts.push(KeyPart::Chain(state.chain()));
         let subpath = source.trim_matches('/').to_owned();
         self.depend(target, true);
         self.push(MountKind::Image { source: id.to_string(), subpath }, target, true);
@@ -135,8 +163,8 @@ impl Mounts {
             Err(_) if whole => Arc::default(),
             Err(error) => return Err(error),
         };
-        self.parts.push(Part::Text("context".into()));
-        self.parts.push(Part::Files(Arc::clone(&selection)));
+        self.parts.push(KeyPart::Text("context".into()));
+        self.parts.push(KeyPart::Files(Arc::clone(&selection)));
         self.depend(&target, !writable);
         if writable {
             self.pending.push(Pending::Copy { target, files, selection });
@@ -152,21 +180,32 @@ impl Mounts {
     pub(crate) async fn make_ready(&mut self, builder: &Builder) -> Result<()> {
         let all = std::mem::take(&mut self.pending);
         // Each once, or a step would wait for itself; in one order, or two would for each other.
-        let alone: BTreeMap<&String, Made> = all.iter().filter_map(Pending::alone).collect();
+        let alone: BTreeMap<&String, &CacheMount> = all.iter().filter_map(Pending::alone).collect();
         let mut locked: BTreeMap<String, InUse> = BTreeMap::new();
-        for (id, made) in alone {
-            locked.insert(id.clone(), builder.caches().take(id, Sharing::Locked, made).await?);
+        for (id, mount) in alone {
+            locked.insert(id.clone(), taken(builder, mount).await?);
         }
         for pending in all {
             match pending {
-                Pending::Cache { target, id, sharing, made, read_only } => match locked.get(&id) {
-                    Some(own) if sharing != Sharing::Private => self.push(bind(own.path()), &target, read_only),
+                Pending::Cache(mount) => match locked.get(&mount.id) {
+                    Some(own) if mount.sharing != Sharing::Private => {
+                        self.push(bind(own.path()), &mount.target, mount.read_only);
+                    }
                     _ => {
-                        let in_use = builder.caches().take(&id, sharing, made).await?;
-                        self.push(bind(in_use.path()), &target, read_only);
+                        let in_use = taken(builder, &mount).await?;
+                        self.push(bind(in_use.path()), &mount.target, mount.read_only);
                         self.keep(in_use);
                     }
                 },
+                Pending::CopyOf { target, part } => {
+                    let (files, source) = (part.files(builder).await?, part.source);
+                    let directory = builder.directory().map_err(|e| Error::failed("making a directory", e))?;
+                    let into = directory.path().to_owned();
+                    let copying = tokio::task::spawn_blocking(move || files.copy_whole(&source, &into)).await;
+                    let copied = copying.map_err(|e| Error::failed("copying files of a stage", e))?;
+                    self.push(bind(&copied.map_err(Error::Invalid)?), &target, false);
+                    self.keep(directory);
+                }
                 Pending::Copy { target, files, selection } => {
                     let directory = builder.directory().map_err(|e| Error::failed("making a directory", e))?;
                     let to = directory.path().join("files");
@@ -198,6 +237,25 @@ impl Mounts {
         let look = move || targets.into_iter().filter_map(|target| missing(below.as_ref(), &target)).collect();
         tokio::task::spawn_blocking(look).await.map_err(|e| failed(&e))
     }
+}
+
+impl Part {
+    async fn files(&self, builder: &Builder) -> Result<Arc<Files>> {
+        Files::of_state(builder.images(), self.state.clone()).await
+    }
+}
+
+/// Takes a directory that outlives the build.
+async fn taken(builder: &Builder, mount: &CacheMount) -> Result<InUse> {
+    let filled = match &mount.from {
+        Some(part) => Some(Filled {
+            files: part.files(builder).await?,
+            source: part.source.clone(),
+            scratch: builder.directory().map_err(|e| Error::failed("making a directory", e))?,
+        }),
+        None => None,
+    };
+    builder.caches().take(&mount.id, mount.sharing, mount.made, filled).await
 }
 
 /// Takes out of a layer what was made to mount something on. Blocks.
