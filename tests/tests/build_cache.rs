@@ -103,3 +103,72 @@ fn a_client_that_does_not_read_holds_nobody_up() {
         said.push_str(&String::from_utf8_lossy(&piece[..count]));
     }
 }
+
+#[test]
+fn what_builds_keep_is_shown_and_ends() {
+    let mut host = Daemon::start_with(&["--build-cache-days", "1"]);
+    let dockerfile = "\
+FROM busybox
+RUN --mount=type=cache,id=downloads,target=/c echo kept > /c/file && head -c 3000000 /dev/zero > /first
+RUN head -c 2000000 /dev/zero > /second
+RUN true
+";
+    project(&host, dockerfile, &[]);
+    host.sh(&format!("{BUILD} -t app app")).ok();
+    let shown = host.sh("$STRATUS builder du");
+    shown.ok().mentions("RUN head -c 2000000").mentions("mount of the cache downloads").mentions("exec.cachemount");
+    // What the image has costs nothing, and so do the steps that made no layer.
+    shown.mentions("shared").mentions("Shared:      5.00MB");
+    host.sh("$STRATUS builder du --verbose").ok().mentions("Parents    ");
+    let df = "docker system df -v --format '{{json .}}' | jq -r '.BuildCache[] | .CacheType + \" \" + .Shared + \" \" + .InUse'";
+    host.sh(df).ok().mentions("regular true false").mentions("exec.cachemount false false");
+    host.sh("$STRATUS --format json builder du | jq -r '.[] | select(.Size == 2000000) | .Parents | length'").says("1");
+
+    host.sh("docker builder prune -f --filter type=regular").ok();
+    host.sh(&format!("{BUILD} app | grep -c 'Using cache'")).says("2");
+    // Without its image they cost what they hold: the one that was used last is the one that stays, with what it follows.
+    host.sh("docker rmi -f $(docker images -q app)").ok();
+    host.sh("$STRATUS builder prune -f --max-used-space 1000").mentions("Total reclaimed space: ");
+    host.sh("docker system df --format '{{.Type}} {{.Size}}' | grep Build").mentions("Build Cache ");
+    host.sh("$STRATUS builder du").omits("RUN head");
+    host.sh("docker builder prune -af").ok();
+    host.sh("$STRATUS --format json builder du").says("[]");
+
+    // Without being asked: more than the limit does not stay, and less does.
+    host.restart_with(&["--build-cache-size", "4m"]);
+    host.sh(&format!("{BUILD} -t app app && docker rmi app")).ok();
+    project(&host, "FROM busybox\nRUN head -c 1000 /dev/zero > /small\n", &[]);
+    host.sh(&format!("{BUILD} -t small app && docker rmi small")).ok();
+    e2e::eventually("no more than the limit", || {
+        let kept = host.sh("$STRATUS --format json builder du | jq '[.[] | select(.Shared | not) | .Size] | add'");
+        kept.number() < 4_000_000
+    });
+    host.sh(&format!("{BUILD} app")).ok().mentions("Using cache");
+}
+
+#[test]
+fn a_stage_is_done_again_on_wish() {
+    let host = Daemon::start();
+    let dockerfile = "\
+FROM busybox AS tools
+RUN cat /proc/sys/kernel/random/uuid > /tools
+FROM busybox AS app
+RUN cat /proc/sys/kernel/random/uuid > /own
+COPY --from=tools /tools /
+";
+    project(&host, dockerfile, &[]);
+    let built = |flags: &str| {
+        host.sh(&format!("$STRATUS build -q {flags} -t app app")).ok();
+        let shown = host.sh("docker run --rm app cat /tools /own").ok().text().to_owned();
+        let (tools, own) =
+            shown.split_once('\n').map(|(tools, own)| (tools.to_owned(), own.to_owned())).expect("two lines");
+        (tools, own)
+    };
+    let first = built("");
+    assert_eq!(built(""), first);
+    let second = built("--no-cache-filter tools");
+    assert!(second.0 != first.0 && second.1 == first.1);
+    let third = built("--no-cache-filter tools,1");
+    assert!(third.0 != second.0 && third.1 != second.1);
+    host.sh("$STRATUS build --no-cache-filter nothing app").fails_with("nothing");
+}

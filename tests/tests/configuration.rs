@@ -101,11 +101,12 @@ fn every_key_has_its_effect() {
         assert!(outcome.stdout().contains(&filled(key.prints)), "{} has no effect: {outcome}", key.name);
     }
     // Flags that are not in the table above have tests of their own elsewhere.
+    let builds = ["build-allow-address", "build-cache-days", "build-cache-size"];
     let own = ["config", "clean", "help", "ip-forward-no-drop", "usage-days", "usage-runs"];
     let help = host.sh("$STRATUS daemon --help").ok().stdout().to_owned();
     let words = help.split_whitespace().filter_map(|word| word.strip_prefix("--"));
     let flags: BTreeSet<&str> = words.map(|word| word.trim_end_matches(|c: char| !c.is_ascii_lowercase())).collect();
-    let known: BTreeSet<&str> = KEYS.iter().map(|key| key.name).chain(own).collect();
+    let known: BTreeSet<&str> = KEYS.iter().map(|key| key.name).chain(own).chain(builds).collect();
     assert_eq!(flags, known);
 }
 

@@ -31,6 +31,9 @@ pub struct Ask {
     pub platforms: Vec<Platform>,
     /// Nothing is taken from the cache.
     pub no_cache: bool,
+    /// Stages of which nothing is taken from the cache, by their names or numbers.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub no_cache_filter: Vec<String>,
     /// Base images are pulled even where they are here.
     pub pull: bool,
     /// How commands run.

@@ -117,6 +117,7 @@ async fn request(builder: &Builder, opener: &Opener, asked: Ask) -> Result<Reque
         names,
         labels: asked.labels,
         no_cache: asked.no_cache,
+        no_cache_filter: asked.no_cache_filter,
         pull: asked.pull,
         step_timeout: asked.running.timeout.map(Duration::from_secs),
         host: asked.running.host(),

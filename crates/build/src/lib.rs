@@ -29,8 +29,8 @@ mod step;
 mod suggest;
 mod turns;
 
-pub use cache::{CachedStep, PruneOptions, Pruned, StepRecord};
-pub use contexts::{KeptContext, List, Listed, Received, Stamp, Taking, Update, Verdict, What};
+pub use cache::{CacheLimits, Cached, CachedKind, Meant, PruneOptions, Pruned};
+pub use contexts::{List, Listed, Received, Stamp, Taking, Update, Verdict, What};
 pub use error::{Error, Result};
 pub use files::Files;
 pub use look::{Graph, GraphStage, GraphStep, Outlook};

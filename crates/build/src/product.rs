@@ -79,6 +79,9 @@ impl Builder {
             }
             several => try_join_all(several.iter().map(one)).await?,
         };
+        // What it added may be too much, of which nothing that it needs itself goes.
+        let builder = self.clone();
+        tokio::spawn(async move { builder.collect().await });
         Ok(Product { images })
     }
 

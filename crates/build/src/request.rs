@@ -1,5 +1,6 @@
 //! What is to be built.
 
+use crate::cache::CacheLimits;
 use crate::dockerfile::{Given, Source};
 use crate::files::Files;
 use engine::model::HostConfig;
@@ -14,6 +15,8 @@ use std::time::Duration;
 pub struct Settings {
     /// Which addresses files are fetched from that a build names.
     pub reach: Reach,
+    /// How much stays of what builds keep.
+    pub cache: CacheLimits,
 }
 
 /// What is to be built. Cheap to clone, but for its Dockerfile.
@@ -33,6 +36,8 @@ pub struct Request {
     pub labels: BTreeMap<String, String>,
     /// Nothing is taken from the cache.
     pub no_cache: bool,
+    /// Stages of which nothing is taken from the cache, by their names or numbers.
+    pub no_cache_filter: Vec<String>,
     /// Base images are pulled even where they are here.
     pub pull: bool,
     /// How commands run: network, limits, names of hosts, the size of `/dev/shm`.

@@ -1,6 +1,6 @@
 //! A build: which stages are needed, one after the other where they need each other, and side by side where they do not.
 
-use crate::cache::Cache;
+use crate::cache::{Cache, CacheLimits, Keeps};
 use crate::caches::Caches;
 use crate::check::{self, BaseImage};
 use crate::contexts::Kept;
@@ -18,12 +18,16 @@ use engine::Engine;
 use futures_util::future::{BoxFuture, try_join_all};
 use image::{ImageId, Images, KeptLayers, Platform};
 use jiff::Timestamp;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::OnceCell;
 
 /// The build argument that says which time everything is of (reproducible-builds.org, "SOURCE_DATE_EPOCH").
 pub(crate) const EPOCH: &str = "SOURCE_DATE_EPOCH";
+
+/// How long it takes until something is found to be too old, at most.
+const BETWEEN_LOOKS: Duration = Duration::from_secs(3600);
 
 /// Builds images. Cheap to clone; all clones are one.
 #[derive(Clone)]
@@ -38,6 +42,10 @@ struct Inner {
     scratch: Arc<Scratch>,
     /// Contexts that stay for the next build.
     kept: Kept,
+    data_dir: PathBuf,
+    limits: CacheLimits,
+    /// Held by who takes out what is too old or too much.
+    collecting: tokio::sync::Mutex<()>,
 }
 
 impl Builder {
@@ -48,7 +56,7 @@ impl Builder {
     pub fn open(engine: Engine, data_dir: &Path, settings: Settings) -> Result<Builder> {
         let scratch = Arc::new(Scratch::open(&data_dir.join("build"))?);
         let cache = Cache::new(engine.image_store().clone(), engine.store());
-        let caches = Caches::new(data_dir.join("build/caches"));
+        let caches = Caches::new(data_dir.join("build/caches"), Arc::clone(&scratch), engine.store());
         let web = WebFiles::open(
             engine.registries().clone(),
             settings.reach.clone(),
@@ -59,7 +67,18 @@ impl Builder {
         let git = Git::new(engine.registries().clone(), settings.reach, Arc::clone(&scratch));
         let kept = Kept::open(data_dir.join("build/kept"));
         let kept = kept.map_err(|e| Error::failed("making a directory for contexts", e))?;
-        Ok(Builder(Arc::new(Inner { engine, cache, caches, web, git, scratch, kept })))
+        Ok(Builder(Arc::new(Inner {
+            engine,
+            cache,
+            caches,
+            web,
+            git,
+            scratch,
+            kept,
+            data_dir: data_dir.to_owned(),
+            limits: settings.cache,
+            collecting: tokio::sync::Mutex::default(),
+        })))
     }
 
     pub(crate) fn cache(&self) -> &Cache {
@@ -73,6 +92,23 @@ impl Builder {
     /// Contexts that stay for the next build.
     pub(crate) fn kept(&self) -> &Kept {
         &self.0.kept
+    }
+
+    /// What keeps something for the next build, beside steps.
+    pub(crate) fn parts(&self) -> [&dyn Keeps; 3] {
+        [&self.0.caches, &self.0.kept, &self.0.web]
+    }
+
+    pub(crate) fn data_dir(&self) -> &Path {
+        &self.0.data_dir
+    }
+
+    pub(crate) fn limits(&self) -> CacheLimits {
+        self.0.limits
+    }
+
+    pub(crate) fn collecting(&self) -> &tokio::sync::Mutex<()> {
+        &self.0.collecting
     }
 
     /// Files at addresses.
@@ -111,6 +147,14 @@ impl Builder {
         }
     }
 
+    /// Keeps what builds keep within its limits, for as long as it is awaited. Beside that, each build that ends has it looked at.
+    pub async fn keep_limits(&self) -> std::convert::Infallible {
+        loop {
+            self.collect().await;
+            tokio::time::sleep(BETWEEN_LOOKS).await;
+        }
+    }
+
     /// A directory for a context, or for what a step needs, which goes with what it becomes.
     pub(crate) fn directory(&self) -> std::io::Result<tempfile::TempDir> {
         self.0.scratch.directory()
@@ -126,6 +170,8 @@ pub(crate) struct Planned {
     /// The stages that are needed, each behind those that it needs itself.
     pub(crate) order: Vec<usize>,
     epoch: Option<i64>,
+    /// Stages of which nothing is taken from the cache.
+    anew: Vec<usize>,
 }
 
 impl Planned {
@@ -136,7 +182,13 @@ impl Planned {
         let target = file.target(request.given.target.as_deref()).map_err(Error::Invalid)?;
         let epoch = epoch(request)?;
         let order = plan.order(target);
-        Ok(Planned { file, globals, plan, target, order, epoch })
+        let stage =
+            |name: &String| file.target(Some(name)).map_err(|e| Error::Invalid(format!("no-cache-filter: {e}")));
+        let anew = match request.no_cache {
+            true => (0..file.stages.len()).collect(),
+            false => request.no_cache_filter.iter().map(stage).collect::<Result<_>>()?,
+        };
+        Ok(Planned { file, globals, plan, target, order, epoch, anew })
     }
 
     /// Carries it out, or looks only.
@@ -156,6 +208,7 @@ impl Planned {
             progress,
             looks,
             epoch: self.epoch,
+            anew: &self.anew,
             ends: self.file.stages.iter().map(|_| OnceCell::new()).collect(),
         }
     }
@@ -260,6 +313,8 @@ pub(crate) struct Solver<'b> {
     pub(crate) looks: Option<&'b Looks>,
     /// The time that was asked for.
     epoch: Option<i64>,
+    /// Stages of which nothing is taken from the cache.
+    pub(crate) anew: &'b [usize],
     /// How stages ended, each once.
     ends: Vec<OnceCell<Result<Arc<StageEnd<'b>>>>>,
 }

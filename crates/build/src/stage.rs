@@ -2,7 +2,7 @@
 
 mod sources;
 
-use crate::cache::Key;
+use crate::cache::{Key, Step};
 use crate::caches::Made;
 use crate::dockerfile::{
     CommandLine, Copy, FileSource, Files as Operands, Heredoc, Instruction, Kind, Mistake, Mode, Mount, Origin, Owner,
@@ -196,13 +196,18 @@ impl Stage<'_, '_> {
         if known {
             self.step(place).await?;
         } else if instruction.makes_a_layer() {
-            self.outlook = if self.solver.request.no_cache { Outlook::Built } else { Outlook::Unknown };
+            self.outlook = if self.anew() { Outlook::Built } else { Outlook::Unknown };
         }
         if matches!(self.outlook, Outlook::Built | Outlook::Unknown) {
             self.known = self.known.min(Known::Configuration);
         }
         looks.note(place.step, GraphStep { text: place.statement.text.clone(), needs, outlook: self.outlook });
         Ok(())
+    }
+
+    /// Whether nothing of it is taken from the cache.
+    fn anew(&self) -> bool {
+        self.solver.anew.contains(&self.index)
     }
 
     async fn step(&mut self, place: &Place<'_>) -> Result<()> {
@@ -247,12 +252,15 @@ impl Stage<'_, '_> {
             let message = format!("an image has at most {MAX_LAYERS} layers: put several commands into one RUN");
             return Err(place.mistake(message));
         }
-        let anew = self.solver.request.no_cache;
+        let anew = self.anew();
         if self.solver.looks.is_some() {
             let known = reads == Reads::Own || self.known == Known::All;
             return self.look_up(key, known, anew, created_by).await;
         }
-        let outcome = self.solver.builder.cache().step(key.finish(), &place.statement.text, anew, work).await?;
+        let key = key.finish();
+        let step = Step { what: &place.statement.text, parent: self.state.follows };
+        let outcome = self.solver.builder.cache().step(key, step, anew, work).await?;
+        self.state.follows = Some(key);
         if outcome.cached {
             self.solver.progress.step(place.step, StepEvent::Cached);
         }

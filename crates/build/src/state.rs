@@ -18,6 +18,8 @@ pub(crate) struct State {
     kept: Vec<Arc<KeptLayers>>,
     /// The image that it still is, as nothing was done to it.
     base: Option<ImageId>,
+    /// The key of the latest step that may be found again.
+    pub(crate) follows: Option<Digest>,
 }
 
 impl State {
@@ -30,12 +32,12 @@ impl State {
             variant: platform.variant.clone().unwrap_or_default(),
             ..ImageConfig::default()
         };
-        State { config, kept: Vec::new(), base: None }
+        State { config, kept: Vec::new(), base: None, follows: None }
     }
 
     /// Of an image, whose layers are kept.
     pub(crate) fn of_image(id: ImageId, config: ImageConfig, kept: KeptLayers) -> State {
-        State { config, kept: vec![Arc::new(kept)], base: Some(id) }
+        State { config, kept: vec![Arc::new(kept)], base: Some(id), follows: None }
     }
 
     /// The image that it is, as nothing was done to one.

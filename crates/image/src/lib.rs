@@ -93,6 +93,7 @@ pub use query::{DiskUsage, HistoryStep, ImageSummary, ImageUsage, ListFilters, M
 pub use record::{ImageRecord, LayerBlob, LayerRecord};
 pub use reference::Reference;
 pub use remove::{ImageUser, LabelFilter, PruneFilters, RemoveOptions, Removed};
+pub use rootfs::tree_bytes;
 pub use rootfs::{
     Base, Change, ChangeKind, ImageTree, MountedRootfs, NewRootfs, OVERLAY_OPTIONS, Over, Rootfs, RootfsSize,
 };

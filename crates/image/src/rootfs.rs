@@ -133,7 +133,7 @@ impl Images {
             let record = state.rootfs.get(container).ok_or_else(|| Error::NoSuchRootfs(container.into()))?;
             state.layers_of(&record.layers)?.iter().map(|layer| layer.size).sum::<u64>()
         };
-        let own = self.blocking(move |_| file_bytes(&upper)).await?;
+        let own = self.blocking(move |_| tree_bytes(&upper)).await?;
         Ok(RootfsSize { own, total: own + below })
     }
 
@@ -213,8 +213,11 @@ fn alone(inner: &Inner, state: &crate::state::State, layers: &[crate::Digest]) -
     Ok(lower)
 }
 
-/// Bytes in the regular files and symbolic links below a directory, those with several names once.
-fn file_bytes(path: &Path) -> Result<u64> {
+/// Bytes in the regular files and symbolic links below a directory, those with several names once. Blocks.
+///
+/// # Errors
+/// Where a directory can't be read.
+pub fn tree_bytes(path: &Path) -> Result<u64> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let root = rustix::fs::open(path, flags, Mode::empty());
     let root = root.map_err(|e| Error::io(format!("opening {}", path.display()), e))?;

@@ -4,6 +4,7 @@
 //! Each test prints its seed when it fails; `STRATUS_SEED` has the same points chosen again, and `STRATUS_KILLS` says how
 //! many there are of each kind of step.
 
+mod build;
 mod point;
 mod rounds;
 mod steps;
@@ -61,4 +62,9 @@ fn while_it_changes_networks_and_volumes() {
 #[test]
 fn while_it_pauses() {
     rounds::run(steps::Pause);
+}
+
+#[test]
+fn while_it_builds() {
+    rounds::run(build::Build::default());
 }

@@ -1,6 +1,7 @@
 //! The build cache: `POST /build/prune`, and what `GET /system/df` says of it.
 
-use ::build::{CachedStep, PruneOptions};
+use ::build::{Cached, CachedKind, Meant, PruneOptions};
+use engine::model::Filters;
 use serde::Serialize;
 
 use super::refused;
@@ -22,6 +23,8 @@ struct PrunedBody {
 pub(crate) struct CachedBody {
     #[serde(rename = "ID")]
     id: String,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    parents: Vec<String>,
     r#type: &'static str,
     description: String,
     in_use: bool,
@@ -32,34 +35,78 @@ pub(crate) struct CachedBody {
     usage_count: u64,
 }
 
-impl From<CachedStep> for CachedBody {
-    fn from(step: CachedStep) -> CachedBody {
+/// What Docker calls it.
+fn kind(kind: CachedKind) -> &'static str {
+    match kind {
+        CachedKind::Step => "regular",
+        CachedKind::Mount => "exec.cachemount",
+        CachedKind::Context => "source.local",
+        CachedKind::Web => "source.http",
+    }
+}
+
+impl From<Cached> for CachedBody {
+    fn from(cached: Cached) -> CachedBody {
         CachedBody {
-            id: step.key.hex(),
-            r#type: "regular",
-            description: step.record.what,
-            // In use means: by a build, which no step is that can be listed.
-            in_use: false,
-            shared: step.in_use,
-            size: step.record.size,
-            created_at: step.record.made.to_string(),
-            last_used_at: step.record.used.to_string(),
-            usage_count: step.record.uses,
+            id: cached.id,
+            parents: cached.parents,
+            r#type: kind(cached.kind),
+            description: cached.what,
+            in_use: cached.in_use,
+            shared: cached.shared,
+            size: cached.size,
+            created_at: cached.made.to_string(),
+            last_used_at: cached.used.to_string(),
+            usage_count: cached.uses,
         }
     }
 }
 
 impl CachedBody {
-    /// Bytes in its layer's files.
+    /// Bytes that it takes by itself.
     pub(crate) fn size(&self) -> u64 {
-        self.size
+        if self.shared { 0 } else { self.size }
     }
 }
 
-/// All steps that may be found again.
-pub(crate) fn listed(call: &Call) -> Result<Vec<CachedBody>> {
-    let steps = call.door.builder.cached().map_err(refused)?;
-    Ok(steps.into_iter().map(CachedBody::from).collect())
+/// All that builds keep.
+pub(crate) async fn listed(call: &Call) -> Result<Vec<CachedBody>> {
+    let builder = call.door.builder.clone();
+    let listed = tokio::task::spawn_blocking(move || builder.cached()).await;
+    let listed = listed.map_err(|e| ApiError::internal(e.to_string()))?.map_err(refused)?;
+    Ok(listed.into_iter().map(CachedBody::from).collect())
+}
+
+/// Filters beside those of time and of labels.
+const FILTERS: [&str; 7] = ["id", "parent", "type", "description", "inuse", "shared", "private"];
+
+/// What one of them lets through, given what it may be.
+fn fits(cached: &Cached, name: &str, wanted: &str) -> bool {
+    match name {
+        "id" => cached.id.starts_with(wanted),
+        "parent" => cached.parents.iter().any(|parent| parent.starts_with(wanted)),
+        "type" => kind(cached.kind) == wanted,
+        "description" => cached.what == wanted,
+        // Without a value they are asked for as such.
+        "inuse" => cached.in_use != is_no(wanted),
+        "shared" => cached.shared != is_no(wanted),
+        "private" => cached.shared == is_no(wanted),
+        _ => true,
+    }
+}
+
+fn is_no(text: &str) -> bool {
+    matches!(text, "0" | "f" | "F" | "false" | "False" | "FALSE")
+}
+
+/// What fits each filter, by one of its values.
+fn fitting(filters: &Filters) -> Meant {
+    let wanted: Vec<(&str, Vec<String>)> = FILTERS
+        .iter()
+        .filter(|name| filters.has(name))
+        .map(|name| (*name, filters.values(name).map(str::to_owned).collect()))
+        .collect();
+    Box::new(move |cached| wanted.iter().all(|(name, values)| values.iter().any(|value| fits(cached, name, value))))
 }
 
 /// `POST /build/prune`
@@ -67,24 +114,26 @@ pub(crate) async fn prune(call: Call) -> Result<Response> {
     let query = &call.query;
     let filters = filters::from_query(query)?;
     let mut options = PruneOptions { all: query.flag("all"), ..PruneOptions::default() };
+    let bytes = |name: &str| {
+        let given = query.given(name).map(|text| crate::query::parse_integer("ParseInt", text)).transpose()?;
+        let bytes =
+            |number| u64::try_from(number).map_err(|_| ApiError::bad_request(format!("{name} is negative: {number}")));
+        given.map(bytes).transpose()
+    };
     // What it was called until 1.48, and from then on.
-    for name in ["keep-storage", "reserved-space"] {
-        if let Some(text) = query.given(name) {
-            let bytes = crate::query::parse_integer("ParseInt", text)?;
-            options.keep =
-                u64::try_from(bytes).map_err(|_| ApiError::bad_request(format!("{name} is negative: {bytes}")))?;
-        }
-    }
-    filters.only(&["until", "label", "label!"])?;
+    options.keep = bytes("reserved-space")?.or(bytes("keep-storage")?).unwrap_or(0);
+    options.most = bytes("max-used-space")?;
+    options.free = bytes("min-free-space")?.unwrap_or(0);
+    filters.only(&[&["until", "label", "label!"][..], &FILTERS].concat())?;
     options.unused_since = engine::until(&filters)?;
+    options.only = Some(fitting(&filters));
     if filters.has("label") {
         // "docker system prune" says it to everybody. No step has a label.
         return body::ok_json(&PrunedBody { caches_deleted: None, space_reclaimed: 0 });
     }
     let pruned = call.door.builder.prune(options).await.map_err(refused)?;
-    let keys: Vec<String> = pruned.keys.iter().map(image::Digest::hex).collect();
     body::ok_json(&PrunedBody {
-        caches_deleted: Some(keys).filter(|keys| !keys.is_empty()),
+        caches_deleted: Some(pruned.ids).filter(|ids| !ids.is_empty()),
         space_reclaimed: pruned.reclaimed,
     })
 }

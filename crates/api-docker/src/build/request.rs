@@ -69,6 +69,7 @@ impl Parameters {
             names: self.names,
             labels: self.labels,
             no_cache: self.no_cache,
+            no_cache_filter: Vec::new(),
             pull: self.pull,
             host: self.host,
             step_timeout: None,

@@ -50,7 +50,7 @@ pub(crate) async fn disk_usage(call: Call) -> Result<Response> {
         let listed = ListedContainer { record, size: Some(size), image_moved: false };
         ContainerBody::shown(&listed, call.version, now)
     };
-    let build_cache = if kinds.build_cache { Some(cache::listed(&call)?) } else { None };
+    let build_cache = if kinds.build_cache { Some(cache::listed(&call).await?) } else { None };
     let builder_size = build_cache.iter().flatten().map(CachedBody::size).sum();
     body::ok_json(&UsageOfAllBody {
         layers_size,

@@ -6,11 +6,14 @@
 //! A record and the note that its layer is needed are written in one transaction, so that there is never the one without the
 //! other. The layer itself is on the disk before.
 
+mod bounds;
+mod inventory;
 mod key;
-mod prune;
 
+pub use bounds::{CacheLimits, Meant, PruneOptions, Pruned};
+pub(crate) use inventory::Keeps;
+pub use inventory::{Cached, CachedKind};
 pub(crate) use key::Key;
-pub use prune::{CachedStep, PruneOptions, Pruned};
 
 use crate::turns::Turns;
 use crate::{Error, Result};
@@ -21,19 +24,22 @@ use store::Collection;
 
 /// What a step came to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct StepRecord {
+pub(crate) struct StepRecord {
     /// The layer; `None`: it changed nothing.
-    pub layer: Option<Digest>,
+    pub(crate) layer: Option<Digest>,
     /// The instruction, for people.
-    pub what: String,
+    pub(crate) what: String,
     /// Bytes in the layer's files.
-    pub size: u64,
+    pub(crate) size: u64,
     /// When it was carried out.
-    pub made: Timestamp,
+    pub(crate) made: Timestamp,
     /// When it was last found.
-    pub used: Timestamp,
+    pub(crate) used: Timestamp,
     /// How many times it was found.
-    pub uses: u64,
+    pub(crate) uses: u64,
+    /// The key of the step that it followed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) parent: Option<Digest>,
 }
 
 /// The cache of a data directory.
@@ -47,6 +53,15 @@ pub(crate) struct Cache {
     writing: tokio::sync::RwLock<()>,
 }
 
+/// A step, as far as its record says what it is.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Step<'s> {
+    /// The instruction, for people.
+    pub(crate) what: &'s str,
+    /// The key of the step that it follows.
+    pub(crate) parent: Option<Digest>,
+}
+
 /// A step's end.
 pub(crate) struct Outcome {
     pub(crate) layer: Option<KeptLayers>,
@@ -54,8 +69,8 @@ pub(crate) struct Outcome {
 }
 
 /// Whose a retained layer is, in the image store's names.
-fn owner(key: &Digest) -> String {
-    format!("build-{}", key.hex())
+fn owner(key: &str) -> String {
+    format!("build-{key}")
 }
 
 impl Cache {
@@ -73,7 +88,7 @@ impl Cache {
     pub(crate) async fn step(
         &self,
         key: Digest,
-        what: &str,
+        step: Step<'_>,
         anew: bool,
         work: impl Future<Output = Result<Option<KeptLayers>>>,
     ) -> Result<Outcome> {
@@ -83,7 +98,7 @@ impl Cache {
             return Ok(Outcome { layer, cached: true });
         }
         let layer = work.await?;
-        self.note(&key, what, layer.as_ref()).await?;
+        self.note(&key, step, layer.as_ref()).await?;
         Ok(Outcome { layer, cached: false })
     }
 
@@ -115,31 +130,32 @@ impl Cache {
         Ok(Some(found))
     }
 
-    async fn note(&self, key: &Digest, what: &str, layer: Option<&KeptLayers>) -> Result<()> {
+    async fn note(&self, key: &Digest, step: Step<'_>, layer: Option<&KeptLayers>) -> Result<()> {
         let failed = |e: &dyn std::fmt::Display| Error::failed("writing the build cache", e);
         let layer = layer.and_then(|kept| kept.layers.first());
         let now = Timestamp::now();
         let record = StepRecord {
             layer: layer.map(|layer| layer.diff_id),
-            what: what.to_owned(),
+            what: step.what.to_owned(),
             size: layer.map_or(0, |layer| layer.size),
             made: now,
             used: now,
             uses: 0,
+            parent: step.parent,
         };
         let mut txn = self.steps.put_in(self.steps.txn(), &key.hex(), &record).map_err(|e| failed(&e))?;
         txn = match &record.layer {
-            Some(diff_id) => self.images.retain_in(txn, &owner(key), diff_id).map_err(|e| failed(&e))?,
-            None => self.images.let_go_in(txn, &owner(key)),
+            Some(diff_id) => self.images.retain_in(txn, &owner(&key.hex()), diff_id).map_err(|e| failed(&e))?,
+            None => self.images.let_go_in(txn, &owner(&key.hex())),
         };
         let _together = self.writing.read().await;
         // Remembered first: whoever gives the build up in this moment may find that it was written.
         if let Some(diff_id) = &record.layer {
-            self.images.retained(&owner(key), diff_id);
+            self.images.retained(&owner(&key.hex()), diff_id);
         }
         let written = txn.commit_async().await;
         if written.is_err() || record.layer.is_none() {
-            self.images.let_go(&owner(key));
+            self.images.let_go(&owner(&key.hex()));
         }
         written.map(drop).map_err(|e| failed(&e))
     }

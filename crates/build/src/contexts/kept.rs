@@ -8,6 +8,7 @@
 //! is synced, so a copy is of one boot: what a power cut left of it, nobody could say.
 
 use super::list::Listed;
+use crate::cache::{Cached, CachedKind, Keeps};
 use crate::turns::Turns;
 use crate::{Error, Result};
 use image::Digest;
@@ -63,13 +64,13 @@ pub(crate) type Indexed = Vec<(Listed, Option<Known>)>;
 
 /// One that is kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct KeptContext {
+struct KeptContext {
     /// What it is found by.
-    pub key: String,
+    key: String,
     /// Bytes in its files.
-    pub size: u64,
+    size: u64,
     /// When a build last had it.
-    pub used: Timestamp,
+    used: Timestamp,
 }
 
 impl Kept {
@@ -101,7 +102,7 @@ impl Kept {
     }
 
     /// All of them, those that were used last first.
-    pub(crate) fn list(&self) -> Vec<KeptContext> {
+    fn all(&self) -> Vec<KeptContext> {
         let mut all: Vec<KeptContext> =
             self.keys().unwrap_or_default().iter().filter_map(|key| self.look(key)).collect();
         all.sort_by_key(|one| std::cmp::Reverse(one.used));
@@ -109,7 +110,7 @@ impl Kept {
     }
 
     /// Removes one, unless a build has it; whether it is gone.
-    pub(crate) fn remove(&self, key: &str) -> bool {
+    fn take_out(&self, key: &str) -> bool {
         let turn = self.turns.of(key.to_owned());
         let Ok(_turn) = turn.try_lock() else { return false };
         self.discard(key);
@@ -119,10 +120,10 @@ impl Kept {
     /// Removes those that are too many, or too much.
     pub(crate) fn bound(&self) {
         let mut bytes = 0;
-        for (place, one) in self.list().into_iter().enumerate() {
+        for (place, one) in self.all().into_iter().enumerate() {
             bytes += one.size;
             if place > 0 && (place >= MOST || bytes > BYTES) {
-                self.remove(&one.key);
+                self.take_out(&one.key);
             }
         }
     }
@@ -148,6 +149,28 @@ impl Kept {
         if let Err(error) = image::remove_tree(&path) {
             tracing::warn!(path = %path.display(), %error, "a copy of a build context can't be removed");
         }
+    }
+}
+
+impl Keeps for Kept {
+    fn list(&self) -> Result<Vec<Cached>> {
+        let cached = |one: KeptContext| Cached {
+            in_use: self.turns.of(one.key.clone()).try_lock().is_err(),
+            id: one.key,
+            kind: CachedKind::Context,
+            what: "files of a client's directory".into(),
+            size: one.size,
+            made: one.used,
+            used: one.used,
+            uses: 1,
+            parents: Vec::new(),
+            shared: false,
+        };
+        Ok(self.all().into_iter().map(cached).collect())
+    }
+
+    fn remove(&self, id: &str) -> Result<bool> {
+        Ok(is_key(id) && self.look(id).is_some() && self.take_out(id))
     }
 }
 

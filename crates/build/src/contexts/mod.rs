@@ -9,7 +9,6 @@ mod list;
 mod update;
 
 pub use archive::Received;
-pub use kept::KeptContext;
 pub(crate) use kept::{Kept, Known, Mine};
 pub use list::{List, Listed, Stamp, What};
 pub use update::{Taking, Update, Verdict};

@@ -6,6 +6,7 @@
 //! The bytes are in a directory, by their digests. They are there to be copied once more without another download; where they are
 //! gone, they are downloaded again. So nothing of this need be synced.
 
+use crate::cache::{Cached, CachedKind, Keeps};
 use crate::turns::Turns;
 use crate::{Error, Result};
 use image::Digest;
@@ -197,10 +198,36 @@ impl WebFiles {
         }
         Ok(())
     }
+}
 
-    /// Removes all that is kept. Blocks.
-    pub(crate) fn prune(&self) -> Result<()> {
-        self.bound(0)
+impl Keeps for WebFiles {
+    fn list(&self) -> Result<Vec<Cached>> {
+        let items = self.records.list().map_err(|e| Error::failed("reading what is known of downloads", e))?.items;
+        let mut seen = HashSet::new();
+        let cached = |item: store::Item<Record>| Cached {
+            id: item.id,
+            kind: CachedKind::Web,
+            what: format!("a file from the web, {}", item.value.digest),
+            size: item.value.size,
+            made: item.value.used,
+            used: item.value.used,
+            uses: 1,
+            parents: Vec::new(),
+            in_use: false,
+            shared: !seen.insert(item.value.digest),
+        };
+        Ok(items.into_iter().map(cached).collect())
+    }
+
+    fn remove(&self, id: &str) -> Result<bool> {
+        let failed = |e: &dyn std::fmt::Display| Error::failed("removing what was downloaded", e);
+        if self.records.get(id).map_err(|e| failed(&e))?.is_none() {
+            return Ok(false);
+        }
+        self.records.delete(id).map_err(|e| failed(&e))?;
+        // What no record names any more goes with it.
+        self.bound(MOST_KEPT)?;
+        Ok(true)
     }
 }
 

@@ -16,6 +16,11 @@ impl Images {
         Some(KeptLayers { layers, _lease: lease })
     }
 
+    /// Whether something that goes on keeps the layer.
+    pub fn keeps_layer(&self, diff_id: &Digest) -> bool {
+        self.0.state.lock().is_pinned(diff_id)
+    }
+
     /// Whether an image has the layer.
     pub fn in_an_image(&self, diff_id: &Digest) -> bool {
         self.0.state.lock().images.values().any(|image| image.diff_ids.contains(diff_id))

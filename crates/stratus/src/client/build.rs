@@ -49,6 +49,9 @@ pub(crate) struct BuildArgs {
     /// Do everything again, whatever was done before
     #[arg(long)]
     no_cache: bool,
+    /// Do stages again, by their names or numbers; repeats
+    #[arg(long, value_name = "STAGE,…", value_delimiter = ',')]
+    no_cache_filter: Vec<String>,
     /// Pull base images even where they are here
     #[arg(long)]
     pull: bool,

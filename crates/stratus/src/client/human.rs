@@ -73,7 +73,7 @@ pub(super) fn cut(text: &str, most: usize) -> String {
 }
 
 /// Bytes that are given as `512`, `64k`, `1.5g`, `10MiB`: units are powers of 1024, as for every flag of `docker run`.
-pub(super) fn parse_bytes(text: &str) -> Result<i64, String> {
+pub(crate) fn parse_bytes(text: &str) -> Result<i64, String> {
     let bad = || format!("{text:?} is no size: give a number and a unit, such as 512m or 2g");
     let text_lower = text.trim().to_ascii_lowercase();
     if text_lower == "-1" {

@@ -8,6 +8,7 @@ mod archives;
 mod attach;
 mod bootstrap;
 mod build;
+mod builder;
 mod changes;
 mod connect;
 mod container;
@@ -58,6 +59,7 @@ use output::Format;
 use table::Table;
 
 pub(crate) use elsewhere::hint;
+pub(crate) use human::parse_bytes;
 
 /// Commands for the daemon.
 #[derive(Subcommand)]
@@ -106,6 +108,9 @@ pub(crate) enum Command {
     /// Volumes
     #[command(subcommand)]
     Volume(volumes::VolumeCommand),
+    /// What builds keep for the next one
+    #[command(subcommand)]
+    Builder(builder::BuilderCommand),
     /// Show what happens, as it happens
     Events(events::EventsArgs),
     /// Show what ran, for how long, and what it used
@@ -260,6 +265,7 @@ async fn dispatch(context: &Context, command: Command) -> Result<ExitCode> {
         Command::Image(command) => images::dispatch(context, command).await,
         Command::Network(command) => networks::dispatch(context, command).await,
         Command::Volume(command) => volumes::dispatch(context, command).await,
+        Command::Builder(command) => builder::dispatch(context, command).await,
         Command::Events(args) => events::events(context, args).await,
         Command::Usage(args) => usage::usage(context, args).await,
         Command::Info => system::info(context).await,

@@ -44,7 +44,7 @@ pub(crate) struct PruneVolumesArgs {
 
 impl PruneArgs {
     /// Asks, unless that is not wanted.
-    fn confirm(&self, what: &str) -> Result<bool> {
+    pub(super) fn confirm(&self, what: &str) -> Result<bool> {
         if self.force {
             return Ok(true);
         }
@@ -55,6 +55,10 @@ impl PruneArgs {
         write!(io::stderr(), "This removes {what}. Go on? [y/N] ").map_err(output::written)?;
         io::stdin().lock().read_line(&mut answer).map_err(Error::io("reading the answer"))?;
         Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+    }
+
+    pub(super) fn filters(&self) -> &[Filter] {
+        &self.filter
     }
 
     fn with(&self, name: &str, value: &str) -> Result<Vec<Filter>> {

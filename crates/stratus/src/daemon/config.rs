@@ -16,7 +16,7 @@ use tracing_subscriber::filter::Targets;
 use super::{Error, instance};
 use crate::tls;
 pub(super) use host::Host;
-use values::{absolute, address, bridge, labels, log_filter, pairs, pool, reach, registries, retention};
+use values::{absolute, address, bridge, build_cache, labels, log_filter, pairs, pool, reach, registries, retention};
 
 pub(super) const DATA_DIR: &str = "/var/lib/stratus";
 const RUN_DIR: &str = "/run/stratus";
@@ -104,6 +104,13 @@ pub(crate) struct Options {
     /// The most ended runs of which it is known what they used: the newest; 0 for any number [default: 100000]
     #[arg(long, value_name = "NUMBER")]
     usage_runs: Option<u64>,
+    /// The most that builds keep for the next one, beside what images have, as 20g; 0 for any size [default: a tenth of the
+    /// disk, and no more than 20 GB]
+    #[arg(long, value_name = "SIZE")]
+    build_cache_size: Option<String>,
+    /// Days for which builds keep what is not used; 0 for ever [default: 30]
+    #[arg(long, value_name = "DAYS")]
+    build_cache_days: Option<u32>,
     /// Label of this daemon, NAME=VALUE; repeats
     #[arg(long = "label", value_name = "NAME=VALUE")]
     labels: Vec<String>,
@@ -165,6 +172,8 @@ struct File {
     usage_days: Option<u32>,
     #[serde(alias = "usage_runs")]
     usage_runs: Option<u64>,
+    build_cache_size: Option<String>,
+    build_cache_days: Option<u32>,
     #[serde(rename = "label", alias = "labels", deserialize_with = "one_or_many")]
     labels: Vec<String>,
     #[serde(alias = "metrics_addr")]
@@ -276,6 +285,11 @@ impl Config {
             registries: registries(&insecure, &mirrors)?,
             build: build::Settings {
                 reach: reach(&list(&options.build_allow_addresses, &file.build_allow_addresses))?,
+                cache: build_cache(
+                    &data_dir,
+                    options.build_cache_size.as_deref().or(file.build_cache_size.as_deref()),
+                    options.build_cache_days.or(file.build_cache_days),
+                )?,
             },
             log: LogConfig { driver: log_driver, options: pairs("log-opt", &list(&options.log_opts, &file.log_opts))? },
             dns: DnsDefaults {

@@ -147,7 +147,10 @@ async fn serve(config: &Config, of_engine: engine::EngineConfig) -> Result<(), E
     let builder = builder.map_err(|e| Error::Builder(e.to_string()))?;
     tokio::spawn({
         let builder = builder.clone();
-        async move { builder.tidy().await }
+        async move {
+            builder.tidy().await;
+            builder.keep_limits().await
+        }
     });
     let builds = builds(builder.clone());
     let door = Arc::new(Door::new(engine.clone(), builder, info).with(builds));

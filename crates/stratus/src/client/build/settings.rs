@@ -96,6 +96,7 @@ pub(super) fn ask(args: &BuildArgs, names: &[Reference], source: Source) -> Resu
         labels: labels.iter().map(|(name, value)| (name.clone(), text(value))).collect(),
         platforms: args.platform.iter().cloned().collect(),
         no_cache: args.no_cache,
+        no_cache_filter: args.no_cache_filter.clone(),
         pull: args.pull,
         running: running(&args.running)?,
         credentials: credentials::all()?.into_iter().map(|(name, document)| (name, Credentials(document))).collect(),

@@ -1,6 +1,6 @@
 //! What single values of the configuration mean, and which of them are refused.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -8,12 +8,28 @@ use image::registry::{BadHostOrCidr, ProxyConfig, Reach, RegistryConfig};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
 use super::super::Error;
+use crate::client::parse_bytes;
+use build::CacheLimits;
 
 /// A year, and what it takes to look back at it.
 const USAGE_DAYS: u32 = 400;
 /// Some 80 MB of the store; up to 450 MB where containers use all the room that there is for their labels. A sum over all of
 /// them reads as much.
 const USAGE_RUNS: u64 = 100_000;
+
+/// How much builds keep in a data directory.
+pub(super) fn build_cache(data_dir: &Path, size: Option<&str>, days: Option<u32>) -> Result<CacheLimits, Error> {
+    let mut limits = CacheLimits::of_disk(data_dir);
+    if let Some(text) = size {
+        let wrong = || Error::Config(format!("build-cache-size {text}: write a number and a unit, such as 20g"));
+        let bytes = parse_bytes(text).ok().and_then(|bytes| u64::try_from(bytes).ok()).ok_or_else(wrong)?;
+        limits.bytes = Some(bytes).filter(|bytes| *bytes > 0);
+    }
+    if let Some(days) = days {
+        limits.age = Some(Duration::from_secs(u64::from(days) * 24 * 3600)).filter(|age| !age.is_zero());
+    }
+    Ok(limits)
+}
 
 pub(super) fn absolute(path: PathBuf) -> Result<PathBuf, Error> {
     let path = std::path::absolute(&path).map_err(Error::io("make absolute", path.display()))?;
