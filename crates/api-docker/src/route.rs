@@ -45,6 +45,8 @@ static ROUTES: &[Route] = routes! {
     POST "/auth" => system::auth;
     // Not Docker's: what ran, and what it used.
     GET "/stratus/usage" => usage::usage;
+    // Nor is this: the packages of an image.
+    GET "/stratus/images/{}/packages" => images::inspect::packages;
 
     HEAD "/containers/{}/archive" => containers::archive::stat;
     GET "/containers/json" => containers::list::list;

@@ -21,6 +21,7 @@ mod progress;
 mod pull;
 mod remote;
 mod request;
+mod sbom;
 mod scratch;
 mod solve;
 mod stage;

@@ -64,7 +64,7 @@ pub(crate) async fn session(_: Call) -> Result<Response> {
 }
 
 /// What a build says that failed before anything was done.
-fn refused(error: ::build::Error) -> ApiError {
+pub(crate) fn refused(error: ::build::Error) -> ApiError {
     match error {
         ::build::Error::Language(mistakes) => {
             // The first line is what clients and people know.

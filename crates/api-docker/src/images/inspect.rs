@@ -97,6 +97,13 @@ pub(crate) async fn history(call: Call) -> Result<Response> {
     body::ok_json(&bodies)
 }
 
+/// `GET /stratus/images/{name}/packages`: what an image is made of, as a document of SPDX. Docker has nothing like it.
+pub(crate) async fn packages(call: Call) -> Result<Response> {
+    let details = call.engine().image_inspect(&call.name, false).await?;
+    let document = call.door.builder.packages_of(&details.id).await.map_err(crate::build::refused)?;
+    body::ok_json(&document)
+}
+
 impl InspectBody {
     fn shown(details: ImageDetails, version: ApiVersion) -> Result<Self> {
         let config = &details.config;

@@ -34,6 +34,8 @@ pub(crate) enum ImageCommand {
     Ls(ListArgs),
     /// Remove images that nothing needs
     Prune(prune::PruneImagesArgs),
+    /// List the packages of an image's distribution, as a document of SPDX
+    Packages(PackagesArgs),
     /// Bring an image from a registry
     Pull(PullArgs),
     /// Bring an image to a registry
@@ -144,6 +146,13 @@ pub(crate) struct HistoryArgs {
     image: String,
 }
 
+/// List the packages of an image's distribution, as a document of SPDX
+#[derive(Args, Debug)]
+pub(crate) struct PackagesArgs {
+    /// Image, by name or id
+    image: String,
+}
+
 /// A platform as the API has it, in a document.
 pub(super) fn platform(text: &str) -> Result<String, String> {
     let platform: image::Platform = text.parse().map_err(|error: image::PlatformError| error.to_string())?;
@@ -160,6 +169,7 @@ pub(super) async fn dispatch(context: &Context, command: ImageCommand) -> Result
         ImageCommand::Load(args) => archives::load(context, args).await,
         ImageCommand::Ls(args) => list(context, args).await,
         ImageCommand::Prune(args) => prune::images(context, args).await,
+        ImageCommand::Packages(args) => packages(context, args).await,
         ImageCommand::Pull(args) => pull(context, args).await,
         ImageCommand::Push(args) => push(context, args).await,
         ImageCommand::Rm(args) => remove(context, args).await,
@@ -406,6 +416,45 @@ pub(super) async fn tag(context: &Context, args: TagArgs) -> Result<ExitCode> {
         .maybe("tag", reference.tag());
     context.daemon.done(request).await?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// `stratus image packages`: the table is for people, the document for programs.
+async fn packages(context: &Context, args: PackagesArgs) -> Result<ExitCode> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Document {
+        packages: Vec<Package>,
+        creation_info: Creation,
+    }
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Package {
+        name: String,
+        #[serde(default)]
+        version_info: String,
+        #[serde(default)]
+        source_info: String,
+        primary_package_purpose: Option<String>,
+    }
+    #[derive(Deserialize)]
+    struct Creation {
+        comment: Option<String>,
+    }
+    let request = Request::get(format!("/stratus/images/{}/packages", segment(&args.image)));
+    let document = context.daemon.document(request).await?;
+    context.show(&document, |document| {
+        let read = Document::deserialize(document)?;
+        let mut table = Table::new(["PACKAGE", "VERSION", "SOURCE"]);
+        // The image itself is one of them.
+        for package in read.packages.iter().filter(|package| package.primary_package_purpose.is_none()) {
+            let source = package.source_info.strip_prefix("built from ").unwrap_or_default();
+            table.row([package.name.as_str().into(), package.version_info.as_str().into(), source.into()]);
+        }
+        if let Some(comment) = &read.creation_info.comment {
+            output::warning(comment);
+        }
+        Ok(table)
+    })
 }
 
 /// `stratus image history`
