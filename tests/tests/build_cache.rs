@@ -172,3 +172,27 @@ COPY --from=tools /tools /
     assert!(third.0 != second.0 && third.1 != second.1);
     host.sh("$STRATUS build --no-cache-filter nothing app").fails_with("nothing");
 }
+
+#[test]
+fn a_step_that_went_well_is_run_to_look_at_the_next() {
+    let mut host = Daemon::start();
+    project(&host, "FROM busybox\nRUN echo one > /one\nENV TWO=2\nRUN cat /missing\n", &[]);
+    let failed = host.sh(&format!("{BUILD} app"));
+    failed.fails_with("returned a non-zero code: 1");
+    let ids: Vec<String> =
+        failed.stdout().lines().filter_map(|line| line.strip_prefix(" ---> ")).map(str::to_owned).collect();
+    let id =
+        ids.iter().rev().find(|id| id.len() == 12 && id.bytes().all(|byte| byte.is_ascii_hexdigit())).expect("an id");
+    // None of them is an image before it is asked for, and none is lost with its daemon.
+    host.sh("docker images -aq | wc -l").says("1");
+    host.kill9();
+    host.restart();
+    e2e::eventually("what steps came to", || {
+        host.sh(&format!("docker inspect -f '{{{{.Config.Env}}}}' {id}")).text().contains("TWO=2")
+    });
+    host.sh(&format!("docker run --rm {id} sh -c 'cat /one; echo $TWO'")).says("one\n2");
+    host.sh("docker images -q -f dangling=true").says(id);
+    host.sh(&format!("docker tag {id} debug && docker rmi debug && docker run --rm {id} cat /one")).ok();
+    host.sh("docker rmi $(docker images -aq -f dangling=true); docker builder prune -af").ok();
+    host.sh(&format!("docker inspect {id}")).fails_with("");
+}

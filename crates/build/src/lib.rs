@@ -15,6 +15,7 @@ mod error;
 mod files;
 pub mod glob;
 pub mod ignore;
+mod intermediate;
 mod look;
 mod product;
 mod progress;

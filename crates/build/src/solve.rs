@@ -6,6 +6,7 @@ use crate::check::{self, BaseImage};
 use crate::contexts::Kept;
 use crate::dockerfile::{self, Dockerfile, Globals, Instruction, Origin, PREDEFINED, Plan};
 use crate::files::Files;
+use crate::intermediate::{self, Steps};
 use crate::look::Looks;
 use crate::progress::{Event, Found, PlannedStage, Progress, StepEvent, StepId};
 use crate::remote::{Git, WebFiles};
@@ -38,6 +39,8 @@ struct Inner {
     cache: Cache,
     caches: Caches,
     web: WebFiles,
+    /// What steps came to.
+    steps: Steps,
     git: Git,
     scratch: Arc<Scratch>,
     /// Contexts that stay for the next build.
@@ -67,11 +70,14 @@ impl Builder {
         let git = Git::new(engine.registries().clone(), settings.reach, Arc::clone(&scratch));
         let kept = Kept::open(data_dir.join("build/kept"));
         let kept = kept.map_err(|e| Error::failed("making a directory for contexts", e))?;
+        let steps = Steps::new(engine.image_store(), engine.store());
+        engine.look_for_images_in(Box::new(steps.clone()));
         Ok(Builder(Arc::new(Inner {
             engine,
             cache,
             caches,
             web,
+            steps,
             git,
             scratch,
             kept,
@@ -97,6 +103,11 @@ impl Builder {
     /// What keeps something for the next build, beside steps.
     pub(crate) fn parts(&self) -> [&dyn Keeps; 3] {
         [&self.0.caches, &self.0.kept, &self.0.web]
+    }
+
+    /// Images that builds were on their way to.
+    pub(crate) fn steps(&self) -> &Steps {
+        &self.0.steps
     }
 
     pub(crate) fn data_dir(&self) -> &Path {
@@ -139,7 +150,7 @@ impl Builder {
         let builder = self.clone();
         let remove = move || {
             let swept = builder.kept().sweep().map_err(|e| Error::failed("looking through contexts that are kept", e));
-            builder.0.scratch.remove_former().and(swept)
+            builder.0.scratch.remove_former().and(swept).and(builder.steps().bound(intermediate::MOST))
         };
         let removed = tokio::task::spawn_blocking(remove).await;
         if let Err(error) = removed.map_err(|e| Error::failed("removing files of former builds", e)).flatten() {

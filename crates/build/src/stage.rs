@@ -136,6 +136,9 @@ impl<'b> Solver<'b> {
 
     /// Tells the end of a step, before which the image had so many layers.
     fn done(&self, step: StepId, state: &State, before: usize) -> Result<()> {
+        if self.looks.is_none() {
+            self.builder.steps().note(state);
+        }
         let size = state.size_above(before);
         self.progress.step(step, StepEvent::Done { image: state.id()?, size });
         Ok(())

@@ -54,7 +54,7 @@ pub use error::{Error, ErrorKind, Result};
 pub use events::{Event, EventKind, EventQuery, EventStream, Events};
 pub use images::{
     IMAGE_FILTERS, ImageDetails, ImageHistory, ImageManifest, ImagePruneReport, ImageSummary, ImportRequest,
-    ListImages, PullRequest, PulledImage, PushRequest, PushedImage, Unfinished,
+    Intermediates, ListImages, PullRequest, PulledImage, PushRequest, PushedImage, Unfinished,
 };
 pub use keeper::client::unread;
 pub use limits::Limits;
@@ -88,6 +88,8 @@ struct Inner {
     leaving: Arc<tokio::sync::RwLock<()>>,
     volumes: volumes::Volumes,
     images: image::Images,
+    /// Where images are looked for that are none yet.
+    intermediates: std::sync::OnceLock<Box<dyn Intermediates>>,
     registries: image::registry::Registries,
     networks: Arc<net::Networks>,
     names: names_service::Names,

@@ -76,6 +76,7 @@ impl Engine {
             leaving: Arc::default(),
             volumes: Volumes::open(&store, config.data_dir.join("volumes"))?,
             images,
+            intermediates: std::sync::OnceLock::new(),
             registries: Registries::new(config.registries.clone()),
             networks,
             names: names_service::Names::default(),

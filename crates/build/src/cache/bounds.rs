@@ -1,6 +1,7 @@
 //! How much stays: what is unwanted of a list, by age and by size, and how that goes on without being asked.
 
 use super::inventory::{Cached, CachedKind};
+use crate::intermediate;
 use crate::solve::Builder;
 use crate::{Error, Result};
 use jiff::{SignedDuration, Timestamp};
@@ -145,6 +146,8 @@ impl Builder {
     /// Where it can't be read or removed.
     pub async fn prune(&self, options: PruneOptions) -> Result<Pruned> {
         let failed = |e: &dyn std::fmt::Display| Error::failed("removing what builds keep", e);
+        let everything = options.all && options.unused_since.is_none() && options.goal(0, 0).is_none();
+        let steps = if everything { 0 } else { intermediate::MOST };
         let builder = self.clone();
         let looked = tokio::task::spawn_blocking(move || {
             let list = builder.cached()?;
@@ -155,9 +158,9 @@ impl Builder {
             Ok::<_, Error>(options.unwanted(list, free))
         });
         let unwanted = looked.await.map_err(|e| failed(&e))??;
-        let (steps, others): (Vec<Cached>, Vec<Cached>) =
+        let (cached, others): (Vec<Cached>, Vec<Cached>) =
             unwanted.into_iter().partition(|one| one.kind == CachedKind::Step);
-        let mut ids: Vec<String> = steps.into_iter().map(|step| step.id).collect();
+        let mut ids: Vec<String> = cached.into_iter().map(|step| step.id).collect();
         self.cache().remove(&ids).await?;
         let builder = self.clone();
         let removing = tokio::task::spawn_blocking(move || {
@@ -173,6 +176,9 @@ impl Builder {
         });
         let removed: Vec<(String, u64)> = removing.await.map_err(|e| failed(&e))??;
         let collected = self.engine().image_store().gc(false).await.map_err(|e| failed(&e))?;
+        let builder = self.clone();
+        let bounding = tokio::task::spawn_blocking(move || builder.steps().bound(steps));
+        bounding.await.map_err(|e| failed(&e))??;
         let reclaimed = collected.bytes + removed.iter().map(|(_, size)| size).sum::<u64>();
         ids.extend(removed.into_iter().map(|(id, _)| id));
         Ok(Pruned { ids, reclaimed })

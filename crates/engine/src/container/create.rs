@@ -52,7 +52,7 @@ impl Engine {
         let unfinished = unfinished.as_ref();
         let image = match unfinished {
             Some(unfinished) => unfinished.into(),
-            None => self.resolve_image(&config.image, platform.as_deref())?,
+            None => self.resolve_image(&config.image, platform.as_deref()).await?,
         };
         merge::merge(&mut config, &image.run)?;
         let warnings = super::adapt::adapt(&mut host.resources, self.0.placements.limits())?;

@@ -133,7 +133,7 @@ impl Engine {
 
     /// How an image came about, the newest step first.
     pub async fn image_history(&self, reference: &str) -> Result<Vec<ImageHistory>> {
-        let id = self.find_image(reference)?;
+        let id = self.find_or_make_image(reference).await?;
         let (engine, steps) = (self.clone(), id);
         let steps = crate::blocking(move || engine.0.images.history(&steps).map_err(error)).await?;
         Ok(steps

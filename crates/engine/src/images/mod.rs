@@ -1,5 +1,6 @@
 //! Images as clients see them: the image store, with the rules about containers that use images, and events.
 
+mod intermediate;
 mod list;
 mod manifests;
 mod transfer;
@@ -16,6 +17,7 @@ use crate::events::EventKind;
 use crate::model::{ContainerId, ContainerRecord, Filters, MountPointKind, Timestamp};
 use crate::{Engine, Error, Result};
 
+pub use intermediate::Intermediates;
 pub use list::{IMAGE_FILTERS, ImageHistory, ImageSummary, ListImages};
 pub use manifests::ImageManifest;
 pub use transfer::{ImportRequest, PullRequest, PulledImage, PushRequest, PushedImage};
@@ -172,8 +174,8 @@ impl Engine {
     }
 
     /// The image that `reference` names, if it runs on `platform`.
-    pub(crate) fn resolve_image(&self, reference: &str, platform: Option<&str>) -> Result<ResolvedImage> {
-        let id = self.find_image(reference)?;
+    pub(crate) async fn resolve_image(&self, reference: &str, platform: Option<&str>) -> Result<ResolvedImage> {
+        let id = self.find_or_make_image(reference).await?;
         let config = self.0.images.config(&id).map_err(error)?;
         if let Some(wanted) = platform.filter(|platform| !platform.is_empty()) {
             self.image_runs_on(reference, wanted)?;
@@ -205,7 +207,7 @@ impl Engine {
 
     /// Everything about an image; about its manifests where that is asked for.
     pub async fn image_inspect(&self, reference: &str, manifests: bool) -> Result<ImageDetails> {
-        let id = self.find_image(reference)?;
+        let id = self.find_or_make_image(reference).await?;
         let gone = || Error::not_found(format!("No such image: {reference}"));
         let record = self.0.images.get(&id).ok_or_else(gone)?;
         let (tags, digests) = self.names_of(&id);
@@ -241,7 +243,7 @@ impl Engine {
 
     /// Gives an image one more name.
     pub async fn image_tag(&self, reference: &str, repository: &str, tag: &str) -> Result<()> {
-        let id = self.find_image(reference)?;
+        let id = self.find_or_make_image(reference).await?;
         let name = parse_reference(repository)?;
         let name = if tag.is_empty() { name } else { name.with_tag(tag).map_err(invalid_reference)? };
         let name = name.with_default_tag();
