@@ -85,3 +85,25 @@ fn what_runs_goes_on_while_its_log_cannot_be_written() {
     });
     host.sh("docker stop -t 0 talker && docker rm talker").ok();
 }
+
+#[test]
+fn a_build_that_does_not_fit() {
+    let host = on_small_disk();
+    std::fs::create_dir(host.work().join("app")).expect("a directory");
+    let dockerfile = "FROM busybox\nRUN echo small > /small\nRUN head -c 6000000 /dev/urandom > /large\nCOPY --from=busybox /bin/busybox /copy\n";
+    std::fs::write(host.work().join("app/Dockerfile"), dockerfile).expect("the Dockerfile");
+    let build = "env DOCKER_BUILDKIT=0 docker build -t app app";
+    fill(&host);
+    assert_ne!(host.sh(build).code(), 0);
+    host.sh("docker ps -a --format '{{.Names}}'").says("filler");
+    host.sh("docker images --format '{{.Repository}}'").says("busybox");
+    host.sh("docker rm filler").ok();
+    eventually("it to fit", || host.sh(build).code() == 0);
+    // What is found again is whole.
+    host.sh(build).ok().omits("Running in");
+    host.sh("docker run --rm app sh -c 'wc -c < /large && cmp /copy /bin/busybox && cat /small'")
+        .says("6000000\nsmall");
+    host.sh("docker rmi app && docker builder prune -af").ok();
+    host.sh("docker run --rm busybox sh -c 'head -c 10000000 /dev/zero > /x'").ok();
+    assert!(!host.log().contains("panicked"), "{}", host.log());
+}
