@@ -97,15 +97,17 @@ impl WebFiles {
             self.note(&id, Record { used: Timestamp::now(), ..record })?;
             return Ok(WebFile { url: url.to_owned(), digest, here: None });
         };
-        let file = WebFile { url: url.to_owned(), digest: new.digest, here: None };
+        let digest = new.digest;
+        let file = WebFile { url: url.to_owned(), digest, here: None };
         if !new.validators.are_there() || new.size > MOST_KEPT {
             return Ok(WebFile { here: Some(Arc::new(directory)), ..file });
         }
-        self.keep(&directory, &new.digest)?;
+        // First, so that whoever removes what nothing is known of leaves it.
         self.note(
             &id,
             Record { digest: new.digest, size: new.size, validators: new.validators, used: Timestamp::now() },
         )?;
+        self.keep(&directory, &digest)?;
         Ok(file)
     }
 
