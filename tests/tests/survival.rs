@@ -204,6 +204,72 @@ fn when_the_keeper_is_killed_its_containers_end_and_can_start_again() {
     assert_ne!(host.keeper(), keeper);
 }
 
+/// The record of a start is written while the keeper is at it. Of a daemon that is killed then, the next one asks the keeper what
+/// came of it.
+#[test]
+fn a_start_that_its_daemon_did_not_see_through_is_what_the_keeper_made_of_it() {
+    let mut host = Daemon::start();
+    for name in ["runs", "ends", "restarts"] {
+        host.sh(&format!("docker create --name {name} -p 80 busybox true")).ok();
+    }
+    host.sh("docker rm runs && docker create --name runs -p 80 busybox sleep 1000").ok();
+    host.sh("docker rm restarts && docker create --name restarts --restart always busybox sleep 1000").ok();
+    let keeper = host.keeper();
+    host.sh(&format!("kill -STOP {keeper}")).ok();
+    let starts: Vec<_> = ["runs", "ends", "restarts"].map(|name| host.session(&format!("docker start {name}"))).into();
+    eventually("the records", || occurrences(&host, "before_start") >= 3);
+    host.kill9();
+    drop(starts);
+    host.sh(&format!("kill -CONT {keeper}")).ok();
+    host.restart();
+
+    assert_eq!(host.keeper(), keeper);
+    host.sh("docker exec runs echo here").says("here");
+    host.sh("docker exec restarts echo here").says("here");
+    eventually("its end", || {
+        host.sh("docker inspect -f '{{.State.Status}} {{.State.ExitCode}}' ends").text() == "exited 0"
+    });
+    let asked = "docker inspect -f '{{.State.Pid}} {{.State.StartedAt}} {{.RestartCount}}' runs restarts";
+    let before = host.sh(asked).ok().text().to_owned();
+    assert!(!before.starts_with("0 "), "{before}");
+    host.kill9();
+    host.restart();
+    host.sh(asked).says(&before);
+    host.sh("docker port runs 80 | wc -l").says("2");
+    host.sh("docker rm -f runs ends restarts").ok();
+}
+
+#[test]
+fn a_start_that_came_to_nothing_leaves_its_container_as_it_was() {
+    let mut host = Daemon::start();
+    host.sh("docker create --name fresh -p $PORT:80 busybox sleep 1000").ok();
+    host.sh("docker run --name ended busybox sh -c 'exit 3'").exits_with(3);
+    let asked = "docker inspect -f '{{json .State}} {{json .NetworkSettings}}' fresh ended";
+    let before = host.sh(asked).ok().text().to_owned();
+    let keeper = host.keeper();
+    host.sh(&format!("kill -STOP {keeper}")).ok();
+    let starts = ["fresh", "ended"].map(|name| host.session(&format!("docker start {name}")));
+    eventually("the records", || occurrences(&host, "before_start") >= 2);
+    host.kill9();
+    drop(starts);
+    host.sh(&format!("kill -9 {keeper}")).ok();
+    host.restart();
+
+    host.sh(asked).says(&before);
+    host.kill9();
+    // What it was is written down: a boot does not make a run of it.
+    std::fs::write(host.run_dir().join("boot_id"), "another").expect("write");
+    host.restart();
+    host.sh(asked).says(&before);
+    host.sh("docker start fresh && docker exec fresh echo here").mentions("here");
+}
+
+/// How often a text stands in the daemon's store.
+fn occurrences(host: &Daemon, text: &str) -> usize {
+    let store = std::fs::read(host.data().join("stratus.db")).unwrap_or_default();
+    store.windows(text.len()).filter(|window| *window == text.as_bytes()).count()
+}
+
 /// After the machine's boot, policies start what others need first, and what can't be started keeps nobody waiting.
 #[test]
 fn what_others_need_starts_first_after_a_boot() {

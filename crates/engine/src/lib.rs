@@ -133,17 +133,23 @@ impl Engine {
     ) -> Result<Arc<ContainerRecord>> {
         let mut record = (*life.record()).clone();
         edit(&mut record);
-        let (records, id) = (&self.0.records, life.id.as_str());
-        // What is gone does not come back, whatever somebody thought to hold.
-        let txn = records.txn().expect(records.key(id), store::Expect::Present);
-        let txn = records.put_in(txn, id, &record).and_then(|txn| closed_in(txn, closing.as_ref()));
-        let commit = txn.map_err(|error| unrecorded(&life.id, error))?.commit_async();
-        commit.await.map_err(|error| unrecorded(&life.id, error.into()))?;
-        if let Some(closing) = closing {
-            closing.kept();
-        }
+        self.record(&record, closing).await?;
         life.show(record);
         Ok(life.record())
+    }
+
+    /// Writes the record of a container that is there, and with it what a run used that is over. Nobody sees it yet. It goes
+    /// on from this call on, whoever waits for it.
+    fn record(
+        &self,
+        record: &ContainerRecord,
+        closing: Option<Closing>,
+    ) -> impl Future<Output = Result<()>> + Send + use<> {
+        let (records, id) = (&self.0.records, record.id.as_str());
+        // What is gone does not come back, whatever somebody thought to hold.
+        let txn = records.txn().expect(records.key(id), store::Expect::Present);
+        let txn = records.put_in(txn, id, record).and_then(|txn| closed_in(txn, closing.as_ref()));
+        committed(record.id.clone(), txn.map(Txn::commit_async), closing)
     }
 
     /// As [`change`](Self::change) for a caller that does not hold the container's life: only where it still runs.
@@ -199,15 +205,7 @@ impl Engine {
         let txn = self.0.images.forget_rootfs(id.as_str(), txn);
         let txn = volumes.iter().fold(txn, |txn, volume| self.0.volumes.delete_in(txn, volume));
         let commit = closed_in(txn, closing.as_ref()).map(Txn::commit_async);
-        let id = id.clone();
-        async move {
-            let committed = commit.map_err(|error| unrecorded(&id, error))?.await;
-            committed.map_err(|error| unrecorded(&id, error.into()))?;
-            if let Some(closing) = closing {
-                closing.kept();
-            }
-            Ok(())
-        }
+        committed(id.clone(), commit, closing)
     }
 
     /// Tells an event of a container, with its name, image and labels.
@@ -230,6 +228,23 @@ fn closed_in<'a>(txn: Txn<'a>, closing: Option<&Closing>) -> Result<Txn<'a>, sto
         Some(closing) => closing.put_in(txn),
         None => Ok(txn),
     }
+}
+
+/// Waits for a commit that goes on by itself; what was closed with it is kept then.
+async fn committed<T>(
+    id: ContainerId,
+    commit: Result<impl Future<Output = Result<T, store::CommitError>>, store::Error>,
+    closing: Option<Closing>,
+) -> Result<()> {
+    let done = match commit {
+        Ok(commit) => commit.await.map_err(store::Error::from),
+        Err(error) => Err(error),
+    };
+    done.map_err(|error| unrecorded(&id, error))?;
+    if let Some(closing) = closing {
+        closing.kept();
+    }
+    Ok(())
 }
 
 fn unrecorded(id: &ContainerId, error: store::Error) -> Error {

@@ -173,6 +173,7 @@ impl Engine {
             connecting: false,
             step: matches!(image.base, image::Base::Layers { .. }),
             state: State::default(),
+            before_start: None,
         };
         self.apply_defaults(&mut record);
         Ok(record)

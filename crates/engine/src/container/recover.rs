@@ -7,6 +7,9 @@
 //! | running | nothing, or orphaned | the machine was booted, or the keeper was killed: it ended, nobody knows how |
 //! | not running | anything | a start that nobody was told of: it is ended and forgotten |
 //!
+//! The record of a start is written before anybody knows what comes of it: it says running, and what was before. Where the keeper
+//! knows nothing of it, and is the one that was asked, nothing came of it.
+//!
 //! A further process in a container that runs goes on, too, until it ends by itself.
 
 use std::collections::{HashMap, HashSet};
@@ -17,6 +20,7 @@ use keeper::client::List;
 use keeper::protocol::{EntryInfo, Exit, Request, State as Held};
 
 use super::exit::{End, FIRST_PAUSE, KILLED, Noticed};
+use super::start::show_network;
 use super::{Container, Life};
 use crate::model::{ContainerRecord, MountPoint, Phase, RestartPolicy, Timestamp};
 use crate::{Engine, Result};
@@ -72,6 +76,7 @@ impl Engine {
     async fn recover_one(&self, container: &Arc<Container>, entry: Option<EntryInfo>, booted: bool) -> Result<bool> {
         // Removed in this moment: what the keeper still holds of it, its removal has it forget.
         let Ok(life) = container.life(container.id.as_str()).await else { return Ok(false) };
+        self.settle_start(&life, entry.as_ref(), booted).await?;
         let record = life.record();
         let live = record.state.phase.is_live();
         match entry {
@@ -90,6 +95,31 @@ impl Engine {
             None if live => self.end_lost(life).await,
             None => self.begin_policy(&life, &record, booted).await,
         }
+    }
+
+    /// What came of a start whose record was written while it went on.
+    async fn settle_start(&self, life: &Life<'_>, entry: Option<&EntryInfo>, booted: bool) -> Result<()> {
+        let mut record = (*life.record()).clone();
+        let Some(before) = record.before_start.take() else { return Ok(()) };
+        if entry.is_some() || booted {
+            // The store goes on saying so: that is worth no write for each of a thousand that run.
+            record.state.pid = entry.map_or(0, |entry| entry.pid);
+            life.show(record);
+            return Ok(());
+        }
+        tracing::info!(container = %life.id.short(), "its start was given up with the daemon that had begun it");
+        let (engine, run) = (self.clone(), record.clone());
+        crate::blocking(move || {
+            engine.release(&run, run.net.as_ref());
+            Ok(())
+        })
+        .await?;
+        show_network(&mut record, None);
+        record.net = None;
+        record.state = *before;
+        self.record(&record, None).await?;
+        life.show(record);
+        Ok(())
     }
 
     /// Whether it is a further process in a container that runs, which its daemon's end does not end: nobody can be attached

@@ -1,9 +1,10 @@
 //! `start`: a record becomes a running process.
 //!
 //! Everything that blocks (addresses, files, cgroups, the plan) happens in one step on a thread where blocking is
-//! allowed; then one request to the keeper clones and executes, and answers when the program runs; then the record says
-//! so. A daemon that is killed between the last two leaves a process that no record knows: recovery ends it, as nobody
-//! was told that it runs.
+//! allowed; then one request to the keeper clones and executes, and answers when the program runs. The record is written
+//! meanwhile, before anybody knows whether that comes about: it keeps what the state was before, and a daemon that was killed
+//! in this moment asks the keeper what became of it. A program that waits for its network is recorded once it runs; of one
+//! that no record knows, recovery makes an end, as nobody was told that it runs.
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
@@ -62,10 +63,7 @@ impl Engine {
     /// Starts a container. `by_hand`: not by its restart policy.
     pub(super) async fn start_locked(&self, life: &Life<'_>, by_hand: bool) -> Result<()> {
         let container = life.container();
-        let started = match self.run(container).await {
-            Ok((pid, net)) => self.note_start(life, pid, net, by_hand).await,
-            Err(error) => Err(error),
-        };
+        let started = self.run(life, by_hand).await;
         self.0.tally.started(started.is_ok());
         match started {
             Ok(record) => {
@@ -93,48 +91,30 @@ impl Engine {
         }
     }
 
-    /// Writes down that it runs. What runs without that, as the disk is full, is ended again.
-    async fn note_start(
-        &self,
-        life: &Life<'_>,
-        pid: u32,
-        net: Option<net::Sandbox>,
-        by_hand: bool,
-    ) -> Result<Arc<ContainerRecord>> {
-        let plain = self.network_without_endpoint(&life.record());
-        let noted = self
-            .change(life, |record| {
-                show_network(record, net.as_ref());
-                if let Some((name, id)) = plain
-                    && let Some(settings) = record.networks.get_mut(&name)
-                {
-                    settings.network_id = id;
-                }
-                record.net.clone_from(&net);
-                let state = &mut record.state;
-                state.phase = Phase::Running;
-                state.pid = pid;
-                state.started_at = Some(Timestamp::now());
-                state.exit_code = 0;
-                state.error.clear();
-                state.oom_killed = false;
-                state.has_run = true;
-                if by_hand {
-                    state.stopped_by_hand = false;
-                    state.restart_count = 0;
-                    state.quick_ends = 0;
-                }
-                super::health::begin(record);
-            })
-            .await;
-        if noted.is_err() {
-            let record = life.record();
-            // The news of its end has the keeper forget it; it may have come by itself in this moment.
-            let kill = Request::Signal { id: record.id.to_string(), signal: SIGKILL };
-            let _ = self.keeper().await?.call(kill).await;
-            self.release_run(record, net).await?;
+    /// The record of a run that begins now.
+    fn begun(&self, record: &ContainerRecord, net: Option<&net::Sandbox>, by_hand: bool) -> ContainerRecord {
+        let mut record = record.clone();
+        show_network(&mut record, net);
+        if let Some((name, id)) = self.network_without_endpoint(&record)
+            && let Some(settings) = record.networks.get_mut(&name)
+        {
+            settings.network_id = id;
         }
-        noted
+        record.net = net.cloned();
+        let state = &mut record.state;
+        state.phase = Phase::Running;
+        state.started_at = Some(Timestamp::now());
+        state.exit_code = 0;
+        state.error.clear();
+        state.oom_killed = false;
+        state.has_run = true;
+        if by_hand {
+            state.stopped_by_hand = false;
+            state.restart_count = 0;
+            state.quick_ends = 0;
+        }
+        super::health::begin(&mut record);
+        record
     }
 
     /// Name and identifier of the network of a container that is on `host` or on `none`.
@@ -156,27 +136,71 @@ impl Engine {
         .await
     }
 
-    /// Prepares, and has the keeper run it. On an error nothing is left.
-    async fn run(&self, container: &Arc<Container>) -> Result<(u32, Option<net::Sandbox>)> {
+    /// Prepares, has the keeper run it, and writes down that it runs. On an error nothing is left.
+    async fn run(&self, life: &Life<'_>, by_hand: bool) -> Result<Arc<ContainerRecord>> {
+        let container = life.container();
         let record = container.record();
         let (engine, prepared_for) = (self.clone(), record.clone());
         let prepared = crate::blocking(move || engine.prepare(&prepared_for)).await?;
         let mut net = prepared.net.clone();
-        let in_two_steps = !prepared.start;
-        let mut created = self.create_in_keeper(container, &record, prepared).await;
-        if let (Ok(pid), true) = (&created, in_two_steps)
-            && let Err(error) = self.connect_and_start(&record, *pid, &mut net).await
-        {
-            self.forget(record.id.as_str()).await;
-            created = Err(error);
-        }
-        match created {
-            Ok(pid) => Ok((pid, net)),
+        let run = match prepared.start {
+            true => self.run_and_record(life, prepared, by_hand).await,
+            false => self.run_then_record(life, prepared, &mut net, by_hand).await,
+        };
+        match run {
+            Ok(record) => {
+                life.show(record);
+                Ok(life.record())
+            }
             Err(error) => {
                 self.release_run(record, net).await?;
                 Err(error)
             }
         }
+    }
+
+    /// Has the keeper run it, and writes down meanwhile that it does: who looks into the store finds what was before, too.
+    async fn run_and_record(&self, life: &Life<'_>, prepared: Prepared, by_hand: bool) -> Result<ContainerRecord> {
+        let before = life.record();
+        let mut record = self.begun(&before, prepared.net.as_ref(), by_hand);
+        record.before_start = Some(Box::new(before.state.clone()));
+        let recorded = self.record(&record, None);
+        let created = self.create_in_keeper(life.container(), &before, prepared);
+        let (recorded, created) = tokio::join!(recorded, Box::pin(created));
+        record.before_start = None;
+        record.state.pid = created?;
+        self.recorded_or_killed(recorded, record).await
+    }
+
+    /// Has the keeper make its process, connects that, lets its program begin, and writes it down.
+    async fn run_then_record(
+        &self,
+        life: &Life<'_>,
+        prepared: Prepared,
+        net: &mut Option<net::Sandbox>,
+        by_hand: bool,
+    ) -> Result<ContainerRecord> {
+        let before = life.record();
+        let pid = self.create_in_keeper(life.container(), &before, prepared).await?;
+        if let Err(error) = self.connect_and_start(&before, pid, net).await {
+            self.forget(before.id.as_str()).await;
+            return Err(error);
+        }
+        let mut record = self.begun(&before, net.as_ref(), by_hand);
+        record.state.pid = pid;
+        let recorded = self.record(&record, None).await;
+        self.recorded_or_killed(recorded, record).await
+    }
+
+    /// What runs without a record, as the disk is full, is ended again.
+    async fn recorded_or_killed(&self, recorded: Result<()>, record: ContainerRecord) -> Result<ContainerRecord> {
+        if let Err(error) = recorded {
+            // The news of its end has the keeper forget it; it may have come by itself in this moment.
+            let kill = Request::Signal { id: record.id.to_string(), signal: SIGKILL };
+            let _ = self.keeper().await?.call(kill).await;
+            return Err(error);
+        }
+        Ok(record)
     }
 
     /// The network namespace of a container with a user namespace belongs to that, so it is there only once the process
@@ -348,7 +372,7 @@ impl Engine {
     }
 
     /// Takes back what belongs to a run: network, cgroup, volumes. Never fails: what can't be taken back is told.
-    fn release(&self, record: &ContainerRecord, net: Option<&net::Sandbox>) {
+    pub(super) fn release(&self, record: &ContainerRecord, net: Option<&net::Sandbox>) {
         self.remove_cgroup(record);
         self.release_shared(record, net);
     }

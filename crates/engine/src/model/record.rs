@@ -42,6 +42,10 @@ pub struct ContainerRecord {
     pub step: bool,
     /// Where it is.
     pub state: State,
+    /// Where it was before its start. Only the store has it: the record of a start is written while the start goes on, and the
+    /// keeper alone knows what came of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before_start: Option<Box<State>>,
 }
 
 impl ContainerRecord {
@@ -72,6 +76,7 @@ impl ContainerRecord {
             connecting: false,
             step: false,
             state: State::default(),
+            before_start: None,
         }
     }
 }
