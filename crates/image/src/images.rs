@@ -13,10 +13,11 @@
 use crate::content::{Content, list};
 use crate::reaper::Reaper;
 use crate::record::{ImageRecord, LAYER, key_of};
+use crate::rootfs::{self, Birthplaces};
 use crate::spread::spread;
 use crate::state::{Lease, State};
 use crate::sync::Syncer;
-use crate::{Digest, Error, ImageConfig, ImageId, ImageIngest, Platform, Result, pace, rootfs, skeleton, tree};
+use crate::{Digest, Error, ImageConfig, ImageId, ImageIngest, Platform, Result, pace, skeleton, tree};
 use parking_lot::Mutex;
 use rustix::fd::AsFd as _;
 use std::collections::{HashMap, HashSet};
@@ -82,6 +83,7 @@ pub(crate) struct Inner {
     pub(crate) content: Arc<Content>,
     pub(crate) syncer: Syncer,
     pub(crate) reaper: Reaper,
+    pub(crate) births: Birthplaces,
     pub(crate) state: Mutex<State>,
     /// One at a time makes a layer visible.
     pub(crate) committing: Mutex<()>,
@@ -122,6 +124,7 @@ impl Images {
         let mut state = State::load(&config.store)?;
         let last = tidy_layers(root, &reaper, &mut state)?;
         rootfs::open_directory(&config.rootfs, &reaper, &state)?;
+        let births = Birthplaces::open(root, &reaper)?;
         let syncer = Syncer::new(root)?;
         skeleton::make(root)?;
         Ok(Images(Arc::new(Inner {
@@ -133,6 +136,7 @@ impl Images {
             content,
             syncer,
             reaper,
+            births,
             state: Mutex::new(state),
             committing: Mutex::default(),
             naming: Mutex::default(),

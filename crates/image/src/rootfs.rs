@@ -1,10 +1,12 @@
 //! Root file systems of containers: an overlay of a directory of their own over shared layers.
 
+mod birth;
 mod composed;
 mod diff;
 mod life;
 mod mount;
 
+pub(crate) use birth::Birthplaces;
 pub use composed::Over;
 pub(crate) use diff::is_opaque;
 pub use diff::{Change, ChangeKind};
@@ -28,6 +30,11 @@ use std::path::{Path, PathBuf};
 /// Mount options that an overlay over these layers needs: every directory and file in the upper directory is whole by
 /// itself, whatever the kernel's defaults are, so that it can be read without being mounted.
 pub const OVERLAY_OPTIONS: [(&str, &str); 3] = [("redirect_dir", "off"), ("metacopy", "off"), ("index", "off")];
+
+/// The container's own changes, in the directory of a root file system.
+const UPPER: &str = "upper";
+/// Overlayfs' work directory, beside it.
+const WORK: &str = "work";
 
 /// What to mount, to see a container's root file system.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -185,8 +192,8 @@ fn describe(inner: &Inner, state: &crate::state::State, container: &str, record:
     Ok(Rootfs {
         layers_dir: inner.root.join("layers"),
         lower,
-        upper: directory.join("upper"),
-        work: directory.join("work"),
+        upper: directory.join(UPPER),
+        work: directory.join(WORK),
     })
 }
 

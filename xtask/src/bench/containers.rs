@@ -144,7 +144,7 @@ fn crowds(ours: &Instance, theirs: &Dockerd) -> Result<Vec<Figure>> {
             "the cores: a creation and a start take 4.5 ms of processor time, nearly all of it in the kernel: the \
              new process 1.3 (its exec 0.35, mounting the overlay 0.2, compiling the seccomp filter 0.08; it \
              makes 356 system calls), the daemon 1.0 (ten cgroup directories 0.3, the container's own directories \
-             and files 0.2, ext4's search for a group of blocks for them 0.1), the keeper 0.6 (the clone 0.3, \
+             and files 0.2), the keeper 0.6 (the clone 0.3, \
              opening a file in each of nine cgroup hierarchies 0.15), the network namespace 0.7, two durable \
              commits 0.5, the program that starts 0.4",
         ),

@@ -205,9 +205,12 @@ pub fn signal(word: &str) -> Result<String> {
     ];
     let upper = word.to_ascii_uppercase();
     let name = upper.strip_prefix("SIG").unwrap_or(&upper);
-    let real_time = name.strip_prefix("RTMIN").or_else(|| name.strip_prefix("RTMAX")).is_some_and(|offset| {
-        offset.is_empty() || offset.strip_prefix(['+', '-']).is_some_and(|n| n.parse::<u8>().is_ok_and(|n| n <= 30))
-    });
+    // From the lowest upwards, and from the highest downwards: 31 of them.
+    let counted = |from: &str, sign: char| {
+        let offset = |n: &str| n.strip_prefix(sign).is_some_and(|n| n.parse::<u8>().is_ok_and(|n| n <= 30));
+        name.strip_prefix(from).is_some_and(|n| n.is_empty() || offset(n))
+    };
+    let real_time = counted("RTMIN", '+') || counted("RTMAX", '-');
     if word.parse::<u8>().is_ok_and(|n| (1..=64).contains(&n)) || NAMES.contains(&name) || real_time {
         return Ok(word.to_owned());
     }

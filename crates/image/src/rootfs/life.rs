@@ -1,14 +1,13 @@
 //! How root file systems come and go: their directories, and the records that say that they are there.
 
-use super::{Rootfs, describe, directory};
+use super::{Rootfs, UPPER, WORK, describe, directory};
 use crate::content::list;
 use crate::images::Inner;
 use crate::reaper::Reaper;
 use crate::record::{self, MountedImage, ROOTFS, RootfsRecord};
-use crate::spread::spread;
 use crate::state::State;
 use crate::{Digest, Error, ImageId, Images, Result};
-use std::fs::{self, File, Permissions};
+use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::sync::Arc;
@@ -84,7 +83,7 @@ impl Images {
             drop(state);
             NewRootfs { inner, container: container.into(), record, rootfs, kept: false }
         };
-        make_directories(&directory(&new.inner, container), &new.rootfs)?;
+        make_directories(&new.inner, container, &new.rootfs)?;
         Ok(new)
     }
 
@@ -181,15 +180,16 @@ fn check_id(container: &str) -> Result<()> {
     Ok(())
 }
 
-fn make_directories(directory: &Path, rootfs: &Rootfs) -> Result<()> {
-    let make = || {
-        fs::create_dir(directory)?;
-        fs::create_dir(&rootfs.upper)?;
-        fs::create_dir(&rootfs.work)?;
+fn make_directories(inner: &Inner, container: &str, rootfs: &Rootfs) -> Result<()> {
+    let to = directory(inner, container);
+    let made = inner.births.make(&to, |directory| {
+        let upper = directory.join(UPPER);
+        fs::create_dir(&upper)?;
+        fs::create_dir(directory.join(WORK))?;
         // The upper directory is the root that the container sees: it looks as the image's does.
-        rootfs.root_below()?.give(&rootfs.upper)
-    };
-    make().map_err(|e| Error::io(format!("making {}", directory.display()), e))
+        rootfs.root_below()?.give(&upper)
+    });
+    made.map_err(|e| Error::io(format!("making {}", to.display()), e))
 }
 
 /// Makes the directory of all root file systems ready, and removes what is in it of containers that have no record:
@@ -198,11 +198,9 @@ pub(crate) fn open_directory(path: &Path, reaper: &Reaper, state: &State) -> Res
     let make = || {
         fs::create_dir_all(path)?;
         // Containers hold set-uid programs of all ages: nobody but root has business there.
-        fs::set_permissions(path, Permissions::from_mode(0o700))?;
-        File::open(path)
+        fs::set_permissions(path, Permissions::from_mode(0o700))
     };
-    let opened = make().map_err(|e| Error::io(format!("making {}", path.display()), e))?;
-    spread(&opened);
+    make().map_err(|e| Error::io(format!("making {}", path.display()), e))?;
     for entry in list(path)? {
         let known = entry.file_name().to_str().is_some_and(|name| state.rootfs.contains_key(name));
         if !known {
