@@ -232,7 +232,6 @@ fn mistakes_are_told_where_they_stand() {
     fails("FROM busybox\nRUN --mount=source=nothing,target=/x true").fails_with("stat nothing: file does not exist");
     host.sh(&format!("{BUILD} -f nothing app")).fails_with("");
     host.sh(&format!("{BUILD} --target nothing app")).fails_with("target stage \"nothing\" could not be found");
-    host.sh(&format!("{BUILD} --squash app")).fails_with("");
     host.sh("docker ps -aq").says("");
 }
 

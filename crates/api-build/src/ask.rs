@@ -36,6 +36,12 @@ pub struct Ask {
     pub no_cache_filter: Vec<String>,
     /// Base images are pulled even where they are here.
     pub pull: bool,
+    /// All layers above those of the base become one.
+    pub squash: bool,
+    /// What the build came to goes there; nowhere named, among the daemon's images.
+    pub outputs: Vec<Output>,
+    /// Nothing is built: only what there would be to do is told.
+    pub look: bool,
     /// How commands run.
     pub running: Running,
     /// Credentials for registries, by their names.
@@ -44,6 +50,31 @@ pub struct Ask {
     pub secrets: BTreeSet<String>,
     /// Ids of the SSH agents that the client has.
     pub agents: BTreeSet<String>,
+}
+
+/// Where what a build comes to goes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub enum Output {
+    /// Among the daemon's images.
+    Image {
+        /// Its names, if they are not those of the build.
+        names: Vec<String>,
+        /// It is brought to the registries of its names, too.
+        push: bool,
+    },
+    /// To the client, as an archive of the image.
+    Archive {
+        /// Its names, if they are not those of the build.
+        names: Vec<String>,
+        /// What the client has the export under.
+        export: String,
+    },
+    /// To the client, as an archive of its files.
+    Files {
+        /// What the client has the export under.
+        export: String,
+    },
 }
 
 /// A Dockerfile, and what it copies from.
@@ -152,7 +183,11 @@ pub struct Running {
     pub cpuset_cpus: String,
     /// Memory nodes.
     pub cpuset_mems: String,
-    /// Seconds that each command may take.
+    /// Billionths of the processors' time; 0: no limit.
+    pub nano_cpus: i64,
+    /// Most processes.
+    pub pids_limit: Option<i64>,
+    /// Milliseconds that each command may take.
     pub timeout: Option<u64>,
 }
 
@@ -193,6 +228,8 @@ impl Running {
         resources.cpu_shares = self.cpu_shares;
         resources.cpu_period = self.cpu_period;
         resources.cpu_quota = self.cpu_quota;
+        resources.nano_cpus = self.nano_cpus;
+        resources.pids_limit = self.pids_limit;
         resources.cpuset_cpus = self.cpuset_cpus;
         resources.cpuset_mems = self.cpuset_mems;
         let ulimit = |limit: Ulimit| engine::model::Ulimit { name: limit.name, soft: limit.soft, hard: limit.hard };
@@ -202,25 +239,15 @@ impl Running {
 }
 
 impl Ask {
-    pub(crate) fn given(&self) -> Result<Given, String> {
+    pub(crate) fn given(&self) -> Given {
         let mut given = Given::host();
         given.arguments.clone_from(&self.arguments);
         given.target.clone_from(&self.target);
-        match &self.platforms[..] {
-            [] => {}
-            [platform] => given.target_platform = platform.clone(),
-            _ => return Err("stratus does not build for several platforms at once yet".to_owned()),
+        // Each of several is given in its turn.
+        if let [platform] = &self.platforms[..] {
+            given.target_platform = platform.clone();
         }
-        Ok(given)
-    }
-
-    pub(crate) fn references(&self) -> Result<Vec<Reference>, String> {
-        let name = |text: &String| match Reference::parse(text) {
-            Ok(name) if name.digest().is_some() => Err("build tag cannot contain a digest".to_owned()),
-            Ok(name) => Ok(name.with_default_tag()),
-            Err(error) => Err(error.to_string()),
-        };
-        self.names.iter().map(name).collect()
+        given
     }
 
     pub(crate) fn auths(&self) -> Result<BTreeMap<String, Auth>, String> {
@@ -234,6 +261,16 @@ impl Ask {
         }
         Ok(auths)
     }
+}
+
+/// Names of an image.
+pub(crate) fn references(names: &[String]) -> Result<Vec<Reference>, String> {
+    let name = |text: &String| match Reference::parse(text) {
+        Ok(name) if name.digest().is_some() => Err("build tag cannot contain a digest".to_owned()),
+        Ok(name) => Ok(name.with_default_tag()),
+        Err(error) => Err(error.to_string()),
+    };
+    names.iter().map(name).collect()
 }
 
 /// A registry by the name that references have. Docker's own has an address of old.
@@ -251,11 +288,11 @@ mod tests {
 
     #[test]
     fn what_is_not_known_is_not_passed_over() {
-        let error = serde_json::from_str::<Ask>(r#"{"names":["a"],"squash":true}"#).expect_err("from another version");
-        assert!(error.to_string().contains("unknown field `squash`"), "{error}");
+        let error = serde_json::from_str::<Ask>(r#"{"names":["a"],"fold":true}"#).expect_err("from another version");
+        assert!(error.to_string().contains("unknown field `fold`"), "{error}");
         let ask: Ask = serde_json::from_str(r#"{"source":{"archive":{"name":""}},"names":["a:1"]}"#).expect("an ask");
         assert_eq!(ask.source, Source::Archive { name: String::new() });
-        assert_eq!(ask.references().expect("names")[0].familiar(), "a:1");
+        assert_eq!(references(&ask.names).expect("names")[0].familiar(), "a:1");
     }
 
     #[test]

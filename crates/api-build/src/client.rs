@@ -9,7 +9,7 @@ use crate::mux::{Mux, Side, Stream};
 use crate::need::{Answer, Need};
 use crate::said::{self, Said};
 use crate::wire::{self, PieceReader, PieceWriter};
-use build::{Built, Error, Told};
+use build::{Built, Error, Graph, Told};
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write as _};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -31,13 +31,15 @@ pub struct Offers {
 }
 
 /// Keeps what comes, to its end, on a thread. Where it comes no further, reading fails. An error is one line for people.
-pub type Keep = Box<dyn FnOnce(&mut dyn Read) -> Result<(), String> + Send>;
+pub type Keep = Box<dyn FnOnce(&mut (dyn Read + Send)) -> Result<(), String> + Send>;
 
 /// What a client hears: how the build goes on, or, at last, how it ended.
 #[derive(Debug)]
 pub enum Heard {
     /// Something happened.
     Told(Told),
+    /// Nothing was to be built: that there would be to do.
+    Looked(Graph),
     /// It has ended.
     End(Result<Built, Error>),
 }
@@ -94,8 +96,7 @@ impl Client {
             Err(error) => Err(error),
         };
         match heard {
-            Ok(Heard::Told(told)) => Ok(Heard::Told(told)),
-            Ok(Heard::End(Ok(built))) => Ok(Heard::End(Ok(built))),
+            Ok(heard @ (Heard::Told(_) | Heard::Looked(_) | Heard::End(Ok(_)))) => Ok(heard),
             // What the daemon missed then is what could not be had here.
             failed => match self.failure.take() {
                 Some(why) => Err(io::Error::other(why)),

@@ -2,13 +2,14 @@
 
 use crate::ask::{self, Ask, Source};
 use crate::entry;
+use crate::export::Exports;
 use crate::mux::{Mux, Opener, Side, Stream};
 use crate::need::{self, Need};
 use crate::said::Said;
 use crate::wire::{self, PieceReader};
 use build::dockerfile::Source as FileSource;
 use build::ignore::Ignore;
-use build::{Builder, Built, Error, Files, List, Progress, Received, Request};
+use build::{Builder, Built, Error, Files, Graph, List, Progress, Received, Request};
 use std::io::{self, BufReader, BufWriter};
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,6 +20,9 @@ use tokio_util::sync::CancellationToken;
 
 /// Bytes that a thread reads or writes at a time.
 const BUFFER: usize = 128 << 10;
+
+/// How long a client may take to hear how it ended.
+const GOODBYE: Duration = Duration::from_secs(10);
 
 /// Serves one build on a connection that has become a stream of bytes. Where the connection ends before, so does the build.
 pub async fn serve(
@@ -41,7 +45,12 @@ pub async fn serve(
     };
     drop(control);
     match told {
-        Ok(()) => mux.close().await,
+        Ok(()) => {
+            // The client ends the connection once it has heard. If that ended before, what the client still says would find nobody, and it
+            // would take that for the end of what it has not read yet.
+            let _ = tokio::time::timeout(GOODBYE, ended(&mut mux)).await;
+            mux.close().await;
+        }
         Err(error) => tracing::debug!(%error, "the client of a build does not hear its end"),
     }
 }
@@ -62,10 +71,22 @@ async fn session(builder: &Builder, control: &mut Control, opener: Opener) -> io
         Err(_) => Err(Error::Invalid("the client does not say what is to be built".to_owned())),
     };
     let end = match asked {
-        Ok(asked) => build(builder, control, opener, asked).await?,
-        Err(error) => Err(error),
+        Ok(asked) if asked.look => {
+            look(builder, &opener, asked).await.map_or_else(|e| Said::from(Err(e)), Said::Looked)
+        }
+        Ok(asked) => Said::from(build(builder, control, opener, asked).await?),
+        Err(error) => Said::from(Err(error)),
     };
-    wire::write(control, &Said::from(end)).await
+    wire::write(control, &end).await
+}
+
+/// Looks what there would be to do.
+async fn look(builder: &Builder, opener: &Opener, asked: Ask) -> Result<Graph, Error> {
+    if asked.platforms.len() > 1 {
+        return Err(Error::Invalid("what there is to do is told for one platform at a time: name one".to_owned()));
+    }
+    let (request, _) = request(builder, opener, asked).await?;
+    builder.look(&request).await
 }
 
 /// Builds, and tells what happens; only where that fails the error is the outer one.
@@ -75,13 +96,16 @@ async fn build(
     opener: Opener,
     asked: Ask,
 ) -> io::Result<Result<Built, Error>> {
-    let request = match request(builder, &opener, asked).await {
+    let (request, exports) = match request(builder, &opener, asked).await {
         Ok(request) => request,
         Err(error) => return Ok(Err(error)),
     };
     let (progress, mut events) = Progress::channel();
     let builder = builder.clone();
-    let mut task = Task(tokio::spawn(async move { builder.build(request, progress).await }));
+    let mut task = Task(tokio::spawn(async move {
+        let product = builder.carry_out(&request, &exports.platforms, &progress).await?;
+        exports.carry_out(&builder, &request, product, &opener, &progress).await
+    }));
     while let Some(event) = events.recv().await {
         wire::put(control, &Said::from(event)).await?;
         // What is there already goes with it.
@@ -104,12 +128,13 @@ impl Drop for Task {
 }
 
 /// What the client asks for, with all that it has to send.
-async fn request(builder: &Builder, opener: &Opener, asked: Ask) -> Result<Request, Error> {
-    let given = asked.given().map_err(Error::Invalid)?;
-    let names = asked.references().map_err(Error::Invalid)?;
+async fn request(builder: &Builder, opener: &Opener, asked: Ask) -> Result<(Request, Exports), Error> {
+    let given = asked.given();
+    let names = ask::references(&asked.names).map_err(Error::Invalid)?;
+    let exports = Exports::new(&asked.outputs, &names, &asked.platforms).map_err(Error::Invalid)?;
     let credentials = asked.auths().map_err(Error::Invalid)?;
     let Received { file, context, commit_time } = source(builder, opener, asked.source).await?;
-    Ok(Request {
+    let request = Request {
         file,
         context,
         commit_time,
@@ -119,10 +144,12 @@ async fn request(builder: &Builder, opener: &Opener, asked: Ask) -> Result<Reque
         no_cache: asked.no_cache,
         no_cache_filter: asked.no_cache_filter,
         pull: asked.pull,
-        step_timeout: asked.running.timeout.map(Duration::from_secs),
+        squash: asked.squash,
+        step_timeout: asked.running.timeout.map(Duration::from_millis),
         host: asked.running.host(),
         credentials,
-    })
+    };
+    Ok((request, exports))
 }
 
 async fn source(builder: &Builder, opener: &Opener, source: Source) -> Result<Received, Error> {

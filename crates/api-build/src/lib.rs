@@ -13,16 +13,18 @@ mod ask;
 mod client;
 mod daemon;
 mod entry;
+mod export;
 mod mux;
 mod need;
 mod said;
 mod wire;
 
-pub use ask::{Ask, Credentials, NamedContext, Running, Source, Text, Ulimit};
+pub use ask::{Ask, Credentials, NamedContext, Output, Running, Source, Text, Ulimit};
 pub use client::{Client, Directory, Heard, Keep, Offers};
 pub use daemon::serve;
 pub use mux::Opener;
 pub use need::Outgoing;
+pub use said::document;
 
 /// Entry point for fuzzing: what a client sends of its files. It may not panic.
 pub fn fuzz(data: &[u8]) {

@@ -3,9 +3,9 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use build::dockerfile::{Mistake, Mistakes, Position, Span};
-use build::{Built, Error, Event, Found, PlannedStage, StepEvent, StepId, Told};
+use build::{Built, Error, Event, ExportEvent, Found, Graph, PlannedStage, StepEvent, StepId, Told};
 use engine::OutputStream;
-use image::{ImageId, Platform, ProgressEvent, Reference};
+use image::{Descriptor, ImageId, Platform, ProgressEvent, Reference};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,7 +28,15 @@ pub(crate) enum Said {
         event: Telling,
     },
     /// Built: the last that is said.
-    Built { id: ImageId, names: Vec<String> },
+    Built {
+        id: ImageId,
+        names: Vec<String>,
+        platforms: Vec<Platform>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        descriptor: Option<Descriptor>,
+    },
+    /// What there would be to do: the last that is said of a look.
+    Looked(Graph),
     /// There is no image: the last that is said.
     Failed(Failure),
 }
@@ -43,6 +51,8 @@ pub(crate) enum Telling {
     Checked(Vec<Found>),
     /// Something happened to a step.
     Step { stage: usize, index: usize, what: Happened },
+    /// Something happened to an export.
+    Export { number: usize, what: ExportEvent },
 }
 
 /// What happened to a step.
@@ -108,6 +118,7 @@ impl From<Told> for Said {
             Event::Planned(stages) => Telling::Planned(stages),
             Event::Checked(found) => Telling::Checked(found),
             Event::Step(StepId { stage, index }, event) => Telling::Step { stage, index, what: event.into() },
+            Event::Export(number, what) => Telling::Export { number, what },
         };
         let platform = platform.map(|platform| (*platform).clone());
         Said::Told { at: u64::try_from(at.as_micros()).unwrap_or(u64::MAX), platform, event }
@@ -143,10 +154,21 @@ impl From<StepEvent> for Happened {
 impl From<Result<Built, Error>> for Said {
     fn from(end: Result<Built, Error>) -> Said {
         match end {
-            Ok(Built { id, names }) => Said::Built { id, names: names.iter().map(Reference::to_string).collect() },
+            Ok(Built { id, names, platforms, descriptor }) => {
+                Said::Built { id, names: names.iter().map(Reference::to_string).collect(), platforms, descriptor }
+            }
             Err(error) => Said::Failed(error.into()),
         }
     }
+}
+
+/// What is heard, as a program has it: the document that the daemon sent.
+pub fn document(heard: &Heard) -> serde_json::Result<serde_json::Value> {
+    serde_json::to_value(match heard {
+        Heard::Told(told) => Said::from(told.clone()),
+        Heard::Looked(graph) => Said::Looked(graph.clone()),
+        Heard::End(end) => Said::from(end.clone()),
+    })
 }
 
 impl From<Error> for Failure {
@@ -210,13 +232,15 @@ impl TryFrom<Said> for Heard {
                     Telling::Planned(stages) => Event::Planned(stages),
                     Telling::Checked(found) => Event::Checked(found),
                     Telling::Step { stage, index, what } => Event::Step(StepId { stage, index }, what.try_into()?),
+                    Telling::Export { number, what } => Event::Export(number, what),
                 };
                 Heard::Told(Told { at: Duration::from_micros(at), platform: platform.map(Arc::new), event })
             }
-            Said::Built { id, names } => {
+            Said::Looked(graph) => Heard::Looked(graph),
+            Said::Built { id, names, platforms, descriptor } => {
                 let names =
                     names.iter().map(|name| Reference::parse(name).map_err(refused)).collect::<Result<_, _>>()?;
-                Heard::End(Ok(Built { id, names }))
+                Heard::End(Ok(Built { id, names, platforms, descriptor }))
             }
             Said::Failed(failure) => Heard::End(Err(failure.into())),
         })

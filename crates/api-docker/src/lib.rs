@@ -35,9 +35,7 @@ mod usage;
 mod version;
 mod volumes;
 
-pub use build::words::Words;
 pub use hijack::{ClientStream, Taken};
-pub use progress::Message;
 pub use serve::{Listener, serve};
 pub use upgrade::{Protocol, Serving};
 pub use version::{ApiVersion, MAX_API_VERSION, MIN_API_VERSION};

@@ -29,10 +29,9 @@ const INTERVAL: Duration = Duration::from_millis(100);
 
 /// One line of such a stream. Absent fields are left out.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
-pub struct Message {
-    /// Text that is shown as it is.
+pub(crate) struct Message {
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub stream: Option<String>,
+    pub(crate) stream: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) status: Option<String>,
     #[serde(rename = "progressDetail", skip_serializing_if = "Option::is_none")]

@@ -36,7 +36,7 @@ pub use contexts::{List, Listed, Received, Stamp, Taking, Update, Verdict, What}
 pub use error::{Error, Result};
 pub use files::Files;
 pub use look::{Graph, GraphStage, GraphStep, Outlook};
-pub use product::{Exported, Product, ProductFiles};
-pub use progress::{Event, Events, Found, PlannedStage, Progress, StepEvent, StepId, Told};
+pub use product::{Product, ProductFiles};
+pub use progress::{Event, Events, ExportEvent, Found, PlannedStage, Progress, StepEvent, StepId, Told};
 pub use request::{Built, Request, Settings};
 pub use solve::Builder;

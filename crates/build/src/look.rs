@@ -9,17 +9,18 @@ use crate::request::Request;
 use crate::solve::{Builder, Planned};
 use crate::{Error, Result};
 use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 /// What a build would do.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Graph {
     /// The stages that are needed, in the order of the file.
     pub stages: Vec<GraphStage>,
 }
 
 /// A stage that is needed.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GraphStage {
     /// Its index in the file.
     pub stage: usize,
@@ -30,7 +31,7 @@ pub struct GraphStage {
 }
 
 /// A step.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GraphStep {
     /// The instruction.
     pub text: String,
@@ -41,7 +42,8 @@ pub struct GraphStep {
 }
 
 /// What there would be to do for a step.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub enum Outlook {
     /// No files: it only says something of the image.
     Configures,

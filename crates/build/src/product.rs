@@ -1,6 +1,7 @@
 //! What a build comes to, and where that goes: among the images that are here, to a registry, into an archive.
 
-use crate::progress::Progress;
+use crate::cache::{Key, Step};
+use crate::progress::{ExportEvent, Progress};
 use crate::request::{Built, Request};
 use crate::solve::{Builder, Planned};
 use crate::state::State;
@@ -8,7 +9,7 @@ use crate::{Error, Result};
 use futures_util::future::try_join_all;
 use image::archive::{self, ReadOptions};
 use image::registry::Auth;
-use image::{Descriptor, ImageConfig, ImageId, MountedRootfs, Platform, Reference};
+use image::{Descriptor, Digest, ImageConfig, ImageId, MountedRootfs, Platform, Reference};
 use rustix::fd::AsFd as _;
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -28,6 +29,19 @@ struct Made {
 }
 
 impl Product {
+    /// What the image is called; of several platforms that for this machine, else the first one.
+    ///
+    /// # Errors
+    /// Where its configuration can't be written.
+    pub fn id(&self) -> Result<ImageId> {
+        let own = self.images.get(self.own()).ok_or_else(|| Error::Invalid("nothing was built".into()))?;
+        if let Some(id) = own.untouched {
+            return Ok(id);
+        }
+        let json = own.config.to_json().map_err(|e| Error::failed("writing an image's configuration", e))?;
+        Ok(ImageId(Digest::of(&json)))
+    }
+
     /// What it is for.
     pub fn platforms(&self) -> Vec<Platform> {
         self.images.iter().map(|made| made.config.platform()).collect()
@@ -40,23 +54,18 @@ impl Product {
     }
 }
 
-/// What was exported.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Exported {
-    /// The names stand for that: a manifest, or an index of several.
-    pub descriptor: Descriptor,
-}
-
 impl Builder {
-    /// Builds, and keeps what came of it under the request's names.
+    /// Builds, and keeps what came of it under the request's names, with which it may be pushed, too.
     ///
     /// # Errors
-    /// As [`Builder::carry_out`].
-    pub async fn build(&self, request: Request, progress: Progress) -> Result<Built> {
+    /// As [`Builder::carry_out`] and [`Builder::push`].
+    pub async fn build(&self, request: Request, push: bool, progress: Progress) -> Result<Built> {
         let product = self.carry_out(&request, &[], &progress).await?;
-        let ids = self.keep(&product, &request.names).await?;
-        let id = ids.first().copied().ok_or_else(|| Error::Invalid("nothing was built".into()))?;
-        Ok(Built { id, names: request.names })
+        let descriptor = match push {
+            true => Some(self.push(&product, &request.names, &request.credentials, (0, &progress)).await?),
+            false => self.keep(&product, &request.names).await.map(|_| None)?,
+        };
+        Ok(Built { id: product.id()?, names: request.names, platforms: product.platforms(), descriptor })
     }
 
     /// Builds for platforms, side by side; for none named, for the one of the request. Nothing of it is kept but in the cache.
@@ -90,7 +99,10 @@ impl Builder {
         planned.tell(self, request, progress)?;
         let solver = planned.solver(self, request, progress, None);
         let end = solver.carry_out_all(&planned.order).await?;
-        let state = end.state.clone();
+        let state = match request.squash {
+            true => self.squashed(&end.state, &end.base, &solver.created(&end.state)).await?,
+            false => end.state.clone(),
+        };
         let untouched = state.untouched().filter(|_| request.labels.is_empty());
         let mut config = state.config.clone();
         if untouched.is_none() {
@@ -100,8 +112,29 @@ impl Builder {
         Ok(Made { state, config, untouched })
     }
 
+    /// The same image with one layer in place of all above those of its base.
+    async fn squashed(&self, state: &State, base: &State, created: &str) -> Result<State> {
+        let own = &state.diff_ids()[base.diff_ids().len()..];
+        if own.is_empty() {
+            return Ok(state.clone());
+        }
+        let key = Key::new("squash").each(own, Key::digest).finish();
+        let images = self.engine().image_store();
+        let merge = async {
+            let merged = images.merge_layers(own.to_vec()).await;
+            merged.map(Some).map_err(|e| Error::failed("merging layers", e))
+        };
+        let step = Step { what: "layers merged into one", parent: state.follows };
+        let merged = self.cache().step(key, step, false, merge).await?;
+        let comment = match base.chain() {
+            Some(_) => format!("merge {} to {}", state.id()?, base.id()?),
+            None => format!("create new from {}", state.id()?),
+        };
+        Ok(base.clone().squashed(state, comment, created, merged.layer))
+    }
+
     /// Keeps a product among the images that are here. Of several platforms, the names are given to what runs on this machine, else to
-    /// the first.
+    /// the first one.
     ///
     /// # Errors
     /// Where it can't be written.
@@ -112,8 +145,6 @@ impl Builder {
             let names = if index == named { names } else { &[] };
             ids.push(self.keep_one(made, names).await?);
         }
-        // The one that is called so comes first.
-        ids[..=named].rotate_right(1);
         Ok(ids)
     }
 
@@ -129,7 +160,8 @@ impl Builder {
         Ok(id)
     }
 
-    /// Keeps a product, and brings it to the registries of its names. Of several platforms they stand for an index there.
+    /// Keeps a product, and brings it to the registries of its names. Of several platforms they stand for an index there. What they stand
+    /// for.
     ///
     /// # Errors
     /// What a registry said.
@@ -138,27 +170,29 @@ impl Builder {
         product: &Product,
         names: &[Reference],
         credentials: &BTreeMap<String, Auth>,
-        progress: image::Progress,
-    ) -> Result<Exported> {
+        (number, progress): (usize, &Progress),
+    ) -> Result<Descriptor> {
         let ids = self.keep(product, names).await?;
         let mut exported = None;
         for name in names {
             let auth = credentials.get(name.domain());
-            let pushed = self.engine().image_push_as(&ids, name, auth, progress.clone()).await;
+            let progress = progress.clone();
+            let layers = image::Progress::new(move |event| progress.export(number, ExportEvent::Layer(event)));
+            let pushed = self.engine().image_push_as(&ids, name, auth, layers).await;
             let pushed = pushed.map_err(|e| Error::Invalid(format!("pushing {}: {e}", name.familiar())))?;
-            exported = Some(Exported { descriptor: pushed });
+            exported = Some(pushed);
         }
         exported.ok_or_else(|| Error::Invalid("nothing is pushed without a name: give the image one".into()))
     }
 
-    /// Writes a product as an archive: an OCI layout that Docker reads, too. Blocks as long as whoever takes it does.
+    /// Writes a product as an archive: an OCI layout that Docker reads, too. What its names stand for. Blocks as long as whoever takes it does.
     ///
     /// # Errors
     /// Where it can't be read or written.
-    pub fn archive(&self, product: &Product, names: &[Reference], output: impl Write) -> Result<Exported> {
+    pub fn archive(&self, product: &Product, names: &[Reference], output: impl Write) -> Result<Descriptor> {
         let configs: Vec<ImageConfig> = product.images.iter().map(|made| made.config.clone()).collect();
         let saved = self.engine().image_store().save_made(&configs, names, output);
-        saved.map(|descriptor| Exported { descriptor }).map_err(|e| Error::failed("exporting the image", e))
+        saved.map_err(|e| Error::failed("exporting the image", e))
     }
 
     /// The files of a product, to be written as an archive.

@@ -39,6 +39,22 @@ pub enum Event {
     Checked(Vec<Found>),
     /// Something happened to a step. The steps of a stage come one after the other, those of several at once.
     Step(StepId, StepEvent),
+    /// Something happened to what the build came to, on its way to where it was asked for.
+    Export(usize, ExportEvent),
+}
+
+/// What happened to an export.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum ExportEvent {
+    /// It begins; what it is, for people.
+    Began(String),
+    /// How far a layer is on its way to a registry.
+    Layer(ProgressEvent),
+    /// It is where it was asked for.
+    Done,
+    /// It failed, and the build with it: what is wrong, in one line.
+    Failed(String),
 }
 
 /// A stage that is needed.
@@ -180,6 +196,11 @@ impl Progress {
         }
     }
 
+    /// Tells of an export, by its number.
+    pub fn export(&self, number: usize, event: ExportEvent) {
+        self.tell(Event::Export(number, event));
+    }
+
     pub(crate) fn step(&self, id: StepId, event: StepEvent) {
         self.tell(Event::Step(id, event));
     }
@@ -278,11 +299,12 @@ fn size(told: &Told) -> usize {
 }
 
 /// What it tells the way of: of what is not heard yet, only the last counts.
-fn way(told: &Told) -> Option<(Option<&Platform>, StepId, &str)> {
+fn way(told: &Told) -> Option<(Option<&Platform>, Result<StepId, usize>, &str)> {
     let platform = told.platform.as_deref();
     match &told.event {
-        Event::Step(step, StepEvent::Layer(event)) => Some((platform, *step, &event.id)),
-        Event::Step(step, StepEvent::Downloading(..)) => Some((platform, *step, "")),
+        Event::Step(step, StepEvent::Layer(event)) => Some((platform, Ok(*step), &event.id)),
+        Event::Step(step, StepEvent::Downloading(..)) => Some((platform, Ok(*step), "")),
+        Event::Export(number, ExportEvent::Layer(event)) => Some((platform, Err(*number), &event.id)),
         _ => None,
     }
 }

@@ -28,11 +28,12 @@ impl Solver<'_> {
         let progress = self.progress.clone();
         let layers = Progress::new(move |event| progress.step(step, StepEvent::Layer(event)));
         let pulled = self.builder.engine().image_pull(request, layers).await;
-        pulled.map_err(|e| {
+        let pulled = pulled.map_err(|e| {
             let meant = meant.map_or_else(String::new, |meant| format!(" (did you mean the stage {meant}?)"));
             Error::Invalid(format!("{}: {e}{meant}", reference.familiar()))
         })?;
-        let resolved = self.images().resolve(&reference.familiar());
-        resolved.map_err(|e| Error::failed(format!("opening image {name}"), e))
+        // Not what the name stands for by now: others pull it for other platforms.
+        let pulled = pulled.first().map(|pulled| pulled.id);
+        pulled.ok_or_else(|| Error::Invalid(format!("{}: nothing was pulled", reference.familiar())))
     }
 }

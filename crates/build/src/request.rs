@@ -4,8 +4,8 @@ use crate::cache::CacheLimits;
 use crate::dockerfile::{Given, Source};
 use crate::files::Files;
 use engine::model::HostConfig;
-use image::Reference;
 use image::registry::{Auth, Reach};
+use image::{Descriptor, ImageId, Platform, Reference};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -40,6 +40,8 @@ pub struct Request {
     pub no_cache_filter: Vec<String>,
     /// Base images are pulled even where they are here.
     pub pull: bool,
+    /// All layers above those of the base become one.
+    pub squash: bool,
     /// How commands run: network, limits, names of hosts, the size of `/dev/shm`.
     pub host: HostConfig,
     /// How long each command may take.
@@ -51,8 +53,12 @@ pub struct Request {
 /// Built.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Built {
-    /// The image.
-    pub id: image::ImageId,
+    /// The image; of several platforms, that for this machine, else the first one.
+    pub id: ImageId,
     /// The names that it was given.
     pub names: Vec<Reference>,
+    /// What it is for: several, if it was built for several.
+    pub platforms: Vec<Platform>,
+    /// What was exported last of it, or pushed: a manifest, or an index of several.
+    pub descriptor: Option<Descriptor>,
 }

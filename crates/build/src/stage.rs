@@ -32,6 +32,8 @@ const KILLED: i32 = 137;
 /// What a stage came to.
 pub(crate) struct StageEnd<'b> {
     pub(crate) state: State,
+    /// What it builds upon.
+    pub(crate) base: State,
     /// What of it is known, where it was only looked at.
     pub(crate) known: Known,
     scope: Scope<'b>,
@@ -57,6 +59,7 @@ struct Stage<'s, 'b> {
     solver: &'s Solver<'b>,
     index: usize,
     state: State,
+    base: State,
     scope: Scope<'b>,
     memory: Memory,
     created: String,
@@ -106,7 +109,8 @@ impl<'b> Solver<'b> {
             self.told(step, Box::pin(stage.step_or_look(&place))).await?;
             self.done(step, &stage.state, before)?;
         }
-        Ok(StageEnd { state: stage.state, scope: stage.scope, known: stage.known, files: OnceCell::new() })
+        let Stage { state, scope, known, base, .. } = stage;
+        Ok(StageEnd { state, base, scope, known, files: OnceCell::new() })
     }
 
     /// A stage whose first step is done, and what its base asks of whoever builds upon it.
@@ -117,10 +121,11 @@ impl<'b> Solver<'b> {
             let needs = vec![self.plan.stages[index].base.clone()];
             looks.note(step, GraphStep { text: self.file.stages[index].from.text.clone(), needs, outlook });
         }
+        let base = state.clone();
         let triggers = std::mem::take(&mut state.config.config.on_build);
         let created = self.created(&state);
         let (memory, outlook) = (Memory::default(), Outlook::Configures);
-        let mut stage = Stage { solver: self, index, state, scope, memory, created, known, outlook };
+        let mut stage = Stage { solver: self, index, state, base, scope, memory, created, known, outlook };
         stage.triggers(triggers, step).await?;
         Ok(stage)
     }

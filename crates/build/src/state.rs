@@ -87,6 +87,27 @@ impl State {
         }
     }
 
+    /// Becomes what another has come to that builds upon this one, with one layer for all that it added.
+    pub(crate) fn squashed(mut self, end: &State, comment: String, created: &str, layer: Option<KeptLayers>) -> State {
+        let (below, layers) = (self.config.history.len(), self.config.rootfs.clone());
+        self.base = None;
+        self.config = end.config.clone();
+        self.config.rootfs = layers;
+        self.config.created = Some(created.to_owned());
+        // What was done stays to be read, though its files are elsewhere.
+        self.config.history.iter_mut().skip(below).for_each(|entry| entry.empty_layer = true);
+        self.config.history.push(HistoryEntry {
+            created: Some(created.to_owned()),
+            comment,
+            ..HistoryEntry::default()
+        });
+        if let Some(layer) = layer {
+            self.config.rootfs.diff_ids.extend(layer.layers.iter().map(|layer| layer.diff_id));
+            self.kept.push(Arc::new(layer));
+        }
+        self
+    }
+
     /// The environment, as names and values.
     pub(crate) fn environment(&self) -> Vec<(String, String)> {
         let pair = |text: &String| text.split_once('=').map(|(name, value)| (name.to_owned(), value.to_owned()));

@@ -29,11 +29,16 @@ pub(crate) fn open(directory: &Path) -> Result<OwnedFd> {
 /// OCI's form (image-spec, layer.md). The root directory has an entry where it is not [plain](crate::root), and where the layer
 /// `says_root`.
 pub(crate) fn packed(directory: OwnedFd, says_root: bool) -> Result<Packed> {
+    written(move |output| pack(directory, says_root, output))
+}
+
+/// An archive that a thread of its own writes.
+pub(crate) fn written(write: impl FnOnce(Output) -> Result<()> + Send + 'static) -> Result<Packed> {
     let (to, from) = sync_channel(QUEUE);
     let work = move || {
         let output = Output { to: to.clone(), buffer: Vec::with_capacity(BUFFER) };
         // Nobody is told where nobody reads any more.
-        drop(to.send(pack(directory, says_root, output).map(|()| None)));
+        drop(to.send(write(output).map(|()| None)));
     };
     let thread = std::thread::Builder::new().name("layer-pack".into());
     thread.spawn(work).map_err(|e| Error::io("starting a thread to pack a layer", e))?;
@@ -42,16 +47,22 @@ pub(crate) fn packed(directory: OwnedFd, says_root: bool) -> Result<Packed> {
 
 /// Writes a directory as a layer's archive.
 fn pack(directory: OwnedFd, says_root: bool, output: Output) -> Result<()> {
-    let mut stat = rustix::fs::fstat(&directory).map_err(|e| Error::io("reading a layer's directory", e))?;
     let mut packer = Packer::new(TarWriter::new(output));
+    add_root(&mut packer, &directory, says_root)?;
+    walk(directory, &mut |found| pack_one(&mut packer, found))?;
+    packer.finish()?.flush().map_err(|e| Error::io("writing an archive", e))
+}
+
+/// Adds a layer's root directory, where the layer `says_root`, and where it is not as it is without being said.
+pub(crate) fn add_root<W: Write>(packer: &mut Packer<W>, directory: &OwnedFd, says_root: bool) -> Result<()> {
+    let mut stat = rustix::fs::fstat(directory).map_err(|e| Error::io("reading a layer's directory", e))?;
     if says_root || RootLook::from(&stat) != RootLook::PLAIN {
         // Its time is that of whoever made the directory last, not of anything in the layer.
         stat.st_mtime = 0;
         let root = Found { parent: directory.as_fd(), name: b".", path: b".", stat };
         packer.add(&root, b".")?;
     }
-    walk(directory, &mut |found| pack_one(&mut packer, found))?;
-    packer.finish()?.flush().map_err(|e| Error::io("writing an archive", e))
+    Ok(())
 }
 
 fn pack_one<W: Write>(packer: &mut Packer<W>, found: &Found<'_>) -> Result<bool> {
@@ -73,7 +84,7 @@ fn pack_one<W: Write>(packer: &mut Packer<W>, found: &Found<'_>) -> Result<bool>
 }
 
 /// What a thread has packed, on its way.
-struct Output {
+pub(crate) struct Output {
     to: SyncSender<Result<Option<Bytes>>>,
     buffer: Vec<u8>,
 }

@@ -68,12 +68,13 @@ impl Images {
             wanted.push(Wanted { id, platform: image.platform(), config, names: BTreeSet::new(), layers });
         }
         let all: BTreeSet<Reference> = names.iter().cloned().collect();
-        // Docker's own list knows no index: to whoever reads that, the names stand for what runs here.
-        let own = wanted.iter().position(|image| inner.platform.matches(&image.platform)).unwrap_or(0);
-        if let Some(own) = wanted.get_mut(own) {
-            own.names.clone_from(&all);
-        }
-        let named = if wanted.len() == 1 { Named::Each } else { Named::Together(all) };
+        let named = match &mut wanted[..] {
+            [one] => {
+                one.names = all;
+                Named::Each
+            }
+            _ => Named::Together(all),
+        };
         write(inner, &wanted, named, output)
     }
 }
@@ -170,19 +171,21 @@ impl<W: Write> Archive<W> {
                 layer_sources: descriptors.into_iter().map(|layer| (layer.digest, layer)).collect(),
             });
         }
-        let first = manifests.first().cloned();
-        let (named, descriptor) = match named {
+        let descriptor = match named {
             Named::Each => {
                 let images = manifests.iter().zip(wanted);
-                (images.flat_map(|(manifest, image)| in_index(manifest, &image.names)).collect(), first)
+                let named = images.flat_map(|(manifest, image)| in_index(manifest, &image.names)).collect();
+                self.file("index.json", &json(&index(named))?)?;
+                // Docker's own list, which knows no index.
+                self.file("manifest.json", &json(&docker)?)?;
+                manifests.first().cloned()
             }
             Named::Together(names) => {
                 let together = self.document(media_type::OCI_INDEX, &json(&index(manifests))?)?;
-                (in_index(&together, &names), Some(together))
+                self.file("index.json", &json(&index(in_index(&together, &names)))?)?;
+                Some(together)
             }
         };
-        self.file("index.json", &json(&index(named))?)?;
-        self.file("manifest.json", &json(&docker)?)?;
         self.file("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#)?;
         if !repositories.is_empty() {
             self.file("repositories", &json(&repositories)?)?;

@@ -2,7 +2,7 @@
 
 pub(crate) mod cache;
 mod request;
-pub(crate) mod words;
+mod words;
 
 use ::build::{Events, Progress};
 use bytes::{BufMut as _, Bytes, BytesMut};
@@ -33,10 +33,10 @@ pub(crate) async fn build(call: Call) -> Result<Response> {
         }
     };
     let received = received.map_err(refused)?;
-    let quiet = parameters.quiet;
+    let (quiet, push) = (parameters.quiet, parameters.push);
     let request = parameters.request(received);
     let (progress, events) = Progress::channel();
-    let task = Task(tokio::spawn(async move { builder.build(request, progress).await }));
+    let task = Task(tokio::spawn(async move { builder.build(request, push, progress).await }));
     let mut teller = Teller { words: Words::new(quiet), events, task: Some(task), shutdown };
     // What is wrong with the file or the request is told as the answer's status.
     let Some(first) = teller.next().await? else { return Ok(body::stream("application/json", stream::empty())) };

@@ -7,6 +7,7 @@ use base64::engine::general_purpose::{STANDARD, URL_SAFE};
 use engine::model::{HostConfig, NetworkMode};
 use image::registry::{Auth, AuthDocument};
 use image::{Platform, Reference};
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
 
@@ -23,11 +24,14 @@ pub(super) struct Parameters {
     /// Where the context is, if it does not come with the request.
     pub(super) remote: Option<String>,
     pub(super) quiet: bool,
+    /// It is brought to the registries of its names.
+    pub(super) push: bool,
     names: Vec<Reference>,
     given: Given,
     labels: BTreeMap<String, String>,
     no_cache: bool,
     pull: bool,
+    squash: bool,
     host: HostConfig,
     credentials: BTreeMap<String, Auth>,
 }
@@ -36,8 +40,9 @@ impl Parameters {
     pub(super) fn read(call: &Call) -> Result<Parameters> {
         let query = &call.query;
         unsupported(call)?;
-        let names =
+        let mut names: Vec<Reference> =
             query.all("t").iter().filter(|name| !name.is_empty()).map(|name| named(name)).collect::<Result<_>>()?;
+        let push = outputs(call, &mut names)?;
         let arguments: BTreeMap<String, Option<String>> = document(call, "buildargs")?;
         let mut given = Given::host();
         // An argument without a value takes none of the daemon's.
@@ -50,11 +55,13 @@ impl Parameters {
             dockerfile: query.text("dockerfile").to_owned(),
             remote: query.given("remote").map(str::to_owned),
             quiet: query.flag("q"),
+            push,
             names,
             given,
             labels: document(call, "labels")?,
             no_cache: query.flag("nocache"),
             pull: query.flag("pull"),
+            squash: query.flag("squash"),
             host: host(call)?,
             credentials: credentials(call.header(REGISTRIES))?,
         })
@@ -72,6 +79,7 @@ impl Parameters {
             no_cache_filter: Vec::new(),
             pull: self.pull,
             host: self.host,
+            squash: self.squash,
             step_timeout: None,
             credentials: self.credentials,
         }
@@ -90,15 +98,40 @@ fn unsupported(call: &Call) -> Result<()> {
     if query.text("remote") == "client-session" {
         return refused("stratus has no BuildKit sessions: send the context, or name where it is");
     }
-    if query.flag("squash") {
-        return refused(
-            "stratus does not squash layers: use several stages, and copy what is wanted into the last one",
-        );
-    }
-    if query.given("outputs").is_some() {
-        return refused("stratus puts what it builds nowhere but into its own images yet");
-    }
     Ok(())
+}
+
+/// An entry of the parameter `outputs`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+struct OutputBody {
+    r#type: String,
+    attrs: Option<BTreeMap<String, String>>,
+}
+
+/// What the parameter `outputs` adds to the names, and whether the image is pushed. What is made for a client to take has no way to it
+/// here.
+fn outputs(call: &Call, names: &mut Vec<Reference>) -> Result<bool> {
+    let mut push = false;
+    for output in document::<Option<Vec<OutputBody>>>(call, "outputs")?.unwrap_or_default() {
+        let attributes = output.attrs.unwrap_or_default();
+        if !matches!(output.r#type.as_str(), "image" | "docker" | "moby" | "registry")
+            || attributes.contains_key("dest")
+        {
+            return Err(ApiError::not_implemented(format!(
+                "the classic builder's endpoint has no way to send an output of the type {:?}: stratus build --output has",
+                output.r#type
+            )));
+        }
+        for name in attributes.get("name").iter().flat_map(|names| names.split(',')).filter(|name| !name.is_empty()) {
+            names.push(named(name)?);
+        }
+        push |= output.r#type == "registry" || attributes.get("push").is_some_and(|push| push == "true");
+    }
+    if push && names.is_empty() {
+        return Err(ApiError::bad_request("nothing is pushed without a name: give the image one"));
+    }
+    Ok(push)
 }
 
 fn named(name: &str) -> Result<Reference> {

@@ -1,7 +1,7 @@
 //! A build in the classic builder's words, as clients parse them. Stages that are built side by side are told one after the other, in the
 //! order of the file: what the later ones do waits until the earlier ones are told.
 
-use ::build::{Built, Event, PlannedStage, StepEvent, StepId};
+use ::build::{Built, Event, ExportEvent, PlannedStage, StepEvent, StepId};
 use engine::OutputStream;
 use std::collections::VecDeque;
 
@@ -11,7 +11,7 @@ use crate::progress::{ErrorDetail, Message};
 const KEPT: usize = 1000;
 
 /// Turns events into messages.
-pub struct Words {
+pub(super) struct Words {
     quiet: bool,
     began: bool,
     /// Steps of all stages.
@@ -46,18 +46,17 @@ struct Waiting {
 const MOST: usize = 2 << 20;
 
 impl Words {
-    /// Nothing is said yet; in `quiet` nothing will be but the image, or why there is none.
-    pub fn new(quiet: bool) -> Words {
+    pub(super) fn new(quiet: bool) -> Words {
         Words { quiet, began: false, total: 0, stages: VecDeque::new(), kept: VecDeque::new() }
     }
 
     /// Whether anything was done: what goes wrong from here on is told in the stream.
-    pub fn began(&self) -> bool {
+    pub(super) fn began(&self) -> bool {
         self.began
     }
 
     /// What is said of an event.
-    pub fn event(&mut self, event: Event) -> Vec<Message> {
+    pub(super) fn event(&mut self, event: Event) -> Vec<Message> {
         self.began = true;
         match event {
             Event::Planned(stages) => {
@@ -68,8 +67,9 @@ impl Words {
                 }
                 Vec::new()
             }
+            Event::Export(_, ExportEvent::Layer(event)) => vec![event.into()],
             // Clients of the classic builder know nothing of checks.
-            Event::Checked(_) => Vec::new(),
+            Event::Checked(_) | Event::Export(..) => Vec::new(),
             Event::Step(id, event) => {
                 let total = self.total;
                 if let Some(stage) = self.stages.iter_mut().find(|stage| stage.plan.stage == id.stage) {
@@ -100,7 +100,7 @@ impl Words {
     }
 
     /// What is said of an image.
-    pub fn built(&mut self, built: &Built) -> Vec<Message> {
+    pub(super) fn built(&mut self, built: &Built) -> Vec<Message> {
         let id = built.id.to_string();
         if self.quiet {
             return vec![Message::stream(format!("{id}\n"))];
@@ -114,7 +114,7 @@ impl Words {
     }
 
     /// What is said where there is none.
-    pub fn failed(&mut self, error: &::build::Error) -> Vec<Message> {
+    pub(super) fn failed(&mut self, error: &::build::Error) -> Vec<Message> {
         let mut said = self.rest();
         let message = match error {
             // The first line is what clients and people know.

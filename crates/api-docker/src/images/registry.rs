@@ -234,7 +234,12 @@ mod tests {
 
     #[test]
     fn a_pull_ends_with_dockerds_words() {
-        let pulled = vec![PulledImage { tag: "3".to_owned(), digest: DIGEST.to_owned(), updated: true }];
+        let pulled = vec![PulledImage {
+            tag: "3".to_owned(),
+            digest: DIGEST.to_owned(),
+            id: DIGEST.parse().expect("an id"),
+            updated: true,
+        }];
         let reference = reference("alpine:3").expect("a reference");
         assert_eq!(pulling_from(&reference), Message::status_of("3", "Pulling from library/alpine"));
         let words = Pull { reference, all_tags: false, pulled }.words();

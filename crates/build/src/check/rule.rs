@@ -5,6 +5,7 @@ use std::fmt;
 
 /// A check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
 pub enum Rule {
     /// A stage's name has capitals.
     StageNameCasing,
@@ -50,6 +51,21 @@ pub enum Rule {
     ExposeProtoCasing,
     /// `EXPOSE 8080:80`
     ExposeInvalidFormat,
+}
+
+impl From<Rule> for String {
+    fn from(rule: Rule) -> String {
+        rule.name().to_owned()
+    }
+}
+
+impl TryFrom<String> for Rule {
+    type Error = String;
+
+    fn try_from(name: String) -> Result<Rule, String> {
+        let named = Rule::ALL.into_iter().find(|rule| rule.name() == name);
+        named.ok_or_else(|| format!("no check is called {name:?}"))
+    }
 }
 
 impl Rule {

@@ -7,10 +7,12 @@ use super::source::{Mistake, Span};
 use super::{Base, Dockerfile};
 use crate::suggest::nearest;
 use image::Platform;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 
 /// Where files come from.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub enum Origin {
     /// Nowhere: an empty root file system.
     Scratch,
@@ -21,6 +23,7 @@ pub enum Origin {
         /// Its name.
         name: String,
         /// The stage whose name comes close: what to say if there is neither.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
         meant: Option<String>,
     },
 }

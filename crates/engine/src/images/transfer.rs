@@ -29,6 +29,8 @@ pub struct PulledImage {
     pub tag: String,
     /// Digest of what the name stands for.
     pub digest: String,
+    /// The image.
+    pub id: image::ImageId,
     /// Whether anything was new.
     pub updated: bool,
 }
@@ -91,7 +93,8 @@ impl Engine {
             let name = got.reference.familiar();
             self.tell_image("pull", &got.image_id, Some(&name));
             let tag = got.reference.digest().or(got.reference.tag()).unwrap_or_default().to_owned();
-            pulled.push(PulledImage { tag, digest: got.digest.to_string(), updated: before != Some(got.image_id) });
+            let (digest, id) = (got.digest.to_string(), got.image_id);
+            pulled.push(PulledImage { tag, digest, id, updated: before != Some(id) });
         }
         Ok(pulled)
     }

@@ -4,6 +4,7 @@
 //! a push or a save makes the archive when it needs it.
 
 mod fill;
+mod merge;
 mod retain;
 
 pub use fill::{Contents, Existing, Filling, Look};

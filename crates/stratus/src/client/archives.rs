@@ -118,13 +118,13 @@ async fn receive(context: &Context, request: Request, path: Option<&Path>, what:
 }
 
 /// Where an archive goes. A file has its name only once it is complete.
-enum Target {
+pub(super) enum Target {
     Stdout,
     File { file: File, partial: PathBuf, path: PathBuf },
 }
 
 impl Target {
-    fn new(path: Option<&Path>) -> Result<Target> {
+    pub(super) fn new(path: Option<&Path>) -> Result<Target> {
         let Some(path) = path else { return Ok(Target::Stdout) };
         let path = path.to_owned();
         if path.symlink_metadata().is_ok_and(|metadata| !metadata.is_file()) {
@@ -142,7 +142,7 @@ impl Target {
         Ok(Target::File { file, partial, path })
     }
 
-    fn write(&mut self, bytes: &[u8]) -> Result<()> {
+    pub(super) fn write(&mut self, bytes: &[u8]) -> Result<()> {
         match self {
             Target::Stdout => io::stdout().lock().write_all(bytes).map_err(written),
             Target::File { file, path, .. } => {
@@ -151,7 +151,7 @@ impl Target {
         }
     }
 
-    fn finish(mut self) -> Result<()> {
+    pub(super) fn finish(mut self) -> Result<()> {
         match &mut self {
             Target::Stdout => io::stdout().flush().map_err(written),
             Target::File { partial, path, .. } if partial == path => Ok(()),

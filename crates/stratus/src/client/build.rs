@@ -2,7 +2,11 @@
 
 mod check;
 mod follow;
+mod metadata;
+mod outputs;
+mod print;
 mod settings;
+mod show;
 mod source;
 
 use std::collections::BTreeMap;
@@ -12,15 +16,15 @@ use std::process::ExitCode;
 use api_build::{Client, Source};
 use clap::Args;
 use image::{Platform, Reference};
-use serde_json::{Value, json};
 
+use super::Context;
 use super::attach::asked_to_end;
 use super::error::{Error, Result};
 use super::output::{self, Format};
 use super::request::Request;
 use super::transfer::blocking;
-use super::{Context, terminal};
-use follow::Show;
+use follow::End;
+use show::How;
 
 /// Build an image from a Dockerfile
 #[derive(Args, Debug)]
@@ -40,9 +44,9 @@ pub(crate) struct BuildArgs {
     /// Stage that is built, with what it needs [default: the last one; with --check, all]
     #[arg(long, value_name = "STAGE")]
     target: Option<String>,
-    /// What is built for, as linux/arm64 [default: the daemon's machine]
-    #[arg(long, value_name = "PLATFORM")]
-    platform: Option<Platform>,
+    /// What is built for, as linux/arm64; repeats, or several with commas [default: the daemon's machine]
+    #[arg(long, value_name = "PLATFORM", value_delimiter = ',')]
+    platform: Vec<Platform>,
     /// Label of the image; repeats
     #[arg(long, value_name = "NAME[=VALUE]")]
     label: Vec<String>,
@@ -58,12 +62,32 @@ pub(crate) struct BuildArgs {
     /// Only print the image's id
     #[arg(long, short)]
     quiet: bool,
-    /// How to show what is done: plain prints the daemon's messages as they come, json its documents, one a line; auto is plain
+    /// How to show what is done: tty draws on the terminal, plain writes lines, json documents, quiet only the image's id; auto is tty
+    /// where somebody watches, else plain
     #[arg(long, value_enum, value_name = "HOW", default_value = "auto")]
-    progress: Progress,
+    progress: How,
+    /// Say what there is to do for each step and what is in the cache, and build nothing: for people, or as json or dot
+    #[arg(long, value_enum, value_name = "FORM", num_args = 0..=1, require_equals = true, default_missing_value = "text")]
+    print: Option<print::Form>,
+    /// Where the image goes: a directory or - for its files, or type=local|tar|oci|docker|image|registry with dest=PATH, name=NAME,
+    /// push=true; json prints documents instead; repeats [default: the daemon's images]
+    #[arg(long, short, value_name = "OUTPUT", alias = "format")]
+    output: Vec<String>,
+    /// Push the image once it is built: --output type=registry
+    #[arg(long)]
+    push: bool,
+    /// Keep the image among the daemon's, which is so without this: --output type=docker
+    #[arg(long)]
+    load: bool,
+    /// Make one layer of all that the build adds to its base
+    #[arg(long)]
+    squash: bool,
     /// File to write the image's id into
     #[arg(long, value_name = "FILE")]
     iidfile: Option<PathBuf>,
+    /// File to write into what was made, as JSON: digests, names, platforms
+    #[arg(long, value_name = "FILE")]
+    metadata_file: Option<PathBuf>,
     /// The directory whose files are copied; the address of a git repository, an archive or a Dockerfile; - for a Dockerfile, or an archive of
     /// a directory, on standard input
     path: PathBuf,
@@ -71,14 +95,6 @@ pub(crate) struct BuildArgs {
     running: settings::Running,
     #[command(flatten)]
     later: settings::Later,
-}
-
-/// How what is done is shown. (The variants have no docstrings: clap would make long lists of every help.)
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-enum Progress {
-    Auto,
-    Plain,
-    Json,
 }
 
 impl BuildArgs {
@@ -103,11 +119,39 @@ impl BuildArgs {
         self.tag.iter().map(name).collect()
     }
 
-    fn shown(&self, context: &Context) -> Show {
-        match (context.format, self.progress) {
-            (Format::Json, _) | (_, Progress::Json) => Show::Documents,
-            _ if self.quiet => Show::Nothing,
-            _ => Show::Text { colours: terminal::colours(&std::io::stdout()) },
+    /// What it is built for, each once.
+    fn platforms(&self) -> Vec<Platform> {
+        let mut platforms: Vec<Platform> = Vec::new();
+        for platform in &self.platform {
+            if !platforms.contains(platform) {
+                platforms.push(platform.clone());
+            }
+        }
+        platforms
+    }
+
+    /// Where it goes, but for what says for whom to print.
+    fn outputs(&self) -> Vec<String> {
+        let is_format = |text: &&String| matches!(text.as_str(), "json" | "table");
+        let named = self.output.iter().filter(|text| !is_format(text)).cloned();
+        let pushed = self.push.then(|| "type=registry".to_owned());
+        named.chain(pushed).chain(self.load.then(|| "type=docker".to_owned())).collect()
+    }
+
+    fn how(&self, context: &Context) -> How {
+        let documents = context.format == Format::Json || self.output.iter().any(|text| text == "json");
+        match self.progress {
+            _ if documents => How::Json,
+            _ if self.quiet => How::Quiet,
+            progress => progress.resolved(),
+        }
+    }
+
+    /// What is built, in few words.
+    fn what(&self, names: &[Reference]) -> String {
+        match names {
+            [] => self.path.display().to_string(),
+            names => names.iter().map(|name| name.familiar()).collect::<Vec<_>>().join(", "),
         }
     }
 }
@@ -129,36 +173,50 @@ async fn make(context: &Context, args: &BuildArgs) -> Result<ExitCode> {
     let names = args.names()?;
     // What makes no sense is told before standard input is read.
     let mut ask = settings::ask(args, &names, Source::default())?;
-    if let Some(path) = &args.iidfile {
-        forget_id(path)?;
+    let exports = outputs::exports(&args.outputs())?;
+    let how = args.how(context);
+    let takes_stdout = exports.iter().any(outputs::Export::is_stdout);
+    if takes_stdout && how == How::Json {
+        return Err(Error::Usage("documents and an archive can't both go to standard output: name a file".to_owned()));
+    }
+    for path in args.iidfile.iter().chain(&args.metadata_file) {
+        forget(path)?;
     }
     let (path, file) = (args.path.clone(), args.file.clone());
-    let found = blocking(move || source::find(&path, file.as_deref())).await?;
+    let mut found = blocking(move || source::find(&path, file.as_deref())).await?;
     ask.source = found.source;
+    ask.outputs = exports.iter().map(|export| export.asked.clone()).collect();
+    found.offers.exports = exports.into_iter().filter_map(outputs::Export::keep).collect();
     let stream = context.daemon.upgrade(Request::post(api_build::PATH), api_build::PROTOCOL).await?;
     let begun = Client::begin(stream, &ask, found.offers).await;
     let mut client = begun.map_err(|error| Error::Broken(error.to_string()))?;
-    let show = args.shown(context);
-    let built = follow::follow(&mut client, show).await?;
-    let id = built.id.to_string();
+    let built = match follow::follow(&mut client, how, args.what(&names)).await? {
+        End::Looked(graph) => {
+            let documents = if how == How::Json { print::Form::Json } else { print::Form::Text };
+            print::print(&graph, args.print.filter(|form| *form != print::Form::Text).unwrap_or(documents))?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        End::Built(built) => built,
+    };
     if let Some(path) = &args.iidfile {
-        std::fs::write(path, &id).map_err(Error::io(format!("writing the image's id {id} into {}", path.display())))?;
+        write(path, &metadata::digest(&built), "image's id")?;
     }
-    match show {
-        Show::Documents => output::document_line(&document(&id, &names))?,
-        Show::Nothing => output::line(&id)?,
-        Show::Text { .. } => {}
+    if let Some(path) = &args.metadata_file {
+        let document = format!("{:#}\n", metadata::document(&built));
+        write(path, &document, "metadata")?;
+    }
+    if how == How::Quiet && !takes_stdout {
+        output::line(metadata::digest(&built))?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// What came of it, for programs.
-fn document(id: &str, names: &[Reference]) -> Value {
-    json!({ "ID": id, "Names": names.iter().map(|name| name.familiar()).collect::<Vec<_>>() })
+fn write(path: &Path, text: &str, what: &str) -> Result<()> {
+    std::fs::write(path, text).map_err(Error::io(format!("writing the {what} into {}", path.display())))
 }
 
-/// Takes the id of an earlier build away, which is none of this one where it fails.
-fn forget_id(path: &Path) -> Result<()> {
+/// Takes away what an earlier build wrote, which is not of this one where it fails.
+fn forget(path: &Path) -> Result<()> {
     if path.symlink_metadata().is_ok_and(|metadata| metadata.is_file()) {
         std::fs::remove_file(path).map_err(Error::io(format!("removing {} of an earlier build", path.display())))?;
     }

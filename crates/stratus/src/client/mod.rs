@@ -164,7 +164,9 @@ pub(crate) fn with_connection(mut cli: clap::Command) -> clap::Command {
     let names: Vec<String> = cli.get_subcommands().map(|command| command.get_name().to_owned()).collect();
     // The daemon's `--host` is where it listens.
     for name in names.iter().filter(|name| *name != "daemon") {
-        cli = cli.mut_subcommand(name, |command| command.args(flags(true)));
+        // Where a build's image goes is named with the same word, and so is for whom a build prints.
+        let own = |flag: &Arg| name == "build" && flag.get_id() == OUTPUT;
+        cli = cli.mut_subcommand(name, |command| command.args(flags(true).into_iter().filter(|flag| !own(flag))));
     }
     cli.args(flags(false))
 }
@@ -181,7 +183,7 @@ impl Context {
         let (mut host, mut format, mut level) = (None, None, Some(matches));
         while let Some(matches) = level {
             host = matches.get_one::<String>(HOST).or(host);
-            format = matches.get_one::<Format>(OUTPUT).or(format);
+            format = matches.try_get_one::<Format>(OUTPUT).ok().flatten().or(format);
             level = matches.subcommand().map(|(_, inner)| inner);
         }
         let address = Address::choose(host.map(String::as_str))?;

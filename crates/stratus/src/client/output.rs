@@ -40,12 +40,6 @@ impl TypedValueParser for FormatParser {
                 "stratus has no templates such as {text:?}: print JSON and take it apart (stratus ps --output json | jq -r '.[].Image'; \
                  stratus inspect NAME | jq -r '.[0].State.Status')\n"
             ),
-            // As docker's build has it.
-            target if target.contains("type=") => {
-                format!(
-                    "{text:?} is no format: stratus build has no --output type=… yet, what it builds goes into the daemon's images\n"
-                )
-            }
             _ => format!("{text:?} is no format: write table or json. A file to write into is named with -o\n"),
         };
         Err(clap::Error::raw(ErrorKind::InvalidValue, why).with_cmd(cli))

@@ -24,6 +24,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Checks a Dockerfile.
 pub(super) async fn checked(context: &Context, args: &BuildArgs) -> Result<ExitCode> {
+    let format = if args.output.iter().any(|text| text == "json") { Format::Json } else { context.format };
     let source = dockerfile(args)?;
     let ignore = source::rules(&args.path, &source::file_path(args))?.ignore;
     let given = given(args)?;
@@ -31,7 +32,7 @@ pub(super) async fn checked(context: &Context, args: &BuildArgs) -> Result<ExitC
         Ok(file) => file,
         Err(mistakes) => {
             let report = Report { mistakes: mistakes.iter().cloned().collect(), ..Report::default() };
-            return told(context, &source, &report);
+            return told(format, &source, &report);
         }
     };
     file.target(given.target.as_deref()).map_err(Error::Usage)?;
@@ -39,7 +40,7 @@ pub(super) async fn checked(context: &Context, args: &BuildArgs) -> Result<ExitC
     let known = base_images(context, names.unwrap_or_default()).await;
     let base = |name: &str| known.get(name).cloned();
     let report = check(&file, &Inputs { given: &given, ignore: &ignore, base: &base });
-    told(context, &source, &report)
+    told(format, &source, &report)
 }
 
 /// The Dockerfile, and how it is called.
@@ -58,7 +59,7 @@ fn dockerfile(args: &BuildArgs) -> Result<Source> {
 
 fn given(args: &BuildArgs) -> Result<Given> {
     let mut given = Given { target: args.target.clone(), ..Given::host() };
-    if let Some(platform) = &args.platform {
+    if let Some(platform) = args.platform.first() {
         given.target_platform = platform.clone();
     }
     for (name, value) in args.arguments()? {
@@ -107,8 +108,8 @@ fn base_image(document: &Value) -> Option<BaseImage> {
 }
 
 /// Tells what was found; the exit status is 1 if that is anything.
-fn told(context: &Context, source: &Source, report: &Report) -> Result<ExitCode> {
-    match context.format {
+fn told(format: Format, source: &Source, report: &Report) -> Result<ExitCode> {
+    match format {
         Format::Json => output::document(&document(source, report))?,
         Format::Table => {
             if report.mistakes.is_empty() || !report.warnings.is_empty() {

@@ -1,40 +1,57 @@
-//! What is heard while it builds.
+//! What is heard while it builds, shown to its end.
 
-use std::io::{self, Write};
+use std::io;
+use std::pin::pin;
 
 use api_build::{Client, Heard};
-use api_docker::{Message, Words};
-use build::Built;
+use build::{Built, Graph};
+use tokio::time::MissedTickBehavior;
 
 use super::super::error::{Error, Result};
 use super::super::output;
+use super::show::{Display, How, TICK};
 
-/// How it is shown.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Show {
-    /// As it is said.
-    Text {
-        /// What commands write to their standard error is told by its colour.
-        colours: bool,
-    },
-    /// As documents for programs.
-    Documents,
-    /// Not at all.
-    Nothing,
+/// What came of it.
+pub(super) enum End {
+    Built(Box<Built>),
+    Looked(Graph),
 }
 
-/// Shows a build to its end.
-pub(super) async fn follow(client: &mut Client, show: Show) -> Result<Built> {
-    let mut words = Words::new(show == Show::Nothing);
+/// Shows a build to its end. `what` is built, as a title has it.
+pub(super) async fn follow(client: &mut Client, how: How, what: String) -> Result<End> {
+    let mut display = Display::new(how, what);
+    let mut ticks = tokio::time::interval(TICK);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        match client.next().await.map_err(broken)? {
-            Heard::Told(told) => said(&words.event(told.event), show)?,
+        let heard = {
+            let mut next = pin!(client.next());
+            loop {
+                tokio::select! {
+                    biased;
+                    heard = &mut next => break heard,
+                    _ = ticks.tick() => display.draw()?,
+                }
+            }
+        };
+        let heard = match heard {
+            Ok(heard) => heard,
+            Err(error) => {
+                display.end(None)?;
+                return Err(broken(error));
+            }
+        };
+        if how == How::Json && !matches!(heard, Heard::Looked(_)) {
+            output::document_line(&api_build::document(&heard)?)?;
+        }
+        match heard {
+            Heard::Told(told) => display.hear(told)?,
+            Heard::Looked(graph) => return Ok(End::Looked(graph)),
             Heard::End(Ok(built)) => {
-                said(&words.built(&built), show)?;
-                return Ok(built);
+                display.end(Some(true))?;
+                return Ok(End::Built(Box::new(built)));
             }
             Heard::End(Err(error)) => {
-                said(&words.failed(&error), show)?;
+                display.end(Some(false))?;
                 return Err(failed(&error));
             }
         }
@@ -55,35 +72,4 @@ fn failed(error: &build::Error) -> Error {
         build::Error::Command { at, .. } | build::Error::Instruction(at) => format!("{}\n{}", at.summary(), at.place()),
         other => other.to_string(),
     })
-}
-
-fn said(messages: &[Message], show: Show) -> Result<()> {
-    let mut stdout = io::stdout().lock();
-    for message in messages {
-        match (show, &message.stream) {
-            (Show::Documents, _) => output::document_line(&serde_json::to_value(message)?)?,
-            (Show::Text { colours }, Some(text)) => {
-                let text = if colours { text } else { uncoloured(text) };
-                stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).map_err(output::written)?;
-            }
-            _ => {}
-        }
-    }
-    Ok(())
-}
-
-/// What a command wrote to its standard error, without the colour that tells it.
-fn uncoloured(text: &str) -> &str {
-    text.strip_prefix("\u{1b}[91m").and_then(|text| text.strip_suffix("\u{1b}[0m")).unwrap_or(text)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn colours_of_the_daemon_are_taken_away_and_those_of_commands_are_left() {
-        assert_eq!(uncoloured("\u{1b}[91mno\n\u{1b}[0m"), "no\n");
-        assert_eq!(uncoloured("\u{1b}[32mok\u{1b}[0m\n"), "\u{1b}[32mok\u{1b}[0m\n");
-    }
 }

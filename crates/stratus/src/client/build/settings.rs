@@ -1,14 +1,12 @@
 //! What is asked for beside the context, as the daemon is told.
 
-use std::path::PathBuf;
-
 use api_build::{Ask, Credentials, Source, Ulimit};
 use clap::Args;
 use image::Reference;
 use serde_json::Value;
 
 use super::super::error::{Error, Result};
-use super::super::human::parse_bytes;
+use super::super::human::{parse_bytes, parse_span};
 use super::super::{credentials, networking, options};
 use super::BuildArgs;
 
@@ -24,9 +22,18 @@ pub(super) struct Running {
     /// Add a line to /etc/hosts, NAME:ADDRESS; repeats
     #[arg(long, value_name = "NAME:ADDRESS")]
     add_host: Vec<String>,
+    /// Number of processors, such as 1.5
+    #[arg(long, value_name = "NUMBER", value_parser = options::nano_cpus)]
+    cpus: Option<i64>,
+    /// Most processes; -1 for no limit
+    #[arg(long, value_name = "NUMBER", allow_hyphen_values = true)]
+    pids_limit: Option<i64>,
     /// Size of /dev/shm
     #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
     shm_size: Option<i64>,
+    /// Most time that each of them may take, as 10m
+    #[arg(long, value_name = "TIME", value_parser = parse_span)]
+    step_timeout: Option<i64>,
     /// Limit of their processes, NAME=SOFT[:HARD]; repeats
     #[arg(long, value_name = "LIMIT", value_parser = options::ulimit)]
     ulimit: Vec<Value>,
@@ -45,16 +52,10 @@ pub(super) struct Later {
     cache_from: Vec<String>,
     #[arg(long, hide = true)]
     cache_to: Vec<String>,
-    #[arg(short = 'o', hide = true)]
-    export: Vec<String>,
-    #[arg(long, hide = true)]
-    metadata_file: Option<PathBuf>,
     #[arg(long, hide = true, num_args = 0..=1, require_equals = true)]
     provenance: Option<Option<String>>,
     #[arg(long, hide = true, num_args = 0..=1, require_equals = true)]
     sbom: Option<Option<String>>,
-    #[arg(long, hide = true, num_args = 0..=1, require_equals = true)]
-    print: Option<Option<String>>,
 }
 
 impl Later {
@@ -66,18 +67,11 @@ impl Later {
             ("--build-context", !self.build_context.is_empty()),
             ("--cache-from", !self.cache_from.is_empty()),
             ("--cache-to", !self.cache_to.is_empty()),
-            ("-o", !self.export.is_empty()),
-            ("--metadata-file", self.metadata_file.is_some()),
             ("--provenance", self.provenance.is_some()),
             ("--sbom", self.sbom.is_some()),
-            ("--print", self.print.is_some()),
         ];
         match given.iter().find(|(_, given)| *given) {
             None => Ok(()),
-            Some(("-o", _)) => Err(Error::Usage(
-                "stratus build has no -o yet: what it builds goes into the daemon's images. \"stratus save\" writes one into an archive."
-                    .to_owned(),
-            )),
             Some((flag, _)) => Err(Error::Usage(format!("stratus build has no {flag} yet"))),
         }
     }
@@ -94,7 +88,9 @@ pub(super) fn ask(args: &BuildArgs, names: &[Reference], source: Source) -> Resu
         // An argument without a value takes none of the daemon's.
         arguments: args.arguments()?.into_iter().filter_map(|(name, value)| Some((name, value?))).collect(),
         labels: labels.iter().map(|(name, value)| (name.clone(), text(value))).collect(),
-        platforms: args.platform.iter().cloned().collect(),
+        platforms: args.platforms(),
+        squash: args.squash,
+        look: args.print.is_some(),
         no_cache: args.no_cache,
         no_cache_filter: args.no_cache_filter.clone(),
         pull: args.pull,
@@ -126,6 +122,9 @@ fn running(args: &Running) -> Result<api_build::Running> {
         cpu_quota: share.cpu_quota.unwrap_or_default(),
         cpuset_cpus: share.cpuset_cpus.clone().unwrap_or_default(),
         cpuset_mems: share.cpuset_mems.clone().unwrap_or_default(),
-        timeout: None,
+        nano_cpus: args.cpus.unwrap_or_default(),
+        pids_limit: args.pids_limit,
+        // Of less than a thousandth of a second, that.
+        timeout: args.step_timeout.and_then(|time| u64::try_from(time / 1_000_000).ok()).map(|time| time.max(1)),
     })
 }
