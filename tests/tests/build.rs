@@ -189,7 +189,7 @@ fn programs_and_scripts_are_told_what_came_of_it() {
     host.sh("$STRATUS build --output json app | jq -c 'select(.told.event.step.what == \"cached\")' | wc -l").says("2");
     host.sh("$STRATUS build --progress json app | jq -r '.built.id // empty'").says(&id);
     host.sh("$STRATUS build --progress quiet app").says(&id);
-    for flag in ["--secret id=a", "--ssh default", "--build-context a=b", "--cache-from a", "--cache-to a", "--sbom"] {
+    for flag in ["--cache-from a", "--cache-to a", "--sbom"] {
         let name = flag.split(' ').next().unwrap_or_default();
         host.sh(&format!("$STRATUS build {flag} app"))
             .exits_with(2)
@@ -253,6 +253,14 @@ fn another_version_is_told_which_one_there_is() {
     }
     // Whoever says nothing then keeps nobody from anything.
     host.sh(&format!("{} | head -1", ask("-H 'Upgrade: stratus-build/1' -m 1"))).mentions("101 UPGRADED");
+}
+
+#[test]
+fn the_end_of_a_build_is_heard_however_soon_it_comes() {
+    let host = Daemon::start();
+    project(&host, "app", &[("Dockerfile", "FROM scratch\nRUN --mount=type=secret,id=none,required true\n")]);
+    host.sh("for round in $(seq 100); do $STRATUS build app 2>&1 | grep -c 'secret none: not found'; done | uniq -c | tr -s ' '")
+        .says("100 1");
 }
 
 #[test]

@@ -12,8 +12,10 @@ use crate::wire::{self, PieceReader, PieceWriter};
 use build::{Built, Error, Graph, Told};
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write as _};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
-use tokio::io::{AsyncRead, AsyncWrite, BufReader};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, BufReader};
+use tokio::net::UnixStream;
 use tokio::task::JoinSet;
 use tokio_util::io::SyncIoBridge;
 
@@ -26,8 +28,34 @@ pub struct Offers {
     pub contexts: BTreeMap<String, Directory>,
     /// An archive of the context.
     pub archive: Option<Box<dyn Read + Send>>,
+    /// Secrets, by their ids.
+    pub secrets: BTreeMap<String, Secret>,
+    /// Sockets of SSH agents, by their ids.
+    pub agents: BTreeMap<String, PathBuf>,
     /// What keeps what is exported, by the names that it was asked for as.
     pub exports: BTreeMap<String, Keep>,
+}
+
+/// Where a secret is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Secret {
+    /// In a file.
+    File(PathBuf),
+    /// In a variable of the environment.
+    Variable(String),
+}
+
+impl Secret {
+    /// What is in it. An error is one line for people.
+    async fn read(&self) -> Result<Vec<u8>, String> {
+        match self {
+            Secret::File(path) => tokio::fs::read(path).await.map_err(|e| format!("reading {}: {e}", path.display())),
+            Secret::Variable(name) => {
+                let value = std::env::var_os(name).ok_or_else(|| format!("there is no variable {name}"))?;
+                Ok(value.into_encoded_bytes())
+            }
+        }
+    }
 }
 
 /// Keeps what comes, to its end, on a thread. Where it comes no further, reading fails. An error is one line for people.
@@ -123,16 +151,16 @@ async fn give(stream: Stream, offers: Arc<Mutex<Offers>>, failure: Failure) {
         Ok(None) => return,
         Err(error) => return failure.say(format!("what the daemon needs is not understood: {error}")),
     };
-    if let Err(why) = given(stream, need, &offers).await {
+    if let Err(Some(why)) = given(stream, need, &offers).await {
         failure.say(why);
     }
 }
 
-/// Gives what is needed. An error is one line for people.
-async fn given(mut stream: BufReader<Stream>, need: Need, offers: &Mutex<Offers>) -> Result<(), String> {
+/// Gives what is needed. An error is one line for people, or nothing where the daemon does not take it: then it says why.
+async fn given(mut stream: BufReader<Stream>, need: Need, offers: &Mutex<Offers>) -> Result<(), Option<String>> {
     let offers = || offers.lock().unwrap_or_else(PoisonError::into_inner);
     let not = |why: &str| Answer::Not { why: why.to_owned() };
-    let lost = |e: io::Error| format!("sending to the daemon: {e}");
+    let lost = |_: io::Error| None;
     match need {
         Need::Context { name } => {
             let directory = match &name {
@@ -144,7 +172,7 @@ async fn given(mut stream: BufReader<Stream>, need: Need, offers: &Mutex<Offers>
                 return wire::write(&mut stream, &not(&why)).await.map_err(lost);
             };
             wire::write(&mut stream, &Answer::Here).await.map_err(lost)?;
-            blocking(move || directory.send(SyncIoBridge::new(stream))).await
+            blocking(move || directory.send(SyncIoBridge::new(stream))).await.map_err(Some)
         }
         Need::Archive {} => {
             let archive = offers().archive.take();
@@ -152,13 +180,42 @@ async fn given(mut stream: BufReader<Stream>, need: Need, offers: &Mutex<Offers>
                 return wire::write(&mut stream, &not("the client has no archive")).await.map_err(lost);
             };
             wire::write(&mut stream, &Answer::Here).await.map_err(lost)?;
-            blocking(move || pass_on(&mut *archive, SyncIoBridge::new(stream)).map_err(|e| e.to_string())).await
+            let passing = move || pass_on(&mut *archive, SyncIoBridge::new(stream)).map_err(|e| e.to_string());
+            blocking(passing).await.map_err(Some)
         }
         Need::Secret { id } => {
-            wire::write(&mut stream, &not(&format!("the client has no secret {id}"))).await.map_err(lost)
+            let secret = offers().secrets.get(&id).cloned();
+            let read = match secret {
+                Some(secret) => secret.read().await,
+                None => Err("the client has none of this id".to_owned()),
+            };
+            match read {
+                Ok(contents) => {
+                    let mut pieces = PieceWriter::new(Vec::new());
+                    pieces.write_all(&contents).map_err(lost)?;
+                    let pieces = pieces.end().map_err(lost)?;
+                    wire::put(&mut stream, &Answer::Here).await.map_err(lost)?;
+                    stream.write_all(&pieces).await.map_err(lost)?;
+                    stream.flush().await.map_err(lost)
+                }
+                Err(why) => wire::write(&mut stream, &not(&why)).await.map_err(lost),
+            }
         }
         Need::Agent { id } => {
-            wire::write(&mut stream, &not(&format!("the client has no SSH agent {id}"))).await.map_err(lost)
+            let socket = offers().agents.get(&id).cloned();
+            let connected = match socket {
+                Some(socket) => UnixStream::connect(&socket).await.map_err(|e| format!("{}: {e}", socket.display())),
+                None => Err("the client has none of this id".to_owned()),
+            };
+            match connected {
+                Ok(mut agent) => {
+                    wire::write(&mut stream, &Answer::Here).await.map_err(lost)?;
+                    // Either may go away in the middle.
+                    let _ = tokio::io::copy_bidirectional(&mut agent, &mut stream).await;
+                    Ok(())
+                }
+                Err(why) => wire::write(&mut stream, &not(&why)).await.map_err(lost),
+            }
         }
         Need::Export { name } => {
             let keep = offers().exports.remove(&name);
@@ -171,10 +228,10 @@ async fn given(mut stream: BufReader<Stream>, need: Need, offers: &Mutex<Offers>
                 let kept = keep(&mut pieces);
                 (kept, pieces.into_inner().into_inner())
             });
-            let (kept, mut stream) = keeping.await.map_err(|e| e.to_string())?;
+            let (kept, mut stream) = keeping.await.map_err(|e| Some(e.to_string()))?;
             let answer = kept.as_ref().map_or_else(|why| not(why), |()| Answer::Here);
             wire::write(&mut stream, &answer).await.map_err(lost)?;
-            kept
+            kept.map_err(Some)
         }
     }
 }
@@ -190,8 +247,11 @@ fn pass_on(archive: &mut dyn Read, to: SyncIoBridge<BufReader<Stream>>) -> io::R
     let mut buffer = vec![0; wire::PIECE];
     loop {
         match archive.read(&mut buffer) {
-            Ok(0) => return pieces.end()?.flush(),
             // A daemon that takes no more has said why.
+            Ok(0) => {
+                let _ = pieces.end().and_then(|mut to| to.flush());
+                return Ok(());
+            }
             Ok(count) if pieces.write_all(&buffer[..count]).is_err() => return Ok(()),
             Ok(_) => {}
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}

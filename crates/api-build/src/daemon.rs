@@ -1,6 +1,6 @@
 //! The daemon's end: reads what is to be built, gets what is needed from the client, and tells how it goes.
 
-use crate::ask::{self, Ask, Source};
+use crate::ask::{self, Ask, NamedContext, Source};
 use crate::entry;
 use crate::export::Exports;
 use crate::mux::{Mux, Opener, Side, Stream};
@@ -9,20 +9,23 @@ use crate::said::Said;
 use crate::wire::{self, PieceReader};
 use build::dockerfile::Source as FileSource;
 use build::ignore::Ignore;
-use build::{Builder, Built, Error, Files, Graph, List, Progress, Received, Request};
+use build::{Builder, Built, Error, Files, Graph, Lender, List, Progress, Received, Request};
+use futures_util::future::BoxFuture;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, BufReader, BufWriter};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
+use tokio::net::UnixStream;
 use tokio::task::JoinHandle;
 use tokio_util::io::SyncIoBridge;
 use tokio_util::sync::CancellationToken;
 
+/// How long a client may take to go away once it was told the end.
+const GOODBYE: Duration = Duration::from_secs(10);
+
 /// Bytes that a thread reads or writes at a time.
 const BUFFER: usize = 128 << 10;
-
-/// How long a client may take to hear how it ended.
-const GOODBYE: Duration = Duration::from_secs(10);
 
 /// Serves one build on a connection that has become a stream of bytes. Where the connection ends before, so does the build.
 pub async fn serve(
@@ -43,14 +46,10 @@ pub async fn serve(
             wire::write(&mut control, &Said::from(Err(Error::Invalid(message.to_owned())))).await
         }
     };
-    drop(control);
     match told {
-        Ok(()) => {
-            // The client ends the connection once it has heard. If that ended before, what the client still says would find nobody, and it
-            // would take that for the end of what it has not read yet.
-            let _ = tokio::time::timeout(GOODBYE, ended(&mut mux)).await;
-            mux.close().await;
-        }
+        // The client ends the connection once it has heard. If that ended before, what the client still says would find nobody, and it
+        // would take that for the end of what it has not read yet.
+        Ok(()) => drop(tokio::time::timeout(GOODBYE, ended(&mut mux)).await),
         Err(error) => tracing::debug!(%error, "the client of a build does not hear its end"),
     }
 }
@@ -134,6 +133,18 @@ async fn request(builder: &Builder, opener: &Opener, asked: Ask) -> Result<(Requ
     let exports = Exports::new(&asked.outputs, &names, &asked.platforms).map_err(Error::Invalid)?;
     let credentials = asked.auths().map_err(Error::Invalid)?;
     let Received { file, context, commit_time } = source(builder, opener, asked.source).await?;
+    let mut contexts = BTreeMap::new();
+    for (name, context) in asked.contexts {
+        let context = match context {
+            NamedContext::Image(image) => build::NamedContext::Image(image),
+            NamedContext::Directory { ignore, key } => {
+                let ignore = ignore.map(ask::Text::source);
+                let files = directory(builder, opener, Some(name.clone()), &key, ignore).await?;
+                build::NamedContext::Files(Arc::new(files))
+            }
+        };
+        contexts.insert(name, context);
+    }
     let request = Request {
         file,
         context,
@@ -148,8 +159,49 @@ async fn request(builder: &Builder, opener: &Opener, asked: Ask) -> Result<(Requ
         step_timeout: asked.running.timeout.map(Duration::from_millis),
         host: asked.running.host(),
         credentials,
+        contexts,
+        lender: Some(Arc::new(Lending { opener: opener.clone(), secrets: asked.secrets, agents: asked.agents })),
     };
     Ok((request, exports))
+}
+
+/// What the client has for commands: it is asked when one needs it.
+struct Lending {
+    opener: Opener,
+    secrets: BTreeSet<String>,
+    agents: BTreeSet<String>,
+}
+
+/// Bytes of a secret.
+const SECRET: usize = 500 << 10;
+
+impl Lender for Lending {
+    fn has_secret(&self, id: &str) -> bool {
+        self.secrets.contains(id)
+    }
+
+    fn secret(&self, id: &str) -> BoxFuture<'static, Result<Vec<u8>, String>> {
+        let (opener, id) = (self.opener.clone(), id.to_owned());
+        Box::pin(async move {
+            let stream = need::ask(&opener, &Need::Secret { id }).await?;
+            need::short(stream, SECRET).await
+        })
+    }
+
+    fn has_agent(&self, id: &str) -> bool {
+        self.agents.contains(id)
+    }
+
+    fn agent(&self, id: &str, mut command: UnixStream) -> BoxFuture<'static, ()> {
+        let (opener, id) = (self.opener.clone(), id.to_owned());
+        Box::pin(async move {
+            match need::ask(&opener, &Need::Agent { id }).await {
+                // Either may go away in the middle.
+                Ok(mut agent) => drop(tokio::io::copy_bidirectional(&mut command, &mut agent).await),
+                Err(error) => tracing::debug!(%error, "an SSH agent does not answer"),
+            }
+        })
+    }
 }
 
 async fn source(builder: &Builder, opener: &Opener, source: Source) -> Result<Received, Error> {

@@ -20,7 +20,7 @@ mod said;
 mod wire;
 
 pub use ask::{Ask, Credentials, NamedContext, Output, Running, Source, Text, Ulimit};
-pub use client::{Client, Directory, Heard, Keep, Offers};
+pub use client::{Client, Directory, Heard, Keep, Offers, Secret};
 pub use daemon::serve;
 pub use mux::Opener;
 pub use need::Outgoing;

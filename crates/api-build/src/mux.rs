@@ -32,7 +32,7 @@ pub struct Opener(mpsc::Sender<oneshot::Sender<yamux::Stream>>);
 pub(crate) struct Mux {
     opener: Opener,
     incoming: mpsc::Receiver<yamux::Stream>,
-    driver: Driver,
+    _driver: Driver,
 }
 
 /// Which end.
@@ -63,8 +63,8 @@ impl Mux {
         let connection = Connection::new(connection.compat(), config, mode);
         let (opener, asked) = mpsc::channel(WAITING);
         let (arrived, incoming) = mpsc::channel(WAITING);
-        let driver = Driver(tokio::spawn(Drive { connection, asked, arrived, opening: None }.drive()));
-        Mux { opener: Opener(opener), incoming, driver }
+        let _driver = Driver(tokio::spawn(Drive { connection, asked, arrived, opening: None }.drive()));
+        Mux { opener: Opener(opener), incoming, _driver }
     }
 
     /// What opens streams.
@@ -75,13 +75,6 @@ impl Mux {
     /// The next stream that the other side opens; `None`: the connection has ended.
     pub(crate) async fn accept(&mut self) -> Option<Stream> {
         self.incoming.recv().await.map(|stream| stream.compat())
-    }
-
-    /// Ends the connection once everything that was written has gone out. All that could open further streams is gone by then.
-    pub(crate) async fn close(self) {
-        let Mux { opener, incoming, mut driver } = self;
-        drop((opener, incoming));
-        let _ = (&mut driver.0).await;
     }
 }
 

@@ -5,7 +5,7 @@ use crate::wire;
 use serde::{Deserialize, Serialize};
 use std::io;
 use std::time::Duration;
-use tokio::io::{AsyncWriteExt as _, BufReader};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 
 /// What is needed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -110,4 +110,25 @@ impl Outgoing {
         sent.await.map_err(|e| format!("sending to the client: {e}"))?;
         answered(&mut self.stream).await
     }
+}
+
+/// All of something short that the client has, of at most so many bytes.
+pub(crate) async fn short(mut stream: BufReader<Stream>, most: usize) -> Result<Vec<u8>, String> {
+    let read = async {
+        let mut all = Vec::new();
+        loop {
+            let length = stream.read_u32_le().await? as usize;
+            if length == 0 {
+                return Ok(all);
+            }
+            if length > wire::PIECE || all.len() + length > most {
+                return Err(wire::refused(format!("more than {most} bytes")));
+            }
+            let from = all.len();
+            all.resize(from + length, 0);
+            stream.read_exact(&mut all[from..]).await?;
+        }
+    };
+    let read: Result<io::Result<Vec<u8>>, _> = tokio::time::timeout(PATIENCE, read).await;
+    read.map_err(|_| "the client sends nothing".to_owned())?.map_err(|e| e.to_string())
 }

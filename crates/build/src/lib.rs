@@ -38,5 +38,5 @@ pub use files::Files;
 pub use look::{Graph, GraphStage, GraphStep, Outlook};
 pub use product::{Product, ProductFiles};
 pub use progress::{Event, Events, ExportEvent, Found, PlannedStage, Progress, StepEvent, StepId, Told};
-pub use request::{Built, Request, Settings};
+pub use request::{Built, Lender, NamedContext, Request, Settings};
 pub use solve::Builder;

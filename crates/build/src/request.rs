@@ -4,11 +4,13 @@ use crate::cache::CacheLimits;
 use crate::dockerfile::{Given, Source};
 use crate::files::Files;
 use engine::model::HostConfig;
+use futures_util::future::BoxFuture;
 use image::registry::{Auth, Reach};
 use image::{Descriptor, ImageId, Platform, Reference};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::net::UnixStream;
 
 /// What the daemon's administrator says of all builds.
 #[derive(Clone, Debug, Default)]
@@ -48,6 +50,34 @@ pub struct Request {
     pub step_timeout: Option<Duration>,
     /// Credentials for registries, by their names.
     pub credentials: BTreeMap<String, Auth>,
+    /// Further contexts, by the names that the file has for them.
+    pub contexts: BTreeMap<String, NamedContext>,
+    /// Who has secrets and agents; `None`: there are none.
+    pub lender: Option<Arc<dyn Lender>>,
+}
+
+/// What a name stands for that is no stage's.
+#[derive(Clone)]
+pub enum NamedContext {
+    /// Files.
+    Files(Arc<Files>),
+    /// An image, by its name.
+    Image(String),
+}
+
+/// Whoever asks for a build, and has something for its commands that is nobody else's to see.
+pub trait Lender: Send + Sync {
+    /// Whether it has a secret.
+    fn has_secret(&self, id: &str) -> bool;
+
+    /// What is in a secret. It is asked for once for each command that mounts it. An error is one line for people.
+    fn secret(&self, id: &str) -> BoxFuture<'static, Result<Vec<u8>, String>>;
+
+    /// Whether it has an SSH agent.
+    fn has_agent(&self, id: &str) -> bool;
+
+    /// Carries what a command and an agent say to each other, to the end of one of them.
+    fn agent(&self, id: &str, command: UnixStream) -> BoxFuture<'static, ()>;
 }
 
 /// Built.

@@ -1,19 +1,21 @@
 //! A build: which stages are needed, one after the other where they need each other, and side by side where they do not.
 
-use crate::cache::{Cache, CacheLimits, Keeps};
+use crate::cache::{Cache, CacheLimits, Keeps, Step};
 use crate::caches::Caches;
 use crate::check::{self, BaseImage};
 use crate::contexts::Kept;
 use crate::dockerfile::{self, Dockerfile, Globals, Instruction, Origin, PREDEFINED, Plan};
-use crate::files::Files;
+use crate::files::{Choice, Files};
 use crate::intermediate::{self, Steps};
 use crate::look::Looks;
 use crate::progress::{Event, Found, PlannedStage, Progress, StepEvent, StepId};
 use crate::remote::{Git, WebFiles};
-use crate::request::{Request, Settings};
+use crate::request::{NamedContext, Request, Settings};
 use crate::scratch::Scratch;
 use crate::stage::StageEnd;
 use crate::state::{FIXED_TIME, State};
+use crate::step::copy::Copying;
+use crate::step::piece::Piece;
 use crate::{Error, Result};
 use engine::Engine;
 use futures_util::future::{BoxFuture, try_join_all};
@@ -369,6 +371,9 @@ impl<'b> Solver<'b> {
         if let Origin::Stage(index) = origin {
             return self.stage(*index).await?.files(self.images()).await;
         }
+        if let Some(files) = self.given(origin) {
+            return Ok(Arc::clone(files));
+        }
         match self.state(origin, step).await? {
             Some(state) => Files::of_state(self.images(), state).await,
             None => Ok(Arc::new(Files::nothing())),
@@ -381,9 +386,55 @@ impl<'b> Solver<'b> {
             Origin::Scratch => Ok(None),
             Origin::Stage(index) => Ok(Some(self.stage(*index).await?.state.clone())),
             Origin::Named { name, meant } => {
-                self.image(name, meant.as_deref(), &self.request.given.target_platform, step).await.map(Some)
+                self.named(name, meant.as_deref(), &self.request.given.target_platform, step).await.map(Some)
             }
         }
+    }
+
+    /// The files of a named context that has any.
+    pub(crate) fn given(&self, origin: &Origin) -> Option<&Arc<Files>> {
+        let Origin::Named { name, .. } = origin else { return None };
+        match self.request.contexts.get(name) {
+            Some(NamedContext::Files(files)) => Some(files),
+            _ => None,
+        }
+    }
+
+    /// What a name stands for that is no stage's: a named context, or an image.
+    pub(crate) async fn named(
+        &self,
+        name: &str,
+        meant: Option<&str>,
+        platform: &Platform,
+        step: StepId,
+    ) -> Result<State> {
+        match self.request.contexts.get(name) {
+            Some(NamedContext::Files(files)) => self.root_of(name, files, platform, step).await,
+            Some(NamedContext::Image(image)) => self.image(image, None, platform, step).await,
+            None => self.image(name, meant, platform, step).await,
+        }
+    }
+
+    /// Files as a root file system: one layer that has them all.
+    async fn root_of(&self, name: &str, files: &Arc<Files>, platform: &Platform, step: StepId) -> Result<State> {
+        let mut state = State::scratch(platform);
+        let choice = Choice { sources: vec!["/".to_owned()], ..Choice::default() };
+        let piece = Piece::Files { files: Arc::clone(files), choice, unpack: false };
+        let copying = Copying::all(vec![piece], self.time());
+        let failed = |e: String| Error::Invalid(format!("context {name}: {e}"));
+        let looked = tokio::task::spawn_blocking(move || copying.look()).await;
+        let looked = looked.map_err(|e| Error::failed("looking up files", e))?.map_err(failed)?;
+        let key = looked.key(&state).finish();
+        let tell = self.progress.of_download(step);
+        let text = format!("context {name}");
+        let below = state.clone();
+        let make = async { looked.make(self.builder, &below, &tell).await.map_err(failed) };
+        // Whoever wants everything anew gets the same files.
+        let made = self.builder.cache().step(key, Step { what: &text, parent: None }, false, make).await?;
+        state.follows = Some(key);
+        let created = self.created(&state);
+        state.add(text, &created, made.layer);
+        Ok(state)
     }
 
     /// The image of a name that is here and need not be pulled.

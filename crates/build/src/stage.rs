@@ -20,6 +20,7 @@ use crate::step::mounts::{CacheMount, Mounts, Part};
 use crate::step::piece::Piece;
 use crate::step::run::{self, Ended, Running};
 use crate::{Error, Result};
+use engine::Access;
 use engine::model::{BindOptions, MountKind, MountRequest};
 use image::manifest::MAX_LAYERS;
 use image::{Images, KeptLayers, changes};
@@ -161,12 +162,14 @@ impl<'b> Solver<'b> {
         self.progress.step(step, StepEvent::Began);
         let mut known = Known::All;
         let state = match &needs.base {
-            Origin::Named { name, .. } if self.looks.is_some() && self.here(name, platform).is_none() => {
+            Origin::Named { name, .. }
+                if self.looks.is_some() && self.given(&needs.base).is_none() && self.here(name, platform).is_none() =>
+            {
                 known = Known::Nothing;
                 State::scratch(platform)
             }
             Origin::Named { name, meant } => {
-                let image = self.image(name, meant.as_deref(), platform, step).await;
+                let image = self.named(name, meant.as_deref(), platform, step).await;
                 let span = self.file.stages[index].from.node.image.span;
                 image.map_err(|error| error.asked_at(&self.file.source, span))?
             }
@@ -464,20 +467,45 @@ impl Stage<'_, '_> {
                     mounts = mounting.await.map_err(|e| Error::failed("looking up files", e))?.map_err(at)?;
                 }
                 Mount::Bind { target, from: Some(from), source, writable } => {
+                    let origin = self.origin(&from, spec.span, place)?;
+                    if let Some(files) = self.solver.given(&origin).cloned() {
+                        let (source, target) = (source.unwrap_or_else(|| "/".to_owned()), absolute(&target));
+                        let mounting = tokio::task::spawn_blocking(move || {
+                            let mounted = mounts.context(target, &source, files, writable);
+                            mounted.map(|()| mounts)
+                        });
+                        mounts = mounting.await.map_err(|e| Error::failed("looking up files", e))?.map_err(at)?;
+                        continue;
+                    }
                     match self.part(&from, source, spec.span, place).await? {
                         Some(part) if writable => mounts.copy_of_stage(absolute(&target), part),
                         Some(Part { state, source }) => mounts.stage(&absolute(&target), &source, state)?,
                         None => mounts.memory(&absolute(&target), None),
                     }
                 }
-                Mount::Secret { id, required: true, .. } => {
-                    return Err(at(format!("secret {id}: not found: the classic builder is given none")));
+                Mount::Secret { id, target, env, required, mode, uid, gid } => {
+                    let lender = self.solver.request.lender.as_ref();
+                    let has_it = lender.filter(|lender| lender.has_secret(&id));
+                    if required && has_it.is_none() {
+                        let how =
+                            lender.map_or("the classic builder is given none", |_| "stratus build --secret gives it");
+                        return Err(at(format!("secret {id}: not found: {how}")));
+                    }
+                    // It is there if it was given, and else it is not.
+                    let target = target.as_deref().map(absolute);
+                    mounts.secret(id, target, env, Access { mode, uid, gid }, has_it.cloned());
                 }
-                Mount::Ssh { id, required: true, .. } => {
-                    return Err(at(format!("SSH agent {id}: not found: the classic builder is given none")));
+                Mount::Ssh { id, target, required, mode, uid, gid } => {
+                    let lender = self.solver.request.lender.as_ref();
+                    let has_it = lender.filter(|lender| lender.has_agent(&id));
+                    if required && has_it.is_none() {
+                        let how =
+                            lender.map_or("the classic builder is given none", |_| "stratus build --ssh gives it");
+                        return Err(at(format!("SSH agent {id}: not found: {how}")));
+                    }
+                    let target = target.as_deref().map(absolute);
+                    mounts.agent(id, target, Access { mode, uid, gid }, has_it.cloned());
                 }
-                // It is there if it was given, and else it is not.
-                Mount::Secret { .. } | Mount::Ssh { .. } => {}
             }
         }
         Ok(mounts)

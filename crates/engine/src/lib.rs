@@ -44,6 +44,7 @@ use store::{Collection, Txn};
 pub use apparmor::profile_name as apparmor_profile;
 pub use cleaned::note as note_clean;
 pub use config::{DnsDefaults, EngineConfig, NetworkDefaults};
+pub use container::step::{Access, Lent, LentMount, Secret, file_in_memory, socket_in_memory};
 pub use container::{
     ArchiveStat, Attachment, BlockIoCounters, ByteStream, CONTAINER_FILTERS, CONTAINER_STATES, CommitRequest,
     ContainerDetails, ContainerSize, CpuCounters, CreateRequest, Created, DetachKeys, ExecConfig, ExecDetails,

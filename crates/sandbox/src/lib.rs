@@ -11,6 +11,7 @@
 //! [`cgroup`] limits, accounts, freezes and kills what runs, on cgroup v1, v2 and the hybrid of the two.
 //! `runtime` (feature `runtime-cli`) is the OCI runtime command on top of the three.
 
+pub mod apart;
 pub mod apparmor;
 pub mod cgroup;
 mod child;

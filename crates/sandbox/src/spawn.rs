@@ -39,6 +39,9 @@ pub enum SpawnError {
     /// The plan refers to a namespace descriptor that was not given.
     #[error("the plan needs a descriptor for its {0} namespace, and none was given")]
     NoNamespace(&'static str),
+    /// The plan refers to a descriptor of a tree that was not given.
+    #[error("the plan mounts what is descriptor {0}, and none was given")]
+    NoTree(u8),
     /// The process that joins the user namespace failed.
     #[error(transparent)]
     Failed(#[from] Failure),
@@ -66,7 +69,8 @@ pub enum Stdio<'f> {
 pub struct Fds<'f> {
     /// Standard streams.
     pub stdio: Stdio<'f>,
-    /// Namespaces, in the places that [`crate::CompileOptions::namespace_fds`] refers to.
+    /// Namespaces and detached trees, in the places that [`crate::CompileOptions::namespace_fds`] and
+    /// [`crate::CompileOptions::mount_fds`] refer to.
     pub namespaces: &'f [BorrowedFd<'f>],
     /// A connected Unix stream socket to which the terminal's master is sent; without it, it comes as
     /// [`crate::SyncEvent::Console`].

@@ -82,6 +82,8 @@ impl Parameters {
             squash: self.squash,
             step_timeout: None,
             credentials: self.credentials,
+            contexts: BTreeMap::new(),
+            lender: None,
         }
     }
 }

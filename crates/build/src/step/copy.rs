@@ -42,6 +42,21 @@ pub(crate) struct Looked {
 }
 
 impl Copying {
+    /// All of some files, as they are, into the root directory.
+    pub(crate) fn all(pieces: Vec<Piece>, time: i64) -> Copying {
+        Copying {
+            pieces,
+            parents: false,
+            written: Vec::new(),
+            destination: "/".to_owned(),
+            owner: None,
+            mode: None,
+            mode_text: None,
+            link: false,
+            time,
+        }
+    }
+
     /// Looks up all that it means. Blocks.
     pub(crate) fn look(mut self) -> Result<Looked, String> {
         let pieces = std::mem::take(&mut self.pieces);

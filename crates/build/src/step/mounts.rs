@@ -4,10 +4,12 @@ use crate::cache::Key;
 use crate::caches::{Filled, InUse, Made};
 use crate::dockerfile::Sharing;
 use crate::files::{Choice, Files, Selection};
+use crate::request::Lender;
 use crate::solve::Builder;
 use crate::state::State;
 use crate::{Error, Result};
 use engine::model::{BindOptions, MountKind, MountRequest, TmpfsOptions};
+use engine::{Access, Lent, LentMount, Secret};
 use image::tree;
 use image::{Digest, ImageId, Images, NewLayer};
 use rustix::fd::AsFd as _;
@@ -17,6 +19,15 @@ use std::collections::BTreeMap;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::UnixListener;
+use tokio::task::JoinSet;
+
+/// Where sockets of SSH agents are, unless it is said.
+const AGENTS: &str = "/run/stratus/ssh-agent";
+
+/// How long to wait when the system has no descriptor left for a connection.
+const BACK_OFF: Duration = Duration::from_millis(50);
 
 /// Directories that are each container's own: what is made in them is in no layer.
 const OWN: [&str; 3] = ["/dev", "/proc", "/sys"];
@@ -31,6 +42,10 @@ pub(crate) struct Mounts {
     parts: Vec<KeyPart>,
     /// What is made ready only for a step that is carried out.
     pending: Vec<Pending>,
+    /// What is mounted and no record says.
+    lent: Lent,
+    /// A variable says where the first agent's socket is.
+    has_agent: bool,
     /// What has to stay meanwhile.
     _kept: Vec<Box<dyn Any + Send + Sync>>,
 }
@@ -39,6 +54,10 @@ pub(crate) struct Mounts {
 enum Pending {
     /// A directory that outlives the build, and that may be another's alone.
     Cache(CacheMount),
+    /// A secret, in a file or in a variable.
+    Secret { id: String, target: Option<String>, variable: Option<String>, access: Access, lender: Arc<dyn Lender> },
+    /// The socket of an SSH agent.
+    Agent { id: String, target: String, access: Access, lender: Arc<dyn Lender> },
     /// Files of the context that are written to: a copy of them.
     Copy { target: String, files: Arc<Files>, selection: Arc<Selection> },
     /// The same of a stage or an image.
@@ -176,6 +195,37 @@ impl Mounts {
         Ok(())
     }
 
+    /// Gives a secret. What is in it makes no difference to what the step depends on: its id does.
+    pub(crate) fn secret(
+        &mut self,
+        id: String,
+        target: Option<String>,
+        variable: Option<String>,
+        access: Access,
+        lender: Option<Arc<dyn Lender>>,
+    ) {
+        self.parts.push(KeyPart::Text(format!("secret {id:?} {target:?} {variable:?} {access:?}")));
+        self.pending.extend(lender.map(|lender| Pending::Secret { id, target, variable, access, lender }));
+    }
+
+    /// Gives an SSH agent, at a socket.
+    pub(crate) fn agent(
+        &mut self,
+        id: String,
+        target: Option<String>,
+        access: Access,
+        lender: Option<Arc<dyn Lender>>,
+    ) {
+        self.parts.push(KeyPart::Text(format!("agent {id:?} {target:?} {access:?}")));
+        let target = target.unwrap_or_else(|| format!("{AGENTS}/{}", self.pending.len()));
+        self.pending.extend(lender.map(|lender| Pending::Agent { id, target, access, lender }));
+    }
+
+    /// What a container has beside its record. There is nothing of it afterwards.
+    pub(crate) fn take_lent(&mut self) -> Lent {
+        std::mem::take(&mut self.lent)
+    }
+
     /// Makes ready what only a step needs that is carried out.
     pub(crate) async fn make_ready(&mut self, builder: &Builder) -> Result<()> {
         let all = std::mem::take(&mut self.pending);
@@ -206,6 +256,10 @@ impl Mounts {
                     self.push(bind(&copied.map_err(Error::Invalid)?), &target, false);
                     self.keep(directory);
                 }
+                Pending::Secret { id, target, variable, access, lender } => {
+                    self.give_secret(&id, target, variable, access, &lender).await?;
+                }
+                Pending::Agent { id, target, access, lender } => self.give_agent(id, target, access, lender).await?,
                 Pending::Copy { target, files, selection } => {
                     let directory = builder.directory().map_err(|e| Error::failed("making a directory", e))?;
                     let to = directory.path().join("files");
@@ -221,11 +275,55 @@ impl Mounts {
         Ok(())
     }
 
+    /// Puts what is in a secret into memory.
+    async fn give_secret(
+        &mut self,
+        id: &str,
+        target: Option<String>,
+        variable: Option<String>,
+        access: Access,
+        lender: &Arc<dyn Lender>,
+    ) -> Result<()> {
+        let failed = |e: &dyn std::fmt::Display| Error::Invalid(format!("secret {id}: {e}"));
+        let contents = lender.secret(id).await.map_err(|e| failed(&e))?;
+        if let Some(variable) = variable {
+            let text = std::str::from_utf8(&contents);
+            let text = text.map_err(|_| failed(&"it is not UTF-8, as a variable's value is"))?;
+            if text.contains('\0') {
+                return Err(failed(&"it has a zero byte, which no variable can have"));
+            }
+            self.lent.environment.push(Secret(format!("{variable}={text}")));
+        }
+        if let Some(target) = target {
+            let made = tokio::task::spawn_blocking(move || engine::file_in_memory(&contents, access)).await;
+            let tree = made.map_err(|e| failed(&e))?.map_err(|e| failed(&e))?;
+            self.lent.mounts.push(LentMount { target, tree, read_only: true });
+        }
+        Ok(())
+    }
+
+    /// Makes a socket, behind which is an agent.
+    async fn give_agent(&mut self, id: String, target: String, access: Access, lender: Arc<dyn Lender>) -> Result<()> {
+        let failed = |e: &dyn std::fmt::Display| Error::failed(format!("making a socket for SSH agent {id}"), e);
+        let made = tokio::task::spawn_blocking(move || engine::socket_in_memory(access)).await;
+        let (tree, listener) = made.map_err(|e| failed(&e))?.map_err(|e| failed(&e))?;
+        listener.set_nonblocking(true).map_err(|e| failed(&e))?;
+        let listener = UnixListener::from_std(listener).map_err(|e| failed(&e))?;
+        if !std::mem::replace(&mut self.has_agent, true) {
+            self.lent.environment.push(Secret(format!("SSH_AUTH_SOCK={target}")));
+        }
+        self.lent.mounts.push(LentMount { target, tree, read_only: false });
+        let mut carrying = JoinSet::new();
+        carrying.spawn(carry(listener, id, lender));
+        self.keep(carrying);
+        Ok(())
+    }
+
     /// What is going to be made in the root file system to mount these on. Blocks.
     pub(crate) async fn stubs(&self, images: &Images, state: &State) -> Result<Vec<Stub>> {
-        let targets: Vec<PathBuf> = self.requests.iter().map(|request| PathBuf::from(&request.target)).collect();
-        let targets: Vec<PathBuf> =
-            targets.into_iter().filter(|target| !OWN.iter().any(|own| target.starts_with(own))).collect();
+        let lent = self.lent.mounts.iter().map(|mount| &mount.target);
+        let targets = self.requests.iter().map(|request| &request.target).chain(lent).map(PathBuf::from);
+        let targets: Vec<PathBuf> = targets.filter(|target| !OWN.iter().any(|own| target.starts_with(own))).collect();
         if targets.is_empty() {
             return Ok(Vec::new());
         }
@@ -264,6 +362,21 @@ pub(crate) fn remove(stubs: &[Stub], layer: &NewLayer) -> Result<()> {
         layer.remove_mount_point(path, first).map_err(|e| Error::failed("taking out a mount point", e))?;
     }
     Ok(())
+}
+
+/// Gives each connection of a step's commands to an agent. It ends with the step.
+async fn carry(listener: UnixListener, id: String, lender: Arc<dyn Lender>) {
+    let mut connections = JoinSet::new();
+    loop {
+        match listener.accept().await {
+            Ok((command, _)) => drop(connections.spawn(lender.agent(&id, command))),
+            Err(error) => {
+                tracing::warn!(%error, "a connection to an SSH agent can't be accepted");
+                tokio::time::sleep(BACK_OFF).await;
+            }
+        }
+        while connections.try_join_next().is_some() {}
+    }
 }
 
 fn bind(path: &Path) -> MountKind {

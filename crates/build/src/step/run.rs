@@ -92,6 +92,7 @@ pub(crate) async fn run(
     let mut attached = engine.attach(&name, options).await.map_err(failed)?;
     let wait = engine.wait(&name, WaitCondition::NextExit).await.map_err(failed)?;
     let since = Timestamp::now().as_second();
+    engine.lend(&name, mounts.take_lent()).map_err(failed)?;
     Box::pin(engine.start(&name)).await.map_err(failed)?;
     let ending = async {
         while let Some(chunk) = attached.output.next().await {

@@ -32,7 +32,7 @@ mod remove;
 mod rename;
 mod start;
 mod stats;
-mod step;
+pub(crate) mod step;
 mod stop;
 mod storage;
 mod top;
@@ -88,6 +88,8 @@ pub(crate) struct Container {
     held_still: parking_lot::Mutex<usize>,
     /// Attachments that wait for its start.
     pub(crate) pending: parking_lot::Mutex<Vec<attach::Pending>>,
+    /// What its next start has beside its record.
+    lent: parking_lot::Mutex<step::Lent>,
     /// Ends the health checks and the wait for a restart.
     pub(crate) tasks: parking_lot::Mutex<Vec<tokio::task::AbortHandle>>,
 }
@@ -165,6 +167,7 @@ impl Container {
             doomed: AtomicUsize::new(0),
             held_still: parking_lot::Mutex::default(),
             pending: parking_lot::Mutex::default(),
+            lent: parking_lot::Mutex::default(),
             tasks: parking_lot::Mutex::default(),
         }
     }

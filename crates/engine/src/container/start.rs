@@ -17,6 +17,7 @@ use sandbox::plan::NamespaceKind;
 use sandbox::{CompileOptions, InitPlan};
 
 use super::links::Link;
+use super::step::Lent;
 use super::stop::SIGKILL;
 use super::{Container, Life};
 use crate::model::{ContainerRecord, NetworkMode, Phase, Timestamp, UsernsMode};
@@ -141,7 +142,8 @@ impl Engine {
         let container = life.container();
         let record = container.record();
         let (engine, prepared_for) = (self.clone(), record.clone());
-        let prepared = crate::blocking(move || engine.prepare(&prepared_for)).await?;
+        let lent = std::mem::take(&mut *container.lent.lock());
+        let prepared = crate::blocking(move || engine.prepare(&prepared_for, lent)).await?;
         let mut net = prepared.net.clone();
         let run = match prepared.start {
             true => self.run_and_record(life, prepared, by_hand).await,
@@ -275,7 +277,7 @@ impl Engine {
     }
 
     /// Volumes, network, files, cgroup and plan. On an error nothing is left.
-    fn prepare(&self, record: &ContainerRecord) -> Result<Prepared> {
+    fn prepare(&self, record: &ContainerRecord, lent: Lent) -> Result<Prepared> {
         let sources = self.acquire_volumes(record)?;
         let network = match self.network_of(record) {
             Ok(network) => network,
@@ -285,7 +287,7 @@ impl Engine {
             }
         };
         let (namespace, net) = network.unzip();
-        let prepared = self.prepare_rest(record, namespace, net.clone(), sources);
+        let prepared = self.prepare_rest(record, namespace, net.clone(), sources, lent);
         if prepared.is_err() {
             self.release(record, net.as_ref());
         }
@@ -298,6 +300,7 @@ impl Engine {
         namespace: Option<net::NetNs>,
         net: Option<net::Sandbox>,
         sources: BTreeMap<String, String>,
+        lent: Lent,
     ) -> Result<Prepared> {
         self.write_files(record, net.as_ref())?;
         let start = !connects_late(record);
@@ -309,7 +312,7 @@ impl Engine {
         let links = self.links_of(record)?.iter().flat_map(Link::environment).collect();
         let mut joined = self.joined_namespaces(record)?;
         let namespaces = std::mem::take(&mut joined.descriptors);
-        let spec = self.spec_of(record, &identity, joined, sources, links)?;
+        let mut spec = self.spec_of(record, &identity, joined, sources, links)?;
         let cgroup = self.0.placements.create(record, &spec)?;
         let mut options = CompileOptions {
             rootfs: Some(self.root_file_system(&record.id)?),
@@ -332,6 +335,7 @@ impl Engine {
             self.attach_dns(record, net.as_ref(), copy);
             descriptors.push(namespace.into());
         }
+        lent.add_to(&mut spec, &mut options, &mut descriptors)?;
         let bundle = self.0.config.run_dir.join("bundle");
         let plan = InitPlan::compile(&spec, &bundle, &options).map_err(|error| Error::invalid(error.to_string()))?;
         let plan = plan.to_bytes().map_err(|error| Error::system(error.to_string()))?;

@@ -121,6 +121,8 @@ pub(super) fn mount<'p>(
             };
             foreign(plan, places, tree.as_fd())?;
         }
+        // The parent has looked for it.
+        MountKind::Given { .. } => foreign(plan, places, tree.ok_or_else(|| halt(Errno::BADF))?.as_fd())?,
         MountKind::Overlay { overlay, subpath } => {
             let own;
             let tree = match tree {

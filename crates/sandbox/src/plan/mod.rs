@@ -110,6 +110,9 @@ pub struct CompileOptions {
     pub namespace_fds: Vec<(NamespaceKind, u8)>,
     /// What bind mounts show where the spec's own words can't say it, by their destinations as the spec has them.
     pub trees: BTreeMap<PathBuf, MountTree>,
+    /// What bind mounts show that is given as a descriptor of a detached tree at the time of the spawn, by their destinations as the spec has
+    /// them: the place in [`crate::Fds::namespaces`]. Each is mounted once.
+    pub mount_fds: BTreeMap<PathBuf, u8>,
 }
 
 /// A part of a tree, to be mounted somewhere inside the root.

@@ -47,6 +47,8 @@ pub(crate) enum MountKind<'p> {
     Classic { fstype: Text<'p>, source: Text<'p>, data: Text<'p> },
     /// A tree that is mounted elsewhere, or a part of it: what `subpath` leads to within it.
     Bind { source: Text<'p>, subpath: Text<'p>, recursive: bool },
+    /// A detached tree that is given as a descriptor: its place among them.
+    Given { slot: u8 },
     /// A new overlay, or a part of it.
     Overlay { overlay: OverlayPlan<'p>, subpath: Text<'p> },
     /// Other flags for what is mounted there already.
@@ -85,6 +87,7 @@ struct Context<'a> {
     ids: Option<&'a IdMaps>,
     cgroup: Option<&'a Placement>,
     trees: &'a BTreeMap<PathBuf, MountTree>,
+    given: &'a BTreeMap<PathBuf, u8>,
     /// SELinux's context for file systems made here.
     label: Option<&'a str>,
 }
@@ -103,7 +106,15 @@ pub(crate) fn compile(
             "linux.mountLabel is {label:?}, but SELinux is not enabled on this machine"
         )));
     }
-    let context = Context { bundle, namespaces, ids, cgroup: options.cgroup.as_ref(), trees: &options.trees, label };
+    let context = Context {
+        bundle,
+        namespaces,
+        ids,
+        cgroup: options.cgroup.as_ref(),
+        trees: &options.trees,
+        given: &options.mount_fds,
+        label,
+    };
     let mut mounts = Vec::new();
     for mount in spec.mounts().iter().flatten() {
         context.mount(mount, &mut mounts)?;
@@ -221,6 +232,9 @@ impl Context<'_> {
     fn bind(&self, mount: &Mount, options: &Options) -> Result<(MountKind<'static>, PathBuf), PlanError> {
         let source = mount.source().as_ref().filter(|source| !source.as_os_str().is_empty());
         let source = source.ok_or(PlanError::Missing("mounts.source"))?;
+        if let Some(slot) = self.given.get(mount.destination()) {
+            return Ok((MountKind::Given { slot: *slot }, source.clone()));
+        }
         let recursive = options.recursive_bind;
         let text = |path: &Path| cstring("mounts.source", path.as_os_str().as_bytes());
         let Some(tree) = self.trees.get(mount.destination()) else {

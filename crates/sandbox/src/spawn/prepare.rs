@@ -97,12 +97,12 @@ pub(super) fn container<'f>(plan: &InitPlan<'_>, fds: &Fds<'f>, ready: &mut Prep
     }
     let hooks = plan.create_container.iter().chain(&plan.start_container);
     ready.hooks = hooks.map(|hook| (pointers(&hook.argv), pointers(&hook.envp))).collect();
-    trees(plan, ready)
+    trees(plan, fds, ready)
 }
 
 /// In a user namespace the child may neither pass the host's directories nor clone its mounts, and nobody but the
 /// host's root may map ids: then the trees are opened here.
-fn trees(plan: &InitPlan<'_>, ready: &mut Prepared<'_>) -> Result<(), SpawnError> {
+fn trees(plan: &InitPlan<'_>, fds: &Fds<'_>, ready: &mut Prepared<'_>) -> Result<(), SpawnError> {
     let user = plan.namespaces.isolated(NamespaceKind::User);
     let mut mapped = MappedNamespaces::new();
     for mount in &plan.mounts {
@@ -113,6 +113,11 @@ fn trees(plan: &InitPlan<'_>, ready: &mut Prepared<'_>) -> Result<(), SpawnError
                     map(&tree, maps, *deep, &mut mapped, &text(source))?;
                 }
                 Some(tree)
+            }
+            MountKind::Given { slot } => {
+                let given = fds.namespaces.get(usize::from(*slot)).ok_or(SpawnError::NoTree(*slot))?;
+                let copied = rustix::io::fcntl_dupfd_cloexec(given, 3);
+                Some(copied.map_err(SpawnError::prepare("take", text(&mount.label)))?)
             }
             MountKind::Overlay { overlay, subpath } if user => {
                 Some(overlay_tree(overlay, plan.ids.as_ref(), &plan.root.mount_point, subpath, &mut mapped)?)

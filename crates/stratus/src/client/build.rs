@@ -2,6 +2,7 @@
 
 mod check;
 mod follow;
+mod lend;
 mod metadata;
 mod outputs;
 mod print;
@@ -91,6 +92,8 @@ pub(crate) struct BuildArgs {
     /// The directory whose files are copied; the address of a git repository, an archive or a Dockerfile; - for a Dockerfile, or an archive of
     /// a directory, on standard input
     path: PathBuf,
+    #[command(flatten)]
+    lend: lend::Lend,
     #[command(flatten)]
     running: settings::Running,
     #[command(flatten)]
@@ -187,8 +190,10 @@ async fn make(context: &Context, args: &BuildArgs) -> Result<ExitCode> {
     ask.source = found.source;
     ask.outputs = exports.iter().map(|export| export.asked.clone()).collect();
     found.offers.exports = exports.into_iter().filter_map(outputs::Export::keep).collect();
+    let mut offers = found.offers;
+    args.lend.add_to(&mut ask, &mut offers)?;
     let stream = context.daemon.upgrade(Request::post(api_build::PATH), api_build::PROTOCOL).await?;
-    let begun = Client::begin(stream, &ask, found.offers).await;
+    let begun = Client::begin(stream, &ask, offers).await;
     let mut client = begun.map_err(|error| Error::Broken(error.to_string()))?;
     let built = match follow::follow(&mut client, how, args.what(&names)).await? {
         End::Looked(graph) => {

@@ -43,12 +43,6 @@ pub(super) struct Running {
 #[derive(Args, Debug)]
 pub(super) struct Later {
     #[arg(long, hide = true)]
-    secret: Vec<String>,
-    #[arg(long, hide = true, num_args = 0..=1)]
-    ssh: Option<Vec<String>>,
-    #[arg(long, hide = true)]
-    build_context: Vec<String>,
-    #[arg(long, hide = true)]
     cache_from: Vec<String>,
     #[arg(long, hide = true)]
     cache_to: Vec<String>,
@@ -62,9 +56,6 @@ impl Later {
     /// Says which of them there are not.
     pub(super) fn refused(&self) -> Result<()> {
         let given = [
-            ("--secret", !self.secret.is_empty()),
-            ("--ssh", self.ssh.is_some()),
-            ("--build-context", !self.build_context.is_empty()),
             ("--cache-from", !self.cache_from.is_empty()),
             ("--cache-to", !self.cache_to.is_empty()),
             ("--provenance", self.provenance.is_some()),

@@ -89,13 +89,24 @@ pub(super) fn find(path: &Path, file: Option<&Path>) -> Result<Goods> {
     // One that has no name has no rules of its own.
     let rules = rules(path, file.as_deref().unwrap_or(&path.join("Dockerfile")))?;
     let called = file.as_ref().map_or_else(|| "Dockerfile".to_owned(), |file| file.display().to_string());
-    let key = key(path, &opened, &rules)?;
-    let ignore = rules.found.map(|(path, bytes)| Text::new(path.display().to_string(), &bytes));
-    let directory = Directory { opened: opened.into(), ignore: rules.ignore, left_out };
+    let (directory, ignore, key) = of_directory(path, opened, rules)?;
     Ok(Goods {
         source: Source::Directory { file: Text::new(called, &text), ignore, key },
         offers: Offers { context: Some(directory), ..Offers::default() },
     })
+}
+
+/// A directory that is a context of its own name: as it is told, and what it is told with. Blocks.
+pub(super) fn directory(path: &Path) -> Result<(Directory, Option<Text>, String)> {
+    let opened = open(path)?;
+    let rules = rules(path, &path.join("Dockerfile"))?;
+    of_directory(path, opened, rules)
+}
+
+fn of_directory(path: &Path, opened: File, rules: Rules) -> Result<(Directory, Option<Text>, String)> {
+    let key = key(path, &opened, &rules)?;
+    let ignore = rules.found.map(|(path, bytes)| Text::new(path.display().to_string(), &bytes));
+    Ok((Directory { opened: opened.into(), ignore: rules.ignore, left_out }, ignore, key))
 }
 
 fn open(path: &Path) -> Result<File> {
@@ -180,6 +191,7 @@ fn limited(file: impl Read, what: &str) -> Result<Vec<u8>> {
     }
 }
 
-fn is_address(text: &str) -> bool {
+/// Whether a text says where something is that is not here.
+pub(super) fn is_address(text: &str) -> bool {
     ["http://", "https://", "git://", "ssh://", "git@", "github.com/"].iter().any(|start| text.starts_with(start))
 }

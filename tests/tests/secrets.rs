@@ -1,0 +1,166 @@
+//! What commands of a build are given and nobody else may see; and what they copy from beside the context.
+
+use std::fs;
+use std::path::Path;
+
+use e2e::{Daemon, eventually};
+
+const SECRET: &str = "open-sesame-7d1f0c";
+
+fn project(host: &Daemon, dockerfile: &str) {
+    fs::create_dir_all(host.work().join("app")).expect("a directory");
+    fs::write(host.work().join("app/Dockerfile"), dockerfile).expect("a Dockerfile");
+}
+
+/// Where a text is found, in all that the daemon keeps, says and shows.
+fn seen(host: &Daemon, text: &str) -> String {
+    let run = host.run_dir();
+    let found = host.sh(&format!("grep -rlaF -D skip -e {text} {} {}; true", host.data().display(), run.display()));
+    let shown = host.sh("for image in $(docker images -aq); do docker history --no-trunc $image; docker inspect $image; done; docker ps -a --no-trunc; docker system df -v");
+    let mut seen = found.text().to_owned();
+    for (what, said) in [("what is shown", shown.stdout().to_owned()), ("the log", host.log())] {
+        if said.contains(text) {
+            seen.push_str(what);
+        }
+    }
+    seen
+}
+
+#[test]
+fn a_secret_is_where_it_was_mounted_and_nowhere_else() {
+    let host = Daemon::start();
+    project(
+        &host,
+        "\
+FROM busybox
+RUN --mount=type=secret,id=token --mount=type=secret,id=token,target=/etc/app/token,mode=0440,uid=7,gid=8 \
+    --mount=type=secret,id=variable,env=TOKEN \
+    stat -c '%n %a %u:%g' /run/secrets/token /etc/app/token; stat -f -c %T /run/secrets/token; \
+    test $(cat /run/secrets/token) = $TOKEN && echo same; \
+    echo x 2>/dev/null > /run/secrets/token || echo read-only; echo begun; \
+    until test -e /tmp/go; do sleep 0.02; done; rm /tmp/go
+RUN ls /run/secrets /etc/app 2>/dev/null; env | grep -c TOKEN; echo left
+RUN --mount=type=secret,id=absent ls /run/secrets/absent 2>/dev/null || echo absent
+",
+    );
+    fs::write(host.work().join("token"), SECRET).expect("a secret");
+    let build =
+        format!("env VALUE={SECRET} $STRATUS build -t app --secret id=token,src=token --secret id=variable,env=VALUE");
+    let mut first = host.session(&format!("{build} app"));
+    first.waits_for(" begun\n");
+    // While the step runs, and has it.
+    assert_eq!(seen(&host, SECRET), "");
+    assert!(!fs::read_to_string("/proc/mounts").expect("the mounts").contains("/run/secrets"));
+    let processes = host.sh("cat /proc/[0-9]*/cmdline | tr '\\0' ' '");
+    assert!(!processes.text().contains(SECRET), "it is in a command line");
+    host.sh("docker exec $(docker ps -q) touch /tmp/go").ok();
+    assert_eq!(first.exit_code(), 0, "{}", first.output());
+    let said = first.output();
+    for line in
+        ["/run/secrets/token 400 0:0", "/etc/app/token 440 7:8", "tmpfs", "same", "read-only", "0", "left", "absent"]
+    {
+        assert!(said.lines().any(|said| said.ends_with(&format!(" {line}"))), "{line} in {said}");
+    }
+    assert_eq!(seen(&host, SECRET), "");
+    // Nothing of where it was mounted is in the image, and another one of the same id is the same step.
+    host.sh("docker run --rm app ls -d /run/secrets /etc/app").fails_with("/run/secrets");
+    host.sh("echo other > token").ok();
+    host.sh(&format!("{build} app")).ok().complains("CACHED");
+    host.sh("$STRATUS build app --secret id=nobody,src=nowhere").exits_with(2).complains("nowhere is no file");
+}
+
+#[test]
+fn a_secret_that_is_required_has_to_be_given() {
+    let host = Daemon::start();
+    project(&host, "FROM busybox\nRUN --mount=type=secret,id=token,required true\n");
+    host.sh("$STRATUS build app")
+        .exits_with(1)
+        .complains("secret token: not found: stratus build --secret gives it")
+        .complains("   2 | RUN --mount=type=secret,id=token,required true");
+    host.sh("DOCKER_BUILDKIT=0 docker build app")
+        .fails_with("secret token: not found: the classic builder is given none");
+    project(&host, "FROM busybox\nRUN --mount=type=ssh,required true\n");
+    host.sh("$STRATUS build app").exits_with(1).complains("SSH agent default: not found: stratus build --ssh gives it");
+    project(&host, "FROM busybox\nRUN --mount=type=secret,id=big,required true\n");
+    host.sh("head -c 600000 /dev/zero > big; $STRATUS build --secret id=big,src=big app")
+        .exits_with(1)
+        .complains("secret big: more than 512000 bytes");
+}
+
+#[test]
+fn an_agent_is_spoken_with_from_within_a_step() {
+    let host = Daemon::start();
+    project(
+        &host,
+        "\
+FROM busybox
+COPY --from=tools . /
+RUN --mount=type=ssh --mount=type=ssh,id=other,target=/tmp/other,mode=0666,uid=5 \
+    stat -c '%F %a %u' /tmp/other; ssh-add -l; SSH_AUTH_SOCK=/tmp/other ssh-add -l
+RUN test -z \"$SSH_AUTH_SOCK\" && echo no agent
+",
+    );
+    // The stock client, with what it needs of this machine.
+    host.sh("mkdir -p tools/bin && cp $(which ssh-add) tools/bin && for file in $(ldd $(which ssh-add) | grep -o '/[^ ]*'); do cp -L --parents $file tools; done").ok();
+    let mut agents = Vec::new();
+    for name in ["one", "other"] {
+        agents.push(host.session(&format!("ssh-agent -D -a {name}.agent")));
+        eventually("the agent is there", || host.work().join(format!("{name}.agent")).exists());
+        host.sh(&format!("ssh-keygen -q -t ed25519 -N '' -C key-of-{name} -f {name} && SSH_AUTH_SOCK=$PWD/{name}.agent ssh-add -q {name}"))
+            .ok();
+    }
+    let build = "SSH_AUTH_SOCK=$PWD/one.agent $STRATUS build -t app --build-context tools=tools --ssh default --ssh other=other.agent app";
+    host.sh(build)
+        .ok()
+        .complains(" socket 666 5\n")
+        .complains("key-of-one")
+        .complains("key-of-other")
+        .complains(" no agent\n");
+    host.sh("docker run --rm app ls /tmp/other /run/stratus").fails_with("No such file");
+    let key = host.sh("sed -n 2p one").text().to_owned();
+    assert_eq!(seen(&host, &key), "");
+    host.sh("$STRATUS build --ssh default=app/Dockerfile app").exits_with(2).complains("give them to an agent");
+    for agent in &agents {
+        agent.signal("TERM");
+    }
+}
+
+#[test]
+fn further_contexts_have_names() {
+    let host = Daemon::start();
+    project(
+        &host,
+        "\
+FROM base AS built
+COPY --from=assets logo /logo
+RUN --mount=type=bind,from=assets,target=/assets cat /assets/logo > /seen
+FROM tools
+COPY --from=built /logo /seen /
+COPY --from=assets . /all
+CMD [\"cat\", \"/logo\", \"/seen\", \"/tool\"]
+",
+    );
+    let write = |path: &str, text: &str| {
+        let path = host.work().join(path);
+        fs::create_dir_all(path.parent().unwrap_or(Path::new("/"))).expect("a directory");
+        fs::write(path, text).expect("a file");
+    };
+    write("assets/logo", "logo\n");
+    write("assets/secret", "secret\n");
+    write("assets/.dockerignore", "secret\n");
+    // Files alone are a root file system, too.
+    host.sh("mkdir -p tools/bin && cp $(which busybox) tools/bin/busybox && ln -s busybox tools/bin/cat && ln -s busybox tools/bin/ls && echo tool > tools/tool").ok();
+    let build = "$STRATUS build -q -t app --build-context base=docker-image://busybox --build-context assets=assets --build-context tools=tools app";
+    host.sh(build).ok();
+    host.sh("docker run --rm app").says("logo\nlogo\ntool");
+    host.sh("docker run --rm app /bin/ls /all").says("logo");
+    let id = host.sh("docker images -q --no-trunc app").text().to_owned();
+    host.sh(build).says(&id);
+    host.sh("echo new > assets/logo").ok();
+    host.sh(build).ok();
+    host.sh("docker run --rm app").says("new\nnew\ntool");
+    host.sh("$STRATUS build --build-context a=oci-layout://x app")
+        .exits_with(2)
+        .complains("reads no OCI layouts here yet");
+    host.sh("$STRATUS build --build-context assets=nowhere app").exits_with(1).complains("looking up nowhere");
+}
