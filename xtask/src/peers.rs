@@ -1,4 +1,4 @@
-//! Whom stratus is held against: Debian's dockerd, with directories, containerd and cgroups of its own; and a registry.
+//! Whom stratus is held against: Debian's dockerd, with directories, containerd and cgroups of its own; its buildah; and a registry.
 
 use crate::http::Connection;
 use crate::instance::{end, start_and_wait};
@@ -78,12 +78,7 @@ impl Drop for Dockerd {
         if let Err(error) = self.stop() {
             eprintln!("dockerd could not be taken down: {error:#}");
         }
-        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-        for target in mounts.lines().rev().filter_map(|line| line.split(' ').nth(4)) {
-            if Path::new(target).starts_with(&self.directory) {
-                let _ = unmount(target, UnmountFlags::DETACH);
-            }
-        }
+        unmount_all_below(&self.directory);
         for hierarchy in fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
             remove_cgroups(&hierarchy.path().join(self.cgroup.trim_start_matches('/')));
         }
@@ -101,6 +96,57 @@ fn remove_cgroups(cgroup: &Path) {
     }
     // What is not there need not go, and what is in use stays.
     let _ = fs::remove_dir(cgroup);
+}
+
+/// Debian's buildah, with a store of its own that goes when it is dropped.
+pub(crate) struct Buildah {
+    directory: PathBuf,
+}
+
+impl Buildah {
+    /// Has the image of a root file system by this name.
+    pub(crate) fn start(directory: PathBuf, rootfs: &Path, image: &str) -> Result<Self> {
+        let context = directory.join("base");
+        fs::create_dir_all(&context).with_context(|| format!("cannot create {}", context.display()))?;
+        let buildah = Self { directory };
+        fs::write(context.join("Dockerfile"), "FROM scratch\nCOPY rootfs /\n")?;
+        let copied = Command::new("cp").arg("-a").arg(rootfs).arg(context.join("rootfs")).status();
+        if !copied.context("cannot run cp")?.success() {
+            bail!("{} could not be copied", rootfs.display());
+        }
+        let output = buildah.build(image, &context, &[]).output().context("cannot run buildah: install it")?;
+        if !output.status.success() {
+            bail!("buildah: {}", String::from_utf8_lossy(&output.stderr).trim());
+        }
+        Ok(buildah)
+    }
+
+    /// A build with its cache. It runs commands with runc, as crun refuses some machines' cgroups.
+    pub(crate) fn build(&self, name: &str, context: &Path, flags: &[&str]) -> Command {
+        let mut command = Command::new("buildah");
+        command.arg("--root").arg(self.directory.join("store")).arg("--runroot").arg(self.directory.join("run"));
+        command.args(["--storage-driver", "overlay", "build", "--layers", "--runtime", "runc", "--tag", name]);
+        command.args(flags).arg(context);
+        command
+    }
+}
+
+impl Drop for Buildah {
+    fn drop(&mut self) {
+        unmount_all_below(&self.directory);
+        if let Err(error) = fs::remove_dir_all(&self.directory) {
+            eprintln!("cannot remove {}: {error}", self.directory.display());
+        }
+    }
+}
+
+fn unmount_all_below(directory: &Path) {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    for target in mounts.lines().rev().filter_map(|line| line.split(' ').nth(4)) {
+        if Path::new(target).starts_with(directory) {
+            let _ = unmount(target, UnmountFlags::DETACH);
+        }
+    }
 }
 
 /// Debian's docker-registry on loopback, empty. It ends, with what it holds, when it is dropped.

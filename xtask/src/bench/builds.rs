@@ -1,4 +1,6 @@
-//! Builds with the docker client: of six steps, of stages side by side, and what keeping a step's changes costs.
+//! Builds: of six steps, of stages side by side, of a large context, and what keeping a step's changes costs.
+
+mod context;
 
 use super::arena::{Arena, IMAGE};
 use super::document::{Figure, Target, Unit};
@@ -6,7 +8,7 @@ use super::{Contender, take_turns, time};
 use crate::figures::milliseconds;
 use crate::http::Payload;
 use crate::instance::Instance;
-use crate::peers::Dockerd;
+use crate::peers::{Buildah, Dockerd};
 use anyhow::{Context, Result};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -37,9 +39,11 @@ pub(super) fn figures(arena: &Arena) -> Result<Vec<Figure>> {
     theirs.start()?;
     arena.import(&mut ours.0.connect()?)?;
     arena.import(&mut theirs.connect()?)?;
-    let mut figures = service(arena, &ours.0, &theirs)?;
+    let buildah = Buildah::start(arena.path("builds-buildah"), &arena.path("rootfs"), "bench")?;
+    let mut figures = service(arena, &ours.0, &theirs, &buildah)?;
     figures.push(stages(arena, &ours.0, &theirs)?);
-    drop(theirs);
+    figures.extend(context::figures(arena, &ours.0, &theirs, &buildah)?);
+    drop((theirs, buildah));
     figures.push(one_file(arena, &ours.0)?);
     Ok(figures)
 }
@@ -60,28 +64,44 @@ fn build(socket: &Path, directory: &Path, flags: &[&str]) -> Result<Duration> {
     time(command.args(["build", "--tag", "built"]).args(flags).arg(directory))
 }
 
+/// A build with some flags.
+type Build<'b> = Box<dyn Fn(&[&str]) -> Result<Duration> + 'b>;
+
+/// One who builds in turn with others, where `change`, after a change of the source.
+fn turn<'b>(
+    name: &'static str,
+    source: &'b Path,
+    change: bool,
+    flags: &'static [&'static str],
+    run: Build<'b>,
+) -> Contender<'b> {
+    let mut round = 0;
+    let once = move || {
+        if change {
+            round += 1;
+            fs::write(source, format!("{name} {round}"))?;
+        }
+        run(flags)
+    };
+    (name, Box::new(once))
+}
+
 /// Six steps: all of them, none of them, and what follows a source that was changed.
-fn service(arena: &Arena, ours: &Instance, theirs: &Dockerd) -> Result<Vec<Figure>> {
+fn service(arena: &Arena, ours: &Instance, theirs: &Dockerd, buildah: &Buildah) -> Result<Vec<Figure>> {
     let directory = project(arena, "service", SERVICE)?;
     let source = directory.join("src/main");
-    let measure = |flags: &[&str], change: bool| {
-        let contender = |name, socket: PathBuf| -> Contender<'_> {
-            let mut round = 0;
-            let (directory, source) = (&directory, &source);
-            let flags: Vec<String> = flags.iter().map(|flag| (*flag).to_owned()).collect();
-            (
-                name,
-                Box::new(move || {
-                    if change {
-                        round += 1;
-                        fs::write(source, format!("{name} {round}"))?;
-                    }
-                    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
-                    build(&socket, directory, &flags)
-                }),
-            )
+    let measure = |flags: &'static [&str], change: bool| {
+        let docker = |socket: PathBuf| -> Build<'_> {
+            let directory = &directory;
+            Box::new(move |flags| build(&socket, directory, flags))
         };
-        take_turns(ROUNDS, vec![contender("stratus", ours.socket()), contender("dockerd", theirs.socket())])
+        let own: Build<'_> = Box::new(|flags| time(&mut buildah.build("built", &directory, flags)));
+        let contenders = vec![
+            turn("stratus", &source, change, flags, docker(ours.socket())),
+            turn("dockerd", &source, change, flags, docker(theirs.socket())),
+            turn("buildah", &source, change, flags, own),
+        ];
+        take_turns(ROUNDS, contenders)
     };
     let figure = |what, measured, most, bound| Figure {
         what,
