@@ -3,8 +3,10 @@
 BUILD_PACKAGES = ca-certificates curl gcc libc6-dev libseccomp-dev make pkg-config
 RUN_PACKAGES = mmdebstrap
 # The clients and the peers of the tests: stratus is judged beside them.
-TEST_PACKAGES = busybox-static bzip2 containerd crun docker-cli~ docker-registry docker.io e2fsprogs git iproute2 jq nftables \
+TEST_PACKAGES = busybox-static bzip2 containerd crun docker-cli~ docker-compose~ docker-registry docker.io e2fsprogs git iproute2 jq nftables \
 	openssh-client openssl podman procps runc skopeo strace util-linux xz-utils zstd
+# A peer of the bench alone.
+BENCH_PACKAGES = buildah
 # An emulated machine, and what its disk is made with.
 SERVER_PACKAGES = debian-archive-keyring e2fsprogs mmdebstrap qemu-system-x86 util-linux
 
@@ -90,7 +92,7 @@ install: toolchain
 
 .PHONY: bench
 bench: toolchain
-	@contrib/require.sh $(RUN_PACKAGES) $(TEST_PACKAGES)
+	@contrib/require.sh $(RUN_PACKAGES) $(TEST_PACKAGES) $(BENCH_PACKAGES)
 	cargo build --release
 	cargo xtask bench
 

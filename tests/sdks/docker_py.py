@@ -7,7 +7,7 @@ import tarfile
 
 import docker
 import websocket
-from docker.errors import APIError, ContainerError, NotFound
+from docker.errors import APIError, BuildError, ContainerError, NotFound
 
 client = docker.from_env()
 
@@ -157,6 +157,28 @@ def images(box):
         client.images.remove(tag)
 
 
+def builds():
+    dockerfile = b"FROM busybox\nARG WHO\nRUN echo $WHO > /who\nCMD cat /who\n"
+    arguments = {"tag": "built:1", "buildargs": {"WHO": "me"}, "labels": {"of": "python"}, "rm": True}
+    image, said = client.images.build(fileobj=io.BytesIO(dockerfile), **arguments)
+    words = [line["stream"] for line in said if "stream" in line]
+    assert words[0].startswith("Step 1/4 : FROM busybox"), words
+    assert image.tags == ["built:1"] and image.labels == {"of": "python"}
+    assert client.containers.run("built:1", remove=True) == b"me\n"
+    again, said = client.images.build(fileobj=io.BytesIO(dockerfile), **arguments)
+    assert again.id == image.id and any("Using cache" in line.get("stream", "") for line in said)
+    context = archive("Dockerfile", b"FROM busybox\nCOPY . /src\nRUN false\n")
+    try:
+        client.images.build(fileobj=io.BytesIO(context), custom_context=True)
+    except BuildError as error:
+        assert "returned a non-zero code: 1" in error.msg, error.msg
+    else:
+        raise AssertionError("expected a build to fail")
+    refused(APIError, 400, "unknown instruction", client.images.build, fileobj=io.BytesIO(b"FORM busybox\n"))
+    client.images.remove("built:1")
+    assert client.api.prune_builds()["SpaceReclaimed"] >= 0
+
+
 def follow():
     follower = client.containers.run("busybox", "sh -c 'echo a; sleep 0.1; echo b'", detach=True)
     assert list(follower.logs(stream=True, follow=True)) == [b"a\n", b"b\n"]
@@ -184,5 +206,6 @@ short_runs()
 box = life()
 networks(box)
 images(box)
+builds()
 follow()
 tidy(box)

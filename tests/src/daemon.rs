@@ -5,6 +5,7 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use crate::machine::DEADLINE;
 use crate::slot::Slot;
@@ -68,7 +69,16 @@ impl Daemon {
     /// When it hangs.
     #[track_caller]
     pub fn sh(&self, command: &str) -> Outcome {
-        run_in(self.shell("timeout"), command)
+        run_in(self.shell("timeout"), *DEADLINE, command)
+    }
+
+    /// As [`sh`](Self::sh), for what fetches and compiles packages: it has ten times as long.
+    ///
+    /// # Panics
+    /// When it hangs.
+    #[track_caller]
+    pub fn slowly(&self, command: &str) -> Outcome {
+        run_in(self.shell("timeout"), *DEADLINE * 10, command)
     }
 
     /// A command that goes on in the background.
@@ -361,16 +371,16 @@ impl Daemon {
             if left.is_empty() || self.instance.is_empty() || std::time::Instant::now() > until {
                 return left;
             }
-            std::thread::sleep(std::time::Duration::from_millis(5));
+            std::thread::sleep(Duration::from_millis(5));
         }
     }
 }
 
 /// What comes of a command in a shell that `timeout` watches.
 #[track_caller]
-pub(crate) fn run_in(mut timeout: Command, command: &str) -> Outcome {
+pub(crate) fn run_in(mut timeout: Command, deadline: Duration, command: &str) -> Outcome {
     let output = timeout
-        .args(["-s", "KILL", &DEADLINE.as_secs().to_string(), "sh", "-c", command])
+        .args(["-s", "KILL", &deadline.as_secs().to_string(), "sh", "-c", command])
         .stdin(Stdio::null())
         .output()
         .unwrap_or_else(|error| panic!("run {command}: {error}"));

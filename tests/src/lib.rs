@@ -11,6 +11,7 @@
 //! and then nothing may be left in the kernel: no process, cgroup, link, table or mount.
 #![forbid(unsafe_code)]
 
+mod bases;
 mod daemon;
 mod holdings;
 mod http;

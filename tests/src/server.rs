@@ -49,7 +49,7 @@ impl Server {
     /// When it hangs.
     #[track_caller]
     pub fn sh(&self, command: &str) -> Outcome {
-        daemon::run_in(self.shell("timeout"), command)
+        daemon::run_in(self.shell("timeout"), *DEADLINE, command)
     }
 
     /// Makes the image `busybox`. The daemon is started by that, where it was not before.

@@ -1,0 +1,1 @@
+"""Short pieces of old wisdom, one of them at a time."""

@@ -1,0 +1,2 @@
+#!/bin/sh
+test "$(echo Hello | ./rot)" = Uryyb

@@ -1,0 +1,3 @@
+#include "sieve.hpp"
+
+int main() { return primes_below(100).size() == 25 ? 0 : 1; }

@@ -1,0 +1,1 @@
+export const title = (day) => `A page of ${day.getFullYear()}`;

@@ -1,0 +1,71 @@
+//! A project of several services, with Debian's docker-compose, which builds by the API itself.
+
+use e2e::{Daemon, eventually};
+
+const PROJECT: &str = r#"
+version: "2.4"
+services:
+  page:
+    build:
+      context: page
+      args: { TITLE: first }
+      labels: { tier: front }
+    ports: ["127.0.0.1:${PORT}:80"]
+    depends_on: [words]
+  words:
+    image: shop-words
+    build: { context: ., dockerfile: words/words.Dockerfile, target: small }
+"#;
+const PAGE: &str = "\
+FROM busybox
+ARG TITLE
+RUN mkdir /www && echo \"$TITLE page\" > /www/index.html
+COPY body /www/body
+CMD exec httpd -f -h /www -p 80
+";
+const WORDS: &str = "\
+FROM busybox AS small
+COPY words/list /list
+CMD sleep 1000
+FROM small
+RUN false
+";
+/// As it would be by itself: without the docker command. By the newest API it can't replace what it made, with dockerd as little:
+/// images say nothing of containers there.
+const COMPOSE: &str = "env COMPOSE_API_VERSION=1.44 COMPOSE_DOCKER_CLI_BUILD=0 DOCKER_BUILDKIT=0 COMPOSE_PROJECT_NAME=shop docker-compose";
+
+#[test]
+fn a_project_is_built_and_built_anew() {
+    let host = Daemon::start();
+    let files = [
+        ("docker-compose.yml", PROJECT),
+        ("page/Dockerfile", PAGE),
+        ("page/body", "one\n"),
+        ("words/words.Dockerfile", WORDS),
+        ("words/list", "a b c\n"),
+    ];
+    for (path, text) in files {
+        let path = host.work().join(path);
+        std::fs::create_dir_all(path.parent().expect("a directory")).expect("a directory for it");
+        std::fs::write(path, text).expect("the file");
+    }
+    host.sh(&format!("{COMPOSE} build"))
+        .ok()
+        .mentions("Successfully tagged shop-words:latest")
+        .omits("Running in false");
+    host.sh(&format!("{COMPOSE} up -d --no-color")).ok();
+    let ask = |path: &str| host.sh(&format!("curl -s -m 5 http://127.0.0.1:$PORT/{path}")).stdout().to_owned();
+    eventually("the page", || ask("index.html") == "first page\n");
+    host.sh("docker exec $(docker ps -qf ancestor=shop-words) cat /list").says("a b c");
+    host.sh("docker exec $(docker ps -qf label=tier=front) ping -c 1 -W 5 words").mentions("1 packets received");
+
+    host.sh("echo two > page/body").ok();
+    let again = host.sh(&format!("{COMPOSE} up -d --no-color --build"));
+    again.ok().omits("Running in");
+    assert_eq!(again.text().matches("Using cache").count(), 2, "{again}");
+    eventually("the page of today", || ask("body") == "two\n");
+    host.sh(&format!("{COMPOSE} build --no-cache --build-arg TITLE=second page && {COMPOSE} up -d --no-color")).ok();
+    eventually("the second page", || ask("index.html") == "second page\n");
+    host.sh(&format!("{COMPOSE} down --rmi all -t 0")).ok();
+    host.sh("docker ps -aq; docker images -q shop-words; docker network ls -qf name=shop").says("");
+}
