@@ -21,6 +21,10 @@ use config::Config;
 pub(crate) use config::Options;
 pub(crate) use instance::KEEPER_ARGUMENT;
 
+/// Bytes that a thread's stack may take. Futures are polled one within the other, a step of a build thirty deep; without optimisation each
+/// takes kilobytes. Less than a huge page, so that the kernel gives none where a few small ones are touched.
+const STACK: usize = if cfg!(debug_assertions) { 8 << 20 } else { (2 << 20) - (64 << 10) };
+
 /// Of the threads, of which a slow client or disk may hold hundreds, few allocate at a time.
 const HEAPS: u16 = 2;
 
@@ -115,7 +119,7 @@ fn run(config: Config) -> Result<(), Error> {
     instance::check_bridge(&config)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(std::thread::available_parallelism().map_or(2, |cores| cores.get().clamp(2, 8)))
-        .thread_stack_size(1 << 20)
+        .thread_stack_size(STACK)
         .enable_all()
         .build()
         .map_err(Error::io("start", "the asynchronous runtime"))?;
