@@ -38,7 +38,7 @@ git -C served/app.git update-server-info && git -C served/lib.git update-server-
 fn served(host: &Daemon) -> (Session, String) {
     let port = host.port();
     let server = host.session(&format!(
-        "$(git --exec-path)/git-daemon --listen=127.0.0.1 --port={port} --base-path={0}/served --export-all --strict-paths {0}/served/app.git {0}/served/lib.git",
+        "$(git --exec-path)/git-daemon --reuseaddr --listen=127.0.0.1 --port={port} --base-path={0}/served --export-all --strict-paths {0}/served/app.git {0}/served/lib.git",
         host.work().display()
     ));
     let mut waiting = Waiting::for_what("git's server to answer");

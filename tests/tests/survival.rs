@@ -217,7 +217,7 @@ fn a_start_that_its_daemon_did_not_see_through_is_what_the_keeper_made_of_it() {
     let keeper = host.keeper();
     host.sh(&format!("kill -STOP {keeper}")).ok();
     let starts: Vec<_> = ["runs", "ends", "restarts"].map(|name| host.session(&format!("docker start {name}"))).into();
-    eventually("the records", || occurrences(&host, "before_start") >= 3);
+    eventually("the records", || starts_on_record(&host).len() == 3);
     host.kill9();
     drop(starts);
     host.sh(&format!("kill -CONT {keeper}")).ok();
@@ -249,7 +249,7 @@ fn a_start_that_came_to_nothing_leaves_its_container_as_it_was() {
     let keeper = host.keeper();
     host.sh(&format!("kill -STOP {keeper}")).ok();
     let starts = ["fresh", "ended"].map(|name| host.session(&format!("docker start {name}")));
-    eventually("the records", || occurrences(&host, "before_start") >= 2);
+    eventually("the records", || starts_on_record(&host).len() == 2);
     host.kill9();
     drop(starts);
     host.sh(&format!("kill -9 {keeper}")).ok();
@@ -264,10 +264,17 @@ fn a_start_that_came_to_nothing_leaves_its_container_as_it_was() {
     host.sh("docker start fresh && docker exec fresh echo here").mentions("here");
 }
 
-/// How often a text stands in the daemon's store.
-fn occurrences(host: &Daemon, text: &str) -> usize {
+/// The containers of which the daemon's store says what they were before their start: a record begins with its identifier.
+fn starts_on_record(host: &Daemon) -> std::collections::BTreeSet<Vec<u8>> {
+    const BEGINNING: &[u8] = b"{\"id\":\"";
+    const FIELD: &[u8] = b"\"before_start\":{";
     let store = std::fs::read(host.data().join("stratus.db")).unwrap_or_default();
-    store.windows(text.len()).filter(|window| *window == text.as_bytes()).count()
+    let found = store.windows(FIELD.len()).enumerate().filter(|(_, window)| *window == FIELD);
+    let id = |at: usize| {
+        let begins = store[..at].windows(BEGINNING.len()).rposition(|window| window == BEGINNING)?;
+        store.get(begins + BEGINNING.len()..begins + BEGINNING.len() + 64).map(<[u8]>::to_vec)
+    };
+    found.filter_map(|(at, _)| id(at)).collect()
 }
 
 /// After the machine's boot, policies start what others need first, and what can't be started keeps nobody waiting.

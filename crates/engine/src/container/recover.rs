@@ -115,8 +115,11 @@ impl Engine {
         })
         .await?;
         show_network(&mut record, None);
+        for (name, settings) in &mut record.networks {
+            settings.network_id = before.network_ids.get(name).cloned().unwrap_or_default();
+        }
         record.net = None;
-        record.state = *before;
+        record.state = before.state;
         self.record(&record, None).await?;
         life.show(record);
         Ok(())

@@ -20,7 +20,7 @@ use super::links::Link;
 use super::step::Lent;
 use super::stop::SIGKILL;
 use super::{Container, Life};
-use crate::model::{ContainerRecord, NetworkMode, Phase, Timestamp, UsernsMode};
+use crate::model::{BeforeStart, ContainerRecord, NetworkMode, Phase, Timestamp, UsernsMode};
 use crate::networks::Joined;
 use crate::spec::{Identity, SpecContext};
 use crate::{Engine, Error, Result};
@@ -165,7 +165,9 @@ impl Engine {
     async fn run_and_record(&self, life: &Life<'_>, prepared: Prepared, by_hand: bool) -> Result<ContainerRecord> {
         let before = life.record();
         let mut record = self.begun(&before, prepared.net.as_ref(), by_hand);
-        record.before_start = Some(Box::new(before.state.clone()));
+        let network_ids = before.networks.iter().map(|(name, settings)| (name.clone(), settings.network_id.clone()));
+        let was = BeforeStart { state: before.state.clone(), network_ids: network_ids.collect() };
+        record.before_start = Some(Box::new(was));
         let recorded = self.record(&record, None);
         let created = self.create_in_keeper(life.container(), &before, prepared);
         let (recorded, created) = tokio::join!(recorded, Box::pin(created));

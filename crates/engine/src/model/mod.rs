@@ -20,7 +20,7 @@ pub use host::{
 };
 pub use id::{ContainerId, IdError};
 pub use network::{EndpointRequest, EndpointSettings};
-pub use record::{ContainerRecord, MountPoint, MountPointKind};
+pub use record::{BeforeStart, ContainerRecord, MountPoint, MountPointKind};
 pub use state::{Health, HealthResult, HealthStatus, Phase, State};
 
 /// A point in time, UTC, with nanoseconds.

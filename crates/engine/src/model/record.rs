@@ -45,7 +45,16 @@ pub struct ContainerRecord {
     /// Where it was before its start. Only the store has it: the record of a start is written while the start goes on, and the
     /// keeper alone knows what came of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub before_start: Option<Box<State>>,
+    pub before_start: Option<Box<BeforeStart>>,
+}
+
+/// What a start changes, as it was before.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct BeforeStart {
+    /// Where the container was.
+    pub state: State,
+    /// The identifiers of its networks, by their names, as clients saw them.
+    pub network_ids: BTreeMap<String, String>,
 }
 
 impl ContainerRecord {

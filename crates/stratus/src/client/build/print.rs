@@ -171,7 +171,7 @@ mod tests {
             [
                 "base",
                 "  FROM busybox AS base   here",
-                "  RUN echo \"a\"          cached, 1.50kB",
+                "  RUN echo \"a\"           cached, 1.50kB",
                 "",
                 "stage-2",
                 "  FROM scratch           here",

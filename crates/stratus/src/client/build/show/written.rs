@@ -31,13 +31,17 @@ impl Written {
     /// Takes what was written. The lines that it ends.
     pub(super) fn take(&mut self, at: Duration, bytes: &[u8]) -> Vec<Line> {
         let mut ended = Vec::new();
-        for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
-            if self.part.is_empty() {
-                self.part_began = at;
-            }
-            self.part.extend_from_slice(piece);
-            if piece.ends_with(b"\n") || self.part.len() >= LONGEST {
-                ended.extend(self.end());
+        for mut piece in bytes.split_inclusive(|byte| *byte == b'\n') {
+            while !piece.is_empty() {
+                if self.part.is_empty() {
+                    self.part_began = at;
+                }
+                let (now, rest) = piece.split_at(piece.len().min(LONGEST - self.part.len()));
+                self.part.extend_from_slice(now);
+                piece = rest;
+                if now.ends_with(b"\n") || self.part.len() >= LONGEST {
+                    ended.extend(self.end());
+                }
             }
         }
         ended
