@@ -111,6 +111,27 @@ impl Daemon {
         self.path("work")
     }
 
+    /// Writes files into the directory that the shell works in, with the directories that they are in.
+    ///
+    /// # Panics
+    /// When one can't be written.
+    pub fn write(&self, files: &[(&str, &str)]) {
+        for (path, text) in files {
+            let path = self.work().join(path);
+            fs::create_dir_all(path.parent().expect("a directory")).expect("a directory for it");
+            fs::write(path, text).expect("the file");
+        }
+    }
+
+    /// Writes a Dockerfile and files beside it into the directory `app`.
+    ///
+    /// # Panics
+    /// As [`write`](Self::write).
+    pub fn project(&self, dockerfile: &str, files: &[(&str, &str)]) {
+        self.write(&[("app/Dockerfile", dockerfile)]);
+        files.iter().for_each(|(path, text)| self.write(&[(&format!("app/{path}"), text)]));
+    }
+
     /// Kills the daemon as a crash would, and waits for its end. What runs goes on.
     pub fn kill9(&mut self) {
         let mut process = self.process.take().expect("the daemon runs");

@@ -7,17 +7,6 @@ use std::os::unix::net::UnixStream;
 /// What builds with the classic builder's endpoint.
 const BUILD: &str = "env DOCKER_BUILDKIT=0 docker build";
 
-/// A Dockerfile and files beside it.
-fn project(host: &Daemon, dockerfile: &str, files: &[(&str, &str)]) {
-    let write = |path: &str, text: &str| {
-        let path = host.work().join("app").join(path);
-        std::fs::create_dir_all(path.parent().expect("a directory")).expect("a directory for it");
-        std::fs::write(path, text).expect("the file");
-    };
-    write("Dockerfile", dockerfile);
-    files.iter().for_each(|(path, text)| write(path, text));
-}
-
 #[test]
 fn a_layer_that_says_nothing_of_the_root_directory_changes_nothing_of_it() {
     let (host, other) = (Daemon::start(), Daemon::start());
@@ -34,7 +23,7 @@ FROM linked
 RUN chmod 755 / && chown 0:0 /
 COPY --link a /b
 ";
-    project(&host, dockerfile, &[("a", "a")]);
+    host.project(dockerfile, &[("a", "a")]);
     let shows = |host: &Daemon, image: &str| host.sh(&format!("docker run --rm {image} stat -c %a.%u.%g /"));
     for target in ["linked", "seen"] {
         host.sh(&format!("{BUILD} --target {target} -t {target} app")).ok();
@@ -74,7 +63,7 @@ fn one_directory_is_mounted_twice_by_who_has_it_alone() {
         stage("a", "x", "y"),
         stage("b", "y", "x"),
     );
-    project(&host, &all, &[]);
+    host.project(&all, &[]);
     host.sh(&format!("timeout 120 {BUILD} -t app app && docker run --rm app cat /twice /a /b")).mentions("x\nx\na\nb");
 }
 
@@ -82,7 +71,7 @@ fn one_directory_is_mounted_twice_by_who_has_it_alone() {
 fn a_client_that_does_not_read_holds_nobody_up() {
     let host = Daemon::start();
     // More than sockets hold, and than is kept of it.
-    project(&host, "FROM busybox\nRUN yes | head -c 20000000; echo done > /done\nRUN cat /done\n", &[]);
+    host.project("FROM busybox\nRUN yes | head -c 20000000; echo done > /done\nRUN cat /done\n", &[]);
     host.sh("tar -C app -cf context.tar .").ok();
     let context = std::fs::read(host.work().join("context.tar")).expect("the context");
     let mut deaf = UnixStream::connect(host.socket()).expect("a connection");
@@ -113,7 +102,7 @@ RUN --mount=type=cache,id=downloads,target=/c echo kept > /c/file && head -c 300
 RUN head -c 2000000 /dev/zero > /second
 RUN true
 ";
-    project(&host, dockerfile, &[]);
+    host.project(dockerfile, &[]);
     host.sh(&format!("{BUILD} -t app app")).ok();
     let shown = host.sh("$STRATUS builder du");
     shown.ok().mentions("RUN head -c 2000000").mentions("mount of the cache downloads").mentions("exec.cachemount");
@@ -137,7 +126,7 @@ RUN true
     // Without being asked: more than the limit does not stay, and less does.
     host.restart_with(&["--build-cache-size", "4m"]);
     host.sh(&format!("{BUILD} -t app app && docker rmi app")).ok();
-    project(&host, "FROM busybox\nRUN head -c 1000 /dev/zero > /small\n", &[]);
+    host.project("FROM busybox\nRUN head -c 1000 /dev/zero > /small\n", &[]);
     host.sh(&format!("{BUILD} -t small app && docker rmi small")).ok();
     e2e::eventually("no more than the limit", || {
         let kept = host.sh("$STRATUS --format json builder du | jq '[.[] | select(.Shared | not) | .Size] | add'");
@@ -156,7 +145,7 @@ FROM busybox AS app
 RUN cat /proc/sys/kernel/random/uuid > /own
 COPY --from=tools /tools /
 ";
-    project(&host, dockerfile, &[]);
+    host.project(dockerfile, &[]);
     let built = |flags: &str| {
         host.sh(&format!("$STRATUS build -q {flags} -t app app")).ok();
         let shown = host.sh("docker run --rm app cat /tools /own").ok().text().to_owned();
@@ -176,7 +165,7 @@ COPY --from=tools /tools /
 #[test]
 fn a_step_that_went_well_is_run_to_look_at_the_next() {
     let mut host = Daemon::start();
-    project(&host, "FROM busybox\nRUN echo one > /one\nENV TWO=2\nRUN cat /missing\n", &[]);
+    host.project("FROM busybox\nRUN echo one > /one\nENV TWO=2\nRUN cat /missing\n", &[]);
     let failed = host.sh(&format!("{BUILD} app"));
     failed.fails_with("returned a non-zero code: 1");
     let ids: Vec<String> =

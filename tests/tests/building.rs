@@ -6,17 +6,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 /// What builds with the classic builder's endpoint, which is all that this client has.
 const BUILD: &str = "env DOCKER_BUILDKIT=0 docker build";
 
-/// A Dockerfile and files beside it.
-fn project(host: &Daemon, dockerfile: &str, files: &[(&str, &str)]) {
-    let write = |path: &str, text: &str| {
-        let path = host.work().join("app").join(path);
-        std::fs::create_dir_all(path.parent().expect("a directory")).expect("a directory for it");
-        std::fs::write(path, text).expect("the file");
-    };
-    write("Dockerfile", dockerfile);
-    files.iter().for_each(|(path, text)| write(path, text));
-}
-
 const SERVICE: &str = "\
 FROM busybox AS base
 ARG GREETING=hello
@@ -37,7 +26,7 @@ CMD [\"cat\", \"out\"]
 #[test]
 fn only_what_follows_a_change_is_done_again() {
     let host = Daemon::start();
-    project(&host, SERVICE, &[("package.json", "{}"), ("src/main", "one\n")]);
+    host.project(SERVICE, &[("package.json", "{}"), ("src/main", "one\n")]);
     let steps = "grep -c -e 'Using cache' -e 'Running in'";
     let first = host.sh(&format!("{BUILD} -t app:1 app"));
     first.ok().mentions("Step 1/12 : FROM busybox AS base\n").mentions(" ---> Running in ").mentions("\nmade\n");
@@ -67,7 +56,7 @@ fn the_same_context_is_the_same_image_elsewhere() {
     let (one, other) = (Daemon::start(), Daemon::start());
     let mut ids = Vec::new();
     for host in [&one, &other] {
-        project(host, SERVICE, &[("package.json", "{}"), ("src/main", "one\n")]);
+        host.project(SERVICE, &[("package.json", "{}"), ("src/main", "one\n")]);
         // Busybox itself is brought in by each daemon's test, at another time.
         host.sh("docker save busybox -o base.tar").ok();
         ids.push(host.work());
@@ -121,7 +110,7 @@ COPY [\"with blank\", \"/fifteen\"]
         ("with blank", "blank"),
         (".dockerignore", "# a comment\nsecret.txt\n**/ignored\n"),
     ];
-    project(&host, dockerfile, &files);
+    host.project(dockerfile, &files);
     host.sh("mkdir t && echo t > t/file && tar -C t -czf app/files.tar.gz .").ok();
     host.sh(&format!("{BUILD} -t app app")).ok();
     let shows = |command: &str| host.sh(&format!("docker run --rm app sh -c '{command}'"));
@@ -148,7 +137,7 @@ COPY a /four
 ADD dir /five/
 ADD dir/inner.tar /six/
 ";
-    project(&host, dockerfile, &[("a", "a"), ("dir/b", "b")]);
+    host.project(dockerfile, &[("a", "a"), ("dir/b", "b")]);
     host.sh("chmod 644 app/a && tar -C app -cf app/dir/inner.tar a").ok();
     host.sh(&format!("{BUILD} -t app app")).ok();
     host.sh("docker run --rm app stat -c %a.%u.%g /one /two /three /four").says("700.0.0\n644.0.0\n644.5.6\n644.0.0");
@@ -159,11 +148,11 @@ ADD dir/inner.tar /six/
 #[test]
 fn nothing_of_the_day_comes_into_an_image() {
     let host = Daemon::start();
-    project(&host, "FROM busybox\nRUN chmod 555 /\n", &[]);
+    host.project("FROM busybox\nRUN chmod 555 /\n", &[]);
     host.sh(&format!("{BUILD} -t strict app")).ok();
     // The archive does not have the directory of its file.
     host.sh("mkdir -p t/deep && echo t > t/deep/file && tar -C t -cf app/files.tar deep/file").ok();
-    project(&host, "FROM strict\nRUN true\nADD files.tar /\nCOPY a /\nWORKDIR /new\n", &[("a", "a")]);
+    host.project("FROM strict\nRUN true\nADD files.tar /\nCOPY a /\nWORKDIR /new\n", &[("a", "a")]);
     let built = || host.sh(&format!("{BUILD} -q --no-cache -t app app")).ok().text().to_owned();
     let first = built();
     host.sh("now=$(date +%s); until [ $(date +%s) != $now ]; do sleep 0.1; done").ok();
@@ -175,7 +164,7 @@ fn nothing_of_the_day_comes_into_an_image() {
 fn pruning_takes_nothing_from_a_build() {
     let host = Daemon::start();
     let dockerfile: String = (0..12).map(|step| format!("RUN echo {step} > /{step}\n")).collect();
-    project(&host, &format!("FROM busybox\n{dockerfile}"), &[]);
+    host.project(&format!("FROM busybox\n{dockerfile}"), &[]);
     let built = AtomicBool::new(false);
     std::thread::scope(|scope| {
         scope.spawn(|| {
@@ -200,7 +189,7 @@ fn the_context_is_never_written_to() {
     let dockerfile = format!(
         "FROM busybox\nCOPY files /files\nRUN {mounts} echo copy > /copy/a && if echo own > /own/a; then exit 1; fi\n"
     );
-    project(&host, &dockerfile, &[("files/a", "a")]);
+    host.project(&dockerfile, &[("files/a", "a")]);
     host.sh(&format!("{BUILD} -t app app")).ok();
     host.sh("docker run --rm app cat /files/a").says("a");
 }
@@ -209,7 +198,7 @@ fn the_context_is_never_written_to() {
 fn mistakes_are_told_where_they_stand() {
     let host = Daemon::start();
     let fails = |dockerfile: &str| {
-        project(&host, dockerfile, &[("a", "a"), (".dockerignore", "hidden"), ("hidden", "")]);
+        host.project(dockerfile, &[("a", "a"), (".dockerignore", "hidden"), ("hidden", "")]);
         host.sh(&format!("{BUILD} app"))
     };
     fails("FORM busybox").fails_with("Dockerfile:1:1: unknown instruction: FORM (did you mean FROM?)");
@@ -238,9 +227,9 @@ fn mistakes_are_told_where_they_stand() {
 #[test]
 fn a_file_may_ask_for_its_warnings_to_end_the_build() {
     let host = Daemon::start();
-    project(&host, "# check=error=true\nFROM busybox\nCMD echo hello\n", &[]);
+    host.project("# check=error=true\nFROM busybox\nCMD echo hello\n", &[]);
     host.sh(&format!("{BUILD} app")).fails_with("lint violation found for rules: JSONArgsRecommended");
-    project(&host, "# check=skip=JSONArgsRecommended;error=true\nFROM busybox\nCMD echo hello\n", &[]);
+    host.project("# check=skip=JSONArgsRecommended;error=true\nFROM busybox\nCMD echo hello\n", &[]);
     host.sh(&format!("{BUILD} app")).ok();
 }
 
@@ -257,14 +246,14 @@ RUN --mount=type=cache,id=filled,from=made,source=made,target=/c,uid=5,mode=750 
 RUN --mount=type=cache,id=filled,from=busybox,target=/d cat /d/file && ! test -e /d/bin
 RUN --mount=type=cache,id=wrong,from=made,source=made/file,target=/e true
 ";
-    project(&host, dockerfile, &[]);
+    host.project(dockerfile, &[]);
     host.sh(&format!("{BUILD} -t app app"))
         .fails_with("made/file is no directory that a cache could be filled from")
         .complains("Dockerfile:8")
         .prints("\n7 8\nmade\nx\n")
         .prints("\n5 750\nmade\n")
         .prints("\nmade\ny\n");
-    project(&host, dockerfile.rsplit_once("RUN").expect("a last line").0, &[]);
+    host.project(dockerfile.rsplit_once("RUN").expect("a last line").0, &[]);
     host.sh(&format!("{BUILD} -t app app && docker run --rm app ls /")).ok().omits("\nm\n").omits("\none\n");
     host.sh("ls ../data/build/present").says("");
 }
@@ -285,7 +274,7 @@ RUN --mount=from=made,source=made,target=/from/made --mount=from=busybox,target=
 RUN --mount=type=tmpfs,target=/scratch,size=1m echo s > /scratch/s && ! dd if=/dev/zero of=/scratch/t bs=1M count=2
 RUN --mount=type=secret,id=token --mount=type=ssh ls /run/secrets 2> /dev/null || echo none
 ";
-    project(&host, dockerfile, &[("a", "a\n"), ("sub/in", "in\n"), (".dockerignore", "hidden"), ("hidden", "")]);
+    host.project(dockerfile, &[("a", "a\n"), ("sub/in", "in\n"), (".dockerignore", "hidden"), ("hidden", "")]);
     host.sh(&format!("{BUILD} -t app app")).ok().mentions("\na\nin\n").mentions("\nmade\n").mentions("\nnone\n");
     host.sh("docker run --rm app sh -c 'cat /out; ls -a /work /root /cache /src /from /scratch 2>&1; true'")
         .mentions("x\n")
@@ -314,20 +303,20 @@ HEALTHCHECK --interval=1h CMD true
 STOPSIGNAL 9
 VOLUME /data
 ";
-    project(&host, base, &[("a", "a")]);
+    host.project(base, &[("a", "a")]);
     host.sh(&format!("{BUILD} -t base app")).ok().omits("Running in");
-    project(&host, "FROM base\nSHELL [\"/bin/sh\", \"-ec\"]\nRUN false; true\n", &[]);
+    host.project("FROM base\nSHELL [\"/bin/sh\", \"-ec\"]\nRUN false; true\n", &[]);
     host.sh(&format!("{BUILD} -t child app")).fails_with("").prints("# Executing 2 build triggers");
-    project(&host, "FROM base\nENTRYPOINT [\"cat\", \"/from-context\"]\n", &[]);
+    host.project("FROM base\nENTRYPOINT [\"cat\", \"/from-context\"]\n", &[]);
     host.sh(&format!("{BUILD} -t child app")).ok();
     host.sh("docker run --rm child /triggered").says("atriggered");
     // Also where nothing follows them.
-    project(&host, "FROM base\n", &[]);
+    host.project("FROM base\n", &[]);
     host.sh(&format!("{BUILD} --no-cache app")).prints("# Executing 2 build triggers").mentions("Running in");
     // A trigger that names the stage that carries it out would wait for itself.
-    project(&host, "FROM busybox AS a\nONBUILD COPY --from=b /bin/true /x\nFROM a AS b\nRUN true\n", &[]);
+    host.project("FROM busybox AS a\nONBUILD COPY --from=b /bin/true /x\nFROM a AS b\nRUN true\n", &[]);
     host.sh(&format!("{BUILD} app")).fails_with("circular dependency detected on stage: b");
-    project(&host, "FROM base AS b\nFROM busybox\nRUN <<E\n#!/bin/cat\nread by cat\nE\n", &[]);
+    host.project("FROM base AS b\nFROM busybox\nRUN <<E\n#!/bin/cat\nread by cat\nE\n", &[]);
     host.sh(&format!("{BUILD} -t script app")).ok().mentions("read by cat");
     host.sh("docker image inspect base -f '{{.Config.OnBuild}} {{.Config.StopSignal}} {{.Config.Healthcheck}} {{.Config.Volumes}}'")
         .mentions("[COPY a /from-context RUN echo triggered > /triggered] 9 {[CMD-SHELL true] 1h0m0s").mentions("map[/data:{}]");
@@ -346,7 +335,7 @@ fn stages_that_do_not_need_each_other_are_built_side_by_side() {
         meets(one.into(), two),
         meets(two, one.into()),
     );
-    project(&host, &dockerfile, &[]);
+    host.project(&dockerfile, &[]);
     host.sh(&format!("{BUILD} --network host -t both app")).ok();
     host.sh("docker run --rm both ls /one /two").says("/one\n/two");
 }
@@ -354,7 +343,7 @@ fn stages_that_do_not_need_each_other_are_built_side_by_side() {
 #[test]
 fn a_build_that_is_given_up_leaves_nothing_that_runs() {
     let mut host = Daemon::start();
-    project(&host, "FROM busybox\nRUN echo first > /first\nRUN echo begun; sleep 1000\n", &[]);
+    host.project("FROM busybox\nRUN echo first > /first\nRUN echo begun; sleep 1000\n", &[]);
     let client = host.session(&format!("{BUILD} -t never app"));
     client.waits_for("\nbegun");
     host.sh("docker ps -q | wc -l").says("1");
@@ -374,7 +363,7 @@ fn a_build_that_is_given_up_leaves_nothing_that_runs() {
     };
     eventually("the end of its context", || left() == 0);
     // What was whole is found again.
-    project(&host, "FROM busybox\nRUN echo first > /first\n", &[]);
+    host.project("FROM busybox\nRUN echo first > /first\n", &[]);
     host.sh(&format!("{BUILD} -t app app")).ok().mentions("Using cache");
     host.sh("docker run --rm app cat /first").says("first");
 }
@@ -382,7 +371,7 @@ fn a_build_that_is_given_up_leaves_nothing_that_runs() {
 #[test]
 fn a_build_that_ends_with_its_daemon_is_no_success() {
     let mut host = Daemon::start();
-    project(&host, "FROM busybox\nRUN echo begun; sleep 1000\n", &[]);
+    host.project("FROM busybox\nRUN echo begun; sleep 1000\n", &[]);
     let mut client = host.session(&format!("{BUILD} -t never app"));
     client.waits_for("\nbegun");
     host.stop();
@@ -395,7 +384,7 @@ fn a_build_that_ends_with_its_daemon_is_no_success() {
 #[test]
 fn what_was_built_just_now_is_as_young_as_that() {
     let host = Daemon::start();
-    project(&host, "FROM scratch\nCOPY a b /\n", &[("a", "a")]);
+    host.project("FROM scratch\nCOPY a b /\n", &[("a", "a")]);
     host.sh("ln app/a app/b").ok();
     host.sh(&format!("{BUILD} -t app --build-arg NOPE=1 app")).ok().mentions("[NOPE] were not consumed");
     host.sh("docker image inspect app -f '{{.Created}}'").says("1980-01-02T00:00:00Z");
@@ -415,7 +404,7 @@ fn what_was_built_just_now_is_as_young_as_that() {
 #[test]
 fn the_cache_is_shown_and_emptied() {
     let host = Daemon::start();
-    project(&host, "FROM busybox\nRUN echo layer > /layer\n", &[]);
+    host.project("FROM busybox\nRUN echo layer > /layer\n", &[]);
     host.sh(&format!("{BUILD} -t app app")).ok();
     host.sh("docker system df --format '{{.Type}} {{.TotalCount}}'").mentions("Build Cache 1");
     let shown = host.ask("GET /v1.43/system/df?type=build-cache", "").expect("an answer").json();

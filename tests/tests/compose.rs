@@ -44,11 +44,7 @@ fn a_project_is_built_and_built_anew() {
         ("words/words.Dockerfile", WORDS),
         ("words/list", "a b c\n"),
     ];
-    for (path, text) in files {
-        let path = host.work().join(path);
-        std::fs::create_dir_all(path.parent().expect("a directory")).expect("a directory for it");
-        std::fs::write(path, text).expect("the file");
-    }
+    host.write(&files);
     host.sh(&format!("{COMPOSE} build"))
         .ok()
         .mentions("Successfully tagged shop-words:latest")

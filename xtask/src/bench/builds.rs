@@ -103,25 +103,23 @@ fn service(arena: &Arena, ours: &Instance, theirs: &Dockerd, buildah: &Buildah) 
         ];
         take_turns(ROUNDS, contenders)
     };
-    let figure = |what, measured, most, bound| Figure {
-        what,
-        unit: Unit::Milliseconds,
-        measured,
-        target: Target::AtMost(most),
-        bound,
-    };
     let cold = measure(&["--no-cache"], false)?;
     let cached = measure(&[], false)?;
     let changed = measure(&[], true)?;
     Ok(vec![
-        figure("`docker build` of six steps, all cached", cached, 30.0, "the client: starting it, and one request"),
-        figure(
+        Figure::time(
+            "`docker build` of six steps, all cached",
+            cached,
+            30.0,
+            "the client: starting it, and one request",
+        ),
+        Figure::time(
             "the same, one source changed",
             changed,
             120.0,
             "a container's life for the command, and a sync of the disk for each of two layers",
         ),
-        figure("the same, nothing cached", cold, 350.0, "as before, with four layers"),
+        Figure::time("the same, nothing cached", cold, 350.0, "as before, with four layers"),
     ])
 }
 

@@ -41,6 +41,18 @@ pub(super) struct Figure {
     pub(super) bound: &'static str,
 }
 
+impl Figure {
+    /// A time, in milliseconds, that is to be so long at most.
+    pub(super) fn time(
+        what: &'static str,
+        measured: Vec<(&'static str, Vec<f64>)>,
+        most: f64,
+        bound: &'static str,
+    ) -> Self {
+        Self { what, unit: Unit::Milliseconds, measured, target: Target::AtMost(most), bound }
+    }
+}
+
 /// The page, as far as it is measured.
 pub(super) struct Document {
     heading: String,

@@ -1,7 +1,7 @@
 //! A context of a gigabyte: what it takes where nothing of it changed, and where one file did.
 
 use super::super::arena::Arena;
-use super::super::document::{Figure, Target, Unit};
+use super::super::document::Figure;
 use super::super::{Contender, take_turns, time};
 use crate::instance::Instance;
 use crate::peers::{Buildah, Dockerd};
@@ -22,13 +22,6 @@ const PEERS_ROUNDS: usize = 1;
 pub(super) fn figures(arena: &Arena, ours: &Instance, theirs: &Dockerd, buildah: &Buildah) -> Result<Vec<Figure>> {
     let directory = arena.path("context");
     make(&directory)?;
-    let figure = |what, measured, most, bound| Figure {
-        what,
-        unit: Unit::Milliseconds,
-        measured,
-        target: Target::AtMost(most),
-        bound,
-    };
     let measure = |change: bool| -> Result<Vec<(&'static str, Vec<f64>)>> {
         let mut own = take_turns(ROUNDS, vec![contender("stratus", &directory, change, || stratus(ours, &directory))])?;
         let docker = || super::build(&theirs.socket(), &directory, &[]);
@@ -40,13 +33,13 @@ pub(super) fn figures(arena: &Arena, ours: &Instance, theirs: &Dockerd, buildah:
         Ok(own)
     };
     let figures = vec![
-        figure(
+        Figure::time(
             "`stratus build` of a context of 1 GB in 50,000 files, unchanged",
             measure(false)?,
             500.0,
             "looking at each file: opening 500 directories, and 50,000 calls of statx",
         ),
-        figure(
+        Figure::time(
             "the same, one file changed",
             measure(true)?,
             600.0,
