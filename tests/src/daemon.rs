@@ -111,13 +111,13 @@ impl Daemon {
         self.path("work")
     }
 
-    /// Writes files into the directory that the shell works in, with the directories that they are in.
+    /// Writes files into a directory below the one that the shell works in, with the directories that they are in.
     ///
     /// # Panics
     /// When one can't be written.
-    pub fn write(&self, files: &[(&str, &str)]) {
+    pub fn write(&self, directory: &str, files: &[(&str, &str)]) {
         for (path, text) in files {
-            let path = self.work().join(path);
+            let path = self.work().join(directory).join(path);
             fs::create_dir_all(path.parent().expect("a directory")).expect("a directory for it");
             fs::write(path, text).expect("the file");
         }
@@ -128,8 +128,8 @@ impl Daemon {
     /// # Panics
     /// As [`write`](Self::write).
     pub fn project(&self, dockerfile: &str, files: &[(&str, &str)]) {
-        self.write(&[("app/Dockerfile", dockerfile)]);
-        files.iter().for_each(|(path, text)| self.write(&[(&format!("app/{path}"), text)]));
+        self.write("app", &[("Dockerfile", dockerfile)]);
+        self.write("app", files);
     }
 
     /// Kills the daemon as a crash would, and waits for its end. What runs goes on.

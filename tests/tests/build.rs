@@ -5,15 +5,6 @@ use std::os::unix::net::UnixListener;
 
 use e2e::{Daemon, Registry, eventually};
 
-/// Files in a directory.
-fn project(host: &Daemon, directory: &str, files: &[(&str, &str)]) {
-    for (name, text) in files {
-        let path = host.work().join(directory).join(name);
-        fs::create_dir_all(path.parent().expect("a directory")).expect("a directory for it");
-        fs::write(path, text).expect("the file");
-    }
-}
-
 const APP: &str = "\
 FROM busybox AS base
 ARG GREETING=hello
@@ -27,8 +18,7 @@ CMD [\"cat\", \"/greeting\"]
 #[test]
 fn a_directory_becomes_an_image() {
     let host = Daemon::start();
-    project(
-        &host,
+    host.write(
         "app",
         &[("Dockerfile", APP), ("src/main", "one"), ("secret", "s"), (".dockerignore", "secret\nDockerfile\n")],
     );
@@ -54,8 +44,7 @@ fn a_directory_becomes_an_image() {
     host.sh("docker run --rm base ls /app").fails_with("/app");
     assert!(!host.sh("$STRATUS build --no-cache app").ok().stderr().contains("CACHED"));
     // Another file is built of the same directory.
-    project(
-        &host,
+    host.write(
         "app",
         &[
             ("docker/Dockerfile.dev", "FROM busybox\nCOPY . /app\n"),
@@ -70,8 +59,7 @@ fn a_directory_becomes_an_image() {
 fn only_the_context_is_sent() {
     let host = Daemon::start();
     let dockerfile = "FROM busybox\nCOPY . /app/\nRUN cd /app && find . | sort > /list; stat -c '%a %u:%g' open/run linked; readlink link\n";
-    project(
-        &host,
+    host.write(
         "app",
         &[
             ("Dockerfile", dockerfile),
@@ -108,8 +96,7 @@ fn only_the_context_is_sent() {
 fn the_dockerfile_may_be_elsewhere() {
     let host = Daemon::start();
     let dockerfile = "FROM busybox\nCOPY . /app\nCMD find /app -type f | sort\n";
-    project(
-        &host,
+    host.write(
         ".",
         &[
             ("app/main", "main"),
@@ -143,8 +130,7 @@ fn the_dockerfile_may_be_elsewhere() {
 #[test]
 fn standard_input_is_a_dockerfile_or_an_archive() {
     let host = Daemon::start();
-    project(
-        &host,
+    host.write(
         "app",
         &[
             ("Dockerfile", "FROM busybox\nCOPY main /\nCMD cat main\n"),
@@ -171,7 +157,7 @@ fn standard_input_is_a_dockerfile_or_an_archive() {
 #[test]
 fn programs_and_scripts_are_told_what_came_of_it() {
     let host = Daemon::start();
-    project(&host, "app", &[("Dockerfile", "FROM busybox\nRUN echo made\nRUN test -e /etc/ok || exit 9\n")]);
+    host.write("app", &[("Dockerfile", "FROM busybox\nRUN echo made\nRUN test -e /etc/ok || exit 9\n")]);
     host.sh("echo old > id; $STRATUS build -q --iidfile id app")
         .exits_with(1)
         .prints("")
@@ -204,7 +190,7 @@ fn programs_and_scripts_are_told_what_came_of_it() {
 fn commands_run_as_it_is_said() {
     let host = Daemon::start();
     let dockerfile = "FROM busybox\nRUN ulimit -n; grep db /etc/hosts; df -k /dev/shm | tail -1 | tr -s ' ' | cut -d' ' -f2; ls /sys/class/net\n";
-    project(&host, "app", &[("Dockerfile", dockerfile)]);
+    host.write("app", &[("Dockerfile", dockerfile)]);
     host.sh("$STRATUS build --ulimit nofile=77:99 --add-host db:10.1.2.3 --shm-size 3m --network none -m 64m --memory-swap 64m --cpu-shares 100 --cpu-period 100000 --cpu-quota 50000 --cpuset-cpus 0 --cpuset-mems 0 app")
         .ok().complains(" 77\n").complains(" 10.1.2.3\tdb\n").complains(" 3072\n").complains(" lo\n");
     host.sh("$STRATUS build --add-host db app").exits_with(2).complains("has no address");
@@ -229,7 +215,7 @@ fn base_images_come_from_registries_that_one_is_logged_in_at() {
 #[test]
 fn who_ends_it_leaves_nothing() {
     let host = Daemon::start();
-    project(&host, "app", &[("Dockerfile", "FROM busybox\nRUN echo begun && sleep 1000\n")]);
+    host.write("app", &[("Dockerfile", "FROM busybox\nRUN echo begun && sleep 1000\n")]);
     let mut build = host.session("$STRATUS build -t app app");
     build.waits_for(" begun\n").signal("INT");
     assert_eq!(build.exit_code(), 130);
@@ -258,7 +244,7 @@ fn another_version_is_told_which_one_there_is() {
 #[test]
 fn the_end_of_a_build_is_heard_however_soon_it_comes() {
     let host = Daemon::start();
-    project(&host, "app", &[("Dockerfile", "FROM scratch\nRUN --mount=type=secret,id=none,required true\n")]);
+    host.write("app", &[("Dockerfile", "FROM scratch\nRUN --mount=type=secret,id=none,required true\n")]);
     host.sh("for round in $(seq 100); do $STRATUS build app 2>&1 | tail -n 4 | grep -q '^error: .*secret none: not found' && echo heard; done | uniq -c | tr -s ' '")
         .says("100 heard");
 }

@@ -1,15 +1,6 @@
 //! What a person sees of `stratus build`: on a terminal, in a log, as documents, and before anything is done.
 
 use e2e::Daemon;
-use std::fs;
-
-fn project(host: &Daemon, files: &[(&str, &str)]) {
-    for (name, text) in files {
-        let path = host.work().join("app").join(name);
-        fs::create_dir_all(path.parent().expect("a directory")).expect("a directory for it");
-        fs::write(path, text).expect("the file");
-    }
-}
 
 /// A build on a terminal that somebody watches, whatever the machine of the test says of itself.
 const WATCHED: &str = "env -u CI -u NO_COLOR -u BUILDKIT_PROGRESS TERM=xterm $STRATUS build";
@@ -19,7 +10,7 @@ fn on_a_terminal_it_moves() {
     let host = Daemon::start();
     let script = "i=0; while [ $i -lt 9 ]; do i=$((i+1)); echo line $i; done; until [ -e /go/on ]; do sleep 0.1; done";
     let dockerfile = format!("FROM busybox AS base\nRUN true\nFROM base\nRUN --mount=type=cache,target=/go {script}\n");
-    project(&host, &[("Dockerfile", &dockerfile)]);
+    host.write("app", &[("Dockerfile", &dockerfile)]);
     let mut build = host.terminal(&format!("sh -c '{WATCHED} -t app app'"));
     // What runs has its last lines below it, the first of them not, and is drawn again and again.
     build.waits_until("the last lines", |output| {
@@ -45,7 +36,7 @@ fn on_a_terminal_it_moves() {
 fn a_failure_is_told_with_all_that_the_step_said() {
     let host = Daemon::start();
     let dockerfile = "FROM busybox\nRUN for i in 1 2 3 4 5 6 7 8; do echo said $i; done; \\\n    exit 7\n";
-    project(&host, &[("Dockerfile", dockerfile)]);
+    host.write("app", &[("Dockerfile", dockerfile)]);
     let shown = host.sh(&format!("script -qefc \"{WATCHED} app\" /dev/null < /dev/null"));
     shown.exits_with(1).prints(" said 1\r\n").prints(" said 8\r\n").prints("returned a non-zero code: 7");
     shown.prints("   2 | RUN for i in").prints("  ERROR  0.");
@@ -56,7 +47,7 @@ fn a_failure_is_told_with_all_that_the_step_said() {
 #[test]
 fn elsewhere_it_is_lines() {
     let host = Daemon::start();
-    project(&host, &[("Dockerfile", "FROM busybox AS base\nRUN echo hello\nFROM base\nCMD echo hello\n")]);
+    host.write("app", &[("Dockerfile", "FROM busybox AS base\nRUN echo hello\nFROM base\nCMD echo hello\n")]);
     let steps = |text: &str| -> Vec<String> {
         let mut steps: Vec<String> = text.lines().filter(|line| line.contains(" [")).map(str::to_owned).collect();
         steps.sort();
@@ -109,7 +100,7 @@ COPY --link --from=other /other /other
 WORKDIR /work
 RUN cat /made /other
 ";
-    project(&host, &[("Dockerfile", dockerfile)]);
+    host.write("app", &[("Dockerfile", dockerfile)]);
     let look =
         |flags: &str| -> serde_json::Value { host.sh(&format!("$STRATUS build --print=json {flags} app")).json() };
     let outlooks = |graph: &serde_json::Value, stage: usize| -> Vec<String> {

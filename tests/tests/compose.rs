@@ -44,7 +44,7 @@ fn a_project_is_built_and_built_anew() {
         ("words/words.Dockerfile", WORDS),
         ("words/list", "a b c\n"),
     ];
-    host.write(&files);
+    host.write(".", &files);
     host.sh(&format!("{COMPOSE} build"))
         .ok()
         .mentions("Successfully tagged shop-words:latest")
