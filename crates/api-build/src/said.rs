@@ -46,7 +46,7 @@ pub(crate) enum Said {
 #[serde(rename_all = "camelCase")]
 pub(crate) enum Telling {
     /// What is going to be done, before anything is.
-    Planned(Vec<PlannedStage>),
+    Planned { arguments: Vec<String>, stages: Vec<PlannedStage> },
     /// What is likely not meant in the file.
     Checked(Vec<Found>),
     /// Something happened to a step.
@@ -115,7 +115,7 @@ pub(crate) struct Place {
 impl From<Told> for Said {
     fn from(Told { at, platform, event }: Told) -> Said {
         let event = match event {
-            Event::Planned(stages) => Telling::Planned(stages),
+            Event::Planned { arguments, stages } => Telling::Planned { arguments, stages },
             Event::Checked(found) => Telling::Checked(found),
             Event::Step(StepId { stage, index }, event) => Telling::Step { stage, index, what: event.into() },
             Event::Export(number, what) => Telling::Export { number, what },
@@ -229,7 +229,7 @@ impl TryFrom<Said> for Heard {
         Ok(match said {
             Said::Told { at, platform, event } => {
                 let event = match event {
-                    Telling::Planned(stages) => Event::Planned(stages),
+                    Telling::Planned { arguments, stages } => Event::Planned { arguments, stages },
                     Telling::Checked(found) => Event::Checked(found),
                     Telling::Step { stage, index, what } => Event::Step(StepId { stage, index }, what.try_into()?),
                     Telling::Export { number, what } => Event::Export(number, what),

@@ -34,7 +34,12 @@ pub struct Told {
 #[derive(Clone, Debug)]
 pub enum Event {
     /// What is going to be done, before anything is.
-    Planned(Vec<PlannedStage>),
+    Planned {
+        /// The `ARG`s before the first `FROM`, each as one line.
+        arguments: Vec<String>,
+        /// The stages that are needed, in the file's order.
+        stages: Vec<PlannedStage>,
+    },
     /// What is likely not meant in the file, by Docker's build checks.
     Checked(Vec<Found>),
     /// Something happened to a step. The steps of a stage come one after the other, those of several at once.

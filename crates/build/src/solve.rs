@@ -252,7 +252,8 @@ impl Planned {
             let steps = std::iter::once(&stage.from.text).chain(stage.steps.iter().map(|step| &step.text));
             PlannedStage { stage: *index, name: stage.name().map(str::to_owned), steps: steps.cloned().collect() }
         };
-        Event::Planned(stages.iter().map(stage).collect())
+        let arguments = self.file.arguments.iter().map(|arg| arg.text.clone()).collect();
+        Event::Planned { arguments, stages: stages.iter().map(stage).collect() }
     }
 }
 

@@ -4,6 +4,7 @@
 //! and held; modes need no call, as the thread has a umask of its own; nothing is synced here (who makes the result
 //! visible does that, once for all).
 
+mod below;
 mod metadata;
 
 pub(crate) use metadata::set_attribute;
@@ -12,9 +13,10 @@ pub(crate) use metadata::set_attribute;
 mod tests;
 
 use crate::images::UnpackLimits;
-use crate::tar::{Entry, Kind, TarReader};
+use crate::tar::{Entry, Kind, TarReader, Time};
 use crate::tree::{self, Tree};
 use crate::{Error, PathReason, Result};
+use below::Merged;
 use rustix::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
@@ -48,6 +50,8 @@ pub(crate) struct Options<'a> {
     pub(crate) limits: &'a UnpackLimits,
     /// Where below the root; symbolic links still mean the root.
     pub(crate) base: &'a [u8],
+    /// What lies below the root, and shows where that has nothing.
+    pub(crate) below: Option<BorrowedFd<'a>>,
     /// Whose everything becomes, whatever the archive says.
     pub(crate) owner: Option<(u32, u32)>,
     /// Refuses to replace a directory by something else, and something else by a directory.
@@ -65,6 +69,7 @@ impl<'a> Options<'a> {
             whiteouts: Whiteouts::Overlay,
             limits,
             base: b"",
+            below: None,
             owner: None,
             keep_kinds: false,
             keep_top: false,
@@ -104,6 +109,8 @@ pub(crate) fn unpack_here<R: BufRead>(root: BorrowedFd<'_>, input: R, options: &
     rustix::process::umask(Mode::empty());
     let mut unpacker = Unpacker {
         tree: Tree::new(root),
+        merged: options.below.map(|below| Merged { upper: root, below }),
+        led: None,
         reader: TarReader::new(input),
         options,
         done: Unpacked::default(),
@@ -119,11 +126,15 @@ pub(crate) fn unpack_here<R: BufRead>(root: BorrowedFd<'_>, input: R, options: &
 
 struct Unpacker<'a, R> {
     tree: Tree<'a>,
+    /// The same with what lies below it.
+    merged: Option<Merged<'a>>,
+    /// A directory's path as an entry had it, and where that led: the next entry's is often the same.
+    led: Option<(Vec<u8>, Vec<u8>)>,
     reader: TarReader<R>,
     options: &'a Options<'a>,
     done: Unpacked,
     /// Times of directories, set at the end: what is put into a directory changes its time.
-    directories: HashMap<Vec<u8>, crate::tar::Time>,
+    directories: HashMap<Vec<u8>, Time>,
     /// Bytes of memory that these take.
     held: u64,
 }
@@ -144,6 +155,7 @@ impl<R: BufRead> Unpacker<'_, R> {
         if path.len() == self.options.base.len() {
             return self.top(entry);
         }
+        let path = self.through(path, entry)?;
         let (parent, name) = tree::split(&path);
         let place = Place { parent: self.parent(parent, entry)?, name, path: &path };
         if self.options.whiteouts == Whiteouts::Overlay
@@ -221,23 +233,26 @@ impl<R: BufRead> Unpacker<'_, R> {
         })
     }
 
+    /// Where an entry's path leads, with the links above its name followed that are in what lies below.
+    fn through(&mut self, path: Vec<u8>, entry: &Entry) -> Result<Vec<u8>> {
+        let Some(merged) = &self.merged else { return Ok(path) };
+        let (parent, name) = tree::split(&path);
+        let led = match self.led.take().filter(|(from, _)| from == parent) {
+            Some(led) => led,
+            None => (parent.to_vec(), merged.resolve(parent).map_err(|errno| no_directory(entry, errno))?),
+        };
+        let path = if led.1.is_empty() { name.to_vec() } else { [&led.1, &b"/"[..], name].concat() };
+        self.led = Some(led);
+        Ok(path)
+    }
+
     fn parent(&mut self, path: &[u8], entry: &Entry) -> Result<Rc<OwnedFd>> {
-        let found = self.tree.directory(path, true).map_err(|errno| match errno {
-            Errno::EXIST | Errno::NOENT => Error::HostileEntry {
-                entry: entry.name(),
-                reason: "a directory above it is a symbolic link to nowhere".into(),
-            },
-            Errno::NOTDIR => {
-                Error::HostileEntry { entry: entry.name(), reason: "something above it is no directory".into() }
-            }
-            Errno::LOOP => {
-                Error::HostileEntry { entry: entry.name(), reason: "symbolic links above it go round".into() }
-            }
-            other => failed(entry, other),
-        })?;
-        // What the archive does not have is as old as what it was made for: the same on another day.
+        let found = self.tree.directory(path, true).map_err(|errno| no_directory(entry, errno))?;
         for made in std::mem::take(&mut self.tree.made) {
-            self.remember(&made, entry)?;
+            let below = self.merged.as_ref().map_or(Ok(None), |merged| merged.dress(&made));
+            // What neither has is as old as what it was made for: the same on another day.
+            let time = below.map_err(|errno| failed(entry, errno))?.unwrap_or(entry.mtime);
+            self.remember(&made, time, entry)?;
         }
         Ok(found)
     }
@@ -254,7 +269,7 @@ impl<R: BufRead> Unpacker<'_, R> {
         self.done.says_top = true;
         let base = self.options.base;
         let fd = self.parent(base, entry)?;
-        self.remember(base, entry)?;
+        self.remember(base, entry.mtime, entry)?;
         metadata::of_directory(&fd, entry, self.owner(entry), true).map_err(|e| failed(entry, e))
     }
 
@@ -309,7 +324,7 @@ impl<R: BufRead> Unpacker<'_, R> {
             },
             Err(other) => return Err(failed(entry, other)),
         }
-        self.remember(place.path, entry)?;
+        self.remember(place.path, entry.mtime, entry)?;
         if existed || hid || !plain {
             let fd = open().map_err(|e| failed(entry, e))?;
             if hid {
@@ -377,6 +392,10 @@ impl<R: BufRead> Unpacker<'_, R> {
     fn hard_link(&mut self, place: &Place<'_>, entry: &Entry) -> Result<()> {
         let target = self.clean(&entry.link, entry)?;
         let (parent, name) = tree::split(&target);
+        let parent = match &self.merged {
+            Some(merged) => merged.resolve(parent).map_err(|errno| no_directory(entry, errno))?,
+            None => parent.to_vec(),
+        };
         let missing = || Error::HostileEntry {
             entry: entry.name(),
             reason: format!(
@@ -384,7 +403,7 @@ impl<R: BufRead> Unpacker<'_, R> {
                 String::from_utf8_lossy(&entry.link)
             ),
         };
-        let from = self.tree.directory(parent, false).map_err(|_| missing())?;
+        let from = self.tree.directory(&parent, false).map_err(|_| missing())?;
         let link = || rustix::fs::linkat(&*from, name, &*place.parent, place.name, AtFlags::empty());
         let linked = match link() {
             Err(Errno::EXIST) => {
@@ -447,8 +466,8 @@ impl<R: BufRead> Unpacker<'_, R> {
     }
 
     /// Notes the time of a directory for the end.
-    fn remember(&mut self, path: &[u8], entry: &Entry) -> Result<()> {
-        if self.directories.insert(path.to_vec(), entry.mtime).is_none() {
+    fn remember(&mut self, path: &[u8], time: Time, entry: &Entry) -> Result<()> {
+        if self.directories.insert(path.to_vec(), time).is_none() {
             self.held += path.len() as u64 + REMEMBERED;
         }
         let limit = self.options.limits.names;
@@ -506,6 +525,17 @@ fn is_whiteout(place: &Place<'_>) -> bool {
 fn for_people(path: &[u8]) -> std::path::PathBuf {
     use std::os::unix::ffi::OsStrExt as _;
     std::path::Path::new("/").join(std::ffi::OsStr::from_bytes(path))
+}
+
+/// There is nowhere to put an entry.
+fn no_directory(entry: &Entry, errno: Errno) -> Error {
+    let reason = match errno {
+        Errno::EXIST | Errno::NOENT => "a directory above it is a symbolic link to nowhere",
+        Errno::NOTDIR => "something above it is no directory",
+        Errno::LOOP => "symbolic links above it go round",
+        other => return failed(entry, other),
+    };
+    Error::HostileEntry { entry: entry.name(), reason: reason.into() }
 }
 
 fn failed(entry: &Entry, errno: Errno) -> Error {

@@ -9,6 +9,10 @@ printf 'FROM busybox\nCOPY *.txt /some/\nCOPY d?r /q/\nCOPY [ab].txt /class/\n' 
 printf 'FROM busybox\nWORKDIR /work\nCOPY a.txt .\nWORKDIR deep/er\nCOPY a.txt ./\nRUN pwd > where\n' | built
 printf 'FROM busybox\nCOPY --chown=1000:1001 dir /owned\nCOPY --chown=root a.txt /home/new/a.txt\nCOPY --chown=root:staff b.txt /b\n' | built
 printf 'FROM busybox\nADD files.tar.gz /unpacked/\nADD a.txt /added\n' | built
+mkdir -p app/tree/lib app/tree/deep/er app/tree/kept/under; echo lib > app/tree/lib/foo; ln app/tree/lib/foo app/tree/lib/hard; echo new > app/tree/lib/new; echo deep > app/tree/deep/er/file; echo kept > app/tree/kept/under/file; tar -C app/tree --mtime=@0 --owner=0 --group=0 -cf app/through.tar lib/foo lib/hard deep/er/file kept/under/file; tar -C app/tree --mtime=@0 --owner=0 --group=0 -cf app/over.tar lib; tar -C app/tree --mtime=@0 --owner=0 --group=0 -cf app/sub.tar lib/new; rm -r app/tree
+printf 'FROM busybox\nRUN mkdir -p /usr/lib /opt/kept && chmod 750 /usr/lib && chown 7:8 /usr/lib && ln -s usr/lib /lib && ln -s /opt/kept /kept && mkdir -m 700 /opt/kept/under\nADD through.tar /\n' | built
+printf 'FROM busybox\nRUN mkdir -p /usr/lib && ln -s usr/lib /lib\nADD over.tar /\n' | built
+printf 'FROM busybox\nRUN mkdir -p /usr/lib && ln -s ../usr/lib /lib\nADD through.tar sub.tar /\n' | built
 printf 'FROM busybox AS first\nRUN mkdir /out && echo made > /out/made\nFROM busybox\nCOPY --from=first /out/made /got\nCOPY --from=0 /out /dir\n' | built
 printf 'FROM busybox AS a\nRUN echo a > /a\nFROM busybox AS b\nRUN echo b > /b\nFROM a\nRUN echo c > /c\n' | built --target a
 printf 'FROM scratch\nCOPY a.txt /\nENTRYPOINT ["/a.txt"]\n' | built
@@ -27,6 +31,8 @@ printf 'FROM busybox\nRUN ["/bin/sh", "-c", "echo exec form > /file"]\nRUN ["tou
 printf 'from busybox\nrun echo lower > /file\ncmd ["x"]\n' | built
 printf 'FROM busybox\nVOLUME /vol\nRUN mkdir -p /vol && id -u > /who\nUSER 1000:1001\nRUN id -u > /tmp/who; id -g >> /tmp/who\n' | built
 printf 'FROM busybox\nRUN echo hello\n' | docker build - 2>&1 | sed 's/[0-9a-f]\{12\}/…/g'
+printf 'ARG TAG=latest\nARG A B=2\nFROM busybox:$TAG\nRUN echo hello\n' | docker build - 2>&1 | sed 's/[0-9a-f]\{12\}/…/g'
+printf 'ARG TAG=latest\nFROM busybox:$TAG AS one\nFROM one\n' | docker build --target one - 2>&1 | sed 's/[0-9a-f]\{12\}/…/g'
 printf 'FROM busybox\nRUN exit 3\n' | docker build - 2>&1 | sed 's/[0-9a-f]\{12\}/…/g'
 printf 'FROM busybox\nCOPY nothing /\n' > app/Dockerfile; docker build -q app
 printf 'FROM nothing-of-the-kind\n' | docker build -q -
@@ -42,4 +48,6 @@ printf 'FROM busybox\n' > app/Dockerfile; docker build -q --target nothing app
 docker build -q --network nothing app
 printf 'FROM busybox\nRUN cat /etc/hosts > /hosts; ulimit -n > /limit; df -k /dev/shm | tail -1 | cut -c 24-33 > /shm\n' > app/Dockerfile; docker build -q -t built --add-host there:10.1.2.3 --ulimit nofile=100:200 --shm-size 1m app > /dev/null; docker run --rm built cat /hosts /limit /shm | grep -v -e '^[^ ]*:' -e build -e '[0-9a-f]\{12\}'
 docker build -q -t one -t two:2 app > /dev/null; docker images --format '{{.Repository}}:{{.Tag}}' | sort
+printf 'FROM busybox\nRUN ln -s /nowhere /lib\nADD sub.tar /\n' | built
+printf 'FROM busybox\nRUN ln -s lib /lib\nADD sub.tar /\n' | built
 api POST '/v1.41/build?buildargs=nonsense' x | head -1

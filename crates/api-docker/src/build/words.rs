@@ -59,13 +59,16 @@ impl Words {
     pub(super) fn event(&mut self, event: Event) -> Vec<Message> {
         self.began = true;
         match event {
-            Event::Planned(stages) => {
+            Event::Planned { arguments, stages } => {
+                self.total = arguments.len();
                 for plan in stages {
                     let first = self.total + 1;
                     self.total += plan.steps.len();
                     self.stages.push_back(Telling { plan, first, waiting: Vec::new(), held: 0, ended: false });
                 }
-                Vec::new()
+                let said = arguments.iter().enumerate();
+                let said = said.map(|(before, text)| Message::stream(step(before + 1, self.total, text))).collect();
+                self.unless_quiet(said)
             }
             Event::Export(_, ExportEvent::Layer(event)) => vec![event.into()],
             // Clients of the classic builder know nothing of checks.
@@ -91,12 +94,17 @@ impl Words {
             }
             self.stages.pop_front();
         }
-        if self.quiet {
-            self.kept.extend(told);
-            self.kept.drain(..self.kept.len().saturating_sub(KEPT));
-            return Vec::new();
+        self.unless_quiet(told)
+    }
+
+    /// What is told; of a quiet build it is kept for its failure.
+    fn unless_quiet(&mut self, told: Vec<Message>) -> Vec<Message> {
+        if !self.quiet {
+            return told;
         }
-        told
+        self.kept.extend(told);
+        self.kept.drain(..self.kept.len().saturating_sub(KEPT));
+        Vec::new()
     }
 
     /// What is said of an image.
@@ -136,6 +144,11 @@ impl Words {
     }
 }
 
+/// A step begins.
+fn step(number: usize, total: usize, text: &str) -> String {
+    format!("Step {number}/{total} : {text}\n")
+}
+
 impl Telling {
     fn hear(&mut self, id: StepId, event: StepEvent, total: usize) {
         let short = |container: &str| container.chars().take(12).collect::<String>();
@@ -148,7 +161,7 @@ impl Telling {
             StepEvent::Downloaded => "\n".to_owned(),
             StepEvent::Began => {
                 let text = self.plan.steps.get(id.index).map_or("", String::as_str);
-                format!("Step {}/{total} : {text}\n", self.first + id.index)
+                step(self.first + id.index, total, text)
             }
             StepEvent::Triggers(texts) => {
                 let plural = if texts.len() == 1 { "" } else { "s" };
@@ -212,7 +225,7 @@ mod tests {
     fn what_waits_is_no_more_than_memory_has() {
         let mut words = Words::new(false);
         let plan = |stage| PlannedStage { stage, name: None, steps: vec!["FROM scratch".into(), "RUN yes".into()] };
-        words.event(Event::Planned(vec![plan(0), plan(1)]));
+        words.event(Event::Planned { arguments: Vec::new(), stages: vec![plan(0), plan(1)] });
         let second = |index, event| Event::Step(StepId { stage: 1, index }, event);
         words.event(second(1, StepEvent::Began));
         for line in 0..200_000 {
@@ -224,5 +237,16 @@ mod tests {
         assert_eq!(said[0], "Step 4/4 : RUN yes\n");
         assert!(said[1].starts_with("[output clipped: "), "{}", said[1]);
         assert_eq!(said.last().map(String::as_str), Some("line 199999\n"));
+    }
+
+    #[test]
+    fn arguments_before_the_first_stage_are_steps() {
+        let plan = PlannedStage { stage: 0, name: None, steps: vec!["FROM busybox:$TAG".into()] };
+        let arguments = vec!["ARG TAG=latest".to_owned(), "ARG OTHER".to_owned()];
+        let mut words = Words::new(false);
+        let mut said = words.event(Event::Planned { arguments, stages: vec![plan] });
+        said.extend(words.event(Event::Step(StepId { stage: 0, index: 0 }, StepEvent::Began)));
+        let said: Vec<String> = said.into_iter().filter_map(|message| message.stream).collect();
+        assert_eq!(said, ["Step 1/3 : ARG TAG=latest\n", "Step 2/3 : ARG OTHER\n", "Step 3/3 : FROM busybox:$TAG\n"]);
     }
 }

@@ -200,7 +200,7 @@ impl Filling<'_> {
     }
 
     /// Unpacks an archive into a directory, which is made where it is missing, and gives its owner to everything where there
-    /// is one.
+    /// is one. Links of what is below are followed above an entry's name, and directories that the archive does not have look as there.
     ///
     /// # Errors
     /// What an archive is refused for, as that of a layer is.
@@ -219,6 +219,7 @@ impl Filling<'_> {
             whiteouts: unpack::Whiteouts::Verbatim,
             limits,
             base: &path,
+            below: self.below.as_ref().map(rustix::fd::AsFd::as_fd),
             owner,
             keep_kinds: false,
             keep_top: true,

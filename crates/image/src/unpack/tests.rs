@@ -28,6 +28,7 @@ impl Stage {
             whiteouts: Whiteouts::Overlay,
             limits: &limits,
             base: b"",
+            below: None,
             owner: None,
             keep_kinds: false,
             keep_top: false,
@@ -345,6 +346,103 @@ fn copying_into_a_container_keeps_kinds_apart() {
     cp(&[(file("link/through"), b"in the container's own root")]).unwrap();
     assert!(stage.root().join("app/dir/through").exists());
     assert!(matches!(cp(&[(file("../up"), b"")]).unwrap_err(), Error::HostileEntry { .. }));
+}
+
+/// Layers below, of which nothing may change.
+fn below(stage: &Stage) -> std::path::PathBuf {
+    let below = stage.temp.path().join("below");
+    for directory in ["usr/lib", "opt/kept", "etc"] {
+        std::fs::create_dir_all(below.join(directory)).unwrap();
+    }
+    std::fs::write(below.join("etc/file"), "sentinel").unwrap();
+    let links = [
+        ("usr/lib", "lib"),
+        ("/opt/../opt/kept", "kept"),
+        ("../../outside/dir", "up"),
+        ("/nowhere", "dangling"),
+        ("round", "round"),
+        ("lib/../../lib", "through"),
+    ];
+    for (target, name) in links {
+        std::os::unix::fs::symlink(target, below.join(name)).unwrap();
+    }
+    let lib = below.join("usr/lib");
+    std::fs::set_permissions(&lib, std::fs::Permissions::from_mode(0o2750)).unwrap();
+    std::os::unix::fs::chown(&lib, Some(7), Some(8)).unwrap();
+    std::fs::set_permissions(&lib, std::fs::Permissions::from_mode(0o2750)).unwrap();
+    rustix::fs::lsetxattr(&lib, "user.note", b"x", rustix::fs::XattrFlags::empty()).unwrap();
+    std::fs::File::open(&lib)
+        .unwrap()
+        .set_modified(std::time::UNIX_EPOCH + std::time::Duration::from_secs(77))
+        .unwrap();
+    below
+}
+
+fn unpack_over(stage: &Stage, below: &Path, entries: &[(Entry, &[u8])]) -> Result<Unpacked> {
+    let (root, below) = (std::fs::File::open(stage.root()).unwrap(), std::fs::File::open(below).unwrap());
+    let limits = UnpackLimits::default();
+    let below = Some(below.as_fd());
+    let options = Options { whiteouts: Whiteouts::Verbatim, below, ..Options::of_layer(&limits, None) };
+    unpack(root.as_fd(), &archive(entries)[..], &options)
+}
+
+#[test]
+fn links_of_what_lies_below_are_followed() {
+    let stage = Stage::new();
+    let below = below(&stage);
+    let outside = stage.outside();
+    let entries = [
+        (file("lib/one"), &b"1"[..]),
+        (hard("lib/two", "lib/one"), b""),
+        (file("through/three"), b"3"),
+        (file("kept/deep/four"), b"4"),
+        (file("etc/five"), b"5"),
+        (file("new/six"), b"6"),
+    ];
+    unpack_over(&stage, &below, &entries).unwrap();
+    let read = |path: &str| std::fs::read_to_string(stage.root().join(path)).unwrap();
+    for (path, text) in
+        [("usr/lib/one", "1"), ("usr/lib/two", "1"), ("usr/lib/three", "3"), ("opt/kept/deep/four", "4")]
+    {
+        assert_eq!(read(path), text);
+    }
+    assert!(!stage.root().join("lib").exists() && !stage.root().join("kept").exists());
+    let look = |path: &str| {
+        let found = std::fs::metadata(stage.root().join(path)).unwrap();
+        (found.mode() & 0o7777, found.uid(), found.gid())
+    };
+    assert_eq!(look("usr/lib"), (0o2750, 7, 8));
+    assert_eq!(std::fs::metadata(stage.root().join("usr/lib")).unwrap().mtime(), 77);
+    let mut value = [0; 8];
+    assert_eq!(rustix::fs::lgetxattr(stage.root().join("usr/lib"), "user.note", &mut value), Ok(1));
+    assert_eq!(look("new"), (0o755, 0, 0));
+    assert_eq!(std::fs::read_dir(below.join("usr/lib")).unwrap().count(), 0);
+    assert_eq!(stage.outside(), outside);
+}
+
+#[test]
+fn links_of_what_lies_below_lead_nowhere_else() {
+    // `up` is `/outside/dir` to who has this root, and that is not there.
+    for path in ["dangling/x", "dangling/x/y", "round/x", "etc/file/x", "up/x"] {
+        let stage = Stage::new();
+        let below = below(&stage);
+        let outside = stage.outside();
+        let refused = unpack_over(&stage, &below, &[(file(path), b"")]);
+        assert!(matches!(&refused, Err(Error::HostileEntry { entry, .. }) if entry == path), "{path}: {refused:?}");
+        assert_eq!(stage.outside(), outside);
+    }
+}
+
+#[test]
+fn an_entry_of_its_own_takes_a_links_place() {
+    let stage = Stage::new();
+    let below = below(&stage);
+    unpack_over(&stage, &below, &[(file("lib/one"), b""), (dir("lib"), b""), (file("lib/two"), b"")]).unwrap();
+    let found = |path: &str| stage.root().join(path).exists();
+    assert!(found("usr/lib/one") && found("lib/two") && !found("usr/lib/two"));
+    // What is behind the link that the directory hides is not there any more.
+    unpack_over(&stage, &below, &[(link("lib", "/etc"), b""), (file("lib/three"), b"")]).unwrap();
+    assert!(found("etc/three"));
 }
 
 fn hostile_name() -> impl Strategy<Value = String> {

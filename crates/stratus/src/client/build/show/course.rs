@@ -97,7 +97,7 @@ impl Course {
         self.at = self.at.max(at);
         let number = self.steps.len() + 1;
         let (id, news) = match event {
-            Event::Planned(stages) => {
+            Event::Planned { stages, .. } => {
                 self.plan(platform, &stages);
                 return Vec::new();
             }

@@ -195,7 +195,8 @@ mod tests {
     fn live() -> Live {
         let mut live = Live::new("app".to_owned(), false);
         let steps = vec!["FROM busybox".to_owned(), "RUN make".to_owned(), "RUN other".to_owned()];
-        let planned = Event::Planned(vec![PlannedStage { stage: 0, name: None, steps }]);
+        let planned =
+            Event::Planned { arguments: Vec::new(), stages: vec![PlannedStage { stage: 0, name: None, steps }] };
         live.hear(Told { at: Duration::ZERO, platform: None, event: planned });
         live
     }

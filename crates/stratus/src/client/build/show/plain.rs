@@ -73,7 +73,7 @@ mod tests {
         let steps = vec!["FROM busybox".to_owned(), "RUN make".to_owned()];
         let stage =
             |stage, name: Option<&str>| PlannedStage { stage, name: name.map(str::to_owned), steps: steps.clone() };
-        let planned = Event::Planned(vec![stage(0, Some("build")), stage(2, None)]);
+        let planned = Event::Planned { arguments: Vec::new(), stages: vec![stage(0, Some("build")), stage(2, None)] };
         assert_eq!(plain.hear(Told { at: Duration::ZERO, platform: None, event: planned }), "");
         let mut hear = |at, stage, event| {
             let id = StepId { stage, index: 1 };
