@@ -101,7 +101,7 @@ fn every_key_has_its_effect() {
         assert!(outcome.stdout().contains(&filled(key.prints)), "{} has no effect: {outcome}", key.name);
     }
     // Flags that are not in the table above have tests of their own elsewhere.
-    let builds = ["build-allow-address", "build-cache-days", "build-cache-size"];
+    let builds = ["build-allow-address", "build-allow-entitlement", "build-cache-days", "build-cache-size"];
     let own = ["config", "clean", "help", "ip-forward-no-drop", "usage-days", "usage-runs"];
     let help = host.sh("$STRATUS daemon --help").ok().stdout().to_owned();
     let words = help.split_whitespace().filter_map(|word| word.strip_prefix("--"));
@@ -111,7 +111,7 @@ fn every_key_has_its_effect() {
 }
 
 /// Values that are refused, and what is said.
-const REFUSED: [(&str, &str); 18] = [
+const REFUSED: [(&str, &str); 19] = [
     ("label = 'two words'", "label \"two words\": write NAME=VALUE, with no white space in the name"),
     ("label = ['rack=7', 'the rack=7']", "label \"the rack=7\": write NAME=VALUE"),
     ("dns-search = 'two words'", "dns-search \"two words\": write one domain's name, such as internal.example"),
@@ -129,6 +129,7 @@ const REFUSED: [(&str, &str); 18] = [
     ),
     ("bridge = 'br 0'", "bridge \"br 0\": invalid link name \"br 0\": 1 to 15 bytes without white space, '/' and ':'"),
     ("insecure-registry = 'a b'", "insecure-registry \"a b\": "),
+    ("build-allow-entitlement = 'all'", "build-allow-entitlement: there is no entitlement \"all\": there are security"),
     ("log-driver = 'syslog'", "log-driver syslog: "),
     ("log-opt = 'max-size=huge'", "log-opt max-size: invalid size: 'huge'"),
     ("bridge = 'lo'", "bridge lo: a link of that name is there, and is no bridge: choose another name"),

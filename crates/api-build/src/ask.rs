@@ -1,5 +1,6 @@
 //! What is to be built.
 
+use build::Entitlement;
 use build::dockerfile::{self, Given};
 use engine::model::{HostConfig, NetworkMode};
 use image::registry::{Auth, AuthDocument};
@@ -44,6 +45,9 @@ pub struct Ask {
     pub look: bool,
     /// How commands run.
     pub running: Running,
+    /// What commands may have that others have not, where the daemon allows it, too.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub allowed: BTreeSet<Entitlement>,
     /// Credentials for registries, by their names.
     pub credentials: BTreeMap<String, Credentials>,
     /// Ids of the secrets that the client has.

@@ -156,6 +156,7 @@ async fn request(builder: &Builder, opener: &Opener, asked: Ask) -> Result<(Requ
         no_cache_filter: asked.no_cache_filter,
         pull: asked.pull,
         squash: asked.squash,
+        allowed: asked.allowed,
         step_timeout: asked.running.timeout.map(Duration::from_millis),
         host: asked.running.host(),
         credentials,

@@ -11,6 +11,7 @@ pub mod check;
 mod contexts;
 pub mod dockerfile;
 mod emulation;
+mod entitlement;
 mod error;
 mod files;
 pub mod glob;
@@ -33,6 +34,7 @@ mod turns;
 
 pub use cache::{CacheLimits, Cached, CachedKind, Meant, PruneOptions, Pruned};
 pub use contexts::{List, Listed, Received, Stamp, Taking, Update, Verdict, What};
+pub use entitlement::{Entitlement, UnknownEntitlement};
 pub use error::{Error, Result};
 pub use files::Files;
 pub use look::{Graph, GraphStage, GraphStep, Outlook};

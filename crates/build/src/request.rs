@@ -2,12 +2,13 @@
 
 use crate::cache::CacheLimits;
 use crate::dockerfile::{Given, Source};
+use crate::entitlement::Entitlement;
 use crate::files::Files;
 use engine::model::HostConfig;
 use futures_util::future::BoxFuture;
 use image::registry::{Auth, Reach};
 use image::{Descriptor, ImageId, Platform, Reference};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::UnixStream;
@@ -17,6 +18,8 @@ use tokio::net::UnixStream;
 pub struct Settings {
     /// Which addresses files are fetched from that a build names.
     pub reach: Reach,
+    /// What steps may have that others have not, where their build allows it, too.
+    pub entitlements: BTreeSet<Entitlement>,
     /// How much stays of what builds keep.
     pub cache: CacheLimits,
 }
@@ -46,6 +49,8 @@ pub struct Request {
     pub squash: bool,
     /// How commands run: network, limits, names of hosts, the size of `/dev/shm`.
     pub host: HostConfig,
+    /// What commands may have that others have not, where the daemon allows it, too.
+    pub allowed: BTreeSet<Entitlement>,
     /// How long each command may take.
     pub step_timeout: Option<Duration>,
     /// Credentials for registries, by their names.

@@ -5,6 +5,7 @@ use crate::caches::Caches;
 use crate::check::{self, BaseImage};
 use crate::contexts::Kept;
 use crate::dockerfile::{self, Dockerfile, Globals, Instruction, Origin, PREDEFINED, Plan};
+use crate::entitlement::{self, Entitlement};
 use crate::files::{Choice, Files};
 use crate::intermediate::{self, Steps};
 use crate::look::Looks;
@@ -21,6 +22,7 @@ use engine::Engine;
 use futures_util::future::{BoxFuture, try_join_all};
 use image::{ImageId, Images, KeptLayers, Platform};
 use jiff::Timestamp;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -49,6 +51,7 @@ struct Inner {
     kept: Kept,
     data_dir: PathBuf,
     limits: CacheLimits,
+    entitlements: BTreeSet<Entitlement>,
     /// Held by who takes out what is too old or too much.
     collecting: tokio::sync::Mutex<()>,
 }
@@ -85,6 +88,7 @@ impl Builder {
             kept,
             data_dir: data_dir.to_owned(),
             limits: settings.cache,
+            entitlements: settings.entitlements,
             collecting: tokio::sync::Mutex::default(),
         })))
     }
@@ -118,6 +122,11 @@ impl Builder {
 
     pub(crate) fn limits(&self) -> CacheLimits {
         self.0.limits
+    }
+
+    /// What the administrator allows steps.
+    pub(crate) fn entitlements(&self) -> &BTreeSet<Entitlement> {
+        &self.0.entitlements
     }
 
     pub(crate) fn collecting(&self) -> &tokio::sync::Mutex<()> {
@@ -230,6 +239,7 @@ impl Planned {
     pub(crate) fn tell(&self, builder: &Builder, request: &Request, progress: &Progress) -> Result<()> {
         progress.tell(self.event());
         builder.check(&self.file, request, progress)?;
+        self.permit(builder, request)?;
         let last = StepId { stage: self.target, index: self.file.stages[self.target].steps.len() };
         for name in request.context.changed() {
             let message = format!(
@@ -240,6 +250,19 @@ impl Planned {
         for name in unused(&self.file, request) {
             let message = format!("One or more build-args [{name}] were not consumed: no ARG declares it");
             progress.step(last, StepEvent::Warning(message));
+        }
+        Ok(())
+    }
+
+    /// Refuses a step that asks for more than it may have, before anything is done.
+    fn permit(&self, builder: &Builder, request: &Request) -> Result<()> {
+        for stage in &self.order {
+            for step in &self.file.stages[*stage].steps {
+                if let Instruction::Run(run) = &step.node {
+                    let checked = entitlement::check(run, request, builder.entitlements());
+                    checked.map_err(|message| self.file.source.mistake(step.span, message))?;
+                }
+            }
         }
         Ok(())
     }

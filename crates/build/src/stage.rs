@@ -5,10 +5,11 @@ mod sources;
 use crate::cache::{Key, Step};
 use crate::caches::Made;
 use crate::dockerfile::{
-    CommandLine, Copy, FileSource, Files as Operands, Heredoc, Instruction, Kind, Mistake, Mode, Mount, Origin, Owner,
-    Run, Scope, Source, Span, Statement, Word, expand, trigger,
+    CommandLine, Copy, FileSource, Files as Operands, Heredoc, Instruction, Kind, Mistake, Mode, Mount, Network,
+    Origin, Owner, Run, Scope, Security, Source, Span, Statement, Word, expand, trigger,
 };
 use crate::emulation;
+use crate::entitlement;
 use crate::files::Files;
 use crate::look::{GraphStep, Known, Outlook};
 use crate::progress::{StepEvent, StepId};
@@ -21,7 +22,7 @@ use crate::step::piece::Piece;
 use crate::step::run::{self, Ended, Running};
 use crate::{Error, Result};
 use engine::Access;
-use engine::model::{BindOptions, MountKind, MountRequest};
+use engine::model::{BindOptions, MountKind, MountRequest, NetworkMode};
 use image::manifest::MAX_LAYERS;
 use image::{Images, KeptLayers, changes};
 use std::sync::Arc;
@@ -389,7 +390,8 @@ impl Stage<'_, '_> {
         let prepared = self.prepare(run, place)?;
         let arguments: Vec<String> = self.scope.arguments().map(|(name, value)| format!("{name}={value}")).collect();
         let config = &self.state.config.config;
-        let key = Key::new("run")
+        let what = if prepared.running.host.privileged { "run with all privileges" } else { "run" };
+        let key = Key::new(what)
             .option(self.state.chain().as_ref(), Key::digest)
             .each(&prepared.running.argv, |key, word| key.text(word))
             .option(prepared.script.as_ref(), |key, (_, text)| key.text(text))
@@ -542,16 +544,14 @@ impl Stage<'_, '_> {
         if let Some(device) = run.devices.first() {
             return Err(place.source.mistake(device.span, "stratus has no devices for a RUN").into());
         }
-        if run.security != crate::dockerfile::Security::Sandbox {
-            return Err(place.mistake("security.insecure is not allowed: a step runs as any container does"));
-        }
-        let mut host = self.solver.request.host.clone();
+        let (request, builder) = (self.solver.request, self.solver.builder);
+        entitlement::check(run, request, builder.entitlements()).map_err(|message| place.mistake(message))?;
+        let mut host = request.host.clone();
+        host.privileged = run.security == Security::Insecure;
         match run.network {
-            crate::dockerfile::Network::Default => {}
-            crate::dockerfile::Network::None => host.network_mode = engine::model::NetworkMode::None,
-            crate::dockerfile::Network::Host => {
-                return Err(place.mistake("network.host is not allowed: a step has the build's own network"));
-            }
+            Network::Default => {}
+            Network::None => host.network_mode = NetworkMode::None,
+            Network::Host => host.network_mode = NetworkMode::Host,
         }
         "none".clone_into(&mut host.log.driver);
         host.log.options.clear();

@@ -9,7 +9,7 @@ use image::registry::{Auth, AuthDocument};
 use image::{Platform, Reference};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::call::Call;
 use crate::containers::resources::{UlimitBody, ulimits};
@@ -80,6 +80,7 @@ impl Parameters {
             pull: self.pull,
             host: self.host,
             squash: self.squash,
+            allowed: BTreeSet::new(),
             step_timeout: None,
             credentials: self.credentials,
             contexts: BTreeMap::new(),

@@ -16,7 +16,9 @@ use tracing_subscriber::filter::Targets;
 use super::{Error, instance};
 use crate::tls;
 pub(super) use host::Host;
-use values::{absolute, address, bridge, build_cache, labels, log_filter, pairs, pool, reach, registries, retention};
+use values::{
+    absolute, address, bridge, build_cache, entitlements, labels, log_filter, pairs, pool, reach, registries, retention,
+};
 
 pub(super) const DATA_DIR: &str = "/var/lib/stratus";
 const RUN_DIR: &str = "/run/stratus";
@@ -73,6 +75,9 @@ pub(crate) struct Options {
     /// service; repeats
     #[arg(long = "build-allow-address", value_name = "RANGE")]
     build_allow_addresses: Vec<String>,
+    /// What steps of builds may ask for beside what any container has: security.insecure or network.host; repeats
+    #[arg(long = "build-allow-entitlement", value_name = "ENTITLEMENT")]
+    build_allow_entitlements: Vec<String>,
     /// Where containers' output goes by default: json-file, local or none [default: json-file]
     #[arg(long, value_name = "DRIVER")]
     log_driver: Option<String>,
@@ -153,6 +158,8 @@ struct File {
     registry_mirrors: Vec<String>,
     #[serde(rename = "build-allow-address", deserialize_with = "one_or_many")]
     build_allow_addresses: Vec<String>,
+    #[serde(rename = "build-allow-entitlement", deserialize_with = "one_or_many")]
+    build_allow_entitlements: Vec<String>,
     #[serde(alias = "log_driver")]
     log_driver: Option<String>,
     #[serde(rename = "log-opt", alias = "log_opts", deserialize_with = "one_or_many")]
@@ -285,6 +292,7 @@ impl Config {
             registries: registries(&insecure, &mirrors)?,
             build: build::Settings {
                 reach: reach(&list(&options.build_allow_addresses, &file.build_allow_addresses))?,
+                entitlements: entitlements(&list(&options.build_allow_entitlements, &file.build_allow_entitlements))?,
                 cache: build_cache(
                     &data_dir,
                     options.build_cache_size.as_deref().or(file.build_cache_size.as_deref()),

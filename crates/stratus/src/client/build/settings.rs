@@ -1,6 +1,7 @@
 //! What is asked for beside the context, as the daemon is told.
 
 use api_build::{Ask, Credentials, Source, Ulimit};
+use build::Entitlement;
 use clap::Args;
 use image::Reference;
 use serde_json::Value;
@@ -14,6 +15,10 @@ use super::BuildArgs;
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Commands of the build")]
 pub(super) struct Running {
+    /// What they may ask for beside what any container has, where the daemon allows it, too: security.insecure (RUN --security=insecure) or
+    /// network.host (RUN --network=host); repeats
+    #[arg(long, value_name = "ENTITLEMENT", value_delimiter = ',')]
+    allow: Vec<Entitlement>,
     #[command(flatten)]
     share: options::Share,
     /// Network: default, host, none or a network's name
@@ -86,6 +91,7 @@ pub(super) fn ask(args: &BuildArgs, names: &[Reference], source: Source) -> Resu
         no_cache_filter: args.no_cache_filter.clone(),
         pull: args.pull,
         running: running(&args.running)?,
+        allowed: args.running.allow.iter().copied().collect(),
         credentials: credentials::all()?.into_iter().map(|(name, document)| (name, Credentials(document))).collect(),
         ..Ask::default()
     })

@@ -1,5 +1,6 @@
 //! What single values of the configuration mean, and which of them are refused.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
@@ -144,6 +145,12 @@ pub(super) fn registries(insecure: &[String], mirrors: &[String]) -> Result<Regi
 /// What builds may fetch from.
 pub(super) fn reach(ranges: &[String]) -> Result<Reach, Error> {
     Reach::allowing(ranges).map_err(|error| Error::Config(format!("build-allow-address: {error}")))
+}
+
+/// What steps of builds may have.
+pub(super) fn entitlements(names: &[String]) -> Result<BTreeSet<build::Entitlement>, Error> {
+    let one = |name: &String| name.parse().map_err(|e| Error::Config(format!("build-allow-entitlement: {e}")));
+    names.iter().map(one).collect()
 }
 
 #[cfg(test)]
