@@ -26,6 +26,10 @@ struct Known {
     pages: HashMap<String, Page>,
     /// Directories whose files are handed out, by what stands before them.
     directories: Vec<(String, PathBuf)>,
+    /// What is to be shown for paths that begin so.
+    guarded: Vec<(String, String)>,
+    /// All that was shown.
+    shown: Vec<String>,
     asked: Vec<String>,
 }
 
@@ -97,6 +101,16 @@ impl Web {
         self.shared.known().directories.push((format!("{path}/"), directory.into()));
     }
 
+    /// Hands out what is behind a path only to who shows this in a header `Authorization`.
+    pub fn guard(&self, path: &str, authorization: &str) {
+        self.shared.known().guarded.push((path.to_owned(), authorization.to_owned()));
+    }
+
+    /// What headers `Authorization` there were since this was last called.
+    pub fn shown(&self) -> Vec<String> {
+        std::mem::take(&mut self.shared.known().shown)
+    }
+
     /// What was asked since this was last called: `GET /path 200`, in order.
     pub fn asked(&self) -> Vec<String> {
         std::mem::take(&mut self.shared.known().asked)
@@ -131,19 +145,31 @@ impl Shared {
         // What a proxy is asked for says of which server.
         let path =
             target.strip_prefix("http://").and_then(|rest| rest.find('/').map(|at| &rest[at..])).unwrap_or(target);
-        let mut held = None;
+        let (mut held, mut authorization) = (None, None);
         for line in lines {
             let line = line?;
             if line.is_empty() {
                 break;
             }
-            if let Some((name, value)) = line.split_once(':')
-                && name.eq_ignore_ascii_case("if-none-match")
-            {
-                held = Some(value.trim().to_owned());
+            if let Some((name, value)) = line.split_once(':') {
+                let value = value.trim().to_owned();
+                match name.to_ascii_lowercase().as_str() {
+                    "if-none-match" => held = Some(value),
+                    "authorization" => authorization = Some(value),
+                    _ => {}
+                }
             }
         }
-        let page = self.find(path);
+        let page = match self.lets_in(path, authorization.as_deref()) {
+            true => self.find(path),
+            false => Page {
+                status: "401 Unauthorized",
+                headers: "WWW-Authenticate: Basic realm=\"x\"\r\n".to_owned(),
+                body: Vec::new(),
+                tag: None,
+            },
+        };
+        self.known().shown.extend(authorization);
         let unchanged = page.tag.is_some() && page.tag == held;
         let status = if unchanged { "304 Not Modified" } else { page.status };
         let body: &[u8] = if unchanged { &[] } else { &page.body };
@@ -156,6 +182,12 @@ impl Shared {
         );
         stream.write_all(head.as_bytes())?;
         stream.write_all(body)
+    }
+
+    fn lets_in(&self, path: &str, authorization: Option<&str>) -> bool {
+        let known = self.known();
+        let guard = known.guarded.iter().find(|(guarded, _)| path.starts_with(guarded));
+        guard.is_none_or(|(_, wanted)| authorization == Some(wanted))
     }
 
     fn find(&self, path: &str) -> Page {

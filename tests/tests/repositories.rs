@@ -173,3 +173,66 @@ fn a_context_lies_somewhere_else() {
     build("client-session", "").mentions("no BuildKit sessions");
     host.sh("ls ../data/build/present").says("");
 }
+
+/// `x-access-token:open-sesame-token`, as a header shows it.
+const SHOWN: &str = "Basic eC1hY2Nlc3MtdG9rZW46b3Blbi1zZXNhbWUtdG9rZW4=";
+
+#[test]
+fn a_repository_that_asks_for_a_name_is_shown_a_secret() {
+    let (host, web, other) = (host(), Web::start(), Web::start());
+    web.put_directory("/git", host.work().join("served"));
+    web.guard("/git", SHOWN);
+    let url = web.at("/git/app.git");
+    std::fs::create_dir_all(host.work().join("context")).expect("a directory");
+    let build = |dockerfile: &str, secret: &str| {
+        std::fs::write(host.work().join("context/Dockerfile"), dockerfile).expect("the Dockerfile");
+        host.sh(&format!(
+            "env GIT_AUTH_TOKEN=open-sesame-token OTHER=wrong $STRATUS build --progress plain -t built {secret} context"
+        ))
+    };
+    let added = format!("FROM busybox\nADD {url}#other /x\nRUN cat /x/modules/lib/lib.txt > /got\n");
+    let advice = "stratus build --secret id=GIT_AUTH_TOKEN gives what its server asks for";
+    build(&added, "").exits_with(1).complains(advice);
+    // The classic builder has nobody to ask.
+    built(&host, &added).fails_with(advice);
+    build(&added, "--secret id=GIT_AUTH_TOKEN,env=OTHER")
+        .exits_with(1)
+        .complains("its server does not take what the secret GIT_AUTH_TOKEN has");
+    let named = format!("GIT_AUTH_TOKEN.127.0.0.1:{}", web.port());
+    web.shown();
+    // Its submodule lies on the same server.
+    build(&added, "--secret id=GIT_AUTH_TOKEN").ok();
+    host.sh("docker run --rm built cat /got").says("lib");
+    assert!(web.shown().iter().all(|shown| shown == SHOWN));
+    build(&added, &format!("--no-cache --secret id=GIT_AUTH_TOKEN,env=OTHER --secret id={named},env=GIT_AUTH_TOKEN"))
+        .ok();
+    let header = format!(
+        "printf '{SHOWN}\\n' > header && $STRATUS build -t built --no-cache --secret id=GIT_AUTH_HEADER,src=header"
+    );
+    host.sh(&format!("{header} context")).ok();
+    host.sh(&format!("{header} {url}")).ok();
+    host.sh("docker run --rm built cat /all/service/src/main").says("two");
+
+    // Where the server leads, nothing is shown.
+    other.put_directory("/git", host.work().join("served"));
+    web.redirect(
+        "/away.git/info/refs?service=git-upload-pack",
+        &other.at("/git/app.git/info/refs?service=git-upload-pack"),
+    );
+    build(&format!("FROM busybox\nADD {} /x\n", web.at("/away.git")), "--secret id=GIT_AUTH_TOKEN")
+        .exits_with(1)
+        .complains("no redirection is followed where the secret GIT_AUTH_TOKEN is shown");
+    build(
+        &format!("FROM busybox\nADD {} /x\n", other.at("/git/app.git")),
+        &format!("--secret id={named},env=GIT_AUTH_TOKEN"),
+    )
+    .ok();
+    assert_eq!(other.shown(), [""; 0]);
+    // It is nowhere that stays.
+    let (data, run) = (host.data(), host.run_dir());
+    let (data, run) = (data.display(), run.display());
+    for text in ["open-sesame-token", SHOWN.trim_start_matches("Basic ")] {
+        host.sh(&format!("! grep -rlaF -D skip -e {text} {data} {run}")).ok();
+        assert!(!host.log().contains(text));
+    }
+}

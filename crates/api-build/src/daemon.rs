@@ -132,7 +132,9 @@ async fn request(builder: &Builder, opener: &Opener, asked: Ask) -> Result<(Requ
     let names = ask::references(&asked.names).map_err(Error::Invalid)?;
     let exports = Exports::new(&asked.outputs, &names, &asked.platforms).map_err(Error::Invalid)?;
     let credentials = asked.auths().map_err(Error::Invalid)?;
-    let Received { file, context, commit_time } = source(builder, opener, asked.source).await?;
+    let lender: Arc<dyn Lender> =
+        Arc::new(Lending { opener: opener.clone(), secrets: asked.secrets, agents: asked.agents });
+    let Received { file, context, commit_time } = source(builder, opener, asked.source, &*lender).await?;
     let mut contexts = BTreeMap::new();
     for (name, context) in asked.contexts {
         let context = match context {
@@ -161,7 +163,7 @@ async fn request(builder: &Builder, opener: &Opener, asked: Ask) -> Result<(Requ
         host: asked.running.host(),
         credentials,
         contexts,
-        lender: Some(Arc::new(Lending { opener: opener.clone(), secrets: asked.secrets, agents: asked.agents })),
+        lender: Some(lender),
     };
     Ok((request, exports))
 }
@@ -205,7 +207,7 @@ impl Lender for Lending {
     }
 }
 
-async fn source(builder: &Builder, opener: &Opener, source: Source) -> Result<Received, Error> {
+async fn source(builder: &Builder, opener: &Opener, source: Source, lender: &dyn Lender) -> Result<Received, Error> {
     let received = |file, context: Files| Received { file, context: Arc::new(context), commit_time: None };
     match source {
         Source::Alone { file } => Ok(received(file.source(), Files::nothing())),
@@ -222,7 +224,7 @@ async fn source(builder: &Builder, opener: &Opener, source: Source) -> Result<Re
             });
             receiving.await
         }
-        Source::Elsewhere { address, name } => builder.fetch(&address, &name).await,
+        Source::Elsewhere { address, name } => builder.fetch(&address, &name, Some(lender)).await,
     }
 }
 

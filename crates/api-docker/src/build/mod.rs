@@ -24,7 +24,7 @@ pub(crate) async fn build(call: Call) -> Result<Response> {
     let (builder, shutdown) = (call.door.builder.clone(), call.shutdown.clone());
     let name = parameters.dockerfile.clone();
     let received = match &parameters.remote {
-        Some(address) => builder.fetch(address, &name).await,
+        Some(address) => builder.fetch(address, &name, None).await,
         None => {
             let receiving = builder.clone();
             let archive = call.into_stream().into_reader();

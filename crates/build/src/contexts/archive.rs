@@ -3,6 +3,7 @@
 use crate::dockerfile::{AddSource, Source};
 use crate::files::Files;
 use crate::ignore::Ignore;
+use crate::request::Lender;
 use crate::solve::Builder;
 use crate::{Error, Result};
 use image::Compression;
@@ -52,11 +53,12 @@ impl Builder {
         of_directory(directory, name)
     }
 
-    /// Fetches a context: a git repository, an archive, or a Dockerfile without a context. `name` is as for [`Builder::receive`].
+    /// Fetches a context: a git repository, an archive, or a Dockerfile without a context. `name` is as for [`Builder::receive`];
+    /// `lender` has what a server asks for.
     ///
     /// # Errors
     /// [`Error::Invalid`] where the address is refused or there is nothing, else as for [`Builder::receive`].
-    pub async fn fetch(&self, address: &str, name: &str) -> Result<Received> {
+    pub async fn fetch(&self, address: &str, name: &str, lender: Option<&dyn Lender>) -> Result<Received> {
         let address = match address.strip_prefix("github.com/") {
             // Docker's short form of a repository.
             Some(path) => {
@@ -69,8 +71,8 @@ impl Builder {
         let name = name.to_owned();
         match AddSource::parse(&address) {
             AddSource::Git(source) => {
-                let commit = self.git().look(&source).await?;
-                let checkout = self.git().fetch(&commit, false).await?;
+                let commit = self.git().look(&source, lender).await?;
+                let checkout = self.git().fetch(&commit, false, lender).await?;
                 let reading = tokio::task::spawn_blocking(move || of_directory(checkout.files, &name));
                 let received = reading.await.map_err(blocking)??;
                 Ok(Received { commit_time: Some(checkout.time), ..received })

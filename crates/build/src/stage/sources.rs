@@ -91,7 +91,8 @@ impl Stage<'_, '_> {
 
     /// The files of a commit, which have not come.
     async fn of_git(&self, add: &Add, source: &GitSource, word: &Word, place: &Place<'_>) -> Result<Piece> {
-        let looked = self.solver.builder.git().look(source).await;
+        let lender = self.solver.request.lender.clone();
+        let looked = self.solver.builder.git().look(source, lender.as_deref()).await;
         let commit = looked.map_err(|error| error.asked_at(place.source, word.span))?;
         if let Some(checksum) = &add.checksum {
             let wanted = self.only_checksum(add, checksum, place)?.to_ascii_lowercase();
@@ -102,7 +103,7 @@ impl Stage<'_, '_> {
         }
         let excludes = self.excludes(&add.files, place)?;
         let exclude = Ignore::parse(&Source::new("--exclude", excludes.join("\n")))?;
-        Ok(Piece::Git(Part { commit, keeps: add.keep_git_dir, exclude, excludes }))
+        Ok(Piece::Git(Part { commit, keeps: add.keep_git_dir, exclude, excludes, lender }))
     }
 
     fn only_checksum(&self, add: &Add, checksum: &Word, place: &Place<'_>) -> Result<String> {

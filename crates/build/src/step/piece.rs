@@ -4,6 +4,7 @@ use crate::cache::Key;
 use crate::files::{Choice, Files, Picked, Selection};
 use crate::ignore::Ignore;
 use crate::remote::{Commit, MODE, Tell, WebFile};
+use crate::request::Lender;
 use crate::solve::Builder;
 use crate::{Error, Result};
 use image::tar::Attributes;
@@ -38,6 +39,8 @@ pub(crate) struct Part {
     pub(crate) exclude: Ignore,
     /// The same as it was written, for the key.
     pub(crate) excludes: Vec<String>,
+    /// Who has what its server asks for.
+    pub(crate) lender: Option<Arc<dyn Lender>>,
 }
 
 /// A piece that was looked up: what it adds to a key is known.
@@ -118,8 +121,8 @@ impl Found {
                 let selection = Selection { picked: vec![picked], sources: 1, top: None };
                 Ok(Taken { files: Arc::new(files), selection, unpack, nameless })
             }
-            Found::Git(Part { commit, keeps, exclude, .. }) => {
-                let checkout = builder.git().fetch(&commit, keeps).await?;
+            Found::Git(Part { commit, keeps, exclude, lender, .. }) => {
+                let checkout = builder.git().fetch(&commit, keeps, lender.as_deref()).await?;
                 let failed = |e: &dyn std::fmt::Display| Error::failed("opening what was fetched", e);
                 let files = Files::of_context(checkout.files, Ignore::default()).map_err(|e| failed(&e))?;
                 let choice = Choice { sources: vec!["/".into()], exclude, parents: false };

@@ -151,7 +151,8 @@ impl Credential {
     }
 }
 
-pub(super) fn basic_header(username: &str, password: &str) -> String {
+/// The header that shows a name and a password (RFC 7617).
+pub fn basic_header(username: &str, password: &str) -> String {
     format!("Basic {}", base64::prelude::BASE64_STANDARD.encode(format!("{username}:{password}")))
 }
 

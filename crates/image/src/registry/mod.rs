@@ -50,7 +50,7 @@ use std::sync::{Arc, Weak};
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
-pub use auth::{Auth, AuthDocument, AuthError, Credential};
+pub use auth::{Auth, AuthDocument, AuthError, Credential, basic_header};
 pub use config::{BadHostOrCidr, HostOrCidr, RegistryConfig};
 pub use error::{Refusal, RegistryError, RegistryErrorKind, TransportCause};
 pub use fetch::Fetched;

@@ -1,14 +1,17 @@
 //! Git repositories: what a name stands for there is a commit, and the files of a commit never change.
 
 mod program;
+mod shown;
 
 use crate::dockerfile::GitSource;
+use crate::request::Lender;
 use crate::scratch::Scratch;
 use crate::{Error, Result};
 use image::archive;
 use image::registry::{Reach, Registries};
 use program::Program;
 use rustix::fd::AsFd as _;
+use shown::Shown;
 use std::fs::{self, File};
 use std::path::Path;
 use std::sync::Arc;
@@ -47,12 +50,13 @@ impl Git {
         self.scratch.directory().map_err(|e| Error::failed("making a directory for a repository", e))
     }
 
-    async fn program(&self, remote: &str) -> Result<Program> {
-        Program::new(&self.registries, &self.reach, remote, self.temporary()?).await
+    async fn program(&self, remote: &str, lender: Option<&dyn Lender>) -> Result<Program> {
+        let shown = Shown::find(remote, lender).await?;
+        Program::new(&self.registries, &self.reach, remote, self.temporary()?, shown).await
     }
 
     /// Which commit is meant. One that is written in full is nobody asked for.
-    pub(crate) async fn look(&self, source: &GitSource) -> Result<Commit> {
+    pub(crate) async fn look(&self, source: &GitSource, lender: Option<&dyn Lender>) -> Result<Commit> {
         check(source)?;
         let commit = |id: &str, reference: Option<&str>| Commit {
             remote: source.remote.clone(),
@@ -64,7 +68,7 @@ impl Git {
         if is_full(name) {
             return Ok(commit(&name.to_ascii_lowercase(), None));
         }
-        let program = self.program(&source.remote).await?;
+        let program = self.program(&source.remote, lender).await?;
         let peeled = format!("{name}^{{}}");
         let home = self.temporary()?;
         let listed = program.run(home.path(), &["ls-remote", "--", &program.remote, name, &peeled]).await?;
@@ -76,8 +80,8 @@ impl Git {
     }
 
     /// Fetches a commit's files, and `.git` where it is kept.
-    pub(crate) async fn fetch(&self, commit: &Commit, keep: bool) -> Result<Checkout> {
-        let program = self.program(&commit.remote).await?;
+    pub(crate) async fn fetch(&self, commit: &Commit, keep: bool, lender: Option<&dyn Lender>) -> Result<Checkout> {
+        let program = self.program(&commit.remote, lender).await?;
         let tree = self.temporary()?;
         let at = tree.path();
         let format = if commit.id.len() == 64 { "--object-format=sha256" } else { "--object-format=sha1" };

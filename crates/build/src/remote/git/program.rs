@@ -2,6 +2,7 @@
 //! runs, nothing is asked on a terminal, and nothing is fetched but by HTTP through a [`Relay`], or by git's own protocol
 //! from the one host that was named.
 
+use super::shown::Shown;
 use crate::{Error, Result};
 use image::registry::{Forward, Reach, Registries, Relay, TransportCause, without_password};
 use rustix::process::{Pid, Signal};
@@ -35,6 +36,8 @@ pub(super) struct Program {
     pub(super) remote: String,
     /// The host that git's own protocol is to name.
     host: Option<String>,
+    /// What its server is shown.
+    shown: Option<Shown>,
 }
 
 impl Program {
@@ -44,13 +47,14 @@ impl Program {
         reach: &Reach,
         remote: &str,
         home: tempfile::TempDir,
+        shown: Option<Shown>,
     ) -> Result<Program> {
         let failed = |e: &dyn std::fmt::Display| Error::failed("making git ready", e);
         let relay = registries.relay(reach, format!("{:032x}", rand::random::<u128>()), LARGEST);
         let relay = relay.await.map_err(|e| failed(&e))?;
         fs::write(home.path().join(".gitconfig"), configuration(&relay)).map_err(|e| failed(&e))?;
-        let mut program =
-            Program { home, relay, _forward: None, named: remote.to_owned(), remote: remote.to_owned(), host: None };
+        let (named, remote_of_git) = (remote.to_owned(), remote.to_owned());
+        let mut program = Program { home, relay, _forward: None, named, remote: remote_of_git, host: None, shown };
         if let Some((authority, path)) = remote.strip_prefix("git://").map(|r| r.split_once('/').unwrap_or((r, ""))) {
             let (host, port) = match authority.rsplit_once(':') {
                 Some((host, digits)) if !digits.contains(']') => (host, digits.parse().map_err(|e| failed(&e))?),
@@ -81,6 +85,7 @@ impl Program {
         if let Some(host) = &self.host {
             command.env("GIT_OVERRIDE_VIRTUAL_HOST", host);
         }
+        command.envs(self.shown.iter().flat_map(Shown::environment));
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
         let child = command.spawn().map_err(|e| Error::failed("running git", e))?;
         match tokio::time::timeout(DEADLINE, Group(child).end()).await {
@@ -114,8 +119,23 @@ impl Program {
                 let lines: Vec<&str> = said.lines().filter(|line| !line.trim().is_empty()).collect();
                 let last = lines.iter().rev().find(|line| line.starts_with("fatal: ")).or(lines.last());
                 let last = last.map_or("it says nothing of why", |line| line.trim_start_matches("fatal: "));
-                format!("git: {}", last.replace(&self.remote, &shown).replace(&self.named, &shown))
+                let last = last.replace(&self.remote, &shown).replace(&self.named, &shown);
+                format!("git: {last}{}", self.advice(said))
             }
+        }
+    }
+
+    /// What to do where a server did not let git in.
+    fn advice(&self, said: &str) -> String {
+        // It asks for both where it was shown nothing, or nothing that counts.
+        let asks = said.contains("could not read Username") || said.contains("Authentication failed");
+        match &self.shown {
+            None if asks => ": stratus build --secret id=GIT_AUTH_TOKEN gives what its server asks for".to_owned(),
+            Some(Shown { secret, .. }) if asks => format!(": its server does not take what the secret {secret} has"),
+            Some(Shown { secret, .. }) if said.contains("returned error: 30") => {
+                format!(": no redirection is followed where the secret {secret} is shown: name where it leads")
+            }
+            _ => String::new(),
         }
     }
 }
