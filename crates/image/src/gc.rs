@@ -70,7 +70,9 @@ fn collect_blobs(inner: &Inner, collected: &mut Collected) -> Result<()> {
         let state = inner.state.lock();
         let of_image = || {
             state.images.values().any(|image| {
-                image.id.0 == digest || image.manifest.as_ref().is_some_and(|manifest| manifest.digest == digest)
+                image.id.0 == digest
+                    || image.manifest.as_ref().is_some_and(|manifest| manifest.digest == digest)
+                    || image.attestations.iter().any(|said| said.predicate == digest)
             })
         };
         let of_layer = || state.layers.values().any(|layer| layer.blobs.iter().any(|blob| blob.digest == digest));

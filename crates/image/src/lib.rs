@@ -17,6 +17,7 @@
 #![forbid(unsafe_code)]
 
 pub mod archive;
+mod attestation;
 pub mod bootstrap;
 pub mod changes;
 mod compression;
@@ -68,12 +69,20 @@ pub mod fuzz {
         let _ = crate::unpack::unpack(root, archive, &crate::unpack::Options::of_layer(&limits, None));
     }
 
+    /// What a registry has of referrers: their list, and a statement.
+    pub fn referrers(document: &[u8]) {
+        let entry = serde_json::json!({ "digest": crate::Digest::of(document) });
+        let _ = crate::attestation::with_entries(Some(document), &[entry]);
+        let _ = crate::attestation::statement(document, &crate::Digest::of(b""));
+    }
+
     /// What a registry answers about who may come in.
     pub fn challenges(header: &str) {
         crate::registry::read_challenges(header);
     }
 }
 
+pub use attestation::{Attestation, AttestationRecord};
 pub use compression::Compression;
 pub use config::{Healthcheck, HistoryEntry, ImageConfig, LayerList, RunConfig};
 pub use create::NewImageOptions;

@@ -34,6 +34,7 @@ impl Inner {
         image.parent = new.parent.or_else(|| known.as_ref()?.parent);
         image.manifest = new.manifest.or_else(|| known.as_ref()?.manifest.clone());
         image.tagged = known.as_ref().and_then(|known| known.tagged);
+        image.attestations = known.as_ref().map_or_else(Vec::new, |known| known.attestations.clone());
         if new.by_hand && !new.names.is_empty() {
             image.tagged = Some(Timestamp::now());
         }

@@ -10,7 +10,7 @@
 //! ```
 
 use crate::compression::Compression;
-use crate::{Descriptor, Digest, Error, ImageConfig, ImageId, Platform, Result};
+use crate::{AttestationRecord, Descriptor, Digest, Error, ImageConfig, ImageId, Platform, Result};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -48,6 +48,9 @@ pub struct ImageRecord {
     /// Its manifest, as it came; a blob of the content store. Images made here have none.
     #[serde(default)]
     pub manifest: Option<Descriptor>,
+    /// What is said of it, by the kinds of that.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub attestations: Vec<AttestationRecord>,
 }
 
 impl ImageRecord {
@@ -62,6 +65,7 @@ impl ImageRecord {
             labels: config.config.labels.clone(),
             parent: None,
             manifest: None,
+            attestations: Vec::new(),
         }
     }
 }

@@ -1,15 +1,17 @@
 //! Images as one archive: an OCI layout with Docker's `manifest.json` beside it, as Docker 25 and later write it, which
 //! older Dockers, podman and skopeo read, too. The same images make the same bytes.
 
+use crate::attestation::{EMPTY, NAMELESS, Referrer, with_entries};
 use crate::images::Inner;
 use crate::record::LayerRecord;
 use crate::state::{Lease, State};
 use crate::tar::{Entry, Kind, TarWriter};
 use crate::{
-    Descriptor, Digest, Error, ImageConfig, ImageId, Images, Index, Manifest, Platform, Reference, Result, layers,
-    media_type,
+    Attestation, Descriptor, Digest, Error, ImageConfig, ImageId, Images, Index, Manifest, Platform, Reference, Result,
+    layers, media_type,
 };
 use serde::Serialize;
+use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufWriter, Write};
 use std::sync::Arc;
@@ -31,6 +33,8 @@ struct Wanted {
     config: Vec<u8>,
     names: BTreeSet<Reference>,
     layers: Vec<Arc<LayerRecord>>,
+    /// What is said of it.
+    attestations: Vec<Attestation>,
 }
 
 /// What the names of an archive stand for.
@@ -56,16 +60,22 @@ impl Images {
     ///
     /// # Errors
     /// [`Error::LayerMissing`], and where it can't be written.
-    pub fn save_made(&self, images: &[ImageConfig], names: &[Reference], output: impl Write) -> Result<Descriptor> {
+    pub fn save_made(
+        &self,
+        images: &[(ImageConfig, Vec<Attestation>)],
+        names: &[Reference],
+        output: impl Write,
+    ) -> Result<Descriptor> {
         let inner = &self.0;
         let lease = inner.lease();
         let mut wanted = Vec::new();
-        for image in images {
+        for (image, attestations) in images {
             let config = image.to_json()?;
             let layers = inner.state.lock().layers_of(&image.rootfs.diff_ids)?;
             layers.iter().flat_map(|layer| &layer.blobs).for_each(|blob| lease.pin(&blob.digest));
             let id = ImageId(Digest::of(&config));
-            wanted.push(Wanted { id, platform: image.platform(), config, names: BTreeSet::new(), layers });
+            let (platform, attestations) = (image.platform(), attestations.clone());
+            wanted.push(Wanted { id, platform, config, names: BTreeSet::new(), layers, attestations });
         }
         let all: BTreeSet<Reference> = names.iter().cloned().collect();
         let named = match &mut wanted[..] {
@@ -76,6 +86,17 @@ impl Images {
             _ => Named::Together(all),
         };
         write(inner, &wanted, named, output)
+    }
+}
+
+impl Named {
+    /// What a statement calls an image.
+    fn of(&self, image: &Wanted) -> String {
+        let names = match self {
+            Named::Each => &image.names,
+            Named::Together(names) => names,
+        };
+        names.first().map_or_else(|| NAMELESS.to_owned(), Reference::name)
     }
 }
 
@@ -105,7 +126,8 @@ fn choose(inner: &Arc<Inner>, texts: &[String], lease: &Lease) -> Result<Vec<Wan
                 let layers = inner.state.lock().layers_of(&image.diff_ids)?;
                 layers.iter().flat_map(|layer| &layer.blobs).for_each(|blob| lease.pin(&blob.digest));
                 let config = inner.content.read(&id.0, crate::manifest::MAX_DOCUMENT)?;
-                wanted.push(Wanted { id, platform: image.platform.clone(), config, names: BTreeSet::new(), layers });
+                let (platform, names) = (image.platform.clone(), BTreeSet::new());
+                wanted.push(Wanted { id, platform, config, names, layers, attestations: Vec::new() });
             }
             let mine = wanted.iter_mut().find(|other| other.id == id);
             mine.into_iter().for_each(|mine| mine.names.extend(name.clone()));
@@ -140,6 +162,7 @@ impl<W: Write> Archive<W> {
             self.tar.append(&Entry::new(name, Kind::Directory, 0o755)).map_err(failed)?;
         }
         let mut manifests = Vec::new();
+        let mut referrers = Vec::new();
         let mut docker = Vec::new();
         let mut repositories: BTreeMap<String, BTreeMap<String, String>> = BTreeMap::new();
         for image in wanted {
@@ -157,6 +180,10 @@ impl<W: Write> Archive<W> {
                 annotations: BTreeMap::new(),
             };
             let mut manifest = self.document(media_type::OCI_MANIFEST, &json(&manifest)?)?;
+            let name = named.of(image);
+            for attestation in &image.attestations {
+                referrers.push(self.referrer(&Referrer::new(attestation, &name, &manifest)?)?);
+            }
             manifest.platform = Some(image.platform.clone());
             manifests.push(manifest);
             for name in &image.names {
@@ -175,14 +202,14 @@ impl<W: Write> Archive<W> {
             Named::Each => {
                 let images = manifests.iter().zip(wanted);
                 let named = images.flat_map(|(manifest, image)| in_index(manifest, &image.names)).collect();
-                self.file("index.json", &json(&index(named))?)?;
+                self.index(named, &referrers)?;
                 // Docker's own list, which knows no index.
                 self.file("manifest.json", &json(&docker)?)?;
                 manifests.first().cloned()
             }
             Named::Together(names) => {
                 let together = self.document(media_type::OCI_INDEX, &json(&index(manifests))?)?;
-                self.file("index.json", &json(&index(in_index(&together, &names)))?)?;
+                self.index(in_index(&together, &names), &referrers)?;
                 Some(together)
             }
         };
@@ -206,6 +233,21 @@ impl<W: Write> Archive<W> {
             self.file(&blob_path(&digest), contents)?;
         }
         Ok(Descriptor::new(media_type, digest, contents.len() as u64))
+    }
+
+    /// Writes a statement, and the manifest that refers to it. That as an index has it.
+    fn referrer(&mut self, referrer: &Referrer) -> Result<Value> {
+        for blob in [EMPTY, &referrer.statement, &referrer.manifest] {
+            self.document("", blob)?;
+        }
+        Ok(referrer.descriptor.clone())
+    }
+
+    /// Writes the layout's index: images first, then what refers to them.
+    fn index(&mut self, manifests: Vec<Descriptor>, referrers: &[Value]) -> Result<()> {
+        let images = json(&index(manifests))?;
+        let all = with_entries(Some(&images), referrers).map_err(|e| failed(std::io::Error::other(e)))?;
+        self.file("index.json", &all.unwrap_or(images))
     }
 
     /// Writes a layer as a blob, uncompressed, once.

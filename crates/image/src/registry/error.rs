@@ -175,6 +175,14 @@ pub enum RegistryError {
     /// The manifest is of a kind that is no image.
     #[error("unsupported manifest media type {0:?}: it is not a container image")]
     UnsupportedMedia(String),
+    /// The image was pushed, and what is said of it was not.
+    #[error("the image is there, but the attestation {predicate_type} was not taken: {why}")]
+    NotAttested {
+        /// What kind of thing is said.
+        predicate_type: String,
+        /// Why not.
+        why: Box<RegistryError>,
+    },
     /// What came is not what its digest says.
     #[error("manifest verification failed for digest {expected}: the registry sent {actual}")]
     WrongDigest {
@@ -263,6 +271,7 @@ impl RegistryError {
             Self::Transport { cause: TransportCause::Token(refusal), .. } => kind_of_refusal(401, refusal),
             Self::Transport { cause: TransportCause::NoCredentials, .. } | Self::LoginRefused { .. } => K::Unauthorized,
             Self::Transport { .. } => K::Unavailable,
+            Self::NotAttested { why, .. } => why.kind(),
             Self::Store(_) => K::Store,
             Self::WrongDigest { .. } | Self::Malformed { .. } | Self::TooLarge { .. } | Self::Task(_) => K::System,
         }

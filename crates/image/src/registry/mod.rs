@@ -14,7 +14,7 @@
 //! - [`session`], [`challenge`], [`token`]: a registry, and how it wants to be shown who asks.
 //! - [`repository`]: the protocol's requests, each once.
 //! - [`download`]: a blob as one stream, over as many connections as it takes.
-//! - [`pull`], [`push`], [`inspect`]: what users ask for.
+//! - [`pull`], [`push`], [`referrers`], [`inspect`]: what users ask for.
 //! - [`fetch`], [`web`], [`reach`]: files of the web, and which addresses may be connected to for them.
 //! - [`relay`]: the same for a program that speaks HTTP by itself.
 //!
@@ -34,6 +34,7 @@ mod proxy;
 mod pull;
 mod push;
 mod reach;
+mod referrers;
 mod refusal;
 mod relay;
 mod repository;
@@ -59,6 +60,7 @@ pub use proxy::ProxyConfig;
 pub use pull::{PullStatus, Pulled};
 pub use push::Pushed;
 pub use reach::{BadRange, Reach};
+pub use referrers::{Said, SaidOf};
 pub use relay::{Forward, Relay};
 pub use web::{Downloaded, Validators, WebFile, file_name, without_password};
 
@@ -82,7 +84,23 @@ struct Inner {
     tokens: Arc<TokenCache>,
     downloads: Arc<Semaphore>,
     uploads: Arc<Semaphore>,
-    layers: Mutex<HashMap<Digest, Weak<tokio::sync::Mutex<()>>>>,
+    layers: Turns<Digest>,
+    /// Lists of referrers, by their addresses.
+    lists: Turns<String>,
+}
+
+/// What one at a time works at.
+type Turns<K> = Mutex<HashMap<K, Weak<tokio::sync::Mutex<()>>>>;
+
+fn turn_at<K: std::hash::Hash + Eq>(turns: &Turns<K>, key: K) -> Arc<tokio::sync::Mutex<()>> {
+    let mut turns = turns.lock();
+    turns.retain(|_, lock| lock.strong_count() > 0);
+    if let Some(lock) = turns.get(&key).and_then(Weak::upgrade) {
+        return lock;
+    }
+    let lock = Arc::new(tokio::sync::Mutex::new(()));
+    turns.insert(key, Arc::downgrade(&lock));
+    lock
 }
 
 impl Registries {
@@ -95,6 +113,7 @@ impl Registries {
             downloads: limit(config.concurrent_downloads),
             uploads: limit(config.concurrent_uploads),
             layers: Mutex::default(),
+            lists: Mutex::default(),
             config,
         }))
     }
@@ -138,14 +157,7 @@ impl Registries {
 
     /// Held by whoever pulls a layer, so that two pulls of it don't fetch it twice.
     fn layer_lock(&self, diff_id: &Digest) -> Arc<tokio::sync::Mutex<()>> {
-        let mut layers = self.0.layers.lock();
-        layers.retain(|_, lock| lock.strong_count() > 0);
-        if let Some(lock) = layers.get(diff_id).and_then(Weak::upgrade) {
-            return lock;
-        }
-        let lock = Arc::new(tokio::sync::Mutex::new(()));
-        layers.insert(*diff_id, Arc::downgrade(&lock));
-        lock
+        turn_at(&self.0.layers, *diff_id)
     }
 
     /// Where images of a registry are looked for, in this order: its mirrors, then itself.

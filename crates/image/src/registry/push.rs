@@ -1,4 +1,5 @@
-//! Pushes an image: layers side by side (known ones left out, mounted from elsewhere where possible), configuration, manifest.
+//! Pushes an image: layers side by side (known ones left out, mounted from elsewhere where possible), configuration, manifest, and what
+//! is said of it.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
@@ -120,7 +121,9 @@ impl Registries {
         let bytes = content.manifest;
         retrying(self.config(), || repository.put_manifest(tag, &content.media_type, bytes.clone())).await?;
         images.note_pushed(image, &reference.name(), &digest).await?;
-        Ok(Descriptor::new(content.media_type, digest, bytes.len() as u64))
+        let pushed = Descriptor::new(content.media_type, digest, bytes.len() as u64);
+        self.push_referrers(images, image, reference, repository, &pushed).await?;
+        Ok(pushed)
     }
 
     async fn push_layers(

@@ -60,11 +60,11 @@ pub(super) struct Upload {
 }
 
 impl Repository {
-    fn url(&self, rest: &str) -> Result<Uri, RegistryError> {
+    pub(super) fn url(&self, rest: &str) -> Result<Uri, RegistryError> {
         self.session.url(&format!("/v2/{}/{rest}", self.path))
     }
 
-    async fn send(&self, outgoing: Outgoing) -> Result<Answer, RegistryError> {
+    pub(super) async fn send(&self, outgoing: Outgoing) -> Result<Answer, RegistryError> {
         self.session.send(outgoing, &self.access).await
     }
 
@@ -328,7 +328,7 @@ fn malformed_location(text: &str, reason: impl std::fmt::Display) -> RegistryErr
 }
 
 /// The target of `rel="next"` in a `Link` header (RFC 8288).
-fn next_page(header: &str) -> Option<&str> {
+pub(super) fn next_page(header: &str) -> Option<&str> {
     header.split(',').find_map(|link| {
         let (target, parameters) = link.trim().strip_prefix('<')?.split_once('>')?;
         let is_next = parameters.split(';').any(|parameter| {

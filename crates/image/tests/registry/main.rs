@@ -7,6 +7,7 @@ mod inspect;
 mod misbehaving;
 mod pull;
 mod push;
+mod referrers;
 mod server;
 mod tls;
 mod tokens;
