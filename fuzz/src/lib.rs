@@ -130,9 +130,10 @@ pub fn changes(data: &[u8]) {
     let _ = image::changes::apply(image::RunConfig::default(), &changes);
 }
 
-/// What registries answer about who may come in.
+/// What registries answer about who may come in, and about what refers to an image.
 pub fn registry(data: &[u8]) {
     image::fuzz::challenges(&String::from_utf8_lossy(data));
+    image::fuzz::referrers(data);
 }
 
 /// Bodies, queries, filters and times of the Docker API; the first byte chooses.

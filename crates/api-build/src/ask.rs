@@ -50,10 +50,47 @@ pub struct Ask {
     pub allowed: BTreeSet<Entitlement>,
     /// Credentials for registries, by their names.
     pub credentials: BTreeMap<String, Credentials>,
+    /// What is to be said of the image.
+    #[serde(default, skip_serializing_if = "Attest::is_nothing")]
+    pub attest: Attest,
     /// Ids of the secrets that the client has.
     pub secrets: BTreeSet<String>,
     /// Ids of the SSH agents that the client has.
     pub agents: BTreeSet<String>,
+}
+
+/// What is to be said of an image.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
+pub struct Attest {
+    /// By what it was made.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub provenance: Option<Provenance>,
+    /// What packages are in it.
+    pub sbom: bool,
+}
+
+/// How much is said of how an image was made.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
+pub struct Provenance {
+    /// With the Dockerfile's text, and all steps.
+    pub all: bool,
+    /// Whom a build is answered for by.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub builder: Option<String>,
+}
+
+impl Attest {
+    /// Whether nothing is to be said.
+    pub fn is_nothing(&self) -> bool {
+        *self == Attest::default()
+    }
+
+    pub(crate) fn wanted(self) -> build::Attest {
+        let provenance = self.provenance.map(|said| build::Provenance { all: said.all, builder: said.builder });
+        build::Attest { provenance, sbom: self.sbom }
+    }
 }
 
 /// Where what a build comes to goes.

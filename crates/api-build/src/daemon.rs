@@ -134,7 +134,7 @@ async fn request(builder: &Builder, opener: &Opener, asked: Ask) -> Result<(Requ
     let credentials = asked.auths().map_err(Error::Invalid)?;
     let lender: Arc<dyn Lender> =
         Arc::new(Lending { opener: opener.clone(), secrets: asked.secrets, agents: asked.agents });
-    let Received { file, context, commit_time } = source(builder, opener, asked.source, &*lender).await?;
+    let Received { file, context, commit_time, origin } = source(builder, opener, asked.source, &*lender).await?;
     let mut contexts = BTreeMap::new();
     for (name, context) in asked.contexts {
         let context = match context {
@@ -150,6 +150,7 @@ async fn request(builder: &Builder, opener: &Opener, asked: Ask) -> Result<(Requ
     let request = Request {
         file,
         context,
+        origin,
         commit_time,
         given,
         names,
@@ -163,6 +164,7 @@ async fn request(builder: &Builder, opener: &Opener, asked: Ask) -> Result<(Requ
         host: asked.running.host(),
         credentials,
         contexts,
+        attest: asked.attest.wanted(),
         lender: Some(lender),
     };
     Ok((request, exports))
@@ -208,7 +210,8 @@ impl Lender for Lending {
 }
 
 async fn source(builder: &Builder, opener: &Opener, source: Source, lender: &dyn Lender) -> Result<Received, Error> {
-    let received = |file, context: Files| Received { file, context: Arc::new(context), commit_time: None };
+    let received =
+        |file, context: Files| Received { file, context: Arc::new(context), commit_time: None, origin: None };
     match source {
         Source::Alone { file } => Ok(received(file.source(), Files::nothing())),
         Source::Directory { file, ignore, key } => {

@@ -19,7 +19,7 @@ mod need;
 mod said;
 mod wire;
 
-pub use ask::{Ask, Credentials, NamedContext, Output, Running, Source, Text, Ulimit};
+pub use ask::{Ask, Attest, Credentials, NamedContext, Output, Provenance, Running, Source, Text, Ulimit};
 pub use client::{Client, Directory, Heard, Keep, Offers, Secret};
 pub use daemon::serve;
 pub use mux::Opener;

@@ -45,8 +45,9 @@ static ROUTES: &[Route] = routes! {
     POST "/auth" => system::auth;
     // Not Docker's: what ran, and what it used.
     GET "/stratus/usage" => usage::usage;
-    // Nor is this: the packages of an image.
+    // Nor are these: the packages of an image, and what is said of it.
     GET "/stratus/images/{}/packages" => images::inspect::packages;
+    GET "/stratus/images/{}/attestations" => images::attestations::attestations;
 
     HEAD "/containers/{}/archive" => containers::archive::stat;
     GET "/containers/json" => containers::list::list;

@@ -5,6 +5,7 @@
 //! cache by all that it reads, or made anew. The engine runs commands; nothing is run here.
 #![forbid(unsafe_code)]
 
+mod attest;
 mod cache;
 mod caches;
 pub mod check;
@@ -32,6 +33,7 @@ mod step;
 mod suggest;
 mod turns;
 
+pub use attest::{Attest, Fetched, Provenance};
 pub use cache::{CacheLimits, Cached, CachedKind, Meant, PruneOptions, Pruned};
 pub use contexts::{List, Listed, Received, Stamp, Taking, Update, Verdict, What};
 pub use entitlement::{Entitlement, UnknownEntitlement};

@@ -9,7 +9,7 @@ use crate::{Error, Result};
 use futures_util::future::try_join_all;
 use image::archive::{self, ReadOptions};
 use image::registry::Auth;
-use image::{Descriptor, Digest, ImageConfig, ImageId, MountedRootfs, Platform, Reference};
+use image::{Attestation, Descriptor, Digest, ImageConfig, ImageId, MountedRootfs, Platform, Reference};
 use rustix::fd::AsFd as _;
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -26,6 +26,22 @@ struct Made {
     config: ImageConfig,
     /// It is this image, to which nothing was done.
     untouched: Option<ImageId>,
+    /// What is said of it.
+    attestations: Vec<Attestation>,
+}
+
+impl Made {
+    fn id(&self) -> Result<ImageId> {
+        identified(&self.config, self.untouched)
+    }
+}
+
+fn identified(config: &ImageConfig, untouched: Option<ImageId>) -> Result<ImageId> {
+    if let Some(id) = untouched {
+        return Ok(id);
+    }
+    let json = config.to_json().map_err(|e| Error::failed("writing an image's configuration", e))?;
+    Ok(ImageId(Digest::of(&json)))
 }
 
 impl Product {
@@ -35,11 +51,7 @@ impl Product {
     /// Where its configuration can't be written.
     pub fn id(&self) -> Result<ImageId> {
         let own = self.images.get(self.own()).ok_or_else(|| Error::Invalid("nothing was built".into()))?;
-        if let Some(id) = own.untouched {
-            return Ok(id);
-        }
-        let json = own.config.to_json().map_err(|e| Error::failed("writing an image's configuration", e))?;
-        Ok(ImageId(Digest::of(&json)))
+        own.id()
     }
 
     /// What it is for.
@@ -109,7 +121,9 @@ impl Builder {
             config.config.labels.extend(request.labels.clone());
             config.created.get_or_insert_with(|| solver.created(&state));
         }
-        Ok(Made { state, config, untouched })
+        let image = (identified(&config, untouched)?, &config);
+        let attestations = self.attestations((&planned, request), &solver, image, progress).await?;
+        Ok(Made { state, config, untouched, attestations })
     }
 
     /// The same image with one layer in place of all above those of its base.
@@ -149,6 +163,15 @@ impl Builder {
     }
 
     async fn keep_one(&self, made: &Made, names: &[Reference]) -> Result<ImageId> {
+        let id = self.name_one(made, names).await?;
+        if !made.attestations.is_empty() {
+            let attested = self.images().attest(&id, made.attestations.clone()).await;
+            attested.map_err(|e| Error::failed("keeping what is said of the image", e))?;
+        }
+        Ok(id)
+    }
+
+    async fn name_one(&self, made: &Made, names: &[Reference]) -> Result<ImageId> {
         let Some(id) = made.untouched else {
             let id = self.engine().image_assemble(made.config.clone(), names).await;
             return id.map_err(|e| Error::failed("keeping the image", e));
@@ -190,8 +213,9 @@ impl Builder {
     /// # Errors
     /// Where it can't be read or written.
     pub fn archive(&self, product: &Product, names: &[Reference], output: impl Write) -> Result<Descriptor> {
-        let configs: Vec<ImageConfig> = product.images.iter().map(|made| made.config.clone()).collect();
-        let saved = self.engine().image_store().save_made(&configs, names, output);
+        let images: Vec<(ImageConfig, Vec<Attestation>)> =
+            product.images.iter().map(|made| (made.config.clone(), made.attestations.clone())).collect();
+        let saved = self.engine().image_store().save_made(&images, names, output);
         saved.map_err(|e| Error::failed("exporting the image", e))
     }
 

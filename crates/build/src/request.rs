@@ -1,5 +1,6 @@
 //! What is to be built.
 
+use crate::attest::{Attest, Fetched};
 use crate::cache::CacheLimits;
 use crate::dockerfile::{Given, Source};
 use crate::entitlement::Entitlement;
@@ -31,6 +32,8 @@ pub struct Request {
     pub file: Source,
     /// What it copies from.
     pub context: Arc<Files>,
+    /// Where the context was fetched from, if it was.
+    pub origin: Option<Fetched>,
     /// When the commit was made that the context is, seconds since 1970: images are as young as that.
     pub commit_time: Option<i64>,
     /// Arguments, platforms, the target.
@@ -59,6 +62,8 @@ pub struct Request {
     pub contexts: BTreeMap<String, NamedContext>,
     /// Who has secrets and agents; `None`: there are none.
     pub lender: Option<Arc<dyn Lender>>,
+    /// What is to be said of the image.
+    pub attest: Attest,
 }
 
 /// What a name stands for that is no stage's.

@@ -1,5 +1,6 @@
 //! A build: which stages are needed, one after the other where they need each other, and side by side where they do not.
 
+use crate::attest::{Dependency, Ledger};
 use crate::cache::{Cache, CacheLimits, Keeps, Step};
 use crate::caches::Caches;
 use crate::check::{self, BaseImage};
@@ -232,6 +233,7 @@ impl Planned {
             epoch: self.epoch,
             anew: &self.anew,
             ends: self.file.stages.iter().map(|_| OnceCell::new()).collect(),
+            ledger: Ledger::default(),
         }
     }
 
@@ -240,7 +242,7 @@ impl Planned {
         progress.tell(self.event());
         builder.check(&self.file, request, progress)?;
         self.permit(builder, request)?;
-        let last = StepId { stage: self.target, index: self.file.stages[self.target].steps.len() };
+        let last = self.last();
         for name in request.context.changed() {
             let message = format!(
                 "{name} was changed while it was sent: what is built may have some of it as it was, and some as it is"
@@ -265,6 +267,11 @@ impl Planned {
             }
         }
         Ok(())
+    }
+
+    /// The last step.
+    pub(crate) fn last(&self) -> StepId {
+        StepId { stage: self.target, index: self.file.stages[self.target].steps.len() }
     }
 
     fn event(&self) -> Event {
@@ -352,6 +359,8 @@ pub(crate) struct Solver<'b> {
     epoch: Option<i64>,
     /// Stages of which nothing is taken from the cache.
     pub(crate) anew: &'b [usize],
+    /// What is taken from elsewhere.
+    pub(crate) ledger: Ledger,
     /// How stages ended, each once.
     ends: Vec<OnceCell<Result<Arc<StageEnd<'b>>>>>,
 }
@@ -483,6 +492,13 @@ impl<'b> Solver<'b> {
         let config = self.images().config(&id).map_err(failed)?;
         let kept: Option<KeptLayers> = self.images().keep_layers(&config.rootfs.diff_ids);
         let kept = kept.ok_or_else(|| Error::Invalid(format!("image {name} was removed while it was looked at")))?;
+        let record = self.images().get(&id);
+        self.ledger.needs(Dependency::image(
+            name,
+            id,
+            (record.as_deref(), &self.images().references(&id)),
+            &config.platform(),
+        ));
         Ok(State::of_image(id, (*config).clone(), kept))
     }
 }

@@ -276,6 +276,8 @@ impl Stage<'_, '_> {
         if outcome.cached {
             self.solver.progress.step(place.step, StepEvent::Cached);
         }
+        let made = outcome.layer.iter().flat_map(|kept| &kept.layers).map(|layer| layer.diff_id).collect();
+        self.solver.ledger.layer(place.step, &place.statement.text, key, made);
         self.state.add(created_by, &self.created, outcome.layer);
         Ok(())
     }
@@ -493,6 +495,7 @@ impl Stage<'_, '_> {
                             lender.map_or("the classic builder is given none", |_| "stratus build --secret gives it");
                         return Err(at(format!("secret {id}: not found: {how}")));
                     }
+                    has_it.iter().for_each(|_| self.solver.ledger.secret(&id));
                     // It is there if it was given, and else it is not.
                     let target = target.as_deref().map(absolute);
                     mounts.secret(id, target, env, Access { mode, uid, gid }, has_it.cloned());
@@ -505,6 +508,7 @@ impl Stage<'_, '_> {
                             lender.map_or("the classic builder is given none", |_| "stratus build --ssh gives it");
                         return Err(at(format!("SSH agent {id}: not found: {how}")));
                     }
+                    has_it.iter().for_each(|_| self.solver.ledger.agent(&id));
                     let target = target.as_deref().map(absolute);
                     mounts.agent(id, target, Access { mode, uid, gid }, has_it.cloned());
                 }

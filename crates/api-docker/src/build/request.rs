@@ -1,7 +1,7 @@
 //! The parameters of `POST /build`.
 
 use ::build::dockerfile::Given;
-use ::build::{Received, Request};
+use ::build::{Attest, Received, Request};
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE};
 use engine::model::{HostConfig, NetworkMode};
@@ -71,6 +71,7 @@ impl Parameters {
         Request {
             file: received.file,
             context: received.context,
+            origin: received.origin,
             commit_time: received.commit_time,
             given: self.given,
             names: self.names,
@@ -85,6 +86,7 @@ impl Parameters {
             credentials: self.credentials,
             contexts: BTreeMap::new(),
             lender: None,
+            attest: Attest::default(),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Images: everything below `/images` and `/distribution`.
 
 pub(crate) mod archive;
+pub(crate) mod attestations;
 pub(crate) mod inspect;
 pub(crate) mod list;
 mod manifests;

@@ -14,7 +14,7 @@ use crate::filters;
 use crate::progress::{self, Message, Words};
 use crate::query::parse_integer;
 
-const AUTH_HEADER: &str = "x-registry-auth";
+pub(super) const AUTH_HEADER: &str = "x-registry-auth";
 
 /// `POST /images/create`
 pub(crate) async fn create(call: Call) -> Result<Response> {

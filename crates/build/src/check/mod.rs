@@ -7,6 +7,8 @@ mod rule;
 mod stages;
 mod written;
 
+pub(crate) use written::looks_secret;
+
 #[cfg(test)]
 mod tests;
 

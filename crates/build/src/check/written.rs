@@ -119,12 +119,17 @@ fn instruction(step: &Statement<Instruction>, findings: &mut Findings) {
     }
 }
 
-fn secret(instruction: &str, name: &str, span: Span, findings: &mut Findings) {
+/// Whether a variable is called as one that holds a secret.
+pub(crate) fn looks_secret(name: &str) -> bool {
     let has = |words: &[&str]| {
         let lower = name.to_ascii_lowercase();
         lower.split('_').any(|word| words.contains(&word))
     };
-    if has(&SECRET) && !has(&OPEN) {
+    has(&SECRET) && !has(&OPEN)
+}
+
+fn secret(instruction: &str, name: &str, span: Span, findings: &mut Findings) {
+    if looks_secret(name) {
         let detail = format!("Do not use ARG or ENV instructions for sensitive data ({instruction} {name:?})");
         findings.add(Rule::SecretsUsedInArgOrEnv, span, detail);
     }

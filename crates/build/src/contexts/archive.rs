@@ -1,5 +1,6 @@
 //! A context that came as an archive, or that lies at an address.
 
+use crate::attest::Fetched;
 use crate::dockerfile::{AddSource, Source};
 use crate::files::Files;
 use crate::ignore::Ignore;
@@ -31,6 +32,8 @@ pub struct Received {
     pub context: Arc<Files>,
     /// When its commit was made, if it is one: seconds since 1970.
     pub commit_time: Option<i64>,
+    /// Where it was fetched from, if it was.
+    pub origin: Option<Fetched>,
 }
 
 /// The most bytes by which an archive is told from a Dockerfile.
@@ -75,7 +78,8 @@ impl Builder {
                 let checkout = self.git().fetch(&commit, false, lender).await?;
                 let reading = tokio::task::spawn_blocking(move || of_directory(checkout.files, &name));
                 let received = reading.await.map_err(blocking)??;
-                Ok(Received { commit_time: Some(checkout.time), ..received })
+                let origin = Some(Fetched::commit(&commit.remote, &commit.id));
+                Ok(Received { commit_time: Some(checkout.time), origin, ..received })
             }
             AddSource::Url(url) => {
                 let file = self.web().look(&url, None, &|_, _| ()).await?;
@@ -87,7 +91,8 @@ impl Builder {
                     drop(directory);
                     received
                 });
-                reading.await.map_err(blocking)?
+                let origin = Some(Fetched::file(&file.url, &file.digest));
+                reading.await.map_err(blocking)?.map(|received| Received { origin, ..received })
             }
             AddSource::Path(text) => Err(Error::Invalid(format!(
                 "{}: a context is at an address of http, https or git",
@@ -111,7 +116,7 @@ impl Builder {
             return Err(Error::Invalid(format!("{called} is no archive, and too large for a Dockerfile")));
         }
         let context = Arc::new(Files::nothing());
-        Ok(Received { file: Source::from_bytes(called, &first), context, commit_time: None })
+        Ok(Received { file: Source::from_bytes(called, &first), context, commit_time: None, origin: None })
     }
 }
 
@@ -139,7 +144,7 @@ fn of_directory(directory: tempfile::TempDir, name: &str) -> Result<Received> {
         }
     }
     let context = Files::of_context(directory, ignore).map_err(|e| Error::failed("opening the context", e))?;
-    Ok(Received { file, context: Arc::new(context), commit_time: None })
+    Ok(Received { file, context: Arc::new(context), commit_time: None, origin: None })
 }
 
 /// A text in the context; links in it lead nowhere else.

@@ -7,10 +7,19 @@ mod spdx;
 
 use crate::solve::Builder;
 use crate::{Error, Result};
-use image::KeptLayers;
+use image::{ImageConfig, ImageId, KeptLayers};
 use packages::Found;
 use rustix::fd::AsFd as _;
 use serde_json::Value;
+
+pub(crate) use spdx::encoded;
+
+/// The packages of an image.
+pub(crate) struct Listed {
+    pub(crate) document: Value,
+    /// What it does not list: one line for people.
+    pub(crate) missing: Option<String>,
+}
 
 impl Builder {
     /// The document of an image that is here.
@@ -21,6 +30,12 @@ impl Builder {
         let failed = |e: image::Error| Error::failed("opening an image's files", e);
         let id = self.images().resolve(image).map_err(failed)?;
         let config = self.images().config(&id).map_err(failed)?;
+        self.packages_in(id, &config).await.map(|listed| listed.document)
+    }
+
+    /// The document of an image whose layers are here, of which nobody need have a record.
+    pub(crate) async fn packages_in(&self, id: ImageId, config: &ImageConfig) -> Result<Listed> {
+        let failed = |e: image::Error| Error::failed("opening an image's files", e);
         let kept: Option<KeptLayers> = self.images().keep_layers(&config.rootfs.diff_ids);
         let gone = || Error::Invalid("the image was removed while it was looked at".into());
         let _kept = kept.ok_or_else(gone)?;
@@ -32,6 +47,6 @@ impl Builder {
             reading.map_err(|e| Error::failed("reading an image's packages", e))?.map_err(Error::Invalid)?
         };
         let created = config.created_at().map_or(0, |at| at.as_second());
-        Ok(spdx::document(&id.0, created, &found))
+        Ok(Listed { document: spdx::document(&id.0, created, &found), missing: found.missing() })
     }
 }

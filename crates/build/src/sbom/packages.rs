@@ -19,13 +19,14 @@ const DPKG: &str = "var/lib/dpkg/status";
 /// A file for each package, in images that have no dpkg.
 const DPKG_PARTS: &str = "var/lib/dpkg/status.d";
 const APK: [&str; 2] = ["lib/apk/db/installed", "usr/lib/apk/db/installed"];
+/// A directory for each package.
+const PACMAN: &str = "var/lib/pacman/local";
 /// Databases that nobody reads here.
-const UNREAD: [(&str, &str); 5] = [
+const UNREAD: [(&str, &str); 4] = [
     ("var/lib/rpm/rpmdb.sqlite", "RPM"),
     ("usr/lib/sysimage/rpm/rpmdb.sqlite", "RPM"),
     ("var/lib/rpm/Packages", "RPM"),
     ("var/lib/rpm/Packages.db", "RPM"),
-    ("var/lib/pacman/local", "pacman"),
 ];
 
 /// Which package manager knows of a package.
@@ -33,6 +34,7 @@ const UNREAD: [(&str, &str); 5] = [
 pub(super) enum Kind {
     Deb,
     Apk,
+    Pacman,
 }
 
 /// A package that is installed.
@@ -58,6 +60,14 @@ pub(super) struct Found {
     pub(super) unread: BTreeSet<&'static str>,
 }
 
+impl Found {
+    /// What is there and was not read: one line for people.
+    pub(super) fn missing(&self) -> Option<String> {
+        let managers: Vec<&str> = self.unread.iter().copied().collect();
+        (!managers.is_empty()).then(|| format!("The packages of {} are not listed.", managers.join(" and ")))
+    }
+}
+
 /// Looks for packages. Blocks. An error is one line for people.
 pub(super) fn find(root: BorrowedFd<'_>) -> Result<Found, String> {
     let mut found = Found::default();
@@ -80,6 +90,11 @@ pub(super) fn find(root: BorrowedFd<'_>) -> Result<Found, String> {
     for path in APK {
         if let Some(text) = read(root, path)? {
             add(&mut found, apks(&text))?;
+        }
+    }
+    for part in names(root, PACMAN)? {
+        if let Some(text) = read(root, &format!("{PACMAN}/{part}/desc"))? {
+            add(&mut found, pacmans(&text).into_iter())?;
         }
     }
     let is_there = |path: &str| tree::open(root, path.as_bytes(), OFlags::PATH).is_ok();
@@ -144,6 +159,18 @@ fn apks(text: &str) -> impl Iterator<Item = Package> {
         let source = field("o").filter(|origin| !origin.is_empty() && *origin != name);
         Some(Package { kind: Kind::Apk, name, version, architecture: field("A").unwrap_or_default(), source })
     })
+}
+
+/// A package of pacman's: fields whose names are between percent signs, each with its values below it.
+fn pacmans(text: &str) -> Option<Package> {
+    let blocks: Vec<Vec<&str>> = paragraphs(text).collect();
+    let field = |name: &str| {
+        let own = |lines: &&Vec<&str>| lines.first().is_some_and(|line| line.trim().trim_matches('%') == name);
+        blocks.iter().find(own)?.get(1).map(|value| bounded(value.trim()))
+    };
+    let (name, version) = (field("NAME")?, field("VERSION")?);
+    let source = field("BASE").filter(|base| !base.is_empty() && *base != name);
+    Some(Package { kind: Kind::Pacman, name, version, architecture: field("ARCH").unwrap_or_default(), source })
 }
 
 /// What is between empty lines.
@@ -258,21 +285,31 @@ Status: install ok installed
     }
 
     #[test]
+    fn what_pacman_has_installed_is_found() {
+        let text = "%NAME%\ngcc-libs\n\n%VERSION%\n14.2.1-1\n\n%BASE%\ngcc\n\n%DESC%\n%NAME%\n\n%ARCH%\nx86_64\n\n%DEPENDS%\nglibc\nx\n";
+        let found = pacmans(text).unwrap();
+        assert_eq!((&*found.name, &*found.version, &*found.architecture), ("gcc-libs", "14.2.1-1", "x86_64"));
+        assert_eq!((found.source.as_deref(), pacmans("%NAME%\n\n%VERSION%\n")), (Some("gcc"), None));
+    }
+
+    #[test]
     fn links_lead_nowhere_else_and_what_is_not_read_is_told() {
         let (root, outside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         std::fs::write(outside.path().join("status"), STATUS).unwrap();
         let at = |path: &str| root.path().join(path);
-        for path in ["var/lib/dpkg/status.d", "var/lib/rpm", "etc"] {
+        for path in ["var/lib/dpkg/status.d", "var/lib/rpm", "var/lib/pacman/local/zlib-1:1.3-1", "etc"] {
             std::fs::create_dir_all(at(path)).unwrap();
         }
         std::os::unix::fs::symlink(outside.path().join("status"), at("var/lib/dpkg/status")).unwrap();
         std::fs::write(at("var/lib/dpkg/status.d/base"), "Package: base-files\nVersion: 12\n").unwrap();
         std::fs::write(at("var/lib/dpkg/status.d/base.md5sums"), "Package: no\nVersion: 1\n").unwrap();
+        std::fs::write(at("var/lib/pacman/local/ALPM_DB_VERSION"), "9\n").unwrap();
+        std::fs::write(at("var/lib/pacman/local/zlib-1:1.3-1/desc"), "%NAME%\nzlib\n\n%VERSION%\n1:1.3-1\n").unwrap();
         std::fs::write(at("var/lib/rpm/rpmdb.sqlite"), "").unwrap();
         std::fs::write(at("etc/os-release"), "NAME=x\nID=\"Debian\"\nVERSION_ID='12'\n").unwrap();
         let opened = File::open(root.path()).unwrap();
         let found = find(opened.as_fd()).unwrap();
-        assert_eq!(found.packages.iter().map(|package| &*package.name).collect::<Vec<_>>(), ["base-files"]);
+        assert_eq!(found.packages.iter().map(|package| &*package.name).collect::<Vec<_>>(), ["base-files", "zlib"]);
         assert_eq!((&*found.distribution, &*found.version), ("debian", "12"));
         assert_eq!(found.unread, BTreeSet::from(["RPM"]));
     }
@@ -283,6 +320,7 @@ Status: install ok installed
             let count = debs(&text, false).count() + debs(&text, true).count() + apks(&text).count();
             prop_assert!(count <= 3 * text.len());
             release(&text);
+            prop_assert!(pacmans(&text).is_none_or(|package| package.name.len() <= text.len()));
         }
     }
 }

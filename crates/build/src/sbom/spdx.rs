@@ -17,9 +17,8 @@ pub(super) fn document(image: &Digest, created: i64, found: &Found) -> Value {
         "created": created,
         "creators": [concat!("Tool: stratus-", env!("CARGO_PKG_VERSION"))],
     });
-    if !found.unread.is_empty() {
-        let managers: Vec<&str> = found.unread.iter().copied().collect();
-        creation["comment"] = json!(format!("The packages of {} are not listed.", managers.join(" and ")));
+    if let Some(missing) = found.missing() {
+        creation["comment"] = json!(missing);
     }
     let mut packages = vec![json!({
         "name": image.to_string(),
@@ -89,6 +88,7 @@ fn kind(kind: Kind) -> &'static str {
     match kind {
         Kind::Deb => "deb",
         Kind::Apk => "apk",
+        Kind::Pacman => "alpm",
     }
 }
 
@@ -97,6 +97,7 @@ fn locator(package: &Package, found: &Found) -> String {
     let usual = match package.kind {
         Kind::Deb => "debian",
         Kind::Apk => "alpine",
+        Kind::Pacman => "arch",
     };
     let distribution = if found.distribution.is_empty() { usual } else { &found.distribution };
     let mut qualifiers = Vec::new();
@@ -117,7 +118,7 @@ fn locator(package: &Package, found: &Found) -> String {
     )
 }
 
-fn encoded(text: &str) -> String {
+pub(crate) fn encoded(text: &str) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~:".contains(&byte);
     text.bytes().map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
 }

@@ -1,6 +1,7 @@
 //! What a `COPY` or an `ADD` names: files of the context, a stage or an image, and what lies at addresses.
 
 use super::{Place, Stage};
+use crate::attest::{Dependency, Fetched};
 use crate::dockerfile::{
     Add, AddSource, Copy, FileSource, Files as Operands, GitSource, Instruction, Mistake, Source, Word,
 };
@@ -82,6 +83,7 @@ impl Stage<'_, '_> {
         let looked = self.solver.builder.web().look(&url, known, &tell).await;
         let file = looked.map_err(|error| error.asked_at(place.source, word.span))?;
         self.solver.progress.step(place.step, StepEvent::Downloaded);
+        self.solver.ledger.needs(Dependency::Fetched(Fetched::file(&file.url, &file.digest)));
         let name = file_name(&url);
         match left_out(&self.exclude(&add.files, place)?, name.as_deref()) {
             true => Ok(None),
@@ -101,6 +103,7 @@ impl Stage<'_, '_> {
                 return Err(place.at(checksum, message).into());
             }
         }
+        self.solver.ledger.needs(Dependency::Fetched(Fetched::commit(&commit.remote, &commit.id)));
         let excludes = self.excludes(&add.files, place)?;
         let exclude = Ignore::parse(&Source::new("--exclude", excludes.join("\n")))?;
         Ok(Piece::Git(Part { commit, keeps: add.keep_git_dir, exclude, excludes, lender }))

@@ -1,5 +1,6 @@
 //! Images as clients see them: the image store, with the rules about containers that use images, and events.
 
+mod attestations;
 mod intermediate;
 mod list;
 mod manifests;

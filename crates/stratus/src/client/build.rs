@@ -1,5 +1,6 @@
 //! `stratus build`: a directory and its Dockerfile go to the daemon, which makes an image of them.
 
+mod attest;
 mod check;
 mod follow;
 mod lend;
@@ -95,6 +96,8 @@ pub(crate) struct BuildArgs {
     #[command(flatten)]
     lend: lend::Lend,
     #[command(flatten)]
+    attests: attest::Attests,
+    #[command(flatten)]
     running: settings::Running,
     #[command(flatten)]
     later: settings::Later,
@@ -189,6 +192,7 @@ async fn make(context: &Context, args: &BuildArgs) -> Result<ExitCode> {
     let mut found = blocking(move || source::find(&path, file.as_deref())).await?;
     ask.source = found.source;
     ask.outputs = exports.iter().map(|export| export.asked.clone()).collect();
+    attest::unheard(&ask.attest, &ask.outputs);
     found.offers.exports = exports.into_iter().filter_map(outputs::Export::keep).collect();
     let mut offers = found.offers;
     args.lend.add_to(&mut ask, &mut offers)?;

@@ -14,11 +14,13 @@ use super::output::{self, Format};
 use super::progress::{self, Said, Show};
 use super::request::{Filter, Request, segment};
 use super::table::Table;
-use super::{Context, archives, bootstrap, credentials, human, prune};
+use super::{Context, archives, attestations, bootstrap, credentials, human, prune};
 
 /// Images.
 #[derive(Subcommand)]
 pub(crate) enum ImageCommand {
+    /// List what is said of an image: by what it was made (provenance), what is in it (a list of packages)
+    Attestations(attestations::AttestationsArgs),
     /// Make a base image, from a distribution's packages
     Bootstrap(bootstrap::BootstrapArgs),
     /// Show what an image was made by
@@ -162,6 +164,7 @@ pub(super) fn platform(text: &str) -> Result<String, String> {
 /// `stratus image …`
 pub(super) async fn dispatch(context: &Context, command: ImageCommand) -> Result<ExitCode> {
     match command {
+        ImageCommand::Attestations(args) => attestations::attestations(context, args).await,
         ImageCommand::Bootstrap(args) => bootstrap::bootstrap(context, args).await,
         ImageCommand::History(args) => history(context, args).await,
         ImageCommand::Import(args) => archives::import(context, args).await,

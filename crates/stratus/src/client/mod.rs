@@ -6,6 +6,7 @@
 mod address;
 mod archives;
 mod attach;
+mod attestations;
 mod bootstrap;
 mod build;
 mod builder;

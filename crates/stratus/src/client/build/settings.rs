@@ -51,21 +51,12 @@ pub(super) struct Later {
     cache_from: Vec<String>,
     #[arg(long, hide = true)]
     cache_to: Vec<String>,
-    #[arg(long, hide = true, num_args = 0..=1, require_equals = true)]
-    provenance: Option<Option<String>>,
-    #[arg(long, hide = true, num_args = 0..=1, require_equals = true)]
-    sbom: Option<Option<String>>,
 }
 
 impl Later {
     /// Says which of them there are not.
     pub(super) fn refused(&self) -> Result<()> {
-        let given = [
-            ("--cache-from", !self.cache_from.is_empty()),
-            ("--cache-to", !self.cache_to.is_empty()),
-            ("--provenance", self.provenance.is_some()),
-            ("--sbom", self.sbom.is_some()),
-        ];
+        let given = [("--cache-from", !self.cache_from.is_empty()), ("--cache-to", !self.cache_to.is_empty())];
         match given.iter().find(|(_, given)| *given) {
             None => Ok(()),
             Some((flag, _)) => Err(Error::Usage(format!("stratus build has no {flag} yet"))),
@@ -90,6 +81,7 @@ pub(super) fn ask(args: &BuildArgs, names: &[Reference], source: Source) -> Resu
         no_cache: args.no_cache,
         no_cache_filter: args.no_cache_filter.clone(),
         pull: args.pull,
+        attest: args.attests.wanted()?,
         running: running(&args.running)?,
         allowed: args.running.allow.iter().copied().collect(),
         credentials: credentials::all()?.into_iter().map(|(name, document)| (name, Credentials(document))).collect(),

@@ -1,0 +1,106 @@
+//! `stratus image attestations`: what is said of an image, by what it was made and what is in it.
+
+use std::process::ExitCode;
+
+use clap::Args;
+use image::{Platform, Reference};
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::error::{Error, Result};
+use super::output;
+use super::request::{Request, segment};
+use super::table::Table;
+use super::{Context, credentials, human};
+
+/// List what is said of an image: by what it was made (provenance), what is in it (a list of packages)
+#[derive(Args, Debug)]
+pub(crate) struct AttestationsArgs {
+    /// Ask the image's registry, whether the image is here or not
+    #[arg(long)]
+    registry: bool,
+    /// Only of this kind: provenance, sbom, or a predicate's type
+    #[arg(long = "type", value_name = "TYPE")]
+    kind: Option<String>,
+    /// Only print the predicates, one a line
+    #[arg(long)]
+    predicate: bool,
+    /// Image, by name or id; with --registry NAME[:TAG|@DIGEST]
+    image: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Attestation {
+    #[serde(default)]
+    predicate_type: String,
+    #[serde(default)]
+    digest: String,
+    size: Option<u64>,
+    subject: Option<String>,
+    platform: Option<Platform>,
+    problem: Option<String>,
+}
+
+/// Whether a predicate is of the kind that somebody means.
+fn is_of(predicate_type: &str, kind: &str) -> bool {
+    match kind {
+        "provenance" => predicate_type.starts_with("https://slsa.dev/provenance/"),
+        "sbom" | "spdx" => predicate_type.starts_with("https://spdx.dev/Document"),
+        whole => predicate_type == whole,
+    }
+}
+
+/// `stratus image attestations`
+pub(super) async fn attestations(context: &Context, args: AttestationsArgs) -> Result<ExitCode> {
+    let mut request = Request::get(format!("/stratus/images/{}/attestations", segment(&args.image)));
+    if args.registry {
+        let reference = Reference::parse(&args.image)
+            .map_err(|error| Error::Usage(format!("{:?} is no name of an image: {error}", args.image)))?;
+        request = request.query("registry", "1");
+        if let Some(header) = credentials::of(reference.domain())? {
+            request = request.header("x-registry-auth", header);
+        }
+    }
+    let mut document = context.daemon.document(request).await?;
+    if let (Some(kind), Value::Array(all)) = (&args.kind, &mut document) {
+        all.retain(|one| is_of(one["predicateType"].as_str().unwrap_or_default(), kind));
+    }
+    if args.predicate {
+        for one in document.as_array().into_iter().flatten().filter(|one| one.get("predicate").is_some()) {
+            output::line(one["predicate"].to_string())?;
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    context.show(&document, |document| {
+        let all = Vec::<Attestation>::deserialize(document)?;
+        match args.registry {
+            true => Ok(of_registry(&all)),
+            false => Ok(kept(&all)),
+        }
+    })
+}
+
+fn kept(all: &[Attestation]) -> Table {
+    let mut table = Table::new(["PREDICATE", "DIGEST", "SIZE"]);
+    for one in all {
+        let size = one.size.map(human::decimal).unwrap_or_default();
+        table.row([one.predicate_type.as_str().into(), human::short(&one.digest).into(), size.into()]);
+    }
+    table
+}
+
+fn of_registry(all: &[Attestation]) -> Table {
+    let mut table = Table::new(["PREDICATE", "MANIFEST", "OF", "PLATFORM"]);
+    for one in all {
+        if let Some(problem) = &one.problem {
+            output::warning(&format!("{} says nothing of the image: {problem}", one.digest));
+            continue;
+        }
+        let subject = one.subject.as_deref().map(human::short).unwrap_or_default();
+        let platform = one.platform.as_ref().map(ToString::to_string).unwrap_or_default();
+        let digest = human::short(&one.digest);
+        table.row([one.predicate_type.as_str().into(), digest.into(), subject.into(), platform.into()]);
+    }
+    table
+}
