@@ -2,10 +2,17 @@
 
 use crate::{Error, Result};
 use image::{Digest, HistoryEntry, ImageConfig, ImageId, KeptLayers, Platform, RunConfig, chain_id};
+use rustix::fs::{Timespec, Timestamps};
 use std::sync::Arc;
 
 /// The time of what has none of its own, seconds since 1970: 1980-01-02, as ZIP archives know no time before 1980, wherever one lives.
 pub(crate) const FIXED_TIME: i64 = 315_619_200;
+
+/// The same, as files have it.
+pub(crate) const FIXED_TIMES: Timestamps = {
+    let fixed = Timespec { tv_sec: FIXED_TIME, tv_nsec: 0 };
+    Timestamps { last_access: fixed, last_modification: fixed }
+};
 
 /// Where programs are looked for in an image of nothing.
 const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";

@@ -7,7 +7,7 @@
 mod remove;
 pub mod walk;
 
-pub(crate) use remove::remove;
+pub use remove::remove;
 
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{Mode, OFlags, ResolveFlags};

@@ -1,5 +1,6 @@
 //! A context that came as an archive, or that lies at an address.
 
+use super::settle::settle;
 use crate::attest::Fetched;
 use crate::dockerfile::{AddSource, Source};
 use crate::files::Files;
@@ -10,7 +11,7 @@ use crate::{Error, Result};
 use image::Compression;
 use image::archive::{self, WriteOptions};
 use image::tree;
-use rustix::fd::{AsFd as _, BorrowedFd};
+use rustix::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 use std::fs::File;
@@ -123,6 +124,7 @@ impl Builder {
 /// A context that lies in a directory. Blocks.
 fn of_directory(directory: tempfile::TempDir, name: &str) -> Result<Received> {
     let opened = File::open(directory.path()).map_err(|e| Error::failed("opening the context", e))?;
+    let opened = OwnedFd::from(opened);
     let root = opened.as_fd();
     let (name, text) = match (name, read(root, if name.is_empty() { DOCKERFILE } else { name })?) {
         ("", None) => ("dockerfile", read(root, "dockerfile")?),
@@ -143,6 +145,7 @@ fn of_directory(directory: tempfile::TempDir, name: &str) -> Result<Received> {
             break;
         }
     }
+    settle(&opened, &ignore)?;
     let context = Files::of_context(directory, ignore).map_err(|e| Error::failed("opening the context", e))?;
     Ok(Received { file, context: Arc::new(context), commit_time: None, origin: None })
 }

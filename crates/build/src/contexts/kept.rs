@@ -57,7 +57,7 @@ struct Header {
 }
 
 /// Indexes of other versions are none.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// What is in a tree; of a file that was sent while it changed, or right after, nothing is known.
 pub(crate) type Indexed = Vec<(Listed, Option<Known>)>;

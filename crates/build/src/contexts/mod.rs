@@ -6,6 +6,7 @@
 mod archive;
 mod kept;
 mod list;
+mod settle;
 mod update;
 
 pub use archive::Received;

@@ -5,11 +5,11 @@ use super::list::{List, Listed, What};
 use crate::files::{Files, Place};
 use crate::ignore::Ignore;
 use crate::solve::Builder;
-use crate::state::FIXED_TIME;
+use crate::state::FIXED_TIMES;
 use crate::{Error, Result};
 use image::{Hasher, tree};
 use rustix::fd::{AsFd as _, OwnedFd};
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, Timespec, Timestamps, XattrFlags};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, XattrFlags};
 use rustix::io::Errno;
 use std::cmp::Ordering;
 use std::collections::HashMap;
@@ -190,7 +190,10 @@ impl Update {
     ///
     /// # Errors
     /// Where it can't be kept.
-    pub fn finish(self, ignore: Ignore) -> Result<Files> {
+    pub fn finish(mut self, ignore: Ignore) -> Result<Files> {
+        if self.touched {
+            self.set_times().map_err(|errno| Error::failed("setting times in the context", errno))?;
+        }
         let Update { builder, place, list, known, changed, unsettled, gone, touched, .. } = self;
         let entries = list.into_entries();
         let size = entries.iter().map(|entry| if let What::File(stamp) = entry.what { stamp.size } else { 0 }).sum();
@@ -216,6 +219,17 @@ impl Update {
         }
         let files = Files::of_listed(place, ignore, digests, changed);
         files.map_err(|e| Error::failed("opening the context", e))
+    }
+
+    /// Gives what is no file the time that files have: whoever mounts the context sees it.
+    fn set_times(&mut self) -> Result<(), Errno> {
+        let list = std::mem::take(&mut self.list);
+        for entry in list.entries().iter().filter(|entry| !matches!(entry.what, What::File(_))) {
+            let (parent, name) = tree::split(&entry.path);
+            rustix::fs::utimensat(self.parent(parent)?, name, &FIXED_TIMES, AtFlags::SYMLINK_NOFOLLOW)?;
+        }
+        self.list = list;
+        rustix::fs::futimens(&self.root, &FIXED_TIMES)
     }
 
     fn remove(&mut self, old: &Listed) -> Result<(), Errno> {
@@ -287,9 +301,7 @@ impl Taking<'_> {
             rustix::fs::fsetxattr(&file, CAPABILITY, capabilities, XattrFlags::empty()).map_err(failed)?;
         }
         // As it is in a layer, so that it can be taken there as it is.
-        let fixed = Timespec { tv_sec: FIXED_TIME, tv_nsec: 0 };
-        let times = Timestamps { last_access: fixed, last_modification: fixed };
-        rustix::fs::futimens(&file, &times).map_err(failed)?;
+        rustix::fs::futimens(&file, &FIXED_TIMES).map_err(failed)?;
         let digest = hasher.finish();
         update.known[index as usize] = Some(Known { digest, capabilities: capabilities.to_vec() });
         Ok(())

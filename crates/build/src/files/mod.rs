@@ -11,12 +11,9 @@ use image::archive::{self, WriteOptions};
 use image::{Digest, Hasher, Images, MountedRootfs};
 use parking_lot::Mutex;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
-use rustix::fs::FileType;
 use std::collections::HashMap;
-use std::ffi::OsStr;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::Read as _;
-use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -148,28 +145,6 @@ impl Files {
         let Root::Context { directory, removed } = &self.root else { return Err("these files have no place".into()) };
         let found = archive::target(directory.as_fd(), Path::new(path)).map_err(|e| e.to_string())?;
         Ok(removed.path().join(found.strip_prefix("/").unwrap_or(&found)))
-    }
-
-    /// Copies what was selected, for somebody to write to it. Blocks. An error is one line for people.
-    pub(crate) fn copy(&self, selection: &Selection, to: &Path) -> Result<(), String> {
-        let failed = |e: &dyn std::fmt::Display| format!("copying files of the context: {e}");
-        let Root::Context { removed, .. } = &self.root else { return Err("these files have no place".into()) };
-        if selection.top.is_some() {
-            fs::create_dir(to).map_err(|e| failed(&e))?;
-        }
-        for picked in &selection.picked {
-            let from = removed.path().join(OsStr::from_bytes(&picked.from));
-            let at = if selection.top.is_some() { to.join(OsStr::from_bytes(&picked.to)) } else { to.to_owned() };
-            match picked.kind() {
-                FileType::Directory => fs::create_dir(&at).map_err(|e| failed(&e))?,
-                FileType::Symlink => {
-                    std::os::unix::fs::symlink(OsStr::from_bytes(&picked.link), &at).map_err(|e| failed(&e))?;
-                }
-                FileType::RegularFile => drop(fs::copy(&from, &at).map_err(|e| failed(&e))?),
-                _ => {}
-            }
-        }
-        Ok(())
     }
 
     /// Copies all that is at a path, links to it followed, with owners and times, into a directory: under the name that it gives. Blocks. An

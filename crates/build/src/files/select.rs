@@ -128,7 +128,7 @@ impl Files {
             }
             for source in sources {
                 selection.sources += 1;
-                self.pick(&source, text, choice, &mut selection)?;
+                self.pick(&source, text, choice, &self.ignore, &mut selection)?;
             }
         }
         selection.find_names();
@@ -136,6 +136,19 @@ impl Files {
             0 => Err(format!("no source files were specified: nothing fits {}", choice.sources.join(" "))),
             _ => Ok(selection),
         }
+    }
+
+    /// All that is at a path, as whoever mounts it sees it. Blocks. An error is one line for people.
+    pub(crate) fn whole(&self, path: &str) -> Result<Selection, String> {
+        let outside = |Escape| format!("forbidden path outside the build context: {path}");
+        let named = tree::components(path.as_bytes()).map_err(outside)?.join(&b'/');
+        let root = self.root().ok_or_else(|| self.missing(path))?;
+        let nothing = Ignore::default();
+        let source = self.source(root, &named, &nothing)?.ok_or_else(|| self.missing(path))?;
+        let mut selection = Selection { sources: 1, ..Selection::default() };
+        self.pick(&source, path, &Choice::default(), &nothing, &mut selection)?;
+        selection.find_names();
+        Ok(selection)
     }
 
     fn missing(&self, text: &str) -> String {
@@ -152,7 +165,7 @@ impl Files {
         let path = tree::components(text.as_bytes()).map_err(outside)?.join(&b'/');
         let Some(root) = self.root() else { return Ok(Vec::new()) };
         if !is_pattern(text) {
-            return Ok(self.source(root, &path)?.into_iter().collect());
+            return Ok(self.source(root, &path, &self.ignore)?.into_iter().collect());
         }
         let pattern = Glob::parse(&String::from_utf8_lossy(&path), Stars::Components).map_err(|e| e.to_string())?;
         let mut fits: Vec<Vec<u8>> = Vec::new();
@@ -167,23 +180,23 @@ impl Files {
         .map_err(|e| e.to_string())?;
         let mut sources = Vec::new();
         for path in fits {
-            sources.extend(self.source(root, &path)?);
+            sources.extend(self.source(root, &path, &self.ignore)?);
         }
         Ok(sources)
     }
 
-    /// What is at a path, with links followed.
-    fn source(&self, root: BorrowedFd<'_>, named: &[u8]) -> Result<Option<Source>, String> {
+    /// What is at a path, with links followed, unless it is ignored.
+    fn source(&self, root: BorrowedFd<'_>, named: &[u8], ignore: &Ignore) -> Result<Option<Source>, String> {
         let target = archive::target(root, Path::new(OsStr::from_bytes(named))).map_err(|e| e.to_string())?;
         let path = target.as_os_str().as_bytes().trim_ascii_start().strip_prefix(b"/").unwrap_or_default().to_vec();
         let (parent, name) = tree::split(&path);
-        let ignored = |path: &[u8]| !path.is_empty() && self.ignore.ignores(&String::from_utf8_lossy(path));
+        let ignored = |path: &[u8]| !path.is_empty() && ignore.ignores(&String::from_utf8_lossy(path));
         let found = tree::open(root, parent, OFlags::PATH | OFlags::DIRECTORY).and_then(|parent| {
             let name = if name.is_empty() { b"." } else { name };
             rustix::fs::statat(&parent, name, AtFlags::SYMLINK_NOFOLLOW)
         });
         match found {
-            Ok(stat) if is_directory(&stat) && self.ignore.enters(&String::from_utf8_lossy(&path)) => {
+            Ok(stat) if is_directory(&stat) && ignore.enters(&String::from_utf8_lossy(&path)) => {
                 Ok(Some(Source { path, named: named.to_vec(), stat }))
             }
             Ok(_) if ignored(&path) => Ok(None),
@@ -193,8 +206,15 @@ impl Files {
         }
     }
 
-    /// Adds a source with all that it holds.
-    fn pick(&self, source: &Source, text: &str, choice: &Choice, into: &mut Selection) -> Result<(), String> {
+    /// Adds a source with all that it holds and that is not ignored.
+    fn pick(
+        &self,
+        source: &Source,
+        text: &str,
+        choice: &Choice,
+        ignore: &Ignore,
+        into: &mut Selection,
+    ) -> Result<(), String> {
         let Some(root) = self.root() else { return Ok(()) };
         let prefix = match choice.parents {
             true => kept_parents(text, &source.named),
@@ -229,8 +249,8 @@ impl Files {
             let from = join(&source.path, found.path);
             let below = String::from_utf8_lossy(found.path);
             let in_context = String::from_utf8_lossy(&from);
-            let left_out = choice.exclude.ignores(&below) || self.ignore.ignores(&in_context);
-            let enters = choice.exclude.enters(&below) && self.ignore.enters(&in_context);
+            let left_out = choice.exclude.ignores(&below) || ignore.ignores(&in_context);
+            let enters = choice.exclude.enters(&below) && ignore.enters(&in_context);
             // A directory that is left out is made where something in it is not.
             if !left_out {
                 match self.picked(found, from.clone(), join(&prefix, found.path)) {

@@ -3,7 +3,7 @@
 use crate::cache::Key;
 use crate::caches::{Filled, InUse, Made};
 use crate::dockerfile::Sharing;
-use crate::files::{Choice, Files, Selection};
+use crate::files::{Files, Selection};
 use crate::request::Lender;
 use crate::solve::Builder;
 use crate::state::State;
@@ -59,7 +59,7 @@ enum Pending {
     /// The socket of an SSH agent.
     Agent { id: String, target: String, access: Access, lender: Arc<dyn Lender> },
     /// Files of the context that are written to: a copy of them.
-    Copy { target: String, files: Arc<Files>, selection: Arc<Selection> },
+    Copy { target: String, files: Arc<Files>, source: String },
     /// The same of a stage or an image.
     CopyOf { target: String, part: Part },
 }
@@ -96,7 +96,7 @@ impl Pending {
 enum KeyPart {
     Text(String),
     Chain(Option<Digest>),
-    Files(Arc<Selection>),
+    Files(Box<Selection>),
 }
 
 /// Something that was made to mount something on.
@@ -175,18 +175,13 @@ impl Mounts {
         files: Arc<Files>,
         writable: bool,
     ) -> std::result::Result<(), String> {
-        let choice = Choice { sources: vec![source.to_owned()], ..Choice::default() };
-        let whole = tree::components(source.as_bytes()).is_ok_and(|names| names.is_empty());
-        let selection = match files.select(&choice) {
-            Ok(selection) => Arc::new(selection),
-            Err(_) if whole => Arc::default(),
-            Err(error) => return Err(error),
-        };
+        // No more and no less than what the step can see.
+        let selection = Box::new(files.whole(source)?);
         self.parts.push(KeyPart::Text("context".into()));
-        self.parts.push(KeyPart::Files(Arc::clone(&selection)));
+        self.parts.push(KeyPart::Files(selection));
         self.depend(&target, !writable);
         if writable {
-            self.pending.push(Pending::Copy { target, files, selection });
+            self.pending.push(Pending::Copy { target, files, source: source.to_owned() });
             return Ok(());
         }
         let path = files.path(source)?;
@@ -248,30 +243,29 @@ impl Mounts {
                     }
                 },
                 Pending::CopyOf { target, part } => {
-                    let (files, source) = (part.files(builder).await?, part.source);
-                    let directory = builder.directory().map_err(|e| Error::failed("making a directory", e))?;
-                    let into = directory.path().to_owned();
-                    let copying = tokio::task::spawn_blocking(move || files.copy_whole(&source, &into)).await;
-                    let copied = copying.map_err(|e| Error::failed("copying files of a stage", e))?;
-                    self.push(bind(&copied.map_err(Error::Invalid)?), &target, false);
-                    self.keep(directory);
+                    let files = part.files(builder).await?;
+                    self.copy(builder, &target, files, part.source).await?;
                 }
+                Pending::Copy { target, files, source } => self.copy(builder, &target, files, source).await?,
                 Pending::Secret { id, target, variable, access, lender } => {
                     self.give_secret(&id, target, variable, access, &lender).await?;
                 }
                 Pending::Agent { id, target, access, lender } => self.give_agent(id, target, access, lender).await?,
-                Pending::Copy { target, files, selection } => {
-                    let directory = builder.directory().map_err(|e| Error::failed("making a directory", e))?;
-                    let to = directory.path().join("files");
-                    self.push(bind(&to), &target, false);
-                    self.keep(directory);
-                    let copying = tokio::task::spawn_blocking(move || files.copy(&selection, &to)).await;
-                    let copied = copying.map_err(|e| Error::failed("copying files of the context", e))?;
-                    copied.map_err(Error::Invalid)?;
-                }
             }
         }
         self.keep(locked);
+        Ok(())
+    }
+
+    /// Mounts a copy of files, to be written to.
+    async fn copy(&mut self, builder: &Builder, target: &str, files: Arc<Files>, source: String) -> Result<()> {
+        let failed = |e: &dyn std::fmt::Display| Error::failed("copying files to mount", e);
+        let directory = builder.directory().map_err(|e| failed(&e))?;
+        let into = directory.path().to_owned();
+        let copying = tokio::task::spawn_blocking(move || files.copy_whole(&source, &into)).await;
+        let copied = copying.map_err(|e| failed(&e))?.map_err(Error::Invalid)?;
+        self.push(bind(&copied), target, false);
+        self.keep(directory);
         Ok(())
     }
 

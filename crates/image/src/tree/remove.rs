@@ -9,7 +9,10 @@ use std::ffi::{CStr, CString};
 const DEPTH: usize = 64;
 
 /// Removes whatever `name` is in `parent`. What is not there is removed already.
-pub(crate) fn remove(parent: BorrowedFd<'_>, name: &[u8]) -> Result<(), Errno> {
+///
+/// # Errors
+/// `EXDEV` or `EBUSY` where something is mounted in it, and what `unlinkat(2)` says.
+pub fn remove(parent: BorrowedFd<'_>, name: &[u8]) -> Result<(), Errno> {
     match rustix::fs::unlinkat(parent, name, AtFlags::empty()) {
         Ok(()) | Err(Errno::NOENT) => return Ok(()),
         // EISDIR on Linux; EPERM elsewhere, and for what is immutable.
