@@ -32,9 +32,33 @@ fn files_come_out_as_a_directory_or_an_archive() {
     host.sh("cat trap/own trap/srv/main; ls aside").says("mine\nhello");
     // An archive has its name once it is complete: one that could not be kept is not there, and the build failed.
     host.sh("$STRATUS build -o type=oci,dest=/dev/full app").exits_with(1).complains("/dev/full");
-    host.sh("$STRATUS build -o type=oci,dest=nowhere/x app").exits_with(1).complains("nowhere/x");
+    // What can't be kept is told before anything is done.
+    for (output, why) in [
+        ("type=oci,dest=nowhere/x", "writing nowhere/x: there is no directory nowhere: make it first"),
+        ("type=tar,dest=app", "writing app: it is a directory: name a file in it"),
+        ("files.tar", "writing files.tar: it is there, and no directory"),
+    ] {
+        let said = host.sh(&format!("$STRATUS build --progress plain -o {output} app"));
+        said.exits_with(1).complains(why);
+        assert!(!said.stderr().contains("FROM busybox"), "{said}");
+    }
     host.sh("sed -i 's/^FROM scratch/RUN exit 3\\nFROM scratch/; s/--from=0/--from=0/' app/Dockerfile; $STRATUS build --no-cache -o late -o type=oci,dest=late.tar app").exits_with(1);
     host.sh("ls -d late late.tar .late*").exits_with(2);
+}
+
+#[test]
+fn a_device_that_who_builds_may_not_make_is_told_with_what_may_hold_it() {
+    let host = Daemon::start();
+    project(
+        &host,
+        "FROM busybox AS made\nRUN mkdir /out && mknod /out/null c 1 3\nFROM scratch\nCOPY --from=made /out /\n",
+    );
+    let without = "setpriv --bounding-set=-mknod --inh-caps=-mknod";
+    let said = host.sh(&format!("{without} $STRATUS build -o out app"));
+    said.exits_with(1).complains("unpacking null").complains("an archive (type=tar,dest=FILE) has it whoever builds");
+    host.sh("test ! -e out").ok();
+    host.sh(&format!("{without} $STRATUS build -o type=tar,dest=out.tar app && tar -tvf out.tar | cut -c 1")).says("c");
+    host.sh("$STRATUS build -o out app && test -c out/null").ok();
 }
 
 #[test]

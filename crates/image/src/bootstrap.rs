@@ -9,6 +9,7 @@
 mod archive;
 mod busybox;
 mod debootstrap;
+mod place;
 mod sources;
 mod spec;
 

@@ -85,6 +85,8 @@ pub fn remove_tree(path: &std::path::Path) -> crate::Result<()> {
         other => crate::Error::io(format!("removing {}", path.display()), other),
     };
     let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return Err(failed(Errno::INVAL)) };
+    // A name alone is in the working directory.
+    let parent = if parent.as_os_str().is_empty() { std::path::Path::new(".") } else { parent };
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     match rustix::fs::open(parent, flags, Mode::empty()) {
         Ok(parent) => remove(parent.as_fd(), name.as_bytes()).map_err(failed),

@@ -7,6 +7,7 @@ use std::process::{Child, Command, Output, Stdio};
 
 use rustix::io::Errno;
 
+use super::place::Place;
 use super::{BootstrapError, BootstrapEvent, BootstrapProgress};
 
 /// Bytes between two events.
@@ -72,11 +73,13 @@ pub(super) fn output_of(command: &mut Command) -> Result<Vec<u8>, BootstrapError
 /// Runs a program whose standard output goes to `sink` as it comes, and whose words are told as they are said.
 pub(super) fn stream_to(
     command: &mut Command,
+    place: &Place,
     sink: &mut (impl Write + Send),
     progress: BootstrapProgress<'_>,
 ) -> Result<(), BootstrapError> {
     let program = program_name(command);
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).env("LC_ALL", "C.UTF-8");
+    place.lend(command)?;
+    command.stdout(Stdio::piped()).stderr(Stdio::piped()).env("LC_ALL", "C.UTF-8");
     let mut child = spawn_apart(command).map_err(BootstrapError::io(format!("starting {program}")))?;
     let words = child.stderr.take();
     let (copied, said) = std::thread::scope(|scope| {
@@ -94,11 +97,16 @@ pub(super) fn stream_to(
 }
 
 /// Runs a program that writes nothing but words, to standard output or error, and tells them as they are said.
-pub(super) fn follow(mut command: Command, progress: BootstrapProgress<'_>) -> Result<(), BootstrapError> {
+pub(super) fn follow(
+    mut command: Command,
+    place: &Place,
+    progress: BootstrapProgress<'_>,
+) -> Result<(), BootstrapError> {
     let program = program_name(&command);
     let (words, both) = io::pipe().map_err(BootstrapError::io("making a pipe"))?;
     let output = both.try_clone().map_err(BootstrapError::io("making a pipe"))?;
-    command.stdin(Stdio::null()).stdout(output).stderr(both).env("LC_ALL", "C.UTF-8");
+    place.lend(&mut command)?;
+    command.stdout(output).stderr(both).env("LC_ALL", "C.UTF-8");
     let mut child = spawn_apart(&mut command).map_err(BootstrapError::io(format!("starting {program}")))?;
     // It holds the pipe's other end, which has to close with the program.
     drop(command);

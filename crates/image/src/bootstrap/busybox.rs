@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::archive::{host_architecture, image_platform, output_of};
+use super::place::Place;
 use super::{BootstrapError, BootstrapEvent, BootstrapProgress, BootstrapSpec, ImportMetadata};
 use crate::tar::{Entry, Kind, TarReader, TarWriter, Time};
 use crate::{ImageConfig, RunConfig};
@@ -129,8 +130,8 @@ fn installed(architecture: &str) -> Result<Option<Package>, BootstrapError> {
 
 /// The package from the host's mirror, verified by apt.
 fn downloaded(architecture: &str) -> Result<Package, BootstrapError> {
-    let dir = tempfile::tempdir().map_err(BootstrapError::io("making a temporary directory"))?;
-    let apt = output_of(Command::new("apt-get").args(["-q", "download", PACKAGE]).current_dir(&dir));
+    let dir = Place::new()?;
+    let apt = output_of(Command::new("apt-get").args(["-q", "download", PACKAGE]).current_dir(dir.path()));
     apt.map_err(|error| match error {
         BootstrapError::Failed { program, status, output } => BootstrapError::Failed {
             program,
@@ -139,7 +140,7 @@ fn downloaded(architecture: &str) -> Result<Package, BootstrapError> {
         },
         other => other,
     })?;
-    let entries = std::fs::read_dir(&dir).map_err(BootstrapError::io("reading the temporary directory"))?;
+    let entries = std::fs::read_dir(dir.path()).map_err(BootstrapError::io("reading the temporary directory"))?;
     let deb = entries.flatten().map(|entry| entry.path()).find(|path| path.extension().is_some_and(|end| end == "deb"));
     let unexpected =
         |reason: &str| BootstrapError::Unexpected { what: format!("package {PACKAGE}"), reason: reason.into() };

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 use super::archive::{follow, host_architecture, image_platform, is_installed, output_of, stream_to};
+use super::place::Place;
 use super::sources::{Host, Source};
 use super::spec::{Distribution, DistributionSpec};
 use super::{BootstrapError, BootstrapEvent, BootstrapProgress, BootstrapSpec, ImportMetadata, Variant};
@@ -68,7 +69,7 @@ fn host_of(uri: &str) -> &str {
 
 /// When the archive last changed a suite. The signature is verified by whoever installs from it; a wrong date would only date files.
 fn release_date(spec: &DistributionSpec, source: &Source) -> Result<i64, BootstrapError> {
-    let dir = tempfile::tempdir().map_err(BootstrapError::io("making a temporary directory"))?;
+    let dir = Place::new()?;
     let file = dir.path().join("InRelease");
     let url = format!("{}/dists/{}/InRelease", source.uri, source.suite);
     let fetched = output_of(
@@ -113,7 +114,7 @@ impl Plan<'_> {
         progress: BootstrapProgress<'_>,
     ) -> Result<(), BootstrapError> {
         match is_installed("mmdebstrap") {
-            true => stream_to(&mut self.mmdebstrap(), sink, progress),
+            true => stream_to(&mut self.mmdebstrap(), &Place::new()?, sink, progress),
             false => self.debootstrap(sink, progress),
         }
     }
@@ -162,7 +163,7 @@ impl Plan<'_> {
         if !rustix::process::geteuid().is_root() {
             return Err(BootstrapError::NeedsRoot);
         }
-        let dir = tempfile::tempdir().map_err(BootstrapError::io("making a temporary directory"))?;
+        let dir = Place::new()?;
         let root = dir.path().join("root");
         let mut command = Command::new("debootstrap");
         command
@@ -187,7 +188,7 @@ impl Plan<'_> {
             command.arg(format!("--include={}", self.spec.include.join(",")));
         }
         command.arg(&self.spec.suite).arg(&root).arg(&self.sources[0].uri);
-        follow(command, progress)?;
+        follow(command, &dir, progress)?;
         self.tidy(&root)?;
         progress(BootstrapEvent::Phase("creating tarball...".into()));
         let mut tar = Command::new("tar");
@@ -195,7 +196,7 @@ impl Plan<'_> {
             .args(["--sort=name", "--numeric-owner", "--clamp-mtime", &format!("--mtime=@{}", self.epoch)])
             .arg("--directory")
             .args([root.as_os_str(), ".".as_ref()]);
-        stream_to(&mut tar, sink, progress)
+        stream_to(&mut tar, &dir, sink, progress)
     }
 
     /// Takes out what debootstrap leaves of the host and of its own work, and names all sources, as mmdebstrap does.

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use api_build::{Keep, Output};
 use image::Reference;
 use image::archive::{WriteOptions, write_path};
+use rustix::io::Errno;
 
 use super::super::archives::Target;
 use super::super::error::{Error, Result};
@@ -44,6 +45,8 @@ pub(super) fn exports(texts: &[String]) -> Result<Vec<Export>> {
         1 => {}
         _ => return Err(Error::Usage("only one --output can go to standard output".to_owned())),
     }
+    // What can't be kept is known before anything is built.
+    exports.iter().filter_map(|export| export.keep.as_ref()).try_for_each(|(_, place)| place.check())?;
     Ok(exports)
 }
 
@@ -125,6 +128,28 @@ fn export(text: &str, number: usize) -> Result<Export> {
 }
 
 impl Place {
+    /// Looks whether there is where it goes.
+    fn check(&self) -> Result<()> {
+        let parent = |path: &Path| path.parent().filter(|parent| !parent.as_os_str().is_empty()).map(Path::to_owned);
+        match self {
+            Place::Stdout => Ok(()),
+            Place::File(path) if path.is_dir() => {
+                Err(Error::Failed(format!("writing {}: it is a directory: name a file in it", path.display())))
+            }
+            Place::File(path) => match parent(path) {
+                Some(parent) if !parent.is_dir() => {
+                    let (path, parent) = (path.display(), parent.display());
+                    Err(Error::Failed(format!("writing {path}: there is no directory {parent}: make it first")))
+                }
+                _ => Ok(()),
+            },
+            Place::Directory(path) if path.exists() && !path.is_dir() => {
+                Err(Error::Failed(format!("writing {}: it is there, and no directory", path.display())))
+            }
+            Place::Directory(_) => Ok(()),
+        }
+    }
+
     fn keep(self, from: &mut (dyn Read + Send)) -> Result<()> {
         match self {
             Place::Stdout => copied(from, Target::new(None)?),
@@ -160,7 +185,14 @@ fn unpacked(from: &mut (dyn Read + Send), path: &Path) -> Result<()> {
             // Half of it is of no use.
             let _ = image::remove_tree(path);
         }
-        Error::Failed(format!("writing {}: {error}", path.display()))
+        let advice = match &error {
+            // Devices and capabilities of files.
+            image::Error::Io { source, .. } if source.raw_os_error() == Some(Errno::PERM.raw_os_error()) => {
+                ": that takes root; an archive (type=tar,dest=FILE) has it whoever builds"
+            }
+            _ => "",
+        };
+        Error::Failed(format!("writing {}: {error}{advice}", path.display()))
     })
 }
 
