@@ -196,6 +196,8 @@ pub enum NamedContext {
     },
     /// An image.
     Image(String),
+    /// A git repository, an archive or a file, which the daemon fetches.
+    Elsewhere(String),
 }
 
 /// How commands run.

@@ -142,7 +142,11 @@ async fn request(builder: &Builder, opener: &Opener, asked: Ask) -> Result<(Requ
             NamedContext::Directory { ignore, key } => {
                 let ignore = ignore.map(ask::Text::source);
                 let files = directory(builder, opener, Some(name.clone()), &key, ignore).await?;
-                build::NamedContext::Files(Arc::new(files))
+                build::NamedContext::Files { files: Arc::new(files), origin: None }
+            }
+            NamedContext::Elsewhere(address) => {
+                let fetched = builder.fetch_named(&address, Some(&*lender)).await;
+                fetched.map_err(|error| Error::Invalid(format!("context {name}: {error}")))?
             }
         };
         contexts.insert(name, context);

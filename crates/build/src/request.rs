@@ -70,7 +70,12 @@ pub struct Request {
 #[derive(Clone)]
 pub enum NamedContext {
     /// Files.
-    Files(Arc<Files>),
+    Files {
+        /// They themselves.
+        files: Arc<Files>,
+        /// Where they were fetched from, if they were.
+        origin: Option<Fetched>,
+    },
     /// An image, by its name.
     Image(String),
 }

@@ -1,6 +1,6 @@
 //! A build: which stages are needed, one after the other where they need each other, and side by side where they do not.
 
-use crate::attest::{Dependency, Ledger};
+use crate::attest::{Dependency, Fetched, Ledger};
 use crate::cache::{Cache, CacheLimits, Keeps, Step};
 use crate::caches::Caches;
 use crate::check::{self, BaseImage};
@@ -199,7 +199,8 @@ pub(crate) struct Planned {
 
 impl Planned {
     pub(crate) fn new(request: &Request) -> Result<Planned> {
-        let file = dockerfile::parse(request.file.clone())?;
+        let mut file = dockerfile::parse(request.file.clone())?;
+        file.contexts = request.contexts.keys().cloned().collect();
         let globals = Globals::new(&file, &request.given)?;
         let plan = Plan::new(&file, &globals)?;
         let target = file.target(request.given.target.as_deref()).map_err(Error::Invalid)?;
@@ -428,9 +429,17 @@ impl<'b> Solver<'b> {
     pub(crate) fn given(&self, origin: &Origin) -> Option<&Arc<Files>> {
         let Origin::Named { name, .. } = origin else { return None };
         match self.request.contexts.get(name) {
-            Some(NamedContext::Files(files)) => Some(files),
+            Some(NamedContext::Files { files, origin }) => {
+                self.takes(origin.as_ref());
+                Some(files)
+            }
             _ => None,
         }
+    }
+
+    /// Notes where files were fetched from that are needed.
+    fn takes(&self, origin: Option<&Fetched>) {
+        origin.into_iter().for_each(|origin| self.ledger.needs(Dependency::Fetched(origin.clone())));
     }
 
     /// What a name stands for that is no stage's: a named context, or an image.
@@ -442,7 +451,10 @@ impl<'b> Solver<'b> {
         step: StepId,
     ) -> Result<State> {
         match self.request.contexts.get(name) {
-            Some(NamedContext::Files(files)) => self.root_of(name, files, platform, step).await,
+            Some(NamedContext::Files { files, origin }) => {
+                self.takes(origin.as_ref());
+                self.root_of(name, files, platform, step).await
+            }
             Some(NamedContext::Image(image)) => self.image(image, None, platform, step).await,
             None => self.image(name, meant, platform, step).await,
         }

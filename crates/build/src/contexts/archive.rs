@@ -38,7 +38,7 @@ pub struct Received {
 }
 
 /// The most bytes by which an archive is told from a Dockerfile.
-const BEGINNING: u64 = 64 << 10;
+pub(super) const BEGINNING: u64 = 64 << 10;
 
 impl Builder {
     /// Takes a context from an archive, in any compression. `name` is the path of the Dockerfile in it; empty: `Dockerfile`.
@@ -47,6 +47,11 @@ impl Builder {
     /// # Errors
     /// [`Error::Invalid`] where it is no archive, leads out of itself, or has no such file.
     pub fn receive(&self, archive: impl Read + Send, name: &str) -> Result<Received> {
+        of_directory(self.unpacked(archive)?, name)
+    }
+
+    /// What an archive holds, in a directory of its own. Blocks.
+    pub(super) fn unpacked(&self, archive: impl Read + Send) -> Result<tempfile::TempDir> {
         let directory = self.directory().map_err(|e| Error::failed("making a directory for the context", e))?;
         let opened = File::open(directory.path()).map_err(|e| Error::failed("opening the context", e))?;
         let options = WriteOptions { keep_kinds: false, owner: Some((0, 0)) };
@@ -54,7 +59,7 @@ impl Builder {
             e if e.is_no_space() => Error::failed("receiving the context", e),
             e => Error::Invalid(format!("reading the build context: {e}")),
         })?;
-        of_directory(directory, name)
+        Ok(directory)
     }
 
     /// Fetches a context: a git repository, an archive, or a Dockerfile without a context. `name` is as for [`Builder::receive`];
@@ -63,14 +68,7 @@ impl Builder {
     /// # Errors
     /// [`Error::Invalid`] where the address is refused or there is nothing, else as for [`Builder::receive`].
     pub async fn fetch(&self, address: &str, name: &str, lender: Option<&dyn Lender>) -> Result<Received> {
-        let address = match address.strip_prefix("github.com/") {
-            // Docker's short form of a repository.
-            Some(path) => {
-                let (path, fragment) = path.split_once('#').unwrap_or((path, ""));
-                format!("https://github.com/{}.git#{fragment}", path.trim_end_matches(".git"))
-            }
-            None => address.to_owned(),
-        };
+        let address = address_of(address);
         let blocking = |e: tokio::task::JoinError| Error::failed("fetching the context", e);
         let name = name.to_owned();
         match AddSource::parse(&address) {
@@ -118,6 +116,17 @@ impl Builder {
         }
         let context = Arc::new(Files::nothing());
         Ok(Received { file: Source::from_bytes(called, &first), context, commit_time: None, origin: None })
+    }
+}
+
+/// An address in full: Docker has a short form of a repository.
+pub(super) fn address_of(text: &str) -> String {
+    match text.strip_prefix("github.com/") {
+        Some(path) => {
+            let (path, fragment) = path.split_once('#').unwrap_or((path, ""));
+            format!("https://github.com/{}.git#{fragment}", path.trim_end_matches(".git"))
+        }
+        None => text.to_owned(),
     }
 }
 

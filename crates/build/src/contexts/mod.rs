@@ -6,6 +6,7 @@
 mod archive;
 mod kept;
 mod list;
+mod named;
 mod settle;
 mod update;
 

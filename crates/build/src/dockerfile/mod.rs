@@ -47,6 +47,7 @@ pub use source::{Mistake, Mistakes, Position, Source, Span, Spanned};
 use flags::Place;
 use lines::{Lines, Logical};
 use parse::Parsed;
+use std::collections::BTreeSet;
 
 /// A Dockerfile.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,6 +62,8 @@ pub struct Dockerfile {
     pub stages: Vec<Stage>,
     /// Empty lines within instructions that go on behind them.
     pub empty_lines: Vec<Span>,
+    /// Names of contexts that whoever builds has. What is of that name is that, and no stage; the text says nothing of it.
+    pub contexts: BTreeSet<String>,
 }
 
 /// A `FROM` and what follows up to the next one.
@@ -155,7 +158,7 @@ pub fn parse(source: Source) -> Result<Dockerfile, Mistakes> {
     if !mistakes.is_empty() {
         return Err(mistakes);
     }
-    Ok(Dockerfile { source, directives, arguments, stages, empty_lines })
+    Ok(Dockerfile { source, directives, arguments, stages, empty_lines, contexts: BTreeSet::new() })
 }
 
 /// Reads an instruction that an image's configuration has from `ONBUILD`; the source is named for the image.

@@ -86,6 +86,9 @@ impl Dockerfile {
 
     /// What an instruction of a stage names with `from`.
     pub(crate) fn origin(&self, stage: usize, from: &str, span: Span) -> Result<Origin, Mistake> {
+        if let Some(context) = self.context(from) {
+            return Ok(context);
+        }
         if let Some(index) = self.stage_for(from, stage) {
             return Ok(Origin::Stage(index));
         }
@@ -99,6 +102,12 @@ impl Dockerfile {
             };
         }
         Ok(self.named(from))
+    }
+
+    /// A context that whoever builds has under a name, in any case, as stages' names are.
+    fn context(&self, name: &str) -> Option<Origin> {
+        let own = self.contexts.iter().find(|own| own.eq_ignore_ascii_case(name) && *own != "scratch");
+        own.map(|own| Origin::Named { name: own.clone(), meant: None })
     }
 
     fn named(&self, name: &str) -> Origin {
@@ -198,6 +207,9 @@ fn base(file: &Dockerfile, globals: &Globals, index: usize) -> Result<Origin, Mi
         let mistake = file.source.mistake(word.span, format!("base name ({}) should not be blank", word.raw));
         return Err(mistake.meant(meant_variable(file, globals, index)));
     }
+    if let Some(context) = file.context(&name) {
+        return Ok(context);
+    }
     match file.stage_for(&name, index).filter(|other| *other < index) {
         Some(other) => Ok(Origin::Stage(other)),
         None => Ok(file.named(&name)),
@@ -274,6 +286,18 @@ mod tests {
         let origins: Vec<_> = plan.stages[1].from.iter().map(|need| need.origin.clone()).collect();
         let named = Origin::Named { name: "tow".into(), meant: Some("two".into()) };
         assert_eq!(origins, [Origin::Stage(0), Origin::Stage(0), named, Origin::Scratch]);
+    }
+
+    #[test]
+    fn a_context_of_a_stages_name_is_in_its_place() {
+        let text = "FROM x AS build\nFROM build AS two\nCOPY --from=Build a /\nCOPY --from=0 a /\nFROM two\n";
+        let mut file = parse(Source::new("f", text)).unwrap();
+        file.contexts = ["build".to_owned()].into();
+        let globals = Globals::new(&file, &Given::host()).unwrap();
+        let plan = Plan::new(&file, &globals).unwrap();
+        let named = Origin::Named { name: "build".into(), meant: None };
+        assert_eq!((&plan.stages[1].base, &plan.stages[1].from[0].origin), (&named, &named));
+        assert_eq!((&plan.stages[1].from[1].origin, plan.order(2)), (&Origin::Stage(0), vec![0, 1, 2]));
     }
 
     #[test]

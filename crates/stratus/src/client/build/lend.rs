@@ -13,7 +13,8 @@ use super::source;
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Beside the context")]
 pub(super) struct Lend {
-    /// Further context, NAME=DIRECTORY or NAME=docker-image://IMAGE, for FROM NAME, COPY --from=NAME and RUN --mount=from=NAME; repeats
+    /// Further context for FROM NAME, COPY --from=NAME and RUN --mount=from=NAME, in place of a stage or an image of that name:
+    /// NAME=DIRECTORY, NAME=docker-image://IMAGE, or the address of a git repository, an archive or a file; repeats
     #[arg(long, value_name = "NAME=WHAT")]
     build_context: Vec<String>,
     /// Secret for RUN --mount=type=secret, id=ID,src=FILE or id=ID,env=VARIABLE; repeats
@@ -31,6 +32,9 @@ impl Lend {
             let (name, what) = context(text)?;
             let context = match what.strip_prefix("docker-image://") {
                 Some(image) => NamedContext::Image(image.to_owned()),
+                None if source::is_address(what) && !Path::new(what).exists() => {
+                    NamedContext::Elsewhere(what.to_owned())
+                }
                 None => {
                     let (directory, ignore, key) = source::directory(Path::new(what))?;
                     offers.contexts.insert(name.to_owned(), directory);
@@ -59,9 +63,9 @@ fn context(text: &str) -> Result<(&str, &str)> {
             "--build-context {text:?}: stratus reads no OCI layouts here yet: {message}"
         )));
     }
-    if source::is_address(what) || what.starts_with("target:") || what.starts_with("input:") {
-        let message = "fetch what is there, and name the directory that you have then";
-        return Err(Error::Usage(format!("--build-context {text:?}: stratus fetches no context yet: {message}")));
+    if what.starts_with("target:") || what.starts_with("input:") {
+        let message = "that is bake's: give a directory, an address, or docker-image://IMAGE";
+        return Err(Error::Usage(format!("--build-context {text:?}: {message}")));
     }
     Ok((name, what))
 }
@@ -156,6 +160,7 @@ mod tests {
         assert_eq!(context("a=b").expect("one"), ("a", "b"));
         assert!(context("a").is_err() && context("=b").is_err());
         assert!(context("a=oci-layout://x").expect_err("not yet").to_string().contains("no OCI layouts"));
-        assert!(context("a=https://x/y.git").expect_err("not yet").to_string().contains("fetches no context"));
+        assert_eq!(context("a=https://x/y.git#v1:d").expect("an address"), ("a", "https://x/y.git#v1:d"));
+        assert!(context("a=target:b").expect_err("of bake").to_string().contains("bake's"));
     }
 }
