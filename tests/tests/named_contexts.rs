@@ -39,6 +39,8 @@ fn what_lies_at_addresses_is_a_context() {
         .mentions(&web.at("/one.txt"))
         .mentions(&web.at("/tree.tar.gz"));
     host.sh("$STRATUS image attestations --predicate app").mentions(&format!("\"gitCommit\":\"{commit}\""));
+    host.sh("$STRATUS image attestations --predicate app | jq -r '.buildDefinition.externalParameters.contexts[].uri'")
+        .says(&format!("git+{}\n{}\n{}", web.at("/git/lib.git"), web.at("/one.txt"), web.at("/tree.tar.gz")));
     host.sh(&format!("$STRATUS build --build-context tree={} app", web.at("/nothing")))
         .exits_with(1)
         .complains("context tree: ")
@@ -64,7 +66,9 @@ fn a_context_is_in_place_of_a_stage() {
     host.write("kept", &[("Dockerfile", "FROM busybox\nRUN echo kept > /kept\n")]);
     host.sh("$STRATUS build -q -t kept kept").ok();
     host.sh("$STRATUS build app").exits_with(1).complains("must not run");
-    host.sh("$STRATUS build -t app --build-context made=docker-image://kept app").ok();
+    host.sh("$STRATUS build -t app --provenance --build-context made=docker-image://kept app").ok();
+    host.sh("$STRATUS image attestations --predicate app | jq -c .buildDefinition.externalParameters.contexts")
+        .says(r#"{"made":{"image":"kept"}}"#);
     host.sh("docker run --rm app cat /copied /mounted /kept").says("kept\nkept\nkept");
     // Files are, too.
     host.project("FROM busybox AS made\nRUN exit 3\nFROM busybox\nCOPY --from=made /file /\n", &[]);

@@ -4,11 +4,12 @@ use super::Provenance;
 use super::ledger::{Layer, Taken};
 use crate::check::looks_secret;
 use crate::dockerfile::{Dockerfile, PREDEFINED};
-use crate::request::Request;
+use crate::request::{NamedContext, Request};
 use crate::solve::Planned;
 use engine::model::NetworkMode;
 use image::Digest;
 use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
 use std::path::Path;
 
 /// The kind of build: what the parameters mean.
@@ -65,6 +66,9 @@ fn parameters(request: &Request, taken: &Taken) -> Value {
         }
     };
     add("context", json!(request.origin.as_ref().map(super::Fetched::uri)), request.origin.is_some());
+    let contexts: BTreeMap<&str, Value> =
+        request.contexts.iter().map(|(name, context)| (name.as_str(), named(context))).collect();
+    add("contexts", json!(contexts), !contexts.is_empty());
     add("target", json!(request.given.target), request.given.target.is_some());
     add("arguments", Value::Object(arguments), !request.given.arguments.is_empty());
     add("withheldArguments", json!(withheld), !withheld.is_empty());
@@ -77,6 +81,15 @@ fn parameters(request: &Request, taken: &Taken) -> Value {
     add("network", json!(network.to_string()), *network != NetworkMode::default());
     add("extraHosts", json!(request.host.extra_hosts), !request.host.extra_hosts.is_empty());
     parameters
+}
+
+/// What a further context is. A directory of the client's is nothing that others could look up.
+fn named(context: &NamedContext) -> Value {
+    match context {
+        NamedContext::Image(name) => json!({ "image": name }),
+        NamedContext::Files { origin: Some(origin), .. } => json!({ "uri": origin.uri() }),
+        NamedContext::Files { origin: None, .. } => json!({}),
+    }
 }
 
 /// All that was done, stage by stage.
