@@ -33,6 +33,8 @@ const SETTLES: Duration = Duration::from_millis(200);
 const REFERRERS_MAX: usize = 256;
 const PAGES_MAX: usize = 64;
 const MANIFESTS_MAX: usize = 64;
+/// Bytes of all statements together: they are held in memory.
+const STATEMENTS_MAX: u64 = MAX_STATEMENT;
 
 /// What a registry has that is said of a manifest.
 #[derive(Clone, Debug, PartialEq)]
@@ -140,10 +142,11 @@ impl Registries {
             subjects.extend(entries.map(|entry| (entry.digest, entry.platform)).take(MANIFESTS_MAX));
         }
         let mut all = Vec::new();
+        let mut left = STATEMENTS_MAX;
         for (subject, platform) in subjects {
             let mut said = Vec::new();
             for entry in self.referrers_of(&repository, &subject).await? {
-                said.push((entry.digest, self.said_by(&repository, &entry, &subject).await?));
+                said.push((entry.digest, self.said_by(&repository, &entry, &subject, &mut left).await?));
             }
             all.push(SaidOf { subject, platform, said });
         }
@@ -163,8 +166,14 @@ impl Registries {
         Ok(ours.take(REFERRERS_MAX).collect())
     }
 
-    /// What a manifest says of the one that it refers to.
-    async fn said_by(&self, repository: &Repository, entry: &Entry, subject: &Digest) -> Result<Said, RegistryError> {
+    /// What a manifest says of the one that it refers to, in `left` bytes at most.
+    async fn said_by(
+        &self,
+        repository: &Repository,
+        entry: &Entry,
+        subject: &Digest,
+        left: &mut u64,
+    ) -> Result<Said, RegistryError> {
         let version = entry.digest.to_string();
         let raw = match retrying(self.config(), || repository.manifest(&version)).await {
             Err(error) if error.is_not_found() => return Ok(Said::Odd("it is listed, and not there".to_owned())),
@@ -176,7 +185,13 @@ impl Registries {
         };
         let Some(layer) = layer else { return Ok(Said::Odd("it has no statement".to_owned())) };
         let digest = layer.digest;
-        let document = retrying(self.config(), || repository.document("a statement", &digest, MAX_STATEMENT)).await?;
+        let what = "what is said of the image, all together,";
+        let document = retrying(self.config(), || repository.document(what, &digest, *left)).await;
+        let document = document.map_err(|error| match error {
+            RegistryError::TooLarge { what, .. } => RegistryError::TooLarge { what, limit: STATEMENTS_MAX },
+            error => error,
+        })?;
+        *left -= document.len() as u64;
         let actual = Digest::of(&document);
         if actual != digest {
             return Err(RegistryError::WrongDigest { expected: digest.to_string(), actual: actual.to_string() });

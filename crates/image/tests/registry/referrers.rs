@@ -207,6 +207,30 @@ async fn a_registry_that_keeps_the_list_itself_is_asked_for_it() {
     assert!(matches!(&found[0].said[1].1, Said::Odd(why) if why.contains("manifest")), "{found:?}");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stranger_does_not_fill_the_memory() {
+    let mut fixture = Fixture::new("much", &[10]);
+    let text = "x".repeat(4 << 20);
+    let layer = Digest::of(text.as_bytes());
+    fixture.blobs.insert(layer, text.into_bytes());
+    let kind = "application/vnd.in-toto+json";
+    let manifest = json!({ "schemaVersion": 2, "config": { "mediaType": "x/y", "digest": layer, "size": 2 },
+        "layers": [{ "mediaType": kind, "digest": layer, "size": 1 }] })
+    .to_string();
+    let digest = Digest::of(manifest.as_bytes());
+    let entries = vec![json!({ "digest": digest, "size": 1, "artifactType": kind }); 20];
+    let list = json!({ "schemaVersion": 2, "manifests": entries }).to_string();
+    let registry = Misbehaving::start(&fixture, move |seen, _| match seen.path() {
+        path if path.contains("/referrers/") => Some(Reply::new(200, list.clone())),
+        path if path.ends_with(&format!("/manifests/{digest}")) => Some(Reply::new(200, manifest.clone())),
+        _ => None,
+    })
+    .await;
+    let error = registries().said_of(&registry.name("x"), None).await.unwrap_err().to_string();
+    assert!(error.contains("all together, is larger than 67108864 bytes"), "{error}");
+    assert_eq!(registry.seen(&Method::GET, "/blobs/").len(), 17);
+}
+
 /// A statement about the same image as the referrer that was pushed.
 fn image_statement(referrer: &[u8], subject: &str) -> Vec<u8> {
     let referrer: Value = serde_json::from_slice(referrer).unwrap();
