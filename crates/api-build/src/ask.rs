@@ -1,7 +1,7 @@
 //! What is to be built.
 
-use build::Entitlement;
 use build::dockerfile::{self, Given};
+use build::{Entitlement, LayoutEntry};
 use engine::model::{HostConfig, NetworkMode};
 use image::registry::{Auth, AuthDocument};
 use image::{Platform, Reference};
@@ -35,6 +35,15 @@ pub struct Ask {
     /// Stages of which nothing is taken from the cache, by their names or numbers.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub no_cache_filter: Vec<String>,
+    /// Caches of elsewhere that are looked into.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub cache_from: Vec<CacheFrom>,
+    /// Where what the build comes by is kept for others.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub cache_to: Vec<CacheTo>,
+    /// The image says of itself what the steps that made its layers are found by.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub inline_cache: bool,
     /// Base images are pulled even where they are here.
     pub pull: bool,
     /// All layers above those of the base become one.
@@ -115,6 +124,54 @@ pub enum Output {
     Files {
         /// What the client has the export under.
         export: String,
+    },
+}
+
+/// Where a cache of elsewhere is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub enum CacheFrom {
+    /// In a registry, under a name.
+    Registry(String),
+    /// In a directory of the client's.
+    Layout {
+        /// What the client has the directory under.
+        layout: String,
+        /// The name that the user knows it by.
+        path: String,
+        /// Which of what it has.
+        entry: LayoutEntry,
+    },
+}
+
+/// Where a cache goes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct CacheTo {
+    /// The place.
+    pub place: CachePlace,
+    /// All steps are kept that the build came by, and not only those whose layers the image has.
+    #[serde(default)]
+    pub all: bool,
+    /// Where it can't be kept, that is a warning.
+    #[serde(default)]
+    pub ignore_error: bool,
+}
+
+/// A place for a cache.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub enum CachePlace {
+    /// A registry, under a name.
+    Registry(String),
+    /// A directory of the client's.
+    Layout {
+        /// What the client has the directory under.
+        layout: String,
+        /// The name that the user knows it by.
+        path: String,
+        /// What the cache is called there.
+        tag: String,
     },
 }
 

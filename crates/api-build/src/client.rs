@@ -1,8 +1,10 @@
 //! The client's end: says what is to be built, has at hand what the daemon may need, and hears how it goes.
 
 mod directory;
+mod layout;
 
 pub use directory::Directory;
+pub use layout::LayoutDirectory;
 
 use crate::ask::Ask;
 use crate::mux::{Mux, Side, Stream};
@@ -19,7 +21,7 @@ use tokio::net::UnixStream;
 use tokio::task::JoinSet;
 use tokio_util::io::SyncIoBridge;
 
-/// What the daemon may ask for. Each is given once.
+/// What the daemon may ask for. Each is given once, where nothing else is said.
 #[derive(Default)]
 pub struct Offers {
     /// The context's files.
@@ -34,6 +36,15 @@ pub struct Offers {
     pub agents: BTreeMap<String, PathBuf>,
     /// What keeps what is exported, by the names that it was asked for as.
     pub exports: BTreeMap<String, Keep>,
+    /// Directories that are OCI layouts, by the names that they are known as. They are given as often as they are asked for.
+    pub layouts: BTreeMap<String, LayoutDirectory>,
+}
+
+impl Offers {
+    /// A directory that is an OCI layout. An error is one line for people.
+    fn layout(&self, name: &str) -> Result<LayoutDirectory, String> {
+        self.layouts.get(name).cloned().ok_or_else(|| format!("the client has no directory {name}"))
+    }
 }
 
 /// Where a secret is.
@@ -232,6 +243,39 @@ async fn given(mut stream: BufReader<Stream>, need: Need, offers: &Mutex<Offers>
             let answer = kept.as_ref().map_or_else(|why| not(why), |()| Answer::Here);
             wire::write(&mut stream, &answer).await.map_err(lost)?;
             kept.map_err(Some)
+        }
+        Need::Layout { name, file } => {
+            let opened = offers().layout(&name).and_then(|layout| layout.open(file));
+            let mut file = match opened {
+                Ok(file) => file,
+                Err(why) => return wire::write(&mut stream, &not(&why)).await.map_err(lost),
+            };
+            wire::write(&mut stream, &Answer::Here).await.map_err(lost)?;
+            // A cache of which no more can be read is one that the build does without.
+            let passing = move || pass_on(&mut file, SyncIoBridge::new(stream)).map_err(|e| e.to_string());
+            blocking(passing).await.map_err(|_| None)
+        }
+        Need::LayoutHas { name, blob, size } => {
+            let there = offers().layout(&name).is_ok_and(|layout| layout.has(&blob, size));
+            let answer = if there { Answer::Here } else { not("it is not there") };
+            wire::write(&mut stream, &answer).await.map_err(lost)
+        }
+        Need::LayoutKeep { name, file } => {
+            let layout = offers().layout(&name);
+            let layout = match layout {
+                Ok(layout) => layout,
+                Err(why) => return wire::write(&mut stream, &not(&why)).await.map_err(lost),
+            };
+            wire::write(&mut stream, &Answer::Here).await.map_err(lost)?;
+            let keeping = tokio::task::spawn_blocking(move || {
+                let mut pieces = PieceReader::new(SyncIoBridge::new(stream));
+                let kept = layout.keep(file, &mut pieces);
+                (kept, pieces.into_inner().into_inner())
+            });
+            let (kept, mut stream) = keeping.await.map_err(|e| Some(e.to_string()))?;
+            // The daemon says what becomes of the build then.
+            let answer = kept.map_or_else(|why| not(&why), |()| Answer::Here);
+            wire::write(&mut stream, &answer).await.map_err(lost)
         }
     }
 }

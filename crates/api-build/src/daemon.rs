@@ -3,6 +3,7 @@
 use crate::ask::{self, Ask, NamedContext, Source};
 use crate::entry;
 use crate::export::Exports;
+use crate::layout::ClientLayout;
 use crate::mux::{Mux, Opener, Side, Stream};
 use crate::need::{self, Need};
 use crate::said::Said;
@@ -11,6 +12,7 @@ use build::dockerfile::Source as FileSource;
 use build::ignore::Ignore;
 use build::{Builder, Built, Error, Files, Graph, Lender, List, Progress, Received, Request};
 use futures_util::future::BoxFuture;
+use image::Reference;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, BufReader, BufWriter};
 use std::sync::Arc;
@@ -131,6 +133,8 @@ async fn request(builder: &Builder, opener: &Opener, asked: Ask) -> Result<(Requ
     let given = asked.given();
     let names = ask::references(&asked.names).map_err(Error::Invalid)?;
     let exports = Exports::new(&asked.outputs, &names, &asked.platforms).map_err(Error::Invalid)?;
+    let exports = exports.with_caches(&asked.cache_to, opener).map_err(Error::Invalid)?;
+    let cache_from = asked.cache_from.iter().map(|from| cache(opener, from)).collect::<Result<_, _>>()?;
     let credentials = asked.auths().map_err(Error::Invalid)?;
     let lender: Arc<dyn Lender> =
         Arc::new(Lending { opener: opener.clone(), secrets: asked.secrets, agents: asked.agents });
@@ -161,6 +165,8 @@ async fn request(builder: &Builder, opener: &Opener, asked: Ask) -> Result<(Requ
         labels: asked.labels,
         no_cache: asked.no_cache,
         no_cache_filter: asked.no_cache_filter,
+        cache_from,
+        inline_cache: asked.inline_cache,
         pull: asked.pull,
         squash: asked.squash,
         allowed: asked.allowed,
@@ -172,6 +178,19 @@ async fn request(builder: &Builder, opener: &Opener, asked: Ask) -> Result<(Requ
         lender: Some(lender),
     };
     Ok((request, exports))
+}
+
+/// A cache that the client names.
+fn cache(opener: &Opener, from: &ask::CacheFrom) -> Result<build::CacheFrom, Error> {
+    Ok(match from {
+        ask::CacheFrom::Registry(name) => {
+            build::CacheFrom::Registry(Reference::parse(name).map_err(|e| Error::Invalid(e.to_string()))?)
+        }
+        ask::CacheFrom::Layout { layout, path, entry } => {
+            let layout = Arc::new(ClientLayout { opener: opener.clone(), name: layout.clone() });
+            build::CacheFrom::Layout { name: path.clone(), layout, entry: entry.clone() }
+        }
+    })
 }
 
 /// What the client has for commands: it is asked when one needs it.

@@ -1,9 +1,10 @@
 //! Where what a build came to goes: among the daemon's images, to registries, to the client.
 
-use crate::ask::{Output, references};
+use crate::ask::{self, CachePlace, Output, references};
+use crate::layout::ClientLayout;
 use crate::mux::Opener;
 use crate::need::Outgoing;
-use build::{Builder, Built, Error, ExportEvent, Product, Progress, Request};
+use build::{Builder, Built, CacheMode, CacheTo, Error, ExportEvent, Product, Progress, Request};
 use image::{Descriptor, Platform, Reference};
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -13,6 +14,14 @@ use tokio::runtime::Handle;
 pub(crate) struct Exports {
     pub(crate) platforms: Vec<Platform>,
     all: Vec<Export>,
+    caches: Vec<Cache>,
+}
+
+/// A cache that is kept for others.
+struct Cache {
+    to: CacheTo,
+    mode: CacheMode,
+    ignore_error: bool,
 }
 
 enum Export {
@@ -43,7 +52,24 @@ impl Exports {
             let outputs = "--output type=oci,dest=FILE, or type=image,push=true";
             return Err(format!("one of the daemon's images is for one platform; several go elsewhere: {outputs}"));
         }
-        Ok(Exports { platforms: platforms.to_vec(), all })
+        Ok(Exports { platforms: platforms.to_vec(), all, caches: Vec::new() })
+    }
+
+    /// With caches. An error is one line for people.
+    pub(crate) fn with_caches(self, asked: &[ask::CacheTo], opener: &Opener) -> Result<Exports, String> {
+        let cache = |asked: &ask::CacheTo| {
+            let to = match &asked.place {
+                CachePlace::Registry(name) => CacheTo::Registry(references(std::slice::from_ref(name))?.remove(0)),
+                CachePlace::Layout { layout, path, tag } => CacheTo::Layout {
+                    name: path.clone(),
+                    layout: Arc::new(ClientLayout { opener: opener.clone(), name: layout.clone() }),
+                    tag: tag.clone(),
+                },
+            };
+            let mode = if asked.all { CacheMode::All } else { CacheMode::Result };
+            Ok(Cache { to, mode, ignore_error: asked.ignore_error })
+        };
+        Ok(Exports { caches: asked.iter().map(cache).collect::<Result<_, String>>()?, ..self })
     }
 
     /// Brings a product there.
@@ -67,6 +93,24 @@ impl Exports {
             built.descriptor = exported?.or(built.descriptor);
             if let Export::Image { names, .. } = export {
                 built.names.extend(names.iter().cloned());
+            }
+            progress.export(number, ExportEvent::Done);
+        }
+        for (index, cache) in self.caches.iter().enumerate() {
+            let number = self.all.len() + index;
+            progress.export(number, ExportEvent::Began(format!("keeping the cache in {}", cache.to)));
+            let exported =
+                builder.export_cache(&product, cache.mode, &cache.to, &request.credentials, (number, progress)).await;
+            match exported {
+                Err(error) if cache.ignore_error => {
+                    let message = format!("the cache was not kept in {}: {}", cache.to, error.summary());
+                    progress.export(number, ExportEvent::Warning(message));
+                }
+                Err(error) => {
+                    progress.export(number, ExportEvent::Failed(error.summary()));
+                    return Err(error);
+                }
+                Ok(_) => {}
             }
             progress.export(number, ExportEvent::Done);
         }

@@ -14,13 +14,17 @@ mod client;
 mod daemon;
 mod entry;
 mod export;
+mod layout;
 mod mux;
 mod need;
 mod said;
 mod wire;
 
-pub use ask::{Ask, Attest, Credentials, NamedContext, Output, Provenance, Running, Source, Text, Ulimit};
-pub use client::{Client, Directory, Heard, Keep, Offers, Secret};
+pub use ask::{
+    Ask, Attest, CacheFrom, CachePlace, CacheTo, Credentials, NamedContext, Output, Provenance, Running, Source, Text,
+    Ulimit,
+};
+pub use client::{Client, Directory, Heard, Keep, LayoutDirectory, Offers, Secret};
 pub use daemon::serve;
 pub use mux::Opener;
 pub use need::Outgoing;

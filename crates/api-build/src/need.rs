@@ -2,6 +2,10 @@
 
 use crate::mux::{Opener, Stream};
 use crate::wire;
+use build::LayoutFile;
+use bytes::Bytes;
+use futures_util::stream;
+use image::Digest;
 use serde::{Deserialize, Serialize};
 use std::io;
 use std::time::Duration;
@@ -34,6 +38,29 @@ pub(crate) enum Need {
         /// Which of those that were asked for.
         name: String,
     },
+    /// A file of a directory that is an OCI layout, in pieces.
+    Layout {
+        /// Which of those that were named.
+        name: String,
+        /// Which file.
+        file: LayoutFile,
+    },
+    /// Whether a blob of so many bytes is there. Nothing follows.
+    LayoutHas {
+        /// Which of the directories.
+        name: String,
+        /// Which blob.
+        blob: Digest,
+        /// How large it is.
+        size: u64,
+    },
+    /// A file of such a directory comes, in pieces; behind them the client says whether it is kept.
+    LayoutKeep {
+        /// Which of the directories.
+        name: String,
+        /// Which file.
+        file: LayoutFile,
+    },
 }
 
 /// Whether it is there.
@@ -61,11 +88,28 @@ pub(crate) async fn ask(opener: &Opener, need: &Need) -> Result<BufReader<Stream
     Ok(stream)
 }
 
+/// Opens a stream and asks whether something is there; an error is one line for people.
+pub(crate) async fn is_there(opener: &Opener, need: &Need) -> Result<bool, String> {
+    let failed = |e: io::Error| format!("asking the client: {e}");
+    let mut stream = BufReader::new(opener.open().await.map_err(failed)?);
+    wire::write(&mut stream, need).await.map_err(failed)?;
+    match answer(&mut stream).await? {
+        Answer::Here => Ok(true),
+        Answer::Not { .. } => Ok(false),
+    }
+}
+
 async fn answered(stream: &mut BufReader<Stream>) -> Result<(), String> {
+    match answer(stream).await? {
+        Answer::Here => Ok(()),
+        Answer::Not { why } => Err(why),
+    }
+}
+
+async fn answer(stream: &mut BufReader<Stream>) -> Result<Answer, String> {
     let answer = tokio::time::timeout(PATIENCE, wire::read(stream, wire::LINE)).await;
     match answer.map_err(|_| "the client does not answer".to_owned())? {
-        Ok(Some(Answer::Here)) => Ok(()),
-        Ok(Some(Answer::Not { why })) => Err(why),
+        Ok(Some(answer)) => Ok(answer),
         Ok(None) => Err("the client is gone".to_owned()),
         Err(error) => Err(format!("the client's answer: {error}")),
     }
@@ -82,7 +126,12 @@ impl Outgoing {
     /// # Errors
     /// One line for people: the client is gone, or does not want it.
     pub async fn begin(opener: &Opener, name: &str) -> Result<Outgoing, String> {
-        ask(opener, &Need::Export { name: name.to_owned() }).await.map(|stream| Outgoing { stream })
+        Outgoing::answer(opener, &Need::Export { name: name.to_owned() }).await
+    }
+
+    /// Begins what the client is told of by a need.
+    pub(crate) async fn answer(opener: &Opener, need: &Need) -> Result<Outgoing, String> {
+        ask(opener, need).await.map(|stream| Outgoing { stream })
     }
 
     /// Sends bytes. Waits while the client does not take them.
@@ -110,6 +159,25 @@ impl Outgoing {
         sent.await.map_err(|e| format!("sending to the client: {e}"))?;
         answered(&mut self.stream).await
     }
+}
+
+/// Something that the client has, as it comes. An error is one line for people.
+pub(crate) fn pieces(stream: BufReader<Stream>) -> impl stream::Stream<Item = Result<Bytes, String>> + Send {
+    stream::try_unfold(stream, |mut stream| async move {
+        let read = async {
+            let length = stream.read_u32_le().await? as usize;
+            if length > wire::PIECE {
+                return Err(wire::refused(format!("a piece of {length} bytes")));
+            }
+            let mut piece = vec![0; length];
+            stream.read_exact(&mut piece).await?;
+            Ok(Bytes::from(piece))
+        };
+        let read = tokio::time::timeout(PATIENCE, read).await;
+        let piece = read.map_err(|_| "the client sends nothing".to_owned())?;
+        let piece = piece.map_err(|e: io::Error| format!("receiving from the client: {e}"))?;
+        Ok((!piece.is_empty()).then_some((piece, stream)))
+    })
 }
 
 /// All of something short that the client has, of at most so many bytes.

@@ -62,6 +62,8 @@ pub(crate) enum Happened {
     Began,
     Triggers(Vec<String>),
     Cached,
+    CachedFrom(String),
+    Fetching(String),
     Running(String),
     Output { error: bool, written: Written },
     Removed(String),
@@ -131,6 +133,8 @@ impl From<StepEvent> for Happened {
             StepEvent::Began => Happened::Began,
             StepEvent::Triggers(texts) => Happened::Triggers(texts),
             StepEvent::Cached => Happened::Cached,
+            StepEvent::CachedFrom(name) => Happened::CachedFrom(name),
+            StepEvent::Fetching(name) => Happened::Fetching(name),
             StepEvent::Running(container) => Happened::Running(container),
             StepEvent::Output(stream, bytes) => Happened::Output {
                 error: stream == OutputStream::Stderr,
@@ -255,6 +259,8 @@ impl TryFrom<Happened> for StepEvent {
             Happened::Began => StepEvent::Began,
             Happened::Triggers(texts) => StepEvent::Triggers(texts),
             Happened::Cached => StepEvent::Cached,
+            Happened::CachedFrom(name) => StepEvent::CachedFrom(name),
+            Happened::Fetching(name) => StepEvent::Fetching(name),
             Happened::Running(container) => StepEvent::Running(container),
             Happened::Output { error, written } => {
                 let bytes = match written {

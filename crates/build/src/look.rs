@@ -42,7 +42,7 @@ pub struct GraphStep {
 }
 
 /// What there would be to do for a step.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Outlook {
     /// No files: it only says something of the image.
@@ -55,6 +55,13 @@ pub enum Outlook {
     Cached {
         /// Bytes in the files of its layer.
         size: u64,
+    },
+    /// It is in a cache of elsewhere.
+    CachedFrom {
+        /// Bytes in the files of its layer.
+        size: u64,
+        /// In which.
+        from: String,
     },
     /// It is not in the cache, and is carried out.
     Built,
@@ -69,6 +76,8 @@ pub(crate) enum Known {
     Nothing,
     /// What the image says of itself, but not its files.
     Configuration,
+    /// Which layers it has, but not what is in them.
+    Layers,
     /// All.
     All,
 }

@@ -1,6 +1,7 @@
 //! What a build comes to, and where that goes: among the images that are here, to a registry, into an archive.
 
 use crate::cache::{Key, Step};
+use crate::elsewhere::Steps;
 use crate::progress::{ExportEvent, Progress};
 use crate::request::{Built, Request};
 use crate::solve::{Builder, Planned};
@@ -12,6 +13,7 @@ use image::registry::Auth;
 use image::{Attestation, Descriptor, Digest, ImageConfig, ImageId, MountedRootfs, Platform, Reference};
 use rustix::fd::AsFd as _;
 use std::collections::BTreeMap;
+use std::future::ready;
 use std::io::Write;
 use std::path::Path;
 
@@ -26,6 +28,8 @@ struct Made {
     config: ImageConfig,
     /// It is this image, to which nothing was done.
     untouched: Option<ImageId>,
+    /// What the build came by.
+    steps: Steps,
     /// What is said of it.
     attestations: Vec<Attestation>,
 }
@@ -52,6 +56,11 @@ impl Product {
     pub fn id(&self) -> Result<ImageId> {
         let own = self.images.get(self.own()).ok_or_else(|| Error::Invalid("nothing was built".into()))?;
         own.id()
+    }
+
+    /// What the builds came by, for each platform.
+    pub(crate) fn steps(&self) -> impl Iterator<Item = &Steps> {
+        self.images.iter().map(|made| &made.steps)
     }
 
     /// What it is for.
@@ -121,9 +130,13 @@ impl Builder {
             config.config.labels.extend(request.labels.clone());
             config.created.get_or_insert_with(|| solver.created(&state));
         }
+        let steps = solver.trodden(planned.target);
+        if untouched.is_none() && request.says_steps() {
+            config.build_cache = steps.within(state.diff_ids());
+        }
         let image = (identified(&config, untouched)?, &config);
         let attestations = self.attestations((&planned, request), &solver, image, progress).await?;
-        Ok(Made { state, config, untouched, attestations })
+        Ok(Made { state, config, untouched, steps, attestations })
     }
 
     /// The same image with one layer in place of all above those of its base.
@@ -139,7 +152,7 @@ impl Builder {
             merged.map(Some).map_err(|e| Error::failed("merging layers", e))
         };
         let step = Step { what: "layers merged into one", parent: state.follows };
-        let merged = self.cache().step(key, step, false, merge).await?;
+        let merged = self.cache().step(key, step, false, ready(None), merge).await?;
         let comment = match base.chain() {
             Some(_) => format!("merge {} to {}", state.id()?, base.id()?),
             None => format!("create new from {}", state.id()?),

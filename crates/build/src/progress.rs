@@ -56,6 +56,8 @@ pub enum ExportEvent {
     Began(String),
     /// How far a layer is on its way to a registry.
     Layer(ProgressEvent),
+    /// Something is not as it should be, which is no matter.
+    Warning(String),
     /// It is where it was asked for.
     Done,
     /// It failed, and the build with it: what is wrong, in one line.
@@ -93,6 +95,10 @@ pub enum StepEvent {
     Triggers(Vec<String>),
     /// What it comes to was there already.
     Cached,
+    /// What it comes to was found in this cache of elsewhere.
+    CachedFrom(String),
+    /// The layer that it comes to is fetched from this cache.
+    Fetching(String),
     /// It runs, in a container.
     Running(String),
     /// The container wrote something.

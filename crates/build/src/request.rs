@@ -3,6 +3,7 @@
 use crate::attest::{Attest, Fetched};
 use crate::cache::CacheLimits;
 use crate::dockerfile::{Given, Source};
+use crate::elsewhere::CacheFrom;
 use crate::entitlement::Entitlement;
 use crate::files::Files;
 use engine::model::HostConfig;
@@ -46,6 +47,10 @@ pub struct Request {
     pub no_cache: bool,
     /// Stages of which nothing is taken from the cache, by their names or numbers.
     pub no_cache_filter: Vec<String>,
+    /// Caches of elsewhere, looked into for what is not in this machine's.
+    pub cache_from: Vec<CacheFrom>,
+    /// The image says of itself what the steps that made its layers are found by.
+    pub inline_cache: bool,
     /// Base images are pulled even where they are here.
     pub pull: bool,
     /// All layers above those of the base become one.
@@ -64,6 +69,17 @@ pub struct Request {
     pub lender: Option<Arc<dyn Lender>>,
     /// What is to be said of the image.
     pub attest: Attest,
+}
+
+/// The build argument by which BuildKit's users ask for [`Request::inline_cache`].
+pub(crate) const INLINE_CACHE: &str = "BUILDKIT_INLINE_CACHE";
+
+impl Request {
+    /// Whether the image says of itself what the steps that made its layers are found by.
+    pub(crate) fn says_steps(&self) -> bool {
+        let argument = self.given.arguments.get(INLINE_CACHE).map(String::as_str);
+        self.inline_cache || matches!(argument, Some("1" | "t" | "T" | "true" | "TRUE" | "True"))
+    }
 }
 
 /// What a name stands for that is no stage's.

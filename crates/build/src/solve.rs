@@ -6,13 +6,14 @@ use crate::caches::Caches;
 use crate::check::{self, BaseImage};
 use crate::contexts::Kept;
 use crate::dockerfile::{self, Dockerfile, Globals, Instruction, Origin, PREDEFINED, Plan};
+use crate::elsewhere::{Elsewhere, Passed, Steps as Trodden, Trail};
 use crate::entitlement::{self, Entitlement};
 use crate::files::{Choice, Files};
 use crate::intermediate::{self, Steps};
 use crate::look::Looks;
 use crate::progress::{Event, Found, PlannedStage, Progress, StepEvent, StepId};
 use crate::remote::{Git, WebFiles};
-use crate::request::{NamedContext, Request, Settings};
+use crate::request::{INLINE_CACHE, NamedContext, Request, Settings};
 use crate::scratch::Scratch;
 use crate::stage::StageEnd;
 use crate::state::{FIXED_TIME, State};
@@ -21,9 +22,10 @@ use crate::step::piece::Piece;
 use crate::{Error, Result};
 use engine::Engine;
 use futures_util::future::{BoxFuture, try_join_all};
-use image::{ImageId, Images, KeptLayers, Platform};
+use image::{Digest, ImageId, Images, KeptLayers, Platform};
 use jiff::Timestamp;
 use std::collections::BTreeSet;
+use std::future::ready;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -189,7 +191,7 @@ pub(crate) struct Planned {
     pub(crate) file: Dockerfile,
     globals: Globals,
     pub(crate) plan: Plan,
-    target: usize,
+    pub(crate) target: usize,
     /// The stages that are needed, each behind those that it needs itself.
     pub(crate) order: Vec<usize>,
     epoch: Option<i64>,
@@ -231,6 +233,8 @@ impl Planned {
             plan: &self.plan,
             progress,
             looks,
+            elsewhere: Elsewhere::new(builder, request),
+            trail: Trail::default(),
             epoch: self.epoch,
             anew: &self.anew,
             ends: self.file.stages.iter().map(|_| OnceCell::new()).collect(),
@@ -332,7 +336,9 @@ fn unused(file: &Dockerfile, request: &Request) -> Vec<String> {
     let declared: Vec<&str> = all.flat_map(|arg| &arg.arguments).map(|argument| argument.name.raw.as_str()).collect();
     let takes = |name: &str| {
         // A name that is made of others may be any.
-        declared.iter().any(|own| *own == name || own.contains('$')) || PREDEFINED.contains(&name) || name == EPOCH
+        declared.iter().any(|own| *own == name || own.contains('$'))
+            || PREDEFINED.contains(&name)
+            || [EPOCH, INLINE_CACHE].contains(&name)
     };
     let automatic = |name: &str| ["BUILD", "TARGET"].iter().any(|prefix| name.starts_with(prefix));
     request.given.arguments.keys().filter(|name| !takes(name) && !automatic(name)).cloned().collect()
@@ -356,6 +362,10 @@ pub(crate) struct Solver<'b> {
     pub(crate) progress: &'b Progress,
     /// Nothing is done, and what there would be to do is put there.
     pub(crate) looks: Option<&'b Looks>,
+    /// What others' builds came to.
+    pub(crate) elsewhere: Elsewhere<'b>,
+    /// What this one came by.
+    trail: Trail,
     /// The time that was asked for.
     epoch: Option<i64>,
     /// Stages of which nothing is taken from the cache.
@@ -383,6 +393,23 @@ impl<'b> Solver<'b> {
 
     pub(crate) fn images(&self) -> &Images {
         self.builder.images()
+    }
+
+    /// Notes a step that was carried out or found, for who keeps it elsewhere.
+    pub(crate) fn passed(&self, stage: usize, key: Digest, step: Step<'_>, layer: Option<&KeptLayers>) {
+        let diff_ids = layer.iter().flat_map(|kept| &kept.layers).map(|layer| layer.diff_id).collect::<Vec<_>>();
+        // Whoever has the layer keeps it meanwhile.
+        let layer = layer.and_then(|_| self.images().keep_layers(&diff_ids));
+        self.trail.note(Passed { stage, key, parent: step.parent, what: step.what.to_owned(), layer });
+    }
+
+    /// All steps that were noted, of a build of this stage.
+    pub(crate) fn trodden(&self, target: usize) -> Trodden {
+        let mut result = vec![target];
+        while let Some(Origin::Stage(below)) = result.last().map(|stage| &self.plan.stages[*stage].base) {
+            result.push(*below);
+        }
+        self.trail.end(result)
     }
 
     /// The time of what has none of its own.
@@ -475,7 +502,8 @@ impl<'b> Solver<'b> {
         let below = state.clone();
         let make = async { looked.make(self.builder, &below, &tell).await.map_err(failed) };
         // Whoever wants everything anew gets the same files.
-        let made = self.builder.cache().step(key, Step { what: &text, parent: None }, false, make).await?;
+        let (step, here) = (Step { what: &text, parent: None }, ready(None));
+        let made = self.builder.cache().step(key, step, false, here, make).await?;
         state.follows = Some(key);
         let created = self.created(&state);
         state.add(text, &created, made.layer);

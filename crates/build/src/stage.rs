@@ -2,12 +2,13 @@
 
 mod sources;
 
-use crate::cache::{Key, Step};
+use crate::cache::{Found, Key, Step};
 use crate::caches::Made;
 use crate::dockerfile::{
     CommandLine, Copy, FileSource, Files as Operands, Heredoc, Instruction, Kind, Mistake, Mode, Mount, Network,
     Origin, Owner, Run, Scope, Security, Source, Span, Statement, Word, expand, trigger,
 };
+use crate::elsewhere::Seen;
 use crate::emulation;
 use crate::entitlement;
 use crate::files::Files;
@@ -24,7 +25,7 @@ use crate::{Error, Result};
 use engine::Access;
 use engine::model::{BindOptions, MountKind, MountRequest, NetworkMode};
 use image::manifest::MAX_LAYERS;
-use image::{Images, KeptLayers, changes};
+use image::{Digest, Images, KeptLayers, changes};
 use std::sync::Arc;
 use tokio::sync::OnceCell;
 
@@ -213,7 +214,7 @@ impl Stage<'_, '_> {
         if matches!(self.outlook, Outlook::Built | Outlook::Unknown) {
             self.known = self.known.min(Known::Configuration);
         }
-        looks.note(place.step, GraphStep { text: place.statement.text.clone(), needs, outlook: self.outlook });
+        looks.note(place.step, GraphStep { text: place.statement.text.clone(), needs, outlook: self.outlook.clone() });
         Ok(())
     }
 
@@ -266,15 +267,19 @@ impl Stage<'_, '_> {
         }
         let anew = self.anew();
         if self.solver.looks.is_some() {
-            let known = reads == Reads::Own || self.known == Known::All;
-            return self.look_up(key, known, anew, created_by).await;
+            let known = reads == Reads::Own || self.known >= Known::Layers;
+            return self.look_up(key.finish(), known, anew, created_by, place).await;
         }
         let key = key.finish();
         let step = Step { what: &place.statement.text, parent: self.state.follows };
-        let outcome = self.solver.builder.cache().step(key, step, anew, work).await?;
+        let elsewhere = Box::pin(self.solver.elsewhere.find(&key, place.step, self.solver.progress));
+        let outcome = self.solver.builder.cache().step(key, step, anew, elsewhere, work).await?;
+        self.solver.passed(self.index, key, step, outcome.layer.as_ref());
         self.state.follows = Some(key);
-        if outcome.cached {
-            self.solver.progress.step(place.step, StepEvent::Cached);
+        match outcome.found {
+            Found::Nowhere => {}
+            Found::Here => self.solver.progress.step(place.step, StepEvent::Cached),
+            Found::Elsewhere(from) => self.solver.progress.step(place.step, StepEvent::CachedFrom(from)),
         }
         let made = outcome.layer.iter().flat_map(|kept| &kept.layers).map(|layer| layer.diff_id).collect();
         self.solver.ledger.layer(place.step, &place.statement.text, key, made);
@@ -283,17 +288,37 @@ impl Stage<'_, '_> {
     }
 
     /// Looks what a step comes to that makes a layer.
-    async fn look_up(&mut self, key: Key, known: bool, anew: bool, created_by: String) -> Result<()> {
+    async fn look_up(
+        &mut self,
+        key: Digest,
+        known: bool,
+        anew: bool,
+        created_by: String,
+        place: &Place<'_>,
+    ) -> Result<()> {
         let found = match known && !anew {
-            true => self.solver.builder.cache().look(&key.finish()).await?,
+            true => self.solver.builder.cache().look(&key).await?,
             false => None,
         };
-        self.outlook = match &found {
-            Some(layer) => Outlook::Cached { size: layer.iter().flat_map(|kept| &kept.layers).map(|l| l.size).sum() },
-            None if known || anew => Outlook::Built,
-            None => Outlook::Unknown,
+        if let Some(layer) = found {
+            let size = layer.iter().flat_map(|kept| &kept.layers).map(|layer| layer.size).sum();
+            self.outlook = Outlook::Cached { size };
+            self.state.add(created_by, &self.created, layer);
+            return Ok(());
+        }
+        let seen = match known && !anew {
+            true => self.solver.elsewhere.look(&key, place.step, self.solver.progress).await,
+            false => None,
         };
-        self.state.add(created_by, &self.created, found.flatten());
+        if let Some(Seen { layer, size, from }) = seen {
+            self.outlook = Outlook::CachedFrom { size, from };
+            self.state.add_elsewhere(created_by, &self.created, layer);
+            // Its files are not here.
+            self.known = self.known.min(Known::Layers);
+            return Ok(());
+        }
+        self.outlook = if known || anew { Outlook::Built } else { Outlook::Unknown };
+        self.state.add(created_by, &self.created, None);
         Ok(())
     }
 

@@ -43,7 +43,9 @@ impl State {
     }
 
     /// Of an image, whose layers are kept.
-    pub(crate) fn of_image(id: ImageId, config: ImageConfig, kept: KeptLayers) -> State {
+    pub(crate) fn of_image(id: ImageId, mut config: ImageConfig, kept: KeptLayers) -> State {
+        // It speaks of the image's own steps.
+        config.build_cache = None;
         State { config, kept: vec![Arc::new(kept)], base: Some(id), follows: None }
     }
 
@@ -80,18 +82,24 @@ impl State {
 
     /// Adds a step that made a layer, or none.
     pub(crate) fn add(&mut self, created_by: String, created: &str, layer: Option<KeptLayers>) {
-        self.base = None;
-        self.config.created = Some(created.to_owned());
-        self.config.history.push(HistoryEntry {
-            created: Some(created.to_owned()),
-            created_by,
-            empty_layer: layer.is_none(),
-            ..HistoryEntry::default()
-        });
+        self.add_entry(created_by, created, layer.is_none());
         if let Some(layer) = layer {
             self.config.rootfs.diff_ids.extend(layer.layers.iter().map(|layer| layer.diff_id));
             self.kept.push(Arc::new(layer));
         }
+    }
+
+    /// Adds a step whose layer is not here: for who only looks.
+    pub(crate) fn add_elsewhere(&mut self, created_by: String, created: &str, layer: Option<Digest>) {
+        self.add_entry(created_by, created, layer.is_none());
+        self.config.rootfs.diff_ids.extend(layer);
+    }
+
+    fn add_entry(&mut self, created_by: String, created: &str, empty_layer: bool) {
+        self.base = None;
+        self.config.created = Some(created.to_owned());
+        let created = Some(created.to_owned());
+        self.config.history.push(HistoryEntry { created, created_by, empty_layer, ..HistoryEntry::default() });
     }
 
     /// Becomes what another has come to that builds upon this one, with one layer for all that it added.

@@ -42,6 +42,9 @@ pub struct ImageConfig {
     /// The variant of the architecture, as `v8`.
     #[serde(skip_serializing_if = "String::is_empty", deserialize_with = "or_default")]
     pub variant: String,
+    /// What the steps that made its layers are found again by: a document of the builder's. Whoever builds upon the image leaves it out.
+    #[serde(rename = "vnd.stratus.build-cache.v1", skip_serializing_if = "Option::is_none")]
+    pub build_cache: Option<serde_json::Value>,
 }
 
 /// How a container of an image runs, unless its creator says otherwise. Field names are Docker's.

@@ -17,6 +17,7 @@
 #![forbid(unsafe_code)]
 
 pub mod archive;
+mod artifact;
 mod attestation;
 pub mod bootstrap;
 pub mod changes;
@@ -82,6 +83,7 @@ pub mod fuzz {
     }
 }
 
+pub use artifact::ArtifactManifest;
 pub use attestation::{Attestation, AttestationRecord};
 pub use compression::Compression;
 pub use config::{Healthcheck, HistoryEntry, ImageConfig, LayerList, RunConfig};

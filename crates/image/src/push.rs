@@ -142,13 +142,13 @@ fn made(inner: &Arc<Inner>, id: &ImageId, lease: &Lease) -> Result<PushManifest>
     })
 }
 
-fn push_layer(descriptor: Descriptor, record: &LayerRecord) -> PushLayer {
+pub(crate) fn push_layer(descriptor: Descriptor, record: &LayerRecord) -> PushLayer {
     let sources = record.sources.get(&descriptor.digest).cloned().unwrap_or_default();
     PushLayer { descriptor, diff_id: record.diff_id, sources }
 }
 
 /// A layer's gzip blob, made where it is missing.
-fn gzip_blob(inner: &Arc<Inner>, layer: &LayerRecord, lease: &Lease) -> Result<LayerBlob> {
+pub(crate) fn gzip_blob(inner: &Arc<Inner>, layer: &LayerRecord, lease: &Lease) -> Result<LayerBlob> {
     layer.blobs.iter().for_each(|blob| lease.pin(&blob.digest));
     lease.pin(&layer.diff_id);
     let there = |blob: &&LayerBlob| blob.compression == Compression::Gzip && inner.content.has(&blob.digest);

@@ -1,7 +1,7 @@
 //! The parameters of `POST /build`.
 
 use ::build::dockerfile::Given;
-use ::build::{Attest, Received, Request};
+use ::build::{Attest, CacheFrom, Received, Request};
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE};
 use engine::model::{HostConfig, NetworkMode};
@@ -30,6 +30,7 @@ pub(super) struct Parameters {
     given: Given,
     labels: BTreeMap<String, String>,
     no_cache: bool,
+    cache_from: Vec<String>,
     pull: bool,
     squash: bool,
     host: HostConfig,
@@ -60,6 +61,7 @@ impl Parameters {
             given,
             labels: document(call, "labels")?,
             no_cache: query.flag("nocache"),
+            cache_from: document(call, "cachefrom")?,
             pull: query.flag("pull"),
             squash: query.flag("squash"),
             host: host(call)?,
@@ -78,6 +80,9 @@ impl Parameters {
             labels: self.labels,
             no_cache: self.no_cache,
             no_cache_filter: Vec::new(),
+            // Images that are here: this endpoint has never pulled any for it.
+            cache_from: self.cache_from.into_iter().map(CacheFrom::Image).collect(),
+            inline_cache: false,
             pull: self.pull,
             host: self.host,
             squash: self.squash,

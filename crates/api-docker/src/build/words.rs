@@ -167,7 +167,8 @@ impl Telling {
                 let plural = if texts.len() == 1 { "" } else { "s" };
                 format!("# Executing {} build trigger{plural}\n", texts.len())
             }
-            StepEvent::Cached => " ---> Using cache\n".to_owned(),
+            StepEvent::Cached | StepEvent::CachedFrom(_) => " ---> Using cache\n".to_owned(),
+            StepEvent::Fetching(cache) => format!(" ---> Fetching from the cache {cache}\n"),
             StepEvent::Running(container) => format!(" ---> Running in {}\n", short(&container)),
             StepEvent::Output(OutputStream::Stderr, bytes) => {
                 format!("\u{1b}[91m{}\u{1b}[0m", String::from_utf8_lossy(&bytes))

@@ -15,6 +15,7 @@ pub(crate) use inventory::Keeps;
 pub use inventory::{Cached, CachedKind};
 pub(crate) use key::Key;
 
+use crate::elsewhere::Given;
 use crate::turns::Turns;
 use crate::{Error, Result};
 use image::{Digest, Images, KeptLayers};
@@ -65,7 +66,18 @@ pub(crate) struct Step<'s> {
 /// A step's end.
 pub(crate) struct Outcome {
     pub(crate) layer: Option<KeptLayers>,
-    pub(crate) cached: bool,
+    pub(crate) found: Found,
+}
+
+/// Where a step was found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Found {
+    /// Nowhere: it was carried out.
+    Nowhere,
+    /// Here.
+    Here,
+    /// In a cache of this name.
+    Elsewhere(String),
 }
 
 /// Whose a retained layer is, in the image store's names.
@@ -83,23 +95,28 @@ impl Cache {
         }
     }
 
-    /// What the step of a key comes to: what it came to before, unless `anew`; else what `work` makes. The same step is carried
-    /// out once, however many builds come to it.
+    /// What the step of a key comes to: what it came to before, here or `elsewhere`, unless `anew`; else what `work` makes. The same
+    /// step is carried out once, however many builds come to it.
     pub(crate) async fn step(
         &self,
         key: Digest,
         step: Step<'_>,
         anew: bool,
+        elsewhere: impl Future<Output = Option<Given>>,
         work: impl Future<Output = Result<Option<KeptLayers>>>,
     ) -> Result<Outcome> {
         let turn = self.busy.of(key);
         let _mine = turn.lock().await;
         if !anew && let Some(layer) = self.find(&key).await? {
-            return Ok(Outcome { layer, cached: true });
+            return Ok(Outcome { layer, found: Found::Here });
         }
-        let layer = work.await?;
+        let given = if anew { None } else { elsewhere.await };
+        let (layer, found) = match given {
+            Some(Given { layer, from }) => (layer, Found::Elsewhere(from)),
+            None => (work.await?, Found::Nowhere),
+        };
         self.note(&key, step, layer.as_ref()).await?;
-        Ok(Outcome { layer, cached: false })
+        Ok(Outcome { layer, found })
     }
 
     /// What is there, for who only looks; the outer `None`: nothing.

@@ -14,12 +14,13 @@
 //! - [`session`], [`challenge`], [`token`]: a registry, and how it wants to be shown who asks.
 //! - [`repository`]: the protocol's requests, each once.
 //! - [`download`]: a blob as one stream, over as many connections as it takes.
-//! - [`pull`], [`push`], [`referrers`], [`inspect`]: what users ask for.
+//! - [`pull`], [`push`], [`artifact`], [`referrers`], [`inspect`]: what users ask for.
 //! - [`fetch`], [`web`], [`reach`]: files of the web, and which addresses may be connected to for them.
 //! - [`relay`]: the same for a program that speaks HTTP by itself.
 //!
 //! Everything that comes from a registry is bounded and verified before it is used; digests are those of the bytes that came.
 
+mod artifact;
 mod auth;
 mod challenge;
 mod choice;
@@ -51,6 +52,7 @@ use std::sync::{Arc, Weak};
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
+pub use artifact::{NewArtifact, RemoteArtifact};
 pub use auth::{Auth, AuthDocument, AuthError, Credential, basic_header};
 pub use config::{BadHostOrCidr, HostOrCidr, RegistryConfig};
 pub use error::{Refusal, RegistryError, RegistryErrorKind, TransportCause};

@@ -49,11 +49,11 @@ pub struct Pulled {
 }
 
 /// A manifest of one image, found for a platform, with where its blobs are.
-struct Found {
+pub(super) struct Found {
     /// What the reference names: an index, or the manifest itself.
     top: Digest,
-    manifest: RawManifest,
-    sources: Arc<[Repository]>,
+    pub(super) manifest: RawManifest,
+    pub(super) sources: Arc<[Repository]>,
 }
 
 impl Registries {
@@ -101,7 +101,7 @@ impl Registries {
     }
 
     /// Asks the mirrors, then the registry.
-    async fn find(
+    pub(super) async fn find(
         &self,
         reference: &Reference,
         platform: &Platform,
@@ -172,20 +172,10 @@ impl Registries {
         if descriptor.size > MAX_DOCUMENT {
             return Err(RegistryError::TooLarge { what: "the image's configuration".into(), limit: MAX_DOCUMENT });
         }
-        if ingest.has_blob(&digest) {
-            return Ok(images.read_blob(&digest).await?);
+        match ingest.has_blob(&digest) {
+            true => Ok(images.read_blob(&digest).await?),
+            false => self.small_blob(descriptor, sources).await,
         }
-        let mut config = Vec::new();
-        let silent = Progress::none();
-        let mut download = Download::new(self.config(), sources, descriptor, 0, &silent);
-        while let Some(bytes) = download.next().await? {
-            config.extend_from_slice(&bytes);
-        }
-        let actual = Digest::of(&config);
-        if actual != digest {
-            return Err(RegistryError::WrongDigest { expected: digest.to_string(), actual: actual.to_string() });
-        }
-        Ok(config.into())
     }
 
     /// Brings all layers in; answers how many had to be fetched.
@@ -230,17 +220,17 @@ impl Registries {
 }
 
 /// One layer on its way in.
-struct LayerPull {
-    registries: Registries,
-    ingest: Arc<ImageIngest>,
-    descriptor: Descriptor,
-    diff_id: Digest,
-    sources: Arc<[Repository]>,
-    progress: Progress,
+pub(super) struct LayerPull {
+    pub(super) registries: Registries,
+    pub(super) ingest: Arc<ImageIngest>,
+    pub(super) descriptor: Descriptor,
+    pub(super) diff_id: Digest,
+    pub(super) sources: Arc<[Repository]>,
+    pub(super) progress: Progress,
 }
 
 impl LayerPull {
-    async fn run(self) -> Result<(), RegistryError> {
+    pub(super) async fn run(self) -> Result<(), RegistryError> {
         let id = self.descriptor.digest.short();
         let _permit = self.turn(&id).await?;
         // Somebody else may be pulling the same layer: then there is nothing left to do afterwards.

@@ -126,7 +126,7 @@ impl Registries {
         Ok(pushed)
     }
 
-    async fn push_layers(
+    pub(super) async fn push_layers(
         &self,
         images: &Images,
         layers: Vec<PushLayer>,

@@ -16,7 +16,7 @@ use serde_json::Value;
 use super::auth::Auth;
 use super::error::RegistryError;
 use super::http::Outgoing;
-use super::repository::{Repository, UploadStart, next_page};
+use super::repository::{Repository, next_page};
 use super::url::{form, resolve, with_query};
 use super::{Registries, retrying, turn_at};
 use crate::attestation::{EMPTY, IN_TOTO, MAX_STATEMENT, Referrer, statement, with_entries};
@@ -86,8 +86,8 @@ impl Registries {
     /// Pushes a statement, and the manifest that refers to it. Whether the registry keeps the list.
     async fn push_referrer(&self, repository: &Repository, referrer: &Referrer) -> Result<bool, RegistryError> {
         for blob in [EMPTY, &referrer.statement] {
-            let (digest, bytes) = (Digest::of(blob), Bytes::copy_from_slice(blob));
-            retrying(self.config(), || repository.put_blob(&digest, bytes.clone())).await?;
+            let bytes = Bytes::copy_from_slice(blob);
+            retrying(self.config(), || repository.put_blob(&bytes)).await?;
         }
         let (version, bytes) = (referrer.digest().to_string(), Bytes::copy_from_slice(&referrer.manifest));
         retrying(self.config(), || repository.put_referrer(&version, bytes.clone())).await
@@ -238,18 +238,6 @@ fn read_entries(bytes: &[u8]) -> Result<Vec<Entry>, RegistryError> {
 }
 
 impl Repository {
-    /// Uploads a small blob, where it is not there.
-    async fn put_blob(&self, digest: &Digest, bytes: Bytes) -> Result<(), RegistryError> {
-        if self.has_blob(digest).await? {
-            return Ok(());
-        }
-        let UploadStart::Open(upload) = self.start_upload(digest, None).await? else { return Ok(()) };
-        let length = bytes.len() as u64;
-        let pieces = Box::pin(futures_util::stream::once(async { Ok(bytes) }));
-        let upload = self.send_chunk(&upload, None, length, pieces).await?;
-        self.finish_upload(&upload, digest).await
-    }
-
     /// Puts a manifest that refers to another. Whether the registry keeps the list of those.
     async fn put_referrer(&self, version: &str, bytes: Bytes) -> Result<bool, RegistryError> {
         let outgoing = Outgoing::new(Method::PUT, self.url(&format!("manifests/{version}"))?)

@@ -228,6 +228,18 @@ impl Repository {
         }
     }
 
+    /// Sends a small blob in whole, where the registry does not have it.
+    pub(super) async fn put_blob(&self, bytes: &Bytes) -> Result<(), RegistryError> {
+        let digest = Digest::of(bytes);
+        if self.has_blob(&digest).await? {
+            return Ok(());
+        }
+        let UploadStart::Open(upload) = self.start_upload(&digest, None).await? else { return Ok(()) };
+        let once = futures_util::stream::once(std::future::ready(Ok(bytes.clone())));
+        let upload = self.send_chunk(&upload, None, bytes.len() as u64, Box::pin(once)).await?;
+        self.finish_upload(&upload, &digest).await
+    }
+
     /// Gives an upload up, so that the registry needn't keep it.
     pub(super) async fn cancel_upload(&self, upload: &Upload) -> Result<(), RegistryError> {
         self.send(Outgoing::new(Method::DELETE, upload.location.clone())).await.map(drop)

@@ -1,6 +1,7 @@
 //! `stratus build`: a directory and its Dockerfile go to the daemon, which makes an image of them.
 
 mod attest;
+mod caches;
 mod check;
 mod follow;
 mod lend;
@@ -94,13 +95,13 @@ pub(crate) struct BuildArgs {
     /// a directory, on standard input
     path: PathBuf,
     #[command(flatten)]
+    caches: caches::Caches,
+    #[command(flatten)]
     lend: lend::Lend,
     #[command(flatten)]
     attests: attest::Attests,
     #[command(flatten)]
     running: settings::Running,
-    #[command(flatten)]
-    later: settings::Later,
 }
 
 impl BuildArgs {
@@ -164,7 +165,6 @@ impl BuildArgs {
 
 /// `stratus build`
 pub(super) async fn build(context: &Context, args: &BuildArgs) -> Result<ExitCode> {
-    args.later.refused()?;
     if args.check {
         return check::checked(context, args).await;
     }
@@ -180,6 +180,7 @@ async fn make(context: &Context, args: &BuildArgs) -> Result<ExitCode> {
     // What makes no sense is told before standard input is read.
     let mut ask = settings::ask(args, &names, Source::default())?;
     let exports = outputs::exports(&args.outputs())?;
+    let layouts = args.caches.add_to(&mut ask)?;
     let how = args.how(context);
     let takes_stdout = exports.iter().any(outputs::Export::is_stdout);
     if takes_stdout && how == How::Json {
@@ -195,6 +196,7 @@ async fn make(context: &Context, args: &BuildArgs) -> Result<ExitCode> {
     attest::unheard(&ask.attest, &ask.outputs);
     found.offers.exports = exports.into_iter().filter_map(outputs::Export::keep).collect();
     let mut offers = found.offers;
+    offers.layouts = layouts;
     args.lend.add_to(&mut ask, &mut offers)?;
     let stream = context.daemon.upgrade(Request::post(api_build::PATH), api_build::PROTOCOL).await?;
     let begun = Client::begin(stream, &ask, offers).await;

@@ -28,12 +28,13 @@ pub(super) fn print(graph: &Graph, form: Form) -> Result<()> {
 }
 
 /// What there would be to do for a step, in few words.
-fn words(outlook: Outlook) -> (String, Style) {
+fn words(outlook: &Outlook) -> (String, Style) {
     match outlook {
         Outlook::Configures => (String::new(), Style::Plain),
         Outlook::Here => ("here".to_owned(), Style::Dim),
         Outlook::Pulled => ("pulled".to_owned(), Style::Careful),
-        Outlook::Cached { size } => (format!("cached, {}", human::decimal(size)), Style::Good),
+        Outlook::Cached { size } => (format!("cached, {}", human::decimal(*size)), Style::Good),
+        Outlook::CachedFrom { size, from } => (format!("cached in {from}, {}", human::decimal(*size)), Style::Good),
         Outlook::Built => ("built".to_owned(), Style::Careful),
         Outlook::Unknown => ("unknown until built".to_owned(), Style::Dim),
     }
@@ -64,7 +65,7 @@ fn text(graph: &Graph, colours: bool) -> String {
         // Writing to a string never fails.
         let _ = writeln!(text, "{}", Style::Bold.paint(&title(stage), colours));
         for step in &stage.steps {
-            let (outlook, style) = words(step.outlook);
+            let (outlook, style) = words(&step.outlook);
             let mut line = format!("  {:width$}  {}", human::cut(&step.text, width), style.paint(&outlook, colours));
             // A FROM says by itself what it builds upon.
             if !step.needs.is_empty() && !is_from(stage, step) {
@@ -89,9 +90,9 @@ fn dot(graph: &Graph) -> String {
     for stage in &graph.stages {
         let _ = writeln!(text, "  subgraph cluster_{} {{\n    label={};", stage.stage, quoted(&title(stage)));
         for (index, step) in stage.steps.iter().enumerate() {
-            let (words, _) = words(step.outlook);
+            let (words, _) = words(&step.outlook);
             let colour = match step.outlook {
-                Outlook::Cached { .. } | Outlook::Here => "palegreen",
+                Outlook::Cached { .. } | Outlook::CachedFrom { .. } | Outlook::Here => "palegreen",
                 Outlook::Built | Outlook::Pulled => "gold",
                 Outlook::Unknown => "lightgrey",
                 Outlook::Configures => "white",

@@ -6,7 +6,7 @@ use clap::Args;
 use image::Reference;
 use serde_json::Value;
 
-use super::super::error::{Error, Result};
+use super::super::error::Result;
 use super::super::human::{parse_bytes, parse_span};
 use super::super::{credentials, networking, options};
 use super::BuildArgs;
@@ -42,26 +42,6 @@ pub(super) struct Running {
     /// Limit of their processes, NAME=SOFT[:HARD]; repeats
     #[arg(long, value_name = "LIMIT", value_parser = options::ulimit)]
     ulimit: Vec<Value>,
-}
-
-// Flags of docker's that a build does not have: who gives them is told so, and not that they are unknown.
-#[derive(Args, Debug)]
-pub(super) struct Later {
-    #[arg(long, hide = true)]
-    cache_from: Vec<String>,
-    #[arg(long, hide = true)]
-    cache_to: Vec<String>,
-}
-
-impl Later {
-    /// Says which of them there are not.
-    pub(super) fn refused(&self) -> Result<()> {
-        let given = [("--cache-from", !self.cache_from.is_empty()), ("--cache-to", !self.cache_to.is_empty())];
-        match given.iter().find(|(_, given)| *given) {
-            None => Ok(()),
-            Some((flag, _)) => Err(Error::Usage(format!("stratus build has no {flag} yet"))),
-        }
-    }
 }
 
 /// What is asked for, with all but the files.

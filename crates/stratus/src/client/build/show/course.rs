@@ -38,9 +38,31 @@ pub(super) struct Step {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum State {
     Waiting,
-    Running { cached: bool },
-    Done { cached: bool, took: Duration },
+    Running { made: Made },
+    Done { made: Made, took: Duration },
     Failed { why: String, took: Duration },
+}
+
+/// How a step comes to what it comes to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Made {
+    /// It is carried out.
+    Anew,
+    /// It was found.
+    Cached,
+    /// It was found in this cache of elsewhere.
+    CachedFrom(String),
+}
+
+impl Made {
+    /// Where it was found, as docker says it.
+    pub(super) fn cached(&self) -> Option<String> {
+        match self {
+            Made::Anew => None,
+            Made::Cached => Some("CACHED".to_owned()),
+            Made::CachedFrom(name) => Some(format!("CACHED [from {name}]")),
+        }
+    }
 }
 
 /// Something on its way from elsewhere, or there.
@@ -167,7 +189,7 @@ impl Step {
     fn hear(&mut self, at: Duration, event: StepEvent) -> Vec<News> {
         match event {
             StepEvent::Began => {
-                (self.state, self.began) = (State::Running { cached: false }, at);
+                (self.state, self.began) = (State::Running { made: Made::Anew }, at);
                 vec![News::Began]
             }
             StepEvent::Triggers(texts) => {
@@ -175,7 +197,16 @@ impl Step {
                 vec![News::Lines(triggers.collect())]
             }
             StepEvent::Cached => {
-                self.state = State::Running { cached: true };
+                self.state = State::Running { made: Made::Cached };
+                Vec::new()
+            }
+            StepEvent::CachedFrom(name) => {
+                self.state = State::Running { made: Made::CachedFrom(name) };
+                Vec::new()
+            }
+            StepEvent::Fetching(name) => {
+                let what = format!("fetching from {name}");
+                self.transfer = Some(Transfer::Image(Layers { what, layers: BTreeMap::new() }));
                 Vec::new()
             }
             // A container's name says nothing to who builds.
@@ -199,8 +230,11 @@ impl Step {
             StepEvent::Failed(why) => self.end(State::Failed { why, took: at.saturating_sub(self.began) }),
             StepEvent::Done { size, .. } => {
                 self.size = size;
-                let cached = self.state == State::Running { cached: true };
-                self.end(State::Done { cached, took: at.saturating_sub(self.began) })
+                let made = match &self.state {
+                    State::Running { made } => made.clone(),
+                    _ => Made::Anew,
+                };
+                self.end(State::Done { made, took: at.saturating_sub(self.began) })
             }
         }
     }
@@ -209,13 +243,14 @@ impl Step {
         let took = at.saturating_sub(self.began);
         match event {
             ExportEvent::Began(what) => {
-                (self.state, self.began) = (State::Running { cached: false }, at);
+                (self.state, self.began) = (State::Running { made: Made::Anew }, at);
                 self.transfer = Some(Transfer::Image(Layers { what: what.clone(), layers: BTreeMap::new() }));
                 self.title = what;
                 vec![News::Began]
             }
             ExportEvent::Layer(event) => self.layer(at, &event, "pushed"),
-            ExportEvent::Done => self.end(State::Done { cached: false, took }),
+            ExportEvent::Warning(warning) => vec![News::Warning(warning)],
+            ExportEvent::Done => self.end(State::Done { made: Made::Anew, took }),
             ExportEvent::Failed(why) => self.end(State::Failed { why, took }),
         }
     }

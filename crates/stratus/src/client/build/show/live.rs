@@ -113,8 +113,10 @@ impl Live {
         let size = step.size.map_or_else(String::new, |size| format!("  {}", human::decimal(size)));
         let title = clean(&step.title);
         let (text, style) = match &step.state {
-            State::Done { cached: true, .. } => (format!("{title}  CACHED{size}"), Style::Dim),
-            State::Done { cached: false, took } => (format!("{title}  {}{size}", time(*took)), Style::Good),
+            State::Done { made, took } => match made.cached() {
+                Some(how) => (format!("{title}  {}{size}", clean(&how)), Style::Dim),
+                None => (format!("{title}  {}{size}", time(*took)), Style::Good),
+            },
             State::Failed { took, .. } => (format!("{title}  ERROR  {}", time(*took)), Style::Bad),
             State::Waiting | State::Running { .. } => (title, Style::Plain),
         };

@@ -53,8 +53,10 @@ impl Plain {
 fn ended(step: &Step) -> String {
     let size = step.size.map_or_else(String::new, |size| format!(" {}", human::decimal(size)));
     match &step.state {
-        State::Done { cached: true, .. } => format!("CACHED{size}"),
-        State::Done { cached: false, took } => format!("DONE {}{size}", time(*took)),
+        State::Done { made, took } => {
+            let how = made.cached().unwrap_or_else(|| format!("DONE {}", time(*took)));
+            format!("{how}{size}")
+        }
         State::Failed { why, .. } => format!("ERROR: {why}"),
         State::Waiting | State::Running { .. } => String::new(),
     }

@@ -1,0 +1,184 @@
+//! A cache in a directory, in the form of an OCI layout (image-spec, image-layout.md). The directory is wherever whoever asks has it.
+
+use crate::{Error, Result};
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+use futures_util::future::BoxFuture;
+use futures_util::stream::{self, BoxStream};
+use image::manifest::MAX_DOCUMENT;
+use image::registry::NewArtifact;
+use image::{ArtifactManifest, Descriptor, Digest, Images, Index, KeptLayers, Progress, media_type};
+use serde::{Deserialize, Serialize};
+
+/// The annotation that names an entry of an index.
+const NAME: &str = "org.opencontainers.image.ref.name";
+
+/// What says that a directory is a layout.
+const MARKER: &str = r#"{"imageLayoutVersion":"1.0.0"}"#;
+
+/// A file of a layout.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum LayoutFile {
+    /// `oci-layout`: what says that it is one.
+    Marker,
+    /// `index.json`
+    Index,
+    /// A blob.
+    Blob(Digest),
+}
+
+/// Bytes, piece after piece. An error is one line for people.
+pub type LayoutBytes = BoxStream<'static, Result<Bytes, String>>;
+
+/// A directory in the form of an OCI layout. Errors are one line for people.
+pub trait Layout: Send + Sync {
+    /// What is in a file.
+    fn read(&self, file: LayoutFile) -> LayoutBytes;
+
+    /// Whether a file is there that is a blob of so many bytes.
+    fn has(&self, blob: Digest, size: u64) -> BoxFuture<'static, Result<bool, String>>;
+
+    /// Writes a file. It has its name once it is complete; the directory is made where it is missing.
+    fn write(&self, file: LayoutFile, bytes: LayoutBytes) -> BoxFuture<'static, Result<(), String>>;
+}
+
+/// Which of the entries of a layout.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum LayoutEntry {
+    /// What a name stands for.
+    Named(String),
+    /// What has a digest.
+    Digest(Digest),
+}
+
+/// What lies in a layout: the document, its type, and its layers.
+pub(super) struct Found {
+    pub(super) document: Bytes,
+    pub(super) media_type: String,
+    pub(super) layers: Vec<Descriptor>,
+}
+
+/// Looks up an entry. Only its document is read.
+pub(super) async fn open(layout: &dyn Layout, entry: &LayoutEntry) -> Result<Found, String> {
+    let index = whole(layout, LayoutFile::Index).await?;
+    let index = Index::parse(&index).map_err(|e| e.to_string())?;
+    let chosen = index.manifests.iter().find(|manifest| match entry {
+        LayoutEntry::Named(name) => manifest.annotations.get(NAME) == Some(name),
+        LayoutEntry::Digest(digest) => manifest.digest == *digest,
+    });
+    let chosen = chosen.ok_or_else(|| match entry {
+        LayoutEntry::Named(name) => format!("nothing in it is called {name:?}"),
+        LayoutEntry::Digest(digest) => format!("it has no {digest}"),
+    })?;
+    let manifest = blob(layout, chosen).await?;
+    let manifest = ArtifactManifest::parse(&manifest).map_err(|e| e.to_string())?;
+    let document = blob(layout, &manifest.config).await?;
+    Ok(Found { document, media_type: manifest.config.media_type, layers: manifest.layers })
+}
+
+/// A whole small file.
+async fn whole(layout: &dyn Layout, file: LayoutFile) -> Result<Bytes, String> {
+    let (mut all, mut pieces) = (Vec::new(), layout.read(file));
+    while let Some(piece) = pieces.next().await {
+        all.extend_from_slice(&piece?);
+        if all.len() as u64 > MAX_DOCUMENT {
+            return Err(format!("a document in it has more than {MAX_DOCUMENT} bytes"));
+        }
+    }
+    Ok(all.into())
+}
+
+/// A whole small blob, verified.
+async fn blob(layout: &dyn Layout, descriptor: &Descriptor) -> Result<Bytes, String> {
+    let bytes = whole(layout, LayoutFile::Blob(descriptor.digest)).await?;
+    match Digest::of(&bytes) == descriptor.digest {
+        true => Ok(bytes),
+        false => Err(format!("its blob {} is damaged", descriptor.digest)),
+    }
+}
+
+/// Takes a layer in, verified by the digest of its blob and by that of what is in it.
+pub(super) async fn fetch(
+    layout: &dyn Layout,
+    images: &Images,
+    layer: &Descriptor,
+    diff_id: &Digest,
+    progress: Progress,
+) -> Result<KeptLayers, String> {
+    let failed = |e: image::Error| e.to_string();
+    let ingest = images.begin_image();
+    let mut sink = ingest.unpack_layer(layer, diff_id, progress).await.map_err(failed)?;
+    // What an earlier attempt left is there already.
+    let mut skip = sink.resume_offset();
+    if skip < layer.size {
+        let mut pieces = layout.read(LayoutFile::Blob(layer.digest));
+        while let Some(piece) = pieces.next().await {
+            let mut piece = piece?;
+            let before = skip.min(piece.len() as u64);
+            skip -= before;
+            // No more than the piece has.
+            let rest = piece.split_off(usize::try_from(before).unwrap_or(usize::MAX));
+            if !rest.is_empty() {
+                sink.write(rest).await.map_err(failed)?;
+            }
+        }
+    }
+    sink.finish().await.map_err(failed)?;
+    images.keep_layers(&[*diff_id]).ok_or_else(|| "the layer was removed as it came".to_owned())
+}
+
+/// Writes an artifact, which a name stands for from then on. Blobs that are there already stay as they are, and so do other names.
+pub(super) async fn write(
+    layout: &dyn Layout,
+    images: &Images,
+    artifact: NewArtifact,
+    name: &str,
+) -> Result<Descriptor> {
+    let failed = |e: &dyn std::fmt::Display| Error::failed("writing the cache", e);
+    let manifest = artifact.manifest().map_err(|e| failed(&e))?;
+    for layer in &artifact.layers {
+        let (digest, size) = (layer.descriptor.digest, layer.descriptor.size);
+        if !layout.has(digest, size).await.map_err(Error::Invalid)? {
+            let reader = images.open_blob(&digest, 0).await.map_err(|e| failed(&e))?;
+            let pieces = stream::try_unfold(reader, |mut reader| async move {
+                let piece = reader.next().await.map_err(|e| e.to_string())?;
+                Ok(piece.map(|piece| (piece, reader)))
+            });
+            layout.write(LayoutFile::Blob(digest), pieces.boxed()).await.map_err(Error::Invalid)?;
+        }
+    }
+    let put =
+        async |file, bytes: Bytes| layout.write(file, stream::iter([Ok(bytes)]).boxed()).await.map_err(Error::Invalid);
+    let put_blob = async |bytes: Bytes| {
+        let digest = Digest::of(&bytes);
+        match layout.has(digest, bytes.len() as u64).await.map_err(Error::Invalid)? {
+            true => Ok(()),
+            false => put(LayoutFile::Blob(digest), bytes).await,
+        }
+    };
+    put_blob(artifact.document).await?;
+    let mut descriptor = Descriptor::new(media_type::OCI_MANIFEST, Digest::of(&manifest), manifest.len() as u64);
+    put_blob(manifest).await?;
+    put(LayoutFile::Marker, Bytes::from_static(MARKER.as_bytes())).await?;
+    let plain = descriptor.clone();
+    descriptor.annotations.insert(NAME.to_owned(), name.to_owned());
+    let index = indexed(layout, descriptor, name).await?;
+    put(LayoutFile::Index, index.into()).await?;
+    Ok(plain)
+}
+
+/// The index of a layout with one more entry, in place of what had its name.
+async fn indexed(layout: &dyn Layout, descriptor: Descriptor, name: &str) -> Result<Vec<u8>> {
+    // Where there is none yet, this is the first.
+    let there = whole(layout, LayoutFile::Index).await.ok();
+    let there =
+        there.map(|bytes| Index::parse(&bytes)).transpose().map_err(|e| Error::failed("adding to the cache", e))?;
+    let mut manifests = there.map(|index| index.manifests).unwrap_or_default();
+    manifests.retain(|other| other.annotations.get(NAME).is_none_or(|other| other != name));
+    manifests.push(descriptor);
+    let media_type = Some(media_type::OCI_INDEX.to_owned());
+    let index = Index { schema_version: 2, media_type, manifests, annotations: Default::default() };
+    serde_json::to_vec(&index).map_err(|e| Error::failed("writing the index of the cache", e))
+}
