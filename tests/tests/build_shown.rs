@@ -74,8 +74,7 @@ fn elsewhere_it_is_lines() {
     let shown = "script -qefc \"env -u CI NO_COLOR=1 TERM=xterm $STRATUS build app\" /dev/null < /dev/null";
     host.sh(shown).mentions("Built in ").omits("\u{1b}[1m").omits("\u{1b}[32m");
     // For programs: each line is a document, and the last says what came of it.
-    let first =
-        "$STRATUS build --progress json app | jq -c 'select(.told.event.planned) | .told.event.planned.stages[0].steps[1]'";
+    let first = "$STRATUS build --progress json app | jq -c 'select(.told.event.planned) | .told.event.planned.stages[0].steps[1]'";
     host.sh(first).says("\"RUN echo hello\"");
     host.sh(
         "test \"$($STRATUS build --progress json app | tail -1 | jq -r .built.id)\" = \"$($STRATUS build -q app)\"",
