@@ -3,7 +3,7 @@
 mod world;
 
 use net::{EndpointSpec, Error, IpamConfig, NetConfig, NetNs, NetworkSpec, Networks, PortError};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use world::{Host, eventually, on_a_host, run, sh, spec};
@@ -517,6 +517,24 @@ fn prepared_endpoints_are_used_refilled_and_of_no_account() {
         drop(networks);
         // What serves lives on.
         eventually("their links go with them", || sh("ip -o link | grep -c t1-") == "20\n");
+    });
+}
+
+#[test]
+fn a_container_without_a_network_takes_a_namespace_that_was_made_ahead() {
+    on_a_host(|host| {
+        let networks = host.networks();
+        assert_eq!(networks.prepared_namespaces(), 0, "nothing is prepared before the first start");
+        let inode = |namespace: &NetNs| rustix::fs::fstat(namespace).unwrap().st_ino;
+        let mut taken = BTreeMap::new();
+        for n in 0..10 {
+            let (namespace, sandbox) = networks.set_up(spec(&format!("c{n}"), &[], &[])).unwrap();
+            assert!(sandbox.endpoints.is_empty());
+            let links = namespace.enter(|| sh("ip -br link")).unwrap();
+            assert!(links.starts_with("lo ") && links.contains(",UP,") && links.lines().count() == 1, "{links}");
+            assert!(taken.insert(inode(&namespace), namespace).is_none(), "nobody else has it");
+            eventually("the stock is filled", || networks.prepared_namespaces() == 2);
+        }
     });
 }
 

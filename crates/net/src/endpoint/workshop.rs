@@ -2,8 +2,9 @@
 //!
 //! Making a network namespace takes the kernel 0.7 ms, and a veth pair on a bridge as long again. So after the first
 //! start a stock is kept of namespaces whose loopback is up and whose `eth0` is on the default bridge, up, and without an
-//! address: a start takes one and has to give it its address and routes only. The stock is refilled in the background;
-//! when nobody took from it for a while, most of it is given back.
+//! address: a start takes one and has to give it its address and routes only. Of namespaces with nothing but their loopback, for those
+//! without a network and those of other networks, there is a stock from the first of them on. All are refilled in the background;
+//! when nobody took anything for a while, most is given back.
 //!
 //! A thread that called unshare(2) is in the new namespace afterwards, and what it opens and writes there is the new
 //! one's. Before it goes idle it returns, so as to keep nobody's namespace alive.
@@ -68,18 +69,44 @@ struct State {
     /// Whoever needs a bare namespace now, and whether with IPv6.
     orders: VecDeque<(bool, Sender<Result<Bare>>)>,
     plan: Option<Plan>,
-    stock: Vec<Prepared>,
-    /// How many shall be in stock: 0 before the first use.
-    target: usize,
+    endpoints: Stock<Prepared>,
+    /// Bare namespaces, those whose links have no IPv6 first.
+    bare: [Stock<Bare>; 2],
     most: usize,
     /// How often an endpoint could not be prepared.
     failures: u64,
     stop: bool,
 }
 
+/// What was made ahead, of one kind.
+struct Stock<T> {
+    made: Vec<T>,
+    /// How many there shall be: 0 before the first use.
+    target: usize,
+}
+
+impl<T> Default for Stock<T> {
+    fn default() -> Stock<T> {
+        Stock { made: Vec::new(), target: 0 }
+    }
+}
+
+impl<T> Stock<T> {
+    fn lacks(&self) -> bool {
+        self.made.len() < self.target
+    }
+
+    /// Takes out what is more than so many, and lets it stay so.
+    fn reduce(&mut self, to: usize) -> Vec<T> {
+        self.target = self.target.min(to);
+        self.made.split_off(self.target.min(self.made.len()))
+    }
+}
+
 /// What the thread is to do next.
 enum Job {
     Order(bool, Sender<Result<Bare>>),
+    Bare(bool),
     Prepare(Plan),
     Stop,
 }
@@ -106,7 +133,7 @@ impl Workshop {
         let mut state = self.shared.state.lock();
         if state.plan != plan {
             state.plan = plan;
-            let stale = std::mem::take(&mut state.stock);
+            let stale = std::mem::take(&mut state.endpoints.made);
             self.shared.made.notify_all();
             drop(state);
             drop(stale);
@@ -120,31 +147,48 @@ impl Workshop {
     pub(crate) fn take(&self, plan: &Plan) -> Option<Prepared> {
         let mut state = self.shared.state.lock();
         let failures = state.failures;
-        state.target = state.most;
+        state.endpoints.target = state.most;
         while state.plan.as_ref() == Some(plan) && state.most > 0 && state.failures == failures && !state.stop {
-            let prepared = state.stock.pop();
+            let prepared = state.endpoints.made.pop();
             self.shared.wake.notify_one();
             if prepared.is_some() {
                 return prepared;
             }
-            state.target = state.most;
+            state.endpoints.target = state.most;
             self.shared.made.wait(&mut state);
         }
         None
     }
 
-    /// Makes a bare namespace; `ipv6` is whether its future links have IPv6.
+    /// A bare namespace; `ipv6` is whether its future links have IPv6.
     pub(crate) fn bare(&self, ipv6: bool) -> Result<Bare> {
         let (reply, answer) = channel();
-        self.shared.state.lock().orders.push_back((ipv6, reply));
-        self.shared.wake.notify_one();
+        {
+            let mut state = self.shared.state.lock();
+            let most = state.most;
+            let stock = &mut state.bare[usize::from(ipv6)];
+            stock.target = most;
+            let made = stock.made.pop();
+            if made.is_none() {
+                state.orders.push_back((ipv6, reply));
+            }
+            self.shared.wake.notify_one();
+            if let Some(made) = made {
+                return Ok(made);
+            }
+        }
         let ended = || Error::io("make a network namespace", std::io::Error::other("the thread that makes them ended"));
         answer.recv().map_err(|_| ended())?
     }
 
     /// How many prepared endpoints are in stock.
-    pub(crate) fn stock(&self) -> usize {
-        self.shared.state.lock().stock.len()
+    pub(crate) fn endpoints(&self) -> usize {
+        self.shared.state.lock().endpoints.made.len()
+    }
+
+    /// How many bare namespaces are in stock.
+    pub(crate) fn namespaces(&self) -> usize {
+        self.shared.state.lock().bare.iter().map(|stock| stock.made.len()).sum()
     }
 }
 
@@ -173,23 +217,42 @@ impl Shared {
                     // Whoever ordered may have gone.
                     let _ = reply.send(make_bare(ipv6, &mut sysctls));
                 }
-                Job::Prepare(plan) => match self.prepare(host, &mut sysctls, &plan) {
-                    Ok(prepared) => {
-                        let mut state = self.state.lock();
-                        if state.plan.as_ref() == Some(&plan) {
-                            state.stock.push(prepared);
-                            self.made.notify_one();
+                Job::Bare(ipv6) => {
+                    let made = make_bare(ipv6, &mut sysctls);
+                    let mut state = self.state.lock();
+                    let stock = &mut state.bare[usize::from(ipv6)];
+                    match made {
+                        Ok(bare) => stock.made.push(bare),
+                        // Whoever needs one orders it, and is told.
+                        Err(error) => {
+                            tracing::warn!(%error, "no network namespaces can be prepared");
+                            stock.target = 0;
                         }
                     }
-                    Err(error) => {
-                        // Starts make their own, and tell their caller what is wrong; the next one tries again.
-                        tracing::warn!(%error, "no network endpoints can be prepared");
-                        let mut state = self.state.lock();
-                        state.target = 0;
-                        state.failures += 1;
-                        self.made.notify_all();
-                    }
-                },
+                }
+                Job::Prepare(plan) => {
+                    let prepared = self.prepare(host, &mut sysctls, &plan);
+                    self.put_by(&plan, prepared);
+                }
+            }
+        }
+    }
+
+    fn put_by(&self, plan: &Plan, prepared: Result<Prepared>) {
+        let mut state = self.state.lock();
+        match prepared {
+            Ok(prepared) => {
+                if state.plan.as_ref() == Some(plan) {
+                    state.endpoints.made.push(prepared);
+                    self.made.notify_one();
+                }
+            }
+            Err(error) => {
+                // Starts make their own, and tell their caller what is wrong; the next one tries again.
+                tracing::warn!(%error, "no network endpoints can be prepared");
+                state.endpoints.target = 0;
+                state.failures += 1;
+                self.made.notify_all();
             }
         }
     }
@@ -205,8 +268,11 @@ impl Shared {
             if let Some((ipv6, reply)) = state.orders.pop_front() {
                 return Job::Order(ipv6, reply);
             }
-            if let Some(plan) = state.plan.clone().filter(|_| state.stock.len() < state.target) {
+            if let Some(plan) = state.plan.clone().filter(|_| state.endpoints.lacks()) {
                 return Job::Prepare(plan);
+            }
+            if let Some(kind) = state.bare.iter().position(Stock::lacks) {
+                return Job::Bare(kind == 1);
             }
             if !at_home {
                 at_home = true;
@@ -220,12 +286,10 @@ impl Shared {
                 continue;
             }
             let few = state.most.div_ceil(4);
-            if state.target <= few {
+            if state.endpoints.target <= few && state.bare.iter().all(|stock| stock.target <= few) {
                 self.wake.wait(&mut state);
             } else if self.wake.wait_for(&mut state, IDLE).timed_out() {
-                state.target = few;
-                let keep = few.min(state.stock.len());
-                let surplus = state.stock.split_off(keep);
+                let surplus = (state.endpoints.reduce(few), state.bare.each_mut().map(|stock| stock.reduce(few)));
                 parking_lot::MutexGuard::unlocked(&mut state, || drop(surplus));
             }
         }

@@ -207,7 +207,12 @@ impl Networks {
 
     /// How many prepared endpoints are in stock.
     pub fn prepared(&self) -> usize {
-        self.workshop.stock()
+        self.workshop.endpoints()
+    }
+
+    /// How many bare namespaces are in stock.
+    pub fn prepared_namespaces(&self) -> usize {
+        self.workshop.namespaces()
     }
 
     /// The counters of a running sandbox' links, read at their ends on the host. A link that is gone is left out.
