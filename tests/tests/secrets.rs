@@ -87,6 +87,11 @@ fn a_secret_that_is_required_has_to_be_given() {
         .complains("secret big: more than 512000 bytes");
 }
 
+/// The stock client, with what it needs of this machine, in `tools`.
+fn ssh_add(host: &Daemon) {
+    host.sh("mkdir -p tools/bin && cp $(which ssh-add) tools/bin && for file in $(ldd $(which ssh-add) | grep -o '/[^ ]*'); do cp -L --parents $file tools; done").ok();
+}
+
 #[test]
 fn an_agent_is_spoken_with_from_within_a_step() {
     let host = Daemon::start();
@@ -100,8 +105,7 @@ RUN --mount=type=ssh --mount=type=ssh,id=other,target=/tmp/other,mode=0666,uid=5
 RUN test -z \"$SSH_AUTH_SOCK\" && echo no agent
 ",
     );
-    // The stock client, with what it needs of this machine.
-    host.sh("mkdir -p tools/bin && cp $(which ssh-add) tools/bin && for file in $(ldd $(which ssh-add) | grep -o '/[^ ]*'); do cp -L --parents $file tools; done").ok();
+    ssh_add(&host);
     let mut agents = Vec::new();
     for name in ["one", "other"] {
         agents.push(host.session(&format!("ssh-agent -D -a {name}.agent")));
@@ -123,6 +127,29 @@ RUN test -z \"$SSH_AUTH_SOCK\" && echo no agent
     for agent in &agents {
         agent.signal("TERM");
     }
+}
+
+/// A step may ask for more connections than a session has streams.
+#[test]
+fn a_step_that_speaks_with_its_agent_all_at_once_waits_and_breaks_nothing() {
+    let host = Daemon::start();
+    project(
+        &host,
+        "FROM busybox\nCOPY --from=tools . /\nRUN --mount=type=ssh for i in $(seq 200); do ssh-add -l & done; wait; echo asked\n",
+    );
+    ssh_add(&host);
+    let agent = host.session("ssh-agent -D -a $PWD/agent");
+    eventually("the agent is there", || host.work().join("agent").exists());
+    // It answers nobody until all have asked whom it takes.
+    agent.signal("STOP");
+    let mut build = host.session("env SSH_AUTH_SOCK=agent $STRATUS build --progress plain -t app --build-context tools=tools --ssh default app > said 2>&1");
+    let socket = host.work().join("agent").display().to_string();
+    let waiting = || host.sh(&format!("ss -xlH | awk '$5 == \"{socket}\" {{ print $3 }}'")).text().parse::<usize>();
+    eventually("as many ask as may", || waiting().is_ok_and(|waiting| waiting > 40));
+    agent.signal("CONT");
+    assert_eq!(build.exit_code(), 0, "{}", host.sh("cat said").text());
+    host.sh("cat said").mentions(" asked\n");
+    agent.signal("TERM");
 }
 
 #[test]

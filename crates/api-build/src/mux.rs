@@ -2,18 +2,48 @@
 
 use futures_util::future::poll_fn;
 use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::{mpsc, oneshot};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio_util::compat::{Compat, FuturesAsyncReadCompatExt as _, TokioAsyncReadCompatExt as _};
 use yamux::{Config, Connection, Mode};
 
 /// One of the streams. Where it is dropped, the other side sees its end: what is over is told from what broke off by what is said on it.
-pub(crate) type Stream = Compat<yamux::Stream>;
+pub(crate) struct Stream {
+    stream: Compat<yamux::Stream>,
+    /// Of those that were opened here there are [so many](OPENED) at once.
+    _one_of: Option<OwnedSemaphorePermit>,
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, into)
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
 
 /// Streams that there may be at once.
 const STREAMS: usize = 128;
+
+/// Streams that one end opens at once: who wants more waits. One too many would end the connection, and what ended here may still
+/// be on its way to be forgotten.
+const OPENED: usize = STREAMS / 2;
 
 /// Bytes that may wait to be read, of all streams.
 const WINDOW: usize = STREAMS * yamux::DEFAULT_CREDIT as usize;
@@ -26,7 +56,10 @@ const WAITING: usize = 16;
 
 /// Opens streams to the other end. Cheap to clone.
 #[derive(Clone)]
-pub struct Opener(mpsc::Sender<oneshot::Sender<yamux::Stream>>);
+pub struct Opener {
+    asked: mpsc::Sender<oneshot::Sender<yamux::Stream>>,
+    room: Arc<Semaphore>,
+}
 
 /// One end of a connection. Dropped, the connection ends.
 pub(crate) struct Mux {
@@ -64,7 +97,8 @@ impl Mux {
         let (opener, asked) = mpsc::channel(WAITING);
         let (arrived, incoming) = mpsc::channel(WAITING);
         let _driver = Driver(tokio::spawn(Drive { connection, asked, arrived, opening: None }.drive()));
-        Mux { opener: Opener(opener), incoming, _driver }
+        let opener = Opener { asked: opener, room: Arc::new(Semaphore::new(OPENED)) };
+        Mux { opener, incoming, _driver }
     }
 
     /// What opens streams.
@@ -74,20 +108,22 @@ impl Mux {
 
     /// The next stream that the other side opens; `None`: the connection has ended.
     pub(crate) async fn accept(&mut self) -> Option<Stream> {
-        self.incoming.recv().await.map(|stream| stream.compat())
+        self.incoming.recv().await.map(|stream| Stream { stream: stream.compat(), _one_of: None })
     }
 }
 
 impl Opener {
-    /// Opens a stream.
+    /// Opens a stream, once there is room for one more.
     ///
     /// # Errors
     /// Where the connection has ended.
     pub(crate) async fn open(&self) -> io::Result<Stream> {
         let gone = || io::Error::new(io::ErrorKind::ConnectionReset, "the connection has ended");
         let (answer, opened) = oneshot::channel();
-        self.0.send(answer).await.map_err(|_| gone())?;
-        opened.await.map(|stream| stream.compat()).map_err(|_| gone())
+        let one_of = Arc::clone(&self.room).acquire_owned().await.map_err(|_| gone())?;
+        self.asked.send(answer).await.map_err(|_| gone())?;
+        let stream = opened.await.map_err(|_| gone())?.compat();
+        Ok(Stream { stream, _one_of: Some(one_of) })
     }
 }
 
