@@ -368,6 +368,27 @@ fn a_build_that_is_given_up_leaves_nothing_that_runs() {
     host.sh("docker run --rm app cat /first").says("first");
 }
 
+/// What a step may write to is removed after the step, and by nobody whom others wait for.
+#[test]
+fn a_step_that_writes_on_while_its_build_is_given_up_holds_up_nobody() {
+    let host = Daemon::start();
+    let endless = "cd /src; i=0; while mkdir d$i && echo > d$i/f; do i=$((i + 1)); done";
+    host.sh("mkdir app && echo x > app/x").ok();
+    let file = format!("FROM busybox\nRUN --mount=type=bind,target=/src,rw --mount=type=cache,target=/c {endless}\n");
+    std::fs::write(host.work().join("app/Dockerfile"), file).expect("a Dockerfile");
+    let build = host.session("$STRATUS build --progress plain app");
+    eventually("it writes", || {
+        let present = std::fs::read_dir(host.data().join("build/present")).into_iter().flatten().flatten();
+        present.map(|entry| entry.path().join("files/d100")).any(|written| written.exists())
+    });
+    build.signal("KILL");
+    host.sh("docker version").ok();
+    eventually("its container is gone", || host.sh("docker ps -aq --no-trunc").text().is_empty());
+    host.sh("docker ps").ok();
+    let left = || std::fs::read_dir(host.data().join("build/present")).map_or(0, Iterator::count);
+    eventually("so is what it wrote", || left() == 0);
+}
+
 #[test]
 fn a_build_that_ends_with_its_daemon_is_no_success() {
     let mut host = Daemon::start();

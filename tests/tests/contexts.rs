@@ -132,3 +132,34 @@ fn builds_of_one_context_at_once_see_what_is_theirs() {
     host.sh("docker run --rm other").says("changed");
     assert_eq!(first.exit_code(), 0, "{}", first.output());
 }
+
+/// A large layer of which little changed lies upon the former one, and is what it would be if it had been made anew.
+#[test]
+fn a_large_layer_of_which_little_changed_takes_no_more_room() {
+    let host = Daemon::start();
+    project(&host);
+    host.sh("head -c 9000000 /dev/urandom > app/assets/large; cp app/assets/large app/zlarge").ok();
+    host.sh("find app -exec touch -h -d '2020-01-01' {} +; sleep 2.1").ok();
+    let layers = || -> u64 {
+        let directory = host.data().join("images/layers");
+        host.sh(&format!("du -s -B1 {} | cut -f1", directory.display())).text().parse().expect("bytes")
+    };
+    built(&host);
+    let before = layers();
+    for change in
+        ["echo ONE > app/src/one", "echo more > app/src/more", "chmod 700 app/assets/three", "rm app/src/more"]
+    {
+        host.sh(change).ok();
+        let id = host.sh("$STRATUS build -q -t app app").ok().text().to_owned();
+        if !change.starts_with("rm") {
+            assert!(layers() < before + 1_000_000, "{change}: {} bytes more", layers() - before);
+        }
+        host.sh("docker run --rm app cat /app/src/one").ok();
+        host.sh("docker run --rm app sha256sum /app/assets/large | cut -d' ' -f1")
+            .says(&host.sh("sha256sum app/zlarge | cut -d' ' -f1").text());
+        // Whoever wants everything anew copies all of it.
+        host.sh("$STRATUS build -q --no-cache app").says(&id);
+    }
+    host.sh("docker save -o app.tar app && docker rmi -f $(docker images -q) && docker builder prune -af && docker load -i app.tar").ok();
+    host.sh("docker run --rm app cat /app/src/one").says("ONE");
+}

@@ -7,7 +7,7 @@
 use crate::cache::{Cached, CachedKind, Keeps};
 use crate::dockerfile::Sharing;
 use crate::files::Files;
-use crate::scratch::Scratch;
+use crate::scratch::{Directory, Scratch};
 use crate::turns::Turns;
 use crate::{Error, Result};
 use image::Digest;
@@ -68,7 +68,7 @@ pub(crate) struct Filled {
     /// Which part of them.
     pub(crate) source: String,
     /// Where it is put together, on the same file system.
-    pub(crate) scratch: tempfile::TempDir,
+    pub(crate) scratch: Directory,
 }
 
 /// One that is in use while this lives.

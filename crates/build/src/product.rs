@@ -151,7 +151,7 @@ impl Builder {
             let merged = images.merge_layers(own.to_vec()).await;
             merged.map(Some).map_err(|e| Error::failed("merging layers", e))
         };
-        let step = Step { what: "layers merged into one", parent: state.follows };
+        let step = Step { what: "layers merged into one", parent: state.follows, kind: None };
         let merged = self.cache().step(key, step, false, ready(None), merge).await?;
         let comment = match base.chain() {
             Some(_) => format!("merge {} to {}", state.id()?, base.id()?),

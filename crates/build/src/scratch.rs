@@ -47,8 +47,56 @@ impl Scratch {
     }
 
     /// A new one, which goes with what it becomes.
-    pub(crate) fn directory(&self) -> io::Result<TempDir> {
-        tempfile::tempdir_in(&self.present)
+    pub(crate) fn directory(&self) -> io::Result<Directory> {
+        Directory::within(&self.present)
+    }
+}
+
+/// A directory that is removed with this, with all that whoever wrote to it left there. Nobody waits for that: it may be much, and
+/// a build that is given up is dropped on a thread that others need.
+#[derive(Debug)]
+pub(crate) struct Directory(PathBuf);
+
+impl Directory {
+    /// A new one.
+    pub(crate) fn within(parent: &Path) -> io::Result<Directory> {
+        tempfile::tempdir_in(parent).map(Directory::from)
+    }
+
+    /// Where it is.
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// Leaves it where it is.
+    #[cfg(test)]
+    fn keep(mut self) -> PathBuf {
+        std::mem::take(&mut self.0)
+    }
+}
+
+impl From<TempDir> for Directory {
+    fn from(directory: TempDir) -> Directory {
+        Directory(directory.keep())
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        let path = std::mem::take(&mut self.0);
+        if path.as_os_str().is_empty() {
+            return;
+        }
+        let remove = move || match image::remove_tree(&path) {
+            Ok(()) => {}
+            Err(error) => {
+                tracing::warn!(path = %path.display(), %error, "a build's directory stays until the next start")
+            }
+        };
+        match tokio::runtime::Handle::try_current() {
+            Ok(runtime) => drop(runtime.spawn_blocking(remove)),
+            Err(_) => remove(),
+        }
     }
 }
 

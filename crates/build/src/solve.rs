@@ -14,7 +14,7 @@ use crate::look::Looks;
 use crate::progress::{Event, Found, PlannedStage, Progress, StepEvent, StepId};
 use crate::remote::{Git, WebFiles};
 use crate::request::{INLINE_CACHE, NamedContext, Request, Settings};
-use crate::scratch::Scratch;
+use crate::scratch::{Directory, Scratch};
 use crate::stage::StageEnd;
 use crate::state::{FIXED_TIME, State};
 use crate::step::copy::Copying;
@@ -181,7 +181,7 @@ impl Builder {
     }
 
     /// A directory for a context, or for what a step needs, which goes with what it becomes.
-    pub(crate) fn directory(&self) -> std::io::Result<tempfile::TempDir> {
+    pub(crate) fn directory(&self) -> std::io::Result<Directory> {
         self.0.scratch.directory()
     }
 }
@@ -496,13 +496,15 @@ impl<'b> Solver<'b> {
         let failed = |e: String| Error::Invalid(format!("context {name}: {e}"));
         let looked = tokio::task::spawn_blocking(move || copying.look()).await;
         let looked = looked.map_err(|e| Error::failed("looking up files", e))?.map_err(failed)?;
-        let key = looked.key(&state).finish();
-        let tell = self.progress.of_download(step);
         let text = format!("context {name}");
+        let (key, kind) = (looked.key(&state).finish(), looked.kind(&state, &text));
+        let tell = self.progress.of_download(step);
         let below = state.clone();
-        let make = async { looked.make(self.builder, &below, &tell).await.map_err(failed) };
+        let make = async {
+            looked.make(self.builder, &below, self.builder.cache().latest(&kind)?, &tell).await.map_err(failed)
+        };
         // Whoever wants everything anew gets the same files.
-        let (step, here) = (Step { what: &text, parent: None }, ready(None));
+        let (step, here) = (Step { what: &text, parent: None, kind: Some(kind) }, ready(None));
         let made = self.builder.cache().step(key, step, false, here, make).await?;
         state.follows = Some(key);
         let created = self.created(&state);

@@ -14,6 +14,7 @@ use crate::entitlement;
 use crate::files::Files;
 use crate::look::{GraphStep, Known, Outlook};
 use crate::progress::{StepEvent, StepId};
+use crate::scratch::Directory;
 use crate::solve::{EPOCH, Solver};
 use crate::state::State;
 use crate::step::configure::{Memory, argv, configure};
@@ -78,6 +79,15 @@ enum Reads {
     Below,
     /// Not on that.
     Own,
+}
+
+/// A step that makes a layer.
+struct Asked {
+    key: Key,
+    reads: Reads,
+    /// What it has in common with copies that are like it.
+    kind: Option<Digest>,
+    created_by: String,
 }
 
 /// An instruction where it stands.
@@ -255,9 +265,7 @@ impl Stage<'_, '_> {
     /// Carries out what makes a layer, or finds what it came to.
     async fn layer(
         &mut self,
-        key: Key,
-        reads: Reads,
-        created_by: String,
+        asked: Asked,
         place: &Place<'_>,
         work: impl Future<Output = Result<Option<KeptLayers>>>,
     ) -> Result<()> {
@@ -265,13 +273,13 @@ impl Stage<'_, '_> {
             let message = format!("an image has at most {MAX_LAYERS} layers: put several commands into one RUN");
             return Err(place.mistake(message));
         }
-        let anew = self.anew();
+        let (anew, Asked { key, reads, kind, created_by }) = (self.anew(), asked);
         if self.solver.looks.is_some() {
             let known = reads == Reads::Own || self.known >= Known::Layers;
             return self.look_up(key.finish(), known, anew, created_by, place).await;
         }
         let key = key.finish();
-        let step = Step { what: &place.statement.text, parent: self.state.follows };
+        let step = Step { what: &place.statement.text, parent: self.state.follows, kind };
         let elsewhere = Box::pin(self.solver.elsewhere.find(&key, place.step, self.solver.progress));
         let outcome = self.solver.builder.cache().step(key, step, anew, elsewhere, work).await?;
         self.solver.passed(self.index, key, step, outcome.layer.as_ref());
@@ -330,7 +338,8 @@ impl Stage<'_, '_> {
         let make = async {
             copy::directory(solver.images(), &state, &path, time).await.map_err(|message| place.mistake(message))
         };
-        self.layer(key, Reads::Below, format!("WORKDIR {path}"), place, make).await
+        let asked = Asked { key, reads: Reads::Below, kind: None, created_by: format!("WORKDIR {path}") };
+        self.layer(asked, place, make).await
     }
 
     /// What an instruction's `from` stands for. What a base's trigger names is in no plan: it is to come before this stage
@@ -404,12 +413,16 @@ impl Stage<'_, '_> {
         let looked = looked.await.map_err(|e| Error::failed("looking up files", e))?.map_err(failed)?;
         let (solver, state) = (self.solver, self.state.clone());
         let key = looked.key(&state);
-        let step = place.step;
+        let (step, anew) = (place.step, self.anew());
+        let created_by = place.statement.text.clone();
+        let kind = looked.kind(&state, &created_by);
         let make = async {
             let tell = solver.progress.of_download(step);
-            looked.make(solver.builder, &state, &tell).await.map_err(failed)
+            // Whoever wants it anew does not trust what is there.
+            let like = if anew { None } else { solver.builder.cache().latest(&kind)? };
+            looked.make(solver.builder, &state, like, &tell).await.map_err(failed)
         };
-        self.layer(key, reads, place.statement.text.clone(), place, make).await
+        self.layer(Asked { key, reads, kind: Some(kind), created_by }, place, make).await
     }
 
     async fn run(&mut self, run: &Run, place: &Place<'_>) -> Result<()> {
@@ -464,7 +477,8 @@ impl Stage<'_, '_> {
                 }
             }
         });
-        self.layer(key, Reads::Below, format!("RUN {with}{line}"), place, make).await
+        let asked = Asked { key, reads: Reads::Below, kind: None, created_by: format!("RUN {with}{line}") };
+        self.layer(asked, place, make).await
     }
 
     /// What is mounted into a `RUN`.
@@ -550,7 +564,7 @@ impl Stage<'_, '_> {
     }
 
     /// A script as a file of the container's: in `/dev`, where it leaves nothing in the image.
-    fn script(&self, script: &Heredoc) -> Result<(MountRequest, tempfile::TempDir)> {
+    fn script(&self, script: &Heredoc) -> Result<(MountRequest, Directory)> {
         let write = || {
             let directory = self.solver.builder.directory()?;
             let file = directory.path().join("script");
@@ -615,5 +629,5 @@ struct Prepared {
     /// The environment that the step depends on.
     known: Vec<String>,
     /// A script that says by what it is executed: where it is, and its text.
-    script: Option<(tempfile::TempDir, String)>,
+    script: Option<(Directory, String)>,
 }

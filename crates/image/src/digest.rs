@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use sha2::Digest as _;
+use sha2::digest::common::hazmat::{SerializableState as _, SerializedState};
 use std::fmt;
 use std::str::FromStr;
 use thiserror::Error;
@@ -27,6 +28,11 @@ impl Digest {
     /// The digest of `bytes`.
     pub fn of(bytes: &[u8]) -> Digest {
         Digest(sha2::Sha256::digest(bytes).into())
+    }
+
+    /// The 32 bytes.
+    pub(crate) fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
     }
 
     /// The 64 hexadecimal digits, without the algorithm.
@@ -107,6 +113,17 @@ impl Hasher {
     pub fn update(&mut self, bytes: &[u8]) {
         self.state.update(bytes);
         self.size += bytes.len() as u64;
+    }
+
+    /// What it came to so far, to [go on](Self::resumed) with.
+    pub(crate) fn state(&self) -> Vec<u8> {
+        self.state.serialize().to_vec()
+    }
+
+    /// Goes on after so many bytes; `None`: that is no hasher's state.
+    pub(crate) fn resumed(state: &[u8], size: u64) -> Option<Hasher> {
+        let state = SerializedState::<sha2::Sha256>::try_from(state).ok()?;
+        Some(Hasher { state: sha2::Sha256::deserialize(&state).ok()?, size })
     }
 
     /// How many bytes were taken.

@@ -4,8 +4,9 @@
 //! found unused is out of reach in the same moment. Then it is renamed away, and removed at leisure.
 
 use crate::images::Inner;
-use crate::record::{LAYER, key_of};
+use crate::record::{LAYER, LayerRecord, key_of};
 use crate::{Images, Result};
+use std::collections::HashSet;
 use std::sync::Arc;
 
 /// What a collection found.
@@ -37,15 +38,16 @@ fn collect(inner: &Arc<Inner>, partial: bool) -> Result<Collected> {
 
 fn collect_layers(inner: &Inner, collected: &mut Collected) -> Result<()> {
     let _one = inner.committing.lock();
-    let dead: Vec<_> = {
+    let (dead, needed) = {
         let mut state = inner.state.lock();
         let live = state.live_layers();
-        let dead: Vec<_> =
+        let dead: Vec<Arc<LayerRecord>> =
             state.layers.values().filter(|layer| !live.contains(&layer.diff_id)).map(Arc::clone).collect();
         for layer in &dead {
             state.layers.remove(&layer.diff_id);
         }
-        dead
+        let needed: HashSet<String> = state.layers.values().flat_map(|layer| layer.dirs()).map(str::to_owned).collect();
+        (dead, needed)
     };
     if dead.is_empty() {
         return Ok(());
@@ -57,9 +59,12 @@ fn collect_layers(inner: &Inner, collected: &mut Collected) -> Result<()> {
         return Err(error.into());
     }
     for layer in &dead {
-        inner.reaper.discard(&inner.layer_dir(&layer.dir))?;
+        // One may lie under another's, which stays.
+        for dir in layer.dirs().filter(|dir| !needed.contains(*dir)) {
+            inner.reaper.discard(&inner.layer_dir(dir))?;
+        }
         collected.layers += 1;
-        collected.bytes += layer.size;
+        collected.bytes += layer.under.as_ref().map_or(layer.size, |under| under.own);
     }
     Ok(())
 }

@@ -258,7 +258,7 @@ impl Inner {
 fn tidy_layers(root: &Path, reaper: &Reaper, state: &mut State) -> Result<u64> {
     let mut there = HashSet::new();
     let mut last = 0;
-    let known: HashSet<String> = state.layers.values().map(|layer| layer.dir.clone()).collect();
+    let known: HashSet<String> = state.layers.values().flat_map(|layer| layer.dirs()).map(str::to_owned).collect();
     for entry in list(&root.join("layers"))? {
         let Ok(name) = entry.file_name().into_string() else { continue };
         if name == skeleton::DIR {
@@ -272,7 +272,7 @@ fn tidy_layers(root: &Path, reaper: &Reaper, state: &mut State) -> Result<u64> {
         }
     }
     state.layers.retain(|diff_id: &Digest, layer| {
-        let kept = there.contains(&layer.dir);
+        let kept = layer.dirs().all(|dir| there.contains(dir));
         if !kept {
             tracing::warn!(%diff_id, record = key_of(LAYER, diff_id), "a layer is missing from the disk: pull its images again");
         }

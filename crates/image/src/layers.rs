@@ -2,9 +2,10 @@
 
 use crate::compression::Compression;
 use crate::images::Inner;
+use crate::made::stacked;
 use crate::pack;
 use crate::pipeline::Passed;
-use crate::record::{self, LAYER, LayerBlob, LayerRecord, key_of};
+use crate::record::{self, LAYER, LayerBlob, LayerRecord, Under, key_of};
 use crate::state::Lease;
 use crate::{Digest, Error, Hasher, Result};
 use std::fs::{self, File};
@@ -18,6 +19,8 @@ pub(crate) struct Stage {
     inner: Arc<Inner>,
     name: String,
     fs: File,
+    /// What the directory will lie upon.
+    pub(crate) under: Option<Under>,
 }
 
 impl Stage {
@@ -30,7 +33,7 @@ impl Stage {
             File::open(path.join("fs"))
         };
         let fs = make().map_err(|e| Error::io(format!("making {}", path.display()), e))?;
-        Ok(Stage { inner: Arc::clone(inner), name, fs })
+        Ok(Stage { inner: Arc::clone(inner), name, fs, under: None })
     }
 
     /// The directory to unpack into.
@@ -38,7 +41,8 @@ impl Stage {
         &self.fs
     }
 
-    fn path(&self) -> PathBuf {
+    /// What is to become the layer's: its directory, and what is beside it.
+    pub(crate) fn path(&self) -> PathBuf {
         self.inner.root.join("staging").join(&self.name)
     }
 
@@ -81,6 +85,7 @@ impl Stage {
                 LayerRecord {
                     diff_id: passed.diff_id,
                     dir: self.name.clone(),
+                    under: self.under.clone(),
                     size: passed.unpacked.file_bytes,
                     tar_size: passed.tar_size,
                     repacked: blob.is_none(),
@@ -134,8 +139,11 @@ pub(crate) fn open_tar(inner: &Inner, layer: &LayerRecord) -> Result<Verified> {
             decoder.map_err(|e| Error::io(format!("reading blob {}", blob.digest), e))?
         }
         None if layer.repacked => Box::new({
-            let fs = pack::open(&inner.layer_dir(&layer.dir).join("fs"))?;
-            pack::packed(fs, layer.says_root)?
+            let open = |dir| pack::open(&inner.layer_dir(dir).join("fs"));
+            match &layer.under {
+                None => pack::packed(open(&layer.dir)?, layer.says_root)?,
+                Some(_) => stacked(layer.dirs().map(open).collect::<Result<_>>()?, layer.says_root, None)?,
+            }
         }),
         None => return Err(missing(layer)),
     };

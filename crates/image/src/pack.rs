@@ -18,6 +18,9 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 /// Pieces that wait.
 const QUEUE: usize = 4;
 
+/// Bytes between marks.
+const MARKED: usize = 4 << 20;
+
 /// Opens a directory to be packed.
 pub(crate) fn open(directory: &Path) -> Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -36,7 +39,7 @@ pub(crate) fn packed(directory: OwnedFd, says_root: bool) -> Result<Packed> {
 pub(crate) fn written(write: impl FnOnce(Output) -> Result<()> + Send + 'static) -> Result<Packed> {
     let (to, from) = sync_channel(QUEUE);
     let work = move || {
-        let output = Output { to: to.clone(), buffer: Vec::with_capacity(BUFFER) };
+        let output = Output { to: to.clone(), buffer: Vec::with_capacity(BUFFER), unmarked: 0 };
         // Nobody is told where nobody reads any more.
         drop(to.send(write(output).map(|()| None)));
     };
@@ -65,7 +68,8 @@ pub(crate) fn add_root<W: Write>(packer: &mut Packer<W>, directory: &OwnedFd, sa
     Ok(())
 }
 
-fn pack_one<W: Write>(packer: &mut Packer<W>, found: &Found<'_>) -> Result<bool> {
+fn pack_one(packer: &mut Packer<Output>, found: &Found<'_>) -> Result<bool> {
+    packer.output().mark(found.path).map_err(|e| Error::io("writing an archive", e))?;
     let (parent, name) = crate::tree::split(found.path);
     let beside = |name: &[u8]| if parent.is_empty() { name.to_vec() } else { [parent, b"/", name].concat() };
     if name.starts_with(b".wh.") {
@@ -83,16 +87,42 @@ fn pack_one<W: Write>(packer: &mut Packer<W>, found: &Found<'_>) -> Result<bool>
     Ok(true)
 }
 
+/// A piece of an archive.
+pub(crate) enum Piece {
+    Bytes(Bytes),
+    /// Here begins what is at this path.
+    Mark(Vec<u8>),
+}
+
 /// What a thread has packed, on its way.
 pub(crate) struct Output {
-    to: SyncSender<Result<Option<Bytes>>>,
+    to: SyncSender<Result<Option<Piece>>>,
     buffer: Vec<u8>,
+    /// Bytes since the last mark.
+    unmarked: usize,
+}
+
+impl Output {
+    /// Says what begins, where nothing was said for long.
+    fn mark(&mut self, path: &[u8]) -> io::Result<()> {
+        if self.unmarked < MARKED {
+            return Ok(());
+        }
+        self.unmarked = 0;
+        self.flush()?;
+        self.send(Piece::Mark(path.to_vec()))
+    }
+
+    fn send(&self, piece: Piece) -> io::Result<()> {
+        self.to.send(Ok(Some(piece))).map_err(|_| io::ErrorKind::BrokenPipe.into())
+    }
 }
 
 impl Write for Output {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let taken = bytes.len().min(BUFFER - self.buffer.len());
         self.buffer.extend_from_slice(&bytes[..taken]);
+        self.unmarked += taken;
         if self.buffer.len() == BUFFER {
             self.flush()?;
         }
@@ -104,25 +134,38 @@ impl Write for Output {
             return Ok(());
         }
         let full = std::mem::replace(&mut self.buffer, Vec::with_capacity(BUFFER));
-        self.to.send(Ok(Some(full.into()))).map_err(|_| io::ErrorKind::BrokenPipe.into())
+        self.send(Piece::Bytes(full.into()))
     }
 }
 
 /// The archive, piece by piece. It ends with an error where packing did.
 pub(crate) struct Packed {
-    from: Receiver<Result<Option<Bytes>>>,
+    from: Receiver<Result<Option<Piece>>>,
     present: Bytes,
     ended: bool,
 }
 
-impl Source for Packed {
-    fn next(&mut self) -> Result<Option<Bytes>> {
+impl Packed {
+    /// The next piece; `None`: that was all.
+    pub(crate) fn next_piece(&mut self) -> Result<Option<Piece>> {
         if self.ended {
             return Ok(None);
         }
         let next = self.from.recv().map_err(|_| Error::Interrupted("packing a layer".into()))??;
         self.ended = next.is_none();
         Ok(next)
+    }
+}
+
+impl Source for Packed {
+    fn next(&mut self) -> Result<Option<Bytes>> {
+        loop {
+            match self.next_piece()? {
+                Some(Piece::Bytes(bytes)) => return Ok(Some(bytes)),
+                Some(Piece::Mark(_)) => {}
+                None => return Ok(None),
+            }
+        }
     }
 }
 

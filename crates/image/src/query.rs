@@ -205,6 +205,22 @@ impl Images {
                 summary,
             })
             .collect();
-        Ok(DiskUsage { layers: state.layers.values().map(|layer| layer.size).sum(), blobs, images })
+        Ok(DiskUsage { layers: bytes_of(state.layers.values()), blobs, images })
     }
+}
+
+/// Bytes in the files of layers. What lies under several of them counts once.
+fn bytes_of<'l>(layers: impl Iterator<Item = &'l Arc<LayerRecord>>) -> u64 {
+    let mut of: HashMap<&str, u64> = HashMap::new();
+    for layer in layers {
+        match &layer.under {
+            None => drop(of.insert(&layer.dir, layer.size)),
+            Some(under) => {
+                of.insert(&layer.dir, under.own);
+                // The layer whose directory it was says so better, where it is there.
+                of.entry(&under.dir).or_insert(layer.size.saturating_sub(under.own));
+            }
+        }
+    }
+    of.values().sum()
 }

@@ -77,6 +77,9 @@ pub struct LayerRecord {
     pub diff_id: Digest,
     /// The name of its directory: a short number in base 36, as overlayfs is given many of them on one line.
     pub dir: String,
+    /// What its directory lies upon; `None`: it has all of the layer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub under: Option<Under>,
     /// Bytes in its files.
     pub size: u64,
     /// Bytes of the uncompressed archive.
@@ -92,6 +95,15 @@ pub struct LayerRecord {
     /// Repositories (`domain/path`) that have a blob of it, by the blob's digest.
     #[serde(default)]
     pub sources: BTreeMap<Digest, Vec<String>>,
+}
+
+/// The directory of a former layer, which has all of a layer but for what differs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Under {
+    /// Its name. It stays for as long as it lies under something, whatever becomes of the former layer.
+    pub dir: String,
+    /// Bytes in the files that differ.
+    pub own: u64,
 }
 
 /// A form in which a layer's archive is kept.
@@ -149,6 +161,11 @@ pub(crate) fn key_of(prefix: &str, digest: &Digest) -> String {
 }
 
 impl LayerRecord {
+    /// The names of its directories, the uppermost first: together they are the layer.
+    pub fn dirs(&self) -> impl Iterator<Item = &str> {
+        std::iter::once(&self.dir[..]).chain(self.under.iter().map(|under| &under.dir[..]))
+    }
+
     /// Notes repositories that have a blob of the layer; the latest are remembered.
     pub(crate) fn note_sources(&mut self, blob: &Digest, repositories: &[String]) {
         const REMEMBERED: usize = 8;

@@ -203,7 +203,7 @@ fn lower(inner: &Inner, state: &crate::state::State, layers: &[crate::Digest]) -
     let layers_dir = inner.root.join("layers");
     let above = root::above(&layers_dir, &layers);
     let above = above.map_err(|e| Error::io(format!("looking at root directories in {}", layers_dir.display()), e))?;
-    let all = layers.iter().rev().map(|layer| format!("{}/fs", layer.dir));
+    let all = layers.iter().rev().flat_map(|layer| layer.dirs()).map(|dir| format!("{dir}/fs"));
     let mut lower: Vec<String> = above.into_iter().chain(all).collect();
     // An image may have the same layer twice, overlayfs may not: only the upper one shows.
     let mut seen = HashSet::new();

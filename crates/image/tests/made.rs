@@ -2,13 +2,17 @@
 
 mod support;
 
-use image::{Base, Contents, Error, Existing, ImageConfig, LayerList, Look, PathReason, Times};
+use image::{
+    Base, Contents, Digest, Error, Existing, Filling, ImageConfig, Images, LayerList, Look, NewLayer, PathReason,
+    RemoveOptions, Times,
+};
 use rustix::fd::AsFd as _;
 use rustix::fs::FileType;
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
+use std::sync::Arc;
 use support::{Place, Remote, base_layer, dir, reference, tar};
 
 const TIMES: Option<Times> = Some(Times { since: 0, becomes: 1_000_000 });
@@ -149,12 +153,13 @@ async fn what_is_copied_lies_as_in_what_is_below() {
     let context = tempfile::tempdir().unwrap();
     fs::write(context.path().join("a"), "contents").unwrap();
     let from = fs::File::open(context.path()).unwrap();
-    let contents = |name| Contents::Of { parent: from.as_fd(), name, own: true };
+    let contents = |name| Contents::Of { parent: from.as_fd(), name, digest: None, own: true };
     let above = Look::of_directory((0, 0), OLD);
     fs::set_permissions(context.path().join("a"), fs::Permissions::from_mode(0o640)).unwrap();
 
     let layer = place.images.begin_layer().unwrap();
-    let mut filling = layer.fill(Some(place.images.view_layers(diff_ids).await.unwrap())).unwrap();
+    let below = Arc::new(place.images.view_layers(diff_ids).await.unwrap());
+    let mut filling = layer.fill(Some(below)).unwrap();
     let at = filling.resolve(Path::new("/srv/new/../x/a")).unwrap();
     assert_eq!(at, Path::new("/opt/data/x/a"));
     assert_eq!(filling.found(Path::new("/srv")).unwrap(), Some(FileType::Symlink));
@@ -180,7 +185,7 @@ async fn what_is_copied_lies_as_in_what_is_below() {
         PathReason::FileInTheWay,
         "links are followed where it is asked for, and nowhere else"
     );
-    filling.finish().unwrap();
+    let layer = filling.finish().unwrap();
 
     let made = layer.directory();
     let meta = |path: &str| fs::symlink_metadata(made.join(path)).unwrap();
@@ -197,4 +202,149 @@ async fn what_is_copied_lies_as_in_what_is_below() {
     assert_eq!(fs::read_link(made.join("opt/l")).unwrap(), Path::new("c"));
     let names: Vec<_> = fs::read_dir(&made).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(names, ["opt"], "nothing else of what is below");
+}
+
+/// What a copy is of: paths, with what they hold; `None` is a directory.
+type Files<'f> = &'f [(&'f str, Option<&'f str>)];
+
+const LARGE: usize = 9 << 20;
+
+/// Fills a layer as a copy does, with a large file beside what is said.
+fn filled(layer: NewLayer, context: &Path, files: Files<'_>) -> Filling {
+    let mut filling = layer.fill(None).unwrap();
+    let large = ("srv/m", Some("l"));
+    let above = Look::of_directory((0, 0), OLD);
+    for (path, contents) in files.iter().chain([&large]) {
+        let at = Path::new("/").join(path);
+        let Some(contents) = contents else {
+            filling.directory(&at, &look(0o750), Existing::Change, &above).unwrap();
+            continue;
+        };
+        if let Some(target) = contents.strip_prefix("-> ") {
+            filling.symlink(&at, target.as_bytes(), &look(0o777), &above).unwrap();
+            continue;
+        }
+        let bytes = if *contents == "l" { "l".repeat(LARGE) } else { (*contents).to_owned() };
+        fs::write(context.join("file"), &bytes).unwrap();
+        let from = fs::File::open(context).unwrap();
+        let digest = Some(Digest::of(bytes.as_bytes()));
+        let contents = Contents::Of { parent: from.as_fd(), name: b"file", digest, own: false };
+        filling.file(&at, contents, &look(0o644), &above).unwrap();
+    }
+    filling
+}
+
+#[tokio::test]
+async fn a_layer_like_another_has_what_differs_and_is_the_same_layer_as_one_that_has_all() {
+    let first: Files<'_> = &[
+        ("srv", None),
+        ("srv/a", Some("a")),
+        ("srv/d", None),
+        ("srv/d/x", Some("x")),
+        ("srv/l", Some("-> a")),
+        ("srv/z", Some("z")),
+    ];
+    let with = |path: &str, contents: Option<&'static str>| -> Vec<(String, Option<&'static str>)> {
+        let mut files: Vec<(String, Option<&'static str>)> = first
+            .iter()
+            .map(|(path, contents)| {
+                (
+                    (*path).to_owned(),
+                    contents.map(|c| match c {
+                        "a" => "a",
+                        "x" => "x",
+                        "z" => "z",
+                        _ => "-> a",
+                    }),
+                )
+            })
+            .collect();
+        match files.iter_mut().find(|(there, _)| there == path) {
+            Some(there) => there.1 = contents,
+            None => files.push((path.to_owned(), contents)),
+        }
+        files
+    };
+    let without = |path: &str| {
+        with("none", None).into_iter().filter(|(there, _)| there != path && there != "none").collect::<Vec<_>>()
+    };
+    // What changes, and whether the layer may then lie upon the first.
+    let cases = [
+        (with("srv/a", Some("other")), true, "before what is large"),
+        (with("srv/z", Some("other")), true, "behind it"),
+        (with("srv/d/new", Some("new")), true, "one more, in a directory"),
+        (with("srv/e", None), true, "a directory more"),
+        (with("srv/l", Some("-> z")), true, "a link to somewhere else"),
+        (with("srv/l", Some("file")), true, "a file for a link"),
+        (with("srv/a", Some("a")), true, "nothing"),
+        (without("srv/a"), false, "one less"),
+        (with("srv/d/x", None), false, "a directory for a file"),
+        (with("srv/b", Some("l")), false, "much"),
+    ];
+    for (files, upon, what) in cases {
+        let (place, other, context) = (Place::new(), Place::new(), tempfile::tempdir().unwrap());
+        let files: Vec<(&str, Option<&str>)> = files.iter().map(|(path, contents)| (&path[..], *contents)).collect();
+        let layer = place.images.begin_layer().unwrap();
+        let former = filled(layer, context.path(), first).finish().unwrap().finish(None).await.unwrap().unwrap();
+        let former_id = former.layers[0].diff_id;
+
+        let layer = place.images.begin_layer_like(&former_id).unwrap().expect("it was written down");
+        let filling = filled(layer, context.path(), &files);
+        assert_eq!(filling.fits(), upon, "{what}");
+        if !upon {
+            continue;
+        }
+        let made = filling.finish().unwrap().finish(None).await.unwrap().unwrap();
+        let whole = filled(other.images.begin_layer().unwrap(), context.path(), &files);
+        let whole = whole.finish().unwrap().finish(None).await.unwrap().unwrap();
+        let (made, whole) = (made.layers[0].clone(), whole.layers[0].clone());
+        assert_eq!((made.diff_id, made.size, made.tar_size), (whole.diff_id, whole.size, whole.tar_size), "{what}");
+        if what == "nothing" {
+            assert_eq!(made.diff_id, former_id);
+            continue;
+        }
+        assert!(made.under.as_ref().is_some_and(|under| under.own < 100), "{what}: {made:?}");
+
+        // The former goes, and what the other needs of it stays: also over a restart.
+        place.images.assemble(config(vec![made.diff_id]), vec![reference("made:1")]).await.unwrap();
+        drop(former);
+        place.images.gc(true).await.unwrap();
+        assert!(place.images.keep_layers(&[former_id]).is_none());
+        let images = place.reopened();
+        let next = images.begin_layer_like(&made.diff_id).unwrap().expect("one that lies upon it will do as well");
+        drop(next);
+        let mut archive = Vec::new();
+        images.save(&["made:1".into()], &mut archive).unwrap();
+        other.images.assemble(config(vec![whole.diff_id]), vec![reference("made:1")]).await.unwrap();
+        let mut same = Vec::new();
+        other.images.save(&["made:1".into()], &mut same).unwrap();
+        assert!(archive == same, "{what}");
+        images.create_rootfs("c1", Some(&images.resolve("made:1").unwrap())).await.unwrap();
+        let (seen, all) = (view(&images, made.diff_id).await, view(&other.images, whole.diff_id).await);
+        assert_eq!(seen, all, "{what}");
+        images.remove_rootfs("c1").await.unwrap();
+        images.remove("made:1", RemoveOptions::default()).await.unwrap();
+        images.gc(true).await.unwrap();
+        assert_eq!(place.names("layers"), ["0"], "nothing but what belongs to no layer");
+    }
+}
+
+/// All that is seen of a layer: paths, modes and what they hold.
+async fn view(images: &Images, diff_id: Digest) -> Vec<String> {
+    let view = images.view_layers(vec![diff_id]).await.unwrap();
+    let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::DIRECTORY;
+    let root = rustix::fs::openat(&view, ".", flags, rustix::fs::Mode::empty()).unwrap();
+    let mut seen = Vec::new();
+    image::tree::walk::walk(root, &mut |found| {
+        let path = String::from_utf8_lossy(found.path).into_owned();
+        seen.push(format!(
+            "{path} {:o} {} {}",
+            found.stat.st_mode,
+            found.stat.st_size * i64::from(found.kind() != FileType::Directory),
+            found.stat.st_mtime
+        ));
+        Ok(true)
+    })
+    .unwrap();
+    seen
 }

@@ -20,7 +20,9 @@ use crate::turns::Turns;
 use crate::{Error, Result};
 use image::{Digest, Images, KeptLayers};
 use jiff::Timestamp;
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
 use store::Collection;
 
 /// What a step came to.
@@ -41,6 +43,9 @@ pub(crate) struct StepRecord {
     /// The key of the step that it followed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) parent: Option<Digest>,
+    /// What copies have in common that are like it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) kind: Option<Digest>,
 }
 
 /// The cache of a data directory.
@@ -49,6 +54,8 @@ pub(crate) struct Cache {
     steps: Collection<StepRecord>,
     /// Steps that are being carried out or looked for: one at a time for each key.
     busy: Turns<Digest>,
+    /// The latest layer of each kind of copy; `None`: nobody asked yet.
+    latest: Mutex<Option<HashMap<Digest, Digest>>>,
     /// Held by all who write records, and by who removes them alone: the store and what the image store remembers of it are to
     /// change together.
     writing: tokio::sync::RwLock<()>,
@@ -61,6 +68,8 @@ pub(crate) struct Step<'s> {
     pub(crate) what: &'s str,
     /// The key of the step that it follows.
     pub(crate) parent: Option<Digest>,
+    /// What copies have in common that are like it.
+    pub(crate) kind: Option<Digest>,
 }
 
 /// A step's end.
@@ -91,6 +100,7 @@ impl Cache {
             images,
             steps: Collection::new(store, "build/step/"),
             busy: Turns::default(),
+            latest: Mutex::default(),
             writing: tokio::sync::RwLock::default(),
         }
     }
@@ -117,6 +127,18 @@ impl Cache {
         };
         self.note(&key, step, layer.as_ref()).await?;
         Ok(Outcome { layer, found })
+    }
+
+    /// The layer of the latest copy of a kind. It may be gone.
+    pub(crate) fn latest(&self, kind: &Digest) -> Result<Option<Digest>> {
+        let mut latest = self.latest.lock();
+        if latest.is_none() {
+            let steps = self.steps.list().map_err(|e| Error::failed("reading the build cache", e))?;
+            let mut copies: Vec<StepRecord> = steps.items.into_iter().map(|item| item.value).collect();
+            copies.sort_by_key(|copy| copy.made);
+            *latest = Some(copies.iter().filter_map(|copy| Some((copy.kind?, copy.layer?))).collect());
+        }
+        Ok(latest.as_ref().and_then(|latest| latest.get(kind).copied()))
     }
 
     /// What is there, for who only looks; the outer `None`: nothing.
@@ -159,6 +181,7 @@ impl Cache {
             used: now,
             uses: 0,
             parent: step.parent,
+            kind: step.kind,
         };
         let mut txn = self.steps.put_in(self.steps.txn(), &key.hex(), &record).map_err(|e| failed(&e))?;
         txn = match &record.layer {
@@ -173,6 +196,9 @@ impl Cache {
         let written = txn.commit_async().await;
         if written.is_err() || record.layer.is_none() {
             self.images.let_go(&owner(&key.hex()));
+        }
+        if let (Some(latest), Some(kind), Some(layer)) = (self.latest.lock().as_mut(), record.kind, record.layer) {
+            latest.insert(kind, layer);
         }
         written.map(drop).map_err(|e| failed(&e))
     }

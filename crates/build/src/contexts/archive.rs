@@ -6,6 +6,7 @@ use crate::dockerfile::{AddSource, Source};
 use crate::files::Files;
 use crate::ignore::Ignore;
 use crate::request::Lender;
+use crate::scratch::Directory;
 use crate::solve::Builder;
 use crate::{Error, Result};
 use image::Compression;
@@ -131,7 +132,7 @@ pub(super) fn address_of(text: &str) -> String {
 }
 
 /// A context that lies in a directory. Blocks.
-fn of_directory(directory: tempfile::TempDir, name: &str) -> Result<Received> {
+fn of_directory(directory: Directory, name: &str) -> Result<Received> {
     let opened = File::open(directory.path()).map_err(|e| Error::failed("opening the context", e))?;
     let opened = OwnedFd::from(opened);
     let root = opened.as_fd();

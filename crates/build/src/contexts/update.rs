@@ -7,6 +7,7 @@ use crate::ignore::Ignore;
 use crate::solve::Builder;
 use crate::state::FIXED_TIMES;
 use crate::{Error, Result};
+use image::tree::walk::order;
 use image::{Hasher, tree};
 use rustix::fd::{AsFd as _, OwnedFd};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, XattrFlags};
@@ -101,12 +102,6 @@ impl Builder {
         update.list = list;
         Ok(update)
     }
-}
-
-/// A name has no zero, and a directory comes directly before what it holds: so paths have the order of a walk.
-fn order(a: &[u8], b: &[u8]) -> Ordering {
-    let key = |byte: &u8| if *byte == b'/' { 0 } else { *byte };
-    a.iter().map(key).cmp(b.iter().map(key))
 }
 
 impl Update {
@@ -322,15 +317,4 @@ impl Write for Taking<'_> {
 
 fn failed_at(entry: &Listed, errno: Errno) -> Error {
     Error::failed(format!("keeping {} of the context", String::from_utf8_lossy(&entry.path)), errno)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn paths_have_the_order_of_a_walk() {
-        let walked: [&[u8]; 6] = [b"a", b"a/b", b"a/b/c", b"a/b.c", b"a.b", b"b"];
-        assert!(walked.is_sorted_by(|a, b| order(a, b) == Ordering::Less));
-    }
 }

@@ -6,6 +6,7 @@ pub(crate) use select::{Choice, Picked, Selection};
 
 use crate::contexts::{Known, Mine};
 use crate::ignore::Ignore;
+use crate::scratch::Directory;
 use crate::state::State;
 use image::archive::{self, WriteOptions};
 use image::{Digest, Hasher, Images, MountedRootfs};
@@ -36,7 +37,7 @@ pub struct Files {
 /// What keeps the tree where it is.
 enum Root {
     /// A build's own copy of its context, which is removed with it.
-    Context { directory: OwnedFd, removed: Removed },
+    Context { directory: OwnedFd, place: Place },
     /// What was downloaded, and lies in a directory of its own.
     Download { directory: OwnedFd, _removed: Arc<tempfile::TempDir> },
     /// Layers, and what keeps them here.
@@ -48,7 +49,7 @@ enum Root {
 /// Where a context is, while a build has it.
 pub(crate) enum Place {
     /// In a directory that goes with the build.
-    Own(tempfile::TempDir),
+    Own(Directory),
     /// Where it stays for the next one.
     Kept(Mine),
 }
@@ -62,36 +63,18 @@ impl Place {
     }
 }
 
-/// A place that is left when this goes, on a thread where removing it holds nobody up.
-struct Removed(Option<Place>);
-
-impl Removed {
-    fn path(&self) -> PathBuf {
-        self.0.as_ref().map(Place::path).unwrap_or_default()
-    }
-}
-
-impl Drop for Removed {
-    fn drop(&mut self) {
-        let place = self.0.take();
-        if let (Some(Place::Own(_)), Ok(runtime)) = (&place, tokio::runtime::Handle::try_current()) {
-            runtime.spawn_blocking(move || drop(place));
-        }
-    }
-}
-
 impl Files {
     /// A context in a directory of its own, which goes with this. Whose a file was counts for nothing.
     ///
     /// # Errors
     /// Where the directory can't be opened.
-    pub fn of_context(directory: tempfile::TempDir, ignore: Ignore) -> std::io::Result<Files> {
-        Files::of_place(Place::Own(directory), ignore)
+    pub(crate) fn of_context(directory: impl Into<Directory>, ignore: Ignore) -> std::io::Result<Files> {
+        Files::of_place(Place::Own(directory.into()), ignore)
     }
 
     fn of_place(place: Place, ignore: Ignore) -> std::io::Result<Files> {
         let opened = OwnedFd::from(File::open(place.path())?);
-        Ok(Files::new(Root::Context { directory: opened, removed: Removed(Some(place)) }, ignore))
+        Ok(Files::new(Root::Context { directory: opened, place }, ignore))
     }
 
     /// A context that came file by file, of which all contents are known but of what changed on the way.
@@ -142,9 +125,9 @@ impl Files {
 
     /// Where something of a context is on the host, with all links followed. An error is one line for people.
     pub(crate) fn path(&self, path: &str) -> Result<PathBuf, String> {
-        let Root::Context { directory, removed } = &self.root else { return Err("these files have no place".into()) };
+        let Root::Context { directory, place } = &self.root else { return Err("these files have no place".into()) };
         let found = archive::target(directory.as_fd(), Path::new(path)).map_err(|e| e.to_string())?;
-        Ok(removed.path().join(found.strip_prefix("/").unwrap_or(&found)))
+        Ok(place.path().join(found.strip_prefix("/").unwrap_or(&found)))
     }
 
     /// Copies all that is at a path, links to it followed, with owners and times, into a directory: under the name that it gives. Blocks. An

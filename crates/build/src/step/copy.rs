@@ -8,12 +8,13 @@ use crate::files::{Files, Picked};
 use crate::remote::Tell;
 use crate::solve::Builder;
 use crate::state::State;
-use image::{Contents, Existing, Filling, Images, KeptLayers, Look, MountedRootfs, NewLayer};
+use image::{Contents, Digest, Existing, Filling, Images, KeptLayers, Look, MountedRootfs, NewLayer};
 use rustix::fs::{FileType, OFlags, Stat};
 use rustix::io::Errno;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// What is copied, where to, and how it looks then.
 pub(crate) struct Copying {
@@ -81,11 +82,18 @@ impl Looked {
             .each(&self.found, |key, piece| piece.add_to(key))
     }
 
-    /// Makes the layer.
+    /// What copies have in common that are likely to be of much the same files.
+    pub(crate) fn kind(&self, state: &State, text: &str) -> Digest {
+        let below = if self.copying.link { None } else { state.chain() };
+        Key::new("copies like").option(below.as_ref(), Key::digest).text(text).finish()
+    }
+
+    /// Makes the layer; it takes what it can from the layer of a copy that it is `like`.
     pub(crate) async fn make(
         self,
         builder: &Builder,
         state: &State,
+        like: Option<Digest>,
         tell: Tell<'_>,
     ) -> Result<Option<KeptLayers>, String> {
         let images = builder.images().clone();
@@ -96,16 +104,28 @@ impl Looked {
         }
         let copying = self.copying;
         let filled = tokio::task::spawn_blocking(move || {
+            let like = like.map(|like| images.begin_layer_like(&like)).transpose().map_err(|e| e.to_string())?;
+            if let Some(layer) = like.flatten() {
+                let filling = fill(&copying, &taken, layer, below.clone())?;
+                if filling.fits() {
+                    return filling.finish().map_err(|e| e.to_string());
+                }
+            }
             let layer = images.begin_layer().map_err(|e| e.to_string())?;
-            fill(&copying, &taken, &layer, below).map(|()| layer)
+            fill(&copying, &taken, layer, below)?.finish().map_err(|e| e.to_string())
         });
         let layer = filled.await.map_err(|e| e.to_string())??;
         layer.finish(None).await.map_err(|e| e.to_string())
     }
 }
 
-fn fill(copying: &Copying, taken: &[Taken], layer: &NewLayer, below: Option<MountedRootfs>) -> Result<(), String> {
-    let owner = copying.owner.as_ref().map(|owner| owner::numbers(owner, below.as_ref())).transpose()?;
+fn fill(
+    copying: &Copying,
+    taken: &[Taken],
+    layer: NewLayer,
+    below: Option<Arc<MountedRootfs>>,
+) -> Result<Filling, String> {
+    let owner = copying.owner.as_ref().map(|owner| owner::numbers(owner, below.as_deref())).transpose()?;
     let mut place = Place {
         above: Look::of_directory(owner.unwrap_or((0, 0)), copying.time),
         filling: layer.fill(below).map_err(|e| e.to_string())?,
@@ -131,7 +151,7 @@ fn fill(copying: &Copying, taken: &[Taken], layer: &NewLayer, below: Option<Moun
         let Place { filling, above, .. } = &mut place;
         filling.file(&at, Contents::Bytes(contents.as_bytes()), &look, above).map_err(|e| e.to_string())?;
     }
-    place.filling.finish().map_err(|e| e.to_string())
+    Ok(place.filling)
 }
 
 /// The directory that is copied, where it is all that is: whose files, and how it looks.
@@ -151,9 +171,9 @@ fn owner_part(key: Key, owner: &Owner) -> Key {
 }
 
 /// Where a copy goes.
-struct Place<'l> {
-    copying: &'l Copying,
-    filling: Filling<'l>,
+struct Place<'c> {
+    copying: &'c Copying,
+    filling: Filling,
     owner: Option<(u32, u32)>,
     /// Directories that are missing above it.
     above: Look,
@@ -211,7 +231,7 @@ impl Place<'_> {
                     let file = open(parent, name)?;
                     return filling.archive(base, file, *owner, above).map_err(failed);
                 }
-                let contents = Contents::Of { parent, name, own: files.is_own() };
+                let contents = Contents::Of { parent, name, digest: picked.digest, own: files.is_own() };
                 filling.file(at, contents, &look, above).map_err(failed)
             }
             // Nobody can do anything with a socket's name.
@@ -247,11 +267,12 @@ impl Place<'_> {
 }
 
 /// What lies below a layer, if it depends on that.
-async fn below(images: &Images, state: &State, link: bool) -> Result<Option<MountedRootfs>, String> {
+async fn below(images: &Images, state: &State, link: bool) -> Result<Option<Arc<MountedRootfs>>, String> {
     if link || state.diff_ids().is_empty() {
         return Ok(None);
     }
-    images.view_layers(state.diff_ids().to_vec()).await.map(Some).map_err(|e| e.to_string())
+    let view = images.view_layers(state.diff_ids().to_vec()).await;
+    view.map(|view| Some(Arc::new(view))).map_err(|e| e.to_string())
 }
 
 fn open(parent: rustix::fd::BorrowedFd<'_>, name: &[u8]) -> Result<std::fs::File, String> {
@@ -284,12 +305,11 @@ pub(crate) async fn directory(
         let mut filling = layer.fill(below)?;
         let at = filling.resolve(Path::new(&path))?;
         if filling.found(&at)? == Some(FileType::Directory) {
-            return Ok(None);
+            return Ok::<_, image::Error>(None);
         }
         let look = Look::of_directory((0, 0), time);
         filling.directory(&at, &look, Existing::Keep, &look)?;
-        filling.finish()?;
-        Ok::<_, image::Error>(Some(layer))
+        filling.finish().map(Some)
     });
     match made.await.map_err(|e| e.to_string())?.map_err(|e| e.to_string())? {
         Some(layer) => layer.finish(None).await.map_err(|e| e.to_string()),

@@ -78,11 +78,11 @@ pub(crate) async fn run(
         let engine = engine.clone();
         async move {
             let created = engine.create(request).await?;
-            Ok((StepContainer { engine, id: Some(created.id) }, created.warnings))
+            Ok((StepContainer { engine, id: Some(created.id), mounts }, created.warnings))
         }
     });
     let made = made.await.map_err(|e| Error::failed("running a command", e))?;
-    let (container, warnings) = made.map_err(failed)?;
+    let (mut container, warnings) = made.map_err(failed)?;
     let name = container.name();
     progress.step(step, StepEvent::Running(name.clone()));
     for warning in warnings {
@@ -92,7 +92,7 @@ pub(crate) async fn run(
     let mut attached = engine.attach(&name, options).await.map_err(failed)?;
     let wait = engine.wait(&name, WaitCondition::NextExit).await.map_err(failed)?;
     let since = Timestamp::now().as_second();
-    engine.lend(&name, mounts.take_lent()).map_err(failed)?;
+    engine.lend(&name, container.mounts.take_lent()).map_err(failed)?;
     Box::pin(engine.start(&name)).await.map_err(failed)?;
     let ending = async {
         while let Some(chunk) = attached.output.next().await {
@@ -123,10 +123,11 @@ pub(crate) async fn run(
     Ok(ended)
 }
 
-/// A step's container. It goes with whoever builds, however that ends.
+/// A step's container. It goes with whoever builds, however that ends, and what it has mounted goes after it.
 struct StepContainer {
     engine: Engine,
     id: Option<ContainerId>,
+    mounts: Mounts,
 }
 
 impl StepContainer {
@@ -134,23 +135,31 @@ impl StepContainer {
         self.id.as_ref().map(ToString::to_string).unwrap_or_default()
     }
 
+    /// Removes it, also where nobody waits for that any more.
     async fn remove(mut self) -> engine::Result<()> {
-        match self.id.take() {
-            Some(id) => remove(&self.engine, &id).await,
-            None => Ok(()),
-        }
+        let Some(removal) = self.removal() else { return Ok(()) };
+        tokio::spawn(removal).await.unwrap_or(Ok(()))
+    }
+
+    fn removal(&mut self) -> Option<impl Future<Output = engine::Result<()>> + Send + 'static> {
+        let id = self.id.take()?;
+        let (engine, mounts) = (self.engine.clone(), std::mem::take(&mut self.mounts));
+        Some(async move {
+            let removed = remove(&engine, &id).await;
+            if let Err(error) = &removed {
+                tracing::warn!(container = %id.short(), %error, "a step's container could not be removed");
+            }
+            // Nothing writes to them any more, and whoever waits for one of them may have it.
+            drop(mounts);
+            removed
+        })
     }
 }
 
 impl Drop for StepContainer {
     fn drop(&mut self) {
-        if let Some(id) = self.id.take() {
-            let engine = self.engine.clone();
-            tokio::spawn(async move {
-                if let Err(error) = remove(&engine, &id).await {
-                    tracing::warn!(container = %id.short(), %error, "could not remove a step of a build that was given up");
-                }
-            });
+        if let Some(removal) = self.removal() {
+            tokio::spawn(removal);
         }
     }
 }

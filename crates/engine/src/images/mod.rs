@@ -213,8 +213,8 @@ impl Engine {
         let record = self.0.images.get(&id).ok_or_else(gone)?;
         let (tags, digests) = self.names_of(&id);
         let layers = self.0.images.layers(&id).map_err(error)?;
-        let fs = |dir: &String| self.0.images.layers_dir().join(dir).join("fs");
-        let mut dirs: Vec<PathBuf> = layers.iter().rev().map(|layer| fs(&layer.dir)).collect();
+        let fs = |dir: &str| self.0.images.layers_dir().join(dir).join("fs");
+        let mut dirs: Vec<PathBuf> = layers.iter().rev().flat_map(|layer| layer.dirs()).map(fs).collect();
         let layers = (!dirs.is_empty()).then(|| {
             let upper = dirs.remove(0);
             GraphDirs { lower: dirs, work: upper.with_file_name("work"), merged: upper.with_file_name("merged"), upper }

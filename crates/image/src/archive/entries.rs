@@ -22,6 +22,11 @@ impl<W: Write> Packer<W> {
         Packer { tar, linked: HashMap::new() }
     }
 
+    /// Where it writes to.
+    pub(crate) fn output(&mut self) -> &mut W {
+        self.tar.output()
+    }
+
     /// What comes next has other files.
     pub(crate) fn forget_names(&mut self) {
         self.linked.clear();

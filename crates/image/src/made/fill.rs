@@ -3,21 +3,24 @@
 //! Directories on the way look as they do below, as overlayfs would make them; nothing else of what is below is touched or
 //! copied. Names are looked up in the new layer's directory, which no link in it leads out of.
 
-use super::{NewLayer, only_changed};
+use super::filled::{Filled, Made, Verdict, What};
+use super::{Content, NewLayer, only_changed};
 use crate::tar::Attributes;
 use crate::tree;
-use crate::{Error, MountedRootfs, PathReason, Result, archive, pack, unpack};
+use crate::{Digest, Error, MountedRootfs, PathReason, Result, archive, pack, unpack};
 use rustix::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Stat, Timespec, Uid};
 use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Whose something is, who may do what with it, and when it was last changed.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Look {
     /// Owner and group.
     pub owner: (u32, u32),
@@ -48,6 +51,8 @@ pub enum Contents<'a> {
         parent: BorrowedFd<'a>,
         /// The file's name there.
         name: &'a [u8],
+        /// The digest of what it holds, where that is known.
+        digest: Option<Digest>,
         /// Nobody else needs the file's time: where it looks as wanted but for that, it is taken as it is, unless somebody has taken it
         /// before. A file of two layers would be one with two names to whoever sees both.
         own: bool,
@@ -64,10 +69,12 @@ pub enum Existing {
 }
 
 /// A layer that is being filled.
-pub struct Filling<'l> {
-    layer: &'l NewLayer,
+pub struct Filling {
+    layer: NewLayer,
     root: OwnedFd,
-    below: Option<MountedRootfs>,
+    /// The directory that it lies upon.
+    under: Option<OwnedFd>,
+    below: Option<Arc<MountedRootfs>>,
     /// Times of directories, set at the end: what is put into a directory changes its time.
     times: BTreeMap<Vec<u8>, (i64, u32)>,
 }
@@ -77,20 +84,50 @@ impl NewLayer {
     ///
     /// # Errors
     /// Where its directory can't be opened.
-    pub fn fill(&self, below: Option<MountedRootfs>) -> Result<Filling<'_>> {
+    pub fn fill(mut self, below: Option<Arc<MountedRootfs>>) -> Result<Filling> {
         let root = pack::open(&self.directory())?;
-        let filling = Filling { layer: self, root, below, times: BTreeMap::new() };
+        if let Content::Whole = self.content {
+            self.content = Content::Filled(Filled::default());
+        }
+        let under = self.under().map(|under| pack::open(&under)).transpose()?;
+        let filling = Filling { layer: self, root, under, below, times: BTreeMap::new() };
         // overlayfs shows the root directory of the uppermost layer.
-        if let Some(below) = &filling.below {
-            let stat = rustix::fs::fstat(below.as_fd()).map_err(|errno| failed(b"", errno))?;
-            let look = filling.look_below(b"", &stat)?;
+        if let Some(look) = filling.look_below(b"")? {
             dress(&filling.root, &look).map_err(|errno| failed(b"", errno))?;
         }
         Ok(filling)
     }
 }
 
-impl Filling<'_> {
+impl Filling {
+    /// Whether that is what the layer is to be: `false` where it was to be [like another](Images::begin_layer_like), and is not.
+    pub fn fits(&self) -> bool {
+        match &self.layer.content {
+            Content::Upon(upon) => upon.former.fits(),
+            Content::Whole | Content::Filled(_) => true,
+        }
+    }
+
+    /// Takes note of what comes next.
+    fn note(&mut self, path: &[u8], what: What, look: &Look) -> Verdict {
+        let made = Made { what, look: look.clone() };
+        match &mut self.layer.content {
+            Content::Whole => {}
+            Content::Filled(filled) => filled.note(path, made),
+            Content::Upon(upon) => return upon.former.note(path, &made),
+        }
+        Verdict::Make
+    }
+
+    /// What comes next is of a kind that nobody takes note of.
+    fn note_nothing(&mut self) -> Verdict {
+        match &mut self.layer.content {
+            Content::Upon(upon) => return upon.former.give_up(),
+            content => *content = Content::Whole,
+        }
+        Verdict::Make
+    }
+
     /// Where a path leads when all links in what is below are followed, whether there is anything or not.
     ///
     /// # Errors
@@ -124,7 +161,11 @@ impl Filling<'_> {
         let was = self.stat(&path).map_err(|errno| failed(&path, errno))?;
         match was.map(|stat| FileType::from_raw_mode(stat.st_mode)) {
             Some(FileType::Directory) if existing == Existing::Keep => Ok(()),
+            None if existing == Existing::Keep && self.came(&path) => Ok(()),
             None | Some(FileType::Directory) => {
+                if self.note(&path, What::Directory, look) == Verdict::Skip {
+                    return Ok(());
+                }
                 let fd = self.make_directory(&path, above)?;
                 self.times.insert(path.clone(), look.mtime);
                 dress(&fd, look).map_err(|errno| failed(&path, errno))
@@ -139,9 +180,12 @@ impl Filling<'_> {
     /// [`PathReason::DirectoryInTheWay`] where a directory is there.
     pub fn file(&mut self, path: &Path, contents: Contents<'_>, look: &Look, above: &Look) -> Result<()> {
         let path = clean(path)?;
+        if self.note_file(&path, contents, look)? == Verdict::Skip {
+            return Ok(());
+        }
         let (parent, name) = self.room(&path, above)?;
         let fail = |errno| failed(&path, errno);
-        if let Contents::Of { parent: from, name: source, own } = contents
+        if let Contents::Of { parent: from, name: source, own, .. } = contents
             && own
             && taken(from, source, (&parent, name), look).map_err(fail)?
         {
@@ -159,6 +203,9 @@ impl Filling<'_> {
     /// [`PathReason::DirectoryInTheWay`] where a directory is there.
     pub fn hard_link(&mut self, path: &Path, file: &Path, above: &Look) -> Result<bool> {
         let (path, file) = (clean(path)?, clean(file)?);
+        if self.note_nothing() == Verdict::Skip {
+            return Ok(true);
+        }
         let (of, source) = tree::split(&file);
         let flags = OFlags::RDONLY | OFlags::DIRECTORY;
         let Ok(of) = tree::open(self.root.as_fd(), of, flags) else { return Ok(false) };
@@ -176,6 +223,9 @@ impl Filling<'_> {
     /// [`PathReason::DirectoryInTheWay`] where a directory is there.
     pub fn symlink(&mut self, path: &Path, target: &[u8], look: &Look, above: &Look) -> Result<()> {
         let path = clean(path)?;
+        if self.note(&path, What::Symlink(target.to_vec()), look) == Verdict::Skip {
+            return Ok(());
+        }
         let (parent, name) = self.room(&path, above)?;
         let make = || {
             rustix::fs::symlinkat(target, &parent, name)?;
@@ -190,6 +240,9 @@ impl Filling<'_> {
     /// [`PathReason::DirectoryInTheWay`] where a directory is there.
     pub fn node(&mut self, path: &Path, kind: FileType, device: u64, look: &Look, above: &Look) -> Result<()> {
         let path = clean(path)?;
+        if self.note(&path, What::Node { kind: kind.as_raw_mode(), device }, look) == Verdict::Skip {
+            return Ok(());
+        }
         let (parent, name) = self.room(&path, above)?;
         let make = || {
             rustix::fs::mknodat(&parent, name, kind, Mode::from_raw_mode(look.mode & 0o1777), device)?;
@@ -211,6 +264,9 @@ impl Filling<'_> {
         owner: Option<(u32, u32)>,
         above: &Look,
     ) -> Result<()> {
+        if self.note_nothing() == Verdict::Skip {
+            return Ok(());
+        }
         self.directory(path, above, Existing::Keep, above)?;
         let path = clean(path)?;
         self.make_directory(&path, above)?;
@@ -230,11 +286,11 @@ impl Filling<'_> {
         unpack::unpack(self.root.as_fd(), archive, &options).map(drop)
     }
 
-    /// Sets what could not be set before everything was there.
+    /// Sets what could not be set before everything was there, and gives the layer.
     ///
     /// # Errors
     /// Where a directory can't be changed.
-    pub fn finish(self) -> Result<()> {
+    pub fn finish(mut self) -> Result<NewLayer> {
         for (path, (seconds, nanoseconds)) in self.times.iter().rev() {
             let set = || {
                 let directory = tree::open(self.root.as_fd(), path, OFlags::RDONLY | OFlags::DIRECTORY)?;
@@ -242,7 +298,32 @@ impl Filling<'_> {
             };
             set().map_err(|errno| failed(path, errno))?;
         }
-        Ok(())
+        if matches!(&self.layer.content, Content::Filled(filled) if !filled.is_large()) {
+            self.layer.content = Content::Whole;
+        }
+        Ok(self.layer)
+    }
+
+    /// Takes note of a file.
+    fn note_file(&mut self, path: &[u8], contents: Contents<'_>, look: &Look) -> Result<Verdict> {
+        let (digest, size) = match contents {
+            Contents::Bytes(bytes) => (Digest::of(bytes), bytes.len() as u64),
+            Contents::Of { digest: None, .. } => return Ok(self.note_nothing()),
+            Contents::Of { parent, name, digest: Some(digest), .. } => {
+                let stat = rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW);
+                let stat = stat.map_err(|errno| failed(path, errno))?;
+                (digest, u64::try_from(stat.st_size).unwrap_or(0))
+            }
+        };
+        Ok(self.note(path, What::File { digest: *digest.as_bytes(), size }, look))
+    }
+
+    /// Whether something was found to be there in what the layer lies upon.
+    fn came(&self, path: &[u8]) -> bool {
+        match &self.layer.content {
+            Content::Upon(upon) => upon.former.is_given_up() || upon.former.has(path),
+            Content::Whole | Content::Filled(_) => false,
+        }
     }
 
     /// What is at a path, by its very name: no link is followed.
@@ -266,14 +347,7 @@ impl Filling<'_> {
         }
         let (parent, name) = tree::split(path);
         let parent = self.make_directory(parent, above)?;
-        let below = self.below.as_ref().map_or(Ok(None), |below| look_at(below.as_fd(), path));
-        let look = match below.map_err(|errno| failed(path, errno))? {
-            Some(stat) if FileType::from_raw_mode(stat.st_mode) != FileType::Directory => {
-                return Err(in_the_way(path, PathReason::FileInTheWay));
-            }
-            Some(stat) => self.look_below(path, &stat)?,
-            None => above.clone(),
-        };
+        let look = self.look_below(path)?.unwrap_or_else(|| above.clone());
         let make = || {
             rustix::fs::mkdirat(&parent, name, Mode::from_raw_mode(0o700))?;
             let fd = tree::open(self.root.as_fd(), path, flags)?;
@@ -284,19 +358,25 @@ impl Filling<'_> {
         Ok(fd)
     }
 
-    fn look_below(&self, path: &[u8], stat: &Stat) -> Result<Look> {
-        let mut attributes = Attributes::new();
-        if let Some(below) = &self.below {
-            let opened = tree::open(below.as_fd(), path, OFlags::RDONLY | OFlags::DIRECTORY);
-            let read = opened.and_then(|directory| archive::attributes(&directory));
-            attributes = read.map_err(|errno| failed(path, errno))?;
+    /// What a directory looks like in what the layer lies upon, or below it.
+    fn look_below(&self, path: &[u8]) -> Result<Option<Look>> {
+        let fail = |errno| failed(path, errno);
+        let under = self.under.iter().map(|under| under.as_fd());
+        for root in under.chain(self.below.iter().map(|below| below.as_fd())) {
+            let Some(stat) = look_at(root, path).map_err(fail)? else { continue };
+            if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
+                return Err(in_the_way(path, PathReason::FileInTheWay));
+            }
+            let opened = tree::open(root, path, OFlags::RDONLY | OFlags::DIRECTORY);
+            let attributes = opened.and_then(|directory| archive::attributes(&directory)).map_err(fail)?;
+            return Ok(Some(Look {
+                owner: (stat.st_uid, stat.st_gid),
+                mode: stat.st_mode & 0o7777,
+                mtime: (stat.st_mtime, u32::try_from(stat.st_mtime_nsec).unwrap_or(0)),
+                attributes,
+            }));
         }
-        Ok(Look {
-            owner: (stat.st_uid, stat.st_gid),
-            mode: stat.st_mode & 0o7777,
-            mtime: (stat.st_mtime, u32::try_from(stat.st_mtime_nsec).unwrap_or(0)),
-            attributes,
-        })
+        Ok(None)
     }
 
     /// The directory and the name of something that is about to be made; nothing is there in the layer.

@@ -4,22 +4,25 @@
 //! a push or a save makes the archive when it needs it.
 
 mod fill;
+mod filled;
 mod merge;
 mod retain;
 
 pub use fill::{Contents, Existing, Filling, Look};
+pub(crate) use merge::stacked;
 
 use crate::images::Inner;
 use crate::layers::Stage;
 use crate::pack;
 use crate::pipeline::{Passed, Source as _};
-use crate::record::LayerRecord;
+use crate::record::{LayerRecord, Under};
 use crate::root::RootLook;
 use crate::state::Lease;
 use crate::tree;
 use crate::tree::walk::{Found, walk};
 use crate::unpack::Unpacked;
-use crate::{Compression, Error, Hasher, Images, Result, UnpackLimits};
+use crate::{Compression, Digest, Error, Hasher, Images, Result, UnpackLimits};
+use filled::{Filled, Former};
 use rustix::fd::{AsFd as _, BorrowedFd};
 use rustix::fs::{AtFlags, FileType, OFlags, Timespec, Timestamps, UTIME_OMIT};
 use rustix::io::Errno;
@@ -37,6 +40,26 @@ pub struct NewLayer {
     stage: Stage,
     /// What its root directory looks like says something, though it is what nobody need say.
     says_root: bool,
+    content: Content,
+}
+
+/// What is known of a layer's content beside its directory.
+enum Content {
+    /// The directory has all of it.
+    Whole,
+    /// The same, and this is all that it was filled with.
+    Filled(Filled),
+    /// A former layer has what the directory lacks.
+    Upon(Box<Upon>),
+}
+
+/// What a new layer lies upon.
+struct Upon {
+    former: Former,
+    /// Its directory's name.
+    dir: String,
+    /// Whichever layer has that directory, so that it stays.
+    _kept: Lease,
 }
 
 /// Times of what a step made: they would be others on another day.
@@ -67,7 +90,26 @@ impl Images {
     /// # Errors
     /// Where the directory can't be made.
     pub fn begin_layer(&self) -> Result<NewLayer> {
-        Ok(NewLayer { images: self.clone(), stage: Stage::new(&self.0)?, says_root: false })
+        Ok(NewLayer { images: self.clone(), stage: Stage::new(&self.0)?, says_root: false, content: Content::Whole })
+    }
+
+    /// Begins a layer that is to be like a former one in most of its files, and takes those from there. `None` where that is not here,
+    /// or nobody wrote down what it was filled with, as it is small.
+    ///
+    /// Whoever has [filled](NewLayer::fill) it asks whether it [fits](Filling::fits): else it is to be made as any other.
+    ///
+    /// # Errors
+    /// Where the directory can't be made.
+    pub fn begin_layer_like(&self, former: &Digest) -> Result<Option<NewLayer>> {
+        let kept = self.0.lease();
+        let Some(record) = kept.pin_if(former, |state| state.layers.get(former).map(Arc::clone)) else {
+            return Ok(None);
+        };
+        // What lies upon another was filled in no more than what differs.
+        let dir = record.under.as_ref().map_or(&record.dir, |under| &under.dir).clone();
+        let Some(former) = Former::read(&self.0.layer_dir(&dir)) else { return Ok(None) };
+        let content = Content::Upon(Box::new(Upon { former, dir, _kept: kept }));
+        Ok(Some(NewLayer { images: self.clone(), stage: Stage::new(&self.0)?, says_root: false, content }))
     }
 
     /// Begins a layer with what a container changed. The caller sees to it that the container does not run; it has changed
@@ -87,13 +129,21 @@ impl Images {
             look.give(&upper)
         };
         take().map_err(|e| Error::io(format!("taking {}", upper.display()), e))?;
-        Ok(NewLayer { images: self.clone(), stage, says_root })
+        Ok(NewLayer { images: self.clone(), stage, says_root, content: Content::Whole })
     }
 }
 
 impl NewLayer {
     fn limits(&self) -> &UnpackLimits {
         &self.images.0.limits
+    }
+
+    /// The directory that it lies upon.
+    fn under(&self) -> Option<PathBuf> {
+        match &self.content {
+            Content::Upon(upon) => Some(self.images.0.layer_dir(&upon.dir).join("fs")),
+            Content::Whole | Content::Filled(_) => None,
+        }
     }
 
     /// The directory to fill.
@@ -129,27 +179,43 @@ impl NewLayer {
         images.blocking(move |inner| self.finish_here(inner, times)).await
     }
 
-    fn finish_here(self, inner: &Arc<Inner>, times: Option<Times>) -> Result<Option<KeptLayers>> {
+    fn finish_here(mut self, inner: &Arc<Inner>, times: Option<Times>) -> Result<Option<KeptLayers>> {
         let directory = self.stage.fs_path();
-        let unpacked = settle(&directory, self.says_root, times)?;
-        if unpacked.entries == 0 {
+        let mut unpacked = settle(&directory, self.says_root, times)?;
+        if unpacked.entries == 0 && !matches!(self.content, Content::Upon(_)) {
             return Ok(None);
         }
-        let mut archive = pack::packed(pack::open(&directory)?, self.says_root)?;
-        let mut hasher = Hasher::new();
-        while let Some(bytes) = archive.next()? {
-            hasher.update(&bytes);
-        }
-        let passed = Passed {
-            blob: None,
-            compression: Compression::None,
-            tar_size: hasher.size(),
-            diff_id: hasher.finish(),
-            unpacked,
+        let (hasher, marks) = match &self.content {
+            Content::Whole | Content::Filled(_) => {
+                filled::hashed(pack::packed(pack::open(&directory)?, self.says_root)?)?
+            }
+            Content::Upon(upon) => {
+                self.stage.under = Some(Under { dir: upon.dir.clone(), own: unpacked.file_bytes });
+                unpacked.file_bytes = upon.former.bytes();
+                (upon.hashed(&directory, &inner.layer_dir(&upon.dir), unpacked.says_top)?, Vec::new())
+            }
         };
+        let (tar_size, diff_id) = (hasher.size(), hasher.finish());
+        if let Content::Filled(filled) = self.content {
+            filled.write(&self.stage.path(), diff_id, marks)?;
+        }
+        let passed = Passed { blob: None, compression: Compression::None, tar_size, diff_id, unpacked };
         let lease = inner.lease();
         let layer = self.stage.commit(passed, None, &lease)?;
         Ok(Some(KeptLayers { layers: vec![layer], _lease: lease }))
+    }
+}
+
+impl Upon {
+    /// The hash of the archive of a directory that lies upon it.
+    fn hashed(&self, directory: &Path, under: &Path, says_root: bool) -> Result<Hasher> {
+        let (mut hasher, from) = self.former.hashed();
+        let roots = vec![pack::open(directory)?, pack::open(&under.join("fs"))?];
+        let mut archive = stacked(roots, says_root, from.map(<[u8]>::to_vec))?;
+        while let Some(bytes) = archive.next()? {
+            hasher.update(&bytes);
+        }
+        Ok(hasher)
     }
 }
 

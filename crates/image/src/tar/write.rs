@@ -15,6 +15,11 @@ impl<W: Write> TarWriter<W> {
         TarWriter { output }
     }
 
+    /// Where it writes to; nothing of an entry waits in between.
+    pub(crate) fn output(&mut self) -> &mut W {
+        &mut self.output
+    }
+
     /// An entry without contents.
     pub fn append(&mut self, entry: &Entry) -> io::Result<()> {
         self.append_file(entry, &mut io::empty())

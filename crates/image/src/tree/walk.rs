@@ -4,6 +4,7 @@ use crate::{Error, Result};
 use rustix::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
+use std::cmp::Ordering;
 
 /// Directories above one another that are walked. Each is held open.
 const DEPTH: usize = 512;
@@ -99,6 +100,12 @@ pub fn walk(root: OwnedFd, visit: &mut dyn FnMut(&Found<'_>) -> Result<bool>) ->
     Ok(())
 }
 
+/// The order in which a walk comes to paths. A name has no zero, and a directory comes directly before what it holds.
+pub fn order(a: &[u8], b: &[u8]) -> Ordering {
+    let key = |byte: &u8| if *byte == b'/' { 0 } else { *byte };
+    a.iter().map(key).cmp(b.iter().map(key))
+}
+
 /// The names in a directory, the last first.
 pub(crate) fn names(directory: &OwnedFd) -> Result<Vec<Vec<u8>>, Errno> {
     let mut all = Vec::new();
@@ -111,4 +118,15 @@ pub(crate) fn names(directory: &OwnedFd) -> Result<Vec<Vec<u8>>, Errno> {
     }
     all.sort_unstable_by(|a, b| b.cmp(a));
     Ok(all)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_have_the_order_of_a_walk() {
+        let walked: [&[u8]; 6] = [b"a", b"a/b", b"a/b/c", b"a/b.c", b"a.b", b"b"];
+        assert!(walked.is_sorted_by(|a, b| order(a, b) == Ordering::Less));
+    }
 }

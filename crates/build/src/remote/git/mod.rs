@@ -5,7 +5,7 @@ mod shown;
 
 use crate::dockerfile::GitSource;
 use crate::request::Lender;
-use crate::scratch::Scratch;
+use crate::scratch::{Directory, Scratch};
 use crate::{Error, Result};
 use image::archive;
 use image::registry::{Reach, Registries};
@@ -28,7 +28,7 @@ pub(crate) struct Commit {
 
 /// The files of a commit, in a directory of their own.
 pub(crate) struct Checkout {
-    pub(crate) files: tempfile::TempDir,
+    pub(crate) files: Directory,
     /// When the commit was made, seconds since 1970.
     pub(crate) time: i64,
 }
@@ -46,7 +46,7 @@ impl Git {
         Git { registries, reach, scratch }
     }
 
-    fn temporary(&self) -> Result<tempfile::TempDir> {
+    fn temporary(&self) -> Result<Directory> {
         self.scratch.directory().map_err(|e| Error::failed("making a directory for a repository", e))
     }
 
@@ -171,7 +171,7 @@ fn chosen(listed: &str, name: &str) -> Option<(String, String)> {
 }
 
 /// The files that are meant, in a directory of their own. Blocks.
-fn chosen_files(tree: tempfile::TempDir, directory: Option<&str>, keep: bool) -> Result<tempfile::TempDir> {
+fn chosen_files(tree: Directory, directory: Option<&str>, keep: bool) -> Result<Directory> {
     let failed = |e: &dyn std::fmt::Display| Error::failed("opening a repository", e);
     if !keep {
         forget(tree.path())?;
@@ -185,7 +185,7 @@ fn chosen_files(tree: tempfile::TempDir, directory: Option<&str>, keep: bool) ->
         return Err(Error::Invalid(format!("the repository has no directory {directory}")));
     }
     let parent = tree.path().parent().ok_or_else(|| failed(&"it lies nowhere"))?;
-    let part = tempfile::tempdir_in(parent).map_err(|e| failed(&e))?;
+    let part = Directory::within(parent).map_err(|e| failed(&e))?;
     fs::rename(found, part.path()).map_err(|e| failed(&e))?;
     Ok(part)
 }

@@ -3,6 +3,7 @@
 //! from the one host that was named.
 
 use super::shown::Shown;
+use crate::scratch::Directory;
 use crate::{Error, Result};
 use image::registry::{Forward, Reach, Registries, Relay, TransportCause, without_password};
 use rustix::process::{Pid, Signal};
@@ -27,7 +28,7 @@ const NOT_FOUND: i32 = 127;
 /// All that concerns one repository for a while.
 pub(super) struct Program {
     /// Where its configuration is.
-    home: tempfile::TempDir,
+    home: Directory,
     relay: Relay,
     _forward: Option<Forward>,
     /// The address as it was named.
@@ -46,7 +47,7 @@ impl Program {
         registries: &Registries,
         reach: &Reach,
         remote: &str,
-        home: tempfile::TempDir,
+        home: Directory,
         shown: Option<Shown>,
     ) -> Result<Program> {
         let failed = |e: &dyn std::fmt::Display| Error::failed("making git ready", e);
