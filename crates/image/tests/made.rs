@@ -28,7 +28,7 @@ fn fill(directory: &Path) {
     drop(UnixListener::bind(directory.join("app/socket")).unwrap());
 }
 
-fn config(diff_ids: Vec<image::Digest>) -> ImageConfig {
+fn config(diff_ids: Vec<Digest>) -> ImageConfig {
     ImageConfig {
         os: "linux".into(),
         architecture: "amd64".into(),
@@ -128,7 +128,7 @@ async fn what_a_container_changed_becomes_a_layer_without_a_copy() {
     assert_eq!(next.rootfs().lower.len(), rootfs.lower.len() + 1);
     drop(made);
     place.images.gc(true).await.unwrap();
-    assert!(place.images.keep_layers(&[image::Digest::of(b"")]).is_none());
+    assert!(place.images.keep_layers(&[Digest::of(b"")]).is_none());
 }
 
 const OLD: i64 = 5_000;
