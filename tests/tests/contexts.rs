@@ -156,7 +156,7 @@ fn a_large_layer_of_which_little_changed_takes_no_more_room() {
         }
         host.sh("docker run --rm app cat /app/src/one").ok();
         host.sh("docker run --rm app sha256sum /app/assets/large | cut -d' ' -f1")
-            .says(&host.sh("sha256sum app/zlarge | cut -d' ' -f1").text());
+            .says(host.sh("sha256sum app/zlarge | cut -d' ' -f1").text());
         // Whoever wants everything anew copies all of it.
         host.sh("$STRATUS build -q --no-cache app").says(&id);
     }
