@@ -52,7 +52,7 @@ impl Builder {
     }
 
     /// What an archive holds, in a directory of its own. Blocks.
-    pub(super) fn unpacked(&self, archive: impl Read + Send) -> Result<tempfile::TempDir> {
+    pub(super) fn unpacked(&self, archive: impl Read + Send) -> Result<Directory> {
         let directory = self.directory().map_err(|e| Error::failed("making a directory for the context", e))?;
         let opened = File::open(directory.path()).map_err(|e| Error::failed("opening the context", e))?;
         let options = WriteOptions { keep_kinds: false, owner: Some((0, 0)) };

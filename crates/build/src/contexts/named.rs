@@ -8,6 +8,7 @@ use crate::files::Files;
 use crate::ignore::Ignore;
 use crate::remote::MODE;
 use crate::request::Lender;
+use crate::scratch::Directory;
 use crate::solve::Builder;
 use crate::{Error, NamedContext, Result};
 use image::Compression;
@@ -77,7 +78,7 @@ impl Builder {
 }
 
 /// All that is in a directory, with one time. Blocks.
-fn settled(directory: tempfile::TempDir) -> Result<Files> {
+fn settled(directory: Directory) -> Result<Files> {
     let failed = |e: std::io::Error| Error::failed("opening a context", e);
     let opened = OwnedFd::from(File::open(directory.path()).map_err(failed)?);
     settle(&opened, &Ignore::default())?;
