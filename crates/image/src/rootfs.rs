@@ -21,9 +21,8 @@ use mount::{Own, Stack};
 use crate::images::Inner;
 use crate::record::RootfsRecord;
 use crate::root::RootLook;
-use crate::tree::walk::walk;
 use crate::{Error, ImageId, Images, Result, root, skeleton};
-use rustix::fs::{FileType, Mode, OFlags};
+use rustix::fs::{Mode, OFlags};
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
@@ -220,7 +219,7 @@ fn alone(inner: &Inner, state: &crate::state::State, layers: &[crate::Digest]) -
     Ok(lower)
 }
 
-/// Bytes in the regular files and symbolic links below a directory, those with several names once. Blocks.
+/// Bytes in the regular files and symbolic links below a directory of any depth, those with several names once. Blocks.
 ///
 /// # Errors
 /// Where a directory can't be read.
@@ -228,13 +227,5 @@ pub fn tree_bytes(path: &Path) -> Result<u64> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let root = rustix::fs::open(path, flags, Mode::empty());
     let root = root.map_err(|e| Error::io(format!("opening {}", path.display()), e))?;
-    let (mut sum, mut seen) = (0, HashSet::new());
-    walk(root, &mut |found| {
-        let counts = matches!(found.kind(), FileType::RegularFile | FileType::Symlink);
-        if counts && (found.stat.st_nlink == 1 || seen.insert(found.stat.st_ino)) {
-            sum += u64::try_from(found.stat.st_size).unwrap_or(0);
-        }
-        Ok(true)
-    })?;
-    Ok(sum)
+    crate::tree::bytes(root).map_err(|e| Error::io(format!("measuring {}", path.display()), e))
 }

@@ -4,9 +4,11 @@
 //! `..` mean what they mean to a process whose root it is, whatever is renamed or replaced meanwhile. What is found is
 //! held by its descriptor, and changed by its name in a held parent, never following a last symbolic link.
 
+mod measure;
 mod remove;
 pub mod walk;
 
+pub(crate) use measure::bytes;
 pub use remove::remove;
 
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};

@@ -1,0 +1,140 @@
+//! How much is in a tree of any depth.
+
+use rustix::fd::{AsFd as _, OwnedFd};
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
+use rustix::io::Errno;
+use std::collections::HashSet;
+use std::ffi::CString;
+
+/// How many directories above one another are held open. One that lies deeper is come back to by the `..` of what it holds.
+const HELD: usize = 64;
+
+/// How a directory is opened to be looked at.
+const LOOK: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+
+/// What tells a file from all others.
+type Identity = (u64, u64);
+
+/// A directory that is looked at.
+struct Level {
+    /// `None` while those below it are looked at, if it is not held.
+    fd: Option<OwnedFd>,
+    identity: Identity,
+    /// Directories in it that were not looked at yet.
+    below: Vec<CString>,
+}
+
+/// The sum so far.
+#[derive(Default)]
+struct Sum {
+    bytes: u64,
+    /// Files with several names that were counted.
+    seen: HashSet<Identity>,
+}
+
+/// Bytes in the regular files and symbolic links below a directory, those with several names once. What is moved or removed meanwhile is
+/// counted as far as it is found.
+pub(crate) fn bytes(root: OwnedFd) -> Result<u64, Errno> {
+    let mut sum = Sum::default();
+    let mut levels = vec![sum.enter(root)?];
+    loop {
+        let depth = levels.len();
+        let Some(level) = levels.last_mut() else { return Ok(sum.bytes) };
+        // One that was moved away is not come back to.
+        let next = level.fd.as_ref().and_then(|fd| level.below.pop().map(|name| (fd, name)));
+        let Some((fd, name)) = next else {
+            let done = levels.pop().and_then(|level| level.fd);
+            if let (Some(done), Some(above)) = (done, levels.last_mut())
+                && above.fd.is_none()
+            {
+                above.fd = parent(&done)?.filter(|(_, identity)| *identity == above.identity).map(|(fd, _)| fd);
+            }
+            continue;
+        };
+        let below = match rustix::fs::openat(fd, &name, LOOK, Mode::empty()) {
+            Ok(below) => below,
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => continue,
+            Err(other) => return Err(other),
+        };
+        if depth > HELD {
+            level.fd = None;
+        }
+        levels.push(sum.enter(below)?);
+    }
+}
+
+impl Sum {
+    /// Counts what is in a directory, and notes the directories in it.
+    fn enter(&mut self, directory: OwnedFd) -> Result<Level, Errno> {
+        let stat = rustix::fs::fstat(&directory)?;
+        let mut below = Vec::new();
+        for entry in Dir::read_from(&directory)? {
+            let entry = entry?;
+            if matches!(entry.file_name().to_bytes(), b"." | b"..") {
+                continue;
+            }
+            if entry.file_type() == FileType::Directory {
+                below.push(entry.file_name().to_owned());
+                continue;
+            }
+            let stat = match rustix::fs::statat(&directory, entry.file_name(), AtFlags::SYMLINK_NOFOLLOW) {
+                Ok(stat) => stat,
+                Err(Errno::NOENT) => continue,
+                Err(other) => return Err(other),
+            };
+            match FileType::from_raw_mode(stat.st_mode) {
+                FileType::Directory => below.push(entry.file_name().to_owned()),
+                FileType::RegularFile | FileType::Symlink
+                    if stat.st_nlink == 1 || self.seen.insert((stat.st_dev, stat.st_ino)) =>
+                {
+                    self.bytes = self.bytes.saturating_add(u64::try_from(stat.st_size).unwrap_or(0));
+                }
+                _ => {}
+            }
+        }
+        Ok(Level { fd: Some(directory), identity: (stat.st_dev, stat.st_ino), below })
+    }
+}
+
+/// The directory that one is in by now.
+fn parent(directory: &OwnedFd) -> Result<Option<(OwnedFd, Identity)>, Errno> {
+    match rustix::fs::openat(directory.as_fd(), c"..", LOOK, Mode::empty()) {
+        Ok(fd) => {
+            let stat = rustix::fs::fstat(&fd)?;
+            Ok(Some((fd, (stat.st_dev, stat.st_ino))))
+        }
+        // It was removed.
+        Err(Errno::NOENT) => Ok(None),
+        Err(other) => Err(other),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::fs::CWD;
+
+    #[test]
+    fn a_tree_deeper_than_any_path_is_measured() {
+        let temp = tempfile::tempdir().unwrap();
+        let open = || rustix::fs::openat(CWD, temp.path(), LOOK, Mode::empty()).unwrap();
+        let mut at = open();
+        for depth in 0..1000 {
+            // What is met before the way down, and after the way back.
+            for name in ["a", "deep", "z"] {
+                rustix::fs::mkdirat(&at, name, Mode::RWXU).unwrap();
+            }
+            rustix::fs::symlinkat("four", &at, "link").unwrap();
+            for side in ["a", "z"] {
+                let side = rustix::fs::openat(&at, side, LOOK, Mode::empty()).unwrap();
+                rustix::fs::symlinkat("three", &side, "link").unwrap();
+            }
+            if depth == 500 {
+                rustix::fs::linkat(&at, "link", open(), "other", AtFlags::empty()).unwrap();
+            }
+            at = rustix::fs::openat(&at, "deep", LOOK, Mode::empty()).unwrap();
+        }
+        assert_eq!(bytes(open()).unwrap(), 1000 * (4 + 5 + 5));
+        crate::tree::remove(open().as_fd(), b"deep").unwrap();
+    }
+}
