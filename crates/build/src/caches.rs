@@ -21,12 +21,12 @@ use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use store::Collection;
-use tokio::sync::OwnedMutexGuard;
+use tokio::sync::Notify;
 
 /// All of them.
 pub(crate) struct Caches {
     shared: Arc<Shared>,
-    /// Of those that let nobody else in.
+    /// Of those who wait to have one alone.
     turns: Turns<String>,
     /// Of those that are being filled.
     filling: Turns<String>,
@@ -38,8 +38,19 @@ struct Shared {
     /// What is removed goes there first.
     scratch: Arc<Scratch>,
     records: Collection<Record>,
-    /// How many use a directory.
-    users: Mutex<HashMap<String, usize>>,
+    /// Who uses a directory.
+    users: Mutex<HashMap<String, Users>>,
+    /// Some directory has no user any more.
+    freed: Notify,
+}
+
+/// Who uses a directory at present.
+#[derive(Debug)]
+enum Users {
+    /// One that lets nobody else in.
+    Alone,
+    /// So many who share it.
+    Sharing(usize),
 }
 
 /// What is known of a directory.
@@ -77,7 +88,6 @@ pub(crate) struct InUse {
     name: String,
     id: String,
     shared: Arc<Shared>,
-    _turn: Option<OwnedMutexGuard<()>>,
 }
 
 impl InUse {
@@ -89,12 +99,13 @@ impl InUse {
 impl Drop for InUse {
     fn drop(&mut self) {
         let mut users = self.shared.users.lock();
-        let Some(number) = users.get_mut(&self.name) else { return };
-        *number -= 1;
-        if *number > 0 {
+        if let Some(Users::Sharing(number @ 2..)) = users.get_mut(&self.name) {
+            *number -= 1;
             return;
         }
         users.remove(&self.name);
+        drop(users);
+        self.shared.freed.notify_waiters();
         let (shared, name, id) = (Arc::clone(&self.shared), self.name.clone(), self.id.clone());
         let note = move || {
             if let Err(error) = shared.note(&name, &id) {
@@ -108,10 +119,45 @@ impl Drop for InUse {
 }
 
 impl Shared {
+    /// The name of the directory that one gets who comes now: `name`, or another where that is in use by somebody who can't be joined.
+    /// `None`: that is to be waited for.
+    fn enter(&self, name: &str, sharing: Sharing) -> Option<String> {
+        let mut users = self.users.lock();
+        let joins = sharing == Sharing::Shared;
+        let mut names = std::iter::once(name.to_owned()).chain((1..).map(|n: u32| format!("{name}-{n}")));
+        let is_open = |name: &String| match users.get(name) {
+            None => true,
+            Some(Users::Sharing(_)) => joins,
+            Some(Users::Alone) => false,
+        };
+        let name = match sharing {
+            Sharing::Locked => names.next().filter(is_open)?,
+            Sharing::Shared | Sharing::Private => names.find(is_open)?,
+        };
+        match users.entry(name.clone()).or_insert(if joins { Users::Sharing(0) } else { Users::Alone }) {
+            Users::Sharing(number) => *number += 1,
+            Users::Alone => {}
+        }
+        Some(name)
+    }
+
+    /// The same, once one gets it.
+    async fn entered(&self, name: &str, sharing: Sharing) -> String {
+        loop {
+            let mut freed = std::pin::pin!(self.freed.notified());
+            // From here on it misses none.
+            freed.as_mut().enable();
+            if let Some(name) = self.enter(name, sharing) {
+                return name;
+            }
+            freed.await;
+        }
+    }
+
     /// Writes down that a directory was used, and what it takes now.
     fn note(&self, name: &str, id: &str) -> Result<()> {
         let path = self.root.join(name);
-        let size = image::tree_bytes(&path).map_err(|e| Error::failed(format!("measuring {}", path.display()), e))?;
+        let size = measured(&path);
         let failed = |e: &dyn std::fmt::Display| Error::failed(format!("writing what is known of the cache {id}"), e);
         let now = Timestamp::now();
         let known = self.records.get(name).map_err(|e| failed(&e))?.map(|item| item.value);
@@ -131,10 +177,9 @@ impl Shared {
             None => {
                 let path = self.root.join(&name);
                 let failed = |e: &dyn std::fmt::Display| Error::failed(format!("measuring {}", path.display()), e);
-                let size = image::tree_bytes(&path).map_err(|e| failed(&e))?;
                 let changed = fs::metadata(&path).and_then(|meta| meta.modified()).map_err(|e| failed(&e))?;
                 let used = Timestamp::try_from(changed).map_err(|e| failed(&e))?;
-                Record { id: name.clone(), made: used, used, uses: 1, size }
+                Record { id: name.clone(), made: used, used, uses: 1, size: measured(&path) }
             }
         };
         Ok(Cached {
@@ -156,35 +201,26 @@ impl Caches {
     pub(crate) fn new(root: PathBuf, scratch: Arc<Scratch>, store: &store::Store) -> Caches {
         let records = Collection::new(store, "build/mount/");
         Caches {
-            shared: Arc::new(Shared { root, scratch, records, users: Mutex::default() }),
+            shared: Arc::new(Shared { root, scratch, records, users: Mutex::default(), freed: Notify::new() }),
             turns: Turns::default(),
             filling: Turns::default(),
         }
     }
 
-    /// The directory of an id, made where it is missing; waits where it is another's alone.
+    /// The directory of an id, made where it is missing. Who locks it waits for all others to be done; who shares it with others, or wants a
+    /// private one, gets another directory of the id where this is not to be had.
     pub(crate) async fn take(&self, id: &str, sharing: Sharing, made: Made, filled: Option<Filled>) -> Result<InUse> {
         // An id is what people write: no name of a file.
         let name = Digest::of(id.as_bytes()).hex();
+        // Those who wait get it in the order in which they came.
         let turn = match sharing {
             Sharing::Locked => Some(self.turns.of(name.clone()).lock_owned().await),
             Sharing::Shared | Sharing::Private => None,
         };
-        let name = {
-            let mut users = self.shared.users.lock();
-            let free = |name: &String| !users.contains_key(name);
-            let name = match sharing {
-                Sharing::Private => {
-                    let mut names = std::iter::once(name.clone()).chain((1..).map(|n: u32| format!("{name}-{n}")));
-                    names.find(free).unwrap_or(name)
-                }
-                Sharing::Shared | Sharing::Locked => name,
-            };
-            *users.entry(name.clone()).or_default() += 1;
-            name
-        };
+        let name = self.shared.entered(&name, sharing).await;
+        drop(turn);
         let (path, shared) = (self.shared.root.join(&name), Arc::clone(&self.shared));
-        let in_use = InUse { path, name, id: id.to_owned(), shared, _turn: turn };
+        let in_use = InUse { path, name, id: id.to_owned(), shared };
         let failed = |e: &dyn std::fmt::Display| Error::failed(format!("making the cache {id}"), e);
         if let Some(filled) = filled {
             // Of several that come to it at once, one fills it.
@@ -200,6 +236,10 @@ impl Caches {
 }
 
 impl Keeps for Caches {
+    fn kind(&self) -> CachedKind {
+        CachedKind::Mount
+    }
+
     fn list(&self) -> Result<Vec<Cached>> {
         let failed = |e: &dyn std::fmt::Display| Error::failed("listing directories of caches", e);
         let listed = match fs::read_dir(&self.shared.root) {
@@ -244,6 +284,14 @@ impl Keeps for Caches {
     }
 }
 
+/// Bytes in a directory's files. One that can't be measured is shown all the same, and can be removed. Blocks.
+fn measured(path: &Path) -> u64 {
+    image::tree_bytes(path).unwrap_or_else(|error| {
+        tracing::warn!(path = %path.display(), %error, "the directory of a cache mount can't be measured");
+        0
+    })
+}
+
 /// Makes a directory with what is to be in it, unless it is there. It gets its name when it is whole. Blocks.
 fn fill(path: &Path, made: Made, filled: &Filled) -> std::result::Result<(), String> {
     if path.exists() {
@@ -273,5 +321,82 @@ fn make(path: &Path, made: Made) -> std::io::Result<()> {
         Ok(()) => dress(path, made),
         Err(e) if e.kind() == ErrorKind::AlreadyExists => Ok(()),
         Err(e) => Err(e),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    /// Where one gets in who does not have to wait.
+    async fn now(caches: &Caches, sharing: Sharing) -> Option<InUse> {
+        let made = Made { mode: 0o755, uid: 0, gid: 0 };
+        // It is polled once.
+        tokio::time::timeout(Duration::ZERO, caches.take("id", sharing, made, None)).await.ok().map(Result::unwrap)
+    }
+
+    fn caches(directory: &Path) -> Caches {
+        let store = store::Store::open(directory.join("store")).unwrap();
+        Caches::new(directory.join("caches"), Arc::new(Scratch::open(&directory.join("build")).unwrap()), &store)
+    }
+
+    #[tokio::test]
+    async fn who_has_one_alone_has_it_alone() {
+        let temp = tempfile::tempdir().unwrap();
+        let caches = caches(temp.path());
+        let shared = now(&caches, Sharing::Shared).await.unwrap();
+        let too = now(&caches, Sharing::Shared).await.unwrap();
+        assert_eq!(shared.path(), too.path());
+        assert!(now(&caches, Sharing::Locked).await.is_none());
+        let private = now(&caches, Sharing::Private).await.unwrap();
+        assert_ne!(private.path(), shared.path());
+        let other = now(&caches, Sharing::Private).await.unwrap();
+        assert!(other.path() != shared.path() && other.path() != private.path());
+        let path = shared.path().to_owned();
+        drop(shared);
+        assert!(now(&caches, Sharing::Locked).await.is_none());
+        drop(too);
+        let locked = now(&caches, Sharing::Locked).await.unwrap();
+        assert_eq!(locked.path(), path);
+        assert!(now(&caches, Sharing::Locked).await.is_none());
+        assert_ne!(now(&caches, Sharing::Shared).await.unwrap().path(), path);
+        drop(locked);
+        assert_eq!(now(&caches, Sharing::Private).await.unwrap().path(), path);
+    }
+
+    #[tokio::test]
+    async fn who_waits_gets_it_when_the_last_one_is_done() {
+        let temp = tempfile::tempdir().unwrap();
+        let caches = caches(temp.path());
+        let shared = now(&caches, Sharing::Shared).await.unwrap();
+        let path = shared.path().to_owned();
+        let made = Made { mode: 0o755, uid: 0, gid: 0 };
+        let waiting = async { caches.take("id", Sharing::Locked, made, None).await.unwrap().path().to_owned() };
+        let ending = async {
+            tokio::task::yield_now().await;
+            drop(shared);
+        };
+        assert_eq!(tokio::join!(waiting, ending).0, path);
+    }
+
+    #[tokio::test]
+    async fn one_of_any_depth_is_listed_and_removed() {
+        let temp = tempfile::tempdir().unwrap();
+        let caches = caches(temp.path());
+        let used = now(&caches, Sharing::Shared).await.unwrap();
+        let mut at = rustix::fd::OwnedFd::from(fs::File::open(used.path()).unwrap());
+        for _ in 0..600 {
+            rustix::fs::mkdirat(&at, "d", rustix::fs::Mode::RWXU).unwrap();
+            let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC;
+            at = rustix::fs::openat(&at, "d", flags, rustix::fs::Mode::empty()).unwrap();
+        }
+        rustix::fs::symlinkat("four", &at, "link").unwrap();
+        let list = caches.list().unwrap();
+        assert_eq!((list.len(), list[0].size, list[0].in_use), (1, 4, true));
+        assert!(!caches.remove(&list[0].id).unwrap());
+        drop(used);
+        assert!(caches.remove(&list[0].id).unwrap());
+        assert!(caches.list().unwrap().is_empty());
     }
 }

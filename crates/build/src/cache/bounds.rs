@@ -89,17 +89,22 @@ impl PruneOptions {
     /// What goes of a list, on a disk that has so many bytes free.
     fn unwanted(&self, mut list: Vec<Cached>, free: u64) -> Vec<Cached> {
         by_worth(&mut list);
-        let goal = self.goal(list.iter().map(cost).sum(), free);
+        let goal = self.goal(sum(list.iter().map(cost)), free);
         let (mut kept, mut full) = (0_u64, false);
         list.retain(|one| {
             // Once something does not fit, nothing does that is worth less: it may be of no use without.
-            full = full || goal.is_none_or(|goal| kept + cost(one) > goal);
+            full = full || goal.is_none_or(|goal| kept.saturating_add(cost(one)) > goal);
             let goes = full && self.fits(one);
-            kept += if goes { 0 } else { cost(one) };
+            kept = kept.saturating_add(if goes { 0 } else { cost(one) });
             goes
         });
         list
     }
+}
+
+/// All bytes; files with holes may say more of them than there are numbers.
+fn sum(sizes: impl Iterator<Item = u64>) -> u64 {
+    sizes.fold(0, u64::saturating_add)
 }
 
 /// Bytes that something takes by itself.
@@ -166,7 +171,7 @@ impl Builder {
         let removing = tokio::task::spawn_blocking(move || {
             let mut removed = Vec::new();
             for one in others {
-                for part in builder.parts() {
+                for part in builder.parts().into_iter().filter(|part| part.kind() == one.kind) {
                     if part.remove(&one.id)? {
                         removed.push((one.id.clone(), one.size));
                     }
@@ -179,7 +184,7 @@ impl Builder {
         let builder = self.clone();
         let bounding = tokio::task::spawn_blocking(move || builder.steps().bound(steps));
         bounding.await.map_err(|e| failed(&e))??;
-        let reclaimed = collected.bytes + removed.iter().map(|(_, size)| size).sum::<u64>();
+        let reclaimed = collected.bytes.saturating_add(sum(removed.iter().map(|(_, size)| *size)));
         ids.extend(removed.into_iter().map(|(id, _)| id));
         Ok(Pruned { ids, reclaimed })
     }

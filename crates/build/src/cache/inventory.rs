@@ -22,7 +22,7 @@ pub enum CachedKind {
 /// Something that builds keep.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cached {
-    /// What it is called: nothing else of any kind is.
+    /// What it is called: nothing else of its kind is.
     pub id: String,
     /// What it is.
     pub kind: CachedKind,
@@ -46,6 +46,9 @@ pub struct Cached {
 
 /// Others that keep something for the next build.
 pub(crate) trait Keeps: Send + Sync {
+    /// What all of it is.
+    fn kind(&self) -> CachedKind;
+
     /// All of it. Blocks.
     fn list(&self) -> Result<Vec<Cached>>;
 

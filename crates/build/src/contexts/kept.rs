@@ -4,7 +4,8 @@
 //! build/kept/<key>/tree     the directory, as the client had it
 //! build/kept/<key>/index    what is in it, by what each file was known as, and digests of contents
 //! ```
-//! Who changes the tree takes the index away first and writes it anew afterwards: a copy without one is worth nothing, and is removed. Neither
+//! Who changes the tree takes the index away first and writes it anew afterwards: a copy without one is worth nothing, and is removed once
+//! nobody has it. Neither
 //! is synced, so a copy is of one boot: what a power cut left of it, nobody could say.
 
 use super::list::Listed;
@@ -16,7 +17,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::fs;
 use std::io::{self, Read as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 use tokio::sync::OwnedMutexGuard;
 
@@ -36,13 +37,15 @@ pub(crate) struct Kept {
 pub(crate) struct Mine {
     path: PathBuf,
     boot: String,
-    _turn: OwnedMutexGuard<()>,
+    turn: Option<OwnedMutexGuard<()>>,
 }
 
 /// A file's contents, as they were hashed on the way in.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Known {
     pub(crate) digest: Digest,
+    /// Bytes of it.
+    pub(crate) size: u64,
     /// What the file may do beyond its user, as the kernel keeps it.
     pub(crate) capabilities: Vec<u8>,
 }
@@ -89,7 +92,7 @@ impl Kept {
             if let Ok(_turn) = turn.try_lock()
                 && self.look(&key).is_none()
             {
-                self.discard(&key);
+                discard(&self.root.join(&key));
             }
         }
         Ok(())
@@ -98,7 +101,7 @@ impl Kept {
     /// The copy of a key, for one build at a time; `None`: another build has it.
     pub(crate) fn take(&self, key: &str) -> Option<Mine> {
         let turn = self.turns.of(key.to_owned()).try_lock_owned().ok()?;
-        Some(Mine { path: self.root.join(key), boot: self.boot.clone(), _turn: turn })
+        Some(Mine { path: self.root.join(key), boot: self.boot.clone(), turn: Some(turn) })
     }
 
     /// All of them, those that were used last first.
@@ -113,15 +116,15 @@ impl Kept {
     fn take_out(&self, key: &str) -> bool {
         let turn = self.turns.of(key.to_owned());
         let Ok(_turn) = turn.try_lock() else { return false };
-        self.discard(key);
+        discard(&self.root.join(key));
         true
     }
 
     /// Removes those that are too many, or too much.
     pub(crate) fn bound(&self) {
-        let mut bytes = 0;
+        let mut bytes = 0_u64;
         for (place, one) in self.all().into_iter().enumerate() {
-            bytes += one.size;
+            bytes = bytes.saturating_add(one.size);
             if place > 0 && (place >= MOST || bytes > BYTES) {
                 self.take_out(&one.key);
             }
@@ -143,16 +146,13 @@ impl Kept {
         let is_one = header.version == VERSION && header.boot == self.boot;
         is_one.then(|| KeptContext { key: key.to_owned(), size: header.size, used })
     }
-
-    fn discard(&self, key: &str) {
-        let path = self.root.join(key);
-        if let Err(error) = image::remove_tree(&path) {
-            tracing::warn!(path = %path.display(), %error, "a copy of a build context can't be removed");
-        }
-    }
 }
 
 impl Keeps for Kept {
+    fn kind(&self) -> CachedKind {
+        CachedKind::Context
+    }
+
     fn list(&self) -> Result<Vec<Cached>> {
         let cached = |one: KeptContext| Cached {
             in_use: self.turns.of(one.key.clone()).try_lock().is_err(),
@@ -171,6 +171,12 @@ impl Keeps for Kept {
 
     fn remove(&self, id: &str) -> Result<bool> {
         Ok(is_key(id) && self.look(id).is_some() && self.take_out(id))
+    }
+}
+
+fn discard(path: &Path) {
+    if let Err(error) = image::remove_tree(path) {
+        tracing::warn!(path = %path.display(), %error, "a copy of a build context can't be removed");
     }
 }
 
@@ -233,5 +239,61 @@ impl Mine {
 
     fn index(&self) -> PathBuf {
         self.path.join("index")
+    }
+}
+
+impl Drop for Mine {
+    fn drop(&mut self) {
+        if self.index().exists() {
+            return;
+        }
+        // It broke off while it came. Nobody gets it until it is gone, and nobody waits for that.
+        let (path, turn) = (std::mem::take(&mut self.path), self.turn.take());
+        let remove = move || {
+            discard(&path);
+            drop(turn);
+        };
+        match tokio::runtime::Handle::try_current() {
+            Ok(runtime) => drop(runtime.spawn_blocking(remove)),
+            Err(_) => remove(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn keep(kept: &Kept, key: &str, size: u64) {
+        let mine = kept.take(key).unwrap();
+        assert_eq!(mine.open().unwrap(), Indexed::new());
+        fs::write(mine.tree().join("file"), "contents").unwrap();
+        mine.write(&Indexed::new(), size).unwrap();
+    }
+
+    #[test]
+    fn what_breaks_off_while_it_comes_is_removed() {
+        let temp = tempfile::tempdir().unwrap();
+        let kept = Kept::open(temp.path().join("kept")).unwrap();
+        let key = "a".repeat(64);
+        keep(&kept, &key, 8);
+        assert_eq!(kept.keys().unwrap().len(), 1);
+        let mine = kept.take(&key).unwrap();
+        mine.forget().unwrap();
+        assert!(kept.take(&key).is_none());
+        drop(mine);
+        assert!(kept.keys().unwrap().is_empty());
+        keep(&kept, &key, 8);
+    }
+
+    #[test]
+    fn no_size_is_too_large_to_be_bounded() {
+        let temp = tempfile::tempdir().unwrap();
+        let kept = Kept::open(temp.path().join("kept")).unwrap();
+        for key in ["a", "b", "c"] {
+            keep(&kept, &key.repeat(64), u64::MAX);
+        }
+        kept.bound();
+        assert_eq!(kept.all().len(), 1);
     }
 }

@@ -64,6 +64,8 @@ pub struct Taking<'u> {
     index: u32,
     file: File,
     hasher: Hasher,
+    /// Bytes that came.
+    size: u64,
 }
 
 impl Builder {
@@ -178,7 +180,7 @@ impl Update {
         let opened =
             self.parent(parent).and_then(|parent| rustix::fs::openat(parent, name, flags, Mode::from_raw_mode(0o600)));
         let file = File::from(opened.map_err(|errno| failed_at(&entry, errno))?);
-        Ok(Taking { update: self, index, file, hasher: Hasher::new() })
+        Ok(Taking { update: self, index, file, hasher: Hasher::new(), size: 0 })
     }
 
     /// The context, of which `ignore` is no part.
@@ -191,7 +193,8 @@ impl Update {
         }
         let Update { builder, place, list, known, changed, unsettled, gone, touched, .. } = self;
         let entries = list.into_entries();
-        let size = entries.iter().map(|entry| if let What::File(stamp) = entry.what { stamp.size } else { 0 }).sum();
+        // What came, and not what was said to come.
+        let size = known.iter().flatten().fold(0, |sum: u64, known| sum.saturating_add(known.size));
         let digests: HashMap<Vec<u8>, Known> = entries
             .iter()
             .zip(&known)
@@ -271,7 +274,7 @@ impl Taking<'_> {
     /// # Errors
     /// Where it can't be kept.
     pub fn end(self, verdict: &Verdict) -> Result<()> {
-        let Taking { update, index, file, hasher } = self;
+        let Taking { update, index, file, hasher, size } = self;
         let entry = update.list.entries()[index as usize].clone();
         let failed = |errno| failed_at(&entry, errno);
         let mut capabilities = &[][..];
@@ -298,7 +301,7 @@ impl Taking<'_> {
         // As it is in a layer, so that it can be taken there as it is.
         rustix::fs::futimens(&file, &FIXED_TIMES).map_err(failed)?;
         let digest = hasher.finish();
-        update.known[index as usize] = Some(Known { digest, capabilities: capabilities.to_vec() });
+        update.known[index as usize] = Some(Known { digest, size, capabilities: capabilities.to_vec() });
         Ok(())
     }
 }
@@ -307,6 +310,7 @@ impl Write for Taking<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let written = self.file.write(bytes)?;
         self.hasher.update(&bytes[..written]);
+        self.size = self.size.saturating_add(written as u64);
         Ok(written)
     }
 

@@ -203,6 +203,10 @@ impl WebFiles {
 }
 
 impl Keeps for WebFiles {
+    fn kind(&self) -> CachedKind {
+        CachedKind::Web
+    }
+
     fn list(&self) -> Result<Vec<Cached>> {
         let items = self.records.list().map_err(|e| Error::failed("reading what is known of downloads", e))?.items;
         let mut seen = HashSet::new();
