@@ -13,8 +13,8 @@ use std::time::Duration;
 use crate::client::Heard;
 use crate::wire::refused;
 
-/// Bytes of a line. What a command writes in one go is less, and a Dockerfile's steps are in one.
-pub(crate) const LINE: usize = 64 << 20;
+/// Bytes of a line. What a command writes in one go is less; a Dockerfile's steps are in one, with six bytes for each control character in it.
+pub(crate) const LINE: usize = 7 * crate::ask::LINE;
 
 /// What is said.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -169,7 +169,12 @@ fn host(call: &Call) -> Result<HostConfig> {
     let mut host = HostConfig {
         network_mode: NetworkMode::parse(query.text("networkmode")),
         extra_hosts: query.all("extrahosts").into_iter().filter(|host| !host.is_empty()).collect(),
-        shm_size: u64::try_from(number(call, "shmsize")?).unwrap_or(0),
+        shm_size: u64::try_from(number(call, "shmsize")?)
+            .map_err(|_| ApiError::bad_request("SHM size can not be less than 0"))?,
+        isolation: Some(query.text("isolation"))
+            .filter(|isolation| *isolation != "default")
+            .unwrap_or_default()
+            .to_owned(),
         ..HostConfig::default()
     };
     let resources = &mut host.resources;
@@ -180,6 +185,7 @@ fn host(call: &Call) -> Result<HostConfig> {
     resources.cpu_quota = number(call, "cpuquota")?;
     query.text("cpusetcpus").clone_into(&mut resources.cpuset_cpus);
     query.text("cpusetmems").clone_into(&mut resources.cpuset_mems);
+    query.text("cgroupparent").clone_into(&mut resources.cgroup_parent);
     resources.ulimits = ulimits(document::<Option<Vec<UlimitBody>>>(call, "ulimits")?);
     Ok(host)
 }
