@@ -1,7 +1,7 @@
 //! What a command prints: for people, or for programs.
 
 use std::ffi::OsStr;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal as _, Write};
 
 use clap::builder::{PossibleValue, TypedValueParser};
 use clap::error::ErrorKind;
@@ -84,7 +84,10 @@ pub(super) fn error(error: &Error) {
     }
     let mut stderr = io::stderr().lock();
     let title = terminal::Style::Bad.paint("error:", terminal::colours(&stderr));
-    let _ = writeln!(stderr, "{title} {error}");
+    // A daemon's words may have others' in them: a Dockerfile's, a server's.
+    let text = error.to_string();
+    let text = if stderr.is_terminal() { terminal::clean_lines(&text) } else { text };
+    let _ = writeln!(stderr, "{title} {text}");
 }
 
 /// Prints something to know that is no error.

@@ -112,3 +112,67 @@ impl Drop for Hidden {
 pub(super) fn clear(mut output: impl Write) -> io::Result<()> {
     output.write_all(b"\x1b[H\x1b[2J\x1b[3J")
 }
+
+/// A text that is on one row, and does nothing to the terminal.
+pub(super) fn clean(text: &str) -> String {
+    harmless(text, |_| false).replace('\t', "    ")
+}
+
+/// The same of a text of several lines.
+pub(super) fn clean_lines(text: &str) -> String {
+    harmless(text, |character| character == '\n')
+}
+
+/// A text without what does something to the terminal, but for tabs and what is to be kept.
+fn harmless(text: &str, kept: impl Fn(char) -> bool) -> String {
+    let mut cleaned = String::with_capacity(text.len());
+    let mut characters = text.chars();
+    while let Some(character) = characters.next() {
+        match character {
+            '\u{1b}' => skip_sequence(&mut characters),
+            character if character == '\t' || kept(character) => cleaned.push(character),
+            character if character.is_control() || turns(character) => {}
+            character => cleaned.push(character),
+        }
+    }
+    cleaned
+}
+
+/// Whether it changes the direction of what is beside it (Unicode's annex 9), so that a line reads as another.
+fn turns(character: char) -> bool {
+    matches!(character, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// Passes over the rest of an escape sequence (ECMA-48, section 5.4; operating system commands end with BEL or ST).
+fn skip_sequence(characters: &mut std::str::Chars<'_>) {
+    match characters.next() {
+        Some('[') => _ = characters.find(|character| ('@'..='~').contains(character)),
+        Some(']' | 'P' | 'X' | '^' | '_') => {
+            while let Some(character) = characters.next() {
+                match character {
+                    '\u{7}' => return,
+                    '\u{1b}' => {
+                        characters.next();
+                        return;
+                    }
+                    _ => {}
+                }
+            }
+        }
+        Some(' '..='/') => _ = characters.find(|character| ('0'..='~').contains(character)),
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_command_writes_does_nothing_to_the_terminal() {
+        let text =
+            "a\u{1b}[31mb\u{1b}[0m\u{7}\tc\u{1b}]0;title\u{7}d\u{1b}(Be\u{1b}]x\u{1b}\\f\u{9b}31mg\n\u{202e}h\u{2069}";
+        assert_eq!(clean(text), "ab    cdef31mgh");
+        assert_eq!(clean_lines(text), "ab\tcdef31mg\nh");
+    }
+}

@@ -78,7 +78,8 @@ impl Display {
             Kind::Live(live) => live.hear(told),
             Kind::Plain(plain) => {
                 let text = plain.hear(told);
-                write(&text)?;
+                // A file gets what was written as it was.
+                write(&if io::stderr().is_terminal() { terminal::clean_lines(&text) } else { text })?;
             }
             Kind::Quiet => {}
         }
@@ -123,13 +124,13 @@ fn output(text: &mut String, course: &Course) {
             continue;
         }
         // Writing to a string never fails.
-        let _ = writeln!(text, "------\n > {}", step.title);
+        let _ = writeln!(text, "------\n > {}", terminal::clean(&step.title));
         if step.written.is_clipped() {
             let _ = writeln!(text, "[output clipped: --progress plain writes all of it]");
         }
         for line in lines {
             let since = line.at.saturating_sub(step.began);
-            let _ = writeln!(text, "{}.{:03} {}", since.as_secs(), since.subsec_millis(), line.text);
+            let _ = writeln!(text, "{}.{:03} {}", since.as_secs(), since.subsec_millis(), terminal::clean(&line.text));
         }
         let _ = writeln!(text, "------");
     }
@@ -147,7 +148,8 @@ fn found(text: &mut String, found: &[Found], colours: bool) {
     let title = format!("{title} (stratus build --check says more):");
     let _ = writeln!(text, "{}", Style::Careful.paint(&title, colours));
     for Found { warning, file, .. } in found {
-        let _ = writeln!(text, " - {}: {} ({file}:{})", warning.rule, warning.detail, warning.span.start.line);
+        let line = format!("{}: {} ({file}:{})", warning.rule, warning.detail, warning.span.start.line);
+        let _ = writeln!(text, " - {}", terminal::clean(&line));
     }
 }
 
