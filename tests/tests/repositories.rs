@@ -66,6 +66,25 @@ fn built(host: &Daemon, dockerfile: &str) -> e2e::Outcome {
     host.sh(&format!("{BUILD} -t built context"))
 }
 
+/// Git's own protocol is spoken with the host that was named, and a submodule names another.
+#[test]
+fn a_submodule_leads_nowhere_else() {
+    let host = host();
+    let (server, url) = served(&host);
+    let elsewhere = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    elsewhere.set_nonblocking(true).expect("a listener that does not wait");
+    let port = elsewhere.local_addr().expect("its address").port();
+    let edit = format!("git config -f .gitmodules submodule.modules/lib.url git://127.0.0.1:{port}/lib.git");
+    host.sh(&format!(
+        "git clone -q -b other served/app.git edited && cd edited && {edit} && git -c user.name=x -c user.email=x@x commit -qam away && git push -q origin HEAD:away"
+    ))
+    .ok();
+    built(&host, &format!("FROM busybox\nADD {url}#other /x\n")).ok();
+    built(&host, &format!("FROM busybox\nADD {url}#away /x\n")).exits_with(1).complains("git: ");
+    assert!(elsewhere.accept().is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock));
+    server.signal("TERM");
+}
+
 #[test]
 fn what_a_repository_has_is_added() {
     let host = host();

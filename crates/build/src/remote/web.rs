@@ -116,7 +116,12 @@ impl WebFiles {
         if let Some(here) = &file.here {
             return Ok((Arc::clone(here), ALONE));
         }
-        let failed = |e: std::io::Error| Error::failed(format!("taking {} from what was downloaded", file.url), e);
+        let failed = |e: std::io::Error| {
+            Error::failed(
+                format!("taking {} from what was downloaded", image::registry::without_password(&file.url)),
+                e,
+            )
+        };
         let directory = self.temporary().map_err(failed)?;
         match fs::hard_link(self.path(&file.digest), directory.path().join(ALONE)) {
             Ok(()) => return Ok((Arc::new(directory), ALONE)),

@@ -6,13 +6,14 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::IpNet;
 
 /// Where clouds answer machines' questions about themselves, beside the link-local addresses that most of them use.
-const METADATA: [IpAddr; 5] = [
-    // Alibaba, Oracle, Azure; AWS and Google by IPv6.
+const METADATA: [IpAddr; 6] = [
+    // Alibaba, Oracle, Azure; Google, Oracle and Scaleway by IPv6. All of AWS' are in a range of their own.
     IpAddr::V4(Ipv4Addr::new(100, 100, 100, 200)),
     IpAddr::V4(Ipv4Addr::new(192, 0, 0, 192)),
     IpAddr::V4(Ipv4Addr::new(168, 63, 129, 16)),
-    IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254)),
     IpAddr::V6(Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254)),
+    IpAddr::V6(Ipv6Addr::new(0xfd00, 0xc1, 0, 0, 0, 0, 0xa9fe, 0xa9fe)),
+    IpAddr::V6(Ipv6Addr::new(0xfd00, 0x42, 0, 0, 0, 0, 0, 0x42)),
 ];
 
 /// Addresses that may be connected to: all but loopback, link-local and multicast ones and those of clouds' metadata services, which may be
@@ -53,19 +54,32 @@ fn is_special(address: &IpAddr) -> bool {
         IpAddr::V4(v4) => {
             v4.is_loopback() || v4.is_link_local() || v4.is_multicast() || v4.is_broadcast() || v4.octets()[0] == 0
         }
-        IpAddr::V6(v6) => v6.is_loopback() || v6.is_unicast_link_local() || v6.is_multicast() || v6.is_unspecified(),
+        IpAddr::V6(v6) => {
+            let of_aws = v6.segments()[..2] == [0xfd00, 0xec2];
+            // Site-local ones, which nobody uses any more, are each host's own matter.
+            let of_site = v6.segments()[0] & 0xffc0 == 0xfec0;
+            v6.is_loopback()
+                || v6.is_unicast_link_local()
+                || v6.is_multicast()
+                || v6.is_unspecified()
+                || of_aws
+                || of_site
+        }
     };
     by_kind || METADATA.contains(address)
 }
 
 /// The IPv4 address that packets to an IPv6 address go to in the end: it is mapped (RFC 4291), or behind a translator or a relay of the
-/// well-known kinds (RFC 6052, RFC 3056).
+/// well-known kinds (RFC 6052, RFC 8215, RFC 2765, RFC 3056, RFC 4380, RFC 5214).
 fn carried(address: IpAddr) -> Option<Ipv4Addr> {
     let IpAddr::V6(v6) = address else { return None };
     let bytes = v6.octets();
     let at = |start: usize| Ipv4Addr::new(bytes[start], bytes[start + 1], bytes[start + 2], bytes[start + 3]);
     match v6.segments() {
-        [0, 0, 0, 0, 0, 0xffff, ..] | [0x64, 0xff9b, 0, 0, 0, 0, ..] => Some(at(12)),
+        [0, 0, 0, 0, 0, 0xffff, ..] | [0x64, 0xff9b, 0, 0, 0, 0, ..] | [0x64, 0xff9b, 1, ..] => Some(at(12)),
+        [0, 0, 0, 0, 0xffff, 0, ..] | [_, _, _, _, 0 | 0x200, 0x5efe, ..] => Some(at(12)),
+        // Teredo has it with its bits turned.
+        [0x2001, 0, ..] => Some(Ipv4Addr::from(!u32::from(at(12)))),
         [0, 0, 0, 0, 0, 0, high, _] if high != 0 => Some(at(12)),
         [0x2002, ..] => Some(at(2)),
         _ => None,
@@ -100,10 +114,20 @@ mod tests {
             "::169.254.169.254",
             "64:ff9b::a9fe:a9fe",
             "2002:7f00:1::",
+            "fd00:ec2::23",
+            "fd00:c1::a9fe:a9fe",
+            "fd00:42::42",
+            "fec0::1",
+            "64:ff9b:1::a9fe:a9fe",
+            "::ffff:0:127.0.0.1",
+            "2001:0:1:2:3:4:5601:5601",
+            "2001:db8::5efe:127.0.0.1",
         ] {
             assert!(!allows(out), "{out}");
         }
-        for within in ["10.0.0.1", "192.168.1.1", "192.0.2.1", "fd00::1", "2001:db8::1", "64:ff9b::c000:201"] {
+        for within in
+            ["10.0.0.1", "192.168.1.1", "192.0.2.1", "fd00::1", "2001:db8::1", "2001:4860::8888", "64:ff9b::c000:201"]
+        {
             assert!(allows(within), "{within}");
         }
     }

@@ -143,7 +143,7 @@ fn check(source: &GitSource) -> Result<()> {
     if !matches!(scheme.as_deref(), Some("http" | "https" | "git")) {
         return Err(Error::Invalid(format!(
             "{}: git is spoken by https, http and git://, as nobody has lent a key for SSH",
-            source.remote
+            image::registry::without_password(&source.remote)
         )));
     }
     let odd = |c: char| c.is_whitespace() || c.is_control() || "~^:?*[\\".contains(c);

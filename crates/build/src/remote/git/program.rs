@@ -7,7 +7,8 @@ use crate::scratch::Directory;
 use crate::{Error, Result};
 use image::registry::{Forward, Reach, Registries, Relay, TransportCause, without_password};
 use rustix::process::{Pid, Signal};
-use std::fs;
+use std::fs::{self, OpenOptions};
+use std::io::Write as _;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
@@ -62,7 +63,12 @@ impl Program {
                 _ => (authority, GIT_PORT),
             };
             let forward = program.relay.forward(host.trim_matches(['[', ']']), port).await.map_err(|e| failed(&e))?;
-            program.remote = format!("git://{}/{path}", forward.address());
+            let there = forward.address();
+            program.remote = format!("git://{there}/{path}");
+            // A submodule may name any host: those that git's own protocol would reach by itself get a program that ends at once.
+            let alone = format!("[core]\n\tgitProxy = none for {there}\n\tgitProxy = false\n");
+            let file = OpenOptions::new().append(true).open(program.home.path().join(".gitconfig"));
+            file.and_then(|mut file| file.write_all(alone.as_bytes())).map_err(|e| failed(&e))?;
             program.host = Some(authority.to_owned());
             program._forward = Some(forward);
         }
@@ -170,9 +176,12 @@ impl Group {
             return Err(Error::failed("running git", "it has no output"));
         };
         let (mut said, mut complained) = (Vec::new(), Vec::new());
-        // What goes beyond is not read: whoever says that much is not waited for either.
         let (mut output, mut complaint) = (output.take(MOST_SAID), complaint.take(MOST_SAID));
         tokio::try_join!(output.read_to_end(&mut said), complaint.read_to_end(&mut complained)).map_err(failed)?;
+        if output.limit() == 0 || complaint.limit() == 0 {
+            // It would wait for somebody to read on; it ends with this.
+            return Err(Error::failed("running git", format!("it says more than {MOST_SAID} bytes")));
+        }
         let status = self.0.wait().await.map_err(failed)?;
         let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
         Ok(Ended { code: status.code(), output: text(said), complaint: text(complained) })
