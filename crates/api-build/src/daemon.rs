@@ -6,6 +6,7 @@ use crate::export::Exports;
 use crate::layout::ClientLayout;
 use crate::mux::{Mux, Opener, Side, Stream};
 use crate::need::{self, Need};
+use crate::patient::Patient;
 use crate::said::Said;
 use crate::wire::{self, PieceReader};
 use build::dockerfile::Source as FileSource;
@@ -264,6 +265,8 @@ async fn directory(
 ) -> Result<Files, Error> {
     let ignore = ignore.map(|rules| Ignore::parse(&rules)).transpose()?.unwrap_or_default();
     let stream = need::ask(opener, &Need::Context { name }).await.map_err(Error::Invalid)?;
+    // A directory's files are at hand, which what somebody makes an archive of need not be.
+    let stream = Patient::new(stream, need::PATIENCE);
     let (builder, key) = (builder.clone(), key.to_owned());
     blocking(move || {
         let failed = |e: io::Error| Error::Invalid(format!("receiving the build context: {e}"));

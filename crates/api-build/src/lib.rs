@@ -17,6 +17,7 @@ mod export;
 mod layout;
 mod mux;
 mod need;
+mod patient;
 mod said;
 mod wire;
 
