@@ -1,5 +1,6 @@
 //! All that a daemon has, on the disk and in the kernel: the same before and after what leaves nothing behind.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Command;
 
@@ -27,7 +28,7 @@ pub(crate) fn list(instance: &str, directory: &Path) -> Vec<String> {
         let entries = names_in(&directory.join("data").join(name));
         found.extend(entries.into_iter().map(|entry| format!("data/{name}/{entry}")));
     }
-    found.extend(names_in(&directory.join("run/keeper/records")).into_iter().map(|name| format!("kept {name}")));
+    found.extend(kept(directory).into_iter().map(|id| format!("kept {id}")));
     let table = Command::new("nft").args(["list", "table", "inet", &format!("stratus-{instance}")]).output();
     let table = String::from_utf8_lossy(&table.expect("nft is installed").stdout).into_owned();
     found.extend(table.lines().filter(|line| line.contains("elements")).map(|line| format!("rules {}", line.trim())));
@@ -53,4 +54,25 @@ pub(crate) fn list(instance: &str, directory: &Path) -> Vec<String> {
     }
     found.sort();
     found
+}
+
+/// What the keeper remembers: of its journal, who was born and not forgotten. Each frame is a length and a checksum of four bytes each, and a
+/// payload that says what it is by its first byte, and of whom by a length and a name.
+fn kept(directory: &Path) -> BTreeSet<String> {
+    const BORN: u8 = 1;
+    const FORGOTTEN: u8 = 3;
+    let journal = std::fs::read(directory.join("run/keeper/records")).unwrap_or_default();
+    let (mut rest, mut kept) = (&journal[..], BTreeSet::new());
+    while let Some((head, after)) = rest.split_first_chunk::<8>() {
+        let length = u32::from_le_bytes([head[0], head[1], head[2], head[3]]) as usize;
+        let Some((payload, next)) = after.split_at_checked(length) else { break };
+        let name = |payload: &[u8]| String::from_utf8_lossy(&payload[2..2 + usize::from(payload[1])]).into_owned();
+        match payload.first() {
+            Some(&BORN) => _ = kept.insert(name(payload)),
+            Some(&FORGOTTEN) => _ = kept.remove(&name(payload)),
+            _ => {}
+        }
+        rest = next;
+    }
+    kept
 }

@@ -1,6 +1,6 @@
 //! What goes on when the daemon, or the keeper, is killed.
 
-use e2e::{Daemon, eventually};
+use e2e::{Daemon, Session, eventually};
 use std::io::{Read, Write};
 use std::net::{Ipv6Addr, TcpStream};
 
@@ -202,6 +202,95 @@ fn when_the_keeper_is_killed_its_containers_end_and_can_start_again() {
     host.sh("docker start box && docker exec box true && docker exec again true").ok();
     host.sh("docker run --rm busybox echo hello").says("hello");
     assert_ne!(host.keeper(), keeper);
+}
+
+/// The record of a start is written while the keeper is at it. Of a daemon that is killed then, the next one asks the keeper what
+/// came of it.
+#[test]
+fn a_start_that_its_daemon_did_not_see_through_is_what_the_keeper_made_of_it() {
+    let mut host = Daemon::start();
+    host.sh("docker create --name runs -p 80 busybox sleep 1000 && docker create --name ends busybox true").ok();
+    host.sh("docker create --name restarts --restart always busybox sleep 1000").ok();
+    let keeper = host.keeper();
+    for name in ["runs", "ends", "restarts"] {
+        let start = cut_short(&host, name, "created");
+        eventually("the keeper to be asked", || asked(&host));
+        host.kill9();
+        drop(start);
+        host.sh(&format!("kill -CONT {keeper}")).ok();
+        host.restart();
+        assert_eq!(host.keeper(), keeper);
+    }
+
+    host.sh("docker exec runs echo here").says("here");
+    host.sh("docker exec restarts echo here").says("here");
+    eventually("its end", || {
+        host.sh("docker inspect -f '{{.State.Status}} {{.State.ExitCode}}' ends").text() == "exited 0"
+    });
+    let shown = "docker inspect -f '{{.State.Pid}} {{.State.StartedAt}} {{.RestartCount}}' runs restarts";
+    let before = host.sh(shown).ok().text().to_owned();
+    assert!(!before.starts_with("0 "), "{before}");
+    host.kill9();
+    host.restart();
+    host.sh(shown).says(&before);
+    host.sh("docker port runs 80 | wc -l").says("2");
+    host.sh("docker rm -f runs ends restarts").ok();
+}
+
+#[test]
+fn a_start_that_came_to_nothing_leaves_its_container_as_it_was() {
+    let mut host = Daemon::start();
+    host.sh("docker create --name fresh -p $PORT:80 busybox sleep 1000").ok();
+    host.sh("docker run --name ended busybox sh -c 'exit 3'").exits_with(3);
+    let shown = "docker inspect -f '{{json .State}} {{json .NetworkSettings}}' fresh ended";
+    // Its daemon has the keeper forget what ended, and then it is over.
+    eventually("the end to be over", || host.holdings().iter().all(|line| !line.starts_with("kept ")));
+    let before = host.sh(shown).ok().text().to_owned();
+    for (name, before_it) in [("fresh", "created"), ("ended", "exited")] {
+        let keeper = host.keeper();
+        let start = cut_short(&host, name, before_it);
+        host.kill9();
+        drop(start);
+        host.sh(&format!("kill -9 {keeper}")).ok();
+        host.restart();
+        host.sh(shown).says(&before);
+    }
+    host.kill9();
+    // What it was is written down: a boot does not make a run of it.
+    std::fs::write(host.run_dir().join("boot_id"), "another").expect("write");
+    host.restart();
+    host.sh(shown).says(&before);
+    host.sh("docker start fresh && docker exec fresh echo here").mentions("here");
+}
+
+/// A start whose record is written, of a keeper that is stopped and answers nothing.
+fn cut_short(host: &Daemon, name: &str, before: &str) -> Session {
+    let id = host.sh(&format!("docker inspect -f '{{{{.Id}}}}' {name}")).text().to_owned();
+    host.sh(&format!("kill -STOP {}", host.keeper())).ok();
+    let start = host.session(&format!("docker start {name}"));
+    eventually("the record", || starts_on_record(host, before).contains(id.as_bytes()));
+    start
+}
+
+/// Whether something waits for the keeper to be read.
+fn asked(host: &Daemon) -> bool {
+    let socket = host.run_dir().join("keeper.sock");
+    let waits = format!("ss -xH src {} | awk '$3 > 0' | wc -l", socket.display());
+    host.sh(&waits).number() > 0
+}
+
+/// The containers of which the daemon's store says that they are being started, and that they were in a phase before: a record begins
+/// with its identifier.
+fn starts_on_record(host: &Daemon, before: &str) -> std::collections::BTreeSet<Vec<u8>> {
+    const BEGINNING: &[u8] = b"{\"id\":\"";
+    let field = format!("\"before_start\":{{\"state\":{{\"phase\":\"{before}\"").into_bytes();
+    let store = std::fs::read(host.data().join("stratus.db")).unwrap_or_default();
+    let found = store.windows(field.len()).enumerate().filter(|(_, window)| *window == field);
+    let id = |at: usize| {
+        let begins = store[..at].windows(BEGINNING.len()).rposition(|window| window == BEGINNING)?;
+        store.get(begins + BEGINNING.len()..begins + BEGINNING.len() + 64).map(<[u8]>::to_vec)
+    };
+    found.filter_map(|(at, _)| id(at)).collect()
 }
 
 /// After the machine's boot, policies start what others need first, and what can't be started keeps nobody waiting.

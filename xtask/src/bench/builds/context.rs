@@ -43,7 +43,7 @@ pub(super) fn figures(arena: &Arena, ours: &Instance, theirs: &Dockerd, buildah:
             "the same, one file changed",
             measure(true)?,
             600.0,
-            "as before, and a layer of 50,000 names for files that the daemon has",
+            "the digest of the layer's archive, which is one sum over all of it: it goes on from before the changed file, which is in the middle here, so over half a gigabyte",
         ),
     ];
     fs::remove_dir_all(&directory).context("cannot remove the context")?;
