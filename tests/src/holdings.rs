@@ -1,6 +1,6 @@
 //! All that a daemon has, on the disk and in the kernel: the same before and after what leaves nothing behind.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
 
@@ -28,7 +28,7 @@ pub(crate) fn list(instance: &str, directory: &Path) -> Vec<String> {
         let entries = names_in(&directory.join("data").join(name));
         found.extend(entries.into_iter().map(|entry| format!("data/{name}/{entry}")));
     }
-    found.extend(kept(directory).into_iter().map(|id| format!("kept {id}")));
+    found.extend(kept(directory));
     let table = Command::new("nft").args(["list", "table", "inet", &format!("stratus-{instance}")]).output();
     let table = String::from_utf8_lossy(&table.expect("nft is installed").stdout).into_owned();
     found.extend(table.lines().filter(|line| line.contains("elements")).map(|line| format!("rules {}", line.trim())));
@@ -56,23 +56,22 @@ pub(crate) fn list(instance: &str, directory: &Path) -> Vec<String> {
     found
 }
 
-/// What the keeper remembers: of its journal, who was born and not forgotten. Each frame is a length and a checksum of four bytes each, and a
-/// payload that says what it is by its first byte, and of whom by a length and a name.
-fn kept(directory: &Path) -> BTreeSet<String> {
-    const BORN: u8 = 1;
-    const FORGOTTEN: u8 = 3;
+/// What the keeper remembers: of its journal, who was born and not forgotten, and who of these has ended. Each frame is a length and a checksum
+/// of four bytes each, and a payload that says what it is by its first byte, and of whom by a length and a name.
+fn kept(directory: &Path) -> Vec<String> {
     let journal = std::fs::read(directory.join("run/keeper/records")).unwrap_or_default();
-    let (mut rest, mut kept) = (&journal[..], BTreeSet::new());
+    let (mut rest, mut kept) = (&journal[..], BTreeMap::new());
     while let Some((head, after)) = rest.split_first_chunk::<8>() {
         let length = u32::from_le_bytes([head[0], head[1], head[2], head[3]]) as usize;
         let Some((payload, next)) = after.split_at_checked(length) else { break };
         let name = |payload: &[u8]| String::from_utf8_lossy(&payload[2..2 + usize::from(payload[1])]).into_owned();
         match payload.first() {
-            Some(&BORN) => _ = kept.insert(name(payload)),
-            Some(&FORGOTTEN) => _ = kept.remove(&name(payload)),
+            Some(1) => _ = kept.insert(name(payload), "kept"),
+            Some(2) => _ = kept.insert(name(payload), "ended"),
+            Some(3) => _ = kept.remove(&name(payload)),
             _ => {}
         }
         rest = next;
     }
-    kept
+    kept.into_iter().map(|(id, what)| format!("{what} {id}")).collect()
 }

@@ -201,6 +201,6 @@ fn what_is_configured_and_not_compiled() {
     host.sh(&format!("{BUILD} -t site site")).ok();
     answers(&host, "site", 80, "/a/b/", "deep");
     host.sh("curl -s -m 5 http://127.0.0.1:$PORT/files.txt | xargs -n 1 basename | xargs")
-        .says("50x.html index.html files.txt index.html robots.txt");
+        .says("50x.html index.html index.html robots.txt");
     host.sh("docker rm -f site").ok();
 }

@@ -8,7 +8,7 @@
 //! | not running | anything | a start that nobody was told of: it is ended and forgotten |
 //!
 //! The record of a start is written before anybody knows what comes of it: it says running, and what was before. Where the keeper
-//! knows nothing of it, and is the one that was asked, nothing came of it.
+//! knows nothing of it, and is the one that was asked, nothing came of it; what it has not brought to run yet is given up.
 //!
 //! A further process in a container that runs goes on, too, until it ends by itself.
 
@@ -24,6 +24,11 @@ use super::start::show_network;
 use super::{Container, Life};
 use crate::model::{ContainerRecord, MountPoint, Phase, RestartPolicy, Timestamp};
 use crate::{Engine, Result};
+
+/// Whether the keeper has not brought it to run yet.
+fn is_on_its_way(entry: &EntryInfo) -> bool {
+    matches!(entry.state, Held::Creating | Held::Created | Held::Starting)
+}
 
 /// What is said of what was ended with everything else.
 const CLEANED: &str = "ended by stratus daemon --clean";
@@ -76,6 +81,14 @@ impl Engine {
     async fn recover_one(&self, container: &Arc<Container>, entry: Option<EntryInfo>, booted: bool) -> Result<bool> {
         // Removed in this moment: what the keeper still holds of it, its removal has it forget.
         let Ok(life) = container.life(container.id.as_str()).await else { return Ok(false) };
+        let entry = match entry {
+            // Nobody will hear what comes of it: it is given up where it stands.
+            Some(entry) if life.record().before_start.is_some() && is_on_its_way(&entry) => {
+                self.end_held(&entry).await;
+                None
+            }
+            entry => entry,
+        };
         self.settle_start(&life, entry.as_ref(), booted).await?;
         let record = life.record();
         let live = record.state.phase.is_live();
@@ -206,6 +219,11 @@ impl Engine {
         if entry.sandbox.is_none() {
             tracing::warn!(container = entry.id, "ending a container that no record knows");
         }
+        self.end_held(&entry).await;
+    }
+
+    /// Ends what the keeper holds, and has it forget that.
+    async fn end_held(&self, entry: &EntryInfo) {
         let Ok(keeper) = self.keeper().await else { return };
         if entry.exit.is_none() {
             // It may end by itself in this moment.
