@@ -214,11 +214,10 @@ fn a_start_that_its_daemon_did_not_see_through_is_what_the_keeper_made_of_it() {
     let keeper = host.keeper();
     for name in ["runs", "ends", "restarts"] {
         let id = host.sh(&format!("docker inspect -f '{{{{.Id}}}}' {name}")).text().to_owned();
-        let start = cut_short(&host, name, "created");
+        let (stopped, start) = cut_short(&host, name, "created");
         eventually("the keeper to be asked", || asked(&host));
         host.kill9();
-        drop(start);
-        host.sh(&format!("kill -CONT {keeper}")).ok();
+        drop((stopped, start));
         eventually("its program to run", || has_run(&host, name, &id));
         host.restart();
         assert_eq!(host.keeper(), keeper);
@@ -251,11 +250,11 @@ fn a_start_that_came_to_nothing_leaves_its_container_as_it_was() {
     });
     let before = host.sh(shown).ok().text().to_owned();
     for (name, before_it) in [("fresh", "created"), ("ended", "exited")] {
-        let keeper = host.keeper();
-        let start = cut_short(&host, name, before_it);
+        let (stopped, start) = cut_short(&host, name, before_it);
         host.kill9();
-        drop(start);
-        host.sh(&format!("kill -9 {keeper}")).ok();
+        // It ends without a look at what it was asked.
+        assert!(stopped.signal("KILL"));
+        drop((stopped, start));
         host.restart();
         host.sh(shown).says(&before);
     }
@@ -267,13 +266,31 @@ fn a_start_that_came_to_nothing_leaves_its_container_as_it_was() {
     host.sh("docker start fresh && docker exec fresh echo here").mentions("here");
 }
 
-/// A start whose record is written, of a keeper that is stopped and answers nothing.
-fn cut_short(host: &Daemon, name: &str, before: &str) -> Session {
+/// A keeper that is stopped, and answers nothing while this lives.
+struct Stopped(String);
+
+impl Stopped {
+    fn signal(&self, signal: &str) -> bool {
+        let sent = std::process::Command::new("kill").args([&format!("-{signal}"), &self.0]).status();
+        sent.is_ok_and(|status| status.success())
+    }
+}
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        // One that was killed needs no more.
+        self.signal("CONT");
+    }
+}
+
+/// A start whose record is written, of a keeper that is stopped.
+fn cut_short(host: &Daemon, name: &str, before: &str) -> (Stopped, Session) {
     let id = host.sh(&format!("docker inspect -f '{{{{.Id}}}}' {name}")).text().to_owned();
-    host.sh(&format!("kill -STOP {}", host.keeper())).ok();
+    let keeper = Stopped(host.keeper().to_string());
+    assert!(keeper.signal("STOP"));
     let start = host.session(&format!("docker start {name}"));
     eventually("the record", || start_is_on_record(host, &id, before));
-    start
+    (keeper, start)
 }
 
 /// Whether the keeper has brought a container's program to run: it is there, by what it was given, or has ended.
