@@ -68,14 +68,21 @@ pub(crate) fn add_root<W: Write>(packer: &mut Packer<W>, directory: &OwnedFd, sa
     Ok(())
 }
 
+/// Refuses a name in a directory that whoever takes the archive would take for a deletion.
+pub(crate) fn refuse_deletion(name: &[u8], parent: &[u8]) -> Result<()> {
+    if !name.starts_with(b".wh.") {
+        return Ok(());
+    }
+    let reason = "a layer cannot hold a name that begins with .wh.: it would delete a file".into();
+    let entry = [parent, b"/", name].concat();
+    Err(Error::HostileEntry { entry: String::from_utf8_lossy(&entry).trim_start_matches('/').to_owned(), reason })
+}
+
 fn pack_one(packer: &mut Packer<Output>, found: &Found<'_>) -> Result<bool> {
     packer.output().mark(found.path).map_err(|e| Error::io("writing an archive", e))?;
     let (parent, name) = crate::tree::split(found.path);
     let beside = |name: &[u8]| if parent.is_empty() { name.to_vec() } else { [parent, b"/", name].concat() };
-    if name.starts_with(b".wh.") {
-        let reason = "a layer cannot hold a name that begins with .wh.: it would delete a file".into();
-        return Err(Error::HostileEntry { entry: String::from_utf8_lossy(found.path).into_owned(), reason });
-    }
+    refuse_deletion(name, parent)?;
     if found.kind() == FileType::CharacterDevice && found.stat.st_rdev == 0 {
         packer.add_entry(&Entry::new(beside(&[b".wh.", name].concat()), Kind::File, 0))?;
         return Ok(false);

@@ -156,6 +156,8 @@ async fn what_is_copied_lies_as_in_what_is_below() {
     let contents = |name| Contents::Of { parent: from.as_fd(), name, digest: None, own: true };
     let above = Look::of_directory((0, 0), OLD);
     fs::set_permissions(context.path().join("a"), fs::Permissions::from_mode(0o640)).unwrap();
+    let old = std::time::UNIX_EPOCH + std::time::Duration::from_secs(OLD as u64);
+    fs::File::open(context.path().join("a")).unwrap().set_modified(old).unwrap();
 
     let layer = place.images.begin_layer().unwrap();
     let below = Arc::new(place.images.view_layers(diff_ids).await.unwrap());
@@ -347,4 +349,47 @@ async fn view(images: &Images, diff_id: Digest) -> Vec<String> {
     })
     .unwrap();
     seen
+}
+
+/// Each of these would be another layer upon a former one than one that has all of it: so it does not lie upon it.
+#[tokio::test]
+async fn a_layer_that_would_be_another_upon_a_former_one_does_not_lie_upon_it() {
+    let (place, context) = (Place::new(), tempfile::tempdir().unwrap());
+    let first: Files<'_> = &[("srv", None), ("srv/a", Some("a")), ("srv/on/the/way", Some("x"))];
+    let layer = place.images.begin_layer().unwrap();
+    let former = filled(layer, context.path(), first).finish().unwrap().finish(None).await.unwrap().unwrap();
+    let former = former.layers[0].clone();
+    let like = || place.images.begin_layer_like(&former.diff_id).unwrap().expect("it was written down");
+
+    // A file where the former has a directory that nobody named.
+    let files: Files<'_> = &[("srv", None), ("srv/a", Some("a")), ("srv/on/the/way", Some("x")), ("srv/on", Some("y"))];
+    assert!(!filled(like(), context.path(), files).fits());
+    // A name that means a deletion to whoever takes the archive.
+    let files: Files<'_> =
+        &[("srv", None), ("srv/.wh.b", Some("b")), ("srv/a", Some("a")), ("srv/on/the/way", Some("x"))];
+    let filling = filled(like(), context.path(), files);
+    let refused = filling.finish().unwrap().finish(None).await;
+    assert!(matches!(refused, Err(Error::HostileEntry { .. })), "{refused:?}");
+    // A directory that lost an attribute.
+    let above = Look::of_directory((0, 0), OLD);
+    let with = |attributes: image::tar::Attributes| Look { attributes, ..look(0o755) };
+    let large = "l".repeat(LARGE);
+    let fill = |layer: NewLayer, attributes| {
+        let mut filling = layer.fill(None).unwrap();
+        filling.directory(Path::new("/d"), &with(attributes), Existing::Change, &above).unwrap();
+        filling.file(Path::new("/d/l"), Contents::Bytes(large.as_bytes()), &look(0o644), &above).unwrap();
+        filling.finish().unwrap()
+    };
+    let attribute = vec![(b"user.k".to_vec(), b"1".to_vec())];
+    let had = fill(place.images.begin_layer().unwrap(), attribute).finish(None).await.unwrap().unwrap();
+    let upon = place.images.begin_layer_like(&had.layers[0].diff_id).unwrap().expect("it was written down");
+    let lost = fill(upon, Vec::new()).finish(None).await.unwrap().unwrap();
+    let whole = fill(Place::new().images.begin_layer().unwrap(), Vec::new()).finish(None).await.unwrap().unwrap();
+    assert_eq!(lost.layers[0].diff_id, whole.layers[0].diff_id);
+    // A list that was damaged is none.
+    let list = place.root.join("layers").join(&former.dir).join("contents");
+    let mut bytes = fs::read(&list).unwrap();
+    bytes[40] ^= 1;
+    fs::write(&list, bytes).unwrap();
+    assert!(place.images.begin_layer_like(&former.diff_id).unwrap().is_none());
 }

@@ -85,7 +85,10 @@ impl Looked {
     /// What copies have in common that are likely to be of much the same files.
     pub(crate) fn kind(&self, state: &State, text: &str) -> Digest {
         let below = if self.copying.link { None } else { state.chain() };
-        Key::new("copies like").option(below.as_ref(), Key::digest).text(text).finish()
+        let copying = &self.copying;
+        // Directories on the way look as these say.
+        let key = Key::new("copies like").option(below.as_ref(), Key::digest).text(text).text(&copying.destination);
+        key.option(copying.owner.as_ref(), owner_part).number(copying.time.cast_unsigned()).finish()
     }
 
     /// Makes the layer; it takes what it can from the layer of a copy that it is `like`.
@@ -102,21 +105,45 @@ impl Looked {
         for piece in self.found {
             taken.push(piece.take(builder, tell).await.map_err(|e| e.to_string())?);
         }
-        let copying = self.copying;
-        let filled = tokio::task::spawn_blocking(move || {
-            let like = like.map(|like| images.begin_layer_like(&like)).transpose().map_err(|e| e.to_string())?;
-            if let Some(layer) = like.flatten() {
-                let filling = fill(&copying, &taken, layer, below.clone())?;
-                if filling.fits() {
-                    return filling.finish().map_err(|e| e.to_string());
+        let (copying, taken) = (Arc::new(self.copying), Arc::new(taken));
+        let filled = |layer: NewLayer| {
+            let (copying, taken, below) = (Arc::clone(&copying), Arc::clone(&taken), below.clone());
+            let filled = tokio::task::spawn_blocking(move || fill(&copying, &taken, layer, below));
+            async move { filled.await.map_err(|e| e.to_string())? }
+        };
+        if let Some(like) = like.filter(|_| state.diff_ids().len() < MOST_UPON)
+            && let Some(layer) = begun(&images, move |images| images.begin_layer_like(&like)).await?
+        {
+            // Whatever is in the way of that, a layer that has all of it is none the worse.
+            match filled(layer).await {
+                Ok(filling) if filling.fits() => {
+                    let layer = filling.finish().map_err(|e| e.to_string())?;
+                    match layer.finish(None).await {
+                        Ok(layer) => return Ok(layer),
+                        Err(error) => tracing::debug!(%error, "a layer can't lie upon a former one"),
+                    }
                 }
+                Ok(_) => {}
+                Err(error) => tracing::debug!(%error, "a layer can't lie upon a former one"),
             }
-            let layer = images.begin_layer().map_err(|e| e.to_string())?;
-            fill(&copying, &taken, layer, below)?.finish().map_err(|e| e.to_string())
-        });
-        let layer = filled.await.map_err(|e| e.to_string())??;
+        }
+        let layer = begun(&images, |images| images.begin_layer()).await?;
+        let layer = filled(layer).await?.finish().map_err(|e| e.to_string())?;
         layer.finish(None).await.map_err(|e| e.to_string())
     }
+}
+
+/// Layers of an image that may have two directories each: overlayfs takes 500.
+const MOST_UPON: usize = 200;
+
+/// Begins a layer, where that may block.
+async fn begun<T: Send + 'static>(
+    images: &Images,
+    begin: impl FnOnce(&Images) -> image::Result<T> + Send + 'static,
+) -> Result<T, String> {
+    let images = images.clone();
+    let begun = tokio::task::spawn_blocking(move || begin(&images)).await;
+    begun.map_err(|e| e.to_string())?.map_err(|e| e.to_string())
 }
 
 fn fill(

@@ -53,8 +53,8 @@ pub enum Contents<'a> {
         name: &'a [u8],
         /// The digest of what it holds, where that is known.
         digest: Option<Digest>,
-        /// Nobody else needs the file's time: where it looks as wanted but for that, it is taken as it is, unless somebody has taken it
-        /// before. A file of two layers would be one with two names to whoever sees both.
+        /// It may be taken as it is, where it looks as wanted, unless somebody has taken it before. A file of two layers would be one
+        /// with two names to whoever sees both. Its time is not changed for that: steps may have the context mounted.
         own: bool,
     },
 }
@@ -66,6 +66,19 @@ pub enum Existing {
     Keep,
     /// It looks as the new one.
     Change,
+}
+
+/// Where a directory's look is taken from that nobody has said yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Seen {
+    /// From what the layer lies upon, else from what is below it.
+    All,
+    /// From what is below the layer alone.
+    Below,
+}
+
+fn is_directory_of(stat: &Stat) -> bool {
+    FileType::from_raw_mode(stat.st_mode) == FileType::Directory
 }
 
 /// A layer that is being filled.
@@ -92,7 +105,7 @@ impl NewLayer {
         let under = self.under().map(|under| pack::open(&under)).transpose()?;
         let filling = Filling { layer: self, root, under, below, times: BTreeMap::new() };
         // overlayfs shows the root directory of the uppermost layer.
-        if let Some(look) = filling.look_below(b"")? {
+        if let Some(look) = filling.look_below(b"", Seen::All)? {
             dress(&filling.root, &look).map_err(|errno| failed(b"", errno))?;
         }
         Ok(filling)
@@ -110,13 +123,37 @@ impl Filling {
 
     /// Takes note of what comes next.
     fn note(&mut self, path: &[u8], what: What, look: &Look) -> Verdict {
+        let is_directory = what == What::Directory;
         let made = Made { what, look: look.clone() };
         match &mut self.layer.content {
             Content::Whole => {}
             Content::Filled(filled) => filled.note(path, made),
-            Content::Upon(upon) => return upon.former.note(path, &made),
+            Content::Upon(upon) => {
+                let verdict = upon.former.note(path, &made);
+                let hides = |under: &OwnedFd| {
+                    let there = look_at(under.as_fd(), path);
+                    there.is_ok_and(|there| there.is_some_and(|stat| is_directory_of(&stat)))
+                };
+                // It would hide what a directory of the former has.
+                if verdict == Verdict::Make && !is_directory && self.under.as_ref().is_some_and(hides) {
+                    return upon.former.give_up();
+                }
+                return verdict;
+            }
         }
         Verdict::Make
+    }
+
+    /// Whether a directory that is to look otherwise was made already as the former layer's is, attributes included: nobody would take
+    /// those out again, so this layer then can't lie upon that.
+    fn is_like_the_former(&mut self, path: &[u8]) -> bool {
+        let Content::Upon(upon) = &mut self.layer.content else { return false };
+        let there = look_at(self.root.as_fd(), path).is_ok_and(|there| there.is_some());
+        let gives_up = there && !path.is_empty();
+        if gives_up {
+            upon.former.give_up();
+        }
+        gives_up
     }
 
     /// What comes next is of a kind that nobody takes note of.
@@ -163,10 +200,10 @@ impl Filling {
             Some(FileType::Directory) if existing == Existing::Keep => Ok(()),
             None if existing == Existing::Keep && self.came(&path) => Ok(()),
             None | Some(FileType::Directory) => {
-                if self.note(&path, What::Directory, look) == Verdict::Skip {
+                if self.note(&path, What::Directory, look) == Verdict::Skip || self.is_like_the_former(&path) {
                     return Ok(());
                 }
-                let fd = self.make_directory(&path, above)?;
+                let fd = self.make_directory(&path, above, Seen::Below)?;
                 self.times.insert(path.clone(), look.mtime);
                 dress(&fd, look).map_err(|errno| failed(&path, errno))
             }
@@ -269,7 +306,7 @@ impl Filling {
         }
         self.directory(path, above, Existing::Keep, above)?;
         let path = clean(path)?;
-        self.make_directory(&path, above)?;
+        self.make_directory(&path, above, Seen::All)?;
         let limits = self.layer.limits();
         let options = unpack::Options {
             whiteouts: unpack::Whiteouts::Verbatim,
@@ -335,7 +372,7 @@ impl Filling {
     }
 
     /// The directory in the layer; those that are below look as there, and others as `above`.
-    fn make_directory(&mut self, path: &[u8], above: &Look) -> Result<OwnedFd> {
+    fn make_directory(&mut self, path: &[u8], above: &Look, seen: Seen) -> Result<OwnedFd> {
         if path.is_empty() {
             return self.root.try_clone().map_err(|e| Error::io("opening a layer", e));
         }
@@ -346,8 +383,8 @@ impl Filling {
             found => return found.map_err(|errno| failed(path, errno)),
         }
         let (parent, name) = tree::split(path);
-        let parent = self.make_directory(parent, above)?;
-        let look = self.look_below(path)?.unwrap_or_else(|| above.clone());
+        let parent = self.make_directory(parent, above, Seen::All)?;
+        let look = self.look_below(path, seen)?.unwrap_or_else(|| above.clone());
         let make = || {
             rustix::fs::mkdirat(&parent, name, Mode::from_raw_mode(0o700))?;
             let fd = tree::open(self.root.as_fd(), path, flags)?;
@@ -359,9 +396,9 @@ impl Filling {
     }
 
     /// What a directory looks like in what the layer lies upon, or below it.
-    fn look_below(&self, path: &[u8]) -> Result<Option<Look>> {
+    fn look_below(&self, path: &[u8], seen: Seen) -> Result<Option<Look>> {
         let fail = |errno| failed(path, errno);
-        let under = self.under.iter().map(|under| under.as_fd());
+        let under = self.under.iter().filter(|_| seen == Seen::All).map(|under| under.as_fd());
         for root in under.chain(self.below.iter().map(|below| below.as_fd())) {
             let Some(stat) = look_at(root, path).map_err(fail)? else { continue };
             if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
@@ -387,7 +424,7 @@ impl Filling {
             return Err(in_the_way());
         }
         let (parent, name) = tree::split(path);
-        let parent = self.make_directory(parent, above)?;
+        let parent = self.make_directory(parent, above, Seen::All)?;
         match rustix::fs::unlinkat(&parent, name, AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => Ok((parent, name)),
             Err(Errno::ISDIR) => Err(in_the_way()),
@@ -396,7 +433,7 @@ impl Filling {
     }
 }
 
-/// Takes a file that has no other name yet and looks as wanted, but for its time. Of two who take it at once one comes to
+/// Takes a file that has no other name yet and looks as wanted. Of two who take it at once one comes to
 /// nothing, or both.
 fn taken(from: BorrowedFd<'_>, source: &[u8], (parent, name): (&OwnedFd, &[u8]), look: &Look) -> Result<bool, Errno> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
@@ -404,6 +441,7 @@ fn taken(from: BorrowedFd<'_>, source: &[u8], (parent, name): (&OwnedFd, &[u8]),
     let stat = rustix::fs::fstat(&file)?;
     // Whoever copies it next goes by all of these.
     let same = ((stat.st_uid, stat.st_gid), stat.st_mode & 0o7777) == (look.owner, look.mode);
+    let same = same && (stat.st_mtime, stat.st_mtime_nsec as i64) == (look.mtime.0, i64::from(look.mtime.1));
     if stat.st_nlink > 1 || !same || archive::attributes(&file)? != look.attributes {
         return Ok(false);
     }
@@ -417,7 +455,7 @@ fn taken(from: BorrowedFd<'_>, source: &[u8], (parent, name): (&OwnedFd, &[u8]),
         rustix::fs::unlinkat(parent, name, AtFlags::empty())?;
         return Ok(false);
     }
-    rustix::fs::futimens(&file, &only_changed(time(look.mtime))).map(|()| true)
+    Ok(true)
 }
 
 fn write(mut file: &File, contents: Contents<'_>) -> std::io::Result<()> {

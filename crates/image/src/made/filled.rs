@@ -72,12 +72,15 @@ impl Filled {
     }
 
     /// Writes it down, for the layer whose archive was hashed.
-    pub(super) fn write(self, beside: &Path, diff_id: Digest, marks: Vec<Mark>) -> Result<()> {
+    pub(super) fn write(self, beside: &Path, marks: Vec<Mark>) -> Result<()> {
         let path = beside.join(FILE);
-        let written =
-            Written { version: VERSION, diff_id: *diff_id.as_bytes(), made: self.made.into_iter().collect(), marks };
+        let written = Written { version: VERSION, made: self.made.into_iter().collect(), marks };
         let bytes = postcard::to_stdvec(&written).map_err(std::io::Error::other);
-        let written = bytes.and_then(|bytes| fs::write(&path, bytes));
+        let written = bytes.and_then(|mut bytes| {
+            // What is damaged is not to become a layer.
+            bytes.extend_from_slice(Digest::of(&bytes).as_bytes());
+            fs::write(&path, bytes)
+        });
         written.map_err(|e| Error::io(format!("writing {}", path.display()), e))
     }
 }
@@ -98,7 +101,6 @@ pub(super) struct Mark {
 #[derive(Serialize, Deserialize)]
 struct Written {
     version: u32,
-    diff_id: [u8; 32],
     made: Vec<(Vec<u8>, Made)>,
     marks: Vec<Mark>,
 }
@@ -149,8 +151,10 @@ impl Former {
     /// What stands beside a layer's directory; `None`: nothing that is understood.
     pub(super) fn read(beside: &Path) -> Option<Former> {
         let bytes = fs::read(beside.join(FILE)).ok()?;
-        let written: Written =
-            postcard::from_bytes(&bytes).ok().filter(|written: &Written| written.version == VERSION)?;
+        let (bytes, digest) = bytes.split_last_chunk::<32>()?;
+        let is_whole = Digest::of(bytes).as_bytes() == digest;
+        let written =
+            postcard::from_bytes(bytes).ok().filter(|written: &Written| is_whole && written.version == VERSION)?;
         Some(Former {
             missing: written.made.len(),
             left: weight(written.made.iter().map(|(_, made)| made)) / PART,

@@ -99,6 +99,7 @@ impl<W: Write> Merging<W> {
 
     /// What a name in a directory comes to.
     fn one(&mut self, above: &Level, name: &[u8]) -> Result<()> {
+        pack::refuse_deletion(name, &above.path)?;
         let beside = |name: &[u8]| {
             if above.path.is_empty() { name.to_vec() } else { [&above.path, &b"/"[..], name].concat() }
         };

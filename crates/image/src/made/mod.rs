@@ -197,7 +197,7 @@ impl NewLayer {
         };
         let (tar_size, diff_id) = (hasher.size(), hasher.finish());
         if let Content::Filled(filled) = self.content {
-            filled.write(&self.stage.path(), diff_id, marks)?;
+            filled.write(&self.stage.path(), marks)?;
         }
         let passed = Passed { blob: None, compression: Compression::None, tar_size, diff_id, unpacked };
         let lease = inner.lease();
