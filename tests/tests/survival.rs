@@ -288,8 +288,10 @@ fn cut_short(host: &Daemon, name: &str, before: &str) -> (Stopped, Session) {
     let id = host.sh(&format!("docker inspect -f '{{{{.Id}}}}' {name}")).text().to_owned();
     let keeper = Stopped(host.keeper().to_string());
     assert!(keeper.signal("STOP"));
+    let before_it = header(host);
     let start = host.session(&format!("docker start {name}"));
-    eventually("the record", || start_is_on_record(host, &id, before));
+    // A record that is written counts once the file's header says so.
+    eventually("the record", || start_is_on_record(host, &id, before) && header(host) != before_it);
     (keeper, start)
 }
 
@@ -306,6 +308,14 @@ fn asked(host: &Daemon) -> bool {
     let socket = host.run_dir().join("keeper.sock");
     let waits = format!("ss -xH src {} | awk '$3 > 0' | wc -l", socket.display());
     host.sh(&waits).number() > 0
+}
+
+/// The header of the daemon's store, which each commit changes.
+fn header(host: &Daemon) -> Vec<u8> {
+    let mut header = vec![0; 512];
+    let store = std::fs::File::open(host.data().join("stratus.db")).expect("the store");
+    store.take(512).read_exact(&mut header).expect("its header");
+    header
 }
 
 /// Whether the daemon's store has a record that says of a container that it is being started, and in which phase it was before.
