@@ -3,7 +3,7 @@
 use build::dockerfile::{self, Given};
 use build::{Entitlement, LayoutEntry};
 use engine::model::{HostConfig, NetworkMode};
-use image::registry::{Auth, AuthDocument};
+use image::registry::{Auth, AuthDocument, registry_of};
 use image::{Platform, Reference};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -356,7 +356,7 @@ impl Ask {
             let failed = |why: String| format!("the credentials of {name}: {why}");
             let document = AuthDocument::deserialize(document).map_err(|e| failed(e.to_string()))?;
             if let Some(auth) = document.auth().map_err(|e| failed(e.to_string()))? {
-                auths.insert(registry(name).to_owned(), auth);
+                auths.insert(registry_of(name).to_owned(), auth);
             }
         }
         Ok(auths)
@@ -371,15 +371,6 @@ pub(crate) fn references(names: &[String]) -> Result<Vec<Reference>, String> {
         Err(error) => Err(error.to_string()),
     };
     names.iter().map(name).collect()
-}
-
-/// A registry by the name that references have. Docker's own has an address of old.
-fn registry(name: &str) -> &str {
-    let host = name.trim_start_matches("https://").trim_start_matches("http://");
-    match host.split('/').next().unwrap_or_default() {
-        "index.docker.io" => "docker.io",
-        host => host,
-    }
 }
 
 #[cfg(test)]
@@ -397,8 +388,8 @@ mod tests {
 
     #[test]
     fn registries_have_the_names_of_references() {
-        assert_eq!(registry("https://index.docker.io/v1/"), "docker.io");
-        assert_eq!(registry("reg.example:5000"), "reg.example:5000");
+        assert_eq!(registry_of("https://index.docker.io/v1/"), "docker.io");
+        assert_eq!(registry_of("reg.example:5000"), "reg.example:5000");
     }
 
     #[test]

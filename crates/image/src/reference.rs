@@ -199,6 +199,16 @@ impl Reference {
         self
     }
 
+    /// What a registry is asked for: the digest, else the tag, which is `latest` where there is none.
+    pub fn version(&self) -> &str {
+        self.digest().unwrap_or(self.tag_or_default())
+    }
+
+    /// The tag, which is `latest` where there is none.
+    pub fn tag_or_default(&self) -> &str {
+        self.tag().unwrap_or(DEFAULT_TAG)
+    }
+
     /// This repository with another tag, and without a digest.
     pub fn with_tag(&self, tag: &str) -> Result<Reference, ReferenceError> {
         if !is_tag(tag) {

@@ -5,7 +5,7 @@ use ::build::{Attest, CacheFrom, Received, Request};
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE};
 use engine::model::{HostConfig, NetworkMode};
-use image::registry::{Auth, AuthDocument};
+use image::registry::{Auth, AuthDocument, registry_of};
 use image::{Platform, Reference};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -202,11 +202,7 @@ fn credentials(header: &str) -> Result<BTreeMap<String, Auth>> {
     let mut credentials = BTreeMap::new();
     for (name, document) in documents {
         if let Some(auth) = document.auth().map_err(|e| bad(e.to_string()))? {
-            // Docker's own registry is named by an address of old.
-            let host = name.trim_start_matches("https://").trim_start_matches("http://");
-            let host = host.split('/').next().unwrap_or_default();
-            let host = if host == "index.docker.io" { "docker.io" } else { host };
-            credentials.insert(host.to_owned(), auth);
+            credentials.insert(registry_of(&name).to_owned(), auth);
         }
     }
     Ok(credentials)

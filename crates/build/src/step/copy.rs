@@ -67,12 +67,16 @@ impl Copying {
 }
 
 impl Looked {
+    /// What it depends on of the root file system that it comes into.
+    fn below(&self, state: &State) -> Option<Digest> {
+        if self.copying.link { None } else { state.chain() }
+    }
+
     /// What the copy is found again by.
     pub(crate) fn key(&self, state: &State) -> Key {
         let copying = &self.copying;
-        let below = if copying.link { None } else { state.chain() };
         Key::new("copy of pieces")
-            .option(below.as_ref(), Key::digest)
+            .option(self.below(state).as_ref(), Key::digest)
             .text(&copying.destination)
             .option(copying.owner.as_ref(), owner_part)
             .option(copying.mode_text.as_deref(), Key::text)
@@ -84,10 +88,10 @@ impl Looked {
 
     /// What copies have in common that are likely to be of much the same files.
     pub(crate) fn kind(&self, state: &State, text: &str) -> Digest {
-        let below = if self.copying.link { None } else { state.chain() };
         let copying = &self.copying;
+        let key = Key::new("copies like").option(self.below(state).as_ref(), Key::digest).text(text);
         // Directories on the way look as these say.
-        let key = Key::new("copies like").option(below.as_ref(), Key::digest).text(text).text(&copying.destination);
+        let key = key.text(&copying.destination);
         key.option(copying.owner.as_ref(), owner_part).number(copying.time.cast_unsigned()).finish()
     }
 
@@ -105,45 +109,45 @@ impl Looked {
         for piece in self.found {
             taken.push(piece.take(builder, tell).await.map_err(|e| e.to_string())?);
         }
-        let (copying, taken) = (Arc::new(self.copying), Arc::new(taken));
-        let filled = |layer: NewLayer| {
-            let (copying, taken, below) = (Arc::clone(&copying), Arc::clone(&taken), below.clone());
-            let filled = tokio::task::spawn_blocking(move || fill(&copying, &taken, layer, below));
-            async move { filled.await.map_err(|e| e.to_string())? }
-        };
-        if let Some(like) = like.filter(|_| state.diff_ids().len() < MOST_UPON)
-            && let Some(layer) = begun(&images, move |images| images.begin_layer_like(&like)).await?
-        {
-            // Whatever is in the way of that, a layer that has all of it is none the worse.
-            match filled(layer).await {
-                Ok(filling) if filling.fits() => {
-                    let layer = filling.finish().map_err(|e| e.to_string())?;
-                    match layer.finish(None).await {
-                        Ok(layer) => return Ok(layer),
-                        Err(error) => tracing::debug!(%error, "a layer can't lie upon a former one"),
-                    }
-                }
-                Ok(_) => {}
-                Err(error) => tracing::debug!(%error, "a layer can't lie upon a former one"),
+        let contents = Arc::new((self.copying, taken));
+        if let Some(like) = like.filter(|_| state.diff_ids().len() < MOST_UPON) {
+            let begin = move |images: &Images| images.begin_layer_like(&like);
+            match filled(&images, begin, &contents, below.clone()).await {
+                Ok(Some(layer)) => return Ok(layer),
+                Ok(None) => {}
+                // Whatever is in the way of that is none of a layer that has all of it.
+                Err(error) => tracing::debug!(error, "a layer can't lie upon a former one"),
             }
         }
-        let layer = begun(&images, |images| images.begin_layer()).await?;
-        let layer = filled(layer).await?.finish().map_err(|e| e.to_string())?;
-        layer.finish(None).await.map_err(|e| e.to_string())
+        let layer = filled(&images, |images| images.begin_layer().map(Some), &contents, below).await?;
+        layer.ok_or_else(|| "a new layer does not fit".to_owned())
     }
 }
 
 /// Layers of an image that may have two directories each: overlayfs takes 500.
 const MOST_UPON: usize = 200;
 
-/// Begins a layer, where that may block.
-async fn begun<T: Send + 'static>(
+/// Begins a layer, fills it and makes it visible; `None`: there is none that it could be like, or it is not like that.
+async fn filled(
     images: &Images,
-    begin: impl FnOnce(&Images) -> image::Result<T> + Send + 'static,
-) -> Result<T, String> {
-    let images = images.clone();
-    let begun = tokio::task::spawn_blocking(move || begin(&images)).await;
-    begun.map_err(|e| e.to_string())?.map_err(|e| e.to_string())
+    begin: impl FnOnce(&Images) -> image::Result<Option<NewLayer>> + Send + 'static,
+    contents: &Arc<(Copying, Vec<Taken>)>,
+    below: Option<Arc<MountedRootfs>>,
+) -> Result<Option<Option<KeptLayers>>, String> {
+    let (images, contents) = (images.clone(), Arc::clone(contents));
+    let filling = tokio::task::spawn_blocking(move || {
+        let Some(layer) = begin(&images).map_err(|e| e.to_string())? else { return Ok(None) };
+        let (copying, taken) = &*contents;
+        let filling = fill(copying, taken, layer, below)?;
+        if !filling.fits() {
+            return Ok(None);
+        }
+        filling.finish().map(Some).map_err(|e| e.to_string())
+    });
+    match filling.await.map_err(|e| e.to_string())?? {
+        Some(layer) => layer.finish(None).await.map(Some).map_err(|e| e.to_string()),
+        None => Ok::<_, String>(None),
+    }
 }
 
 fn fill(

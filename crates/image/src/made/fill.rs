@@ -77,7 +77,7 @@ enum Seen {
     Below,
 }
 
-fn is_directory_of(stat: &Stat) -> bool {
+fn is_directory(stat: &Stat) -> bool {
     FileType::from_raw_mode(stat.st_mode) == FileType::Directory
 }
 
@@ -123,19 +123,16 @@ impl Filling {
 
     /// Takes note of what comes next.
     fn note(&mut self, path: &[u8], what: What, look: &Look) -> Verdict {
-        let is_directory = what == What::Directory;
         let made = Made { what, look: look.clone() };
         match &mut self.layer.content {
             Content::Whole => {}
             Content::Filled(filled) => filled.note(path, made),
             Content::Upon(upon) => {
                 let verdict = upon.former.note(path, &made);
-                let hides = |under: &OwnedFd| {
-                    let there = look_at(under.as_fd(), path);
-                    there.is_ok_and(|there| there.is_some_and(|stat| is_directory_of(&stat)))
-                };
+                let there = |under: &OwnedFd| look_at(under.as_fd(), path).ok().flatten();
+                let hides = || self.under.as_ref().and_then(there).is_some_and(|stat| is_directory(&stat));
                 // It would hide what a directory of the former has.
-                if verdict == Verdict::Make && !is_directory && self.under.as_ref().is_some_and(hides) {
+                if verdict == Verdict::Make && made.what != What::Directory && hides() {
                     return upon.former.give_up();
                 }
                 return verdict;
@@ -401,7 +398,7 @@ impl Filling {
         let under = self.under.iter().filter(|_| seen == Seen::All).map(|under| under.as_fd());
         for root in under.chain(self.below.iter().map(|below| below.as_fd())) {
             let Some(stat) = look_at(root, path).map_err(fail)? else { continue };
-            if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
+            if !is_directory(&stat) {
                 return Err(in_the_way(path, PathReason::FileInTheWay));
             }
             let opened = tree::open(root, path, OFlags::RDONLY | OFlags::DIRECTORY);
@@ -420,7 +417,7 @@ impl Filling {
     fn room<'p>(&mut self, path: &'p [u8], above: &Look) -> Result<(OwnedFd, &'p [u8])> {
         let found = self.stat(path).map_err(|errno| failed(path, errno))?;
         let in_the_way = || in_the_way(path, PathReason::DirectoryInTheWay);
-        if path.is_empty() || found.is_some_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Directory) {
+        if path.is_empty() || found.is_some_and(|stat| is_directory(&stat)) {
             return Err(in_the_way());
         }
         let (parent, name) = tree::split(path);

@@ -117,7 +117,7 @@ impl Registries {
             return Err(RegistryError::PushByDigest);
         }
         let reference = reference.clone().with_default_tag();
-        let tag = reference.tag().unwrap_or(crate::reference::DEFAULT_TAG).to_owned();
+        let tag = reference.tag_or_default().to_owned();
         let manifest = artifact.manifest()?;
         let repository = self.repository(reference.domain(), &reference, auth, "pull,push").await?;
         self.push_layers(images, artifact.layers.clone(), &repository, &reference, &progress).await?;

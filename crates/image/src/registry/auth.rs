@@ -103,6 +103,15 @@ impl Auth {
     }
 }
 
+/// The registry that credentials are for, as it stands in references: they may name it by an address, and Docker's own by one of old.
+pub fn registry_of(name: &str) -> &str {
+    let host = name.trim_start_matches("https://").trim_start_matches("http://");
+    match host.split('/').next().unwrap_or_default() {
+        "index.docker.io" => "docker.io",
+        host => host,
+    }
+}
+
 impl AuthDocument {
     /// The credential that the document holds. `None` where it holds none.
     pub fn auth(self) -> Result<Option<Auth>, AuthError> {

@@ -64,7 +64,7 @@ impl Registries {
         auth: Option<&Auth>,
     ) -> Result<DistributionInspect, RegistryError> {
         let reference = reference.clone().with_default_tag();
-        let version = reference.digest().or(reference.tag()).unwrap_or(crate::reference::DEFAULT_TAG).to_owned();
+        let version = reference.version().to_owned();
         let mut failure = None;
         for address in self.pull_addresses(reference.domain()) {
             let inspected = async {
@@ -121,7 +121,7 @@ impl Registries {
     /// Costs a registry that counts pulls nothing (`HEAD`).
     pub async fn head(&self, reference: &Reference, auth: Option<&Auth>) -> Result<Option<Descriptor>, RegistryError> {
         let reference = reference.clone().with_default_tag();
-        let version = reference.digest().or(reference.tag()).unwrap_or(crate::reference::DEFAULT_TAG).to_owned();
+        let version = reference.version().to_owned();
         let repository = self.repository(reference.domain(), &reference, auth, "pull").await?;
         retrying(self.config(), || repository.head_manifest(&version)).await
     }

@@ -53,7 +53,7 @@ use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
 pub use artifact::{NewArtifact, RemoteArtifact};
-pub use auth::{Auth, AuthDocument, AuthError, Credential, basic_header};
+pub use auth::{Auth, AuthDocument, AuthError, Credential, basic_header, registry_of};
 pub use config::{BadHostOrCidr, HostOrCidr, RegistryConfig};
 pub use error::{Refusal, RegistryError, RegistryErrorKind, TransportCause};
 pub use fetch::Fetched;

@@ -142,7 +142,7 @@ impl Registries {
         auth: Option<&Auth>,
     ) -> Result<(Digest, RawManifest, Repository), RegistryError> {
         let repository = self.repository(address, reference, auth, "pull").await?;
-        let version = reference.digest().or(reference.tag()).unwrap_or(crate::reference::DEFAULT_TAG).to_owned();
+        let version = reference.version().to_owned();
         let mut manifest = retrying(self.config(), || repository.manifest(&version)).await?;
         let top = manifest.digest;
         for _ in 0..INDEX_DEPTH_MAX {

@@ -50,7 +50,7 @@ impl Registries {
             return Err(RegistryError::PushByDigest);
         }
         let reference = reference.clone().with_default_tag();
-        let tag = reference.tag().unwrap_or(crate::reference::DEFAULT_TAG).to_owned();
+        let tag = reference.tag_or_default().to_owned();
         let repository = self.repository(reference.domain(), &reference, auth, "pull,push").await?;
         let pushed = self.push_manifest(images, image, &reference, &tag, &repository, &progress).await?;
         Ok(Pushed { reference, digest: pushed.digest, size: pushed.size, media_type: pushed.media_type })
@@ -69,7 +69,7 @@ impl Registries {
         progress: Progress,
     ) -> Result<Pushed, RegistryError> {
         let reference = reference.clone().with_default_tag();
-        let tag = reference.tag().unwrap_or(crate::reference::DEFAULT_TAG).to_owned();
+        let tag = reference.tag_or_default().to_owned();
         let repository = self.repository(reference.domain(), &reference, auth, "pull,push").await?;
         let mut manifests = Vec::new();
         let mut media_type = media_type::DOCKER_INDEX;

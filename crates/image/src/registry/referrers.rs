@@ -131,7 +131,7 @@ impl Registries {
     /// Where the image is not there, or can't be asked for.
     pub async fn said_of(&self, reference: &Reference, auth: Option<&Auth>) -> Result<Vec<SaidOf>, RegistryError> {
         let reference = reference.clone().with_default_tag();
-        let version = reference.digest().or(reference.tag()).unwrap_or(crate::reference::DEFAULT_TAG).to_owned();
+        let version = reference.version().to_owned();
         // A mirror need not have what refers to an image.
         let repository = self.repository(reference.domain(), &reference, auth, "pull").await?;
         let found = retrying(self.config(), || repository.manifest(&version)).await;
