@@ -499,3 +499,32 @@ fn a_daemon_says_what_it_can_not_do() {
     host.sh(&format!("{as_nobody} ./program daemon --data-dir $PWD/d --run-dir $PWD/r")).fails_with("must be root");
     host.sh("test ! -e d && test ! -e r").ok();
 }
+
+/// What runs is not ended by a start: whatever holds the keeper up may pass. To take everything down is another matter.
+#[test]
+fn a_keeper_that_is_stopped_is_told_by_a_start_and_ended_by_clean() {
+    let mut host = Daemon::start();
+    host.sh("docker run -d --name box -p $PORT:80 busybox sleep 1000").ok();
+    let box_pid = host.sh("docker inspect -f '{{.State.Pid}}' box").text().to_owned();
+    let (keeper, forwarder) = (host.keeper(), host.forwarder());
+    host.stop();
+    host.sh(&format!("kill -STOP {keeper}")).ok();
+    host.fails_to_start().complains(&format!("the keeper (process {keeper}) does not answer")).complains("kill -CONT");
+    host.sh(&format!("kill -0 {box_pid} && kill -CONT {keeper}")).ok();
+    host.restart();
+    host.sh("docker exec box true").ok();
+    host.stop();
+    host.sh(&format!("kill -STOP {keeper} {forwarder}")).ok();
+    let clean =
+        format!("$STRATUS daemon --clean --data-dir {} --run-dir {}", host.data().display(), host.run_dir().display());
+    host.sh(&clean)
+        .mentions(&format!("ended 1 container, the keeper (process {keeper}, killed as it did not answer within"))
+        .mentions("the forwarder of ports");
+    for ended in [&box_pid, &keeper.to_string(), &forwarder.to_string()] {
+        // Whoever is the parent of orphans reaps it in its own time.
+        eventually("the end of it", || host.sh(&format!("kill -0 {ended}")).code() != 0);
+    }
+    host.restart();
+    host.sh("docker inspect -f '{{.State.Status}}' box").says("exited");
+    host.sh("docker start box && docker exec box true").ok();
+}

@@ -12,6 +12,7 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, Mode, OFlags};
+use rustix::process::{Flock, FlockType};
 use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
@@ -222,17 +223,16 @@ pub(crate) fn lock(run_dir: &Path) -> io::Result<Option<OwnedFd>> {
     }
 }
 
-/// Whether a keeper lives in a run directory. Never call it in the keeper itself: it would lose its lock.
-pub(crate) fn is_locked(run_dir: &Path) -> io::Result<bool> {
-    match rustix::fs::open(dir(run_dir).join("lock"), OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()) {
-        Ok(file) => match rustix::fs::fcntl_lock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(false),
-            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::ACCESS) => Ok(true),
-            Err(errno) => Err(errno.into()),
-        },
-        Err(rustix::io::Errno::NOENT) => Ok(false),
-        Err(errno) => Err(errno.into()),
-    }
+/// The process that has the lock of a run directory: its keeper. Never call it in the keeper itself: it would lose its lock.
+pub(crate) fn holder(run_dir: &Path) -> io::Result<Option<u32>> {
+    let file = match rustix::fs::open(dir(run_dir).join("lock"), OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()) {
+        Ok(file) => file,
+        Err(rustix::io::Errno::NOENT) => return Ok(None),
+        Err(errno) => return Err(errno.into()),
+    };
+    let whole = Flock::from(FlockType::WriteLock);
+    let held = rustix::process::fcntl_getlk(&file, &whole)?;
+    Ok(held.and_then(|held| held.pid).map(|pid| pid.as_raw_nonzero().get().unsigned_abs()))
 }
 
 fn dir(run_dir: &Path) -> PathBuf {

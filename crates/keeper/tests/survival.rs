@@ -255,6 +255,38 @@ fn a_killed_keeper_of_any_release_leaves_orphans() {
     assert!(matches!(keeper::client::kill(keeper.run_dir()), Err(ClientError::NotRunning { .. })));
 }
 
+/// As one is whose disk hangs, or that somebody has stopped.
+#[test]
+fn a_keeper_that_does_not_answer_is_not_waited_for_for_ever_and_can_be_killed() {
+    let (keeper, mut client) = Keeper::start();
+    client.call(shell("job", "sleep 1000")).unwrap();
+    let pid = rustix::process::Pid::from_raw(keeper.pid.cast_signed()).unwrap();
+    rustix::process::kill_process(pid, Signal::STOP).unwrap();
+    let within = std::time::Duration::from_millis(10);
+    let is_silent = |error: &ClientError| matches!(error, ClientError::Silent { pid, .. } if *pid == keeper.pid);
+    let error = Client::connect_within(keeper.run_dir(), within).unwrap_err();
+    assert!(is_silent(&error), "{error}");
+    let error = client.call_within(List, within).unwrap_err();
+    assert!(is_silent(&error) && error.to_string().contains(&format!("kill -CONT {}", keeper.pid)), "{error}");
+    // Until no connection is let in any more.
+    let mut waiting = Vec::new();
+    let address = keeper.run_dir().join("keeper.sock");
+    loop {
+        let flags = rustix::net::SocketFlags::NONBLOCK;
+        let (family, kind) = (rustix::net::AddressFamily::UNIX, rustix::net::SocketType::SEQPACKET);
+        let socket = rustix::net::socket_with(family, kind, flags, None).unwrap();
+        match rustix::net::connect(&socket, &rustix::net::SocketAddrUnix::new(&address).unwrap()) {
+            Ok(()) => waiting.push(socket),
+            Err(errno) => break assert_eq!(errno, rustix::io::Errno::AGAIN),
+        }
+    }
+    let error = Client::connect_within(keeper.run_dir(), within).unwrap_err();
+    assert!(is_silent(&error), "{error}");
+    keeper::client::kill(keeper.run_dir()).unwrap();
+    let orphans = recover_orphans(keeper.run_dir()).unwrap();
+    assert_eq!(orphans.iter().map(|orphan| orphan.id.as_str()).collect::<Vec<_>>(), ["job"]);
+}
+
 #[test]
 fn a_program_that_is_no_keeper_is_not_gone_on_with() {
     let (keeper, mut client) = Keeper::start();

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
@@ -12,9 +12,14 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use rustix::process::{Pid, PidfdFlags, Signal};
 
 use super::{Call, ClientError};
-use crate::SOCKET_NAME;
 use crate::protocol::{Event, FromKeeper, PROTOCOL, ToKeeper};
 use crate::wire::{self, Packet, ReceiveBuffer};
+use crate::{SOCKET_NAME, records};
+
+/// A keeper answers in microseconds; one that is about to go on as another program, after ten seconds at most.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(15);
+/// How long a keeper that was killed may take to end.
+const ENDS_WITHIN: Duration = Duration::from_secs(15);
 
 /// What the keeper said of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,13 +41,20 @@ pub struct Client {
 }
 
 impl Client {
-    /// Connects to the keeper of a run directory, and greets it.
+    /// Connects to the keeper of a run directory, and greets it. One that does not answer is not waited for for ever
+    /// ([`ClientError::Silent`]): it is stopped, or hangs.
     pub fn connect(run_dir: &Path) -> Result<Client, ClientError> {
-        let socket = connect(run_dir)?;
+        Client::connect_within(run_dir, ANSWERS_WITHIN)
+    }
+
+    /// As [`Client::connect`], with a time of the caller's.
+    pub fn connect_within(run_dir: &Path, within: Duration) -> Result<Client, ClientError> {
+        let socket = connect(run_dir, within)?;
+        let patience = Patience::of(peer(&socket, run_dir)?, Some(within));
         let mut buffer = ReceiveBuffer::default();
-        send(socket.as_fd(), &Packet::encode(&ToKeeper::Hello { protocol: PROTOCOL }, Vec::new())?)?;
+        send(socket.as_fd(), &Packet::encode(&ToKeeper::Hello { protocol: PROTOCOL }, Vec::new())?, &patience)?;
         loop {
-            match receive(socket.as_fd(), &mut buffer)?.0 {
+            match receive(socket.as_fd(), &mut buffer, &patience)?.0 {
                 FromKeeper::Welcome { release, pid, .. } => {
                     let welcome = Welcome { release, pid };
                     return Ok(Client { socket, welcome, events: VecDeque::new(), buffer, last_number: 0 });
@@ -61,12 +73,27 @@ impl Client {
 
     /// Asks, and waits for the answer. Events that arrive meanwhile are kept for [`Client::next_event`].
     pub fn call<C: Call>(&mut self, call: C) -> Result<C::Output, ClientError> {
+        self.ask(call, None)
+    }
+
+    /// As [`Client::call`], but one that does not answer in this time is given up: [`ClientError::Silent`]. The connection
+    /// is of no use then.
+    pub fn call_within<C: Call>(&mut self, call: C, within: Duration) -> Result<C::Output, ClientError> {
+        self.ask(call, Some(within))
+    }
+
+    fn ask<C: Call>(&mut self, call: C, within: Option<Duration>) -> Result<C::Output, ClientError> {
+        let patience = Patience::of(self.welcome.pid, within);
         let (body, descriptors) = call.into_request();
         self.last_number += 1;
         let asked = self.last_number;
-        send(self.socket.as_fd(), &Packet::encode(&ToKeeper::Request { number: asked, body }, descriptors)?)?;
+        send(
+            self.socket.as_fd(),
+            &Packet::encode(&ToKeeper::Request { number: asked, body }, descriptors)?,
+            &patience,
+        )?;
         loop {
-            match receive(self.socket.as_fd(), &mut self.buffer)? {
+            match receive(self.socket.as_fd(), &mut self.buffer, &patience)? {
                 (FromKeeper::Response { number, result }, descriptors) if number == asked => {
                     let reply = result?;
                     let told = format!("{reply:?}");
@@ -82,7 +109,8 @@ impl Client {
     /// Asks without wanting an answer.
     pub fn post<C: Call>(&mut self, call: C) -> Result<(), ClientError> {
         let (body, descriptors) = call.into_request();
-        send(self.socket.as_fd(), &Packet::encode(&ToKeeper::Request { number: 0, body }, descriptors)?)
+        let patience = Patience::of(self.welcome.pid, None);
+        send(self.socket.as_fd(), &Packet::encode(&ToKeeper::Request { number: 0, body }, descriptors)?, &patience)
     }
 
     /// The next event, in the order in which they happened. `None`: there was none in this time; without a time it
@@ -95,7 +123,7 @@ impl Client {
             if !wait(self.socket.as_fd(), PollFlags::IN, within)? {
                 return Ok(None);
             }
-            match receive(self.socket.as_fd(), &mut self.buffer)?.0 {
+            match receive(self.socket.as_fd(), &mut self.buffer, &Patience::of(self.welcome.pid, None))?.0 {
                 FromKeeper::Event(event) => return Ok(Some(event)),
                 FromKeeper::Upgraded { .. } => {}
                 other => return Err(ClientError::Unexpected(format!("{other:?}"))),
@@ -117,41 +145,47 @@ pub fn upgrade(run_dir: &Path, program: &Path) -> Result<Welcome, ClientError> {
 
 fn upgrade_within(within: Duration, run_dir: &Path, program: &Path) -> Result<Welcome, ClientError> {
     let file = File::open(program).map_err(ClientError::system("open", program))?;
-    let socket = connect(run_dir)?;
+    let socket = connect(run_dir, within)?;
     let pid = peer(&socket, run_dir)?;
+    let patience = Patience::of(pid, Some(within));
     let mut buffer = ReceiveBuffer::default();
-    send(socket.as_fd(), &Packet::encode(&ToKeeper::Upgrade, vec![file.into()])?)?;
+    send(socket.as_fd(), &Packet::encode(&ToKeeper::Upgrade, vec![file.into()])?, &patience)?;
     // The end of the connection takes the request back.
     if !wait(socket.as_fd(), PollFlags::IN, Some(within))? {
         return Err(ClientError::NotUpgraded { pid, within });
     }
-    match receive(socket.as_fd(), &mut buffer)?.0 {
+    match receive(socket.as_fd(), &mut buffer, &patience)?.0 {
         FromKeeper::Upgraded { release, .. } => Ok(Welcome { release, pid }),
         FromKeeper::Refused { reason, protocol } => Err(ClientError::Refused { reason, protocol }),
         other => Err(ClientError::Unexpected(format!("{other:?}"))),
     }
 }
 
-/// Kills the keeper of a run directory, of whatever release it is, and returns when it has ended. What it held are
-/// orphans then, see [`super::recover_orphans`].
+/// Kills the keeper of a run directory, of whatever release it is, and returns when it has ended. One that is stopped ends too.
+/// What it held are orphans then, see [`super::recover_orphans`].
 pub fn kill(run_dir: &Path) -> Result<(), ClientError> {
     let pid = process(run_dir)?;
     let failed = |errno: Errno| ClientError::system("kill the keeper, process", pid.to_string())(errno.into());
     let number = Pid::from_raw(pid.cast_signed()).ok_or(Errno::SRCH).map_err(failed)?;
     let pidfd = rustix::process::pidfd_open(number, PidfdFlags::empty()).map_err(failed)?;
-    // Who listens still is whom the descriptor leads to.
+    // Who has the lock still is whom the descriptor leads to.
     if process(run_dir)? != pid {
         return Err(failed(Errno::SRCH));
     }
     match rustix::process::pidfd_send_signal(&pidfd, Signal::KILL) {
-        Ok(()) | Err(Errno::SRCH) => wait(pidfd.as_fd(), PollFlags::IN, None).map(drop),
-        Err(errno) => Err(failed(errno)),
+        Ok(()) | Err(Errno::SRCH) => {}
+        Err(errno) => return Err(failed(errno)),
+    }
+    match wait(pidfd.as_fd(), PollFlags::IN, Some(ENDS_WITHIN))? {
+        true => Ok(()),
+        false => Err(ClientError::NotKilled { pid, within: ENDS_WITHIN }),
     }
 }
 
-/// The process id of the keeper of a run directory, of whatever release it is.
+/// The process id of the keeper of a run directory, of whatever release it is. It is not asked, so it may be one that does not answer.
 pub fn process(run_dir: &Path) -> Result<u32, ClientError> {
-    peer(&connect(run_dir)?, run_dir)
+    let holder = records::holder(run_dir).map_err(ClientError::system("look for a keeper in", run_dir))?;
+    holder.ok_or_else(|| ClientError::NotRunning { path: run_dir.join(SOCKET_NAME) })
 }
 
 fn peer(socket: &OwnedFd, run_dir: &Path) -> Result<u32, ClientError> {
@@ -160,7 +194,7 @@ fn peer(socket: &OwnedFd, run_dir: &Path) -> Result<u32, ClientError> {
     Ok(credentials.pid.as_raw_nonzero().get().unsigned_abs())
 }
 
-fn connect(run_dir: &Path) -> Result<OwnedFd, ClientError> {
+fn connect(run_dir: &Path, within: Duration) -> Result<OwnedFd, ClientError> {
     let path = run_dir.join(SOCKET_NAME);
     let failed = |tried| {
         let path = path.clone();
@@ -168,32 +202,61 @@ fn connect(run_dir: &Path) -> Result<OwnedFd, ClientError> {
     };
     let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
         .map_err(failed("make a socket for"))?;
+    // It waits where nobody takes connections, and as many wait already as the keeper lets.
+    rustix::net::sockopt::set_socket_timeout(&socket, rustix::net::sockopt::Timeout::Send, Some(within))
+        .map_err(failed("use"))?;
     let address = SocketAddrUnix::new(&path).map_err(failed("use as the name of a socket"))?;
     match rustix::net::connect(&socket, &address) {
         Ok(()) => {}
         Err(Errno::NOENT | Errno::CONNREFUSED) => return Err(ClientError::NotRunning { path }),
+        Err(Errno::AGAIN) => return Err(ClientError::Silent { pid: process(run_dir)?, within }),
         Err(errno) => return Err(failed("connect to")(errno)),
     }
     rustix::io::ioctl_fionbio(&socket, true).map_err(failed("use"))?;
     Ok(socket)
 }
 
-fn send(socket: BorrowedFd<'_>, packet: &Packet) -> Result<(), ClientError> {
+/// Who is waited for, and how long.
+struct Patience {
+    pid: u32,
+    /// In all, and until when. `None`: as long as it takes.
+    within: Option<(Duration, Instant)>,
+}
+
+impl Patience {
+    fn of(pid: u32, within: Option<Duration>) -> Patience {
+        Patience { pid, within: within.map(|within| (within, Instant::now() + within)) }
+    }
+
+    fn wait(&self, socket: BorrowedFd<'_>, flags: PollFlags) -> Result<(), ClientError> {
+        let left = self.within.map(|(_, until)| until.saturating_duration_since(Instant::now()));
+        match (wait(socket, flags, left)?, self.within) {
+            (false, Some((within, _))) => Err(ClientError::Silent { pid: self.pid, within }),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn send(socket: BorrowedFd<'_>, packet: &Packet, patience: &Patience) -> Result<(), ClientError> {
     loop {
         match packet.send(socket) {
             Ok(()) => return Ok(()),
-            Err(error) if error.would_block() => _ = wait(socket, PollFlags::OUT, None)?,
+            Err(error) if error.would_block() => patience.wait(socket, PollFlags::OUT)?,
             Err(error) => return Err(disconnected(error)),
         }
     }
 }
 
-fn receive(socket: BorrowedFd<'_>, buffer: &mut ReceiveBuffer) -> Result<(FromKeeper, Vec<OwnedFd>), ClientError> {
+fn receive(
+    socket: BorrowedFd<'_>,
+    buffer: &mut ReceiveBuffer,
+    patience: &Patience,
+) -> Result<(FromKeeper, Vec<OwnedFd>), ClientError> {
     loop {
         match wire::receive(socket, buffer) {
             Ok(Some(message)) => return Ok(message),
             Ok(None) => return Err(ClientError::Disconnected),
-            Err(error) if error.would_block() => _ = wait(socket, PollFlags::IN, None)?,
+            Err(error) if error.would_block() => patience.wait(socket, PollFlags::IN)?,
             Err(error) => return Err(disconnected(error)),
         }
     }

@@ -80,6 +80,29 @@ pub enum ClientError {
         /// How long it was waited for.
         within: Duration,
     },
+    /// It does not answer. What it holds runs on.
+    #[error(
+        "the keeper (process {pid}) does not answer: nothing came from it within {} s. It is stopped (then `kill -CONT {pid}` lets it \
+         go on), or hangs, as on a disk that does not answer. What it holds runs on; `stratus daemon --clean` ends it, with all of that",
+        within.as_secs()
+    )]
+    Silent {
+        /// The keeper's process id.
+        pid: u32,
+        /// How long it was waited for.
+        within: Duration,
+    },
+    /// It was killed, and goes on.
+    #[error(
+        "the keeper (process {pid}) was killed, and has not ended within {} s: it hangs in the kernel, as on a disk that does not answer",
+        within.as_secs()
+    )]
+    NotKilled {
+        /// The keeper's process id.
+        pid: u32,
+        /// How long it was waited for.
+        within: Duration,
+    },
     /// What a sandbox has left in its cgroup could not be killed.
     #[error("kill what is left of a sandbox: {0}")]
     Remains(#[from] sandbox::cgroup::CgroupError),

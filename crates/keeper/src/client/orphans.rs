@@ -31,7 +31,7 @@ pub struct OrphanRecord {
 /// [`ClientError::Unexpected`], as nothing is orphaned then. A keeper started afterwards lists the same things, as
 /// [`crate::protocol::State::Exited`] or [`crate::protocol::State::Orphaned`], until they are forgotten.
 pub fn recover_orphans(run_dir: &Path) -> Result<Vec<OrphanRecord>, ClientError> {
-    if records::is_locked(run_dir).map_err(ClientError::system("look for a keeper in", run_dir))? {
+    if records::holder(run_dir).map_err(ClientError::system("look for a keeper in", run_dir))?.is_some() {
         return Err(ClientError::Unexpected("a keeper is alive, so nothing is orphaned".to_owned()));
     }
     let records = records::read(run_dir).map_err(ClientError::system("read the keeper's records in", run_dir))?;

@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, sockopt};
-use rustix::process::{Pid, PidfdFlags};
+use rustix::process::{Pid, PidfdFlags, Signal};
 
 use super::protocol::{self, Held, Hold, MAX_MESSAGE, Mode, Refusal, Reply, Request, Status};
 use super::{LOG_FILE, READY, SOCKET_FILE, socket_address};
@@ -247,6 +247,17 @@ impl ForwardClient {
         }
     }
 
+    /// Kills the forwarder, and waits for its end. Returns whether one was running.
+    fn kill(&self) -> Result<bool, ForwardError> {
+        let Some(connection) = self.dial()? else { return Ok(false) };
+        match rustix::process::pidfd_send_signal(&connection.process, Signal::KILL) {
+            Ok(()) | Err(Errno::SRCH) => {}
+            Err(errno) => return Err(self.io("kill the process that listens on", errno.into())),
+        }
+        connection.wait_for_exit();
+        Ok(true)
+    }
+
     /// Has the forwarder go on as this client's program, with everything it holds and carries, where it is of another file: as a rule
     /// a newer program has been installed since it began. It stays the same process, and what [`watch`](Self::watch) gave goes on to
     /// watch it. Returns whether that was so.
@@ -434,6 +445,8 @@ impl Connection {
     fn open(run_dir: &Path) -> io::Result<Self> {
         let (address, _dir) = socket_address(run_dir)?;
         let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+        // It waits where nobody takes connections, and as many wait already as the forwarder lets.
+        sockopt::set_socket_timeout(&socket, sockopt::Timeout::Send, Some(ANSWER_TIMEOUT))?;
         rustix::io::retry_on_intr(|| rustix::net::connect(&socket, &address))?;
         let pid = sockopt::socket_peercred(&socket)?.pid;
         let process = match rustix::process::pidfd_open(pid, PidfdFlags::empty()) {
@@ -499,13 +512,17 @@ impl AsFd for Watch {
     }
 }
 
-/// Ends the forwarder of a run directory, and removes the files that it left there. Returns whether one was running.
+/// Ends the forwarder of a run directory, and removes the files that it left there. One that is stopped or hangs is killed. Returns
+/// whether one was running.
 ///
 /// # Errors
 /// Where it runs and does not end, or a file cannot be removed.
 pub fn clean(run_dir: &Path) -> Result<bool, ForwardError> {
     let client = ForwardClient::new(run_dir, "");
-    let ran = client.shutdown()?;
+    let ran = match client.shutdown() {
+        Err(ForwardError::Io { source, .. }) if source.kind() == io::ErrorKind::WouldBlock => client.kill()?,
+        ended => ended?,
+    };
     for name in [SOCKET_FILE, super::LOCK_FILE, LOG_FILE] {
         match fs::remove_file(run_dir.join(name)) {
             Err(source) if source.kind() != io::ErrorKind::NotFound => {

@@ -1,6 +1,7 @@
 //! `stratus daemon --clean`: everything that an instance put into the kernel is found by name and taken out.
 
 use std::path::Path;
+use std::time::Duration;
 
 use keeper::client::{Client, ClientError, List, recover_orphans};
 use keeper::protocol::{Request, State};
@@ -8,11 +9,14 @@ use keeper::protocol::{Request, State};
 use super::config::Config;
 use super::{Error, instance};
 
+/// Whoever answers at all does so by then; and what a keeper waits for was killed before.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(15);
+
 /// What was taken out.
 struct Taken {
     /// Containers with a living process; `None`: their keeper is of another release, and does not tell.
     containers: Option<usize>,
-    keeper: bool,
+    keeper: Ended,
     forwarder: bool,
     profile: bool,
     net: net::Cleaned,
@@ -25,11 +29,12 @@ pub(super) fn clean(config: &Config) -> Result<String, Error> {
     if config.data_dir.is_dir() {
         engine::note_clean(&config.data_dir)?;
     }
-    let containers = running(&config.run_dir)?;
+    let mut found = Keeper::of(&config.run_dir)?;
+    let containers = found.containers(&config.run_dir)?;
     // Before the keeper, which waits for the end of what it holds: what is frozen ends by no signal. And after it, as it
     // may just have been starting something.
     sandbox::cgroup::clean(&config.cgroup_parent()).map_err(failed)?;
-    let keeper = end_keeper(&config.run_dir)?;
+    let keeper = found.end(&config.run_dir)?;
     sandbox::cgroup::clean(&config.cgroup_parent()).map_err(failed)?;
     let forwarder = net::forward::clean(&config.run_dir).map_err(failed)?;
     let profile = engine::apparmor_profile(&config.instance);
@@ -49,7 +54,7 @@ impl Taken {
         };
         let ended = [
             self.containers.map_or_else(|| Some("all containers".to_owned()), |count| some(count, "container")),
-            there(self.keeper, "the keeper"),
+            self.keeper.told(),
             there(self.forwarder, "the forwarder of ports"),
         ];
         let removed = [
@@ -79,49 +84,107 @@ fn listed<const N: usize>(what: [Option<String>; N]) -> Option<String> {
     }
 }
 
-/// How many containers have a living process.
-fn running(run_dir: &Path) -> Result<Option<usize>, Error> {
-    let count = match Client::connect(run_dir) {
-        Ok(mut keeper) => {
-            let held = keeper.call(List).map_err(failed)?;
-            held.iter().filter(|entry| entry.sandbox.is_none() && entry.state != State::Exited).count()
-        }
-        Err(ClientError::NotRunning { .. }) => {
-            let left = recover_orphans(run_dir).map_err(failed)?;
-            left.iter().filter(|orphan| orphan.sandbox.is_none() && orphan.is_alive()).count()
-        }
-        Err(ClientError::Refused { .. }) => return Ok(None),
-        Err(error) => return Err(failed(error)),
-    };
-    Ok(Some(count))
+/// The keeper, as it was found.
+enum Keeper {
+    None,
+    Answers(Client),
+    /// Of another release: it understands no request, but a signal.
+    Foreign,
+    /// It was stopped, or hung, and is no more.
+    Killed(u32),
 }
 
-fn failed(error: impl std::fmt::Display) -> Error {
-    Error::Config(error.to_string())
-}
-
-/// Ends the keeper and what it holds, or what it left; says whether there was one.
-fn end_keeper(run_dir: &Path) -> Result<bool, Error> {
-    match Client::connect(run_dir) {
-        Ok(mut keeper) => match keeper.call(Request::Shutdown { kill: true }) {
-            Ok(()) | Err(ClientError::Disconnected) => Ok(true),
+impl Keeper {
+    /// Looks for it. One that does not answer is killed at once: what it holds, its records tell then.
+    fn of(run_dir: &Path) -> Result<Self, Error> {
+        match Client::connect_within(run_dir, ANSWERS_WITHIN) {
+            Ok(client) => Ok(Self::Answers(client)),
+            Err(ClientError::NotRunning { .. }) => Ok(Self::None),
+            Err(ClientError::Refused { .. }) => Ok(Self::Foreign),
+            Err(ClientError::Silent { pid, .. }) => kill(run_dir).map(|()| Self::Killed(pid)),
             Err(error) => Err(failed(error)),
-        },
-        Err(ClientError::NotRunning { .. }) => end_orphans(run_dir).map(|()| false),
-        // Of another release: it understands no request, but a signal.
-        Err(ClientError::Refused { .. }) => {
-            keeper::client::kill(run_dir).map_err(failed)?;
-            end_orphans(run_dir).map(|()| true)
         }
+    }
+
+    /// How many containers have a living process; `None`: nobody tells.
+    fn containers(&mut self, run_dir: &Path) -> Result<Option<usize>, Error> {
+        if let Self::Answers(client) = self {
+            match client.call_within(List, ANSWERS_WITHIN) {
+                Ok(held) => {
+                    let running = held.iter().filter(|entry| entry.sandbox.is_none() && entry.state != State::Exited);
+                    return Ok(Some(running.count()));
+                }
+                Err(ClientError::Silent { pid, .. }) => {
+                    kill(run_dir)?;
+                    *self = Self::Killed(pid);
+                }
+                Err(error) => return Err(failed(error)),
+            }
+        }
+        if matches!(self, Self::Foreign) {
+            return Ok(None);
+        }
+        let left = recover_orphans(run_dir).map_err(failed)?;
+        Ok(Some(left.iter().filter(|orphan| orphan.sandbox.is_none() && orphan.is_alive()).count()))
+    }
+
+    /// Ends it and what it holds, or what it left.
+    fn end(self, run_dir: &Path) -> Result<Ended, Error> {
+        let ended = match self {
+            Self::Answers(mut client) => match client.call_within(Request::Shutdown { kill: true }, ANSWERS_WITHIN) {
+                Ok(()) | Err(ClientError::Disconnected) => return Ok(Ended::InOrder),
+                Err(ClientError::Silent { pid, .. }) => {
+                    kill(run_dir)?;
+                    Ended::Killed(pid)
+                }
+                Err(error) => return Err(failed(error)),
+            },
+            Self::Foreign => {
+                kill(run_dir)?;
+                Ended::InOrder
+            }
+            Self::Killed(pid) => Ended::Killed(pid),
+            Self::None => Ended::WasNot,
+        };
+        for orphan in recover_orphans(run_dir).map_err(failed)? {
+            orphan.kill().map_err(failed)?;
+        }
+        Ok(ended)
+    }
+}
+
+/// What became of the keeper.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ended {
+    WasNot,
+    InOrder,
+    /// It did not answer. Its process.
+    Killed(u32),
+}
+
+impl Ended {
+    fn told(self) -> Option<String> {
+        match self {
+            Self::WasNot => None,
+            Self::InOrder => Some("the keeper".to_owned()),
+            Self::Killed(pid) => Some(format!(
+                "the keeper (process {pid}, killed as it did not answer within {} s)",
+                ANSWERS_WITHIN.as_secs()
+            )),
+        }
+    }
+}
+
+/// Kills a keeper, unless it has ended meanwhile.
+fn kill(run_dir: &Path) -> Result<(), Error> {
+    match keeper::client::kill(run_dir) {
+        Ok(()) | Err(ClientError::NotRunning { .. }) => Ok(()),
         Err(error) => Err(failed(error)),
     }
 }
 
-fn end_orphans(run_dir: &Path) -> Result<(), Error> {
-    for orphan in recover_orphans(run_dir).map_err(failed)? {
-        orphan.kill().map_err(failed)?;
-    }
-    Ok(())
+fn failed(error: impl std::fmt::Display) -> Error {
+    Error::Config(error.to_string())
 }
 
 /// Unmounts what is mounted below `directory`, the last mount first. Returns how many there were.
@@ -143,7 +206,7 @@ mod tests {
 
     const NOTHING: Taken = Taken {
         containers: Some(0),
-        keeper: false,
+        keeper: Ended::WasNot,
         forwarder: false,
         profile: false,
         net: net::Cleaned { bridges: 0, table: false },
@@ -154,7 +217,7 @@ mod tests {
     fn what_was_taken_out_is_told_and_so_is_that_there_was_nothing() {
         let everything = Taken {
             containers: Some(2),
-            keeper: true,
+            keeper: Ended::InOrder,
             forwarder: true,
             profile: true,
             net: net::Cleaned { bridges: 3, table: true },
@@ -166,10 +229,16 @@ mod tests {
              table, the AppArmor profile and 1 mount. What is on the disk stays"
         );
         assert_eq!(
-            Taken { keeper: true, ..NOTHING }.told(Path::new("/")),
+            Taken { keeper: Ended::InOrder, ..NOTHING }.told(Path::new("/")),
             "of /: ended the keeper. What is on the disk stays"
         );
-        let of_another_release = Taken { containers: None, keeper: true, ..NOTHING };
+        let silent = Taken { containers: Some(1), keeper: Ended::Killed(7), ..NOTHING };
+        assert_eq!(
+            silent.told(Path::new("/")),
+            "of /: ended 1 container and the keeper (process 7, killed as it did not answer within 15 s). What is on the \
+             disk stays"
+        );
+        let of_another_release = Taken { containers: None, keeper: Ended::InOrder, ..NOTHING };
         assert!(of_another_release.told(Path::new("/")).starts_with("of /: ended all containers and the keeper."));
         assert_eq!(NOTHING.told(Path::new("/")), "of / there was nothing to take out");
         assert_eq!(

@@ -11,6 +11,7 @@ use std::io::Read as _;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::os::unix::fs::{DirBuilderExt as _, FileExt as _};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use keeper::client::{Client, List};
 use keeper::protocol::Request;
@@ -73,12 +74,16 @@ impl Held {
     }
 }
 
+/// One that has nothing to do answers at once.
+const UNUSED_ANSWERS_WITHIN: Duration = Duration::from_secs(5);
+
 /// After a start that failed: a keeper that holds nothing is there for nobody.
 pub(super) fn end_unused_keeper(run_dir: &Path) {
-    let Ok(mut keeper) = Client::connect(run_dir) else { return };
-    if keeper.call(List).is_ok_and(|held| held.is_empty()) {
+    // One that does not answer is somebody's.
+    let Ok(mut keeper) = Client::connect_within(run_dir, UNUSED_ANSWERS_WITHIN) else { return };
+    if keeper.call_within(List, UNUSED_ANSWERS_WITHIN).is_ok_and(|held| held.is_empty()) {
         // Whatever came in between is not ended with it.
-        let _ = keeper.call(Request::Shutdown { kill: false });
+        let _ = keeper.call_within(Request::Shutdown { kill: false }, UNUSED_ANSWERS_WITHIN);
     }
 }
 
