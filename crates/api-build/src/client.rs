@@ -1,6 +1,7 @@
 //! The client's end: says what is to be built, has at hand what the daemon may need, and hears how it goes.
 
 mod directory;
+mod known_hosts;
 mod layout;
 
 pub use directory::Directory;
@@ -34,6 +35,8 @@ pub struct Offers {
     pub secrets: BTreeMap<String, Secret>,
     /// Sockets of SSH agents, by their ids.
     pub agents: BTreeMap<String, PathBuf>,
+    /// Files that say which host has which key, as ssh has them. One that is not there says nothing.
+    pub known_hosts: Vec<PathBuf>,
     /// What keeps what is exported, by the names that it was asked for as.
     pub exports: BTreeMap<String, Keep>,
     /// Directories that are OCI layouts, by the names that they are known as. They are given as often as they are asked for.
@@ -200,17 +203,13 @@ async fn given(mut stream: BufReader<Stream>, need: Need, offers: &Mutex<Offers>
                 Some(secret) => secret.read().await,
                 None => Err("the client has none of this id".to_owned()),
             };
-            match read {
-                Ok(contents) => {
-                    let mut pieces = PieceWriter::new(Vec::new());
-                    pieces.write_all(&contents).map_err(lost)?;
-                    let pieces = pieces.end().map_err(lost)?;
-                    wire::put(&mut stream, &Answer::Here).await.map_err(lost)?;
-                    stream.write_all(&pieces).await.map_err(lost)?;
-                    stream.flush().await.map_err(lost)
-                }
-                Err(why) => wire::write(&mut stream, &not(&why)).await.map_err(lost),
-            }
+            short(stream, read).await.map_err(lost)
+        }
+        Need::KnownHosts { host } => {
+            let files = offers().known_hosts.clone();
+            let reading = tokio::task::spawn_blocking(move || known_hosts::of(&host, &files));
+            let read = reading.await.map_err(|e| Some(e.to_string()))?;
+            short(stream, read).await.map_err(lost)
         }
         Need::Agent { id } => {
             let socket = offers().agents.get(&id).cloned();
@@ -277,6 +276,21 @@ async fn given(mut stream: BufReader<Stream>, need: Need, offers: &Mutex<Offers>
             let answer = kept.map_or_else(|why| not(&why), |()| Answer::Here);
             wire::write(&mut stream, &answer).await.map_err(lost)
         }
+    }
+}
+
+/// Gives something short, or says why there is none.
+async fn short(mut stream: BufReader<Stream>, read: Result<Vec<u8>, String>) -> io::Result<()> {
+    match read {
+        Ok(contents) => {
+            let mut pieces = PieceWriter::new(Vec::new());
+            pieces.write_all(&contents)?;
+            let pieces = pieces.end()?;
+            wire::put(&mut stream, &Answer::Here).await?;
+            stream.write_all(&pieces).await?;
+            stream.flush().await
+        }
+        Err(why) => wire::write(&mut stream, &Answer::Not { why }).await,
     }
 }
 

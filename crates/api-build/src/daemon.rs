@@ -139,7 +139,7 @@ async fn request(builder: &Builder, opener: &Opener, asked: Ask) -> Result<(Requ
     let credentials = asked.auths().map_err(Error::Invalid)?;
     let lender: Arc<dyn Lender> =
         Arc::new(Lending { opener: opener.clone(), secrets: asked.secrets, agents: asked.agents });
-    let Received { file, context, commit_time, origin } = source(builder, opener, asked.source, &*lender).await?;
+    let Received { file, context, commit_time, origin } = source(builder, opener, asked.source, &lender).await?;
     let mut contexts = BTreeMap::new();
     for (name, context) in asked.contexts {
         let context = match context {
@@ -150,7 +150,7 @@ async fn request(builder: &Builder, opener: &Opener, asked: Ask) -> Result<(Requ
                 build::NamedContext::Files { files: Arc::new(files), origin: None }
             }
             NamedContext::Elsewhere(address) => {
-                let fetched = builder.fetch_named(&address, Some(&*lender)).await;
+                let fetched = builder.fetch_named(&address, Some(&lender)).await;
                 fetched.map_err(|error| Error::Invalid(format!("context {name}: {error}")))?
             }
         };
@@ -203,6 +203,8 @@ struct Lending {
 
 /// Bytes of a secret.
 const SECRET: usize = 500 << 10;
+/// Bytes of what is known of a host: all of whose hosts are written as hashes is.
+const KNOWN: usize = 16 << 20;
 
 impl Lender for Lending {
     fn has_secret(&self, id: &str) -> bool {
@@ -214,6 +216,14 @@ impl Lender for Lending {
         Box::pin(async move {
             let stream = need::ask(&opener, &Need::Secret { id }).await?;
             need::short(stream, SECRET).await
+        })
+    }
+
+    fn known_hosts(&self, host: &str) -> BoxFuture<'static, Result<Vec<u8>, String>> {
+        let (opener, host) = (self.opener.clone(), host.to_owned());
+        Box::pin(async move {
+            let stream = need::ask(&opener, &Need::KnownHosts { host }).await?;
+            need::short(stream, KNOWN).await
         })
     }
 
@@ -233,7 +243,12 @@ impl Lender for Lending {
     }
 }
 
-async fn source(builder: &Builder, opener: &Opener, source: Source, lender: &dyn Lender) -> Result<Received, Error> {
+async fn source(
+    builder: &Builder,
+    opener: &Opener,
+    source: Source,
+    lender: &Arc<dyn Lender>,
+) -> Result<Received, Error> {
     let received =
         |file, context: Files| Received { file, context: Arc::new(context), commit_time: None, origin: None };
     match source {

@@ -28,6 +28,11 @@ pub(crate) enum Need {
         /// Its id.
         id: String,
     },
+    /// What the client's user knows of a host's keys, in pieces.
+    KnownHosts {
+        /// The host, as `known_hosts` has it: with its port, where that is not the usual one.
+        host: String,
+    },
     /// A connection to an agent, as it is.
     Agent {
         /// Its id.

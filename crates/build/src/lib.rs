@@ -5,6 +5,7 @@
 //! cache by all that it reads, or made anew. The engine runs commands; nothing is run here.
 #![forbid(unsafe_code)]
 
+mod agent;
 mod attest;
 mod cache;
 mod caches;

@@ -104,6 +104,9 @@ pub trait Lender: Send + Sync {
     /// What is in a secret. It is asked for once for each command that mounts it. An error is one line for people.
     fn secret(&self, id: &str) -> BoxFuture<'static, Result<Vec<u8>, String>>;
 
+    /// What is known of a host's keys: lines of `known_hosts`, those that may be of a host that is called so there. An error is one line for people.
+    fn known_hosts(&self, host: &str) -> BoxFuture<'static, Result<Vec<u8>, String>>;
+
     /// Whether it has an SSH agent.
     fn has_agent(&self, id: &str) -> bool;
 

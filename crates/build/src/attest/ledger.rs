@@ -18,7 +18,13 @@ pub struct Fetched {
 impl Fetched {
     /// A commit of a repository.
     pub(crate) fn commit(remote: &str, id: &str) -> Fetched {
-        Fetched { uri: format!("git+{}", public(remote)), algorithm: "gitCommit", digest: id.to_owned() }
+        // Of `USER@HOST:PATH`, only the long form is an address.
+        let short = remote.split_once(':').filter(|(_, path)| !path.starts_with("//"));
+        let url = match short {
+            Some((place, path)) => format!("ssh://{place}/{}", path.trim_start_matches('/')),
+            None => public(remote),
+        };
+        Fetched { uri: format!("git+{url}"), algorithm: "gitCommit", digest: id.to_owned() }
     }
 
     /// A file at an address.
@@ -165,6 +171,8 @@ mod tests {
         assert_eq!(public("https://ann:secret@h.example:8/a@b/c?token=x#y"), "https://h.example:8/a@b/c");
         assert_eq!(public("https://token@h.example"), "https://h.example");
         assert_eq!(public("git@h.example:a/b.git#main"), "git@h.example:a/b.git");
+        assert_eq!(Fetched::commit("git@h.example:a/b.git", "1").uri, "git+ssh://git@h.example/a/b.git");
+        assert_eq!(Fetched::commit("https://me:x@h.example/b.git", "1").uri, "git+https://h.example/b.git");
     }
 
     #[test]

@@ -68,7 +68,7 @@ impl Builder {
     ///
     /// # Errors
     /// [`Error::Invalid`] where the address is refused or there is nothing, else as for [`Builder::receive`].
-    pub async fn fetch(&self, address: &str, name: &str, lender: Option<&dyn Lender>) -> Result<Received> {
+    pub async fn fetch(&self, address: &str, name: &str, lender: Option<&Arc<dyn Lender>>) -> Result<Received> {
         let address = address_of(address);
         let blocking = |e: tokio::task::JoinError| Error::failed("fetching the context", e);
         let name = name.to_owned();

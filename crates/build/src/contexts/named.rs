@@ -28,7 +28,7 @@ impl Builder {
     ///
     /// # Errors
     /// [`Error::Invalid`] where the address is refused or there is nothing, or what is there leads out of itself.
-    pub async fn fetch_named(&self, address: &str, lender: Option<&dyn Lender>) -> Result<NamedContext> {
+    pub async fn fetch_named(&self, address: &str, lender: Option<&Arc<dyn Lender>>) -> Result<NamedContext> {
         let (files, origin) = match AddSource::parse(&address_of(address)) {
             AddSource::Git(source) => {
                 let commit = self.git().look(&source, lender).await?;

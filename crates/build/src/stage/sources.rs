@@ -8,6 +8,7 @@ use crate::dockerfile::{
 use crate::files::{Choice, Files};
 use crate::ignore::Ignore;
 use crate::progress::StepEvent;
+use crate::remote::Git;
 use crate::step::piece::{Part, Piece, left_out};
 use crate::{Error, Result};
 use image::Digest;
@@ -94,7 +95,10 @@ impl Stage<'_, '_> {
     /// The files of a commit, which have not come.
     async fn of_git(&self, add: &Add, source: &GitSource, word: &Word, place: &Place<'_>) -> Result<Piece> {
         let lender = self.solver.request.lender.clone();
-        let looked = self.solver.builder.git().look(source, lender.as_deref()).await;
+        if let Some(agent) = Git::agent(source) {
+            self.solver.ledger.agent(agent);
+        }
+        let looked = self.solver.builder.git().look(source, lender.as_ref()).await;
         let commit = looked.map_err(|error| error.asked_at(place.source, word.span))?;
         if let Some(checksum) = &add.checksum {
             let wanted = self.only_checksum(add, checksum, place)?.to_ascii_lowercase();

@@ -1,5 +1,6 @@
 //! What a `RUN` sees of something that is not in its root file system.
 
+use crate::agent;
 use crate::cache::Key;
 use crate::caches::{Filled, InUse, Made};
 use crate::dockerfile::Sharing;
@@ -19,15 +20,11 @@ use std::collections::BTreeMap;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 use tokio::net::UnixListener;
 use tokio::task::JoinSet;
 
 /// Where sockets of SSH agents are, unless it is said.
 const AGENTS: &str = "/run/stratus/ssh-agent";
-
-/// How long to wait when the system has no descriptor left for a connection.
-const BACK_OFF: Duration = Duration::from_millis(50);
 
 /// Directories that are each container's own: what is made in them is in no layer.
 const OWN: [&str; 3] = ["/dev", "/proc", "/sys"];
@@ -308,7 +305,7 @@ impl Mounts {
         }
         self.lent.mounts.push(LentMount { target, tree, read_only: false });
         let mut carrying = JoinSet::new();
-        carrying.spawn(carry(listener, id, lender));
+        carrying.spawn(agent::carry(listener, id, lender));
         self.keep(carrying);
         Ok(())
     }
@@ -356,21 +353,6 @@ pub(crate) fn remove(stubs: &[Stub], layer: &NewLayer) -> Result<()> {
         layer.remove_mount_point(path, first).map_err(|e| Error::failed("taking out a mount point", e))?;
     }
     Ok(())
-}
-
-/// Gives each connection of a step's commands to an agent. It ends with the step.
-async fn carry(listener: UnixListener, id: String, lender: Arc<dyn Lender>) {
-    let mut connections = JoinSet::new();
-    loop {
-        match listener.accept().await {
-            Ok((command, _)) => drop(connections.spawn(lender.agent(&id, command))),
-            Err(error) => {
-                tracing::warn!(%error, "a connection to an SSH agent can't be accepted");
-                tokio::time::sleep(BACK_OFF).await;
-            }
-        }
-        while connections.try_join_next().is_some() {}
-    }
 }
 
 fn bind(path: &Path) -> MountKind {

@@ -122,7 +122,7 @@ impl Found {
                 Ok(Taken { files: Arc::new(files), selection, unpack, nameless })
             }
             Found::Git(Part { commit, keeps, exclude, lender, .. }) => {
-                let checkout = builder.git().fetch(&commit, keeps, lender.as_deref()).await?;
+                let checkout = builder.git().fetch(&commit, keeps, lender.as_ref()).await?;
                 let failed = |e: &dyn std::fmt::Display| Error::failed("opening what was fetched", e);
                 let files = Files::of_context(checkout.files, Ignore::default()).map_err(|e| failed(&e))?;
                 let choice = Choice { sources: vec!["/".into()], exclude, parents: false };

@@ -2,6 +2,7 @@
 
 mod program;
 mod shown;
+mod ssh;
 
 use crate::dockerfile::GitSource;
 use crate::request::Lender;
@@ -11,7 +12,6 @@ use image::archive;
 use image::registry::{Reach, Registries};
 use program::Program;
 use rustix::fd::AsFd as _;
-use shown::Shown;
 use std::fs::{self, File};
 use std::path::Path;
 use std::sync::Arc;
@@ -50,13 +50,17 @@ impl Git {
         self.scratch.directory().map_err(|e| Error::failed("making a directory for a repository", e))
     }
 
-    async fn program(&self, remote: &str, lender: Option<&dyn Lender>) -> Result<Program> {
-        let shown = Shown::find(remote, lender).await?;
-        Program::new(&self.registries, &self.reach, remote, self.temporary()?, shown).await
+    async fn program(&self, remote: &str, lender: Option<&Arc<dyn Lender>>) -> Result<Program> {
+        Program::new(&self.registries, &self.reach, remote, self.temporary()?, lender).await
+    }
+
+    /// Which agent is asked for a repository's sake; `None`: none.
+    pub(crate) fn agent(source: &GitSource) -> Option<&'static str> {
+        ssh::Address::parse(&source.remote).map(|_| ssh::AGENT)
     }
 
     /// Which commit is meant. One that is written in full is nobody asked for.
-    pub(crate) async fn look(&self, source: &GitSource, lender: Option<&dyn Lender>) -> Result<Commit> {
+    pub(crate) async fn look(&self, source: &GitSource, lender: Option<&Arc<dyn Lender>>) -> Result<Commit> {
         check(source)?;
         let commit = |id: &str, reference: Option<&str>| Commit {
             remote: source.remote.clone(),
@@ -80,7 +84,12 @@ impl Git {
     }
 
     /// Fetches a commit's files, and `.git` where it is kept.
-    pub(crate) async fn fetch(&self, commit: &Commit, keep: bool, lender: Option<&dyn Lender>) -> Result<Checkout> {
+    pub(crate) async fn fetch(
+        &self,
+        commit: &Commit,
+        keep: bool,
+        lender: Option<&Arc<dyn Lender>>,
+    ) -> Result<Checkout> {
         let program = self.program(&commit.remote, lender).await?;
         let tree = self.temporary()?;
         let at = tree.path();
@@ -101,9 +110,7 @@ impl Git {
         let time =
             time.trim().parse().map_err(|e| Error::failed(format!("reading the time of commit {}", commit.id), e))?;
         if keep {
-            program
-                .run(at, &["remote", "set-url", "origin", &image::registry::without_password(&commit.remote)])
-                .await?;
+            program.run(at, &["remote", "set-url", "origin", &open(&commit.remote)]).await?;
             // It says when files were written here, and where.
             let forgotten = ["index", "FETCH_HEAD", "logs", "ORIG_HEAD", "hooks"];
             forgotten.iter().try_for_each(|name| remove(&at.join(".git").join(name)))?;
@@ -137,14 +144,20 @@ async fn get(program: &Program, at: &Path, commit: &Commit) -> Result<()> {
     Err(failure.unwrap_or_else(|| Error::Invalid(format!("{remote} has no commit {}", commit.id))))
 }
 
+/// An address without what is nobody's to know. Of one of SSH a name is none of that.
+fn open(remote: &str) -> String {
+    match ssh::Address::parse(remote) {
+        Some(_) => remote.to_owned(),
+        None => image::registry::without_password(remote),
+    }
+}
+
 /// What is refused before anybody is asked.
 fn check(source: &GitSource) -> Result<()> {
     let scheme = source.remote.split_once("://").map(|(scheme, _)| scheme.to_ascii_lowercase());
-    if !matches!(scheme.as_deref(), Some("http" | "https" | "git")) {
-        return Err(Error::Invalid(format!(
-            "{}: git is spoken by https, http and git://, as nobody has lent a key for SSH",
-            image::registry::without_password(&source.remote)
-        )));
+    if !matches!(scheme.as_deref(), Some("http" | "https" | "git")) && ssh::Address::parse(&source.remote).is_none() {
+        let shown = image::registry::without_password(&source.remote);
+        return Err(Error::Invalid(format!("{shown}: git is spoken by https, http, SSH and git://")));
     }
     let odd = |c: char| c.is_whitespace() || c.is_control() || "~^:?*[\\".contains(c);
     let name = source.reference.as_deref().unwrap_or_default();
@@ -253,7 +266,7 @@ mod tests {
         for odd in ["--upload-pack=x", "-x", "a..b", "a b", "a:b", "a^{}", "*"] {
             assert!(check(&source("https://x/a.git", odd)).is_err(), "{odd}");
         }
-        for remote in ["file:///x.git", "ssh://x/y", "git@x:y", "ext::sh -c true", "/x.git"] {
+        for remote in ["file:///x.git", "ext::sh -c true", "/x.git"] {
             assert!(check(&source(remote, "main")).is_err(), "{remote}");
         }
     }

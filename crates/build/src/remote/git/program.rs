@@ -1,16 +1,18 @@
 //! The program `git`, which fetches and checks out, and does nothing else: no configuration of the machine or of a user counts, no hook
 //! runs, nothing is asked on a terminal, and nothing is fetched but by HTTP through a [`Relay`], or by git's own protocol
-//! from the one host that was named.
+//! or SSH from the one host that was named.
 
 use super::shown::Shown;
+use super::ssh::{self, Ssh};
+use crate::request::Lender;
 use crate::scratch::Directory;
 use crate::{Error, Result};
 use image::registry::{Forward, Reach, Registries, Relay, TransportCause, without_password};
 use rustix::process::{Pid, Signal};
-use std::fs::{self, OpenOptions};
-use std::io::Write as _;
+use std::fs;
 use std::path::Path;
 use std::process::Stdio;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::AsyncReadExt as _;
 use tokio::process::{Child, Command};
@@ -31,15 +33,28 @@ pub(super) struct Program {
     /// Where its configuration is.
     home: Directory,
     relay: Relay,
-    _forward: Option<Forward>,
+    way: Way,
     /// The address as it was named.
     named: String,
     /// The address that git is given.
     pub(super) remote: String,
-    /// The host that git's own protocol is to name.
-    host: Option<String>,
-    /// What its server is shown.
-    shown: Option<Shown>,
+}
+
+/// What a repository is reached by, beside the relay.
+enum Way {
+    /// HTTP.
+    Http {
+        /// What its server is shown.
+        shown: Option<Shown>,
+    },
+    /// Git's own protocol.
+    Git {
+        /// The host that it is to name.
+        host: String,
+        _forward: Forward,
+    },
+    /// SSH.
+    Ssh(Ssh),
 }
 
 impl Program {
@@ -49,30 +64,34 @@ impl Program {
         reach: &Reach,
         remote: &str,
         home: Directory,
-        shown: Option<Shown>,
+        lender: Option<&Arc<dyn Lender>>,
     ) -> Result<Program> {
         let failed = |e: &dyn std::fmt::Display| Error::failed("making git ready", e);
         let relay = registries.relay(reach, format!("{:032x}", rand::random::<u128>()), LARGEST);
         let relay = relay.await.map_err(|e| failed(&e))?;
-        fs::write(home.path().join(".gitconfig"), configuration(&relay)).map_err(|e| failed(&e))?;
-        let (named, remote_of_git) = (remote.to_owned(), remote.to_owned());
-        let mut program = Program { home, relay, _forward: None, named, remote: remote_of_git, host: None, shown };
-        if let Some((authority, path)) = remote.strip_prefix("git://").map(|r| r.split_once('/').unwrap_or((r, ""))) {
+        let mut of_git = remote.to_owned();
+        let mut more = String::new();
+        let way = if let Some(address) = ssh::Address::parse(remote) {
+            let (ssh, rewritten) = Ssh::new(address?, remote, &relay, &home, lender).await?;
+            more = rewritten;
+            Way::Ssh(ssh)
+        } else if let Some(rest) = remote.strip_prefix("git://") {
+            let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
             let (host, port) = match authority.rsplit_once(':') {
                 Some((host, digits)) if !digits.contains(']') => (host, digits.parse().map_err(|e| failed(&e))?),
                 _ => (authority, GIT_PORT),
             };
-            let forward = program.relay.forward(host.trim_matches(['[', ']']), port).await.map_err(|e| failed(&e))?;
+            let forward = relay.forward(host.trim_matches(['[', ']']), port).await.map_err(|e| failed(&e))?;
             let there = forward.address();
-            program.remote = format!("git://{there}/{path}");
+            of_git = format!("git://{there}/{path}");
             // A submodule may name any host: those that git's own protocol would reach by itself get a program that ends at once.
-            let alone = format!("[core]\n\tgitProxy = none for {there}\n\tgitProxy = false\n");
-            let file = OpenOptions::new().append(true).open(program.home.path().join(".gitconfig"));
-            file.and_then(|mut file| file.write_all(alone.as_bytes())).map_err(|e| failed(&e))?;
-            program.host = Some(authority.to_owned());
-            program._forward = Some(forward);
-        }
-        Ok(program)
+            more = format!("[core]\n\tgitProxy = none for {there}\n\tgitProxy = false\n");
+            Way::Git { host: authority.to_owned(), _forward: forward }
+        } else {
+            Way::Http { shown: Shown::find(remote, lender.map(|lender| &**lender)).await? }
+        };
+        fs::write(home.path().join(".gitconfig"), configuration(&relay) + &more).map_err(|e| failed(&e))?;
+        Ok(Program { home, relay, way, named: remote.to_owned(), remote: of_git })
     }
 
     /// Runs git with arguments. Gives what it says.
@@ -86,13 +105,9 @@ impl Program {
             ("GIT_CONFIG_NOSYSTEM", "1"),
             ("GIT_ATTR_NOSYSTEM", "1"),
             ("GIT_TERMINAL_PROMPT", "0"),
-            ("GIT_ALLOW_PROTOCOL", if self.host.is_some() { "git:http:https" } else { "http:https" }),
         ]);
         command.env("HOME", self.home.path()).env("GIT_CEILING_DIRECTORIES", directory);
-        if let Some(host) = &self.host {
-            command.env("GIT_OVERRIDE_VIRTUAL_HOST", host);
-        }
-        command.envs(self.shown.iter().flat_map(Shown::environment));
+        command.envs(self.way.environment());
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
         let child = command.spawn().map_err(|e| Error::failed("running git", e))?;
         match tokio::time::timeout(DEADLINE, Group(child).end()).await {
@@ -123,12 +138,44 @@ impl Program {
             ),
             Some(cause) => format!("{shown}: {cause}"),
             None => {
+                if let Some(complaint) = self.way.complaint(said) {
+                    return format!("{shown}: {complaint}");
+                }
                 let lines: Vec<&str> = said.lines().filter(|line| !line.trim().is_empty()).collect();
                 let last = lines.iter().rev().find(|line| line.starts_with("fatal: ")).or(lines.last());
                 let last = last.map_or("it says nothing of why", |line| line.trim_start_matches("fatal: "));
                 let last = last.replace(&self.remote, &shown).replace(&self.named, &shown);
-                format!("git: {last}{}", self.advice(said))
+                format!("git: {}{}", self.way.named(&last), self.way.advice(said))
             }
+        }
+    }
+}
+
+impl Way {
+    fn environment(&self) -> Vec<(&'static str, String)> {
+        let allowed = |protocols: &str| ("GIT_ALLOW_PROTOCOL", protocols.to_owned());
+        match self {
+            Way::Http { shown } => {
+                [allowed("http:https")].into_iter().chain(shown.iter().flat_map(Shown::environment)).collect()
+            }
+            Way::Git { host, .. } => vec![allowed("git:http:https"), ("GIT_OVERRIDE_VIRTUAL_HOST", host.clone())],
+            Way::Ssh(ssh) => [allowed("ssh:http:https")].into_iter().chain(ssh.environment()).collect(),
+        }
+    }
+
+    /// What went wrong, where more can be said of it than git does.
+    fn complaint(&self, said: &str) -> Option<String> {
+        match self {
+            Way::Ssh(ssh) => ssh.complaint(said),
+            Way::Http { .. } | Way::Git { .. } => None,
+        }
+    }
+
+    /// A text without names that only git was given.
+    fn named(&self, text: &str) -> String {
+        match self {
+            Way::Ssh(ssh) => ssh.named(text),
+            Way::Http { .. } | Way::Git { .. } => text.to_owned(),
         }
     }
 
@@ -136,7 +183,8 @@ impl Program {
     fn advice(&self, said: &str) -> String {
         // It asks for both where it was shown nothing, or nothing that counts.
         let asks = said.contains("could not read Username") || said.contains("Authentication failed");
-        match &self.shown {
+        let Way::Http { shown } = self else { return String::new() };
+        match shown {
             None if asks => ": stratus build --secret id=GIT_AUTH_TOKEN gives what its server asks for".to_owned(),
             Some(Shown { secret, .. }) if asks => format!(": its server does not take what the secret {secret} has"),
             Some(Shown { secret, .. }) if said.contains("returned error: 30") => {

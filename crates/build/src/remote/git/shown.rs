@@ -85,6 +85,10 @@ mod tests {
             Box::pin(async move { Ok(secret) })
         }
 
+        fn known_hosts(&self, _: &str) -> BoxFuture<'static, Result<Vec<u8>, String>> {
+            Box::pin(async { Ok(Vec::new()) })
+        }
+
         fn has_agent(&self, _: &str) -> bool {
             false
         }

@@ -20,7 +20,7 @@ pub(super) struct Lend {
     /// Secret for RUN --mount=type=secret, id=ID,src=FILE or id=ID,env=VARIABLE; repeats
     #[arg(long, value_name = "SECRET")]
     secret: Vec<String>,
-    /// SSH agent for RUN --mount=type=ssh, default or ID=SOCKET [default of the socket: SSH_AUTH_SOCK]; repeats
+    /// SSH agent for RUN --mount=type=ssh and, as default, for git repositories by SSH, default or ID=SOCKET [default of the socket: SSH_AUTH_SOCK]; repeats
     #[arg(long, value_name = "ID[=SOCKET]", num_args = 0..=1, default_missing_value = "default")]
     ssh: Vec<String>,
 }
@@ -48,6 +48,7 @@ impl Lend {
         let own = std::env::var_os("SSH_AUTH_SOCK").filter(|path| !path.is_empty()).map(PathBuf::from);
         offers.agents = agents(&self.ssh, own.as_deref())?;
         ask.agents = offers.agents.keys().cloned().collect();
+        offers.known_hosts = known_hosts(std::env::var_os("HOME").map(PathBuf::from).as_deref());
         Ok(())
     }
 }
@@ -120,6 +121,13 @@ fn agents(texts: &[String], own: Option<&Path>) -> Result<BTreeMap<String, PathB
         agents.insert(id.to_owned(), socket.to_owned());
     }
     Ok(agents)
+}
+
+/// Where ssh has the keys of hosts.
+fn known_hosts(home: Option<&Path>) -> Vec<PathBuf> {
+    let user = home.map(|home| home.join(".ssh"));
+    let directories = user.into_iter().map(|ssh| (ssh, "known_hosts")).chain([("/etc/ssh".into(), "ssh_known_hosts")]);
+    directories.flat_map(|(directory, name)| [directory.join(name), directory.join(format!("{name}2"))]).collect()
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use api_build::{Directory, Offers, Source, Text};
+use build::dockerfile::AddSource;
 use build::ignore::Ignore;
 use image::{Compression, Digest};
 
@@ -193,5 +194,6 @@ fn limited(file: impl Read, what: &str) -> Result<Vec<u8>> {
 
 /// Whether a text says where something is that is not here.
 pub(super) fn is_address(text: &str) -> bool {
-    ["http://", "https://", "git://", "ssh://", "git@", "github.com/"].iter().any(|start| text.starts_with(start))
+    ["http://", "https://", "git://", "ssh://", "github.com/"].iter().any(|start| text.starts_with(start))
+        || matches!(AddSource::parse(text), AddSource::Git(_))
 }
