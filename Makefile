@@ -3,8 +3,8 @@
 BUILD_PACKAGES = ca-certificates curl gcc libc6-dev libseccomp-dev make pkg-config
 RUN_PACKAGES = mmdebstrap
 # The clients and the peers of the tests: stratus is judged beside them.
-TEST_PACKAGES = busybox-static bzip2 containerd crun docker-cli~ docker-compose~ docker-registry docker.io e2fsprogs git iproute2 jq nftables \
-	openssh-client openssh-server openssl podman procps runc skopeo strace util-linux xz-utils zstd
+TEST_PACKAGES = busybox-static bzip2 containerd crun db5.3-util docker-cli~ docker-compose~ docker-registry docker.io e2fsprogs git iproute2 jq nftables \
+	openssh-client openssh-server openssl podman procps rpm runc skopeo sqlite3 strace util-linux xfsprogs xz-utils zstd
 # A peer of the bench alone.
 BENCH_PACKAGES = buildah
 # An emulated machine, and what its disk is made with.

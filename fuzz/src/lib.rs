@@ -26,7 +26,7 @@ use sandbox::{CompileOptions, ExecPlan, InitPlan};
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All readers that need no file system.
-pub const PURE: [Target; 15] = [
+pub const PURE: [Target; 16] = [
     ("api", api),
     ("changes", changes),
     ("configuration", configuration),
@@ -39,6 +39,7 @@ pub const PURE: [Target; 15] = [
     ("keeper", keeper),
     ("reference", reference),
     ("registry", registry),
+    ("rpm", rpm),
     ("runtime_spec", runtime_spec),
     ("session", session),
     ("tar", tar),
@@ -50,6 +51,25 @@ pub const FILES: [Target; 4] = [("archive", archive), ("logs", logs), ("store", 
 /// What a client says of a build and of its files.
 pub fn session(data: &[u8]) {
     api_build::fuzz(data);
+}
+
+/// A database of RPM, whose form the first byte picks: what comes behind lies where that form has its first page.
+pub fn rpm(data: &[u8]) {
+    let Some((form, rest)) = data.split_first() else { return };
+    let mut database = match form % 3 {
+        0 => [&b"SQLite format 3\0\x02\0"[..], &[0; 82]].concat(),
+        1 => [&b"RpmP"[..], &[0; 8], &1u32.to_le_bytes(), &[0; 16]].concat(),
+        _ => [&[0; 12][..], &0x0006_1561u32.to_le_bytes(), &[0; 4], &512u32.to_le_bytes(), &[0; 488]].concat(),
+    };
+    database.extend_from_slice(rest);
+    let pages = database.len().next_multiple_of(4096);
+    database.resize(pages, 0);
+    let mut count = 0;
+    let _ = build::rpm::packages(&&database[..], Some(&rest), &mut |package| {
+        assert!(package.name.len() <= 3 * 4096, "a name is longer than what is kept");
+        count += 1;
+    });
+    assert!(count <= 4096 * pages, "there are more packages than bytes");
 }
 
 /// The entries of an archive, and their contents.

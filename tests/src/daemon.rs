@@ -227,12 +227,24 @@ impl Daemon {
     /// # Panics
     /// When the kernel does not let us, or it does not fit.
     pub fn move_to_disk(&mut self, bytes: u64) {
+        self.move_to(&format!("mount -t tmpfs -o size={bytes},mode=700 tmpfs"));
+    }
+
+    /// Moves all that the daemon keeps to a file system on which files can have the same blocks.
+    ///
+    /// # Panics
+    /// When the kernel does not let us.
+    pub fn move_to_xfs(&mut self) {
+        self.sh("truncate -s 1G xfs && mkfs.xfs -q -m reflink=1 xfs").ok();
+        self.move_to(&format!("mount -o loop {}/xfs", self.work().display()));
+    }
+
+    fn move_to(&mut self, mount: &str) {
         self.stop();
         let data = self.data();
         let data = data.display();
         self.sh(&format!(
-            "mv {data} {data}.before && mkdir {data} && mount -t tmpfs -o size={bytes},mode=700 tmpfs {data} \
-             && cp -a {data}.before/. {data}/ && rm -r {data}.before"
+            "mv {data} {data}.before && mkdir {data} && {mount} {data} && cp -a {data}.before/. {data}/ && rm -r {data}.before"
         ))
         .ok();
         self.restart();

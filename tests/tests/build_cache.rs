@@ -185,3 +185,54 @@ fn a_step_that_went_well_is_run_to_look_at_the_next() {
     host.sh("docker rmi $(docker images -aq -f dangling=true); docker builder prune -af").ok();
     host.sh(&format!("docker inspect {id}")).fails_with("");
 }
+
+#[test]
+fn what_is_copied_from_a_stage_is_read_once() {
+    const SIZE: u64 = 48 << 20;
+    let host = Daemon::start();
+    let dockerfile = format!(
+        "FROM busybox AS made\nRUN head -c {SIZE} /dev/urandom > /large && mkdir -p /more && echo 1 > /more/one && echo 2 > /more/two\n\
+         FROM busybox\nCOPY --from=made /large /copied\nCOPY --from=made --exclude=two /more /more\n"
+    );
+    host.project(&dockerfile, &[]);
+    let build = |more: &str| host.sh(&format!("$STRATUS build -q {more} app")).ok().text().to_owned();
+    let first = build("");
+    let read = || {
+        let counts = std::fs::read_to_string(format!("/proc/{}/io", host.pid())).expect("the daemon's counts");
+        let line = counts.lines().find_map(|line| line.strip_prefix("rchar: ")).expect("what it read");
+        line.parse::<u64>().expect("a number")
+    };
+    let before = read();
+    assert_eq!(build(""), first);
+    assert!(read() - before < SIZE / 2, "{} bytes were read", read() - before);
+    // What is excluded is a part of what was asked for.
+    host.sh("sed -i s/--exclude=two/--exclude=one/ app/Dockerfile").ok();
+    let other = build("");
+    assert_ne!(other, first);
+    host.sh(&format!("docker run --rm {other} ls /more")).says("two");
+    // What is known already comes to the same in a layer that is made anew.
+    let anew = build("--no-cache-filter 1");
+    assert_eq!(anew, other);
+}
+
+#[test]
+fn a_copy_of_a_stages_file_has_its_blocks() {
+    let mut host = Daemon::start();
+    host.move_to_xfs();
+    let dockerfile = "\
+FROM busybox AS made
+RUN mkdir -p /a/b && head -c 20000000 /dev/urandom > /a/b/large && echo old > /a/small
+RUN echo new > /a/small && rm -r /a/b && mkdir /a/b && head -c 20000000 /dev/urandom > /a/b/large
+FROM scratch
+COPY --from=made /a /copied
+";
+    host.project(dockerfile, &[]);
+    host.sh("$STRATUS build -q -t copied app").ok();
+    let data = host.data();
+    let data = data.display();
+    host.sh(&format!("filefrag -v $(find {data} -path '*/fs/copied/b/large') | grep -c shared")).ok();
+    host.sh("docker create --name box copied x >/dev/null && docker cp box:/copied - | tar -xO copied/small")
+        .says("new");
+    host.sh("docker create --name source copied x >/dev/null; docker cp source:/copied/b/large out && wc -c < out")
+        .says("20000000");
+}

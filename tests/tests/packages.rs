@@ -40,12 +40,12 @@ fn the_packages_of_an_image_are_listed_for_people_and_for_programs() {
     assert_eq!(host.sh("$STRATUS image packages --output json app").json(), document);
     host.sh("$STRATUS image packages --output json busybox | jq '.packages | length'").says("1");
     host.sh("$STRATUS image packages nothing").fails_with("No such image: nothing");
-    // A link out of the image leads nowhere, and a manager whose database is not read is named.
+    // A link out of the image leads nowhere, and a database that can't be read is named.
     write(
         "Dockerfile",
         "FROM busybox\nRUN mkdir -p /var/lib/dpkg /var/lib/rpm && ln -s /proc/self/mounts /var/lib/dpkg/status && touch /var/lib/rpm/Packages\n",
     );
     host.sh("$STRATUS build -q -t odd app").ok();
-    host.sh("$STRATUS image packages odd").ok().complains("The packages of RPM are not listed.");
+    host.sh("$STRATUS image packages odd").ok().complains("/var/lib/rpm/Packages: this is no database of RPM");
     host.sh("docker rmi app odd && docker builder prune -af").ok();
 }

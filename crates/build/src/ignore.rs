@@ -7,6 +7,8 @@ use crate::glob::{Glob, Stars};
 #[derive(Clone, Debug, Default)]
 pub struct Ignore {
     rules: Vec<Rule>,
+    /// What they were read from.
+    text: String,
 }
 
 #[derive(Clone, Debug)]
@@ -48,7 +50,12 @@ impl Ignore {
             let glob = Glob::parse(pattern, Stars::Anywhere).map_err(|why| mistake(why.to_string()))?;
             rules.push(Rule { glob, negated });
         }
-        Ok(Ignore { rules })
+        Ok(Ignore { rules, text: source.text().to_owned() })
+    }
+
+    /// What the rules were read from.
+    pub(crate) fn text(&self) -> &str {
+        &self.text
     }
 
     /// Whether there is a rule at all.

@@ -26,6 +26,7 @@ mod progress;
 mod pull;
 mod remote;
 mod request;
+pub mod rpm;
 mod sbom;
 mod scratch;
 mod solve;

@@ -8,7 +8,7 @@ use crate::contexts::Kept;
 use crate::dockerfile::{self, Dockerfile, Globals, Instruction, Origin, PREDEFINED, Plan};
 use crate::elsewhere::{Elsewhere, Passed, Steps as Trodden, Trail};
 use crate::entitlement::{self, Entitlement};
-use crate::files::{Choice, Files};
+use crate::files::{Choice, Choices, Files};
 use crate::intermediate::{self, Steps};
 use crate::look::Looks;
 use crate::progress::{Event, Found, PlannedStage, Progress, StepEvent, StepId};
@@ -45,6 +45,7 @@ struct Inner {
     engine: Engine,
     cache: Cache,
     caches: Caches,
+    choices: Arc<Choices>,
     web: WebFiles,
     /// What steps came to.
     steps: Steps,
@@ -84,6 +85,7 @@ impl Builder {
             engine,
             cache,
             caches,
+            choices: Arc::default(),
             web,
             steps,
             git,
@@ -102,6 +104,11 @@ impl Builder {
 
     pub(crate) fn caches(&self) -> &Caches {
         &self.0.caches
+    }
+
+    /// What was chosen of layers before.
+    pub(crate) fn choices(&self) -> &Arc<Choices> {
+        &self.0.choices
     }
 
     /// Contexts that stay for the next build.
@@ -430,13 +437,13 @@ impl<'b> Solver<'b> {
     /// The files that a name stands for, where an instruction of a stage says `from`.
     pub(crate) async fn files(&self, origin: &Origin, step: StepId) -> Result<Arc<Files>> {
         if let Origin::Stage(index) = origin {
-            return self.stage(*index).await?.files(self.images()).await;
+            return self.stage(*index).await?.files(self.builder).await;
         }
         if let Some(files) = self.given(origin) {
             return Ok(Arc::clone(files));
         }
         match self.state(origin, step).await? {
-            Some(state) => Files::of_state(self.images(), state).await,
+            Some(state) => Files::of_state(self.builder, state).await,
             None => Ok(Arc::new(Files::nothing())),
         }
     }

@@ -15,7 +15,7 @@ use crate::files::Files;
 use crate::look::{GraphStep, Known, Outlook};
 use crate::progress::{StepEvent, StepId};
 use crate::scratch::Directory;
-use crate::solve::{EPOCH, Solver};
+use crate::solve::{Builder, EPOCH, Solver};
 use crate::state::State;
 use crate::step::configure::{Memory, argv, configure};
 use crate::step::copy::{self, Copying};
@@ -26,7 +26,7 @@ use crate::{Error, Result};
 use engine::Access;
 use engine::model::{BindOptions, MountKind, MountRequest, NetworkMode};
 use image::manifest::MAX_LAYERS;
-use image::{Digest, Images, KeptLayers, changes};
+use image::{Digest, KeptLayers, changes};
 use std::sync::Arc;
 use tokio::sync::OnceCell;
 
@@ -46,8 +46,8 @@ pub(crate) struct StageEnd<'b> {
 
 impl StageEnd<'_> {
     /// Its files, for others to copy.
-    pub(crate) async fn files(&self, images: &Images) -> Result<Arc<Files>> {
-        self.files.get_or_try_init(|| Files::of_state(images, self.state.clone())).await.cloned()
+    pub(crate) async fn files(&self, builder: &Builder) -> Result<Arc<Files>> {
+        self.files.get_or_try_init(|| Files::of_state(builder, self.state.clone())).await.cloned()
     }
 }
 

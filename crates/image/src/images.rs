@@ -24,8 +24,8 @@ use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 /// How images are kept.
 #[derive(Clone, Debug)]
@@ -94,6 +94,8 @@ pub(crate) struct Inner {
     /// Configurations that were read once.
     configs: Mutex<HashMap<ImageId, Arc<ImageConfig>>>,
     next_layer: AtomicU64,
+    /// Whether files of layers can have the same blocks; nobody has tried yet where there is nothing.
+    pub(crate) shares_blocks: OnceLock<bool>,
 }
 
 impl std::fmt::Debug for Images {
@@ -143,6 +145,7 @@ impl Images {
             threads: pace::Threads::new(pace::Rules::default()),
             configs: Mutex::default(),
             next_layer: AtomicU64::new(last + 1),
+            shares_blocks: OnceLock::new(),
         })))
     }
 

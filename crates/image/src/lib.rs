@@ -106,6 +106,6 @@ pub use reference::Reference;
 pub use remove::{ImageUser, LabelFilter, PruneFilters, RemoveOptions, Removed};
 pub use rootfs::tree_bytes;
 pub use rootfs::{
-    Base, Change, ChangeKind, ImageTree, MountedRootfs, NewRootfs, OVERLAY_OPTIONS, Over, Rootfs, RootfsSize,
+    Base, Change, ChangeKind, ImageTree, LayerDirs, MountedRootfs, NewRootfs, OVERLAY_OPTIONS, Over, Rootfs, RootfsSize,
 };
 pub use tree::remove_tree;

@@ -5,6 +5,7 @@ mod composed;
 mod diff;
 mod life;
 mod mount;
+mod shared;
 
 pub(crate) use birth::Birthplaces;
 pub use composed::Over;
@@ -14,6 +15,7 @@ pub(crate) use life::open_directory;
 pub use life::{Base, NewRootfs};
 pub use mount::MountedRootfs;
 pub(crate) use mount::in_own_namespace;
+pub use shared::LayerDirs;
 
 use composed::Writes;
 use mount::{Own, Stack};

@@ -16,7 +16,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-const ROUNDS: usize = 15;
+const ROUNDS: usize = 31;
 const EXECS: usize = 40;
 const CLIENTS: usize = 4;
 /// What is started at once, by us and by a peer that takes its time.
@@ -118,6 +118,7 @@ fn crowds(ours: &Instance, theirs: &Dockerd) -> Result<Vec<Figure>> {
         for _ in 0..3 {
             let before = megabytes(&own(ours)?);
             our_rates.push(create_and_start(&ours.socket(), network, HUNDRED)?);
+            std::thread::sleep(super::daemons::SETTLED);
             memory.push((megabytes(&own(ours)?) - before) / HUNDRED as f64);
             daemon.push(megabytes(&daemon_of(ours)?));
             keeper.push(megabytes(&of_role(ours, "keeper")?));

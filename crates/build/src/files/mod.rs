@@ -1,15 +1,18 @@
 //! Files that a build copies from: its context, a stage, an image. They do not change while it goes on.
 
+mod chosen;
 mod select;
 
+pub(crate) use chosen::{Choices, Chosen};
 pub(crate) use select::{Choice, Picked, Selection};
 
 use crate::contexts::{Known, Mine};
 use crate::ignore::Ignore;
 use crate::scratch::Directory;
+use crate::solve::Builder;
 use crate::state::State;
 use image::archive::{self, WriteOptions};
-use image::{Digest, Hasher, Images, MountedRootfs};
+use image::{Digest, Hasher, LayerDirs, MountedRootfs};
 use parking_lot::Mutex;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::collections::HashMap;
@@ -41,9 +44,19 @@ enum Root {
     /// What was downloaded, and lies in a directory of its own.
     Download { directory: OwnedFd, _removed: Arc<tempfile::TempDir> },
     /// Layers, and what keeps them here.
-    Layers { mounted: MountedRootfs, _state: Box<State> },
+    Layers(Box<Layers>),
     /// Nothing at all.
     Nothing,
+}
+
+/// Layers that lie upon each other.
+struct Layers {
+    mounted: MountedRootfs,
+    /// Where their files can be shared.
+    shared: Option<LayerDirs>,
+    /// What was chosen of them before.
+    choices: Arc<Choices>,
+    state: State,
 }
 
 /// Where a context is, while a build has it.
@@ -99,10 +112,15 @@ impl Files {
     }
 
     /// The files of an image in the making.
-    pub(crate) async fn of_state(images: &Images, state: State) -> crate::Result<Arc<Files>> {
-        let mounted = images.view_layers(state.diff_ids().to_vec()).await;
-        let mounted = mounted.map_err(|e| crate::Error::failed("opening the files of an image", e))?;
-        Ok(Arc::new(Files::new(Root::Layers { mounted, _state: Box::new(state) }, Ignore::default())))
+    pub(crate) async fn of_state(builder: &Builder, state: State) -> crate::Result<Arc<Files>> {
+        let failed = |e: &dyn std::fmt::Display| crate::Error::failed("opening the files of an image", e);
+        let images = builder.images().clone();
+        let mounted = images.view_layers(state.diff_ids().to_vec()).await.map_err(|e| failed(&e))?;
+        let diff_ids = state.diff_ids().to_vec();
+        let shared = tokio::task::spawn_blocking(move || images.shared_layers(&diff_ids)).await;
+        let shared = shared.map_err(|e| failed(&e))?.map_err(|e| failed(&e))?;
+        let layers = Layers { mounted, shared, choices: Arc::clone(builder.choices()), state };
+        Ok(Arc::new(Files::new(Root::Layers(Box::new(layers)), Ignore::default())))
     }
 
     /// What of it does not count as being there.
@@ -118,9 +136,32 @@ impl Files {
     pub(crate) fn root(&self) -> Option<BorrowedFd<'_>> {
         match &self.root {
             Root::Context { directory, .. } | Root::Download { directory, .. } => Some(directory.as_fd()),
-            Root::Layers { mounted, .. } => Some(mounted.as_fd()),
+            Root::Layers(layers) => Some(layers.mounted.as_fd()),
             Root::Nothing => None,
         }
+    }
+
+    /// What a choice means here, unless that is known from before. Blocks. An error is one line for people.
+    pub(crate) fn choose(&self, choice: &Choice) -> Result<Chosen, String> {
+        let layers = match &self.root {
+            Root::Layers(layers) => layers.state.chain().map(|chain| (&layers.choices, Choices::key(&chain, choice))),
+            Root::Context { .. } | Root::Download { .. } | Root::Nothing => None,
+        };
+        if let Some(known) = layers.as_ref().and_then(|(choices, key)| choices.get(key)) {
+            return Ok(Chosen::Known(known));
+        }
+        let selection = self.select(choice)?;
+        let digest = selection.digest(!self.is_own());
+        if let Some((choices, key)) = layers {
+            choices.insert(key, digest);
+        }
+        Ok(Chosen::Here(selection, digest))
+    }
+
+    /// The directory of the one layer that has a file, where its blocks can be shared.
+    pub(crate) fn shared(&self, picked: &Picked) -> Option<OwnedFd> {
+        let Root::Layers(layers) = &self.root else { return None };
+        layers.shared.as_ref()?.parent_of(&picked.from, &picked.stat)
     }
 
     /// Where something of a context is on the host, with all links followed. An error is one line for people.

@@ -87,8 +87,8 @@ impl Selection {
         }
     }
 
-    /// Adds all that makes a difference to a key. Times and owners count where they are `kept`.
-    pub(crate) fn add_to(&self, key: Key, kept: bool) -> Key {
+    /// A digest of all that makes a difference. Times and owners count where they are `kept`.
+    pub(crate) fn digest(&self, kept: bool) -> image::Digest {
         let looks = |key: Key, stat: &Stat| {
             let key = key.number(u64::from(stat.st_mode));
             match kept {
@@ -100,8 +100,9 @@ impl Selection {
                 false => key,
             }
         };
-        let key = key.number(self.sources as u64).option(self.top.as_ref(), looks);
-        key.each(&self.picked, |key, one| {
+        let key = Key::new("selection").number(u64::from(kept)).number(self.sources as u64);
+        let key = key.option(self.top.as_ref(), looks);
+        let key = key.each(&self.picked, |key, one| {
             looks(key.bytes(&one.to), &one.stat)
                 .number(if matches!(one.kind(), FileType::CharacterDevice | FileType::BlockDevice) {
                     one.stat.st_rdev
@@ -113,7 +114,8 @@ impl Selection {
                 .option(one.digest.as_ref(), Key::digest)
                 .option(one.same_as.as_ref(), |key, other| key.bytes(other))
                 .each(&one.attributes, |key, (name, value)| key.bytes(name).bytes(value))
-        })
+        });
+        key.finish()
     }
 }
 

@@ -1,5 +1,7 @@
-//! The databases of package managers, as they lie in a root file system that somebody else made: bounded, and read as text.
+//! The databases of package managers, as they lie in a root file system that somebody else made: bounded, and read as text but for
+//! [RPM's](crate::rpm).
 
+use crate::rpm;
 use image::tree;
 use rustix::fd::BorrowedFd;
 use rustix::fs::OFlags;
@@ -21,13 +23,9 @@ const DPKG_PARTS: &str = "var/lib/dpkg/status.d";
 const APK: [&str; 2] = ["lib/apk/db/installed", "usr/lib/apk/db/installed"];
 /// A directory for each package.
 const PACMAN: &str = "var/lib/pacman/local";
-/// Databases that nobody reads here.
-const UNREAD: [(&str, &str); 4] = [
-    ("var/lib/rpm/rpmdb.sqlite", "RPM"),
-    ("usr/lib/sysimage/rpm/rpmdb.sqlite", "RPM"),
-    ("var/lib/rpm/Packages", "RPM"),
-    ("var/lib/rpm/Packages.db", "RPM"),
-];
+/// Where RPM keeps its database, and what that is called in each of its forms, the latest first.
+const RPM: [&str; 2] = ["usr/lib/sysimage/rpm", "var/lib/rpm"];
+const RPM_FORMS: [&str; 3] = ["rpmdb.sqlite", "Packages.db", "Packages"];
 
 /// Which package manager knows of a package.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -35,6 +33,7 @@ pub(super) enum Kind {
     Deb,
     Apk,
     Pacman,
+    Rpm,
 }
 
 /// A package that is installed.
@@ -56,15 +55,15 @@ pub(super) struct Found {
     /// `ID` and `VERSION_ID` of os-release(5).
     pub(super) distribution: String,
     pub(super) version: String,
-    /// Package managers whose databases are there and were not read.
-    pub(super) unread: BTreeSet<&'static str>,
+    /// Databases that are there and could not be read, and why: a line for people each.
+    pub(super) unread: Vec<String>,
 }
 
 impl Found {
     /// What is there and was not read: one line for people.
     pub(super) fn missing(&self) -> Option<String> {
-        let managers: Vec<&str> = self.unread.iter().copied().collect();
-        (!managers.is_empty()).then(|| format!("The packages of {} are not listed.", managers.join(" and ")))
+        let unread = self.unread.join("; ");
+        (!unread.is_empty()).then(|| format!("The list of packages is not whole: {unread}."))
     }
 }
 
@@ -97,9 +96,33 @@ pub(super) fn find(root: BorrowedFd<'_>) -> Result<Found, String> {
             add(&mut found, pacmans(&text).into_iter())?;
         }
     }
-    let is_there = |path: &str| tree::open(root, path.as_bytes(), OFlags::PATH).is_ok();
-    found.unread = UNREAD.iter().filter(|(path, _)| is_there(path)).map(|(_, manager)| *manager).collect();
+    for directory in RPM {
+        rpms(&mut found, root, directory)?;
+    }
     Ok(found)
+}
+
+/// Packages of RPM's database in a directory, in the first form that is there.
+fn rpms(found: &mut Found, root: BorrowedFd<'_>, directory: &str) -> Result<(), String> {
+    for form in RPM_FORMS {
+        let path = format!("{directory}/{form}");
+        let Some(file) = open(root, &path)? else { continue };
+        let log = open(root, &format!("{path}-wal"))?;
+        let log = log.as_ref().map(|log| log as &dyn rpm::Stored);
+        let mut packages = Vec::new();
+        match rpm::packages(&file, log, &mut |package| packages.push(package)) {
+            Ok(()) => {}
+            Err(rpm::Error::Io(error)) => return Err(failed(&path, error)),
+            Err(error) => found.unread.push(format!("/{path}: {error}")),
+        }
+        return add(found, packages.into_iter().map(rpm_package));
+    }
+    Ok(())
+}
+
+fn rpm_package(package: rpm::Installed) -> Package {
+    let rpm::Installed { name, version, architecture, source } = package;
+    Package { kind: Kind::Rpm, name, version, architecture, source }
 }
 
 fn add(found: &mut Found, packages: impl Iterator<Item = Package>) -> Result<(), String> {
@@ -196,16 +219,19 @@ fn failed(path: &str, error: impl std::fmt::Display) -> String {
     format!("reading /{path} of the image: {error}")
 }
 
-/// A file's text; links in the root file system lead nowhere else.
-fn read(root: BorrowedFd<'_>, path: &str) -> Result<Option<String>, String> {
+/// A file, where there is one; links in the root file system lead nowhere else.
+fn open(root: BorrowedFd<'_>, path: &str) -> Result<Option<File>, String> {
     let file = match tree::open(root, path.as_bytes(), OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY) {
         Ok(file) => File::from(file),
         Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::NXIO) => return Ok(None),
         Err(error) => return Err(failed(path, error)),
     };
-    if !file.metadata().is_ok_and(|meta| meta.is_file()) {
-        return Ok(None);
-    }
+    Ok(file.metadata().is_ok_and(|meta| meta.is_file()).then_some(file))
+}
+
+/// A file's text.
+fn read(root: BorrowedFd<'_>, path: &str) -> Result<Option<String>, String> {
+    let Some(file) = open(root, path)? else { return Ok(None) };
     let mut bytes = Vec::new();
     file.take(MOST + 1).read_to_end(&mut bytes).map_err(|e| failed(path, e))?;
     if bytes.len() as u64 > MOST {
@@ -311,7 +337,7 @@ Status: install ok installed
         let found = find(opened.as_fd()).unwrap();
         assert_eq!(found.packages.iter().map(|package| &*package.name).collect::<Vec<_>>(), ["base-files", "zlib"]);
         assert_eq!((&*found.distribution, &*found.version), ("debian", "12"));
-        assert_eq!(found.unread, BTreeSet::from(["RPM"]));
+        assert_eq!(found.unread, ["/var/lib/rpm/rpmdb.sqlite: this is no database of RPM that is known here"]);
     }
 
     proptest! {

@@ -89,6 +89,7 @@ fn kind(kind: Kind) -> &'static str {
         Kind::Deb => "deb",
         Kind::Apk => "apk",
         Kind::Pacman => "alpm",
+        Kind::Rpm => "rpm",
     }
 }
 
@@ -98,8 +99,20 @@ fn locator(package: &Package, found: &Found) -> String {
         Kind::Deb => "debian",
         Kind::Apk => "alpine",
         Kind::Pacman => "arch",
+        Kind::Rpm => "redhat",
     };
-    let distribution = if found.distribution.is_empty() { usual } else { &found.distribution };
+    let distribution = if found.distribution.is_empty() { usual } else { &*found.distribution };
+    // RPM's epoch has a place of its own, and Red Hat another name there.
+    let (epoch, version) = match package.version.split_once(':').filter(|_| package.kind == Kind::Rpm) {
+        Some((epoch, version)) => (Some(epoch), version),
+        None => (None, &*package.version),
+    };
+    let name = match package.kind {
+        // Its names have cases.
+        Kind::Rpm => package.name.clone(),
+        Kind::Deb | Kind::Apk | Kind::Pacman => package.name.to_lowercase(),
+    };
+    let vendor = if (package.kind, distribution) == (Kind::Rpm, "rhel") { "redhat" } else { distribution };
     let mut qualifiers = Vec::new();
     if !package.architecture.is_empty() {
         qualifiers.push(format!("arch={}", encoded(&package.architecture)));
@@ -107,13 +120,16 @@ fn locator(package: &Package, found: &Found) -> String {
     if !found.version.is_empty() {
         qualifiers.push(format!("distro={}", encoded(&format!("{distribution}-{}", found.version))));
     }
+    if let Some(epoch) = epoch {
+        qualifiers.push(format!("epoch={}", encoded(epoch)));
+    }
     let separator = if qualifiers.is_empty() { "" } else { "?" };
     format!(
         "pkg:{}/{}/{}@{}{separator}{}",
         kind(package.kind),
-        encoded(distribution),
-        encoded(&package.name.to_lowercase()),
-        encoded(&package.version),
+        encoded(vendor),
+        encoded(&name),
+        encoded(version),
         qualifiers.join("&")
     )
 }
@@ -144,13 +160,16 @@ mod tests {
             packages: BTreeSet::from([package("libstdc++6", "12.2.0-14+deb12u1"), package("a", "1:2~rc1")]),
             distribution: "debian".into(),
             version: "12".into(),
-            unread: BTreeSet::from(["RPM"]),
+            unread: vec!["/var/lib/rpm/Packages: it is damaged".into()],
         };
         let image = Digest::of(b"image");
         let document = document(&image, 315_619_200, &found);
         assert_eq!(document["spdxVersion"], "SPDX-2.3");
         assert_eq!(document["creationInfo"]["created"], "1980-01-02T00:00:00Z");
-        assert_eq!(document["creationInfo"]["comment"], "The packages of RPM are not listed.");
+        assert_eq!(
+            document["creationInfo"]["comment"],
+            "The list of packages is not whole: /var/lib/rpm/Packages: it is damaged."
+        );
         let locators: Vec<_> = (1..3)
             .map(|index| {
                 document["packages"][index]["externalRefs"][0]["referenceLocator"].as_str().unwrap().to_owned()
@@ -169,6 +188,14 @@ mod tests {
         let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '.';
         assert!(ids.iter().all(|id| id.chars().all(plain)));
         assert_eq!(document["relationships"].as_array().unwrap().len(), 3);
+    }
+
+    #[test]
+    fn an_epoch_of_rpm_stands_by_itself() {
+        let package = Package { kind: Kind::Rpm, ..package("NetworkManager", "1:1.54.0-2.el9") };
+        let found = Found { distribution: "rhel".into(), version: "9.7".into(), ..Found::default() };
+        let locator = locator(&package, &found);
+        assert_eq!(locator, "pkg:rpm/redhat/NetworkManager@1.54.0-2.el9?arch=amd64&distro=rhel-9.7&epoch=1");
     }
 
     #[test]

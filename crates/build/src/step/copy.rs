@@ -115,7 +115,7 @@ impl Looked {
             match filled(&images, begin, &contents, below.clone()).await {
                 Ok(Some(layer)) => return Ok(layer),
                 Ok(None) => {}
-                // Whatever is in the way of that is none of a layer that has all of it.
+                // A layer that has all of it has nothing to do with what is in the way of that.
                 Err(error) => tracing::debug!(error, "a layer can't lie upon a former one"),
             }
         }
@@ -262,6 +262,8 @@ impl Place<'_> {
                     let file = open(parent, name)?;
                     return filling.archive(base, file, *owner, above).map_err(failed);
                 }
+                let shared = files.shared(picked);
+                let parent = shared.as_ref().map_or(parent, rustix::fd::AsFd::as_fd);
                 let contents = Contents::Of { parent, name, digest: picked.digest, own: files.is_own() };
                 filling.file(at, contents, &look, above).map_err(failed)
             }

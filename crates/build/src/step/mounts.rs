@@ -109,7 +109,7 @@ impl Mounts {
         key.each(&self.parts, |key, part| match part {
             KeyPart::Text(text) => key.text("text").text(text),
             KeyPart::Chain(chain) => key.text("chain").option(chain.as_ref(), Key::digest),
-            KeyPart::Files(selection) => selection.add_to(key.text("files"), false),
+            KeyPart::Files(selection) => key.text("files").digest(&selection.digest(false)),
         })
     }
 
@@ -330,7 +330,7 @@ impl Mounts {
 
 impl Part {
     async fn files(&self, builder: &Builder) -> Result<Arc<Files>> {
-        Files::of_state(builder.images(), self.state.clone()).await
+        Files::of_state(builder, self.state.clone()).await
     }
 }
 

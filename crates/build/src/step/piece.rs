@@ -1,7 +1,7 @@
 //! What a `COPY` or an `ADD` takes: files that are here, and files at addresses, which come only where they are needed.
 
 use crate::cache::Key;
-use crate::files::{Choice, Files, Picked, Selection};
+use crate::files::{Choice, Chosen, Files, Picked, Selection};
 use crate::ignore::Ignore;
 use crate::remote::{Commit, MODE, Tell, WebFile};
 use crate::request::Lender;
@@ -45,7 +45,7 @@ pub(crate) struct Part {
 
 /// A piece that was looked up: what it adds to a key is known.
 pub(crate) enum Found {
-    Files { files: Arc<Files>, selection: Selection, unpack: bool },
+    Files { files: Arc<Files>, choice: Choice, chosen: Chosen, unpack: bool },
     Web { file: WebFile, name: Option<String>, unpack: bool },
     Git(Part),
 }
@@ -64,8 +64,8 @@ impl Piece {
     pub(crate) fn look(self) -> Result<Found, String> {
         match self {
             Piece::Files { files, choice, unpack } => {
-                let selection = files.select(&choice)?;
-                Ok(Found::Files { files, selection, unpack })
+                let chosen = files.choose(&choice)?;
+                Ok(Found::Files { files, choice, chosen, unpack })
             }
             Piece::Web { file, name, unpack } => Ok(Found::Web { file, name, unpack }),
             Piece::Git(part) => Ok(Found::Git(part)),
@@ -77,10 +77,7 @@ impl Found {
     /// Adds all that makes a difference to a key.
     pub(crate) fn add_to(&self, key: Key) -> Key {
         match self {
-            Found::Files { files, selection, unpack } => {
-                let keeps = !files.is_own();
-                selection.add_to(key.text("files").number(u64::from(*unpack)).number(u64::from(keeps)), keeps)
-            }
+            Found::Files { chosen, unpack, .. } => key.text("files").number(u64::from(*unpack)).digest(chosen.digest()),
             Found::Web { file, name, unpack } => {
                 let key = key.text("web").option(name.as_deref(), Key::text).digest(&file.digest);
                 key.number(u64::from(*unpack))
@@ -99,7 +96,12 @@ impl Found {
     /// Brings it here.
     pub(crate) async fn take(self, builder: &Builder, tell: Tell<'_>) -> Result<Taken> {
         match self {
-            Found::Files { files, selection, unpack } => Ok(Taken { files, selection, unpack, nameless: None }),
+            Found::Files { files, chosen: Chosen::Here(selection, _), unpack, .. } => {
+                Ok(Taken { files, selection, unpack, nameless: None })
+            }
+            Found::Files { files, choice, chosen: Chosen::Known(_), unpack } => {
+                Taken::of(files, choice, unpack).await.map_err(|e| Error::failed("looking up files", e))
+            }
             Found::Web { file, name, unpack } => {
                 let (directory, alone) = builder.web().take(&file, tell).await?;
                 let failed = |e: &dyn std::fmt::Display| Error::failed("opening what was downloaded", e);
@@ -126,13 +128,19 @@ impl Found {
                 let failed = |e: &dyn std::fmt::Display| Error::failed("opening what was fetched", e);
                 let files = Files::of_context(checkout.files, Ignore::default()).map_err(|e| failed(&e))?;
                 let choice = Choice { sources: vec!["/".into()], exclude, parents: false };
-                let selecting =
-                    tokio::task::spawn_blocking(move || files.select(&choice).map(|chosen| (files, chosen)));
-                let selected = selecting.await.map_err(|e| failed(&e))?;
-                let (files, selection) = selected.map_err(|e| failed(&e))?;
-                Ok(Taken { files: Arc::new(files), selection, unpack: false, nameless: None })
+                Taken::of(Arc::new(files), choice, false).await.map_err(|e| failed(&e))
             }
         }
+    }
+}
+
+impl Taken {
+    /// What a choice means of some files. An error is one line for people.
+    async fn of(files: Arc<Files>, choice: Choice, unpack: bool) -> Result<Taken, String> {
+        let selecting = tokio::task::spawn_blocking(move || {
+            files.select(&choice).map(|selection| Taken { files, selection, unpack, nameless: None })
+        });
+        selecting.await.map_err(|e| e.to_string())?
     }
 }
 

@@ -120,6 +120,9 @@ struct Keeper {
     notices: Vec<Notice>,
 }
 
+/// Where nothing came for so long, the memory that is not needed meanwhile is given back.
+const QUIET: std::time::Duration = std::time::Duration::from_secs(1);
+
 /// A full disk is not asked at each event whether it still is.
 const MEND_AGAIN: std::time::Duration = std::time::Duration::from_secs(1);
 
@@ -137,9 +140,20 @@ enum Ending {
 impl Keeper {
     fn run(mut self) -> Result<(), KeeperError> {
         let mut ready = Vec::new();
+        // The pages of its program that a start or an end needed count until they are given back.
+        let mut holds_pages = true;
         while !self.is_over() {
-            let waited = self.poller.wait(&mut ready, self.upgrade_patience());
+            let patience = self.upgrade_patience().or(holds_pages.then_some(QUIET));
+            let waited = self.poller.wait(&mut ready, patience);
             waited.map_err(KeeperError::system("wait for events in", &self.run_dir))?;
+            match ready.is_empty() {
+                true if holds_pages && self.upgrade.is_none() => {
+                    sandbox::residence::give_back();
+                    holds_pages = false;
+                }
+                true => {}
+                false => holds_pages = true,
+            }
             for (token, flags) in ready.drain(..) {
                 self.dispatch(token, flags);
             }
