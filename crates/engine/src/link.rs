@@ -149,6 +149,11 @@ impl Engine {
                 tracing::warn!(container = id, lines = count, "its log is written again; lines were lost");
             }
             Event::LogRotated { id, path, inode } => self.compress_log(id, path, inode),
+            Event::Whereabouts { away_from: Some(namespace) } => tracing::error!(
+                namespace,
+                "the keeper can't return to its own namespace: it begins nothing that would be in the wrong place until it can"
+            ),
+            Event::Whereabouts { away_from: None } => tracing::info!("the keeper has returned to its own namespaces"),
             Event::OutputEnded { .. } | Event::StdinClosed { .. } => {}
         }
     }

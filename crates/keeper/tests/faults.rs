@@ -188,3 +188,46 @@ fn a_terminal_that_finds_no_room_fails_its_start() {
     }
     assert!((1..16).contains(&begun), "{begun}");
 }
+
+/// A further process is begun from within its container's PID namespace. What comes next is not.
+#[test]
+fn a_keeper_that_cannot_return_begins_nothing_in_the_wrong_place() {
+    let (keeper, mut client) = Keeper::start();
+    client.call(shell("job", "exec sleep 1000")).unwrap();
+    let whereabouts = |client: &mut Client| {
+        wait_event(client, |event| match event {
+            Event::Whereabouts { away_from } => Some(away_from.clone()),
+            _ => None,
+        })
+    };
+    // It enters, and does not come out.
+    let refused = |when: &str| {
+        let inject = format!("inject=setns:error=ENOMEM:when={when}");
+        Tracer::attach(keeper.pid, &["-e", "trace=setns", "-e", &inject, "-o", "/dev/null"])
+    };
+    let tracer = refused("2");
+    client.call(exec_shell("job", "first", "exit 3")).unwrap();
+    assert_eq!(whereabouts(&mut client).as_deref(), Some("pid"));
+    assert_eq!(wait_exit(&mut client, "first").status.shell_code(), 3, "what was begun is where it belongs");
+    tracer.detach();
+    let tracer = refused("1+");
+    let error = client.call(shell("other", "exit 0")).unwrap_err().to_string();
+    assert!(error.contains("the keeper can't return to its own pid namespace"), "{error}");
+    let error = keeper::client::upgrade(keeper.run_dir(), &program()).unwrap_err().to_string();
+    assert!(error.contains("the keeper can't return to its own pid namespace"), "{error}");
+    // Who connects now is told, too.
+    assert_eq!(whereabouts(&mut keeper.connect()).as_deref(), Some("pid"));
+    tracer.detach();
+    // The return fails, and the entrance does not: what belongs there may begin.
+    let tracer = refused("1");
+    client.call(exec_shell("job", "second", "exit 4")).unwrap();
+    assert_eq!(whereabouts(&mut client), None);
+    assert_eq!(wait_exit(&mut client, "second").status.shell_code(), 4);
+    tracer.detach();
+    let pid = client.call(shell("other", "exec sleep 1000")).unwrap().pid;
+    let namespace = |pid: u32, name: &str| std::fs::read_link(format!("/proc/{pid}/ns/{name}")).unwrap();
+    assert_ne!(namespace(pid, "pid"), namespace(keeper.pid, "pid"));
+    assert_eq!(namespace(keeper.pid, "pid_for_children"), namespace(keeper.pid, "pid"));
+    client.call(Request::Signal { id: "other".into(), signal: 9 }).unwrap();
+    client.call(Request::Signal { id: "job".into(), signal: 9 }).unwrap();
+}

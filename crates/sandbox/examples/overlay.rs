@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use oci_spec::runtime::Spec;
 use sandbox::cgroup::Cgroup;
-use sandbox::{CompileOptions, Fds, InitPlan, RootFs, SyncEvent, spawn};
+use sandbox::{CompileOptions, Fds, Home, InitPlan, RootFs, SyncEvent, spawn};
 
 fn main() -> ExitCode {
     match run() {
@@ -50,7 +50,7 @@ fn run() -> Result<u8, Box<dyn std::error::Error>> {
     // As it is between daemon and keeper: compiled here, cloned from bytes there.
     let bytes = InitPlan::compile(&spec, &bundle, &options)?.to_bytes()?;
     let plan = InitPlan::from_bytes(&bytes)?;
-    let mut spawned = spawn(&plan, &Fds::default())?;
+    let mut spawned = spawn(&plan, &Fds::default(), &mut Home::default())?;
     loop {
         match spawned.sync.wait()? {
             SyncEvent::Ready => spawned.sync.start()?,

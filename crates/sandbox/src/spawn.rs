@@ -4,16 +4,17 @@
 //! can only be entered and left again by a process without further threads. A plan that needs none of these can be
 //! spawned from a process with threads as well.
 
+mod home;
 mod mapping;
 mod prepare;
 
 use std::fs;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
-use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType};
 
+pub use self::home::Home;
 use crate::child::{self, Prepared};
 use crate::plan::{ExecPlan, IdMaps, InitPlan, NamespaceKind, NamespaceSource, ProcessPlan};
 use crate::sync::{self, Failure, GO_MAPPED, Kind, SyncChannel, errno_text};
@@ -42,6 +43,17 @@ pub enum SpawnError {
     /// The plan refers to a descriptor of a tree that was not given.
     #[error("the plan mounts what is descriptor {0}, and none was given")]
     NoTree(u8),
+    /// The caller has left a namespace of its own for an earlier child, and can't return to it yet.
+    #[error(
+        "return to its own {namespace} namespace, which it left for an earlier process: {}; nothing is begun in the wrong place",
+        errno_text(errno.raw_os_error())
+    )]
+    Astray {
+        /// Which.
+        namespace: &'static str,
+        /// The kernel's reason.
+        errno: Errno,
+    },
     /// The process that joins the user namespace failed.
     #[error(transparent)]
     Failed(#[from] Failure),
@@ -102,26 +114,32 @@ pub struct Spawned {
 
 /// Clones a container's first process and returns at once, while it sets itself up.
 ///
-/// The caller follows [`Spawned::sync`]. If it drops it before the program runs, the child ends.
-pub fn spawn(plan: &InitPlan<'_>, fds: &Fds<'_>) -> Result<Spawned, SpawnError> {
+/// The caller follows [`Spawned::sync`]. If it drops it before the program runs, the child ends. Where the caller could not return
+/// from where it went for the clone, the child is what it shall be, and `home` tells.
+pub fn spawn(plan: &InitPlan<'_>, fds: &Fds<'_>, home: &mut Home) -> Result<Spawned, SpawnError> {
+    home.go_back()?;
     let (ours, theirs) = socket_pair()?;
     let mut prepared = prepare::common(&plan.process, fds, theirs, plan.cgroup.as_ref())?;
-    prepare::container(plan, fds, &mut prepared)?;
+    let readied = prepare::container(plan, fds, home, &mut prepared);
+    // Here, as it returns by itself only where nothing failed.
+    home.go_back()?;
+    readied?;
     let sharing = sharing(&prepared);
     let leaves = NamespaceKind::Cgroup.clone_flag() | NamespaceKind::Time.clone_flag();
     let flags = plan.namespaces.new & !leaves;
     let cgroup = prepare::unified_cgroup(plan.cgroup.as_ref())?;
-    let parent = ParentNamespaces::enter(plan, fds)?;
-    let spawned = if plan.namespaces.joins(NamespaceKind::User) && flags != 0 {
-        clone(sharing, cgroup.as_ref(), || child::between(plan, &prepared, flags))
-            .and_then(|between| adopt(between, &ours))
-    } else {
-        clone(flags | sharing, cgroup.as_ref(), || child::first_process(plan, &prepared, false))
-    };
-    let left = parent.leave();
-    let (pid, pidfd) = spawned?;
+    let cloned = enter(plan, fds, home).and_then(|()| {
+        if plan.namespaces.joins(NamespaceKind::User) && flags != 0 {
+            clone(sharing, cgroup.as_ref(), || child::between(plan, &prepared, flags))
+                .and_then(|between| adopt(between, &ours))
+        } else {
+            clone(flags | sharing, cgroup.as_ref(), || child::first_process(plan, &prepared, false))
+        }
+    });
+    // It is remembered, and tried again before the next clone.
+    let _ = home.go_back();
+    let (pid, pidfd) = cloned?;
     let guard = Unfinished::new(pid);
-    left?;
     let lent = lent(prepared);
     if plan.namespaces.isolated(NamespaceKind::User) {
         raise_limits(pid, &plan.process)?;
@@ -137,28 +155,54 @@ pub fn spawn(plan: &InitPlan<'_>, fds: &Fds<'_>) -> Result<Spawned, SpawnError> 
     Ok(Spawned { pid: guard.finish(), pidfd, sync: SyncChannel::new(ours), lent })
 }
 
-/// Clones a further process into a running container, of whose first process `container` is the pidfd.
-pub fn spawn_exec<'f>(plan: &ExecPlan<'_>, container: BorrowedFd<'f>, fds: &Fds<'f>) -> Result<Spawned, SpawnError> {
+/// Clones a further process into a running container, of whose first process `container` is the pidfd. `home`: as in [`spawn`]; a
+/// caller that is astray can do it all the same, as far as the process joins what the caller can't return to.
+pub fn spawn_exec<'f>(
+    plan: &ExecPlan<'_>,
+    container: BorrowedFd<'f>,
+    fds: &Fds<'f>,
+    home: &mut Home,
+) -> Result<Spawned, SpawnError> {
+    home.go_back_unless(plan.join)?;
     let (ours, theirs) = socket_pair()?;
     let mut prepared = prepare::common(&plan.process, fds, theirs, plan.cgroup.as_ref())?;
     prepared.container = Some(container);
     let sharing = sharing(&prepared);
     let cgroup = prepare::unified_cgroup(plan.cgroup.as_ref())?;
-    let pid_flag = NamespaceKind::Pid.clone_flag();
-    let mut parent = ParentNamespaces::default();
-    if plan.join & pid_flag != 0 {
-        parent.enter_pid(container)?;
-    }
-    let spawned = clone(sharing, cgroup.as_ref(), || child::further_process(plan, container, &prepared));
-    let left = parent.leave();
-    let (pid, pidfd) = spawned?;
+    let entered = match plan.join & NamespaceKind::Pid.clone_flag() {
+        0 => Ok(()),
+        _ => home.enter_pid(container),
+    };
+    let cloned =
+        entered.and_then(|()| clone(sharing, cgroup.as_ref(), || child::further_process(plan, container, &prepared)));
+    let _ = home.go_back();
+    let (pid, pidfd) = cloned?;
     let guard = Unfinished::new(pid);
-    left?;
     let lent = lent(prepared);
     if plan.user_namespace {
         raise_limits(pid, &plan.process)?;
     }
     Ok(Spawned { pid: guard.finish(), pidfd, sync: SyncChannel::new(ours), lent })
+}
+
+/// Enters the namespaces that a child gets from its parent.
+fn enter(plan: &InitPlan<'_>, fds: &Fds<'_>, home: &mut Home) -> Result<(), SpawnError> {
+    for join in plan.namespaces.join.iter().filter(|join| join.kind == NamespaceKind::Pid) {
+        match &join.source {
+            NamespaceSource::Slot(slot) => {
+                let fd = fds.namespaces.get(usize::from(*slot)).ok_or(SpawnError::NoNamespace("pid"))?;
+                home.enter_pid(*fd)?;
+            }
+            NamespaceSource::Path(path) => home.enter_pid(prepare::open_namespace(path)?.as_fd())?,
+        }
+    }
+    if plan.namespaces.is_new(NamespaceKind::Time) {
+        home.unshare_time()?;
+        if !plan.namespaces.time_offsets.is_empty() {
+            write_offsets(&plan.namespaces.time_offsets)?;
+        }
+    }
+    Ok(())
 }
 
 /// The flag of the clone for a child that takes what it needs from this process's descriptor table.
@@ -268,70 +312,6 @@ fn raise_limits(pid: i32, process: &ProcessPlan<'_>) -> Result<(), SpawnError> {
         let _ = fs::write(format!("/proc/{pid}/oom_score_adj"), score.to_bytes());
     }
     Ok(())
-}
-
-/// Namespaces that a child gets from its parent: the parent enters them for the clone, and leaves them again.
-#[derive(Default)]
-struct ParentNamespaces {
-    own: Vec<(NamespaceKind, OwnedFd)>,
-}
-
-impl ParentNamespaces {
-    fn enter(plan: &InitPlan<'_>, fds: &Fds<'_>) -> Result<Self, SpawnError> {
-        let mut entered = Self::default();
-        for join in plan.namespaces.join.iter().filter(|join| join.kind == NamespaceKind::Pid) {
-            match &join.source {
-                NamespaceSource::Slot(slot) => {
-                    let fd = fds.namespaces.get(usize::from(*slot)).ok_or(SpawnError::NoNamespace("pid"))?;
-                    entered.enter_pid(*fd)?;
-                }
-                NamespaceSource::Path(path) => entered.enter_pid(prepare::open_namespace(path)?.as_fd())?,
-            }
-        }
-        if plan.namespaces.is_new(NamespaceKind::Time) {
-            // Its clocks can be set until the first process is in it; and clone3 would put one in.
-            let failed = || SpawnError::prepare("create", "a time namespace");
-            entered.remember(NamespaceKind::Time)?;
-            sys::unshare(NamespaceKind::Time.clone_flag()).map_err(failed())?;
-            if !plan.namespaces.time_offsets.is_empty() {
-                write_offsets(&plan.namespaces.time_offsets)?;
-            }
-        }
-        Ok(entered)
-    }
-
-    fn enter_pid(&mut self, namespace: BorrowedFd<'_>) -> Result<(), SpawnError> {
-        self.remember(NamespaceKind::Pid)?;
-        sys::setns(namespace, NamespaceKind::Pid.clone_flag()).map_err(SpawnError::prepare("join", "the pid namespace"))
-    }
-
-    fn remember(&mut self, kind: NamespaceKind) -> Result<(), SpawnError> {
-        let path = format!("/proc/self/ns/{}", kind.proc_name());
-        let own = rustix::fs::openat(CWD, path.as_str(), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
-            .map_err(SpawnError::prepare("open", path))?;
-        self.own.push((kind, own));
-        Ok(())
-    }
-
-    /// Back to the caller's own. Should that fail, its next children would be born in the wrong place.
-    fn leave(mut self) -> Result<(), SpawnError> {
-        self.restore()
-    }
-
-    fn restore(&mut self) -> Result<(), SpawnError> {
-        while let Some((kind, own)) = self.own.pop() {
-            sys::setns(own.as_fd(), kind.clone_flag())
-                .map_err(SpawnError::prepare("return to", format!("the {} namespace", kind.name())))?;
-        }
-        Ok(())
-    }
-}
-
-impl Drop for ParentNamespaces {
-    fn drop(&mut self) {
-        // Only reached with something to restore when entering failed half-way; that error is the one to tell.
-        let _ = self.restore();
-    }
 }
 
 fn write_offsets(offsets: &str) -> Result<(), SpawnError> {

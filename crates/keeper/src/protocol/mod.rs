@@ -407,6 +407,12 @@ pub enum Event {
         /// Its inode, by which it is known after further rotations.
         inode: u64,
     },
+    /// The keeper enters namespaces for a moment when it begins something in them, and could not return to one of its own; or it has
+    /// returned. As long as it is away it begins nothing that would be in the wrong place, and is upgraded by nobody.
+    Whereabouts {
+        /// The name of the namespace that it can't return to. `None`: it is where it belongs.
+        away_from: Option<String>,
+    },
 }
 
 /// Bytes, encoded as bytes and not as a sequence of numbers.

@@ -114,6 +114,10 @@ impl Keeper {
                     &FromKeeper::Welcome { protocol: PROTOCOL, release: RELEASE.to_owned(), pid },
                     Vec::new(),
                 );
+                if let Some(kind) = self.home.away_from() {
+                    let away_from = Some(kind.name().to_owned());
+                    self.send(key, &FromKeeper::Event(Event::Whereabouts { away_from }), Vec::new());
+                }
             }
             ToKeeper::Hello { protocol } => {
                 let reason = format!("version {protocol} of the protocol is not spoken here; upgrade the keeper");

@@ -5,8 +5,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::event::epoll::EventFlags;
 use rustix::io::Errno;
 use rustix::pipe::PipeFlags;
+use sandbox::plan::NamespaceKind;
 use sandbox::seccomp_agent::{Asking, SeccompAgent};
-use sandbox::{ExecPlan, Fds, InitPlan, SpawnError, Spawned, SyncChannel, SyncEvent};
+use sandbox::{ExecPlan, Fds, Home, InitPlan, SpawnError, Spawned, SyncChannel, SyncEvent};
 
 use super::Keeper;
 use super::entry::{Entry, Output, StartMode, Waiting};
@@ -16,7 +17,7 @@ use super::slots::Key;
 use crate::descriptors::lasting;
 use crate::logs::writer::LogWriter;
 use crate::protocol::{
-    AttachOptions, Failure, LogConfig, Recovery, Reply, State, Stdio, Stream, TerminalSize, UnixNanos,
+    AttachOptions, Event, Failure, LogConfig, Recovery, Reply, State, Stdio, Stream, TerminalSize, UnixNanos,
 };
 use crate::records::Identity;
 
@@ -104,8 +105,10 @@ impl Keeper {
             on: launch.id.clone(),
             errno: errno.raw_os_error(),
         })?;
-        let (identity, mut spawned) =
-            Identity::around(|| self.spawn(&plan, &streams, &for_plan)).map_err(|error| spawn_failure(&error))?;
+        let was_away = self.home.away_from();
+        let spawned = Identity::around(|| spawn(&plan, &streams, &for_plan, &mut self.home));
+        self.tell_whereabouts(was_away);
+        let (identity, mut spawned) = spawned.map_err(|error| spawn_failure(&error))?;
         let agent = plan.seccomp_agent().cloned();
         keep_lent(&mut spawned, &mut streams, plan, for_plan);
         let key = self.hold(launch_entry(&launch, identity, spawned, streams, log, start, agent));
@@ -183,19 +186,17 @@ impl Keeper {
         Ok(Streams { theirs: Some([their_stdin, their_stdout, their_stderr]), stdin, outputs: [stdout, stderr] })
     }
 
-    fn spawn(&self, plan: &Plan<'_>, streams: &Streams, descriptors: &[OwnedFd]) -> Result<(u32, Spawned), SpawnError> {
-        let namespaces: Vec<BorrowedFd<'_>> = descriptors.iter().map(AsFd::as_fd).collect();
-        let stdio = match &streams.theirs {
-            Some(ends) => sandbox::Stdio::Fds(ends.each_ref().map(AsFd::as_fd)),
-            // The plan has a terminal, which comes as `SyncEvent::Console`.
-            None => sandbox::Stdio::Inherit,
-        };
-        let fds = Fds { stdio, namespaces: &namespaces, lend: true, ..Fds::default() };
-        let spawned = match plan {
-            Plan::Init(plan) => sandbox::spawn(plan, &fds)?,
-            Plan::Exec(plan, target) => sandbox::spawn_exec(plan, target.as_fd(), &fds)?,
-        };
-        Ok((spawned.pid.cast_unsigned(), spawned))
+    /// Tells everybody where the keeper has left a namespace of its own, and can't return, or has returned.
+    pub(super) fn tell_whereabouts(&mut self, before: Option<NamespaceKind>) {
+        let now = self.home.away_from();
+        if now == before {
+            return;
+        }
+        match now {
+            Some(kind) => self.complain(&format!("it can't return to its own {} namespace", kind.name())),
+            None => self.complain("it has returned to its own namespaces"),
+        }
+        self.announce(Event::Whereabouts { away_from: now.map(|kind| kind.name().to_owned()) });
     }
 
     fn hold(&mut self, entry: Entry) -> Key {
@@ -412,6 +413,27 @@ impl Keeper {
     }
 }
 
+/// Clones what the plan says.
+fn spawn(
+    plan: &Plan<'_>,
+    streams: &Streams,
+    descriptors: &[OwnedFd],
+    home: &mut Home,
+) -> Result<(u32, Spawned), SpawnError> {
+    let namespaces: Vec<BorrowedFd<'_>> = descriptors.iter().map(AsFd::as_fd).collect();
+    let stdio = match &streams.theirs {
+        Some(ends) => sandbox::Stdio::Fds(ends.each_ref().map(AsFd::as_fd)),
+        // The plan has a terminal, which comes as `SyncEvent::Console`.
+        None => sandbox::Stdio::Inherit,
+    };
+    let fds = Fds { stdio, namespaces: &namespaces, lend: true, ..Fds::default() };
+    let spawned = match plan {
+        Plan::Init(plan) => sandbox::spawn(plan, &fds, home)?,
+        Plan::Exec(plan, target) => sandbox::spawn_exec(plan, target.as_fd(), &fds, home)?,
+    };
+    Ok((spawned.pid.cast_unsigned(), spawned))
+}
+
 fn launch_entry(
     launch: &Launch,
     identity: Identity,
@@ -472,6 +494,13 @@ fn launch_failure(failure: &sandbox::Failure) -> Failure {
 fn spawn_failure(error: &SpawnError) -> Failure {
     let errno = match error {
         SpawnError::Prepare { errno, .. } | SpawnError::Clone(errno) => Some(errno.raw_os_error()),
+        SpawnError::Astray { errno, .. } => {
+            let text = format!(
+                "the keeper can't {error}. What runs is not touched by that, and each start tries it again; memory may be what \
+                 is missing"
+            );
+            return Failure::Sandbox { step: "Spawn".to_owned(), errno: Some(errno.raw_os_error()), text };
+        }
         SpawnError::Failed(failure) => return launch_failure(failure),
         _ => None,
     };

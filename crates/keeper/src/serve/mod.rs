@@ -101,6 +101,8 @@ struct Keeper {
     null: OwnedFd,
     /// Closed to turn a connection away when no other descriptor is left.
     spare: Option<OwnedFd>,
+    /// Where it returns to after it has entered namespaces for what it begins.
+    home: sandbox::Home,
     /// Held, never used.
     lock: OwnedFd,
     journal: Journal,

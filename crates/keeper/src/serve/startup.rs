@@ -111,6 +111,7 @@ pub(super) fn assemble(parts: Parts) -> Result<Keeper, KeeperError> {
         signals,
         spare: rustix::io::fcntl_dupfd_cloexec(&null, 3).ok(),
         null,
+        home: sandbox::Home::default(),
         lock: parts.lock,
         journal: parts.journal,
         mend_after: None,

@@ -64,10 +64,21 @@ impl Keeper {
             }
             _ => return self.refuse(requester, "exactly one descriptor, the program's, belongs to the request"),
         };
+        if let Err(reason) = self.go_home() {
+            return self.refuse(requester, &reason);
+        }
         match self.start_probe(&program, requester) {
             Ok(pid) => self.upgrade = Some(Upgrade { requester, program, probe: Probe::Running { pid } }),
             Err(error) => self.refuse(requester, &format!("the program cannot be tried: {error}")),
         }
+    }
+
+    /// A program that is executed elsewhere would stay there, and its first processes be seen by a container.
+    fn go_home(&mut self) -> Result<(), String> {
+        let was_away = self.home.away_from();
+        let returned = self.home.go_back().map_err(|error| format!("the keeper can't {error}"));
+        self.tell_whereabouts(was_away);
+        returned
     }
 
     pub(super) fn refuse(&mut self, requester: Key, reason: &str) {
@@ -151,6 +162,10 @@ impl Keeper {
             return;
         }
         let Some(upgrade) = self.upgrade.take() else { return };
+        if let Err(reason) = self.go_home() {
+            self.watch_connections();
+            return self.refuse(upgrade.requester, &reason);
+        }
         let error = match self.save(upgrade.requester) {
             Ok((state, kept)) => self.go_on_as(&upgrade.program, &state, kept),
             Err(error) => error,

@@ -20,7 +20,7 @@ use crate::plan::{CompileOptions, InitPlan};
 use crate::process::start_time_of_living;
 use crate::seal;
 use crate::seccomp_agent::{Asking, SeccompAgent};
-use crate::spawn::{Fds, Spawned, Stdio, spawn};
+use crate::spawn::{Fds, Home, Spawned, Stdio, spawn};
 use crate::sync::{SyncChannel, SyncEvent};
 
 /// A container that is being made; unmade when dropped before it is finished.
@@ -121,7 +121,7 @@ fn make(store: &Store, options: &Create, systemd: bool, gated: bool, log: &Log) 
         start_gate: gate.as_ref().map(AsFd::as_fd),
         lend: false,
     };
-    let spawned = spawn(&plan, &fds)?;
+    let spawned = spawn(&plan, &fds, &mut Home::default())?;
     log.debug(&format!("container {} has process {}", options.id, spawned.pid));
     making.container.saved.pid = spawned.pid;
     making.container.saved.start_time = start_time_of_living(spawned.pid).unwrap_or(0);

@@ -14,7 +14,7 @@ use super::{Result, RuntimeError, foreground};
 use crate::cgroup::Cgroup;
 use crate::plan::{ExecOptions, ExecPlan};
 use crate::seal;
-use crate::spawn::{Fds, Spawned, spawn_exec};
+use crate::spawn::{Fds, Home, Spawned, spawn_exec};
 use crate::sync::SyncEvent;
 
 /// `exec`. In the foreground it returns the process's exit status.
@@ -50,7 +50,7 @@ pub(super) fn exec(store: &Store, options: &Exec, log: &Log) -> Result<u8> {
     let console = options.console_socket.as_deref().filter(|_| plan.has_terminal()).map(connect_console).transpose()?;
     let fds = Fds { console_socket: console.as_ref().map(AsFd::as_fd), ..Fds::default() };
     let pidfd = container.pidfd()?;
-    let mut spawned = spawn_exec(&plan, pidfd.as_fd(), &fds)?;
+    let mut spawned = spawn_exec(&plan, pidfd.as_fd(), &fds, &mut Home::default())?;
     let begun = follow(&mut spawned, &container, &spec, log);
     let begun = begun.and_then(|terminal| write_pid(options.pid_file.as_deref(), spawned.pid).map(|()| terminal));
     let terminal = begun.inspect_err(|_| {

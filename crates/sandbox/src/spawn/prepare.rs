@@ -7,9 +7,8 @@ use std::path::Path;
 
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
-use rustix::mount::{MountPropagationFlags, mount_change};
 
-use super::{Fds, MappedNamespaces, SpawnError, Stdio};
+use super::{Fds, Home, MappedNamespaces, SpawnError, Stdio};
 use crate::child::mounts::clone_beneath;
 use crate::child::{Namespace, Prepared, pid1, rootfs};
 use crate::plan::{
@@ -26,7 +25,7 @@ fn text(path: &CStr) -> String {
     path.to_string_lossy().into_owned()
 }
 
-fn open(path: &CStr, flags: OFlags) -> Result<OwnedFd, SpawnError> {
+pub(super) fn open(path: &CStr, flags: OFlags) -> Result<OwnedFd, SpawnError> {
     rustix::fs::openat(CWD, path, flags | OFlags::CLOEXEC, Mode::empty())
         .map_err(SpawnError::prepare("open", text(path)))
 }
@@ -80,7 +79,12 @@ pub(super) fn common<'f>(
 }
 
 /// What only a container's first process needs.
-pub(super) fn container<'f>(plan: &InitPlan<'_>, fds: &Fds<'f>, ready: &mut Prepared<'f>) -> Result<(), SpawnError> {
+pub(super) fn container<'f>(
+    plan: &InitPlan<'_>,
+    fds: &Fds<'f>,
+    home: &mut Home,
+    ready: &mut Prepared<'f>,
+) -> Result<(), SpawnError> {
     ready.wait_for_maps = plan.namespaces.is_new(NamespaceKind::User);
     if plan.init {
         ready.init = Some(pid1::program().map_err(SpawnError::prepare("write", "the container's init"))?);
@@ -97,12 +101,12 @@ pub(super) fn container<'f>(plan: &InitPlan<'_>, fds: &Fds<'f>, ready: &mut Prep
     }
     let hooks = plan.create_container.iter().chain(&plan.start_container);
     ready.hooks = hooks.map(|hook| (pointers(&hook.argv), pointers(&hook.envp))).collect();
-    trees(plan, fds, ready)
+    trees(plan, fds, home, ready)
 }
 
 /// In a user namespace the child may neither pass the host's directories nor clone its mounts, and nobody but the
 /// host's root may map ids: then the trees are opened here.
-fn trees(plan: &InitPlan<'_>, fds: &Fds<'_>, ready: &mut Prepared<'_>) -> Result<(), SpawnError> {
+fn trees(plan: &InitPlan<'_>, fds: &Fds<'_>, home: &mut Home, ready: &mut Prepared<'_>) -> Result<(), SpawnError> {
     let user = plan.namespaces.isolated(NamespaceKind::User);
     let mut mapped = MappedNamespaces::new();
     for mount in &plan.mounts {
@@ -120,7 +124,7 @@ fn trees(plan: &InitPlan<'_>, fds: &Fds<'_>, ready: &mut Prepared<'_>) -> Result
                 Some(copied.map_err(SpawnError::prepare("take", text(&mount.label)))?)
             }
             MountKind::Overlay { overlay, subpath } if user => {
-                Some(overlay_tree(overlay, plan.ids.as_ref(), &plan.root.mount_point, subpath, &mut mapped)?)
+                Some(overlay_tree(overlay, plan.ids.as_ref(), &plan.root.mount_point, subpath, &mut mapped, home)?)
             }
             _ => None,
         };
@@ -137,7 +141,7 @@ fn trees(plan: &InitPlan<'_>, fds: &Fds<'_>, ready: &mut Prepared<'_>) -> Result
     ready.root = Some(match (&plan.root.source, &plan.ids) {
         (RootSource::Path(path), _) => tree(CWD, path, c"", true)?,
         (RootSource::Overlay(overlay), ids) => {
-            overlay_tree(overlay, ids.as_ref(), &plan.root.mount_point, c"", &mut mapped)?
+            overlay_tree(overlay, ids.as_ref(), &plan.root.mount_point, c"", &mut mapped, home)?
         }
     });
     Ok(())
@@ -169,6 +173,7 @@ fn overlay_tree(
     scratch: &CStr,
     subpath: &CStr,
     mapped: &mut MappedNamespaces,
+    home: &mut Home,
 ) -> Result<OwnedFd, SpawnError> {
     let Some(ids) = ids else {
         return Err(SpawnError::prepare("map the layers", "for a joined user namespace without uidMappings")(
@@ -176,7 +181,7 @@ fn overlay_tree(
         ));
     };
     // Only what is mounted in the namespace one is in can be cloned: everything is opened after the change.
-    let away = Away::new()?;
+    home.unshare_mounts()?;
     let layers = open(&overlay.layers_dir, OFlags::PATH | OFlags::DIRECTORY)?;
     let mut sources: Vec<(BorrowedFd<'_>, Text<'_>)> =
         overlay.lower.iter().map(|name| (layers.as_fd(), name.clone())).collect();
@@ -208,7 +213,7 @@ fn overlay_tree(
         rootfs::overlay_over(&trees, scratch, &data, subpath)
             .map_err(|(errno, _)| SpawnError::prepare("mount", what())(errno))
     });
-    away.back()?;
+    home.go_back()?;
     root
 }
 
@@ -258,46 +263,5 @@ fn siblings(upper: &CStr, work: &CStr) -> Result<(CString, String, String), Spaw
         _ => Err(SpawnError::prepare("map", format!("{} and {}: not in one directory", text(upper), text(work)))(
             Errno::INVAL,
         )),
-    }
-}
-
-/// A stay in a new mount namespace, from which [`back`](Self::back) returns.
-struct Away {
-    namespace: OwnedFd,
-    directory: OwnedFd,
-    returned: bool,
-}
-
-impl Away {
-    fn new() -> Result<Self, SpawnError> {
-        let away = Self {
-            namespace: open(c"/proc/self/ns/mnt", OFlags::RDONLY)?,
-            directory: open(c".", OFlags::PATH | OFlags::DIRECTORY)?,
-            returned: false,
-        };
-        sys::unshare(NamespaceKind::Mount.clone_flag()).map_err(SpawnError::prepare("create", "a mount namespace"))?;
-        let slave = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
-        mount_change(c"/", slave).map_err(SpawnError::prepare("set the propagation of", "/"))?;
-        Ok(away)
-    }
-
-    fn back(mut self) -> Result<(), SpawnError> {
-        self.go()
-    }
-
-    fn go(&mut self) -> Result<(), SpawnError> {
-        if std::mem::replace(&mut self.returned, true) {
-            return Ok(());
-        }
-        sys::setns(self.namespace.as_fd(), NamespaceKind::Mount.clone_flag())
-            .and_then(|()| rustix::process::fchdir(&self.directory))
-            .map_err(SpawnError::prepare("return to", "the mount namespace"))
-    }
-}
-
-impl Drop for Away {
-    fn drop(&mut self) {
-        // Reached without a return only on an error, which is the one to tell.
-        let _ = self.go();
     }
 }
