@@ -1,6 +1,7 @@
 //! Dockerfiles become images, with the stock client.
 
 use e2e::{Daemon, eventually};
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// What builds with the classic builder's endpoint, which is all that this client has.
@@ -352,7 +353,10 @@ fn a_build_that_is_given_up_leaves_nothing_that_runs() {
 
     let client = host.session(&format!("{BUILD} -t never app"));
     client.waits_for("\nbegun");
+    let process = process_of_step(&host);
     host.kill9();
+    // Nobody has to come back for that.
+    eventually("the end of its process", || !process.exists());
     drop(client);
     host.restart();
     eventually("the end of its step", || host.sh("docker ps -aq").text().is_empty());
@@ -366,6 +370,14 @@ fn a_build_that_is_given_up_leaves_nothing_that_runs() {
     host.project("FROM busybox\nRUN echo first > /first\n", &[]);
     host.sh(&format!("{BUILD} -t app app")).ok().mentions("Using cache");
     host.sh("docker run --rm app cat /first").says("first");
+}
+
+/// Where the kernel has the process of the only step that runs.
+fn process_of_step(host: &Daemon) -> PathBuf {
+    let pid = host.sh("docker inspect -f '{{.State.Pid}}' $(docker ps -q)").text().to_owned();
+    let process = Path::new("/proc").join(pid);
+    assert!(process.exists(), "{}", process.display());
+    process
 }
 
 /// What a step may write to is removed after the step, and by nobody whom others wait for.
@@ -395,11 +407,13 @@ fn a_build_that_ends_with_its_daemon_is_no_success() {
     host.project("FROM busybox\nRUN echo begun; sleep 1000\n", &[]);
     let mut client = host.session(&format!("{BUILD} -t never app"));
     client.waits_for("\nbegun");
+    let process = process_of_step(&host);
     host.stop();
+    assert!(!process.exists(), "the step has ended before the daemon");
     assert_eq!(client.exit_code(), 1);
     assert!(client.output().contains("the build was given up, as the daemon is being stopped"), "{}", client.output());
     host.restart();
-    eventually("the end of its step", || host.sh("docker ps -aq").text().is_empty());
+    host.sh("docker ps -aq").says("");
 }
 
 #[test]
@@ -439,5 +453,15 @@ fn the_cache_is_shown_and_emptied() {
     host.sh("docker builder prune -af").mentions("Total reclaimed space: 0B");
     host.sh("docker run --rm app cat /layer").says("layer");
     host.sh(&format!("{BUILD} -t app app")).ok().omits("Using cache");
-    host.sh("docker builder prune -f --filter nothing=x").fails_with("invalid filter");
+    for (filter, said) in [
+        ("nothing=x", "invalid filter"),
+        ("inuse=maybe", "invalid filter 'inuse=maybe': there are true, false"),
+        ("type=foo", "invalid filter 'type=foo': there are regular, exec.cachemount"),
+    ] {
+        host.sh(&format!("docker builder prune -f --filter {filter}")).fails_with(said);
+    }
+    host.sh("$STRATUS builder prune -f --filter label=x")
+        .exits_with(2)
+        .complains("nothing that builds keep has a label");
+    host.sh("$STRATUS image attestations --type foo app").exits_with(2).complains("there are provenance, sbom");
 }

@@ -94,6 +94,7 @@ impl Builder {
     /// # Errors
     /// See [`Error`]. Nothing of a build that failed goes on, and what it made of whole steps is found again.
     pub async fn carry_out(&self, request: &Request, platforms: &[Platform], progress: &Progress) -> Result<Product> {
+        let _going = self.going();
         let one = |platform: &Platform| {
             let mut request = request.clone();
             request.given.target_platform = platform.clone();

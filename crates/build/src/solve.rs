@@ -30,12 +30,17 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::OnceCell;
+use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 /// The build argument that says which time everything is of (reproducible-builds.org, "SOURCE_DATE_EPOCH").
 pub(crate) const EPOCH: &str = "SOURCE_DATE_EPOCH";
 
 /// How long it takes until something is found to be too old, at most.
 const BETWEEN_LOOKS: Duration = Duration::from_secs(3600);
+
+/// How long builds that are given up with the daemon may take to end their steps.
+const GIVEN_UP: Duration = Duration::from_secs(10);
 
 /// Builds images. Cheap to clone; all clones are one.
 #[derive(Clone)]
@@ -58,6 +63,8 @@ struct Inner {
     entitlements: BTreeSet<Entitlement>,
     /// Held by who takes out what is too old or too much.
     collecting: tokio::sync::Mutex<()>,
+    /// Builds that go on, and steps that are to be ended yet.
+    going: TaskTracker,
 }
 
 impl Builder {
@@ -95,6 +102,7 @@ impl Builder {
             limits: settings.cache,
             entitlements: settings.entitlements,
             collecting: tokio::sync::Mutex::default(),
+            going: TaskTracker::new(),
         })))
     }
 
@@ -187,6 +195,20 @@ impl Builder {
         }
     }
 
+    /// Waits until builds that were given up, as all are before a daemon ends, have ended their steps. What takes too long ends with the
+    /// daemon all the same.
+    pub async fn ended(&self) {
+        self.0.going.close();
+        if tokio::time::timeout(GIVEN_UP, self.0.going.wait()).await.is_err() {
+            tracing::warn!("a build takes long to be given up: what is left of it goes when the next daemon starts");
+        }
+    }
+
+    /// Whoever has it is waited for before the daemon ends.
+    pub(crate) fn going(&self) -> TaskTrackerToken {
+        self.0.going.token()
+    }
+
     /// A directory for a context, or for what a step needs, which goes with what it becomes.
     pub(crate) fn directory(&self) -> std::io::Result<Directory> {
         self.0.scratch.directory()
@@ -265,7 +287,26 @@ impl Planned {
             let message = format!("One or more build-args [{name}] were not consumed: no ARG declares it");
             progress.step(last, StepEvent::Warning(message));
         }
+        for name in self.unnamed(request) {
+            let message =
+                format!("the further context {name} is not used: no FROM, COPY, ADD or RUN of the Dockerfile names it");
+            progress.step(last, StepEvent::Warning(message));
+        }
         Ok(())
+    }
+
+    /// Further contexts that no stage names.
+    fn unnamed<'r>(&self, request: &'r Request) -> impl Iterator<Item = &'r String> {
+        let stages = self.plan.stages.iter();
+        let origins =
+            stages.flat_map(|stage| std::iter::once(&stage.base).chain(stage.from.iter().map(|need| &need.origin)));
+        let named: BTreeSet<&str> = origins
+            .filter_map(|origin| match origin {
+                Origin::Named { name, .. } => Some(name.as_str()),
+                Origin::Scratch | Origin::Stage(_) => None,
+            })
+            .collect();
+        request.contexts.keys().filter(move |name| !named.contains(name.as_str()))
     }
 
     /// Refuses a step that asks for more than it may have, before anything is done.

@@ -78,6 +78,45 @@ fn a_vanished_daemon_changes_nothing() {
 }
 
 #[test]
+fn what_is_bound_to_a_daemon_ends_with_that_and_with_no_other() {
+    let (keeper, mut client) = Keeper::start();
+    let bound = |id: &str, script: &str| Create { bound: true, ..shell(id, script) };
+    let step = client.call(bound("step", "exec sleep 1000")).unwrap();
+    let waiting = client.call(Create { bound: true, ..waiting_shell("waiting", "exec sleep 1000") }).unwrap();
+    client.call(shell("lasting", "exec sleep 1000")).unwrap();
+    let mut other = keeper.connect();
+    other.call(bound("others", "exec sleep 1000")).unwrap();
+    // The next program knows as well whose they are.
+    upgrade(keeper.run_dir(), &program()).unwrap();
+    let processes = [pidfd(step.pid), pidfd(waiting.pid)];
+    drop(client);
+    processes.iter().for_each(wait_for_end);
+    assert_eq!(wait_exit(&mut other, "step").status, ExitStatus::Signal { signal: 9, core: false });
+    for id in ["lasting", "others"] {
+        assert_eq!(other.call(Inspect { id: id.into() }).unwrap().state, State::Running, "{id}");
+    }
+}
+
+#[test]
+fn a_bound_process_takes_along_what_is_in_its_cgroup() {
+    let cgroup = Cgroup::new("bound");
+    let (keeper, mut client) = Keeper::start();
+    let procs = cgroup.0.join("cgroup.procs");
+    let script = format!("echo $$ > {}; sleep 1000 & echo $!; wait", procs.display());
+    let sharing = Sharing { processes: true, directory: Some(cgroup.0.clone()) };
+    let recovery = Recovery { cgroups: vec![cgroup.0.clone()] };
+    let create = Create { recovery, bound: true, ..sharing_shell("step", &script, &sharing) };
+    let (create, mut stream) = attached(create, false, Framing::Raw);
+    client.call(create).unwrap();
+    let mut said = [0; 16];
+    let length = stream.read(&mut said).unwrap();
+    let background = pidfd(std::str::from_utf8(&said[..length]).unwrap().trim().parse().unwrap());
+    drop(client);
+    wait_for_end(&background);
+    assert!(!keeper.connect().call(List).unwrap().is_empty(), "it is known until it is forgotten");
+}
+
+#[test]
 fn what_a_killed_keeper_held_is_found_and_killed() {
     let (keeper, mut client) = Keeper::start();
     let alive = client.call(shell("alive", "sleep 1000")).unwrap();

@@ -10,6 +10,7 @@ use engine::{AttachOptions, CreateRequest, Engine, RemoveOptions, Unfinished, Wa
 use image::{KeptLayers, RunConfig, Times};
 use jiff::Timestamp;
 use std::time::Duration;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 /// The name of the machine that a command sees: the same everywhere.
 const HOSTNAME: &str = "build";
@@ -75,10 +76,10 @@ pub(crate) async fn run(
     let failed = |e: engine::Error| Error::failed("running a command", e);
     // A build that is given up in this moment leaves no container behind: it is made to its end, and goes then.
     let made = tokio::spawn({
-        let engine = engine.clone();
+        let (engine, going) = (engine.clone(), builder.going());
         async move {
             let created = engine.create(request).await?;
-            Ok((StepContainer { engine, id: Some(created.id), mounts }, created.warnings))
+            Ok((StepContainer { engine, id: Some(created.id), mounts, going: Some(going) }, created.warnings))
         }
     });
     let made = made.await.map_err(|e| Error::failed("running a command", e))?;
@@ -128,6 +129,8 @@ struct StepContainer {
     engine: Engine,
     id: Option<ContainerId>,
     mounts: Mounts,
+    /// The daemon does not end before.
+    going: Option<TaskTrackerToken>,
 }
 
 impl StepContainer {
@@ -143,7 +146,7 @@ impl StepContainer {
 
     fn removal(&mut self) -> Option<impl Future<Output = engine::Result<()>> + Send + 'static> {
         let id = self.id.take()?;
-        let (engine, mounts) = (self.engine.clone(), std::mem::take(&mut self.mounts));
+        let (engine, mounts, going) = (self.engine.clone(), std::mem::take(&mut self.mounts), self.going.take());
         Some(async move {
             let removed = remove(&engine, &id).await;
             if let Err(error) = &removed {
@@ -151,6 +154,7 @@ impl StepContainer {
             }
             // Nothing writes to them any more, and whoever waits for one of them may have it.
             drop(mounts);
+            drop(going);
             removed
         })
     }

@@ -254,6 +254,7 @@ impl Engine {
             attach,
             recovery: prepared.recovery,
             start: prepared.start,
+            bound: record.step,
         };
         let created = keeper.call(call).await.map_err(crate::keeper_error)?;
         for warning in created.warnings {

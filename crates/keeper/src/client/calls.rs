@@ -37,6 +37,8 @@ pub struct Create {
     pub recovery: Recovery,
     /// Start it at once.
     pub start: bool,
+    /// It ends with this connection.
+    pub bound: bool,
 }
 
 /// The outcome of [`Create`] and [`Exec`].
@@ -68,6 +70,7 @@ impl Call for Create {
             attach,
             recovery: self.recovery,
             start: self.start,
+            bound: self.bound,
         };
         (request, descriptors)
     }

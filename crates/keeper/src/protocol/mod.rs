@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 use crate::wire::Message;
 
 /// The version of the requests, replies and events that this build speaks.
-pub const PROTOCOL: u32 = 3;
+pub const PROTOCOL: u32 = 4;
 
 /// The longest id of a sandbox or an exec, in bytes.
 pub const MAX_ID: usize = 128;
@@ -128,6 +128,9 @@ pub enum Request {
         recovery: Recovery,
         /// Start it at once. The response then comes when its program runs, or failed to.
         start: bool,
+        /// It ends with the connection that asks for it, as nobody could make anything of what it does afterwards: it is killed,
+        /// with all that is in its cgroups. Else a vanished daemon changes nothing.
+        bound: bool,
     },
     /// Start what was created with `start: false`: [`Reply::Started`], when the program runs.
     Start {

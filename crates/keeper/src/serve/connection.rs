@@ -198,6 +198,7 @@ impl Keeper {
         if let Some(connection) = self.connections.remove(key) {
             self.poller.remove(&connection.socket);
             self.cancel_upgrade(key);
+            self.kill_bound_to(key);
         }
     }
 }

@@ -19,6 +19,8 @@ pub(super) struct Entry {
     pub(super) sandbox: Option<String>,
     /// For an exec: it is that of a daemon itself.
     pub(super) own: bool,
+    /// The connection that it ends with.
+    pub(super) bound_to: Option<Key>,
     pub(super) identity: Identity,
     pub(super) pidfd: Option<OwnedFd>,
     pub(super) state: State,
@@ -149,6 +151,7 @@ impl Entry {
             sandbox: record.sandbox,
             // Nothing of what it says goes on.
             own: false,
+            bound_to: None,
             identity: record.identity,
             state: if record.exit.is_some() { State::Exited } else { State::Orphaned },
             pidfd,

@@ -34,6 +34,8 @@ pub(super) struct Launch {
     pub(super) attach: Vec<AttachOptions>,
     pub(super) recovery: Recovery,
     pub(super) start: bool,
+    /// It ends with the connection that asks for it.
+    pub(super) bound: bool,
 }
 
 /// A decoded plan.
@@ -111,7 +113,9 @@ impl Keeper {
         let (identity, mut spawned) = spawned.map_err(|error| spawn_failure(&error))?;
         let agent = plan.seccomp_agent().cloned();
         keep_lent(&mut spawned, &mut streams, plan, for_plan);
-        let key = self.hold(launch_entry(&launch, identity, spawned, streams, log, start, agent));
+        let mut entry = launch_entry(&launch, identity, spawned, streams, log, start, agent);
+        entry.bound_to = launch.bound.then_some(waiting.connection);
+        let key = self.hold(entry);
         let attached = self.watch_launch(key, &launch, descriptors);
         match attached {
             Ok(attachments) => {
@@ -447,6 +451,7 @@ fn launch_entry(
         id: launch.id.clone(),
         sandbox: launch.sandbox.clone(),
         own: launch.own,
+        bound_to: None,
         identity,
         pidfd: Some(lasting(spawned.pidfd)),
         state: State::Creating,

@@ -104,7 +104,16 @@ impl Keeper {
 
     /// Kills everything that runs; what has a cgroup of its own, with everything in it.
     pub(super) fn kill_all(&mut self) {
-        for (_, entry) in self.entries.iter().filter(|(_, entry)| entry.is_alive()) {
+        self.kill_where(|_| true);
+    }
+
+    /// Kills what was to end with a connection, which has ended.
+    pub(super) fn kill_bound_to(&mut self, connection: Key) {
+        self.kill_where(|entry| entry.bound_to == Some(connection));
+    }
+
+    fn kill_where(&mut self, is_meant: impl Fn(&Entry) -> bool) {
+        for (_, entry) in self.entries.iter().filter(|(_, entry)| entry.is_alive() && is_meant(entry)) {
             kill(entry);
             for cgroup in &entry.recovery.cgroups {
                 if let Err(error) = sandbox::cgroup::kill_all(cgroup) {

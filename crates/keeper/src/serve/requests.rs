@@ -31,14 +31,14 @@ impl Keeper {
     fn answer(&mut self, connection: Key, number: u64, body: Request, descriptors: Vec<OwnedFd>) -> Answer {
         let waiting = || Waiting { connection, number, stdin: false, attachments: Vec::new() };
         match body {
-            Request::Create { id, plan, stdio, log, attach, recovery, start } => {
-                let launch =
-                    Launch { id, sandbox: None, own: false, plan: plan.0, stdio, log, attach, recovery, start };
+            Request::Create { id, plan, stdio, log, attach, recovery, start, bound } => {
+                let (sandbox, own, plan) = (None, false, plan.0);
+                let launch = Launch { id, sandbox, own, plan, stdio, log, attach, recovery, start, bound };
                 self.launch(launch, descriptors, waiting()).map(|()| None)
             }
             Request::Exec { sandbox, id, plan, stdio, attach, own } => {
                 let (log, recovery, sandbox, plan) = (LogConfig::None, Default::default(), Some(sandbox), plan.0);
-                let launch = Launch { id, sandbox, own, plan, stdio, log, attach, recovery, start: true };
+                let launch = Launch { id, sandbox, own, plan, stdio, log, attach, recovery, start: true, bound: false };
                 self.launch(launch, descriptors, waiting()).map(|()| None)
             }
             Request::Start { id } => self.start(&id, waiting()).map(|()| None),

@@ -14,11 +14,9 @@ use crate::protocol::{AttachOptions, Exit, Recovery, State, Stats, TerminalSize,
 use crate::records::Identity;
 
 /// The version of the state's format.
-const STATE: u32 = 2;
-/// The one before: an entry does not say whether it is a daemon's own.
-const FORMER_STATE: u32 = 1;
-/// What the names of a daemon's own begin with that are of that state.
-const FORMER_OWN: &str = "own-";
+const STATE: u32 = 3;
+/// The one before: an entry does not say what it ends with.
+const FORMER_STATE: u32 = 2;
 
 /// Everything that the keeper holds, with descriptors as numbers.
 #[derive(Debug, Serialize, Deserialize)]
@@ -37,13 +35,21 @@ pub(super) struct Saved<E> {
 
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct SavedEntry {
-    pub(super) held: FormerEntry,
+    pub(super) held: Held,
     pub(super) own: bool,
+    pub(super) bound_to: Option<Key>,
 }
 
 /// An entry as the state before has it.
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) struct FormerEntry {
+struct FormerEntry {
+    held: Held,
+    own: bool,
+}
+
+/// What the states have in common.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Held {
     pub(super) id: String,
     pub(super) sandbox: Option<String>,
     pub(super) identity: Identity,
@@ -108,7 +114,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Saved<SavedEntry>, KeeperError> {
 
 impl From<Saved<FormerEntry>> for Saved<SavedEntry> {
     fn from(former: Saved<FormerEntry>) -> Saved<SavedEntry> {
-        let entry = |held: FormerEntry| SavedEntry { own: held.id.starts_with(FORMER_OWN), held };
+        let entry = |FormerEntry { held, own }| SavedEntry { held, own, bound_to: None };
         let entries = former.entries.into_iter().map(|(generation, slot)| (generation, slot.map(entry)));
         Saved {
             run_dir: former.run_dir,
@@ -131,7 +137,7 @@ mod tests {
 
     #[test]
     fn what_the_program_before_held_is_understood() {
-        let entry = |id: &str, sandbox: Option<&str>| FormerEntry {
+        let held = |id: &str, sandbox: Option<&str>| Held {
             id: id.to_owned(),
             sandbox: sandbox.map(str::to_owned),
             identity: Identity::around(|| Ok::<_, std::io::Error>((7, ()))).unwrap().0,
@@ -160,10 +166,10 @@ mod tests {
             lock: 4,
             journal: 5,
             entries: vec![
-                (0, Some(entry("box", None))),
+                (0, Some(FormerEntry { held: held("box", None), own: false })),
                 (7, None),
-                (1, Some(entry("own-1", Some("box")))),
-                (2, Some(entry("1", Some("box")))),
+                (1, Some(FormerEntry { held: held("check", Some("box")), own: true })),
+                (2, Some(FormerEntry { held: held("1", Some("box")), own: false })),
             ],
             sinks: Vec::new(),
             connections: Vec::new(),
@@ -176,7 +182,7 @@ mod tests {
         let told = |entry: &SavedEntry| (entry.held.id.clone(), entry.own, entry.held.end_pending);
         let entries: Vec<_> = read.entries.iter().map(|(at, slot)| (*at, slot.as_ref().map(told))).collect();
         let some = |id: &str, own| Some((id.to_owned(), own, true));
-        assert_eq!(entries, [(0, some("box", false)), (7, None), (1, some("own-1", true)), (2, some("1", false))]);
+        assert_eq!(entries, [(0, some("box", false)), (7, None), (1, some("check", true)), (2, some("1", false))]);
         assert_eq!((read.listener, read.requester), (3, Key::from_bits(6)));
         assert!(decode(&bytes(STATE + 1)).is_err());
         assert!(decode(&bytes(FORMER_STATE)[..20]).is_err());

@@ -20,7 +20,7 @@ use rustix::event::epoll::EventFlags;
 use super::connection::RELEASE;
 use super::entry::{Entry, Output};
 use super::poller::Token;
-use super::saved::{self, FormerEntry, Saved, SavedConnection, SavedEntry, SavedOutput, SavedSink};
+use super::saved::{self, Held, Saved, SavedConnection, SavedEntry, SavedOutput, SavedSink};
 use super::slots::{Key, Slots};
 use super::startup::{Parts, assemble};
 use super::system::{self, Fork};
@@ -261,7 +261,7 @@ fn save_entry(entry: &Entry, keep: &mut impl FnMut(RawFd) -> RawFd) -> SavedEntr
     if let Some(log) = &log {
         keep(log.file);
     }
-    let held = FormerEntry {
+    let held = Held {
         id: entry.id.clone(),
         sandbox: entry.sandbox.clone(),
         identity: entry.identity,
@@ -284,7 +284,7 @@ fn save_entry(entry: &Entry, keep: &mut impl FnMut(RawFd) -> RawFd) -> SavedEntr
         forgotten: entry.forgotten,
         end_pending: entry.end_pending,
     };
-    SavedEntry { held, own: entry.own }
+    SavedEntry { held, own: entry.own, bound_to: entry.bound_to }
 }
 
 /// Says whether the state is understood, and touches nothing.
@@ -389,7 +389,7 @@ fn restore_slots<S, T>(
 }
 
 fn restore_entry(
-    SavedEntry { held: saved, own }: SavedEntry,
+    SavedEntry { held: saved, own, bound_to }: SavedEntry,
     adopt: &impl Fn(RawFd) -> Result<OwnedFd, KeeperError>,
 ) -> Result<Entry, KeeperError> {
     let output = |saved: Option<SavedOutput>| {
@@ -410,6 +410,7 @@ fn restore_entry(
         id: saved.id,
         sandbox: saved.sandbox,
         own,
+        bound_to,
         identity: saved.identity,
         pidfd: saved.pidfd.map(adopt).transpose()?,
         state: saved.state,

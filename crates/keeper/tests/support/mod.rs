@@ -137,6 +137,7 @@ pub fn program_of(id: &str, argv: &[&str]) -> Create {
         attach: Vec::new(),
         recovery: Recovery::default(),
         start: true,
+        bound: false,
     }
 }
 

@@ -157,7 +157,7 @@ async fn serve(config: &Config, of_engine: engine::EngineConfig) -> Result<(), E
         }
     });
     let builds = builds(builder.clone());
-    let door = Arc::new(Door::new(engine.clone(), builder, info).with(builds));
+    let door = Arc::new(Door::new(engine.clone(), builder.clone(), info).with(builds));
     let shutdown = CancellationToken::new();
     let mut servers = tokio::task::JoinSet::new();
     listeners.publish().await?;
@@ -190,6 +190,8 @@ async fn serve(config: &Config, of_engine: engine::EngineConfig) -> Result<(), E
     tracing::info!("ending; what runs goes on");
     shutdown.cancel();
     while servers.join_next().await.is_some() {}
+    // Of a container it is true that what runs goes on; of a step of a build it isn't.
+    builder.ended().await;
     listen::remove(config);
     Ok(())
 }
