@@ -2,6 +2,10 @@
 
 use e2e::{Daemon, Registry, eventually};
 use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::Shutdown;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
 
 fn project(host: &Daemon, dockerfile: &str) {
     let app = host.work().join("app");
@@ -37,11 +41,21 @@ fn files_come_out_as_a_directory_or_an_archive() {
         ("type=oci,dest=nowhere/x", "writing nowhere/x: there is no directory nowhere: make it first"),
         ("type=tar,dest=app", "writing app: it is a directory: name a file in it"),
         ("files.tar", "writing files.tar: it is there, and no directory"),
+        ("x --metadata-file nowhere/m", "creating nowhere/m: No such file or directory"),
+        ("x --iidfile app", "opening app: Is a directory"),
     ] {
         let said = host.sh(&format!("$STRATUS build --progress plain -o {output} app"));
         said.exits_with(1).complains(why);
         assert!(!said.stderr().contains("FROM busybox"), "{said}");
     }
+    host.sh("$STRATUS build -o '' app").exits_with(2).complains("there is nothing in it");
+    host.sh("$STRATUS build -o x -o type=tar,dest=./x app").exits_with(2).complains("two outputs go to ./x");
+    host.sh("$STRATUS build --platform linux/foo app").exits_with(2).complains("foo is no architecture");
+    host.sh("$STRATUS build -o aside --build-context spare=out app")
+        .ok()
+        .complains("the further context spare is not used");
+    host.sh("$STRATUS build -q --target stage-0 --iidfile id -t first app && test $(cat id) = $(docker image inspect -f '{{.Id}}' first)").ok();
+    host.sh("ls -A | grep partial; true").says("");
     host.sh("sed -i 's/^FROM scratch/RUN exit 3\\nFROM scratch/; s/--from=0/--from=0/' app/Dockerfile; $STRATUS build --no-cache -o late -o type=oci,dest=late.tar app").exits_with(1);
     host.sh("ls -d late late.tar .late*").exits_with(2);
 }
@@ -80,6 +94,13 @@ fn an_image_comes_out_as_an_archive() {
     // The same image is the same archive.
     host.sh("$STRATUS build -t app:1 -o type=oci app > again.tar && cmp oci.tar again.tar").ok();
     host.sh("$STRATUS build -o type=oci,name=x:2,dest=named.tar app && docker load -q -i named.tar").mentions("x:2");
+    // A name of --tag is the name wherever it goes, and one that is not used for that is told.
+    host.sh("$STRATUS build -t t:1 -o type=image,name=n:1 -o type=oci,name=n:2,dest=n.tar app")
+        .ok()
+        .complains("name=n:1 of an --output is not used")
+        .complains("name=n:2 of an --output is not used");
+    host.sh("docker images --format '{{.Repository}}:{{.Tag}}' | grep -e ^t: -e ^n:").says("t:1");
+    host.sh("docker load -q -i n.tar").says("Loaded image: t:1");
     host.sh("$STRATUS build --progress json -o - app").exits_with(2).complains("can't both go to standard output");
 }
 
@@ -95,6 +116,49 @@ fn who_goes_away_leaves_no_half_of_an_export() {
     build.signal("KILL");
     assert_eq!(build.exit_code(), 128 + 9);
     eventually("no mount of it", || host.sh("docker ps -aq").text().is_empty());
+}
+
+/// A way to the daemon on which nothing of what it says arrives after so many bytes.
+fn stalls_after(host: &Daemon, bytes: usize) -> PathBuf {
+    let path = host.work().join("way.sock");
+    let (listener, daemon) = (UnixListener::bind(&path).expect("a socket"), host.socket());
+    std::thread::spawn(move || {
+        for client in listener.incoming().map_while(Result::ok) {
+            let Ok(daemon) = UnixStream::connect(&daemon) else { return };
+            let (from, to) = (client.try_clone().expect("a copy"), daemon.try_clone().expect("a copy"));
+            std::thread::spawn(move || pass(from, to, usize::MAX));
+            std::thread::spawn(move || pass(daemon, client, bytes));
+        }
+    });
+    path
+}
+
+/// Passes on what comes, up to so many bytes, until the end of what comes.
+fn pass(mut from: UnixStream, mut to: UnixStream, most: usize) {
+    let (mut piece, mut passed) = ([0; 16 << 10], 0);
+    while let Ok(count @ 1..) = from.read(&mut piece) {
+        if passed < most && to.write_all(&piece[..count]).is_err() {
+            break;
+        }
+        passed += count;
+    }
+    let _ = to.shutdown(Shutdown::Both);
+}
+
+#[test]
+fn a_daemon_that_goes_away_leaves_no_half_of_an_export() {
+    let mut host = Daemon::start();
+    project(&host, "FROM busybox\nRUN head -c 4m /dev/urandom > /big\n");
+    host.sh("mkdir out && $STRATUS build -q app").ok();
+    let way = stalls_after(&host, 2 << 20);
+    let build = format!("env DOCKER_HOST=unix://{} $STRATUS build -o type=tar,dest=out/x app", way.display());
+    let mut build = host.session(&build);
+    let holds = |path: &Path| fs::read_dir(path).map_or(0, Iterator::count);
+    let out = host.work().join("out");
+    eventually("half of it", || holds(&out) > 0);
+    host.kill9();
+    assert_eq!(build.exit_code(), 1, "{}", build.output());
+    assert_eq!(holds(&out), 0, "{}", host.sh("ls -A out"));
 }
 
 #[test]
@@ -183,6 +247,11 @@ fn one_image_is_pushed_as_it_is_kept() {
         host.sh("jq -r '.[\"containerimage.digest\"]' meta").text()
     ));
     host.sh(&format!("docker rmi -f {name} && docker run --rm {name}")).mentions("hello");
+    host.sh(&format!("$STRATUS build -t {name}3 -o type=image,name={name}4,push=true app"))
+        .ok()
+        .complains("is not used");
+    host.sh(&format!("docker rmi -f {name}3 && docker pull -q {name}3")).ok();
+    host.sh(&format!("docker pull -q {name}4")).exits_with(1);
     // The classic builder's endpoint takes the same, but nothing that would have to come back.
     let classic = |outputs: &str| {
         format!(

@@ -21,6 +21,7 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, BufReader};
 use tokio::net::UnixStream;
 use tokio::task::JoinSet;
 use tokio_util::io::SyncIoBridge;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 /// What the daemon may ask for. Each is given once, where nothing else is said.
 #[derive(Default)]
@@ -41,6 +42,8 @@ pub struct Offers {
     pub exports: BTreeMap<String, Keep>,
     /// Directories that are OCI layouts, by the names that they are known as. They are given as often as they are asked for.
     pub layouts: BTreeMap<String, LayoutDirectory>,
+    /// Held while something is being kept in one of them, so that somebody can wait for the end of that.
+    pub keeping: Option<TaskTrackerToken>,
 }
 
 impl Offers {
@@ -265,10 +268,12 @@ async fn given(mut stream: BufReader<Stream>, need: Need, offers: &Mutex<Offers>
                 Ok(layout) => layout,
                 Err(why) => return wire::write(&mut stream, &not(&why)).await.map_err(lost),
             };
+            let going = offers().keeping.clone();
             wire::write(&mut stream, &Answer::Here).await.map_err(lost)?;
             let keeping = tokio::task::spawn_blocking(move || {
                 let mut pieces = PieceReader::new(SyncIoBridge::new(stream));
                 let kept = layout.keep(file, &mut pieces);
+                drop(going);
                 (kept, pieces.into_inner().into_inner())
             });
             let (kept, mut stream) = keeping.await.map_err(|e| Some(e.to_string()))?;

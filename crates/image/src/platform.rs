@@ -28,6 +28,31 @@ pub struct Platform {
     pub variant: Option<String>,
 }
 
+/// Operating systems that Go programs are made for, those first that images are.
+const SYSTEMS: [&str; 15] = [
+    "linux",
+    "windows",
+    "darwin",
+    "freebsd",
+    "aix",
+    "android",
+    "dragonfly",
+    "illumos",
+    "ios",
+    "js",
+    "netbsd",
+    "openbsd",
+    "plan9",
+    "solaris",
+    "wasip1",
+];
+
+/// Architectures that images are made for.
+const ARCHITECTURES: [&str; 16] = [
+    "amd64", "arm64", "arm", "386", "riscv64", "ppc64le", "s390x", "loong64", "mips", "mipsle", "mips64", "mips64le",
+    "ppc64", "riscv", "sparc64", "wasm",
+];
+
 impl Platform {
     /// A platform of these names, in their normal form.
     pub fn new(os: &str, architecture: &str, variant: Option<&str>) -> Platform {
@@ -55,6 +80,24 @@ impl Platform {
         normal.os_version.clone_from(&self.os_version);
         normal.os_features.clone_from(&self.os_features);
         normal
+    }
+
+    /// Refuses names of no operating system or architecture that Go knows, so that nothing is made for a slip of the pen.
+    ///
+    /// # Errors
+    /// One line for people.
+    pub fn known(self) -> Result<Platform, String> {
+        for (what, name, known) in
+            [("operating system", &self.os, &SYSTEMS[..]), ("architecture", &self.architecture, &ARCHITECTURES[..])]
+        {
+            if !known.contains(&name.as_str()) {
+                return Err(format!(
+                    "{self} is no platform that there is: {name} is no {what}: there are {}",
+                    known.join(", ")
+                ));
+            }
+        }
+        Ok(self)
     }
 
     /// Whether an image for `image` is for exactly this platform, both in normal form.
@@ -97,15 +140,10 @@ impl FromStr for Platform {
             return Err(bad());
         }
         match parts[..] {
-            [one]
-                if matches!(
-                    one.to_ascii_lowercase().as_str(),
-                    "linux" | "windows" | "darwin" | "macos" | "freebsd"
-                ) =>
-            {
+            [one] if SYSTEMS.contains(&one.to_ascii_lowercase().as_str()) || one.eq_ignore_ascii_case("macos") => {
                 Ok(Platform::new(one, &Platform::host().architecture, None))
             }
-            [one] => Ok(Platform::new("linux", one, None)),
+            [one] => Platform::new("linux", one, None).known().map_err(|_| bad()),
             [os, architecture] => Ok(Platform::new(os, architecture, None)),
             [os, architecture, variant] => Ok(Platform::new(os, architecture, Some(variant))),
             _ => Err(bad()),
@@ -140,8 +178,12 @@ mod tests {
 
     #[test]
     fn nonsense_is_refused() {
-        for text in ["", "/", "linux/", "a/b/c/d", "linux/am d64"] {
+        for text in ["", "/", "linux/", "a/b/c/d", "linux/am d64", "foo"] {
             assert!(text.parse::<Platform>().is_err(), "{text}");
         }
+        let known = |text: &str| text.parse::<Platform>().unwrap().known().map(|platform| platform.to_string());
+        assert_eq!(known("darwin/aarch64"), Ok("darwin/arm64".to_owned()));
+        assert!(known("linux/foo").unwrap_err().contains("foo is no architecture"));
+        assert!(known("linus/amd64").unwrap_err().contains("linus is no operating system"));
     }
 }

@@ -95,8 +95,27 @@ fn fits(cached: &Cached, name: &str, wanted: &str) -> bool {
     }
 }
 
+fn is_yes(text: &str) -> bool {
+    matches!(text, "1" | "t" | "T" | "true" | "True" | "TRUE")
+}
+
 fn is_no(text: &str) -> bool {
     matches!(text, "0" | "f" | "F" | "false" | "False" | "FALSE")
+}
+
+/// Refuses a value that one of them can't have: nothing would ever fit it.
+fn understood(filters: &Filters) -> Result<()> {
+    let kinds = [CachedKind::Step, CachedKind::Mount, CachedKind::Context, CachedKind::Web].map(kind);
+    let flag = |value: &str| value.is_empty() || is_no(value) || is_yes(value);
+    for (name, value) in FILTERS.iter().flat_map(|name| filters.values(name).map(move |value| (*name, value))) {
+        let may_be = match name {
+            "type" if !kinds.contains(&value) => kinds.join(", "),
+            "inuse" | "shared" | "private" if !flag(value) => "true, false".to_owned(),
+            _ => continue,
+        };
+        return Err(ApiError::bad_request(format!("invalid filter '{name}={value}': there are {may_be}")));
+    }
+    Ok(())
 }
 
 /// What fits each filter, by one of its values.
@@ -125,6 +144,7 @@ pub(crate) async fn prune(call: Call) -> Result<Response> {
     options.most = bytes("max-used-space")?;
     options.free = bytes("min-free-space")?.unwrap_or(0);
     filters.only(&[&["until", "label", "label!"][..], &FILTERS].concat())?;
+    understood(&filters)?;
     options.unused_since = engine::until(&filters)?;
     options.only = Some(fitting(&filters));
     if filters.has("label") {

@@ -324,7 +324,7 @@ fn only_what_a_target_needs_is_carried_out() {
     let given = Given { target: Some("c".into()), ..arm(&[]) };
     assert_eq!(
         report(text, "", &given).mistakes[0].summary(),
-        "target stage \"c\" could not be found (there are a, b)"
+        "target stage \"c\" could not be found (there are a, b, and the numbers 0 to 1)"
     );
 }
 

@@ -38,7 +38,7 @@ pub use instruction::{
 pub use lines::Escape;
 pub use mount::{Mount, MountSpec, Sharing};
 pub(crate) use plan::needs;
-pub use plan::{Need, Needs, Origin, Plan};
+pub use plan::{Need, Needs, Origin, Plan, UNNAMED};
 pub use port::{PortError, Ports, Protocol};
 pub use remote::{AddSource, GitSource};
 pub use scope::{Given, Globals, PREDEFINED, Scope};

@@ -362,15 +362,25 @@ impl Options {
         if self.source.is_some() && self.id.is_some() {
             return Err(refused("both source and id can't be set: they name the same thing"));
         }
-        let named = self.target.as_deref().and_then(|target| target.rsplit('/').find(|part| !part.is_empty()));
+        let named = self.target.as_deref().and_then(last_part);
         let id = self.id.or(self.source).or_else(|| named.map(str::to_owned)).or_else(|| self.env.clone());
         let id = id.ok_or_else(|| refused("invalid secret mount: one of id, source, target and env is required"))?;
         let target = match (self.target, &self.env) {
             (None, Some(_)) => None,
-            (target, _) => Some(target.unwrap_or_else(|| format!("/run/secrets/{id}"))),
+            (Some(target), _) => Some(target),
+            // An id may look like a path; a file below this directory is named by its last part alone.
+            (None, None) => match last_part(&id) {
+                Some(name) => Some(format!("/run/secrets/{name}")),
+                None => return Err(refused(format!("the id {id:?} names no file: add target=PATH"))),
+            },
         };
         Ok(Mount::Secret { id, target, env: self.env, required: self.required.unwrap_or(false), mode, uid, gid })
     }
+}
+
+/// What a path is called in its directory, where it has such a name.
+fn last_part(path: &str) -> Option<&str> {
+    path.rsplit('/').find(|part| !part.is_empty()).filter(|part| !matches!(*part, "." | ".."))
 }
 
 /// The fields between commas, as a line of a CSV file: quotes hold one together, and two of them within are one.
@@ -469,6 +479,12 @@ mod tests {
             gid: 0,
         };
         assert_eq!(mount("type=secret,id=a"), Ok(secret("a", Some("/run/secrets/a"), None)));
+        assert_eq!(mount("type=secret,id=dir/tok"), Ok(secret("dir/tok", Some("/run/secrets/tok"), None)));
+        assert_eq!(mount("type=secret,id=../../etc/xx"), Ok(secret("../../etc/xx", Some("/run/secrets/xx"), None)));
+        for nameless in ["..", "a/..", "/", "."] {
+            let said = mount(&format!("type=secret,id={nameless}")).expect_err(nameless);
+            assert!(said.contains("add target=PATH"), "{said}");
+        }
         assert_eq!(mount("type=secret,target=/x/npmrc"), Ok(secret("npmrc", Some("/x/npmrc"), None)));
         assert_eq!(mount("type=secret,id=a,env=TOKEN"), Ok(secret("a", None, Some("TOKEN"))));
         assert_eq!(

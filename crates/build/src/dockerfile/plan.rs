@@ -10,6 +10,9 @@ use image::Platform;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 
+/// What a stage without a name is shown as begins with; its number follows.
+pub const UNNAMED: &str = "stage-";
+
 /// Where files come from.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -72,13 +75,16 @@ impl Dockerfile {
     pub fn target(&self, name: Option<&str>) -> Result<usize, String> {
         let last = self.stages.len().saturating_sub(1);
         let Some(name) = name.filter(|name| !name.is_empty()) else { return Ok(last) };
-        let number = || name.parse::<usize>().ok().filter(|index| *index <= last);
+        // A stage without a name is shown as `stage-2`.
+        let shown = name.strip_prefix(UNNAMED).and_then(|number| number.parse::<usize>().ok());
+        let shown = shown.filter(|index| self.stages.get(*index).is_some_and(|stage| stage.name().is_none()));
+        let number = || shown.or_else(|| name.parse::<usize>().ok().filter(|index| *index <= last));
         self.stage_for(name, self.stages.len()).or_else(number).ok_or_else(|| {
             let names: Vec<_> = self.stage_names().collect();
             let there = match (nearest(name, names.iter().copied()), names.as_slice()) {
                 (Some(meant), _) => format!("did you mean {meant}?"),
-                (None, []) => "no stage has a name".to_owned(),
-                (None, names) => format!("there are {}", names.join(", ")),
+                (None, []) => format!("no stage has a name: they are 0 to {last}"),
+                (None, names) => format!("there are {}, and the numbers 0 to {last}", names.join(", ")),
             };
             format!("target stage {name:?} could not be found ({there})")
         })
@@ -335,6 +341,11 @@ mod tests {
             file.target(Some("biuld")),
             Err("target stage \"biuld\" could not be found (did you mean build?)".into())
         );
-        assert_eq!(file.target(Some("7")), Err("target stage \"7\" could not be found (there are build, test)".into()));
+        assert_eq!(file.target(Some("stage-2")), Ok(2), "as it is shown");
+        for missing in ["7", "stage-0", "stage-3"] {
+            let said =
+                format!("target stage {missing:?} could not be found (there are build, test, and the numbers 0 to 2)");
+            assert_eq!(file.target(Some(missing)), Err(said));
+        }
     }
 }

@@ -129,7 +129,7 @@ impl Target {
         let path = path.to_owned();
         if path.symlink_metadata().is_ok_and(|metadata| !metadata.is_file()) {
             // A pipe or a device is written as it is.
-            let file = File::options().write(true).open(&path);
+            let file = File::options().write(true).truncate(true).open(&path);
             let file = file.map_err(Error::io(format!("opening {}", path.display())))?;
             return Ok(Target::File { file, partial: path.clone(), path });
         }

@@ -20,7 +20,7 @@ pub(crate) struct AttestationsArgs {
     #[arg(long)]
     registry: bool,
     /// Only of this kind: provenance, sbom, or a predicate's type
-    #[arg(long = "type", value_name = "TYPE")]
+    #[arg(long = "type", value_name = "TYPE", value_parser = kind)]
     kind: Option<String>,
     /// Only print the predicates, one a line
     #[arg(long)]
@@ -48,6 +48,15 @@ fn is_of(predicate_type: &str, kind: &str) -> bool {
         "provenance" => predicate_type.starts_with("https://slsa.dev/provenance/"),
         "sbom" | "spdx" => predicate_type.starts_with("https://spdx.dev/Document"),
         whole => predicate_type == whole,
+    }
+}
+
+/// The kinds that have a short name, and addresses, which all others are known by.
+fn kind(text: &str) -> std::result::Result<String, String> {
+    match text {
+        "provenance" | "sbom" | "spdx" => Ok(text.to_owned()),
+        address if address.contains(':') => Ok(address.to_owned()),
+        _ => Err("there are provenance, sbom, and the addresses of others".to_owned()),
     }
 }
 

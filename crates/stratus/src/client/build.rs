@@ -15,12 +15,15 @@ mod source;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use api_build::{Client, Source};
 use clap::Args;
 use image::{Platform, Reference};
+use tokio_util::task::TaskTracker;
 
 use super::Context;
+use super::archives::Target;
 use super::attach::asked_to_end;
 use super::error::{Error, Result};
 use super::output::{self, Format};
@@ -28,6 +31,9 @@ use super::request::Request;
 use super::transfer::blocking;
 use follow::End;
 use show::How;
+
+/// How long it may take to take away what is there of an export that came to nothing.
+const TAKEN_AWAY: Duration = Duration::from_secs(10);
 
 /// Build an image from a Dockerfile
 #[derive(Args, Debug)]
@@ -48,7 +54,7 @@ pub(crate) struct BuildArgs {
     #[arg(long, value_name = "STAGE")]
     target: Option<String>,
     /// What is built for, as linux/arm64; repeats, or several with commas [default: the daemon's machine]
-    #[arg(long, value_name = "PLATFORM", value_delimiter = ',')]
+    #[arg(long, value_name = "PLATFORM", value_delimiter = ',', value_parser = platform)]
     platform: Vec<Platform>,
     /// Label of the image; repeats
     #[arg(long, value_name = "NAME[=VALUE]")]
@@ -102,6 +108,11 @@ pub(crate) struct BuildArgs {
     attests: attest::Attests,
     #[command(flatten)]
     running: settings::Running,
+}
+
+/// What something may be built for.
+fn platform(text: &str) -> std::result::Result<Platform, String> {
+    text.parse::<Platform>().map_err(|error| error.to_string())?.known()
 }
 
 impl BuildArgs {
@@ -168,35 +179,41 @@ pub(super) async fn build(context: &Context, args: &BuildArgs) -> Result<ExitCod
     if args.check {
         return check::checked(context, args).await;
     }
+    let keeping = TaskTracker::new();
     // Who goes away gives the build up: the daemon sees the connection end.
-    tokio::select! {
-        made = make(context, args) => made,
+    let made = tokio::select! {
+        made = make(context, args, &keeping) => made,
         signal = asked_to_end() => Err(Error::Signal(signal?)),
-    }
+    };
+    // With the connection whatever comes through it has ended, and who keeps that takes away what is not complete.
+    keeping.close();
+    let _ = tokio::time::timeout(TAKEN_AWAY, keeping.wait()).await;
+    made
 }
 
-async fn make(context: &Context, args: &BuildArgs) -> Result<ExitCode> {
+async fn make(context: &Context, args: &BuildArgs, keeping: &TaskTracker) -> Result<ExitCode> {
     let names = args.names()?;
     // What makes no sense is told before standard input is read.
     let mut ask = settings::ask(args, &names, Source::default())?;
-    let exports = outputs::exports(&args.outputs())?;
+    let mut exports = outputs::exports(&args.outputs())?;
+    outputs::tagged(&mut exports, &names);
     let layouts = args.caches.add_to(&mut ask)?;
     let how = args.how(context);
     let takes_stdout = exports.iter().any(outputs::Export::is_stdout);
     if takes_stdout && how == How::Json {
         return Err(Error::Usage("documents and an archive can't both go to standard output: name a file".to_owned()));
     }
-    for path in args.iidfile.iter().chain(&args.metadata_file) {
-        forget(path)?;
-    }
+    let id_file = args.iidfile.as_deref().map(Wanted::new).transpose()?;
+    let metadata_file = args.metadata_file.as_deref().map(Wanted::new).transpose()?;
     let (path, file) = (args.path.clone(), args.file.clone());
     let mut found = blocking(move || source::find(&path, file.as_deref())).await?;
     ask.source = found.source;
     ask.outputs = exports.iter().map(|export| export.asked.clone()).collect();
     attest::unheard(&ask.attest, &ask.outputs);
-    found.offers.exports = exports.into_iter().filter_map(outputs::Export::keep).collect();
+    found.offers.exports = exports.into_iter().filter_map(|export| export.keep(keeping)).collect();
     let mut offers = found.offers;
     offers.layouts = layouts;
+    offers.keeping = Some(keeping.token());
     args.lend.add_to(&mut ask, &mut offers)?;
     let stream = context.daemon.upgrade(Request::post(api_build::PATH), api_build::PROTOCOL).await?;
     let begun = Client::begin(stream, &ask, offers).await;
@@ -209,12 +226,11 @@ async fn make(context: &Context, args: &BuildArgs) -> Result<ExitCode> {
         }
         End::Built(built) => built,
     };
-    if let Some(path) = &args.iidfile {
-        write(path, &metadata::digest(&built), "image's id")?;
+    if let Some(file) = id_file {
+        file.write(&metadata::digest(&built))?;
     }
-    if let Some(path) = &args.metadata_file {
-        let document = format!("{:#}\n", metadata::document(&built));
-        write(path, &document, "metadata")?;
+    if let Some(file) = metadata_file {
+        file.write(&format!("{:#}\n", metadata::document(&built)))?;
     }
     if how == How::Quiet && !takes_stdout {
         output::line(metadata::digest(&built))?;
@@ -222,14 +238,22 @@ async fn make(context: &Context, args: &BuildArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn write(path: &Path, text: &str, what: &str) -> Result<()> {
-    std::fs::write(path, text).map_err(Error::io(format!("writing the {what} into {}", path.display())))
-}
+/// A file that is to say what was built. That it can be written is known before anything is done.
+struct Wanted(Target);
 
-/// Takes away what an earlier build wrote, which is not of this one where it fails.
-fn forget(path: &Path) -> Result<()> {
-    if path.symlink_metadata().is_ok_and(|metadata| metadata.is_file()) {
-        std::fs::remove_file(path).map_err(Error::io(format!("removing {} of an earlier build", path.display())))?;
+impl Wanted {
+    /// Takes away what an earlier build wrote, which is not of this one where it fails.
+    fn new(path: &Path) -> Result<Wanted> {
+        let wanted = Wanted(Target::new(Some(path))?);
+        if path.symlink_metadata().is_ok_and(|metadata| metadata.is_file()) {
+            std::fs::remove_file(path)
+                .map_err(Error::io(format!("removing {} of an earlier build", path.display())))?;
+        }
+        Ok(wanted)
     }
-    Ok(())
+
+    fn write(mut self, text: &str) -> Result<()> {
+        self.0.write(text.as_bytes())?;
+        self.0.finish()
+    }
 }

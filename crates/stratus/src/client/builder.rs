@@ -6,10 +6,10 @@ use clap::{Args, Subcommand};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::error::Result;
+use super::error::{Error, Result};
 use super::output::{self, Format};
-use super::prune::PruneArgs;
-use super::request::Request;
+use super::prune::Asking;
+use super::request::{Filter, Request};
 use super::table::Table;
 use super::{Context, human};
 
@@ -45,8 +45,12 @@ pub(crate) struct PruneBuildsArgs {
     /// Bytes that the disk is to have free: no more goes than that takes
     #[arg(long, value_name = "SIZE", value_parser = human::parse_bytes)]
     min_free_space: Option<i64>,
+    /// Only what fits: until=24h, type=regular|exec.cachemount|source.local|source.http, id=…, parent=…, description=…, inuse=, shared= or
+    /// private=true|false; repeats
+    #[arg(long, value_name = "NAME=VALUE")]
+    filter: Vec<Filter>,
     #[command(flatten)]
-    prune: PruneArgs,
+    asking: Asking,
 }
 
 /// Something that builds keep.
@@ -143,7 +147,11 @@ fn one(one: &Kept) -> Result<()> {
 
 async fn prune(context: &Context, args: PruneBuildsArgs) -> Result<ExitCode> {
     let what = if args.all { "all that builds keep" } else { "what builds keep and no image has" };
-    if !args.prune.confirm(what)? {
+    if let Some(label) = args.filter.iter().find(|filter| filter.name().starts_with("label")) {
+        // The daemon takes it, as "docker system prune" says it to everybody.
+        return Err(Error::Usage(format!("--filter {}: nothing that builds keep has a label", label.name())));
+    }
+    if !args.asking.confirm(what)? {
         return Ok(ExitCode::FAILURE);
     }
     let bytes = |bytes: Option<i64>| bytes.map(|bytes| bytes.max(0).to_string());
@@ -153,7 +161,7 @@ async fn prune(context: &Context, args: PruneBuildsArgs) -> Result<ExitCode> {
         .maybe("reserved-space", bytes(args.keep_storage))
         .maybe("max-used-space", bytes(args.max_used_space))
         .maybe("min-free-space", bytes(args.min_free_space))
-        .filters(args.prune.filters());
+        .filters(&args.filter);
     let report = context.daemon.document(request).await?;
     if context.format == Format::Json {
         output::document(&report)?;

@@ -17,6 +17,13 @@ pub(crate) struct PruneArgs {
     /// Only what fits: label=…, until=…; repeats
     #[arg(long, value_name = "NAME=VALUE")]
     filter: Vec<Filter>,
+    #[command(flatten)]
+    asking: Asking,
+}
+
+/// Whether somebody is asked
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Asking {
     /// Don't ask
     #[arg(long, short)]
     force: bool,
@@ -42,7 +49,7 @@ pub(crate) struct PruneVolumesArgs {
     prune: PruneArgs,
 }
 
-impl PruneArgs {
+impl Asking {
     /// Asks, unless that is not wanted.
     pub(super) fn confirm(&self, what: &str) -> Result<bool> {
         if self.force {
@@ -56,9 +63,11 @@ impl PruneArgs {
         io::stdin().lock().read_line(&mut answer).map_err(Error::io("reading the answer"))?;
         Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
     }
+}
 
-    pub(super) fn filters(&self) -> &[Filter] {
-        &self.filter
+impl PruneArgs {
+    fn confirm(&self, what: &str) -> Result<bool> {
+        self.asking.confirm(what)
     }
 
     fn with(&self, name: &str, value: &str) -> Result<Vec<Filter>> {

@@ -111,6 +111,12 @@ pub(super) struct Filter {
     value: String,
 }
 
+impl Filter {
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+}
+
 impl std::str::FromStr for Filter {
     type Err = String;
 

@@ -69,7 +69,10 @@ fn provenance(fields: &[String]) -> std::result::Result<Option<Provenance>, Stri
             ("builder-id", _) => return Err("a builder is named by an address".to_owned()),
             ("mode", other) => return Err(format!("there is no mode {other:?}: there are min and max")),
             ("version", other) => return Err(format!("stratus writes SLSA provenance v1, and not {other}")),
-            _ => return Err(format!("there is no {field:?}: there are true, false, mode, builder-id and disabled")),
+            (mode @ ("min" | "max"), "") => return Err(format!("{mode} is a mode: mode={mode}")),
+            (key, _) => {
+                return Err(format!("there is no {key:?}: there are true, false, mode, builder-id and disabled"));
+            }
         }
     }
     Ok((!disabled).then_some(wanted))
@@ -85,7 +88,7 @@ fn sbom(fields: &[String]) -> std::result::Result<bool, String> {
             ("generator", _) => {
                 return Err("no program lists the packages: stratus reads the image's databases itself".to_owned());
             }
-            _ => return Err(format!("there is no {field:?}: there are true, false and disabled")),
+            (key, _) => return Err(format!("there is no {key:?}: there are true, false and disabled")),
         }
     }
     Ok(wanted)
@@ -121,7 +124,7 @@ mod tests {
     fn what_there_is_not_is_told() {
         for (given, word) in [
             (wanted(Some("mode=all"), None, &[]), "min and max"),
-            (wanted(Some("max"), None, &[]), "mode"),
+            (wanted(Some("max"), None, &[]), "mode=max"),
             (wanted(Some("version=v0.2"), None, &[]), "v1"),
             (wanted(None, Some("generator=x"), &[]), "databases"),
             (wanted(None, Some("yes"), &[]), "true, false"),

@@ -58,6 +58,11 @@ fn context(text: &str) -> Result<(&str, &str)> {
         .split_once('=')
         .filter(|(name, what)| !name.is_empty() && !what.is_empty())
         .ok_or_else(|| Error::Usage(format!("--build-context {text:?}: give NAME=DIRECTORY")))?;
+    if name.contains(|c: char| c.is_whitespace() || c.is_control()) {
+        return Err(Error::Usage(format!(
+            "--build-context {text:?}: {name:?} is no name that a Dockerfile could have for it"
+        )));
+    }
     if what.starts_with("oci-layout://") {
         let message = "import what is there first, and name the image: NAME=docker-image://IMAGE";
         return Err(Error::Usage(format!(
@@ -84,7 +89,7 @@ fn secrets(texts: &[String]) -> Result<BTreeMap<String, Secret>> {
                 "src" | "source" => file = Some(PathBuf::from(value)),
                 "env" => variable = Some(value.to_owned()),
                 "type" if matches!(value, "file" | "env") => {}
-                _ => return Err(refused(&format!("there is no {field}"))),
+                _ => return Err(refused(&format!("there is no {key:?}: there are id, src, env and type"))),
             }
         }
         let id = id.filter(|id| !id.is_empty()).ok_or_else(|| refused("it has no id"))?;
@@ -99,6 +104,9 @@ fn secrets(texts: &[String]) -> Result<BTreeMap<String, Secret>> {
             (None, None) if Path::new(&id).is_file() => Secret::File(PathBuf::from(&id)),
             (None, None) => return Err(refused(&format!("there is neither a variable nor a file {id}"))),
         };
+        if secrets.contains_key(&id) {
+            return Err(Error::Usage(format!("--secret {text:?}: there is one of the id {id} already")));
+        }
         secrets.insert(id, secret);
     }
     Ok(secrets)
@@ -146,7 +154,7 @@ mod tests {
             ("id=a,src=/nowhere", "/nowhere is no file"),
             ("id=a,env=NOBODY_SETS_THIS", "there is no variable NOBODY_SETS_THIS"),
             ("id=a,src=/etc/passwd,env=PATH", "in a file or in a variable"),
-            ("id=a,mode=4", "there is no mode=4"),
+            ("id=a,mode=4", "there is no \"mode\""),
             ("a", "\"a\" has no value"),
         ] {
             let said = read(text).expect_err("refused").to_string();

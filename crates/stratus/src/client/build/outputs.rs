@@ -9,10 +9,12 @@ use api_build::{Keep, Output};
 use image::Reference;
 use image::archive::{WriteOptions, write_path};
 use rustix::io::Errno;
+use tokio_util::task::TaskTracker;
 
 use super::super::archives::Target;
 use super::super::error::{Error, Result};
 use super::super::mounts::fields;
+use super::super::output;
 
 /// An export: what the daemon is asked for, and what keeps it.
 pub(super) struct Export {
@@ -45,16 +47,47 @@ pub(super) fn exports(texts: &[String]) -> Result<Vec<Export>> {
         1 => {}
         _ => return Err(Error::Usage("only one --output can go to standard output".to_owned())),
     }
+    let places: Vec<&Place> =
+        exports.iter().filter_map(|export| export.keep.as_ref()).map(|(_, place)| place).collect();
+    for (number, place) in places.iter().enumerate() {
+        if let Some(path) = places[..number].iter().find_map(|other| place.same(other)) {
+            return Err(Error::Usage(format!("two outputs go to {}: give each a place of its own", path.display())));
+        }
+    }
     // What can't be kept is known before anything is built.
-    exports.iter().filter_map(|export| export.keep.as_ref()).try_for_each(|(_, place)| place.check())?;
+    places.into_iter().try_for_each(Place::check)?;
     Ok(exports)
 }
 
+/// `--tag` says what an image is called, wherever it goes: names of an output's own count where there is none. As buildx has it, which
+/// does not tell.
+pub(super) fn tagged(exports: &mut [Export], tags: &[Reference]) {
+    if tags.is_empty() {
+        return;
+    }
+    for export in exports {
+        if let Output::Image { names, .. } | Output::Archive { names, .. } = &mut export.asked {
+            for name in std::mem::take(names) {
+                if !tags.iter().any(|tag| tag.familiar() == name) {
+                    output::warning(&format!(
+                        "name={name} of an --output is not used, as --tag says what the image is called"
+                    ));
+                }
+            }
+        }
+    }
+}
+
 impl Export {
-    /// What keeps it, by the name that the daemon knows it by.
-    pub(super) fn keep(self) -> Option<(String, Keep)> {
+    /// What keeps it, by the name that the daemon knows it by. `keeping` has it for as long as there may be half of it on the disk.
+    pub(super) fn keep(self, keeping: &TaskTracker) -> Option<(String, Keep)> {
         let (name, place) = self.keep?;
-        let keep: Keep = Box::new(move |from| place.keep(from).map_err(|error| error.to_string()));
+        let going = place.may_have_half().then(|| keeping.token());
+        let keep: Keep = Box::new(move |from| {
+            let kept = place.keep(from).map_err(|error| error.to_string());
+            drop(going);
+            kept
+        });
         Some((name, keep))
     }
 
@@ -68,6 +101,9 @@ impl Export {
 fn export(text: &str, number: usize) -> Result<Export> {
     let refused = |why: String| Error::Usage(format!("--output {text:?}: {why}"));
     let id = format!("export-{number}");
+    if text.is_empty() {
+        return Err(refused("there is nothing in it: give a directory, or type=TYPE,dest=PATH".to_owned()));
+    }
     let files = |place| Export { asked: Output::Files { export: id.clone() }, keep: Some((id.clone(), place)) };
     if text == "-" {
         return Ok(files(Place::Stdout));
@@ -128,6 +164,31 @@ fn export(text: &str, number: usize) -> Result<Export> {
 }
 
 impl Place {
+    /// Whether something incomplete can lie there: not in a pipe, which may be held up by whoever reads it.
+    fn may_have_half(&self) -> bool {
+        match self {
+            Place::Stdout => false,
+            Place::File(path) => path.symlink_metadata().map_or(true, |metadata| metadata.is_file()),
+            Place::Directory(_) => true,
+        }
+    }
+
+    fn path(&self) -> Option<&Path> {
+        match self {
+            Place::Stdout => None,
+            Place::File(path) | Place::Directory(path) => Some(path),
+        }
+    }
+
+    /// The path, where both go to the same.
+    fn same(&self, other: &Place) -> Option<&Path> {
+        // One that is not there yet has no other names that could be looked up.
+        let known = |path: &Path| path.canonicalize().or_else(|_| std::path::absolute(path)).ok();
+        // A device takes what comes, as often as it comes.
+        let (one, another) = (self.path().filter(|_| self.may_have_half())?, other.path()?);
+        (known(one)? == known(another)?).then_some(one)
+    }
+
     /// Looks whether there is where it goes.
     fn check(&self) -> Result<()> {
         let parent = |path: &Path| path.parent().filter(|parent| !parent.as_os_str().is_empty()).map(Path::to_owned);
@@ -192,6 +253,11 @@ fn unpacked(from: &mut (dyn Read + Send), path: &Path) -> Result<()> {
             }
             _ => "",
         };
+        // What there is to be freed is the client's, of which the daemon's advice knows nothing.
+        let error = match &error {
+            image::Error::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => source.to_string(),
+            error => error.to_string(),
+        };
         Error::Failed(format!("writing {}: {error}{advice}", path.display()))
     })
 }
@@ -222,6 +288,33 @@ mod tests {
     }
 
     #[test]
+    fn two_outputs_do_not_go_to_one_place() {
+        let both =
+            |one: &str, another: &str| exports(&[one.to_owned(), another.to_owned()]).map(|exports| exports.len());
+        let said = both("x/y", "type=local,dest=./x/y").expect_err("one directory").to_string();
+        assert!(said.contains("two outputs go to"), "{said}");
+        assert_eq!(both("type=oci,dest=a.tar", "type=tar,dest=b.tar").ok(), Some(2));
+        assert_eq!(both("type=image", "type=image").ok(), Some(2));
+    }
+
+    #[test]
+    fn a_tag_is_the_name_wherever_the_image_goes() {
+        let texts = ["type=image,name=a:1", "type=oci,dest=x.tar,name=b:1", "type=tar,dest=y.tar"].map(str::to_owned);
+        let names = |tags: &[&str]| {
+            let mut exports = exports(&texts).expect("outputs");
+            let tags: Vec<Reference> = tags.iter().map(|tag| Reference::parse(tag).expect("a name")).collect();
+            tagged(&mut exports, &tags);
+            let names = |export: &Export| match &export.asked {
+                Output::Image { names, .. } | Output::Archive { names, .. } => names.clone(),
+                Output::Files { .. } => Vec::new(),
+            };
+            exports.iter().map(names).collect::<Vec<_>>()
+        };
+        assert_eq!(names(&[]), [vec!["a:1".to_owned()], vec!["b:1".to_owned()], vec![]]);
+        assert_eq!(names(&["c:1"]), [Vec::<String>::new(), vec![], vec![]]);
+    }
+
+    #[test]
     fn what_makes_no_sense_is_told() {
         for (text, why) in [
             ("dest=x", "it has no type"),
@@ -233,6 +326,7 @@ mod tests {
             ("type=oci,compression=zstd", "there is no \"compression\""),
             ("type=image,push=maybe", "push is true or false"),
             ("type=image,name=A", "is no name"),
+            ("", "there is nothing in it"),
         ] {
             let said = read(text).expect_err(text);
             assert!(said.contains(why), "{said}");

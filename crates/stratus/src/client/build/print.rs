@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::io;
 
-use build::dockerfile::Origin;
+use build::dockerfile::{Origin, UNNAMED};
 use build::{Graph, GraphStage, GraphStep, Outlook};
 
 use super::super::error::Result;
@@ -53,7 +53,7 @@ fn needed(graph: &Graph, origin: &Origin) -> String {
 }
 
 fn title(stage: &GraphStage) -> String {
-    stage.name.clone().unwrap_or_else(|| format!("stage-{}", stage.stage))
+    stage.name.clone().unwrap_or_else(|| format!("{UNNAMED}{}", stage.stage))
 }
 
 fn text(graph: &Graph, colours: bool) -> String {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use build::dockerfile::UNNAMED;
 use build::{Event, ExportEvent, Found, PlannedStage, StepEvent, StepId, Told};
 use image::{Phase, Platform, ProgressEvent};
 
@@ -154,7 +155,7 @@ impl Course {
             let name = match &stage.name {
                 Some(name) => format!("{name} "),
                 None if stages.len() == 1 => String::new(),
-                None => format!("stage-{} ", stage.stage),
+                None => format!("{UNNAMED}{} ", stage.stage),
             };
             for (index, text) in stage.steps.iter().enumerate() {
                 let title = format!("[{of}{name}{}/{}] {text}", index + 1, stage.steps.len());
