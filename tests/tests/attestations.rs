@@ -174,17 +174,49 @@ fn each_of_several_platforms_has_its_own() {
         );
         assert_eq!(one["predicate"]["buildDefinition"]["externalParameters"]["platform"], platform);
     }
-    // In an archive they are beside the images, which others find as before.
+    // In an archive they are behind the images, which others find as before.
     host.sh(&format!("{build} -t app:1 -o type=oci,dest=app.tar app && mkdir app.oci && tar -xf app.tar -C app.oci"))
         .ok();
-    host.sh("jq -r '.manifests[] | .artifactType // .mediaType' app.oci/index.json")
-        .says(&format!("application/vnd.oci.image.index.v1+json{}", "\napplication/vnd.in-toto+json".repeat(4)));
+    host.sh("jq -r '.manifests[].mediaType' app.oci/index.json").says("application/vnd.oci.image.index.v1+json");
+    host.sh("cd app.oci && jq -r '.manifests[] | .artifactType // .platform.architecture' blobs/sha256/$(jq -r '.manifests[0].digest' index.json | cut -d : -f 2)")
+        .says(&format!("amd64\narm64{}", "\napplication/vnd.in-toto+json".repeat(4)));
     host.sh("cd app.oci/blobs/sha256 && sha256sum * | while read sum name; do test $sum = $name || echo $name; done")
         .says("");
     host.sh("skopeo inspect oci:app.oci:1 --override-arch arm64 --override-os linux --format '{{.Architecture}}'")
         .says("arm64");
     host.sh("docker load -q -i app.tar && docker image inspect -f '{{.Architecture}}' app:1").ok();
     host.sh(&format!("{build} -t app:1 -o type=oci app > again.tar && cmp app.tar again.tar")).ok();
+}
+
+#[test]
+fn an_archive_says_it_too() {
+    let (host, other) = (Daemon::start(), Daemon::start());
+    host.project("FROM busybox\nCOPY main /\n", &[("main", "x")]);
+    host.sh("$STRATUS build --provenance --sbom=true -t app:1 -o type=oci,dest=app.tar -o type=image app").ok();
+    host.sh("docker save -o saved.tar app:1 busybox").ok();
+    // Who knows nothing of it finds the one image that there is.
+    host.sh("skopeo inspect oci-archive:app.tar --format '{{.Os}}'").says("linux");
+    host.sh(
+        "skopeo copy -q oci-archive:app.tar oci:copied:1 && skopeo copy -q docker-archive:saved.tar:app:1 oci:copied:2",
+    )
+    .ok();
+    let id = host.sh("docker image inspect -f '{{.Id}}' app:1").ok().text().to_owned();
+    let said = kept(&host, "app:1");
+    assert_eq!(said.as_array().map(Vec::len), Some(2));
+    for archive in ["app.tar", "saved.tar"] {
+        other.sh(&format!("docker load -q -i {}/{archive}", host.work().display())).ok();
+        other.sh("docker image inspect -f '{{.Id}}' app:1").says(&id);
+        assert_eq!(kept(&other, "app:1"), said, "{archive}");
+        other.sh("docker rmi app:1").ok();
+    }
+    assert_eq!(kept(&other, "busybox"), json!([]));
+    // A statement about something else is none about this.
+    host.sh("mkdir odd && tar -xf app.tar -C odd && cd odd && rm manifest.json && for blob in blobs/sha256/*; do \
+             if jq -e .predicateType $blob >/dev/null 2>&1; then jq -c '.subject[0].digest.sha256 |= \"00\"' $blob > changed && old=$(basename $blob) && \
+             new=$(sha256sum changed | cut -d ' ' -f 1) && mv changed blobs/sha256/$new && sed -i s/$old/$new/ blobs/sha256/* && rm $blob; fi; done; \
+             for round in 1 2 3; do for blob in blobs/sha256/*; do old=$(basename $blob); new=$(sha256sum $blob | cut -d ' ' -f 1); \
+             test $old = $new || { mv $blob blobs/sha256/$new; sed -i s/$old/$new/ index.json blobs/sha256/*; }; done; done; tar -cf ../odd.tar .").ok();
+    host.sh("docker load -i odd.tar").fails_with("it is a statement about something else");
 }
 
 #[test]
@@ -209,9 +241,14 @@ fn what_is_fetched_is_said_without_what_nobody_else_is_to_know() {
 fn what_cannot_be_said_is_told() {
     let host = Daemon::start();
     host.project("FROM busybox\nRUN mkdir -p /var/lib/rpm && touch /var/lib/rpm/rpmdb.sqlite\n", &[]);
-    host.sh("$STRATUS build -t app --sbom app").ok().complains("--sbom: The packages of RPM are not listed.");
+    host.sh("$STRATUS build -t app --sbom app")
+        .ok()
+        .complains("--sbom: The list of packages is not whole: /var/lib/rpm/rpmdb.sqlite: this is no database of RPM");
     let all = kept(&host, "app");
-    assert_eq!(all[0]["predicate"]["creationInfo"]["comment"], "The packages of RPM are not listed.");
+    assert_eq!(
+        all[0]["predicate"]["creationInfo"]["comment"],
+        "The list of packages is not whole: /var/lib/rpm/rpmdb.sqlite: this is no database of RPM that is known here."
+    );
     host.sh("$STRATUS build --sbom -o out app").ok().complains("only files are asked for");
     host.sh("$STRATUS build --provenance=mode=all app").exits_with(2).complains("there are min and max");
     host.sh("$STRATUS build --attest type=x app").exits_with(2).complains("type=provenance or type=sbom");

@@ -6,7 +6,7 @@
 use crate::images::Inner;
 use crate::manifest::{self, media_type};
 use crate::record::{self, RECORD, key_of};
-use crate::state::State;
+use crate::state::{Lease, State};
 use crate::{Descriptor, Digest, Error, ImageId, ImageRecord, Images, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -109,21 +109,7 @@ impl Images {
         let id = *id;
         self.blocking(move |inner| {
             let lease = inner.lease();
-            let mut said = Vec::new();
-            for attestation in attestations {
-                let predicate = bytes(&attestation.predicate)?;
-                if predicate.len() as u64 > MAX_STATEMENT {
-                    let kind = attestation.predicate_type;
-                    return Err(Error::Invalid(format!(
-                        "what is said of the image ({kind}) has more than {MAX_STATEMENT} bytes"
-                    )));
-                }
-                lease.pin(&Digest::of(&predicate));
-                let digest = inner.content.put(&predicate)?;
-                let size = predicate.len() as u64;
-                said.push(AttestationRecord { predicate_type: attestation.predicate_type, predicate: digest, size });
-            }
-            inner.note_attestations(&id, said)
+            inner.attest(&id, attestations, &lease)
         })
         .await
     }
@@ -153,6 +139,25 @@ impl Images {
 }
 
 impl Inner {
+    /// As [`Images::attest`]; blocks.
+    pub(crate) fn attest(&self, id: &ImageId, attestations: Vec<Attestation>, lease: &Lease) -> Result<()> {
+        let mut said = Vec::new();
+        for attestation in attestations {
+            let predicate = bytes(&attestation.predicate)?;
+            if predicate.len() as u64 > MAX_STATEMENT {
+                let kind = attestation.predicate_type;
+                return Err(Error::Invalid(format!(
+                    "what is said of the image ({kind}) has more than {MAX_STATEMENT} bytes"
+                )));
+            }
+            lease.pin(&Digest::of(&predicate));
+            let digest = self.content.put(&predicate)?;
+            let size = predicate.len() as u64;
+            said.push(AttestationRecord { predicate_type: attestation.predicate_type, predicate: digest, size });
+        }
+        self.note_attestations(id, said)
+    }
+
     fn note_attestations(&self, id: &ImageId, said: Vec<AttestationRecord>) -> Result<()> {
         let _one = self.naming.lock();
         let mut image = ImageRecord::clone(&*self.state.lock().image(id)?);
@@ -165,7 +170,8 @@ impl Inner {
         Ok(())
     }
 
-    fn attestations(self: &Arc<Inner>, id: &ImageId) -> Result<Vec<(AttestationRecord, Attestation)>> {
+    /// What is said of an image, read; blocks.
+    pub(crate) fn attestations(self: &Arc<Inner>, id: &ImageId) -> Result<Vec<(AttestationRecord, Attestation)>> {
         let lease = self.lease();
         // Found and held in one step, so that no collection comes between.
         let pin = |state: &State| state.images.get(id).map(Arc::clone);

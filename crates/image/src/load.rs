@@ -5,12 +5,12 @@
 //! what looks like a document is remembered, and at the end the documents tell what was what. Layers that no document
 //! names are the next garbage collection's.
 
+mod attestations;
 mod documents;
 
 use crate::compression::{Compression, MAGIC};
 use crate::images::Inner;
 use crate::layers::Stage;
-use crate::manifest::MAX_DOCUMENT;
 use crate::pipeline::{self, BUFFER, Blob, Source};
 use crate::state::Lease;
 use crate::tar::{Entry, Kind, TarReader};
@@ -55,6 +55,7 @@ impl Images {
                 contents.take(inner, &mut reader, &entry, &lease, &progress)?;
             }
             let loaded = documents::images(inner, &contents, platform.as_ref(), &lease)?;
+            attestations::take(inner, &contents, &loaded, &lease)?;
             for image in &loaded {
                 let name = image.names.first().map_or_else(|| image.id.to_string(), Reference::familiar);
                 progress.emit(&name, Phase::Loaded);
@@ -151,7 +152,7 @@ impl Contents {
         }
         if is_document(reader.fill()?, entry.size) {
             self.hold(entry.size)?;
-            let document = reader.contents(MAX_DOCUMENT)?;
+            let document = reader.contents(MAX_HELD)?;
             if named.is_some_and(|digest| digest != Digest::of(&document)) {
                 return Err(Error::BadArchive(format!("{} is not what its name says", entry.name())));
             }
@@ -189,7 +190,7 @@ fn known_layer(inner: &Inner, lease: &Lease, digest: &Digest) -> Option<LoadedLa
 fn is_document(first: &[u8], size: u64) -> bool {
     let compressed = Compression::of(&first[..first.len().min(MAGIC)]) != Compression::None;
     let json = first.iter().find(|b| !b.is_ascii_whitespace()).is_some_and(|b| matches!(b, b'{' | b'['));
-    !compressed && size <= MAX_DOCUMENT && (json || size < 2 * crate::tar::BLOCK)
+    !compressed && size <= MAX_HELD && (json || size < 2 * crate::tar::BLOCK)
 }
 
 /// Unpacks the present entry as a layer.

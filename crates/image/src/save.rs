@@ -127,7 +127,8 @@ fn choose(inner: &Arc<Inner>, texts: &[String], lease: &Lease) -> Result<Vec<Wan
                 layers.iter().flat_map(|layer| &layer.blobs).for_each(|blob| lease.pin(&blob.digest));
                 let config = inner.content.read(&id.0, crate::manifest::MAX_DOCUMENT)?;
                 let (platform, names) = (image.platform.clone(), BTreeSet::new());
-                wanted.push(Wanted { id, platform, config, names, layers, attestations: Vec::new() });
+                let attestations = inner.attestations(&id)?.into_iter().map(|(_, attestation)| attestation).collect();
+                wanted.push(Wanted { id, platform, config, names, layers, attestations });
             }
             let mine = wanted.iter_mut().find(|other| other.id == id);
             mine.into_iter().for_each(|mine| mine.names.extend(name.clone()));
@@ -162,7 +163,6 @@ impl<W: Write> Archive<W> {
             self.tar.append(&Entry::new(name, Kind::Directory, 0o755)).map_err(failed)?;
         }
         let mut manifests = Vec::new();
-        let mut referrers = Vec::new();
         let mut docker = Vec::new();
         let mut repositories: BTreeMap<String, BTreeMap<String, String>> = BTreeMap::new();
         for image in wanted {
@@ -181,11 +181,10 @@ impl<W: Write> Archive<W> {
             };
             let mut manifest = self.document(media_type::OCI_MANIFEST, &json(&manifest)?)?;
             let name = named.of(image);
-            for attestation in &image.attestations {
-                referrers.push(self.referrer(&Referrer::new(attestation, &name, &manifest)?)?);
-            }
+            let said = image.attestations.iter().map(|said| self.referrer(&Referrer::new(said, &name, &manifest)?));
+            let said = said.collect::<Result<Vec<Value>>>()?;
             manifest.platform = Some(image.platform.clone());
-            manifests.push(manifest);
+            manifests.push((manifest, said));
             for name in &image.names {
                 let top = image.layers.last().map_or(image.id.0, |layer| layer.diff_id);
                 let tags = repositories.entry(name.familiar_name()).or_default();
@@ -200,16 +199,17 @@ impl<W: Write> Archive<W> {
         }
         let descriptor = match named {
             Named::Each => {
-                let images = manifests.iter().zip(wanted);
-                let named = images.flat_map(|(manifest, image)| in_index(manifest, &image.names)).collect();
-                self.index(named, &referrers)?;
+                let tops = manifests.into_iter().map(|one| self.top(vec![one])).collect::<Result<Vec<_>>>()?;
+                let images = tops.iter().zip(wanted);
+                let named = images.flat_map(|(top, image)| in_index(top, &image.names)).collect();
+                self.file("index.json", &json(&index(named))?)?;
                 // Docker's own list, which knows no index.
                 self.file("manifest.json", &json(&docker)?)?;
-                manifests.first().cloned()
+                tops.into_iter().next()
             }
             Named::Together(names) => {
-                let together = self.document(media_type::OCI_INDEX, &json(&index(manifests))?)?;
-                self.index(in_index(&together, &names), &referrers)?;
+                let together = self.top(manifests)?;
+                self.file("index.json", &json(&index(in_index(&together, &names)))?)?;
                 Some(together)
             }
         };
@@ -243,11 +243,19 @@ impl<W: Write> Archive<W> {
         Ok(referrer.descriptor.clone())
     }
 
-    /// Writes the layout's index: images first, then what refers to them.
-    fn index(&mut self, manifests: Vec<Descriptor>, referrers: &[Value]) -> Result<()> {
+    /// What one name stands for: an image alone, or an index of several and of what refers to them. In the layout's own index each
+    /// would be an image of its own to who takes the only one that there is.
+    fn top(&mut self, mut images: Vec<(Descriptor, Vec<Value>)>) -> Result<Descriptor> {
+        if let [(_, said)] = &images[..]
+            && said.is_empty()
+            && let Some((alone, _)) = images.pop()
+        {
+            return Ok(alone);
+        }
+        let (manifests, said): (Vec<Descriptor>, Vec<Vec<Value>>) = images.into_iter().unzip();
         let images = json(&index(manifests))?;
-        let all = with_entries(Some(&images), referrers).map_err(|e| failed(std::io::Error::other(e)))?;
-        self.file("index.json", &all.unwrap_or(images))
+        let all = with_entries(Some(&images), &said.concat()).map_err(|e| failed(std::io::Error::other(e)))?;
+        self.document(media_type::OCI_INDEX, &all.unwrap_or(images))
     }
 
     /// Writes a layer as a blob, uncompressed, once.

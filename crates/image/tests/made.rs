@@ -153,7 +153,7 @@ async fn what_is_copied_lies_as_in_what_is_below() {
     let context = tempfile::tempdir().unwrap();
     fs::write(context.path().join("a"), "contents").unwrap();
     let from = fs::File::open(context.path()).unwrap();
-    let contents = |name| Contents::Of { parent: from.as_fd(), name, digest: None, own: true };
+    let contents = |name| Contents::Of { parent: from.as_fd(), name, known: None, own: true };
     let above = Look::of_directory((0, 0), OLD);
     fs::set_permissions(context.path().join("a"), fs::Permissions::from_mode(0o640)).unwrap();
     let old = std::time::UNIX_EPOCH + std::time::Duration::from_secs(OLD as u64);
@@ -229,8 +229,8 @@ fn filled(layer: NewLayer, context: &Path, files: Files<'_>) -> Filling {
         let bytes = if *contents == "l" { "l".repeat(LARGE) } else { (*contents).to_owned() };
         fs::write(context.join("file"), &bytes).unwrap();
         let from = fs::File::open(context).unwrap();
-        let digest = Some(Digest::of(bytes.as_bytes()));
-        let contents = Contents::Of { parent: from.as_fd(), name: b"file", digest, own: false };
+        let known = Some((Digest::of(bytes.as_bytes()), bytes.len() as u64));
+        let contents = Contents::Of { parent: from.as_fd(), name: b"file", known, own: false };
         filling.file(&at, contents, &look(0o644), &above).unwrap();
     }
     filling

@@ -53,7 +53,7 @@ impl Key {
 
     /// Adds a digest.
     pub(crate) fn digest(self, digest: &Digest) -> Key {
-        self.text(&digest.hex())
+        self.bytes(digest.as_bytes())
     }
 
     /// The key.

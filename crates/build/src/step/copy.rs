@@ -264,7 +264,9 @@ impl Place<'_> {
                 }
                 let shared = files.shared(picked);
                 let parent = shared.as_ref().map_or(parent, rustix::fd::AsFd::as_fd);
-                let contents = Contents::Of { parent, name, digest: picked.digest, own: files.is_own() };
+                let size = u64::try_from(picked.stat.st_size).unwrap_or(0);
+                let known = picked.digest.map(|digest| (digest, size));
+                let contents = Contents::Of { parent, name, known, own: files.is_own() };
                 filling.file(at, contents, &look, above).map_err(failed)
             }
             // Nobody can do anything with a socket's name.

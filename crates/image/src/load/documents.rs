@@ -12,7 +12,7 @@ use serde::Deserialize;
 use std::collections::BTreeMap;
 
 /// Indexes in indexes.
-const DEPTH: usize = 4;
+pub(super) const DEPTH: usize = 4;
 
 /// An image of `manifest.json`.
 #[derive(Deserialize)]
@@ -241,6 +241,6 @@ fn add(
     Ok(LoadedImage { id, names })
 }
 
-fn blob_path(digest: &Digest) -> Vec<u8> {
+pub(super) fn blob_path(digest: &Digest) -> Vec<u8> {
     format!("blobs/sha256/{}", digest.hex()).into_bytes()
 }

@@ -51,8 +51,8 @@ pub enum Contents<'a> {
         parent: BorrowedFd<'a>,
         /// The file's name there.
         name: &'a [u8],
-        /// The digest of what it holds, where that is known.
-        digest: Option<Digest>,
+        /// The digest of what it holds and how many bytes that is, where somebody looked.
+        known: Option<(Digest, u64)>,
         /// It may be taken as it is, where it looks as wanted, unless somebody has taken it before. A file of two layers would be one
         /// with two names to whoever sees both. Its time is not changed for that: steps may have the context mounted.
         own: bool,
@@ -214,7 +214,7 @@ impl Filling {
     /// [`PathReason::DirectoryInTheWay`] where a directory is there.
     pub fn file(&mut self, path: &Path, contents: Contents<'_>, look: &Look, above: &Look) -> Result<()> {
         let path = clean(path)?;
-        if self.note_file(&path, contents, look)? == Verdict::Skip {
+        if self.note_file(&path, contents, look) == Verdict::Skip {
             return Ok(());
         }
         let (parent, name) = self.room(&path, above)?;
@@ -339,17 +339,13 @@ impl Filling {
     }
 
     /// Takes note of a file.
-    fn note_file(&mut self, path: &[u8], contents: Contents<'_>, look: &Look) -> Result<Verdict> {
+    fn note_file(&mut self, path: &[u8], contents: Contents<'_>, look: &Look) -> Verdict {
         let (digest, size) = match contents {
             Contents::Bytes(bytes) => (Digest::of(bytes), bytes.len() as u64),
-            Contents::Of { digest: None, .. } => return Ok(self.note_nothing()),
-            Contents::Of { parent, name, digest: Some(digest), .. } => {
-                let stat = rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW);
-                let stat = stat.map_err(|errno| failed(path, errno))?;
-                (digest, u64::try_from(stat.st_size).unwrap_or(0))
-            }
+            Contents::Of { known: None, .. } => return self.note_nothing(),
+            Contents::Of { known: Some(known), .. } => known,
         };
-        Ok(self.note(path, What::File { digest: *digest.as_bytes(), size }, look))
+        self.note(path, What::File { digest: *digest.as_bytes(), size }, look)
     }
 
     /// Whether something was found to be there in what the layer lies upon.
