@@ -163,6 +163,8 @@ impl Stage {
                 let own = format!("unix://{}", running.0.socket().display());
                 command.args(["--host", &self.host(), "--host", &own, "--bridge", "docker0"]);
                 command.args(["--default-address-pool", &format!("{POOL},size=24")]);
+                // dockerd fetches from wherever a Dockerfile says.
+                command.args(["--build-allow-address", "127.0.0.1"]);
                 running.0.start_with(command)?;
                 Ok(Daemon::Stratus { _daemon: running })
             }
