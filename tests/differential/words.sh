@@ -50,6 +50,13 @@ built() {
 	docker rm --force built >/dev/null
 }
 
+# Has the daemon build what it fetches itself, and shows what it says but for what is each side's own: built_of PARAMETERS
+built_of() {
+	curl --silent --show-error --unix-socket "$SOCKET" --request POST "http://docker/v1.41/build?t=remote&$1" |
+		jq --raw-output '.stream // .error // .message // empty' | tr '\r' '\n' |
+		grep -v -e '^ ---> [0-9a-f]' -e '^Successfully built' -e '^$' -e '^ ---> Running in' -e '^Removing intermediate'
+}
+
 # The files of a container, but what every container has.
 files_of() {
 	docker export "$1" | tar --list --verbose --numeric-owner |

@@ -27,6 +27,7 @@ pub(crate) const IMPORT: &str =
 pub struct Daemon {
     slot: Slot,
     flags: Vec<String>,
+    variables: Vec<(String, String)>,
     process: Option<Child>,
     program: PathBuf,
     /// Part of the names of everything that it puts into the kernel.
@@ -49,7 +50,8 @@ impl Daemon {
     pub fn start_with(flags: &[&str]) -> Self {
         let slot = Slot::take();
         let flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
-        let mut daemon = Self { slot, flags, process: None, program: stratus(), instance: String::new() };
+        let mut daemon =
+            Self { slot, flags, variables: Vec::new(), process: None, program: stratus(), instance: String::new() };
         daemon.clean();
         for directory in ["client", "work"] {
             let path = daemon.path(directory);
@@ -162,6 +164,13 @@ impl Daemon {
         self.restart();
     }
 
+    /// Starts the daemon again with these variables in its environment, as [`Self::restart`].
+    pub fn restart_in(&mut self, variables: &[(&str, &str)]) {
+        let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+        self.variables = variables.iter().map(owned).collect();
+        self.restart();
+    }
+
     /// The directory of the daemon's socket.
     pub fn run_dir(&self) -> PathBuf {
         self.path("run")
@@ -179,6 +188,7 @@ impl Daemon {
         let process = self
             .start_command()
             .args(&self.flags)
+            .envs(self.variables.iter().cloned())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)

@@ -126,3 +126,42 @@ fn a_build_reaches_nothing_that_is_this_machines_alone() {
     refused(&host, &web.at("/metadata"), "169.254.169.254");
     assert_eq!(web.asked(), ["GET /metadata 302"]);
 }
+
+#[test]
+fn what_is_fetched_comes_through_the_daemons_proxy() {
+    let (mut host, web) = (Daemon::start(), Web::start());
+    web.put_plain("/lib.txt", "a library\n");
+    web.put_plain("/context/Dockerfile", "FROM busybox\nADD http://lib.invalid/lib.txt /\n");
+    let proxy = web.at("");
+    host.restart_in(&[("HTTP_PROXY", &proxy), ("NO_PROXY", "direct.invalid")]);
+    let dockerfile = "FROM busybox\nADD http://lib.invalid/lib.txt /opt/\n";
+    built(&host, dockerfile, "").ok();
+    host.sh("docker run --rm built cat /opt/lib.txt").says("a library");
+    host.sh("$STRATUS build -q -t whole http://context.invalid/context/Dockerfile").ok();
+    host.sh("docker run --rm whole cat /lib.txt").says("a library");
+    assert_eq!(
+        web.asked(),
+        [
+            "GET http://lib.invalid/lib.txt 200",
+            "GET http://context.invalid/context/Dockerfile 200",
+            "GET http://lib.invalid/lib.txt 200"
+        ]
+    );
+    // A repository as well, by git's own client.
+    host.sh("git init -q -b main repo && echo x > repo/file && git -C repo add . && git -C repo -c user.name=x -c user.email=x@x commit -qm one \
+             && git clone -q --bare repo repo.git && git -C repo.git update-server-info")
+        .ok();
+    web.put_directory("/repo.git", host.work().join("repo.git"));
+    built(&host, "FROM busybox\nADD http://git.invalid/repo.git /repo\n", "").ok();
+    host.sh("docker run --rm built cat /repo/file").says("x");
+    assert!(web.asked().iter().all(|asked| asked.starts_with("GET http://git.invalid/repo.git/")));
+    // What is excepted is looked for where it is, and what a proxy leads to on this machine is its own matter.
+    built(&host, "FROM busybox\nADD http://direct.invalid/lib.txt /opt/\n", "")
+        .exits_with(1)
+        .complains("direct.invalid");
+    built(&host, &format!("FROM busybox\nADD {} /opt/\n", web.at("/lib.txt")), "").fails_with("build-allow-address");
+    assert!(web.asked().is_empty());
+    // A step gets none of it: only what a build is given as arguments.
+    built(&host, "FROM busybox\nRUN env > /env\n", "").ok();
+    host.sh("docker run --rm built grep -ci proxy /env || true").says("0");
+}

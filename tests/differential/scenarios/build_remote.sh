@@ -4,17 +4,18 @@ mkdir -p www/sub app ctx/dir; echo a > ctx/a.txt; echo in > ctx/dir/in; ln -s ..
 git init -q repo && cp -r ctx/. repo && git -C repo add . && git -C repo -c user.name=a -c user.email=a@example.invalid commit -qm first && git clone -q --bare repo www/repo.git && git -C www/repo.git update-server-info
 busybox httpd -p 127.0.0.1:8099 -h www; until_ curl -sf http://127.0.0.1:8099/lib.txt
 export DOCKER_BUILDKIT=0
-for end in tar tar.gz tar.xz; do docker build -q -t remote http://127.0.0.1:8099/context.$end > /dev/null && docker run --rm remote; done; docker create --name remote remote >/dev/null; files_of remote; docker rm remote
-docker build -q -t remote -f Other http://127.0.0.1:8099/context.tar.gz > /dev/null; docker create --name remote remote >/dev/null; files_of remote; docker rm remote
-docker build -t remote http://127.0.0.1:8099/sub/Recipe 2>&1 | grep -v -e '^ ---> ' -e '^Successfully built' -e Downloading; docker run --rm remote cat /alone
-docker build -q -t remote http://127.0.0.1:8099/repo.git > /dev/null && docker run --rm remote
-docker build -q -t remote http://127.0.0.1:8099/repo.git#:dir 2>&1 | sed 's/build-git[0-9]*/build-git/'
-docker build -q -t remote http://127.0.0.1:8099/repo.git#nothing
-docker build -t remote http://127.0.0.1:8099/nothing
-docker build -t remote http://127.0.0.1:8099/words
-docker build -t remote http://127.0.0.1:8099/empty
-docker build -t remote http://127.0.0.1:1/context.tar
-docker build -t remote -f nothing http://127.0.0.1:8099/context.tar
+for end in tar tar.gz tar.xz; do built_of "remote=http://127.0.0.1:8099/context.$end"; docker run --rm remote; done; docker create --name remote remote >/dev/null; files_of remote; docker rm remote
+built_of 'dockerfile=Other&remote=http://127.0.0.1:8099/context.tar.gz'; docker create --name remote remote >/dev/null; files_of remote; docker rm remote
+built_of 'remote=http://127.0.0.1:8099/sub/Recipe'; docker run --rm remote cat /alone
+built_of 'remote=http://127.0.0.1:8099/repo.git'; docker run --rm remote
+built_of 'remote=http://127.0.0.1:8099/repo.git%23:dir'
+built_of 'remote=http://127.0.0.1:8099/repo.git%23nothing'
+built_of 'remote=http://127.0.0.1:8099/nothing'
+built_of 'remote=http://127.0.0.1:8099/words'
+built_of 'remote=http://127.0.0.1:8099/empty'
+built_of 'remote=http://127.0.0.1:1/context.tar'
+built_of 'remote=nothing-of-the-kind'
+built_of 'dockerfile=nothing&remote=http://127.0.0.1:8099/context.tar'
 printf 'FROM busybox\nADD http://127.0.0.1:8099/lib.txt /\nADD http://127.0.0.1:8099/lib.txt /named\nADD http://127.0.0.1:8099/lib.txt http://127.0.0.1:8099/large /dir/\nADD --chown=7:8 http://127.0.0.1:8099/context.tar.gz /packed/\n' | built
 printf 'FROM busybox\nADD http://127.0.0.1:8099/nothing /\n' | built 2>&1 | grep -m 1 -e failed -e answered
 printf 'FROM busybox\nADD http://127.0.0.1:8099/ /dir/\n' | built 2>&1 | grep -m 1 -e failed -e answered

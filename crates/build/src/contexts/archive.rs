@@ -82,7 +82,15 @@ impl Builder {
                 Ok(Received { commit_time: Some(checkout.time), origin, ..received })
             }
             AddSource::Url(url) => {
-                let file = self.web().look(&url, None, &|_, _| ()).await?;
+                let failed = |error| match error {
+                    // In the words that clients know.
+                    Error::Invalid(why) => {
+                        let shown = image::registry::without_password(&url);
+                        Error::Invalid(format!("error downloading remote context {shown}: {why}"))
+                    }
+                    other => other,
+                };
+                let file = self.web().look(&url, None, &|_, _| ()).await.map_err(failed)?;
                 let (directory, alone) = self.web().take(&file, &|_, _| ()).await?;
                 let path = directory.path().join(alone);
                 let builder = self.clone();
