@@ -117,14 +117,14 @@ impl ByteStream {
         }))
     }
 
-    /// The same bytes, which break off when `end` comes.
-    pub(crate) fn until(self, end: impl Future<Output = ()> + Send + 'static) -> Self {
+    /// The same bytes, which break off when `end` comes, with what it says.
+    pub(crate) fn until(self, end: impl Future<Output = Error> + Send + 'static) -> Self {
         let state = Some((self, Box::pin(end)));
         Self::new(futures_util::stream::unfold(state, |state| async move {
             let (mut stream, mut end) = state?;
             tokio::select! {
                 biased;
-                () = &mut end => Some((Err(Error::conflict("what was being read is no longer wanted")), None)),
+                reason = &mut end => Some((Err(reason), None)),
                 piece = stream.next() => piece.map(|piece| (piece, Some((stream, end)))),
             }
         }))
@@ -142,7 +142,12 @@ impl ByteStream {
         let (to, from) = tokio::sync::mpsc::channel(AHEAD);
         tokio::spawn(async move {
             loop {
-                let piece = match pace.unless_stalled(self.next()).await {
+                let next = tokio::select! {
+                    next = pace.unless_stalled(self.next()) => next,
+                    // Where nobody wants more, nobody waits for a client that sends none.
+                    () = to.closed() => return,
+                };
+                let piece = match next {
                     Some(piece) => piece,
                     None => {
                         tracing::info!("a client is given up that sends nothing while others wait");
@@ -166,24 +171,28 @@ impl ByteStream {
         }))
     }
 
-    /// The same bytes for a thread that reads them. A failure is an unexpected end there.
+    /// The same bytes for a thread that reads them, and their failure.
     pub fn into_reader(mut self) -> BodyReader {
         let (sender, reader) = image::stream::body();
         tokio::spawn(async move {
-            while let Some(piece) = self.next().await {
+            loop {
+                let piece = tokio::select! {
+                    piece = self.next() => piece,
+                    () = sender.unwanted() => return,
+                };
                 match piece {
-                    Ok(bytes) => {
+                    None => return sender.finish().await,
+                    Some(Ok(bytes)) => {
                         if !sender.send(bytes).await {
                             return;
                         }
                     }
-                    Err(error) => {
+                    Some(Err(error)) => {
                         tracing::debug!(%error, "a body broke off");
-                        return;
+                        return sender.fail(error).await;
                     }
                 }
             }
-            sender.finish().await;
         });
         reader
     }

@@ -14,7 +14,7 @@ const QUEUE: usize = 16;
 const PIECE: usize = 64 << 10;
 
 /// A stream from a task to a thread: what a client sends. The thread sees an error, not an end, where the sender is
-/// dropped without [`BodySender::finish`].
+/// dropped without [`BodySender::finish`], and the reason where [`BodySender::fail`] gave one.
 pub fn body() -> (BodySender, BodyReader) {
     let (to, from) = mpsc::channel(QUEUE);
     (BodySender(to), BodyReader { from, present: Bytes::new(), ended: false })
@@ -29,24 +29,41 @@ pub fn response(pace: Pace) -> (ResponseWriter, ResponseReceiver) {
 
 /// The task's end of [`body`].
 #[derive(Debug)]
-pub struct BodySender(mpsc::Sender<Option<Bytes>>);
+pub struct BodySender(mpsc::Sender<Piece>);
+
+#[derive(Debug)]
+enum Piece {
+    Bytes(Bytes),
+    End,
+    Failed(String),
+}
 
 impl BodySender {
     /// Sends the next bytes; waits for the thread. `false` where nobody reads any more.
     pub async fn send(&self, bytes: Bytes) -> bool {
-        self.0.send(Some(bytes)).await.is_ok()
+        self.0.send(Piece::Bytes(bytes)).await.is_ok()
+    }
+
+    /// Comes when nobody reads any more.
+    pub async fn unwanted(&self) {
+        self.0.closed().await;
     }
 
     /// Says that this was all.
     pub async fn finish(self) {
-        let _ = self.0.send(None).await;
+        let _ = self.0.send(Piece::End).await;
+    }
+
+    /// Says why no more comes, and that it was not all.
+    pub async fn fail(self, reason: impl std::fmt::Display) {
+        let _ = self.0.send(Piece::Failed(reason.to_string())).await;
     }
 }
 
 /// The thread's end of [`body`]. Blocks while nothing has come.
 #[derive(Debug)]
 pub struct BodyReader {
-    from: mpsc::Receiver<Option<Bytes>>,
+    from: mpsc::Receiver<Piece>,
     present: Bytes,
     ended: bool,
 }
@@ -55,8 +72,9 @@ impl Read for BodyReader {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         while self.present.is_empty() && !self.ended {
             match self.from.blocking_recv() {
-                Some(Some(bytes)) => self.present = bytes,
-                Some(None) => self.ended = true,
+                Some(Piece::Bytes(bytes)) => self.present = bytes,
+                Some(Piece::End) => self.ended = true,
+                Some(Piece::Failed(reason)) => return Err(io::Error::other(reason)),
                 None => return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the sender went away in the middle")),
             }
         }
@@ -132,5 +150,13 @@ mod tests {
         let (sender, mut reader) = body();
         drop(sender);
         assert_eq!(reader.read(&mut [0; 1]).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+    }
+
+    #[tokio::test]
+    async fn why_a_sender_gives_up_is_told() {
+        let (sender, mut reader) = body();
+        sender.fail("nobody wants it any more").await;
+        let error = tokio::task::spawn_blocking(move || reader.read(&mut [0; 1]).unwrap_err()).await.unwrap();
+        assert_eq!(error.to_string(), "nobody wants it any more");
     }
 }

@@ -130,7 +130,14 @@ impl Engine {
             false => None,
         };
         let body = match &root {
-            Root::Mounted(Mounted { _lease: Lease::Writing { _lease: lease }, .. }) => body.until(lease.ended()),
+            Root::Mounted(Mounted { _lease: Lease::Writing { _lease: lease }, .. }) => {
+                let ended = lease.ended();
+                let removed = Error::conflict(format!("container {reference} is removed"));
+                body.until(async move {
+                    ended.await;
+                    removed
+                })
+            }
             _ => body,
         };
         let (options, reader) = (WriteOptions { keep_kinds, owner }, body.into_reader());
