@@ -28,7 +28,9 @@ git add . && git commit -qm one && git tag -a -m v1 v1
 echo two > service/src/main && git commit -qam two
 git checkout -qb other && echo three > service/src/main && git commit -qam three
 git -c protocol.file.allow=always submodule --quiet add ../served/lib.git modules/lib
-git config -f .gitmodules submodule.modules/lib.url ../lib.git && git add . && git commit -qm module
+git config -f .gitmodules submodule.modules/lib.url ../lib.git && git -c protocol.file.allow=always submodule --quiet add ../served/lib.git 'modules/quo"ted'
+git config -f .gitmodules 'submodule.modules/quo"ted.url' ../lib.git
+git add . && git commit -qm module
 git checkout -q main && cd ..
 git clone -q --bare app served/app.git
 git -C served/app.git update-server-info && git -C served/lib.git update-server-info
@@ -100,12 +102,13 @@ ADD --keep-git-dir URL#v1 /kept
     built(&host, &dockerfile).ok();
     let look = "cat /main/service/src/main /v1/src/main /other/modules/lib/lib.txt; cd / && ls -A main left/src; \
                 stat -c '%a %u %g %Y' main/tool main/service v1/src/main left/Dockerfile; readlink main/outside; \
-                ls -A other/modules/lib; cat kept/.git/HEAD";
+                ls -A other/modules/lib other/modules/quo*; cat kept/.git/HEAD";
     let said = host.sh(&format!("docker run --rm built sh -c \"{look}\""));
     let v1 = host.sh("git -C app rev-parse v1^{commit}").text().to_owned();
     said.says(&format!(
         "two\none\nlib\nleft/src:\n\nmain:\n.dockerignore\nDockerfile\nlink\noutside\nservice\ntool\n755 0 0 315619200\n\
-         755 0 0 315619200\n644 0 0 315619200\n644 3 4 315619200\n/etc\nlib.txt\n{v1}"
+         755 0 0 315619200\n644 0 0 315619200\n644 3 4 315619200\n/etc\nother/modules/lib:\nlib.txt\n\n\
+         other/modules/quo\"ted:\nlib.txt\n{v1}"
     ));
     host.sh("docker run --rm built grep -c 127.0.0.1 /kept/.git/config").says("1");
     built(&host, &dockerfile).ok().mentions("Using cache").omits("Running in");
@@ -210,23 +213,27 @@ fn a_repository_that_asks_for_a_name_is_shown_a_secret() {
         ))
     };
     let added = format!("FROM busybox\nADD {url}#other /x\nRUN cat /x/modules/lib/lib.txt > /got\n");
-    let advice = "stratus build --secret id=GIT_AUTH_TOKEN gives what its server asks for";
-    build(&added, "").exits_with(1).complains(advice);
-    // The classic builder has nobody to ask.
-    built(&host, &added).fails_with(advice);
-    build(&added, "--secret id=GIT_AUTH_TOKEN,env=OTHER")
-        .exits_with(1)
-        .complains("its server does not take what the secret GIT_AUTH_TOKEN has");
     let named = format!("GIT_AUTH_TOKEN.127.0.0.1:{}", web.port());
+    let advice = format!("stratus build --secret id={named} gives what its server asks for");
+    build(&added, "").exits_with(1).complains(&advice);
+    // The classic builder has nobody to ask.
+    built(&host, &added).fails_with(&advice);
+    build(&added, &format!("--secret id={named},env=OTHER"))
+        .exits_with(1)
+        .complains(&format!("its server does not take what the secret {named} has"));
     web.shown();
+    // One that names no host is not said in clear.
+    build(&added, "--secret id=GIT_AUTH_TOKEN").exits_with(1).complains(&advice);
+    assert_eq!(web.shown(), [""; 0]);
     // Its submodule lies on the same server.
-    build(&added, "--secret id=GIT_AUTH_TOKEN").ok();
+    let own = format!("--secret id={named},env=GIT_AUTH_TOKEN");
+    build(&added, &own).ok();
     host.sh("docker run --rm built cat /got").says("lib");
     assert!(web.shown().iter().all(|shown| shown == SHOWN));
-    build(&added, &format!("--no-cache --secret id=GIT_AUTH_TOKEN,env=OTHER --secret id={named},env=GIT_AUTH_TOKEN"))
-        .ok();
+    build(&added, &format!("--no-cache --secret id=GIT_AUTH_TOKEN,env=OTHER {own}")).ok();
     let header = format!(
-        "printf '{SHOWN}\\n' > header && $STRATUS build -t built --no-cache --secret id=GIT_AUTH_HEADER,src=header"
+        "printf '{SHOWN}\\n' > header && $STRATUS build -t built --no-cache --secret id=GIT_AUTH_HEADER.127.0.0.1:{},src=header",
+        web.port()
     );
     host.sh(&format!("{header} context")).ok();
     host.sh(&format!("{header} {url}")).ok();
@@ -238,14 +245,10 @@ fn a_repository_that_asks_for_a_name_is_shown_a_secret() {
         "/away.git/info/refs?service=git-upload-pack",
         &other.at("/git/app.git/info/refs?service=git-upload-pack"),
     );
-    build(&format!("FROM busybox\nADD {} /x\n", web.at("/away.git")), "--secret id=GIT_AUTH_TOKEN")
+    build(&format!("FROM busybox\nADD {} /x\n", web.at("/away.git")), &own)
         .exits_with(1)
-        .complains("no redirection is followed where the secret GIT_AUTH_TOKEN is shown");
-    build(
-        &format!("FROM busybox\nADD {} /x\n", other.at("/git/app.git")),
-        &format!("--secret id={named},env=GIT_AUTH_TOKEN"),
-    )
-    .ok();
+        .complains(&format!("no redirection is followed where the secret {named} is shown"));
+    build(&format!("FROM busybox\nADD {} /x\n", other.at("/git/app.git")), &own).ok();
     assert_eq!(other.shown(), [""; 0]);
     // It is nowhere that stays.
     let (data, run) = (host.data(), host.run_dir());
@@ -254,4 +257,84 @@ fn a_repository_that_asks_for_a_name_is_shown_a_secret() {
         host.sh(&format!("! grep -rlaF -D skip -e {text} {data} {run}")).ok();
         assert!(!host.log().contains(text));
     }
+}
+
+/// Whoever comes to a port for what a session does.
+#[track_caller]
+fn comes(listener: &std::net::TcpListener, session: &Session) -> TcpStream {
+    listener.set_nonblocking(true).expect("a listener that does not wait");
+    let mut waiting = Waiting::for_what("git to ask its server");
+    loop {
+        match listener.accept() {
+            Ok((connection, _)) => return connection,
+            Err(_) => waiting.look_again_at(|| session.output()),
+        }
+    }
+}
+
+/// Processes in whose arguments a text stands, and their numbers.
+fn named_in_arguments(text: &str) -> Vec<(u32, String)> {
+    let processes = std::fs::read_dir("/proc").expect("processes").filter_map(|entry| {
+        let pid = entry.ok()?.file_name().to_str()?.parse::<u32>().ok()?;
+        // One may have ended meanwhile.
+        let arguments = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+        Some((pid, String::from_utf8_lossy(&arguments).replace('\0', " ")))
+    });
+    processes.filter(|(_, arguments)| arguments.contains(text)).collect()
+}
+
+/// What an address has before its host is in no process list while git waits for its server, and nowhere afterwards.
+#[test]
+fn a_password_in_an_address_is_for_its_server_alone() {
+    let (host, web) = (host(), Web::start());
+    let slow = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = format!("127.0.0.1:{}/slow.git", slow.local_addr().expect("its address").port());
+    let dockerfile = "FROM busybox\nARG URL\nADD --keep-git-dir $URL#other /x\n";
+    host.write("context", &[("Dockerfile", dockerfile)]);
+    host.write("", &[("url", &format!("http://x-access-token:open-sesame-token@{address}"))]);
+    let said =
+        host.session("sh -c 'export URL=$(cat url); exec $STRATUS build --progress plain --build-arg URL context'");
+    let held = comes(&slow, &said);
+    let git = named_in_arguments(&address);
+    assert!(git.iter().any(|(_, arguments)| arguments.contains("git ls-remote")), "{git:?}");
+    assert!(git.iter().all(|(_, arguments)| !arguments.contains("open-sesame")), "{git:?}");
+    drop((held, slow));
+    said.waits_for("error: ");
+    assert!(!said.output().contains("open-sesame"), "{}", said.output());
+
+    web.put_directory("/git", host.work().join("served"));
+    web.guard("/git", SHOWN);
+    let url = web.at("/git/app.git").replace("http://", "http://x-access-token:open-sesame-token@");
+    host.sh(&format!("$STRATUS build -t built {url}")).ok();
+    host.sh("docker run --rm built cat /all/service/src/main").says("two");
+    // Its submodule lies on the same server.
+    host.sh(&format!("$STRATUS build -t built --build-arg URL={url} context")).ok();
+    host.sh("docker run --rm built cat /x/modules/lib/lib.txt").says("lib");
+    let wrong = url.replace("open-sesame", "no");
+    host.sh(&format!("$STRATUS build {wrong}"))
+        .exits_with(1)
+        .complains("its server does not take the name and the password of the address");
+    let (data, run) = (host.data(), host.run_dir());
+    host.sh(&format!("! grep -rlaF -D skip -e open-sesame-token {} {}", data.display(), run.display())).ok();
+    assert!(!host.log().contains("open-sesame"));
+}
+
+/// Of git nothing goes on when the daemon was killed, whatever it was at.
+#[test]
+fn git_ends_with_its_daemon() {
+    let mut host = host();
+    let slow = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = format!("http://127.0.0.1:{}/slow.git", slow.local_addr().expect("its address").port());
+    host.write("context", &[("Dockerfile", &format!("FROM busybox\nADD {address} /x\n"))]);
+    let building = host.session("$STRATUS build context");
+    let _held = comes(&slow, &building);
+    let git = || named_in_arguments(&address);
+    let all = git();
+    assert!(all.iter().any(|(_, arguments)| arguments.contains("git-remote-http")), "{all:?}");
+    // What is stopped does not even hear that its connection is gone.
+    for (pid, _) in all.iter().filter(|(_, arguments)| arguments.contains("git-remote-http")) {
+        host.sh(&format!("kill -s STOP {pid}")).ok();
+    }
+    host.kill9();
+    e2e::eventually("git to end", || git().is_empty());
 }

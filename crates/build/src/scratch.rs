@@ -1,10 +1,14 @@
 //! Directories that builds need while they go on.
 
 use crate::{Error, Result};
+use image::tree::TreeSize;
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
+
+/// The most that one context or one repository takes: what is packed small may be endless.
+pub(crate) const LARGEST: TreeSize = TreeSize { bytes: 32 << 30, entries: 4_000_000 };
 
 /// What directories of builds that ended with a former daemon begin with.
 const FORMER: &str = "former-";

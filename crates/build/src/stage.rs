@@ -98,6 +98,11 @@ struct Place<'p> {
 }
 
 impl Place<'_> {
+    /// Whether it is the base's, and not the file's: all of those are done with `FROM`.
+    fn is_trigger(&self) -> bool {
+        self.step.index == 0
+    }
+
     fn mistake(&self, message: impl Into<String>) -> Error {
         self.source.mistake(self.statement.span, message).into()
     }

@@ -11,6 +11,7 @@ pub use entries::attributes;
 pub use read::{PathStat, ReadOptions, read_path, read_roots, stat_path, target};
 
 use crate::compression::{Compression, MAGIC};
+use crate::tree::TreeSize;
 use crate::unpack::{self, Options, Whiteouts};
 use crate::{Error, PathReason, Result, UnpackLimits, tree};
 use rustix::fd::BorrowedFd;
@@ -21,12 +22,20 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
 /// How an archive is written into a root file system.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct WriteOptions {
     /// Refuses to replace a directory by something else, and something else by a directory.
     pub keep_kinds: bool,
     /// Whose everything becomes; `None` for what the archive says.
     pub owner: Option<(u32, u32)>,
+    /// The most that it may hold.
+    pub most: TreeSize,
+}
+
+impl Default for WriteOptions {
+    fn default() -> WriteOptions {
+        WriteOptions { keep_kinds: false, owner: None, most: TreeSize::ENDLESS }
+    }
 }
 
 /// Unpacks an archive, in any compression, into the directory at `path`, which must be there.
@@ -34,7 +43,8 @@ pub fn write_path(root: BorrowedFd<'_>, path: &Path, archive: impl Read + Send, 
     let names = tree::components(path.as_os_str().as_bytes());
     let base = names.map_err(|tree::Escape| at(path, PathReason::NotFound))?.join(&b'/');
     tree::open(root, &base, OFlags::PATH | OFlags::DIRECTORY).map_err(|errno| explain(path, errno))?;
-    let limits = UnpackLimits { bytes: i64::MAX as u64, entries: u64::MAX, ..UnpackLimits::default() };
+    let TreeSize { bytes, entries } = options.most;
+    let limits = UnpackLimits { bytes, entries, ..UnpackLimits::default() };
     let options = Options {
         whiteouts: Whiteouts::Verbatim,
         limits: &limits,

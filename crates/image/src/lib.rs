@@ -104,8 +104,8 @@ pub use query::{DiskUsage, HistoryStep, ImageSummary, ImageUsage, ListFilters, M
 pub use record::{ImageRecord, LayerBlob, LayerRecord};
 pub use reference::Reference;
 pub use remove::{ImageUser, LabelFilter, PruneFilters, RemoveOptions, Removed};
-pub use rootfs::tree_bytes;
 pub use rootfs::{
     Base, Change, ChangeKind, ImageTree, LayerDirs, MountedRootfs, NewRootfs, OVERLAY_OPTIONS, Over, Rootfs, RootfsSize,
 };
+pub use rootfs::{tree_bytes, tree_size};
 pub use tree::remove_tree;

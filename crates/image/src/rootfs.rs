@@ -23,6 +23,7 @@ use mount::{Own, Stack};
 use crate::images::Inner;
 use crate::record::RootfsRecord;
 use crate::root::RootLook;
+use crate::tree::TreeSize;
 use crate::{Error, ImageId, Images, Result, root, skeleton};
 use rustix::fs::{Mode, OFlags};
 use std::collections::HashSet;
@@ -226,8 +227,17 @@ fn alone(inner: &Inner, state: &crate::state::State, layers: &[crate::Digest]) -
 /// # Errors
 /// Where a directory can't be read.
 pub fn tree_bytes(path: &Path) -> Result<u64> {
+    tree_size(path, &TreeSize::ENDLESS).map(|size| size.bytes)
+}
+
+/// How much there is below a directory of any depth; files with several names are so many entries, and their bytes count once. Where it is
+/// more than may be, that is not looked for how much. Blocks.
+///
+/// # Errors
+/// Where a directory can't be read.
+pub fn tree_size(path: &Path, most: &TreeSize) -> Result<TreeSize> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let root = rustix::fs::open(path, flags, Mode::empty());
     let root = root.map_err(|e| Error::io(format!("opening {}", path.display()), e))?;
-    crate::tree::bytes(root).map_err(|e| Error::io(format!("measuring {}", path.display()), e))
+    crate::tree::size(root, most).map_err(|e| Error::io(format!("measuring {}", path.display()), e))
 }

@@ -8,7 +8,8 @@ mod measure;
 mod remove;
 pub mod walk;
 
-pub(crate) use measure::bytes;
+pub use measure::TreeSize;
+pub(crate) use measure::size;
 pub use remove::remove;
 
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};

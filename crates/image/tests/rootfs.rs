@@ -262,7 +262,12 @@ async fn files_are_copied_out_and_in() {
     archive::write_path(root, Path::new("/link"), &incoming[..], &WriteOptions::default()).unwrap();
     assert_eq!(fs::read_to_string(c.path("app/conf")).unwrap(), "a=3");
     assert_eq!(fs::read_dir("/etc").unwrap().count(), host);
-    let keep = WriteOptions { keep_kinds: true, owner: Some((7, 8)) };
+    let most = image::tree::TreeSize { entries: 1, ..image::tree::TreeSize::ENDLESS };
+    let two = tar(&[file("one", "x"), file("two", "x")]);
+    let refused =
+        archive::write_path(root, Path::new("/app"), &two[..], &WriteOptions { most, ..WriteOptions::default() });
+    assert!(matches!(refused, Err(Error::LimitExceeded { limit: 1, .. })), "{refused:?}");
+    let keep = WriteOptions { keep_kinds: true, owner: Some((7, 8)), ..WriteOptions::default() };
     archive::write_path(root, Path::new("/app"), &tar(&[file("mine", "x")])[..], &keep).unwrap();
     let mine = fs::metadata(c.path("app/mine")).unwrap();
     assert_eq!((mine.uid(), mine.gid()), (7, 8));

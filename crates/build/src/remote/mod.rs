@@ -3,5 +3,5 @@
 mod git;
 mod web;
 
-pub(crate) use git::{Commit, Git};
+pub(crate) use git::{Commit, Git, Named};
 pub(crate) use web::{MODE, Tell, WebFile, WebFiles};

@@ -8,7 +8,8 @@ use crate::dockerfile::{
 use crate::files::{Choice, Files};
 use crate::ignore::Ignore;
 use crate::progress::StepEvent;
-use crate::remote::Git;
+use crate::remote::{Git, Named};
+use crate::request::Lender;
 use crate::step::piece::{Part, Piece, left_out};
 use crate::{Error, Result};
 use image::Digest;
@@ -94,7 +95,11 @@ impl Stage<'_, '_> {
 
     /// The files of a commit, which have not come.
     async fn of_git(&self, add: &Add, source: &GitSource, word: &Word, place: &Place<'_>) -> Result<Piece> {
-        let lender = self.solver.request.lender.clone();
+        let mut lender = self.solver.request.lender.clone();
+        // What the base's author names is named by nobody who gives a secret for all servers.
+        if place.is_trigger() {
+            lender = lender.map(|lender| Arc::new(Named(lender)) as Arc<dyn Lender>);
+        }
         if let Some(agent) = Git::agent(source) {
             self.solver.ledger.agent(agent);
         }

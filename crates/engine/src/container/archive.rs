@@ -140,7 +140,7 @@ impl Engine {
             }
             _ => body,
         };
-        let (options, reader) = (WriteOptions { keep_kinds, owner }, body.into_reader());
+        let (options, reader) = (WriteOptions { keep_kinds, owner, ..WriteOptions::default() }, body.into_reader());
         let unpacked = thread.run(move || {
             let found = stat(&root, &at, &missing)?;
             let is_directory = found.mode & 0o170_000 == 0o040_000 || !found.link_target.is_empty();

@@ -64,7 +64,7 @@ pub use push::Pushed;
 pub use reach::{BadRange, Reach};
 pub use referrers::{Said, SaidOf};
 pub use relay::{Forward, Relay};
-pub use web::{Downloaded, Validators, WebFile, file_name, without_password};
+pub use web::{Downloaded, Validators, WebFile, file_name, name_and_password, without_password};
 
 use crate::{Digest, Reference};
 use repository::Repository;

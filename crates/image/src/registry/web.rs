@@ -125,17 +125,26 @@ pub fn file_name(url: &str) -> Option<String> {
     Some(name.to_owned()).filter(|name| !matches!(&**name, "" | "." | "..") && !name.contains('\0'))
 }
 
+/// The name in an address, and the password where there is one.
+pub fn name_and_password(url: &str) -> Option<(String, Option<String>)> {
+    let (user, _) = split(url)?;
+    let (name, password) = user.split_once(':').map_or((user, None), |(name, password)| (name, Some(password)));
+    Some((super::url::percent_decode(name), password.map(super::url::percent_decode)))
+}
+
 /// An address without the name and password in it, and the header that shows them.
 fn apart(url: &str) -> (String, Option<String>) {
-    let split = || {
-        let (scheme, rest) = url.split_once("://")?;
-        let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
-        let (user, host) = rest[..end].rsplit_once('@')?;
-        let (name, password) = user.split_once(':').unwrap_or((user, ""));
-        let header = basic_header(&super::url::percent_decode(name), &super::url::percent_decode(password));
-        Some((format!("{scheme}://{host}{}", &rest[end..]), Some(header)))
-    };
-    split().unwrap_or_else(|| (url.to_owned(), None))
+    let Some((_, without)) = split(url) else { return (url.to_owned(), None) };
+    let header = name_and_password(url).map(|(name, password)| basic_header(&name, &password.unwrap_or_default()));
+    (without, header)
+}
+
+/// What stands before the host of an address, and the address without it.
+fn split(url: &str) -> Option<(&str, String)> {
+    let (scheme, rest) = url.split_once("://")?;
+    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    let (user, host) = rest[..end].rsplit_once('@')?;
+    Some((user, format!("{scheme}://{host}{}", &rest[end..])))
 }
 
 async fn once(

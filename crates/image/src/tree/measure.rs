@@ -24,22 +24,40 @@ struct Level {
     below: Vec<CString>,
 }
 
+/// How much there is in a tree, or may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TreeSize {
+    /// Bytes in regular files and symbolic links.
+    pub bytes: u64,
+    /// Files, directories, and whatever else has a name.
+    pub entries: u64,
+}
+
+impl TreeSize {
+    /// More than any tree has.
+    pub const ENDLESS: TreeSize = TreeSize { bytes: i64::MAX as u64, entries: u64::MAX };
+
+    /// Whether this is no more than may be.
+    pub fn is_within(&self, most: &TreeSize) -> bool {
+        self.bytes <= most.bytes && self.entries <= most.entries
+    }
+}
+
 /// The sum so far.
-#[derive(Default)]
 struct Sum {
-    bytes: u64,
+    size: TreeSize,
     /// Files with several names that were counted.
     seen: HashSet<Identity>,
 }
 
-/// Bytes in the regular files and symbolic links below a directory, those with several names once. What is moved or removed meanwhile is
-/// counted as far as it is found.
-pub(crate) fn bytes(root: OwnedFd) -> Result<u64, Errno> {
-    let mut sum = Sum::default();
+/// How much there is below a directory; files with several names are so many entries, and their bytes count once. What is moved or removed
+/// meanwhile is counted as far as it is found. Where it is more than may be, that is not looked for how much.
+pub(crate) fn size(root: OwnedFd, most: &TreeSize) -> Result<TreeSize, Errno> {
+    let mut sum = Sum { size: TreeSize { bytes: 0, entries: 0 }, seen: HashSet::new() };
     let mut levels = vec![sum.enter(root)?];
     loop {
         let depth = levels.len();
-        let Some(level) = levels.last_mut() else { return Ok(sum.bytes) };
+        let Some(level) = levels.last_mut().filter(|_| sum.size.is_within(most)) else { return Ok(sum.size) };
         // One that was moved away is not come back to.
         let next = level.fd.as_ref().and_then(|fd| level.below.pop().map(|name| (fd, name)));
         let Some((fd, name)) = next else {
@@ -73,6 +91,7 @@ impl Sum {
             if matches!(entry.file_name().to_bytes(), b"." | b"..") {
                 continue;
             }
+            self.size.entries = self.size.entries.saturating_add(1);
             if entry.file_type() == FileType::Directory {
                 below.push(entry.file_name().to_owned());
                 continue;
@@ -87,7 +106,7 @@ impl Sum {
                 FileType::RegularFile | FileType::Symlink
                     if stat.st_nlink == 1 || self.seen.insert((stat.st_dev, stat.st_ino)) =>
                 {
-                    self.bytes = self.bytes.saturating_add(u64::try_from(stat.st_size).unwrap_or(0));
+                    self.size.bytes = self.size.bytes.saturating_add(u64::try_from(stat.st_size).unwrap_or(0));
                 }
                 _ => {}
             }
@@ -134,7 +153,13 @@ mod tests {
             }
             at = rustix::fs::openat(&at, "deep", LOOK, Mode::empty()).unwrap();
         }
-        assert_eq!(bytes(open()).unwrap(), 1000 * (4 + 5 + 5));
+        let all = size(open(), &TreeSize::ENDLESS).unwrap();
+        // Three directories and three links at each level, and the other name of one.
+        assert_eq!(all, TreeSize { bytes: 1000 * (4 + 5 + 5), entries: 1000 * 6 + 1 });
+        assert!(all.is_within(&all));
+        let most = TreeSize { entries: 100, ..all };
+        let some = size(open(), &most).unwrap();
+        assert!(!some.is_within(&most) && some.entries < 200, "{some:?}");
         crate::tree::remove(open().as_fd(), b"deep").unwrap();
     }
 }

@@ -222,7 +222,7 @@ fn unpack(body: impl Read + Send, names: renamed::Names, directory: &Path, owner
     let (reader, writer) = io::pipe().map_err(Error::io("making a pipe"))?;
     std::thread::scope(|scope| {
         let renaming = scope.spawn(|| renamed::rename(body, writer, &names));
-        let options = WriteOptions { keep_kinds: true, owner };
+        let options = WriteOptions { keep_kinds: true, owner, ..WriteOptions::default() };
         let unpacked = write_path(root.as_fd(), directory, reader, &options);
         // Where the archive broke off, the unpacking saw nothing but its end.
         let renamed = renaming.join().unwrap_or_else(|_| Err(Error::Failed("reading the archive was given up".into())));

@@ -1,5 +1,6 @@
 //! Git repositories: what a name stands for there is a commit, and the files of a commit never change.
 
+mod process;
 mod program;
 mod shown;
 mod ssh;
@@ -12,6 +13,7 @@ use image::archive;
 use image::registry::{Reach, Registries};
 use program::Program;
 use rustix::fd::AsFd as _;
+pub(crate) use shown::Named;
 use std::fs::{self, File};
 use std::path::Path;
 use std::sync::Arc;
@@ -106,6 +108,7 @@ impl Git {
                 program.run(at, &update).await?;
             }
         }
+        program.check(at).await?;
         let time = program.run(at, &["show", "--no-patch", "--format=%ct", &commit.id]).await?;
         let time =
             time.trim().parse().map_err(|e| Error::failed(format!("reading the time of commit {}", commit.id), e))?;
@@ -203,21 +206,17 @@ fn chosen_files(tree: Directory, directory: Option<&str>, keep: bool) -> Result<
     Ok(part)
 }
 
-/// Removes what says that a directory is a work tree, in those of submodules too.
+/// Removes what says that a directory is a work tree, wherever a submodule is. No commit has anything of that name, as git takes none.
 fn forget(tree: &Path) -> Result<()> {
-    remove(&tree.join(".git"))?;
     let failed = |e: std::io::Error| Error::failed("opening a repository", e);
-    let modules = tree.join(".gitmodules");
-    if !modules.symlink_metadata().is_ok_and(|meta| meta.is_file()) {
-        return Ok(());
-    }
-    let Ok(modules) = fs::read_to_string(modules) else { return Ok(()) };
-    for path in modules.lines().filter_map(|line| line.trim().strip_prefix("path")?.trim().strip_prefix('=')) {
-        let root = File::open(tree).map_err(failed)?;
-        let Ok(found) = archive::target(root.as_fd(), Path::new(path.trim())) else { continue };
-        let module = tree.join(found.strip_prefix("/").unwrap_or(&found));
-        if module != tree && module.is_dir() {
-            forget(&module)?;
+    let mut left = vec![tree.to_owned()];
+    while let Some(directory) = left.pop() {
+        remove(&directory.join(".git"))?;
+        for entry in fs::read_dir(&directory).map_err(failed)? {
+            let entry = entry.map_err(failed)?;
+            if entry.file_type().map_err(failed)?.is_dir() {
+                left.push(entry.path());
+            }
         }
     }
     Ok(())
@@ -282,8 +281,6 @@ mod tests {
             fs::write(at(path), "x").unwrap();
         }
         std::os::unix::fs::symlink(outside.path(), at("out")).unwrap();
-        fs::write(at(".gitmodules"), "[submodule \"a\"]\n\tpath = lib\n[submodule \"b\"]\n\tpath = out\n").unwrap();
-        fs::write(at("lib/.gitmodules"), "[submodule \"c\"]\n\tpath=deep\n").unwrap();
         forget(tree.path()).unwrap();
         assert!(!at(".git").exists() && !at("lib/.git").exists() && !at("lib/deep/.git").exists());
         assert!(outside.path().join(".git").exists());

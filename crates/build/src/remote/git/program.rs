@@ -2,27 +2,23 @@
 //! runs, nothing is asked on a terminal, and nothing is fetched but by HTTP through a [`Relay`], or by git's own protocol
 //! or SSH from the one host that was named.
 
-use super::shown::Shown;
+use super::process::{self, Ended, Process};
+use super::shown::{Shown, advised};
 use super::ssh::{self, Ssh};
 use crate::request::Lender;
-use crate::scratch::Directory;
+use crate::scratch::{Directory, LARGEST as LARGEST_TREE};
 use crate::{Error, Result};
 use image::registry::{Forward, Reach, Registries, Relay, TransportCause, without_password};
-use rustix::process::{Pid, Signal};
+use std::ffi::OsString;
 use std::fs;
 use std::path::Path;
-use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::AsyncReadExt as _;
-use tokio::process::{Child, Command};
 
 /// The most bytes that come of one repository with all that it takes from others.
 const LARGEST: u64 = 16 << 30;
 /// The longest that one command may take.
 const DEADLINE: Duration = Duration::from_secs(60 * 60);
-/// The most bytes of what it says.
-const MOST_SAID: u64 = 8 << 20;
 /// The port of git's own protocol.
 const GIT_PORT: u16 = 9418;
 /// What a shell says of a program that is not there.
@@ -88,6 +84,7 @@ impl Program {
             more = format!("[core]\n\tgitProxy = none for {there}\n\tgitProxy = false\n");
             Way::Git { host: authority.to_owned(), _forward: forward }
         } else {
+            of_git = without_password(remote);
             Way::Http { shown: Shown::find(remote, lender.map(|lender| &**lender)).await? }
         };
         fs::write(home.path().join(".gitconfig"), configuration(&relay) + &more).map_err(|e| failed(&e))?;
@@ -96,24 +93,29 @@ impl Program {
 
     /// Runs git with arguments. Gives what it says.
     pub(super) async fn run(&self, directory: &Path, arguments: &[&str]) -> Result<String> {
-        let mut command = Command::new("/bin/sh");
-        // Modes are what git makes of them, whatever the daemon's own mask is.
-        command.args(["-c", "umask 022; exec git \"$@\"", "git"]).args(arguments).current_dir(directory);
-        command.env_clear().envs([
-            ("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
-            ("LC_ALL", "C"),
-            ("GIT_CONFIG_NOSYSTEM", "1"),
-            ("GIT_ATTR_NOSYSTEM", "1"),
-            ("GIT_TERMINAL_PROMPT", "0"),
-        ]);
-        command.env("HOME", self.home.path()).env("GIT_CEILING_DIRECTORIES", directory);
-        command.envs(self.way.environment());
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
-        let child = command.spawn().map_err(|e| Error::failed("running git", e))?;
-        match tokio::time::timeout(DEADLINE, Group(child).end()).await {
-            Ok(ended) => self.said(ended?),
-            Err(_) => Err(Error::Invalid(format!("git: {} took longer than an hour", without_password(&self.named)))),
-        }
+        let mut environment: Vec<(&'static str, OsString)> = vec![
+            ("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".into()),
+            ("LC_ALL", "C".into()),
+            ("GIT_CONFIG_NOSYSTEM", "1".into()),
+            ("GIT_ATTR_NOSYSTEM", "1".into()),
+            ("GIT_TERMINAL_PROMPT", "0".into()),
+            ("HOME", self.home.path().into()),
+            ("GIT_CEILING_DIRECTORIES", directory.into()),
+        ];
+        environment.extend(self.way.environment().into_iter().map(|(name, value)| (name, value.into())));
+        let process =
+            Process { program: "git", arguments, directory, environment, most: LARGEST_TREE, deadline: DEADLINE };
+        let ended = process.end().await.map_err(|error| match error {
+            Error::Invalid(why) => Error::Invalid(format!("{}: git: {why}", without_password(&self.named))),
+            other => other,
+        })?;
+        self.said(ended)
+    }
+
+    /// Looks whether what has come is no more than may be, now that it is all there.
+    pub(super) async fn check(&self, directory: &Path) -> Result<()> {
+        let checked = process::check(directory.to_owned(), LARGEST_TREE).await;
+        checked.map_err(|error| Error::Invalid(format!("{}: {error}", without_password(&self.named))))
     }
 
     fn said(&self, ended: Ended) -> Result<String> {
@@ -145,7 +147,7 @@ impl Program {
                 let last = lines.iter().rev().find(|line| line.starts_with("fatal: ")).or(lines.last());
                 let last = last.map_or("it says nothing of why", |line| line.trim_start_matches("fatal: "));
                 let last = last.replace(&self.remote, &shown).replace(&self.named, &shown);
-                format!("git: {}{}", self.way.named(&last), self.way.advice(said))
+                format!("git: {}{}", self.way.named(&last), self.way.advice(&self.named, said))
             }
         }
     }
@@ -180,14 +182,21 @@ impl Way {
     }
 
     /// What to do where a server did not let git in.
-    fn advice(&self, said: &str) -> String {
+    fn advice(&self, named: &str, said: &str) -> String {
         // It asks for both where it was shown nothing, or nothing that counts.
         let asks = said.contains("could not read Username") || said.contains("Authentication failed");
         let Way::Http { shown } = self else { return String::new() };
         match shown {
-            None if asks => ": stratus build --secret id=GIT_AUTH_TOKEN gives what its server asks for".to_owned(),
-            Some(Shown { secret, .. }) if asks => format!(": its server does not take what the secret {secret} has"),
-            Some(Shown { secret, .. }) if said.contains("returned error: 30") => {
+            None if asks => advised(named)
+                .map(|secret| format!(": stratus build --secret id={secret} gives what its server asks for"))
+                .unwrap_or_default(),
+            Some(Shown::Secret { secret, .. }) if asks => {
+                format!(": its server does not take what the secret {secret} has")
+            }
+            Some(Shown::Address { .. }) if asks || said.contains("could not read Password") => {
+                ": its server does not take the name and the password of the address".to_owned()
+            }
+            Some(Shown::Secret { secret, .. }) if said.contains("returned error: 30") => {
                 format!(": no redirection is followed where the secret {secret} is shown: name where it leads")
             }
             _ => String::new(),
@@ -206,41 +215,4 @@ fn configuration(relay: &Relay) -> String {
          [protocol]\n\tversion = 2\n[protocol \"file\"]\n\tallow = never\n[protocol \"ext\"]\n\tallow = never\n\
          [submodule]\n\trecurse = false\n[fetch]\n\trecurseSubmodules = false\n[advice]\n\tdetachedHead = false\n"
     )
-}
-
-/// A program with all that it started, which ends with whoever waits for it.
-struct Group(Child);
-
-struct Ended {
-    code: Option<i32>,
-    output: String,
-    complaint: String,
-}
-
-impl Group {
-    async fn end(mut self) -> Result<Ended> {
-        let failed = |e: std::io::Error| Error::failed("running git", e);
-        let (Some(output), Some(complaint)) = (self.0.stdout.take(), self.0.stderr.take()) else {
-            return Err(Error::failed("running git", "it has no output"));
-        };
-        let (mut said, mut complained) = (Vec::new(), Vec::new());
-        let (mut output, mut complaint) = (output.take(MOST_SAID), complaint.take(MOST_SAID));
-        tokio::try_join!(output.read_to_end(&mut said), complaint.read_to_end(&mut complained)).map_err(failed)?;
-        if output.limit() == 0 || complaint.limit() == 0 {
-            // It would wait for somebody to read on; it ends with this.
-            return Err(Error::failed("running git", format!("it says more than {MOST_SAID} bytes")));
-        }
-        let status = self.0.wait().await.map_err(failed)?;
-        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
-        Ok(Ended { code: status.code(), output: text(said), complaint: text(complained) })
-    }
-}
-
-impl Drop for Group {
-    fn drop(&mut self) {
-        // One that was waited for has no number any more.
-        if let Some(group) = self.0.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?)) {
-            let _ = rustix::process::kill_process_group(group, Signal::KILL);
-        }
-    }
 }

@@ -239,7 +239,7 @@ fn unpacked(from: &mut (dyn Read + Send), path: &Path) -> Result<()> {
     std::fs::create_dir_all(path).map_err(Error::io(format!("making {}", path.display())))?;
     let root = File::open(path).map_err(Error::io(format!("opening {}", path.display())))?;
     let owner = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
-    let options = WriteOptions { keep_kinds: false, owner: Some(owner) };
+    let options = WriteOptions { keep_kinds: false, owner: Some(owner), ..WriteOptions::default() };
     let written = write_path(root.as_fd(), Path::new("/"), from, &options);
     written.map_err(|error| {
         if made {
