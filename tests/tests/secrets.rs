@@ -87,9 +87,13 @@ fn a_secret_that_is_required_has_to_be_given() {
         .complains("secret big: more than 512000 bytes");
 }
 
-/// The stock client, with what it needs of this machine, in `tools`.
-fn ssh_add(host: &Daemon) {
-    host.sh("mkdir -p tools/bin && cp $(which ssh-add) tools/bin && for file in $(ldd $(which ssh-add) | grep -o '/[^ ]*'); do cp -L --parents $file tools; done").ok();
+/// Programs of this machine with what they need of it, in `tools`.
+fn tools(host: &Daemon, programs: &str) {
+    host.sh(&format!(
+        "mkdir -p tools/bin && for program in {programs}; do cp $(which $program) tools/bin && for file in $(ldd $(which $program) | grep -o '/[^ ]*'); do \
+         cp -L --parents $file tools; done; done"
+    ))
+    .ok();
 }
 
 #[test]
@@ -105,7 +109,7 @@ RUN --mount=type=ssh --mount=type=ssh,id=other,target=/tmp/other,mode=0666,uid=5
 RUN test -z \"$SSH_AUTH_SOCK\" && echo no agent
 ",
     );
-    ssh_add(&host);
+    tools(&host, "ssh-add");
     let mut agents = Vec::new();
     for name in ["one", "other"] {
         agents.push(host.session(&format!("ssh-agent -D -a {name}.agent")));
@@ -123,7 +127,7 @@ RUN test -z \"$SSH_AUTH_SOCK\" && echo no agent
     host.sh("docker run --rm app ls /tmp/other /run/stratus").fails_with("No such file");
     let key = host.sh("sed -n 2p one").text().to_owned();
     assert_eq!(seen(&host, &key), "");
-    host.sh("$STRATUS build --ssh default=app/Dockerfile app").exits_with(2).complains("give them to an agent");
+    host.sh("$STRATUS build --ssh default=app/Dockerfile app").exits_with(2).complains("app/Dockerfile is not taken: ");
     for agent in &agents {
         agent.signal("TERM");
     }
@@ -137,7 +141,7 @@ fn a_step_that_speaks_with_its_agent_all_at_once_waits_and_breaks_nothing() {
         &host,
         "FROM busybox\nCOPY --from=tools . /\nRUN --mount=type=ssh for i in $(seq 200); do ssh-add -l & done; wait; echo asked\n",
     );
-    ssh_add(&host);
+    tools(&host, "ssh-add");
     let agent = host.session("ssh-agent -D -a $PWD/agent");
     eventually("the agent is there", || host.work().join("agent").exists());
     // It answers nobody until all have asked whom it takes.
@@ -186,8 +190,58 @@ CMD [\"cat\", \"/logo\", \"/seen\", \"/tool\"]
     host.sh("echo new > assets/logo").ok();
     host.sh(build).ok();
     host.sh("docker run --rm app").says("new\nnew\ntool");
-    host.sh("$STRATUS build --build-context a=oci-layout://x app")
-        .exits_with(2)
-        .complains("reads no OCI layouts here yet");
+    host.sh("$STRATUS build --build-context a=oci-layout://x app").exits_with(2).complains("x is no OCI layout");
     host.sh("$STRATUS build --build-context assets=nowhere app").exits_with(1).complains("looking up nowhere");
 }
+
+/// Keys of every kind and form that are in no agent are seen and used by a step's own ssh.
+#[test]
+fn keys_that_are_in_no_agent_sign_for_a_step() {
+    let host = Daemon::start();
+    host.sh("for kind in ed25519 rsa ecdsa; do ssh-keygen -q -t $kind -N '' -C $kind -f $kind; done && \
+         ssh-keygen -q -t rsa -m PEM -N '' -C pem -f pem && ssh-keygen -q -t ecdsa -m PKCS8 -N '' -f pkcs8 && \
+         ssh-keygen -q -t ed25519 -N secret -f locked && ssh-keygen -q -t ed25519 -N '' -f open && chmod 644 open")
+        .ok();
+    tools(&host, "ssh-add ssh-keygen");
+    host.sh("mkdir keys && cp ed25519.pub rsa.pub ecdsa.pub pem.pub pkcs8.pub keys").ok();
+    host.write("app", &[("Dockerfile", STEP)]);
+    let build = "$STRATUS build -t built --build-context tools=tools --build-context keys=keys";
+    host.sh(&format!("TMPDIR=$PWD {build} --ssh default=ed25519,rsa,ecdsa,pem,pkcs8 app && ! ls -d stratus-keys-*"))
+        .ok();
+    let listed = host.sh("docker run --rm built cat /listed");
+    listed.ok().mentions("ed25519 (ED25519)").mentions("rsa (RSA)").mentions("ecdsa (ECDSA)").mentions("pem (RSA)");
+    assert_eq!(listed.lines().len(), 5, "{}", listed.text());
+    // What was signed within is checked out here.
+    for key in ["ed25519", "rsa", "ecdsa", "pem", "pkcs8"] {
+        host.sh(&format!(
+            "docker run --rm built cat /signed/{key} > signature && printf '%s ' me > allowed && cat {key}.pub >> allowed && \
+             echo text | ssh-keygen -q -Y verify -f allowed -I me -n file -s signature"
+        ))
+        .ok();
+    }
+    let build = |key: &str| host.sh(&format!("TMPDIR=$PWD {build} --ssh default={key} app </dev/null"));
+    build("locked")
+        .exits_with(2)
+        .complains("locked is not taken: nobody typed its passphrase")
+        .complains("ssh-add, and --ssh ID=SOCKET");
+    build("open").exits_with(2).complains("open is not taken: Permissions 0644");
+    build("nothing").complains("looking up nothing");
+    host.sh("ls -d stratus-keys-* 2>/dev/null || true").says("");
+
+    // Where the client is killed, they are nobody's any more.
+    host.write("held", &[("Dockerfile", "FROM busybox\nRUN --mount=type=ssh echo begun; sleep 3600\n")]);
+    let held = host.session("env TMPDIR=$PWD $STRATUS build --progress plain --ssh default=ed25519 held");
+    held.waits_for(" begun\n");
+    let agents = || host.sh("pgrep -f \"[s]sh-agent -D -a $PWD/stratus-keys-\" || true").text().to_owned();
+    assert_ne!(agents(), "");
+    held.signal("KILL");
+    eventually("the agent to end", || agents().is_empty());
+}
+
+const STEP: &str = r#"FROM busybox
+COPY --from=tools . /
+COPY --from=keys . /keys/
+RUN echo root:x:0:0:root:/:/bin/sh > /etc/passwd
+RUN --mount=type=ssh ssh-add -l > /listed && mkdir /signed && for key in ed25519 rsa ecdsa pem pkcs8; do \
+    echo text | ssh-keygen -q -Y sign -f /keys/$key.pub -n file > /signed/$key || exit 1; done
+"#;

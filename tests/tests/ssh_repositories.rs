@@ -132,6 +132,12 @@ fn a_host_is_to_be_known_and_to_take_a_key() {
     own.host.sh("ssh-keygen -q -H -f home/.ssh/known_hosts && ! grep -q 127.0.0.1 home/.ssh/known_hosts").ok();
     own.adds(&dockerfile, "--ssh default=agent").ok();
 
+    // A key that is in no agent.
+    own.adds(&dockerfile, "--no-cache --ssh default=other")
+        .exits_with(1)
+        .complains("takes none of the keys that --ssh default lends");
+    own.adds(&dockerfile, "--no-cache --ssh default=other,user").ok();
+
     let strict = Daemon::start();
     strict.write("context", &[("Dockerfile", &dockerfile)]);
     let work = own.host.work();

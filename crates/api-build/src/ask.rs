@@ -255,6 +255,16 @@ pub enum NamedContext {
     Image(String),
     /// A git repository, an archive or a file, which the daemon fetches.
     Elsewhere(String),
+    /// An image in a directory of the client's that is an OCI layout.
+    Layout {
+        /// What the client has the directory under.
+        layout: String,
+        /// The name that the user knows it by.
+        path: String,
+        /// Which of what it has; what is called `latest`, or the only one, where nothing is said.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        entry: Option<LayoutEntry>,
+    },
 }
 
 /// How commands run.

@@ -149,6 +149,10 @@ async fn request(builder: &Builder, opener: &Opener, asked: Ask) -> Result<(Requ
                 let files = directory(builder, opener, Some(name.clone()), &key, ignore).await?;
                 build::NamedContext::Files { files: Arc::new(files), origin: None }
             }
+            NamedContext::Layout { layout, path, entry } => {
+                let layout = Arc::new(ClientLayout { opener: opener.clone(), name: layout });
+                build::NamedContext::Layout(build::LayoutImage { layout, path, entry })
+            }
             NamedContext::Elsewhere(address) => {
                 let fetched = builder.fetch_named(&address, Some(&lender)).await;
                 fetched.map_err(|error| Error::Invalid(format!("context {name}: {error}")))?

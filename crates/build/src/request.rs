@@ -2,6 +2,7 @@
 
 use crate::attest::{Attest, Fetched};
 use crate::cache::CacheLimits;
+use crate::contexts::LayoutImage;
 use crate::dockerfile::{Given, Source};
 use crate::elsewhere::CacheFrom;
 use crate::entitlement::Entitlement;
@@ -94,6 +95,8 @@ pub enum NamedContext {
     },
     /// An image, by its name.
     Image(String),
+    /// An image in a directory of whoever asks.
+    Layout(LayoutImage),
 }
 
 /// Whoever asks for a build, and has something for its commands that is nobody else's to see.

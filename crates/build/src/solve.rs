@@ -531,6 +531,10 @@ impl<'b> Solver<'b> {
                 self.root_of(name, files, platform, step).await
             }
             Some(NamedContext::Image(image)) => self.image(image, None, platform, step).await,
+            Some(NamedContext::Layout(image)) => {
+                let id = self.of_layout(image, platform, step).await?;
+                self.opened(&id.to_string(), id)
+            }
             None => self.image(name, meant, platform, step).await,
         }
     }
@@ -578,6 +582,11 @@ impl<'b> Solver<'b> {
             Some(id) => id,
             None => self.pull(name, meant, platform, step).await?,
         };
+        self.opened(name, id)
+    }
+
+    /// An image that is here, as what it is called.
+    fn opened(&self, name: &str, id: ImageId) -> Result<State> {
         let failed = |e: image::Error| Error::failed(format!("opening image {name}"), e);
         let config = self.images().config(&id).map_err(failed)?;
         let kept: Option<KeptLayers> = self.images().keep_layers(&config.rootfs.diff_ids);

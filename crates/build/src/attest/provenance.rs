@@ -88,7 +88,7 @@ fn named(context: &NamedContext) -> Value {
     match context {
         NamedContext::Image(name) => json!({ "image": name }),
         NamedContext::Files { origin: Some(origin), .. } => json!({ "uri": origin.uri() }),
-        NamedContext::Files { origin: None, .. } => json!({}),
+        NamedContext::Files { origin: None, .. } | NamedContext::Layout(_) => json!({}),
     }
 }
 

@@ -5,6 +5,7 @@
 
 mod archive;
 mod kept;
+mod layout;
 mod list;
 mod named;
 mod settle;
@@ -12,5 +13,6 @@ mod update;
 
 pub use archive::Received;
 pub(crate) use kept::{Kept, Known, Mine};
+pub use layout::LayoutImage;
 pub use list::{List, Listed, Stamp, What};
 pub use update::{Taking, Update, Verdict};

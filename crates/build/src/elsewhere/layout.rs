@@ -7,11 +7,11 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::{self, BoxStream};
 use image::manifest::MAX_DOCUMENT;
 use image::registry::NewArtifact;
-use image::{ArtifactManifest, Descriptor, Digest, Images, Index, KeptLayers, Progress, media_type};
+use image::{ArtifactManifest, Descriptor, Digest, ImageIngest, Images, Index, KeptLayers, Progress, media_type};
 use serde::{Deserialize, Serialize};
 
 /// The annotation that names an entry of an index.
-const NAME: &str = "org.opencontainers.image.ref.name";
+pub(crate) const NAME: &str = "org.opencontainers.image.ref.name";
 
 /// What says that a directory is a layout.
 const MARKER: &str = r#"{"imageLayoutVersion":"1.0.0"}"#;
@@ -79,7 +79,7 @@ pub(super) async fn open(layout: &dyn Layout, entry: &LayoutEntry) -> Result<Fou
 }
 
 /// A whole small file.
-async fn whole(layout: &dyn Layout, file: LayoutFile) -> Result<Bytes, String> {
+pub(crate) async fn whole(layout: &dyn Layout, file: LayoutFile) -> Result<Bytes, String> {
     let (mut all, mut pieces) = (Vec::new(), layout.read(file));
     while let Some(piece) = pieces.next().await {
         all.extend_from_slice(&piece?);
@@ -91,7 +91,7 @@ async fn whole(layout: &dyn Layout, file: LayoutFile) -> Result<Bytes, String> {
 }
 
 /// A whole small blob, verified.
-async fn blob(layout: &dyn Layout, descriptor: &Descriptor) -> Result<Bytes, String> {
+pub(crate) async fn blob(layout: &dyn Layout, descriptor: &Descriptor) -> Result<Bytes, String> {
     let bytes = whole(layout, LayoutFile::Blob(descriptor.digest)).await?;
     match Digest::of(&bytes) == descriptor.digest {
         true => Ok(bytes),
@@ -99,7 +99,7 @@ async fn blob(layout: &dyn Layout, descriptor: &Descriptor) -> Result<Bytes, Str
     }
 }
 
-/// Takes a layer in, verified by the digest of its blob and by that of what is in it.
+/// Takes a layer in that stays, verified by the digest of its blob and by that of what is in it.
 pub(super) async fn fetch(
     layout: &dyn Layout,
     images: &Images,
@@ -107,8 +107,20 @@ pub(super) async fn fetch(
     diff_id: &Digest,
     progress: Progress,
 ) -> Result<KeptLayers, String> {
-    let failed = |e: image::Error| e.to_string();
     let ingest = images.begin_image();
+    take(layout, &ingest, layer, diff_id, progress).await?;
+    images.keep_layers(&[*diff_id]).ok_or_else(|| "the layer was removed as it came".to_owned())
+}
+
+/// Takes a layer in, as a part of an image.
+pub(crate) async fn take(
+    layout: &dyn Layout,
+    ingest: &ImageIngest,
+    layer: &Descriptor,
+    diff_id: &Digest,
+    progress: Progress,
+) -> Result<(), String> {
+    let failed = |e: image::Error| e.to_string();
     let mut sink = ingest.unpack_layer(layer, diff_id, progress).await.map_err(failed)?;
     // What an earlier attempt left is there already.
     let mut skip = sink.resume_offset();
@@ -125,8 +137,7 @@ pub(super) async fn fetch(
             }
         }
     }
-    sink.finish().await.map_err(failed)?;
-    images.keep_layers(&[*diff_id]).ok_or_else(|| "the layer was removed as it came".to_owned())
+    sink.finish().await.map_err(failed)
 }
 
 /// Writes an artifact, which a name stands for from then on. Blobs that are there already stay as they are, and so do other names.

@@ -6,7 +6,7 @@
 mod document;
 mod export;
 mod import;
-mod layout;
+pub(crate) mod layout;
 mod trail;
 
 pub use export::CacheTo;

@@ -7,7 +7,7 @@ const ATTESTATION: &str = "vnd.docker.reference.type";
 
 /// The entry of an index that fits the platform best; the first of several that fit alike.
 /// Entries that don't name a platform come last.
-pub(super) fn choose<'a>(index: &'a Index, wanted: &Platform) -> Option<&'a Descriptor> {
+pub fn choose<'a>(index: &'a Index, wanted: &Platform) -> Option<&'a Descriptor> {
     let runnable = runnable_on(&wanted.normalized());
     let rank = |entry: &Descriptor| match &entry.platform {
         None => Some(runnable.len()),

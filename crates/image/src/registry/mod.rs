@@ -54,6 +54,7 @@ use tokio::sync::Semaphore;
 
 pub use artifact::{NewArtifact, RemoteArtifact};
 pub use auth::{Auth, AuthDocument, AuthError, Credential, basic_header, registry_of};
+pub use choice::choose;
 pub use config::{BadHostOrCidr, HostOrCidr, RegistryConfig};
 pub use error::{Refusal, RegistryError, RegistryErrorKind, TransportCause};
 pub use fetch::Fetched;
