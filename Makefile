@@ -15,6 +15,8 @@ export PATH := $(HOME)/.cargo/bin:$(PATH)
 # A checkout that is made anew each time finds what was built before.
 ifneq ($(CI),)
 export CARGO_TARGET_DIR := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/stratus/target
+# What is built once needs no notes on how to build a part of it again, which are more than what is built.
+export CARGO_INCREMENTAL := 0
 endif
 export PREFIX DESTDIR
 
