@@ -58,3 +58,47 @@ fn who_takes_everything_down_is_told_what_that_was() {
         host.work().display()
     ));
 }
+
+/// A bridge that is there until the test ends, however that does.
+struct Bridge(String);
+
+impl Bridge {
+    fn new(name: String) -> Self {
+        let made = std::process::Command::new("ip").args(["link", "add", &name, "type", "bridge"]).status();
+        assert!(made.is_ok_and(|status| status.success()), "no bridge {name}");
+        Self(name)
+    }
+}
+
+impl Drop for Bridge {
+    fn drop(&mut self) {
+        // A test that failed may have removed it.
+        let _ = std::process::Command::new("ip").args(["link", "del", &self.0]).status();
+    }
+}
+
+#[test]
+fn a_bridge_of_an_administrators_is_left_as_it_was() {
+    let mut host = Daemon::start();
+    let Bridge(name) = &Bridge::new(format!("adm{}", host.port()));
+    let net = host.addresses().replace(".0.0/16", ".200");
+    let addresses = format!("ip -o -4 addr show dev {name} | awk '{{print $4}}' | xargs");
+    host.sh(&format!("ip addr add {net}.7/24 dev {name} && ip link set {name} up")).ok();
+    let create = format!("docker network create -o com.docker.network.bridge.name={name} --subnet {net}.0/24 theirs");
+    host.sh(&create).ok();
+    host.sh(&addresses).says(&format!("{net}.7/24 {net}.1/24"));
+    host.sh("docker run --rm --network theirs busybox ping -c 1 -W 5 $(docker network inspect -f '{{(index .IPAM.Config 0).Gateway}}' theirs)")
+        .ok();
+    host.stop();
+    host.sh(&format!(
+        "$STRATUS daemon --clean --data-dir {} --run-dir {}",
+        host.data().display(),
+        host.run_dir().display()
+    ))
+    .mentions("1 address of a bridge that is not its own");
+    host.sh(&addresses).says(&format!("{net}.7/24"));
+    host.restart();
+    host.sh(&addresses).says(&format!("{net}.7/24 {net}.1/24"));
+    host.sh("docker network rm theirs").ok();
+    host.sh(&addresses).says(&format!("{net}.7/24"));
+}

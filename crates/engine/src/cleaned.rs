@@ -36,6 +36,17 @@ pub(crate) fn forget(data_dir: &Path) -> Result<()> {
     }
 }
 
+/// Takes the addresses that bridges of others were given for networks of a data directory from them again. Nobody else may have the
+/// directory. Returns how many there were.
+pub fn take_back_addresses(data_dir: &Path, instance: &net::Instance) -> Result<usize> {
+    let path = crate::open::store_file(data_dir);
+    if !path.exists() {
+        return Ok(0);
+    }
+    let store = store::Store::open(path).map_err(|error| Error::system(error.to_string()))?;
+    net::take_back(instance, &store).map_err(|error| Error::system(error.to_string()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,6 +1,6 @@
 //! The engine's start: every part is opened, and what runs is taken up.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use image::registry::Registries;
@@ -13,6 +13,11 @@ use crate::metering::Metering;
 use crate::model::ContainerRecord;
 use crate::volumes::Volumes;
 use crate::{Engine, EngineConfig, Error, Events, Inner, Result, names_service};
+
+/// Where a data directory has its store.
+pub(crate) fn store_file(data_dir: &Path) -> PathBuf {
+    data_dir.join("stratus.db")
+}
 
 impl Engine {
     /// Opens the data directory and takes up what runs. Must be called within a tokio runtime.
@@ -43,8 +48,7 @@ impl Engine {
         for directory in [config.data_dir.clone(), config.run_dir.join("bundle/rootfs")] {
             make(&directory)?;
         }
-        let store =
-            Store::open(config.data_dir.join("stratus.db")).map_err(|error| Error::system(error.to_string()))?;
+        let store = Store::open(store_file(&config.data_dir)).map_err(|error| Error::system(error.to_string()))?;
         let records: Collection<ContainerRecord> = Collection::new(&store, "container/");
         let listed = records.list().map_err(|error| Error::step("read the containers", error))?;
         let containers = Registry::default();

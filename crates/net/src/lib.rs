@@ -44,6 +44,6 @@ pub use error::{Error, Result};
 pub use namespace::NetNs;
 pub use network::{
     BridgeOptions, Cleaned, Driver, InvalidNetwork, IpamConfig, NamedEndpoint, Network, NetworkSpec, Networks,
-    check_link_name, clean, owner_of_bridge,
+    check_link_name, clean, owner_of_bridge, take_back,
 };
 pub use port::{PortError, PortSpec, Protocol, PublishedPort};

@@ -475,8 +475,8 @@ fn a_bridge_of_another_instance_is_refused_and_left_as_it_is() {
             spec
         };
         first.create(named(&theirs, "front0")).unwrap();
-        assert_eq!(net::owner_of_bridge("stratus0").unwrap(), Some(world::instance()));
-        assert_eq!(net::owner_of_bridge("nobodys0").unwrap(), None);
+        assert_eq!(net::owner_of_bridge("stratus0", &world::instance()).unwrap(), Some(world::instance()));
+        assert_eq!(net::owner_of_bridge("nobodys0", &world::instance()).unwrap(), None);
         let before = everything();
         let is_theirs = |error: &Error, name: &str| matches!(error, Error::BridgeOfAnother { link, owner } if link == name && *owner == world::instance());
         // As the default bridge of a second instance: nothing at all is made.
@@ -582,5 +582,85 @@ fn a_namespace_of_a_user_namespace_is_set_up_too() {
         assert!(!c.sh("ip -6 addr show eth0").contains("inet6"));
         drop(child.stdin.take());
         child.wait().unwrap();
+    });
+}
+
+/// The kernel takes a bridge and the alias that says whose it is by two messages. This is what is there between the two.
+#[test]
+fn a_bridge_that_was_being_made_is_known() {
+    on_a_host(|host| {
+        let networks = host.networks();
+        let made = networks.create(chosen("front", "10.1.0.0/24")).unwrap();
+        let bridge = format!("br-{}", &made.id[..12]);
+        drop(networks);
+        let whose = || sh(&format!("ip -d link show {bridge}"));
+        assert!(whose().contains("link/ether 02:42:"), "{}", whose());
+        let nobodys = |name: &str| sh(&format!("ip link set {name} alias ''; ip link show {name}"));
+        assert!(!nobodys(&bridge).contains("alias"));
+        assert_eq!(net::owner_of_bridge(&bridge, &world::instance()).unwrap(), Some(world::instance()));
+        // It is no other's.
+        assert_eq!(net::owner_of_bridge(&bridge, &"t2".parse().unwrap()).unwrap(), None);
+        let networks = host.networks();
+        assert!(whose().contains("alias stratus-t1"), "{}", whose());
+        nobodys(&bridge);
+        networks.remove("front").unwrap();
+        assert!(!traces().contains("br-"));
+        drop(networks);
+        nobodys("stratus0");
+        assert_eq!(net::clean(&world::instance()).unwrap().bridges, 1);
+        assert!(!traces().contains("stratus0"));
+    });
+}
+
+#[test]
+fn a_bridge_of_an_administrators_gives_back_what_it_was_given() {
+    on_a_host(|host| {
+        sh("ip link add theirs type bridge; ip addr add 10.1.0.7/24 dev theirs; ip addr add 10.2.0.1/24 dev theirs");
+        let addresses = || sh("ip -o -4 addr show dev theirs | awk '{print $4}' | sort").trim().replace('\n', " ");
+        let on_theirs = |name: &str, net: &str| {
+            let mut wanted = chosen(name, net);
+            wanted.options.insert("com.docker.network.bridge.name".into(), "theirs".into());
+            wanted
+        };
+        let networks = host.networks();
+        networks.create(on_theirs("front", "10.1.0.0/24")).unwrap();
+        assert_eq!(addresses(), "10.1.0.1/24 10.1.0.7/24 10.2.0.1/24");
+        // Also after a start that found everything as it is.
+        drop(networks);
+        let networks = host.networks();
+        networks.remove("front").unwrap();
+        assert_eq!(addresses(), "10.1.0.7/24 10.2.0.1/24");
+        // What was there before is nobody's to take away.
+        networks.create(on_theirs("back", "10.2.0.0/24")).unwrap();
+        networks.remove("back").unwrap();
+        assert_eq!(addresses(), "10.1.0.7/24 10.2.0.1/24");
+        // One that was taken away meanwhile, as by a reboot, is given again, and taken.
+        networks.create(on_theirs("front", "10.1.0.0/24")).unwrap();
+        drop(networks);
+        sh("ip addr del 10.1.0.1/24 dev theirs");
+        drop(host.networks());
+        assert_eq!(addresses(), "10.1.0.1/24 10.1.0.7/24 10.2.0.1/24");
+        net::clean(&world::instance()).unwrap();
+        assert_eq!(net::take_back(&world::instance(), &host.store).unwrap(), 1);
+        assert_eq!(addresses(), "10.1.0.7/24 10.2.0.1/24");
+        assert_eq!(net::take_back(&world::instance(), &host.store).unwrap(), 0);
+    });
+}
+
+#[test]
+fn a_default_bridge_of_an_administrators_gives_back_what_it_was_given() {
+    on_a_host(|host| {
+        sh("ip link add theirs type bridge; ip addr add 10.1.0.7/24 dev theirs");
+        let addresses = || sh("ip -o -4 addr show dev theirs | awk '{print $4}' | sort").trim().replace('\n', " ");
+        let mut config = host.config();
+        config.bridge_name = "theirs".into();
+        config.bridge_address = Some("10.3.0.1/24".parse().unwrap());
+        drop(Networks::open(config.clone(), Vec::new()).unwrap());
+        assert_eq!(addresses(), "10.1.0.7/24 10.3.0.1/24");
+        config.bridge_address = Some("10.4.0.1/24".parse().unwrap());
+        drop(Networks::open(config, Vec::new()).unwrap());
+        assert_eq!(addresses(), "10.1.0.7/24 10.4.0.1/24");
+        drop(host.networks());
+        assert_eq!(addresses(), "10.1.0.7/24");
     });
 }

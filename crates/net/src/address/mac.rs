@@ -1,6 +1,7 @@
 //! Link-layer addresses.
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 use std::fmt;
 use std::net::Ipv4Addr;
 use std::str::FromStr;
@@ -30,6 +31,13 @@ impl MacAddress {
     pub fn random() -> MacAddress {
         let [a, b, c, d] = rand::random::<[u8; 4]>();
         MacAddress([0x02, 0x42, a, b, c, d])
+    }
+
+    /// An address that begins with `02:42`, as Docker's do, and is always the same for the same parts. It is like a random one to
+    /// whoever does not know them.
+    pub(crate) fn derived(parts: [&str; 3]) -> MacAddress {
+        let hash = Sha256::digest(parts.join("\0"));
+        MacAddress([0x02, 0x42, hash[0], hash[1], hash[2], hash[3]])
     }
 
     /// The six bytes, in the order of transmission.

@@ -3,6 +3,7 @@
 use super::bridge;
 use super::leaving::silence;
 use super::networks::{Entry, NamedEndpoint, Networks, State};
+use super::open::note_given;
 use super::plan::random_id;
 use super::spec::{Driver, Network};
 use crate::MacAddress;
@@ -237,9 +238,15 @@ impl Networks {
     /// Tries again to make a bridge that could not be made at the start.
     fn ensure_bridge(&self, network: &Network) -> Result<u32> {
         let _one_at_a_time = self.changing.lock();
-        let index = bridge::ensure(&self.host.lock(), &self.config.instance, network, self.config.mtu)?;
+        let mut network = network.clone();
+        let index = {
+            let host = self.host.lock();
+            note_given(&host, &self.config.instance, &self.records, &mut network)?;
+            bridge::ensure(&host, &self.config.instance, &network, self.config.mtu)?
+        };
         if let Some(entry) = self.state.lock().networks.get_mut(&network.id) {
             entry.bridge = index;
+            entry.network = Arc::new(network);
         }
         Ok(index)
     }

@@ -1,4 +1,9 @@
 //! A network's bridge in the kernel.
+//!
+//! Whose a bridge is, its alias says, which the kernel takes only once the bridge is there. So that a daemon which is killed between the
+//! two leaves nothing that looks like an administrator's, a new bridge is in the group of all instances' bridges, and its link-layer address
+//! is made of its instance's and its own name: that one message makes all three. What the kernel has for
+//! this start of the machine alone is part of it, so that no two machines have the same addresses.
 
 use super::spec::Network;
 use crate::config::Instance;
@@ -10,11 +15,13 @@ use ipnet::IpNet;
 
 /// The group of all instances' bridges (`ip link show group 0x73747261`), by which one's table knows another's.
 pub(crate) const GROUP: u32 = u32::from_be_bytes(*b"stra");
+/// Random, and another one each time the machine is started.
+const BOOT: &str = "/proc/sys/kernel/random/boot_id";
 
 /// Makes the network's bridge be as it shall be, and gives its index. What is right already is not touched.
 ///
-/// A bridge of that name which an administrator made is used as it is, with the network's addresses beside its own; it is
-/// never deleted. One of another instance is refused.
+/// A bridge of that name which an administrator made is used as it is, with the network's addresses beside its own
+/// ([`to_be_given`]); it is never deleted. One of another instance is refused.
 pub(super) fn ensure(host: &RouteSocket, instance: &Instance, network: &Network, default_mtu: u32) -> Result<u32> {
     let Some(options) = &network.bridge else { return Ok(0) };
     let name = &options.link;
@@ -23,13 +30,18 @@ pub(super) fn ensure(host: &RouteSocket, instance: &Instance, network: &Network,
             check(&link, instance)?;
             link
         }
-        None => make(host, instance, name, options.mtu.unwrap_or(default_mtu))?,
+        None => make(host, name, instance, options.mtu.unwrap_or(default_mtu))?,
     };
     if !link.up {
         host.apply(&[Change::link_up(link.index)])?;
     }
-    if is_ours(&link, instance) && link.group != GROUP {
-        host.apply(&[Change::link_group(link.index, GROUP)])?;
+    if is_ours(&link, instance) {
+        if link.group != GROUP {
+            host.apply(&[Change::link_group(link.index, GROUP)])?;
+        }
+        if link.alias != instance.link_alias() {
+            host.apply(&[Change::link_alias(link.index, &instance.link_alias())])?;
+        }
     }
     if network.enable_ipv6 {
         sysctl::ensure(&format!("net/ipv6/conf/{name}/disable_ipv6"), "0")?;
@@ -39,25 +51,32 @@ pub(super) fn ensure(host: &RouteSocket, instance: &Instance, network: &Network,
     Ok(link.index)
 }
 
-fn make(host: &RouteSocket, instance: &Instance, name: &str, mtu: u32) -> Result<Link> {
+/// As it is before its alias says whose it is.
+fn make(host: &RouteSocket, name: &str, instance: &Instance, mtu: u32) -> Result<Link> {
     // With an address of its own a bridge does not take that of its first port, which goes away with a sandbox.
-    host.apply(&[Change::make_bridge(name, MacAddress::random(), mtu)])?;
+    host.apply(&[Change::make_bridge(name, mac(name, instance)?, mtu, GROUP)])?;
     let missing = || Error::io(format!("find the new bridge {name}"), std::io::ErrorKind::NotFound.into());
-    let link = host.link(name)?.ok_or_else(missing)?;
-    host.apply(&[Change::link_alias(link.index, &instance.link_alias())])?;
-    Ok(Link { alias: instance.link_alias(), ..link })
+    host.link(name)?.ok_or_else(missing)
+}
+
+/// The link-layer address of an instance's bridge of that name.
+fn mac(name: &str, instance: &Instance) -> Result<MacAddress> {
+    let boot = std::fs::read_to_string(BOOT).map_err(|error| Error::io(format!("read {BOOT}"), error))?;
+    Ok(MacAddress::derived([boot.trim(), instance.as_str(), name]))
+}
+
+/// What the gateways of a network are as addresses of its bridge.
+fn gateways(network: &Network) -> Vec<IpNet> {
+    let configs = network.ipam.iter();
+    configs.filter_map(|config| IpNet::new(config.gateway?, config.subnet?.prefix_len()).ok()).collect()
 }
 
 /// Gives the bridge the networks' gateways as addresses, and takes others away where the bridge is ours.
 fn ensure_addresses(host: &RouteSocket, instance: &Instance, network: &Network, link: &Link) -> Result<()> {
-    let wanted: Vec<IpNet> = network
-        .ipam
-        .iter()
-        .filter_map(|config| IpNet::new(config.gateway?, config.subnet?.prefix_len()).ok())
-        .collect();
+    let wanted = gateways(network);
     let present = host.addresses(link.index)?;
     let mut changes = Vec::new();
-    if link.alias == instance.link_alias() {
+    if is_ours(link, instance) {
         let stale = present.iter().filter(|address| !wanted.contains(address) && !is_link_local(address));
         changes.extend(stale.map(|address| Change::delete_address(link.index, *address)));
     }
@@ -66,47 +85,77 @@ fn ensure_addresses(host: &RouteSocket, instance: &Instance, network: &Network, 
     host.apply(&changes)
 }
 
+/// The addresses that [`ensure`] is about to give to a bridge of an administrator's, and that no record says of yet.
+pub(super) fn to_be_given(host: &RouteSocket, instance: &Instance, network: &Network) -> Result<Vec<IpNet>> {
+    let Some(options) = &network.bridge else { return Ok(Vec::new()) };
+    let Some(link) = host.link(&options.link)? else { return Ok(Vec::new()) };
+    if link.kind != "bridge" || owner(&link, instance)?.is_some() {
+        return Ok(Vec::new());
+    }
+    let present = host.addresses(link.index)?;
+    let missing = gateways(network).into_iter().filter(|address| !present.contains(address));
+    Ok(missing.filter(|address| !network.given.contains(address)).collect())
+}
+
+/// Takes the addresses that an administrator's bridge was given for a network from it again. Says how many there were.
+pub(super) fn take_back(host: &RouteSocket, instance: &Instance, network: &Network) -> Result<usize> {
+    let Some(options) = network.bridge.as_ref().filter(|_| !network.given.is_empty()) else { return Ok(0) };
+    match host.link(&options.link)? {
+        Some(link) if link.kind == "bridge" && owner(&link, instance)?.is_none() => {
+            let present = host.addresses(link.index)?;
+            let ours = network.given.iter().filter(|address| present.contains(address));
+            let changes: Vec<Change> = ours.map(|address| Change::delete_address(link.index, *address)).collect();
+            host.apply(&changes).map(|()| changes.len())
+        }
+        _ => Ok(0),
+    }
+}
+
 fn is_link_local(address: &IpNet) -> bool {
     matches!(address, IpNet::V6(net) if net.addr().is_unicast_link_local())
 }
 
-/// Deletes the network's bridge, where it is ours. Waits for the kernel's grace periods.
-pub(super) fn remove(host: &RouteSocket, instance: &Instance, name: &str) -> Result<()> {
-    match host.link(name)? {
+/// Deletes the network's bridge, where it is ours, and takes back what an administrator's was given. Waits for the kernel's grace periods.
+pub(super) fn remove(host: &RouteSocket, instance: &Instance, network: &Network) -> Result<()> {
+    let Some(options) = &network.bridge else { return Ok(()) };
+    match host.link(&options.link)? {
         Some(link) if is_ours(&link, instance) => host.apply(&[Change::delete_link(link.index)]),
-        _ => Ok(()),
+        _ => take_back(host, instance, network).map(drop),
     }
 }
 
 /// Refuses what is no bridge, and one that another instance made: what one gave it, the other would take away.
 pub(super) fn check(link: &Link, instance: &Instance) -> Result<()> {
-    match owner(link)? {
+    match owner(link, instance)? {
         Some(owner) if owner != *instance => Err(Error::BridgeOfAnother { link: link.name.clone(), owner }),
         _ => Ok(()),
     }
 }
 
-fn owner(link: &Link) -> Result<Option<Instance>> {
+/// The instance that made a bridge; `None`: an administrator did. `own`: the one that is known also by a bridge without an alias.
+fn owner(link: &Link, own: &Instance) -> Result<Option<Instance>> {
     match link.kind == "bridge" {
+        true if is_ours(link, own) => Ok(Some(own.clone())),
         true => Ok(Instance::of_alias(&link.alias)),
         false => Err(Error::NotABridge(link.name.clone())),
     }
 }
 
-/// The instance that made the bridge of that name; `None`: an administrator did, or there is none.
+/// The instance that made the bridge of that name; `None`: an administrator did, or there is none. `own`: the one that asks.
 ///
 /// # Errors
 /// Where what has the name is no bridge, and where the kernel does not tell.
-pub fn owner_of_bridge(name: &str) -> Result<Option<Instance>> {
+pub fn owner_of_bridge(name: &str, own: &Instance) -> Result<Option<Instance>> {
     match RouteSocket::open()?.link(name)? {
-        Some(link) => owner(&link),
+        Some(link) => owner(&link, own),
         None => Ok(None),
     }
 }
 
-/// Whether the link is a bridge that this instance made.
+/// Whether the link is a bridge that this instance made, were it killed before it could say so.
 pub(super) fn is_ours(link: &Link, instance: &Instance) -> bool {
-    link.kind == "bridge" && link.alias == instance.link_alias()
+    let is_new = || link.group == GROUP && link.mac.is_some() && link.mac == mac(&link.name, instance).ok();
+    link.kind == "bridge" && (link.alias == instance.link_alias() || link.alias.is_empty() && is_new())
 }
 
 /// Whether the link is the host's end of a sandbox' link that this instance made.

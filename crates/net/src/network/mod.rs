@@ -10,5 +10,5 @@ mod plan;
 mod spec;
 
 pub use bridge::owner_of_bridge;
-pub use networks::{Cleaned, NamedEndpoint, Networks, clean};
+pub use networks::{Cleaned, NamedEndpoint, Networks, clean, take_back};
 pub use spec::{BridgeOptions, Driver, InvalidNetwork, IpamConfig, Network, NetworkSpec, check_link_name};

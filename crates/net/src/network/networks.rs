@@ -17,7 +17,7 @@ use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
-use store::Collection;
+use store::{Collection, Store};
 
 /// An instance's networks, and everything of them in the kernel. Shared between threads.
 pub struct Networks {
@@ -130,10 +130,19 @@ impl Networks {
         if taken && !is_predefined(&spec.name) {
             return Err(Error::NameTaken(spec.name));
         }
-        let routes = self.host.lock().routes()?;
+        let routes = {
+            let host = self.host.lock();
+            // A route through the network's own bridge, which an administrator may have given its addresses, is no obstacle.
+            let bridge = spec.options.get("com.docker.network.bridge.name").map(|name| host.link(name)).transpose()?;
+            let own = bridge.flatten().map(|link| link.index);
+            let mut routes = host.routes()?;
+            routes.retain(|route| Some(route.link) != own);
+            routes
+        };
         let around = plan::Surroundings { pools: &self.pools, subnets: &subnets, routes: &routes };
-        let network = plan::plan(spec, &around)?;
+        let mut network = plan::plan(spec, &around)?;
         self.check_bridge_name(&network)?;
+        network.given = bridge::to_be_given(&self.host.lock(), &self.config.instance, &network)?;
         self.records.put(&network.id, &network).map_err(|e| Error::store("store a network", e))?;
         match self.make(&network) {
             Ok(index) => {
@@ -261,7 +270,7 @@ impl Networks {
     /// Takes a network out of the kernel. What fails is left for the next start, which looks for it.
     fn unmake(&self, network: &Network) {
         let Some(rules) = bridge::rules_of(network) else { return };
-        let link = bridge::remove(&self.host.lock(), &self.config.instance, &rules.bridge);
+        let link = bridge::remove(&self.host.lock(), &self.config.instance, network);
         let foreign = self.foreign.remove_bridge(&rules.bridge);
         let own = self.firewall.remove_network(&rules);
         for error in [link, foreign, own].into_iter().filter_map(|result| result.err()) {
@@ -317,6 +326,24 @@ pub fn clean(instance: &Instance) -> Result<Cleaned> {
     }
     firewall::remove_foreign(instance)?;
     Ok(Cleaned { bridges, table: firewall::remove_table(instance)? })
+}
+
+/// Takes the addresses that administrators' bridges were given from them again, which the networks' records say. As [`clean`], and the
+/// store has to be nobody else's. Returns how many there were.
+///
+/// # Errors
+/// Where the kernel or the store refuse.
+pub fn take_back(instance: &Instance, store: &Store) -> Result<usize> {
+    let records: Collection<Network> = Collection::new(store, super::open::RECORDS);
+    let host = RouteSocket::open()?;
+    let mut taken = 0;
+    let all = records.list().map_err(|e| Error::store("read the networks", e))?;
+    for mut network in all.items.into_iter().map(|item| item.value).filter(|network| !network.given.is_empty()) {
+        taken += bridge::take_back(&host, instance, &network)?;
+        network.given.clear();
+        records.put(&network.id, &network).map_err(|e| Error::store("store a network", e))?;
+    }
+    Ok(taken)
 }
 
 /// What [`clean`] took out.

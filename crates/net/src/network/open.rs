@@ -6,7 +6,7 @@ use super::networks::{Entry, NamedEndpoint, Networks, State};
 use super::spec::{Driver, IpamConfig, Network, NetworkSpec};
 use super::{bridge, plan};
 use crate::AddressPool;
-use crate::config::NetConfig;
+use crate::config::{Instance, NetConfig};
 use crate::endpoint::{HostLinks, Sandbox, Workshop};
 use crate::error::{Error, Result};
 use crate::firewall::{Firewall, ForeignChains};
@@ -18,7 +18,7 @@ use std::sync::Arc;
 use store::{Collection, Store};
 
 /// Where the store keeps networks.
-const RECORDS: &str = "net/network/";
+pub(super) const RECORDS: &str = "net/network/";
 /// The instance's 40 random bits of unique local IPv6 addresses (RFC 4193).
 const GLOBAL_ID: &str = "net/ipv6-global-id";
 
@@ -51,7 +51,7 @@ impl Networks {
         let firewall = Arc::new(Firewall::open(&config.instance, forwarding.confined, &rules, &ports)?);
         forwarding.switch_on()?;
         let links = host.links()?;
-        let state = enter_all(&config, &host, networks, &running);
+        let state = enter_all(&config, &host, &records, networks, &running);
         let is_ours =
             |name: &str| links.iter().any(|link| link.name == name && bridge::is_ours(link, &config.instance));
         firewall.settle_loopback(is_ours)?;
@@ -124,6 +124,10 @@ fn ensure_predefined(
     }
     let known = networks.values().find(|network| network.name == "bridge").cloned();
     if !known.as_ref().is_some_and(|network| is_as_configured(network, config)) {
+        // An administrator's bridge that is another one's now, or has another address.
+        if let Some(known) = &known {
+            bridge::take_back(host, &config.instance, known)?;
+        }
         missing.push(plan_default_bridge(config, pools, host, known, networks)?);
     }
     let failed = |error| Error::store("store the predefined networks", error);
@@ -194,17 +198,35 @@ fn plan_default_bridge(
     Ok(network)
 }
 
+/// Has the network's record say what an administrator's bridge is about to be given, before it is.
+pub(super) fn note_given(
+    host: &RouteSocket,
+    instance: &Instance,
+    records: &Collection<Network>,
+    network: &mut Network,
+) -> Result<()> {
+    let given = bridge::to_be_given(host, instance, network)?;
+    if given.is_empty() {
+        return Ok(());
+    }
+    network.given.extend(given);
+    records.put(&network.id, network).map(drop).map_err(|e| Error::store("store a network", e))
+}
+
 /// Makes the bridges, and enters who is on them. A network whose bridge cannot be made is known nevertheless: the next
 /// sandbox that wants it tries again, and tells why not.
 fn enter_all(
     config: &NetConfig,
     host: &RouteSocket,
+    records: &Collection<Network>,
     networks: BTreeMap<String, Network>,
     running: &[Sandbox],
 ) -> State {
     let mut state = State::default();
-    for (id, network) in networks {
-        let index = bridge::ensure(host, &config.instance, &network, config.mtu).unwrap_or_else(|error| {
+    for (id, mut network) in networks {
+        let noted = note_given(host, &config.instance, records, &mut network);
+        let ensured = noted.and_then(|()| bridge::ensure(host, &config.instance, &network, config.mtu));
+        let index = ensured.unwrap_or_else(|error| {
             tracing::error!(%error, network = network.name, "a network could not be put into the kernel");
             0
         });

@@ -74,6 +74,7 @@ pub(super) fn plan_bridge(id: String, spec: NetworkSpec, around: &Surroundings<'
         options: spec.options,
         labels: spec.labels,
         bridge: Some(bridge),
+        given: Vec::new(),
     })
 }
 
@@ -95,6 +96,7 @@ pub(super) fn plan_without_links(name: &str, driver: Driver) -> Network {
         options: BTreeMap::new(),
         labels: BTreeMap::new(),
         bridge: None,
+        given: Vec::new(),
     }
 }
 

@@ -141,6 +141,10 @@ pub struct Network {
     pub labels: BTreeMap<String, String>,
     /// The bridge, where the driver is one.
     pub bridge: Option<BridgeOptions>,
+    /// The addresses that an administrator's bridge was given for this network, and that are taken from it again: the kernel does not
+    /// say whose an address is.
+    #[serde(default)]
+    pub given: Vec<IpNet>,
 }
 
 impl Network {

@@ -60,6 +60,8 @@ pub(crate) struct Link {
     pub(crate) up: bool,
     pub(crate) mtu: u32,
     pub(crate) group: u32,
+    /// Its link-layer address, where it has one of a host.
+    pub(crate) mac: Option<MacAddress>,
     /// The index of the bridge that it is a port of; 0 for none.
     pub(crate) master: u32,
     /// rx packets, tx packets, rx bytes, tx bytes, rx errors, tx errors, rx dropped, tx dropped.
@@ -103,13 +105,14 @@ impl RouteSocket {
 }
 
 impl Change {
-    /// Makes a bridge that is up.
-    pub(crate) fn make_bridge(name: &str, mac: MacAddress, mtu: u32) -> Change {
+    /// Makes a bridge that is up, in a group.
+    pub(crate) fn make_bridge(name: &str, mac: MacAddress, mtu: u32, group: u32) -> Change {
         let message = Message::new(NEW, flag::CREATE | flag::EXCLUSIVE)
             .fixed(&header(AF_UNSPEC, 0, UP, UP))
             .text(ifla::NAME, name)
             .bytes(ifla::ADDRESS, &mac.octets())
             .u32(ifla::MTU, mtu)
+            .u32(ifla::GROUP, group)
             .nest(ifla::LINK_INFO, |m| m.text(ifla::INFO_KIND, "bridge"));
         Change::new(message, format!("make bridge {name}"))
     }
@@ -224,6 +227,7 @@ impl Link {
         match attribute.kind {
             ifla::NAME => self.name = attribute.text().unwrap_or_default().to_owned(),
             ifla::MTU => self.mtu = attribute.u32().unwrap_or_default(),
+            ifla::ADDRESS => self.mac = attribute.value.try_into().ok().and_then(MacAddress::from_octets),
             ifla::GROUP => self.group = attribute.u32().unwrap_or_default(),
             ifla::MASTER => self.master = attribute.u32().unwrap_or_default(),
             ifla::ALIAS => self.alias = attribute.text().unwrap_or_default().to_owned(),

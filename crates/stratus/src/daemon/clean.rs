@@ -20,6 +20,8 @@ struct Taken {
     forwarder: bool,
     profile: bool,
     net: net::Cleaned,
+    /// Of bridges that are not its own.
+    addresses: usize,
     mounts: usize,
 }
 
@@ -40,10 +42,15 @@ pub(super) fn clean(config: &Config) -> Result<String, Error> {
     let profile = engine::apparmor_profile(&config.instance);
     let profile = sandbox::apparmor::unload(&profile).map_err(Error::io("unload the AppArmor profile", &profile))?;
     let name: net::Instance = config.instance.parse().map_err(failed)?;
+    // A store that can't be read holds nothing else up.
+    let addresses = engine::take_back_addresses(&config.data_dir, &name).unwrap_or_else(|error| {
+        eprintln!("stratus daemon: what bridges of others were given as addresses stays there: {error}");
+        0
+    });
     let net = net::clean(&name).map_err(failed)?;
     let mounts = unmount_below(&config.data_dir)? + unmount_below(&config.run_dir)?;
     held.part()?;
-    Ok(Taken { containers, keeper, forwarder, profile, net, mounts }.told(&config.data_dir))
+    Ok(Taken { containers, keeper, forwarder, profile, net, addresses, mounts }.told(&config.data_dir))
 }
 
 impl Taken {
@@ -60,6 +67,11 @@ impl Taken {
         let removed = [
             some(self.net.bridges, "bridge"),
             there(self.net.table, "the firewall's table"),
+            match self.addresses {
+                0 => None,
+                1 => Some("1 address of a bridge that is not its own".to_owned()),
+                more => Some(format!("{more} addresses of bridges that are not its own")),
+            },
             there(self.profile, "the AppArmor profile"),
             some(self.mounts, "mount"),
         ];
@@ -210,6 +222,7 @@ mod tests {
         forwarder: false,
         profile: false,
         net: net::Cleaned { bridges: 0, table: false },
+        addresses: 0,
         mounts: 0,
     };
 
@@ -221,12 +234,13 @@ mod tests {
             forwarder: true,
             profile: true,
             net: net::Cleaned { bridges: 3, table: true },
+            addresses: 1,
             mounts: 1,
         };
         assert_eq!(
             everything.told(Path::new("/")),
             "of /: ended 2 containers, the keeper and the forwarder of ports; took out 3 bridges, the firewall's \
-             table, the AppArmor profile and 1 mount. What is on the disk stays"
+             table, 1 address of a bridge that is not its own, the AppArmor profile and 1 mount. What is on the disk stays"
         );
         assert_eq!(
             Taken { keeper: Ended::InOrder, ..NOTHING }.told(Path::new("/")),

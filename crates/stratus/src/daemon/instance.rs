@@ -57,8 +57,10 @@ pub(super) fn hold_what_is_there(config: &Config) -> Result<Held, Error> {
 
 /// Refuses a default bridge that another instance made.
 pub(super) fn check_bridge(config: &Config) -> Result<(), Error> {
-    let owner = net::owner_of_bridge(&config.bridge).map_err(|error| Error::Config(error.to_string()))?;
-    match owner.filter(|owner| owner.as_str() != config.instance) {
+    let failed = |error: &dyn std::fmt::Display| Error::Config(error.to_string());
+    let own: net::Instance = config.instance.parse().map_err(|error| failed(&error))?;
+    let owner = net::owner_of_bridge(&config.bridge, &own).map_err(|error| failed(&error))?;
+    match owner.filter(|owner| *owner != own) {
         Some(owner) => {
             let data_dir = data_dir_of(owner.as_str());
             Err(Error::OtherBridge { bridge: config.bridge.clone(), owner, data_dir })
