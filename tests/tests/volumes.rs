@@ -260,3 +260,33 @@ fn filled_as_a_whole() {
     }
     eventually("what was begun to go", || host.holdings().iter().all(|line| !line.contains("volumes/.")));
 }
+
+/// A file system of the host that nobody answers for holds up whoever wants it mounted, and nobody else.
+#[test]
+fn a_file_system_that_hangs_holds_up_nobody_else() {
+    let host = Daemon::start();
+    host.sh("docker run -d --name other busybox sleep 1000 && mkdir -p place/sub").ok();
+    let binds = format!("[\"{}/place/sub:/sub\"]", host.work().display());
+    let body =
+        format!(r#"{{"Image":"busybox","Cmd":["ls","/sub"],"HostConfig":{{"UsernsMode":"private","Binds":{binds}}}}}"#);
+    host.sh(&format!(
+        "curl -s --unix-socket ${{DOCKER_HOST#unix://}} -H 'Content-Type: application/json' -d '{body}' 'http://d/containers/create?name=box'"
+    ))
+    .mentions("Id");
+    host.sh("docker start -a box").ok();
+    let options = "fd=3,rootmode=40000,user_id=0,group_id=0,allow_other";
+    let script =
+        format!("exec 3<>/dev/fuse; mount -i -t fuse -o {options} silent $PWD/place; echo mounted; exec sleep 1000");
+    let silent = host.session(&format!("sh -c '{script}'"));
+    silent.waits_for("mounted");
+    let mut start = host.session("docker start box");
+    let waits =
+        format!("grep -h '^State:.D' /proc/{}/task/*/status /proc/{}/task/*/status; true", host.pid(), host.keeper());
+    eventually("somebody to wait for it", || !host.sh(&waits).text().is_empty());
+    host.sh("docker exec other true && docker run --rm busybox echo begun").says("begun");
+    host.sh("docker stop -t 0 other && docker inspect -f '{{.State.Status}}' other").says("other\nexited");
+    host.sh("umount -l place").ok();
+    drop(silent);
+    assert_ne!(start.exit_code(), 0, "{}", start.output());
+    host.sh("docker start -a box").ok();
+}

@@ -20,8 +20,8 @@ use serde::de::DeserializeOwned;
 pub const MAX_INLINE: usize = 64 << 10;
 /// No message is longer.
 pub const MAX_MESSAGE: usize = 16 << 20;
-/// No message has more descriptors, the one of a long message's body included.
-pub const MAX_DESCRIPTORS: usize = 64;
+/// No message has more descriptors, the one of a long message's body included. The kernel takes 253.
+pub const MAX_DESCRIPTORS: usize = 250;
 
 const INLINE: u8 = 0;
 const IN_MEMFD: u8 = 1;

@@ -29,5 +29,5 @@ pub mod sync;
 mod sys;
 
 pub use plan::{CompileOptions, ExecOptions, ExecPlan, InitPlan, MountTree, PlanError, RootFs, SeccompFilter};
-pub use spawn::{Fds, Home, SpawnError, Spawned, Stdio, spawn, spawn_exec};
+pub use spawn::{Fds, Home, SpawnError, Spawned, Stdio, open_trees, spawn, spawn_exec};
 pub use sync::{Failure, Step, SyncChannel, SyncEvent};

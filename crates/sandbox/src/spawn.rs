@@ -7,6 +7,7 @@
 mod home;
 mod mapping;
 mod prepare;
+mod trees;
 
 use std::fs;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
@@ -15,6 +16,7 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType};
 
 pub use self::home::Home;
+pub use self::trees::open_trees;
 use crate::child::{self, Prepared};
 use crate::plan::{ExecPlan, IdMaps, InitPlan, NamespaceKind, NamespaceSource, ProcessPlan};
 use crate::sync::{self, Failure, GO_MAPPED, Kind, SyncChannel, errno_text};
@@ -43,6 +45,9 @@ pub enum SpawnError {
     /// The plan refers to a descriptor of a tree that was not given.
     #[error("the plan mounts what is descriptor {0}, and none was given")]
     NoTree(u8),
+    /// The plan needs trees of the host ([`open_trees`]), and they were not given.
+    #[error("what the plan mounts of the host was not opened by whoever wants it started")]
+    NotOpened,
     /// The caller has left a namespace of its own for an earlier child, and can't return to it yet.
     #[error(
         "return to its own {namespace} namespace, which it left for an earlier process: {}; nothing is begun in the wrong place",
@@ -84,6 +89,9 @@ pub struct Fds<'f> {
     /// Namespaces and detached trees, in the places that [`crate::CompileOptions::namespace_fds`] and
     /// [`crate::CompileOptions::mount_fds`] refer to.
     pub namespaces: &'f [BorrowedFd<'f>],
+    /// What [`open_trees`] opens is among `namespaces`, behind the places that the plan refers to. Else it is opened by the spawn, which
+    /// waits for the file systems that it is on.
+    pub opened: bool,
     /// A connected Unix stream socket to which the terminal's master is sent; without it, it comes as
     /// [`crate::SyncEvent::Console`].
     pub console_socket: Option<BorrowedFd<'f>>,

@@ -341,6 +341,11 @@ impl Engine {
         lent.add_to(&mut spec, &mut options, &mut descriptors)?;
         let bundle = self.0.config.run_dir.join("bundle");
         let plan = InitPlan::compile(&spec, &bundle, &options).map_err(|error| Error::invalid(error.to_string()))?;
+        // Here, where nobody waits for a file system that hangs but who wants this one started.
+        let opened = sandbox::open_trees(&plan);
+        descriptors.extend(
+            opened.map_err(|error| Error::system(format!("{}: {error}", crate::link::STEPS)).with_exit_code(128))?,
+        );
         let plan = plan.to_bytes().map_err(|error| Error::system(error.to_string()))?;
         let log = self.log_config(record)?;
         Ok(Prepared { plan, descriptors, net, recovery: Recovery { cgroups: cgroup.directories }, log, start })

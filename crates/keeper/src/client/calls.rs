@@ -25,7 +25,7 @@ pub struct Create {
     pub id: String,
     /// An encoded `sandbox::plan::InitPlan`.
     pub plan: Vec<u8>,
-    /// The descriptors that the plan refers to.
+    /// The descriptors that the plan refers to, then what `sandbox::open_trees` opens for it.
     pub plan_descriptors: Vec<OwnedFd>,
     /// Its standard streams.
     pub stdio: Stdio,

@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 use crate::wire::Message;
 
 /// The version of the requests, replies and events that this build speaks.
-pub const PROTOCOL: u32 = 4;
+pub const PROTOCOL: u32 = 5;
 
 /// The longest id of a sandbox or an exec, in bytes.
 pub const MAX_ID: usize = 128;
@@ -112,7 +112,8 @@ impl Message for FromKeeper {
 pub enum Request {
     /// Make a sandbox, and start it if wanted: [`Reply::Created`].
     ///
-    /// Attached descriptors: one sink for each of `attach`, in order, then whatever the plan refers to.
+    /// Attached descriptors: one sink for each of `attach`, in order, then whatever the plan refers to, then what
+    /// `sandbox::open_trees` opens for it.
     Create {
         /// The name by which everything else refers to it. Unique among sandboxes and execs.
         id: String,

@@ -430,7 +430,8 @@ fn spawn(
         // The plan has a terminal, which comes as `SyncEvent::Console`.
         None => sandbox::Stdio::Inherit,
     };
-    let fds = Fds { stdio, namespaces: &namespaces, lend: true, ..Fds::default() };
+    // A file system of the host that hangs is for whoever wants it mounted.
+    let fds = Fds { stdio, namespaces: &namespaces, opened: true, lend: true, ..Fds::default() };
     let spawned = match plan {
         Plan::Init(plan) => sandbox::spawn(plan, &fds, home)?,
         Plan::Exec(plan, target) => sandbox::spawn_exec(plan, target.as_fd(), &fds, home)?,

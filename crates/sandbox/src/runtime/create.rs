@@ -117,6 +117,7 @@ fn make(store: &Store, options: &Create, systemd: bool, gated: bool, log: &Log) 
     let fds = Fds {
         stdio: Stdio::Inherit,
         namespaces: &[],
+        opened: false,
         console_socket: console.as_ref().map(AsFd::as_fd),
         start_gate: gate.as_ref().map(AsFd::as_fd),
         lend: false,

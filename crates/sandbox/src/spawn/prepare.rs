@@ -8,12 +8,12 @@ use std::path::Path;
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 
+use super::trees::Trees;
 use super::{Fds, Home, MappedNamespaces, SpawnError, Stdio};
 use crate::child::mounts::clone_beneath;
 use crate::child::{Namespace, Prepared, pid1, rootfs};
 use crate::plan::{
-    CgroupPlan, IdMap, IdMaps, InitPlan, MountKind, NamespaceKind, NamespaceSource, OverlayPlan, ProcessPlan,
-    RootSource, Text,
+    CgroupPlan, IdMap, IdMaps, InitPlan, NamespaceKind, NamespaceSource, OverlayPlan, ProcessPlan, Text,
 };
 use crate::sys::{self, MountAttr};
 
@@ -21,7 +21,7 @@ fn pointers(strings: &[Text<'_>]) -> Vec<*const c_char> {
     strings.iter().map(|string| string.as_ptr()).chain([std::ptr::null()]).collect()
 }
 
-fn text(path: &CStr) -> String {
+pub(super) fn text(path: &CStr) -> String {
     path.to_string_lossy().into_owned()
 }
 
@@ -101,54 +101,18 @@ pub(super) fn container<'f>(
     }
     let hooks = plan.create_container.iter().chain(&plan.start_container);
     ready.hooks = hooks.map(|hook| (pointers(&hook.argv), pointers(&hook.envp))).collect();
-    trees(plan, fds, home, ready)
-}
-
-/// In a user namespace the child may neither pass the host's directories nor clone its mounts, and nobody but the
-/// host's root may map ids: then the trees are opened here.
-fn trees(plan: &InitPlan<'_>, fds: &Fds<'_>, home: &mut Home, ready: &mut Prepared<'_>) -> Result<(), SpawnError> {
-    let user = plan.namespaces.isolated(NamespaceKind::User);
-    let mut mapped = MappedNamespaces::new();
-    for mount in &plan.mounts {
-        let tree = match &mount.kind {
-            MountKind::Bind { source, subpath, recursive } if user || mount.idmap.is_some() => {
-                let tree = tree(CWD, source, subpath, *recursive)?;
-                if let Some((maps, deep)) = &mount.idmap {
-                    map(&tree, maps, *deep, &mut mapped, &text(source))?;
-                }
-                Some(tree)
-            }
-            MountKind::Given { slot } => {
-                let given = fds.namespaces.get(usize::from(*slot)).ok_or(SpawnError::NoTree(*slot))?;
-                let copied = rustix::io::fcntl_dupfd_cloexec(given, 3);
-                Some(copied.map_err(SpawnError::prepare("take", text(&mount.label)))?)
-            }
-            MountKind::Overlay { overlay, subpath } if user => {
-                Some(overlay_tree(overlay, plan.ids.as_ref(), &plan.root.mount_point, subpath, &mut mapped, home)?)
-            }
-            _ => None,
-        };
-        ready.trees.push(tree);
-    }
-    for device in &plan.devices {
-        let tree = if device.bind { Some(tree(CWD, &device.host_path, c"", false)?) } else { None };
-        ready.device_trees.push(tree);
-    }
-    if !user {
-        return Ok(());
-    }
-    ready.null = Some(tree(CWD, c"/dev/null", c"", false)?);
-    ready.root = Some(match (&plan.root.source, &plan.ids) {
-        (RootSource::Path(path), _) => tree(CWD, path, c"", true)?,
-        (RootSource::Overlay(overlay), ids) => {
-            overlay_tree(overlay, ids.as_ref(), &plan.root.mount_point, c"", &mut mapped, home)?
-        }
-    });
+    let mut trees = match fds.opened {
+        true => Trees::take(plan, fds)?,
+        false => Trees::open(plan, home)?,
+    };
+    trees.add_given(plan, fds)?;
+    (ready.trees, ready.device_trees) = (trees.mounts, trees.devices);
+    (ready.null, ready.root) = (trees.null, trees.root);
     Ok(())
 }
 
 /// A detached clone that follows the host's mounts but never leads back to them.
-fn tree(at: BorrowedFd<'_>, path: &CStr, subpath: &CStr, recursive: bool) -> Result<OwnedFd, SpawnError> {
+pub(super) fn tree(at: BorrowedFd<'_>, path: &CStr, subpath: &CStr, recursive: bool) -> Result<OwnedFd, SpawnError> {
     let name = if subpath.is_empty() { text(path) } else { format!("{}/{}", text(path), text(subpath)) };
     let failed = || SpawnError::prepare("open", name.clone());
     let tree = clone_beneath(at, path, subpath, recursive).map_err(failed())?;
@@ -157,7 +121,13 @@ fn tree(at: BorrowedFd<'_>, path: &CStr, subpath: &CStr, recursive: bool) -> Res
     Ok(tree)
 }
 
-fn map(tree: &OwnedFd, maps: &IdMaps, deep: bool, mapped: &mut MappedNamespaces, name: &str) -> Result<(), SpawnError> {
+pub(super) fn map(
+    tree: &OwnedFd,
+    maps: &IdMaps,
+    deep: bool,
+    mapped: &mut MappedNamespaces,
+    name: &str,
+) -> Result<(), SpawnError> {
     use std::os::fd::AsRawFd;
     let namespace = mapped.get(maps)?;
     let attr =
@@ -167,7 +137,7 @@ fn map(tree: &OwnedFd, maps: &IdMaps, deep: bool, mapped: &mut MappedNamespaces,
 
 /// The overlay over id-mapped layers. It is mounted in a mount namespace that exists only for this, by the host's root,
 /// who alone can read the marks of opaque directories, and comes out of it as a detached tree.
-fn overlay_tree(
+pub(super) fn overlay_tree(
     overlay: &OverlayPlan<'_>,
     ids: Option<&IdMaps>,
     scratch: &CStr,
