@@ -206,3 +206,40 @@ fn running_out_of_descriptors_is_an_error_and_not_the_end() {
         client.call(Request::Signal { id: entry.id, signal: 9 }).unwrap();
     }
 }
+
+/// A file system that nobody answers for, mounted until this is dropped.
+struct Silent {
+    place: tempfile::TempDir,
+    _device: std::fs::File,
+}
+
+impl Silent {
+    fn mount() -> Silent {
+        let place = tempfile::tempdir().unwrap();
+        let device = std::fs::File::options().read(true).write(true).open("/dev/fuse").unwrap();
+        let options = format!("fd={},rootmode=40000,user_id=0,group_id=0", std::os::fd::AsRawFd::as_raw_fd(&device));
+        let options = std::ffi::CString::new(options).unwrap();
+        rustix::mount::mount("silent", place.path(), "fuse", rustix::mount::MountFlags::empty(), &*options).unwrap();
+        Silent { place, _device: device }
+    }
+}
+
+impl Drop for Silent {
+    fn drop(&mut self) {
+        // The end of the device ends whoever waits.
+        _ = rustix::mount::unmount(self.place.path(), rustix::mount::UnmountFlags::DETACH);
+    }
+}
+
+/// Whoever wants something of the host mounted in a user namespace opens it.
+#[test]
+fn a_file_system_that_hangs_is_none_of_the_keepers_business() {
+    let silent = Silent::mount();
+    let (_keeper, mut client) = Keeper::start();
+    let sharing = Sharing { directory: Some(silent.place.path().join("hangs")), not_root: true, ..Sharing::default() };
+    let error = client.call_within(sharing_shell("job", "exit 3", &sharing), PATIENCE).unwrap_err();
+    assert!(error.to_string().contains("was not opened by whoever wants it started"), "{error}");
+    let create = sharing_shell("job", "exit 3", &Sharing { not_root: true, ..Sharing::default() });
+    let opened = sandbox::open_trees(&sandbox::InitPlan::from_bytes(&create.plan).unwrap()).unwrap();
+    assert_eq!(run(&mut client, keeper::client::Create { plan_descriptors: opened, ..create }), ExitStatus::Code(3));
+}

@@ -103,7 +103,7 @@ fn a_bound_process_takes_along_what_is_in_its_cgroup() {
     let (keeper, mut client) = Keeper::start();
     let procs = cgroup.0.join("cgroup.procs");
     let script = format!("echo $$ > {}; sleep 1000 & echo $!; wait", procs.display());
-    let sharing = Sharing { processes: true, directory: Some(cgroup.0.clone()) };
+    let sharing = Sharing { processes: true, directory: Some(cgroup.0.clone()), ..Sharing::default() };
     let recovery = Recovery { cgroups: vec![cgroup.0.clone()] };
     let create = Create { recovery, bound: true, ..sharing_shell("step", &script, &sharing) };
     let (create, mut stream) = attached(create, false, Framing::Raw);
@@ -166,7 +166,7 @@ fn what_a_killed_keepers_sandboxes_have_started_is_killed_with_their_cgroup() {
     let procs = cgroup.0.join("cgroup.procs");
     let script = format!("echo $$ > {}; sleep 1000 & echo $!; wait", procs.display());
     let recovery = Recovery { cgroups: vec![cgroup.0.clone()] };
-    let sharing = Sharing { processes: true, directory: Some(cgroup.0.clone()) };
+    let sharing = Sharing { processes: true, directory: Some(cgroup.0.clone()), ..Sharing::default() };
     let create = Create { recovery, ..sharing_shell("job", &script, &sharing) };
     let (create, mut stream) = attached(create, false, Framing::Raw);
     client.call(create).unwrap();

@@ -15,6 +15,8 @@ pub struct Sharing {
     pub processes: bool,
     /// A directory, which is at the same place inside.
     pub directory: Option<PathBuf>,
+    /// Whether it is root in a user namespace, and not on the host.
+    pub not_root: bool,
 }
 
 pub fn init(argv: &[&str], terminal: bool, wait: bool, sharing: &Sharing) -> Vec<u8> {
@@ -44,6 +46,13 @@ fn spec(argv: &[&str], terminal: bool, sharing: &Sharing) -> Spec {
     if let Some(directory) = &sharing.directory {
         mounts.push(json!({"destination": directory, "type": "bind", "source": directory, "options": ["bind"]}));
     }
+    let mut linux = json!({});
+    if sharing.not_root {
+        namespaces.push(json!({"type": "user"}));
+        let ids = json!([{"containerID": 0, "hostID": 100_000, "size": 65_536}]);
+        linux = json!({"uidMappings": ids, "gidMappings": ids});
+    }
+    linux["namespaces"] = json!(namespaces);
     let spec = json!({
         "ociVersion": "1.2.0",
         "process": {
@@ -57,7 +66,7 @@ fn spec(argv: &[&str], terminal: bool, sharing: &Sharing) -> Spec {
         },
         "root": {"path": root()},
         "mounts": mounts,
-        "linux": {"namespaces": namespaces},
+        "linux": linux,
     });
     serde_json::from_value(spec).unwrap()
 }
