@@ -135,7 +135,22 @@ fn what_is_wrong_with_a_cache_is_a_warning() {
 
     // A cache that can't be kept fails the build, unless that is no matter.
     let to = "--cache-to type=registry,ref=localhost:1/cache";
-    other.sh(&format!("$STRATUS build {to} app")).exits_with(1).complains("pushing localhost:1/cache");
+    other
+        .sh(&format!("$STRATUS build {to} -t kept app"))
+        .exits_with(1)
+        .complains("error: the cache was not kept in localhost:1/cache:latest: pushing localhost:1/cache")
+        .complains("(what was built is where it was to go)");
+    other.sh("docker image inspect kept").ok();
+    // Why, is what the client says, whatever of it the daemon still sends.
+    other
+        .sh("$STRATUS build --cache-to type=local,dest=/proc/x app")
+        .exits_with(1)
+        .complains("the cache was not kept in /proc/x: writing /proc/x/blobs/sha256/")
+        .complains("No such file or directory");
+    other
+        .sh("mkdir -p odd/index.json && $STRATUS build --cache-to type=local,dest=odd app")
+        .exits_with(1)
+        .complains("the cache was not kept in odd: odd/index.json is no file");
     other
         .sh(&format!("$STRATUS build --progress plain {to},ignore-error=true app"))
         .ok()
@@ -179,4 +194,43 @@ fn an_image_says_what_made_its_layers_if_it_is_asked_to() {
     // Whoever builds upon the image does not say the same of what comes of it.
     host.project(&format!("FROM {image}\nRUN true\n"), &[]);
     host.sh("$STRATUS build -q -t upon app > id && docker save upon -o upon.tar && tar -xOf upon.tar | grep -ac vnd.stratus.build-cache || true").says("0");
+}
+
+#[test]
+fn a_directory_is_written_by_several_at_once_and_loses_nothing() {
+    let host = Daemon::start();
+    host.project("FROM busybox\nRUN echo made > /made\n", &[]);
+    host.sh("$STRATUS build -q app").ok();
+    let tags: Vec<String> = (0..6).map(|number| format!("tag{number}")).collect();
+    std::thread::scope(|scope| {
+        for tag in &tags {
+            let host = &host;
+            scope.spawn(move || {
+                host.sh(&format!("$STRATUS build -q --cache-to type=local,dest=cache,tag={tag} app")).ok().code()
+            });
+        }
+    });
+    let names = "jq -r '.manifests[].annotations[\"org.opencontainers.image.ref.name\"]' cache/index.json | sort";
+    host.sh(names).says(&tags.join("\n"));
+    host.sh("ls -A cache cache/blobs/sha256 | grep part; true").says("");
+}
+
+#[test]
+fn what_a_power_cut_left_of_a_cache_is_written_anew() {
+    let (host, other, _registry) = two_machines();
+    let directory = host.work().join("cache");
+    let directory = directory.display();
+    let cache = format!("--cache-from type=local,src={directory} --cache-to type=local,dest={directory},mode=max");
+    let to = format!("--cache-to type=local,dest={directory},mode=max");
+    host.sh(&format!("$STRATUS build -q -t app {to} app")).ok();
+    // As many bytes as there were, and all of them zeros.
+    let blank = "for blob in $(jq -r .layers[].digest blobs/sha256/$(jq -r .manifests[0].digest index.json | cut -d: -f2) | cut -d: -f2); do dd if=/dev/zero of=blobs/sha256/$blob bs=$(stat -c %s blobs/sha256/$blob) count=1 2> /dev/null; done";
+    host.sh(&format!("cd {directory} && {blank}")).ok();
+    other.sh(&format!("$STRATUS build --progress plain -t app {cache} app 2>&1")).ok().mentions("was not taken: ");
+    // What this machine made in place of those is there, and so are those that it made alike.
+    let first =
+        "jq -r .layers[].digest blobs/sha256/$(jq -r .manifests[0].digest index.json | cut -d: -f2) | cut -d: -f2";
+    other
+        .sh(&format!("cd {directory} && for blob in $({first}); do echo \"$blob  blobs/sha256/$blob\"; done | sha256sum -c --quiet"))
+        .ok();
 }

@@ -51,6 +51,11 @@ impl Offers {
     fn layout(&self, name: &str) -> Result<LayoutDirectory, String> {
         self.layouts.get(name).cloned().ok_or_else(|| format!("the client has no directory {name}"))
     }
+
+    /// The same for who keeps something in it, with what is held meanwhile.
+    fn kept_in(&self, name: &str) -> (Result<LayoutDirectory, String>, Option<TaskTrackerToken>) {
+        (self.layout(name), self.keeping.clone())
+    }
 }
 
 /// Where a secret is.
@@ -262,26 +267,54 @@ async fn given(mut stream: BufReader<Stream>, need: Need, offers: &Mutex<Offers>
             let answer = if there { Answer::Here } else { not("it is not there") };
             wire::write(&mut stream, &answer).await.map_err(lost)
         }
-        Need::LayoutKeep { name, file } => {
-            let layout = offers().layout(&name);
-            let layout = match layout {
-                Ok(layout) => layout,
+        Need::LayoutIndex { name } => {
+            let opened = offers().layout(&name).and_then(|layout| layout.open_index());
+            let mut file = match opened {
+                Ok(Some(file)) => file,
+                Ok(None) => return wire::write(&mut stream, &Answer::Other {}).await.map_err(lost),
                 Err(why) => return wire::write(&mut stream, &not(&why)).await.map_err(lost),
             };
-            let going = offers().keeping.clone();
             wire::write(&mut stream, &Answer::Here).await.map_err(lost)?;
-            let keeping = tokio::task::spawn_blocking(move || {
-                let mut pieces = PieceReader::new(SyncIoBridge::new(stream));
-                let kept = layout.keep(file, &mut pieces);
-                drop(going);
-                (kept, pieces.into_inner().into_inner())
-            });
-            let (kept, mut stream) = keeping.await.map_err(|e| Some(e.to_string()))?;
-            // The daemon says what becomes of the build then.
-            let answer = kept.map_or_else(|why| not(&why), |()| Answer::Here);
-            wire::write(&mut stream, &answer).await.map_err(lost)
+            let passing = move || pass_on(&mut file, SyncIoBridge::new(stream)).map_err(|e| e.to_string());
+            blocking(passing).await.map_err(|_| None)
+        }
+        Need::LayoutReplace { name, former } => {
+            let directory = offers().kept_in(&name);
+            keep_in(stream, directory, move |layout, pieces| match layout.replace_index(former.as_ref(), pieces)? {
+                true => Ok(Answer::Here),
+                false => Ok(Answer::Other {}),
+            })
+            .await
+        }
+        Need::LayoutKeep { name, file } => {
+            let directory = offers().kept_in(&name);
+            keep_in(stream, directory, move |layout, pieces| layout.keep(file, pieces).map(|()| Answer::Here)).await
         }
     }
+}
+
+/// Has something that comes kept in a directory. The daemon says what becomes of the build where that fails.
+async fn keep_in(
+    mut stream: BufReader<Stream>,
+    (layout, going): (Result<LayoutDirectory, String>, Option<TaskTrackerToken>),
+    keep: impl FnOnce(LayoutDirectory, &mut PieceReader<SyncIoBridge<BufReader<Stream>>>) -> Result<Answer, String>
+    + Send
+    + 'static,
+) -> Result<(), Option<String>> {
+    let lost = |_: io::Error| None;
+    let layout = match layout {
+        Ok(layout) => layout,
+        Err(why) => return wire::write(&mut stream, &Answer::Not { why }).await.map_err(lost),
+    };
+    wire::write(&mut stream, &Answer::Here).await.map_err(lost)?;
+    let keeping = tokio::task::spawn_blocking(move || {
+        let mut pieces = PieceReader::new(SyncIoBridge::new(stream));
+        let kept = keep(layout, &mut pieces);
+        drop(going);
+        (kept, pieces.into_inner().into_inner())
+    });
+    let (kept, mut stream) = keeping.await.map_err(|e| Some(e.to_string()))?;
+    wire::write(&mut stream, &kept.unwrap_or_else(|why| Answer::Not { why })).await.map_err(lost)
 }
 
 /// Gives something short, or says why there is none.

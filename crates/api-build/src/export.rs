@@ -102,13 +102,14 @@ impl Exports {
             let exported =
                 builder.export_cache(&product, cache.mode, &cache.to, &request.credentials, (number, progress)).await;
             match exported {
-                Err(error) if cache.ignore_error => {
-                    let message = format!("the cache was not kept in {}: {}", cache.to, error.summary());
-                    progress.export(number, ExportEvent::Warning(message));
-                }
                 Err(error) => {
-                    progress.export(number, ExportEvent::Failed(error.summary()));
-                    return Err(error);
+                    let message = format!("the cache was not kept in {}: {}", cache.to, error.summary());
+                    if !cache.ignore_error {
+                        progress.export(number, ExportEvent::Failed(message.clone()));
+                        // Whoever reads this alone is not to take the build for one that failed.
+                        return Err(Error::Invalid(format!("{message} (what was built is where it was to go)")));
+                    }
+                    progress.export(number, ExportEvent::Warning(message));
                 }
                 Ok(_) => {}
             }
@@ -180,7 +181,7 @@ struct Sending {
 
 impl Write for Sending {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.runtime.block_on(self.outgoing.send(bytes)).map(|()| bytes.len())
+        self.runtime.block_on(self.outgoing.send(bytes)).map(|()| bytes.len()).map_err(io::Error::other)
     }
 
     fn flush(&mut self) -> io::Result<()> {

@@ -3,9 +3,11 @@
 use crate::mux::Opener;
 use crate::need::{self, Need, Outgoing};
 use build::{Layout, LayoutBytes, LayoutFile};
+use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use image::Digest;
+use image::manifest::MAX_DOCUMENT;
 
 /// The directory that the client knows by a name.
 pub(crate) struct ClientLayout {
@@ -30,9 +32,28 @@ impl Layout for ClientLayout {
         Box::pin(async move {
             let mut outgoing = Outgoing::answer(&opener, &Need::LayoutKeep { name, file }).await?;
             while let Some(piece) = bytes.next().await {
-                outgoing.send(&piece?).await.map_err(|e| format!("sending to the client: {e}"))?;
+                outgoing.send(&piece?).await?;
             }
             outgoing.finish().await
+        })
+    }
+
+    fn index(&self) -> BoxFuture<'static, Result<Option<Bytes>, String>> {
+        let (opener, name) = (self.opener.clone(), self.name.clone());
+        Box::pin(async move {
+            let Some(stream) = need::ask_for_any(&opener, &Need::LayoutIndex { name }).await? else { return Ok(None) };
+            let most = usize::try_from(MAX_DOCUMENT).unwrap_or(usize::MAX);
+            let index = need::short(stream, most).await.map_err(|why| format!("reading its index.json: {why}"))?;
+            Ok(Some(index.into()))
+        })
+    }
+
+    fn replace_index(&self, former: Option<Digest>, index: Bytes) -> BoxFuture<'static, Result<bool, String>> {
+        let (opener, name) = (self.opener.clone(), self.name.clone());
+        Box::pin(async move {
+            let mut outgoing = Outgoing::answer(&opener, &Need::LayoutReplace { name, former }).await?;
+            outgoing.send(&index).await?;
+            Ok(outgoing.is_taken().await?.is_some())
         })
     }
 }

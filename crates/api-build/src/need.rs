@@ -66,6 +66,19 @@ pub(crate) enum Need {
         /// Which file.
         file: LayoutFile,
     },
+    /// The index of such a directory, in pieces, unless there is none.
+    LayoutIndex {
+        /// Which of the directories.
+        name: String,
+    },
+    /// An index of such a directory comes, in pieces; behind them the client says whether it has taken the former one's place.
+    LayoutReplace {
+        /// Which of the directories.
+        name: String,
+        /// The digest of the former one; nothing, where there was none.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        former: Option<Digest>,
+    },
 }
 
 /// Whether it is there.
@@ -79,6 +92,19 @@ pub(crate) enum Answer {
         /// Why.
         why: String,
     },
+    /// There is none, or another one than was meant.
+    Other {},
+}
+
+impl Answer {
+    /// Whether it is there: `None`, where it is another or none; an error is one line for people.
+    fn is_here(self) -> Result<Option<()>, String> {
+        match self {
+            Answer::Here => Ok(Some(())),
+            Answer::Other {} => Ok(None),
+            Answer::Not { why } => Err(why),
+        }
+    }
 }
 
 /// How long a client may take to say something that it has at hand.
@@ -100,15 +126,20 @@ pub(crate) async fn is_there(opener: &Opener, need: &Need) -> Result<bool, Strin
     wire::write(&mut stream, need).await.map_err(failed)?;
     match answer(&mut stream).await? {
         Answer::Here => Ok(true),
-        Answer::Not { .. } => Ok(false),
+        Answer::Not { .. } | Answer::Other {} => Ok(false),
     }
 }
 
+/// Opens a stream and asks for something that need not be there; an error is one line for people.
+pub(crate) async fn ask_for_any(opener: &Opener, need: &Need) -> Result<Option<BufReader<Stream>>, String> {
+    let failed = |e: io::Error| format!("asking the client: {e}");
+    let mut stream = BufReader::new(opener.open().await.map_err(failed)?);
+    wire::write(&mut stream, need).await.map_err(failed)?;
+    Ok(answer(&mut stream).await?.is_here()?.map(|()| stream))
+}
+
 async fn answered(stream: &mut BufReader<Stream>) -> Result<(), String> {
-    match answer(stream).await? {
-        Answer::Here => Ok(()),
-        Answer::Not { why } => Err(why),
-    }
+    answer(stream).await?.is_here()?.ok_or_else(|| "it is not there".to_owned())
 }
 
 async fn answer(stream: &mut BufReader<Stream>) -> Result<Answer, String> {
@@ -142,27 +173,48 @@ impl Outgoing {
     /// Sends bytes. Waits while the client does not take them.
     ///
     /// # Errors
-    /// Where the client is gone.
-    pub async fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
+    /// One line for people: the client is gone, or takes no more.
+    pub async fn send(&mut self, bytes: &[u8]) -> Result<(), String> {
         for piece in bytes.chunks(wire::PIECE) {
-            let length = u32::try_from(piece.len()).map_err(wire::refused)?;
-            self.stream.write_all(&length.to_le_bytes()).await?;
-            self.stream.write_all(piece).await?;
+            if let Err(error) = self.put(piece).await {
+                return Err(self.why_not(&error).await);
+            }
         }
         Ok(())
+    }
+
+    async fn put(&mut self, piece: &[u8]) -> io::Result<()> {
+        let length = u32::try_from(piece.len()).map_err(wire::refused)?;
+        self.stream.write_all(&length.to_le_bytes()).await?;
+        self.stream.write_all(piece).await
+    }
+
+    /// Why the client takes no more: what it said before it let go of the stream, if it did.
+    async fn why_not(&mut self, error: &io::Error) -> String {
+        match answer(&mut self.stream).await {
+            Ok(Answer::Not { why }) => why,
+            _ => format!("sending to the client: {error}"),
+        }
     }
 
     /// That was all. Waits until the client has kept it.
     ///
     /// # Errors
     /// One line for people: the client is gone, or could not keep it.
-    pub async fn finish(mut self) -> Result<(), String> {
+    pub async fn finish(self) -> Result<(), String> {
+        self.is_taken().await?.ok_or_else(|| "the client has kept another".to_owned())
+    }
+
+    /// That was all. Waits until the client has kept it; `None`, where it is in the place of nothing that is there.
+    pub(crate) async fn is_taken(mut self) -> Result<Option<()>, String> {
         let sent = async {
             self.stream.write_all(&0_u32.to_le_bytes()).await?;
             self.stream.flush().await
         };
-        sent.await.map_err(|e| format!("sending to the client: {e}"))?;
-        answered(&mut self.stream).await
+        if let Err(error) = sent.await {
+            return Err(self.why_not(&error).await);
+        }
+        answer(&mut self.stream).await?.is_here()
     }
 }
 

@@ -193,6 +193,7 @@ impl Shared {
             parents: Vec::new(),
             in_use,
             shared: false,
+            parts: Vec::new(),
         })
     }
 }

@@ -12,7 +12,7 @@ use image::archive::{self, ReadOptions};
 use image::registry::Auth;
 use image::{Attestation, Descriptor, Digest, ImageConfig, ImageId, MountedRootfs, Platform, Reference};
 use rustix::fd::AsFd as _;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::ready;
 use std::io::Write;
 use std::path::Path;
@@ -32,6 +32,8 @@ struct Made {
     steps: Steps,
     /// What is said of it.
     attestations: Vec<Attestation>,
+    /// Blobs of caches in directories that are to be written anew.
+    damaged: BTreeSet<Digest>,
 }
 
 impl Made {
@@ -61,6 +63,11 @@ impl Product {
     /// What the builds came by, for each platform.
     pub(crate) fn steps(&self) -> impl Iterator<Item = &Steps> {
         self.images.iter().map(|made| &made.steps)
+    }
+
+    /// Blobs of caches in directories that are to be written anew.
+    pub(crate) fn damaged(&self) -> BTreeSet<Digest> {
+        self.images.iter().flat_map(|made| &made.damaged).copied().collect()
     }
 
     /// What it is for.
@@ -137,7 +144,8 @@ impl Builder {
         }
         let image = (identified(&config, untouched)?, &config);
         let attestations = self.attestations((&planned, request), &solver, image, progress).await?;
-        Ok(Made { state, config, untouched, steps, attestations })
+        let damaged = solver.elsewhere.damaged();
+        Ok(Made { state, config, untouched, steps, attestations, damaged })
     }
 
     /// The same image with one layer in place of all above those of its base.
@@ -216,7 +224,9 @@ impl Builder {
             let progress = progress.clone();
             let layers = image::Progress::new(move |event| progress.export(number, ExportEvent::Layer(event)));
             let pushed = self.engine().image_push_as(&ids, name, auth, layers).await;
-            let pushed = pushed.map_err(|e| Error::Invalid(format!("pushing {}: {e}", name.familiar())))?;
+            let pushed = pushed.map_err(|e| {
+                Error::Invalid(format!("pushing {}: {e} (the image is made, and one of the daemon's)", name.familiar()))
+            })?;
             exported = Some(pushed);
         }
         exported.ok_or_else(|| Error::Invalid("nothing is pushed without a name: give the image one".into()))

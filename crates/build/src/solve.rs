@@ -553,7 +553,7 @@ impl<'b> Solver<'b> {
         let tell = self.progress.of_download(step);
         let below = state.clone();
         let make = async {
-            looked.make(self.builder, &below, self.builder.cache().latest(&kind)?, &tell).await.map_err(failed)
+            looked.make(self.builder, &below, self.builder.cache().latest(&kind).await?, &tell).await.map_err(failed)
         };
         // Whoever wants everything anew gets the same files.
         let (step, here) = (Step { what: &text, parent: None, kind: Some(kind) }, ready(None));

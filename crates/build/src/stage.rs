@@ -424,7 +424,7 @@ impl Stage<'_, '_> {
         let make = async {
             let tell = solver.progress.of_download(step);
             // Whoever wants it anew does not trust what is there.
-            let like = if anew { None } else { solver.builder.cache().latest(&kind)? };
+            let like = if anew { None } else { solver.builder.cache().latest(&kind).await? };
             looked.make(solver.builder, &state, like, &tell).await.map_err(failed)
         };
         self.layer(Asked { key, reads, kind: Some(kind), created_by }, place, make).await

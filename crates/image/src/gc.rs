@@ -58,13 +58,16 @@ fn collect_layers(inner: &Inner, collected: &mut Collected) -> Result<()> {
         inner.state.lock().layers.extend(dead.into_iter().map(|layer| (layer.diff_id, layer)));
         return Err(error.into());
     }
+    let mut gone = HashSet::new();
     for layer in &dead {
-        // One may lie under another's, which stays.
-        for dir in layer.dirs().filter(|dir| !needed.contains(*dir)) {
-            inner.reaper.discard(&inner.layer_dir(dir))?;
+        // One may lie under another's, which stays; and under several that go.
+        for (dir, bytes) in layer.parts().filter(|(dir, _)| !needed.contains(*dir)) {
+            if gone.insert(dir) {
+                inner.reaper.discard(&inner.layer_dir(dir))?;
+                collected.bytes += bytes;
+            }
         }
         collected.layers += 1;
-        collected.bytes += layer.under.as_ref().map_or(layer.size, |under| under.own);
     }
     Ok(())
 }

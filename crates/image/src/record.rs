@@ -166,6 +166,13 @@ impl LayerRecord {
         std::iter::once(&self.dir[..]).chain(self.under.iter().map(|under| &under.dir[..]))
     }
 
+    /// Its directories, as [`dirs`](Self::dirs) names them, and the bytes in each.
+    pub fn parts(&self) -> impl Iterator<Item = (&str, u64)> {
+        let own = self.under.as_ref().map_or(self.size, |under| under.own);
+        let below = self.under.iter().map(move |under| (&under.dir[..], self.size.saturating_sub(own)));
+        std::iter::once((&self.dir[..], own)).chain(below)
+    }
+
     /// Notes repositories that have a blob of the layer; the latest are remembered.
     pub(crate) fn note_sources(&mut self, blob: &Digest, repositories: &[String]) {
         const REMEMBERED: usize = 8;

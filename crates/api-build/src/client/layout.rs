@@ -2,6 +2,7 @@
 
 use build::LayoutFile;
 use image::Digest;
+use image::manifest::MAX_DOCUMENT;
 use std::fs::{self, File, Permissions};
 use std::io::{self, Read};
 use std::os::unix::fs::PermissionsExt as _;
@@ -20,20 +21,51 @@ impl LayoutDirectory {
     fn path(&self, file: LayoutFile) -> PathBuf {
         match file {
             LayoutFile::Marker => self.0.join("oci-layout"),
-            LayoutFile::Index => self.0.join("index.json"),
             LayoutFile::Blob(digest) => self.0.join("blobs/sha256").join(digest.hex()),
         }
+    }
+
+    fn index(&self) -> PathBuf {
+        self.0.join("index.json")
     }
 
     /// Opens a file. An error is one line for people.
     pub(crate) fn open(&self, file: LayoutFile) -> Result<File, String> {
         let path = self.path(file);
-        let failed = |e: io::Error| format!("reading {}: {e}", path.display());
-        // Whoever opens a pipe waits for its other end.
-        match fs::metadata(&path).map_err(failed)?.is_file() {
-            true => File::open(&path).map_err(failed),
-            false => Err(format!("{} is no file", path.display())),
+        found(&path)?.ok_or_else(|| format!("reading {}: it is not there", path.display()))
+    }
+
+    /// Opens the index, if there is one. An error is one line for people.
+    pub(crate) fn open_index(&self) -> Result<Option<File>, String> {
+        found(&self.index())
+    }
+
+    /// Puts an index in the place of the one of this digest, or of none: `false`, where there is another. An error is one line for people.
+    pub(crate) fn replace_index(&self, former: Option<&Digest>, from: &mut impl Read) -> Result<bool, String> {
+        let path = self.index();
+        let failed = |e: io::Error| format!("writing {}: {e}", path.display());
+        let mut index = Vec::new();
+        from.take(MAX_DOCUMENT + 1).read_to_end(&mut index).map_err(failed)?;
+        if index.len() as u64 > MAX_DOCUMENT {
+            return Err(format!("writing {}: it would have more than {MAX_DOCUMENT} bytes", path.display()));
         }
+        fs::create_dir_all(&self.0).map_err(failed)?;
+        let directory = File::open(&self.0).map_err(failed)?;
+        // Whoever else writes here does so, too. A file system may have no locks: then nothing tells two of one moment apart.
+        let _ = directory.lock();
+        let mut there = Vec::new();
+        let there = match self.open_index()? {
+            None => None,
+            Some(file) => {
+                let read = file.take(MAX_DOCUMENT + 1).read_to_end(&mut there);
+                read.map_err(|e| format!("reading {}: {e}", path.display()))?;
+                Some(Digest::of(&there))
+            }
+        };
+        if there.as_ref() != former {
+            return Ok(false);
+        }
+        write(&path, &mut &index[..]).map(|()| true)
     }
 
     /// Whether a blob of so many bytes is there.
@@ -44,23 +76,61 @@ impl LayoutDirectory {
 
     /// Keeps what comes, to its end, as a file. It has its name once it is complete. An error is one line for people.
     pub(crate) fn keep(&self, file: LayoutFile, from: &mut impl Read) -> Result<(), String> {
-        let path = self.path(file);
-        let mut write = || {
-            let parent = path.parent().unwrap_or(Path::new("/"));
-            fs::create_dir_all(parent)?;
-            // As any file that is made: the user's mask takes away what others may not do.
-            let mut made = tempfile::Builder::new();
-            let mut made = made.prefix(".part-").permissions(Permissions::from_mode(0o666)).tempfile_in(parent)?;
-            io::copy(from, made.as_file_mut())?;
-            made.persist(&path).map_err(|e| e.error).map(drop)
-        };
-        write().map_err(|e| format!("writing {}: {e}", path.display()))
+        write(&self.path(file), from)
     }
+}
+
+/// Opens a file, if it is there.
+fn found(path: &Path) -> Result<Option<File>, String> {
+    let failed = |e: io::Error| format!("reading {}: {e}", path.display());
+    // Whoever opens a pipe waits for its other end.
+    match fs::metadata(path) {
+        Ok(metadata) if metadata.is_file() => File::open(path).map(Some).map_err(failed),
+        Ok(_) => Err(format!("{} is no file", path.display())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(failed(error)),
+    }
+}
+
+fn write(path: &Path, from: &mut impl Read) -> Result<(), String> {
+    let mut written = || {
+        let parent = path.parent().unwrap_or(Path::new("/"));
+        fs::create_dir_all(parent)?;
+        // As any file that is made: the user's mask takes away what others may not do.
+        let mut made = tempfile::Builder::new();
+        let mut made = made.prefix(".part-").permissions(Permissions::from_mode(0o666)).tempfile_in(parent)?;
+        io::copy(from, made.as_file_mut())?;
+        // A name is not to come to the disk before what it stands for.
+        made.as_file().sync_data()?;
+        made.persist(path).map_err(|e| e.error).map(drop)
+    };
+    written().map_err(|e| format!("writing {}: {e}", path.display()))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_index_takes_the_place_of_the_one_that_was_meant() {
+        let temp = tempfile::tempdir().expect("a directory");
+        let layout = LayoutDirectory::new(temp.path().join("new"));
+        let (one, two) = (Digest::of(b"one"), Digest::of(b"two"));
+        assert!(layout.open_index().expect("none").is_none());
+        assert_eq!(layout.replace_index(Some(&one), &mut &b"two"[..]), Ok(false));
+        assert_eq!(layout.replace_index(None, &mut &b"one"[..]), Ok(true));
+        // Somebody else was faster.
+        assert_eq!(layout.replace_index(None, &mut &b"two"[..]), Ok(false));
+        assert_eq!(layout.replace_index(Some(&one), &mut &b"two"[..]), Ok(true));
+        assert_eq!(
+            layout.replace_index(Some(&two), &mut &vec![0; 5 << 20][..]).map_err(|why| why.contains("more than")),
+            Err(true)
+        );
+        // What can't be read is not none.
+        fs::remove_file(temp.path().join("new/index.json")).expect("removed");
+        fs::create_dir(temp.path().join("new/index.json")).expect("something else");
+        assert!(layout.open_index().is_err() && layout.replace_index(None, &mut &b"one"[..]).is_err());
+    }
 
     #[test]
     fn a_file_has_its_name_once_it_is_complete() {

@@ -6,7 +6,7 @@ use crate::solve::Builder;
 use crate::{Error, Result};
 use jiff::{SignedDuration, Timestamp};
 use std::cmp::Reverse;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::time::Duration;
 
@@ -112,7 +112,8 @@ fn cost(one: &Cached) -> u64 {
     if one.shared { 0 } else { one.size }
 }
 
-/// Sorts a list by what is worth most: what was used last, and a step before those that follow it, which are of no use without.
+/// Sorts a list by what is worth most: what was used last, and a step before those that follow it, which are of no use without. What has a
+/// directory in common with something that is worth more, which stays longer, costs nothing for that.
 fn by_worth(list: &mut [Cached]) {
     let steps: HashMap<&str, &Cached> = list.iter().map(|one| (one.id.as_str(), one)).collect();
     let mut used: HashMap<String, Timestamp> = HashMap::new();
@@ -129,6 +130,11 @@ fn by_worth(list: &mut [Cached]) {
         }
     }
     list.sort_by_cached_key(|one| (Reverse(*used.get(&one.id).unwrap_or(&one.used)), one.made, one.id.clone()));
+    let mut counted = HashSet::new();
+    for one in list.iter_mut().filter(|one| !one.parts.is_empty()) {
+        let parts = one.parts.iter().filter(|(dir, _)| counted.insert(dir.clone()));
+        one.size = sum(parts.map(|(_, bytes)| *bytes));
+    }
 }
 
 impl Builder {
@@ -237,6 +243,7 @@ mod tests {
             parents: parents.iter().map(|&parent| parent.to_owned()).collect(),
             in_use: false,
             shared: false,
+            parts: Vec::new(),
         }
     }
 
@@ -262,6 +269,21 @@ mod tests {
         // 50 are free, 10 more are wanted.
         assert_eq!(gone(&PruneOptions { free: 60, ..PruneOptions::default() }, &list), ["x"]);
         assert_eq!(gone(&PruneOptions { free: 50, ..PruneOptions::default() }, &list), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_directory_that_lies_under_several_counts_once() {
+        let upon = |id: &str, used: i64, parts: &[(&str, u64)]| {
+            let parts: Vec<_> = parts.iter().map(|(dir, bytes)| ((*dir).to_owned(), *bytes)).collect();
+            Cached { parts, ..step(id, used, 101, &[]) }
+        };
+        let mut list =
+            [upon("a", 1, &[("d", 100)]), upon("b", 2, &[("e", 1), ("d", 100)]), upon("c", 3, &[("f", 1), ("d", 100)])];
+        by_worth(&mut list);
+        assert_eq!(list.clone().map(|one| (one.id, one.size)), [("c".into(), 101), ("b".into(), 1), ("a".into(), 0)]);
+        let most = |most| PruneOptions { most: Some(most), ..PruneOptions::default() };
+        assert_eq!(gone(&most(102), &list), Vec::<String>::new());
+        assert_eq!(gone(&most(101), &list), ["b", "a"]);
     }
 
     #[test]

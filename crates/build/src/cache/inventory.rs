@@ -4,7 +4,7 @@ use super::{Cache, owner};
 use crate::{Error, Result};
 use image::Digest;
 use jiff::Timestamp;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 /// What something is that builds keep.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,7 +28,7 @@ pub struct Cached {
     pub kind: CachedKind,
     /// The same for people.
     pub what: String,
-    /// Bytes in its files.
+    /// Bytes in its files that nothing of a list has that is worth more: of what lies under several, one has them.
     pub size: u64,
     /// When it was made.
     pub made: Timestamp,
@@ -42,6 +42,8 @@ pub struct Cached {
     pub in_use: bool,
     /// It costs nothing, as an image has its layer, or another step.
     pub shared: bool,
+    /// Of a layer, its directories, and the bytes in each.
+    pub(crate) parts: Vec<(String, u64)>,
 }
 
 /// Others that keep something for the next build.
@@ -64,11 +66,18 @@ impl Cache {
         // The oldest of those that have a layer is the one that it counts for.
         items.sort_by_key(|item| item.value.made);
         let mut first: HashMap<Digest, String> = HashMap::new();
+        let of_images = self.images.image_dirs();
         let mut steps = Vec::with_capacity(items.len());
         for item in items {
             let record = item.value;
             let layer = record.layer.as_ref();
             let other = layer.is_some_and(|layer| first.entry(*layer).or_insert_with(|| item.id.clone()) != &item.id);
+            let shared = other || layer.is_some_and(|layer| self.images.in_an_image(layer));
+            let mut parts = layer.map(|layer| self.images.layer_parts(layer)).unwrap_or_default();
+            if !shared {
+                // What lies under an image's layer stays with that.
+                parts.iter_mut().filter(|(dir, _)| of_images.contains(dir)).for_each(|(_, bytes)| *bytes = 0);
+            }
             steps.push(Cached {
                 kind: CachedKind::Step,
                 what: record.what,
@@ -78,7 +87,8 @@ impl Cache {
                 uses: record.uses,
                 parents: record.parent.iter().map(Digest::hex).collect(),
                 in_use: layer.is_some_and(|layer| self.images.keeps_layer(layer)),
-                shared: other || layer.is_some_and(|layer| self.images.in_an_image(layer)),
+                shared,
+                parts,
                 id: item.id,
             });
         }
@@ -98,6 +108,10 @@ impl Cache {
         }
         txn.commit_async().await.map_err(|e| failed(&e))?;
         steps.iter().for_each(|step| self.images.let_go(&owner(step)));
+        if let Some(latest) = self.latest.get() {
+            let gone: HashSet<&str> = steps.iter().map(String::as_str).collect();
+            latest.lock().retain(|_, (_, step)| !gone.contains(&step[..]));
+        }
         Ok(())
     }
 }

@@ -24,6 +24,7 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use store::Collection;
+use tokio::sync::OnceCell;
 
 /// What a step came to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,8 +55,8 @@ pub(crate) struct Cache {
     steps: Collection<StepRecord>,
     /// Steps that are being carried out or looked for: one at a time for each key.
     busy: Turns<Digest>,
-    /// The latest layer of each kind of copy; `None`: nobody asked yet.
-    latest: Mutex<Option<HashMap<Digest, Digest>>>,
+    /// The latest layer of each kind of copy that was made here, and the step whose it is; nothing before somebody asks.
+    latest: OnceCell<Mutex<HashMap<Digest, (Digest, String)>>>,
     /// Held by all who write records, and by who removes them alone: the store and what the image store remembers of it are to
     /// change together.
     writing: tokio::sync::RwLock<()>,
@@ -100,7 +101,7 @@ impl Cache {
             images,
             steps: Collection::new(store, "build/step/"),
             busy: Turns::default(),
-            latest: Mutex::default(),
+            latest: OnceCell::new(),
             writing: tokio::sync::RwLock::default(),
         }
     }
@@ -125,20 +126,25 @@ impl Cache {
             Some(Given { layer, from }) => (layer, Found::Elsewhere(from)),
             None => (work.await?, Found::Nowhere),
         };
-        self.note(&key, step, layer.as_ref()).await?;
+        // Nothing can lie upon what came from elsewhere.
+        let kind = step.kind.filter(|_| found == Found::Nowhere);
+        self.note(&key, Step { kind, ..step }, layer.as_ref()).await?;
         Ok(Outcome { layer, found })
     }
 
     /// The layer of the latest copy of a kind. It may be gone.
-    pub(crate) fn latest(&self, kind: &Digest) -> Result<Option<Digest>> {
-        let mut latest = self.latest.lock();
-        if latest.is_none() {
-            let steps = self.steps.list().map_err(|e| Error::failed("reading the build cache", e))?;
-            let mut copies: Vec<StepRecord> = steps.items.into_iter().map(|item| item.value).collect();
-            copies.sort_by_key(|copy| copy.made);
-            *latest = Some(copies.iter().filter_map(|copy| Some((copy.kind?, copy.layer?))).collect());
-        }
-        Ok(latest.as_ref().and_then(|latest| latest.get(kind).copied()))
+    pub(crate) async fn latest(&self, kind: &Digest) -> Result<Option<Digest>> {
+        let read = || async {
+            let steps = self.steps.clone();
+            let failed = |e: &dyn std::fmt::Display| Error::failed("reading the build cache", e);
+            let listed = tokio::task::spawn_blocking(move || steps.list()).await.map_err(|e| failed(&e))?;
+            let mut copies = listed.map_err(|e| failed(&e))?.items;
+            copies.sort_by_key(|copy| copy.value.made);
+            let latest = copies.into_iter().filter_map(|copy| Some((copy.value.kind?, (copy.value.layer?, copy.id))));
+            Ok::<_, Error>(Mutex::new(latest.collect()))
+        };
+        let latest = self.latest.get_or_try_init(read).await?;
+        Ok(latest.lock().get(kind).map(|(layer, _)| *layer))
     }
 
     /// What is there, for who only looks; the outer `None`: nothing.
@@ -197,8 +203,8 @@ impl Cache {
         if written.is_err() || record.layer.is_none() {
             self.images.let_go(&owner(&key.hex()));
         }
-        if let (Some(latest), Some(kind), Some(layer)) = (self.latest.lock().as_mut(), record.kind, record.layer) {
-            latest.insert(kind, layer);
+        if let (Some(latest), Some(kind), Some(layer)) = (self.latest.get(), record.kind, record.layer) {
+            latest.lock().insert(kind, (layer, key.hex()));
         }
         written.map(drop).map_err(|e| failed(&e))
     }

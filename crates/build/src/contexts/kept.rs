@@ -165,6 +165,7 @@ impl Keeps for Kept {
             uses: 1,
             parents: Vec::new(),
             shared: false,
+            parts: Vec::new(),
         };
         Ok(self.all().into_iter().map(cached).collect())
     }

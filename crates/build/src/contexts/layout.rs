@@ -82,8 +82,7 @@ async fn chosen(
 
 /// What is meant of a directory: as several, where it is there for several platforms.
 async fn listed(from: &dyn Layout, entry: Option<&LayoutEntry>) -> Result<Index, String> {
-    let index = layout::whole(from, layout::LayoutFile::Index).await?;
-    let index = Index::parse(&index).map_err(|e| e.to_string())?;
+    let index = layout::index(from).await?;
     let named = |name: &str| {
         let is_named = |one: &&Descriptor| one.annotations.get(layout::NAME).is_some_and(|own| own == name);
         index.manifests.iter().filter(is_named).cloned().collect::<Vec<_>>()

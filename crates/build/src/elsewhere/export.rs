@@ -65,7 +65,9 @@ impl Builder {
                 let pushed = registries.push_artifact(self.images(), artifact, reference, auth, layers).await;
                 pushed.map_err(|e| Error::Invalid(format!("pushing {}: {e}", reference.familiar())))
             }
-            CacheTo::Layout { layout, tag, .. } => layout::write(&**layout, self.images(), artifact, tag).await,
+            CacheTo::Layout { layout, tag, .. } => {
+                layout::write(&**layout, self.images(), artifact, tag, &product.damaged()).await
+            }
         }
     }
 }

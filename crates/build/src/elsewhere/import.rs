@@ -11,6 +11,8 @@ use crate::solve::Builder;
 use futures_util::future::join_all;
 use image::registry::RemoteArtifact;
 use image::{Descriptor, Digest, ImageConfig, KeptLayers, Progress, Reference, media_type};
+use parking_lot::Mutex;
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 use tokio::sync::OnceCell;
@@ -47,6 +49,8 @@ pub(crate) struct Elsewhere<'b> {
     builder: &'b Builder,
     request: &'b Request,
     opened: OnceCell<Vec<Opened>>,
+    /// Blobs of directories that were not what they are called, or could not be read.
+    damaged: Mutex<BTreeSet<Digest>>,
 }
 
 /// A cache whose document has come.
@@ -89,7 +93,7 @@ pub(crate) struct Seen {
 
 impl<'b> Elsewhere<'b> {
     pub(crate) fn new(builder: &'b Builder, request: &'b Request) -> Elsewhere<'b> {
-        Elsewhere { builder, request, opened: OnceCell::new() }
+        Elsewhere { builder, request, opened: OnceCell::new(), damaged: Mutex::default() }
     }
 
     /// What a step came to, whose layer comes here if it has to.
@@ -99,12 +103,18 @@ impl<'b> Elsewhere<'b> {
                 None => {}
                 Some(Ok(layer)) => return Some(Given { layer, from: opened.name.clone() }),
                 Some(Err(why)) => {
+                    self.damaged.lock().extend(opened.blob_of(key));
                     let message = format!("the step's layer of the cache {} was not taken: {why}", opened.name);
                     progress.step(step, StepEvent::Warning(message));
                 }
             }
         }
         None
+    }
+
+    /// Blobs of directories of which no use could be made: who keeps such a one writes it anew.
+    pub(crate) fn damaged(&self) -> BTreeSet<Digest> {
+        self.damaged.lock().clone()
     }
 
     /// What is said of a step, for who only looks.
@@ -164,6 +174,12 @@ impl<'b> Elsewhere<'b> {
 }
 
 impl Opened {
+    /// The blob of a step's layer, where it lies in a directory.
+    fn blob_of(&self, key: &Digest) -> Option<Digest> {
+        let Place::Layout { layers, .. } = &self.place else { return None };
+        Some(layers[self.records.steps.get(key)?.layer?].digest)
+    }
+
     /// The layer of a step; the outer `None`: it has no such step. An error is one line for people.
     async fn take(
         &self,

@@ -9,6 +9,7 @@ use image::manifest::MAX_DOCUMENT;
 use image::registry::NewArtifact;
 use image::{ArtifactManifest, Descriptor, Digest, ImageIngest, Images, Index, KeptLayers, Progress, media_type};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 
 /// The annotation that names an entry of an index.
 pub(crate) const NAME: &str = "org.opencontainers.image.ref.name";
@@ -22,8 +23,6 @@ const MARKER: &str = r#"{"imageLayoutVersion":"1.0.0"}"#;
 pub enum LayoutFile {
     /// `oci-layout`: what says that it is one.
     Marker,
-    /// `index.json`
-    Index,
     /// A blob.
     Blob(Digest),
 }
@@ -41,6 +40,12 @@ pub trait Layout: Send + Sync {
 
     /// Writes a file. It has its name once it is complete; the directory is made where it is missing.
     fn write(&self, file: LayoutFile, bytes: LayoutBytes) -> BoxFuture<'static, Result<(), String>>;
+
+    /// What is in the index (`index.json`). `None`: there is none, which is something else than one that can't be read.
+    fn index(&self) -> BoxFuture<'static, Result<Option<Bytes>, String>>;
+
+    /// Puts an index in the place of the one of this digest (`None`: there was none). `false`: there is another by now, which stays.
+    fn replace_index(&self, former: Option<Digest>, index: Bytes) -> BoxFuture<'static, Result<bool, String>>;
 }
 
 /// Which of the entries of a layout.
@@ -60,10 +65,15 @@ pub(super) struct Found {
     pub(super) layers: Vec<Descriptor>,
 }
 
+/// What it has.
+pub(crate) async fn index(layout: &dyn Layout) -> Result<Index, String> {
+    let index = layout.index().await?.ok_or("there is no index.json in it")?;
+    Index::parse(&index).map_err(|e| e.to_string())
+}
+
 /// Looks up an entry. Only its document is read.
 pub(super) async fn open(layout: &dyn Layout, entry: &LayoutEntry) -> Result<Found, String> {
-    let index = whole(layout, LayoutFile::Index).await?;
-    let index = Index::parse(&index).map_err(|e| e.to_string())?;
+    let index = index(layout).await?;
     let chosen = index.manifests.iter().find(|manifest| match entry {
         LayoutEntry::Named(name) => manifest.annotations.get(NAME) == Some(name),
         LayoutEntry::Digest(digest) => manifest.digest == *digest,
@@ -79,7 +89,7 @@ pub(super) async fn open(layout: &dyn Layout, entry: &LayoutEntry) -> Result<Fou
 }
 
 /// A whole small file.
-pub(crate) async fn whole(layout: &dyn Layout, file: LayoutFile) -> Result<Bytes, String> {
+async fn whole(layout: &dyn Layout, file: LayoutFile) -> Result<Bytes, String> {
     let (mut all, mut pieces) = (Vec::new(), layout.read(file));
     while let Some(piece) = pieces.next().await {
         all.extend_from_slice(&piece?);
@@ -140,18 +150,20 @@ pub(crate) async fn take(
     sink.finish().await.map_err(failed)
 }
 
-/// Writes an artifact, which a name stands for from then on. Blobs that are there already stay as they are, and so do other names.
+/// Writes an artifact, which a name stands for from then on. Blobs that are there already stay as they are, unless they are known to be
+/// `damaged`, and so do other names.
 pub(super) async fn write(
     layout: &dyn Layout,
     images: &Images,
     artifact: NewArtifact,
     name: &str,
+    damaged: &BTreeSet<Digest>,
 ) -> Result<Descriptor> {
     let failed = |e: &dyn std::fmt::Display| Error::failed("writing the cache", e);
     let manifest = artifact.manifest().map_err(|e| failed(&e))?;
     for layer in &artifact.layers {
         let (digest, size) = (layer.descriptor.digest, layer.descriptor.size);
-        if !layout.has(digest, size).await.map_err(Error::Invalid)? {
+        if damaged.contains(&digest) || !layout.has(digest, size).await.map_err(Error::Invalid)? {
             let reader = images.open_blob(&digest, 0).await.map_err(|e| failed(&e))?;
             let pieces = stream::try_unfold(reader, |mut reader| async move {
                 let piece = reader.next().await.map_err(|e| e.to_string())?;
@@ -163,10 +175,11 @@ pub(super) async fn write(
     let put =
         async |file, bytes: Bytes| layout.write(file, stream::iter([Ok(bytes)]).boxed()).await.map_err(Error::Invalid);
     let put_blob = async |bytes: Bytes| {
-        let digest = Digest::of(&bytes);
-        match layout.has(digest, bytes.len() as u64).await.map_err(Error::Invalid)? {
-            true => Ok(()),
-            false => put(LayoutFile::Blob(digest), bytes).await,
+        let there = Descriptor::new(media_type::OCI_MANIFEST, Digest::of(&bytes), bytes.len() as u64);
+        match layout.has(there.digest, there.size).await.map_err(Error::Invalid)? {
+            // It is small enough to be looked at.
+            true if blob(layout, &there).await.is_ok() => Ok(()),
+            _ => put(LayoutFile::Blob(there.digest), bytes).await,
         }
     };
     put_blob(artifact.document).await?;
@@ -175,20 +188,24 @@ pub(super) async fn write(
     put(LayoutFile::Marker, Bytes::from_static(MARKER.as_bytes())).await?;
     let plain = descriptor.clone();
     descriptor.annotations.insert(NAME.to_owned(), name.to_owned());
-    let index = indexed(layout, descriptor, name).await?;
-    put(LayoutFile::Index, index.into()).await?;
-    Ok(plain)
+    // Where another build writes into the same directory at this moment, one of them has to look again.
+    loop {
+        let there = layout.index().await.map_err(Error::Invalid)?;
+        let former = there.as_deref().map(Digest::of);
+        let index = indexed(there, &descriptor, name)?;
+        if layout.replace_index(former, index.into()).await.map_err(Error::Invalid)? {
+            return Ok(plain);
+        }
+    }
 }
 
-/// The index of a layout with one more entry, in place of what had its name.
-async fn indexed(layout: &dyn Layout, descriptor: Descriptor, name: &str) -> Result<Vec<u8>> {
-    // Where there is none yet, this is the first.
-    let there = whole(layout, LayoutFile::Index).await.ok();
+/// An index with one more entry, in place of what had its name.
+fn indexed(there: Option<Bytes>, descriptor: &Descriptor, name: &str) -> Result<Vec<u8>> {
     let there =
         there.map(|bytes| Index::parse(&bytes)).transpose().map_err(|e| Error::failed("adding to the cache", e))?;
     let mut manifests = there.map(|index| index.manifests).unwrap_or_default();
     manifests.retain(|other| other.annotations.get(NAME).is_none_or(|other| other != name));
-    manifests.push(descriptor);
+    manifests.push(descriptor.clone());
     let media_type = Some(media_type::OCI_INDEX.to_owned());
     let index = Index { schema_version: 2, media_type, manifests, annotations: Default::default() };
     serde_json::to_vec(&index).map_err(|e| Error::failed("writing the index of the cache", e))

@@ -226,6 +226,7 @@ impl Keeps for WebFiles {
             parents: Vec::new(),
             in_use: false,
             shared: !seen.insert(item.value.digest),
+            parts: Vec::new(),
         };
         Ok(items.into_iter().map(cached).collect())
     }

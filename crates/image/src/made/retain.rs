@@ -4,6 +4,7 @@ use super::KeptLayers;
 use crate::record::{self, RETAIN};
 use crate::state::Lease;
 use crate::{Digest, Images, Result};
+use std::collections::HashSet;
 use std::sync::Arc;
 use store::Txn;
 
@@ -24,6 +25,21 @@ impl Images {
     /// Whether an image has the layer.
     pub fn in_an_image(&self, diff_id: &Digest) -> bool {
         self.0.state.lock().images.values().any(|image| image.diff_ids.contains(diff_id))
+    }
+
+    /// The directories of a layer, and the bytes in each. Others may have one of them, too.
+    pub fn layer_parts(&self, diff_id: &Digest) -> Vec<(String, u64)> {
+        let state = self.0.state.lock();
+        let parts = state.layers.get(diff_id).into_iter().flat_map(|layer| layer.parts());
+        parts.map(|(dir, bytes)| (dir.to_owned(), bytes)).collect()
+    }
+
+    /// The directories of all layers that images have.
+    pub fn image_dirs(&self) -> HashSet<String> {
+        let state = self.0.state.lock();
+        let of_images: HashSet<&Digest> = state.images.values().flat_map(|image| &image.diff_ids).collect();
+        let layers = of_images.into_iter().filter_map(|diff_id| state.layers.get(diff_id));
+        layers.flat_map(|layer| layer.dirs()).map(str::to_owned).collect()
     }
 
     /// Adds to a transaction that `owner` needs a layer, which stays until it is let go. Whoever commits it keeps the layer
