@@ -48,6 +48,9 @@ fn files_come_out_as_a_directory_or_an_archive() {
         said.exits_with(1).complains(why);
         assert!(!said.stderr().contains("FROM busybox"), "{said}");
     }
+    host.sh("$STRATUS build ftp://x/y").exits_with(2).complains("nothing is fetched by ftp");
+    host.sh("$STRATUS build --check --print app").exits_with(2);
+    host.sh("$STRATUS build --step-timeout 0s -t twice -t twice app 2>&1").ok().omits("twice:latest, twice");
     host.sh("$STRATUS build -o '' app").exits_with(2).complains("there is nothing in it");
     host.sh("$STRATUS build -o x -o type=tar,dest=./x app").exits_with(2).complains("two outputs go to ./x");
     host.sh("$STRATUS build --platform linux/foo app").exits_with(2).complains("foo is no architecture");

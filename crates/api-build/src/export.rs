@@ -101,17 +101,14 @@ impl Exports {
             progress.export(number, ExportEvent::Began(format!("keeping the cache in {}", cache.to)));
             let exported =
                 builder.export_cache(&product, cache.mode, &cache.to, &request.credentials, (number, progress)).await;
-            match exported {
-                Err(error) => {
-                    let message = format!("the cache was not kept in {}: {}", cache.to, error.summary());
-                    if !cache.ignore_error {
-                        progress.export(number, ExportEvent::Failed(message.clone()));
-                        // Whoever reads this alone is not to take the build for one that failed.
-                        return Err(Error::Invalid(format!("{message} (what was built is where it was to go)")));
-                    }
-                    progress.export(number, ExportEvent::Warning(message));
+            if let Err(error) = exported {
+                let message = format!("the cache was not kept in {}: {}", cache.to, error.summary());
+                if !cache.ignore_error {
+                    progress.export(number, ExportEvent::Failed(message.clone()));
+                    // Whoever reads this alone is not to take the build for one that failed.
+                    return Err(Error::Invalid(format!("{message} (what was built is where it was to go)")));
                 }
-                Ok(_) => {}
+                progress.export(number, ExportEvent::Warning(message));
             }
             progress.export(number, ExportEvent::Done);
         }

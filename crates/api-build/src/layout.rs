@@ -53,7 +53,7 @@ impl Layout for ClientLayout {
         Box::pin(async move {
             let mut outgoing = Outgoing::answer(&opener, &Need::LayoutReplace { name, former }).await?;
             outgoing.send(&index).await?;
-            Ok(outgoing.is_taken().await?.is_some())
+            Ok(outgoing.end().await?.is_some())
         })
     }
 }

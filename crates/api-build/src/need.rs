@@ -98,7 +98,7 @@ pub(crate) enum Answer {
 
 impl Answer {
     /// Whether it is there: `None`, where it is another or none; an error is one line for people.
-    fn is_here(self) -> Result<Option<()>, String> {
+    fn into_here(self) -> Result<Option<()>, String> {
         match self {
             Answer::Here => Ok(Some(())),
             Answer::Other {} => Ok(None),
@@ -135,11 +135,11 @@ pub(crate) async fn ask_for_any(opener: &Opener, need: &Need) -> Result<Option<B
     let failed = |e: io::Error| format!("asking the client: {e}");
     let mut stream = BufReader::new(opener.open().await.map_err(failed)?);
     wire::write(&mut stream, need).await.map_err(failed)?;
-    Ok(answer(&mut stream).await?.is_here()?.map(|()| stream))
+    Ok(answer(&mut stream).await?.into_here()?.map(|()| stream))
 }
 
 async fn answered(stream: &mut BufReader<Stream>) -> Result<(), String> {
-    answer(stream).await?.is_here()?.ok_or_else(|| "it is not there".to_owned())
+    answer(stream).await?.into_here()?.ok_or_else(|| "it is not there".to_owned())
 }
 
 async fn answer(stream: &mut BufReader<Stream>) -> Result<Answer, String> {
@@ -202,11 +202,11 @@ impl Outgoing {
     /// # Errors
     /// One line for people: the client is gone, or could not keep it.
     pub async fn finish(self) -> Result<(), String> {
-        self.is_taken().await?.ok_or_else(|| "the client has kept another".to_owned())
+        self.end().await?.ok_or_else(|| "the client has kept another".to_owned())
     }
 
     /// That was all. Waits until the client has kept it; `None`, where it is in the place of nothing that is there.
-    pub(crate) async fn is_taken(mut self) -> Result<Option<()>, String> {
+    pub(crate) async fn end(mut self) -> Result<Option<()>, String> {
         let sent = async {
             self.stream.write_all(&0_u32.to_le_bytes()).await?;
             self.stream.flush().await
@@ -214,7 +214,7 @@ impl Outgoing {
         if let Err(error) = sent.await {
             return Err(self.why_not(&error).await);
         }
-        answer(&mut self.stream).await?.is_here()
+        answer(&mut self.stream).await?.into_here()
     }
 }
 

@@ -48,6 +48,7 @@ static ROUTES: &[Route] = routes! {
     // Nor are these: the packages of an image, and what is said of it.
     GET "/stratus/images/{}/packages" => images::inspect::packages;
     GET "/stratus/images/{}/attestations" => images::attestations::attestations;
+    DELETE "/stratus/images/{}/attestations" => images::attestations::remove;
 
     HEAD "/containers/{}/archive" => containers::archive::stat;
     GET "/containers/json" => containers::list::list;

@@ -14,7 +14,7 @@ use image::Digest;
 use jiff::Timestamp;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io::ErrorKind;
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
@@ -40,8 +40,29 @@ struct Shared {
     records: Collection<Record>,
     /// Who uses a directory.
     users: Mutex<HashMap<String, Users>>,
+    /// Those that somebody waits for to have them alone.
+    awaited: Mutex<HashSet<String>>,
     /// Some directory has no user any more.
     freed: Notify,
+}
+
+/// Somebody waits to have a directory alone, for as long as this lives.
+struct Awaits<'s> {
+    shared: &'s Shared,
+    name: &'s str,
+}
+
+impl<'s> Awaits<'s> {
+    fn new(shared: &'s Shared, name: &'s str) -> Awaits<'s> {
+        shared.awaited.lock().insert(name.to_owned());
+        Awaits { shared, name }
+    }
+}
+
+impl Drop for Awaits<'_> {
+    fn drop(&mut self) {
+        self.shared.awaited.lock().remove(self.name);
+    }
 }
 
 /// Who uses a directory at present.
@@ -119,13 +140,16 @@ impl Drop for InUse {
 }
 
 impl Shared {
-    /// The name of the directory that one gets who comes now: `name`, or another where that is in use by somebody who can't be joined.
+    /// The name of the directory that one gets who comes now: `name`, or another where that is in use by somebody who can't be joined, or
+    /// waited for by somebody who wants it alone: who would have to wait for ever if others joined those who have it.
     /// `None`: that is to be waited for.
     fn enter(&self, name: &str, sharing: Sharing) -> Option<String> {
         let mut users = self.users.lock();
         let joins = sharing == Sharing::Shared;
         let mut names = std::iter::once(name.to_owned()).chain((1..).map(|n: u32| format!("{name}-{n}")));
+        let awaited = self.awaited.lock();
         let is_open = |name: &String| match users.get(name) {
+            _ if sharing != Sharing::Locked && awaited.contains(name) => false,
             None => true,
             Some(Users::Sharing(_)) => joins,
             Some(Users::Alone) => false,
@@ -143,6 +167,7 @@ impl Shared {
 
     /// The same, once one gets it.
     async fn entered(&self, name: &str, sharing: Sharing) -> String {
+        let _awaits = (sharing == Sharing::Locked).then(|| Awaits::new(self, name));
         loop {
             let mut freed = std::pin::pin!(self.freed.notified());
             // From here on it misses none.
@@ -152,6 +177,17 @@ impl Shared {
             }
             freed.await;
         }
+    }
+
+    /// Writes down whose a directory is that nothing is known of.
+    fn begin(&self, name: &str, id: &str) -> Result<()> {
+        let failed = |e: &dyn std::fmt::Display| Error::failed(format!("writing what is known of the cache {id}"), e);
+        if self.records.get(name).map_err(|e| failed(&e))?.is_some() {
+            return Ok(());
+        }
+        let now = Timestamp::now();
+        let record = Record { id: id.to_owned(), made: now, used: now, uses: 0, size: 0 };
+        self.records.put_relaxed(name, &record).map(drop).map_err(|e| failed(&e))
     }
 
     /// Writes down that a directory was used, and what it takes now.
@@ -172,14 +208,15 @@ impl Shared {
     fn cached(&self, name: String, record: Option<Record>) -> Result<Cached> {
         let in_use = self.users.lock().contains_key(&name);
         let record = match record {
-            Some(record) => record,
-            // It was used for the first time when the daemon was killed.
-            None => {
+            Some(record) if record.uses > 0 => record,
+            // It is used for the first time, or was when the daemon was killed.
+            begun => {
                 let path = self.root.join(&name);
                 let failed = |e: &dyn std::fmt::Display| Error::failed(format!("measuring {}", path.display()), e);
                 let changed = fs::metadata(&path).and_then(|meta| meta.modified()).map_err(|e| failed(&e))?;
                 let used = Timestamp::try_from(changed).map_err(|e| failed(&e))?;
-                Record { id: name.clone(), made: used, used, uses: 1, size: measured(&path) }
+                let id = begun.map_or_else(|| name.clone(), |begun| begun.id);
+                Record { id, made: used, used, uses: 1, size: measured(&path) }
             }
         };
         Ok(Cached {
@@ -202,7 +239,14 @@ impl Caches {
     pub(crate) fn new(root: PathBuf, scratch: Arc<Scratch>, store: &store::Store) -> Caches {
         let records = Collection::new(store, "build/mount/");
         Caches {
-            shared: Arc::new(Shared { root, scratch, records, users: Mutex::default(), freed: Notify::new() }),
+            shared: Arc::new(Shared {
+                root,
+                scratch,
+                records,
+                users: Mutex::default(),
+                awaited: Mutex::default(),
+                freed: Notify::new(),
+            }),
             turns: Turns::default(),
             filling: Turns::default(),
         }
@@ -232,6 +276,7 @@ impl Caches {
             filling.map_err(|e| failed(&e))?.map_err(Error::Invalid)?;
         }
         make(&in_use.path, made).map_err(|e| failed(&e))?;
+        in_use.shared.begin(&in_use.name, id)?;
         Ok(in_use)
     }
 }
@@ -379,6 +424,37 @@ mod tests {
             drop(shared);
         };
         assert_eq!(tokio::join!(waiting, ending).0, path);
+    }
+
+    #[tokio::test]
+    async fn who_waits_to_have_one_alone_is_not_passed_by_others() {
+        let temp = tempfile::tempdir().unwrap();
+        let caches = caches(temp.path());
+        let shared = now(&caches, Sharing::Shared).await.unwrap();
+        let path = shared.path().to_owned();
+        let made = Made { mode: 0o755, uid: 0, gid: 0 };
+        let mut waiting = Box::pin(caches.take("id", Sharing::Locked, made, None));
+        assert!(tokio::time::timeout(Duration::ZERO, &mut waiting).await.is_err());
+        let later = now(&caches, Sharing::Shared).await.unwrap();
+        assert_ne!(later.path(), path);
+        drop(shared);
+        let private = now(&caches, Sharing::Private).await.unwrap();
+        assert_ne!(private.path(), path);
+        assert_eq!(waiting.await.unwrap().path(), path);
+        // Who gives it up keeps nobody out.
+        let shared = now(&caches, Sharing::Shared).await.unwrap();
+        let mut waiting = Box::pin(caches.take("id", Sharing::Locked, made, None));
+        assert!(tokio::time::timeout(Duration::ZERO, &mut waiting).await.is_err());
+        drop(waiting);
+        assert_eq!(now(&caches, Sharing::Shared).await.unwrap().path(), shared.path());
+    }
+
+    #[tokio::test]
+    async fn one_has_its_name_while_it_is_used_for_the_first_time() {
+        let temp = tempfile::tempdir().unwrap();
+        let caches = caches(temp.path());
+        let _used = now(&caches, Sharing::Shared).await.unwrap();
+        assert_eq!(caches.list().unwrap()[0].what, "mount of the cache id");
     }
 
     #[tokio::test]

@@ -1,4 +1,5 @@
-//! What a step may have that others have not: both who builds and the daemon's administrator have to want it.
+//! What a step may have that others have not: both who builds and the daemon's administrator have to want it. The host's network is the
+//! exception where whoever builds gives it to all steps, as `docker build --network host` does, which has no other way to say so.
 
 use crate::dockerfile::{Network, Run, Security};
 use crate::request::Request;

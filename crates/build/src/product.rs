@@ -1,5 +1,6 @@
 //! What a build comes to, and where that goes: among the images that are here, to a registry, into an archive.
 
+use crate::attest;
 use crate::cache::{Key, Step};
 use crate::elsewhere::Steps;
 use crate::progress::{ExportEvent, Progress};
@@ -186,8 +187,9 @@ impl Builder {
 
     async fn keep_one(&self, made: &Made, names: &[Reference]) -> Result<ImageId> {
         let id = self.name_one(made, names).await?;
-        if !made.attestations.is_empty() {
-            let attested = self.images().attest(&id, made.attestations.clone()).await;
+        // What an earlier build said is not of this one, which says what it was asked to. An image that it did nothing to is another's.
+        if made.untouched.is_none() || !made.attestations.is_empty() {
+            let attested = self.images().attest(&id, &attest::KINDS, made.attestations.clone()).await;
             attested.map_err(|e| Error::failed("keeping what is said of the image", e))?;
         }
         Ok(id)

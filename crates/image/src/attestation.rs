@@ -100,16 +100,30 @@ fn bytes(document: &Value) -> Result<Vec<u8>> {
 }
 
 impl Images {
-    /// Keeps what is said of an image with it, in place of what was said of that kind before. It goes with the image, and to a
-    /// registry with it.
+    /// Keeps what is said of an image with it, in place of all that was said of `kinds` and of its own kinds before. It goes with the
+    /// image, and to a registry with it.
     ///
     /// # Errors
     /// [`Error::NoSuchImage`], and where it can't be written.
-    pub async fn attest(&self, id: &ImageId, attestations: Vec<Attestation>) -> Result<()> {
+    pub async fn attest(&self, id: &ImageId, kinds: &[&str], attestations: Vec<Attestation>) -> Result<()> {
         let id = *id;
+        let kinds: Vec<String> = kinds.iter().map(|&kind| kind.to_owned()).collect();
         self.blocking(move |inner| {
             let lease = inner.lease();
-            inner.attest(&id, attestations, &lease)
+            let kinds: Vec<&str> = kinds.iter().map(String::as_str).collect();
+            inner.attest(&id, &kinds, attestations, &lease)
+        })
+        .await
+    }
+
+    /// Takes off an image what is said of it, all of it or that of one kind. What it was.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchImage`], and where it can't be written.
+    pub async fn take_off(&self, id: &ImageId, kind: Option<String>) -> Result<Vec<AttestationRecord>> {
+        let id = *id;
+        self.blocking(move |inner| {
+            inner.note_attestations(&id, |other| kind.as_ref().is_none_or(|kind| kind == other), Vec::new())
         })
         .await
     }
@@ -140,7 +154,13 @@ impl Images {
 
 impl Inner {
     /// As [`Images::attest`]; blocks.
-    pub(crate) fn attest(&self, id: &ImageId, attestations: Vec<Attestation>, lease: &Lease) -> Result<()> {
+    pub(crate) fn attest(
+        &self,
+        id: &ImageId,
+        kinds: &[&str],
+        attestations: Vec<Attestation>,
+        lease: &Lease,
+    ) -> Result<()> {
         let mut said = Vec::new();
         for attestation in attestations {
             let predicate = bytes(&attestation.predicate)?;
@@ -155,19 +175,30 @@ impl Inner {
             let size = predicate.len() as u64;
             said.push(AttestationRecord { predicate_type: attestation.predicate_type, predicate: digest, size });
         }
-        self.note_attestations(id, said)
+        let new: Vec<String> = said.iter().map(|said| said.predicate_type.clone()).collect();
+        let replaced = |kind: &str| kinds.contains(&kind) || new.iter().any(|new| new == kind);
+        self.note_attestations(id, replaced, said).map(drop)
     }
 
-    fn note_attestations(&self, id: &ImageId, said: Vec<AttestationRecord>) -> Result<()> {
+    /// Notes what is said of an image, in place of what is `replaced`, by its kind: that.
+    fn note_attestations(
+        &self,
+        id: &ImageId,
+        replaced: impl Fn(&str) -> bool,
+        said: Vec<AttestationRecord>,
+    ) -> Result<Vec<AttestationRecord>> {
         let _one = self.naming.lock();
         let mut image = ImageRecord::clone(&*self.state.lock().image(id)?);
-        image.attestations.retain(|old| said.iter().all(|new| new.predicate_type != old.predicate_type));
+        let gone = image.attestations.extract_if(.., |old| replaced(&old.predicate_type)).collect();
+        if said == gone {
+            return Ok(gone);
+        }
         image.attestations.extend(said);
         image.attestations.sort_by(|a, b| a.predicate_type.cmp(&b.predicate_type));
         let key = key_of(RECORD, &id.0);
         self.store.txn().put(&key, record::encode(&key, &image)?).commit()?;
         self.state.lock().images.insert(*id, Arc::new(image));
-        Ok(())
+        Ok(gone)
     }
 
     /// What is said of an image, read; blocks.

@@ -1,7 +1,7 @@
 //! `GET /stratus/images/{name}/attestations`: what is said of an image. Docker has nothing like it.
 
 use image::registry::{Auth, Said};
-use image::{Digest, Platform};
+use image::{AttestationRecord, Digest, Platform};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -41,14 +41,28 @@ pub(crate) async fn attestations(call: Call) -> Result<Response> {
         return of_registry(call).await;
     }
     let kept = call.engine().image_attestations(&call.name).await?;
-    let shown = kept.into_iter().map(|(record, predicate)| AttestationBody {
-        predicate_type: record.predicate_type,
-        digest: Some(record.predicate),
-        size: Some(record.size),
-        predicate: Some(predicate),
-        ..AttestationBody::default()
-    });
+    let shown = kept
+        .into_iter()
+        .map(|(record, predicate)| AttestationBody { predicate: Some(predicate), ..AttestationBody::from(record) });
     body::ok_json(&shown.collect::<Vec<_>>())
+}
+
+/// `DELETE /stratus/images/{name}/attestations`; with `type`, only that of this kind. What was taken off.
+pub(crate) async fn remove(call: Call) -> Result<Response> {
+    let kind = Some(call.query.text("type")).filter(|kind| !kind.is_empty()).map(str::to_owned);
+    let gone = call.engine().image_take_off(&call.name, kind).await?;
+    body::ok_json(&gone.into_iter().map(AttestationBody::from).collect::<Vec<_>>())
+}
+
+impl From<AttestationRecord> for AttestationBody {
+    fn from(record: AttestationRecord) -> AttestationBody {
+        AttestationBody {
+            predicate_type: record.predicate_type,
+            digest: Some(record.predicate),
+            size: Some(record.size),
+            ..AttestationBody::default()
+        }
+    }
 }
 
 async fn of_registry(call: Call) -> Result<Response> {
@@ -69,6 +83,10 @@ async fn of_registry(call: Call) -> Result<Response> {
                 }
                 Said::Odd(problem) => AttestationBody { problem: Some(problem), ..place },
             });
+        }
+        if let Some(more) = of.more {
+            let (subject, platform) = (Some(of.subject), of.platform);
+            shown.push(AttestationBody { subject, platform, problem: Some(more), ..AttestationBody::default() });
         }
     }
     body::ok_json(&shown)

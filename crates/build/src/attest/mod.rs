@@ -18,6 +18,8 @@ pub(crate) use ledger::{Dependency, Ledger};
 const PROVENANCE: &str = "https://slsa.dev/provenance/v1";
 /// The kind of a list of packages.
 const SPDX: &str = "https://spdx.dev/Document";
+/// All that a build may say.
+pub(crate) const KINDS: [&str; 2] = [PROVENANCE, SPDX];
 
 /// What is to be said of an image that is built.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -17,6 +17,15 @@ impl Engine {
         self.0.images.attestations(&id).await.map_err(error)
     }
 
+    /// Takes off an image what is said of it, all of it or that of one kind. What it was.
+    ///
+    /// # Errors
+    /// Where there is none of that name.
+    pub async fn image_take_off(&self, reference: &str, kind: Option<String>) -> Result<Vec<AttestationRecord>> {
+        let id = self.find_image(reference)?;
+        self.0.images.take_off(&id, kind).await.map_err(error)
+    }
+
     /// What its registry has that is said of an image, whether that is here or not.
     ///
     /// # Errors

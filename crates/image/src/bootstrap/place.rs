@@ -16,6 +16,8 @@ use super::BootstrapError;
 const PREFIX: &str = "stratus-bootstrap-";
 /// The file in each that whoever needs it holds a lock of.
 const LOCK: &str = "lock";
+/// What it is called before that.
+const UNHELD: &str = "lock.new";
 
 /// A directory, while it is needed.
 pub(super) struct Place {
@@ -35,8 +37,11 @@ impl Place {
             let directory = tempfile::Builder::new().prefix(PREFIX).tempdir_in(parent)?;
             // Programs go on as other users in there, who see nothing of it but packages.
             fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755))?;
-            let lock = File::create_new(directory.path().join(LOCK))?;
+            // It has its name once it is held, so that nobody finds it free before.
+            let unheld = directory.path().join(UNHELD);
+            let lock = File::create_new(&unheld)?;
             rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive)?;
+            fs::rename(unheld, directory.path().join(LOCK))?;
             std::io::Result::Ok(Place { directory, lock })
         };
         make().map_err(BootstrapError::io(format!("making a directory in {}", parent.display())))
@@ -105,5 +110,17 @@ mod tests {
         assert!(path.exists() && again.path() != path);
         drop((next, again));
         assert_eq!(fs::read_dir(parent.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn several_that_begin_at_once_leave_each_other_alone() {
+        let parent = tempfile::tempdir().unwrap();
+        let begin = |_| {
+            for _ in 0..200 {
+                let place = Place::new_in(parent.path()).unwrap();
+                assert!(place.path().join(LOCK).exists());
+            }
+        };
+        std::thread::scope(|scope| (0..4).for_each(|number| drop(scope.spawn(move || begin(number)))));
     }
 }

@@ -43,7 +43,7 @@ pub(super) fn take(inner: &Inner, contents: &Contents, loaded: &[LoadedImage], l
             said.entry(image).or_default().push(attestation.map_err(bad)?);
         }
     }
-    said.into_iter().try_for_each(|(image, attestations)| inner.attest(&image, attestations, lease))
+    said.into_iter().try_for_each(|(image, attestations)| inner.attest(&image, &[], attestations, lease))
 }
 
 /// All manifests that an index leads to.

@@ -45,6 +45,8 @@ pub struct SaidOf {
     pub platform: Option<Platform>,
     /// What is said, with the manifest that refers to it.
     pub said: Vec<(Digest, Said)>,
+    /// Why that is not all, where it isn't: one line for people.
+    pub more: Option<String>,
 }
 
 /// Something that is said.
@@ -137,33 +139,49 @@ impl Registries {
         let found = retrying(self.config(), || repository.manifest(&version)).await;
         let raw = found.map_err(|error| error.of_pull(&reference))?;
         let mut subjects = vec![(raw.digest, None)];
+        let mut cut = None;
         if media_type::is_index(&raw.media_type) {
-            let entries = Index::parse(&raw.bytes)?.manifests.into_iter();
-            subjects.extend(entries.map(|entry| (entry.digest, entry.platform)).take(MANIFESTS_MAX));
+            let entries = Index::parse(&raw.bytes)?.manifests;
+            let number = entries.len();
+            cut = (number > MANIFESTS_MAX)
+                .then(|| format!("the index has {number} manifests, of which the first {MANIFESTS_MAX} are looked at"));
+            subjects.extend(entries.into_iter().map(|entry| (entry.digest, entry.platform)).take(MANIFESTS_MAX));
         }
         let mut all = Vec::new();
         let mut left = STATEMENTS_MAX;
         for (subject, platform) in subjects {
+            let (entries, more) = self.referrers_of(&repository, &subject).await?;
             let mut said = Vec::new();
-            for entry in self.referrers_of(&repository, &subject).await? {
+            for entry in entries {
                 said.push((entry.digest, self.said_by(&repository, &entry, &subject, &mut left).await?));
             }
-            all.push(SaidOf { subject, platform, said });
+            let more = more.then(|| {
+                format!(
+                    "more is said than is looked at: that of {REFERRERS_MAX} manifests, and {PAGES_MAX} pages of them"
+                )
+            });
+            all.push(SaidOf { subject, platform, said, more: cut.take().or(more) });
         }
         Ok(all)
     }
 
-    async fn referrers_of(&self, repository: &Repository, subject: &Digest) -> Result<Vec<Entry>, RegistryError> {
-        let entries = match retrying(self.config(), || repository.referrers(subject)).await? {
-            Some(entries) => entries,
+    /// The statements about a manifest, and whether there are more than are looked at.
+    async fn referrers_of(
+        &self,
+        repository: &Repository,
+        subject: &Digest,
+    ) -> Result<(Vec<Entry>, bool), RegistryError> {
+        let (mut entries, more) = match retrying(self.config(), || repository.referrers(subject)).await? {
+            Some(found) => found,
             None => {
                 let tag = list_tag(subject);
                 let list = retrying(self.config(), || repository.list(&tag)).await?;
-                list.map_or_else(|| Ok(Vec::new()), |(bytes, _)| read_entries(&bytes))?
+                (list.map_or_else(|| Ok(Vec::new()), |(bytes, _)| read_entries(&bytes))?, false)
             }
         };
-        let ours = entries.into_iter().filter(|entry| entry.artifact_type.as_deref() == Some(IN_TOTO));
-        Ok(ours.take(REFERRERS_MAX).collect())
+        let more = more || entries.len() > REFERRERS_MAX;
+        entries.truncate(REFERRERS_MAX);
+        Ok((entries, more))
     }
 
     /// What a manifest says of the one that it refers to, in `left` bytes at most.
@@ -223,7 +241,7 @@ struct Entry {
     artifact_type: Option<String>,
 }
 
-/// The entries of a list. Those that have another kind of digest are not of ours.
+/// The statements of a list. What is of another type, as signatures are, is nothing of ours, and neither is what has another kind of digest.
 fn read_entries(bytes: &[u8]) -> Result<Vec<Entry>, RegistryError> {
     #[derive(Deserialize)]
     struct List {
@@ -234,7 +252,8 @@ fn read_entries(bytes: &[u8]) -> Result<Vec<Entry>, RegistryError> {
         reason: error.to_string(),
     })?;
     let entries = list.manifests.unwrap_or_default().into_iter();
-    Ok(entries.filter_map(|entry| serde_json::from_value(entry).ok()).collect())
+    let entries = entries.filter_map(|entry| serde_json::from_value::<Entry>(entry).ok());
+    Ok(entries.filter(|entry| entry.artifact_type.as_deref() == Some(IN_TOTO)).collect())
 }
 
 impl Repository {
@@ -283,11 +302,14 @@ impl Repository {
         }
     }
 
-    /// What the registry knows to refer to a manifest; `None`: it knows nothing of referrers.
-    async fn referrers(&self, subject: &Digest) -> Result<Option<Vec<Entry>>, RegistryError> {
+    /// The statements about a manifest that the registry knows of, and whether there may be more; `None`: it knows nothing of referrers.
+    async fn referrers(&self, subject: &Digest) -> Result<Option<(Vec<Entry>, bool)>, RegistryError> {
         let first = with_query(&format!("referrers/{subject}"), &form([("artifactType", IN_TOTO)]));
         let (mut entries, mut next, mut pages) = (Vec::new(), Some(self.url(&first)?), 0);
-        while let Some(url) = next.filter(|_| pages < PAGES_MAX && entries.len() < REFERRERS_MAX) {
+        while pages < PAGES_MAX
+            && entries.len() <= REFERRERS_MAX
+            && let Some(url) = next.take()
+        {
             pages += 1;
             let outgoing = Outgoing::new(Method::GET, url.clone()).header(header::ACCEPT, media_type::OCI_INDEX)?;
             let mut answer = self.send(outgoing).await?;
@@ -299,6 +321,6 @@ impl Repository {
             next = answer.header(&header::LINK).and_then(next_page).and_then(|link| resolve(&url, link));
             entries.extend(read_entries(&answer.bytes("the list of referrers", MAX_DOCUMENT).await?)?);
         }
-        Ok(Some(entries))
+        Ok(Some((entries, next.is_some())))
     }
 }

@@ -24,7 +24,7 @@ async fn place(fixture: &Fixture, all: Vec<Attestation>) -> (Place, ImageId) {
     let place = Place::new();
     let origin = Misbehaving::start(fixture, |_, _| None).await;
     let pulled = registries().pull(&place.images, &origin.name("x"), None, None, Progress::none()).await.unwrap();
-    place.images.attest(&pulled.image_id, all).await.unwrap();
+    place.images.attest(&pulled.image_id, &[], all).await.unwrap();
     (place, pulled.image_id)
 }
 
@@ -57,7 +57,7 @@ async fn a_registry_that_knows_no_referrers_has_a_list_under_a_tag() {
     push(&place, &image, &server.name("team/app:2")).await.unwrap();
     assert_eq!(registries().said_of(&server.name("team/app:2"), None).await.unwrap(), found);
     // Something else of the same kind is said beside it, and an image of which nothing is said has nothing.
-    place.images.attest(&image, vec![said(SPDX, "more")]).await.unwrap();
+    place.images.attest(&image, &[], vec![said(SPDX, "more")]).await.unwrap();
     push(&place, &image, &name).await.unwrap();
     let found = statements(&registries().said_of(&name, None).await.unwrap());
     assert_eq!(found, [said(PROVENANCE, "how"), said(SPDX, "what of"), said(SPDX, "more")]);
@@ -265,7 +265,7 @@ async fn a_registry_that_does_not_take_it_has_the_image_and_the_push_says_so() {
 async fn what_is_said_of_an_image_goes_with_it() {
     let fixture = Fixture::new("goes", &[10]);
     let (place, image) = place(&fixture, vec![said(PROVENANCE, "first")]).await;
-    place.images.attest(&image, vec![said(SPDX, "packages"), said(PROVENANCE, "how")]).await.unwrap();
+    place.images.attest(&image, &[], vec![said(SPDX, "packages"), said(PROVENANCE, "how")]).await.unwrap();
     let collected = place.images.gc(true).await.unwrap();
     assert_eq!(collected.blobs, 1, "what is no longer said");
     let kept = place.images.attestations(&image).await.unwrap();
@@ -279,5 +279,5 @@ async fn what_is_said_of_an_image_goes_with_it() {
     place.images.gc(true).await.unwrap();
     let ingest = place.images.begin_image();
     assert!(kept.iter().all(|(record, _)| !ingest.has_blob(&record.predicate)));
-    place.images.attest(&image, Vec::new()).await.expect_err("it is gone");
+    place.images.attest(&image, &[], Vec::new()).await.expect_err("it is gone");
 }

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use clap::Args;
+use clap::{Args, Subcommand};
 use image::{Platform, Reference};
 use serde::Deserialize;
 use serde_json::Value;
@@ -15,7 +15,10 @@ use super::{Context, credentials, human};
 
 /// List what is said of an image: by what it was made (provenance), what is in it (a list of packages)
 #[derive(Args, Debug)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub(crate) struct AttestationsArgs {
+    #[command(subcommand)]
+    command: Option<AttestationsCommand>,
     /// Ask the image's registry, whether the image is here or not
     #[arg(long)]
     registry: bool,
@@ -25,7 +28,25 @@ pub(crate) struct AttestationsArgs {
     /// Only print the predicates, one a line
     #[arg(long)]
     predicate: bool,
-    /// Image, by name or id; with --registry NAME[:TAG|@DIGEST]
+    /// Image, by name or id; with --registry NAME[:TAG|@DIGEST]. One that is called rm has a tag, too: rm:latest
+    #[arg(required = true)]
+    image: Option<String>,
+}
+
+/// What is done to it.
+#[derive(Subcommand, Debug)]
+enum AttestationsCommand {
+    /// Take off an image here what is said of it, so that no later push says it; what a registry has stays there
+    #[command(alias = "remove")]
+    Rm(RemoveArgs),
+}
+
+#[derive(Args, Debug)]
+struct RemoveArgs {
+    /// Only of this kind: provenance, sbom, or a predicate's type
+    #[arg(long = "type", value_name = "TYPE", value_parser = kind)]
+    kind: Option<String>,
+    /// Image, by name or id
     image: String,
 }
 
@@ -62,10 +83,14 @@ fn kind(text: &str) -> std::result::Result<String, String> {
 
 /// `stratus image attestations`
 pub(super) async fn attestations(context: &Context, args: AttestationsArgs) -> Result<ExitCode> {
-    let mut request = Request::get(format!("/stratus/images/{}/attestations", segment(&args.image)));
+    if let Some(AttestationsCommand::Rm(args)) = &args.command {
+        return remove(context, args).await;
+    }
+    let image = args.image.as_deref().unwrap_or_default();
+    let mut request = Request::get(path(image));
     if args.registry {
-        let reference = Reference::parse(&args.image)
-            .map_err(|error| Error::Usage(format!("{:?} is no name of an image: {error}", args.image)))?;
+        let reference = Reference::parse(image)
+            .map_err(|error| Error::Usage(format!("{image:?} is no name of an image: {error}")))?;
         request = request.query("registry", "1");
         if let Some(header) = credentials::of(reference.domain())? {
             request = request.header("x-registry-auth", header);
@@ -90,6 +115,29 @@ pub(super) async fn attestations(context: &Context, args: AttestationsArgs) -> R
     })
 }
 
+fn path(image: &str) -> String {
+    format!("/stratus/images/{}/attestations", segment(image))
+}
+
+/// `stratus image attestations rm`
+async fn remove(context: &Context, args: &RemoveArgs) -> Result<ExitCode> {
+    let mut gone = Vec::new();
+    match &args.kind {
+        None => gone.push(context.daemon.document(Request::delete(path(&args.image))).await?),
+        // A short name stands for each version of a kind.
+        Some(kind) => {
+            let there = context.daemon.document(Request::get(path(&args.image))).await?;
+            let there = Vec::<Attestation>::deserialize(&there)?;
+            for one in there.iter().filter(|one| is_of(&one.predicate_type, kind)) {
+                let request = Request::delete(path(&args.image)).query("type", &one.predicate_type);
+                gone.push(context.daemon.document(request).await?);
+            }
+        }
+    }
+    let gone: Vec<Value> = gone.into_iter().filter_map(|gone| gone.as_array().cloned()).flatten().collect();
+    context.show(&Value::Array(gone), |gone| Ok(kept(&Vec::<Attestation>::deserialize(gone)?)))
+}
+
 fn kept(all: &[Attestation]) -> Table {
     let mut table = Table::new(["PREDICATE", "DIGEST", "SIZE"]);
     for one in all {
@@ -102,6 +150,10 @@ fn kept(all: &[Attestation]) -> Table {
 fn of_registry(all: &[Attestation]) -> Table {
     let mut table = Table::new(["PREDICATE", "MANIFEST", "OF", "PLATFORM"]);
     for one in all {
+        if let Some(more) = one.problem.as_ref().filter(|_| one.digest.is_empty()) {
+            output::warning(&format!("{}: {more}", one.subject.as_deref().unwrap_or("the image")));
+            continue;
+        }
         if let Some(problem) = &one.problem {
             output::warning(&format!("{} says nothing of the image: {problem}", one.digest));
             continue;

@@ -77,7 +77,7 @@ pub(crate) struct BuildArgs {
     #[arg(long, value_enum, value_name = "HOW", default_value = "auto")]
     progress: How,
     /// Say what there is to do for each step and what is in the cache, and build nothing: for people, or as json or dot
-    #[arg(long, value_enum, value_name = "FORM", num_args = 0..=1, require_equals = true, default_missing_value = "text")]
+    #[arg(long, value_enum, value_name = "FORM", conflicts_with = "check", num_args = 0..=1, require_equals = true, default_missing_value = "text")]
     print: Option<print::Form>,
     /// Where the image goes: a directory or - for its files, or type=local|tar|oci|docker|image|registry with dest=PATH, name=NAME,
     /// push=true; json prints documents instead; repeats [default: the daemon's images]
@@ -135,7 +135,10 @@ impl BuildArgs {
             Ok(_) => Err(Error::Usage(format!("--tag {text:?} has a digest, which only follows from what is built"))),
             Err(error) => Err(Error::Usage(format!("--tag {text:?} is no image's name: {error}"))),
         };
-        self.tag.iter().map(name).collect()
+        let mut names: Vec<Reference> = self.tag.iter().map(name).collect::<Result<_>>()?;
+        let mut seen = std::collections::HashSet::new();
+        names.retain(|name| seen.insert(name.clone()));
+        Ok(names)
     }
 
     /// What it is built for, each once.

@@ -36,7 +36,7 @@ pub(crate) enum ImageCommand {
     Ls(ListArgs),
     /// Remove images that nothing needs
     Prune(prune::PruneImagesArgs),
-    /// List the packages of an image's distribution, as a document of SPDX
+    /// List the packages of an image's distribution; with --output json as a document of SPDX
     Packages(PackagesArgs),
     /// Bring an image from a registry
     Pull(PullArgs),
@@ -148,7 +148,7 @@ pub(crate) struct HistoryArgs {
     image: String,
 }
 
-/// List the packages of an image's distribution, as a document of SPDX
+/// List the packages of an image's distribution; with --output json as a document of SPDX
 #[derive(Args, Debug)]
 pub(crate) struct PackagesArgs {
     /// Image, by name or id

@@ -36,7 +36,7 @@ pub(super) struct Running {
     /// Size of /dev/shm
     #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
     shm_size: Option<i64>,
-    /// Most time that each of them may take, as 10m
+    /// Most time that each of them may take, as 10m; 0 for no end
     #[arg(long, value_name = "TIME", value_parser = parse_span)]
     step_timeout: Option<i64>,
     /// Limit of their processes, NAME=SOFT[:HARD]; repeats
@@ -94,6 +94,10 @@ fn running(args: &Running) -> Result<api_build::Running> {
         nano_cpus: args.cpus.unwrap_or_default(),
         pids_limit: args.pids_limit,
         // Of less than a thousandth of a second, that.
-        timeout: args.step_timeout.and_then(|time| u64::try_from(time / 1_000_000).ok()).map(|time| time.max(1)),
+        timeout: args
+            .step_timeout
+            .filter(|time| *time > 0)
+            .and_then(|time| u64::try_from(time / 1_000_000).ok())
+            .map(|time| time.max(1)),
     })
 }

@@ -77,6 +77,13 @@ pub(super) fn find(path: &Path, file: Option<&Path>) -> Result<Goods> {
     if let Some(text) = path.to_str().filter(|text| is_address(text) && !path.exists()) {
         return elsewhere(text, file);
     }
+    if let Some((scheme, _)) = path.to_str().and_then(|text| text.split_once("://")).filter(|_| !path.exists()) {
+        return Err(Error::Usage(format!(
+            "{}: nothing is fetched by {scheme}: a context is a directory, or the address of a git repository, an archive or a Dockerfile by \
+             http, https, git or ssh",
+            path.display()
+        )));
+    }
     let opened = open(path)?;
     let (file, text) = match file {
         Some(file) if standard_input(file) => (None, limited(io::stdin().lock(), "standard input")?),
