@@ -98,7 +98,8 @@ impl Display {
     pub(super) fn end(&mut self, good: Option<bool>) -> Result<()> {
         let (mut text, course, is_live) = match &mut self.0 {
             Kind::Live(live) => (live.last(size()), live.course(), true),
-            Kind::Plain(plain) => (String::new(), plain.course(), false),
+            Kind::Plain(plain) if good == Some(true) => (String::new(), plain.course(), false),
+            Kind::Plain(plain) => (plain.given_up(), plain.course(), false),
             Kind::Quiet => return Ok(()),
         };
         let colours = terminal::colours(&io::stderr());

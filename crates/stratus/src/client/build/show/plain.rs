@@ -29,6 +29,12 @@ impl Plain {
         text
     }
 
+    /// What is written of steps that were given up, as another one failed.
+    pub(super) fn given_up(&self) -> String {
+        let running = self.course.steps().filter(|step| matches!(step.state, State::Running { .. }));
+        running.map(|step| format!("#{} CANCELED\n\n", step.number)).collect()
+    }
+
     fn news(&self, text: &mut String, id: Id, news: News, at: std::time::Duration) {
         let Some(step) = self.course.step(id) else { return };
         let number = step.number;
@@ -88,6 +94,13 @@ mod tests {
         assert_eq!(hear(1512, 0, output("one\ntwo")), "#2 0.512 one\n");
         assert_eq!(hear(1600, 2, StepEvent::Cached), "");
         assert_eq!(hear(1600, 2, done(Some(1500))), "#4 CACHED 1.50kB\n\n");
-        assert_eq!(hear(2250, 0, done(None)), "#2 0.512 two\n#2 DONE 1.2s\n\n");
+        assert_eq!(plain.given_up(), "#2 CANCELED\n\n");
+        let told = |event| Told {
+            at: Duration::from_millis(2250),
+            platform: None,
+            event: Event::Step(StepId { stage: 0, index: 1 }, event),
+        };
+        assert_eq!(plain.hear(told(done(None))), "#2 0.512 two\n#2 DONE 1.2s\n\n");
+        assert_eq!(plain.given_up(), "");
     }
 }
