@@ -163,3 +163,36 @@ fn a_large_layer_of_which_little_changed_takes_no_more_room() {
     host.sh("docker save -o app.tar app && docker rmi -f $(docker images -q) && docker builder prune -af && docker load -i app.tar").ok();
     host.sh("docker run --rm app cat /app/src/one").says("ONE");
 }
+
+/// A file of several names is one in the image too, as it is by docker's own client: whatever becomes of the names from one build to the next.
+#[test]
+fn a_file_of_several_names_stays_one() {
+    let host = Daemon::start();
+    project(&host);
+    host.sh("cd app && ln src/one assets/uno && ln src/one zero && echo excluded >> .dockerignore && ln src/deep/two excluded").ok();
+    // Of each, the first that is the same file.
+    let files = || {
+        let numbers = host.sh("docker run --rm -w /app app stat -c %i src/one assets/uno zero src/deep/two");
+        let numbers = numbers.lines();
+        numbers.iter().map(|one| numbers.iter().position(|other| other == one).expect("itself")).collect::<Vec<_>>()
+    };
+    let first = built(&host);
+    assert_eq!(files(), [0, 0, 0, 3]);
+    for (change, seen) in [
+        // Changed where it lies, by any of its names; one less; one that is another file; one more; as before.
+        ("echo more >> app/zero", [0, 0, 0, 3]),
+        ("rm app/assets/uno && echo new > app/assets/uno", [0, 1, 0, 3]),
+        ("ln -f app/assets/uno app/zero", [0, 1, 1, 3]),
+        ("ln -f app/assets/uno app/src/one", [0, 0, 0, 3]),
+        ("echo one > app/zero", [0, 0, 0, 3]),
+    ] {
+        host.sh(change).ok();
+        built(&host);
+        assert_eq!(files(), seen, "{change}");
+    }
+    assert_eq!(built(&host), first);
+    host.sh("docker run --rm app cat /app/assets/uno /app/src/one").says("one\none");
+    // Each build has its own again: what a layer has is no name of the context's.
+    host.sh("$STRATUS builder prune -af").ok();
+    assert_eq!(built(&host), first);
+}

@@ -508,6 +508,10 @@ impl Stage<'_, '_> {
                     let context = Arc::clone(&self.solver.request.context);
                     let source = source.unwrap_or_else(|| "/".to_owned());
                     let target = absolute(&target);
+                    if context.is_nothing(&source) {
+                        mounts.memory(&target, None);
+                        continue;
+                    }
                     let mounting = tokio::task::spawn_blocking(move || {
                         let mounted = mounts.context(target, &source, context, writable);
                         mounted.map(|()| mounts)

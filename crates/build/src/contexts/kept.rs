@@ -60,7 +60,7 @@ struct Header {
 }
 
 /// Indexes of other versions are none.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 
 /// What is in a tree; of a file that was sent while it changed, or right after, nothing is known.
 pub(crate) type Indexed = Vec<(Listed, Option<Known>)>;
@@ -120,13 +120,17 @@ impl Kept {
         true
     }
 
-    /// Removes those that are too many, or too much.
+    /// Removes those that are too many, or too much. Nobody waits for that: whose build it is has no part in others' contexts.
     pub(crate) fn bound(&self) {
         let mut bytes = 0_u64;
         for (place, one) in self.all().into_iter().enumerate() {
             bytes = bytes.saturating_add(one.size);
-            if place > 0 && (place >= MOST || bytes > BYTES) {
-                self.take_out(&one.key);
+            let is_more = place > 0 && (place >= MOST || bytes > BYTES);
+            // What has no index goes with who has it.
+            if let Some(mine) = is_more.then(|| self.take(&one.key)).flatten()
+                && let Err(error) = mine.forget()
+            {
+                tracing::warn!(%error, "a copy of a build context stays that is one too many");
             }
         }
     }
@@ -285,6 +289,21 @@ mod tests {
         drop(mine);
         assert!(kept.keys().unwrap().is_empty());
         keep(&kept, &key, 8);
+    }
+
+    #[tokio::test]
+    async fn who_bounds_them_does_not_wait_until_they_are_gone() {
+        let temp = tempfile::tempdir().unwrap();
+        let kept = Kept::open(temp.path().join("kept")).unwrap();
+        let keys = ["a", "b"].map(|key| key.repeat(64));
+        keys.iter().for_each(|key| keep(&kept, key, u64::MAX));
+        kept.bound();
+        // It is none any more, and nobody gets it before it is gone.
+        let [left] = &kept.all()[..] else { panic!("one is left") };
+        let gone = keys.iter().find(|key| **key != left.key).unwrap();
+        let turn = kept.turns.of(gone.clone());
+        let _turn = turn.lock().await;
+        assert!(!temp.path().join("kept").join(gone).exists());
     }
 
     #[test]

@@ -30,6 +30,8 @@ pub struct Update {
     known: Vec<Option<Known>>,
     /// Files that are to be sent, by their places in the list.
     lacks: Vec<u32>,
+    /// Further names of files, and the places of the first ones: they are made once those are there.
+    links: Vec<(u32, u32)>,
     /// Files that changed while they were sent.
     changed: Vec<String>,
     /// Files of which the next build has to ask again.
@@ -94,6 +96,7 @@ impl Builder {
             list: List::default(),
             known: Vec::with_capacity(list.entries().len()),
             lacks: Vec::new(),
+            links: Vec::new(),
             changed: Vec::new(),
             unsettled: Vec::new(),
             gone: Vec::new(),
@@ -111,14 +114,18 @@ impl Update {
     fn compare(&mut self, list: &List, before: Indexed) -> Result<()> {
         let mut before = before.into_iter().peekable();
         let (mut stale, mut made) = (Vec::new(), Vec::new());
+        let mut names = Names::default();
         for (place, entry) in (0..).zip(list.entries()) {
             while let Some((old, _)) = before.next_if(|(old, _)| order(&old.path, &entry.path) == Ordering::Less) {
                 stale.push(old);
             }
             let old = before.next_if(|(old, _)| old.path == entry.path);
             let is_file = matches!(entry.what, What::File(_));
+            let first = names.first(list, place);
+            // Where the first name is another file than before, so is this.
+            let stays = first.is_none_or(|first| self.known.get(first as usize).is_some_and(Option::is_some));
             match old {
-                Some((old, known)) if old == *entry && (known.is_some() || !is_file) => {
+                Some((old, known)) if stays && old == *entry && (known.is_some() || !is_file) => {
                     self.known.push(known);
                     continue;
                 }
@@ -133,8 +140,10 @@ impl Update {
                 None => made.push((entry, false)),
             }
             self.known.push(None);
-            if is_file {
-                self.lacks.push(place);
+            match first {
+                Some(first) => self.links.push((place, first)),
+                None if is_file => self.lacks.push(place),
+                None => {}
             }
         }
         stale.extend(before.map(|(old, _)| old));
@@ -188,6 +197,7 @@ impl Update {
     /// # Errors
     /// Where it can't be kept.
     pub fn finish(mut self, ignore: Ignore) -> Result<Files> {
+        self.link()?;
         if self.touched {
             self.set_times().map_err(|errno| Error::failed("setting times in the context", errno))?;
         }
@@ -217,6 +227,37 @@ impl Update {
         }
         let files = Files::of_listed(place, ignore, digests, changed);
         files.map_err(|e| Error::failed("opening the context", e))
+    }
+
+    /// Gives files their further names.
+    fn link(&mut self) -> Result<()> {
+        let gone = self.gone.clone();
+        for (place, first) in std::mem::take(&mut self.links) {
+            let [entry, other] = [place, first].map(|place| self.list.entries()[place as usize].clone());
+            let called = |entry: &Listed| String::from_utf8_lossy(&entry.path).into_owned();
+            let is_gone = gone.binary_search(&first).is_ok();
+            if self.unsettled.contains(&first) {
+                self.unsettled.push(place);
+            }
+            // What lost one of its names was changed, too.
+            if is_gone || self.changed.contains(&called(&other)) {
+                self.changed.push(called(&entry));
+            }
+            if is_gone {
+                self.gone.push(place);
+                continue;
+            }
+            let (above, name) = tree::split(&other.path);
+            let from = self.parent(above).and_then(|parent| rustix::io::fcntl_dupfd_cloexec(parent, 0));
+            let from = from.map_err(|errno| failed_at(&other, errno))?;
+            let (parent, own) = tree::split(&entry.path);
+            let linked =
+                self.parent(parent).and_then(|parent| rustix::fs::linkat(&from, name, parent, own, AtFlags::empty()));
+            linked.map_err(|errno| failed_at(&entry, errno))?;
+            self.known[place as usize] = self.known[first as usize].clone();
+        }
+        self.gone.sort_unstable();
+        Ok(())
     }
 
     /// Gives what is no file the time that files have: whoever mounts the context sees it.
@@ -265,6 +306,21 @@ impl Update {
             Some((_, opened)) => Ok(opened),
             None => Err(Errno::NOENT),
         }
+    }
+}
+
+/// Files that were met, by what tells them from all others of the client's.
+#[derive(Default)]
+struct Names(HashMap<(u64, u64), u32>);
+
+impl Names {
+    /// The first name of a file that has another one before: it has the same number, and looks the same to the last detail.
+    fn first(&mut self, list: &List, place: u32) -> Option<u32> {
+        let entry = list.entries().get(place as usize)?;
+        let What::File(stamp) = &entry.what else { return None };
+        let first = *self.0.entry((stamp.device, stamp.inode)).or_insert(place);
+        let other = list.entries().get(first as usize)?;
+        (first != place && other.what == entry.what && other.mode == entry.mode).then_some(first)
     }
 }
 

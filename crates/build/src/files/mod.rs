@@ -12,6 +12,7 @@ use crate::scratch::Directory;
 use crate::solve::Builder;
 use crate::state::State;
 use image::archive::{self, WriteOptions};
+use image::tree;
 use image::{Digest, Hasher, LayerDirs, MountedRootfs};
 use parking_lot::Mutex;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -130,6 +131,11 @@ impl Files {
 
     fn new(root: Root, ignore: Ignore) -> Files {
         Files { root, ignore, digests: Mutex::default(), known: HashMap::new(), changed: Vec::new() }
+    }
+
+    /// Whether a path is that of all of what has no files: a directory that is empty.
+    pub(crate) fn is_nothing(&self, path: &str) -> bool {
+        matches!(self.root, Root::Nothing) && tree::components(path.as_bytes()).is_ok_and(|names| names.is_empty())
     }
 
     /// The directory of all of it.
