@@ -500,6 +500,13 @@ fn a_daemon_says_what_it_can_not_do() {
     host.sh("test ! -e d && test ! -e r").ok();
 }
 
+/// Stops a process, all of its threads.
+fn stops(host: &Daemon, process: u32) {
+    host.sh(&format!("kill -STOP {process}")).ok();
+    let running = format!("grep -L 'State:.T' /proc/{process}/task/*/status");
+    eventually("it to be stopped", || host.sh(&running).text().is_empty());
+}
+
 /// What runs is not ended by a start: whatever holds the keeper up may pass. To take everything down is another matter.
 #[test]
 fn a_keeper_that_is_stopped_is_told_by_a_start_and_ended_by_clean() {
@@ -508,13 +515,14 @@ fn a_keeper_that_is_stopped_is_told_by_a_start_and_ended_by_clean() {
     let box_pid = host.sh("docker inspect -f '{{.State.Pid}}' box").text().to_owned();
     let (keeper, forwarder) = (host.keeper(), host.forwarder());
     host.stop();
-    host.sh(&format!("kill -STOP {keeper}")).ok();
+    stops(&host, keeper);
     host.fails_to_start().complains(&format!("the keeper (process {keeper}) does not answer")).complains("kill -CONT");
     host.sh(&format!("kill -0 {box_pid} && kill -CONT {keeper}")).ok();
     host.restart();
     host.sh("docker exec box true").ok();
     host.stop();
-    host.sh(&format!("kill -STOP {keeper} {forwarder}")).ok();
+    stops(&host, keeper);
+    stops(&host, forwarder);
     let clean =
         format!("$STRATUS daemon --clean --data-dir {} --run-dir {}", host.data().display(), host.run_dir().display());
     host.sh(&clean)

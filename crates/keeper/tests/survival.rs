@@ -301,6 +301,10 @@ fn a_keeper_that_does_not_answer_is_not_waited_for_for_ever_and_can_be_killed() 
     client.call(shell("job", "sleep 1000")).unwrap();
     let pid = rustix::process::Pid::from_raw(keeper.pid.cast_signed()).unwrap();
     rustix::process::kill_process(pid, Signal::STOP).unwrap();
+    // It has one thread. The signal may take a moment to reach it.
+    while !std::fs::read_to_string(format!("/proc/{}/status", keeper.pid)).unwrap().contains("State:\tT") {
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
     let within = std::time::Duration::from_millis(10);
     let is_silent = |error: &ClientError| matches!(error, ClientError::Silent { pid, .. } if *pid == keeper.pid);
     let error = Client::connect_within(keeper.run_dir(), within).unwrap_err();

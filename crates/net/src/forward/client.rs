@@ -68,6 +68,15 @@ pub enum ForwardError {
         /// What the system said.
         source: io::Error,
     },
+    /// It does not answer in time. What it carries may go on, as far as it does.
+    #[error(
+        "the port forwarder (process {pid}) does not answer: it is stopped (then `kill -CONT {pid}` lets it go on), or hangs (then \
+         `kill -9 {pid}` has another one take its place)"
+    )]
+    Silent {
+        /// Its process.
+        pid: i32,
+    },
     /// It answered what nobody asked for.
     #[error("the port forwarder at {path:?} gave a wrong kind of answer; restart it")]
     WrongAnswer {
@@ -382,9 +391,13 @@ impl ForwardClient {
             },
             Err(Errno::PIPE | Errno::CONNRESET | Errno::NOTCONN) => Err(self.lost(state)),
             Err(errno) => {
+                let pid = connection.pid.as_raw_nonzero().get();
                 // A late answer must not be taken for the answer to the next question.
                 state.connection = None;
-                Err(self.io("talk to", errno.into()))
+                Err(match errno {
+                    Errno::AGAIN => ForwardError::Silent { pid },
+                    errno => self.io("talk to", errno.into()),
+                })
             }
         }
     }
@@ -520,7 +533,7 @@ impl AsFd for Watch {
 pub fn clean(run_dir: &Path) -> Result<bool, ForwardError> {
     let client = ForwardClient::new(run_dir, "");
     let ran = match client.shutdown() {
-        Err(ForwardError::Io { source, .. }) if source.kind() == io::ErrorKind::WouldBlock => client.kill()?,
+        Err(ForwardError::Silent { .. }) => client.kill()?,
         ended => ended?,
     };
     for name in [SOCKET_FILE, super::LOCK_FILE, LOG_FILE] {

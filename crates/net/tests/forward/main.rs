@@ -504,6 +504,27 @@ fn a_killed_forwarder_is_noticed_and_everything_is_held_again() {
 }
 
 #[test]
+fn a_forwarder_that_is_stopped_is_told_and_can_be_taken_down() {
+    let host = Host::new();
+    host.publish("dns", Proto::Udp, Ipv4Addr::LOCALHOST, Mode::Reserve);
+    let pid = host.client.status().unwrap().unwrap().pid;
+    let number = rustix::process::Pid::from_raw(pid.cast_signed()).unwrap();
+    rustix::process::kill_process(number, rustix::process::Signal::STOP).unwrap();
+    let is_stopped = |task: io::Result<std::fs::DirEntry>| {
+        let status = std::fs::read_to_string(task.unwrap().path().join("status")).unwrap();
+        status.contains("State:\tT")
+    };
+    while !std::fs::read_dir(format!("/proc/{pid}/task")).unwrap().all(is_stopped) {
+        thread::sleep(Duration::from_millis(1));
+    }
+    let error = host.client.release("dns").unwrap_err();
+    assert!(matches!(error, ForwardError::Silent { .. }), "{error}");
+    assert!(error.to_string().contains(&format!("kill -CONT {pid}")), "{error}");
+    assert!(forward::clean(host.dir.path()).unwrap());
+    assert!(host.client.status().unwrap().is_none());
+}
+
+#[test]
 fn a_run_directory_has_one_forwarder() {
     let host = Host::new();
     host.publish("x", Proto::Udp, Ipv4Addr::LOCALHOST, Mode::Reserve);
