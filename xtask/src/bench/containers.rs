@@ -174,7 +174,8 @@ fn crowds(ours: &Instance, theirs: &Dockerd) -> Result<Vec<Figure>> {
             unit: Unit::Megabytes,
             measured: vec![("stratus", keeper)],
             target: Target::AtMost(3.0),
-            bound: "pages of the program's own file, as with the daemon",
+            bound: "the program's constants that have addresses in them, of which each process has its own (half of it), and the heap, of \
+                    which each container takes 4 KB; pages of its code are given back where nothing comes for a second",
         },
     ])
 }
