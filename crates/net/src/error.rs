@@ -53,6 +53,16 @@ pub enum Error {
         /// `IPv4` or `IPv6`.
         family: &'static str,
     },
+    /// As [`Error::PoolsExhausted`], of the network that an instance begins with: whoever starts it says which pools there are.
+    #[error(
+        "the address pools have no subnet left for the default bridge, as {} on this machine; \
+         others are named with --default-address-pool CIDR,size=24",
+        .taken.join(", ")
+    )]
+    NoFirstSubnet {
+        /// What lies in them: a line for people each.
+        taken: Vec<String>,
+    },
     /// Another network has the bridge of that name.
     #[error(
         "cannot create network {id} ({link}): conflicts with network {other} ({link}): networks have same bridge name"

@@ -76,6 +76,13 @@ fn subnets_keep_clear_of_each_other_and_of_the_hosts_routes() {
     on_a_host(|host| {
         sh("ip link add vpn0 type bridge; ip link set vpn0 up; ip addr add 172.18.5.1/24 dev vpn0");
         sh("ip route add 10.9.0.0/16 dev vpn0");
+        let mut config = host.second_config();
+        config.address_pools = vec![net::AddressPool { base: "10.9.0.0/16".parse().unwrap(), size: 24 }];
+        let refused = Networks::open(config, Vec::new()).err().unwrap().to_string();
+        assert!(
+            refused.contains("as 10.9.0.0/16 is routed by vpn0 on this machine; others are named with"),
+            "{refused}"
+        );
         let networks = host.networks();
         let automatic = networks.create(NetworkSpec::bridge("a")).unwrap();
         assert_eq!(automatic.ipam[0].subnet, Some("172.19.0.0/16".parse().unwrap()));

@@ -6,12 +6,14 @@ use super::networks::{Entry, NamedEndpoint, Networks, State};
 use super::spec::{Driver, IpamConfig, Network, NetworkSpec};
 use super::{bridge, plan};
 use crate::AddressPool;
+use crate::address::overlap;
 use crate::config::{Instance, NetConfig};
 use crate::endpoint::{HostLinks, Sandbox, Workshop};
 use crate::error::{Error, Result};
 use crate::firewall::{Firewall, ForeignChains};
 use crate::port::PortTable;
 use crate::route::{Change, Link, RouteSocket};
+use ipnet::IpNet;
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -188,7 +190,8 @@ fn plan_default_bridge(
     let routes: Vec<_> = host.routes()?.into_iter().filter(|route| own == 0 || route.link != own).collect();
     let around = plan::Surroundings { pools, subnets: &subnets, routes: &routes };
     let (id, created) = known.map_or_else(|| (plan::random_id(), None), |known| (known.id, Some(known.created_ns)));
-    let mut network = plan::plan_bridge(id, spec, &around)?;
+    let planned = plan::plan_bridge(id, spec, &around);
+    let mut network = planned.map_err(|error| no_first_subnet(error, &around, host))?;
     network.created_ns = created.unwrap_or(network.created_ns);
     // Addresses on it are never fixed, whoever chose the subnet; and "any address" is both families'.
     network.user_subnets = false;
@@ -196,6 +199,21 @@ fn plan_default_bridge(
         options.host_binding = None;
     }
     Ok(network)
+}
+
+/// Says what is in the way, where the pools have no subnet for the default bridge.
+fn no_first_subnet(error: Error, around: &plan::Surroundings<'_>, host: &RouteSocket) -> Error {
+    if !matches!(error, Error::PoolsExhausted { .. }) {
+        return error;
+    }
+    let links = host.links().unwrap_or_default();
+    let by = |index: u32| links.iter().find(|link| link.index == index).map(|link| format!(" by {}", link.name));
+    let in_pools = |net: &IpNet| around.pools.iter().any(|pool| overlap(&pool.base, net));
+    let routes = around.routes.iter().filter(|route| in_pools(&route.destination));
+    let routes = routes.map(|route| format!("{} is routed{}", route.destination, by(route.link).unwrap_or_default()));
+    let networks = around.subnets.iter().filter(|net| in_pools(net)).map(|net| format!("{net} is another network's"));
+    let taken: Vec<String> = routes.chain(networks).collect();
+    if taken.is_empty() { error } else { Error::NoFirstSubnet { taken } }
 }
 
 /// Has the network's record say what an administrator's bridge is about to be given, before it is.
