@@ -5,6 +5,7 @@ export DOCKER_BUILDKIT=0
 printf 'FROM busybox\nRUN echo hello > /hello\nCMD ["cat", "/hello"]\n' | built; docker run --rm built
 printf 'FROM busybox\nCOPY a.txt /one\nCOPY a.txt b.txt /two/\nCOPY dir /three\nCOPY dir/ /four/five/\nCOPY src .\n' | built
 printf 'FROM busybox\nCOPY . /all\n' | built
+mkdir app/names; echo n > app/names/a; ln app/names/a app/names/b; ln app/names/a app/names/z; printf 'FROM busybox\nCOPY names /names\nCOPY names/a names/b /some/\nADD names/z /z\n' | built; rm -r app/names
 printf 'FROM busybox\nCOPY *.txt /some/\nCOPY d?r /q/\nCOPY [ab].txt /class/\n' | built
 printf 'FROM busybox\nWORKDIR /work\nCOPY a.txt .\nWORKDIR deep/er\nCOPY a.txt ./\nRUN pwd > where\n' | built
 printf 'FROM busybox\nCOPY --chown=1000:1001 dir /owned\nCOPY --chown=root a.txt /home/new/a.txt\nCOPY --chown=root:staff b.txt /b\n' | built

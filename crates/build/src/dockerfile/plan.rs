@@ -83,6 +83,7 @@ impl Dockerfile {
             let names: Vec<_> = self.stage_names().collect();
             let there = match (nearest(name, names.iter().copied()), names.as_slice()) {
                 (Some(meant), _) => format!("did you mean {meant}?"),
+                (None, []) if last == 0 => "the only stage has no name: it is 0".to_owned(),
                 (None, []) => format!("no stage has a name: they are 0 to {last}"),
                 (None, names) => format!("there are {}, and the numbers 0 to {last}", names.join(", ")),
             };

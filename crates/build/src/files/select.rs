@@ -74,10 +74,12 @@ impl Picked {
 }
 
 impl Selection {
-    /// Finds files that have several names among what is copied: so will they have where they go.
-    fn find_names(&mut self) {
+    /// Finds files that have several names in one source, whose first is picked here: so will they have where they go. What is copied
+    /// from another source is a copy of its own.
+    fn find_names(&mut self, from: usize) {
         let mut first: HashMap<(u64, u64), Vec<u8>> = HashMap::new();
-        let files = self.picked.iter_mut().filter(|one| one.kind() == FileType::RegularFile && one.stat.st_nlink > 1);
+        let picked = self.picked[from..].iter_mut();
+        let files = picked.filter(|one| one.kind() == FileType::RegularFile && one.stat.st_nlink > 1);
         for one in files {
             match first.entry((one.stat.st_dev, one.stat.st_ino)) {
                 Entry::Occupied(other) if *other.get() != one.to => one.same_as = Some(other.get().clone()),
@@ -130,10 +132,11 @@ impl Files {
             }
             for source in sources {
                 selection.sources += 1;
+                let first = selection.picked.len();
                 self.pick(&source, text, choice, &self.ignore, &mut selection)?;
+                selection.find_names(first);
             }
         }
-        selection.find_names();
         match selection.sources {
             0 => Err(format!("no source files were specified: nothing fits {}", choice.sources.join(" "))),
             _ => Ok(selection),
@@ -149,7 +152,7 @@ impl Files {
         let source = self.source(root, &named, &nothing)?.ok_or_else(|| self.missing(path))?;
         let mut selection = Selection { sources: 1, ..Selection::default() };
         self.pick(&source, path, &Choice::default(), &nothing, &mut selection)?;
-        selection.find_names();
+        selection.find_names(0);
         Ok(selection)
     }
 
