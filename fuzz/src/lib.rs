@@ -68,6 +68,7 @@ pub fn rpm(data: &[u8]) {
     let _ = build::rpm::packages(&&database[..], Some(&rest), &mut |package| {
         assert!(package.name.len() <= 3 * 4096, "a name is longer than what is kept");
         count += 1;
+        Ok(())
     });
     assert!(count <= 4096 * pages, "there are more packages than bytes");
 }

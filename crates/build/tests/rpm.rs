@@ -66,7 +66,10 @@ fn sorted(mut packages: Vec<Installed>) -> Vec<Installed> {
 
 fn read(database: &dyn Stored, log: Option<&dyn Stored>) -> Result<Vec<Installed>, rpm::Error> {
     let mut packages = Vec::new();
-    rpm::packages(database, log, &mut |package| packages.push(package))?;
+    rpm::packages(database, log, &mut |package| {
+        packages.push(package);
+        Ok(())
+    })?;
     Ok(sorted(packages))
 }
 
@@ -172,6 +175,68 @@ fn ndb(headers: &[Vec<u8>], said: &[Installed]) {
     let database = [slots, blobs].concat();
     assert_eq!(read(&&database[..], None).unwrap(), said);
     survives_damage(&database);
+}
+
+#[test]
+fn a_database_of_which_everything_leads_to_the_same_is_refused() {
+    let number = |number: usize| u32::try_from(number).unwrap().to_le_bytes();
+    // Two thousand slots of one header of four million bytes.
+    let (slots, size) = (8 * 4096, 4_000_000);
+    let mut database = [*b"RpmP", number(0), number(1), number(slots / 4096)].concat();
+    database.resize(32, 0);
+    let slot = [*b"Slot", number(1), number(slots / 16), number(size / 16 + 2)].concat();
+    database.extend(slot.iter().copied().cycle().take(slots - 32));
+    database.extend([*b"BlbS", number(1), number(1), number(size)].concat());
+    database.resize(database.len() + size + 16, 0);
+    let mut count = 0;
+    let read = rpm::packages(&&database[..], None, &mut |_| {
+        count += 1;
+        Ok(())
+    });
+    assert!(matches!(read, Err(rpm::Error::Damaged(_))), "{read:?}");
+    // A page of SQLite whose cells are all the same one.
+    let mut page = vec![0; 65536];
+    page[..16].copy_from_slice(b"SQLite format 3\0");
+    page[16..18].copy_from_slice(&[0, 1]);
+    let row = b"\x05\x17\x1d\x1d\x01tablePackagesPackages\x02";
+    let at = page.len() - row.len() - 2;
+    page[at] = u8::try_from(row.len()).unwrap();
+    page[at + 1] = 1;
+    page[at + 2..].copy_from_slice(row);
+    page[100] = 13;
+    page[103..105].copy_from_slice(&1u16.to_be_bytes());
+    page[108..110].copy_from_slice(&u16::try_from(at).unwrap().to_be_bytes());
+    let mut leaf = vec![0; 65536];
+    let text = [b'x'; 60_000];
+    // One header of one name, and thirty thousand pointers to it would not fit beside it: three hundred do.
+    let header = [&2u32.to_be_bytes()[..], &60_001u32.to_be_bytes(), &[0; 32], &text, b"\0"].concat();
+    let body = [&[5, 0][..], &varint(12 + 2 * header.len() as u64), &header].concat();
+    let cell = [varint(body.len() as u64), vec![1], body].concat();
+    let at = leaf.len() - cell.len();
+    leaf[at..].copy_from_slice(&cell);
+    leaf[0] = 13;
+    leaf[3..5].copy_from_slice(&300u16.to_be_bytes());
+    for pointer in 0..300 {
+        leaf[8 + 2 * pointer..10 + 2 * pointer].copy_from_slice(&u16::try_from(at).unwrap().to_be_bytes());
+    }
+    let database = [page, leaf].concat();
+    let read = rpm::packages(&&database[..], None, &mut |_| Ok(()));
+    assert!(matches!(read, Err(rpm::Error::Damaged("its pages lead to each other without an end"))), "{read:?}");
+    // One whose bytes nobody wrote is refused for its size.
+    let file = tempfile::tempfile().unwrap();
+    file.set_len(2 << 40).unwrap();
+    let refused = rpm::packages(&file, None, &mut |_| Ok(())).unwrap_err();
+    assert_eq!(refused.to_string(), "RPM's database has more than 1 GiB");
+}
+
+fn varint(number: u64) -> Vec<u8> {
+    let mut bytes = vec![u8::try_from(number & 0x7f).unwrap()];
+    let mut rest = number >> 7;
+    while rest > 0 {
+        bytes.insert(0, u8::try_from(rest & 0x7f).unwrap() | 0x80);
+        rest >>= 7;
+    }
+    bytes
 }
 
 /// Whatever becomes of it, it is read or refused: never a panic, never without an end.

@@ -74,10 +74,9 @@ impl Cache {
             let other = layer.is_some_and(|layer| first.entry(*layer).or_insert_with(|| item.id.clone()) != &item.id);
             let shared = other || layer.is_some_and(|layer| self.images.in_an_image(layer));
             let mut parts = layer.map(|layer| self.images.layer_parts(layer)).unwrap_or_default();
-            if !shared {
-                // What lies under an image's layer stays with that.
-                parts.iter_mut().filter(|(dir, _)| of_images.contains(dir)).for_each(|(_, bytes)| *bytes = 0);
-            }
+            // What is shared counts for another, and what lies under an image's layer stays with that.
+            parts.retain(|_| !shared);
+            parts.iter_mut().filter(|(dir, _)| of_images.contains(dir)).for_each(|(_, bytes)| *bytes = 0);
             steps.push(Cached {
                 kind: CachedKind::Step,
                 what: record.what,

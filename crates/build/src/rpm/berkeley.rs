@@ -63,8 +63,7 @@ pub(super) fn headers(file: &dyn Stored, each: &mut Headers<'_>) -> Result<()> {
         return Err(Error::Damaged("it is encrypted"));
     }
     let pages = file.size()? / page_size as u64;
-    // Each page is read in the order of the file, and those of long values once more.
-    let mut database = Database { file, order, page_size, left: Left::of(2 * pages) };
+    let mut database = Database { file, order, page_size, left: Left::of(file.size()?) };
     for number in 1..u32::try_from(pages).unwrap_or(u32::MAX) {
         let page = database.page(number)?;
         if matches!(page[25], HASH | UNSORTED) {
@@ -76,7 +75,7 @@ pub(super) fn headers(file: &dyn Stored, each: &mut Headers<'_>) -> Result<()> {
 
 impl Database<'_> {
     fn page(&mut self, number: u32) -> Result<Vec<u8>> {
-        self.left.one()?;
+        self.left.take(self.page_size)?;
         let mut page = vec![0; self.page_size];
         self.file.read_at(&mut page, u64::from(number) * self.page_size as u64)?;
         Ok(page)
@@ -91,6 +90,7 @@ impl Database<'_> {
             let (key, value) = (pair[0], pair[1]);
             let bytes = page.get(value..key).filter(|bytes| !bytes.is_empty());
             let bytes = bytes.ok_or(Error::Damaged("an item has no place in its page"))?;
+            self.left.take(bytes.len())?;
             match bytes[0] {
                 // Under the key of nought is the number of the next package.
                 HERE if bytes.len() <= 1 + 4 => {}

@@ -2,7 +2,7 @@
 //! have it), `ndb` (openSUSE's), and a hash of Berkeley DB (RHEL 8 and older, Amazon Linux 2). In all of them each package is one header.
 //!
 //! There is no library for them in Rust that does without one in C. What is read is a stranger's: every length and every reference is held
-//! against the file, a page is read no oftener than there are pages, and what does not fit is an error and no package.
+//! against the file, no more is read than a few times its bytes, and what does not fit is an error and no package.
 
 mod berkeley;
 mod header;
@@ -14,6 +14,10 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt as _;
 
+/// The most bytes of a database: those of a machine with everything there is have some hundred millions.
+const MOST_OF_A_DATABASE: u64 = 1 << 30;
+/// How many times the bytes of a database may be looked at: each page once, each header once, and what is written of both.
+const LOOKS: u64 = 4;
 /// The most bytes of a header: those of packages with a hundred thousand files have some ten millions.
 const MOST_OF_A_HEADER: usize = 64 << 20;
 
@@ -39,6 +43,9 @@ pub enum Error {
     /// Something in it is not what it has to be.
     #[error("RPM's database is damaged: {0}")]
     Damaged(&'static str),
+    /// It has more than anybody would have.
+    #[error("RPM's database has more than {0}")]
+    TooMuch(&'static str),
     /// It is none, or of a form that nobody knows here.
     #[error("this is no database of RPM that is known here")]
     Unknown,
@@ -86,8 +93,15 @@ impl Stored for &[u8] {
 /// Reads the packages of a database. `log` is what SQLite has beside it under the same name with `-wal`, which holds the latest changes.
 ///
 /// # Errors
-/// [`Error`].
-pub fn packages(database: &dyn Stored, log: Option<&dyn Stored>, each: &mut dyn FnMut(Installed)) -> Result<()> {
+/// [`Error`], of `each` as well.
+pub fn packages(
+    database: &dyn Stored,
+    log: Option<&dyn Stored>,
+    each: &mut dyn FnMut(Installed) -> Result<()>,
+) -> Result<()> {
+    if database.size()? > MOST_OF_A_DATABASE {
+        return Err(Error::TooMuch("1 GiB"));
+    }
     let mut head = [0; 32];
     database.read_at(&mut head, 0).map_err(|_| Error::Unknown)?;
     let read: fn(&dyn Stored, Option<&dyn Stored>, &mut Headers<'_>) -> Result<()> = match () {
@@ -96,28 +110,24 @@ pub fn packages(database: &dyn Stored, log: Option<&dyn Stored>, each: &mut dyn 
         () if berkeley::is_hash(&head) => |database, _, each| berkeley::headers(database, each),
         () => return Err(Error::Unknown),
     };
-    read(database, log, &mut |bytes| {
-        if let Some(package) = header::package(bytes)? {
-            each(package);
-        }
-        Ok(())
-    })
+    read(database, log, &mut |bytes| header::package(bytes)?.map_or(Ok(()), &mut *each))
 }
 
 /// What is done with each header.
 type Headers<'h> = dyn FnMut(&[u8]) -> Result<()> + 'h;
 
-/// How many pages may still be read: a reference that leads back never ends otherwise.
+/// How many bytes may still be looked at: references that lead back, or many to the same place, never end otherwise.
 struct Left(u64);
 
 impl Left {
-    /// All of so many, each once.
-    fn of(pages: u64) -> Left {
-        Left(pages)
+    /// For a database of so many bytes.
+    fn of(size: u64) -> Left {
+        Left(size.saturating_mul(LOOKS).saturating_add(1 << 20))
     }
 
-    fn one(&mut self) -> Result<()> {
-        self.0 = self.0.checked_sub(1).ok_or(Error::Damaged("its pages lead to each other without an end"))?;
+    fn take(&mut self, bytes: usize) -> Result<()> {
+        let left = self.0.checked_sub(bytes as u64);
+        self.0 = left.ok_or(Error::Damaged("its pages lead to each other without an end"))?;
         Ok(())
     }
 }

@@ -1,7 +1,7 @@
 //! `Packages.db`: slots at the beginning say where each header is, in blocks of sixteen bytes (lib/backend/ndb/rpmpkg.c of RPM has the
 //! only description). Numbers have their lowest byte first.
 
-use super::{Error, Headers, MOST_OF_A_HEADER, Result, Stored, le32};
+use super::{Error, Headers, Left, MOST_OF_A_HEADER, Result, Stored, le32};
 
 pub(super) const MAGIC: &[u8] = b"RpmP";
 const SLOT_MAGIC: &[u8] = b"Slot";
@@ -23,6 +23,7 @@ pub(super) fn headers(file: &dyn Stored, each: &mut Headers<'_>) -> Result<()> {
     if pages == 0 || pages > file.size()? / PAGE {
         return Err(Error::Damaged("it has more slots than bytes"));
     }
+    let mut left = Left::of(file.size()?);
     let mut page = vec![0; PAGE as usize];
     for number in 0..pages {
         file.read_at(&mut page, number * PAGE)?;
@@ -34,7 +35,8 @@ pub(super) fn headers(file: &dyn Stored, each: &mut Headers<'_>) -> Result<()> {
             // A slot of no package is free.
             let (package, block, blocks) = (le32(slot, 4)?, le32(slot, 8)?, le32(slot, 12)?);
             if package != 0 && block != 0 {
-                each(&header(file, package, u64::from(block) * BLOCK, u64::from(blocks) * BLOCK)?)?;
+                let (at, room) = (u64::from(block) * BLOCK, u64::from(blocks) * BLOCK);
+                each(&header(file, package, at, room, &mut left)?)?;
             }
         }
     }
@@ -42,7 +44,7 @@ pub(super) fn headers(file: &dyn Stored, each: &mut Headers<'_>) -> Result<()> {
 }
 
 /// A package's header, which has a head of its own before it.
-fn header(file: &dyn Stored, package: u32, at: u64, room: u64) -> Result<Vec<u8>> {
+fn header(file: &dyn Stored, package: u32, at: u64, room: u64, left: &mut Left) -> Result<Vec<u8>> {
     let mut head = [0; SLOT];
     file.read_at(&mut head, at)?;
     if !head.starts_with(BLOB_MAGIC) || le32(&head, 4)? != package {
@@ -52,6 +54,7 @@ fn header(file: &dyn Stored, package: u32, at: u64, room: u64) -> Result<Vec<u8>
     if size > room || size > MOST_OF_A_HEADER as u64 || at + size > file.size()? {
         return Err(Error::Damaged("a header is longer than its room"));
     }
+    left.take(SLOT + size as usize)?;
     let mut header = vec![0; size as usize];
     file.read_at(&mut header, at + SLOT as u64)?;
     Ok(header)

@@ -38,9 +38,9 @@ pub(super) fn headers(file: &dyn Stored, log: Option<&dyn Stored>, each: &mut He
         return Err(Error::Damaged("its pages have no room"));
     }
     let log = log.map(|log| wal::read(log, page_size)).transpose()?.flatten();
-    let logged = log.as_ref().map_or(0, Wal::pages);
-    let pages = file.size()? / page_size as u64 + logged;
-    let mut database = Database { file, log, page_size, usable, left: Left::of(pages + 1) };
+    let logged = log.as_ref().map_or(0, Wal::pages).saturating_mul(page_size as u64);
+    let left = Left::of(file.size()?.saturating_add(logged));
+    let mut database = Database { file, log, page_size, usable, left };
     let mut root = None;
     database.walk(1, 0, &mut |row| {
         let columns = columns(row)?;
@@ -58,7 +58,7 @@ pub(super) fn headers(file: &dyn Stored, log: Option<&dyn Stored>, each: &mut He
 
 impl Database<'_> {
     fn page(&mut self, number: u32) -> Result<Vec<u8>> {
-        self.left.one()?;
+        self.left.take(self.page_size)?;
         let index = number.checked_sub(1).ok_or(Error::Damaged("it leads to a page that there is not"))?;
         let mut page = vec![0; self.page_size];
         if !self.log.as_ref().map_or(Ok(false), |log| log.page(number, &mut page))? {
@@ -97,6 +97,7 @@ impl Database<'_> {
         let (_row, at) = varint(page, at)?;
         let size = usize::try_from(size).ok().filter(|size| *size <= MOST_OF_A_HEADER + 64);
         let size = size.ok_or(Error::Damaged("a row is longer than any header"))?;
+        self.left.take(size)?;
         let here = self.held(size);
         let own = page.get(at..at + here).ok_or(Error::Damaged("a row is longer than its page"))?;
         let mut payload = own.to_vec();

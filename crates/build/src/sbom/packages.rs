@@ -47,6 +47,14 @@ pub(super) struct Package {
     pub(super) source: Option<String>,
 }
 
+impl Package {
+    /// What it takes to remember it.
+    fn bytes(&self) -> usize {
+        let Package { kind: _, name, version, architecture, source } = self;
+        size_of::<Package>() + name.len() + version.len() + architecture.len() + source.as_ref().map_or(0, String::len)
+    }
+}
+
 /// All that a root file system says.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Found {
@@ -109,13 +117,21 @@ fn rpms(found: &mut Found, root: BorrowedFd<'_>, directory: &str) -> Result<(), 
         let Some(file) = open(root, &path)? else { continue };
         let log = open(root, &format!("{path}-wal"))?;
         let log = log.as_ref().map(|log| log as &dyn rpm::Stored);
-        let mut packages = Vec::new();
-        match rpm::packages(&file, log, &mut |package| packages.push(package)) {
+        let mut bytes = 0;
+        let read = rpm::packages(&file, log, &mut |package| {
+            let package = rpm_package(package);
+            bytes += package.bytes();
+            if bytes > MOST as usize {
+                return Err(rpm::Error::TooMuch("64 MiB of names"));
+            }
+            add(found, std::iter::once(package)).map_err(|_| rpm::Error::TooMuch("200,000 packages"))
+        });
+        match read {
             Ok(()) => {}
             Err(rpm::Error::Io(error)) => return Err(failed(&path, error)),
             Err(error) => found.unread.push(format!("/{path}: {error}")),
         }
-        return add(found, packages.into_iter().map(rpm_package));
+        return Ok(());
     }
     Ok(())
 }
