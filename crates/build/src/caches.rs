@@ -14,7 +14,7 @@ use image::Digest;
 use jiff::Timestamp;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::fs;
 use std::io::ErrorKind;
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
@@ -40,8 +40,8 @@ struct Shared {
     records: Collection<Record>,
     /// Who uses a directory.
     users: Mutex<HashMap<String, Users>>,
-    /// Those that somebody waits for to have them alone.
-    awaited: Mutex<HashSet<String>>,
+    /// How many wait for one to have it alone.
+    awaited: Mutex<HashMap<String, usize>>,
     /// Some directory has no user any more.
     freed: Notify,
 }
@@ -54,14 +54,18 @@ struct Awaits<'s> {
 
 impl<'s> Awaits<'s> {
     fn new(shared: &'s Shared, name: &'s str) -> Awaits<'s> {
-        shared.awaited.lock().insert(name.to_owned());
+        *shared.awaited.lock().entry(name.to_owned()).or_default() += 1;
         Awaits { shared, name }
     }
 }
 
 impl Drop for Awaits<'_> {
     fn drop(&mut self) {
-        self.shared.awaited.lock().remove(self.name);
+        let mut awaited = self.shared.awaited.lock();
+        match awaited.get_mut(self.name) {
+            Some(others @ 2..) => *others -= 1,
+            _ => _ = awaited.remove(self.name),
+        }
     }
 }
 
@@ -149,7 +153,7 @@ impl Shared {
         let mut names = std::iter::once(name.to_owned()).chain((1..).map(|n: u32| format!("{name}-{n}")));
         let awaited = self.awaited.lock();
         let is_open = |name: &String| match users.get(name) {
-            _ if sharing != Sharing::Locked && awaited.contains(name) => false,
+            _ if sharing != Sharing::Locked && awaited.contains_key(name) => false,
             None => true,
             Some(Users::Sharing(_)) => joins,
             Some(Users::Alone) => false,
@@ -167,7 +171,6 @@ impl Shared {
 
     /// The same, once one gets it.
     async fn entered(&self, name: &str, sharing: Sharing) -> String {
-        let _awaits = (sharing == Sharing::Locked).then(|| Awaits::new(self, name));
         loop {
             let mut freed = std::pin::pin!(self.freed.notified());
             // From here on it misses none.
@@ -257,13 +260,16 @@ impl Caches {
     pub(crate) async fn take(&self, id: &str, sharing: Sharing, made: Made, filled: Option<Filled>) -> Result<InUse> {
         // An id is what people write: no name of a file.
         let name = Digest::of(id.as_bytes()).hex();
-        // Those who wait get it in the order in which they came.
-        let turn = match sharing {
-            Sharing::Locked => Some(self.turns.of(name.clone()).lock_owned().await),
-            Sharing::Shared | Sharing::Private => None,
+        let name = match sharing {
+            Sharing::Locked => {
+                // It waits before it has its turn, too: nobody gets in between two who wait.
+                let _awaits = Awaits::new(&self.shared, &name);
+                // Those who wait get it in the order in which they came.
+                let _turn = self.turns.of(name.clone()).lock_owned().await;
+                self.shared.entered(&name, sharing).await
+            }
+            Sharing::Shared | Sharing::Private => self.shared.entered(&name, sharing).await,
         };
-        let name = self.shared.entered(&name, sharing).await;
-        drop(turn);
         let (path, shared) = (self.shared.root.join(&name), Arc::clone(&self.shared));
         let in_use = InUse { path, name, id: id.to_owned(), shared };
         let failed = |e: &dyn std::fmt::Display| Error::failed(format!("making the cache {id}"), e);
@@ -447,6 +453,24 @@ mod tests {
         assert!(tokio::time::timeout(Duration::ZERO, &mut waiting).await.is_err());
         drop(waiting);
         assert_eq!(now(&caches, Sharing::Shared).await.unwrap().path(), shared.path());
+    }
+
+    #[tokio::test]
+    async fn who_gives_up_waiting_lets_nobody_pass_the_others_who_wait() {
+        let temp = tempfile::tempdir().unwrap();
+        let caches = caches(temp.path());
+        let shared = now(&caches, Sharing::Shared).await.unwrap();
+        let path = shared.path().to_owned();
+        let made = Made { mode: 0o755, uid: 0, gid: 0 };
+        let mut first = Box::pin(caches.take("id", Sharing::Locked, made, None));
+        let mut second = Box::pin(caches.take("id", Sharing::Locked, made, None));
+        assert!(tokio::time::timeout(Duration::ZERO, &mut first).await.is_err());
+        assert!(tokio::time::timeout(Duration::ZERO, &mut second).await.is_err());
+        drop(first);
+        assert_ne!(now(&caches, Sharing::Shared).await.unwrap().path(), path);
+        drop(shared);
+        assert_ne!(now(&caches, Sharing::Private).await.unwrap().path(), path);
+        assert_eq!(second.await.unwrap().path(), path);
     }
 
     #[tokio::test]
