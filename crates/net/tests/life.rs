@@ -655,6 +655,36 @@ fn a_bridge_of_an_administrators_gives_back_what_it_was_given() {
 }
 
 #[test]
+fn an_address_that_was_given_before_the_machine_was_started_anew_is_the_administrators() {
+    on_a_host(|host| {
+        sh("ip link add theirs type bridge");
+        let addresses = || sh("ip -o -4 addr show dev theirs | awk '{print $4}'").trim().to_owned();
+        let mut wanted = chosen("front", "10.1.0.0/24");
+        wanted.options.insert("com.docker.network.bridge.name".into(), "theirs".into());
+        let made = host.networks().create(wanted).unwrap();
+        assert_eq!(addresses(), "10.1.0.1/24");
+        let records: store::Collection<net::Network> = store::Collection::new(&host.store, "net/network/");
+        let age = || {
+            let mut network = records.get(&made.id).unwrap().unwrap().value;
+            assert!(!network.given.is_empty());
+            network.given_boot = "another".to_owned();
+            records.put(&made.id, &network).unwrap();
+        };
+        age();
+        assert_eq!(net::take_back(&world::instance(), &host.store).unwrap(), 0);
+        assert_eq!(addresses(), "10.1.0.1/24");
+        // One that the administrator's bridge does not have is given anew, and taken.
+        sh("ip addr del 10.1.0.1/24 dev theirs");
+        drop(host.networks());
+        assert_eq!(addresses(), "10.1.0.1/24");
+        age();
+        let networks = host.networks();
+        networks.remove("front").unwrap();
+        assert_eq!(addresses(), "10.1.0.1/24");
+    });
+}
+
+#[test]
 fn a_default_bridge_of_an_administrators_gives_back_what_it_was_given() {
     on_a_host(|host| {
         sh("ip link add theirs type bridge; ip addr add 10.1.0.7/24 dev theirs");

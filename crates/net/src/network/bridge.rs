@@ -21,7 +21,7 @@ const BOOT: &str = "/proc/sys/kernel/random/boot_id";
 /// Makes the network's bridge be as it shall be, and gives its index. What is right already is not touched.
 ///
 /// A bridge of that name which an administrator made is used as it is, with the network's addresses beside its own
-/// ([`to_be_given`]); it is never deleted. One of another instance is refused.
+/// ([`note_given`]); it is never deleted. One of another instance is refused.
 pub(super) fn ensure(host: &RouteSocket, instance: &Instance, network: &Network, default_mtu: u32) -> Result<u32> {
     let Some(options) = &network.bridge else { return Ok(0) };
     let name = &options.link;
@@ -61,8 +61,13 @@ fn make(host: &RouteSocket, name: &str, instance: &Instance, mtu: u32) -> Result
 
 /// The link-layer address of an instance's bridge of that name.
 fn mac(name: &str, instance: &Instance) -> Result<MacAddress> {
+    Ok(MacAddress::derived([boot()?.as_str(), instance.as_str(), name]))
+}
+
+/// The kernel's id of this start of the machine.
+fn boot() -> Result<String> {
     let boot = std::fs::read_to_string(BOOT).map_err(|error| Error::io(format!("read {BOOT}"), error))?;
-    Ok(MacAddress::derived([boot.trim(), instance.as_str(), name]))
+    Ok(boot.trim().to_owned())
 }
 
 /// What the gateways of a network are as addresses of its bridge.
@@ -85,8 +90,25 @@ fn ensure_addresses(host: &RouteSocket, instance: &Instance, network: &Network, 
     host.apply(&changes)
 }
 
+/// Has the network say what [`ensure`] is about to give to a bridge of an administrator's, and no more of what it was given in an earlier
+/// start of the machine. Whether that changed it.
+pub(super) fn note_given(host: &RouteSocket, instance: &Instance, network: &mut Network) -> Result<bool> {
+    let boot = boot()?;
+    let is_stale = !network.given.is_empty() && network.given_boot != boot;
+    if is_stale {
+        network.given.clear();
+    }
+    let given = to_be_given(host, instance, network)?;
+    if given.is_empty() {
+        return Ok(is_stale);
+    }
+    network.given.extend(given);
+    network.given_boot = boot;
+    Ok(true)
+}
+
 /// The addresses that [`ensure`] is about to give to a bridge of an administrator's, and that no record says of yet.
-pub(super) fn to_be_given(host: &RouteSocket, instance: &Instance, network: &Network) -> Result<Vec<IpNet>> {
+fn to_be_given(host: &RouteSocket, instance: &Instance, network: &Network) -> Result<Vec<IpNet>> {
     let Some(options) = &network.bridge else { return Ok(Vec::new()) };
     let Some(link) = host.link(&options.link)? else { return Ok(Vec::new()) };
     if link.kind != "bridge" || owner(&link, instance)?.is_some() {
@@ -97,9 +119,13 @@ pub(super) fn to_be_given(host: &RouteSocket, instance: &Instance, network: &Net
     Ok(missing.filter(|address| !network.given.contains(address)).collect())
 }
 
-/// Takes the addresses that an administrator's bridge was given for a network from it again. Says how many there were.
+/// Takes the addresses that an administrator's bridge was given for a network from it again. Says how many there were. What has the
+/// address of one that was given in an earlier start of the machine is the administrator's.
 pub(super) fn take_back(host: &RouteSocket, instance: &Instance, network: &Network) -> Result<usize> {
     let Some(options) = network.bridge.as_ref().filter(|_| !network.given.is_empty()) else { return Ok(0) };
+    if network.given_boot != boot()? {
+        return Ok(0);
+    }
     match host.link(&options.link)? {
         Some(link) if link.kind == "bridge" && owner(&link, instance)?.is_none() => {
             let present = host.addresses(link.index)?;

@@ -142,7 +142,7 @@ impl Networks {
         let around = plan::Surroundings { pools: &self.pools, subnets: &subnets, routes: &routes };
         let mut network = plan::plan(spec, &around)?;
         self.check_bridge_name(&network)?;
-        network.given = bridge::to_be_given(&self.host.lock(), &self.config.instance, &network)?;
+        bridge::note_given(&self.host.lock(), &self.config.instance, &mut network)?;
         self.records.put(&network.id, &network).map_err(|e| Error::store("store a network", e))?;
         match self.make(&network) {
             Ok(index) => {

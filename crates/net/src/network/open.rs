@@ -223,11 +223,9 @@ pub(super) fn note_given(
     records: &Collection<Network>,
     network: &mut Network,
 ) -> Result<()> {
-    let given = bridge::to_be_given(host, instance, network)?;
-    if given.is_empty() {
+    if !bridge::note_given(host, instance, network)? {
         return Ok(());
     }
-    network.given.extend(given);
     records.put(&network.id, network).map(drop).map_err(|e| Error::store("store a network", e))
 }
 

@@ -75,6 +75,7 @@ pub(super) fn plan_bridge(id: String, spec: NetworkSpec, around: &Surroundings<'
         labels: spec.labels,
         bridge: Some(bridge),
         given: Vec::new(),
+        given_boot: String::new(),
     })
 }
 
@@ -97,6 +98,7 @@ pub(super) fn plan_without_links(name: &str, driver: Driver) -> Network {
         labels: BTreeMap::new(),
         bridge: None,
         given: Vec::new(),
+        given_boot: String::new(),
     }
 }
 

@@ -145,6 +145,10 @@ pub struct Network {
     /// say whose an address is.
     #[serde(default)]
     pub given: Vec<IpNet>,
+    /// The start of the machine, by the kernel's id of it, that they were given in. They are gone with it, and one that is there in a
+    /// later one is the administrator's.
+    #[serde(default)]
+    pub given_boot: String,
 }
 
 impl Network {
