@@ -223,8 +223,17 @@ pub(crate) fn lock(run_dir: &Path) -> io::Result<Option<OwnedFd>> {
     }
 }
 
-/// The process that has the lock of a run directory: its keeper. Never call it in the keeper itself: it would lose its lock.
-pub(crate) fn holder(run_dir: &Path) -> io::Result<Option<u32>> {
+/// Who has the lock of a run directory: its keeper.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Holder {
+    /// The process of this id.
+    Process(u32),
+    /// A process that has no id here: it is outside of this process's PID namespace.
+    Elsewhere,
+}
+
+/// Who has the lock of a run directory. Never call it in the keeper itself: it would lose its lock.
+pub(crate) fn holder(run_dir: &Path) -> io::Result<Option<Holder>> {
     let file = match rustix::fs::open(dir(run_dir).join("lock"), OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()) {
         Ok(file) => file,
         Err(rustix::io::Errno::NOENT) => return Ok(None),
@@ -232,7 +241,10 @@ pub(crate) fn holder(run_dir: &Path) -> io::Result<Option<u32>> {
     };
     let whole = Flock::from(FlockType::WriteLock);
     let held = rustix::process::fcntl_getlk(&file, &whole)?;
-    Ok(held.and_then(|held| held.pid).map(|pid| pid.as_raw_nonzero().get().unsigned_abs()))
+    Ok(held.map(|held| match held.pid {
+        Some(pid) => Holder::Process(pid.as_raw_nonzero().get().unsigned_abs()),
+        None => Holder::Elsewhere,
+    }))
 }
 
 fn dir(run_dir: &Path) -> PathBuf {
@@ -317,6 +329,25 @@ mod tests {
 
     fn exit(code: u8) -> Exit {
         Exit { status: ExitStatus::Code(code), at: UnixNanos(2), usage: Usage::default() }
+    }
+
+    #[test]
+    fn a_keeper_of_another_pid_namespace_is_one() {
+        const RUN_DIR: &str = "KEEPER_TEST_LOCKED_RUN_DIR";
+        const NAME: &str = "records::tests::a_keeper_of_another_pid_namespace_is_one";
+        if let Some(run_dir) = std::env::var_os(RUN_DIR) {
+            assert_eq!(holder(Path::new(&run_dir)).unwrap(), Some(Holder::Elsewhere));
+            assert!(crate::client::recover_orphans(Path::new(&run_dir)).is_err());
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let _lock = lock(dir.path()).unwrap().unwrap();
+        // The same test once more, where this process has no id.
+        let mut inside = std::process::Command::new("unshare");
+        inside.args(["--pid", "--fork", "--kill-child"]).arg(std::env::current_exe().unwrap());
+        let output = inside.args(["--exact", NAME]).env(RUN_DIR, dir.path()).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && said.contains("1 passed"), "{output:?}");
     }
 
     #[test]

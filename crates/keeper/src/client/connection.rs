@@ -13,6 +13,7 @@ use rustix::process::{Pid, PidfdFlags, Signal};
 
 use super::{Call, ClientError};
 use crate::protocol::{Event, FromKeeper, PROTOCOL, ToKeeper};
+use crate::records::Holder;
 use crate::wire::{self, Packet, ReceiveBuffer};
 use crate::{SOCKET_NAME, records};
 
@@ -185,7 +186,14 @@ pub fn kill(run_dir: &Path) -> Result<(), ClientError> {
 /// The process id of the keeper of a run directory, of whatever release it is. It is not asked, so it may be one that does not answer.
 pub fn process(run_dir: &Path) -> Result<u32, ClientError> {
     let holder = records::holder(run_dir).map_err(ClientError::system("look for a keeper in", run_dir))?;
-    holder.ok_or_else(|| ClientError::NotRunning { path: run_dir.join(SOCKET_NAME) })
+    match holder {
+        Some(Holder::Process(pid)) => Ok(pid),
+        Some(Holder::Elsewhere) => Err(ClientError::Unexpected(format!(
+            "the keeper of {} is outside of this PID namespace, so it has no process id here: try again in the host's",
+            run_dir.display()
+        ))),
+        None => Err(ClientError::NotRunning { path: run_dir.join(SOCKET_NAME) }),
+    }
 }
 
 fn peer(socket: &OwnedFd, run_dir: &Path) -> Result<u32, ClientError> {
