@@ -196,3 +196,22 @@ fn a_file_of_several_names_stays_one() {
     host.sh("$STRATUS builder prune -af").ok();
     assert_eq!(built(&host), first);
 }
+
+#[test]
+fn names_of_a_file_are_its_own_whatever_else_is_copied() {
+    let host = Daemon::start();
+    host.sh("mkdir -p app/a app/b app/c && echo one > app/a/f && echo two > app/b/f && ln app/a/f app/c/g && ln -s f app/a/lnk").ok();
+    host.project(
+        "FROM busybox\nCOPY a b c /dst/\nCOPY a/f a/lnk /one/\nRUN cat /dst/* > /said && stat -c %h /one/* >> /said\n",
+        &[],
+    );
+    for build in [
+        "$STRATUS build -q -t app app",
+        "DOCKER_BUILDKIT=0 docker build -q -t app app",
+        "$STRATUS build -q --no-cache -t app app",
+    ] {
+        host.sh(build).ok();
+        // f is the second directory's, as the link finds, and g is what the first had there.
+        host.sh("docker run --rm app cat /said | xargs").says("two one two 1 1");
+    }
+}

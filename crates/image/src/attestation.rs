@@ -154,33 +154,33 @@ impl Images {
 
 impl Inner {
     /// As [`Images::attest`]; blocks.
-    pub(crate) fn attest(
-        &self,
-        id: &ImageId,
-        kinds: &[&str],
-        attestations: Vec<Attestation>,
-        lease: &Lease,
-    ) -> Result<()> {
-        let mut said = Vec::new();
-        for attestation in attestations {
-            let predicate = bytes(&attestation.predicate)?;
-            if predicate.len() as u64 > MAX_STATEMENT {
-                let kind = attestation.predicate_type;
-                return Err(Error::Invalid(format!(
-                    "what is said of the image ({kind}) has more than {MAX_STATEMENT} bytes"
-                )));
-            }
-            lease.pin(&Digest::of(&predicate));
-            let digest = self.content.put(&predicate)?;
-            let size = predicate.len() as u64;
-            said.push(AttestationRecord { predicate_type: attestation.predicate_type, predicate: digest, size });
-        }
+    fn attest(&self, id: &ImageId, kinds: &[&str], attestations: Vec<Attestation>, lease: &Lease) -> Result<()> {
+        let said = attestations.into_iter().map(|attestation| self.keep_predicate(attestation, lease));
+        self.keep_said(id, kinds, said.collect::<Result<_>>()?)
+    }
+
+    /// Keeps what is said of an image, in place of what was said of the same kinds, and of these `kinds`, before.
+    pub(crate) fn keep_said(&self, id: &ImageId, kinds: &[&str], said: Vec<AttestationRecord>) -> Result<()> {
         let new: Vec<String> = said.iter().map(|said| said.predicate_type.clone()).collect();
         let replaced = |kind: &str| kinds.contains(&kind) || new.iter().any(|new| new == kind);
         self.note_attestations(id, replaced, said).map(drop)
     }
 
-    /// Notes what is said of an image, in place of what is `replaced`, by its kind: that.
+    /// Writes a predicate down, for the record of an image.
+    pub(crate) fn keep_predicate(&self, attestation: Attestation, lease: &Lease) -> Result<AttestationRecord> {
+        let predicate = bytes(&attestation.predicate)?;
+        if predicate.len() as u64 > MAX_STATEMENT {
+            let kind = attestation.predicate_type;
+            return Err(Error::Invalid(format!(
+                "what is said of the image ({kind}) has more than {MAX_STATEMENT} bytes"
+            )));
+        }
+        lease.pin(&Digest::of(&predicate));
+        let digest = self.content.put(&predicate)?;
+        let size = predicate.len() as u64;
+        Ok(AttestationRecord { predicate_type: attestation.predicate_type, predicate: digest, size })
+    }
+
     fn note_attestations(
         &self,
         id: &ImageId,

@@ -77,14 +77,17 @@ impl Selection {
     /// Finds files that have several names in one source, whose first is picked here: so will they have where they go. What is copied
     /// from another source is a copy of its own.
     fn find_names(&mut self, from: usize) {
-        let mut first: HashMap<(u64, u64), Vec<u8>> = HashMap::new();
+        let mut first: HashMap<(u64, u64), (Vec<u8>, Vec<u8>)> = HashMap::new();
         let picked = self.picked[from..].iter_mut();
         let files = picked.filter(|one| one.kind() == FileType::RegularFile && one.stat.st_nlink > 1);
         for one in files {
             match first.entry((one.stat.st_dev, one.stat.st_ino)) {
-                Entry::Occupied(other) if *other.get() != one.to => one.same_as = Some(other.get().clone()),
-                Entry::Occupied(_) => {}
-                Entry::Vacant(none) => drop(none.insert(one.to.clone())),
+                Entry::Occupied(other) => {
+                    // One name that is picked twice is no second name: the other is in a layer, where it was in nobody's way.
+                    let (from, to) = other.get();
+                    one.same_as = (*from != one.from && *to != one.to).then(|| to.clone());
+                }
+                Entry::Vacant(none) => drop(none.insert((one.from.clone(), one.to.clone()))),
             }
         }
     }

@@ -39,7 +39,7 @@ pub struct Installed {
 pub enum Error {
     /// The disk's answer.
     #[error("{0}")]
-    Io(#[from] io::Error),
+    Io(io::Error),
     /// Something in it is not what it has to be.
     #[error("RPM's database is damaged: {0}")]
     Damaged(&'static str),
@@ -49,6 +49,15 @@ pub enum Error {
     /// It is none, or of a form that nobody knows here.
     #[error("this is no database of RPM that is known here")]
     Unknown,
+}
+
+impl From<io::Error> for Error {
+    fn from(error: io::Error) -> Error {
+        match error.kind() {
+            io::ErrorKind::UnexpectedEof => Error::Damaged("it ends before what it leads to"),
+            _ => Error::Io(error),
+        }
+    }
 }
 
 type Result<T, E = Error> = std::result::Result<T, E>;

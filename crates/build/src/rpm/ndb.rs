@@ -51,7 +51,7 @@ fn header(file: &dyn Stored, package: u32, at: u64, room: u64, left: &mut Left) 
         return Err(Error::Damaged("a slot leads to no header"));
     }
     let size = u64::from(le32(&head, 12)?);
-    if size > room || size > MOST_OF_A_HEADER as u64 || at + size > file.size()? {
+    if size > room || size > MOST_OF_A_HEADER as u64 || at + SLOT as u64 + size > file.size()? {
         return Err(Error::Damaged("a header is longer than its room"));
     }
     left.take(SLOT + size as usize)?;
