@@ -503,8 +503,8 @@ fn a_daemon_says_what_it_can_not_do() {
 /// Stops a process, all of its threads.
 fn stops(host: &Daemon, process: u32) {
     host.sh(&format!("kill -STOP {process}")).ok();
-    let running = format!("grep -L 'State:.T' /proc/{process}/task/*/status");
-    eventually("it to be stopped", || host.sh(&running).text().is_empty());
+    let stopped = format!("for status in /proc/{process}/task/*/status; do grep -q 'State:.T' $status || exit 1; done");
+    eventually("it to be stopped", || host.sh(&stopped).code() == 0);
 }
 
 /// What runs is not ended by a start: whatever holds the keeper up may pass. To take everything down is another matter.

@@ -2,6 +2,10 @@
 
 mod support;
 
+use std::io::{BufRead as _, BufReader};
+use std::process::{Command, Stdio as Stream};
+use std::time::{Duration, Instant};
+
 use keeper::client::{Create, List, Stats};
 use keeper::protocol::{Framing, Request};
 use support::*;
@@ -42,38 +46,29 @@ fn a_keeper_of_a_hundred_sandboxes_is_small() {
     assert_eq!(client.call(Stats).unwrap().attachments, 0);
 }
 
-/// Kilobytes of what a process's own program never writes that are mapped.
-fn mapped(pid: u32) -> u64 {
-    let program = std::fs::read_link(format!("/proc/{pid}/exe")).unwrap();
-    let maps = std::fs::read_to_string(format!("/proc/{pid}/smaps")).unwrap();
-    let (mut inside, mut sum) = (false, 0);
-    for line in maps.lines() {
-        if line.split_whitespace().next().is_some_and(|first| !first.ends_with(':')) {
-            let read_only = line.contains(" r--p 00000000 ") || line.contains(" r-xp ");
-            inside = read_only && line.ends_with(program.to_str().unwrap());
-        } else if let Some(size) = line.strip_prefix("Rss:").filter(|_| inside) {
-            sum += size.trim().trim_end_matches(" kB").parse::<u64>().unwrap();
-        }
-    }
-    sum
-}
-
 #[test]
 fn a_keeper_that_nobody_asks_gives_its_pages_back() {
     let (keeper, mut client) = Keeper::start();
-    let mut most = 0;
-    for _ in 0..30 {
+    let traced = keeper.dir.path().join("traced");
+    let mut strace = Command::new("strace")
+        .args(["-p", &keeper.pid.to_string(), "-e", "trace=madvise", "-o"])
+        .arg(&traced)
+        .stderr(Stream::piped())
+        .spawn()
+        .unwrap();
+    let mut attached = String::new();
+    BufReader::new(strace.stderr.take().unwrap()).read_line(&mut attached).unwrap();
+    assert!(attached.contains("attached"), "strace says {attached:?}");
+    // Twice: what it needed for the second is given back as well.
+    for round in 1..=2 {
         run(&mut client, shell("short", "true"));
-        // What it needed is mapped until nobody has asked for a while.
-        for _ in 0..30 {
-            let now = mapped(keeper.pid);
-            // The kernel maps sixteen pages around each that is needed to wait, so much of a small program comes back.
-            if now < most * 3 / 4 {
-                return;
-            }
-            most = most.max(now);
-            std::thread::sleep(std::time::Duration::from_millis(100));
+        let given = || std::fs::read_to_string(&traced).unwrap_or_default().matches("MADV_DONTNEED").count();
+        let (before, until) = (given(), Instant::now() + PATIENCE);
+        while given() <= before {
+            assert!(Instant::now() < until, "nothing is given back, round {round}");
+            std::thread::sleep(Duration::from_millis(20));
         }
     }
-    panic!("{most} KiB stay");
+    strace.kill().unwrap();
+    strace.wait().unwrap();
 }
