@@ -58,6 +58,11 @@ fn files_come_out_as_a_directory_or_an_archive() {
         .ok()
         .complains("the further context spare is not used");
     host.sh("$STRATUS build -q --target stage-0 --iidfile id -t first app && test $(cat id) = $(docker image inspect -f '{{.Id}}' first)").ok();
+    // Through a link, the file is written that it leads to, and the link stays. Nobody has to read a pipe before all is built.
+    host.sh("ln -s real link && $STRATUS build -q --target stage-0 --iidfile link app > said && test -L link && test $(cat said) = $(cat real)").ok();
+    host.sh("$STRATUS build --iidfile real --metadata-file ./link app").exits_with(2).complains("both go to real");
+    host.sh("test -s real && mkfifo pipe || exit 1; $STRATUS build -q --target stage-0 --iidfile pipe -t piped app > said & until docker image inspect piped; do sleep 0.1; done > seen 2>&1; cat pipe | cmp - real && wait $!").ok();
+    host.sh("$STRATUS build -q --target stage-0 --iidfile pipe app & kill $! && ! wait $!").ok();
     host.sh("ls -A | grep partial; true").says("");
     host.sh("sed -i 's/^FROM scratch/RUN exit 3\\nFROM scratch/; s/--from=0/--from=0/' app/Dockerfile; $STRATUS build --no-cache -o late -o type=oci,dest=late.tar app").exits_with(1);
     host.sh("ls -d late late.tar .late*").exits_with(2);

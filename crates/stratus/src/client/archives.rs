@@ -117,6 +117,9 @@ async fn receive(context: &Context, request: Request, path: Option<&Path>, what:
     Ok(ExitCode::SUCCESS)
 }
 
+/// As many as the kernel follows.
+const MOST_LINKS: usize = 40;
+
 /// Where an archive goes. A file has its name only once it is complete.
 pub(super) enum Target {
     Stdout,
@@ -126,9 +129,8 @@ pub(super) enum Target {
 impl Target {
     pub(super) fn new(path: Option<&Path>) -> Result<Target> {
         let Some(path) = path else { return Ok(Target::Stdout) };
-        let path = path.to_owned();
-        if path.symlink_metadata().is_ok_and(|metadata| !metadata.is_file()) {
-            // A pipe or a device is written as it is.
+        let path = followed(path)?;
+        if !has_name_once_complete(&path) {
             let file = File::options().write(true).truncate(true).open(&path);
             let file = file.map_err(Error::io(format!("opening {}", path.display())))?;
             return Ok(Target::File { file, partial: path.clone(), path });
@@ -148,6 +150,19 @@ impl Target {
             Target::File { file, path, .. } => {
                 file.write_all(bytes).map_err(Error::io(format!("writing {}", path.display())))
             }
+        }
+    }
+
+    /// Takes away what was written there before, which is nothing to go by where this comes to nothing.
+    pub(super) fn remove_former(&self) -> Result<()> {
+        match self {
+            Target::File { partial, path, .. } if partial != path => match std::fs::remove_file(path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    Err(Error::Io(format!("removing {}, which is of before", path.display()), error))
+                }
+                _ => Ok(()),
+            },
+            _ => Ok(()),
         }
     }
 
@@ -174,6 +189,44 @@ impl Drop for Target {
             let _ = std::fs::remove_file(partial);
         }
     }
+}
+
+/// Where symbolic links at the end of a path lead, which need not be there yet. One of the kernel's own (`/dev/stdout` leads to one) may lead
+/// to what has no path, and is not followed.
+fn followed(path: &Path) -> Result<PathBuf> {
+    let mut place = path.to_owned();
+    for _ in 0..MOST_LINKS {
+        let Ok(link) = place.read_link() else { return Ok(place) };
+        let above = place.parent().filter(|above| !above.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_owned();
+        if rustix::fs::statfs(&above).is_ok_and(|found| found.f_type == rustix::fs::PROC_SUPER_MAGIC) {
+            return Ok(place);
+        }
+        place = match above == Path::new(".") {
+            true => link,
+            false => above.join(link),
+        };
+    }
+    Err(Error::Io(format!("following {}", path.display()), rustix::io::Errno::LOOP.into()))
+}
+
+/// Whether it is a file, or nothing yet: a pipe or a device is written as it is.
+fn has_name_once_complete(followed: &Path) -> bool {
+    followed.symlink_metadata().map_or(true, |metadata| metadata.is_file())
+}
+
+/// Whether what goes to a path is in a file, of which there may be half.
+pub(super) fn may_have_half(path: &Path) -> bool {
+    followed(path).is_ok_and(|followed| has_name_once_complete(&followed))
+}
+
+/// Whether both paths are of one file, which need not be there yet. A device takes what comes, as often as it comes.
+pub(super) fn is_same_file(one: &Path, another: &Path) -> bool {
+    let known = |path: &Path| {
+        let followed = followed(path).ok().filter(|followed| has_name_once_complete(followed))?;
+        let absolute = std::path::absolute(followed).ok()?;
+        Some(absolute.parent()?.canonicalize().ok()?.join(absolute.file_name()?))
+    };
+    known(one).is_some_and(|one| known(another) == Some(one))
 }
 
 /// A file or standard input as a body, whose way is shown.
@@ -281,5 +334,44 @@ impl Import<'_> {
             request = request.query("changes", change);
         }
         request
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    #[test]
+    fn a_link_stays_and_what_it_leads_to_is_written_once_complete() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let at = |name: &str| directory.path().join(name);
+        symlink("real", at("link")).expect("a link");
+        symlink("link", at("other")).expect("a link");
+        for (path, text) in [("other", "one"), ("link", "two"), ("real", "three")] {
+            let mut target = Target::new(Some(&at(path))).expect("a target");
+            target.write(text.as_bytes()).expect("written");
+            assert_ne!(std::fs::read_to_string(at("real")).ok().as_deref(), Some(text));
+            target.finish().expect("complete");
+            assert_eq!(std::fs::read_to_string(at("real")).expect("a file"), text);
+        }
+        drop(Target::new(Some(&at("link"))).expect("a target"));
+        assert_eq!(std::fs::read_to_string(at("real")).expect("a file"), "three");
+        assert!(at("link").is_symlink() && at("other").is_symlink());
+        assert_eq!(std::fs::read_dir(directory.path()).expect("a directory").count(), 3);
+        symlink("round", at("round")).expect("a link");
+        assert!(Target::new(Some(&at("round"))).is_err());
+    }
+
+    #[test]
+    fn paths_of_one_file_are_known() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let at = |name: &str| directory.path().join(name);
+        symlink("real", at("link")).expect("a link");
+        assert!(is_same_file(&at("real"), &at("link")), "though it is not there");
+        std::fs::write(at("real"), "").expect("a file");
+        assert!(is_same_file(&at("real"), &at("link")));
+        assert!(!is_same_file(&at("real"), &at("another")));
+        assert!(!is_same_file(Path::new("/dev/null"), Path::new("/dev/null")));
     }
 }

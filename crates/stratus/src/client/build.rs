@@ -12,9 +12,10 @@ mod print;
 mod settings;
 mod show;
 mod source;
+mod wanted;
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -24,7 +25,6 @@ use image::{Platform, Reference};
 use tokio_util::task::TaskTracker;
 
 use super::Context;
-use super::archives::Target;
 use super::attach::asked_to_end;
 use super::error::{Error, Result};
 use super::output::{self, Format};
@@ -32,6 +32,7 @@ use super::request::Request;
 use super::transfer::blocking;
 use follow::End;
 use show::How;
+use wanted::Wanted;
 
 /// How long it may take to take away what is there of an export that came to nothing.
 const TAKEN_AWAY: Duration = Duration::from_secs(10);
@@ -207,6 +208,7 @@ async fn make(context: &Context, args: &BuildArgs, keeping: &TaskTracker) -> Res
     if takes_stdout && how == How::Json {
         return Err(Error::Usage("documents and an archive can't both go to standard output: name a file".to_owned()));
     }
+    wanted::apart(args.iidfile.as_deref(), args.metadata_file.as_deref())?;
     let id_file = args.iidfile.as_deref().map(Wanted::new).transpose()?;
     let metadata_file = args.metadata_file.as_deref().map(Wanted::new).transpose()?;
     let (path, file) = (args.path.clone(), args.file.clone());
@@ -231,33 +233,13 @@ async fn make(context: &Context, args: &BuildArgs, keeping: &TaskTracker) -> Res
         End::Built(built) => built,
     };
     if let Some(file) = id_file {
-        file.write(&metadata::digest(&built))?;
+        file.write(metadata::digest(&built)).await?;
     }
     if let Some(file) = metadata_file {
-        file.write(&format!("{:#}\n", metadata::document(&built)))?;
+        file.write(format!("{:#}\n", metadata::document(&built))).await?;
     }
     if how == How::Quiet && !takes_stdout {
         output::line(metadata::digest(&built))?;
     }
     Ok(ExitCode::SUCCESS)
-}
-
-/// A file that is to say what was built. That it can be written is known before anything is done.
-struct Wanted(Target);
-
-impl Wanted {
-    /// Takes away what an earlier build wrote, which is not of this one where it fails.
-    fn new(path: &Path) -> Result<Wanted> {
-        let wanted = Wanted(Target::new(Some(path))?);
-        if path.symlink_metadata().is_ok_and(|metadata| metadata.is_file()) {
-            std::fs::remove_file(path)
-                .map_err(Error::io(format!("removing {} of an earlier build", path.display())))?;
-        }
-        Ok(wanted)
-    }
-
-    fn write(mut self, text: &str) -> Result<()> {
-        self.0.write(text.as_bytes())?;
-        self.0.finish()
-    }
 }

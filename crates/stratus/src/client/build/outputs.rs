@@ -11,7 +11,7 @@ use image::archive::{WriteOptions, write_path};
 use rustix::io::Errno;
 use tokio_util::task::TaskTracker;
 
-use super::super::archives::Target;
+use super::super::archives::{Target, may_have_half};
 use super::super::error::{Error, Result};
 use super::super::mounts::fields;
 use super::super::output;
@@ -168,7 +168,7 @@ impl Place {
     fn may_have_half(&self) -> bool {
         match self {
             Place::Stdout => false,
-            Place::File(path) => path.symlink_metadata().map_or(true, |metadata| metadata.is_file()),
+            Place::File(path) => may_have_half(path),
             Place::Directory(_) => true,
         }
     }
