@@ -111,7 +111,8 @@ impl Keeper {
     fn of(run_dir: &Path) -> Result<Self, Error> {
         match Client::connect_within(run_dir, ANSWERS_WITHIN) {
             Ok(client) => Ok(Self::Answers(client)),
-            Err(ClientError::NotRunning { .. }) => Ok(Self::None),
+            // Or it has ended since.
+            Err(ClientError::NotRunning { .. } | ClientError::Disconnected) => Ok(Self::None),
             Err(ClientError::Refused { .. }) => Ok(Self::Foreign),
             Err(ClientError::Silent { pid, .. }) => kill(run_dir).map(|()| Self::Killed(pid)),
             Err(error) => Err(failed(error)),
@@ -130,6 +131,8 @@ impl Keeper {
                     kill(run_dir)?;
                     *self = Self::Killed(pid);
                 }
+                // It has ended since, and its records tell.
+                Err(ClientError::Disconnected) => *self = Self::None,
                 Err(error) => return Err(failed(error)),
             }
         }
@@ -225,6 +228,23 @@ mod tests {
         addresses: 0,
         mounts: 0,
     };
+
+    #[test]
+    fn a_keeper_that_ends_meanwhile_is_none() {
+        use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+        let run_dir = tempfile::tempdir().expect("a directory");
+        let listener = rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+            .expect("a socket");
+        let address = SocketAddrUnix::new(run_dir.path().join(keeper::SOCKET_NAME)).expect("a name");
+        rustix::net::bind(&listener, &address).expect("bound");
+        rustix::net::listen(&listener, 1).expect("listening");
+        let ends = std::thread::spawn(move || drop(rustix::net::accept(&listener).expect("a client")));
+        let mut found = Keeper::of(run_dir.path()).expect("looked");
+        ends.join().expect("it ended");
+        assert!(matches!(found, Keeper::None));
+        assert_eq!(found.containers(run_dir.path()).expect("counted"), Some(0));
+        assert_eq!(found.end(run_dir.path()).expect("ended"), Ended::WasNot);
+    }
 
     #[test]
     fn what_was_taken_out_is_told_and_so_is_that_there_was_nothing() {
