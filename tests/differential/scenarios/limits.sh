@@ -34,6 +34,9 @@ docker create --name all --memory 64m --memory-swap -1 --memory-reservation 32m 
 docker inspect --format '{{json .HostConfig}}' all
 docker update --memory 0 all
 docker update --memory 128m --memory-swap 256m --cpus 2 all
+docker update --memory 512m all; docker inspect --format '{{.HostConfig.Memory}} {{.HostConfig.MemorySwap}}' all
+docker create --name swapless --memory 64m --memory-swap 64m busybox > /dev/null; docker update --memory 1g swapless; docker update --memory 32m swapless; docker inspect --format '{{.HostConfig.Memory}} {{.HostConfig.MemorySwap}}' swapless
+docker create --name endless --memory 64m --memory-swap -1 busybox > /dev/null; docker update --memory 1g endless; docker inspect --format '{{.HostConfig.Memory}} {{.HostConfig.MemorySwap}}' endless; docker rm swapless endless
 docker inspect --format '{{.HostConfig.Memory}} {{.HostConfig.MemorySwap}} {{.HostConfig.NanoCpus}}' all
 docker update --cpu-quota 5000 all
 docker update --blkio-weight 2000 all

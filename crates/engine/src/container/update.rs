@@ -94,9 +94,6 @@ fn merge(old: &mut Resources, new: &Resources) {
         blkio_read_iops,
         blkio_write_iops
     );
-    if new.memory > 0 && new.memory_swap == 0 && old.memory_swap > 0 && old.memory_swap < new.memory {
-        old.memory_swap = new.memory.saturating_mul(2);
-    }
 }
 
 #[cfg(test)]
