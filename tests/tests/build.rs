@@ -300,3 +300,27 @@ fn a_check_knows_what_images_of_the_daemon_set() {
         .exits_with(1)
         .complains("reading nowhere/Dockerfile: No such file or directory");
 }
+
+#[test]
+fn a_file_may_have_more_names_than_the_daemons_file_system_allows() {
+    let host = Daemon::start();
+    // A file system of memory, which counts no names. That of the daemon's may stop at 65000, or 32000.
+    let context = Context(format!("/dev/shm/stratus-names-{}", std::process::id()).into());
+    fs::create_dir(&context.0).expect("a directory");
+    let at = |name: &str| context.0.join(name);
+    fs::write(at("Dockerfile"), "FROM busybox\nCOPY names /names\n").expect("a file");
+    fs::create_dir(at("names")).expect("a directory");
+    fs::write(at("names/0"), "same").expect("a file");
+    (1..65_010).for_each(|name| fs::hard_link(at("names/0"), at(&format!("names/{name}"))).expect("a name"));
+    host.sh(&format!("$STRATUS build -t names {}", context.0.display())).ok();
+    host.sh("docker run --rm names sh -c 'ls /names | wc -l; cat /names/0 /names/65009'").says("65010\nsamesame");
+}
+
+/// A directory that goes with the test.
+struct Context(std::path::PathBuf);
+
+impl Drop for Context {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}

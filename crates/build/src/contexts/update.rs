@@ -13,7 +13,7 @@ use rustix::fd::{AsFd as _, OwnedFd};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, XattrFlags};
 use rustix::io::Errno;
 use std::cmp::Ordering;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
 use std::io::{self, Write};
 
@@ -33,11 +33,11 @@ pub struct Update {
     /// Further names of files, and the places of the first ones: they are made once those are there.
     links: Vec<(u32, u32)>,
     /// Files that changed while they were sent.
-    changed: Vec<String>,
+    changed: BTreeSet<u32>,
     /// Files of which the next build has to ask again.
-    unsettled: Vec<u32>,
+    unsettled: BTreeSet<u32>,
     /// Files that vanished before they were sent.
-    gone: Vec<u32>,
+    gone: BTreeSet<u32>,
     /// The tree is another than the index says.
     touched: bool,
     /// The directory that was last written to: what comes next is mostly in there, too.
@@ -97,9 +97,9 @@ impl Builder {
             known: Vec::with_capacity(list.entries().len()),
             lacks: Vec::new(),
             links: Vec::new(),
-            changed: Vec::new(),
-            unsettled: Vec::new(),
-            gone: Vec::new(),
+            changed: BTreeSet::new(),
+            unsettled: BTreeSet::new(),
+            gone: BTreeSet::new(),
             touched: false,
             parent: None,
         };
@@ -183,11 +183,8 @@ impl Update {
         let Some(entry) = self.list.entries().get(index as usize).cloned() else {
             return Err(Error::Invalid(format!("the build context has no file {index}")));
         };
-        // Always a new file: a layer may have the one that was there before.
-        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let (parent, name) = tree::split(&entry.path);
-        let opened =
-            self.parent(parent).and_then(|parent| rustix::fs::openat(parent, name, flags, Mode::from_raw_mode(0o600)));
+        let opened = self.parent(parent).and_then(|parent| create(parent, name));
         let file = File::from(opened.map_err(|errno| failed_at(&entry, errno))?);
         Ok(Taking { update: self, index, file, hasher: Hasher::new(), size: 0 })
     }
@@ -205,6 +202,8 @@ impl Update {
         let entries = list.into_entries();
         // What came, and not what was said to come.
         let size = known.iter().flatten().fold(0, |sum: u64, known| sum.saturating_add(known.size));
+        let called = |place: &u32| String::from_utf8_lossy(&entries[*place as usize].path).into_owned();
+        let changed = changed.iter().map(called).collect();
         let digests: HashMap<Vec<u8>, Known> = entries
             .iter()
             .zip(&known)
@@ -217,7 +216,7 @@ impl Update {
                 let mut place = 0;
                 indexed.retain(|_| {
                     place += 1;
-                    gone.binary_search(&(place - 1)).is_err()
+                    !gone.contains(&(place - 1))
                 });
                 mine.write(&indexed, size)?;
             } else {
@@ -231,33 +230,54 @@ impl Update {
 
     /// Gives files their further names.
     fn link(&mut self) -> Result<()> {
-        let gone = self.gone.clone();
+        // Files whose first name gets no more names, and the names that have taken its place.
+        let mut instead: HashMap<u32, u32> = HashMap::new();
         for (place, first) in std::mem::take(&mut self.links) {
-            let [entry, other] = [place, first].map(|place| self.list.entries()[place as usize].clone());
-            let called = |entry: &Listed| String::from_utf8_lossy(&entry.path).into_owned();
-            let is_gone = gone.binary_search(&first).is_ok();
+            let is_gone = self.gone.contains(&first);
             if self.unsettled.contains(&first) {
-                self.unsettled.push(place);
+                self.unsettled.insert(place);
             }
             // What lost one of its names was changed, too.
-            if is_gone || self.changed.contains(&called(&other)) {
-                self.changed.push(called(&entry));
+            if is_gone || self.changed.contains(&first) {
+                self.changed.insert(place);
             }
             if is_gone {
-                self.gone.push(place);
+                self.gone.insert(place);
                 continue;
             }
-            let (above, name) = tree::split(&other.path);
-            let from = self.parent(above).and_then(|parent| rustix::io::fcntl_dupfd_cloexec(parent, 0));
-            let from = from.map_err(|errno| failed_at(&other, errno))?;
-            let (parent, own) = tree::split(&entry.path);
-            let linked =
-                self.parent(parent).and_then(|parent| rustix::fs::linkat(&from, name, parent, own, AtFlags::empty()));
-            linked.map_err(|errno| failed_at(&entry, errno))?;
+            if !self.name(place, instead.get(&first).copied().unwrap_or(first))? {
+                instead.insert(first, place);
+            }
             self.known[place as usize] = self.known[first as usize].clone();
         }
-        self.gone.sort_unstable();
         Ok(())
+    }
+
+    /// Gives a file a further name. `false`: file systems allow a file only so many, or only one, and this is a file of its own.
+    fn name(&mut self, place: u32, of: u32) -> Result<bool> {
+        let [entry, other] = [place, of].map(|place| self.list.entries()[place as usize].clone());
+        let (above, name) = tree::split(&other.path);
+        let from = self.parent(above).and_then(|parent| rustix::io::fcntl_dupfd_cloexec(parent, 0));
+        let from = from.map_err(|errno| failed_at(&other, errno))?;
+        let (parent, own) = tree::split(&entry.path);
+        let parent = self.parent(parent).map_err(|errno| failed_at(&entry, errno))?;
+        match rustix::fs::linkat(&from, name, parent, own, AtFlags::empty()) {
+            Ok(()) => return Ok(true),
+            Err(Errno::MLINK | Errno::PERM) => {}
+            Err(errno) => return Err(failed_at(&entry, errno)),
+        }
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let mut source = File::from(
+            rustix::fs::openat(&from, name, flags, Mode::empty()).map_err(|errno| failed_at(&other, errno))?,
+        );
+        let mut file = File::from(create(parent, own).map_err(|errno| failed_at(&entry, errno))?);
+        let failed =
+            |error| Error::failed(format!("keeping {} of the context", String::from_utf8_lossy(&entry.path)), error);
+        io::copy(&mut source, &mut file).map_err(failed)?;
+        let known = self.known[of as usize].as_ref();
+        let capabilities = known.map_or(&[][..], |known| &known.capabilities);
+        dress(&file, entry.mode, capabilities).map_err(|errno| failed_at(&entry, errno))?;
+        Ok(false)
     }
 
     /// Gives what is no file the time that files have: whoever mounts the context sees it.
@@ -338,24 +358,19 @@ impl Taking<'_> {
             Verdict::Same { capabilities: had, settled } => {
                 capabilities = had;
                 if !settled {
-                    update.unsettled.push(index);
+                    update.unsettled.insert(index);
                 }
             }
             Verdict::Changed => {
-                update.changed.push(String::from_utf8_lossy(&entry.path).into_owned());
-                update.unsettled.push(index);
+                update.changed.insert(index);
+                update.unsettled.insert(index);
             }
             Verdict::Gone => {
-                update.gone.push(index);
+                update.gone.insert(index);
                 return update.remove(&entry).map_err(failed);
             }
         }
-        rustix::fs::fchmod(&file, Mode::from_raw_mode(entry.mode)).map_err(failed)?;
-        if !capabilities.is_empty() {
-            rustix::fs::fsetxattr(&file, CAPABILITY, capabilities, XattrFlags::empty()).map_err(failed)?;
-        }
-        // As it is in a layer, so that it can be taken there as it is.
-        rustix::fs::futimens(&file, &FIXED_TIMES).map_err(failed)?;
+        dress(&file, entry.mode, capabilities).map_err(failed)?;
         let digest = hasher.finish();
         update.known[index as usize] = Some(Known { digest, size, capabilities: capabilities.to_vec() });
         Ok(())
@@ -373,6 +388,21 @@ impl Write for Taking<'_> {
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
+}
+
+/// Always a new file: a layer may have the one that was there before.
+fn create(parent: &OwnedFd, name: &[u8]) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::openat(parent, name, flags, Mode::from_raw_mode(0o600))
+}
+
+/// Makes a file what it is in a layer, so that it can be taken there as it is.
+fn dress(file: &File, mode: u32, capabilities: &[u8]) -> Result<(), Errno> {
+    rustix::fs::fchmod(file, Mode::from_raw_mode(mode))?;
+    if !capabilities.is_empty() {
+        rustix::fs::fsetxattr(file, CAPABILITY, capabilities, XattrFlags::empty())?;
+    }
+    rustix::fs::futimens(file, &FIXED_TIMES)
 }
 
 fn failed_at(entry: &Listed, errno: Errno) -> Error {
