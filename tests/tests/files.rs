@@ -246,3 +246,27 @@ fn a_commit_holds_up_nobody() {
     assert_eq!(commit.exit_code(), 0);
     host.sh("docker run --rm snapshot sh -c 'stat -c %s /big'").says("209715200");
 }
+
+#[test]
+fn a_container_with_users_of_its_own_is_copied_into_and_out_of_while_it_runs() {
+    let host = Daemon::start();
+    host.sh("$STRATUS run -d --name own --userns private -v kept:/kept --tmpfs /memory -u 0 busybox sleep 1000").ok();
+    host.sh("mkdir -p in/dir && echo one > in/one && echo two > in/dir/two && ln -s one in/link && chown -R 1000:1001 in/dir && mkfifo in/pipe")
+        .ok();
+    for place in ["/", "/kept/", "/memory/"] {
+        host.sh(&format!("docker cp in own:{place} && docker exec own sh -c 'cd {place}in && cat one dir/two link && stat -c %u:%g one dir/two dir pipe link' | xargs"))
+            .says("one two one 0:0 1000:1001 1000:1001 0:0 0:0");
+        // What comes out is as the container sees it, and what goes in again takes the place of what was there.
+        host.sh(&format!("docker cp -a own:{place}in - | tar -tv --numeric-owner | awk '/two$/ {{ print $2 }}'"))
+            .says("1000/1001");
+        host.sh(&format!("rm -rf out && docker cp own:{place}in out && docker cp out/. own:{place}in && rm -r out"))
+            .ok();
+        host.sh(&format!("docker exec own sh -c 'echo more >> {place}in/one && rm -r {place}in'")).ok();
+    }
+    host.sh("touch in/far && chown 70000 in/far && docker cp in/far own:/")
+        .fails_with("Container ID 70000 cannot be mapped to a host ID");
+    // Whose it is in the container, where the client asks for that.
+    host.sh("docker cp -a in/dir own:/mine && docker exec own stat -c %u:%g /mine/two").says("0:0");
+    host.sh("docker stop -t 0 own && docker cp in/one own:/later && docker start own && docker exec own stat -c %u /later | tail -n 1")
+        .mentions("0");
+}

@@ -169,6 +169,15 @@ fn a_user_namespace_of_its_own() {
     inside.mentions("65536").mentions("reached").omits("4294967295");
     // One that fails after its network was made gives it back.
     host.sh("$STRATUS run --rm --userns private --network apart busybox no-such-program").exits_with(127);
+    for (flags, why) in [
+        ("--pid host", "cannot share the host PID namespace when user namespaces are enabled"),
+        (
+            "--network container:peer",
+            "cannot share another container's network namespace with a user namespace of its own",
+        ),
+    ] {
+        host.sh(&format!("$STRATUS run --rm --userns private {flags} busybox true")).exits_with(125).complains(why);
+    }
     host.sh("docker network inspect apart -f '{{range .Containers}}{{.Name}} {{end}}'").says("peer");
     host.sh("docker rm -f peer && docker network rm apart").ok();
 }

@@ -13,7 +13,7 @@ pub use read::{PathStat, ReadOptions, read_path, read_roots, stat_path, target};
 use crate::compression::{Compression, MAGIC};
 use crate::tree::TreeSize;
 use crate::unpack::{self, Options, Whiteouts};
-use crate::{Error, PathReason, Result, UnpackLimits, tree};
+use crate::{Error, IdRange, PathReason, Result, UnpackLimits, tree};
 use rustix::fd::BorrowedFd;
 use rustix::fs::OFlags;
 use rustix::io::Errno;
@@ -28,13 +28,15 @@ pub struct WriteOptions {
     pub keep_kinds: bool,
     /// Whose everything becomes; `None` for what the archive says.
     pub owner: Option<(u32, u32)>,
+    /// The user namespace that the root file system is of, where that has identifiers of its own: the archive's are of it.
+    pub ids: Option<IdRange>,
     /// The most that it may hold.
     pub most: TreeSize,
 }
 
 impl Default for WriteOptions {
     fn default() -> WriteOptions {
-        WriteOptions { keep_kinds: false, owner: None, most: TreeSize::ENDLESS }
+        WriteOptions { keep_kinds: false, owner: None, ids: None, most: TreeSize::ENDLESS }
     }
 }
 
@@ -51,6 +53,7 @@ pub fn write_path(root: BorrowedFd<'_>, path: &Path, archive: impl Read + Send, 
         base: &base,
         below: None,
         owner: options.owner,
+        ids: options.ids,
         keep_kinds: options.keep_kinds,
         keep_top: true,
         packed: None,

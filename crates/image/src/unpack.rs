@@ -15,7 +15,7 @@ mod tests;
 use crate::images::UnpackLimits;
 use crate::tar::{Entry, Kind, TarReader, Time};
 use crate::tree::{self, Tree};
-use crate::{Error, PathReason, Result};
+use crate::{Error, IdRange, PathReason, Result};
 use below::Merged;
 use rustix::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
@@ -54,6 +54,8 @@ pub(crate) struct Options<'a> {
     pub(crate) below: Option<BorrowedFd<'a>>,
     /// Whose everything becomes, whatever the archive says.
     pub(crate) owner: Option<(u32, u32)>,
+    /// The user namespace that all of these are of.
+    pub(crate) ids: Option<IdRange>,
     /// Refuses to replace a directory by something else, and something else by a directory.
     pub(crate) keep_kinds: bool,
     /// Leaves the directory itself as it is when the archive has an entry for it.
@@ -71,6 +73,7 @@ impl<'a> Options<'a> {
             base: b"",
             below: None,
             owner: None,
+            ids: None,
             keep_kinds: false,
             keep_top: false,
             packed,
@@ -107,6 +110,9 @@ pub(crate) fn unpack_here<R: BufRead>(root: BorrowedFd<'_>, input: R, options: &
     nix::sched::unshare(nix::sched::CloneFlags::CLONE_FS)
         .map_err(|e| Error::io("giving a thread its own umask", std::io::Error::from(e)))?;
     rustix::process::umask(Mode::empty());
+    if let Some(ids) = options.ids {
+        ids.make_as_its_root()?;
+    }
     let mut unpacker = Unpacker {
         tree: Tree::new(root),
         merged: options.below.map(|below| Merged { upper: root, below }),
@@ -270,11 +276,16 @@ impl<R: BufRead> Unpacker<'_, R> {
         let base = self.options.base;
         let fd = self.parent(base, entry)?;
         self.remember(base, entry.mtime, entry)?;
-        metadata::of_directory(&fd, entry, self.owner(entry), true).map_err(|e| failed(entry, e))
+        metadata::of_directory(&fd, entry, self.owner(entry)?, true).map_err(|e| failed(entry, e))
     }
 
-    fn owner(&self, entry: &Entry) -> (u32, u32) {
-        self.options.owner.unwrap_or((entry.uid, entry.gid))
+    /// Whose something becomes on the host.
+    fn owner(&self, entry: &Entry) -> Result<(u32, u32)> {
+        let (uid, gid) = self.options.owner.unwrap_or((entry.uid, entry.gid));
+        match self.options.ids {
+            Some(ids) => Ok((ids.on_the_host(uid)?, ids.on_the_host(gid)?)),
+            None => Ok((uid, gid)),
+        }
     }
 
     fn whiteout(&mut self, place: &Place<'_>, hidden: &[u8], entry: &Entry) -> Result<()> {
@@ -304,7 +315,7 @@ impl<R: BufRead> Unpacker<'_, R> {
     fn directory(&mut self, place: &Place<'_>, entry: &Entry) -> Result<()> {
         let make = || rustix::fs::mkdirat(&*place.parent, place.name, Mode::from_raw_mode(entry.mode & 0o1777));
         let open = || rustix::fs::openat(&*place.parent, place.name, OPEN_DIRECTORY | OFlags::CLOEXEC, Mode::empty());
-        let owner = self.owner(entry);
+        let owner = self.owner(entry)?;
         let plain = owner == (0, 0) && entry.mode & 0o6000 == 0 && entry.xattrs.is_empty();
         let mut existed = false;
         let mut hid = false;
@@ -336,7 +347,7 @@ impl<R: BufRead> Unpacker<'_, R> {
     }
 
     fn file(&mut self, place: &Place<'_>, entry: &Entry) -> Result<()> {
-        let owner = self.owner(entry);
+        let owner = self.owner(entry)?;
         let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         // Nobody runs a set-uid file before it is whole.
         let create = || rustix::fs::openat(&*place.parent, place.name, flags, Mode::from_raw_mode(entry.mode & 0o777));
@@ -436,6 +447,7 @@ impl<R: BufRead> Unpacker<'_, R> {
 
     /// Something without contents.
     fn node(&mut self, place: &Place<'_>, entry: &Entry, make: &dyn Fn(&Place<'_>) -> Result<(), Errno>) -> Result<()> {
+        let owner = self.owner(entry)?;
         match make(place) {
             Err(Errno::EXIST) => {
                 self.make_room(place, entry)?;
@@ -443,7 +455,7 @@ impl<R: BufRead> Unpacker<'_, R> {
             }
             other => other,
         }
-        .and_then(|()| metadata::of_node(&place.parent, place.name, entry, self.owner(entry)))
+        .and_then(|()| metadata::of_node(&place.parent, place.name, entry, owner))
         .map_err(|e| failed(entry, e))
     }
 

@@ -55,7 +55,8 @@ impl Builder {
     pub(super) fn unpacked(&self, archive: impl Read + Send) -> Result<Directory> {
         let directory = self.directory().map_err(|e| Error::failed("making a directory for the context", e))?;
         let opened = File::open(directory.path()).map_err(|e| Error::failed("opening the context", e))?;
-        let options = WriteOptions { keep_kinds: false, owner: Some((0, 0)), most: scratch::LARGEST };
+        let options =
+            WriteOptions { keep_kinds: false, owner: Some((0, 0)), most: scratch::LARGEST, ..WriteOptions::default() };
         archive::write_path(opened.as_fd(), Path::new("/"), archive, &options).map_err(|e| match e {
             e if e.is_no_space() => Error::failed("receiving the context", e),
             e => Error::Invalid(format!("reading the build context: {e}")),

@@ -37,7 +37,7 @@ pub struct ArchiveStat {
 /// A container's files.
 enum Root {
     /// A running container's root, as it sees it.
-    Running(OwnedFd),
+    Running(Running),
     /// A root file system, with what is mounted in it, mounted for this alone.
     Mounted(Mounted),
 }
@@ -66,10 +66,34 @@ impl Drop for HeldVolumes {
     }
 }
 
+/// The root file system of a container that runs.
+struct Running {
+    root: OwnedFd,
+    /// The identifiers that it has for itself.
+    ids: Option<image::IdRange>,
+}
+
+/// What a user namespace has for its users (`/proc/PID/uid_map`); `None`: the host's.
+fn own_ids(map: &str) -> Option<image::IdRange> {
+    let mut numbers = map.split_whitespace().map(str::parse::<u32>);
+    let (inside, first, count) = (numbers.next()?.ok()?, numbers.next()?.ok()?, numbers.next()?.ok()?);
+    (inside == 0 && first != 0 && numbers.next().is_none()).then_some(image::IdRange { first, count })
+}
+
+impl Root {
+    /// The identifiers that its files are shown with, where they are not the container's.
+    fn ids(&self) -> Option<image::IdRange> {
+        match self {
+            Self::Running(running) => running.ids,
+            Self::Mounted(_) => None,
+        }
+    }
+}
+
 impl AsFd for Root {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match self {
-            Self::Running(fd) => fd.as_fd(),
+            Self::Running(running) => running.root.as_fd(),
             Self::Mounted(mounted) => mounted.rootfs.as_fd(),
         }
     }
@@ -98,7 +122,7 @@ impl Engine {
         // `dir/.` means what is in the directory, under the name `.`.
         let name = if path.ends_with("/.") { ".".to_owned() } else { found.name.clone() };
         let name = Some(name.into()).filter(|_| found.name != "/");
-        let options = ReadOptions { name, skip_kernel: true };
+        let options = ReadOptions { name, skip_kernel: true, ids: root.ids() };
         let stream = ByteStream::produced(thread, move |writer| {
             archive::read_path(root.as_fd(), &at, writer, &options).map_err(crate::images::error)
         });
@@ -140,7 +164,8 @@ impl Engine {
             }
             _ => body,
         };
-        let (options, reader) = (WriteOptions { keep_kinds, owner, ..WriteOptions::default() }, body.into_reader());
+        let (options, reader) =
+            (WriteOptions { keep_kinds, owner, ids: root.ids(), ..WriteOptions::default() }, body.into_reader());
         let unpacked = thread.run(move || {
             let found = stat(&root, &at, &missing)?;
             let is_directory = found.mode & 0o170_000 == 0o040_000 || !found.link_target.is_empty();
@@ -253,8 +278,14 @@ impl Engine {
         Ok(Some(over))
     }
 
-    async fn running_root(&self, record: &ContainerRecord) -> Result<OwnedFd> {
-        self.of_process(record, |pid| open_directory(Path::new(&format!("/proc/{pid}/root")))).await
+    async fn running_root(&self, record: &ContainerRecord) -> Result<Running> {
+        self.of_process(record, |pid| {
+            let root = open_directory(Path::new(&format!("/proc/{pid}/root")))?;
+            let ids = std::fs::read_to_string(format!("/proc/{pid}/uid_map"));
+            let ids = ids.map_err(|error| Error::step("reading the identifiers of a container", error))?;
+            Ok(Running { root, ids: own_ids(&ids) })
+        })
+        .await
     }
 
     async fn identify_off_thread(&self, record: &Arc<ContainerRecord>) -> Result<crate::spec::Identity> {
@@ -299,7 +330,7 @@ impl Engine {
             Ok(crate::spec::UserDatabase { passwd, group })
         };
         if record.state.phase.is_live() {
-            return read(runtime.block_on(self.running_root(record))?.as_fd());
+            return read(runtime.block_on(self.running_root(record))?.root.as_fd());
         }
         let mounted = runtime.block_on(self.0.images.view_rootfs(record.id.as_str(), Vec::new()));
         read(mounted.map_err(crate::images::error)?.as_fd())

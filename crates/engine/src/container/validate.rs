@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use crate::model::{
-    ContainerConfig, HealthTest, HostConfig, IpcMode, NetworkMode, PidMode, Resources, RestartPolicy, UtsMode,
+    ContainerConfig, HealthTest, HostConfig, IpcMode, NetworkMode, PidMode, Resources, RestartPolicy, UsernsMode,
+    UtsMode,
 };
 use crate::spec::SecurityOptions;
 use crate::{Error, Result};
@@ -119,6 +120,7 @@ fn namespaces(config: &ContainerConfig, host: &HostConfig) -> Result<()> {
     if matches!(&host.pid_mode, PidMode::Container(name) if name.is_empty()) {
         return Err(Error::invalid("invalid PID mode: container:"));
     }
+    own_users(host)?;
     for entry in &host.extra_hosts {
         let (name, address) = entry.split_once([':', '=']).unwrap_or((entry, ""));
         let bare = address.trim_start_matches('[').trim_end_matches(']');
@@ -132,6 +134,27 @@ fn namespaces(config: &ContainerConfig, host: &HostConfig) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// What can't be shared with who has other users: the kernel lets nobody in whose user namespace is not above.
+fn own_users(host: &HostConfig) -> Result<()> {
+    if host.userns_mode != UsernsMode::Private {
+        return Ok(());
+    }
+    if host.pid_mode == PidMode::Host {
+        return Err(Error::invalid("cannot share the host PID namespace when user namespaces are enabled"));
+    }
+    let others = [
+        ("network", matches!(host.network_mode, NetworkMode::Container(_))),
+        ("IPC", matches!(host.ipc_mode, IpcMode::Container(_))),
+        ("PID", matches!(host.pid_mode, PidMode::Container(_))),
+    ];
+    match others.iter().find(|(_, shared)| *shared) {
+        Some((what, _)) => Err(Error::invalid(format!(
+            "cannot share another container's {what} namespace with a user namespace of its own (--userns private)"
+        ))),
+        None => Ok(()),
+    }
 }
 
 fn policies(host: &HostConfig) -> Result<()> {

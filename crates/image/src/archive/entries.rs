@@ -2,7 +2,7 @@
 
 use crate::tar::{Attributes, Entry, Kind, TarWriter, Time};
 use crate::tree::walk::Found;
-use crate::{Error, Result};
+use crate::{Error, IdRange, Result};
 use rustix::fd::OwnedFd;
 use rustix::fs::FileType;
 use rustix::io::Errno;
@@ -15,11 +15,18 @@ pub(crate) struct Packer<W> {
     tar: TarWriter<W>,
     /// Names of files that have several.
     linked: HashMap<(u64, u64), Vec<u8>>,
+    /// The user namespace whose identifiers entries have.
+    ids: Option<IdRange>,
 }
 
 impl<W: Write> Packer<W> {
     pub(crate) fn new(tar: TarWriter<W>) -> Packer<W> {
-        Packer { tar, linked: HashMap::new() }
+        Packer { tar, linked: HashMap::new(), ids: None }
+    }
+
+    /// Has entries say who owns them in a user namespace.
+    pub(crate) fn of_namespace(self, ids: Option<IdRange>) -> Packer<W> {
+        Packer { ids, ..self }
     }
 
     /// Where it writes to.
@@ -45,7 +52,8 @@ impl<W: Write> Packer<W> {
     pub(crate) fn add(&mut self, found: &Found<'_>, name: &[u8]) -> Result<()> {
         let Some(kind) = self.kind(found)? else { return Ok(()) };
         let mut entry = Entry::new(name, kind, found.stat.st_mode & 0o7777);
-        (entry.uid, entry.gid) = (found.stat.st_uid, found.stat.st_gid);
+        let shown = |id| self.ids.map_or(id, |ids| ids.inside(id));
+        (entry.uid, entry.gid) = (shown(found.stat.st_uid), shown(found.stat.st_gid));
         entry.mtime = Time { seconds: found.stat.st_mtime, nanoseconds: 0 };
         let mut contents = None;
         match entry.kind {

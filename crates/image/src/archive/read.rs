@@ -3,7 +3,7 @@
 use super::entries::Packer;
 use super::{at, explain};
 use crate::tar::TarWriter;
-use crate::{Error, PathReason, Result, tree};
+use crate::{Error, IdRange, PathReason, Result, tree};
 use rustix::fd::{AsFd as _, BorrowedFd};
 use rustix::fs::{AtFlags, FileType, OFlags, Stat};
 use rustix::io::Errno;
@@ -23,6 +23,8 @@ pub struct ReadOptions {
     /// Of file systems below the path that the kernel makes up (proc, sysfs and the like), only the directory is read where
     /// they are mounted: what is in them are no files to be copied.
     pub skip_kernel: bool,
+    /// The user namespace that the root file system is of, where that has identifiers of its own: the archive's are of it.
+    pub ids: Option<IdRange>,
 }
 
 /// What is at a path.
@@ -61,7 +63,7 @@ pub fn stat_path(root: BorrowedFd<'_>, path: &Path) -> Result<PathStat> {
 pub fn read_path(root: BorrowedFd<'_>, path: &Path, output: impl Write, options: &ReadOptions) -> Result<()> {
     let place = Place::find(root, path)?;
     let mut output = std::io::BufWriter::with_capacity(crate::pipeline::BUFFER, output);
-    let mut packer = Packer::new(TarWriter::new(&mut output));
+    let mut packer = Packer::new(TarWriter::new(&mut output)).of_namespace(options.ids);
     let prefix = options.name.as_ref().map_or(&place.name[..], |name| name.as_bytes());
     place.pack(path, prefix, options.skip_kernel, &mut packer)?;
     packer.finish()?.flush().map_err(|e| Error::io("writing an archive", e))

@@ -311,6 +311,7 @@ impl Filling {
             base: &path,
             below: self.below.as_ref().map(rustix::fd::AsFd::as_fd),
             owner,
+            ids: None,
             keep_kinds: false,
             keep_top: true,
             packed: None,

@@ -30,6 +30,7 @@ impl Stage {
             base: b"",
             below: None,
             owner: None,
+            ids: None,
             keep_kinds: false,
             keep_top: false,
             packed: None,
