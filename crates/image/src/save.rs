@@ -287,7 +287,8 @@ fn in_index(plain: &Descriptor, names: &BTreeSet<Reference>) -> Vec<Descriptor> 
     if names.is_empty() { vec![plain.clone()] } else { names.iter().map(named).collect() }
 }
 
-fn blob_path(digest: &Digest) -> String {
+/// Where an OCI layout has a blob (image-spec, image-layout.md).
+pub(crate) fn blob_path(digest: &Digest) -> String {
     format!("blobs/sha256/{}", digest.hex())
 }
 

@@ -73,9 +73,9 @@ impl Cache {
             let layer = record.layer.as_ref();
             let other = layer.is_some_and(|layer| first.entry(*layer).or_insert_with(|| item.id.clone()) != &item.id);
             let shared = other || layer.is_some_and(|layer| self.images.in_an_image(layer));
-            let mut parts = layer.map(|layer| self.images.layer_parts(layer)).unwrap_or_default();
             // What is shared counts for another, and what lies under an image's layer stays with that.
-            parts.retain(|_| !shared);
+            let own = layer.filter(|_| !shared);
+            let mut parts = own.map(|layer| self.images.layer_parts(layer)).unwrap_or_default();
             parts.iter_mut().filter(|(dir, _)| of_images.contains(dir)).for_each(|(_, bytes)| *bytes = 0);
             steps.push(Cached {
                 kind: CachedKind::Step,

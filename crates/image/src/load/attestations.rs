@@ -3,11 +3,12 @@
 //! Whatever others say of an image is no reason to refuse it: what is no statement, or one of something else, is left out, and the log
 //! says so.
 
-use super::documents::{DEPTH, blob_path};
+use super::documents::DEPTH;
 use super::{Contents, LoadedImage};
 use crate::attestation::{AttestationRecord, IN_TOTO, statement};
 use crate::images::Inner;
 use crate::manifest::{media_type, parse};
+use crate::save::blob_path;
 use crate::state::Lease;
 use crate::{Descriptor, Digest, ImageId, Index, Manifest, Result};
 use serde::Deserialize;
@@ -35,7 +36,7 @@ pub(super) fn take(inner: &Inner, contents: &Contents, loaded: &[LoadedImage], l
     for (image, said) in statements(contents, loaded) {
         let mut records: Vec<AttestationRecord> = Vec::new();
         for (subject, digest) in said {
-            let read = contents.document(&blob_path(&digest)).map_err(|e| e.to_string());
+            let read = contents.document(blob_path(&digest).as_bytes()).map_err(|e| e.to_string());
             let read = read.and_then(|bytes| match bytes.len() > LARGEST {
                 true => Err(format!("it has more than {LARGEST} bytes")),
                 false => statement(bytes, &subject),
@@ -57,7 +58,7 @@ pub(super) fn take(inner: &Inner, contents: &Contents, loaded: &[LoadedImage], l
 fn statements(contents: &Contents, loaded: &[LoadedImage]) -> BTreeMap<ImageId, BTreeSet<(Digest, Digest)>> {
     let mut said: BTreeMap<ImageId, BTreeSet<(Digest, Digest)>> = BTreeMap::new();
     for manifest in manifests(contents) {
-        let Ok(document) = contents.document(&blob_path(&manifest)) else { continue };
+        let Ok(document) = contents.document(blob_path(&manifest).as_bytes()) else { continue };
         let Ok(Referring { subject: Some(subject), layers }) = parse("manifest", document) else { continue };
         let Some(image) = image_of(contents, &subject.digest) else { continue };
         if !loaded.iter().any(|loaded| loaded.id == image) {
@@ -92,7 +93,7 @@ fn gather(contents: &Contents, index: &Index, depth: usize, into: &mut BTreeSet<
         } else if media_type::is_index(&entry.media_type)
             && depth < DEPTH
             && into.insert(entry.digest)
-            && let Ok(document) = contents.document(&blob_path(&entry.digest))
+            && let Ok(document) = contents.document(blob_path(&entry.digest).as_bytes())
             && let Ok(index) = Index::parse(document)
         {
             gather(contents, &index, depth + 1, into);
@@ -102,6 +103,6 @@ fn gather(contents: &Contents, index: &Index, depth: usize, into: &mut BTreeSet<
 
 /// The image of a manifest of the archive.
 fn image_of(contents: &Contents, manifest: &Digest) -> Option<ImageId> {
-    let document = contents.document(&blob_path(manifest)).ok()?;
+    let document = contents.document(blob_path(manifest).as_bytes()).ok()?;
     Manifest::parse(document).ok().map(|manifest| ImageId(manifest.config.digest))
 }

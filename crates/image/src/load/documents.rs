@@ -4,6 +4,7 @@ use super::{Contents, LoadedImage};
 use crate::images::Inner;
 use crate::manifest::parse;
 use crate::naming::NewImage;
+use crate::save::blob_path;
 use crate::state::Lease;
 use crate::{
     Descriptor, Digest, Error, HistoryEntry, ImageConfig, Index, Manifest, Platform, Reference, Result, media_type,
@@ -99,17 +100,18 @@ fn oci(
     }
     let mut loaded = Vec::new();
     for (descriptor, names) in found.into_values() {
-        let bytes = contents.document(&blob_path(&descriptor.digest))?;
+        let bytes = contents.document(blob_path(&descriptor.digest).as_bytes())?;
         let manifest = Manifest::parse(bytes)?;
         // Signatures, charts and the like travel as manifests, too.
         if !matches!(manifest.config.media_type.as_str(), media_type::OCI_CONFIG | media_type::DOCKER_CONFIG) {
             continue;
         }
-        let config = contents.document(&blob_path(&manifest.config.digest))?;
+        let config = contents.document(blob_path(&manifest.config.digest).as_bytes())?;
         if !is_for(config, platform)? {
             continue;
         }
-        let layers = manifest.layers.iter().map(|layer| contents.layer(&blob_path(&layer.digest)).map(|l| l.diff_id));
+        let layers =
+            manifest.layers.iter().map(|layer| contents.layer(blob_path(&layer.digest).as_bytes()).map(|l| l.diff_id));
         let layers = layers.collect::<Result<Vec<_>>>()?;
         lease.pin(&descriptor.digest);
         inner.content.put(bytes)?;
@@ -127,7 +129,7 @@ fn manifests(chosen: &Platform, contents: &Contents, descriptor: &Descriptor, de
     if !media_type::is_index(&descriptor.media_type) || depth >= DEPTH {
         return Ok(Vec::new());
     }
-    let index = Index::parse(contents.document(&blob_path(&descriptor.digest))?)?;
+    let index = Index::parse(contents.document(blob_path(&descriptor.digest).as_bytes())?)?;
     let mut all = Vec::new();
     for entry in index.manifests.iter().filter(|entry| entry.platform.as_ref().is_none_or(fits)) {
         all.extend(manifests(chosen, contents, entry, depth + 1)?);
@@ -239,8 +241,4 @@ fn add(
         NewImage { config_json, config: &config, parent: None, manifest, names: &names, by_hand: false, now: false };
     let id = inner.add_image(new)?.id;
     Ok(LoadedImage { id, names })
-}
-
-pub(super) fn blob_path(digest: &Digest) -> Vec<u8> {
-    format!("blobs/sha256/{}", digest.hex()).into_bytes()
 }
