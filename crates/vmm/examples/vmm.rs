@@ -1,0 +1,48 @@
+//! Runs a machine from the command line, with its serial port on standard output: for trying out a kernel, and for the tests.
+//!
+//! `vmm [--cpus N] [--memory MIB] [--initrd FILE] [--append LINE] [--quiet] KERNEL`
+
+use std::env;
+use std::error::Error;
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use vmm::{Config, Console, End, Machine, MemorySize, VcpuCount};
+
+fn main() -> ExitCode {
+    match run(env::args_os().skip(1).collect()) {
+        Ok(end) => {
+            eprintln!("vmm: {end:?}");
+            ExitCode::from(u8::from(matches!(end, End::TripleFault | End::Failed(_))))
+        }
+        Err(error) => {
+            eprintln!("vmm: {error}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn run(arguments: Vec<OsString>) -> Result<End, Box<dyn Error>> {
+    let mut config = Config {
+        vcpus: VcpuCount::new(1)?,
+        memory: MemorySize::from_mib(256)?,
+        kernel: PathBuf::new(),
+        initrd: None,
+        command_line: "console=ttyS0".to_owned(),
+        console: Console::Stdout,
+    };
+    let mut rest = arguments.into_iter();
+    while let Some(argument) = rest.next() {
+        let mut value = || rest.next().ok_or_else(|| format!("{} wants a value", argument.display()));
+        let text = |value: OsString| value.into_string().map_err(|value| format!("{} is no text", value.display()));
+        match argument.to_str() {
+            Some("--cpus") => config.vcpus = VcpuCount::new(text(value()?)?.parse()?)?,
+            Some("--memory") => config.memory = MemorySize::from_mib(text(value()?)?.parse()?)?,
+            Some("--initrd") => config.initrd = Some(value()?.into()),
+            Some("--append") => config.command_line = text(value()?)?,
+            Some("--quiet") => config.console = Console::Off,
+            _ => config.kernel = argument.into(),
+        }
+    }
+    Ok(Machine::new(&config)?.run()?)
+}

@@ -1,0 +1,156 @@
+//! What a processor says that it is.
+//!
+//! Intel's SDM volume 2A (CPUID), AMD's APM volume 3 appendix E, and the kernel's Documentation/virt/kvm/x86/cpuid.rst.
+
+use crate::config::VcpuCount;
+use crate::error::{Error, Result};
+use kvm_bindings::{CpuId, KVM_CPUID_FLAG_SIGNIFCANT_INDEX, KVM_MAX_CPUID_ENTRIES, kvm_cpuid_entry2};
+use kvm_ioctls::{Cap, Kvm};
+
+/// Where the leaves of a second hypervisor interface begin: KVM's own are the first, which guests look for.
+const OURS: u32 = 0x4000_0100;
+/// What stands there, so that a guest's software can tell who runs it.
+const SIGNATURE: [u8; 12] = *b"StratusVMM\0\0";
+
+/// What all processors of the host's kind say under KVM, made once a machine.
+#[derive(Clone, Debug)]
+pub(crate) struct Template {
+    entries: Vec<kvm_cpuid_entry2>,
+    /// Whether the local APIC's timer takes a deadline, and so needs no calibration: KVM has that, and does not say so among the rest.
+    deadline: bool,
+}
+
+impl Template {
+    /// Asks KVM.
+    pub(crate) fn of_host(kvm: &Kvm) -> Result<Template> {
+        let cpuid = kvm
+            .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
+            .map_err(Error::kvm("what processors it has (KVM_GET_SUPPORTED_CPUID)"))?;
+        Ok(Template { entries: cpuid.as_slice().to_vec(), deadline: kvm.check_extension(Cap::TscDeadlineTimer) })
+    }
+
+    /// What the processor `index` of `count` says.
+    pub(crate) fn of_vcpu(&self, index: u8, count: VcpuCount) -> Result<CpuId> {
+        let mut entries: Vec<_> = self.entries.iter().filter(|entry| !is_topology(entry.function)).copied().collect();
+        for entry in &mut entries {
+            adapt(entry, index, count);
+            if entry.function == 1 && self.deadline {
+                entry.ecx |= 1 << 24;
+            }
+        }
+        let extended = self.entries.iter().map(|entry| entry.function).filter(|function| is_topology(*function));
+        let mut seen = Vec::new();
+        for function in extended {
+            if !seen.contains(&function) {
+                seen.push(function);
+                entries.extend(topology(function, index, count));
+            }
+        }
+        entries.push(hypervisor());
+        CpuId::from_entries(&entries).map_err(|_| Error::KvmLacks("room for what a processor says (CPUID)"))
+    }
+}
+
+/// The leaves that list levels of processors within processors.
+fn is_topology(function: u32) -> bool {
+    matches!(function, 0xb | 0x1f)
+}
+
+/// Changes what is of one processor, or of the host's and not the guest's.
+fn adapt(entry: &mut kvm_cpuid_entry2, index: u8, count: VcpuCount) {
+    let cores = u32::from(count.get());
+    match entry.function {
+        1 => {
+            entry.ebx = (entry.ebx & 0xffff) | cores.next_power_of_two() << 16 | u32::from(index) << 24;
+            // There is a hypervisor.
+            entry.ecx |= 1 << 31;
+            // More than one processor in the package.
+            entry.edx = if cores > 1 { entry.edx | 1 << 28 } else { entry.edx & !(1 << 28) };
+        }
+        // Caches: the first two levels are a core's own, what is above is everybody's.
+        4 if entry.eax & 0x1f != 0 => {
+            let level = entry.eax >> 5 & 7;
+            let sharing = if level < 3 { 0 } else { cores.next_power_of_two() - 1 };
+            entry.eax = (entry.eax & 0x3fff) | sharing << 14 | (cores.next_power_of_two() - 1) << 26;
+        }
+        // Counters of performance stay the host's.
+        0xa => (entry.eax, entry.ebx, entry.ecx, entry.edx) = (0, 0, 0, 0),
+        0x8000_0008 => {
+            entry.ecx = (entry.ecx & !0xf0ff) | (cores - 1) | cores.next_power_of_two().trailing_zeros() << 12
+        }
+        0x8000_001d if entry.eax & 0x1f != 0 => {
+            let level = entry.eax >> 5 & 7;
+            let sharing = if level < 3 { 0 } else { cores - 1 };
+            entry.eax = (entry.eax & 0x3fff) | sharing << 14;
+        }
+        0x8000_001e => (entry.eax, entry.ebx, entry.ecx) = (index.into(), index.into(), 0),
+        _ => {}
+    }
+}
+
+/// Two levels, threads and cores: each core has one thread.
+fn topology(function: u32, index: u8, count: VcpuCount) -> [kvm_cpuid_entry2; 3] {
+    let cores = u32::from(count.get());
+    let level = |index_of_level: u32, bits: u32, processors: u32, kind: u32| kvm_cpuid_entry2 {
+        function,
+        index: index_of_level,
+        flags: KVM_CPUID_FLAG_SIGNIFCANT_INDEX,
+        eax: bits,
+        ebx: processors,
+        ecx: index_of_level | kind << 8,
+        edx: index.into(),
+        ..Default::default()
+    };
+    [level(0, 0, 1, 1), level(1, cores.next_power_of_two().trailing_zeros(), cores, 2), level(2, 0, 0, 0)]
+}
+
+fn hypervisor() -> kvm_cpuid_entry2 {
+    let word = |at: usize| u32::from_le_bytes([SIGNATURE[at], SIGNATURE[at + 1], SIGNATURE[at + 2], SIGNATURE[at + 3]]);
+    kvm_cpuid_entry2 { function: OURS, eax: OURS, ebx: word(0), ecx: word(4), edx: word(8), ..Default::default() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn template(functions: &[(u32, u32)]) -> Template {
+        let entries = functions.iter().map(|&(function, index)| kvm_cpuid_entry2 {
+            function,
+            index,
+            eax: 0x123,
+            ebx: 0xffff_ffff,
+            ..Default::default()
+        });
+        Template { entries: entries.collect(), deadline: true }
+    }
+
+    fn leaf(cpuid: &CpuId, function: u32, index: u32) -> kvm_cpuid_entry2 {
+        let mut found = cpuid.as_slice().iter().filter(|entry| (entry.function, entry.index) == (function, index));
+        let leaf = *found.next().unwrap_or_else(|| panic!("no leaf {function:#x} {index}"));
+        assert!(found.next().is_none(), "two leaves {function:#x} {index}");
+        leaf
+    }
+
+    #[test]
+    fn each_processor_has_its_number_everywhere() {
+        let count = VcpuCount::new(6).unwrap();
+        let template = template(&[(1, 0), (0xb, 0), (0xb, 1), (0x8000_001e, 0)]);
+        for index in 0..6 {
+            let cpuid = template.of_vcpu(index, count).unwrap();
+            assert_eq!(leaf(&cpuid, 1, 0).ebx >> 24, u32::from(index));
+            assert_eq!(leaf(&cpuid, 1, 0).ebx >> 16 & 0xff, 8);
+            assert_eq!(leaf(&cpuid, 0xb, 0).edx, u32::from(index));
+            assert_eq!((leaf(&cpuid, 0xb, 1).eax, leaf(&cpuid, 0xb, 1).ebx), (3, 6));
+            assert_eq!(leaf(&cpuid, 0x8000_001e, 0).eax, u32::from(index));
+            assert_eq!(leaf(&cpuid, OURS, 0).ebx.to_le_bytes(), *b"Stra");
+        }
+    }
+
+    #[test]
+    fn a_lone_processor_says_that_it_is_alone() {
+        let cpuid = template(&[(1, 0), (0xa, 0)]).of_vcpu(0, VcpuCount::new(1).unwrap()).unwrap();
+        assert_eq!(leaf(&cpuid, 1, 0).edx & 1 << 28, 0);
+        assert_eq!(leaf(&cpuid, 1, 0).ecx, 1 << 31 | 1 << 24);
+        assert_eq!(leaf(&cpuid, 0xa, 0).eax, 0);
+    }
+}

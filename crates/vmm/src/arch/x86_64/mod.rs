@@ -1,0 +1,9 @@
+//! x86-64.
+
+pub(crate) mod acpi;
+pub(crate) mod cpuid;
+pub(crate) mod entry;
+pub(crate) mod layout;
+pub(crate) mod linux;
+pub(crate) mod registers;
+pub(crate) mod start_info;

@@ -1,0 +1,138 @@
+//! What a machine is made of.
+
+use crate::error::{Error, Result};
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+
+/// Bytes of a mebibyte.
+pub const MIB: u64 = 1 << 20;
+
+/// Everything that a machine is made of. Its files are opened when it is made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Config {
+    /// How many processors.
+    pub vcpus: VcpuCount,
+    /// How much memory at its start.
+    pub memory: MemorySize,
+    /// The guest's kernel: an ELF file with a PVH entry, or a bzImage.
+    pub kernel: PathBuf,
+    /// What the kernel has as its first root file system.
+    pub initrd: Option<PathBuf>,
+    /// The kernel's command line.
+    pub command_line: String,
+    /// Where what the guest writes to its serial port goes.
+    pub console: Console,
+}
+
+/// Where what the guest writes to its serial port goes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Console {
+    /// Nowhere.
+    #[default]
+    Off,
+    /// To standard output.
+    Stdout,
+    /// To the end of a file, which is made where there is none.
+    File(PathBuf),
+}
+
+/// How many processors a machine has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "u8", into = "u8")]
+pub struct VcpuCount(u8);
+
+impl VcpuCount {
+    /// As many as there are numbers for in the tables of an x86 machine whose APICs are not of the extended kind, kept to what is tried out.
+    pub const MAX: u8 = 64;
+
+    /// A count from 1 to [`VcpuCount::MAX`].
+    pub fn new(count: u8) -> Result<VcpuCount> {
+        match count {
+            1..=VcpuCount::MAX => Ok(VcpuCount(count)),
+            _ => Err(Error::Size(format!("a machine has 1 to {} processors, and not {count}", VcpuCount::MAX))),
+        }
+    }
+
+    /// The number.
+    pub fn get(self) -> u8 {
+        self.0
+    }
+}
+
+impl TryFrom<u8> for VcpuCount {
+    type Error = Error;
+
+    fn try_from(count: u8) -> Result<VcpuCount> {
+        VcpuCount::new(count)
+    }
+}
+
+impl From<VcpuCount> for u8 {
+    fn from(count: VcpuCount) -> u8 {
+        count.0
+    }
+}
+
+/// How much memory a machine has, in whole MiB.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "u64", into = "u64")]
+pub struct MemorySize(u64);
+
+impl MemorySize {
+    /// Less is too little for what lies at fixed addresses below, and a kernel at 16 MiB.
+    pub const MIN_MIB: u64 = 32;
+    /// What a guest's physical addresses of 40 bits reach.
+    pub const MAX_MIB: u64 = 1 << 20;
+
+    /// A size of so many MiB.
+    pub fn from_mib(mib: u64) -> Result<MemorySize> {
+        match mib {
+            MemorySize::MIN_MIB..=MemorySize::MAX_MIB => Ok(MemorySize(mib)),
+            _ => Err(Error::Size(format!(
+                "a machine has {} to {} MiB of memory, and not {mib}",
+                MemorySize::MIN_MIB,
+                MemorySize::MAX_MIB
+            ))),
+        }
+    }
+
+    /// In MiB.
+    pub fn mib(self) -> u64 {
+        self.0
+    }
+
+    /// In bytes.
+    pub fn bytes(self) -> u64 {
+        self.0 * MIB
+    }
+}
+
+impl TryFrom<u64> for MemorySize {
+    type Error = Error;
+
+    fn try_from(mib: u64) -> Result<MemorySize> {
+        MemorySize::from_mib(mib)
+    }
+}
+
+impl From<MemorySize> for u64 {
+    fn from(size: MemorySize) -> u64 {
+        size.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_that_no_machine_has_are_refused() {
+        for count in [0, 65, 255] {
+            assert!(VcpuCount::new(count).unwrap_err().to_string().contains(&count.to_string()));
+        }
+        for mib in [0, 31, MemorySize::MAX_MIB + 1, u64::MAX] {
+            assert!(MemorySize::from_mib(mib).is_err());
+        }
+        assert_eq!(MemorySize::from_mib(128).unwrap().bytes(), 128 << 20);
+    }
+}

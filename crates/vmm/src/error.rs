@@ -1,0 +1,87 @@
+//! What can go wrong, with what was tried on what.
+
+use crate::boot;
+use std::io;
+use std::path::PathBuf;
+
+/// The result of something that a machine does.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Why a machine could not be made, or not go on.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A file that the machine needs can't be opened or read.
+    #[error("{what} {}: {source}", path.display())]
+    File {
+        /// What it is to the machine: "the kernel".
+        what: &'static str,
+        /// Where it was looked for.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// `/dev/kvm` can't be opened.
+    #[error(
+        "open /dev/kvm: {source}; the processor's virtualization must be switched on, and the module kvm_intel or kvm_amd be there"
+    )]
+    NoKvm {
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The host's KVM lacks something that this needs.
+    #[error("the host's KVM lacks {0}")]
+    KvmLacks(&'static str),
+    /// A request to KVM failed.
+    #[error("ask KVM {what}: {source}")]
+    Kvm {
+        /// What it was asked for: "for a virtual machine".
+        what: &'static str,
+        /// What it said.
+        source: io::Error,
+    },
+    /// Memory for the guest can't be had.
+    #[error("{size} MiB of memory for the guest: {source}")]
+    Memory {
+        /// How much, in MiB.
+        size: u64,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// Something does not fit into the guest's memory.
+    #[error("{what} takes {needs} bytes at {at:#x} of the guest's memory, which ends before: give it more")]
+    DoesNotFit {
+        /// What it is.
+        what: &'static str,
+        /// Where it was to be.
+        at: u64,
+        /// How many bytes.
+        needs: u64,
+    },
+    /// What is to be booted is nothing that can be.
+    #[error(transparent)]
+    Boot(#[from] boot::Error),
+    /// A size that no machine has.
+    #[error("{0}")]
+    Size(String),
+    /// The host refused something else.
+    #[error("{what}: {source}")]
+    Host {
+        /// What was tried.
+        what: &'static str,
+        /// What the kernel said.
+        source: io::Error,
+    },
+}
+
+impl Error {
+    /// What KVM said to a request.
+    pub(crate) fn kvm(what: &'static str) -> impl FnOnce(kvm_ioctls::Error) -> Error {
+        move |error| Error::Kvm { what, source: io::Error::from_raw_os_error(error.errno()) }
+    }
+
+    /// What the host's kernel said to something else.
+    pub(crate) fn host<E: Into<io::Error>>(what: &'static str) -> impl FnOnce(E) -> Error {
+        move |error| Error::Host { what, source: error.into() }
+    }
+}

@@ -1,0 +1,82 @@
+//! A virtual machine as the kernel has it: memory slots, interrupt controllers, lines.
+
+use crate::arch::current::cpuid::Template;
+use crate::arch::current::layout;
+use crate::config::VcpuCount;
+use crate::error::{Error, Result};
+use crate::kvm::Vcpu;
+use crate::memory::Memory;
+use kvm_bindings::kvm_userspace_memory_region;
+use kvm_ioctls::{Cap, Kvm, VmFd};
+use std::io;
+use vm_memory::{Address, GuestMemoryBackend, GuestMemoryRegion};
+use vmm_sys_util::eventfd::EventFd;
+
+/// What this needs of KVM, beyond what each has had since Linux 5.10.
+const NEEDED: [(Cap, &str); 5] = [
+    (Cap::Irqchip, "interrupt controllers in the kernel (KVM_CAP_IRQCHIP)"),
+    (Cap::Irqfd, "interrupts by eventfd (KVM_CAP_IRQFD)"),
+    (Cap::Ioeventfd, "notifications by eventfd (KVM_CAP_IOEVENTFD)"),
+    (Cap::UserMemory, "memory of a process (KVM_CAP_USER_MEMORY)"),
+    (Cap::ImmediateExit, "a way to stop a processor (KVM_CAP_IMMEDIATE_EXIT)"),
+];
+
+/// A virtual machine.
+#[derive(Debug)]
+pub(crate) struct Vm {
+    fd: VmFd,
+    template: Template,
+    /// What its slots point at: it is mapped for as long as the machine lives.
+    memory: Memory,
+}
+
+impl Vm {
+    /// One with that memory, and interrupt controllers, and no processors yet.
+    pub(crate) fn new(memory: Memory) -> Result<Vm> {
+        let kvm = Kvm::new().map_err(|error| Error::NoKvm { source: io::Error::from_raw_os_error(error.errno()) })?;
+        if let Some((_, lacking)) = NEEDED.iter().find(|(capability, _)| !kvm.check_extension(*capability)) {
+            return Err(Error::KvmLacks(lacking));
+        }
+        let fd = kvm.create_vm().map_err(Error::kvm("for a virtual machine (KVM_CREATE_VM)"))?;
+        let template = Template::of_host(&kvm)?;
+        fd.set_identity_map_address(layout::KVM_IDENTITY_MAP)
+            .map_err(Error::kvm("for a page (KVM_SET_IDENTITY_MAP_ADDR)"))?;
+        fd.set_tss_address(layout::KVM_TSS).map_err(Error::kvm("for three pages (KVM_SET_TSS_ADDR)"))?;
+        fd.create_irq_chip().map_err(Error::kvm("for interrupt controllers (KVM_CREATE_IRQCHIP)"))?;
+        let vm = Vm { fd, template, memory };
+        vm.set_slots()?;
+        Ok(vm)
+    }
+
+    fn set_slots(&self) -> Result<()> {
+        for (slot, region) in self.memory.regions().iter().enumerate() {
+            let slot = kvm_userspace_memory_region {
+                slot: slot as u32,
+                flags: 0,
+                guest_phys_addr: region.start_addr().raw_value(),
+                memory_size: region.len(),
+                userspace_addr: region.as_ptr() as u64,
+            };
+            // SAFETY: the region is mapped for as long as `self.memory` lives, which this machine owns, and the process has no references into it:
+            // both sides use volatile accesses.
+            unsafe { self.fd.set_user_memory_region(slot) }
+                .map_err(Error::kvm("to use memory (KVM_SET_USER_MEMORY_REGION)"))?;
+        }
+        Ok(())
+    }
+
+    /// An event that pulls a line of the I/O APIC for a moment whenever it is written to.
+    pub(crate) fn line(&self, line: u32) -> Result<EventFd> {
+        let event = EventFd::new(libc::EFD_CLOEXEC | libc::EFD_NONBLOCK).map_err(Error::host("make an eventfd"))?;
+        self.fd.register_irqfd(&event, line).map_err(Error::kvm("for an interrupt line (KVM_IRQFD)"))?;
+        Ok(event)
+    }
+
+    /// The processor `index` of `count`.
+    pub(crate) fn vcpu(&self, index: u8, count: VcpuCount) -> Result<Vcpu> {
+        let fd = self.fd.create_vcpu(index.into()).map_err(Error::kvm("for a processor (KVM_CREATE_VCPU)"))?;
+        let cpuid = self.template.of_vcpu(index, count)?;
+        fd.set_cpuid2(&cpuid).map_err(Error::kvm("to take what a processor says (KVM_SET_CPUID2)"))?;
+        Ok(Vcpu::new(index, fd))
+    }
+}

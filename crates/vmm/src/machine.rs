@@ -1,0 +1,157 @@
+//! A machine: made of its parts, run to its end.
+
+use crate::arch::current::entry::Entry;
+use crate::arch::current::layout::{self, ports};
+use crate::arch::current::{acpi, linux, start_info};
+use crate::boot::{Initrd, Kernel};
+use crate::bus::Registers;
+use crate::config::{Config, Console};
+use crate::devices::clock::Clock;
+use crate::devices::keyboard::KeyboardController;
+use crate::devices::power::Power;
+use crate::devices::serial::{Line, SerialPort};
+use crate::end::{End, Ending};
+use crate::error::{Error, Result};
+use crate::kvm::{Buses, Vcpu, VcpuThread, Vm};
+use crate::memory::Memory;
+use rustix::event::{PollFd, PollFlags, poll};
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+/// A machine, ready to run.
+pub struct Machine {
+    // Before the rest: the threads of its processors are waited for first.
+    vcpus: Vec<Vcpu>,
+    buses: Arc<Buses>,
+    ending: Arc<Ending>,
+    vm: Vm,
+}
+
+impl std::fmt::Debug for Machine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Machine").field("vcpus", &self.vcpus.len()).field("vm", &self.vm).finish_non_exhaustive()
+    }
+}
+
+impl Machine {
+    /// Makes it: opens its files, puts them into its memory, prepares its processors.
+    pub fn new(config: &Config) -> Result<Machine> {
+        let memory = Memory::new(config.memory, &layout::memory(config.memory))?;
+        let entry = load(config, &memory)?;
+        let vm = Vm::new(memory)?;
+        let ending = Arc::new(Ending::new()?);
+        let buses = Arc::new(devices(config, &vm, &ending)?);
+        let vcpus: Vec<_> = (0..config.vcpus.get()).map(|index| vm.vcpu(index, config.vcpus)).collect::<Result<_>>()?;
+        for vcpu in &vcpus {
+            vcpu.prepare(entry)?;
+        }
+        Ok(Machine { vcpus, buses, ending, vm })
+    }
+
+    /// Runs it until it ends.
+    pub fn run(self) -> Result<End> {
+        let Machine { vcpus, buses, ending, vm } = self;
+        let start = |vcpu: Vcpu| vcpu.run(Arc::clone(&buses), Arc::clone(&ending));
+        let threads: Vec<VcpuThread> = vcpus.into_iter().map(start).collect::<Result<_>>()?;
+        let end = loop {
+            if let Some(end) = ending.told() {
+                break end;
+            }
+            match poll(&mut [PollFd::new(&ending, PollFlags::IN)], None) {
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(Error::host("wait for the end of a machine")(error)),
+            }
+        };
+        drop(threads);
+        drop(vm);
+        Ok(end)
+    }
+}
+
+/// Puts into memory what the guest starts from. Returns its first instruction.
+fn load(config: &Config, memory: &Memory) -> Result<Entry> {
+    let kernel = Kernel::open(open("the kernel", &config.kernel)?, &config.kernel)?;
+    let initrd = config.initrd.as_deref().map(|path| initrd(config, memory, path)).transpose()?;
+    command_line(config, memory)?;
+    let rsdp = acpi::write(memory, config.vcpus, &[])?;
+    let entry = match &kernel {
+        Kernel::Pvh(kernel) => {
+            for segment in kernel.segments() {
+                if !memory.has(segment.at, segment.memory) {
+                    return Err(Error::DoesNotFit { what: "the kernel", at: segment.at.0, needs: segment.memory });
+                }
+                memory.put_file("the kernel", segment.at, kernel.file(), segment.offset, segment.length)?;
+            }
+            start_info::write(memory, initrd, rsdp)?;
+            Entry::Pvh(kernel.entry())
+        }
+        Kernel::BzImage(kernel) => {
+            let at = kernel.load_address();
+            if !memory.has(at, kernel.end().saturating_sub(at.0)) {
+                return Err(Error::DoesNotFit { what: "the kernel", at: at.0, needs: kernel.end() - at.0 });
+            }
+            let (offset, length) = kernel.kernel();
+            memory.put_file("the kernel", at, kernel.file(), offset, length)?;
+            linux::write(memory, kernel, initrd, rsdp)?;
+            Entry::Linux64(kernel.entry())
+        }
+    };
+    entry.prepare(memory)?;
+    Ok(entry)
+}
+
+fn open(what: &'static str, path: &Path) -> Result<File> {
+    File::open(path).map_err(|source| Error::File { what, path: path.to_owned(), source })
+}
+
+fn initrd(config: &Config, memory: &Memory, path: &Path) -> Result<Initrd> {
+    let what = "the initramfs";
+    let file = open(what, path)?;
+    let length = file.metadata().map_err(|source| Error::File { what, path: path.to_owned(), source })?.len();
+    let end = config.memory.bytes().min(layout::DEVICES.0);
+    let too_long = Error::DoesNotFit { what, at: layout::HIGH.0, needs: length };
+    let initrd = Initrd::below(end, length).filter(|initrd| initrd.at >= layout::HIGH).ok_or(too_long)?;
+    memory.put_file(what, initrd.at, &file, 0, length)?;
+    Ok(initrd)
+}
+
+fn command_line(config: &Config, memory: &Memory) -> Result<()> {
+    let line = &config.command_line;
+    if line.len() >= layout::COMMAND_LINE_SIZE {
+        let most = layout::COMMAND_LINE_SIZE - 1;
+        return Err(Error::Size(format!("the kernel's command line has {} bytes, and may have {most}", line.len())));
+    }
+    if line.contains('\0') {
+        return Err(Error::Size(
+            "the kernel's command line has a zero in it, where the kernel would take it to end".to_owned(),
+        ));
+    }
+    memory.write("the command line", layout::COMMAND_LINE, &[line.as_bytes(), b"\0"].concat())
+}
+
+/// What a PC has at fixed places.
+fn devices(config: &Config, vm: &Vm, ending: &Arc<Ending>) -> Result<Buses> {
+    let mut buses = Buses::default();
+    let mut attach =
+        |port: u16, count: u64, device: Arc<Mutex<dyn Registers>>| buses.ports.attach(port.into(), count, device);
+    let out: Box<dyn Write + Send> = match &config.console {
+        Console::Off => Box::new(io::sink()),
+        Console::Stdout => Box::new(io::stdout()),
+        Console::File(path) => {
+            let opened = File::options().append(true).create(true).open(path);
+            Box::new(opened.map_err(|source| Error::File { what: "the console's file", path: path.clone(), source })?)
+        }
+    };
+    let serial = SerialPort::new(Line(vm.line(ports::SERIAL_LINE)?), out);
+    attach(ports::SERIAL, 8, Arc::new(Mutex::new(serial)));
+    attach(
+        ports::KEYBOARD,
+        KeyboardController::PORTS,
+        Arc::new(Mutex::new(KeyboardController::new(Arc::clone(ending)))),
+    );
+    attach(ports::CLOCK, Clock::PORTS, Arc::new(Mutex::new(Clock::new())));
+    attach(ports::POWER, Power::PORTS, Arc::new(Mutex::new(Power::new(Arc::clone(ending)))));
+    Ok(buses)
+}

@@ -1,0 +1,172 @@
+//! The guest's memory: pages of this process, and files that are mapped over them.
+//!
+//! What a guest starts from (its kernel's segments, its initramfs) is mapped from its file, private to this process: the guest reads the
+//! host's page cache, which all guests share, and a page is copied when the guest writes to it. Nothing is copied to start.
+
+use crate::config::MemorySize;
+use crate::error::{Error, Result};
+use rustix::mm::{MapFlags, ProtFlags};
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use vm_memory::mmap::MmapRegionBuilder;
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestRegionMmap};
+
+/// Bytes of a page.
+pub(crate) const PAGE: u64 = 4096;
+/// Bytes that are copied at once.
+const PIECE: u64 = 1 << 16;
+
+/// The guest's memory. Clones are the same memory.
+#[derive(Clone, Debug)]
+pub(crate) struct Memory {
+    regions: GuestMemoryMmap,
+}
+
+impl Memory {
+    /// Memory of that size, at the addresses of `ranges`: first byte and length of each, which are together as long. Nothing of it is taken
+    /// from the host before it is touched.
+    pub(crate) fn new(size: MemorySize, ranges: &[(GuestAddress, u64)]) -> Result<Memory> {
+        let failed = |source| Error::Memory { size: size.mib(), source };
+        let mut regions = Vec::with_capacity(ranges.len());
+        for (start, length) in ranges {
+            let mapping = MmapRegionBuilder::new(
+                usize::try_from(*length).map_err(|_| failed(io::ErrorKind::OutOfMemory.into()))?,
+            )
+            .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)
+            .with_mmap_flags(libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE)
+            .build()
+            .map_err(|error| failed(io::Error::other(error)))?;
+            regions
+                .push(GuestRegionMmap::new(mapping, *start).ok_or_else(|| failed(io::ErrorKind::InvalidInput.into()))?);
+        }
+        let regions = GuestMemoryMmap::from_regions(regions).map_err(|error| failed(io::Error::other(error)))?;
+        Ok(Memory { regions })
+    }
+
+    /// The regions, as the crates of rust-vmm take them.
+    pub(crate) fn regions(&self) -> &GuestMemoryMmap {
+        &self.regions
+    }
+
+    /// Whether all of that lies in memory.
+    pub(crate) fn has(&self, at: GuestAddress, length: u64) -> bool {
+        usize::try_from(length).is_ok_and(|length| self.regions.check_range(at, length))
+    }
+
+    /// Writes `bytes` at an address. `what` they are is for the error.
+    pub(crate) fn write(&self, what: &'static str, at: GuestAddress, bytes: &[u8]) -> Result<()> {
+        let does_not_fit = |_| Error::DoesNotFit { what, at: at.0, needs: bytes.len() as u64 };
+        self.regions.write_slice(bytes, at).map_err(does_not_fit)
+    }
+
+    /// Puts `length` bytes of `file` from `offset` on to an address: whole pages are mapped where both the file's offset and the address
+    /// begin one, the rest is copied.
+    pub(crate) fn put_file(
+        &self,
+        what: &'static str,
+        at: GuestAddress,
+        file: &File,
+        offset: u64,
+        length: u64,
+    ) -> Result<()> {
+        if !self.has(at, length) {
+            return Err(Error::DoesNotFit { what, at: at.0, needs: length });
+        }
+        let pages = if at.0.is_multiple_of(PAGE) && offset.is_multiple_of(PAGE) { length - length % PAGE } else { 0 };
+        self.map(what, at, file, offset, pages)?;
+        self.copy(what, GuestAddress(at.0 + pages), file, offset + pages, length - pages)
+    }
+
+    /// Maps whole pages of a file over the guest's, private to this process.
+    fn map(&self, what: &'static str, at: GuestAddress, file: &File, offset: u64, length: u64) -> Result<()> {
+        if length == 0 {
+            return Ok(());
+        }
+        let does_not_fit = || Error::DoesNotFit { what, at: at.0, needs: length };
+        let size = usize::try_from(length).map_err(|_| does_not_fit())?;
+        // A slice that ends beyond its region is refused here: the pages below are one region's.
+        let slice = self.regions.get_slice(at, size).map_err(|_| does_not_fit())?;
+        // SAFETY: the range is part of one mapping of the guest's memory, which nothing in this process has a reference into: all go through
+        // volatile accesses. It stays mapped as it was, with other contents, for as long as the region lives.
+        let mapped = unsafe {
+            rustix::mm::mmap(
+                slice.ptr_guard_mut().as_ptr().cast(),
+                size,
+                ProtFlags::READ | ProtFlags::WRITE,
+                MapFlags::PRIVATE | MapFlags::FIXED | MapFlags::NORESERVE,
+                file,
+                offset,
+            )
+        };
+        mapped.map(drop).map_err(Error::host("map a file into the guest's memory"))
+    }
+
+    /// Copies a part of a file, piece by piece.
+    fn copy(&self, what: &'static str, at: GuestAddress, file: &File, offset: u64, length: u64) -> Result<()> {
+        let mut piece = vec![0; length.min(PIECE) as usize];
+        let mut done = 0;
+        while done < length {
+            let piece = &mut piece[..(length - done).min(PIECE) as usize];
+            file.read_exact_at(piece, offset + done).map_err(Error::host("read a file into the guest's memory"))?;
+            self.write(what, GuestAddress(at.0 + done), piece)?;
+            done += piece.len() as u64;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write as _;
+
+    fn memory(mib: u64) -> Memory {
+        let size = MemorySize::from_mib(mib).unwrap();
+        Memory::new(size, &[(GuestAddress(0), size.bytes())]).unwrap()
+    }
+
+    fn file(bytes: &[u8]) -> File {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(bytes).unwrap();
+        file
+    }
+
+    fn read(memory: &Memory, at: u64, length: usize) -> Vec<u8> {
+        let mut bytes = vec![0; length];
+        memory.regions().read_slice(&mut bytes, GuestAddress(at)).unwrap();
+        bytes
+    }
+
+    #[test]
+    fn a_file_is_in_memory_to_its_last_byte_and_nothing_behind_it() {
+        let contents: Vec<u8> = (0..3 * PAGE + 100).map(|at| (at % 251) as u8 + 1).collect();
+        let memory = memory(32);
+        for (at, offset) in [(0x10_0000, 0), (0x20_0000, PAGE), (0x30_0001, 0), (0x40_0000, 7)] {
+            let length = contents.len() as u64 - offset;
+            memory.put_file("a file", GuestAddress(at), &file(&contents), offset, length).unwrap();
+            assert_eq!(read(&memory, at, length as usize), contents[offset as usize..], "at {at:#x} from {offset}");
+            assert_eq!(read(&memory, at + length, 50), [0; 50], "behind the one at {at:#x}");
+        }
+    }
+
+    #[test]
+    fn what_the_guest_writes_never_reaches_the_file() {
+        let file = file(&[1; 2 * PAGE as usize]);
+        let memory = memory(32);
+        memory.put_file("a file", GuestAddress(0x10_0000), &file, 0, 2 * PAGE).unwrap();
+        memory.write("bytes", GuestAddress(0x10_0000), &[2; 100]).unwrap();
+        let mut first = [0; 100];
+        file.read_exact_at(&mut first, 0).unwrap();
+        assert_eq!(first, [1; 100]);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused() {
+        let memory = memory(32);
+        for at in [32 * 1024 * 1024 - PAGE, 32 * 1024 * 1024, u64::MAX - PAGE] {
+            let error = memory.put_file("the kernel", GuestAddress(at), &file(&[1; 8192]), 0, 8192).unwrap_err();
+            assert!(error.to_string().contains("the kernel takes 8192 bytes"), "{error}");
+        }
+    }
+}

@@ -1,0 +1,180 @@
+//! A stock kernel behind this hypervisor, on real virtualization: within QEMU's emulation of a processor that has it.
+//!
+//! The host's own KVM need not be able to run a kernel, and the times that these tests take say nothing: what a guest does, it does.
+
+use std::env;
+use std::fs::{self, File};
+use std::io::{BufWriter, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use tempfile::TempDir;
+use vmm::boot::Kernel;
+
+/// A KVM host in an emulated machine, with this crate's example `vmm`, a kernel for its guests in both forms, and whatever else is added.
+struct Host {
+    directory: TempDir,
+    files: Vec<(String, PathBuf)>,
+}
+
+impl Host {
+    fn new() -> Host {
+        let kernel = kernel();
+        let directory = tempfile::tempdir().unwrap();
+        let unpacked = directory.path().join("vmlinux");
+        let Ok(Kernel::BzImage(packed)) =
+            Kernel::open(File::open(kernel.join("vmlinuz")).unwrap(), &kernel.join("vmlinuz"))
+        else {
+            panic!("a distribution's kernel is a bzImage");
+        };
+        packed.unpack(&mut BufWriter::new(File::create(&unpacked).unwrap())).unwrap();
+        let mut host = Host { directory, files: Vec::new() };
+        for module in ["irqbypass.ko", "kvm.ko", "kvm-amd.ko"] {
+            host.add(&format!("modules/{module}"), &kernel.join(module));
+        }
+        host.add("vmlinux", &unpacked);
+        host.add("vmlinuz", &kernel.join("vmlinuz"));
+        host.add("bin/busybox", &busybox());
+        host.add_program("bin/vmm", &example("vmm"));
+        host
+    }
+
+    fn add(&mut self, name: &str, file: &Path) {
+        self.files.push((name.to_owned(), file.to_owned()));
+    }
+
+    fn add_text(&mut self, name: &str, text: &str) {
+        let file = self.directory.path().join(name.replace('/', "-"));
+        fs::write(&file, text).unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).unwrap();
+        self.add(name, &file);
+    }
+
+    /// A program with the libraries that it is linked with.
+    fn add_program(&mut self, name: &str, program: &Path) {
+        self.add(name, program);
+        let libraries = Command::new("ldd").arg(program).output().unwrap();
+        for word in String::from_utf8(libraries.stdout).unwrap().split_whitespace().filter(|word| word.starts_with('/'))
+        {
+            self.add(&word[1..], Path::new(word));
+        }
+    }
+
+    /// A first root file system for a guest: busybox, and `init`, a script for its shell.
+    fn add_guest(&mut self, name: &str, init: &str) {
+        let script = self.directory.path().join(format!("{name}-init"));
+        fs::write(&script, format!("#!/bin/busybox sh\n{MOUNT}{init}\n/bin/busybox poweroff -f\n")).unwrap();
+        let archive = self.directory.path().join(name);
+        pack(&archive, &[("init".to_owned(), script), ("bin/busybox".to_owned(), busybox())]);
+        self.add(name, &archive);
+    }
+
+    /// Boots the host and has it run `script`. Returns what was written to its console, the guests' included.
+    fn run(mut self, script: &str) -> String {
+        let modules = "insmod /modules/irqbypass.ko; insmod /modules/kvm.ko; insmod /modules/kvm-amd.ko nested=1 npt=1";
+        let path = "export PATH=/bin; /bin/busybox --install /bin";
+        self.add_text("init", &format!("#!/bin/busybox sh\n{path}\n{MOUNT}{modules}\n{script}\npoweroff -f\n"));
+        let archive = self.directory.path().join("host");
+        pack(&archive, &self.files);
+        let mut qemu = Command::new("qemu-system-x86_64");
+        qemu.args(["-accel", "tcg,thread=multi", "-M", "q35", "-smp", "2", "-cpu", "max", "-m", "2560"]);
+        qemu.args(["-nodefaults", "-no-user-config", "-nographic", "-serial", "stdio", "-no-reboot"]);
+        qemu.arg("-kernel").arg(kernel().join("vmlinuz")).arg("-initrd").arg(&archive);
+        qemu.args(["-append", "console=ttyS0 quiet reboot=t panic=-1"]);
+        let output = qemu.stdin(Stdio::null()).output().unwrap_or_else(|error| panic!("run {qemu:?}: {error}"));
+        let told = String::from_utf8_lossy(&output.stdout).replace('\r', "");
+        assert!(output.status.success(), "{told}\n{}", String::from_utf8_lossy(&output.stderr));
+        told
+    }
+}
+
+/// What a first root file system has to mount, and nothing said if it lacks it.
+const MOUNT: &str = "for kind in proc sysfs devtmpfs debugfs; do /bin/busybox mkdir -p /mnt/$kind; done
+/bin/busybox mkdir -p /proc /sys /dev
+/bin/busybox mount -t proc proc /proc; /bin/busybox mount -t sysfs sysfs /sys; /bin/busybox mount -t devtmpfs dev /dev
+/bin/busybox mount -t debugfs debug /sys/kernel/debug
+";
+
+fn busybox() -> PathBuf {
+    PathBuf::from("/bin/busybox")
+}
+
+/// The directory with the distribution's kernel, which is fetched once.
+fn kernel() -> PathBuf {
+    let cache = env::var_os("XDG_CACHE_HOME")
+        .map_or_else(|| Path::new(&env::var_os("HOME").unwrap()).join(".cache"), PathBuf::from);
+    let directory = cache.join("stratus/cloud-kernel");
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/nested/kernel.sh");
+    let fetched = Command::new(script).arg(&directory).stdin(Stdio::null()).status().unwrap();
+    assert!(fetched.success(), "the kernel could not be fetched");
+    directory
+}
+
+/// An example of this crate, which is built with the tests.
+fn example(name: &str) -> PathBuf {
+    let test = env::current_exe().unwrap();
+    let program = test.parent().unwrap().parent().unwrap().join("examples").join(name);
+    assert!(program.exists(), "{} is not there: cargo build -p vmm --examples", program.display());
+    program
+}
+
+/// Makes an archive that a kernel takes as its first root file system, with these files, all of which may be executed.
+fn pack(archive: &Path, files: &[(String, PathBuf)]) {
+    let mut directories = Vec::new();
+    for (name, _) in files {
+        let mut parent = Path::new(name);
+        let mut above = Vec::new();
+        while let Some(next) = parent.parent().filter(|next| *next != Path::new("")) {
+            above.push(next.to_str().unwrap().to_owned());
+            parent = next;
+        }
+        directories.extend(above.into_iter().rev());
+    }
+    directories.dedup();
+    let mut out = BufWriter::new(File::create(archive).unwrap());
+    for directory in directories {
+        let entry = cpio::newc::Builder::new(&directory).mode(0o40755);
+        entry.write(&mut out, 0).finish().unwrap();
+    }
+    for (name, file) in files {
+        let contents = fs::read(file).unwrap();
+        let mut entry = cpio::newc::Builder::new(name).mode(0o100_755).write(&mut out, contents.len() as u32);
+        entry.write_all(&contents).unwrap();
+        entry.finish().unwrap();
+    }
+    cpio::newc::trailer(out).unwrap().flush().unwrap();
+}
+
+/// Says what a guest knows of its machine.
+const TELL: &str = r#"
+b=/bin/busybox
+echo "guest: kernel $($b uname -s), $($b grep -c ^processor /proc/cpuinfo) processors, clock $($b cat /sys/devices/system/clocksource/clocksource0/current_clocksource)"
+echo "guest: command line $($b cat /proc/cmdline)"
+echo "guest: year $($b date +%Y), hardware clock $($b cat /sys/class/rtc/rtc0/name | $b cut -d' ' -f1)"
+"#;
+
+#[test]
+fn nested_a_stock_kernel_boots_with_its_processors_and_switches_itself_off() {
+    let mut host = Host::new();
+    host.add_guest("guest.cpio", TELL);
+    let told = host.run(
+        "for kernel in vmlinux vmlinuz; do
+            echo host: $kernel
+            vmm --cpus 2 --memory 256 --initrd /guest.cpio --append 'console=ttyS0 quiet from=the-test' /$kernel
+            echo host: ended with $?
+        done",
+    );
+    let halves: Vec<_> = told.split("host: vmlinuz").collect();
+    assert_eq!(halves.len(), 2, "{told}");
+    for half in halves {
+        for line in [
+            "guest: kernel Linux, 2 processors, clock kvm-clock",
+            "guest: command line console=ttyS0 quiet from=the-test",
+            "hardware clock rtc_cmos",
+            "vmm: PowerOff",
+            "host: ended with 0",
+        ] {
+            assert!(half.contains(line), "{line:?} is not told:\n{told}");
+        }
+    }
+}
