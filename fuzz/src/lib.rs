@@ -26,7 +26,7 @@ use sandbox::{CompileOptions, ExecPlan, InitPlan};
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All readers that need no file system.
-pub const PURE: [Target; 16] = [
+pub const PURE: [Target; 17] = [
     ("api", api),
     ("changes", changes),
     ("configuration", configuration),
@@ -36,6 +36,7 @@ pub const PURE: [Target; 16] = [
     ("documents", documents),
     ("expansion", expansion),
     ("glob", glob),
+    ("guest", guest),
     ("keeper", keeper),
     ("reference", reference),
     ("registry", registry),
@@ -71,6 +72,11 @@ pub fn rpm(data: &[u8]) {
         Ok(())
     });
     assert!(count <= 4 * pages + (1 << 20), "there are more packages than bytes that are looked at");
+}
+
+/// What a microVM's agent says to its host, and a host to the agent: the first as they come from a machine that runs what anybody likes.
+pub fn guest(data: &[u8]) {
+    guest_protocol::fuzz(data);
 }
 
 /// The entries of an archive, and their contents.

@@ -111,6 +111,21 @@ struct V1Place {
 }
 
 impl Placement {
+    /// A place in the unified hierarchy of another machine, of which nothing can be looked up here: the directory's path there.
+    ///
+    /// # Errors
+    /// A path with a NUL byte.
+    pub fn unified_at(directory: &Path) -> Result<Self> {
+        let path = CString::new(directory.as_os_str().as_bytes());
+        let path = path.map_err(|_| CgroupError::Path(directory.display().to_string(), "contains a NUL byte"))?;
+        Ok(Self { v2: Some(path), v1: Vec::new() })
+    }
+
+    /// Whether it is a place in the unified hierarchy and in no other.
+    pub(crate) fn is_unified(&self) -> bool {
+        self.v2.is_some() && self.v1.is_empty()
+    }
+
     /// The directory for `CLONE_INTO_CGROUP`.
     pub(crate) fn unified(&self) -> Option<&CStr> {
         self.v2.as_deref()

@@ -303,10 +303,12 @@ impl Context<'_> {
         options: &Options,
         plans: &mut Vec<MountPlan<'static>>,
     ) -> Result<(), PlanError> {
-        let layout = Layout::detect().map_err(|error| PlanError::Unsupported(error.to_string()))?;
         let own_view = self.namespaces.isolated(NamespaceKind::Cgroup);
         let here = |name: &str| format!("{destination}/{name}");
-        if layout.is_unified() {
+        // The place says it, where it is on another machine.
+        let unified = self.cgroup.is_some_and(Placement::is_unified);
+        let layout = Layout::detect().map_err(|error| PlanError::Unsupported(error.to_string()))?;
+        if unified || layout.is_unified() {
             let kind = match (own_view, self.cgroup.and_then(Placement::unified)) {
                 (false, Some(directory)) => whole(directory.to_owned().into(), false),
                 _ => new_filesystem("cgroup2", b"cgroup".to_vec(), &Options::default())?,

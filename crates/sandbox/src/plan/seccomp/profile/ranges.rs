@@ -160,7 +160,7 @@ mod tests {
 
     use super::*;
     use crate::plan::PlanError;
-    use crate::plan::seccomp::program::{ABOVE, AND, ANY_BIT, AT_LEAST, EQUAL, GO_ON_AT, LOAD, RETURN};
+    use crate::plan::seccomp::profile::program::{ABOVE, AND, ANY_BIT, AT_LEAST, EQUAL, GO_ON_AT, LOAD, RETURN};
 
     /// The words of a `struct seccomp_data`.
     type Data = [u32; 16];
@@ -215,7 +215,7 @@ mod tests {
     /// The library refuses profiles whose rules contradict each other.
     fn by_the_library(profile: Value) -> Result<Vec<Instruction>, PlanError> {
         let profile: LinuxSeccomp = serde_json::from_value(profile).unwrap();
-        crate::plan::seccomp::program(&profile)
+        crate::plan::seccomp::profile::program(&profile)
     }
 
     /// Makes a program short, and compares what both answer.

@@ -1,0 +1,401 @@
+//! Frames: how the stream of bytes is cut.
+//!
+//! ```text
+//! 0        4          8      9         12
+//! +--------+----------+------+---------+----------------
+//! | length | channel  | kind | zero    | length bytes
+//! +--------+----------+------+---------+----------------
+//! ```
+//! Numbers are little-endian. A message has channel 0. What belongs to a standard stream has its channel ([`Channel`]):
+//!
+//! | kind | is | body |
+//! |---|---|---|
+//! | 1 | a message | postcard |
+//! | 2 | a piece of the stream | its offset (8 bytes), then at most [`MAX_DATA`] bytes |
+//! | 3 | a credit: what was taken, and up to where may be sent | two offsets |
+//! | 4 | the end of the stream | its offset |
+//!
+//! [`PREAMBLE`] begins a conversation, and can stand between any two frames: whoever reads it forgets what came before. A virtio-serial
+//! port has no connections, and may hold the rest of an earlier conversation; so one reads on to the preamble.
+
+use std::fmt;
+
+use crate::message::{ProcessId, Stream};
+
+/// What begins a conversation. Its first four bytes are no length that a frame may have.
+pub const PREAMBLE: &[u8; 16] = b"stratus\0guest\r\n\x01";
+/// The most bytes of a message.
+pub const MAX_MESSAGE: usize = 1 << 20;
+/// The most bytes of a stream in one frame.
+pub const MAX_DATA: usize = 32 << 10;
+
+const HEADER: usize = 12;
+
+/// A standard stream of a process, on the wire.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Channel {
+    /// Whose.
+    pub process: ProcessId,
+    /// Which.
+    pub stream: Stream,
+}
+
+impl Channel {
+    fn to_bits(self) -> u32 {
+        self.process.get() << 2 | self.stream as u32
+    }
+
+    fn from_bits(bits: u32) -> Option<Self> {
+        let stream = match bits & 3 {
+            1 => Stream::Stdin,
+            2 => Stream::Stdout,
+            3 => Stream::Stderr,
+            _ => return None,
+        };
+        Some(Self { process: ProcessId::new(bits >> 2)?, stream })
+    }
+}
+
+/// One frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Frame<'b> {
+    /// The beginning of a conversation.
+    Preamble,
+    /// A message, encoded.
+    Message(&'b [u8]),
+    /// A piece of a stream.
+    Data {
+        /// Of which.
+        channel: Channel,
+        /// Where in it.
+        offset: u64,
+        /// The bytes.
+        bytes: &'b [u8],
+    },
+    /// How far the reader of a stream is.
+    Credit {
+        /// Of which.
+        channel: Channel,
+        /// Up to this offset everything was taken, and may be forgotten.
+        taken: u64,
+        /// Up to this offset bytes may be sent.
+        limit: u64,
+    },
+    /// The end of a stream.
+    End {
+        /// Of which.
+        channel: Channel,
+        /// How long it was.
+        offset: u64,
+    },
+}
+
+/// Why bytes are no frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BadFrame {
+    /// There is no such kind.
+    Kind(u8),
+    /// The channel belongs to nothing, or not to this kind.
+    Channel(u32),
+    /// A frame of that kind is never so long, or so short.
+    Length {
+        /// The kind.
+        kind: u8,
+        /// The bytes that it claims.
+        length: u32,
+    },
+    /// What has to be zero is not.
+    Reserved,
+}
+
+impl fmt::Display for BadFrame {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Kind(kind) => write!(f, "a frame of kind {kind}, which there is not"),
+            Self::Channel(bits) => write!(f, "a frame of channel {bits:#x}, which can't be"),
+            Self::Length { kind, length } => write!(f, "a frame of kind {kind} that claims {length} bytes"),
+            Self::Reserved => f.write_str("a frame with something where nothing may be"),
+        }
+    }
+}
+
+impl std::error::Error for BadFrame {}
+
+impl Frame<'_> {
+    /// Appends it to `out`.
+    ///
+    /// # Panics
+    /// A message of more than [`MAX_MESSAGE`] or a piece of more than [`MAX_DATA`] bytes.
+    pub fn write(&self, out: &mut Vec<u8>) {
+        let mut frame = |kind: u8, channel: u32, parts: [&[u8]; 2], most: usize| {
+            let length = parts[0].len() + parts[1].len();
+            assert!(length <= most, "a frame of kind {kind} with {length} bytes");
+            out.reserve(HEADER + length);
+            out.extend_from_slice(&(length as u32).to_le_bytes());
+            out.extend_from_slice(&channel.to_le_bytes());
+            out.extend_from_slice(&[kind, 0, 0, 0]);
+            parts.iter().for_each(|part| out.extend_from_slice(part));
+        };
+        match *self {
+            Self::Preamble => out.extend_from_slice(PREAMBLE),
+            Self::Message(body) => frame(1, 0, [body, &[]], MAX_MESSAGE),
+            Self::Data { channel, offset, bytes } => {
+                frame(2, channel.to_bits(), [&offset.to_le_bytes(), bytes], 8 + MAX_DATA);
+            }
+            Self::Credit { channel, taken, limit } => {
+                frame(3, channel.to_bits(), [&taken.to_le_bytes(), &limit.to_le_bytes()], 16);
+            }
+            Self::End { channel, offset } => frame(4, channel.to_bits(), [&offset.to_le_bytes(), &[]], 8),
+        }
+    }
+}
+
+/// Cuts what comes into frames.
+#[derive(Debug, Default)]
+pub struct Decoder {
+    buffer: Vec<u8>,
+    /// What of the buffer is behind us.
+    read: usize,
+    /// A preamble was seen, so that frames begin where one ended.
+    aligned: bool,
+}
+
+impl Decoder {
+    /// Nothing has come yet; the preamble is what is read first.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Nothing has come yet, and a frame is what is read first: on a connection that is new and the reader's own.
+    pub fn aligned() -> Self {
+        Self { aligned: true, ..Self::default() }
+    }
+
+    /// Adds bytes that have come. To be followed by [`Decoder::next`] until there is nothing more: what is kept is less than one frame.
+    pub fn push(&mut self, bytes: &[u8]) {
+        self.buffer.drain(..self.read);
+        self.read = 0;
+        self.buffer.extend_from_slice(bytes);
+    }
+
+    /// Forgets all, and reads on to the next preamble.
+    pub fn reset(&mut self) {
+        *self = Self::default();
+    }
+
+    /// As [`Decoder::reset`], but for what has come already: a preamble may be in it.
+    pub fn resynchronise(&mut self) {
+        self.aligned = false;
+    }
+
+    /// The next frame; `None`: more has to come.
+    ///
+    /// # Errors
+    /// What is no frame. Nothing more can be read then, but after [`Decoder::resynchronise`].
+    #[expect(clippy::should_implement_trait, reason = "a frame borrows from the decoder")]
+    pub fn next(&mut self) -> Result<Option<Frame<'_>>, BadFrame> {
+        if !self.aligned {
+            return Ok(self.seek().then_some(Frame::Preamble));
+        }
+        let rest = &self.buffer[self.read..];
+        if rest.starts_with(&PREAMBLE[..4.min(rest.len())]) && rest.len() >= 4 {
+            if rest.len() < PREAMBLE.len() {
+                return Ok(None);
+            }
+            if rest.starts_with(PREAMBLE) {
+                self.read += PREAMBLE.len();
+                return Ok(Some(Frame::Preamble));
+            }
+        }
+        let Some((header, rest)) = rest.split_first_chunk::<HEADER>() else { return Ok(None) };
+        let length = check(header)?;
+        if rest.len() < length {
+            return Ok(None);
+        }
+        let at = self.read + HEADER;
+        self.read = at + length;
+        parse(header, &self.buffer[at..self.read]).map(Some)
+    }
+
+    /// Looks for the preamble, and drops what comes before.
+    fn seek(&mut self) -> bool {
+        let rest = &self.buffer[self.read..];
+        match rest.windows(PREAMBLE.len()).position(|window| window == PREAMBLE) {
+            Some(at) => {
+                self.read += at + PREAMBLE.len();
+                self.aligned = true;
+                true
+            }
+            None => {
+                // It may have come in part.
+                self.read += rest.len().saturating_sub(PREAMBLE.len() - 1);
+                false
+            }
+        }
+    }
+}
+
+fn word(bytes: &[u8], at: usize) -> u32 {
+    bytes[at..].first_chunk().map_or(0, |word| u32::from_le_bytes(*word))
+}
+
+/// How many bytes follow, if a frame may begin so.
+fn check(header: &[u8; HEADER]) -> Result<usize, BadFrame> {
+    let (length, kind) = (word(header, 0), header[8]);
+    let sizes = match kind {
+        1 => 1..=MAX_MESSAGE,
+        2 => 9..=8 + MAX_DATA,
+        3 => 16..=16,
+        4 => 8..=8,
+        _ => return Err(BadFrame::Kind(kind)),
+    };
+    if header[9..] != [0; 3] {
+        return Err(BadFrame::Reserved);
+    }
+    match usize::try_from(length) {
+        Ok(size) if sizes.contains(&size) => Ok(size),
+        _ => Err(BadFrame::Length { kind, length }),
+    }
+}
+
+fn parse<'b>(header: &[u8], body: &'b [u8]) -> Result<Frame<'b>, BadFrame> {
+    let (bits, kind) = (word(header, 4), header[8]);
+    if kind == 1 {
+        return if bits == 0 { Ok(Frame::Message(body)) } else { Err(BadFrame::Channel(bits)) };
+    }
+    let channel = Channel::from_bits(bits).ok_or(BadFrame::Channel(bits))?;
+    let length = BadFrame::Length { kind, length: word(header, 0) };
+    let (offset, rest) = body.split_first_chunk().ok_or(length)?;
+    let offset = u64::from_le_bytes(*offset);
+    Ok(match kind {
+        2 => Frame::Data { channel, offset, bytes: rest },
+        3 => {
+            let limit = rest.first_chunk().ok_or(length)?;
+            Frame::Credit { channel, taken: offset, limit: u64::from_le_bytes(*limit) }
+        }
+        _ => Frame::End { channel, offset },
+    })
+}
+
+pub(crate) fn fuzz(data: &[u8]) {
+    let mut decoder = Decoder::new();
+    let mut frames = Vec::new();
+    decoder.push(PREAMBLE);
+    // Its pieces have any lengths.
+    for piece in data.chunk_by(|_, next| next & 7 != 0) {
+        decoder.push(piece);
+        loop {
+            match decoder.next() {
+                Ok(Some(frame)) => frame.write(&mut frames),
+                Ok(None) => break,
+                Err(_) => return,
+            }
+        }
+        assert!(decoder.buffer.len() - decoder.read <= HEADER + MAX_MESSAGE, "more is kept than a frame");
+    }
+    let written = frames.strip_prefix(PREAMBLE).unwrap_or(&frames);
+    assert!(data.starts_with(written), "what was read is not what was there");
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[derive(Debug, Clone)]
+    enum Owned {
+        Preamble,
+        Message(Vec<u8>),
+        Data(Channel, u64, Vec<u8>),
+        Credit(Channel, u64, u64),
+        End(Channel, u64),
+    }
+
+    impl Owned {
+        fn frame(&self) -> Frame<'_> {
+            match self {
+                Self::Preamble => Frame::Preamble,
+                Self::Message(body) => Frame::Message(body),
+                Self::Data(channel, offset, bytes) => Frame::Data { channel: *channel, offset: *offset, bytes },
+                Self::Credit(channel, taken, limit) => {
+                    Frame::Credit { channel: *channel, taken: *taken, limit: *limit }
+                }
+                Self::End(channel, offset) => Frame::End { channel: *channel, offset: *offset },
+            }
+        }
+    }
+
+    fn channel() -> impl Strategy<Value = Channel> {
+        let stream = prop_oneof![Just(Stream::Stdin), Just(Stream::Stdout), Just(Stream::Stderr)];
+        ((1..=ProcessId::MAX), stream).prop_map(|(id, stream)| Channel { process: ProcessId::new(id).unwrap(), stream })
+    }
+
+    fn bytes(most: usize) -> impl Strategy<Value = Vec<u8>> {
+        prop::collection::vec(any::<u8>(), 1..most)
+    }
+
+    fn frames() -> impl Strategy<Value = Vec<Owned>> {
+        let frame = prop_oneof![
+            Just(Owned::Preamble),
+            bytes(300).prop_map(Owned::Message),
+            (channel(), any::<u64>(), bytes(300)).prop_map(|(channel, at, bytes)| Owned::Data(channel, at, bytes)),
+            (channel(), any::<u64>(), any::<u64>())
+                .prop_map(|(channel, taken, limit)| Owned::Credit(channel, taken, limit)),
+            (channel(), any::<u64>()).prop_map(|(channel, at)| Owned::End(channel, at)),
+        ];
+        prop::collection::vec(frame, 0..20)
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read_in_whatever_pieces_it_comes(sent in frames(), piece in 1usize..40, stale in bytes(60)) {
+            let mut wire = stale.clone();
+            prop_assume!(!stale.windows(4).any(|part| part == &PREAMBLE[..4]));
+            Frame::Preamble.write(&mut wire);
+            sent.iter().for_each(|frame| frame.frame().write(&mut wire));
+            let (mut decoder, mut again, mut count) = (Decoder::new(), Vec::new(), 0);
+            for piece in wire.chunks(piece) {
+                decoder.push(piece);
+                while let Some(frame) = decoder.next().unwrap() {
+                    frame.write(&mut again);
+                    count += 1;
+                }
+            }
+            prop_assert_eq!(count, sent.len() + 1);
+            prop_assert_eq!(&again[..], &wire[stale.len()..]);
+        }
+
+        #[test]
+        fn anything_else_is_refused_or_waited_for(data in bytes(4000)) {
+            fuzz(&data);
+        }
+    }
+
+    #[test]
+    fn a_claimed_length_takes_no_memory() {
+        let mut decoder = Decoder::new();
+        decoder.push(PREAMBLE);
+        decoder.push(&[&(MAX_MESSAGE as u32).to_le_bytes()[..], &[0, 0, 0, 0, 1, 0, 0, 0]].concat());
+        assert_eq!(decoder.next(), Ok(Some(Frame::Preamble)));
+        assert_eq!(decoder.next(), Ok(None));
+        assert!(decoder.buffer.capacity() < 4096);
+        decoder.reset();
+        decoder.push(&[PREAMBLE, &(MAX_MESSAGE as u32 + 1).to_le_bytes()[..], &[0, 0, 0, 0, 1, 0, 0, 0]].concat());
+        assert_eq!(decoder.next(), Ok(Some(Frame::Preamble)));
+        assert_eq!(decoder.next(), Err(BadFrame::Length { kind: 1, length: MAX_MESSAGE as u32 + 1 }));
+    }
+
+    #[test]
+    fn after_nonsense_the_next_conversation_is_found() {
+        let mut decoder = Decoder::new();
+        decoder.push(&[&PREAMBLE[..], &[0xff; 40]].concat());
+        assert_eq!(decoder.next(), Ok(Some(Frame::Preamble)));
+        assert_eq!(decoder.next(), Err(BadFrame::Kind(0xff)));
+        decoder.resynchronise();
+        assert_eq!(decoder.next(), Ok(None));
+        decoder.push(PREAMBLE);
+        assert_eq!(decoder.next(), Ok(Some(Frame::Preamble)));
+        assert_eq!(decoder.next(), Ok(None));
+    }
+}

@@ -1,0 +1,4 @@
+//! `make fuzz TARGET=guest`
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| fuzz::guest(data));

@@ -1,0 +1,99 @@
+//! Block devices: found, cut into partitions, mounted.
+
+use std::ffi::CString;
+use std::fs;
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use guest_protocol::configuration::Disk;
+use guest_protocol::message::Failure;
+use rustix::fs::{Mode, OFlags};
+use rustix::mount::{MountFlags, mount};
+
+use crate::{failed, failed_io, refused, sys};
+
+/// How long a device may take to be there: the kernel looks for devices beside everything else.
+const APPEARS: Duration = Duration::from_secs(5);
+
+/// Tries until something is there.
+pub(crate) fn wait_for<T>(what: impl Fn() -> String, mut find: impl FnMut() -> Option<T>) -> Result<T, Failure> {
+    let end = Instant::now() + APPEARS;
+    loop {
+        if let Some(found) = find() {
+            return Ok(found);
+        }
+        if Instant::now() > end {
+            return Err(Failure::Unknown { what: what() });
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// The device's name, as in `/dev` and `/sys/block`.
+pub(crate) fn find(disk: &Disk) -> Result<String, Failure> {
+    let is_it = |name: &str| match disk {
+        Disk::Name(wanted) => name == wanted,
+        Disk::Serial(wanted) => {
+            fs::read_to_string(format!("/sys/block/{name}/serial")).is_ok_and(|serial| serial.trim_end() == wanted)
+        }
+    };
+    let look = || {
+        let names = fs::read_dir("/sys/block").into_iter().flatten().flatten();
+        names.filter_map(|entry| entry.file_name().into_string().ok()).find(|name| is_it(name))
+    };
+    wait_for(|| format!("disk {disk:?}"), look)
+}
+
+/// Makes parts of a disk partitions, and mounts each as EROFS at `/run/layers/DISK/N`. Says where, relative to `/run/layers`.
+pub(crate) fn mount_layers(disk: &Disk, layers: &[(u64, u64)]) -> Result<Vec<String>, Failure> {
+    let name = find(disk)?;
+    let device = format!("/dev/{name}");
+    let open = rustix::fs::open(&device, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
+    let open = open.map_err(failed("open", &device))?;
+    let mut mounted = Vec::with_capacity(layers.len());
+    for (at, (offset, length)) in layers.iter().enumerate() {
+        if offset % 512 != 0 || length % 512 != 0 {
+            return Err(refused(format!("a layer at {offset} with {length} bytes: both have to be multiples of 512")));
+        }
+        let number = at + 1;
+        let part =
+            format!("{device}{}{number}", if name.ends_with(|last: char| last.is_ascii_digit()) { "p" } else { "" });
+        sys::add_partition(open.as_fd(), number as i32, *offset, *length).map_err(failed("make a partition", &part))?;
+        let relative = format!("{name}/{number}");
+        let target = format!("/run/layers/{relative}");
+        if !is_mounted(&target) {
+            let flags = MountFlags::RDONLY | MountFlags::NODEV;
+            mount_device(&part, &target, "erofs", flags, "")?;
+        }
+        mounted.push(relative);
+    }
+    Ok(mounted)
+}
+
+/// Mounts a device on a directory that is made.
+pub(crate) fn mount_device(
+    source: &str,
+    target: &str,
+    kind: &str,
+    flags: MountFlags,
+    options: &str,
+) -> Result<(), Failure> {
+    fs::create_dir_all(target).map_err(failed_io("make", target))?;
+    let options = CString::new(options).map_err(|_| refused(format!("options of {target} with a NUL byte")))?;
+    mount(source, target, kind, flags, options.as_c_str())
+        .map_err(failed("mount", format!("{source} as {kind} on {target}")))
+}
+
+/// Whether something is mounted there: its device is another one than its parent's.
+pub(crate) fn is_mounted(path: &str) -> bool {
+    let device = |path: &Path| rustix::fs::stat(path).map(|stat| stat.st_dev);
+    let path = Path::new(path);
+    let above = path.parent().unwrap_or(path);
+    matches!((device(path), device(above)), (Ok(here), Ok(there)) if here != there)
+}
+
+/// Everything is on the disks when this returns.
+pub(crate) fn sync() {
+    rustix::fs::sync();
+}

@@ -1,0 +1,239 @@
+//! Containers' root file systems, what is mounted into them, and their control groups.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use guest_protocol::configuration::{File, Lower, Root, Upper, Volume, VolumeKind};
+use guest_protocol::message::{ContainerId, Failure};
+use guest_protocol::place;
+use rustix::fs::{Mode, OFlags};
+use rustix::mount::{
+    MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_bind_recursive, mount_change, unmount,
+};
+
+use crate::files::Trees;
+use crate::{disks, failed, failed_io, refused, sys};
+
+/// `mount(2)` takes its options in one page.
+const OPTIONS_MAX: usize = 4095;
+/// How long processes may take to be stopped.
+const FREEZES: Duration = Duration::from_secs(10);
+/// What a container may be limited by.
+const CONTROLLERS: [&str; 5] = ["cpu", "cpuset", "io", "memory", "pids"];
+
+/// What was made.
+#[derive(Debug, Default)]
+pub(crate) struct Roots {
+    made: BTreeMap<ContainerId, Root>,
+}
+
+impl Roots {
+    /// Makes a container's root, unless it is made.
+    pub(crate) fn make(&mut self, root: &Root) -> Result<(), Failure> {
+        match self.made.get(&root.container) {
+            Some(made) if made == root => return Ok(()),
+            Some(_) => return Err(refused(format!("container {} has another root already", root.container))),
+            None => {}
+        }
+        let made = make(root);
+        match &made {
+            Ok(()) => {
+                self.made.insert(root.container, root.clone());
+            }
+            // What is there of it would stand in the way of another try.
+            Err(_) => {
+                let _ = unmount(place::root(root.container).as_str(), UnmountFlags::DETACH);
+                let _ = unmount(changes(root.container).as_str(), UnmountFlags::DETACH);
+            }
+        }
+        made
+    }
+
+    /// A container's trees; `init`: its first process, if it runs.
+    pub(crate) fn trees(&self, container: ContainerId, init: Option<i32>) -> Result<Trees, Failure> {
+        let made =
+            self.made.get(&container).ok_or_else(|| Failure::Unknown { what: format!("container {container}") })?;
+        let open = |path: &str| {
+            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            rustix::fs::open(path, flags, Mode::empty()).map_err(failed("open", path))
+        };
+        let root = match init {
+            Some(pid) => open(&format!("/proc/{pid}/root"))?,
+            None => open(&place::root(container))?,
+        };
+        let changes: Option<OwnedFd> = match made.upper {
+            Upper::Nothing => None,
+            Upper::Memory { .. } | Upper::Disk(_) => Some(open(&format!("{}/upper", changes(container)))?),
+        };
+        Ok(Trees { root, changes })
+    }
+
+    /// Unmounts what is on disks, so that nothing of it is left to be repaired.
+    pub(crate) fn unmount(&mut self) {
+        for container in std::mem::take(&mut self.made).into_keys() {
+            let _ = unmount(place::root(container).as_str(), UnmountFlags::DETACH);
+            let _ = unmount(changes(container).as_str(), UnmountFlags::empty());
+        }
+    }
+}
+
+/// The directory with a container's upper and work directories.
+fn changes(container: ContainerId) -> String {
+    format!("{}/{container}/changes", place::CONTAINERS)
+}
+
+fn make(root: &Root) -> Result<(), Failure> {
+    make_cgroup(root)?;
+    write_files(&root.files)?;
+    root.volumes.iter().try_for_each(make_volume)?;
+    let target = place::root(root.container);
+    fs::create_dir_all(&target).map_err(failed_io("make", &target))?;
+    let (directory, lower) = match &root.lower {
+        Lower::Layers { disk, layers } => ("/run/layers".to_owned(), disks::mount_layers(disk, layers)?),
+        Lower::Directory(path) => (path.clone(), vec![".".to_owned()]),
+        Lower::Nothing => (String::new(), Vec::new()),
+    };
+    let upper = make_upper(root)?;
+    match (lower.is_empty(), upper) {
+        (true, None) => Err(refused("a root file system of nothing")),
+        (true, Some(upper)) => bind(&format!("{upper}/upper"), &target),
+        // Nothing lies upon it.
+        (false, None) if lower.len() == 1 => {
+            bind(&format!("{directory}/{}", lower[0]), &target)?;
+            let readonly = MountFlags::BIND | MountFlags::RDONLY;
+            rustix::mount::mount_remount(target.as_str(), readonly, "").map_err(failed("make read-only", &target))
+        }
+        (false, upper) => mount_overlay(&directory, &lower, upper.as_deref(), &target),
+    }
+}
+
+fn bind(source: &str, target: &str) -> Result<(), Failure> {
+    mount_bind_recursive(source, target).map_err(failed("mount", format!("{source} on {target}")))?;
+    mount_change(target, MountPropagationFlags::PRIVATE).map_err(failed("set the propagation of", target))
+}
+
+/// The file system with what the container changes, ready to be an overlay's.
+fn make_upper(root: &Root) -> Result<Option<String>, Failure> {
+    let target = changes(root.container);
+    match &root.upper {
+        Upper::Nothing => return Ok(None),
+        Upper::Memory { size } => {
+            let options = if *size == 0 { "mode=755".to_owned() } else { format!("mode=755,size={size}") };
+            disks::mount_device("changes", &target, "tmpfs", MountFlags::empty(), &options)?;
+        }
+        Upper::Disk(disk) => {
+            let device = format!("/dev/{}", disks::find(disk)?);
+            disks::mount_device(&device, &target, "ext4", MountFlags::NOATIME, "")?;
+        }
+    }
+    for name in ["upper", "work"] {
+        let path = format!("{target}/{name}");
+        fs::create_dir_all(&path).map_err(failed_io("make", path))?;
+    }
+    Ok(Some(target))
+}
+
+/// By relative names from within the layers' directory: a hundred of them fit into the page that the kernel takes.
+fn mount_overlay(directory: &str, lower: &[String], upper: Option<&str>, target: &str) -> Result<(), Failure> {
+    let mut options = format!("lowerdir={}", lower.join(":"));
+    if let Some(upper) = upper {
+        options += &format!(",upperdir={upper}/upper,workdir={upper}/work");
+    }
+    if options.len() > OPTIONS_MAX {
+        return Err(refused(format!("{} layers: their names don't fit into a page", lower.len())));
+    }
+    let options = std::ffi::CString::new(options).map_err(|_| refused("a layer's name with a NUL byte"))?;
+    rustix::process::chdir(directory).map_err(failed("go to", directory))?;
+    let mounted = mount("overlay", target, "overlay", MountFlags::empty(), options.as_c_str());
+    let back = rustix::process::chdir("/");
+    mounted.and(back).map_err(failed("mount the overlay", target))
+}
+
+fn make_volume(volume: &Volume) -> Result<(), Failure> {
+    let target = place::volume(plain(&volume.name)?);
+    if disks::is_mounted(&target) {
+        return Ok(());
+    }
+    let flags = if volume.readonly { MountFlags::RDONLY } else { MountFlags::empty() };
+    match &volume.kind {
+        VolumeKind::Virtiofs { tag } => disks::mount_device(tag, &target, "virtiofs", flags, &volume.options),
+        VolumeKind::Memory { size } => {
+            let size = if *size == 0 { String::new() } else { format!("size={size}") };
+            let options: Vec<&str> =
+                [size.as_str(), &volume.options].into_iter().filter(|text| !text.is_empty()).collect();
+            disks::mount_device("volume", &target, "tmpfs", flags, &options.join(","))
+        }
+    }
+}
+
+/// Writes files that the host gives, in their place where they are there: whoever has one mounted sees what is new.
+pub(crate) fn write_files(files: &[File]) -> Result<(), Failure> {
+    fs::create_dir_all(place::FILES).map_err(failed_io("make", place::FILES))?;
+    for file in files {
+        let path = place::file(plain(&file.name)?);
+        fs::write(&path, &file.contents.0).map_err(failed_io("write", &path))?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(file.mode))
+            .map_err(failed_io("set the mode of", &path))?;
+    }
+    Ok(())
+}
+
+/// A name without directories.
+fn plain(name: &str) -> Result<&str, Failure> {
+    match name {
+        "" | "." | ".." => Err(refused(format!("{name:?} is no name"))),
+        _ if name.contains('/') => Err(refused(format!("{name:?} is no name: it has directories in it"))),
+        _ => Ok(name),
+    }
+}
+
+fn make_cgroup(root: &Root) -> Result<(), Failure> {
+    let path = place::cgroup(root.container);
+    let parent = Path::new(&path).parent().unwrap_or(Path::new(place::CGROUPS));
+    fs::create_dir_all(parent).map_err(failed_io("make", parent.display().to_string()))?;
+    for directory in [Path::new(place::CGROUPS), parent] {
+        for controller in CONTROLLERS {
+            // What the kernel does not have is told when a limit needs it.
+            let _ = fs::write(directory.join("cgroup.subtree_control"), format!("+{controller}"));
+        }
+    }
+    fs::create_dir_all(&path).map_err(failed_io("make", &path))?;
+    for (name, value) in &root.limits {
+        let file = format!("{path}/{}", plain(name)?);
+        fs::write(&file, value).map_err(failed_io("write", format!("{value:?} to {file}")))?;
+    }
+    Ok(())
+}
+
+/// Sends a signal to every process of a container.
+pub(crate) fn kill(container: ContainerId, signal: i32) -> Result<(), Failure> {
+    let path = place::cgroup(container);
+    if signal == libc::SIGKILL && fs::write(format!("{path}/cgroup.kill"), "1").is_ok() {
+        return Ok(());
+    }
+    for pid in crate::observe::pids(container)? {
+        let _ = sys::kill(pid, signal);
+    }
+    Ok(())
+}
+
+/// Stops a container's processes, or lets them go on; all of them are when it returns.
+pub(crate) fn freeze(container: ContainerId, frozen: bool) -> Result<(), Failure> {
+    let path = place::cgroup(container);
+    let file = format!("{path}/cgroup.freeze");
+    fs::write(&file, if frozen { "1" } else { "0" }).map_err(failed_io("write", &file))?;
+    let events = format!("{path}/cgroup.events");
+    let wanted = if frozen { "frozen 1" } else { "frozen 0" };
+    let end = Instant::now() + FREEZES;
+    while !fs::read_to_string(&events).map_err(failed_io("read", &events))?.contains(wanted) {
+        if Instant::now() > end {
+            return Err(refused(format!("processes of container {container} don't stop: they wait in the kernel")));
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    Ok(())
+}
