@@ -57,6 +57,8 @@ pub struct Machine {
     /// What these write is not taken.
     pub ignored: BTreeSet<ProcessId>,
     next: u32,
+    /// Its stream is a port that knows no connections.
+    is_port: bool,
 }
 
 impl Machine {
@@ -108,7 +110,14 @@ impl Machine {
             names: VecDeque::new(),
             ignored: BTreeSet::new(),
             next: 0,
+            is_port: false,
         }
+    }
+
+    /// Its stream is a port of virtio-serial.
+    pub fn by_port(mut self) -> Self {
+        self.is_port = true;
+        self
     }
 
     /// A machine whose agent was told of `BOX`, made of the directory.
@@ -153,11 +162,18 @@ impl Machine {
                 Err(error) => panic!("accept: {error}"),
             }
             if let Some(status) = self.child.try_wait().unwrap() {
-                panic!("the machine ended: {status}");
+                panic!("the machine ended: {status}: {}", self.console());
             }
             assert!(Instant::now() < end, "no agent connects");
         }
-        self.until("the agent says hello", |machine| machine.hello.is_some());
+        let mut called = Instant::now();
+        self.until("the agent says hello", |machine| {
+            if machine.is_port && called.elapsed() > Duration::from_millis(50) {
+                machine.host.call();
+                called = Instant::now();
+            }
+            machine.hello.is_some()
+        });
     }
 
     /// The connection breaks.
@@ -180,10 +196,17 @@ impl Machine {
         let end = Instant::now() + PATIENCE;
         while !is_so(self) {
             if !self.step() {
+                if let Some(status) = self.child.try_wait().unwrap() {
+                    panic!("{what}: the machine ended: {status}: {}", self.console());
+                }
                 std::thread::sleep(Duration::from_millis(1));
             }
-            assert!(Instant::now() < end, "{what}: it does not come to that");
+            assert!(Instant::now() < end, "{what}: it does not come to that: {}", self.console());
         }
+    }
+
+    fn console(&self) -> String {
+        fs::read_to_string(self.dir.path().join("console")).unwrap_or_default()
     }
 
     /// Reads and writes what goes now; `false`: nothing.
