@@ -26,7 +26,7 @@ use sandbox::{CompileOptions, ExecPlan, InitPlan};
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All readers that need no file system.
-pub const PURE: [Target; 17] = [
+pub const PURE: [Target; 19] = [
     ("api", api),
     ("changes", changes),
     ("configuration", configuration),
@@ -44,14 +44,36 @@ pub const PURE: [Target; 17] = [
     ("runtime_spec", runtime_spec),
     ("session", session),
     ("tar", tar),
+    ("virtio_disk", virtio_disk),
+    ("virtio_entropy", virtio_entropy),
 ];
 
 /// Those that read or write files, and are slower.
-pub const FILES: [Target; 4] = [("archive", archive), ("logs", logs), ("store", store), ("unpack", unpack)];
+pub const FILES: [Target; 5] =
+    [("archive", archive), ("kernel", kernel), ("logs", logs), ("store", store), ("unpack", unpack)];
 
 /// What a client says of a build and of its files.
 pub fn session(data: &[u8]) {
     api_build::fuzz(data);
+}
+
+/// A disk of a microVM, beside a guest that is made of the bytes: its registers, its rings, its buffers.
+pub fn virtio_disk(data: &[u8]) {
+    vmm::hostile::run(vmm::hostile::Kind::Disk, data);
+}
+
+/// A source of entropy of a microVM, beside such a guest.
+pub fn virtio_entropy(data: &[u8]) {
+    vmm::hostile::run(vmm::hostile::Kind::Entropy, data);
+}
+
+/// A kernel that a user has a microVM start from.
+pub fn kernel(data: &[u8]) {
+    let mut file = tempfile::tempfile().expect("a temporary file");
+    std::io::Write::write_all(&mut file, data).expect("the file has room");
+    if let Ok(vmm::boot::Kernel::BzImage(kernel)) = vmm::boot::Kernel::open(file, Path::new("vmlinuz")) {
+        let _ = kernel.unpack(&mut std::io::sink());
+    }
 }
 
 /// A database of RPM, whose form the first byte picks: what comes behind lies where that form has its first page.

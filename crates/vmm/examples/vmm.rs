@@ -1,13 +1,15 @@
 //! Runs a machine from the command line, with its serial port on standard output: for trying out a kernel, and for the tests.
 //!
-//! `vmm [--cpus N] [--memory MIB] [--initrd FILE] [--append LINE] [--quiet] KERNEL`
+//! `vmm [--cpus N] [--memory MIB] [--initrd FILE] [--append LINE] [--disk FILE] [--layer FILE…] [--quiet] KERNEL`
+//!
+//! Disks have the serials `disk0`, `disk1`, …; layers are one read-only disk, `layers`.
 
 use std::env;
 use std::error::Error;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use vmm::{Config, Console, End, Machine, MemorySize, VcpuCount};
+use vmm::{Config, Console, Contents, Disk, End, Machine, MemorySize, VcpuCount};
 
 fn main() -> ExitCode {
     match run(env::args_os().skip(1).collect()) {
@@ -30,7 +32,9 @@ fn run(arguments: Vec<OsString>) -> Result<End, Box<dyn Error>> {
         initrd: None,
         command_line: "console=ttyS0".to_owned(),
         console: Console::Stdout,
+        disks: Vec::new(),
     };
+    let mut layers = Vec::new();
     let mut rest = arguments.into_iter();
     while let Some(argument) = rest.next() {
         let mut value = || rest.next().ok_or_else(|| format!("{} wants a value", argument.display()));
@@ -40,9 +44,17 @@ fn run(arguments: Vec<OsString>) -> Result<End, Box<dyn Error>> {
             Some("--memory") => config.memory = MemorySize::from_mib(text(value()?)?.parse()?)?,
             Some("--initrd") => config.initrd = Some(value()?.into()),
             Some("--append") => config.command_line = text(value()?)?,
+            Some("--disk") => {
+                let contents = Contents::File { path: value()?.into(), read_only: false };
+                config.disks.push(Disk { serial: format!("disk{}", config.disks.len()), contents });
+            }
+            Some("--layer") => layers.push(value()?.into()),
             Some("--quiet") => config.console = Console::Off,
             _ => config.kernel = argument.into(),
         }
+    }
+    if !layers.is_empty() {
+        config.disks.push(Disk { serial: "layers".to_owned(), contents: Contents::Concatenated(layers) });
     }
     Ok(Machine::new(&config)?.run()?)
 }

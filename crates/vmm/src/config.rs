@@ -22,7 +22,35 @@ pub struct Config {
     pub command_line: String,
     /// Where what the guest writes to its serial port goes.
     pub console: Console,
+    /// Its disks, in the order in which the guest finds them.
+    pub disks: Vec<Disk>,
 }
+
+/// A disk of a machine.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Disk {
+    /// What tells it from others, of 20 bytes at most: the guest has it as `/sys/block/NAME/serial`.
+    pub serial: String,
+    /// What is on it.
+    pub contents: Contents,
+}
+
+/// What is on a disk.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Contents {
+    /// What a file holds, in whole sectors of 512 bytes.
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Whether the guest can't write to it.
+        read_only: bool,
+    },
+    /// What several files hold, one behind the other, each from a multiple of [`CONCATENATED_ALIGN`] bytes on; the guest can't write to it.
+    Concatenated(Vec<PathBuf>),
+}
+
+/// Each file of [`Contents::Concatenated`] begins at a multiple of so many bytes.
+pub const CONCATENATED_ALIGN: u64 = MIB;
 
 /// Where what the guest writes to its serial port goes.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

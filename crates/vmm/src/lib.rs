@@ -18,11 +18,18 @@ mod config;
 mod devices;
 mod end;
 mod error;
+mod events;
 mod kvm;
 mod machine;
 mod memory;
 
-pub use config::{Config, Console, MIB, MemorySize, VcpuCount};
+pub use config::{CONCATENATED_ALIGN, Config, Console, Contents, Disk, MIB, MemorySize, VcpuCount};
 pub use end::End;
 pub use error::{Error, Result};
 pub use machine::Machine;
+
+/// Devices beside guests that were written to break them.
+#[cfg(feature = "fuzzing")]
+pub mod hostile {
+    pub use crate::devices::virtio::hostile::{Kind, run};
+}

@@ -1,30 +1,29 @@
 //! A machine: made of its parts, run to its end.
 
 use crate::arch::current::entry::Entry;
-use crate::arch::current::layout::{self, ports};
+use crate::arch::current::layout;
 use crate::arch::current::{acpi, linux, start_info};
 use crate::boot::{Initrd, Kernel};
-use crate::bus::Registers;
-use crate::config::{Config, Console};
-use crate::devices::clock::Clock;
-use crate::devices::keyboard::KeyboardController;
-use crate::devices::power::Power;
-use crate::devices::serial::{Line, SerialPort};
+use crate::config::Config;
+use crate::devices::virtio::Attached;
+use crate::devices::{fixed, virtual_devices};
 use crate::end::{End, Ending};
 use crate::error::{Error, Result};
+use crate::events::Events;
 use crate::kvm::{Buses, Vcpu, VcpuThread, Vm};
 use crate::memory::Memory;
-use rustix::event::{PollFd, PollFlags, poll};
 use std::fs::File;
-use std::io::{self, Write};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
+use vmm_sys_util::eventfd::EventFd;
 
 /// A machine, ready to run.
 pub struct Machine {
     // Before the rest: the threads of its processors are waited for first.
     vcpus: Vec<Vcpu>,
     buses: Arc<Buses>,
+    devices: Vec<Attached>,
     ending: Arc<Ending>,
     vm: Vm,
 }
@@ -42,31 +41,51 @@ impl Machine {
         let entry = load(config, &memory)?;
         let vm = Vm::new(memory)?;
         let ending = Arc::new(Ending::new()?);
-        let buses = Arc::new(devices(config, &vm, &ending)?);
+        let mut buses = Buses::default();
+        fixed::attach(config, &vm, &ending, &mut buses.ports)?;
+        let devices = virtual_devices::attach(config, &vm, &mut buses.memory)?;
         let vcpus: Vec<_> = (0..config.vcpus.get()).map(|index| vm.vcpu(index, config.vcpus)).collect::<Result<_>>()?;
         for vcpu in &vcpus {
             vcpu.prepare(entry)?;
         }
-        Ok(Machine { vcpus, buses, ending, vm })
+        Ok(Machine { vcpus, buses: Arc::new(buses), devices, ending, vm })
     }
 
     /// Runs it until it ends.
     pub fn run(self) -> Result<End> {
-        let Machine { vcpus, buses, ending, vm } = self;
+        let Machine { vcpus, buses, devices, ending, vm } = self;
+        let mut events = Events::new()?;
+        events.add(&ending, || {})?;
+        for device in &devices {
+            for (number, kick) in device.waited_for().iter().enumerate() {
+                events.add(&Event(kick), move || {
+                    // Written to again meanwhile, it is readable again.
+                    let _ = kick.read();
+                    device.notified(number);
+                })?;
+            }
+        }
         let start = |vcpu: Vcpu| vcpu.run(Arc::clone(&buses), Arc::clone(&ending));
         let threads: Vec<VcpuThread> = vcpus.into_iter().map(start).collect::<Result<_>>()?;
         let end = loop {
             if let Some(end) = ending.told() {
                 break end;
             }
-            match poll(&mut [PollFd::new(&ending, PollFlags::IN)], None) {
-                Ok(_) | Err(rustix::io::Errno::INTR) => {}
-                Err(error) => return Err(Error::host("wait for the end of a machine")(error)),
-            }
+            events.wait()?;
         };
         drop(threads);
         drop(vm);
         Ok(end)
+    }
+}
+
+/// An event as something that can be waited for.
+struct Event<'a>(&'a EventFd);
+
+impl AsFd for Event<'_> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        // SAFETY: the descriptor is open for as long as the event is, which is borrowed.
+        unsafe { BorrowedFd::borrow_raw(self.0.as_raw_fd()) }
     }
 }
 
@@ -75,7 +94,7 @@ fn load(config: &Config, memory: &Memory) -> Result<Entry> {
     let kernel = Kernel::open(open("the kernel", &config.kernel)?, &config.kernel)?;
     let initrd = config.initrd.as_deref().map(|path| initrd(config, memory, path)).transpose()?;
     command_line(config, memory)?;
-    let rsdp = acpi::write(memory, config.vcpus, &[])?;
+    let rsdp = acpi::write(memory, config.vcpus, &virtual_devices::windows(config)?)?;
     let entry = match &kernel {
         Kernel::Pvh(kernel) => {
             for segment in kernel.segments() {
@@ -129,29 +148,4 @@ fn command_line(config: &Config, memory: &Memory) -> Result<()> {
         ));
     }
     memory.write("the command line", layout::COMMAND_LINE, &[line.as_bytes(), b"\0"].concat())
-}
-
-/// What a PC has at fixed places.
-fn devices(config: &Config, vm: &Vm, ending: &Arc<Ending>) -> Result<Buses> {
-    let mut buses = Buses::default();
-    let mut attach =
-        |port: u16, count: u64, device: Arc<Mutex<dyn Registers>>| buses.ports.attach(port.into(), count, device);
-    let out: Box<dyn Write + Send> = match &config.console {
-        Console::Off => Box::new(io::sink()),
-        Console::Stdout => Box::new(io::stdout()),
-        Console::File(path) => {
-            let opened = File::options().append(true).create(true).open(path);
-            Box::new(opened.map_err(|source| Error::File { what: "the console's file", path: path.clone(), source })?)
-        }
-    };
-    let serial = SerialPort::new(Line(vm.line(ports::SERIAL_LINE)?), out);
-    attach(ports::SERIAL, 8, Arc::new(Mutex::new(serial)));
-    attach(
-        ports::KEYBOARD,
-        KeyboardController::PORTS,
-        Arc::new(Mutex::new(KeyboardController::new(Arc::clone(ending)))),
-    );
-    attach(ports::CLOCK, Clock::PORTS, Arc::new(Mutex::new(Clock::new())));
-    attach(ports::POWER, Power::PORTS, Arc::new(Mutex::new(Power::new(Arc::clone(ending)))));
-    Ok(buses)
 }

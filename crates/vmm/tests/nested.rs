@@ -65,7 +65,11 @@ impl Host {
         let script = self.directory.path().join(format!("{name}-init"));
         fs::write(&script, format!("#!/bin/busybox sh\n{MOUNT}{init}\n/bin/busybox poweroff -f\n")).unwrap();
         let archive = self.directory.path().join(name);
-        pack(&archive, &[("init".to_owned(), script), ("bin/busybox".to_owned(), busybox())]);
+        let mut files = vec![("init".to_owned(), script), ("bin/busybox".to_owned(), busybox())];
+        files.extend(
+            GUEST_MODULES.map(|module| (format!("modules/{module}.ko"), kernel().join(format!("{module}.ko")))),
+        );
+        pack(&archive, &files);
         self.add(name, &archive);
     }
 
@@ -94,6 +98,9 @@ const MOUNT: &str = "for kind in proc sysfs devtmpfs debugfs; do /bin/busybox mk
 /bin/busybox mount -t proc proc /proc; /bin/busybox mount -t sysfs sysfs /sys; /bin/busybox mount -t devtmpfs dev /dev
 /bin/busybox mount -t debugfs debug /sys/kernel/debug
 ";
+
+/// The modules of the kernel that a guest has.
+const GUEST_MODULES: [&str; 5] = ["virtio", "virtio_ring", "virtio_mmio", "virtio_blk", "virtio-rng"];
 
 fn busybox() -> PathBuf {
     PathBuf::from("/bin/busybox")
@@ -177,4 +184,52 @@ fn nested_a_stock_kernel_boots_with_its_processors_and_switches_itself_off() {
             assert!(half.contains(line), "{line:?} is not told:\n{told}");
         }
     }
+}
+
+/// Loads what a guest needs for its virtual devices.
+const MODULES: &str = "for module in virtio_ring virtio virtio_mmio virtio_blk virtio-rng; do /bin/busybox insmod /modules/$module.ko; done";
+
+#[test]
+fn nested_a_guest_reads_and_writes_its_disks() {
+    let mut host = Host::new();
+    host.add_guest(
+        "guest.cpio",
+        &format!(
+            r#"{MODULES}
+b=/bin/busybox
+for disk in vda vdb; do
+    echo "guest: $disk $($b cat /sys/block/$disk/serial) sectors $($b cat /sys/block/$disk/size) read-only $($b cat /sys/block/$disk/ro)"
+done
+$b dd if=/dev/vda bs=4096 count=256 2>/dev/null | $b md5sum
+$b dd if=/dev/vda of=/copy bs=1M count=4 2>/dev/null
+$b dd if=/copy of=/dev/vda bs=1M seek=4 conv=fsync 2>/dev/null && echo "guest: copied"
+$b dd if=/dev/zero of=/dev/vdb count=1 2>/dev/null || echo "guest: layers are not written to"
+$b dd if=/dev/vdb bs=1M skip=1 2>/dev/null
+echo "guest: random $($b dd if=/dev/hwrng bs=64 count=1 2>/dev/null | $b wc -c)"
+"#
+        ),
+    );
+    host.add_text("one", "the first layer");
+    host.add_text("two", "guest: the second layer\n");
+    let told = host.run(
+        "dd if=/dev/urandom of=/disk bs=1M count=4; truncate -s 8M /disk; dd if=/disk bs=4096 count=256 | md5sum
+        vmm --memory 256 --initrd /guest.cpio --append 'console=ttyS0 quiet' --disk /disk --layer /one --layer /two /vmlinux
+        echo host: ended with $?
+        dd if=/disk bs=1M count=4 | md5sum; dd if=/disk bs=1M skip=4 | md5sum",
+    );
+    for line in [
+        "guest: vda disk0 sectors 16384 read-only 0",
+        "guest: vdb layers sectors 2049 read-only 1",
+        "guest: copied",
+        "guest: layers are not written to",
+        "guest: the second layer",
+        "guest: random 64",
+        "vmm: PowerOff",
+    ] {
+        assert!(told.contains(line), "{line:?} is not told:\n{told}");
+    }
+    let sums: Vec<_> = told.lines().filter_map(|line| line.strip_suffix("  -")).collect();
+    assert_eq!(sums.len(), 4, "{told}");
+    assert_eq!(sums[0], sums[1], "what the guest reads is not what the host has:\n{told}");
+    assert_eq!(sums[2], sums[3], "what the guest wrote is not what the host has:\n{told}");
 }

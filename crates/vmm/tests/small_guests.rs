@@ -98,6 +98,7 @@ impl Guest {
             initrd: None,
             command_line: "hello=world".to_owned(),
             console: Console::File(directory.path().join("console")),
+            disks: Vec::new(),
         };
         Guest { directory, config }
     }

@@ -22,6 +22,9 @@ impl Trigger for Line {
 pub(crate) struct SerialPort(Serial<Line, NoEvents, Box<dyn Write + Send>>);
 
 impl SerialPort {
+    /// How many ports.
+    pub(crate) const PORTS: u64 = 8;
+
     pub(crate) fn new(line: Line, out: Box<dyn Write + Send>) -> SerialPort {
         SerialPort(Serial::new(line, out))
     }

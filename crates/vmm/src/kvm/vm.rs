@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::kvm::Vcpu;
 use crate::memory::Memory;
 use kvm_bindings::kvm_userspace_memory_region;
-use kvm_ioctls::{Cap, Kvm, VmFd};
+use kvm_ioctls::{Cap, IoEventAddress, Kvm, VmFd};
 use std::io;
 use vm_memory::{Address, GuestMemoryBackend, GuestMemoryRegion};
 use vmm_sys_util::eventfd::EventFd;
@@ -70,6 +70,20 @@ impl Vm {
         let event = EventFd::new(libc::EFD_CLOEXEC | libc::EFD_NONBLOCK).map_err(Error::host("make an eventfd"))?;
         self.fd.register_irqfd(&event, line).map_err(Error::kvm("for an interrupt line (KVM_IRQFD)"))?;
         Ok(event)
+    }
+
+    /// An event that is written to whenever the guest writes `value`, of four bytes, to an address. The processor does not leave the kernel for that.
+    pub(crate) fn doorbell(&self, address: u64, value: u32) -> Result<EventFd> {
+        let event = EventFd::new(libc::EFD_CLOEXEC | libc::EFD_NONBLOCK).map_err(Error::host("make an eventfd"))?;
+        self.fd
+            .register_ioevent(&event, &IoEventAddress::Mmio(address), value)
+            .map_err(Error::kvm("for a doorbell (KVM_IOEVENTFD)"))?;
+        Ok(event)
+    }
+
+    /// The guest's memory.
+    pub(crate) fn memory(&self) -> &Memory {
+        &self.memory
     }
 
     /// The processor `index` of `count`.

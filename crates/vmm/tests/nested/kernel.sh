@@ -1,6 +1,6 @@
 #!/bin/sh
 # Fetches the distribution's kernel for clouds, and has its parts in a directory: kernel.sh DIRECTORY
-# vmlinuz, and the modules that a KVM host needs. What was fetched before is kept.
+# vmlinuz, and the modules that a KVM host and its guests need. What was fetched before is kept.
 set -eu
 directory=$1
 [ ! -e "$directory/vmlinuz" ] || exit 0
@@ -17,7 +17,7 @@ package=$(apt-cache depends --important linux-image-cloud-amd64 | sed -n 's/^ *D
 [ -n "$package" ] || { echo "apt knows no linux-image-cloud-amd64: add Debian's main to its sources, and apt-get update" >&2; exit 1; }
 apt-get download --quiet --quiet -o APT::Sandbox::User=root "$package"
 dpkg-deb --extract ./*.deb .
-for module in irqbypass kvm kvm-amd; do
+for module in irqbypass kvm kvm-amd virtio virtio_ring virtio_mmio virtio_blk virtio-rng; do
 	cp "$(find lib/modules -name "$module.ko")" "../$module.ko"
 done
 # Last: whoever finds it finds the rest.

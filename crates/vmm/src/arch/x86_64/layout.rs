@@ -66,6 +66,10 @@ pub(crate) mod ports {
     pub(crate) const POWER: u16 = 0x600;
 }
 
+/// Lines of the I/O APIC that are nobody's else, for devices that ACPI names: of 24, all but those of the ports above, and the first, which firmware
+/// gives to a timer.
+pub(crate) const LINES: [u32; 16] = [5, 6, 7, 9, 10, 11, 12, 14, 15, 16, 17, 18, 19, 20, 21, 22];
+
 /// Where memory of that size lies.
 pub(crate) fn memory(size: MemorySize) -> Vec<(GuestAddress, u64)> {
     let bytes = size.bytes();

@@ -1,0 +1,194 @@
+//! Where a disk's contents are: in parts of files, one behind the other.
+
+use super::super::buffers::Buffers;
+use super::SECTOR;
+use rustix::fs::FallocateFlags;
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+
+/// A part of a disk.
+#[derive(Debug)]
+struct Part {
+    /// Its first byte on the disk.
+    start: u64,
+    /// How many bytes.
+    length: u64,
+    /// Where they are: at the beginning of this. What is behind the file's end is zero.
+    file: File,
+}
+
+/// A disk's contents.
+#[derive(Debug)]
+pub(crate) struct Disk {
+    parts: Vec<Part>,
+    size: u64,
+    read_only: bool,
+    serial: [u8; 20],
+}
+
+impl Disk {
+    /// A file as a disk. A last part of a sector is not on it.
+    pub(crate) fn of_file(file: File, read_only: bool, serial: &str) -> io::Result<Disk> {
+        let length = file.metadata()?.len() / SECTOR * SECTOR;
+        Ok(Disk { parts: vec![Part { start: 0, length, file }], size: length, read_only, serial: serial_of(serial) })
+    }
+
+    /// Files one behind the other, each from a multiple of `align` bytes on, read-only. Returns where each begins, too.
+    pub(crate) fn of_files(files: Vec<File>, align: u64, serial: &str) -> io::Result<(Disk, Vec<u64>)> {
+        let (mut parts, mut starts, mut size) = (Vec::new(), Vec::new(), 0u64);
+        for file in files {
+            let start = size.next_multiple_of(align);
+            let length = file.metadata()?.len().next_multiple_of(SECTOR);
+            size = start + length;
+            starts.push(start);
+            parts.push(Part { start, length, file });
+        }
+        Ok((Disk { parts, size, read_only: true, serial: serial_of(serial) }, starts))
+    }
+
+    /// Bytes.
+    pub(crate) fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Whether nothing can be written to it.
+    pub(crate) fn is_read_only(&self) -> bool {
+        self.read_only
+    }
+
+    /// What tells it from others.
+    pub(super) fn serial(&self) -> &[u8; 20] {
+        &self.serial
+    }
+
+    /// Reads from `offset` on until the buffers are full; they lie on the disk as a whole.
+    pub(super) fn read(&self, mut offset: u64, into: &mut Buffers<'_>) -> io::Result<()> {
+        while into.len() > 0 {
+            let (file, at, most) = self.at(offset, into.len());
+            let Some(mut buffers) = into.take(most) else { return Err(io::ErrorKind::InvalidInput.into()) };
+            if let Some(file) = file {
+                let mut place = at;
+                buffers.transfer(|list| {
+                    // SAFETY: each buffer is a part of the guest's memory, mapped for as long as the buffers live, to which nothing has references.
+                    let count =
+                        unsafe { libc::preadv(file.as_raw_fd(), list.as_ptr(), list.len() as i32, place as i64) };
+                    let count = usize::try_from(count).map_err(|_| io::Error::last_os_error())?;
+                    place += count as u64;
+                    Ok(count)
+                })?;
+            }
+            // Behind the file's end, and between two parts.
+            let zeros = [0; 4096];
+            while buffers.write(&zeros) > 0 {}
+            offset += most as u64;
+        }
+        Ok(())
+    }
+
+    /// Writes from `offset` on.
+    pub(super) fn write(&self, offset: u64, from: &mut Buffers<'_>) -> io::Result<()> {
+        let file = self.writable()?;
+        let mut place = offset;
+        from.transfer(|list| {
+            // SAFETY: as above; the guest may change what is written while it is, which is its own matter.
+            let count = unsafe { libc::pwritev(file.as_raw_fd(), list.as_ptr(), list.len() as i32, place as i64) };
+            let count = usize::try_from(count).map_err(|_| io::Error::last_os_error())?;
+            place += count as u64;
+            Ok(count)
+        })?;
+        if from.len() > 0 { Err(io::ErrorKind::WriteZero.into()) } else { Ok(()) }
+    }
+
+    /// Makes sure that what was written is there after a loss of power.
+    pub(super) fn flush(&self) -> io::Result<()> {
+        if self.read_only { Ok(()) } else { self.writable()?.sync_data() }
+    }
+
+    /// Has a range be zeros, without blocks of its own where the file system can.
+    pub(super) fn zero(&self, offset: u64, length: u64, may_be_hole: bool) -> io::Result<()> {
+        let file = self.writable()?;
+        let hole = if may_be_hole { FallocateFlags::PUNCH_HOLE } else { FallocateFlags::ZERO_RANGE };
+        Ok(rustix::fs::fallocate(file, hole | FallocateFlags::KEEP_SIZE, offset, length)?)
+    }
+
+    fn writable(&self) -> io::Result<&File> {
+        match &self.parts[..] {
+            [part] if !self.read_only => Ok(&part.file),
+            _ => Err(io::ErrorKind::ReadOnlyFilesystem.into()),
+        }
+    }
+
+    /// What is at an offset: the file and where in it, if any, and how many bytes from there on are of the same kind, `most` at the most.
+    fn at(&self, offset: u64, most: usize) -> (Option<&File>, u64, usize) {
+        let after = self.parts.partition_point(|part| part.start <= offset);
+        let until = |end: u64| usize::try_from(end - offset).unwrap_or(usize::MAX).min(most);
+        if let Some(part) =
+            after.checked_sub(1).map(|before| &self.parts[before]).filter(|part| offset - part.start < part.length)
+        {
+            return (Some(&part.file), offset - part.start, until(part.start + part.length));
+        }
+        let next = self.parts.get(after).map_or(self.size.max(offset + most as u64), |part| part.start);
+        (None, 0, until(next))
+    }
+}
+
+/// Cut to 20 bytes, filled up with zeros (5.2.6).
+fn serial_of(serial: &str) -> [u8; 20] {
+    let mut bytes = [0; 20];
+    for (to, from) in bytes.iter_mut().zip(serial.bytes()) {
+        *to = from;
+    }
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write as _;
+    use vm_memory::VolatileSlice;
+
+    fn file(bytes: &[u8]) -> File {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(bytes).unwrap();
+        file
+    }
+
+    fn read(disk: &Disk, offset: u64, length: usize) -> Vec<u8> {
+        let mut bytes = vec![0xee; length];
+        let mut buffers = Buffers::default();
+        let slice = VolatileSlice::from(&mut bytes[..]);
+        buffers.push(slice.subslice(0, length / 3).unwrap()).unwrap();
+        buffers.push(slice.subslice(length / 3, length - length / 3).unwrap()).unwrap();
+        disk.read(offset, &mut buffers).unwrap();
+        bytes
+    }
+
+    #[test]
+    fn parts_lie_one_behind_the_other_with_zeros_between() {
+        let (disk, starts) =
+            Disk::of_files(vec![file(&[1; 1000]), file(&[2; 5000]), file(&[3; 1])], 4096, "layers").unwrap();
+        assert_eq!(starts, [0, 4096, 12288]);
+        assert_eq!(disk.size(), 12288 + 512);
+        let mut expected = vec![0; disk.size() as usize];
+        expected[..1000].fill(1);
+        expected[4096..9096].fill(2);
+        expected[12288] = 3;
+        assert!(read(&disk, 0, expected.len()) == expected);
+        for offset in (0..disk.size() - 1536).step_by(512) {
+            assert!(read(&disk, offset, 1536) == expected[offset as usize..offset as usize + 1536], "at {offset}");
+        }
+    }
+
+    #[test]
+    fn what_is_read_only_is_not_written_to() {
+        let disk = Disk::of_file(file(&[1; 1024]), true, "").unwrap();
+        let mut bytes = [9; 512];
+        let mut buffers = Buffers::default();
+        buffers.push(VolatileSlice::from(&mut bytes[..])).unwrap();
+        assert_eq!(disk.write(0, &mut buffers).unwrap_err().kind(), io::ErrorKind::ReadOnlyFilesystem);
+        assert!(disk.zero(0, 512, true).is_err());
+        disk.flush().unwrap();
+        assert_eq!(read(&disk, 0, 3), [1; 3]);
+    }
+}

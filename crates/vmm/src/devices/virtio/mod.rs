@@ -1,0 +1,95 @@
+//! Devices that a guest knows to be virtual: OASIS "Virtual I/O Device (VIRTIO) Version 1.2", whose sections are named here as (5.2.6).
+//!
+//! A [`Device`] is what a kind of device does; [`transport`] has the registers by which a guest finds and sets up each of them; [`queue`]
+//! has the rings over which they speak. Whatever the guest writes into registers, rings and buffers may be wrong on purpose: what makes no
+//! sense sets the device's `DEVICE_NEEDS_RESET`, and the device does nothing more until the guest resets it.
+
+pub(crate) mod block;
+pub(crate) mod buffers;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod hostile;
+pub(crate) mod queue;
+pub(crate) mod rng;
+pub(crate) mod transport;
+
+use queue::{Interrupt, Queue};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use vmm_sys_util::eventfd::EventFd;
+
+/// Feature bits that are of no kind of device (6).
+pub(crate) mod feature {
+    /// Descriptors in a table of their own.
+    pub(crate) const INDIRECT_DESC: u64 = 1 << 28;
+    /// Each side says when it wants to be told.
+    pub(crate) const EVENT_IDX: u64 = 1 << 29;
+    /// A device of this specification, and not of the one before it.
+    pub(crate) const VERSION_1: u64 = 1 << 32;
+    /// What all devices here have.
+    pub(crate) const ALL: u64 = INDIRECT_DESC | EVENT_IDX | VERSION_1;
+}
+
+/// What a kind of device does, behind a transport.
+///
+/// It is made once; then, any number of times, it is activated, has events handled, and is reset.
+pub(crate) trait Device: Send {
+    /// Its number (5).
+    fn kind(&self) -> u32;
+    /// What it can do beyond what all can.
+    fn features(&self) -> u64;
+    /// The most entries of each of its queues: powers of two.
+    fn queues(&self) -> &'static [u16];
+    /// Its configuration, as the guest reads it.
+    fn configuration(&self) -> &[u8];
+    /// The guest writes into its configuration. Most have nothing to be written.
+    fn configure(&mut self, _offset: u64, _data: &[u8]) {}
+    /// The guest has set it up, with these queues, of which those that it does not use are missing, and these features of those offered.
+    fn activate(&mut self, queues: Vec<Option<Queue>>, features: u64);
+    /// Whether it waits for what the guest puts into its queues by itself, on a thread of its own: then [`Device::notified`] is never called.
+    fn waits_by_itself(&self) -> bool {
+        false
+    }
+    /// The guest has put something into a queue.
+    ///
+    /// # Errors
+    /// What the guest did wrong: the device needs a reset then.
+    fn notified(&mut self, _queue: usize) -> Result<(), queue::Nonsense> {
+        Ok(())
+    }
+    /// The guest starts over: everything that was under way is over when this returns, and nothing is written into the guest's memory after it.
+    fn reset(&mut self);
+}
+
+/// A device as the machine has it. Clones are the same device.
+#[derive(Clone)]
+pub(crate) struct Attached {
+    device: Arc<Mutex<dyn Device>>,
+    interrupt: Arc<Interrupt>,
+    /// One for each queue: written to when the guest put something there.
+    kicks: Vec<Arc<EventFd>>,
+}
+
+impl Attached {
+    pub(crate) fn new(device: Arc<Mutex<dyn Device>>, interrupt: Interrupt, kicks: Vec<Arc<EventFd>>) -> Attached {
+        Attached { device, interrupt: Arc::new(interrupt), kicks }
+    }
+
+    /// The device.
+    fn device(&self) -> MutexGuard<'_, dyn Device + 'static> {
+        self.device.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is to be waited for on the device's behalf, one for each queue.
+    pub(crate) fn waited_for(&self) -> &[Arc<EventFd>] {
+        if self.device().waits_by_itself() { &[] } else { &self.kicks }
+    }
+
+    /// The guest has put something into a queue.
+    pub(crate) fn notified(&self, queue: usize) {
+        if self.interrupt.is_broken() {
+            return;
+        }
+        if let Err(nonsense) = self.device().notified(queue) {
+            self.interrupt.fail(&nonsense);
+        }
+    }
+}

@@ -1,0 +1,179 @@
+//! A queue: a ring of requests that the guest fills and the device answers (2.7), by `virtio-queue`.
+
+use super::buffers::Buffers;
+use crate::memory::Memory;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use virtio_queue::{QueueOwnedT, QueueT};
+use vm_memory::GuestMemoryBackend;
+use vmm_sys_util::eventfd::EventFd;
+
+/// The guest put something into a queue that makes no sense.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct Nonsense(pub(crate) String);
+
+/// The line that a device pulls, and why it did (4.2.2: `InterruptStatus`).
+#[derive(Debug)]
+pub(crate) struct Interrupt {
+    line: EventFd,
+    why: AtomicU32,
+    broken: AtomicBool,
+}
+
+/// A queue has something for the guest.
+pub(crate) const USED_BUFFER: u32 = 1;
+/// The configuration changed, or the device needs a reset.
+pub(crate) const CONFIGURATION: u32 = 2;
+
+impl Interrupt {
+    pub(crate) fn new(line: EventFd) -> Interrupt {
+        Interrupt { line, why: AtomicU32::new(0), broken: AtomicBool::new(false) }
+    }
+
+    /// Pulls it.
+    pub(crate) fn pull(&self, why: u32) {
+        self.why.fetch_or(why, Ordering::SeqCst);
+        // A counter that is full has interrupts pending.
+        let _ = self.line.write(1);
+    }
+
+    /// Why it was pulled and not acknowledged yet.
+    pub(crate) fn pending(&self) -> u32 {
+        self.why.load(Ordering::SeqCst)
+    }
+
+    /// The guest did what makes no sense: the device does nothing more until it is reset, and says so (2.1.2).
+    pub(crate) fn fail(&self, _why: &Nonsense) {
+        self.broken.store(true, Ordering::SeqCst);
+        self.pull(CONFIGURATION);
+    }
+
+    /// Whether the device needs a reset.
+    pub(crate) fn is_broken(&self) -> bool {
+        self.broken.load(Ordering::SeqCst)
+    }
+
+    /// The device was reset.
+    pub(super) fn reset(&self) {
+        self.broken.store(false, Ordering::SeqCst);
+        self.why.store(0, Ordering::SeqCst);
+    }
+
+    /// The guest knows.
+    pub(crate) fn acknowledge(&self, why: u32) {
+        self.why.fetch_and(!why, Ordering::SeqCst);
+    }
+}
+
+/// A queue that the guest has set up.
+#[derive(Debug)]
+pub(crate) struct Queue {
+    ring: virtio_queue::Queue,
+    memory: Memory,
+    interrupt: Arc<Interrupt>,
+    /// What the guest writes to when it has put something there.
+    kick: Arc<EventFd>,
+}
+
+/// A request, which is to be answered by its number.
+#[derive(Debug)]
+pub(crate) struct Request<'m> {
+    /// Its number, by which it is answered.
+    number: u16,
+    /// What the guest has written.
+    pub(crate) readable: Buffers<'m>,
+    /// Where the answer goes.
+    pub(crate) writable: Buffers<'m>,
+}
+
+impl<'m> Request<'m> {
+    /// One that is in no queue.
+    #[cfg(test)]
+    pub(super) fn for_test(readable: Buffers<'m>, writable: Buffers<'m>) -> Request<'m> {
+        Request { number: 0, readable, writable }
+    }
+}
+
+impl Queue {
+    /// `None`: its rings are not where the guest has memory, or not where rings may be.
+    pub(super) fn new(
+        ring: virtio_queue::Queue,
+        memory: Memory,
+        interrupt: Arc<Interrupt>,
+        kick: Arc<EventFd>,
+    ) -> Option<Queue> {
+        ring.is_valid(memory.regions()).then_some(Queue { ring, memory, interrupt, kick })
+    }
+
+    /// What the guest writes to when it has put something there.
+    pub(crate) fn kick(&self) -> &Arc<EventFd> {
+        &self.kick
+    }
+
+    /// The device's line.
+    pub(crate) fn interrupt(&self) -> &Arc<Interrupt> {
+        &self.interrupt
+    }
+
+    /// Has each request that is there handled, by a function that returns how many bytes it wrote, and answered; the guest is told once.
+    pub(crate) fn handle(
+        &mut self,
+        mut handle: impl FnMut(Request<'_>) -> Result<u32, Nonsense>,
+    ) -> Result<(), Nonsense> {
+        let memory = self.memory.clone();
+        loop {
+            self.ring.disable_notification(memory.regions()).map_err(nonsense)?;
+            while let Some(request) = self.next(&memory)? {
+                let number = request.number;
+                let written = handle(request)?;
+                self.answer(number, written)?;
+            }
+            // The guest may have put something there between the last look and this.
+            if !self.ring.enable_notification(memory.regions()).map_err(nonsense)? {
+                return self.tell();
+            }
+        }
+    }
+
+    /// The next request, if one is there. `memory` is this queue's.
+    fn next<'m>(&mut self, memory: &'m Memory) -> Result<Option<Request<'m>>, Nonsense> {
+        let Some(chain) = self.ring.iter(memory.regions()).map_err(nonsense)?.next() else { return Ok(None) };
+        let number = chain.head_index();
+        let (mut readable, mut writable) = (Buffers::default(), Buffers::default());
+        for descriptor in chain {
+            let length = descriptor.len() as usize;
+            let slice = memory.regions().get_slice(descriptor.addr(), length);
+            let slice = slice.map_err(|_| {
+                Nonsense(format!("a buffer of {length} bytes at {:#x} is not in memory", descriptor.addr().0))
+            })?;
+            let into = if descriptor.is_write_only() {
+                &mut writable
+            } else if writable.len() > 0 {
+                // (2.7.4.2)
+                return Err(Nonsense("a buffer to be read comes behind one to be written".to_owned()));
+            } else {
+                &mut readable
+            };
+            into.push(slice).ok_or_else(|| Nonsense("a request is longer than anything can be".to_owned()))?;
+        }
+        Ok(Some(Request { number, readable, writable }))
+    }
+
+    /// Answers a request: so many bytes of it were written.
+    fn answer(&mut self, number: u16, written: u32) -> Result<(), Nonsense> {
+        self.ring.add_used(self.memory.regions(), number, written).map_err(nonsense)
+    }
+
+    /// Tells the guest of what was answered since the last time, if it wants to know.
+    fn tell(&mut self) -> Result<(), Nonsense> {
+        if self.ring.needs_notification(self.memory.regions()).map_err(nonsense)? {
+            self.interrupt.pull(USED_BUFFER);
+        }
+        Ok(())
+    }
+}
+
+fn nonsense(error: virtio_queue::Error) -> Nonsense {
+    Nonsense(error.to_string())
+}

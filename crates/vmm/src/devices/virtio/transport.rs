@@ -1,0 +1,249 @@
+//! The registers by which a guest finds a device and sets it up: virtio over MMIO (4.2).
+//!
+//! Chosen over PCI: ACPI names each device, so that a kernel finds it without searching a bus, which for half a dozen devices would be a
+//! thousand exits; and of a device there are some twenty registers, which is less for a guest to attack.
+
+use super::queue::{Nonsense, Queue};
+use super::{Attached, feature};
+use crate::bus::Registers;
+use crate::memory::Memory;
+use std::sync::Arc;
+use virtio_queue::QueueT;
+
+/// Bytes of a device's registers: a page.
+pub(crate) const SIZE: u64 = 4096;
+
+/// Where each register is (4.2.2).
+mod register {
+    pub(super) const MAGIC: u64 = 0x000;
+    pub(super) const VERSION: u64 = 0x004;
+    pub(super) const DEVICE_ID: u64 = 0x008;
+    pub(super) const VENDOR_ID: u64 = 0x00c;
+    pub(super) const DEVICE_FEATURES: u64 = 0x010;
+    pub(super) const DEVICE_FEATURES_SELECT: u64 = 0x014;
+    pub(super) const DRIVER_FEATURES: u64 = 0x020;
+    pub(super) const DRIVER_FEATURES_SELECT: u64 = 0x024;
+    pub(super) const QUEUE_SELECT: u64 = 0x030;
+    pub(super) const QUEUE_SIZE_MAX: u64 = 0x034;
+    pub(super) const QUEUE_SIZE: u64 = 0x038;
+    pub(super) const QUEUE_READY: u64 = 0x044;
+    pub(super) const QUEUE_NOTIFY: u64 = 0x050;
+    pub(super) const INTERRUPT_STATUS: u64 = 0x060;
+    pub(super) const INTERRUPT_ACKNOWLEDGE: u64 = 0x064;
+    pub(super) const STATUS: u64 = 0x070;
+    pub(super) const QUEUE_DESCRIPTORS_LOW: u64 = 0x080;
+    pub(super) const QUEUE_DESCRIPTORS_HIGH: u64 = 0x084;
+    pub(super) const QUEUE_DRIVER_LOW: u64 = 0x090;
+    pub(super) const QUEUE_DRIVER_HIGH: u64 = 0x094;
+    pub(super) const QUEUE_DEVICE_LOW: u64 = 0x0a0;
+    pub(super) const QUEUE_DEVICE_HIGH: u64 = 0x0a4;
+    pub(super) const CONFIGURATION_GENERATION: u64 = 0x0fc;
+    pub(super) const CONFIGURATION: u64 = 0x100;
+}
+
+/// Where the guest writes the number of a queue to tell that it put something there. The kernel takes that, and writes to the queue's event:
+/// a device has nothing to do with it.
+pub(crate) const NOTIFY: u64 = register::QUEUE_NOTIFY;
+
+/// Bits of the status (2.1).
+mod status {
+    pub(super) const ACKNOWLEDGE: u32 = 1;
+    pub(super) const DRIVER: u32 = 2;
+    pub(super) const DRIVER_OK: u32 = 4;
+    pub(super) const FEATURES_OK: u32 = 8;
+    pub(super) const NEEDS_RESET: u32 = 64;
+    pub(super) const FAILED: u32 = 128;
+    /// What a guest may set.
+    pub(super) const OF_DRIVER: u32 = ACKNOWLEDGE | DRIVER | DRIVER_OK | FEATURES_OK | FAILED;
+}
+
+const MAGIC: u32 = u32::from_le_bytes(*b"virt");
+const VERSION: u32 = 2;
+const VENDOR: u32 = u32::from_le_bytes(*b"STRA");
+
+/// A device, with its registers.
+pub(crate) struct Transport {
+    attached: Attached,
+    memory: Memory,
+    status: u32,
+    /// Which half of the features is looked at.
+    device_features_select: u32,
+    driver_features_select: u32,
+    /// What the guest accepted.
+    features: u64,
+    queue_select: u32,
+    queues: Vec<virtio_queue::Queue>,
+}
+
+impl Transport {
+    /// The registers of a device whose requests are in `memory`.
+    pub(crate) fn new(attached: Attached, memory: Memory) -> Transport {
+        let queues = fresh(&attached);
+        Transport {
+            attached,
+            memory,
+            status: 0,
+            device_features_select: 0,
+            driver_features_select: 0,
+            features: 0,
+            queue_select: 0,
+            queues,
+        }
+    }
+
+    /// What the guest set, and whether the device needs a reset.
+    fn status(&self) -> u32 {
+        if self.attached.interrupt.is_broken() { self.status | status::NEEDS_RESET } else { self.status }
+    }
+
+    fn offered(&self) -> u64 {
+        self.attached.device().features() | feature::ALL
+    }
+
+    fn selected(&mut self) -> Option<&mut virtio_queue::Queue> {
+        self.queues.get_mut(self.queue_select as usize)
+    }
+
+    fn register(&mut self, register: u64) -> u32 {
+        match register {
+            register::MAGIC => MAGIC,
+            register::VERSION => VERSION,
+            register::DEVICE_ID => self.attached.device().kind(),
+            register::VENDOR_ID => VENDOR,
+            register::DEVICE_FEATURES => half(self.offered(), self.device_features_select),
+            register::QUEUE_SIZE_MAX => self.selected().map_or(0, |queue| queue.max_size().into()),
+            register::QUEUE_READY => self.selected().is_some_and(|queue| queue.ready()).into(),
+            register::INTERRUPT_STATUS => self.attached.interrupt.pending(),
+            register::STATUS => self.status(),
+            // It never changes while a guest reads it: this register is read under the same lock as the rest.
+            register::CONFIGURATION_GENERATION => 0,
+            // Regions of memory that are shared (4.2.2): there are none, which all ones say.
+            0xb0..0xfc => u32::MAX,
+            _ => 0,
+        }
+    }
+
+    fn set_register(&mut self, register: u64, value: u32) {
+        match register {
+            register::DEVICE_FEATURES_SELECT => self.device_features_select = value,
+            register::DRIVER_FEATURES_SELECT => self.driver_features_select = value,
+            register::QUEUE_SELECT => self.queue_select = value,
+            register::DRIVER_FEATURES if self.status & status::FEATURES_OK == 0 => match self.driver_features_select {
+                0 => self.features = self.features & !0xffff_ffff | u64::from(value),
+                1 => self.features = self.features & 0xffff_ffff | u64::from(value) << 32,
+                _ => {}
+            },
+            register::INTERRUPT_ACKNOWLEDGE => self.attached.interrupt.acknowledge(value),
+            register::STATUS => self.set_status(value),
+            _ if self.status & status::DRIVER_OK == 0 => self.set_queue_register(register, value),
+            _ => {}
+        }
+    }
+
+    /// Registers of the selected queue. What a queue can't be is not taken over: then it never is valid.
+    fn set_queue_register(&mut self, register: u64, value: u32) {
+        let Some(queue) = self.selected() else { return };
+        match register {
+            register::QUEUE_SIZE => queue.set_size(u16::try_from(value).unwrap_or(0)),
+            register::QUEUE_READY => queue.set_ready(value == 1),
+            register::QUEUE_DESCRIPTORS_LOW => queue.set_desc_table_address(Some(value), None),
+            register::QUEUE_DESCRIPTORS_HIGH => queue.set_desc_table_address(None, Some(value)),
+            register::QUEUE_DRIVER_LOW => queue.set_avail_ring_address(Some(value), None),
+            register::QUEUE_DRIVER_HIGH => queue.set_avail_ring_address(None, Some(value)),
+            register::QUEUE_DEVICE_LOW => queue.set_used_ring_address(Some(value), None),
+            register::QUEUE_DEVICE_HIGH => queue.set_used_ring_address(None, Some(value)),
+            _ => {}
+        }
+    }
+
+    /// The guest says how far it is (3.1.1). A step that it may not make is not made.
+    fn set_status(&mut self, value: u32) {
+        if value == 0 {
+            return self.reset();
+        }
+        let added = value & status::OF_DRIVER & !self.status;
+        // A guest takes back nothing but all.
+        if value & self.status & status::OF_DRIVER != self.status & status::OF_DRIVER {
+            return;
+        }
+        if added & status::FEATURES_OK != 0 && !self.features_are_right() {
+            self.status |= added & !(status::FEATURES_OK | status::DRIVER_OK);
+            return;
+        }
+        self.status |= added;
+        if added & status::DRIVER_OK != 0 && self.status & status::FEATURES_OK != 0 {
+            self.activate();
+        }
+    }
+
+    fn features_are_right(&self) -> bool {
+        self.features & !self.offered() == 0 && self.features & feature::VERSION_1 != 0
+    }
+
+    fn activate(&mut self) {
+        let event_idx = self.features & feature::EVENT_IDX != 0;
+        let mut queues = Vec::with_capacity(self.queues.len());
+        for (number, mut ring) in std::mem::take(&mut self.queues).into_iter().enumerate() {
+            if !ring.ready() {
+                queues.push(None);
+                continue;
+            }
+            ring.set_event_idx(event_idx);
+            let (interrupt, kick) = (Arc::clone(&self.attached.interrupt), Arc::clone(&self.attached.kicks[number]));
+            let Some(queue) = Queue::new(ring, self.memory.clone(), interrupt, kick) else {
+                let nonsense = Nonsense(format!("the rings of queue {number} are not in memory"));
+                return self.attached.interrupt.fail(&nonsense);
+            };
+            queues.push(Some(queue));
+        }
+        let features = self.features;
+        self.attached.device().activate(queues, features);
+    }
+
+    fn reset(&mut self) {
+        self.attached.device().reset();
+        self.queues = fresh(&self.attached);
+        self.attached.interrupt.reset();
+        (self.status, self.features, self.queue_select) = (0, 0, 0);
+        (self.device_features_select, self.driver_features_select) = (0, 0);
+    }
+}
+
+/// Queues that nobody has set up. A device's sizes are powers of two, so each can be.
+fn fresh(attached: &Attached) -> Vec<virtio_queue::Queue> {
+    let sizes = attached.device().queues();
+    sizes.iter().filter_map(|size| virtio_queue::Queue::new(*size).ok()).collect()
+}
+
+fn half(value: u64, which: u32) -> u32 {
+    match which {
+        0 => value as u32,
+        1 => (value >> 32) as u32,
+        _ => 0,
+    }
+}
+
+impl Registers for Transport {
+    fn read(&mut self, offset: u64, data: &mut [u8]) {
+        if let Some(from) = offset.checked_sub(register::CONFIGURATION) {
+            data.fill(0);
+            let device = self.attached.device();
+            let configuration = device.configuration();
+            let from = configuration.len().min(usize::try_from(from).unwrap_or(usize::MAX));
+            let part = &configuration[from..configuration.len().min(from + data.len())];
+            data[..part.len()].copy_from_slice(part);
+        } else if let Ok(word) = <&mut [u8; 4]>::try_from(data) {
+            *word = self.register(offset).to_le_bytes();
+        }
+    }
+
+    fn write(&mut self, offset: u64, data: &[u8]) {
+        if let Some(from) = offset.checked_sub(register::CONFIGURATION) {
+            if self.status() & (status::DRIVER | status::NEEDS_RESET) == status::DRIVER {
+                self.attached.device().configure(from, data);
+            }
+        } else if let Ok(word) = <[u8; 4]>::try_from(data) {
+            self.set_register(offset, u32::from_le_bytes(word));
+        }
+    }
+}

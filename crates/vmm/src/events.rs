@@ -1,0 +1,51 @@
+//! One thread that waits for many things, and does what belongs to each.
+
+use crate::error::{Error, Result};
+use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
+use std::fmt;
+use std::os::fd::{AsFd, OwnedFd};
+
+/// Descriptors to wait for, each with what is to be done when it is readable. The descriptors are kept open by whoever does it.
+pub(crate) struct Events<'a> {
+    epoll: OwnedFd,
+    handlers: Vec<Box<dyn FnMut() + 'a>>,
+}
+
+impl fmt::Debug for Events<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Events").field("count", &self.handlers.len()).finish()
+    }
+}
+
+impl<'a> Events<'a> {
+    pub(crate) fn new() -> Result<Events<'a>> {
+        let epoll = epoll::create(CreateFlags::CLOEXEC).map_err(Error::host("make an epoll instance"))?;
+        Ok(Events { epoll, handlers: Vec::new() })
+    }
+
+    /// Has `handle` called whenever `fd` is readable, which stays open for as long as the handler is kept.
+    pub(crate) fn add(&mut self, fd: &impl AsFd, handle: impl FnMut() + 'a) -> Result<()> {
+        let number = EventData::new_u64(self.handlers.len() as u64);
+        epoll::add(&self.epoll, fd, number, EventFlags::IN).map_err(Error::host("wait for a descriptor"))?;
+        self.handlers.push(Box::new(handle));
+        Ok(())
+    }
+
+    /// Waits until something is readable, and does what belongs to it.
+    pub(crate) fn wait(&mut self) -> Result<()> {
+        let mut ready = [epoll::Event { flags: EventFlags::empty(), data: EventData::new_u64(0) }; 16];
+        let count = match epoll::wait(&self.epoll, &mut ready, None) {
+            Ok(count) => count,
+            Err(rustix::io::Errno::INTR) => 0,
+            Err(error) => return Err(Error::host("wait for what a machine does")(error)),
+        };
+        for event in &ready[..count] {
+            if let Some(handle) =
+                usize::try_from(event.data.u64()).ok().and_then(|number| self.handlers.get_mut(number))
+            {
+                handle();
+            }
+        }
+        Ok(())
+    }
+}
