@@ -5,7 +5,7 @@
 
 use crate::images::Inner;
 use crate::record::{LAYER, LayerRecord, key_of};
-use crate::{Images, Result};
+use crate::{Images, Result, erofs};
 use std::collections::HashSet;
 use std::sync::Arc;
 
@@ -67,6 +67,7 @@ fn collect_layers(inner: &Inner, collected: &mut Collected) -> Result<()> {
                 collected.bytes += bytes;
             }
         }
+        collected.bytes += erofs::remove(inner, layer)?;
         collected.layers += 1;
     }
     Ok(())

@@ -4,6 +4,7 @@
 //! blobs/ ingest/     the content store
 //! layers/<n>/fs      a layer, unpacked, read-only for ever
 //! staging/<n>/fs     a layer that is being unpacked
+//! erofs/<diff id>    a layer as an EROFS file
 //! trash/             what is being removed
 //! ```
 //!
@@ -17,7 +18,7 @@ use crate::rootfs::{self, Birthplaces};
 use crate::spread::spread;
 use crate::state::{Lease, State};
 use crate::sync::Syncer;
-use crate::{Digest, Error, ImageConfig, ImageId, ImageIngest, Platform, Result, pace, skeleton, tree};
+use crate::{Digest, Error, ImageConfig, ImageId, ImageIngest, Platform, Result, erofs, pace, skeleton, tree};
 use parking_lot::Mutex;
 use rustix::fd::AsFd as _;
 use std::collections::{HashMap, HashSet};
@@ -91,6 +92,8 @@ pub(crate) struct Inner {
     pub(crate) naming: Mutex<()>,
     /// For archives that clients send and take.
     pub(crate) threads: pace::Threads,
+    /// EROFS files that are being written.
+    pub(crate) writing: erofs::Writing,
     /// Configurations that were read once.
     configs: Mutex<HashMap<ImageId, Arc<ImageConfig>>>,
     next_layer: AtomicU64,
@@ -125,6 +128,7 @@ impl Images {
         }
         let mut state = State::load(&config.store)?;
         let last = tidy_layers(root, &reaper, &mut state)?;
+        erofs::open(root, &reaper, &mut state)?;
         rootfs::open_directory(&config.rootfs, &reaper, &state)?;
         let births = Birthplaces::open(root, &reaper)?;
         let syncer = Syncer::new(root)?;
@@ -143,6 +147,7 @@ impl Images {
             committing: Mutex::default(),
             naming: Mutex::default(),
             threads: pace::Threads::new(pace::Rules::default()),
+            writing: erofs::Writing::default(),
             configs: Mutex::default(),
             next_layer: AtomicU64::new(last + 1),
             shares_blocks: OnceLock::new(),

@@ -92,6 +92,7 @@ impl Stage {
                     says_root: passed.unpacked.says_top,
                     blobs: blob.into_iter().collect(),
                     sources: Default::default(),
+                    erofs: None,
                 }
             }
         };

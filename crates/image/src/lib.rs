@@ -8,6 +8,8 @@
 //! * **Layers** are unpacked once, into directories that never change again and that all images and containers share.
 //!   One stream does everything: bytes come, are hashed and written as the blob, are decompressed, hashed again and
 //!   unpacked, at the same time. They are known by their diff id alone: overlayfs stacks them when a container starts.
+//! * **EROFS files** are layers for machines that have a kernel of their own: made once of a layer that one asks for
+//!   ([`Images::erofs`]), and shared by all that run.
 //! * **Records** (images, names, layers, root file systems) are in the [`store`], below `image/`. What a record names
 //!   was on the disk before; what no record names is removed at the next start.
 //! * **Garbage** is what neither records nor work in progress need; it is collected while everything else goes on.
@@ -27,6 +29,7 @@ mod content;
 mod create;
 mod digest;
 mod duration;
+mod erofs;
 mod error;
 mod gc;
 mod ids;
@@ -91,6 +94,7 @@ pub use config::{Healthcheck, HistoryEntry, ImageConfig, LayerList, RunConfig};
 pub use create::NewImageOptions;
 pub use digest::{Digest, DigestError, Hasher, ImageId, chain_id};
 pub use duration::go_duration;
+pub use erofs::{ErofsLayer, ErofsRecord};
 pub use error::{Error, PathReason, Result};
 pub use gc::Collected;
 pub use ids::IdRange;

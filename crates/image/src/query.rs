@@ -69,7 +69,7 @@ pub struct ManifestContent {
 /// What images take on the disk.
 #[derive(Clone, Debug, Default)]
 pub struct DiskUsage {
-    /// Bytes in the files of all layers, each counted once.
+    /// Bytes in the files of all layers, each counted once, and in the EROFS files that are kept of them.
     pub layers: u64,
     /// Bytes of all blobs.
     pub blobs: u64,
@@ -209,10 +209,12 @@ impl Images {
     }
 }
 
-/// Bytes in the files of layers. What lies under several of them counts once.
+/// Bytes in the files of layers, and in their EROFS files. What lies under several of them counts once.
 fn bytes_of<'l>(layers: impl Iterator<Item = &'l Arc<LayerRecord>>) -> u64 {
     let mut of: HashMap<&str, u64> = HashMap::new();
+    let mut erofs = 0;
     for layer in layers {
+        erofs += layer.erofs.map_or(0, |erofs| erofs.size);
         match &layer.under {
             None => drop(of.insert(&layer.dir, layer.size)),
             Some(under) => {
@@ -222,5 +224,5 @@ fn bytes_of<'l>(layers: impl Iterator<Item = &'l Arc<LayerRecord>>) -> u64 {
             }
         }
     }
-    of.values().sum()
+    of.values().sum::<u64>() + erofs
 }

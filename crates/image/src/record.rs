@@ -10,7 +10,7 @@
 //! ```
 
 use crate::compression::Compression;
-use crate::{AttestationRecord, Descriptor, Digest, Error, ImageConfig, ImageId, Platform, Result};
+use crate::{AttestationRecord, Descriptor, Digest, ErofsRecord, Error, ImageConfig, ImageId, Platform, Result};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -95,6 +95,9 @@ pub struct LayerRecord {
     /// Repositories (`domain/path`) that have a blob of it, by the blob's digest.
     #[serde(default)]
     pub sources: BTreeMap<Digest, Vec<String>>,
+    /// The EROFS file that is kept of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub erofs: Option<ErofsRecord>,
 }
 
 /// The directory of a former layer, which has all of a layer but for what differs.
