@@ -25,6 +25,8 @@ const NEW_ADDRESS: u16 = 20;
 const DELETE_ADDRESS: u16 = 21;
 const GET_ADDRESS: u16 = 22;
 const NEW_ROUTE: u16 = 24;
+const DELETE_ROUTE: u16 = 25;
+const GET_ROUTE: u16 = 26;
 const LINK_ADDRESS: u16 = 1;
 const LINK_NAME: u16 = 3;
 const LINK_MTU: u16 = 4;
@@ -33,6 +35,10 @@ const LOCAL: u16 = 2;
 const ROUTE_TO: u16 = 1;
 const ROUTE_LINK: u16 = 4;
 const ROUTE_BY: u16 = 5;
+/// Of routes: the main table, made by whoever boots, and not by the kernel itself.
+const MAIN: u8 = 254;
+const BOOT: u8 = 3;
+const UNICAST: u8 = 1;
 const UP: u32 = 1;
 /// No duplicate address detection: the host gives an address once.
 const NO_DAD: u8 = 2;
@@ -89,14 +95,31 @@ fn set_up(rtnetlink: &mut Rtnetlink, interface: &Interface) -> Result<(), Failur
     for (address, prefix) in &interface.addresses {
         rtnetlink.address(NEW_ADDRESS, index, *address, *prefix).map_err(failed("give an address to"))?;
     }
+    // Those of the interface that was before, as far as nothing has its place.
+    for route in rtnetlink.routes(index).map_err(failed("list the routes over"))? {
+        if !interface.routes.iter().any(|wanted| wanted.to == route.to) {
+            match rtnetlink.route(DELETE_ROUTE, index, &route) {
+                // It went with an address.
+                Ok(()) | Err(Errno::SRCH) => {}
+                Err(errno) => return Err(failed("take a route from")(errno)),
+            }
+        }
+    }
     for route in &interface.routes {
-        rtnetlink.route(index, route).map_err(failed("add a route over"))?;
+        rtnetlink.route(NEW_ROUTE, index, route).map_err(failed("add a route over"))?;
     }
     Ok(())
 }
 
 fn is_link_local(address: IpAddr) -> bool {
     matches!(address, IpAddr::V6(address) if address.is_unicast_link_local())
+}
+
+fn address_of(value: &[u8]) -> Option<IpAddr> {
+    match value.len() {
+        4 => Some(IpAddr::from(*value.first_chunk::<4>()?)),
+        _ => Some(IpAddr::from(*value.first_chunk::<16>()?)),
+    }
 }
 
 fn octets(address: IpAddr) -> (u8, Vec<u8>) {
@@ -162,11 +185,7 @@ impl Rtnetlink {
             let attributes: Vec<_> = attributes_of(attributes).collect();
             let of = |kind| attributes.iter().find(|(found, _)| *found == kind);
             let (_, value) = of(LOCAL).or(of(ADDRESS))?;
-            let address = match value.len() {
-                4 => IpAddr::from(<[u8; 4]>::try_from(*value).ok()?),
-                _ => IpAddr::from(<[u8; 16]>::try_from(*value).ok()?),
-            };
-            Some((address, fixed[1]))
+            Some((address_of(value)?, fixed[1]))
         };
         Ok(objects.iter().filter_map(address).collect())
     }
@@ -180,10 +199,27 @@ impl Rtnetlink {
         self.ask(kind, flags, &fixed, &[(LOCAL, &octets), (ADDRESS, &octets)]).map(drop)
     }
 
-    fn route(&mut self, link: u32, route: &Route) -> Result<(), Errno> {
-        const MAIN: u8 = 254;
-        const BOOT: u8 = 3;
-        const UNICAST: u8 = 1;
+    /// The routes over a link that were made by [`Rtnetlink::route`].
+    fn routes(&mut self, link: u32) -> Result<Vec<Route>, Errno> {
+        let objects = self.ask(GET_ROUTE, DUMP, &[0; 12], &[])?;
+        let route = |body: &Vec<u8>| {
+            let ([family, prefix, _, _, table, origin, _, kind, ..], attributes) = body.split_first_chunk::<12>()?;
+            let none = match i32::from(*family) {
+                libc::AF_INET => vec![0; 4],
+                libc::AF_INET6 => vec![0; 16],
+                _ => return None,
+            };
+            let attributes: Vec<_> = attributes_of(attributes).collect();
+            let of = |kind| attributes.iter().find(|(found, _)| *found == kind).map(|(_, value)| *value);
+            let over = u32::from_ne_bytes(*of(ROUTE_LINK)?.first_chunk()?);
+            let ours = over == link && (*table, *origin, *kind) == (MAIN, BOOT, UNICAST);
+            let to = address_of(of(ROUTE_TO).unwrap_or(&none))?;
+            ours.then(|| Route { to: (to, *prefix), by: of(ROUTE_BY).and_then(address_of) })
+        };
+        Ok(objects.iter().filter_map(route).collect())
+    }
+
+    fn route(&mut self, request: u16, link: u32, route: &Route) -> Result<(), Errno> {
         const LINK: u8 = 253;
         let (family, to) = octets(route.to.0);
         let scope = if route.by.is_some() || family == libc::AF_INET6 as u8 { 0 } else { LINK };
@@ -193,7 +229,8 @@ impl Rtnetlink {
         let mut attributes: Vec<(u16, &[u8])> = vec![(ROUTE_LINK, &link)];
         attributes.extend((route.to.1 > 0).then_some((ROUTE_TO, &to[..])));
         attributes.extend(by.as_ref().map(|by| (ROUTE_BY, &by[..])));
-        self.ask(NEW_ROUTE, ACK | CREATE | REPLACE, &fixed, &attributes).map(drop)
+        let flags = if request == NEW_ROUTE { ACK | CREATE | REPLACE } else { ACK };
+        self.ask(request, flags, &fixed, &attributes).map(drop)
     }
 
     /// Sends a request, and collects the bodies of what comes.

@@ -9,6 +9,8 @@ use guest_protocol::place;
 
 use crate::failed_io;
 
+/// How deep a container's own control groups are looked into.
+const DEPTH_MAX: u32 = 64;
 /// The longest command line that is told, in bytes.
 const COMMAND_MAX: usize = 4096;
 /// The most processes that are told of.
@@ -55,16 +57,16 @@ pub(crate) fn pids(container: ContainerId) -> Result<Vec<i32>, Failure> {
     let path = place::cgroup(container);
     fs::metadata(&path).map_err(failed_io("look at", &path))?;
     let mut pids = Vec::new();
-    collect(Path::new(&path), &mut pids);
+    collect(Path::new(&path), &mut pids, DEPTH_MAX);
     pids.truncate(PROCESSES_MAX);
     Ok(pids)
 }
 
-fn collect(cgroup: &Path, pids: &mut Vec<i32>) {
+fn collect(cgroup: &Path, pids: &mut Vec<i32>, depth: u32) {
     pids.extend(read(cgroup.join("cgroup.procs")).lines().filter_map(|line| line.parse::<i32>().ok()));
     for below in fs::read_dir(cgroup).into_iter().flatten().flatten() {
-        if below.file_type().is_ok_and(|kind| kind.is_dir()) {
-            collect(&below.path(), pids);
+        if depth > 0 && below.file_type().is_ok_and(|kind| kind.is_dir()) {
+            collect(&below.path(), pids, depth - 1);
         }
     }
 }

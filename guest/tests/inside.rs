@@ -165,17 +165,27 @@ fn its_network_is_what_it_is_told_and_another_after_a_snapshot() {
         assert!(shown.contains(part), "{part}: {shown}");
     }
     assert!(shown.contains("default via 10.1.2.1 dev eth0") && shown.contains("10.9.0.0/16 dev eth0"), "{shown}");
+    let mut other = interface("eth0", [2, 0, 0, 0, 0, 9], "10.1.2.99", "10.1.2.2");
+    other.routes.truncate(1);
+    // It stays up, so that its routes do.
+    other.mac = None;
+    let identity = Identity { interfaces: vec![other], entropy: Blob(vec![7; 64]), ..Identity::default() };
+    machine.ask(Request::Renew(Box::new(identity))).unwrap();
+    let shown = machine.sh("ip addr show eth0; ip route");
+    for part in ["inet 10.1.2.99/24", "default via 10.1.2.2 dev eth0"] {
+        assert!(shown.contains(part), "{part}: {shown}");
+    }
+    assert!(!shown.contains("10.1.2.3/24") && !shown.contains("10.9.0.0"), "{shown}");
+    // With another hardware address it goes down for a moment.
     let identity = Identity {
         interfaces: vec![interface("eth0", [2, 0, 0, 0, 0, 9], "10.1.2.99", "10.1.2.2")],
-        entropy: Blob(vec![7; 64]),
         ..Identity::default()
     };
     machine.ask(Request::Renew(Box::new(identity))).unwrap();
     let shown = machine.sh("ip addr show eth0; ip route");
-    for part in ["link/ether 02:00:00:00:00:09", "inet 10.1.2.99/24", "default via 10.1.2.2 dev eth0"] {
+    for part in ["link/ether 02:00:00:00:00:09", "inet6 fd00::7/64", "default via 10.1.2.2 dev eth0", "10.9.0.0/16"] {
         assert!(shown.contains(part), "{part}: {shown}");
     }
-    assert!(!shown.contains("10.1.2.3/24"), "{shown}");
     machine.host.close_stdin(main);
     machine.outcome(main);
 }

@@ -205,7 +205,7 @@ impl Incoming {
 
     /// Whoever wanted the stream has taken so many bytes of what has come. Says `(taken, limit)` where the writer is to be told.
     pub fn take(&mut self, count: u64) -> Option<(u64, u64)> {
-        self.taken = self.received.min(self.taken + count);
+        self.taken = self.received.min(self.taken.saturating_add(count));
         let limit = self.taken.saturating_add(self.window);
         let due = limit - self.limit >= self.window.div_ceil(2) || (self.ended && self.taken == self.received);
         if !due || limit == self.limit {

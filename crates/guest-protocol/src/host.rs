@@ -26,6 +26,8 @@ const INPUT_KEPT: usize = 64 << 10;
 const AHEAD: usize = 256 << 10;
 /// Names that are asked for at once; what is more is not answered.
 const NAMES: usize = 128;
+/// The longest message of DNS.
+const NAME_MAX: usize = u16::MAX as usize;
 /// The most processes that a guest may hold.
 const PROCESSES: usize = 4096;
 
@@ -144,6 +146,8 @@ struct Process {
     stdin: Option<Outgoing>,
     outputs: [Incoming; 2],
     exited: bool,
+    /// The guest was told to forget it, and may have.
+    forgotten: bool,
 }
 
 /// The host's side. See the [module](self).
@@ -262,7 +266,13 @@ impl Host {
                 stdin: has_stdin.then(|| Outgoing::new(INPUT_KEPT, 0)),
                 outputs: [Incoming::new(0, window), Incoming::new(0, window)],
                 exited: false,
+                forgotten: false,
             });
+        }
+        if let Expected::Forgotten(process) = expected
+            && let Some(ours) = self.processes.get_mut(&process)
+        {
+            ours.forgotten = true;
         }
         self.pending.insert(number, expected);
         Frame::Message(&message).write(&mut self.out);
@@ -371,6 +381,7 @@ impl Host {
         let mut resume = Vec::new();
         for held in &hello.processes {
             let process = held.process;
+            check::plausible(held)?;
             if !known {
                 self.processes.insert(process, check::adopt(held, self.window));
             }
@@ -381,10 +392,11 @@ impl Host {
         }
         if known {
             let held = |id: &ProcessId| hello.processes.iter().any(|held| held.process == *id);
-            if let Some((id, _)) = self.processes.iter().find(|(id, ours)| ours.started && !held(id)) {
+            if let Some((id, _)) = self.processes.iter().find(|(id, ours)| ours.started && !ours.forgotten && !held(id))
+            {
                 return Err(Nonsense::Process(*id));
             }
-            // Whose start was not answered, and did not happen.
+            // The others' starts were not answered, and did not happen; or they were forgotten, and that was not answered.
             self.processes.retain(|id, _| held(id));
         }
         self.boot = Some(hello.boot);
@@ -427,6 +439,9 @@ impl Host {
             }
             ToHost::Exited { process, exit } => self.on_exit(process, exit, false),
             ToHost::Name { number, tcp, query } => {
+                if query.0.len() > NAME_MAX {
+                    return Err(Nonsense::Unexpected("a question longer than one of DNS can be"));
+                }
                 if self.names < NAMES {
                     self.names += 1;
                     self.events.push_back(Event::Name { number, tcp, query: query.0 });

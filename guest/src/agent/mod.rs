@@ -193,7 +193,10 @@ impl Agent {
             Token::Streams(process, stream) => self.on_stream(process, stream),
             Token::NamesUdp | Token::NamesTcp | Token::NamesConnection(_) => {
                 let asked = self.names.on_ready(token, &self.poller);
-                asked.into_iter().for_each(|message| self.say(&message));
+                // Whoever floods it is not to fill the machine's memory with what a slow host has to hear: it asks again.
+                if self.link.as_ref().is_some_and(|link| link.waiting() < talk::AHEAD) {
+                    asked.into_iter().for_each(|message| self.say(&message));
+                }
             }
         }
     }

@@ -14,7 +14,7 @@ use crate::link::Link;
 use crate::process::{Process, State};
 
 /// What is written ahead of a host that does not read.
-const AHEAD: usize = 128 << 10;
+pub(super) const AHEAD: usize = 128 << 10;
 /// How long the last words of a machine may take.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 

@@ -92,6 +92,18 @@ impl Expected {
     }
 }
 
+/// No stream is as long, so that no offset near the end of numbers has to be thought of.
+const LONGEST: u64 = 1 << 62;
+
+/// Whether what the guest says of a process can be.
+pub(super) fn plausible(held: &Held) -> Result<(), Nonsense> {
+    let streams = held.outputs.iter().all(|position| position.taken <= position.written && position.written <= LONGEST);
+    if streams && held.stdin.is_none_or(|taken| taken <= LONGEST) {
+        return Ok(());
+    }
+    Err(Nonsense::Unexpected("a process with streams that can't be"))
+}
+
 /// A process that the host has not begun: it knows a guest that goes on from a snapshot, or was begun anew itself.
 pub(super) fn adopt(held: &Held, window: u32) -> Process {
     let [stdout, stderr] = held.outputs.map(|position| Incoming::new(position.taken, window));
@@ -100,7 +112,7 @@ pub(super) fn adopt(held: &Held, window: u32) -> Process {
         stdin.begin_at(taken);
         stdin
     });
-    Process { started: true, stdin, outputs: [stdout, stderr], exited: false }
+    Process { started: true, stdin, outputs: [stdout, stderr], exited: false, forgotten: false }
 }
 
 /// Holds what the guest says of a process against what is known of it.

@@ -157,6 +157,29 @@ fn what_broke_off_goes_on() {
 }
 
 #[test]
+fn a_process_that_it_was_told_to_forget_may_be_gone_or_not() {
+    for still_there in [false, true] {
+        let mut host = running(1);
+        host.request(Request::Forget { process: process(1) }).unwrap();
+        host.reconnect();
+        let held = if still_there { vec![held(1, 0, 0)] } else { Vec::new() };
+        host.receive(&begun(held)).unwrap();
+        let heard = host.receive(&piece(1, Stream::Stdout, 0, b"x"));
+        assert_eq!(heard.is_ok(), still_there);
+    }
+}
+
+#[test]
+fn offsets_that_no_stream_reaches() {
+    for (taken, written) in [(u64::MAX, u64::MAX), (0, u64::MAX), (2, 1)] {
+        assert!(Host::new(100).receive(&begun(vec![held(1, taken, written)])).is_err());
+    }
+    let mut odd = held(1, 0, 0);
+    odd.stdin = Some(u64::MAX);
+    assert!(Host::new(100).receive(&begun(vec![odd])).is_err());
+}
+
+#[test]
 fn names_that_lead_elsewhere_are_no_names() {
     use crate::files::{At, FileReply, FileRequest, Stat, Tree};
     let stat = Stat {
