@@ -4,14 +4,15 @@ mod support;
 
 use std::env;
 use std::fs::{self, File};
-use std::io::{BufWriter, Write};
+use std::io::{BufWriter, Read, Write};
 use std::net::IpAddr;
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use guest_protocol::configuration::{Disk, Found, Identity, Interface, Lower, Machine as Configuration, Root, Upper};
-use guest_protocol::message::{Blob, End, Request, Status, Streams};
+use guest_protocol::message::{Blob, End, Reply, Request, Status, Stream, Streams};
 use serde_json::json;
 use support::{BOX, Machine, busybox, init, spec};
 
@@ -74,39 +75,87 @@ fn layers(directory: &Path) -> Vec<(u64, u64)> {
     places
 }
 
-/// A machine that is booted, and where the layers are on its disk `layers`. Its disk `changes` is formatted.
-fn boot() -> (Machine, Vec<(u64, u64)>) {
-    let dir = tempfile::Builder::new().prefix("guest-machine-").tempdir().unwrap();
-    let path = |name: &str| dir.path().join(name).display().to_string();
-    let places = layers(dir.path());
-    initramfs(Path::new(&path("initramfs")));
-    File::create(path("changes")).unwrap().set_len(64 << 20).unwrap();
-    let made = Command::new("mke2fs").args(["-q", "-t", "ext4"]).arg(path("changes")).status().unwrap();
-    assert!(made.success());
-    let listener = UnixListener::bind(path("host")).unwrap();
-    let mut qemu = Command::new("qemu-system-x86_64");
-    qemu.args(["-accel", "tcg,thread=multi", "-M", "q35", "-cpu", "max", "-smp", "1", "-m", "256"]);
-    qemu.args(["-nodefaults", "-no-user-config", "-nographic", "-no-reboot", "-serial", "stdio"]);
-    qemu.arg("-kernel").arg(kernel().join("vmlinuz")).args(["-initrd", &path("initramfs")]);
-    qemu.args(["-append", "console=ttyS0 quiet reboot=t panic=-1 stratus.host=port:agent"]);
-    for (name, readonly) in [("layers", "on"), ("changes", "off")] {
-        let file = path(name);
-        qemu.args(["-drive", &format!("if=none,id={name},format=raw,readonly={readonly},file={file}")]);
-        qemu.args(["-device", &format!("virtio-blk-pci,drive={name},serial={name}")]);
+/// What machines are booted with.
+struct Files {
+    directory: tempfile::TempDir,
+    layers: Vec<(u64, u64)>,
+}
+
+impl Files {
+    fn new() -> Self {
+        let directory = tempfile::Builder::new().prefix("guest-files-").tempdir().unwrap();
+        initramfs(&directory.path().join("initramfs"));
+        let layers = layers(directory.path());
+        Self { directory, layers }
     }
-    qemu.args(["-chardev", &format!("socket,id=agent,path={},reconnect=1", path("host"))]);
-    qemu.args(["-device", "virtio-serial-pci", "-device", "virtserialport,chardev=agent,name=agent"]);
-    qemu.args(["-netdev", "user,id=net,restrict=on", "-device", "virtio-net-pci,netdev=net,romfile="]);
-    let console = File::create(path("console")).unwrap();
-    let child = qemu.stdin(Stdio::null()).stdout(console).spawn().expect("qemu-system-x86 is installed");
-    let mut machine = Machine::listening(dir, child, None, listener).by_port();
-    machine.accept();
-    (machine, places)
+
+    fn path(&self, name: &str) -> String {
+        self.directory.path().join(name).display().to_string()
+    }
+
+    /// A machine whose agent has said hello: booted, or gone on from a snapshot. Its disk `changes` is formatted.
+    fn machine(&self, snapshot: Option<&str>) -> Machine {
+        let dir = tempfile::Builder::new().prefix("guest-machine-").tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name).display().to_string();
+        File::create(path("changes")).unwrap().set_len(64 << 20).unwrap();
+        let made = Command::new("mke2fs").args(["-q", "-t", "ext4"]).arg(path("changes")).status().unwrap();
+        assert!(made.success());
+        let listener = UnixListener::bind(path("host")).unwrap();
+        let mut qemu = Command::new("qemu-system-x86_64");
+        qemu.args(["-accel", "tcg,thread=multi", "-M", "q35", "-cpu", "max", "-smp", "1", "-m", "256"]);
+        qemu.args(["-nodefaults", "-no-user-config", "-nographic", "-no-reboot", "-serial", "stdio"]);
+        qemu.args(["-monitor", &format!("unix:{},server=on,wait=off", path("monitor"))]);
+        qemu.arg("-kernel").arg(kernel().join("vmlinuz")).args(["-initrd", &self.path("initramfs")]);
+        qemu.args(["-append", "console=ttyS0 quiet reboot=t panic=-1 stratus.host=port:agent"]);
+        for (name, readonly, file) in [("layers", "on", self.path("layers")), ("changes", "off", path("changes"))] {
+            qemu.args(["-drive", &format!("if=none,id={name},format=raw,readonly={readonly},file={file}")]);
+            qemu.args(["-device", &format!("virtio-blk-pci,drive={name},serial={name}")]);
+        }
+        qemu.args(["-chardev", &format!("socket,id=agent,path={},reconnect=1", path("host"))]);
+        qemu.args(["-device", "virtio-serial-pci", "-device", "virtserialport,chardev=agent,name=agent"]);
+        qemu.args(["-netdev", "user,id=net,restrict=on", "-device", "virtio-net-pci,netdev=net,romfile="]);
+        if let Some(snapshot) = snapshot {
+            qemu.args(["-incoming", &format!("exec:cat {snapshot}")]);
+        }
+        let console = File::create(path("console")).unwrap();
+        let child = qemu.stdin(Stdio::null()).stdout(console).spawn().expect("qemu-system-x86 is installed");
+        let mut machine = Machine::listening(dir, child, None, listener).by_port();
+        machine.accept();
+        machine
+    }
+
+    fn root(&self, upper: Upper, limits: &[(&str, &str)]) -> Request {
+        Request::MakeRoot(Box::new(Root {
+            container: BOX,
+            lower: Lower::Layers { disk: Disk::Serial("layers".into()), layers: self.layers.clone() },
+            upper,
+            volumes: Vec::new(),
+            files: Vec::new(),
+            limits: limits.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect(),
+        }))
+    }
+}
+
+/// Has QEMU write a snapshot of a machine, which stands still from then on.
+fn snapshot(machine: &Machine, file: &str) {
+    let mut monitor = UnixStream::connect(machine.dir.path().join("monitor")).unwrap();
+    monitor.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    writeln!(monitor, "migrate -d \"exec:cat >{file}\"").unwrap();
+    let mut told = String::new();
+    while !told.contains("Migration status: completed") {
+        assert!(!told.contains("Migration status: failed"), "{told}");
+        std::thread::sleep(Duration::from_millis(50));
+        writeln!(monitor, "info migrate").unwrap();
+        let mut bytes = [0; 4096];
+        let count = monitor.read(&mut bytes).unwrap();
+        told.push_str(&String::from_utf8_lossy(&bytes[..count]));
+    }
 }
 
 #[test]
 fn an_image_runs_in_a_machine_of_its_own() {
-    let (mut machine, places) = boot();
+    let files = Files::new();
+    let mut machine = files.machine(None);
     let ip = |text: &str| text.parse::<IpAddr>().unwrap();
     let interface = Interface {
         found: Found::Mac(MAC),
@@ -124,15 +173,8 @@ fn an_image_runs_in_a_machine_of_its_own() {
         files: Vec::new(),
     };
     machine.configure(Configuration { identity, names: true, ..Configuration::default() });
-    let root = |upper| Root {
-        container: BOX,
-        lower: Lower::Layers { disk: Disk::Serial("layers".into()), layers: places.clone() },
-        upper,
-        volumes: Vec::new(),
-        files: Vec::new(),
-        limits: vec![("pids.max".into(), "100".into()), ("memory.max".into(), (64 << 20).to_string())],
-    };
-    machine.ask(Request::MakeRoot(Box::new(root(Upper::Disk(Disk::Serial("changes".into())))))).unwrap();
+    let changes = Upper::Disk(Disk::Serial("changes".into()));
+    machine.ask(files.root(changes, &[("pids.max", "100"), ("memory.max", "67108864")])).unwrap();
     let mut spec =
         spec(&["sh", "-c", "hostname; cat /etc/layer; date +%Y; ls /sys/fs/cgroup/pids.max; cat; echo end; exit 5"]);
     let mounts = spec["mounts"].as_array_mut().unwrap();
@@ -174,4 +216,49 @@ fn an_image_runs_in_a_machine_of_its_own() {
     let checked = Command::new("e2fsck").args(["-n", "-f"]).arg(copy.path()).output().unwrap();
     let told = String::from_utf8_lossy(&checked.stdout);
     assert!(checked.status.success() && !told.contains("recovering journal"), "{told}");
+}
+
+#[test]
+fn clones_of_a_snapshot_go_on_each_as_another_machine() {
+    let files = Files::new();
+    let mut first = files.machine(None);
+    first.configure(Configuration::default());
+    first.ask(files.root(Upper::Memory { size: 32 << 20 }, &[])).unwrap();
+    let main = first.start(&["sh", "-c", "seq 1 20000; read line; echo $line $(hostname) $(date +%Y); exit 3"]);
+    // Some of what it has written is taken, and the rest is not.
+    first.until("some of it comes", |machine| machine.output(main, Stream::Stdout).len() > 40_000);
+    first.ignored.insert(main);
+    first.ask(Request::Freeze { container: BOX, frozen: false }).unwrap();
+    let file = files.path("snapshot");
+    snapshot(&first, &file);
+    let taken = first.output(main, Stream::Stdout);
+    drop(first);
+
+    let numbers: String = (1..=20_000).map(|number| format!("{number}\n")).collect();
+    let mut random = Vec::new();
+    for (name, year, time) in [("one", "2033", 2_000_000_000), ("two", "2036", 2_100_000_000u64)] {
+        let mut clone = files.machine(Some(&file));
+        let hello = clone.hello.clone().unwrap();
+        assert!(hello.configured && hello.conversation > 1, "{hello:?}");
+        let held = &hello.processes[0];
+        assert_eq!((held.process, held.exit, hello.processes.len()), (main, None, 1));
+        let identity = Identity {
+            hostname: Some(name.into()),
+            clock: Some(time * 1_000_000_000),
+            entropy: Blob(name.repeat(20).into_bytes()),
+            ..Identity::default()
+        };
+        assert_eq!(clone.ask(Request::Renew(Box::new(identity))), Ok(Reply::Done));
+        clone.carry_on_after(main);
+        random.push(clone.sh("head -c 32 /dev/urandom | md5sum"));
+        clone.host.write_stdin(main, b"typed\n");
+        let outcome = clone.outcome(main);
+        // What the first host had taken, and what comes from there on: all of it, once.
+        let from = held.outputs[0].taken as usize;
+        assert!(from > 0 && from <= taken.len(), "{from}");
+        let whole = taken[..from].to_owned() + &outcome.stdout;
+        assert!(whole == format!("{numbers}typed {name} {year}\n"), "{} bytes; {from} were taken", whole.len());
+        assert_eq!(outcome.status, Status::Code(3));
+    }
+    assert_ne!(random[0], random[1]);
 }

@@ -15,8 +15,10 @@
 //! | 3 | a credit: what was taken, and up to where may be sent | two offsets |
 //! | 4 | the end of the stream | its offset |
 //!
-//! [`PREAMBLE`] begins a conversation, and can stand between any two frames: whoever reads it forgets what came before. A virtio-serial
-//! port has no connections, and may hold the rest of an earlier conversation; so one reads on to the preamble.
+//! A preamble ([`PREAMBLE`], and a token of 8 bytes) begins a conversation, and can stand between any two frames: whoever reads it forgets
+//! what came before. A virtio-serial port has no connections, and may hold the rest of an earlier conversation. So one reads on to the
+//! preamble; a host calls with one, again and again, as nobody may be listening yet; and as a guest answers each with its token, the host
+//! knows which answer is to the last.
 
 use std::fmt;
 
@@ -24,6 +26,8 @@ use crate::message::{ProcessId, Stream};
 
 /// What begins a conversation. Its first four bytes are no length that a frame may have.
 pub const PREAMBLE: &[u8; 16] = b"stratus\0guest\r\n\x01";
+/// A preamble's bytes: what begins it, and its token.
+const PREAMBLE_LENGTH: usize = PREAMBLE.len() + 8;
 /// The most bytes of a message.
 pub const MAX_MESSAGE: usize = 1 << 20;
 /// The most bytes of a stream in one frame.
@@ -60,7 +64,10 @@ impl Channel {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Frame<'b> {
     /// The beginning of a conversation.
-    Preamble,
+    Preamble {
+        /// The host's choice, which the guest repeats; 0: nobody has called, as the connection is new.
+        token: u64,
+    },
     /// A message, encoded.
     Message(&'b [u8]),
     /// A piece of a stream.
@@ -137,7 +144,10 @@ impl Frame<'_> {
             parts.iter().for_each(|part| out.extend_from_slice(part));
         };
         match *self {
-            Self::Preamble => out.extend_from_slice(PREAMBLE),
+            Self::Preamble { token } => {
+                out.extend_from_slice(PREAMBLE);
+                out.extend_from_slice(&token.to_le_bytes());
+            }
             Self::Message(body) => frame(1, 0, [body, &[]], MAX_MESSAGE),
             Self::Data { channel, offset, bytes } => {
                 frame(2, channel.to_bits(), [&offset.to_le_bytes(), bytes], 8 + MAX_DATA);
@@ -195,16 +205,16 @@ impl Decoder {
     #[expect(clippy::should_implement_trait, reason = "a frame borrows from the decoder")]
     pub fn next(&mut self) -> Result<Option<Frame<'_>>, BadFrame> {
         if !self.aligned {
-            return Ok(self.seek().then_some(Frame::Preamble));
+            return Ok(self.seek().map(|token| Frame::Preamble { token }));
         }
         let rest = &self.buffer[self.read..];
         if rest.starts_with(&PREAMBLE[..4.min(rest.len())]) && rest.len() >= 4 {
-            if rest.len() < PREAMBLE.len() {
-                return Ok(None);
+            if let Some(token) = token(rest) {
+                self.read += PREAMBLE_LENGTH;
+                return Ok(Some(Frame::Preamble { token }));
             }
-            if rest.starts_with(PREAMBLE) {
-                self.read += PREAMBLE.len();
-                return Ok(Some(Frame::Preamble));
+            if rest.len() < PREAMBLE_LENGTH {
+                return Ok(None);
             }
         }
         let Some((header, rest)) = rest.split_first_chunk::<HEADER>() else { return Ok(None) };
@@ -218,21 +228,23 @@ impl Decoder {
     }
 
     /// Looks for the preamble, and drops what comes before.
-    fn seek(&mut self) -> bool {
+    fn seek(&mut self) -> Option<u64> {
         let rest = &self.buffer[self.read..];
-        match rest.windows(PREAMBLE.len()).position(|window| window == PREAMBLE) {
-            Some(at) => {
-                self.read += at + PREAMBLE.len();
-                self.aligned = true;
-                true
-            }
-            None => {
-                // It may have come in part.
-                self.read += rest.len().saturating_sub(PREAMBLE.len() - 1);
-                false
-            }
-        }
+        let found = rest.windows(PREAMBLE_LENGTH).enumerate().find_map(|(at, window)| Some((at, token(window)?)));
+        let Some((at, token)) = found else {
+            // It may have come in part.
+            self.read += rest.len().saturating_sub(PREAMBLE_LENGTH - 1);
+            return None;
+        };
+        self.read += at + PREAMBLE_LENGTH;
+        self.aligned = true;
+        Some(token)
     }
+}
+
+/// The token of what begins with a preamble.
+fn token(bytes: &[u8]) -> Option<u64> {
+    bytes.strip_prefix(PREAMBLE)?.first_chunk().map(|token| u64::from_le_bytes(*token))
 }
 
 fn word(bytes: &[u8], at: usize) -> u32 {
@@ -278,9 +290,8 @@ fn parse<'b>(header: &[u8], body: &'b [u8]) -> Result<Frame<'b>, BadFrame> {
 }
 
 pub(crate) fn fuzz(data: &[u8]) {
-    let mut decoder = Decoder::new();
+    let mut decoder = Decoder::aligned();
     let mut frames = Vec::new();
-    decoder.push(PREAMBLE);
     // Its pieces have any lengths.
     for piece in data.chunk_by(|_, next| next & 7 != 0) {
         decoder.push(piece);
@@ -293,8 +304,7 @@ pub(crate) fn fuzz(data: &[u8]) {
         }
         assert!(decoder.buffer.len() - decoder.read <= HEADER + MAX_MESSAGE, "more is kept than a frame");
     }
-    let written = frames.strip_prefix(PREAMBLE).unwrap_or(&frames);
-    assert!(data.starts_with(written), "what was read is not what was there");
+    assert!(data.starts_with(&frames), "what was read is not what was there");
 }
 
 #[cfg(test)]
@@ -305,7 +315,7 @@ mod tests {
 
     #[derive(Debug, Clone)]
     enum Owned {
-        Preamble,
+        Preamble(u64),
         Message(Vec<u8>),
         Data(Channel, u64, Vec<u8>),
         Credit(Channel, u64, u64),
@@ -315,7 +325,7 @@ mod tests {
     impl Owned {
         fn frame(&self) -> Frame<'_> {
             match self {
-                Self::Preamble => Frame::Preamble,
+                Self::Preamble(token) => Frame::Preamble { token: *token },
                 Self::Message(body) => Frame::Message(body),
                 Self::Data(channel, offset, bytes) => Frame::Data { channel: *channel, offset: *offset, bytes },
                 Self::Credit(channel, taken, limit) => {
@@ -337,7 +347,7 @@ mod tests {
 
     fn frames() -> impl Strategy<Value = Vec<Owned>> {
         let frame = prop_oneof![
-            Just(Owned::Preamble),
+            any::<u64>().prop_map(Owned::Preamble),
             bytes(300).prop_map(Owned::Message),
             (channel(), any::<u64>(), bytes(300)).prop_map(|(channel, at, bytes)| Owned::Data(channel, at, bytes)),
             (channel(), any::<u64>(), any::<u64>())
@@ -352,7 +362,7 @@ mod tests {
         fn what_is_written_is_read_in_whatever_pieces_it_comes(sent in frames(), piece in 1usize..40, stale in bytes(60)) {
             let mut wire = stale.clone();
             prop_assume!(!stale.windows(4).any(|part| part == &PREAMBLE[..4]));
-            Frame::Preamble.write(&mut wire);
+            Frame::Preamble { token: 7 }.write(&mut wire);
             sent.iter().for_each(|frame| frame.frame().write(&mut wire));
             let (mut decoder, mut again, mut count) = (Decoder::new(), Vec::new(), 0);
             for piece in wire.chunks(piece) {
@@ -375,27 +385,29 @@ mod tests {
     #[test]
     fn a_claimed_length_takes_no_memory() {
         let mut decoder = Decoder::new();
-        decoder.push(PREAMBLE);
+        decoder.push(&[PREAMBLE, &[0; 8][..]].concat());
         decoder.push(&[&(MAX_MESSAGE as u32).to_le_bytes()[..], &[0, 0, 0, 0, 1, 0, 0, 0]].concat());
-        assert_eq!(decoder.next(), Ok(Some(Frame::Preamble)));
+        assert_eq!(decoder.next(), Ok(Some(Frame::Preamble { token: 0 })));
         assert_eq!(decoder.next(), Ok(None));
         assert!(decoder.buffer.capacity() < 4096);
         decoder.reset();
-        decoder.push(&[PREAMBLE, &(MAX_MESSAGE as u32 + 1).to_le_bytes()[..], &[0, 0, 0, 0, 1, 0, 0, 0]].concat());
-        assert_eq!(decoder.next(), Ok(Some(Frame::Preamble)));
+        decoder.push(
+            &[PREAMBLE, &[0; 8][..], &(MAX_MESSAGE as u32 + 1).to_le_bytes()[..], &[0, 0, 0, 0, 1, 0, 0, 0]].concat(),
+        );
+        assert_eq!(decoder.next(), Ok(Some(Frame::Preamble { token: 0 })));
         assert_eq!(decoder.next(), Err(BadFrame::Length { kind: 1, length: MAX_MESSAGE as u32 + 1 }));
     }
 
     #[test]
     fn after_nonsense_the_next_conversation_is_found() {
         let mut decoder = Decoder::new();
-        decoder.push(&[&PREAMBLE[..], &[0xff; 40]].concat());
-        assert_eq!(decoder.next(), Ok(Some(Frame::Preamble)));
+        decoder.push(&[&PREAMBLE[..], &[0; 8], &[0xff; 40]].concat());
+        assert_eq!(decoder.next(), Ok(Some(Frame::Preamble { token: 0 })));
         assert_eq!(decoder.next(), Err(BadFrame::Kind(0xff)));
         decoder.resynchronise();
         assert_eq!(decoder.next(), Ok(None));
-        decoder.push(PREAMBLE);
-        assert_eq!(decoder.next(), Ok(Some(Frame::Preamble)));
+        decoder.push(&[PREAMBLE, &[0; 8][..]].concat());
+        assert_eq!(decoder.next(), Ok(Some(Frame::Preamble { token: 0 })));
         assert_eq!(decoder.next(), Ok(None));
     }
 }

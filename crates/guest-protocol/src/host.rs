@@ -8,6 +8,7 @@ mod check;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
+use std::hash::{BuildHasher, Hasher, RandomState};
 
 use check::Expected;
 
@@ -155,6 +156,10 @@ struct Process {
 pub struct Host {
     decoder: Decoder,
     phase: Phase,
+    /// Of the last call; 0: there was none, as the stream is a connection of its own.
+    token: u64,
+    /// What comes is of the conversation with that token.
+    is_ours: bool,
     boot: Option<[u8; 16]>,
     window: u32,
     out: Vec<u8>,
@@ -175,6 +180,8 @@ impl Host {
         Self {
             decoder: Decoder::new(),
             phase: Phase::Silent,
+            token: 0,
+            is_ours: false,
             boot: None,
             window,
             out: Vec::new(),
@@ -191,6 +198,7 @@ impl Host {
     /// A new stream is there, or the old one broke: what was under way is [`Event::Unanswered`], and the guest's hello is waited for.
     pub fn reconnect(&mut self) {
         self.decoder.reset();
+        (self.token, self.is_ours) = (0, false);
         self.forget_conversation();
     }
 
@@ -213,7 +221,9 @@ impl Host {
     /// it [has](Event::Connected): nobody may be listening yet.
     pub fn call(&mut self) {
         if self.phase == Phase::Silent {
-            Frame::Preamble.write(&mut self.out);
+            // One that no earlier host has had.
+            self.token = RandomState::new().build_hasher().finish() | 1;
+            Frame::Preamble { token: self.token }.write(&mut self.out);
         }
     }
 
@@ -349,8 +359,15 @@ impl Host {
         while let Some(frame) = decoder.next()? {
             match (frame, self.phase) {
                 // It begins anew, as the other end of a port that knows no connections.
-                (Frame::Preamble, Phase::Talking) => self.forget_conversation(),
-                (Frame::Preamble, _) => {}
+                (Frame::Preamble { token }, phase) => {
+                    // It begins anew.
+                    if phase == Phase::Talking {
+                        self.forget_conversation();
+                    }
+                    self.is_ours = token == self.token;
+                }
+                // What is left of a conversation with somebody else.
+                _ if !self.is_ours => {}
                 (Frame::Message(body), phase) => {
                     let message = decode(body).map_err(|_| Nonsense::Message)?;
                     match (message, phase) {
@@ -401,9 +418,8 @@ impl Host {
         }
         self.boot = Some(hello.boot);
         self.phase = Phase::Talking;
-        self.out.clear();
-        self.written = 0;
-        let greeting = encode(&ToGuest::Greeting(Greeting { protocol: PROTOCOL, resume }));
+        let conversation = hello.conversation;
+        let greeting = encode(&ToGuest::Greeting(Greeting { protocol: PROTOCOL, conversation, resume }));
         let greeting = greeting.map_err(|_| Nonsense::Unexpected("more processes than can be greeted"))?;
         Frame::Message(&greeting).write(&mut self.out);
         let ended: Vec<_> = hello.processes.iter().filter_map(|held| Some((held.process, held.exit?))).collect();

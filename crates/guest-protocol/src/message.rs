@@ -114,6 +114,8 @@ pub enum ToGuest {
 pub struct Greeting {
     /// The version that is spoken: the guest's own, or the guest ends the conversation.
     pub protocol: u32,
+    /// The hello that it answers; another one's is not meant for this conversation.
+    pub conversation: u64,
     /// Where each running process's streams go on. What is not named here goes on where the guest said.
     pub resume: Vec<Resume>,
 }

@@ -32,12 +32,12 @@ impl Agent {
         self.link = Some(link);
         // On a port, whoever is at the other end begins.
         if connections {
-            self.begin();
+            self.begin(0);
         }
     }
 
     /// Says hello, with all that is held.
-    fn begin(&mut self) {
+    fn begin(&mut self, token: u64) {
         self.conversation += 1;
         self.files.clear();
         for process in self.processes.values_mut() {
@@ -59,7 +59,7 @@ impl Agent {
         link.greeted = false;
         link.out.clear();
         link.written = 0;
-        Frame::Preamble.write(&mut link.out);
+        Frame::Preamble { token }.write(&mut link.out);
         Frame::Message(&hello).write(&mut link.out);
     }
 
@@ -106,14 +106,16 @@ impl Agent {
         loop {
             let understood = match decoder.next() {
                 Ok(None) => break,
-                Ok(Some(Frame::Preamble)) => {
-                    self.begin();
+                Ok(Some(Frame::Preamble { token })) => {
+                    self.begin(token);
                     true
                 }
                 Ok(Some(Frame::Message(body))) => match decode(body) {
                     Ok(message) => self.on_message(message),
                     Err(_) => false,
                 },
+                // What is left of a conversation before the last hello.
+                Ok(Some(_)) if !self.is_greeted() => true,
                 Ok(Some(frame)) => self.on_flow(frame),
                 Err(_) => false,
             };
@@ -131,10 +133,18 @@ impl Agent {
         true
     }
 
+    fn is_greeted(&self) -> bool {
+        self.link.as_ref().is_some_and(|link| link.greeted)
+    }
+
     fn on_message(&mut self, message: ToGuest) -> bool {
-        let greeted = self.link.as_ref().is_some_and(|link| link.greeted);
+        let greeted = self.is_greeted();
         match message {
-            ToGuest::Greeting(greeting) if !greeted => self.on_greeting(&greeting),
+            ToGuest::Greeting(greeting) if !greeted && greeting.conversation == self.conversation => {
+                self.on_greeting(&greeting)
+            }
+            // What is left of a conversation before the last hello.
+            _ if !greeted => true,
             ToGuest::Request { number, body } if greeted => {
                 self.on_request(number, body);
                 true

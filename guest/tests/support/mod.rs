@@ -289,6 +289,11 @@ impl Machine {
         }
     }
 
+    /// Processes are numbered from here on: others were begun by another host.
+    pub fn carry_on_after(&mut self, process: ProcessId) {
+        self.next = process.get();
+    }
+
     pub fn next_process(&mut self) -> ProcessId {
         self.next += 1;
         ProcessId::new(self.next).unwrap()

@@ -159,7 +159,7 @@ pub(super) fn fuzz(data: &[u8]) {
             outputs: [Position { taken: 7, written: 9, ended: false }; 2],
         }],
     };
-    Frame::Preamble.write(&mut wire);
+    Frame::Preamble { token: 0 }.write(&mut wire);
     let body = encode(&ToHost::Hello(hello)).expect("a short message");
     Frame::Message(&body).write(&mut wire);
     host.receive(&wire).expect("a guest that says hello");

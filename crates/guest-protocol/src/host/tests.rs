@@ -28,7 +28,7 @@ fn said(message: &ToHost) -> Vec<u8> {
 }
 
 fn begun(processes: Vec<Held>) -> Vec<u8> {
-    [&PREAMBLE[..], &said(&ToHost::Hello(hello(processes)))].concat()
+    [&PREAMBLE[..], &[0; 8], &said(&ToHost::Hello(hello(processes)))].concat()
 }
 
 fn greeted() -> Host {
@@ -122,11 +122,11 @@ fn a_guest_that_talks_nonsense_is_cut_off() {
 
 #[test]
 fn nothing_comes_before_the_hello() {
-    let early = [&PREAMBLE[..], &said(&ToHost::Exited { process: process(1), exit: EXIT })].concat();
+    let early = [&PREAMBLE[..], &[0; 8], &said(&ToHost::Exited { process: process(1), exit: EXIT })].concat();
     assert!(Host::new(1).receive(&early).is_err());
     let mut old = hello(Vec::new());
     old.protocol = PROTOCOL + 1;
-    let wire = [&PREAMBLE[..], &said(&ToHost::Hello(old))].concat();
+    let wire = [&PREAMBLE[..], &[0; 8], &said(&ToHost::Hello(old))].concat();
     assert_eq!(Host::new(1).receive(&wire), Err(Nonsense::Version { guest: PROTOCOL + 1 }));
     // Requests have to wait for it.
     let mut host = Host::new(1);
@@ -167,6 +167,26 @@ fn a_process_that_it_was_told_to_forget_may_be_gone_or_not() {
         let heard = host.receive(&piece(1, Stream::Stdout, 0, b"x"));
         assert_eq!(heard.is_ok(), still_there);
     }
+}
+
+#[test]
+fn of_many_calls_the_last_is_the_one_that_counts() {
+    let mut host = Host::new(100);
+    host.call();
+    host.call();
+    let (mut decoder, mut tokens, mut wire) = (Decoder::new(), Vec::new(), Vec::new());
+    decoder.push(host.output());
+    while let Some(Frame::Preamble { token }) = decoder.next().unwrap() {
+        tokens.push(token);
+        // What another host was told, and the answer to each call.
+        wire.extend(said(&ToHost::Exited { process: process(3), exit: EXIT }));
+        Frame::Preamble { token }.write(&mut wire);
+        wire.extend(said(&ToHost::Hello(hello(Vec::new()))));
+    }
+    assert!(tokens.len() == 2 && tokens[0] != tokens[1]);
+    host.receive(&wire).unwrap();
+    assert!(matches!(host.event(), Some(Event::Connected(_))));
+    assert!(host.event().is_none() && host.is_connected());
 }
 
 #[test]
@@ -218,7 +238,7 @@ proptest! {
             let stream = [Stream::Stdin, Stream::Stdout, Stream::Stderr][number as usize % 3];
             let channel = Channel { process: process(number), stream };
             match kind {
-                0 => Frame::Preamble.write(&mut wire),
+                0 => Frame::Preamble { token: 0 }.write(&mut wire),
                 1 => wire.extend(begun(vec![held(number, offset, offset + 1)])),
                 2 => wire.extend(said(&ToHost::Exited { process: process(number), exit: EXIT })),
                 3 => wire.extend(said(&ToHost::Answer { number: offset, result: Ok(Reply::Done) })),
