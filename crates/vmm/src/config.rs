@@ -24,6 +24,18 @@ pub struct Config {
     pub console: Console,
     /// Its disks, in the order in which the guest finds them.
     pub disks: Vec<Disk>,
+    /// Sockets between it and the host.
+    pub vsock: Option<Vsock>,
+}
+
+/// Sockets between a machine and its host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Vsock {
+    /// The guest's address, 3 or more.
+    pub cid: u32,
+    /// The Unix socket that is the host's end, which is made. Who connects to it and writes `CONNECT PORT` is connected to a port of the guest; the host's port P, for
+    /// the guest, is whoever listens at this path with `_P` behind it.
+    pub path: PathBuf,
 }
 
 /// A disk of a machine.

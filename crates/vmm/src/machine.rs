@@ -65,6 +65,9 @@ impl Machine {
                 })?;
             }
         }
+        for device in &devices {
+            device.waits_for(|fd| events.add(&fd, || device.ready())).transpose()?;
+        }
         let start = |vcpu: Vcpu| vcpu.run(Arc::clone(&buses), Arc::clone(&ending));
         let threads: Vec<VcpuThread> = vcpus.into_iter().map(start).collect::<Result<_>>()?;
         let end = loop {

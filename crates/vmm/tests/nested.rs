@@ -36,6 +36,7 @@ impl Host {
         host.add("vmlinuz", &kernel.join("vmlinuz"));
         host.add("bin/busybox", &busybox());
         host.add_program("bin/vmm", &example("vmm"));
+        host.add_program("bin/talk", &example("talk"));
         host
     }
 
@@ -66,6 +67,7 @@ impl Host {
         fs::write(&script, format!("#!/bin/busybox sh\n{MOUNT}{init}\n/bin/busybox poweroff -f\n")).unwrap();
         let archive = self.directory.path().join(name);
         let mut files = vec![("init".to_owned(), script), ("bin/busybox".to_owned(), busybox())];
+        files.extend(with_libraries("bin/talk", &example("talk")));
         files.extend(
             GUEST_MODULES.map(|module| (format!("modules/{module}.ko"), kernel().join(format!("{module}.ko")))),
         );
@@ -100,7 +102,24 @@ const MOUNT: &str = "for kind in proc sysfs devtmpfs debugfs; do /bin/busybox mk
 ";
 
 /// The modules of the kernel that a guest has.
-const GUEST_MODULES: [&str; 5] = ["virtio", "virtio_ring", "virtio_mmio", "virtio_blk", "virtio-rng"];
+const GUEST_MODULES: [&str; 8] = [
+    "virtio_ring",
+    "virtio",
+    "virtio_mmio",
+    "virtio_blk",
+    "virtio-rng",
+    "vsock",
+    "vmw_vsock_virtio_transport_common",
+    "vmw_vsock_virtio_transport",
+];
+
+fn with_libraries(name: &str, program: &Path) -> Vec<(String, PathBuf)> {
+    let mut files = vec![(name.to_owned(), program.to_owned())];
+    let libraries = String::from_utf8(Command::new("ldd").arg(program).output().unwrap().stdout).unwrap();
+    let paths = libraries.split_whitespace().filter(|word| word.starts_with('/'));
+    files.extend(paths.map(|path| (path[1..].to_owned(), PathBuf::from(path))));
+    files
+}
 
 fn busybox() -> PathBuf {
     PathBuf::from("/bin/busybox")
@@ -187,7 +206,9 @@ fn nested_a_stock_kernel_boots_with_its_processors_and_switches_itself_off() {
 }
 
 /// Loads what a guest needs for its virtual devices.
-const MODULES: &str = "for module in virtio_ring virtio virtio_mmio virtio_blk virtio-rng; do /bin/busybox insmod /modules/$module.ko; done";
+fn modules() -> String {
+    format!("for module in {}; do /bin/busybox insmod /modules/$module.ko; done", GUEST_MODULES.join(" "))
+}
 
 #[test]
 fn nested_a_guest_reads_and_writes_its_disks() {
@@ -195,7 +216,7 @@ fn nested_a_guest_reads_and_writes_its_disks() {
     host.add_guest(
         "guest.cpio",
         &format!(
-            r#"{MODULES}
+            r#"{}
 b=/bin/busybox
 for disk in vda vdb; do
     echo "guest: $disk $($b cat /sys/block/$disk/serial) sectors $($b cat /sys/block/$disk/size) read-only $($b cat /sys/block/$disk/ro)"
@@ -206,7 +227,8 @@ $b dd if=/copy of=/dev/vda bs=1M seek=4 conv=fsync 2>/dev/null && echo "guest: c
 $b dd if=/dev/zero of=/dev/vdb count=1 2>/dev/null || echo "guest: layers are not written to"
 $b dd if=/dev/vdb bs=1M skip=1 2>/dev/null
 echo "guest: random $($b dd if=/dev/hwrng bs=64 count=1 2>/dev/null | $b wc -c)"
-"#
+"#,
+            modules()
         ),
     );
     host.add_text("one", "the first layer");
@@ -232,4 +254,24 @@ echo "guest: random $($b dd if=/dev/hwrng bs=64 count=1 2>/dev/null | $b wc -c)"
     assert_eq!(sums.len(), 4, "{told}");
     assert_eq!(sums[0], sums[1], "what the guest reads is not what the host has:\n{told}");
     assert_eq!(sums[2], sums[3], "what the guest wrote is not what the host has:\n{told}");
+}
+
+#[test]
+fn nested_a_guest_and_its_host_speak_over_vsock() {
+    let mut host = Host::new();
+    host.add_guest("guest.cpio", &format!("{}\n/bin/talk 7", modules()));
+    let told = host.run(
+        "talk listen /socket_7 &
+        until [ -e /socket_7 ]; do usleep 10000; done
+        vmm --memory 256 --initrd /guest.cpio --append 'console=ttyS0 quiet' --vsock /socket /vmlinux
+        echo host: ended with $?, its socket is $([ -e /socket ] && echo there || echo gone)",
+    );
+    for line in [
+        "talk: hello from the host",
+        "talk: hello from the guest",
+        "talk: 1048576 bytes came back, the same",
+        "host: ended with 0, its socket is gone",
+    ] {
+        assert!(told.contains(line), "{line:?} is not told:\n{told}");
+    }
 }

@@ -4,6 +4,7 @@ use super::virtio::block::{Block, Disk};
 use super::virtio::queue::Interrupt;
 use super::virtio::rng::Rng;
 use super::virtio::transport::{self, Transport};
+use super::virtio::vsock::Vsock;
 use super::virtio::{Attached, Device};
 use crate::arch::current::acpi::Window;
 use crate::arch::current::layout;
@@ -17,10 +18,10 @@ use std::sync::{Arc, Mutex};
 
 /// Where the devices of a machine are: ACPI's tables say so.
 pub(crate) fn windows(config: &Config) -> Result<Vec<Window>> {
-    let count = 1 + config.disks.len();
+    let count = 1 + usize::from(config.vsock.is_some()) + config.disks.len();
     if count > layout::LINES.len() {
-        let most = layout::LINES.len() - 1;
-        return Err(Error::Size(format!("a machine has at most {most} disks, and not {}", config.disks.len())));
+        let most = layout::LINES.len() - (count - config.disks.len());
+        return Err(Error::Size(format!("such a machine has at most {most} disks, and not {}", config.disks.len())));
     }
     let window = |(number, line): (usize, &u32)| Window {
         start: layout::DEVICES.0 as u32 + number as u32 * transport::SIZE as u32,
@@ -35,6 +36,11 @@ pub(crate) fn attach(config: &Config, vm: &Vm, bus: &mut Bus) -> Result<Vec<Atta
     let mut devices: Vec<Arc<Mutex<dyn Device>>> = vec![Arc::new(Mutex::new(Rng::default()))];
     for disk in &config.disks {
         devices.push(Arc::new(Mutex::new(Block::new(open(disk)?))));
+    }
+    if let Some(vsock) = &config.vsock {
+        let failed =
+            |source| Error::File { what: "the host's end of a machine's sockets", path: vsock.path.clone(), source };
+        devices.push(Arc::new(Mutex::new(Vsock::new(vsock.cid, &vsock.path).map_err(failed)?)));
     }
     let mut attached = Vec::with_capacity(devices.len());
     for (device, window) in devices.into_iter().zip(windows(config)?) {

@@ -4,20 +4,28 @@ use super::block::{Block, Disk};
 use super::queue::Interrupt;
 use super::rng::Rng;
 use super::transport::{NOTIFY, Transport};
+use super::vsock::Vsock;
 use super::{Attached, Device};
 use crate::arch::current::layout;
 use crate::bus::Registers;
 use crate::config::MemorySize;
 use crate::memory::Memory;
 use std::fs::File;
+use std::os::unix::net::UnixListener;
 use std::sync::{Arc, Mutex};
 use vm_memory::{Bytes, GuestAddress};
 use vmm_sys_util::eventfd::EventFd;
 
-/// Where a guest's rings begin, one queue a page of each kind.
+/// Where a guest's rings begin, and how far apart those of one queue are.
 const RINGS: u64 = 0x10_0000;
+const RING: u64 = 0x4000;
 /// Where its buffers begin.
 const BUFFERS: u64 = 0x20_0000;
+
+/// Where the rings of a queue are.
+fn rings(queue: usize) -> u64 {
+    RINGS + queue as u64 * 4 * RING
+}
 
 /// A kind of device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,6 +34,8 @@ pub enum Kind {
     Disk,
     /// A source of entropy.
     Entropy,
+    /// Sockets to the host, where somebody listens at port 1.
+    Vsock,
 }
 
 /// A guest with one device.
@@ -33,7 +43,20 @@ pub(super) struct Guest {
     transport: Transport,
     attached: Attached,
     pub(super) memory: Memory,
+    /// What the device speaks with, for as long as the guest lives.
+    #[cfg_attr(not(test), expect(dead_code, reason = "it is there to be connected to"))]
+    host: Option<Host>,
 }
+
+/// The host's side of a vsock device.
+#[cfg_attr(not(test), expect(dead_code, reason = "it is there to be connected to"))]
+struct Host {
+    directory: tempfile::TempDir,
+    listener: UnixListener,
+}
+
+/// The address of a guest with a vsock device.
+const CID: u32 = 3;
 
 /// A descriptor, as a guest writes it (2.7.5).
 #[derive(Clone, Copy, Debug, Default)]
@@ -55,7 +78,7 @@ impl Guest {
         let event = || EventFd::new(libc::EFD_CLOEXEC | libc::EFD_NONBLOCK).unwrap_or_else(|error| panic!("{error}"));
         let queues = device.lock().unwrap_or_else(std::sync::PoisonError::into_inner).queues().len();
         let attached = Attached::new(device, Interrupt::new(event()), (0..queues).map(|_| Arc::new(event())).collect());
-        Guest { transport: Transport::new(attached.clone(), memory.clone()), attached, memory }
+        Guest { transport: Transport::new(attached.clone(), memory.clone()), attached, memory, host: None }
     }
 
     pub(super) fn of(kind: Kind) -> Guest {
@@ -70,6 +93,14 @@ impl Guest {
                 Arc::new(Mutex::new(Block::new(disk.unwrap_or_else(|error| panic!("{error}")))))
             }
             Kind::Entropy => Arc::new(Mutex::new(Rng::default())),
+            Kind::Vsock => {
+                let directory = tempfile::tempdir().unwrap_or_else(|error| panic!("{error}"));
+                let path = directory.path().join("v");
+                let listener =
+                    UnixListener::bind(directory.path().join("v_1")).unwrap_or_else(|error| panic!("{error}"));
+                let device = Vsock::new(CID, &path).unwrap_or_else(|error| panic!("{error}"));
+                return Guest { host: Some(Host { directory, listener }), ..Guest::new(Arc::new(Mutex::new(device))) };
+            }
         })
     }
 
@@ -83,7 +114,7 @@ impl Guest {
         u32::from_le_bytes(bytes)
     }
 
-    /// Goes through all steps (3.1.1), with one queue of `size` entries.
+    /// Goes through all steps (3.1.1), with queues of `size` entries, as far as they may have as many.
     pub(super) fn set_up(&mut self, size: u16) {
         self.write(0x70, 0);
         self.write(0x70, 1);
@@ -92,36 +123,39 @@ impl Guest {
         self.write(0x24, 1);
         self.write(0x20, 1);
         self.write(0x70, 11);
-        self.write(0x30, 0);
-        self.write(0x38, size.into());
-        for (register, ring) in [(0x80, 0), (0x90, 1), (0xa0, 2)] {
-            self.write(register, (RINGS + ring * 0x4000) as u32);
-            self.write(register + 4, 0);
+        for queue in 0..self.attached.kicks.len() as u32 {
+            self.write(0x30, queue);
+            let most = self.read(0x34);
+            self.write(0x38, most.min(size.into()));
+            for (register, ring) in [(0x80, 0), (0x90, 1), (0xa0, 2)] {
+                self.write(register, (rings(queue as usize) + ring * RING) as u32);
+                self.write(register + 4, 0);
+            }
+            self.write(0x44, 1);
         }
-        self.write(0x44, 1);
         self.write(0x70, 15);
     }
 
-    pub(super) fn descriptor(&self, number: u16, descriptor: Descriptor) {
+    pub(super) fn descriptor(&self, queue: usize, number: u16, descriptor: Descriptor) {
         let Descriptor { address, length, flags, next } = descriptor;
         let bytes =
             [&address.to_le_bytes()[..], &length.to_le_bytes(), &flags.to_le_bytes(), &next.to_le_bytes()].concat();
-        self.put(RINGS + u64::from(number) * 16, &bytes);
+        self.put(rings(queue) + u64::from(number) * 16, &bytes);
     }
 
     /// Offers the requests that begin with these descriptors, of all that it ever offered.
-    pub(super) fn offer(&self, index: u16, heads: &[u16], size: u16) {
+    pub(super) fn offer(&self, queue: usize, index: u16, heads: &[u16], size: u16) {
         for (number, head) in heads.iter().enumerate() {
             let slot = (index.wrapping_sub(heads.len() as u16).wrapping_add(number as u16)) % size.max(1);
-            self.put(RINGS + 0x4000 + 4 + u64::from(slot) * 2, &head.to_le_bytes());
+            self.put(rings(queue) + RING + 4 + u64::from(slot) * 2, &head.to_le_bytes());
         }
-        self.put(RINGS + 0x4000 + 2, &index.to_le_bytes());
+        self.put(rings(queue) + RING + 2, &index.to_le_bytes());
     }
 
     /// How many requests the device has answered.
     #[cfg(test)]
-    pub(super) fn answered(&self) -> u16 {
-        self.memory.regions().read_obj(GuestAddress(RINGS + 0x8000 + 2)).unwrap_or(0)
+    pub(super) fn answered(&self, queue: usize) -> u16 {
+        self.memory.regions().read_obj(GuestAddress(rings(queue) + 2 * RING + 2)).unwrap_or(0)
     }
 
     pub(super) fn put(&self, at: u64, bytes: &[u8]) {
@@ -129,24 +163,33 @@ impl Guest {
         let _ = self.memory.regions().write_slice(bytes, GuestAddress(at));
     }
 
-    /// Has the device handle what is in its first queue, on this thread or on its own, and returns when it did.
-    pub(super) fn notify(&mut self) {
-        let kick = self.transport_kick();
+    /// Tells the device that something is in a queue. It is handled when this returns, or by the device's own thread.
+    pub(super) fn notify(&mut self, queue: usize) {
         if self.attached.waited_for().is_empty() {
-            let _ = kick.write(1);
+            // The counter is never full.
+            let _ = self.attached.kicks[queue].write(1);
         } else {
-            self.attached.notified(0);
+            self.attached.notified(queue);
         }
-    }
-
-    fn transport_kick(&self) -> Arc<EventFd> {
-        Arc::clone(&self.attached.kicks[0])
+        self.attached.ready();
     }
 
     /// Resets the device: whatever it was at is over then.
     pub(super) fn reset(&mut self) {
         self.write(0x70, 0);
     }
+}
+
+/// A packet whose addresses are right, and of whose rest little is.
+fn packet(next: &mut impl FnMut(usize) -> u64) -> Vec<u8> {
+    let ports = [next(1) as u32 % 3, next(1) as u32 % 3];
+    let (length, op, flags) = (next(2) as u32, next(1) as u16 % 9, next(1) as u32);
+    let mut bytes = [u64::from(CID), 2].iter().flat_map(|cid| cid.to_le_bytes()).collect::<Vec<u8>>();
+    bytes.extend(ports.iter().flat_map(|port| port.to_le_bytes()));
+    bytes.extend(length.to_le_bytes());
+    bytes.extend([1, op].iter().flat_map(|half| half.to_le_bytes()));
+    bytes.extend([flags, next(4) as u32, next(4) as u32].iter().flat_map(|word| word.to_le_bytes()));
+    bytes
 }
 
 /// Has a device beside a guest whose registers, rings and buffers are made of `data`. It must come to an end, and to no panic.
@@ -157,8 +200,10 @@ pub fn run(kind: Kind, data: &[u8]) {
         |count: usize| -> u64 { (0..count).fold(0, |number, _| number << 8 | u64::from(data.next().unwrap_or(0))) };
     let size = 1u16 << (next(1) % 9);
     guest.set_up(size);
-    let mut index = 0u16;
+    let queues = guest.attached.kicks.len();
+    let mut index = vec![0u16; queues];
     for _ in 0..next(1) % 32 {
+        let queue = next(1) as usize % queues;
         match next(1) % 8 {
             // Any register, any value.
             0 => {
@@ -170,7 +215,7 @@ pub fn run(kind: Kind, data: &[u8]) {
             }
             1 => guest.set_up(1 << (next(1) % 9)),
             // A ring that says what it likes.
-            2 => guest.offer(next(2) as u16, &[next(2) as u16], size),
+            2 => guest.offer(queue, next(2) as u16, &[next(2) as u16], size),
             // Some requests of a form that may be right.
             _ => {
                 let first = (next(1) as u16) % size;
@@ -178,17 +223,27 @@ pub fn run(kind: Kind, data: &[u8]) {
                     let wild = next(1) == 7;
                     let address = if wild { next(8) } else { BUFFERS + (next(2) & 0xfff0) };
                     let length = if wild { next(4) as u32 } else { next(2) as u32 };
-                    let flags = if wild { next(2) as u16 } else { [NEXT, NEXT | WRITE, WRITE][usize::from(step)] };
+                    let plain = if kind == Kind::Vsock && queue == 0 {
+                        [NEXT | WRITE, NEXT | WRITE, WRITE]
+                    } else {
+                        [NEXT, NEXT | WRITE, WRITE]
+                    };
+                    let plain = if kind == Kind::Vsock && queue == 1 { [NEXT, NEXT, 0] } else { plain };
+                    let flags = if wild { next(2) as u16 } else { plain[usize::from(step)] };
                     let number = (first + step) % size;
-                    guest.descriptor(number, Descriptor { address, length, flags, next: (number + 1) % size });
-                    let contents: Vec<u8> = (0..16).map(|_| next(1) as u8).collect();
-                    guest.put(address, &contents);
+                    guest.descriptor(queue, number, Descriptor { address, length, flags, next: (number + 1) % size });
+                    if kind == Kind::Vsock && step == 0 {
+                        guest.put(address, &packet(&mut next));
+                    } else {
+                        let contents: Vec<u8> = (0..16).map(|_| next(1) as u8).collect();
+                        guest.put(address, &contents);
+                    }
                 }
-                index = index.wrapping_add(1);
-                guest.offer(index, &[first], size);
+                index[queue] = index[queue].wrapping_add(1);
+                guest.offer(queue, index[queue], &[first], size);
             }
         }
-        guest.notify();
+        guest.notify(queue);
     }
     guest.reset();
 }
@@ -200,14 +255,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_guest_breaks_a_device(disk in any::<bool>(), data in prop::collection::vec(any::<u8>(), 0..600)) {
-            run(if disk { Kind::Disk } else { Kind::Entropy }, &data);
+        fn no_guest_breaks_a_device(kind in prop::sample::select(vec![Kind::Disk, Kind::Entropy, Kind::Vsock]), data in prop::collection::vec(any::<u8>(), 0..1200)) {
+            run(kind, &data);
         }
     }
 
     /// Waits until the device has answered so many requests: a disk does on a thread of its own.
     fn until_answered(guest: &Guest, count: u16) {
-        while guest.answered() != count {
+        while guest.answered(0) != count {
             std::thread::yield_now();
         }
     }
@@ -248,10 +303,10 @@ mod tests {
         guest.set_up(4);
         for round in 1..=10u16 {
             guest.put(BUFFERS, &[0; 32]);
-            guest.descriptor(0, Descriptor { address: BUFFERS, length: 32, flags: WRITE, next: 0 });
-            guest.offer(round, &[0], 4);
-            guest.notify();
-            assert_eq!(guest.answered(), round);
+            guest.descriptor(0, 0, Descriptor { address: BUFFERS, length: 32, flags: WRITE, next: 0 });
+            guest.offer(0, round, &[0], 4);
+            guest.notify(0);
+            assert_eq!(guest.answered(0), round);
             let filled: [u8; 32] = guest.memory.regions().read_obj(GuestAddress(BUFFERS)).unwrap();
             assert_ne!(filled, [0; 32]);
         }
@@ -266,12 +321,12 @@ mod tests {
         guest.set_up(8);
         // The serial number: header, 20 bytes, status.
         guest.put(BUFFERS, &[8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
-        guest.descriptor(0, Descriptor { address: BUFFERS, length: 16, flags: NEXT, next: 1 });
-        guest.descriptor(1, Descriptor { address: BUFFERS + 16, length: 20, flags: NEXT | WRITE, next: 2 });
-        guest.descriptor(2, Descriptor { address: BUFFERS + 36, length: 1, flags: WRITE, next: 0 });
+        guest.descriptor(0, 0, Descriptor { address: BUFFERS, length: 16, flags: NEXT, next: 1 });
+        guest.descriptor(0, 1, Descriptor { address: BUFFERS + 16, length: 20, flags: NEXT | WRITE, next: 2 });
+        guest.descriptor(0, 2, Descriptor { address: BUFFERS + 36, length: 1, flags: WRITE, next: 0 });
         guest.put(BUFFERS + 36, &[9]);
-        guest.offer(1, &[0], 8);
-        guest.notify();
+        guest.offer(0, 1, &[0], 8);
+        guest.notify(0);
         until_answered(&guest, 1);
         let told: [u8; 21] = guest.memory.regions().read_obj(GuestAddress(BUFFERS + 16)).unwrap();
         assert_eq!(&told, b"disk\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0");
@@ -291,11 +346,11 @@ mod tests {
             let mut guest = Guest::of(Kind::Entropy);
             guest.set_up(4);
             for (number, descriptor) in descriptors.into_iter().enumerate() {
-                guest.descriptor(number as u16, descriptor);
+                guest.descriptor(0, number as u16, descriptor);
             }
-            guest.offer(1, &[0], 4);
-            guest.notify();
-            assert_eq!((guest.read(0x70), guest.read(0x60), guest.answered()), (15 | 64, 2, 0));
+            guest.offer(0, 1, &[0], 4);
+            guest.notify(0);
+            assert_eq!((guest.read(0x70), guest.read(0x60), guest.answered(0)), (15 | 64, 2, 0));
             guest.set_up(4);
             assert_eq!(guest.read(0x70), 15);
         }
@@ -317,5 +372,149 @@ mod tests {
         guest.write(0x44, 1);
         guest.write(0x70, 15);
         assert_eq!(guest.read(0x70), 15 | 64);
+    }
+
+    /// A guest with its sockets, that has offered one buffer to receive into, and knows how many packets it sent and received.
+    struct Speaker {
+        guest: Guest,
+        sent: u16,
+        received: u16,
+    }
+
+    impl Speaker {
+        fn new() -> Speaker {
+            let mut guest = Guest::of(Kind::Vsock);
+            guest.set_up(16);
+            Speaker { guest, sent: 0, received: 0 }
+        }
+
+        /// Sends a packet from the guest's port 5 to the host's port 1.
+        fn send(&mut self, op: u16, flags: u32, room: u32, data: &[u8]) {
+            let mut packet = [3u64, 2].iter().flat_map(|cid| cid.to_le_bytes()).collect::<Vec<u8>>();
+            packet.extend([5u32, 1, data.len() as u32].iter().flat_map(|word| word.to_le_bytes()));
+            packet.extend([1, op].iter().flat_map(|half| half.to_le_bytes()));
+            packet.extend([flags, room, 0].iter().flat_map(|word| word.to_le_bytes()));
+            packet.extend(data);
+            self.guest.put(BUFFERS, &packet);
+            self.guest.descriptor(
+                1,
+                0,
+                Descriptor { address: BUFFERS, length: packet.len() as u32, flags: 0, next: 0 },
+            );
+            self.sent += 1;
+            self.guest.offer(1, self.sent, &[0], 16);
+            self.guest.notify(1);
+            assert_eq!(self.guest.answered(1), self.sent);
+        }
+
+        /// Receives a packet: what it is for, and its data.
+        fn receive(&mut self) -> (u16, Vec<u8>) {
+            let at = BUFFERS + 0x10_0000;
+            self.guest.descriptor(0, 0, Descriptor { address: at, length: 4096, flags: WRITE, next: 0 });
+            self.received += 1;
+            self.guest.offer(0, self.received, &[0], 16);
+            self.guest.notify(0);
+            while self.guest.answered(0) != self.received {
+                self.guest.attached.ready();
+            }
+            let mut header = [0; 44];
+            self.guest.memory.regions().read_slice(&mut header, GuestAddress(at)).unwrap();
+            let length = u32::from_le_bytes(header[24..28].try_into().unwrap());
+            let mut data = vec![0; length as usize];
+            self.guest.memory.regions().read_slice(&mut data, GuestAddress(at + 44)).unwrap();
+            (u16::from_le_bytes(header[30..32].try_into().unwrap()), data)
+        }
+
+        /// Connects to the host's port 1. Returns the host's end.
+        fn connect(&mut self, room: u32) -> std::os::unix::net::UnixStream {
+            self.send(1, 0, room, b"");
+            let (stream, _) = self.guest.host.as_ref().unwrap().listener.accept().unwrap();
+            assert_eq!(self.receive(), (2, vec![]));
+            stream
+        }
+    }
+
+    #[test]
+    fn a_guest_speaks_with_who_listens_on_the_host() {
+        use std::io::{Read as _, Write as _};
+        let mut speaker = Speaker::new();
+        let mut host = speaker.connect(1 << 16);
+        speaker.send(5, 0, 1 << 16, b"from the guest");
+        let mut heard = [0; 14];
+        host.read_exact(&mut heard).unwrap();
+        assert_eq!(&heard, b"from the guest");
+        host.write_all(b"from the host").unwrap();
+        assert_eq!(speaker.receive(), (5, b"from the host".to_vec()));
+        // The guest sends no more; the host reads the end, and can still speak.
+        speaker.send(4, 2, 1 << 16, b"");
+        assert_eq!(host.read(&mut heard).unwrap(), 0);
+        host.write_all(b"more").unwrap();
+        drop(host);
+        assert_eq!(speaker.receive(), (5, b"more".to_vec()));
+        assert_eq!(speaker.receive(), (4, vec![]));
+        speaker.send(4, 3, 1 << 16, b"");
+        assert_eq!(speaker.receive(), (3, vec![]));
+    }
+
+    #[test]
+    fn nobody_is_sent_more_than_there_is_room_for() {
+        use std::io::Write as _;
+        let mut speaker = Speaker::new();
+        let mut host = speaker.connect(10);
+        host.write_all(b"0123456789abcdef").unwrap();
+        assert_eq!(speaker.receive(), (5, b"0123456789".to_vec()));
+        // Room for as much again, by the number that says how much in all.
+        speaker.send(6, 0, 16, b"");
+        assert_eq!(speaker.receive(), (5, b"abcdef".to_vec()));
+        // A guest that sends more than the host has room for is cut off.
+        let much = vec![7; 60_000];
+        for _ in 0..20 {
+            speaker.send(5, 0, 1 << 16, &much);
+        }
+        let mut last = speaker.receive();
+        while last.0 == 6 {
+            last = speaker.receive();
+        }
+        assert_eq!(last, (3, vec![]));
+    }
+
+    #[test]
+    fn a_buffer_that_has_room_for_a_header_alone_is_nonsense_and_nothing_waits_for_more() {
+        use std::io::Write as _;
+        let mut speaker = Speaker::new();
+        let mut host = speaker.connect(1 << 16);
+        host.write_all(b"something").unwrap();
+        speaker.guest.descriptor(0, 0, Descriptor { address: BUFFERS, length: 44, flags: WRITE, next: 0 });
+        speaker.guest.offer(0, speaker.received + 1, &[0], 16);
+        speaker.guest.notify(0);
+        assert_eq!(speaker.guest.read(0x70), 15 | 64);
+    }
+
+    #[test]
+    fn where_nobody_listens_and_where_nothing_is_the_answer_is_no() {
+        let mut speaker = Speaker::new();
+        let directory = speaker.guest.host.as_ref().unwrap().directory.path().to_owned();
+        std::fs::remove_file(directory.join("v_1")).unwrap();
+        speaker.send(1, 0, 1 << 16, b"");
+        assert_eq!(speaker.receive(), (3, vec![]));
+        speaker.send(5, 0, 1 << 16, b"to nobody");
+        assert_eq!(speaker.receive(), (3, vec![]));
+    }
+
+    #[test]
+    fn the_host_connects_to_a_port_of_the_guest() {
+        use std::io::{Read as _, Write as _};
+        let mut speaker = Speaker::new();
+        let path = speaker.guest.host.as_ref().unwrap().directory.path().join("v");
+        let mut host = std::os::unix::net::UnixStream::connect(&path).unwrap();
+        host.write_all(b"CONNECT 5\n").unwrap();
+        assert_eq!(speaker.receive(), (1, vec![]));
+        // Who says nonsense is not connected to anything.
+        let mut other = std::os::unix::net::UnixStream::connect(&path).unwrap();
+        other.write_all(b"GET / HTTP/1.1 and so on\n").unwrap();
+        speaker.guest.attached.ready();
+        speaker.guest.attached.ready();
+        let mut nothing = [0];
+        assert!(matches!(other.read(&mut nothing), Ok(0) | Err(_)));
     }
 }

@@ -7,12 +7,15 @@
 pub(crate) mod block;
 pub(crate) mod buffers;
 #[cfg(any(test, feature = "fuzzing"))]
+#[cfg_attr(not(feature = "fuzzing"), expect(unreachable_pub, reason = "what fuzzing uses is public"))]
 pub(crate) mod hostile;
 pub(crate) mod queue;
 pub(crate) mod rng;
 pub(crate) mod transport;
+pub(crate) mod vsock;
 
-use queue::{Interrupt, Queue};
+use queue::{Interrupt, Nonsense, Queue};
+use std::os::fd::BorrowedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use vmm_sys_util::eventfd::EventFd;
 
@@ -52,7 +55,18 @@ pub(crate) trait Device: Send {
     ///
     /// # Errors
     /// What the guest did wrong: the device needs a reset then.
-    fn notified(&mut self, _queue: usize) -> Result<(), queue::Nonsense> {
+    fn notified(&mut self, _queue: usize) -> Result<(), Nonsense> {
+        Ok(())
+    }
+    /// What else it waits for: readable when there is something to be done. It is the same for as long as the device lives.
+    fn waits_for(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+    /// There is something to be done.
+    ///
+    /// # Errors
+    /// As [`Device::notified`].
+    fn ready(&mut self) -> Result<(), Nonsense> {
         Ok(())
     }
     /// The guest starts over: everything that was under way is over when this returns, and nothing is written into the guest's memory after it.
@@ -83,12 +97,26 @@ impl Attached {
         if self.device().waits_by_itself() { &[] } else { &self.kicks }
     }
 
+    /// Has `wait` wait for what the device waits for besides.
+    pub(crate) fn waits_for<R>(&self, wait: impl FnOnce(BorrowedFd<'_>) -> R) -> Option<R> {
+        self.device().waits_for().map(wait)
+    }
+
     /// The guest has put something into a queue.
     pub(crate) fn notified(&self, queue: usize) {
-        if self.interrupt.is_broken() {
-            return;
-        }
-        if let Err(nonsense) = self.device().notified(queue) {
+        self.handle(|device| device.notified(queue));
+    }
+
+    /// What the device waits for besides is there.
+    pub(crate) fn ready(&self) {
+        self.handle(Device::ready);
+    }
+
+    fn handle(&self, handle: impl FnOnce(&mut (dyn Device + 'static)) -> Result<(), Nonsense>) {
+        let mut device = self.device();
+        if let Err(nonsense) = handle(&mut *device) {
+            // It has no queues any more: what happens on the host's side it still takes note of, so that nobody there waits for nothing.
+            device.reset();
             self.interrupt.fail(&nonsense);
         }
     }

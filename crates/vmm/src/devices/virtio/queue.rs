@@ -87,6 +87,14 @@ pub(crate) struct Request<'m> {
     pub(crate) writable: Buffers<'m>,
 }
 
+/// What has something for a guest that offers requests to be filled.
+pub(crate) trait Source {
+    /// Whether there is something.
+    fn has_something(&self) -> bool;
+    /// Fills a request. Returns how many bytes were written, or `None` if there was nothing after all: then there is less than before.
+    fn fill(&mut self, request: &mut Request<'_>) -> Result<Option<u32>, Nonsense>;
+}
+
 impl<'m> Request<'m> {
     /// One that is in no queue.
     #[cfg(test)]
@@ -132,6 +140,26 @@ impl Queue {
             // The guest may have put something there between the last look and this.
             if !self.ring.enable_notification(memory.regions()).map_err(nonsense)? {
                 return self.tell();
+            }
+        }
+    }
+
+    /// Fills requests with what a source has, as long as there is both; the guest is told once.
+    pub(crate) fn fill(&mut self, source: &mut impl Source) -> Result<(), Nonsense> {
+        let memory = self.memory.clone();
+        loop {
+            self.ring.disable_notification(memory.regions()).map_err(nonsense)?;
+            while source.has_something() {
+                let Some(mut request) = self.next(&memory)? else { break };
+                match source.fill(&mut request)? {
+                    Some(written) => self.answer(request.number, written)?,
+                    None => self.ring.go_to_previous_position(),
+                }
+            }
+            self.tell()?;
+            // Without buffers, the guest is to tell when it has more; it may have meanwhile.
+            if !source.has_something() || !self.ring.enable_notification(memory.regions()).map_err(nonsense)? {
+                return Ok(());
             }
         }
     }

@@ -1,0 +1,355 @@
+//! A connection between a guest's port and a socket of the host.
+//!
+//! Both sides say how much they have room for, and how much they have passed on: nobody sends what the other has no room for (5.10.6.3). What
+//! the guest sent and the socket does not take yet is kept here, never more than [`ROOM`]: a guest that sends more is cut off.
+
+use super::super::buffers::Buffers;
+use super::packet::{Header, NO_MORE_RECEIVED, NO_MORE_SENT, STREAM, op};
+use std::collections::VecDeque;
+use std::io::{self, Read, Write};
+use std::net::Shutdown;
+use std::num::Wrapping;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+
+/// Bytes of what the guest sent that are kept until the socket takes them.
+pub(super) const ROOM: u32 = 256 << 10;
+
+/// The two ends: the guest's port and the host's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct Ports {
+    pub(super) guest: u32,
+    pub(super) host: u32,
+}
+
+/// How far a connection is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// The host asked for it; the guest is to be told.
+    ToRequest,
+    /// The guest was told, and has not answered.
+    Requested,
+    /// The guest asked for it; it is to be told that it has it.
+    ToConfirm,
+    /// Both have it.
+    Established,
+    /// It is over on this side; the guest is to be told.
+    ToReset,
+}
+
+/// A connection.
+#[derive(Debug)]
+pub(super) struct Connection {
+    ports: Ports,
+    stream: UnixStream,
+    phase: Phase,
+    /// What the guest sent, and the socket has not taken.
+    kept: VecDeque<u8>,
+    /// How much of what the guest sent the socket has taken, and what the guest knows of that.
+    passed_on: Wrapping<u32>,
+    told_passed_on: Wrapping<u32>,
+    /// How much was sent to the guest; what it has room for, and has passed on.
+    sent: Wrapping<u32>,
+    guest_room: u32,
+    guest_passed_on: Wrapping<u32>,
+    /// The socket has something to be read, as far as anybody knows.
+    readable: bool,
+    /// The socket said that no more comes, and the guest was told so.
+    end_seen: bool,
+    end_told: bool,
+    /// The guest sends no more, or receives no more.
+    guest_sends_no_more: bool,
+    guest_receives_no_more: bool,
+    /// It waits for its turn to send something.
+    is_due: bool,
+}
+
+/// What is to become of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fate {
+    Lives,
+    /// Both sides know that it is over.
+    Over,
+}
+
+impl Connection {
+    /// One that the host asked for.
+    pub(super) fn of_host(ports: Ports, stream: UnixStream) -> Connection {
+        Connection::new(ports, stream, Phase::ToRequest)
+    }
+
+    /// One that the guest asked for by that packet.
+    pub(super) fn of_guest(ports: Ports, stream: UnixStream, request: &Header) -> Connection {
+        let mut connection = Connection::new(ports, stream, Phase::ToConfirm);
+        connection.take_credit(request);
+        connection
+    }
+
+    fn new(ports: Ports, stream: UnixStream, phase: Phase) -> Connection {
+        Connection {
+            ports,
+            stream,
+            phase,
+            kept: VecDeque::new(),
+            passed_on: Wrapping(0),
+            told_passed_on: Wrapping(0),
+            sent: Wrapping(0),
+            guest_room: 0,
+            guest_passed_on: Wrapping(0),
+            readable: true,
+            end_seen: false,
+            end_told: false,
+            guest_sends_no_more: false,
+            guest_receives_no_more: false,
+            is_due: false,
+        }
+    }
+
+    /// Whether the socket is to be asked when it takes more.
+    pub(super) fn wants_to_write(&self) -> bool {
+        !self.kept.is_empty()
+    }
+
+    /// Whether the socket is to be asked when there is more to be read.
+    pub(super) fn wants_to_read(&self) -> bool {
+        !self.readable && !self.end_seen
+    }
+
+    /// The socket has something to be read, or its end.
+    pub(super) fn set_readable(&mut self) {
+        self.readable = true;
+    }
+
+    /// The socket is gone: nobody is there to read what the guest sends.
+    pub(super) fn fail(&mut self) {
+        self.phase = Phase::ToReset;
+        self.kept.clear();
+    }
+
+    /// Takes a packet of the guest's.
+    pub(super) fn receive(&mut self, header: &Header, data: &mut Buffers<'_>) -> Fate {
+        self.take_credit(header);
+        match (header.op, self.phase) {
+            (op::RESET, _) => return Fate::Over,
+            (op::RESPONSE, Phase::Requested) => {
+                self.phase = Phase::Established;
+                // The host's side waits for this line, as with Firecracker's.
+                if writeln!(&self.stream, "OK {}", self.ports.host).is_err() {
+                    self.fail();
+                }
+            }
+            (op::DATA, Phase::Established) => self.keep(header, data),
+            (op::SHUTDOWN, Phase::Established) => {
+                self.guest_sends_no_more |= header.flags & NO_MORE_SENT != 0;
+                self.guest_receives_no_more |= header.flags & NO_MORE_RECEIVED != 0;
+                self.pass_on();
+            }
+            // The next packet of whatever kind tells.
+            (op::CREDIT_REQUEST, Phase::Established) => self.told_passed_on = self.passed_on - Wrapping(ROOM),
+            (op::CREDIT, Phase::Established) | (_, Phase::ToReset) => {}
+            _ => self.fail(),
+        }
+        Fate::Lives
+    }
+
+    fn take_credit(&mut self, header: &Header) {
+        self.guest_room = header.room;
+        self.guest_passed_on = Wrapping(header.passed_on);
+    }
+
+    fn keep(&mut self, header: &Header, data: &mut Buffers<'_>) {
+        let length = header.length as usize;
+        if self.guest_sends_no_more || length > data.len() || self.kept.len() + length > ROOM as usize {
+            return self.fail();
+        }
+        let start = self.kept.len();
+        self.kept.resize(start + length, 0);
+        // In one piece, so that it can be copied into.
+        data.read(&mut self.kept.make_contiguous()[start..]);
+        self.pass_on();
+    }
+
+    /// Writes to the socket what it takes.
+    pub(super) fn pass_on(&mut self) {
+        while !self.kept.is_empty() {
+            let (front, _) = self.kept.as_slices();
+            match self.stream.write(front) {
+                Ok(count) => {
+                    self.kept.drain(..count);
+                    self.passed_on += count as u32;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(_) => return self.fail(),
+            }
+        }
+        if self.guest_sends_no_more {
+            // It fails only where the other end is gone, which reading tells, too.
+            let _ = self.stream.shutdown(Shutdown::Write);
+        }
+        if self.guest_sends_no_more && self.guest_receives_no_more {
+            self.fail();
+        }
+    }
+
+    /// How much of the guest's room is free, in bytes.
+    fn credit(&self) -> u32 {
+        self.guest_room.saturating_sub((self.sent - self.guest_passed_on).0)
+    }
+
+    /// Its ends.
+    pub(super) fn ports(&self) -> Ports {
+        self.ports
+    }
+
+    /// Whether it is to wait for its turn from now on: it has something for the guest, and does not wait yet.
+    pub(super) fn becomes_due(&mut self) -> bool {
+        let becomes = !self.is_due && self.has_something();
+        self.is_due |= becomes;
+        becomes
+    }
+
+    /// Whether there is something to be sent to the guest.
+    fn has_something(&self) -> bool {
+        match self.phase {
+            Phase::ToRequest | Phase::ToConfirm | Phase::ToReset => true,
+            Phase::Requested => false,
+            Phase::Established => {
+                self.owes_credit()
+                    || self.ends()
+                    || (self.readable && !self.end_seen && !self.guest_receives_no_more && self.credit() > 0)
+            }
+        }
+    }
+
+    fn owes_credit(&self) -> bool {
+        (self.passed_on - self.told_passed_on).0 >= ROOM / 2
+    }
+
+    fn ends(&self) -> bool {
+        self.end_seen && !self.end_told
+    }
+
+    /// Fills `buffers`, which a header fits into, with a packet for the guest. Returns how long it is, in bytes, if there is one, and whether the
+    /// connection goes on.
+    pub(super) fn send(&mut self, guest_cid: u64, buffers: &mut Buffers<'_>) -> (Option<u32>, Fate) {
+        self.is_due = false;
+        let Some(mut front) = buffers.take(super::packet::HEADER) else { return (None, Fate::Lives) };
+        let (what, flags, length) = match self.phase {
+            Phase::ToRequest => {
+                self.phase = Phase::Requested;
+                (op::REQUEST, 0, 0)
+            }
+            Phase::ToConfirm => {
+                self.phase = Phase::Established;
+                (op::RESPONSE, 0, 0)
+            }
+            Phase::ToReset => (op::RESET, 0, 0),
+            Phase::Requested => return (None, Fate::Lives),
+            Phase::Established => match self.read(buffers) {
+                0 if self.ends() => {
+                    self.end_told = true;
+                    (op::SHUTDOWN, NO_MORE_SENT, 0)
+                }
+                0 if self.phase == Phase::ToReset => (op::RESET, 0, 0),
+                0 if self.owes_credit() => (op::CREDIT, 0, 0),
+                0 => return (None, Fate::Lives),
+                length => (op::DATA, 0, length),
+            },
+        };
+        self.told_passed_on = self.passed_on;
+        let header = Header {
+            source_cid: super::HOST_CID,
+            destination_cid: guest_cid,
+            source_port: self.ports.host,
+            destination_port: self.ports.guest,
+            length,
+            type_: STREAM,
+            op: what,
+            flags,
+            room: ROOM,
+            passed_on: self.passed_on.0,
+        };
+        front.write(&header.bytes());
+        let fate = if what == op::RESET { Fate::Over } else { Fate::Lives };
+        (Some(super::packet::HEADER as u32 + length), fate)
+    }
+
+    /// Reads what the socket has into the guest's buffers, as far as the guest has room. Returns how many bytes.
+    fn read(&mut self, buffers: &mut Buffers<'_>) -> u32 {
+        if !self.readable || self.end_seen || self.guest_receives_no_more {
+            return 0;
+        }
+        let most = buffers.len().min(self.credit() as usize);
+        let Some(mut room) = buffers.take(most).filter(|room| room.len() > 0) else { return 0 };
+        let mut first = true;
+        let count = room.transfer(|list| {
+            if !std::mem::take(&mut first) {
+                return Ok(0);
+            }
+            // SAFETY: each buffer is a part of the guest's memory, mapped for as long as the buffers live, to which nothing has references.
+            let count = unsafe { libc::readv(self.stream.as_raw_fd(), list.as_ptr(), list.len() as i32) };
+            usize::try_from(count).map_err(|_| io::Error::last_os_error())
+        });
+        match count {
+            Ok(0) => self.end_seen = true,
+            Ok(count) => {
+                self.sent += count as u32;
+                return count as u32;
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.readable = false,
+            Err(_) => self.fail(),
+        }
+        0
+    }
+}
+
+impl AsFd for Connection {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.stream.as_fd()
+    }
+}
+
+/// A client of the host that has not said yet which port it wants.
+#[derive(Debug)]
+pub(super) struct Caller {
+    stream: UnixStream,
+    line: Vec<u8>,
+}
+
+/// The longest line: `CONNECT 4294967295\n`.
+const LINE: usize = 20;
+
+impl Caller {
+    pub(super) fn new(stream: UnixStream) -> Caller {
+        Caller { stream, line: Vec::with_capacity(LINE) }
+    }
+
+    /// Reads on. `Ok(None)`: the line is not whole yet. `Err`: it is none, or the client is gone.
+    pub(super) fn port(&mut self) -> Result<Option<u32>, ()> {
+        let mut byte = [0];
+        loop {
+            match self.stream.read(&mut byte) {
+                Ok(1) if byte == *b"\n" => break,
+                Ok(1) if self.line.len() < LINE => self.line.extend(byte),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                _ => return Err(()),
+            }
+        }
+        let line = std::str::from_utf8(&self.line).map_err(drop)?;
+        let port = line.strip_prefix("CONNECT ").ok_or(())?;
+        port.trim_end_matches('\r').parse().map(Some).map_err(drop)
+    }
+
+    /// Its connection.
+    pub(super) fn into_stream(self) -> UnixStream {
+        self.stream
+    }
+}
+
+impl AsFd for Caller {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.stream.as_fd()
+    }
+}

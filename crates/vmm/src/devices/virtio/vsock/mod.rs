@@ -1,0 +1,335 @@
+//! Sockets between a guest and its host, without a network (5.10).
+//!
+//! The host's end is a Unix socket, as Firecracker has it: who connects to it and writes `CONNECT PORT` is connected to that port of the guest,
+//! and reads `OK` and a number first; what the guest connects to, at the host's port P, is a Unix socket of the same name with `_P` behind it.
+//!
+//! - [`packet`]: what goes over the rings
+//! - [`connection`]: one connection, its credit, its ends
+//! - here: which connections there are, and whose turn it is
+
+mod connection;
+mod packet;
+
+use super::Device;
+use super::queue::{Nonsense, Queue, Request, Source};
+use connection::{Caller, Connection, Fate, Ports};
+use packet::{Header, STREAM, op};
+use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
+use std::collections::{BTreeMap, VecDeque};
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+
+/// Its number.
+const KIND: u32 = 19;
+/// The host's address (5.10.4).
+pub(super) const HOST_CID: u64 = 2;
+/// Connections, and clients that have not said what they want, of one machine.
+const MOST: usize = 1024;
+/// Packets that answer what belongs to no connection, and wait for the guest to have room. More are forgotten: the guest had its chance.
+const MOST_ANSWERS: usize = 256;
+/// The first port of the host's side of connections that the host asked for: those below are for who listens.
+const FIRST_PORT: u32 = 1 << 30;
+
+const RX: usize = 0;
+const TX: usize = 1;
+
+/// What an event of the inner epoll instance is about.
+const LISTENER: u64 = u64::MAX;
+const CALLER: u64 = 1 << 63;
+
+/// The device.
+pub(crate) struct Vsock {
+    cid: u64,
+    configuration: [u8; 8],
+    path: PathBuf,
+    listener: UnixListener,
+    epoll: OwnedFd,
+    rx: Option<Queue>,
+    tx: Option<Queue>,
+    connections: BTreeMap<u64, Connection>,
+    /// The connection of each pair of ports.
+    by_ports: BTreeMap<Ports, u64>,
+    callers: BTreeMap<u64, Caller>,
+    answers: VecDeque<Header>,
+    /// Of whatever is next accepted or connected.
+    next_number: u64,
+    next_port: u32,
+    /// Connections that have something for the guest, each once, in the order in which it is their turn.
+    due: VecDeque<u64>,
+}
+
+impl Vsock {
+    /// A device whose guest has the address `cid`, and whose host's end is a socket at `path`, where nothing is yet.
+    pub(crate) fn new(cid: u32, path: &Path) -> io::Result<Vsock> {
+        let listener = UnixListener::bind(path)?;
+        listener.set_nonblocking(true)?;
+        let epoll = epoll::create(CreateFlags::CLOEXEC)?;
+        epoll::add(&epoll, &listener, EventData::new_u64(LISTENER), EventFlags::IN)?;
+        Ok(Vsock {
+            cid: cid.into(),
+            configuration: u64::from(cid).to_le_bytes(),
+            path: path.to_owned(),
+            listener,
+            epoll,
+            rx: None,
+            tx: None,
+            connections: BTreeMap::new(),
+            by_ports: BTreeMap::new(),
+            callers: BTreeMap::new(),
+            answers: VecDeque::new(),
+            next_number: 0,
+            next_port: FIRST_PORT,
+            due: VecDeque::new(),
+        })
+    }
+
+    fn number(&mut self) -> u64 {
+        self.next_number += 1;
+        self.next_number
+    }
+
+    fn is_full(&self) -> bool {
+        self.connections.len() + self.callers.len() >= MOST
+    }
+
+    /// Takes in who connects to the host's end.
+    fn accept(&mut self) {
+        while let Ok((stream, _)) = self.listener.accept() {
+            if self.is_full() || self.rx.is_none() || stream.set_nonblocking(true).is_err() {
+                continue;
+            }
+            let number = self.number();
+            if epoll::add(&self.epoll, &stream, EventData::new_u64(number | CALLER), EventFlags::IN).is_ok() {
+                self.callers.insert(number, Caller::new(stream));
+            }
+        }
+    }
+
+    /// A client says which port it wants.
+    fn listen_to(&mut self, number: u64) {
+        let Some(caller) = self.callers.get_mut(&number) else { return };
+        let port = match caller.port() {
+            Ok(None) => return,
+            Ok(Some(port)) => Some(port),
+            Err(()) => None,
+        };
+        let Some(caller) = self.callers.remove(&number) else { return };
+        // It is closed below where it said nonsense; where it is kept it is watched as a connection from now on.
+        let _ = epoll::delete(&self.epoll, &caller);
+        if let Some(guest) = port {
+            let ports = Ports { guest, host: self.free_port(guest) };
+            self.insert(number, ports, Connection::of_host(ports, caller.into_stream()));
+        }
+    }
+
+    /// A port of the host that has no connection with that port of the guest.
+    fn free_port(&mut self, guest: u32) -> u32 {
+        loop {
+            let host = self.next_port;
+            self.next_port = self.next_port.checked_add(1).unwrap_or(FIRST_PORT);
+            if !self.by_ports.contains_key(&Ports { guest, host }) {
+                return host;
+            }
+        }
+    }
+
+    fn insert(&mut self, number: u64, ports: Ports, connection: Connection) {
+        if epoll::add(&self.epoll, &connection, EventData::new_u64(number), EventFlags::empty()).is_ok() {
+            self.by_ports.insert(ports, number);
+            self.connections.insert(number, connection);
+            self.touched(number);
+        }
+    }
+
+    fn remove(&mut self, number: u64) {
+        if let Some(connection) = self.connections.remove(&number) {
+            // Closing it takes it out as well.
+            let _ = epoll::delete(&self.epoll, &connection);
+            self.by_ports.remove(&connection.ports());
+        }
+    }
+
+    /// Something happened to a connection: what it waits for may be something else now, and it may have something for the guest.
+    fn touched(&mut self, number: u64) {
+        let Some(connection) = self.connections.get_mut(&number) else { return };
+        let mut flags = EventFlags::empty();
+        flags.set(EventFlags::IN | EventFlags::RDHUP, connection.wants_to_read());
+        flags.set(EventFlags::OUT, connection.wants_to_write());
+        // It was added, and is changed only: nothing that can fail.
+        let _ = epoll::modify(&self.epoll, &*connection, EventData::new_u64(number), flags);
+        if connection.becomes_due() {
+            self.due.push_back(number);
+        }
+    }
+
+    /// Takes a packet of the guest's.
+    fn receive(&mut self, mut request: Request<'_>) -> Result<u32, Nonsense> {
+        let Some(header) = Header::read(&mut request.readable) else {
+            return Err(Nonsense("a packet is shorter than its header".to_owned()));
+        };
+        // (5.10.6.2): whose address is not right is not answered.
+        if header.source_cid != self.cid || header.destination_cid != HOST_CID {
+            return Ok(0);
+        }
+        let ports = Ports { guest: header.source_port, host: header.destination_port };
+        match self.by_ports.get(&ports).copied() {
+            _ if header.type_ != STREAM => self.answer(header.reset_of()),
+            Some(number) => self.pass(number, &header, &mut request),
+            None if header.op == op::REQUEST => self.connect(ports, &header),
+            None if header.op == op::RESET => {}
+            None => self.answer(header.reset_of()),
+        }
+        Ok(0)
+    }
+
+    fn pass(&mut self, number: u64, header: &Header, request: &mut Request<'_>) {
+        let Some(connection) = self.connections.get_mut(&number) else { return };
+        match connection.receive(header, &mut request.readable) {
+            Fate::Lives => self.touched(number),
+            Fate::Over => self.remove(number),
+        }
+    }
+
+    fn answer(&mut self, packet: Header) {
+        if self.answers.len() < MOST_ANSWERS {
+            self.answers.push_back(packet);
+        }
+    }
+
+    /// The guest wants to be connected to a port of the host.
+    fn connect(&mut self, ports: Ports, request: &Header) {
+        let mut path = OsString::from(&self.path);
+        path.push(format!("_{}", ports.host));
+        let stream = if self.is_full() { Err(io::ErrorKind::QuotaExceeded.into()) } else { dial(Path::new(&path)) };
+        match stream {
+            Ok(stream) => {
+                let number = self.number();
+                self.insert(number, ports, Connection::of_guest(ports, stream, request));
+            }
+            Err(_) => self.answer(request.reset_of()),
+        }
+    }
+
+    /// Sends what there is to be sent, as long as the guest has buffers for it.
+    fn send(&mut self) -> Result<(), Nonsense> {
+        let Some(mut queue) = self.rx.take() else { return Ok(()) };
+        let sent = queue.fill(self);
+        self.rx = Some(queue);
+        sent
+    }
+}
+
+impl Source for Vsock {
+    fn has_something(&self) -> bool {
+        !self.answers.is_empty() || !self.due.is_empty()
+    }
+
+    fn fill(&mut self, request: &mut Request<'_>) -> Result<Option<u32>, Nonsense> {
+        // Whatever is next, it fits: what has data would else be asked for it for ever.
+        if request.writable.len() <= packet::HEADER {
+            return Err(Nonsense("a buffer for a packet has no room for data behind its header".to_owned()));
+        }
+        if let Some(answer) = self.answers.pop_front() {
+            request.writable.write(&answer.bytes());
+            return Ok(Some(packet::HEADER as u32));
+        }
+        let Some(number) = self.due.pop_front() else { return Ok(None) };
+        let Some(connection) = self.connections.get_mut(&number) else { return Ok(None) };
+        let (length, fate) = connection.send(self.cid, &mut request.writable);
+        match fate {
+            Fate::Lives => self.touched(number),
+            Fate::Over => self.remove(number),
+        }
+        Ok(length)
+    }
+}
+
+/// Connects to a socket that somebody listens on, without waiting for them to have time.
+fn dial(path: &Path) -> io::Result<UnixStream> {
+    let socket =
+        socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None)?;
+    connect(&socket, &SocketAddrUnix::new(path)?)?;
+    Ok(socket.into())
+}
+
+impl Device for Vsock {
+    fn kind(&self) -> u32 {
+        KIND
+    }
+
+    fn features(&self) -> u64 {
+        0
+    }
+
+    fn queues(&self) -> &'static [u16] {
+        &[256, 256, 16]
+    }
+
+    fn configuration(&self) -> &[u8] {
+        &self.configuration
+    }
+
+    fn activate(&mut self, queues: Vec<Option<Queue>>, _features: u64) {
+        let mut queues = queues.into_iter();
+        self.rx = queues.next().flatten();
+        self.tx = queues.next().flatten();
+    }
+
+    fn waits_for(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.epoll.as_fd())
+    }
+
+    fn ready(&mut self) -> Result<(), Nonsense> {
+        let mut events = [epoll::Event { flags: EventFlags::empty(), data: EventData::new_u64(0) }; 32];
+        let no_time = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
+        let count = epoll::wait(&self.epoll, &mut events, Some(&no_time)).unwrap_or(0);
+        for event in &events[..count] {
+            // The structure is packed: its fields are copied.
+            let (flags, data) = (event.flags, event.data);
+            let number = data.u64();
+            if number == LISTENER {
+                self.accept();
+            } else if number & CALLER != 0 {
+                self.listen_to(number & !CALLER);
+            } else if let Some(connection) = self.connections.get_mut(&number) {
+                if flags.contains(EventFlags::OUT) {
+                    connection.pass_on();
+                }
+                connection.set_readable();
+                self.touched(number);
+            }
+        }
+        self.send()
+    }
+
+    fn notified(&mut self, queue: usize) -> Result<(), Nonsense> {
+        if queue == TX
+            && let Some(mut tx) = self.tx.take()
+        {
+            let handled = tx.handle(|request| self.receive(request));
+            self.tx = Some(tx);
+            handled?;
+        }
+        if matches!(queue, RX | TX) { self.send() } else { Ok(()) }
+    }
+
+    fn reset(&mut self) {
+        (self.rx, self.tx) = (None, None);
+        self.connections.clear();
+        self.by_ports.clear();
+        self.callers.clear();
+        self.answers.clear();
+        self.due.clear();
+    }
+}
+
+impl Drop for Vsock {
+    fn drop(&mut self) {
+        // Whoever took the directory away took it along.
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
