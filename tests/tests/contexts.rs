@@ -215,3 +215,27 @@ fn names_of_a_file_are_its_own_whatever_else_is_copied() {
         host.sh("docker run --rm app cat /said | xargs").says("two one two 1 1");
     }
 }
+
+/// What a step sees of a file is the same whether it was sent just now, was here from the build before, or goes into two stages.
+#[test]
+fn how_many_names_a_file_has_does_not_depend_on_when_it_came() {
+    let host = Daemon::start();
+    let dockerfile = "\
+FROM busybox AS other
+COPY . /c
+FROM busybox
+COPY --from=other /c /other
+COPY . /c
+RUN stat -c '%n %h' /c/* /other/* > /names
+";
+    host.project(dockerfile, &[("a", "a"), (".dockerignore", "Dockerfile\n.dockerignore\n")]);
+    host.sh("cd app && echo b > b && ln b c").ok();
+    let mut ids = Vec::new();
+    for flags in ["", "--no-cache", "--no-cache"] {
+        ids.push(host.sh(&format!("$STRATUS build -q -t app {flags} app")).ok().text().to_owned());
+        host.sh("docker run --rm app cat /names").says("/c/a 1\n/c/b 2\n/c/c 2\n/other/a 1\n/other/b 2\n/other/c 2");
+    }
+    ids.push(host.sh("DOCKER_BUILDKIT=0 docker build -q --no-cache app").ok().text().to_owned());
+    ids.dedup();
+    assert_eq!(ids.len(), 1, "{ids:?}");
+}

@@ -153,7 +153,7 @@ async fn what_is_copied_lies_as_in_what_is_below() {
     let context = tempfile::tempdir().unwrap();
     fs::write(context.path().join("a"), "contents").unwrap();
     let from = fs::File::open(context.path()).unwrap();
-    let contents = |name| Contents::Of { parent: from.as_fd(), name, known: None, own: true };
+    let contents = |name| Contents::Of { parent: from.as_fd(), name, known: None };
     let above = Look::of_directory((0, 0), OLD);
     fs::set_permissions(context.path().join("a"), fs::Permissions::from_mode(0o640)).unwrap();
     let old = std::time::UNIX_EPOCH + std::time::Duration::from_secs(OLD as u64);
@@ -195,7 +195,13 @@ async fn what_is_copied_lies_as_in_what_is_below() {
     let opt = meta("opt");
     assert_eq!((opt.mode() & 0o7777, opt.uid(), opt.mtime()), (0o750, 7, 4_000), "as below");
     assert_eq!(meta("opt/data/x").mtime(), OLD);
-    assert_eq!(meta("opt/data/x/a").ino(), fs::metadata(context.path().join("a")).unwrap().ino(), "not copied");
+    for (path, file) in [("opt/data/x/a", context.path().join("a")), ("opt/b", made.join("opt/b"))] {
+        assert_eq!(
+            (meta(path).nlink(), fs::metadata(&file).unwrap().nlink()),
+            (1, 1),
+            "a step sees how many names it has"
+        );
+    }
     let mode = |path: &Path| fs::metadata(path).unwrap().mode() & 0o7777;
     let modes = (mode(&made.join("opt/m")), mode(&context.path().join("m")));
     assert_eq!(modes, (0o600, 0o644), "the next who copies it sees the mode that it came with");
@@ -230,7 +236,7 @@ fn filled(layer: NewLayer, context: &Path, files: Files<'_>) -> Filling {
         fs::write(context.join("file"), &bytes).unwrap();
         let from = fs::File::open(context).unwrap();
         let known = Some((Digest::of(bytes.as_bytes()), bytes.len() as u64));
-        let contents = Contents::Of { parent: from.as_fd(), name: b"file", known, own: false };
+        let contents = Contents::Of { parent: from.as_fd(), name: b"file", known };
         filling.file(&at, contents, &look(0o644), &above).unwrap();
     }
     filling

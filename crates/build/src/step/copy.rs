@@ -266,7 +266,7 @@ impl Place<'_> {
                 let parent = shared.as_ref().map_or(parent, rustix::fd::AsFd::as_fd);
                 let size = u64::try_from(picked.stat.st_size).unwrap_or(0);
                 let known = picked.digest.map(|digest| (digest, size));
-                let contents = Contents::Of { parent, name, known, own: files.is_own() };
+                let contents = Contents::Of { parent, name, known };
                 filling.file(at, contents, &look, above).map_err(failed)
             }
             // Nobody can do anything with a socket's name.

@@ -45,7 +45,8 @@ pub enum Contents<'a> {
     /// These bytes.
     Bytes(&'a [u8]),
     /// What a file holds, in a directory of a file system; it never changes any more. It becomes a copy, which shares its blocks
-    /// where the file system can, or the file itself.
+    /// where the file system can, and never a further name of the file: overlayfs shows a step how many names a file has, so
+    /// what the step makes would depend on who else has it.
     Of {
         /// The directory.
         parent: BorrowedFd<'a>,
@@ -53,9 +54,6 @@ pub enum Contents<'a> {
         name: &'a [u8],
         /// The digest of what it holds and how many bytes that is, where somebody looked.
         known: Option<(Digest, u64)>,
-        /// It may be taken as it is, where it looks as wanted, unless somebody has taken it before. A file of two layers would be one
-        /// with two names to whoever sees both. Its time is not changed for that: steps may have the context mounted.
-        own: bool,
     },
 }
 
@@ -219,12 +217,6 @@ impl Filling {
         }
         let (parent, name) = self.room(&path, above)?;
         let fail = |errno| failed(&path, errno);
-        if let Contents::Of { parent: from, name: source, own, .. } = contents
-            && own
-            && taken(from, source, (&parent, name), look).map_err(fail)?
-        {
-            return Ok(());
-        }
         let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = File::from(rustix::fs::openat(&parent, name, flags, Mode::from_raw_mode(0o600)).map_err(fail)?);
         write(&file, contents).map_err(|error| Error::io(format!("writing {}", for_people(&path)), error))?;
@@ -425,31 +417,6 @@ impl Filling {
             Err(other) => Err(failed(path, other)),
         }
     }
-}
-
-/// Takes a file that has no other name yet and looks as wanted. Of two who take it at once one comes to
-/// nothing, or both.
-fn taken(from: BorrowedFd<'_>, source: &[u8], (parent, name): (&OwnedFd, &[u8]), look: &Look) -> Result<bool, Errno> {
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let file = rustix::fs::openat(from, source, flags, Mode::empty())?;
-    let stat = rustix::fs::fstat(&file)?;
-    // Whoever copies it next goes by all of these.
-    let same = ((stat.st_uid, stat.st_gid), stat.st_mode & 0o7777) == (look.owner, look.mode);
-    let same = same && (stat.st_mtime, stat.st_mtime_nsec as i64) == (look.mtime.0, i64::from(look.mtime.1));
-    if stat.st_nlink > 1 || !same || archive::attributes(&file)? != look.attributes {
-        return Ok(false);
-    }
-    match rustix::fs::linkat(from, source, parent, name, AtFlags::empty()) {
-        Ok(()) => {}
-        // Another file system.
-        Err(Errno::XDEV | Errno::MLINK | Errno::PERM) => return Ok(false),
-        Err(other) => return Err(other),
-    }
-    if rustix::fs::fstat(&file)?.st_nlink > 2 {
-        rustix::fs::unlinkat(parent, name, AtFlags::empty())?;
-        return Ok(false);
-    }
-    Ok(true)
 }
 
 fn write(mut file: &File, contents: Contents<'_>) -> std::io::Result<()> {
