@@ -79,5 +79,26 @@ fn a_context_without_files_is_an_empty_directory() {
         host.sh("docker run --rm alone cat /seen").says("");
         host.sh("docker run --rm alone ls /src").fails_with("No such file");
     }
-    build(",target=/src,source=file").exits_with(1).complains("stat file: file does not exist");
+    build(",target=/src,source=file")
+        .exits_with(1)
+        .complains("stat file: file does not exist: there is no build context, as a Dockerfile came alone");
+}
+
+/// As one that is copied, it is a directory without anything in it.
+#[test]
+fn nothing_is_copied_from_a_context_without_files() {
+    let host = Daemon::start();
+    let build = |copy: &str| {
+        host.write("", &[("alone", &format!("FROM scratch AS empty\nFROM busybox\n{copy}\n"))]);
+        host.sh("$STRATUS build -t alone - < alone")
+    };
+    for copy in ["COPY . /x", "COPY / /x", "ADD . /x/", "COPY --chmod=755 . /x", "COPY --from=empty / /x"] {
+        build(copy).ok();
+        host.sh("docker run --rm alone sh -c 'ls -A /x; stat -c \"%a %u %Y\" /x'").says("755 0 315619200");
+    }
+    build("COPY file /x")
+        .exits_with(1)
+        .complains("stat file: file does not exist: there is no build context, as a Dockerfile came alone (stratus build -f - PATH has one)");
+    build("COPY * /x").exits_with(1).complains("no source files were specified");
+    build("COPY --from=empty file /x").exits_with(1).complains("stat file: file does not exist\n");
 }

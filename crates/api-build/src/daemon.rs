@@ -256,7 +256,7 @@ async fn source(
     let received =
         |file, context: Files| Received { file, context: Arc::new(context), commit_time: None, origin: None };
     match source {
-        Source::Alone { file } => Ok(received(file.source(), Files::nothing())),
+        Source::Alone { file } => Ok(received(file.source(), Files::no_context())),
         Source::Directory { file, ignore, key } => {
             let files = directory(builder, opener, None, &key, ignore.map(ask::Text::source)).await?;
             Ok(received(file.source(), files))

@@ -124,7 +124,7 @@ impl Builder {
         if first.len() as u64 > MOST {
             return Err(Error::Invalid(format!("{called} is no archive, and too large for a Dockerfile")));
         }
-        let context = Arc::new(Files::nothing());
+        let context = Arc::new(Files::no_context());
         Ok(Received { file: Source::from_bytes(called, &first), context, commit_time: None, origin: None })
     }
 }

@@ -46,7 +46,9 @@ enum Root {
     Download { directory: OwnedFd, _removed: Arc<tempfile::TempDir> },
     /// Layers, and what keeps them here.
     Layers(Box<Layers>),
-    /// Nothing at all.
+    /// A Dockerfile came alone: an empty directory.
+    NoContext,
+    /// An image without layers: an empty directory.
     Nothing,
 }
 
@@ -107,8 +109,13 @@ impl Files {
         Ok(Files::new(Root::Download { directory: opened, _removed: directory }, Ignore::default()))
     }
 
-    /// No files.
-    pub fn nothing() -> Files {
+    /// The context of a Dockerfile that came alone.
+    pub fn no_context() -> Files {
+        Files::new(Root::NoContext, Ignore::default())
+    }
+
+    /// The files of an image without layers.
+    pub(crate) fn nothing() -> Files {
         Files::new(Root::Nothing, Ignore::default())
     }
 
@@ -135,7 +142,8 @@ impl Files {
 
     /// Whether a path is that of all of what has no files: a directory that is empty.
     pub(crate) fn is_nothing(&self, path: &str) -> bool {
-        matches!(self.root, Root::Nothing) && tree::components(path.as_bytes()).is_ok_and(|names| names.is_empty())
+        matches!(self.root, Root::NoContext | Root::Nothing)
+            && tree::components(path.as_bytes()).is_ok_and(|names| names.is_empty())
     }
 
     /// The directory of all of it.
@@ -143,7 +151,7 @@ impl Files {
         match &self.root {
             Root::Context { directory, .. } | Root::Download { directory, .. } => Some(directory.as_fd()),
             Root::Layers(layers) => Some(layers.mounted.as_fd()),
-            Root::Nothing => None,
+            Root::NoContext | Root::Nothing => None,
         }
     }
 
@@ -151,7 +159,7 @@ impl Files {
     pub(crate) fn choose(&self, choice: &Choice) -> Result<Chosen, String> {
         let layers = match &self.root {
             Root::Layers(layers) => layers.state.chain().map(|chain| (&layers.choices, Choices::key(&chain, choice))),
-            Root::Context { .. } | Root::Download { .. } | Root::Nothing => None,
+            Root::Context { .. } | Root::Download { .. } | Root::NoContext | Root::Nothing => None,
         };
         if let Some(known) = layers.as_ref().and_then(|(choices, key)| choices.get(key)) {
             return Ok(Chosen::Known(known));
@@ -199,7 +207,12 @@ impl Files {
 
     /// Whether it is the build's own copy: nobody else needs the files' looks, and nobody wrote them down.
     pub(crate) fn is_own(&self) -> bool {
-        matches!(self.root, Root::Context { .. } | Root::Download { .. })
+        matches!(self.root, Root::Context { .. } | Root::Download { .. } | Root::NoContext)
+    }
+
+    /// Whether it is the context of a Dockerfile that came alone.
+    fn has_no_context(&self) -> bool {
+        matches!(self.root, Root::NoContext)
     }
 
     /// Files that changed while they were sent: nobody knows what of them came.

@@ -124,6 +124,15 @@ impl Selection {
     }
 }
 
+/// The root directory of what has no files.
+fn empty() -> Result<Source, String> {
+    // Nobody can make one up field by field: so it is that of any directory, with all that counts.
+    let mut stat = rustix::fs::stat("/").map_err(|e| failed(b"", e))?;
+    stat.st_mode = FileType::Directory.as_raw_mode() | 0o755;
+    (stat.st_uid, stat.st_gid, stat.st_mtime, stat.st_mtime_nsec) = (0, 0, FIXED_TIME, 0);
+    Ok(Source { path: Vec::new(), named: Vec::new(), stat })
+}
+
 impl Files {
     /// What a choice means here. Blocks: every file that is chosen is read once. An error is one line for people.
     pub(crate) fn select(&self, choice: &Choice) -> Result<Selection, String> {
@@ -162,6 +171,11 @@ impl Files {
     fn missing(&self, text: &str) -> String {
         let missing = format!("stat {}: file does not exist", text.trim_start_matches('/'));
         match self.is_own() {
+            _ if self.has_no_context() => {
+                format!(
+                    "{missing}: there is no build context, as a Dockerfile came alone (stratus build -f - PATH has one)"
+                )
+            }
             true => format!("file not found in build context or excluded by .dockerignore: {missing}"),
             false => missing,
         }
@@ -171,7 +185,7 @@ impl Files {
     fn sources(&self, text: &str) -> Result<Vec<Source>, String> {
         let outside = |Escape| format!("forbidden path outside the build context: {text}");
         let path = tree::components(text.as_bytes()).map_err(outside)?.join(&b'/');
-        let Some(root) = self.root() else { return Ok(Vec::new()) };
+        let Some(root) = self.root() else { return Ok(if path.is_empty() { vec![empty()?] } else { Vec::new() }) };
         if !is_pattern(text) {
             return Ok(self.source(root, &path, &self.ignore)?.into_iter().collect());
         }
@@ -223,7 +237,10 @@ impl Files {
         ignore: &Ignore,
         into: &mut Selection,
     ) -> Result<(), String> {
-        let Some(root) = self.root() else { return Ok(()) };
+        let Some(root) = self.root() else {
+            into.top = into.top.or(Some(source.stat).filter(|_| !choice.parents));
+            return Ok(());
+        };
         let prefix = match choice.parents {
             true => kept_parents(text, &source.named),
             false => Vec::new(),
