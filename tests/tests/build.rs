@@ -56,6 +56,17 @@ fn a_directory_becomes_an_image() {
 }
 
 #[test]
+fn a_quiet_build_says_why_it_failed() {
+    let host = Daemon::start();
+    host.project("FROM busybox\nRUN echo well\nRUN echo before; echo and >&2; false\n", &[]);
+    let failed = host.sh("$STRATUS build -q app");
+    failed.exits_with(1).prints("").complains(" before\n").complains(" and\n").complains("returned a non-zero code: 1");
+    assert!(!failed.stderr().contains("well"), "{failed}");
+    host.project("FROM busybox\nRUN echo before\n", &[]);
+    assert_eq!(host.sh("$STRATUS build -q app").ok().stderr(), "");
+}
+
+#[test]
 fn only_the_context_is_sent() {
     let host = Daemon::start();
     let dockerfile = "FROM busybox\nCOPY . /app/\nRUN cd /app && find . | sort > /list; stat -c '%a %u:%g' open/run linked; readlink link\n";

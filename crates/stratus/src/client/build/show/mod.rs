@@ -59,7 +59,10 @@ pub(super) struct Display(Kind);
 enum Kind {
     Live(Box<Live>),
     Plain(Box<Plain>),
-    Quiet,
+    /// Nothing is shown, but what a step wrote that failed.
+    Quiet(Box<Course>),
+    /// Somebody else shows it.
+    Documents,
 }
 
 impl Display {
@@ -68,7 +71,8 @@ impl Display {
         Display(match how {
             How::Terminal => Kind::Live(Box::new(Live::new(what, terminal::colours(&io::stderr())))),
             How::Auto | How::Plain => Kind::Plain(Box::default()),
-            How::Json | How::Quiet => Kind::Quiet,
+            How::Quiet => Kind::Quiet(Box::default()),
+            How::Json => Kind::Documents,
         })
     }
 
@@ -81,7 +85,8 @@ impl Display {
                 // A file gets what was written as it was.
                 write(&if io::stderr().is_terminal() { terminal::clean_lines(&text) } else { text })?;
             }
-            Kind::Quiet => {}
+            Kind::Quiet(course) => drop(course.hear(told)),
+            Kind::Documents => {}
         }
         Ok(())
     }
@@ -90,7 +95,7 @@ impl Display {
     pub(super) fn draw(&mut self) -> Result<()> {
         match &mut self.0 {
             Kind::Live(live) => write(&live.frame(size())),
-            Kind::Plain(_) | Kind::Quiet => Ok(()),
+            Kind::Plain(_) | Kind::Quiet(_) | Kind::Documents => Ok(()),
         }
     }
 
@@ -100,7 +105,13 @@ impl Display {
             Kind::Live(live) => (live.last(size()), live.course(), true),
             Kind::Plain(plain) if good == Some(true) => (String::new(), plain.course(), false),
             Kind::Plain(plain) => (plain.given_up(), plain.course(), false),
-            Kind::Quiet => return Ok(()),
+            Kind::Quiet(_) if good != Some(false) => return Ok(()),
+            Kind::Quiet(course) => {
+                let mut text = String::new();
+                output(&mut text, course);
+                return write(&text);
+            }
+            Kind::Documents => return Ok(()),
         };
         let colours = terminal::colours(&io::stderr());
         if good != Some(true) && is_live {
