@@ -426,6 +426,16 @@ fn what_was_built_just_now_is_as_young_as_that() {
     host.sh("docker images app --format '{{.CreatedSince}}'").omits("years");
     host.sh("docker image prune -af --filter until=10m").omits("app");
     host.sh("docker system prune -af --filter label=nothing").ok();
+    // What comes again stays as young, and what comes anew is as old as that.
+    let keeps_its_time = |how: &str| {
+        host.sh(how).ok();
+        host.sh("docker images app --format '{{.CreatedSince}}'").omits("years");
+        host.sh("docker image prune -af --filter until=10m").omits("app");
+        host.sh("docker image inspect app -f '{{.Created}}'").says("1980-01-02T00:00:00Z");
+    };
+    keeps_its_time("docker save app -o app.tar && docker load -i app.tar");
+    keeps_its_time("docker rmi app && docker load -i app.tar");
+    keeps_its_time(&format!("{BUILD} -t app app"));
     // Two names of a file are two names of a file.
     host.sh("docker create --name box app none && docker export box | tar -tv | grep -c 'link to'").mentions("\n1");
     // The client sends a Dockerfile from elsewhere in an archive without an end.

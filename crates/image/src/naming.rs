@@ -38,8 +38,11 @@ impl Inner {
         if new.by_hand && !new.names.is_empty() {
             image.tagged = Some(Timestamp::now());
         }
-        if new.now {
-            image.created = known.as_ref().map_or_else(Timestamp::now, |known| known.created);
+        let known_since = known.as_ref().map(|known| known.created).filter(|time| record::says_when(*time));
+        if let Some(since) = known_since {
+            image.created = since;
+        } else if new.now || !record::says_when(image.created) {
+            image.created = Timestamp::now();
         }
         let key = key_of(RECORD, &id.0);
         let mut txn = self.store.txn().put(&key, record::encode(&key, &image)?);

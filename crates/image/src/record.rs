@@ -27,8 +27,8 @@ pub(crate) const RETAIN: &str = "image/retain/";
 pub struct ImageRecord {
     /// Its identity.
     pub id: ImageId,
-    /// When it was made; the beginning of 1970 where its configuration does not say. Of one that was built here, when it was:
-    /// its configuration says the same on every day.
+    /// When it was made. Of one that was built here, when it was: its configuration says the same on every day. Of one that came from
+    /// elsewhere and whose configuration says nothing, or [a fixed time](says_when), when it came.
     pub created: Timestamp,
     /// When it was last given a name here.
     #[serde(default)]
@@ -51,6 +51,15 @@ pub struct ImageRecord {
     /// What is said of it, by the kinds of that.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub attestations: Vec<AttestationRecord>,
+}
+
+/// Images are younger than this: `docker` came out in March 2013. Builders whose images are the same on every day write an earlier
+/// time, of 1970 or 1980.
+const FIRST_IMAGES: i64 = 1_356_998_400;
+
+/// Whether a configuration's time can be when its image was made.
+pub(crate) fn says_when(created: Timestamp) -> bool {
+    created.as_second() >= FIRST_IMAGES
 }
 
 impl ImageRecord {
