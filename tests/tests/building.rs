@@ -217,12 +217,42 @@ fn mistakes_are_told_where_they_stand() {
     fails("FROM busybox\nCOPY a /bin/busybox/x").fails_with("cannot overwrite non-directory with directory");
     fails("FROM nothing-of-the-kind\n").fails_with("Dockerfile:1:6\n");
     fails("FROM busybox AS base\nFROM bsae").fails_with("did you mean the stage base?");
+    for mount in ["source=x,target=/x", "type=cache,target=/x"] {
+        fails(&format!("FROM busybox AS base\nFROM busybox\nRUN --mount={mount},from=bsae true"))
+            .fails_with("(did you mean the stage base?)")
+            .complains("Dockerfile:3:5\n");
+    }
     fails("FROM busybox\nRUN nothing-of-the-kind").fails_with("returned a non-zero code: 127").prints("not found");
     fails("FROM busybox\nRUN --mount=type=secret,id=token,required true").fails_with("secret token: not found");
     fails("FROM busybox\nRUN --mount=source=nothing,target=/x true").fails_with("stat nothing: file does not exist");
     host.sh(&format!("{BUILD} -f nothing app")).fails_with("");
     host.sh(&format!("{BUILD} --target nothing app")).fails_with("target stage \"nothing\" could not be found");
     host.sh("docker ps -aq").says("");
+}
+
+#[test]
+fn a_step_may_be_in_a_containers_network() {
+    let host = Daemon::start();
+    host.sh("docker run -d --name nc --hostname of-nc busybox sh -c 'echo served > /f; while true; do nc -l -p 80 -e cat /f; done'").ok();
+    host.project(
+        "FROM busybox\nRUN hostname > /name; until nc 127.0.0.1 80 > /heard && test -s /heard; do sleep 0.02; done\n",
+        &[],
+    );
+    for build in [BUILD, "$STRATUS build"] {
+        host.sh(&format!("{build} --no-cache --network container:nc -t app app")).ok();
+        host.sh("docker run --rm app cat /name /heard").says("of-nc\nserved");
+    }
+    host.sh(&format!("{BUILD} --network container:none app")).fails_with("none");
+}
+
+#[test]
+fn what_a_step_can_not_have_is_not_passed_over() {
+    let host = Daemon::start();
+    host.project("FROM busybox\nRUN true\n", &[]);
+    host.sh(&format!("{BUILD} --security-opt seccomp=unconfined app"))
+        .fails_with("the daemon on linux does not support setting security options on build");
+    host.sh(&format!("{BUILD} --isolation hyperv app")).fails_with("unsupported isolation: \"hyperv\"");
+    host.sh(&format!("{BUILD} --isolation default app")).ok();
 }
 
 #[test]

@@ -568,7 +568,8 @@ impl Stage<'_, '_> {
     /// Files of a stage or an image; `None`: there are none.
     async fn part(&self, from: &str, source: Option<String>, span: Span, place: &Place<'_>) -> Result<Option<Part>> {
         let origin = self.origin(from, span, place)?;
-        let state = self.solver.state(&origin, place.step).await?;
+        let state = self.solver.state(&origin, place.step).await;
+        let state = state.map_err(|error| error.asked_at(place.source, span))?;
         Ok(state.map(|state| Part { state, source: source.unwrap_or_else(|| "/".to_owned()) }))
     }
 

@@ -105,6 +105,16 @@ fn unsupported(call: &Call) -> Result<()> {
             "stratus has no BuildKit sessions: build with DOCKER_BUILDKIT=0, which takes the same Dockerfiles",
         );
     }
+    if !query.all("securityopt").is_empty() {
+        return Err(ApiError::bad_request(
+            "the daemon on linux does not support setting security options on build: RUN --security=insecure, with stratus build --allow \
+             security.insecure, runs a step with all privileges",
+        ));
+    }
+    let isolation = query.text("isolation");
+    if !isolation.is_empty() && !isolation.eq_ignore_ascii_case("default") {
+        return Err(ApiError::bad_request(format!("unsupported isolation: {isolation:?}: there is default")));
+    }
     if query.text("remote") == "client-session" {
         return refused("stratus has no BuildKit sessions: send the context, or name where it is");
     }
@@ -171,10 +181,6 @@ fn host(call: &Call) -> Result<HostConfig> {
         extra_hosts: query.all("extrahosts").into_iter().filter(|host| !host.is_empty()).collect(),
         shm_size: u64::try_from(number(call, "shmsize")?)
             .map_err(|_| ApiError::bad_request("SHM size can not be less than 0"))?,
-        isolation: Some(query.text("isolation"))
-            .filter(|isolation| *isolation != "default")
-            .unwrap_or_default()
-            .to_owned(),
         ..HostConfig::default()
     };
     let resources = &mut host.resources;

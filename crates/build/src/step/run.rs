@@ -5,7 +5,7 @@ use crate::progress::{Progress, StepEvent, StepId};
 use crate::solve::Builder;
 use crate::state::State;
 use crate::{Error, Result};
-use engine::model::{ContainerConfig, ContainerId, HostConfig};
+use engine::model::{ContainerConfig, ContainerId, HostConfig, NetworkMode};
 use engine::{AttachOptions, CreateRequest, Engine, RemoveOptions, Unfinished, WaitCondition};
 use image::{KeptLayers, RunConfig, Times};
 use jiff::Timestamp;
@@ -50,8 +50,10 @@ pub(crate) async fn run(
     step: StepId,
 ) -> Result<Ended> {
     let id = state.id()?;
+    // Who is in another container's network has its name, too.
+    let has_name = !matches!(running.host.network_mode, NetworkMode::Container(_));
     let config = ContainerConfig {
-        hostname: HOSTNAME.to_owned(),
+        hostname: if has_name { HOSTNAME.to_owned() } else { String::new() },
         user: state.config.config.user.clone(),
         working_dir: state.config.config.working_dir.clone(),
         env: running.env,
