@@ -67,6 +67,59 @@ fn a_quiet_build_says_why_it_failed() {
 }
 
 #[test]
+fn flags_of_habit_are_taken_or_the_way_here_is_said() {
+    let host = Daemon::start();
+    host.project("FROM busybox\nRUN echo $SOURCE_DATE_EPOCH > /epoch\n", &[]);
+    let id = host.sh("$STRATUS build -q app").ok().text().to_owned();
+    let taken = "--rm=false --force-rm=true --compress --pull=false --no-cache=false --push=false --isolation default --call build";
+    host.sh(&format!("$STRATUS build -q {taken} app")).says(&id);
+    for command in ["image build", "builder build", "buildx build"] {
+        host.sh(&format!("$STRATUS {command} -q --rm --force-rm app")).says(&id);
+    }
+    for (flag, way) in [
+        ("--isolation hyperv", "leave it out"),
+        ("--security-opt seccomp=unconfined", "RUN --security=insecure"),
+        ("--cgroup-parent x", "docker build has this flag"),
+        ("--builder x", "the daemon is the builder"),
+        ("--call check", "stratus build --check"),
+        ("--call outline", "stratus build --print"),
+    ] {
+        host.sh(&format!("$STRATUS build {flag} app")).exits_with(2).complains(way);
+    }
+    // The time of what is built is taken from here, unless it is said otherwise.
+    let epoch = |flags: &str| {
+        host.sh(&format!("SOURCE_DATE_EPOCH=1700000000 $STRATUS build -q -t app {flags} app")).ok();
+        host.sh("docker run --rm app cat /epoch")
+    };
+    epoch("").says("1700000000");
+    epoch("--build-arg SOURCE_DATE_EPOCH=1800000000").says("1800000000");
+}
+
+#[test]
+fn what_is_wrong_says_where_and_does_nothing_to_a_terminal() {
+    let host = Daemon::start();
+    let fails = |text: &str| {
+        fs::write(host.work().join("app/Dockerfile"), text).expect("a Dockerfile");
+        let failed = host.sh("$STRATUS build -t app app");
+        failed.exits_with(1);
+        failed
+    };
+    host.project("FROM busybox\nONBUILD RUN false\n", &[("a", "a")]);
+    host.sh("$STRATUS build -q -t base app").ok();
+    let failed = fails("FROM busybox\n\u{1b}]0;owned\u{7}\u{1b}[31mX y\n");
+    failed.complains("\u{fffd}[31mX y").complains("Dockerfile:2:1");
+    assert!(!failed.stderr().contains(['\u{1b}', '\u{7}']), "{failed}");
+    fails("FROM busybox\nFROM base\n").complains("ONBUILD trigger of base (app/Dockerfile:2):1:1");
+    fails("FROM busybox\nCOPY --exclude=[ a /\n").complains("--exclude: ").complains("app/Dockerfile:2:");
+    host.sh("mv app/Dockerfile app/Containerfile; $STRATUS build app")
+        .exits_with(1)
+        .complains("reading app/Dockerfile: ")
+        .complains("name the Dockerfile with --file app/Containerfile");
+    let ssh = "SSH_AUTH_SOCK=/nonexist $STRATUS build -f app/Containerfile --ssh default app";
+    host.sh(ssh).exits_with(1).complains("--ssh default: looking up /nonexist, of SSH_AUTH_SOCK: ");
+}
+
+#[test]
 fn only_the_context_is_sent() {
     let host = Daemon::start();
     let dockerfile = "FROM busybox\nCOPY . /app/\nRUN cd /app && find . | sort > /list; stat -c '%a %u:%g' open/run linked; readlink link\n";
@@ -307,9 +360,9 @@ fn a_check_knows_what_images_of_the_daemon_set() {
     host.sh(&format!("{check} -H unix:///nowhere/docker.sock | jq -r '.warnings | length'")).says("0");
     host.sh("printf 'FROM nobody/has/it\\nCOPY $OTHER /\\n' | $STRATUS build --check -f - .")
         .says("Check complete, no warnings found.");
-    host.sh("$STRATUS build --check nowhere")
-        .exits_with(1)
-        .complains("reading nowhere/Dockerfile: No such file or directory");
+    host.sh("$STRATUS build --check nowhere").exits_with(1).complains(
+        "reading nowhere/Dockerfile: No such file or directory (os error 2): name the Dockerfile with --file FILE",
+    );
 }
 
 #[test]

@@ -109,6 +109,10 @@ fn an_image_comes_out_as_an_archive() {
         .complains("name=n:2 of an --output is not used");
     host.sh("docker images --format '{{.Repository}}:{{.Tag}}' | grep -e ^t: -e ^n:").says("t:1");
     host.sh("docker load -q -i n.tar").says("Loaded image: t:1");
+    host.sh(
+        "$STRATUS build -t t:2 --metadata-file m.json -o type=oci,dest=n.tar app && jq -r '.[\"image.name\"]' m.json",
+    )
+    .says("docker.io/library/t:2");
     host.sh("$STRATUS build --progress json -o - app").exits_with(2).complains("can't both go to standard output");
 }
 

@@ -288,7 +288,15 @@ async fn directory(
     let stream = Patient::new(stream, need::PATIENCE);
     let (builder, key) = (builder.clone(), key.to_owned());
     blocking(move || {
-        let failed = |e: io::Error| Error::Invalid(format!("receiving the build context: {e}"));
+        let failed = |e: io::Error| match e.kind() {
+            // A connection has no end of space: it is the disk that the context is kept on.
+            io::ErrorKind::StorageFull => Error::Failed {
+                doing: "receiving the build context".to_owned(),
+                reason: "no space left on the disk of the daemon's data: free some (`stratus builder prune`, `stratus image prune`) and try again"
+                    .to_owned(),
+            },
+            _ => Error::Invalid(format!("receiving the build context: {e}")),
+        };
         let mut stream = BufReader::with_capacity(BUFFER, SyncIoBridge::new(stream));
         let mut list = List::default();
         entry::read_entries(&mut stream, |entry| list.push(entry).map_err(wire::refused)).map_err(failed)?;

@@ -204,8 +204,10 @@ impl Stage<'_, '_> {
             return Ok(());
         }
         self.solver.progress.step(step, StepEvent::Triggers(texts.clone()));
+        let from = &self.solver.file.stages[self.index].from.node.image;
+        let base = format!("{} ({}:{})", from.raw, self.solver.file.source.name(), from.span.start.line);
         for text in texts {
-            let source = Source::new("ONBUILD trigger of the base image", &text);
+            let source = Source::new(format!("ONBUILD trigger of {base}"), &text);
             let statement = trigger(&source)?;
             Box::pin(self.step_or_look(&Place { step, statement: &statement, source: &source })).await?;
         }

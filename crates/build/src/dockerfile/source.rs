@@ -154,14 +154,14 @@ impl Mistake {
     /// Where it is: the file, the line, its text and a caret, without what is wrong.
     pub fn place(&self) -> String {
         let Position { line, column } = self.span.start;
-        format!("{}:{line}:{column}\n{}", self.file, Excerpt(self))
+        format!("{}:{line}:{column}\n{}", harmless(&self.file), Excerpt(self))
     }
 
     /// What is wrong in one line, with what was likely meant.
     pub fn summary(&self) -> String {
         match &self.suggestion {
-            Some(suggestion) => format!("{} (did you mean {suggestion}?)", self.message),
-            None => self.message.clone(),
+            Some(suggestion) => format!("{} (did you mean {suggestion}?)", harmless(&self.message)),
+            None => harmless(&self.message),
         }
     }
 }
@@ -172,8 +172,14 @@ const WIDEST: usize = 240;
 impl fmt::Display for Mistake {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Position { line, column } = self.span.start;
-        write!(f, "{}:{line}:{column}: {}\n{}", self.file, self.summary(), Excerpt(self))
+        write!(f, "{}:{line}:{column}: {}\n{}", harmless(&self.file), self.summary(), Excerpt(self))
     }
+}
+
+/// A text that does nothing to a terminal: strangers write Dockerfiles, too. Each character stays one, as a caret is to stand below it.
+fn harmless(text: &str) -> String {
+    let shown = |c: char| if c.is_control() && !matches!(c, '\t' | '\n') { char::REPLACEMENT_CHARACTER } else { c };
+    text.chars().map(shown).collect()
 }
 
 /// A mistake's line, and a caret below it.
@@ -187,7 +193,7 @@ impl fmt::Display for Excerpt<'_> {
         let column_in_text = column.saturating_sub(1) as usize;
         let skipped = column_in_text.saturating_sub(WIDEST / 2);
         let shown: String = mistake.text.chars().skip(skipped).take(WIDEST).collect();
-        write!(f, "{line:>4} | {shown}")?;
+        write!(f, "{line:>4} | {}", harmless(&shown))?;
         let before = shown.chars().take(column_in_text - skipped);
         // A tab before the caret is a tab below it, however wide the terminal makes it.
         let blank: String = before.map(|c| if c == '\t' { '\t' } else { ' ' }).collect();

@@ -114,7 +114,7 @@ impl Stage<'_, '_> {
         }
         self.solver.ledger.needs(Dependency::Fetched(Fetched::commit(&commit.remote, &commit.id)));
         let excludes = self.excludes(&add.files, place)?;
-        let exclude = Ignore::parse(&Source::new("--exclude", excludes.join("\n")))?;
+        let exclude = self.exclude(&add.files, place)?;
         Ok(Piece::Git(Part { commit, keeps: add.keep_git_dir, exclude, excludes, lender }))
     }
 
@@ -141,7 +141,12 @@ impl Stage<'_, '_> {
     }
 
     fn exclude(&self, operands: &Operands, place: &Place<'_>) -> Result<Ignore> {
-        Ok(Ignore::parse(&Source::new("--exclude", self.excludes(operands, place)?.join("\n")))?)
+        let parsed = Ignore::parse(&Source::new("--exclude", self.excludes(operands, place)?.join("\n")));
+        Ok(parsed.map_err(|mistake| {
+            let number = (mistake.span.start.line as usize).checked_sub(1);
+            let word = number.and_then(|number| operands.exclude.get(number));
+            word.map(|word| place.at(word, format!("--exclude: {}", mistake.message))).unwrap_or(mistake)
+        })?)
     }
 
     fn excludes(&self, operands: &Operands, place: &Place<'_>) -> Result<Vec<String>> {

@@ -4,6 +4,7 @@ mod attest;
 mod caches;
 mod check;
 mod follow;
+mod habits;
 mod keys;
 mod lend;
 mod metadata;
@@ -20,7 +21,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use api_build::{Client, Source};
-use clap::Args;
+use clap::{ArgAction, Args};
 use image::{Platform, Reference};
 use tokio_util::task::TaskTracker;
 
@@ -36,6 +37,9 @@ use wanted::Wanted;
 
 /// How long it may take to take away what is there of an export that came to nothing.
 const TAKEN_AWAY: Duration = Duration::from_secs(10);
+
+/// The variable and the argument that say of what time is what has none of its own, in seconds since 1970.
+const EPOCH: &str = "SOURCE_DATE_EPOCH";
 
 /// Build an image from a Dockerfile
 #[derive(Args, Debug)]
@@ -62,13 +66,15 @@ pub(crate) struct BuildArgs {
     #[arg(long, value_name = "NAME[=VALUE]")]
     label: Vec<String>,
     /// Do everything again, whatever was done before
-    #[arg(long)]
+    #[arg(long, num_args = 0..=1, require_equals = true, action = ArgAction::Set, default_value = "false",
+          default_missing_value = "true", hide_default_value = true, hide_possible_values = true, value_name = "BOOL")]
     no_cache: bool,
     /// Do stages again, by their names or numbers; repeats
     #[arg(long, value_name = "STAGE,…", value_delimiter = ',')]
     no_cache_filter: Vec<String>,
     /// Pull base images even where they are here
-    #[arg(long)]
+    #[arg(long, num_args = 0..=1, require_equals = true, action = ArgAction::Set, default_value = "false",
+          default_missing_value = "true", hide_default_value = true, hide_possible_values = true, value_name = "BOOL")]
     pull: bool,
     /// Only print the image's id
     #[arg(long, short)]
@@ -85,10 +91,12 @@ pub(crate) struct BuildArgs {
     #[arg(long, short, value_name = "OUTPUT", alias = "format")]
     output: Vec<String>,
     /// Push the image once it is built: --output type=registry
-    #[arg(long)]
+    #[arg(long, num_args = 0..=1, require_equals = true, action = ArgAction::Set, default_value = "false",
+          default_missing_value = "true", hide_default_value = true, hide_possible_values = true, value_name = "BOOL")]
     push: bool,
     /// Keep the image among the daemon's, which is so without this: --output type=docker
-    #[arg(long)]
+    #[arg(long, num_args = 0..=1, require_equals = true, action = ArgAction::Set, default_value = "false",
+          default_missing_value = "true", hide_default_value = true, hide_possible_values = true, value_name = "BOOL")]
     load: bool,
     /// Make one layer of all that the build adds to its base
     #[arg(long)]
@@ -110,6 +118,8 @@ pub(crate) struct BuildArgs {
     attests: attest::Attests,
     #[command(flatten)]
     running: settings::Running,
+    #[command(flatten)]
+    _habits: habits::Habits,
 }
 
 /// What something may be built for.
@@ -118,7 +128,7 @@ fn platform(text: &str) -> std::result::Result<Platform, String> {
 }
 
 impl BuildArgs {
-    /// Arguments of the build. One whose value is this environment's may have none.
+    /// Arguments of the build. One whose value is this environment's may have none; as with buildx, the time of what is built is one.
     fn arguments(&self) -> Result<BTreeMap<String, Option<String>>> {
         let argument = |text: &String| match text.split_once('=') {
             Some(("", _)) => Err(Error::Usage(format!("--build-arg {text:?} has no name: give NAME=VALUE"))),
@@ -126,7 +136,11 @@ impl BuildArgs {
             Some((name, value)) => Ok((name.to_owned(), Some(value.to_owned()))),
             None => Ok((text.clone(), std::env::var(text).ok())),
         };
-        self.build_arg.iter().map(argument).collect()
+        let mut arguments: BTreeMap<_, _> = self.build_arg.iter().map(argument).collect::<Result<_>>()?;
+        if let Some(time) = std::env::var(EPOCH).ok().filter(|time| !time.is_empty()) {
+            arguments.entry(EPOCH.to_owned()).or_insert(Some(time));
+        }
+        Ok(arguments)
     }
 
     /// Names of the image.
@@ -236,7 +250,7 @@ async fn make(context: &Context, args: &BuildArgs, keeping: &TaskTracker) -> Res
         file.write(metadata::digest(&built)).await?;
     }
     if let Some(file) = metadata_file {
-        file.write(format!("{:#}\n", metadata::document(&built))).await?;
+        file.write(format!("{:#}\n", metadata::document(&built, &names))).await?;
     }
     if how == How::Quiet && !takes_stdout {
         output::line(metadata::digest(&built))?;

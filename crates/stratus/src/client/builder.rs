@@ -16,6 +16,8 @@ use super::{Context, human};
 /// What builds keep for the next one.
 #[derive(Subcommand)]
 pub(crate) enum BuilderCommand {
+    /// Build an image from a Dockerfile
+    Build(Box<super::build::BuildArgs>),
     /// Show what builds keep, and what it takes on the disk
     Du(DuArgs),
     /// Remove what builds keep
@@ -84,6 +86,7 @@ impl Kept {
 /// `stratus builder …`
 pub(super) async fn dispatch(context: &Context, command: BuilderCommand) -> Result<ExitCode> {
     match command {
+        BuilderCommand::Build(args) => super::build::build(context, &args).await,
         BuilderCommand::Du(args) => du(context, &args).await,
         BuilderCommand::Prune(args) => prune(context, args).await,
     }

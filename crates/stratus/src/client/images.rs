@@ -19,6 +19,8 @@ use super::{Context, archives, attestations, bootstrap, credentials, human, prun
 /// Images.
 #[derive(Subcommand)]
 pub(crate) enum ImageCommand {
+    /// Build an image from a Dockerfile
+    Build(Box<super::build::BuildArgs>),
     /// List what is said of an image: by what it was made (provenance), what is in it (a list of packages)
     Attestations(attestations::AttestationsArgs),
     /// Make a base image, from a distribution's packages
@@ -165,6 +167,7 @@ pub(super) fn platform(text: &str) -> Result<String, String> {
 pub(super) async fn dispatch(context: &Context, command: ImageCommand) -> Result<ExitCode> {
     match command {
         ImageCommand::Attestations(args) => attestations::attestations(context, args).await,
+        ImageCommand::Build(args) => super::build::build(context, &args).await,
         ImageCommand::Bootstrap(args) => bootstrap::bootstrap(context, args).await,
         ImageCommand::History(args) => history(context, args).await,
         ImageCommand::Import(args) => archives::import(context, args).await,

@@ -110,7 +110,7 @@ pub(crate) enum Command {
     #[command(subcommand)]
     Volume(volumes::VolumeCommand),
     /// What builds keep for the next one
-    #[command(subcommand)]
+    #[command(subcommand, alias = "buildx")]
     Builder(builder::BuilderCommand),
     /// Show what happens, as it happens
     Events(events::EventsArgs),

@@ -114,7 +114,13 @@ fn told(format: Format, source: &Source, report: &Report) -> Result<ExitCode> {
         Format::Table => {
             if report.mistakes.is_empty() || !report.warnings.is_empty() {
                 let colours = terminal::colours(&std::io::stdout());
-                output::line(written(source, report, colours).trim_end())?;
+                let warned = written(source, report, colours);
+                let alone = report.warnings.is_empty() && !report.notes.is_empty();
+                output::line(if alone {
+                    "Check complete, no warnings found. What may be one:"
+                } else {
+                    warned.trim_end()
+                })?;
             }
             report.notes.iter().for_each(|note| output::warning(&note.to_string()));
             for mistake in &report.mistakes {

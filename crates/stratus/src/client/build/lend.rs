@@ -169,14 +169,16 @@ fn agent<'t>(text: &'t str, own: Option<&Path>) -> Result<(&'t str, Agent<'t>)> 
             let message = "there is no SSH_AUTH_SOCK: start an agent, or give ID=SOCKET or ID=KEYFILE";
             Error::Usage(format!("--ssh {text:?}: {message}"))
         })?;
-        return match std::fs::metadata(own).map_err(Error::io(format!("looking up {}", own.display())))?.file_type() {
+        let looking = format!("--ssh {text}: looking up {}, of SSH_AUTH_SOCK", own.display());
+        return match std::fs::metadata(own).map_err(Error::io(looking))?.file_type() {
             kind if kind.is_socket() => Ok((text, Agent::Socket(own.to_owned()))),
             _ => Err(Error::Usage(format!("--ssh {text:?}: {}, of SSH_AUTH_SOCK, is no socket", own.display()))),
         };
     };
     let mut keys = Vec::new();
     for path in paths.split(',').map(Path::new) {
-        let kind = std::fs::metadata(path).map_err(Error::io(format!("looking up {}", path.display())))?.file_type();
+        let looking = format!("--ssh {text}: looking up {}", path.display());
+        let kind = std::fs::metadata(path).map_err(Error::io(looking))?.file_type();
         if kind.is_socket() {
             let alone = (paths == path.as_os_str()).then(|| (id, Agent::Socket(path.to_owned())));
             let message = format!(

@@ -12,8 +12,8 @@ pub(super) fn digest(built: &Built) -> String {
     }
 }
 
-/// What was built.
-pub(super) fn document(built: &Built) -> Value {
+/// What was built, and was asked to have these names: an archive has them, and the daemon does not know of them.
+pub(super) fn document(built: &Built, asked: &[Reference]) -> Value {
     let mut document = json!({ "stratus.platforms": built.platforms });
     let mut add = |key: &str, value: Value| document[key] = value;
     match &built.descriptor {
@@ -27,8 +27,9 @@ pub(super) fn document(built: &Built) -> Value {
     if built.platforms.len() == 1 {
         add("containerimage.config.digest", json!(built.id));
     }
-    if !built.names.is_empty() {
-        let names: Vec<String> = built.names.iter().map(Reference::canonical).collect();
+    let names = if built.names.is_empty() { asked } else { &built.names };
+    if !names.is_empty() {
+        let names: Vec<String> = names.iter().map(Reference::canonical).collect();
         add("image.name", json!(names.join(",")));
     }
     document

@@ -36,6 +36,13 @@ fn usual_file(path: &Path) -> PathBuf {
     if !usual.exists() && small.exists() { small } else { usual }
 }
 
+/// What to do where there is no Dockerfile.
+fn other_file(context: &Path) -> String {
+    let podmans = context.join("Containerfile");
+    let file = if podmans.exists() { podmans.display().to_string() } else { "FILE".to_owned() };
+    format!("name the Dockerfile with --file {file}")
+}
+
 /// What is no part of the context.
 #[derive(Default)]
 pub(super) struct Rules {
@@ -90,7 +97,11 @@ pub(super) fn find(path: &Path, file: Option<&Path>) -> Result<Goods> {
         file => {
             let file = file.map_or_else(|| usual_file(path), Path::to_owned);
             let reading = || format!("reading {}", file.display());
-            let text = limited(File::open(&file).map_err(Error::io(reading()))?, &file.display().to_string())?;
+            let opened = File::open(&file).map_err(|error| match error.kind() {
+                io::ErrorKind::NotFound => Error::Failed(format!("{}: {error}: {}", reading(), other_file(path))),
+                _ => Error::io(reading())(error),
+            })?;
+            let text = limited(opened, &file.display().to_string())?;
             (Some(file), text)
         }
     };
