@@ -43,6 +43,56 @@ fn nothing_comes_in_and_everything_can_go() {
     assert!(!host.log().contains("panicked"), "{}", host.log());
 }
 
+/// Has the store need room that is not there: from then on nothing but what must be is recorded. `name`: a running container,
+/// whose record is written again and again.
+fn fill_the_store(host: &Daemon, name: &str) {
+    let label = "x".repeat(60_000);
+    host.sh(&format!("docker network create --label a={label} large-{name}")).code();
+    let updates = format!(
+        "n=0; while docker update --restart always {name}; do n=$((n + 1)); test $n -lt 300 || exit 0; done; exit 1"
+    );
+    host.slowly(&updates).fails_with(FULL);
+}
+
+#[test]
+fn who_fills_the_disk_can_be_ended() {
+    let mut host = on_small_disk();
+    let names = "killed stopped forced paused again other";
+    host.sh(&format!(
+        "for n in {names}; do docker run -d -i --name $n --restart always busybox sh -c 'cat /fill > /dev/null 2>&1; cat'; done"
+    ))
+    .ok();
+    host.sh("docker run -d --name filler busybox sh -c 'cat /dev/zero > /fill; cat /dev/zero > /fill2; sleep 1000'")
+        .ok();
+    eventually("a full disk", || host.sh("docker exec filler test -e /fill2").code() == 0);
+    fill_the_store(&host, "other");
+    host.sh("docker pause paused").ok();
+    let state = |host: &Daemon, name: &str| {
+        host.sh(&format!("docker inspect -f '{{{{.State.Status}}}} {{{{.State.ExitCode}}}}' {name}")).text().to_owned()
+    };
+    host.sh("docker kill killed").says("killed");
+    assert_eq!(state(&host, "killed"), "exited 137");
+    host.sh("docker stop -t 0 stopped").says("stopped");
+    assert_eq!(state(&host, "stopped"), "exited 137");
+    host.sh("docker stop -t 0 paused").says("paused");
+    host.sh("docker rm -f forced").says("forced");
+    // Its end makes room for its start.
+    host.sh("docker restart -t 0 again").says("again");
+    // A start that can't be recorded leaves a state that says so.
+    fill_the_store(&host, "other");
+    host.sh("docker start stopped").fails_with(FULL);
+    host.sh("docker inspect -f '{{.State.Status}} {{.State.Error}}' stopped").mentions("exited").mentions(FULL);
+    // What was ended by hand stays down under a later daemon.
+    host.restart();
+    for name in ["killed", "paused"] {
+        assert_eq!(state(&host, name), "exited 137", "{name}");
+    }
+    host.sh("docker rm -f filler other").says("filler\nother");
+    eventually("room for another", || host.sh("docker start stopped").code() == 0);
+    host.sh("docker rm -f killed stopped paused again").ok();
+    assert!(!host.log().contains("panicked"), "{}", host.log());
+}
+
 #[test]
 fn a_pull_that_does_not_fit() {
     let host = on_small_disk();

@@ -134,9 +134,27 @@ impl Engine {
     ) -> Result<Arc<ContainerRecord>> {
         let mut record = (*life.record()).clone();
         edit(&mut record);
-        self.record(&record, closing).await?;
+        self.record(&record, closing, Room::Ordinary).await?;
         life.show(record);
         Ok(life.record())
+    }
+
+    /// As [`change_and_close`](Self::change_and_close), for what has happened already, or must not be held up: on a full disk
+    /// it is written into the room that the store keeps back. Where not even that is left, memory has it all the same, and the
+    /// log says what a later daemon will not know.
+    async fn note(
+        &self,
+        life: &Life<'_>,
+        closing: Option<Closing>,
+        edit: impl FnOnce(&mut ContainerRecord),
+    ) -> Arc<ContainerRecord> {
+        let mut record = (*life.record()).clone();
+        edit(&mut record);
+        if let Err(error) = self.record(&record, closing, Room::Reserve).await {
+            tracing::error!(container = %life.id.short(), phase = record.state.phase.name(), %error, "a change of its state is in memory only");
+        }
+        life.show(record);
+        life.record()
     }
 
     /// Writes the record of a container that is there, and with it what a run used that is over. Nobody sees it yet. It goes
@@ -145,10 +163,12 @@ impl Engine {
         &self,
         record: &ContainerRecord,
         closing: Option<Closing>,
+        room: Room,
     ) -> impl Future<Output = Result<()>> + Send + use<> {
         let (records, id) = (&self.0.records, record.id.as_str());
         // What is gone does not come back, whatever somebody thought to hold.
         let txn = records.txn().expect(records.key(id), store::Expect::Present);
+        let txn = if room == Room::Reserve { txn.from_reserve() } else { txn };
         let txn = records.put_in(txn, id, record).and_then(|txn| closed_in(txn, closing.as_ref()));
         committed(record.id.clone(), txn.map(Txn::commit_async), closing)
     }
@@ -166,6 +186,14 @@ impl Engine {
             return Ok(record);
         }
         self.change(&life, edit).await
+    }
+
+    /// Notes that somebody ends it by hand, before its end: its policy does not start it again then.
+    async fn note_stopped_by_hand(&self, container: &Arc<Container>) {
+        let Ok(life) = container.life(container.id.as_str()).await else { return };
+        if life.record().state.phase.is_live() {
+            self.note(&life, None, |record| record.state.stopped_by_hand = true).await;
+        }
     }
 
     /// Writes the record of a container that is being made, and with it those of its root file system and of its
@@ -222,6 +250,15 @@ impl Engine {
         attributes.extend(more.into_iter().map(|(key, value)| (key.to_owned(), value)));
         self.0.events.tell(EventKind::Container, action, record.id.as_str(), attributes);
     }
+}
+
+/// Where a record may be written on a full disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Room {
+    /// Nowhere.
+    Ordinary,
+    /// In the space that the store keeps back.
+    Reserve,
 }
 
 fn closed_in<'a>(txn: Txn<'a>, closing: Option<&Closing>) -> Result<Txn<'a>, store::Error> {

@@ -51,3 +51,4 @@ pub use store::{Options, Store};
 pub use txn::{Conflict, Durability, Expect, Txn};
 pub use types::{Change, ChangeKind, Entry, Listing, Revision};
 pub use watch::Watch;
+pub use writer::RESERVED_BYTES;

@@ -87,6 +87,8 @@ pub(crate) struct Request {
     pub(crate) expects: Vec<(String, Expect)>,
     pub(crate) ops: Vec<Op>,
     pub(crate) durability: Durability,
+    /// It may be written into the space that is kept back for a full disk.
+    pub(crate) from_reserve: bool,
 }
 
 impl<'a> Txn<'a> {
@@ -121,6 +123,13 @@ impl<'a> Txn<'a> {
     /// Says when the commit returns; [`Durability::Durable`] unless told otherwise.
     pub fn durability(mut self, durability: Durability) -> Self {
         self.request.durability = durability;
+        self
+    }
+
+    /// On a full disk, it may be written into the space that is kept back for deleting, if it holds at most
+    /// [`RESERVED_BYTES`](crate::RESERVED_BYTES). For what has happened already, and for what comes before space is freed.
+    pub fn from_reserve(mut self) -> Self {
+        self.request.from_reserve = true;
         self
     }
 

@@ -21,6 +21,8 @@ const BATCH: usize = 512;
 const BATCH_BYTES: usize = 8 << 20;
 /// The most that a transaction may write into the space kept back for deleting on a full disk.
 const NOTE_BYTES: usize = 16 << 10;
+/// The most bytes of keys and values that a transaction [from the reserve](crate::Txn::from_reserve) may hold on a full disk.
+pub const RESERVED_BYTES: usize = 128 << 10;
 /// How long a relaxed change may stay off the disk.
 const RELAXED_FOR: Duration = Duration::from_secs(1);
 /// For how many revisions of relaxed changes one sync is enough: see [`Writer::reserved`].
@@ -171,7 +173,9 @@ impl Writer {
                     self.commit(vec![submission]);
                 }
             }
-            Err(CommitError::Full { .. }) if !relief.is_allowed() && batch.iter().all(|one| frees(&one.request)) => {
+            Err(CommitError::Full { .. })
+                if !relief.is_allowed() && batch.iter().all(|one| may_spend(&one.request)) =>
+            {
                 relief.allow(true);
                 self.commit(batch);
                 relief.allow(false);
@@ -350,8 +354,9 @@ pub(crate) fn size(request: &Request) -> usize {
         .sum()
 }
 
-/// Whether a transaction frees space, in the end: it deletes, and puts no more than it takes to note that.
-fn frees(request: &Request) -> bool {
+/// Whether a transaction is given the space that is kept back: it frees some in the end, as it deletes, and puts no more
+/// than it takes to note that; or it was said to be one that must be possible.
+fn may_spend(request: &Request) -> bool {
     let deletes = request.ops.iter().any(|op| !matches!(op, Op::Put { .. }));
-    deletes && size(request) <= NOTE_BYTES
+    (deletes && size(request) <= NOTE_BYTES) || (request.from_reserve && size(request) <= RESERVED_BYTES)
 }

@@ -92,6 +92,29 @@ fn a_full_disk_is_an_error_and_the_store_works_on() {
 }
 
 #[test]
+fn what_must_be_noted_has_room_on_a_full_disk() {
+    let disk = SmallDisk::new(4 << 20);
+    let store = Store::open(disk.path().join("state.db")).unwrap();
+    let mut kept = 0;
+    while store.txn().put(format!("k/{kept}"), vec![b'x'; 20_000]).commit().is_ok() {
+        kept += 1;
+    }
+    // Small ones may still fit into the file's own pages.
+    while store.txn().put(format!("s/{kept}"), vec![b'x'; 500]).commit().is_ok() {
+        kept += 1;
+    }
+    assert!(is_full(&store.txn().put("k/1", vec![b'y'; 20_000]).commit()));
+    assert!(is_full(&store.txn().put("big", vec![b'y'; store::RESERVED_BYTES]).from_reserve().commit()));
+    // The same few records again and again, as containers that are ended one after the other.
+    for n in 0..100 {
+        store.txn().put(format!("k/{}", n % 4), vec![b'z'; 5_000]).from_reserve().commit().unwrap();
+    }
+    store.txn().put("k/2", vec![b'z'; 60_000]).from_reserve().commit().unwrap();
+    store.txn().delete("k/1").commit().unwrap();
+    assert_eq!(store.get("k/3").unwrap().unwrap().value, vec![b'z'; 5_000]);
+}
+
+#[test]
 fn a_disk_filled_by_others_fails_writes_not_reads_and_recovers_with_space() {
     let disk = SmallDisk::new(8 << 20);
     let path = disk.path().join("state.db");

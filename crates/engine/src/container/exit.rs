@@ -95,7 +95,7 @@ impl Engine {
         })
         .await?;
         self.tell_end(&record, &end, &usage);
-        self.change_and_close(&life, closing, |record| {
+        self.note(&life, closing, |record| {
             show_network(record, None);
             record.net = None;
             ended(&mut record.state, &end, usage.oom_killed);
@@ -106,7 +106,7 @@ impl Engine {
                 }
             }
         })
-        .await?;
+        .await;
         if !outlived {
             // Not before what it counted is kept: a daemon that comes after one that was killed looks there again.
             let engine = self.clone();

@@ -23,7 +23,7 @@ use super::exit::{End, FIRST_PAUSE, KILLED, Noticed};
 use super::start::show_network;
 use super::{Container, Life};
 use crate::model::{ContainerRecord, MountPoint, Phase, RestartPolicy, Timestamp};
-use crate::{Engine, Result};
+use crate::{Engine, Result, Room};
 
 /// Whether the keeper has not brought it to run yet.
 fn is_on_its_way(entry: &EntryInfo) -> bool {
@@ -102,7 +102,7 @@ impl Engine {
             }
             Some(EntryInfo { exit: Some(exit), .. }) if live => self.end_found(life, self.end_of(&exit)).await,
             Some(entry) => {
-                self.end_unknown(entry).await;
+                self.end_held(&entry).await;
                 if live { self.end_lost(life).await } else { self.begin_policy(&life, &record, booted).await }
             }
             None if live => self.end_lost(life).await,
@@ -133,7 +133,7 @@ impl Engine {
         }
         record.net = None;
         record.state = before.state;
-        self.record(&record, None).await?;
+        self.record(&record, None, Room::Ordinary).await?;
         life.show(record);
         Ok(())
     }

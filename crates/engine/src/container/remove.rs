@@ -77,7 +77,7 @@ impl Engine {
         }
         let mut turns = container.turns();
         let before = turns.borrow_and_update().exits;
-        self.change_live(container, |record| record.state.stopped_by_hand = true).await?;
+        self.note_stopped_by_hand(container).await;
         self.let_go(container, &record).await?;
         let kill = Request::Signal { id: record.id.to_string(), signal: SIGKILL };
         match self.keeper().await?.call(kill).await {

@@ -23,7 +23,7 @@ use super::{Container, Life};
 use crate::model::{BeforeStart, ContainerRecord, NetworkMode, Phase, Timestamp, UsernsMode};
 use crate::networks::Joined;
 use crate::spec::{Identity, SpecContext};
-use crate::{Engine, Error, Result};
+use crate::{Engine, Error, Result, Room};
 
 /// What a start made ahead of the process, and what must be taken back if there will be none.
 struct Prepared {
@@ -80,12 +80,12 @@ impl Engine {
                 container.pending.lock().clear();
                 let code = error.exit_code().unwrap_or(128);
                 let text = error.to_string();
-                self.change(life, |record| {
+                self.note(life, None, |record| {
                     record.state.phase = if record.state.has_run { Phase::Exited } else { Phase::Created };
                     record.state.exit_code = code;
                     record.state.error.clone_from(&text);
                 })
-                .await?;
+                .await;
                 container.tell_exit(code, &text);
                 Err(error)
             }
@@ -168,7 +168,7 @@ impl Engine {
         let network_ids = before.networks.iter().map(|(name, settings)| (name.clone(), settings.network_id.clone()));
         let was = BeforeStart { state: before.state.clone(), network_ids: network_ids.collect() };
         record.before_start = Some(Box::new(was));
-        let recorded = self.record(&record, None);
+        let recorded = self.record(&record, None, Room::Ordinary);
         let created = self.create_in_keeper(life.container(), &before, prepared);
         let (recorded, created) = tokio::join!(recorded, Box::pin(created));
         record.before_start = None;
@@ -192,7 +192,7 @@ impl Engine {
         }
         let mut record = self.begun(&before, net.as_ref(), by_hand);
         record.state.pid = pid;
-        let recorded = self.record(&record, None).await;
+        let recorded = self.record(&record, None, Room::Ordinary).await;
         self.recorded_or_killed(recorded, record).await
     }
 

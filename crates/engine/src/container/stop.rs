@@ -42,7 +42,7 @@ impl Engine {
         }
         let mut turns = container.turns();
         let before = turns.borrow_and_update().exits;
-        self.change_live(container, |record| record.state.stopped_by_hand = true).await?;
+        self.note_stopped_by_hand(container).await;
         let ended = move |turn: &super::Turn| turn.removed || turn.exits > before;
         self.let_go(container, &record).await?;
         self.signal(&record, number).await?;
@@ -77,7 +77,7 @@ impl Engine {
         }
         // As `stop` does: what somebody ends by hand is not started again by its policy.
         if number == SIGKILL || stop_signal(&record).is_ok_and(|stop| stop == number) {
-            self.change_live(&container, |record| record.state.stopped_by_hand = true).await?;
+            self.note_stopped_by_hand(&container).await;
         }
         self.let_go(&container, &record).await?;
         if record.state.phase == Phase::Paused && number == SIGKILL {
@@ -140,7 +140,7 @@ impl Engine {
             _ => return Err(not_running(&record)),
         }
         self.freeze(&record, true).await?;
-        let record = self.change(&life, |record| record.state.phase = Phase::Paused).await?;
+        let record = self.note(&life, None, |record| record.state.phase = Phase::Paused).await;
         self.tell_container(&record, "pause", []);
         Ok(())
     }
@@ -158,7 +158,7 @@ impl Engine {
             return Err(Error::conflict(format!("Container {} is not paused", record.id)));
         }
         self.freeze(&record, false).await?;
-        let record = self.change(&life, |record| record.state.phase = Phase::Running).await?;
+        let record = self.note(&life, None, |record| record.state.phase = Phase::Running).await;
         self.tell_container(&record, "unpause", []);
         Ok(())
     }
@@ -187,11 +187,11 @@ impl Engine {
         }
         life.abort_tasks();
         let record = self
-            .change(&life, |record| {
+            .note(&life, None, |record| {
                 record.state.phase = Phase::Exited;
                 record.state.stopped_by_hand = true;
             })
-            .await?;
+            .await;
         life.tell_exit(record.state.exit_code, "");
         self.tell_container(&record, "stop", []);
         Ok(true)
