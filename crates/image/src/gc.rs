@@ -18,6 +18,8 @@ pub struct Collected {
     pub blobs: u64,
     /// Bytes in their files.
     pub bytes: u64,
+    /// Bytes in the files of layers alone, as images' sizes count them.
+    pub unpacked: u64,
 }
 
 impl Images {
@@ -65,6 +67,7 @@ fn collect_layers(inner: &Inner, collected: &mut Collected) -> Result<()> {
             if gone.insert(dir) {
                 inner.reaper.discard(&inner.layer_dir(dir))?;
                 collected.bytes += bytes;
+                collected.unpacked += bytes;
             }
         }
         collected.bytes += erofs::remove(inner, layer)?;

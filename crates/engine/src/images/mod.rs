@@ -131,7 +131,7 @@ pub struct ImageDetails {
 pub struct ImagePruneReport {
     /// Step by step.
     pub removed: Vec<Removed>,
-    /// Bytes on disk.
+    /// Bytes of unpacked layers, as images' sizes count them.
     pub reclaimed: u64,
 }
 
@@ -279,9 +279,10 @@ impl Engine {
         let removed = self.0.images.prune(wanted, self.image_users()).await.map_err(error)?;
         self.tell_removed(&removed, None);
         let collected = self.0.images.gc(true).await.map_err(error)?;
-        let reclaimed = BTreeMap::from([("reclaimed".to_owned(), collected.bytes.to_string())]);
+        // As the images' sizes said before; what they were unpacked from goes as well, and is counted nowhere.
+        let reclaimed = BTreeMap::from([("reclaimed".to_owned(), collected.unpacked.to_string())]);
         self.0.events.tell(EventKind::Image, "prune", "", reclaimed);
-        Ok(ImagePruneReport { removed, reclaimed: collected.bytes })
+        Ok(ImagePruneReport { removed, reclaimed: collected.unpacked })
     }
 
     /// Waits until containers that are removed use their images no more.
