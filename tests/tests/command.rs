@@ -81,7 +81,12 @@ fn a_registry_that_wants_to_know_who_comes() {
     host.sh(&format!("$STRATUS login {name} < /dev/null")).says("Login Succeeded");
     host.sh(&format!("docker login {name} < /dev/null")).mentions("Login Succeeded");
     host.sh(&format!("$STRATUS logout {name} && docker rmi {image} && $STRATUS pull {image}"))
-        .fails_with("no basic auth credentials");
+        .fails_with("no basic auth credentials")
+        .complains(&format!("stratus login {name}"));
+    // An older client asks for a name and a password where it is told 401, and scripts have nobody to answer.
+    host.sh(&format!("timeout 20 docker pull {image} < /dev/null"))
+        .exits_with(1)
+        .complains("no basic auth credentials");
     host.sh(&format!("$STRATUS logout {name}")).says(&format!("Nothing was known of {name}"));
     host.sh(&format!("jq -c . {}", config.display())).says(r#"{"auths":{},"psFormat":"kept"}"#);
 

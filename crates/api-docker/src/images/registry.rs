@@ -1,6 +1,7 @@
 //! Images come and go: `create` (a pull or an import), `push`, `search`, `distribution`.
 
 use engine::{ImportRequest, PullRequest, PulledImage, PushRequest, PushedImage};
+use http::StatusCode;
 use image::Reference;
 use image::registry::Auth;
 use serde::Serialize;
@@ -48,6 +49,16 @@ async fn pull(call: Call) -> Result<Response> {
         Ok(Pull { reference, all_tags, pulled })
     })
     .await
+    .map_err(unasked)
+}
+
+/// A registry that wants to know who asks is told with 500, as by dockerd: at 401 docker clients before 29 ask for a name and a
+/// password at the terminal, where nobody may be.
+fn unasked(error: ApiError) -> ApiError {
+    match error.status() {
+        StatusCode::UNAUTHORIZED => ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, error.message()),
+        _ => error,
+    }
 }
 
 /// What is pulled, and whether it is all tags: of a name alone.

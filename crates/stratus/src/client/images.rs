@@ -317,13 +317,22 @@ fn authorized(request: Request, reference: &Reference) -> Result<Request> {
     })
 }
 
+/// What is said of a registry that wants to know who asks, and was not told.
+const NO_CREDENTIALS: &str = "no basic auth credentials";
+
+fn log_in(text: &str, domain: &str) -> Error {
+    Error::Failed(format!("{text}\nThe registry wants to know who asks. Log in with: stratus login {domain}"))
+}
+
 /// What to do where an image can't be pulled.
 pub(super) fn explain_pull(error: Error, name: &str) -> Error {
     let text = error.to_string();
+    let domain = || Reference::parse(name).map(|reference| reference.domain().to_owned()).unwrap_or_default();
     match error {
+        Error::Failed(_) | Error::Refused { .. } if text.contains(NO_CREDENTIALS) => log_in(&text, &domain()),
         Error::Failed(_) | Error::Refused { .. } if is_unreachable(&text) => {
             // What a registry of one's own has is nowhere else.
-            let domain = Reference::parse(name).map(|reference| reference.domain().to_owned()).unwrap_or_default();
+            let domain = domain();
             if domain != "docker.io" {
                 return Error::Failed(format!("{text}\nThe registry {domain} can't be reached."));
             }
@@ -367,6 +376,7 @@ fn explain_push(error: Error, reference: &Reference) -> Error {
         Error::Failed(text) if is_unreachable(&text) => {
             Error::Failed(format!("{text}\nThe registry {} can't be reached.", reference.domain()))
         }
+        Error::Failed(text) if text.contains(NO_CREDENTIALS) => log_in(&text, reference.domain()),
         error => error,
     }
 }

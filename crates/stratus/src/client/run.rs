@@ -119,15 +119,16 @@ async fn make(context: &Context, container: &ContainerArgs, attached: Attached) 
         let show = if container.quiet { Show::Nothing } else { Show::Steps };
         images::pull_one(daemon, &container.image, container.platform.as_deref(), show).await
     };
+    let explained = |failure| images::explain_pull(failure, &container.image);
     if container.pull == Pull::Always {
-        pull().await?;
+        pull().await.map_err(explained)?;
     }
     let created: Created = match daemon.read(request()).await {
         Err(error) if error.is_not_found() && container.pull == Pull::Missing && names_image(&error) => {
             if !container.quiet {
                 eprintln!("Image {} is not here yet: pulling it", container.image);
             }
-            pull().await.map_err(|failure| images::explain_pull(failure, &container.image))?;
+            pull().await.map_err(explained)?;
             daemon.read(request()).await?
         }
         created => created?,
