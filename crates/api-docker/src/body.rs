@@ -9,6 +9,7 @@ use futures_util::{Stream, StreamExt};
 use http::{HeaderValue, StatusCode, header};
 use http_body::{Frame, SizeHint};
 use serde::Serialize;
+use tokio_util::sync::CancellationToken;
 
 use crate::error::{ApiError, Result};
 
@@ -114,6 +115,20 @@ pub(crate) fn with_type(status: StatusCode, content_type: HeaderValue, body: Bod
 pub(crate) fn stream(content_type: &'static str, pieces: impl Stream<Item = Bytes> + Send + 'static) -> Response {
     let body = Body::Stream(Box::pin(pieces.map(Ok)));
     with_type(StatusCode::OK, HeaderValue::from_static(content_type), body)
+}
+
+/// As [`stream`], broken off when the daemon stops: what is followed goes on, and a client must not take this for its end.
+pub(crate) fn stream_until(
+    shutdown: &CancellationToken,
+    content_type: &'static str,
+    pieces: impl Stream<Item = Bytes> + Send + 'static,
+) -> Response {
+    let stops = shutdown.clone();
+    let broken = futures_util::stream::poll_fn(move |_| {
+        Poll::Ready(stops.is_cancelled().then(|| Err(io::Error::other("the daemon stops"))))
+    });
+    let pieces = pieces.map(Ok).take_until(shutdown.clone().cancelled_owned()).chain(broken.take(1));
+    with_type(StatusCode::OK, HeaderValue::from_static(content_type), Body::Stream(Box::pin(pieces)))
 }
 
 /// 200 with a stream that may fail on the way.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use engine::{Event, EventKind, EventQuery, EventStream};
-use futures_util::{StreamExt, stream};
+use futures_util::stream;
 use serde::Serialize;
 
 use crate::body::{self, Response, json_line};
@@ -59,7 +59,7 @@ pub(crate) async fn events(call: Call) -> Result<Response> {
         let event = stream.next().await?;
         json_line(&MessageBody::from(&*event)).ok().map(|line| (line, stream))
     });
-    Ok(body::stream("application/json", lines.take_until(call.shutdown.clone().cancelled_owned())))
+    Ok(body::stream_until(&call.shutdown, "application/json", lines))
 }
 
 impl<'e> From<&'e Event> for MessageBody<'e> {

@@ -252,8 +252,7 @@ where
         }
     });
     let pieces = futures_util::StreamExt::chain(stream::once(std::future::ready(first.freeze())), rest);
-    let pieces = futures_util::StreamExt::take_until(pieces, shutdown.clone().cancelled_owned());
-    Ok(body::stream("application/json", pieces))
+    Ok(body::stream_until(shutdown, "application/json", pieces))
 }
 
 /// Work whose end nobody waits for any more is given up.

@@ -188,9 +188,10 @@ async fn answer(
         Ok(response) => response,
         Err(error) => {
             // Mostly something that whoever asked can mend: a port that is taken, a registry that is down. What there is
-            // not (501) is for them alone.
-            if error.status().is_server_error() && error.status() != http::StatusCode::NOT_IMPLEMENTED {
-                tracing::warn!(status = error.status().as_u16(), error = error.message(), "a request failed");
+            // not (501), or not now (503), is for them alone.
+            let theirs = [http::StatusCode::NOT_IMPLEMENTED, http::StatusCode::SERVICE_UNAVAILABLE];
+            if error.status().is_server_error() && !theirs.contains(&error.status()) {
+                tracing::info!(status = error.status().as_u16(), error = error.message(), "a request failed");
             }
             body::failure(&error)
         }

@@ -122,11 +122,13 @@ impl Engine {
             self.keeper_event(event);
         }
         *self.0.keeper.client.write() = None;
-        self.0.execs.lost();
+        let lost = self.0.execs.running();
         tracing::error!("the keeper is gone: what it held is ended, and a new one is started");
         if let Err(error) = self.recover().await {
             tracing::error!(%error, "could not recover from the loss of the keeper");
         }
+        // After their containers: who sees an exec end finds why.
+        lost.iter().for_each(|exec| exec.lost());
     }
 
     fn keeper_event(&self, event: Event) {

@@ -37,8 +37,7 @@ pub(crate) async fn logs(call: Call) -> Result<Response> {
         lines.into_iter().for_each(|line| layout.put(&mut piece, line));
         piece.freeze()
     });
-    let pieces = pieces.take_until(call.shutdown.clone().cancelled_owned());
-    Ok(body::stream(framing.content_type(call.version), pieces))
+    Ok(body::stream_until(&call.shutdown, framing.content_type(call.version), pieces))
 }
 
 fn options(query: &Query) -> Result<LogOptions> {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use engine::{CpuCounters, Engine, MemoryCounters, StatsSample};
-use futures_util::{StreamExt, stream};
+use futures_util::stream;
 use serde::Serialize;
 
 use crate::body::{self, Response, json_line};
@@ -140,7 +140,7 @@ pub(crate) async fn stats(call: Call) -> Result<Response> {
     }
     let samples = Samples { engine: call.engine().clone(), id: first.id.clone(), previous: None, next: Some(first) };
     let pieces = stream::unfold(samples, |mut samples| async { samples.next().await.map(|piece| (piece, samples)) });
-    Ok(body::stream("application/json", pieces.take_until(call.shutdown.clone().cancelled_owned()).boxed()))
+    Ok(body::stream_until(&call.shutdown, "application/json", pieces))
 }
 
 /// Samples of one container until it is no more.

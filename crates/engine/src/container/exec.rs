@@ -99,6 +99,13 @@ impl Exec {
         });
     }
 
+    /// The keeper is gone, and with it all that ran: as killed.
+    pub(crate) fn lost(&self) {
+        if matches!(*self.state.borrow(), ExecState::Running { .. }) {
+            self.end(KILLED);
+        }
+    }
+
     /// Nobody will ask for it any more: it ended a while ago, or was never started.
     fn is_old(&self, now: Instant) -> bool {
         let idle = matches!(*self.state.borrow(), ExecState::Created | ExecState::Ended { .. });
@@ -119,13 +126,10 @@ impl Execs {
         self.0.lock().get(id).cloned().ok_or_else(|| Error::not_found(format!("No such exec instance: {id}")))
     }
 
-    /// The keeper is gone, and with it all that ran: as killed.
-    pub(crate) fn lost(&self) {
-        for exec in self.0.lock().values() {
-            if matches!(*exec.state.borrow(), ExecState::Running { .. }) {
-                exec.end(KILLED);
-            }
-        }
+    /// Those that run.
+    pub(crate) fn running(&self) -> Vec<Arc<Exec>> {
+        let runs = |exec: &&Arc<Exec>| matches!(*exec.state.borrow(), ExecState::Running { .. });
+        self.0.lock().values().filter(runs).cloned().collect()
     }
 
     fn forget_old(&self, now: Instant) {
@@ -496,7 +500,7 @@ mod tests {
         running.end(0);
         execs.forget_old(Instant::now());
         assert_eq!(known(), ["running", "starting"]);
-        execs.lost();
+        assert!(execs.running().iter().all(|exec| !Arc::ptr_eq(exec, &running)));
         assert_eq!(*running.state.borrow(), ExecState::Ended { code: 0, pid: 7 });
     }
 }

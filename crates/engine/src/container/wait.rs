@@ -2,6 +2,8 @@
 
 use std::future::Future;
 
+use keeper::protocol::ExitStatus;
+
 use super::Turn;
 use crate::{Engine, Result};
 
@@ -22,7 +24,7 @@ pub enum WaitCondition {
 pub struct WaitResult {
     /// Exit code of the container's last run.
     pub code: i32,
-    /// Why it could not be started, where that is all there is to tell.
+    /// Why it could not be started, where that is all there is to tell, or why nobody knows how it ended.
     pub error: Option<String>,
 }
 
@@ -42,13 +44,15 @@ impl Engine {
             WaitCondition::NextExit => turn.removed || turn.exits > exits_before,
             WaitCondition::Removed => turn.removed,
         };
+        // How it ended nobody saw: a client that would go by this number is to know.
+        let unknown = i32::from(ExitStatus::Unknown.shell_code());
         Ok(async move {
             // The sender lives as long as the container, which the wait keeps alive.
             let _alive = container;
             match turns.wait_for(done).await {
                 Ok(turn) => {
                     // Who waits for a next end or for a removal hears how it came, and the one who started it what failed.
-                    let told = condition == WaitCondition::NotRunning;
+                    let told = condition == WaitCondition::NotRunning || turn.exit_code == unknown;
                     let error = Some(turn.error.clone()).filter(|error| told && !error.is_empty());
                     WaitResult { code: turn.exit_code, error }
                 }
