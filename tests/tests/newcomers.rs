@@ -1,12 +1,14 @@
 //! Who comes from docker: what they type, and what they are told where that is wrong or not there.
 
-use e2e::Daemon;
+use e2e::{Daemon, eventually};
 
 #[test]
 fn commands_that_are_docker_s_alone_show_the_way() {
     let host = Daemon::start();
     let socket = format!("unix://{}", host.socket().display());
     host.sh("$STRATUS compose up -d").exits_with(2).complains(&format!("DOCKER_HOST={socket} docker compose up"));
+    host.sh("$STRATUS compose up -d").complains("COMPOSE_API_VERSION=1.44 docker-compose up");
+    host.sh("$STRATUS buildx build .").exits_with(2).complains("stratus build --help");
     host.sh("$STRATUS context use other")
         .exits_with(2)
         .complains(&format!("--docker host={socket}"))
@@ -79,8 +81,8 @@ fn limits_and_devices_are_asked_for_as_docker_does() {
             host.sh(&format!("{command} run {wrong} busybox true")).exits_with(125).complains(says);
         }
     }
-    host.sh("$STRATUS run --gpus some busybox").exits_with(2).complains("\"some\" is no number of processors");
-    host.sh("$STRATUS run --device-read-bps sda:1m busybox").exits_with(2).complains("such as /dev/sda:10m");
+    host.sh("$STRATUS run --gpus some busybox").exits_with(125).complains("\"some\" is no number of processors");
+    host.sh("$STRATUS run --device-read-bps sda:1m busybox").exits_with(125).complains("such as /dev/sda:10m");
     host.sh("$STRATUS update --blkio-weight 500 ours").says("ours");
 }
 
@@ -141,7 +143,7 @@ fn flags_of_networks_and_images() {
 #[test]
 fn what_is_wrong_is_named() {
     let host = Daemon::start();
-    host.sh("$STRATUS run -p 1.2.3:80:80 busybox").exits_with(2).complains("\"1.2.3\" is no IP address");
+    host.sh("$STRATUS run -p 1.2.3:80:80 busybox").exits_with(125).complains("\"1.2.3\" is no IP address");
     host.sh("$STRATUS run --add-host db:1.2.3 busybox").complains("\"1.2.3\" is no IP address: give NAME:ADDRESS");
     host.sh("$STRATUS run --add-host db busybox").complains("\"db\" has no address: give NAME:ADDRESS");
     for command in ["$STRATUS", "docker"] {
@@ -150,8 +152,9 @@ fn what_is_wrong_is_named() {
             .complains("log-opt max-size: invalid size: 'huge'");
     }
     host.sh("$STRATUS run --pids-limit x busybox")
-        .exits_with(2)
+        .exits_with(125)
         .complains("'--pids-limit <NUMBER>': give a whole number");
+    host.sh("$STRATUS cp noise web:").exits_with(2).complains("Its root is web:/");
     host.sh("$STRATUS run --label =x busybox").complains("\"=x\" is no label: give NAME=VALUE");
     for (list, knows) in
         [("ps", "ancestor"), ("images", "reference"), ("network ls", "scope"), ("volume ls", "dangling")]
@@ -201,4 +204,99 @@ fn what_is_pruned_stands_under_its_kind() {
     host.sh("$STRATUS system prune -f --output json | jq -c '[.ContainersDeleted, .NetworksDeleted | length]'")
         .says("[1,1]");
     host.sh("$STRATUS container prune -f").says("Total reclaimed space: 0B");
+}
+
+#[test]
+fn three_signals_leave_a_container_that_heeds_none() {
+    let host = Daemon::start();
+    // A first process that has no handler takes neither.
+    let mut run = host.session("$STRATUS run --name deaf busybox sleep 1000");
+    eventually("it to run", || host.sh("docker ps -q | wc -l").number() == 1);
+    for (count, name) in [(1, "INT"), (2, "TERM"), (3, "INT")] {
+        run.signal(name);
+        if count < 3 {
+            let sent = "docker events --since 0 --until $(date +%s) --filter event=kill | wc -l";
+            eventually("it to be passed on", || host.sh(sent).number() == count);
+        }
+    }
+    assert_eq!(run.exit_code(), 1);
+    run.waits_for("goes on after three signals");
+    host.sh("docker ps --format '{{.Names}}'").says("deaf");
+    host.sh("docker rm -f deaf").ok();
+}
+
+#[test]
+fn who_follows_is_told_why_that_ends() {
+    let mut host = Daemon::start();
+    host.sh("docker run -d --name box busybox sh -c 'echo begun; sleep 1000'").ok();
+    let mut logs = host.session("$STRATUS logs -f box");
+    let mut events = host.session("$STRATUS events --since 0");
+    logs.waits_for("begun");
+    events.waits_for("container start");
+    host.stop();
+    for session in [&mut logs, &mut events] {
+        assert_eq!(session.exit_code(), 1);
+        session.waits_for("the daemon went away in the middle");
+    }
+    host.restart();
+    // What ends by itself has its end.
+    let mut logs = host.session("$STRATUS logs -f box");
+    logs.waits_for("begun");
+    host.sh("docker stop -t 0 box").ok();
+    assert_eq!(logs.exit_code(), 0);
+}
+
+#[test]
+fn a_keeper_that_died_is_told_to_who_waits() {
+    let host = Daemon::start();
+    host.sh("docker run -d --name box busybox sleep 1000").ok();
+    let mut run = host.session("$STRATUS run --name front busybox sleep 1000");
+    let mut exec = host.session("$STRATUS exec box sleep 1000");
+    let runs = |name: &str, count: usize| {
+        eventually(name, || host.sh(&format!("docker top {name}")).stdout().matches("sleep 1000").count() == count);
+    };
+    runs("front", 1);
+    runs("box", 2);
+    host.sh(&format!("kill -9 {}", host.keeper())).ok();
+    for (session, code) in [(&mut run, 125), (&mut exec, 137)] {
+        assert_eq!(session.exit_code(), code, "{}", session.output());
+        session.waits_for("the keeper that held it ended");
+    }
+    eventually("the log", || host.log().contains("the keeper is gone"));
+    assert!(!host.log().contains("that no record knows"), "{}", host.log());
+}
+
+#[test]
+fn a_prune_frees_what_was_said_to_be_free() {
+    let host = Daemon::start();
+    let socket = host.socket().display().to_string();
+    host.sh("docker run --name box busybox sh -c 'head -c 100000 /dev/urandom > /noise' && docker commit box own && docker rm box").ok();
+    let size = host.sh(&format!("curl -s --unix-socket {socket} http://d/system/df | jq .LayersSize")).number();
+    let prune = format!(
+        "curl -s -G --unix-socket {socket} http://d/images/prune -X POST --data-urlencode 'filters={{\"dangling\":[\"false\"]}}'"
+    );
+    assert_eq!(host.sh(&format!("{prune} | jq .SpaceReclaimed")).number(), size);
+}
+
+#[test]
+fn a_start_that_is_refused_leaves_nothing() {
+    let host = Daemon::start();
+    let work = host.work().display().to_string();
+    for (name, flags) in [
+        ("used", format!("--data-dir {} --run-dir {work}/used", host.data().display())),
+        ("file", format!("--data-dir /etc/passwd --run-dir {work}/file")),
+        (
+            "bridge",
+            format!(
+                "--data-dir {work}/bridge --run-dir {work}/bridge-run --bridge $(docker network inspect bridge -f '{{{{index .Options \"com.docker.network.bridge.name\"}}}}')"
+            ),
+        ),
+    ] {
+        assert_ne!(
+            host.sh(&format!("timeout 20 $STRATUS daemon {flags} --host unix://{work}/other.sock")).code(),
+            0,
+            "{name}"
+        );
+        host.sh(&format!("ls -d {work}/{name}* 2>/dev/null | wc -l")).says("0");
+    }
 }

@@ -1,6 +1,7 @@
 //! What is said of a command line that makes no sense, where that is more than clap says.
 
 use std::error::Error as _;
+use std::ffi::OsString;
 use std::num::ParseIntError;
 use std::process::ExitCode;
 
@@ -8,14 +9,28 @@ use clap::error::ContextKind;
 
 use crate::client;
 
-/// Says what is wrong, and ends with clap's exit status; help and the version are no mistakes.
-pub(crate) fn complain(error: &clap::Error) -> ExitCode {
+/// Says what is wrong, and gives the exit status: clap's 2, or 125 of a command whose others are a container's. Help and the
+/// version are no mistakes.
+pub(crate) fn complain(error: &clap::Error, cli: &clap::Command, arguments: &[OsString]) -> ExitCode {
     match client::hint(error).or_else(|| no_number(error)) {
-        Some(text) => {
-            eprintln!("error: {text}");
-            ExitCode::from(2)
-        }
-        None => error.exit(),
+        Some(text) => eprintln!("error: {text}"),
+        // A pipe that nobody reads is not told of.
+        None => drop(error.print()),
+    }
+    match error.use_stderr() {
+        true if runs(cli, arguments) => ExitCode::from(125),
+        true => ExitCode::from(2),
+        false => ExitCode::SUCCESS,
+    }
+}
+
+/// Whether a command line that makes no sense is one of `run` or `exec`, as far as it can be read.
+fn runs(cli: &clap::Command, arguments: &[OsString]) -> bool {
+    let Ok(matches) = cli.clone().ignore_errors(true).try_get_matches_from(arguments) else { return false };
+    match matches.subcommand() {
+        Some(("run" | "exec", _)) => true,
+        Some(("container", group)) => matches!(group.subcommand_name(), Some("run" | "exec")),
+        _ => false,
     }
 }
 

@@ -49,9 +49,10 @@ pub fn main() -> ExitCode {
         _ => {}
     }
     let cli = client::with_connection(Cli::command());
-    let matches = match cli.clone().try_get_matches_from(std::iter::once(program).chain(arguments)) {
+    let arguments: Vec<OsString> = std::iter::once(program).chain(arguments).collect();
+    let matches = match cli.clone().try_get_matches_from(&arguments) {
         Ok(matches) => matches,
-        Err(error) => return complaint::complain(&error),
+        Err(error) => return complaint::complain(&error, &cli, &arguments),
     };
     match Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit()).command {
         Command::Daemon(options) => daemon::main(*options),
@@ -94,5 +95,32 @@ mod tests {
     #[test]
     fn the_command_line_is_sound() {
         client::with_connection(Cli::command()).debug_assert();
+    }
+
+    #[test]
+    fn what_fails_before_a_container_is_told_from_its_exit_status() {
+        let cli = client::with_connection(Cli::command());
+        let code = |line: &str| {
+            let arguments: Vec<OsString> = line.split(' ').map(OsString::from).collect();
+            complaint::complain(
+                &cli.clone().try_get_matches_from(&arguments).map(drop).expect_err(line),
+                &cli,
+                &arguments,
+            )
+        };
+        for line in [
+            "stratus run --nosuch busybox",
+            "stratus run -m lots busybox",
+            "stratus -H unix:///s run -p 99999:80 busybox",
+            "stratus container run --restart sometimes busybox",
+            "stratus run",
+            "stratus exec --nosuch box true",
+        ] {
+            assert_eq!(code(line), ExitCode::from(125), "{line}");
+        }
+        for line in ["stratus ps --nosuch", "stratus nonsense run", "stratus logs --tail x run"] {
+            assert_eq!(code(line), ExitCode::from(2), "{line}");
+        }
+        assert_eq!(code("stratus run --help"), ExitCode::SUCCESS);
     }
 }

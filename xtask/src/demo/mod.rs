@@ -73,7 +73,11 @@ pub(crate) fn stop(root: &Path) -> Result<()> {
     instance.clean()?;
     println!(
         "{}. The images are kept in {DATA_DIR}: they go with rm -r {DATA_DIR}.",
-        if was_there { "Stopped; nothing of it is left in the kernel" } else { "Nothing was running" }
+        if was_there {
+            "Stopped; nothing of it is left in the kernel but net.ipv4.ip_forward, which stays as it is now"
+        } else {
+            "Nothing was running"
+        }
     );
     Ok(())
 }

@@ -205,6 +205,21 @@ pub(super) async fn asked_to_end() -> Result<i32> {
     })
 }
 
+/// How many signals that ask it to end leave a container that does not heed them, as with the docker client.
+const PATIENCE: u32 = 3;
+
+/// Returns when this program was asked to end so often that whoever asks means it, and not the container.
+async fn asked_again_and_again() -> Result<()> {
+    let (mut interrupt, mut terminate) = (listen(2)?, listen(15)?);
+    for _ in 0..PATIENCE {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+    }
+    Ok(())
+}
+
 fn listen(number: i32) -> Result<Signal> {
     signal(SignalKind::from_raw(number)).map_err(Error::io(format!("listening for signal {number}")))
 }
@@ -291,6 +306,10 @@ impl Session<'_> {
         let end = tokio::select! {
             end = conversation.hold(stream) => end?,
             signal = asked_to_end(), if signals.is_none() => return Err(Error::Signal(signal?)),
+            asked = asked_again_and_again(), if signals.is_some() => {
+                asked?;
+                return Err(Error::Unheeded(super::human::short(self.id).to_owned()));
+            }
         };
         drop((raw, size));
         match end {

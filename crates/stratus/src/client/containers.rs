@@ -138,6 +138,9 @@ pub(super) struct Details {
 #[serde(rename_all = "PascalCase")]
 pub(super) struct State {
     pub(super) running: bool,
+    /// Why it could not be started, or how its end came about that nobody asked for.
+    #[serde(default)]
+    pub(super) error: String,
 }
 
 #[derive(Debug, Deserialize)]

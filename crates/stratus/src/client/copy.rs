@@ -100,6 +100,9 @@ pub(super) async fn copy(context: &Context, args: CpArgs) -> Result<ExitCode> {
     let bar =
         Single::bytes("copying", None, context.format == Format::Table && !args.quiet && io::stderr().is_terminal());
     let copied = match (Place::parse(&args.source), Place::parse(&args.target)) {
+        (Place::Container(container, ""), _) | (_, Place::Container(container, "")) => {
+            Err(Error::Usage(format!("{container}: names no path in the container. Its root is {container}:/")))
+        }
         (Place::Container(container, path), Place::Stream) => to_stdout(daemon, container, path, &bar).await,
         (Place::Container(container, path), Place::Here(target)) => out(daemon, container, path, target, &args, &bar).await,
         (Place::Stream, Place::Container(container, path)) => from_stdin(daemon, container, path, &args).await,

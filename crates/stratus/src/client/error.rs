@@ -64,6 +64,9 @@ pub(super) enum Error {
     /// What the ground floor said of an archive or an image's making.
     #[error(transparent)]
     Bootstrap(#[from] image::bootstrap::BootstrapError),
+    /// The container did not end at signals that were passed on.
+    #[error("container {0} goes on after three signals. It runs on; end it with: stratus kill {0}")]
+    Unheeded(String),
     /// The user, or a supervisor, ended the command.
     #[error("ended by signal {0}")]
     Signal(i32),
@@ -107,7 +110,7 @@ impl Error {
     pub(super) fn run_exit_code(&self) -> ExitCode {
         let text = match self {
             Error::Refused { message, .. } => message.as_str(),
-            Error::Signal(_) => return self.exit_code(),
+            Error::Signal(_) | Error::Unheeded(_) => return self.exit_code(),
             _ => "",
         };
         let says = |words: &[&str]| words.iter().any(|word| text.contains(word));

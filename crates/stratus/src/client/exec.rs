@@ -11,7 +11,7 @@ use super::attach::{Conversation, DetachKeys, End, asked_to_end, follow_size};
 use super::error::{Error, Result};
 use super::options::environment_variable;
 use super::request::{Request, segment};
-use super::{Context, terminal};
+use super::{Context, containers, output, terminal};
 
 /// Run another command in a container
 #[derive(Args, Debug)]
@@ -108,5 +108,19 @@ pub(super) async fn exec(context: &Context, args: ExecArgs) -> Result<ExitCode> 
         error => error,
     })?;
     let code = ended["ExitCode"].as_i64().ok_or_else(|| Error::Failed("its exit status is not known".into()))?;
+    if code == KILLED {
+        say_why_it_ended(context, &args.container).await;
+    }
     Ok(ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX)))
+}
+
+/// The exit status of what SIGKILL ended, as shells have it.
+const KILLED: i64 = 137;
+
+/// A command that was killed with its container may have been so by something that its user does not know of.
+async fn say_why_it_ended(context: &Context, container: &str) {
+    let Ok(details) = containers::details(&context.daemon, container).await else { return };
+    if !details.state.running && !details.state.error.is_empty() {
+        output::error(&Error::Failed(details.state.error));
+    }
 }

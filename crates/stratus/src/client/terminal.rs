@@ -108,9 +108,9 @@ impl Drop for Hidden {
     }
 }
 
-/// Clears the screen and goes to its top.
+/// Clears the screen and goes to its top. What has scrolled out of it (3J) is the user's.
 pub(super) fn clear(mut output: impl Write) -> io::Result<()> {
-    output.write_all(b"\x1b[H\x1b[2J\x1b[3J")
+    output.write_all(b"\x1b[H\x1b[2J")
 }
 
 /// A text that is on one row, and does nothing to the terminal.
@@ -167,6 +167,13 @@ fn skip_sequence(characters: &mut std::str::Chars<'_>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_has_scrolled_away_is_not_erased() {
+        let mut written = Vec::new();
+        clear(&mut written).expect("written");
+        assert!(!written.is_empty() && !written.windows(4).any(|piece| piece == b"\x1b[3J"));
+    }
 
     #[test]
     fn what_a_command_writes_does_nothing_to_the_terminal() {

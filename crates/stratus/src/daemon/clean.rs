@@ -23,6 +23,8 @@ struct Taken {
     /// Of bridges that are not its own.
     addresses: usize,
     mounts: usize,
+    /// The host forwards packets, whoever began that: others may rely on it by now.
+    forwards: bool,
 }
 
 /// Ends what runs, takes everything out of the kernel, and says what that was. The data directory stays.
@@ -50,7 +52,9 @@ pub(super) fn clean(config: &Config) -> Result<String, Error> {
     let net = net::clean(&name).map_err(failed)?;
     let mounts = unmount_below(&config.data_dir)? + unmount_below(&config.run_dir)?;
     held.part()?;
-    Ok(Taken { containers, keeper, forwarder, profile, net, addresses, mounts }.told(&config.data_dir))
+    let forwards =
+        net.table && std::fs::read("/proc/sys/net/ipv4/ip_forward").is_ok_and(|is_on| is_on.starts_with(b"1"));
+    Ok(Taken { containers, keeper, forwarder, profile, net, addresses, mounts, forwards }.told(&config.data_dir))
 }
 
 impl Taken {
@@ -80,6 +84,10 @@ impl Taken {
             steps.into_iter().filter_map(|(verb, what)| Some(format!("{verb} {}", what?))).collect();
         let (data, steps) = (data_dir.display(), steps.join("; "));
         match (steps.is_empty(), data_dir.is_dir()) {
+            (false, _) if self.forwards => format!(
+                "of {data}: {steps}. What is on the disk stays, and so does net.ipv4.ip_forward, which others may rely on by now \
+                 (sysctl net.ipv4.ip_forward=0)"
+            ),
             (false, _) => format!("of {data}: {steps}. What is on the disk stays"),
             (true, true) => format!("of {data} there was nothing to take out"),
             (true, false) => format!("there was nothing to take out, and no {data}: is that the right --data-dir?"),
@@ -227,6 +235,7 @@ mod tests {
         net: net::Cleaned { bridges: 0, table: false },
         addresses: 0,
         mounts: 0,
+        forwards: false,
     };
 
     #[test]
@@ -256,11 +265,13 @@ mod tests {
             net: net::Cleaned { bridges: 3, table: true },
             addresses: 1,
             mounts: 1,
+            forwards: true,
         };
         assert_eq!(
             everything.told(Path::new("/")),
             "of /: ended 2 containers, the keeper and the forwarder of ports; took out 3 bridges, the firewall's \
-             table, 1 address of a bridge that is not its own, the AppArmor profile and 1 mount. What is on the disk stays"
+             table, 1 address of a bridge that is not its own, the AppArmor profile and 1 mount. What is on the disk stays, and so does \
+             net.ipv4.ip_forward, which others may rely on by now (sysctl net.ipv4.ip_forward=0)"
         );
         assert_eq!(
             Taken { keeper: Ended::InOrder, ..NOTHING }.told(Path::new("/")),

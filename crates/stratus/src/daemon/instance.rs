@@ -35,24 +35,60 @@ pub(super) fn name(data_dir: &Path) -> String {
 pub(super) struct Held {
     run: Option<Bond>,
     data: Option<Bond>,
+    /// Dropped last, so that nobody finds a lock's file without its lock.
+    made: Made,
 }
+
+/// The directories that a start made, with their locks' files: one that is refused leaves none behind.
+#[derive(Default)]
+struct Made(Vec<(PathBuf, &'static str)>);
+
+impl Made {
+    fn make(&mut self, what: &'static str, directory: &Path, mode: u32, lock: &'static str) -> Result<(), Error> {
+        let is_new = !directory.exists();
+        make(what, directory, mode)?;
+        if is_new {
+            self.0.push((directory.to_owned(), lock));
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Made {
+    fn drop(&mut self) {
+        for (directory, lock) in &self.0 {
+            let Ok(entries) = std::fs::read_dir(directory) else { continue };
+            // Where there is more, it was begun with.
+            if entries.flatten().all(|entry| entry.file_name() == *lock) {
+                let _ = std::fs::remove_file(directory.join(lock));
+                let _ = std::fs::remove_dir(directory);
+            }
+        }
+    }
+}
+
+/// The file of the run directory that is locked.
+const RUN_LOCK: &str = "daemon.lock";
+/// The file of the data directory that is locked.
+const DATA_LOCK: &str = "lock";
 
 /// Makes the directories, and holds them.
 pub(super) fn hold(config: &Config) -> Result<Held, Error> {
-    make("create the run directory", &config.run_dir, 0o755)?;
+    let mut made = Made::default();
+    made.make("create the run directory", &config.run_dir, 0o755, RUN_LOCK)?;
     let run = take_run_dir(config)?;
-    make("create the data directory", &config.data_dir, 0o711)?;
+    made.make("create the data directory", &config.data_dir, 0o711, DATA_LOCK)?;
     let data = take_data_dir(config)?;
     run.write(&config.data_dir)?;
     data.write(&config.run_dir)?;
-    Ok(Held { run: Some(run), data: Some(data) })
+    Ok(Held { run: Some(run), data: Some(data), made })
 }
 
 /// Holds those of the directories that are there, for somebody who only takes things away.
 pub(super) fn hold_what_is_there(config: &Config) -> Result<Held, Error> {
     let run = config.run_dir.is_dir().then(|| take_run_dir(config)).transpose()?;
     let data = config.data_dir.is_dir().then(|| take_data_dir(config)).transpose()?;
-    Ok(Held { run, data })
+    Ok(Held { run, data, made: Made::default() })
 }
 
 /// Refuses a default bridge that another instance made.
@@ -70,6 +106,11 @@ pub(super) fn check_bridge(config: &Config) -> Result<(), Error> {
 }
 
 impl Held {
+    /// The daemon has begun: what it made is there to stay.
+    pub(super) fn keep(&mut self) {
+        self.made.0.clear();
+    }
+
     /// Nothing runs any more, so that from now on each may go with any other.
     pub(super) fn part(self) -> Result<(), Error> {
         [self.run, self.data].iter().flatten().try_for_each(Bond::erase)
@@ -98,7 +139,7 @@ fn make(what: &'static str, directory: &Path, mode: u32) -> Result<(), Error> {
 }
 
 fn take_run_dir(config: &Config) -> Result<Bond, Error> {
-    let (bond, is_free) = Bond::open(config.run_dir.join("daemon.lock"))?;
+    let (bond, is_free) = Bond::open(config.run_dir.join(RUN_LOCK))?;
     let note = bond.read()?;
     let daemon = note.daemon.filter(|_| !is_free);
     let data_dir = note.partner.or_else(|| data_dir_of_keeper(&config.run_dir));
@@ -110,7 +151,7 @@ fn take_run_dir(config: &Config) -> Result<Bond, Error> {
 }
 
 fn take_data_dir(config: &Config) -> Result<Bond, Error> {
-    let (bond, is_free) = Bond::open(config.data_dir.join("lock"))?;
+    let (bond, is_free) = Bond::open(config.data_dir.join(DATA_LOCK))?;
     let note = bond.read()?;
     if !is_free {
         return Err(Error::InUse { directory: config.data_dir.clone(), daemon: note.daemon });

@@ -115,7 +115,7 @@ pub(crate) fn main(options: Options) -> ExitCode {
 
 fn run(config: Config) -> Result<(), Error> {
     let of_engine = config.engine()?;
-    let _held = instance::hold(&config)?;
+    let mut held = instance::hold(&config)?;
     instance::check_bridge(&config)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(std::thread::available_parallelism().map_or(2, |cores| cores.get().clamp(2, 8)))
@@ -126,8 +126,9 @@ fn run(config: Config) -> Result<(), Error> {
     let ended = runtime.block_on(serve(&config, of_engine));
     // Waits for what is being done, such as the start of a keeper.
     drop(runtime);
-    if ended.is_err() {
-        instance::end_unused_keeper(&config.run_dir);
+    match ended {
+        Ok(()) => held.keep(),
+        Err(_) => instance::end_unused_keeper(&config.run_dir),
     }
     ended
 }
