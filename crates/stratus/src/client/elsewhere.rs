@@ -10,18 +10,13 @@ const DAEMON: &str = "%DAEMON%";
 const NO_SWARM: &str = "stratus runs on one machine, and has no Swarm";
 
 /// The commands, and what is said to who tries one.
-const COMMANDS: [(&str, &str); 13] = [
+const COMMANDS: [(&str, &str); 12] = [
     (
         "compose",
         "Docker Compose works with stratus: install it, and tell it where stratus is. With Docker's package docker-compose-plugin:\n\
          \n    DOCKER_HOST=%DAEMON% docker compose up\n\
          \nWith Debian's docker-compose, which is older:\n\
          \n    DOCKER_HOST=%DAEMON% COMPOSE_API_VERSION=1.44 docker-compose up\n",
-    ),
-    (
-        "buildx",
-        "stratus builds by itself, with buildx' flags: stratus build --help. For docker build, say DOCKER_BUILDKIT=0:\n\
-         \n    DOCKER_HOST=%DAEMON% DOCKER_BUILDKIT=0 docker build .\n",
     ),
     (
         "context",
