@@ -24,8 +24,8 @@ const MAC: [u8; 6] = [0x52, 0x54, 0, 0x12, 0x34, 0x56];
 fn kernel() -> PathBuf {
     let cache = env::var_os("XDG_CACHE_HOME")
         .map_or_else(|| Path::new(&env::var_os("HOME").unwrap()).join(".cache"), PathBuf::from);
-    let directory = cache.join("stratus/guest-kernel");
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/machine/kernel.sh");
+    let directory = cache.join("stratus/cloud-kernel");
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/cloud-kernel.sh");
     let fetched = Command::new(script).arg(&directory).stdin(Stdio::null()).status().unwrap();
     assert!(fetched.success(), "the kernel could not be fetched");
     directory

@@ -130,7 +130,7 @@ fn kernel() -> PathBuf {
     let cache = env::var_os("XDG_CACHE_HOME")
         .map_or_else(|| Path::new(&env::var_os("HOME").unwrap()).join(".cache"), PathBuf::from);
     let directory = cache.join("stratus/cloud-kernel");
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/nested/kernel.sh");
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/cloud-kernel.sh");
     let fetched = Command::new(script).arg(&directory).stdin(Stdio::null()).status().unwrap();
     assert!(fetched.success(), "the kernel could not be fetched");
     directory
@@ -261,10 +261,12 @@ fn nested_a_guest_and_its_host_speak_over_vsock() {
     let mut host = Host::new();
     host.add_guest("guest.cpio", &format!("{}\n/bin/talk 7", modules()));
     let told = host.run(
-        "talk listen /socket_7 &
+        "talk listen /socket_7 > /heard &
         until [ -e /socket_7 ]; do usleep 10000; done
         vmm --memory 256 --initrd /guest.cpio --append 'console=ttyS0 quiet' --vsock /socket /vmlinux
-        echo host: ended with $?, its socket is $([ -e /socket ] && echo there || echo gone)",
+        echo host: ended with $?, its socket is $([ -e /socket ] && echo there || echo gone)
+        # Not while the guest writes to the same console.
+        wait; cat /heard",
     );
     for line in [
         "talk: hello from the host",

@@ -1,8 +1,13 @@
 #!/bin/sh
-# Fetches the distribution's kernel for clouds, and has its parts in a directory: kernel.sh DIRECTORY
-# vmlinuz, and the modules that a KVM host and its guests need. What was fetched before is kept until other modules are wanted.
+# Fetches the distribution's kernel for clouds, for tests with machines: cloud-kernel.sh DIRECTORY
+# vmlinuz; the modules that a KVM host and its guests need; `list`, those of the guests in the order in which they are loaded.
+# What was fetched before is kept until other modules are wanted.
 set -eu
 directory=$1
+host="irqbypass kvm kvm-amd"
+guest="virtio_ring virtio virtio_mmio virtio_pci_legacy_dev virtio_pci_modern_dev virtio_pci virtio_blk failover net_failover virtio_net
+	virtio_console virtio-rng vsock vmw_vsock_virtio_transport_common vmw_vsock_virtio_transport libcrc32c erofs overlay fuse virtiofs"
+
 wanted=$(sha256sum < "$0")
 is_there() { [ "$(cat "$directory/made-of" 2>/dev/null)" = "$wanted" ]; }
 ! is_there || exit 0
@@ -19,17 +24,19 @@ package=$(apt-cache depends --important linux-image-cloud-amd64 | sed -n 's/^ *D
 [ -n "$package" ] || { echo "apt knows no linux-image-cloud-amd64: add Debian's main to its sources, and apt-get update" >&2; exit 1; }
 apt-get download --quiet --quiet -o APT::Sandbox::User=root "$package"
 dpkg-deb --extract ./*.deb .
-for module in irqbypass kvm kvm-amd virtio virtio_ring virtio_mmio virtio_blk virtio-rng \
-	vsock vmw_vsock_virtio_transport_common vmw_vsock_virtio_transport; do
-	# A newer kernel's modules may be packed.
+for module in $host $guest; do
+	# Some are built in, and those of newer kernels are packed.
 	found=$(find lib/modules -name "$module.ko*")
 	case $found in
+	'') continue ;;
 	*.ko) cp "$found" "../$module.ko" ;;
 	*.ko.xz) xz --decompress --stdout "$found" > "../$module.ko" ;;
 	*.ko.zst) zstd --quiet --decompress --force "$found" -o "../$module.ko" ;;
-	*) echo "$package has no module $module" >&2; exit 1 ;;
+	*) echo "$package has $found, which is packed in a way that this does not know" >&2; exit 1 ;;
 	esac
+	case " $host " in *" $module "*) ;; *) echo "$module.ko" >> list ;; esac
 done
-mv boot/vmlinuz-* ../vmlinuz
+mv list boot/vmlinuz-* ..
+mv ../vmlinuz-* ../vmlinuz
 # Last: whoever finds it finds the rest.
 echo "$wanted" > ../made-of
