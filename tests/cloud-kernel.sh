@@ -4,7 +4,7 @@
 # What was fetched before is kept until other modules are wanted.
 set -eu
 directory=$1
-host="irqbypass kvm kvm-amd"
+host="irqbypass kvm kvm-amd tun"
 guest="virtio_ring virtio virtio_mmio virtio_pci_legacy_dev virtio_pci_modern_dev virtio_pci virtio_blk failover net_failover virtio_net
 	virtio_console virtio-rng vsock vmw_vsock_virtio_transport_common vmw_vsock_virtio_transport libcrc32c erofs overlay fuse virtiofs"
 

@@ -26,7 +26,7 @@ use sandbox::{CompileOptions, ExecPlan, InitPlan};
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All readers that need no file system.
-pub const PURE: [Target; 20] = [
+pub const PURE: [Target; 21] = [
     ("api", api),
     ("changes", changes),
     ("configuration", configuration),
@@ -46,6 +46,7 @@ pub const PURE: [Target; 20] = [
     ("tar", tar),
     ("virtio_disk", virtio_disk),
     ("virtio_entropy", virtio_entropy),
+    ("virtio_network", virtio_network),
     ("virtio_vsock", virtio_vsock),
 ];
 
@@ -66,6 +67,11 @@ pub fn virtio_disk(data: &[u8]) {
 /// A source of entropy of a microVM, beside such a guest.
 pub fn virtio_entropy(data: &[u8]) {
     vmm::hostile::run(vmm::hostile::Kind::Entropy, data);
+}
+
+/// A network card of a microVM, beside such a guest.
+pub fn virtio_network(data: &[u8]) {
+    vmm::hostile::run(vmm::hostile::Kind::Network, data);
 }
 
 /// Sockets of a microVM, beside such a guest.

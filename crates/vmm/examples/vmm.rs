@@ -1,6 +1,6 @@
 //! Runs a machine from the command line, with its serial port on standard output: for trying out a kernel, and for the tests.
 //!
-//! `vmm [--cpus N] [--memory MIB] [--initrd FILE] [--append LINE] [--disk FILE] [--layer FILE…] [--vsock PATH] [--quiet] KERNEL`
+//! `vmm [--cpus N] [--memory MIB] [--initrd FILE] [--append LINE] [--disk FILE] [--layer FILE…] [--tap NAME] [--vsock PATH] [--quiet] KERNEL`
 //!
 //! Disks have the serials `disk0`, `disk1`, …; layers are one read-only disk, `layers`.
 
@@ -9,7 +9,7 @@ use std::error::Error;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use vmm::{Config, Console, Contents, Disk, End, Machine, MemorySize, VcpuCount, Vsock};
+use vmm::{Card, Config, Console, Contents, Disk, End, Machine, MemorySize, VcpuCount, Vsock};
 
 fn main() -> ExitCode {
     match run(env::args_os().skip(1).collect()) {
@@ -33,6 +33,7 @@ fn run(arguments: Vec<OsString>) -> Result<End, Box<dyn Error>> {
         command_line: "console=ttyS0".to_owned(),
         console: Console::Stdout,
         disks: Vec::new(),
+        cards: Vec::new(),
         vsock: None,
     };
     let mut layers = Vec::new();
@@ -50,6 +51,10 @@ fn run(arguments: Vec<OsString>) -> Result<End, Box<dyn Error>> {
                 config.disks.push(Disk { serial: format!("disk{}", config.disks.len()), contents });
             }
             Some("--vsock") => config.vsock = Some(Vsock { cid: 3, path: value()?.into() }),
+            Some("--tap") => {
+                let mac = [2, 0, 0, 0, 0, config.cards.len() as u8 + 1];
+                config.cards.push(Card { tap: text(value()?)?, mac, mtu: 1500 });
+            }
             Some("--layer") => layers.push(value()?.into()),
             Some("--quiet") => config.console = Console::Off,
             _ => config.kernel = argument.into(),

@@ -24,8 +24,21 @@ pub struct Config {
     pub console: Console,
     /// Its disks, in the order in which the guest finds them.
     pub disks: Vec<Disk>,
+    /// Its network cards, in the order in which the guest finds them.
+    pub cards: Vec<Card>,
     /// Sockets between it and the host.
     pub vsock: Option<Vsock>,
+}
+
+/// A network card of a machine.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Card {
+    /// The tap that is its other end, by its name in the network namespace of this process.
+    pub tap: String,
+    /// Its address.
+    pub mac: [u8; 6],
+    /// Bytes of the largest packet, without Ethernet's header.
+    pub mtu: u16,
 }
 
 /// Sockets between a machine and its host.

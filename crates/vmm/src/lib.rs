@@ -23,7 +23,7 @@ mod kvm;
 mod machine;
 mod memory;
 
-pub use config::{CONCATENATED_ALIGN, Config, Console, Contents, Disk, MIB, MemorySize, VcpuCount, Vsock};
+pub use config::{CONCATENATED_ALIGN, Card, Config, Console, Contents, Disk, MIB, MemorySize, VcpuCount, Vsock};
 pub use end::End;
 pub use error::{Error, Result};
 pub use machine::Machine;

@@ -29,7 +29,7 @@ impl Host {
         };
         packed.unpack(&mut BufWriter::new(File::create(&unpacked).unwrap())).unwrap();
         let mut host = Host { directory, files: Vec::new() };
-        for module in ["irqbypass.ko", "kvm.ko", "kvm-amd.ko"] {
+        for module in ["irqbypass.ko", "kvm.ko", "kvm-amd.ko", "tun.ko"] {
             host.add(&format!("modules/{module}"), &kernel.join(module));
         }
         host.add("vmlinux", &unpacked);
@@ -77,7 +77,7 @@ impl Host {
 
     /// Boots the host and has it run `script`. Returns what was written to its console, the guests' included.
     fn run(mut self, script: &str) -> String {
-        let modules = "insmod /modules/irqbypass.ko; insmod /modules/kvm.ko; insmod /modules/kvm-amd.ko nested=1 npt=1";
+        let modules = "insmod /modules/irqbypass.ko; insmod /modules/kvm.ko; insmod /modules/kvm-amd.ko nested=1 npt=1; insmod /modules/tun.ko";
         let path = "export PATH=/bin; /bin/busybox --install /bin";
         self.add_text("init", &format!("#!/bin/busybox sh\n{path}\n{MOUNT}{modules}\n{script}\npoweroff -f\n"));
         let archive = self.directory.path().join("host");
@@ -102,12 +102,15 @@ const MOUNT: &str = "for kind in proc sysfs devtmpfs debugfs; do /bin/busybox mk
 ";
 
 /// The modules of the kernel that a guest has.
-const GUEST_MODULES: [&str; 8] = [
+const GUEST_MODULES: [&str; 11] = [
     "virtio_ring",
     "virtio",
     "virtio_mmio",
     "virtio_blk",
     "virtio-rng",
+    "failover",
+    "net_failover",
+    "virtio_net",
     "vsock",
     "vmw_vsock_virtio_transport_common",
     "vmw_vsock_virtio_transport",
@@ -276,4 +279,38 @@ fn nested_a_guest_and_its_host_speak_over_vsock() {
     ] {
         assert!(told.contains(line), "{line:?} is not told:\n{told}");
     }
+}
+
+#[test]
+fn nested_a_guest_serves_http_over_its_network_card() {
+    let mut host = Host::new();
+    // It serves until it is asked for the page that ends it.
+    let serve = r#"
+b=/bin/busybox
+$b ip link set lo up; $b ip link set eth0 up; $b ip address add 10.9.8.2/24 dev eth0
+echo "guest: $($b cat /sys/class/net/eth0/address) $($b cat /sys/class/net/eth0/mtu)"
+$b mkdir -p /www/cgi-bin; $b dd if=/dev/urandom of=/www/much bs=1M count=3 2>/dev/null; $b md5sum < /www/much > /www/sum
+echo "hello from the guest" > /www/hello
+printf '#!/bin/busybox sh\n/bin/busybox echo; /bin/busybox touch /end\n' > /www/cgi-bin/end; $b chmod +x /www/cgi-bin/end
+$b httpd -h /www -p 80
+until [ -e /end ]; do $b usleep 20000; done
+"#;
+    host.add_guest("guest.cpio", &format!("{}\n{serve}", modules()));
+    let told = host.run(
+        "vmm --memory 256 --initrd /guest.cpio --append 'console=ttyS0 quiet' --tap tap0 /vmlinux > /console 2>&1 &
+        until ip link set tap0 up 2>/dev/null; do usleep 20000; done
+        ip address add 10.9.8.1/24 dev tap0
+        until wget -q -O /hello http://10.9.8.2/hello; do usleep 50000; done
+        cat /hello
+        wget -q -O /much http://10.9.8.2/much; wget -q -O /sum http://10.9.8.2/sum
+        md5sum < /much; cat /sum
+        wget -q -O /dev/null http://10.9.8.2/cgi-bin/end
+        wait; cat /console",
+    );
+    for line in ["hello from the guest", "guest: 02:00:00:00:00:01 1500", "vmm: PowerOff"] {
+        assert!(told.contains(line), "{line:?} is not told:\n{told}");
+    }
+    let sums: Vec<_> = told.lines().filter_map(|line| line.strip_suffix("  -")).collect();
+    assert_eq!(sums.len(), 2, "{told}");
+    assert_eq!(sums[0], sums[1], "what came is not what the guest has:\n{told}");
 }

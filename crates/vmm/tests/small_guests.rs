@@ -99,6 +99,7 @@ impl Guest {
             command_line: "hello=world".to_owned(),
             console: Console::File(directory.path().join("console")),
             disks: Vec::new(),
+            cards: Vec::new(),
             vsock: None,
         };
         Guest { directory, config }

@@ -1,6 +1,7 @@
 //! The virtual devices of a machine: which there are, where each is, how it is attached.
 
 use super::virtio::block::{Block, Disk};
+use super::virtio::net::{self, Net, Tap};
 use super::virtio::queue::Interrupt;
 use super::virtio::rng::Rng;
 use super::virtio::transport::{self, Transport};
@@ -18,10 +19,12 @@ use std::sync::{Arc, Mutex};
 
 /// Where the devices of a machine are: ACPI's tables say so.
 pub(crate) fn windows(config: &Config) -> Result<Vec<Window>> {
-    let count = 1 + usize::from(config.vsock.is_some()) + config.disks.len();
+    let count = 1 + usize::from(config.vsock.is_some()) + config.disks.len() + config.cards.len();
     if count > layout::LINES.len() {
-        let most = layout::LINES.len() - (count - config.disks.len());
-        return Err(Error::Size(format!("such a machine has at most {most} disks, and not {}", config.disks.len())));
+        let most = layout::LINES.len();
+        return Err(Error::Size(format!(
+            "a machine has at most {most} virtual devices, and not {count}: give it fewer disks or network cards"
+        )));
     }
     let window = |(number, line): (usize, &u32)| Window {
         start: layout::DEVICES.0 as u32 + number as u32 * transport::SIZE as u32,
@@ -36,6 +39,10 @@ pub(crate) fn attach(config: &Config, vm: &Vm, bus: &mut Bus) -> Result<Vec<Atta
     let mut devices: Vec<Arc<Mutex<dyn Device>>> = vec![Arc::new(Mutex::new(Rng::default()))];
     for disk in &config.disks {
         devices.push(Arc::new(Mutex::new(Block::new(open(disk)?))));
+    }
+    for card in &config.cards {
+        let net = Net::new(Tap::open(&card.tap)?, net::Card { mac: card.mac, mtu: card.mtu });
+        devices.push(Arc::new(Mutex::new(net.map_err(Error::host("wait for a tap"))?)));
     }
     if let Some(vsock) = &config.vsock {
         let failed =

@@ -24,6 +24,11 @@ impl<'m> Buffers<'m> {
         Some(())
     }
 
+    /// Adds others at the end. `None`: all of them together are longer than anything can be.
+    pub(crate) fn append(&mut self, other: Buffers<'m>) -> Option<()> {
+        other.slices[other.next..].iter().try_for_each(|slice| self.push(*slice))
+    }
+
     /// Bytes that are left.
     pub(crate) fn len(&self) -> usize {
         self.left
@@ -102,6 +107,22 @@ impl<'m> Buffers<'m> {
             }
         }
         Ok(done)
+    }
+
+    /// Has `transfer` read or write the buffers by one system call, as [`Buffers::transfer`] does, and no more than that: what has ends of its own, as packets have.
+    pub(crate) fn once(&mut self, mut transfer: impl FnMut(&[libc::iovec]) -> io::Result<usize>) -> io::Result<usize> {
+        let list: Vec<_> = self.slices[self.next..].iter().take(MOST_AT_ONCE).map(vector).collect();
+        loop {
+            match transfer(&list) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Ok(count) => {
+                    let count = count.min(self.left);
+                    self.skip(count);
+                    return Ok(count);
+                }
+                failed => return failed,
+            }
+        }
     }
 
     fn skip(&mut self, mut count: usize) {

@@ -1,6 +1,7 @@
 //! Devices beside guests that were written to break them: a guest's side of a transport and of its rings, for tests and for fuzzing.
 
 use super::block::{Block, Disk};
+use super::net::{Card, Net, Tap};
 use super::queue::Interrupt;
 use super::rng::Rng;
 use super::transport::{NOTIFY, Transport};
@@ -11,7 +12,7 @@ use crate::bus::Registers;
 use crate::config::MemorySize;
 use crate::memory::Memory;
 use std::fs::File;
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::sync::{Arc, Mutex};
 use vm_memory::{Bytes, GuestAddress};
 use vmm_sys_util::eventfd::EventFd;
@@ -34,6 +35,8 @@ pub enum Kind {
     Disk,
     /// A source of entropy.
     Entropy,
+    /// A network card, whose other end nobody reads.
+    Network,
     /// Sockets to the host, where somebody listens at port 1.
     Vsock,
 }
@@ -46,6 +49,9 @@ pub(super) struct Guest {
     /// What the device speaks with, for as long as the guest lives.
     #[cfg_attr(not(test), expect(dead_code, reason = "it is there to be connected to"))]
     host: Option<Host>,
+    /// The other end of its network card.
+    #[cfg_attr(not(test), expect(dead_code, reason = "it is there to be sent to"))]
+    network: Option<UnixDatagram>,
 }
 
 /// The host's side of a vsock device.
@@ -78,7 +84,13 @@ impl Guest {
         let event = || EventFd::new(libc::EFD_CLOEXEC | libc::EFD_NONBLOCK).unwrap_or_else(|error| panic!("{error}"));
         let queues = device.lock().unwrap_or_else(std::sync::PoisonError::into_inner).queues().len();
         let attached = Attached::new(device, Interrupt::new(event()), (0..queues).map(|_| Arc::new(event())).collect());
-        Guest { transport: Transport::new(attached.clone(), memory.clone()), attached, memory, host: None }
+        Guest {
+            transport: Transport::new(attached.clone(), memory.clone()),
+            attached,
+            memory,
+            host: None,
+            network: None,
+        }
     }
 
     pub(super) fn of(kind: Kind) -> Guest {
@@ -93,6 +105,19 @@ impl Guest {
                 Arc::new(Mutex::new(Block::new(disk.unwrap_or_else(|error| panic!("{error}")))))
             }
             Kind::Entropy => Arc::new(Mutex::new(Rng::default())),
+            Kind::Network => {
+                let (card, other) = UnixDatagram::pair().unwrap_or_else(|error| panic!("{error}"));
+                for end in [&card, &other] {
+                    end.set_nonblocking(true).unwrap_or_else(|error| panic!("{error}"));
+                }
+                // Something to be received.
+                for length in [100, 1500, 60_000] {
+                    other.send(&vec![1; length]).unwrap_or_else(|error| panic!("{error}"));
+                }
+                let device = Net::new(Tap::of_socket(card.into()), Card { mac: [2, 0, 0, 0, 0, 1], mtu: 1500 });
+                let device = device.unwrap_or_else(|error| panic!("{error}"));
+                return Guest { network: Some(other), ..Guest::new(Arc::new(Mutex::new(device))) };
+            }
             Kind::Vsock => {
                 let directory = tempfile::tempdir().unwrap_or_else(|error| panic!("{error}"));
                 let path = directory.path().join("v");
@@ -114,12 +139,19 @@ impl Guest {
         u32::from_le_bytes(bytes)
     }
 
-    /// Goes through all steps (3.1.1), with queues of `size` entries, as far as they may have as many.
+    /// Goes through all steps (3.1.1), with queues of `size` entries, as far as they may have as many, and with no feature that need not be.
     pub(super) fn set_up(&mut self, size: u16) {
+        self.set_up_with(size, 0);
+    }
+
+    /// As before, with features of the device's own.
+    pub(super) fn set_up_with(&mut self, size: u16, features: u32) {
         self.write(0x70, 0);
         self.write(0x70, 1);
         self.write(0x70, 3);
-        // Version 1, and nothing else.
+        self.write(0x24, 0);
+        self.write(0x20, features);
+        // Version 1.
         self.write(0x24, 1);
         self.write(0x20, 1);
         self.write(0x70, 11);
@@ -213,7 +245,7 @@ pub fn run(kind: Kind, data: &[u8]) {
                 }
                 guest.read(register);
             }
-            1 => guest.set_up(1 << (next(1) % 9)),
+            1 => guest.set_up_with(1 << (next(1) % 9), next(4) as u32),
             // A ring that says what it likes.
             2 => guest.offer(queue, next(2) as u16, &[next(2) as u16], size),
             // Some requests of a form that may be right.
@@ -223,12 +255,13 @@ pub fn run(kind: Kind, data: &[u8]) {
                     let wild = next(1) == 7;
                     let address = if wild { next(8) } else { BUFFERS + (next(2) & 0xfff0) };
                     let length = if wild { next(4) as u32 } else { next(2) as u32 };
-                    let plain = if kind == Kind::Vsock && queue == 0 {
+                    let plain = if matches!(kind, Kind::Vsock | Kind::Network) && queue == 0 {
                         [NEXT | WRITE, NEXT | WRITE, WRITE]
                     } else {
                         [NEXT, NEXT | WRITE, WRITE]
                     };
-                    let plain = if kind == Kind::Vsock && queue == 1 { [NEXT, NEXT, 0] } else { plain };
+                    let plain =
+                        if matches!(kind, Kind::Vsock | Kind::Network) && queue == 1 { [NEXT, NEXT, 0] } else { plain };
                     let flags = if wild { next(2) as u16 } else { plain[usize::from(step)] };
                     let number = (first + step) % size;
                     guest.descriptor(queue, number, Descriptor { address, length, flags, next: (number + 1) % size });
@@ -255,7 +288,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_guest_breaks_a_device(kind in prop::sample::select(vec![Kind::Disk, Kind::Entropy, Kind::Vsock]), data in prop::collection::vec(any::<u8>(), 0..1200)) {
+        fn no_guest_breaks_a_device(kind in prop::sample::select(vec![Kind::Disk, Kind::Entropy, Kind::Network, Kind::Vsock]), data in prop::collection::vec(any::<u8>(), 0..1200)) {
             run(kind, &data);
         }
     }
@@ -488,6 +521,79 @@ mod tests {
         speaker.guest.offer(0, speaker.received + 1, &[0], 16);
         speaker.guest.notify(0);
         assert_eq!(speaker.guest.read(0x70), 15 | 64);
+    }
+
+    /// Offers the card one buffer for each of these lengths, and returns the first bytes of all that it then has answered, with the lengths that it said.
+    fn received(guest: &mut Guest, lengths: &[u32]) -> Vec<(u32, Vec<u8>)> {
+        let before = guest.answered(0);
+        for (number, length) in lengths.iter().enumerate() {
+            let address = BUFFERS + number as u64 * 0x2_0000;
+            guest.descriptor(0, number as u16, Descriptor { address, length: *length, flags: WRITE, next: 0 });
+        }
+        let heads: Vec<u16> = (0..lengths.len() as u16).collect();
+        guest.offer(0, before + lengths.len() as u16, &heads, 16);
+        guest.notify(0);
+        let used = |slot: u16| {
+            let at = GuestAddress(rings(0) + 2 * RING + 4 + u64::from(slot % 16) * 8);
+            let [number, length]: [u32; 2] = guest.memory.regions().read_obj(at).unwrap();
+            let mut bytes = vec![0; length as usize];
+            guest
+                .memory
+                .regions()
+                .read_slice(&mut bytes, GuestAddress(BUFFERS + u64::from(number) * 0x2_0000))
+                .unwrap();
+            (length, bytes)
+        };
+        (before..guest.answered(0)).map(used).collect()
+    }
+
+    const MERGED: u32 = 1 << 15;
+
+    #[test]
+    fn a_packet_lies_in_as_many_buffers_as_it_needs() {
+        let mut guest = Guest::of(Kind::Network);
+        guest.set_up_with(16, MERGED);
+        let first = received(&mut guest, &[1600]);
+        assert_eq!(first.len(), 1, "the first packet of three has come");
+        assert_eq!((first[0].0, &first[0].1[10..12]), (100, &[1, 0][..]));
+        // The second takes two buffers of these four; the third is larger than any packet of this network, and is cut.
+        let second = received(&mut guest, &[1000; 2]);
+        assert_eq!(second.iter().map(|(length, _)| *length).collect::<Vec<_>>(), [1000, 500]);
+        assert_eq!(second[0].1[10..12], [2, 0]);
+        assert!(second[1].1.iter().all(|byte| *byte == 1));
+    }
+
+    #[test]
+    fn without_room_for_the_largest_packet_nothing_is_received_and_nothing_is_lost() {
+        let mut guest = Guest::of(Kind::Network);
+        guest.set_up_with(16, MERGED);
+        assert_eq!(received(&mut guest, &[500]), []);
+        // The one that was put back is filled first.
+        guest.descriptor(0, 1, Descriptor { address: BUFFERS + 0x2_0000, length: 1500, flags: WRITE, next: 0 });
+        guest.offer(0, 2, &[1], 16);
+        guest.notify(0);
+        assert_eq!(guest.answered(0), 1);
+        let [number, length]: [u32; 2] =
+            guest.memory.regions().read_obj(GuestAddress(rings(0) + 2 * RING + 4)).unwrap();
+        assert_eq!((number, length), (0, 100));
+    }
+
+    #[test]
+    fn what_a_guest_sends_is_one_packet_for_each_request() {
+        let mut guest = Guest::of(Kind::Network);
+        guest.set_up(16);
+        for (number, length) in [(1u16, 80u32), (2, 1500)] {
+            guest.put(BUFFERS, &vec![number as u8; length as usize]);
+            guest.descriptor(1, 0, Descriptor { address: BUFFERS, length: 12, flags: NEXT, next: 1 });
+            guest.descriptor(1, 1, Descriptor { address: BUFFERS + 12, length: length - 12, flags: 0, next: 0 });
+            guest.offer(1, number, &[0], 16);
+            guest.notify(1);
+        }
+        let mut packet = [0; 2000];
+        let other = guest.network.as_ref().unwrap();
+        assert_eq!((other.recv(&mut packet).unwrap(), packet[79]), (80, 1));
+        assert_eq!((other.recv(&mut packet).unwrap(), packet[1499]), (1500, 2));
+        assert!(other.recv(&mut packet).is_err());
     }
 
     #[test]

@@ -9,6 +9,7 @@ pub(crate) mod buffers;
 #[cfg(any(test, feature = "fuzzing"))]
 #[cfg_attr(not(feature = "fuzzing"), expect(unreachable_pub, reason = "what fuzzing uses is public"))]
 pub(crate) mod hostile;
+pub(crate) mod net;
 pub(crate) mod queue;
 pub(crate) mod rng;
 pub(crate) mod transport;

@@ -80,7 +80,7 @@ pub(crate) struct Queue {
 #[derive(Debug)]
 pub(crate) struct Request<'m> {
     /// Its number, by which it is answered.
-    number: u16,
+    pub(crate) number: u16,
     /// What the guest has written.
     pub(crate) readable: Buffers<'m>,
     /// Where the answer goes.
@@ -131,14 +131,14 @@ impl Queue {
     ) -> Result<(), Nonsense> {
         let memory = self.memory.clone();
         loop {
-            self.ring.disable_notification(memory.regions()).map_err(nonsense)?;
+            self.quiet()?;
             while let Some(request) = self.next(&memory)? {
                 let number = request.number;
                 let written = handle(request)?;
                 self.answer(number, written)?;
             }
             // The guest may have put something there between the last look and this.
-            if !self.ring.enable_notification(memory.regions()).map_err(nonsense)? {
+            if !self.wake()? {
                 return self.tell();
             }
         }
@@ -148,7 +148,7 @@ impl Queue {
     pub(crate) fn fill(&mut self, source: &mut impl Source) -> Result<(), Nonsense> {
         let memory = self.memory.clone();
         loop {
-            self.ring.disable_notification(memory.regions()).map_err(nonsense)?;
+            self.quiet()?;
             while source.has_something() {
                 let Some(mut request) = self.next(&memory)? else { break };
                 match source.fill(&mut request)? {
@@ -158,14 +158,14 @@ impl Queue {
             }
             self.tell()?;
             // Without buffers, the guest is to tell when it has more; it may have meanwhile.
-            if !source.has_something() || !self.ring.enable_notification(memory.regions()).map_err(nonsense)? {
+            if !source.has_something() || !self.wake()? {
                 return Ok(());
             }
         }
     }
 
     /// The next request, if one is there. `memory` is this queue's.
-    fn next<'m>(&mut self, memory: &'m Memory) -> Result<Option<Request<'m>>, Nonsense> {
+    pub(crate) fn next<'m>(&mut self, memory: &'m Memory) -> Result<Option<Request<'m>>, Nonsense> {
         let Some(chain) = self.ring.iter(memory.regions()).map_err(nonsense)?.next() else { return Ok(None) };
         let number = chain.head_index();
         let (mut readable, mut writable) = (Buffers::default(), Buffers::default());
@@ -188,13 +188,33 @@ impl Queue {
         Ok(Some(Request { number, readable, writable }))
     }
 
+    /// The memory that its requests are in.
+    pub(crate) fn memory(&self) -> &Memory {
+        &self.memory
+    }
+
+    /// Puts the last requests back that were taken, so that they are the next ones again.
+    pub(crate) fn put_back(&mut self, count: usize) {
+        (0..count).for_each(|_| self.ring.go_to_previous_position());
+    }
+
+    /// The guest need not tell of more requests.
+    pub(crate) fn quiet(&mut self) -> Result<(), Nonsense> {
+        self.ring.disable_notification(self.memory.regions()).map_err(nonsense)
+    }
+
+    /// The guest is to tell of the next request. Returns whether one has come meanwhile, of which it need not.
+    pub(crate) fn wake(&mut self) -> Result<bool, Nonsense> {
+        self.ring.enable_notification(self.memory.regions()).map_err(nonsense)
+    }
+
     /// Answers a request: so many bytes of it were written.
-    fn answer(&mut self, number: u16, written: u32) -> Result<(), Nonsense> {
+    pub(crate) fn answer(&mut self, number: u16, written: u32) -> Result<(), Nonsense> {
         self.ring.add_used(self.memory.regions(), number, written).map_err(nonsense)
     }
 
     /// Tells the guest of what was answered since the last time, if it wants to know.
-    fn tell(&mut self) -> Result<(), Nonsense> {
+    pub(crate) fn tell(&mut self) -> Result<(), Nonsense> {
         if self.ring.needs_notification(self.memory.regions()).map_err(nonsense)? {
             self.interrupt.pull(USED_BUFFER);
         }

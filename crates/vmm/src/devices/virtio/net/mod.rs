@@ -1,0 +1,228 @@
+//! A network card (5.1): packets between the guest and a tap, with what both sides leave to each other (checksums, segmentation).
+
+mod tap;
+
+pub(crate) use tap::Tap;
+
+use super::Device;
+use super::buffers::Buffers;
+use super::queue::{Nonsense, Queue};
+use crate::memory::Memory;
+use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use tap::HEADER;
+
+/// Its number.
+const KIND: u32 = 1;
+const RX: usize = 0;
+const TX: usize = 1;
+
+/// What it can do (5.1.3).
+mod feature {
+    /// The guest may leave checksums to the host; the host may to the guest.
+    pub(super) const CHECKSUM: u64 = 1 << 0;
+    pub(super) const GUEST_CHECKSUM: u64 = 1 << 1;
+    pub(super) const MTU: u64 = 1 << 3;
+    pub(super) const MAC: u64 = 1 << 5;
+    /// Packets may be larger than the network's: whoever has them last cuts them.
+    pub(super) const GUEST_TSO4: u64 = 1 << 7;
+    pub(super) const GUEST_TSO6: u64 = 1 << 8;
+    pub(super) const HOST_TSO4: u64 = 1 << 11;
+    pub(super) const HOST_TSO6: u64 = 1 << 12;
+    /// A packet may lie in several of the guest's buffers.
+    pub(super) const MERGED_BUFFERS: u64 = 1 << 15;
+    pub(super) const ALL: u64 =
+        CHECKSUM | GUEST_CHECKSUM | MTU | MAC | GUEST_TSO4 | GUEST_TSO6 | HOST_TSO4 | HOST_TSO6 | MERGED_BUFFERS;
+}
+
+/// The largest packet that is not cut yet, with its header: 64 KiB of IP, and Ethernet's own header.
+const LARGEST: usize = HEADER + 14 + 65_535;
+/// Where in a packet's header the number of buffers is that it lies in.
+const BUFFER_COUNT: usize = 10;
+
+/// What a card is called, and how large a packet of its network is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Card {
+    pub(crate) mac: [u8; 6],
+    pub(crate) mtu: u16,
+}
+
+/// The device.
+#[derive(Debug)]
+pub(crate) struct Net {
+    tap: Tap,
+    /// Tells once for each time that the tap has something to be received.
+    epoll: OwnedFd,
+    mtu: u16,
+    configuration: [u8; 12],
+    features: u64,
+    rx: Option<Queue>,
+    tx: Option<Queue>,
+}
+
+impl Net {
+    pub(crate) fn new(tap: Tap, card: Card) -> io::Result<Net> {
+        let epoll = epoll::create(CreateFlags::CLOEXEC)?;
+        epoll::add(&epoll, &tap, EventData::new_u64(0), EventFlags::IN | EventFlags::ET)?;
+        // `struct virtio_net_config` (5.1.4): address, status and count of queues (which are not offered), MTU.
+        let mut configuration = [0; 12];
+        configuration[..6].copy_from_slice(&card.mac);
+        configuration[10..].copy_from_slice(&card.mtu.to_le_bytes());
+        Ok(Net { tap, epoll, mtu: card.mtu, configuration, features: 0, rx: None, tx: None })
+    }
+
+    /// Bytes that a packet can have, header included, as the guest has said.
+    fn largest(&self) -> usize {
+        if self.features & (feature::GUEST_TSO4 | feature::GUEST_TSO6) != 0 {
+            LARGEST
+        } else {
+            // Ethernet's header, and a tag of a VLAN.
+            HEADER + 18 + usize::from(self.mtu)
+        }
+    }
+
+    /// Takes as many requests as the largest packet needs, if there are as many: their numbers and lengths, and all of their buffers.
+    fn room<'m>(&self, queue: &mut Queue, memory: &'m Memory) -> Result<Option<Room<'m>>, Nonsense> {
+        // Without merging a packet has one request, and what does not fit into that is lost.
+        let needed = if self.features & feature::MERGED_BUFFERS != 0 { self.largest() } else { 1 };
+        let mut room = Room::default();
+        while room.buffers.len() < needed {
+            match queue.next(memory)? {
+                Some(request) => {
+                    room.requests.push((request.number, request.writable.len()));
+                    let added = room.buffers.append(request.writable);
+                    added.ok_or_else(|| Nonsense("buffers are longer than anything can be".to_owned()))?;
+                }
+                // Asked to tell of the next one before the others are put back: one that is there already is never told of.
+                None if queue.wake()? => {}
+                None => {
+                    queue.put_back(room.requests.len());
+                    return Ok(None);
+                }
+            }
+        }
+        Ok(Some(room))
+    }
+
+    /// Receives what there is, as long as the guest has room for the largest packet there can be.
+    fn receive(&mut self) -> Result<(), Nonsense> {
+        let Some(mut queue) = self.rx.take() else { return Ok(()) };
+        let received = self.receive_into(&mut queue);
+        self.rx = Some(queue);
+        received
+    }
+
+    fn receive_into(&self, queue: &mut Queue) -> Result<(), Nonsense> {
+        let memory = queue.memory().clone();
+        queue.quiet()?;
+        while let Some(mut room) = self.room(queue, &memory)? {
+            let head = room.buffers.clone();
+            match room.buffers.once(|list| self.tap.receive(list)) {
+                Ok(count) if count > 0 => settle(queue, &room.requests, head, count)?,
+                // Nothing is there; or the tap is gone, as its network is.
+                _ => {
+                    queue.put_back(room.requests.len());
+                    break;
+                }
+            }
+        }
+        queue.tell()
+    }
+
+    fn send(&mut self) -> Result<(), Nonsense> {
+        let Some(mut queue) = self.tx.take() else { return Ok(()) };
+        let tap = &self.tap;
+        let sent = queue.handle(|mut request| {
+            if request.readable.len() <= HEADER {
+                return Err(Nonsense("a packet is shorter than its header".to_owned()));
+            }
+            if request.readable.len() <= LARGEST {
+                // What the tap does not take is lost, as on any network.
+                let _ = request.readable.once(|list| tap.send(list));
+            }
+            Ok(0)
+        });
+        self.tx = Some(queue);
+        sent
+    }
+}
+
+/// Requests, by their numbers and how many bytes each has room for, and all of that room.
+#[derive(Default)]
+struct Room<'m> {
+    requests: Vec<(u16, usize)>,
+    buffers: Buffers<'m>,
+}
+
+/// Says in how many buffers a packet of `count` bytes lies that was received into `requests`, answers those, and puts the others back.
+fn settle(queue: &mut Queue, requests: &[(u16, usize)], mut head: Buffers<'_>, count: usize) -> Result<(), Nonsense> {
+    let (mut used, mut left) = (0, count);
+    while left > 0 && used < requests.len() {
+        left -= left.min(requests[used].1);
+        used += 1;
+    }
+    // Before they are answered: the guest may look at once.
+    if head.take(BUFFER_COUNT).is_some() {
+        head.write(&(used as u16).to_le_bytes());
+    }
+    let mut left = count;
+    for (number, room) in &requests[..used] {
+        let part = left.min(*room);
+        queue.answer(*number, part as u32)?;
+        left -= part;
+    }
+    queue.put_back(requests.len() - used);
+    Ok(())
+}
+
+impl Device for Net {
+    fn kind(&self) -> u32 {
+        KIND
+    }
+
+    fn features(&self) -> u64 {
+        feature::ALL
+    }
+
+    fn queues(&self) -> &'static [u16] {
+        &[256, 256]
+    }
+
+    fn configuration(&self) -> &[u8] {
+        &self.configuration
+    }
+
+    fn activate(&mut self, queues: Vec<Option<Queue>>, features: u64) {
+        self.features = features;
+        // A tap that can't leave it to the guest does it itself, which is right as well.
+        let _ = self.tap.set_offload(features);
+        let mut queues = queues.into_iter();
+        self.rx = queues.next().flatten();
+        self.tx = queues.next().flatten();
+    }
+
+    fn waits_for(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.epoll.as_fd())
+    }
+
+    fn ready(&mut self) -> Result<(), Nonsense> {
+        let mut events = [epoll::Event { flags: EventFlags::empty(), data: EventData::new_u64(0) }];
+        let no_time = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
+        // Told once, it is not told again before there is more.
+        let _ = epoll::wait(&self.epoll, &mut events, Some(&no_time));
+        self.receive()
+    }
+
+    fn notified(&mut self, queue: usize) -> Result<(), Nonsense> {
+        match queue {
+            RX => self.receive(),
+            TX => self.send(),
+            _ => Ok(()),
+        }
+    }
+
+    fn reset(&mut self) {
+        (self.rx, self.tx, self.features) = (None, None, 0);
+    }
+}
