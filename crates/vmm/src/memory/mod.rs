@@ -3,14 +3,17 @@
 //! What a guest starts from (its kernel's segments, its initramfs) is mapped from its file, private to this process: the guest reads the
 //! host's page cache, which all guests share, and a page is copied when the guest writes to it. Nothing is copied to start.
 
+mod mapping;
+
 use crate::config::MemorySize;
 use crate::error::{Error, Result};
+use mapping::Mapping;
 use rustix::mm::{MapFlags, ProtFlags};
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
-use vm_memory::mmap::MmapRegionBuilder;
-use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestRegionMmap};
+use std::sync::Arc;
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestRegionMmap, MmapRegion};
 
 /// Bytes of a page.
 pub(crate) const PAGE: u64 = 4096;
@@ -21,6 +24,8 @@ const PIECE: u64 = 1 << 16;
 #[derive(Clone, Debug)]
 pub(crate) struct Memory {
     regions: GuestMemoryMmap,
+    /// What the regions are of.
+    _mappings: Arc<[Mapping]>,
 }
 
 impl Memory {
@@ -28,20 +33,21 @@ impl Memory {
     /// from the host before it is touched.
     pub(crate) fn new(size: MemorySize, ranges: &[(GuestAddress, u64)]) -> Result<Memory> {
         let failed = |source| Error::Memory { size: size.mib(), source };
-        let mut regions = Vec::with_capacity(ranges.len());
+        let (mut regions, mut mappings) = (Vec::with_capacity(ranges.len()), Vec::with_capacity(ranges.len()));
         for (start, length) in ranges {
-            let mapping = MmapRegionBuilder::new(
-                usize::try_from(*length).map_err(|_| failed(io::ErrorKind::OutOfMemory.into()))?,
-            )
-            .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)
-            .with_mmap_flags(libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE)
-            .build()
-            .map_err(|error| failed(io::Error::other(error)))?;
+            let length = usize::try_from(*length).map_err(|_| failed(io::ErrorKind::OutOfMemory.into()))?;
+            let mapping = Mapping::new(length).map_err(failed)?;
+            let (protection, flags) =
+                (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE);
+            // SAFETY: the mapping has that many bytes from its start on, and lives for as long as any clone of what is returned.
+            let region = unsafe { MmapRegion::build_raw(mapping.start(), length, protection, flags) };
+            let region = region.map_err(|error| failed(io::Error::other(error)))?;
             regions
-                .push(GuestRegionMmap::new(mapping, *start).ok_or_else(|| failed(io::ErrorKind::InvalidInput.into()))?);
+                .push(GuestRegionMmap::new(region, *start).ok_or_else(|| failed(io::ErrorKind::InvalidInput.into()))?);
+            mappings.push(mapping);
         }
         let regions = GuestMemoryMmap::from_regions(regions).map_err(|error| failed(io::Error::other(error)))?;
-        Ok(Memory { regions })
+        Ok(Memory { regions, _mappings: mappings.into() })
     }
 
     /// The regions, as the crates of rust-vmm take them.
