@@ -354,7 +354,7 @@ fn a_check_knows_what_images_of_the_daemon_set() {
     let check = "printf 'FROM java:1\\nCOPY $JAVA_HOME $OTHER /\\n' | $STRATUS build --check --output json -";
     host.sh(&format!("{check} | jq -r '.warnings[].detail'")).says("Usage of undefined variable '$OTHER'");
     host.sh("printf 'FROM scratch AS build\\nFROM scratch\\nCOPY --from=biuld a /\\n' | $STRATUS build --check -")
-        .says("Check complete, no warnings found.")
+        .says("Check complete, no warnings found. What may be one:")
         .complains("no stage is called \"biuld\": an image of that name will be looked for (did you mean build?)");
     // Of an image that nobody has, and where nobody answers, nothing is taken for undefined.
     host.sh(&format!("{check} -H unix:///nowhere/docker.sock | jq -r '.warnings | length'")).says("0");
