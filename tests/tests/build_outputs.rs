@@ -275,3 +275,21 @@ fn one_image_is_pushed_as_it_is_kept() {
     host.sh(&format!("docker rmi -f {name}2 && docker pull -q {name}2")).ok();
     host.sh(&classic("[{\"Type\":\"local\",\"Attrs\":{}}]")).mentions("has no way to send an output of the type");
 }
+
+#[test]
+fn a_build_is_cancelled_by_the_name_that_its_client_gave_it() {
+    let host = Daemon::start();
+    host.write("app", &[("Dockerfile", "FROM busybox\nRUN echo it runs && sleep 1000\n")]);
+    let post = "curl -s --no-buffer --unix-socket ${DOCKER_HOST#unix://} -X POST";
+    let build = format!(
+        "tar -C app -c . | {post} -H 'Content-Type: application/x-tar' --data-binary @- 'http://d/build?buildid=mine' > told & build=$!"
+    );
+    host.sh(&format!(
+        "{build}; until grep -q 'it runs' told; do sleep 0.05; done
+        {post} 'http://d/build/cancel?id=another'; {post} 'http://d/build/cancel?id=mine'; wait $build; tail -n 1 told | jq -r .error"
+    ))
+    .says("the build mine was cancelled");
+    host.sh("docker ps -aq").says("");
+    host.sh(&format!("{post} -w ' %{{http_code}}' http://d/build/cancel"))
+        .says("{\"message\":\"build ID not provided\"}\n 400");
+}

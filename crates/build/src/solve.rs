@@ -11,6 +11,7 @@ use crate::entitlement::{self, Entitlement};
 use crate::files::{Choice, Choices, Files};
 use crate::intermediate::{self, Steps};
 use crate::look::Looks;
+use crate::named::{NamedBuild, NamedBuilds};
 use crate::progress::{Event, Found, PlannedStage, Progress, StepEvent, StepId};
 use crate::remote::{Git, WebFiles};
 use crate::request::{INLINE_CACHE, NamedContext, Request, Settings};
@@ -65,6 +66,7 @@ struct Inner {
     collecting: tokio::sync::Mutex<()>,
     /// Builds that go on, and steps that are to be ended yet.
     going: TaskTracker,
+    named: NamedBuilds,
 }
 
 impl Builder {
@@ -103,7 +105,18 @@ impl Builder {
             entitlements: settings.entitlements,
             collecting: tokio::sync::Mutex::default(),
             going: TaskTracker::new(),
+            named: NamedBuilds::default(),
         })))
+    }
+
+    /// A build begins that has a name: [`cancel`](Self::cancel) ends it by that.
+    pub fn named(&self, name: &str) -> NamedBuild {
+        self.0.named.begin(name)
+    }
+
+    /// Ends builds by their name, if some of that name go on.
+    pub fn cancel(&self, name: &str) {
+        self.0.named.end(name);
     }
 
     pub(crate) fn cache(&self) -> &Cache {

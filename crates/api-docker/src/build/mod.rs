@@ -23,6 +23,7 @@ pub(crate) async fn build(call: Call) -> Result<Response> {
     let parameters = Parameters::read(&call)?;
     let (builder, shutdown) = (call.door.builder.clone(), call.shutdown.clone());
     let name = parameters.dockerfile.clone();
+    let id = parameters.id.as_ref().map(|id| builder.named(id));
     let received = match &parameters.remote {
         Some(address) => builder.fetch(address, &name, None).await,
         None => {
@@ -36,7 +37,13 @@ pub(crate) async fn build(call: Call) -> Result<Response> {
     let (quiet, push) = (parameters.quiet, parameters.push);
     let request = parameters.request(received);
     let (progress, events) = Progress::channel();
-    let task = Task(tokio::spawn(async move { builder.build(request, push, progress).await }));
+    let task = Task(tokio::spawn(async move {
+        let build = builder.build(request, push, progress);
+        match id {
+            Some(id) => id.unless_ended(build).await,
+            None => build.await,
+        }
+    }));
     let mut teller = Teller { words: Words::new(quiet), events, task: Some(task), shutdown };
     // What is wrong with the file or the request is told as the answer's status.
     let Some(first) = teller.next().await? else { return Ok(body::stream("application/json", stream::empty())) };
@@ -51,9 +58,11 @@ pub(crate) async fn build(call: Call) -> Result<Response> {
     Ok(body::stream("application/json", stream::once(std::future::ready(first)).chain(rest)))
 }
 
-/// `POST /build/cancel`: builds of the classic builder end with their clients.
-pub(crate) async fn cancel(_: Call) -> Result<Response> {
-    Err(ApiError::not_implemented("a build ends when its client goes away: end the client, then"))
+/// `POST /build/cancel`: ends the builds that were begun with that `buildid`. A name that none has is no error, as with dockerd.
+pub(crate) async fn cancel(call: Call) -> Result<Response> {
+    let id = call.query.given("id").ok_or_else(|| ApiError::bad_request("build ID not provided"))?;
+    call.door.builder.cancel(id);
+    Ok(body::empty(StatusCode::OK))
 }
 
 /// `POST /session`

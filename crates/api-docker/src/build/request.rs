@@ -24,6 +24,8 @@ pub(super) struct Parameters {
     /// Where the context is, if it does not come with the request.
     pub(super) remote: Option<String>,
     pub(super) quiet: bool,
+    /// By which it can be cancelled.
+    pub(super) id: Option<String>,
     /// It is brought to the registries of its names.
     pub(super) push: bool,
     names: Vec<Reference>,
@@ -56,6 +58,7 @@ impl Parameters {
             dockerfile: query.text("dockerfile").to_owned(),
             remote: query.given("remote").map(str::to_owned),
             quiet: query.flag("q"),
+            id: query.given("buildid").map(str::to_owned),
             push,
             names,
             given,

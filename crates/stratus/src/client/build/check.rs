@@ -53,7 +53,9 @@ fn dockerfile(args: &BuildArgs) -> Result<Source> {
         return Ok(Source::from_bytes("Dockerfile", &bytes));
     }
     let path = source::file_path(args);
-    let bytes = std::fs::read(&path).map_err(Error::io(format!("reading {}", path.display())))?;
+    let mut bytes = Vec::new();
+    let read = source::open_file(&args.path, &path)?.read_to_end(&mut bytes);
+    read.map_err(Error::io(format!("reading {}", path.display())))?;
     Ok(Source::from_bytes(path.display().to_string(), &bytes))
 }
 

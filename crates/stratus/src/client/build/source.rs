@@ -36,6 +36,15 @@ fn usual_file(path: &Path) -> PathBuf {
     if !usual.exists() && small.exists() { small } else { usual }
 }
 
+/// Opens a Dockerfile, and says what to do where there is none.
+pub(super) fn open_file(context: &Path, file: &Path) -> Result<File> {
+    let reading = || format!("reading {}", file.display());
+    File::open(file).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => Error::Failed(format!("{}: {error}: {}", reading(), other_file(context))),
+        _ => Error::io(reading())(error),
+    })
+}
+
 /// What to do where there is no Dockerfile.
 fn other_file(context: &Path) -> String {
     let podmans = context.join("Containerfile");
@@ -96,12 +105,7 @@ pub(super) fn find(path: &Path, file: Option<&Path>) -> Result<Goods> {
         Some(file) if standard_input(file) => (None, limited(io::stdin().lock(), "standard input")?),
         file => {
             let file = file.map_or_else(|| usual_file(path), Path::to_owned);
-            let reading = || format!("reading {}", file.display());
-            let opened = File::open(&file).map_err(|error| match error.kind() {
-                io::ErrorKind::NotFound => Error::Failed(format!("{}: {error}: {}", reading(), other_file(path))),
-                _ => Error::io(reading())(error),
-            })?;
-            let text = limited(opened, &file.display().to_string())?;
+            let text = limited(open_file(path, &file)?, &file.display().to_string())?;
             (Some(file), text)
         }
     };
