@@ -76,6 +76,8 @@ impl Machine {
             }
             events.wait()?;
         };
+        // All of them, before the first is waited for: one may wait for a device that another one keeps busy.
+        threads.iter().for_each(VcpuThread::stop);
         drop(threads);
         drop(vm);
         Ok(end)
@@ -95,7 +97,7 @@ impl AsFd for Event<'_> {
 /// Puts into memory what the guest starts from. Returns its first instruction.
 fn load(config: &Config, memory: &Memory) -> Result<Entry> {
     let kernel = Kernel::open(open("the kernel", &config.kernel)?, &config.kernel)?;
-    let initrd = config.initrd.as_deref().map(|path| initrd(config, memory, path)).transpose()?;
+    let initrd = config.initrd.as_deref().map(|path| initrd(config, memory, path, kernel.end())).transpose()?;
     command_line(config, memory)?;
     let rsdp = acpi::write(memory, config.vcpus, &virtual_devices::windows(config)?)?;
     let entry = match &kernel {
@@ -128,13 +130,15 @@ fn open(what: &'static str, path: &Path) -> Result<File> {
     File::open(path).map_err(|source| Error::File { what, path: path.to_owned(), source })
 }
 
-fn initrd(config: &Config, memory: &Memory, path: &Path) -> Result<Initrd> {
+/// Puts it as far up as it can, and not where the kernel is, or unpacks itself, up to `kernel_end`.
+fn initrd(config: &Config, memory: &Memory, path: &Path, kernel_end: u64) -> Result<Initrd> {
     let what = "the initramfs";
     let file = open(what, path)?;
     let length = file.metadata().map_err(|source| Error::File { what, path: path.to_owned(), source })?.len();
     let end = config.memory.bytes().min(layout::DEVICES.0);
-    let too_long = Error::DoesNotFit { what, at: layout::HIGH.0, needs: length };
-    let initrd = Initrd::below(end, length).filter(|initrd| initrd.at >= layout::HIGH).ok_or(too_long)?;
+    let start = kernel_end.max(layout::HIGH.0);
+    let too_long = Error::DoesNotFit { what, at: start, needs: length };
+    let initrd = Initrd::below(end, length).filter(|initrd| initrd.at.0 >= start).ok_or(too_long)?;
     memory.put_file(what, initrd.at, &file, 0, length)?;
     Ok(initrd)
 }

@@ -188,6 +188,11 @@ fn what_is_missing_or_too_large_is_told_with_its_name() {
     fs::File::create(&large).unwrap().set_len(65 << 20).unwrap();
     guest.config.initrd = Some(large);
     assert!(told(&guest).contains("the initramfs takes 68157440 bytes"), "{}", told(&guest));
+    // It would fit, but for where the kernel is.
+    let over_the_kernel = guest.path("over-the-kernel");
+    fs::File::create(&over_the_kernel).unwrap().set_len(63 << 20).unwrap();
+    guest.config.initrd = Some(over_the_kernel);
+    assert!(told(&guest).contains("the initramfs takes 66060288 bytes"), "{}", told(&guest));
     guest.config.initrd = None;
     guest.config.command_line = "x".repeat(3000);
     assert!(told(&guest).contains("has 3000 bytes, and may have 2047"), "{}", told(&guest));

@@ -79,6 +79,16 @@ pub enum Kernel {
 }
 
 impl Kernel {
+    /// Up to where it needs the guest's memory for itself before it looks at anything else.
+    pub(crate) fn end(&self) -> u64 {
+        match self {
+            Kernel::Pvh(kernel) => {
+                kernel.segments().iter().map(|segment| segment.at.0.saturating_add(segment.memory)).max().unwrap_or(0)
+            }
+            Kernel::BzImage(kernel) => kernel.end(),
+        }
+    }
+
     /// Looks at a file's first bytes, and reads the headers of what it turns out to be. `path` is for errors.
     pub fn open(file: File, path: &Path) -> Result<Kernel, Error> {
         let name = || path.display().to_string();

@@ -45,6 +45,7 @@ impl Vcpu {
         let stopped = Arc::clone(&stop);
         let name = format!("vcpu{}", self.index);
         let thread = thread::Builder::new().name(name).spawn(move || {
+            let _told = ToldOfPanics(Arc::clone(&ending));
             let mut running = Running { fd: self.fd, buses, ending, stop: stopped };
             running.until_stopped();
         });
@@ -59,13 +60,33 @@ pub(crate) struct VcpuThread {
     thread: Option<JoinHandle<()>>,
 }
 
+impl VcpuThread {
+    /// Has it come out of the guest and end, and does not wait for that.
+    pub(crate) fn stop(&self) {
+        self.stop.store(true, Ordering::Release);
+        if let Some(thread) = &self.thread {
+            signal::send(thread);
+        }
+    }
+}
+
 impl Drop for VcpuThread {
     fn drop(&mut self) {
-        self.stop.store(true, Ordering::Release);
+        self.stop();
         if let Some(thread) = self.thread.take() {
-            signal::send(&thread);
             // It panicked: what it knew it has told, as far as it got.
             let _ = thread.join();
+        }
+    }
+}
+
+/// Tells that a thread panicked, so that nobody waits for a processor that runs no more.
+struct ToldOfPanics(Arc<Ending>);
+
+impl Drop for ToldOfPanics {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.0.tell(End::Failed("a fault in the hypervisor itself, which it wrote to standard error".to_owned()));
         }
     }
 }

@@ -6,7 +6,10 @@ use crate::config::VcpuCount;
 use crate::error::{Error, Result};
 use crate::kvm::Vcpu;
 use crate::memory::Memory;
-use kvm_bindings::kvm_userspace_memory_region;
+use kvm_bindings::{
+    KVM_CAP_PMU_CAPABILITY, KVM_IRQ_ROUTING_IRQCHIP, KVM_IRQCHIP_IOAPIC, KVM_PMU_CAP_DISABLE, KvmIrqRouting,
+    kvm_enable_cap, kvm_irq_routing_entry, kvm_userspace_memory_region,
+};
 use kvm_ioctls::{Cap, IoEventAddress, Kvm, VmFd};
 use std::io;
 use vm_memory::{Address, GuestMemoryBackend, GuestMemoryRegion};
@@ -20,6 +23,9 @@ const NEEDED: [(Cap, &str); 5] = [
     (Cap::UserMemory, "memory of a process (KVM_CAP_USER_MEMORY)"),
     (Cap::ImmediateExit, "a way to stop a processor (KVM_CAP_IMMEDIATE_EXIT)"),
 ];
+
+/// Lines of the I/O APIC.
+const IO_APIC_LINES: usize = 24;
 
 /// A virtual machine.
 #[derive(Debug)]
@@ -43,9 +49,30 @@ impl Vm {
             .map_err(Error::kvm("for a page (KVM_SET_IDENTITY_MAP_ADDR)"))?;
         fd.set_tss_address(layout::KVM_TSS).map_err(Error::kvm("for three pages (KVM_SET_TSS_ADDR)"))?;
         fd.create_irq_chip().map_err(Error::kvm("for interrupt controllers (KVM_CREATE_IRQCHIP)"))?;
+        // Not every KVM can be told; the processors say the same.
+        let no_counters = kvm_enable_cap {
+            cap: KVM_CAP_PMU_CAPABILITY,
+            args: [KVM_PMU_CAP_DISABLE.into(), 0, 0, 0],
+            ..Default::default()
+        };
+        let _ = fd.enable_cap(&no_counters);
         let vm = Vm { fd, template, memory };
+        vm.set_routes()?;
         vm.set_slots()?;
         Ok(vm)
+    }
+
+    /// Has each line be one of the I/O APIC, and none of the 8259, which nobody has told the guest of: left alone, that would raise the vectors of the
+    /// processor's own exceptions.
+    fn set_routes(&self) -> Result<()> {
+        let mut routes = [kvm_irq_routing_entry::default(); IO_APIC_LINES];
+        for (line, route) in routes.iter_mut().enumerate() {
+            (route.gsi, route.type_) = (line as u32, KVM_IRQ_ROUTING_IRQCHIP);
+            route.u.irqchip.irqchip = KVM_IRQCHIP_IOAPIC;
+            route.u.irqchip.pin = line as u32;
+        }
+        let routes = KvmIrqRouting::from_entries(&routes).map_err(|_| Error::KvmLacks("room for interrupt lines"))?;
+        self.fd.set_gsi_routing(&routes).map_err(Error::kvm("to route interrupts (KVM_SET_GSI_ROUTING)"))
     }
 
     fn set_slots(&self) -> Result<()> {

@@ -62,8 +62,8 @@ fn adapt(entry: &mut kvm_cpuid_entry2, index: u8, count: VcpuCount) {
     match entry.function {
         1 => {
             entry.ebx = (entry.ebx & 0xffff) | cores.next_power_of_two() << 16 | u32::from(index) << 24;
-            // There is a hypervisor.
-            entry.ecx |= 1 << 31;
+            // There is a hypervisor; but no virtualization (VMX) for the guest itself, and no capabilities of counters (PDCM).
+            entry.ecx = (entry.ecx | 1 << 31) & !(1 << 5 | 1 << 15);
             // More than one processor in the package.
             entry.edx = if cores > 1 { entry.edx | 1 << 28 } else { entry.edx & !(1 << 28) };
         }
@@ -73,8 +73,12 @@ fn adapt(entry: &mut kvm_cpuid_entry2, index: u8, count: VcpuCount) {
             let sharing = if level < 3 { 0 } else { cores.next_power_of_two() - 1 };
             entry.eax = (entry.eax & 0x3fff) | sharing << 14 | (cores.next_power_of_two() - 1) << 26;
         }
-        // Counters of performance stay the host's.
-        0xa => (entry.eax, entry.ebx, entry.ecx, entry.edx) = (0, 0, 0, 0),
+        // Memory of its own that nobody else reads (SGX).
+        7 if entry.index == 0 => entry.ebx &= !(1 << 2),
+        // What is not a guest's here: counters of performance (Intel's, AMD's), SGX, what AMD's virtualization can do.
+        0xa | 0x8000_0022 | 0x12 | 0x8000_000a => (entry.eax, entry.ebx, entry.ecx, entry.edx) = (0, 0, 0, 0),
+        // AMD's virtualization, and its counters.
+        0x8000_0001 => entry.ecx &= !(1 << 2 | 1 << 23 | 1 << 24 | 1 << 28),
         0x8000_0008 => {
             entry.ecx = (entry.ecx & !0xf0ff) | (cores - 1) | cores.next_power_of_two().trailing_zeros() << 12
         }
@@ -152,5 +156,18 @@ mod tests {
         assert_eq!(leaf(&cpuid, 1, 0).edx & 1 << 28, 0);
         assert_eq!(leaf(&cpuid, 1, 0).ecx, 1 << 31 | 1 << 24);
         assert_eq!(leaf(&cpuid, 0xa, 0).eax, 0);
+    }
+
+    #[test]
+    fn nobody_is_offered_virtualization_or_counters() {
+        let mut host = template(&[(1, 0), (7, 0), (0x12, 0), (0x8000_0001, 0), (0x8000_000a, 0), (0x8000_0022, 0)]);
+        host.entries.iter_mut().for_each(|entry| entry.ecx = u32::MAX);
+        let cpuid = host.of_vcpu(0, VcpuCount::new(2).unwrap()).unwrap();
+        assert_eq!(leaf(&cpuid, 1, 0).ecx & (1 << 5 | 1 << 15), 0);
+        assert_eq!(leaf(&cpuid, 7, 0).ebx & 1 << 2, 0);
+        assert_eq!(leaf(&cpuid, 0x8000_0001, 0).ecx & (1 << 2 | 1 << 23 | 1 << 24 | 1 << 28), 0);
+        for function in [0x12, 0x8000_000a, 0x8000_0022] {
+            assert_eq!((leaf(&cpuid, function, 0).eax, leaf(&cpuid, function, 0).ecx), (0, 0), "{function:#x}");
+        }
     }
 }

@@ -18,7 +18,7 @@ const LVT_LINT0: usize = 0x350;
 const LVT_LINT1: usize = 0x360;
 const DELIVERY: u32 = 0x700;
 const DELIVER_NMI: u32 = 0x400;
-const DELIVER_EXTERNAL: u32 = 0x700;
+const MASKED: u32 = 1 << 16;
 
 /// Gives a processor that was just made its registers. Those but the first wait for it to be woken, and have no `entry`.
 pub(crate) fn set(vcpu: &VcpuFd, entry: Option<Entry>) -> Result<()> {
@@ -38,13 +38,13 @@ pub(crate) fn set(vcpu: &VcpuFd, entry: Option<Entry>) -> Result<()> {
     pins(vcpu)
 }
 
-/// The pins of the local APIC: what firmware would set.
+/// The pins of the local APIC: what firmware would set, but that nothing comes from an 8259.
 fn pins(vcpu: &VcpuFd) -> Result<()> {
     let mut apic = vcpu.get_lapic().map_err(Error::kvm("for a processor's APIC (KVM_GET_LAPIC)"))?;
-    for (offset, delivery) in [(LVT_LINT0, DELIVER_EXTERNAL), (LVT_LINT1, DELIVER_NMI)] {
-        let value = register(&apic, offset) & !DELIVERY | delivery;
-        set_register(&mut apic, offset, value);
-    }
+    let first = register(&apic, LVT_LINT0) | MASKED;
+    set_register(&mut apic, LVT_LINT0, first);
+    let second = register(&apic, LVT_LINT1) & !DELIVERY | DELIVER_NMI;
+    set_register(&mut apic, LVT_LINT1, second);
     vcpu.set_lapic(&apic).map_err(Error::kvm("to set a processor's APIC (KVM_SET_LAPIC)"))
 }
 

@@ -596,6 +596,113 @@ mod tests {
         assert!(other.recv(&mut packet).is_err());
     }
 
+    /// Whether the device has something to do, by its own word.
+    fn has_something_to_do(speaker: &Speaker) -> bool {
+        let wait = |fd: std::os::fd::BorrowedFd<'_>| {
+            let no_time = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
+            let mut asked = [rustix::event::PollFd::from_borrowed_fd(fd, rustix::event::PollFlags::IN)];
+            rustix::event::poll(&mut asked, Some(&no_time)).unwrap() > 0
+        };
+        speaker.guest.attached.waits_for(wait).unwrap()
+    }
+
+    #[test]
+    fn who_hangs_up_is_noted_once_and_nobody_is_kept_busy_by_it() {
+        use std::io::Write as _;
+        let mut speaker = Speaker::new();
+        // A guest without room never reads what is there; its host is gone.
+        let mut host = speaker.connect(0);
+        host.write_all(b"nobody reads this").unwrap();
+        drop(host);
+        speaker.guest.attached.ready();
+        speaker.guest.attached.ready();
+        assert!(!has_something_to_do(&speaker));
+        // With room it gets all, and hears that nobody is there any more.
+        speaker.send(6, 0, 100, b"");
+        assert_eq!(speaker.receive(), (5, b"nobody reads this".to_vec()));
+        assert_eq!(speaker.receive(), (4, vec![]));
+        assert!(!has_something_to_do(&speaker));
+        // A client that gives up before the guest has answered.
+        let path = speaker.guest.host.as_ref().unwrap().directory.path().join("v");
+        let mut host = std::os::unix::net::UnixStream::connect(&path).unwrap();
+        host.write_all(b"CONNECT 9\n").unwrap();
+        assert_eq!(speaker.receive(), (1, vec![]));
+        drop(host);
+        assert_eq!(speaker.receive(), (3, vec![]));
+        assert!(!has_something_to_do(&speaker));
+    }
+
+    #[test]
+    fn connections_that_come_and_go_leave_nothing() {
+        let mut speaker = Speaker::new();
+        for _ in 0..100 {
+            speaker.send(1, 0, 1 << 16, b"");
+            speaker.send(3, 0, 0, b"");
+        }
+        // The next packet is of the next connection, and of none before.
+        let _host = speaker.connect(1 << 16);
+    }
+
+    #[test]
+    fn chains_that_break_off_or_are_too_long_are_nonsense() {
+        for descriptors in [
+            vec![Descriptor { address: BUFFERS, length: 8, flags: WRITE | NEXT, next: 99 }],
+            vec![Descriptor { address: 1 << 40, length: 16, flags: 4, next: 0 }],
+            vec![Descriptor { address: BUFFERS, length: 16 * 9, flags: 4, next: 0 }],
+        ] {
+            let mut guest = Guest::of(Kind::Entropy);
+            guest.set_up(8);
+            // A table of nine, each but the last of which goes on.
+            for number in 0..9u16 {
+                let flags = if number == 8 { WRITE } else { WRITE | NEXT };
+                let bytes = [
+                    &(BUFFERS + 4096).to_le_bytes()[..],
+                    &8u32.to_le_bytes(),
+                    &flags.to_le_bytes(),
+                    &(number + 1).to_le_bytes(),
+                ]
+                .concat();
+                guest.put(BUFFERS + u64::from(number) * 16, &bytes);
+            }
+            guest.descriptor(0, 0, descriptors[0]);
+            guest.offer(0, 1, &[0], 8);
+            guest.notify(0);
+            assert_eq!(guest.read(0x70), 15 | 64, "{descriptors:?}");
+        }
+    }
+
+    #[test]
+    fn a_guest_that_offers_more_than_its_ring_gets_its_turn_again() {
+        let mut guest = Guest::of(Kind::Entropy);
+        guest.set_up(4);
+        for number in 0..4 {
+            guest.descriptor(0, number, Descriptor { address: BUFFERS, length: 8, flags: WRITE, next: 0 });
+        }
+        guest.offer(0, 4, &[0, 1, 2, 3], 4);
+        guest.notify(0);
+        assert_eq!(guest.answered(0), 4);
+        // All of a ring: whoever waits is woken once more.
+        assert!(guest.attached.kicks[0].read().is_ok());
+    }
+
+    #[test]
+    fn registers_of_a_queue_stay_and_a_wrong_size_never_gets_ready() {
+        let mut guest = Guest::of(Kind::Entropy);
+        guest.set_up(4);
+        guest.write(0x30, 0);
+        assert_eq!((guest.read(0x34), guest.read(0x44)), (64, 1));
+        guest.reset();
+        for size in [0, 3, 128, 0x1_0004] {
+            guest.write(0x30, 0);
+            guest.write(0x38, size);
+            guest.write(0x44, 1);
+            assert_eq!(guest.read(0x44), 0, "{size}");
+        }
+        guest.write(0x38, 8);
+        guest.write(0x44, 1);
+        assert_eq!(guest.read(0x44), 1);
+    }
+
     #[test]
     fn where_nobody_listens_and_where_nothing_is_the_answer_is_no() {
         let mut speaker = Speaker::new();

@@ -124,24 +124,34 @@ impl Queue {
         &self.interrupt
     }
 
-    /// Has each request that is there handled, by a function that returns how many bytes it wrote, and answered; the guest is told once.
+    /// Has requests that are there handled, by a function that returns how many bytes it wrote, and answered; the guest is told once. A guest that
+    /// offers without end gets a ring's length a turn, and whoever waits for this queue is woken for the next one.
     pub(crate) fn handle(
         &mut self,
         mut handle: impl FnMut(Request<'_>) -> Result<u32, Nonsense>,
     ) -> Result<(), Nonsense> {
         let memory = self.memory.clone();
+        let mut left = self.ring.size();
+        self.quiet()?;
         loop {
-            self.quiet()?;
-            while let Some(request) = self.next(&memory)? {
-                let number = request.number;
-                let written = handle(request)?;
-                self.answer(number, written)?;
+            match self.next(&memory)? {
+                Some(request) => {
+                    let number = request.number;
+                    let written = handle(request)?;
+                    self.answer(number, written)?;
+                    left -= 1;
+                }
+                // The guest may have put something there between the last look and this.
+                None if self.wake()? => {}
+                None => break,
             }
-            // The guest may have put something there between the last look and this.
-            if !self.wake()? {
-                return self.tell();
+            if left == 0 {
+                // It is not full: it was read before.
+                let _ = self.kick.write(1);
+                break;
             }
         }
+        if left < self.ring.size() { self.tell() } else { Ok(()) }
     }
 
     /// Fills requests with what a source has, as long as there is both; the guest is told once.
@@ -149,14 +159,20 @@ impl Queue {
         let memory = self.memory.clone();
         loop {
             self.quiet()?;
+            let mut has_answered = false;
             while source.has_something() {
                 let Some(mut request) = self.next(&memory)? else { break };
                 match source.fill(&mut request)? {
-                    Some(written) => self.answer(request.number, written)?,
+                    Some(written) => {
+                        self.answer(request.number, written)?;
+                        has_answered = true;
+                    }
                     None => self.ring.go_to_previous_position(),
                 }
             }
-            self.tell()?;
+            if has_answered {
+                self.tell()?;
+            }
             // Without buffers, the guest is to tell when it has more; it may have meanwhile.
             if !source.has_something() || !self.wake()? {
                 return Ok(());
@@ -169,7 +185,10 @@ impl Queue {
         let Some(chain) = self.ring.iter(memory.regions()).map_err(nonsense)?.next() else { return Ok(None) };
         let number = chain.head_index();
         let (mut readable, mut writable) = (Buffers::default(), Buffers::default());
+        let (mut count, mut is_whole) = (0, false);
         for descriptor in chain {
+            count += 1;
+            is_whole = !descriptor.has_next();
             let length = descriptor.len() as usize;
             let slice = memory.regions().get_slice(descriptor.addr(), length);
             let slice = slice.map_err(|_| {
@@ -184,6 +203,10 @@ impl Queue {
                 &mut readable
             };
             into.push(slice).ok_or_else(|| Nonsense("a request is longer than anything can be".to_owned()))?;
+        }
+        // What is wrong in a chain ends it, and it says that it goes on (2.7.5); none is longer than its queue (2.7.5.3.1).
+        if !is_whole || count > self.ring.size() {
+            return Err(Nonsense("a request's buffers break off, or are more than the queue has".to_owned()));
         }
         Ok(Some(Request { number, readable, writable }))
     }

@@ -72,7 +72,14 @@ pub(crate) struct Transport {
     /// What the guest accepted.
     features: u64,
     queue_select: u32,
-    queues: Vec<virtio_queue::Queue>,
+    queues: Vec<Ring>,
+}
+
+/// A queue as the guest has set it up.
+struct Ring {
+    queue: virtio_queue::Queue,
+    /// Its size is none that it can have: it never gets ready.
+    is_wrong: bool,
 }
 
 impl Transport {
@@ -100,7 +107,7 @@ impl Transport {
         self.attached.device().features() | feature::ALL
     }
 
-    fn selected(&mut self) -> Option<&mut virtio_queue::Queue> {
+    fn selected(&mut self) -> Option<&mut Ring> {
         self.queues.get_mut(self.queue_select as usize)
     }
 
@@ -111,8 +118,8 @@ impl Transport {
             register::DEVICE_ID => self.attached.device().kind(),
             register::VENDOR_ID => VENDOR,
             register::DEVICE_FEATURES => half(self.offered(), self.device_features_select),
-            register::QUEUE_SIZE_MAX => self.selected().map_or(0, |queue| queue.max_size().into()),
-            register::QUEUE_READY => self.selected().is_some_and(|queue| queue.ready()).into(),
+            register::QUEUE_SIZE_MAX => self.selected().map_or(0, |ring| ring.queue.max_size().into()),
+            register::QUEUE_READY => self.selected().is_some_and(|ring| ring.queue.ready()).into(),
             register::INTERRUPT_STATUS => self.attached.interrupt.pending(),
             register::STATUS => self.status(),
             // It never changes while a guest reads it: this register is read under the same lock as the rest.
@@ -140,12 +147,14 @@ impl Transport {
         }
     }
 
-    /// Registers of the selected queue. What a queue can't be is not taken over: then it never is valid.
+    /// Registers of the selected queue. A size that it can't have keeps it from getting ready; rings that are nowhere are seen when it is used.
     fn set_queue_register(&mut self, register: u64, value: u32) {
-        let Some(queue) = self.selected() else { return };
+        let Some(Ring { queue, is_wrong }) = self.selected() else { return };
         match register {
-            register::QUEUE_SIZE => queue.set_size(u16::try_from(value).unwrap_or(0)),
-            register::QUEUE_READY => queue.set_ready(value == 1),
+            register::QUEUE_SIZE => {
+                *is_wrong = u16::try_from(value).map_or(true, |size| queue.try_set_size(size).is_err());
+            }
+            register::QUEUE_READY => queue.set_ready(value == 1 && !*is_wrong),
             register::QUEUE_DESCRIPTORS_LOW => queue.set_desc_table_address(Some(value), None),
             register::QUEUE_DESCRIPTORS_HIGH => queue.set_desc_table_address(None, Some(value)),
             register::QUEUE_DRIVER_LOW => queue.set_avail_ring_address(Some(value), None),
@@ -183,11 +192,13 @@ impl Transport {
     fn activate(&mut self) {
         let event_idx = self.features & feature::EVENT_IDX != 0;
         let mut queues = Vec::with_capacity(self.queues.len());
-        for (number, mut ring) in std::mem::take(&mut self.queues).into_iter().enumerate() {
-            if !ring.ready() {
+        for (number, ring) in self.queues.iter().enumerate() {
+            // The registers stay readable: the device gets a copy.
+            let copy = virtio_queue::Queue::try_from(ring.queue.state()).ok().filter(|_| ring.queue.ready());
+            let Some(mut ring) = copy else {
                 queues.push(None);
                 continue;
-            }
+            };
             ring.set_event_idx(event_idx);
             let (interrupt, kick) = (Arc::clone(&self.attached.interrupt), Arc::clone(&self.attached.kicks[number]));
             let Some(queue) = Queue::new(ring, self.memory.clone(), interrupt, kick) else {
@@ -210,9 +221,10 @@ impl Transport {
 }
 
 /// Queues that nobody has set up. A device's sizes are powers of two, so each can be.
-fn fresh(attached: &Attached) -> Vec<virtio_queue::Queue> {
+fn fresh(attached: &Attached) -> Vec<Ring> {
     let sizes = attached.device().queues();
-    sizes.iter().filter_map(|size| virtio_queue::Queue::new(*size).ok()).collect()
+    let queues = sizes.iter().filter_map(|size| virtio_queue::Queue::new(*size).ok());
+    queues.map(|queue| Ring { queue, is_wrong: false }).collect()
 }
 
 fn half(value: u64, which: u32) -> u32 {

@@ -24,6 +24,8 @@ pub(crate) struct Disk {
     parts: Vec<Part>,
     size: u64,
     read_only: bool,
+    /// What is written is there after a loss of power at once, as the guest does not say when it has to be (5.2.6.2).
+    write_through: bool,
     serial: [u8; 20],
 }
 
@@ -31,7 +33,13 @@ impl Disk {
     /// A file as a disk. A last part of a sector is not on it.
     pub(crate) fn of_file(file: File, read_only: bool, serial: &str) -> io::Result<Disk> {
         let length = file.metadata()?.len() / SECTOR * SECTOR;
-        Ok(Disk { parts: vec![Part { start: 0, length, file }], size: length, read_only, serial: serial_of(serial) })
+        Ok(Disk {
+            parts: vec![Part { start: 0, length, file }],
+            size: length,
+            read_only,
+            write_through: false,
+            serial: serial_of(serial),
+        })
     }
 
     /// Files one behind the other, each from a multiple of `align` bytes on, read-only. Returns where each begins, too.
@@ -44,7 +52,7 @@ impl Disk {
             starts.push(start);
             parts.push(Part { start, length, file });
         }
-        Ok((Disk { parts, size, read_only: true, serial: serial_of(serial) }, starts))
+        Ok((Disk { parts, size, read_only: true, write_through: false, serial: serial_of(serial) }, starts))
     }
 
     /// Bytes.
@@ -55,6 +63,11 @@ impl Disk {
     /// Whether nothing can be written to it.
     pub(crate) fn is_read_only(&self) -> bool {
         self.read_only
+    }
+
+    /// Whether what is written has to be there after a loss of power at once.
+    pub(super) fn set_write_through(&mut self, write_through: bool) {
+        self.write_through = write_through;
     }
 
     /// What tells it from others.
@@ -97,7 +110,12 @@ impl Disk {
             place += count as u64;
             Ok(count)
         })?;
-        if from.len() > 0 { Err(io::ErrorKind::WriteZero.into()) } else { Ok(()) }
+        if from.len() > 0 { Err(io::ErrorKind::WriteZero.into()) } else { self.written() }
+    }
+
+    /// Something was written.
+    fn written(&self) -> io::Result<()> {
+        if self.write_through { self.flush() } else { Ok(()) }
     }
 
     /// Makes sure that what was written is there after a loss of power.
@@ -109,7 +127,8 @@ impl Disk {
     pub(super) fn zero(&self, offset: u64, length: u64, may_be_hole: bool) -> io::Result<()> {
         let file = self.writable()?;
         let hole = if may_be_hole { FallocateFlags::PUNCH_HOLE } else { FallocateFlags::ZERO_RANGE };
-        Ok(rustix::fs::fallocate(file, hole | FallocateFlags::KEEP_SIZE, offset, length)?)
+        rustix::fs::fallocate(file, hole | FallocateFlags::KEEP_SIZE, offset, length)?;
+        self.written()
     }
 
     fn writable(&self) -> io::Result<&File> {

@@ -26,8 +26,8 @@ pub(super) const SECTOR: u64 = 512;
 pub(super) mod feature {
     pub(super) const SEG_MAX: u64 = 1 << 2;
     pub(super) const READ_ONLY: u64 = 1 << 5;
-    pub(super) const BLOCK_SIZE: u64 = 1 << 6;
     pub(super) const FLUSH: u64 = 1 << 9;
+    pub(super) const TOPOLOGY: u64 = 1 << 10;
     pub(super) const DISCARD: u64 = 1 << 13;
     pub(super) const WRITE_ZEROES: u64 = 1 << 14;
 }
@@ -36,8 +36,9 @@ pub(super) mod feature {
 const QUEUE: u16 = 256;
 /// Buffers of a request: its header and its status take two more.
 const BUFFERS: u32 = QUEUE as u32 - 2;
-/// The size by which a guest's file system should write.
-const BLOCK: u32 = 4096;
+/// The size by which a guest's file system should write: 512 << 3. Its blocks have 512 bytes all the same, as partition tables are written in those.
+const PHYSICAL_EXPONENT: u8 = 3;
+const PHYSICAL_SECTORS: u16 = 1 << PHYSICAL_EXPONENT;
 /// Sectors that a request may give back at once: a GiB.
 pub(super) const MOST_SECTORS: u32 = 1 << 21;
 
@@ -62,7 +63,7 @@ impl Block {
     pub(crate) fn new(disk: Disk) -> Block {
         let writable = feature::DISCARD | feature::WRITE_ZEROES;
         let features = feature::SEG_MAX
-            | feature::BLOCK_SIZE
+            | feature::TOPOLOGY
             | feature::FLUSH
             | if disk.is_read_only() { feature::READ_ONLY } else { writable };
         Block { configuration: configuration(&disk), features, state: State::Idle(Box::new(disk)) }
@@ -75,12 +76,13 @@ fn configuration(disk: &Disk) -> [u8; 60] {
     let mut put = |at: usize, value: &[u8]| bytes[at..at + value.len()].copy_from_slice(value);
     put(0, &(disk.size() / SECTOR).to_le_bytes());
     put(12, &BUFFERS.to_le_bytes());
-    put(20, &BLOCK.to_le_bytes());
+    put(24, &[PHYSICAL_EXPONENT, 0]);
+    put(26, &PHYSICAL_SECTORS.to_le_bytes());
     if !disk.is_read_only() {
         // Discarding and zeroing: how much at once, in how many parts, and how aligned; zeroes may be holes.
         put(36, &MOST_SECTORS.to_le_bytes());
         put(40, &1u32.to_le_bytes());
-        put(44, &(BLOCK / SECTOR as u32).to_le_bytes());
+        put(44, &u32::from(PHYSICAL_SECTORS).to_le_bytes());
         put(48, &MOST_SECTORS.to_le_bytes());
         put(52, &1u32.to_le_bytes());
         put(56, &[1]);
@@ -109,12 +111,13 @@ impl Device for Block {
         true
     }
 
-    fn activate(&mut self, mut queues: Vec<Option<Queue>>, _features: u64) {
+    fn activate(&mut self, mut queues: Vec<Option<Queue>>, features: u64) {
         let Some(queue) = queues.pop().flatten() else { return };
         let Ok(stop) = EventFd::new(libc::EFD_CLOEXEC | libc::EFD_NONBLOCK).map(Arc::new) else {
             return queue.interrupt().fail(&Nonsense("the host has no descriptor left for a disk".to_owned()));
         };
-        let State::Idle(disk) = std::mem::replace(&mut self.state, State::Lost) else { return };
+        let State::Idle(mut disk) = std::mem::replace(&mut self.state, State::Lost) else { return };
+        disk.set_write_through(features & feature::FLUSH == 0);
         let (stopped, interrupt) = (Arc::clone(&stop), Arc::clone(queue.interrupt()));
         let thread = thread::Builder::new().name("disk".to_owned()).spawn(move || work(disk, queue, &stopped));
         match thread {

@@ -5,6 +5,7 @@
 
 use super::super::buffers::Buffers;
 use super::packet::{Header, NO_MORE_RECEIVED, NO_MORE_SENT, STREAM, op};
+use rustix::event::{PollFd, PollFlags, poll};
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
@@ -62,6 +63,7 @@ pub(super) struct Connection {
     guest_receives_no_more: bool,
     /// It waits for its turn to send something.
     is_due: bool,
+    is_watched: bool,
 }
 
 /// What is to become of a connection.
@@ -102,6 +104,25 @@ impl Connection {
             guest_sends_no_more: false,
             guest_receives_no_more: false,
             is_due: false,
+            is_watched: false,
+        }
+    }
+
+    /// Whether there is anything of the socket that is to be known. While the guest has not answered, that is whether the client gave up; of a socket of which
+    /// nothing is to be known its end is told over and over.
+    pub(super) fn is_to_be_watched(&self) -> bool {
+        self.phase == Phase::Requested || self.wants_to_read() || self.wants_to_write()
+    }
+
+    /// Whether it is watched: kept for who does that.
+    pub(super) fn watched(&mut self) -> &mut bool {
+        &mut self.is_watched
+    }
+
+    /// The socket is gone, as far as its other end is concerned.
+    pub(super) fn hung_up(&mut self) {
+        if self.phase == Phase::Requested {
+            self.fail();
         }
     }
 
@@ -202,6 +223,11 @@ impl Connection {
         self.ports
     }
 
+    /// Whether it waits for its turn.
+    pub(super) fn is_due(&self) -> bool {
+        self.is_due
+    }
+
     /// Whether it is to wait for its turn from now on: it has something for the guest, and does not wait yet.
     pub(super) fn becomes_due(&mut self) -> bool {
         let becomes = !self.is_due && self.has_something();
@@ -249,7 +275,8 @@ impl Connection {
             Phase::Established => match self.read(buffers) {
                 0 if self.ends() => {
                     self.end_told = true;
-                    (op::SHUTDOWN, NO_MORE_SENT, 0)
+                    let rest = if self.is_hung_up() { NO_MORE_RECEIVED } else { 0 };
+                    (op::SHUTDOWN, NO_MORE_SENT | rest, 0)
                 }
                 0 if self.phase == Phase::ToReset => (op::RESET, 0, 0),
                 0 if self.owes_credit() => (op::CREDIT, 0, 0),
@@ -273,6 +300,13 @@ impl Connection {
         front.write(&header.bytes());
         let fate = if what == op::RESET { Fate::Over } else { Fate::Lives };
         (Some(super::packet::HEADER as u32 + length), fate)
+    }
+
+    /// Whether the other end of the socket is closed, and not only for what it sends.
+    fn is_hung_up(&self) -> bool {
+        let mut asked = [PollFd::new(&self.stream, PollFlags::empty())];
+        let no_time = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
+        poll(&mut asked, Some(&no_time)).is_ok() && asked[0].revents().contains(PollFlags::HUP)
     }
 
     /// Reads what the socket has into the guest's buffers, as far as the guest has room. Returns how many bytes.

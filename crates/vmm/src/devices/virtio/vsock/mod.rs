@@ -29,6 +29,10 @@ const KIND: u32 = 19;
 pub(super) const HOST_CID: u64 = 2;
 /// Connections, and clients that have not said what they want, of one machine.
 const MOST: usize = 1024;
+/// Clients that have not said what they want: beyond these, who has been silent for longest goes.
+const MOST_CALLERS: usize = 64;
+/// Clients that are taken in at once.
+const MOST_AT_ONCE: usize = 32;
 /// Packets that answer what belongs to no connection, and wait for the guest to have room. More are forgotten: the guest had its chance.
 const MOST_ANSWERS: usize = 256;
 /// The first port of the host's side of connections that the host asked for: those below are for who listens.
@@ -47,6 +51,7 @@ pub(crate) struct Vsock {
     configuration: [u8; 8],
     path: PathBuf,
     listener: UnixListener,
+    is_listening: bool,
     epoll: OwnedFd,
     rx: Option<Queue>,
     tx: Option<Queue>,
@@ -74,6 +79,7 @@ impl Vsock {
             configuration: u64::from(cid).to_le_bytes(),
             path: path.to_owned(),
             listener,
+            is_listening: true,
             epoll,
             rx: None,
             tx: None,
@@ -98,14 +104,39 @@ impl Vsock {
 
     /// Takes in who connects to the host's end.
     fn accept(&mut self) {
-        while let Ok((stream, _)) = self.listener.accept() {
+        for _ in 0..MOST_AT_ONCE {
+            let stream = match self.listener.accept() {
+                Ok((stream, _)) => stream,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                // No descriptor is left: asked again once there is one.
+                Err(_) => return self.do_not_listen(),
+            };
             if self.is_full() || self.rx.is_none() || stream.set_nonblocking(true).is_err() {
                 continue;
+            }
+            if self.callers.len() >= MOST_CALLERS {
+                // Who has been silent for longest.
+                self.callers.pop_first();
             }
             let number = self.number();
             if epoll::add(&self.epoll, &stream, EventData::new_u64(number | CALLER), EventFlags::IN).is_ok() {
                 self.callers.insert(number, Caller::new(stream));
             }
+        }
+    }
+
+    /// Whoever connects to the host's end waits.
+    fn do_not_listen(&mut self) {
+        if std::mem::take(&mut self.is_listening) {
+            let _ = epoll::delete(&self.epoll, &self.listener);
+        }
+    }
+
+    /// Who waits is taken in again.
+    fn listen(&mut self) {
+        if !self.is_listening {
+            let data = EventData::new_u64(LISTENER);
+            self.is_listening = epoll::add(&self.epoll, &self.listener, data, EventFlags::IN).is_ok();
         }
     }
 
@@ -118,6 +149,7 @@ impl Vsock {
             Err(()) => None,
         };
         let Some(caller) = self.callers.remove(&number) else { return };
+        self.listen();
         // It is closed below where it said nonsense; where it is kept it is watched as a connection from now on.
         let _ = epoll::delete(&self.epoll, &caller);
         if let Some(guest) = port {
@@ -138,17 +170,21 @@ impl Vsock {
     }
 
     fn insert(&mut self, number: u64, ports: Ports, connection: Connection) {
-        if epoll::add(&self.epoll, &connection, EventData::new_u64(number), EventFlags::empty()).is_ok() {
-            self.by_ports.insert(ports, number);
-            self.connections.insert(number, connection);
-            self.touched(number);
-        }
+        self.by_ports.insert(ports, number);
+        self.connections.insert(number, connection);
+        self.touched(number);
     }
 
     fn remove(&mut self, number: u64) {
-        if let Some(connection) = self.connections.remove(&number) {
-            // Closing it takes it out as well.
-            let _ = epoll::delete(&self.epoll, &connection);
+        // Closing it takes it out of the epoll instance.
+        if let Some(mut connection) = self.connections.remove(&number) {
+            if connection.is_due() {
+                self.due.retain(|other| *other != number);
+            }
+            if std::mem::take(connection.watched()) {
+                let _ = epoll::delete(&self.epoll, &connection);
+            }
+            self.listen();
             self.by_ports.remove(&connection.ports());
         }
     }
@@ -159,8 +195,18 @@ impl Vsock {
         let mut flags = EventFlags::empty();
         flags.set(EventFlags::IN | EventFlags::RDHUP, connection.wants_to_read());
         flags.set(EventFlags::OUT, connection.wants_to_write());
-        // It was added, and is changed only: nothing that can fail.
-        let _ = epoll::modify(&self.epoll, &*connection, EventData::new_u64(number), flags);
+        let (data, is_to_be) = (EventData::new_u64(number), connection.is_to_be_watched());
+        let watched = match (std::mem::replace(connection.watched(), is_to_be), is_to_be) {
+            (false, true) => epoll::add(&self.epoll, &*connection, data, flags),
+            (true, true) => epoll::modify(&self.epoll, &*connection, data, flags),
+            (true, false) => epoll::delete(&self.epoll, &*connection),
+            (false, false) => Ok(()),
+        };
+        if watched.is_err() {
+            // The host has no room for one more: nobody would ever hear of what happens to it.
+            *connection.watched() = false;
+            connection.fail();
+        }
         if connection.becomes_due() {
             self.due.push_back(number);
         }
@@ -298,6 +344,9 @@ impl Device for Vsock {
             } else if let Some(connection) = self.connections.get_mut(&number) {
                 if flags.contains(EventFlags::OUT) {
                     connection.pass_on();
+                }
+                if flags.intersects(EventFlags::HUP | EventFlags::ERR) {
+                    connection.hung_up();
                 }
                 connection.set_readable();
                 self.touched(number);
