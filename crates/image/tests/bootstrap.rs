@@ -1,7 +1,10 @@
 //! Base images from the distribution's packages.
 
 use std::collections::BTreeMap;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::TcpListener;
 use std::sync::Mutex;
+use std::thread;
 
 use image::bootstrap::{BootstrapEvent, BootstrapSpec, ImportMetadata, bootstrap};
 use image::tar::{Entry, Kind, TarReader};
@@ -79,4 +82,40 @@ fn a_mirror_that_is_not_there_is_named() {
     let spec = "debian:bookworm".parse::<BootstrapSpec>().unwrap().mirror("http://127.0.0.1:1/debian").unwrap();
     let error = bootstrap(&spec, std::io::sink(), &|_| {}).unwrap_err().to_string();
     assert!(error.contains("127.0.0.1"), "{error}");
+}
+
+/// A mirror on loopback that has one suite, with nothing in it, and hands out `release` as what says so.
+fn mirror(release: &'static str) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("http://{}/debian", listener.local_addr().unwrap());
+    // It ends with the test's process.
+    thread::spawn(move || {
+        for stream in listener.incoming().map_while(Result::ok) {
+            let mut asked = String::new();
+            let mut reader = BufReader::new(&stream);
+            while reader.read_line(&mut asked).is_ok_and(|count| count > 2) {}
+            let (status, body) = match asked.contains("/dists/bookworm/InRelease ") {
+                true => ("200 OK", release),
+                false => ("404 Not Found", ""),
+            };
+            let head = format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
+            let _ = (&stream).write_all((head + body).as_bytes());
+        }
+    });
+    address
+}
+
+#[test]
+fn a_mirror_whose_word_is_not_signed_by_the_distribution_is_refused() {
+    const RELEASE: &str = "Origin: Debian\nSuite: stable\nCodename: bookworm\nDate: Sat, 01 Jan 2050 00:00:00 UTC\n\
+        Architectures: amd64 arm64\nComponents: main\nSHA256:\n\
+        \u{20}e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855 0 main/binary-amd64/Packages\n";
+    const FORGED: &str = "-----BEGIN PGP SIGNED MESSAGE-----\nHash: SHA256\n\nOrigin: Debian\nSuite: stable\nCodename: bookworm\nDate: Sat, 01 Jan 2050 00:00:00 UTC\n\
+        -----BEGIN PGP SIGNATURE-----\n\niHUEARYKAB0WIQQAAAAAAAAAAAAAAAAAAAAAAAAAAAUCZZZZZQAKCRAAAAAAAAAA\n=AAAA\n-----END PGP SIGNATURE-----\n";
+    for release in [RELEASE, FORGED] {
+        let spec = "debian:bookworm".parse::<BootstrapSpec>().unwrap().mirror(&mirror(release)).unwrap();
+        let mut archive = Vec::new();
+        let error = bootstrap(&spec, &mut archive, &|_| {}).unwrap_err().to_string();
+        assert!(error.contains("sign") || error.contains("GPG"), "{error}");
+    }
 }
