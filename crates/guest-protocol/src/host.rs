@@ -289,7 +289,8 @@ impl Host {
         Ok(number)
     }
 
-    /// Answers a name; with an empty answer, the asker is told that there is none to be had.
+    /// Answers a name; with an empty answer, the asker is told that there is none to be had. A guest that asks and does not read is not answered any more,
+    /// as a resolver that is overrun does not answer: what waits for it has a bound.
     ///
     /// # Errors
     /// The answer is longer than a message may be.
@@ -297,7 +298,9 @@ impl Host {
         let message = encode(&ToGuest::NameAnswer { number, answer: Blob(answer) })?;
         if self.is_connected() {
             self.names = self.names.saturating_sub(1);
-            Frame::Message(&message).write(&mut self.out);
+            if self.out.len() - self.written < AHEAD {
+                Frame::Message(&message).write(&mut self.out);
+            }
         }
         Ok(())
     }

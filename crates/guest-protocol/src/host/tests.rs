@@ -251,3 +251,20 @@ proptest! {
         fuzz(&wire);
     }
 }
+
+#[test]
+fn a_guest_that_asks_for_names_and_reads_nothing_is_not_answered_for_ever() {
+    let mut host = greeted();
+    for number in 0..1000 {
+        host.receive(&said(&ToHost::Name { number, tcp: true, query: Blob(vec![1; 100]) })).unwrap();
+        assert!(matches!(host.event(), Some(Event::Name { .. })));
+        host.answer_name(number, vec![2; 10_000]).unwrap();
+    }
+    assert!(host.output().len() < 2 * AHEAD);
+    // Once it reads, it is answered again.
+    let waiting = host.output().len();
+    host.sent(waiting);
+    host.receive(&said(&ToHost::Name { number: 1000, tcp: false, query: Blob::default() })).unwrap();
+    host.answer_name(1000, vec![3; 10]).unwrap();
+    assert!(!host.output().is_empty());
+}
