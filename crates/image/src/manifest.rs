@@ -163,3 +163,79 @@ pub(crate) fn check_size(document: &'static str, bytes: &[u8]) -> Result<()> {
 pub(crate) fn parse<T: for<'a> Deserialize<'a>>(document: &'static str, bytes: &[u8]) -> Result<T> {
     serde_json::from_slice(bytes).map_err(|e| Error::MalformedDocument { document, reason: e.to_string() })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn descriptor() -> impl Strategy<Value = Descriptor> {
+        let platform =
+            ("[a-z0-9]{1,8}", "[a-z]{1,8}", prop::option::of("v[0-9]")).prop_map(|(architecture, os, variant)| {
+                Platform { architecture, os, os_version: None, os_features: Vec::new(), variant }
+            });
+        let notes = prop::collection::btree_map("[a-z.]{1,12}", any::<String>(), 0..3);
+        let urls = prop::collection::vec(any::<String>(), 0..2);
+        let all = (any::<String>(), any::<Vec<u8>>(), any::<u64>(), urls, notes, prop::option::of(platform));
+        all.prop_map(|(media_type, of, size, urls, annotations, platform)| Descriptor {
+            media_type,
+            digest: Digest::of(&of),
+            size,
+            urls,
+            annotations,
+            platform,
+        })
+    }
+
+    fn descriptors() -> impl Strategy<Value = Vec<Descriptor>> {
+        prop::collection::vec(descriptor(), 0..5)
+    }
+
+    fn notes() -> impl Strategy<Value = BTreeMap<String, String>> {
+        prop::collection::btree_map(any::<String>(), any::<String>(), 0..3)
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_what_is_read(
+            media_type in prop::option::of(any::<String>()),
+            config in descriptor(),
+            layers in descriptors(),
+            manifests in descriptors(),
+            annotations in notes(),
+        ) {
+            let manifest = Manifest { schema_version: 2, media_type: media_type.clone(), config, layers, annotations: annotations.clone() };
+            prop_assert_eq!(Manifest::parse(&serde_json::to_vec(&manifest).unwrap()).unwrap(), manifest);
+            let index = Index { schema_version: 2, media_type, manifests, annotations };
+            prop_assert_eq!(Index::parse(&serde_json::to_vec(&index).unwrap()).unwrap(), index);
+        }
+
+        /// A document that was changed anywhere is read as something that can be written, or refused; what is cut short is refused.
+        #[test]
+        fn what_was_changed_is_read_whole_or_refused(config in descriptor(), layers in descriptors(), at in any::<prop::sample::Index>(), byte in any::<u8>()) {
+            let manifest = Manifest { schema_version: 2, media_type: None, config, layers, annotations: BTreeMap::new() };
+            let mut bytes = serde_json::to_vec(&manifest).unwrap();
+            let at = at.index(bytes.len());
+            prop_assert!(Manifest::parse(&bytes[..at]).is_err());
+            bytes[at] = byte;
+            if let Ok(read) = Manifest::parse(&bytes) {
+                prop_assert_eq!(Manifest::parse(&serde_json::to_vec(&read).unwrap()).unwrap(), read);
+            }
+        }
+    }
+
+    #[test]
+    fn other_versions_and_too_many_layers_are_refused() {
+        let of = |version: u32, layers: usize| {
+            let layer = Descriptor::new(media_type::OCI_LAYER, Digest::of(b""), 0);
+            let config = Descriptor::new(media_type::OCI_CONFIG, Digest::of(b""), 0);
+            let layers = vec![layer; layers];
+            let manifest =
+                Manifest { schema_version: version, media_type: None, config, layers, annotations: BTreeMap::new() };
+            Manifest::parse(&serde_json::to_vec(&manifest).unwrap()).map_err(|error| error.to_string())
+        };
+        assert!(of(2, MAX_LAYERS).is_ok());
+        assert!(of(2, MAX_LAYERS + 1).unwrap_err().contains("401 layers"));
+        assert!(of(1, 1).unwrap_err().contains("schemaVersion is 1"));
+    }
+}
