@@ -45,7 +45,7 @@ clean_up() {
 built() {
 	cat >app/Dockerfile
 	DOCKER_BUILDKIT=0 docker build --quiet --tag built "$@" app >/dev/null || return
-	docker image inspect built | jq --sort-keys '.[0].Config | del(.Image, .Hostname)'
+	docker image inspect built | jq --sort-keys '.[0] | {Author, Architecture, Os, Comment, layers: (.RootFS.Layers | length), Config: (.Config | del(.Image, .Hostname))}'
 	docker create --name built built none >/dev/null && files_of built
 	docker rm --force built >/dev/null
 }
@@ -57,9 +57,17 @@ built_of() {
 		grep -v -e '^ ---> [0-9a-f]' -e '^Successfully built' -e '^$' -e '^ ---> Running in' -e '^Removing intermediate'
 }
 
-# The files of a container, but what every container has.
+# The files of a container, but what every container has, and what is in them.
 files_of() {
-	docker export "$1" | tar --list --verbose --numeric-owner |
+	docker export "$1" > exported.tar
+	tar --list --verbose --numeric-owner --file exported.tar |
 		awk '$6 !~ "^(dev|proc|sys|bin|[.]dockerenv|etc/(hosts|hostname|resolv.conf|mtab))" { print $1, $2, $1 ~ /^d/ ? "" : $3, $6, $7, $8 }' |
 		sort --key=4
+	rm --recursive --force exported
+	mkdir exported
+	tar --extract --file exported.tar --directory exported --xattrs --xattrs-include='*' --anchored --exclude=dev --exclude=proc --exclude=sys --exclude=bin \
+		--exclude=.dockerenv --exclude=etc/hosts --exclude=etc/hostname --exclude=etc/resolv.conf --exclude=etc/mtab
+	(cd exported && find . -type f -print0 | sort --zero-terminated | xargs --null --no-run-if-empty sha256sum)
+	(cd exported && find . -print0 | sort --zero-terminated | xargs --null getfattr --no-dereference --match=- --dump 2>/dev/null)
+	rm --recursive --force exported exported.tar
 }
