@@ -281,6 +281,9 @@ impl RegistryError {
     pub(super) fn is_passing(&self) -> bool {
         match self {
             Self::Transport { cause, .. } => cause.is_passing(),
+            // Every digest that is sent is that of the bytes: they were lost on the way, or the registry read what another push of the
+            // same bytes was just writing.
+            Self::Refused { refusal, .. } if refusal.code == "DIGEST_INVALID" => true,
             Self::Refused { status, .. } => matches!(status, 408 | 429 | 500 | 502 | 503 | 504),
             _ => false,
         }
@@ -364,6 +367,7 @@ mod tests {
     #[test]
     fn only_what_may_pass_is_tried_again() {
         assert!(refused(503, "", "x").is_passing() && refused(429, "", "x").is_passing());
+        assert!(refused(400, "DIGEST_INVALID", "x").is_passing());
         assert!(!refused(404, "", "x").is_passing() && !refused(401, "", "x").is_passing());
         let lookup = |reason: &str| TransportCause::Lookup { host: "x".into(), resolver: None, reason: reason.into() };
         assert!(!lookup("no such host").is_passing() && lookup("Temporary failure in name resolution").is_passing());

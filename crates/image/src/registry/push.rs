@@ -329,14 +329,12 @@ enum Mount {
     Upload(Upload),
 }
 
-/// Beyond what passes by itself: the registry lost the upload, or has other bytes of it than it said.
+/// Beyond what passes by itself: the registry lost the upload, or no longer knows who sends it.
 fn is_worth_another_try(error: &RegistryError) -> bool {
     let lost = matches!(error, RegistryError::Refused { status: 404 | 416, .. });
-    // A refused digest means that bytes were lost on the way.
-    let damaged = matches!(error, RegistryError::Refused { refusal, .. } if refusal.code == "DIGEST_INVALID");
     // A token may end during a long upload, which can't be asked again by itself.
     let token_ended = matches!(error, RegistryError::Refused { status: 401, .. });
-    error.is_passing() || lost || damaged || token_ended
+    error.is_passing() || lost || token_ended
 }
 
 fn unasked_mount(digest: &Digest) -> RegistryError {

@@ -179,6 +179,25 @@ async fn a_broken_upload_goes_on_where_it_stopped() {
     assert!(events.all().iter().any(|phase| matches!(phase, Phase::Retrying { .. })));
 }
 
+/// A registry that writes a manifest in place finds another digest while somebody else pushes the same one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_manifest_that_another_push_is_just_writing_is_put_again() {
+    let (place, fixture) = (Place::new(), Fixture::new("same", &[10]));
+    let image = bring_in(&place, &fixture).await;
+    let uploads = Arc::new(Mutex::new(Uploads::default()));
+    let registry = Misbehaving::start(
+        &fixture,
+        taking(uploads.clone(), None, |seen, before, _| {
+            (seen.method == Method::PUT && seen.path().contains("/manifests/") && before == 0)
+                .then(|| refused(400, "DIGEST_INVALID", "provided digest did not match uploaded content"))
+        }),
+    )
+    .await;
+    registries().push(&place.images, &image, &registry.name("x"), None, Progress::none()).await.unwrap();
+    assert_eq!(uploads.lock().unwrap().manifest.as_ref(), Some(&fixture.manifest));
+    assert_eq!(registry.seen(&Method::PUT, "/manifests/").len(), 2);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_upload_that_the_registry_forgot_begins_again() {
     let (place, fixture) = (Place::new(), Fixture::new("forgot", &[100_000]));
