@@ -1,13 +1,14 @@
 //! The agent as it is shipped, as the first process of a machine that QEMU emulates, with a stock kernel.
 
+#[path = "../../tests/cloud_kernel.rs"]
+mod cloud_kernel;
 mod support;
 
-use std::env;
 use std::fs::{self, File};
 use std::io::{BufWriter, Read, Write};
 use std::net::IpAddr;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -20,20 +21,9 @@ use support::{BOX, Machine, busybox, init, spec};
 const ALIGNED: u64 = 1 << 20;
 const MAC: [u8; 6] = [0x52, 0x54, 0, 0x12, 0x34, 0x56];
 
-/// The directory with the distribution's kernel, which is fetched once.
-fn kernel() -> PathBuf {
-    let cache = env::var_os("XDG_CACHE_HOME")
-        .map_or_else(|| Path::new(&env::var_os("HOME").unwrap()).join(".cache"), PathBuf::from);
-    let directory = cache.join("stratus/cloud-kernel");
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/cloud-kernel.sh");
-    let fetched = Command::new(script).arg(&directory).stdin(Stdio::null()).status().unwrap();
-    assert!(fetched.success(), "the kernel could not be fetched");
-    directory
-}
-
 /// What a host puts into a machine's first root file system.
 fn initramfs(file: &Path) {
-    let kernel = kernel();
+    let kernel = cloud_kernel::directory();
     let list = fs::read_to_string(kernel.join("list")).unwrap();
     let mut out = BufWriter::new(File::create(file).unwrap());
     let mut add = |entry: cpio::newc::Builder, contents: &[u8]| {
@@ -105,7 +95,7 @@ impl Files {
         qemu.args(["-accel", "tcg,thread=multi", "-M", "q35", "-cpu", "max", "-smp", "1", "-m", "256"]);
         qemu.args(["-nodefaults", "-no-user-config", "-nographic", "-no-reboot", "-serial", "stdio"]);
         qemu.args(["-monitor", &format!("unix:{},server=on,wait=off", path("monitor"))]);
-        qemu.arg("-kernel").arg(kernel().join("vmlinuz")).args(["-initrd", &self.path("initramfs")]);
+        qemu.arg("-kernel").arg(cloud_kernel::directory().join("vmlinuz")).args(["-initrd", &self.path("initramfs")]);
         qemu.args(["-append", "console=ttyS0 quiet reboot=t panic=-1 stratus.host=port:agent"]);
         for (name, readonly, file) in [("layers", "on", self.path("layers")), ("changes", "off", path("changes"))] {
             qemu.args(["-drive", &format!("if=none,id={name},format=raw,readonly={readonly},file={file}")]);

@@ -3,7 +3,23 @@
 use crate::error::{Error, Result};
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use std::fmt;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use vmm_sys_util::eventfd::EventFd;
+
+/// A counter that whoever waits for it is told of, and nobody ever waits in.
+pub(crate) fn event() -> Result<EventFd> {
+    EventFd::new(libc::EFD_CLOEXEC | libc::EFD_NONBLOCK).map_err(Error::host("make an eventfd"))
+}
+
+/// An event as something that can be waited for.
+pub(crate) struct Waited<'a>(pub(crate) &'a EventFd);
+
+impl AsFd for Waited<'_> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        // SAFETY: the descriptor is open for as long as the event is, which is borrowed.
+        unsafe { BorrowedFd::borrow_raw(self.0.as_raw_fd()) }
+    }
+}
 
 /// Descriptors to wait for, each with what is to be done when it is readable. The descriptors are kept open by whoever does it.
 pub(crate) struct Events<'a> {

@@ -9,14 +9,12 @@ use crate::devices::virtio::Attached;
 use crate::devices::{fixed, virtual_devices};
 use crate::end::{End, Ending};
 use crate::error::{Error, Result};
-use crate::events::Events;
+use crate::events::{Events, Waited};
 use crate::kvm::{Buses, Vcpu, VcpuThread, Vm};
 use crate::memory::Memory;
 use std::fs::File;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::path::Path;
 use std::sync::Arc;
-use vmm_sys_util::eventfd::EventFd;
 
 /// A machine, ready to run.
 pub struct Machine {
@@ -58,7 +56,7 @@ impl Machine {
         events.add(&ending, || {})?;
         for device in &devices {
             for (number, kick) in device.waited_for().iter().enumerate() {
-                events.add(&Event(kick), move || {
+                events.add(&Waited(kick), move || {
                     // Written to again meanwhile, it is readable again.
                     let _ = kick.read();
                     device.notified(number);
@@ -81,16 +79,6 @@ impl Machine {
         drop(threads);
         drop(vm);
         Ok(end)
-    }
-}
-
-/// An event as something that can be waited for.
-struct Event<'a>(&'a EventFd);
-
-impl AsFd for Event<'_> {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        // SAFETY: the descriptor is open for as long as the event is, which is borrowed.
-        unsafe { BorrowedFd::borrow_raw(self.0.as_raw_fd()) }
     }
 }
 

@@ -4,6 +4,7 @@ use crate::arch::current::cpuid::Template;
 use crate::arch::current::layout;
 use crate::config::VcpuCount;
 use crate::error::{Error, Result};
+use crate::events::event;
 use crate::kvm::Vcpu;
 use crate::memory::Memory;
 use kvm_bindings::{
@@ -94,14 +95,14 @@ impl Vm {
 
     /// An event that pulls a line of the I/O APIC for a moment whenever it is written to.
     pub(crate) fn line(&self, line: u32) -> Result<EventFd> {
-        let event = EventFd::new(libc::EFD_CLOEXEC | libc::EFD_NONBLOCK).map_err(Error::host("make an eventfd"))?;
+        let event = event()?;
         self.fd.register_irqfd(&event, line).map_err(Error::kvm("for an interrupt line (KVM_IRQFD)"))?;
         Ok(event)
     }
 
     /// An event that is written to whenever the guest writes `value`, of four bytes, to an address. The processor does not leave the kernel for that.
     pub(crate) fn doorbell(&self, address: u64, value: u32) -> Result<EventFd> {
-        let event = EventFd::new(libc::EFD_CLOEXEC | libc::EFD_NONBLOCK).map_err(Error::host("make an eventfd"))?;
+        let event = event()?;
         self.fd
             .register_ioevent(&event, &IoEventAddress::Mmio(address), value)
             .map_err(Error::kvm("for a doorbell (KVM_IOEVENTFD)"))?;

@@ -110,8 +110,8 @@ fn dsdt(devices: &[Window]) -> impl Aml {
     let mut body = Vec::new();
     let off = aml::Package::new(vec![&SLEEP_OFF, &0u8, &0u8, &0u8]);
     aml::Name::new("_S5_".into(), &off).to_aml_bytes(&mut body);
-    legacy("COM1", "PNP0501", &[ports::SERIAL..=ports::SERIAL + 7], ports::SERIAL_LINE, &mut body);
-    legacy("RTC_", "PNP0B00", &[ports::CLOCK..=ports::CLOCK + 1], ports::CLOCK_LINE, &mut body);
+    legacy("COM1", "PNP0501", ports::SERIAL, 8, ports::SERIAL_LINE, &mut body);
+    legacy("RTC_", "PNP0B00", ports::CLOCK, 2, ports::CLOCK_LINE, &mut body);
     for (number, window) in devices.iter().enumerate() {
         virtio(number, window, &mut body);
     }
@@ -120,17 +120,12 @@ fn dsdt(devices: &[Window]) -> impl Aml {
     dsdt
 }
 
-/// A device of a PC: its name, what it is, its ports, its line.
-fn legacy(name: &str, kind: &str, ports: &[std::ops::RangeInclusive<u16>], line: u32, body: &mut Vec<u8>) {
+/// A device of a PC: its name, what it is, its first port and how many, its line.
+fn legacy(name: &str, kind: &str, first: u16, count: u8, line: u32, body: &mut Vec<u8>) {
     let kind = aml::EISAName::new(kind);
-    let ports: Vec<_> = ports
-        .iter()
-        .map(|range| aml::IO::new(*range.start(), *range.start(), 1, (range.end() - range.start() + 1) as u8))
-        .collect();
+    let ports = aml::IO::new(first, first, 1, count);
     let interrupt = aml::Interrupt::new(true, true, false, false, line);
-    let mut resources: Vec<&dyn Aml> = ports.iter().map(|port| port as &dyn Aml).collect();
-    resources.push(&interrupt);
-    let resources = aml::ResourceTemplate::new(resources);
+    let resources = aml::ResourceTemplate::new(vec![&ports, &interrupt]);
     let device = [
         aml::Name::new("_HID".into(), &kind),
         aml::Name::new("_UID".into(), &0u8),

@@ -10,12 +10,12 @@ use super::{Attached, Device};
 use crate::arch::current::layout;
 use crate::bus::Registers;
 use crate::config::MemorySize;
+use crate::events::event;
 use crate::memory::Memory;
 use std::fs::File;
 use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::sync::{Arc, Mutex};
 use vm_memory::{Bytes, GuestAddress};
-use vmm_sys_util::eventfd::EventFd;
 
 /// Where a guest's rings begin, and how far apart those of one queue are.
 const RINGS: u64 = 0x10_0000;
@@ -81,7 +81,7 @@ impl Guest {
     pub(super) fn new(device: Arc<Mutex<dyn Device>>) -> Guest {
         let size = MemorySize::from_mib(MemorySize::MIN_MIB).unwrap_or_else(|error| panic!("{error}"));
         let memory = Memory::new(size, &layout::memory(size)).unwrap_or_else(|error| panic!("{error}"));
-        let event = || EventFd::new(libc::EFD_CLOEXEC | libc::EFD_NONBLOCK).unwrap_or_else(|error| panic!("{error}"));
+        let event = || event().unwrap_or_else(|error| panic!("{error}"));
         let queues = device.lock().unwrap_or_else(std::sync::PoisonError::into_inner).queues().len();
         let attached = Attached::new(device, Interrupt::new(event()), (0..queues).map(|_| Arc::new(event())).collect());
         Guest {

@@ -11,8 +11,8 @@ pub(crate) use disk::Disk;
 
 use super::Device;
 use super::queue::{Nonsense, Queue};
+use crate::events::{Waited, event};
 use rustix::event::{PollFd, PollFlags, poll};
-use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use vmm_sys_util::eventfd::EventFd;
@@ -113,7 +113,7 @@ impl Device for Block {
 
     fn activate(&mut self, mut queues: Vec<Option<Queue>>, features: u64) {
         let Some(queue) = queues.pop().flatten() else { return };
-        let Ok(stop) = EventFd::new(libc::EFD_CLOEXEC | libc::EFD_NONBLOCK).map(Arc::new) else {
+        let Ok(stop) = event().map(Arc::new) else {
             return queue.interrupt().fail(&Nonsense("the host has no descriptor left for a disk".to_owned()));
         };
         let State::Idle(mut disk) = std::mem::replace(&mut self.state, State::Lost) else { return };
@@ -166,9 +166,7 @@ fn work(mut disk: Box<Disk>, mut queue: Queue, stop: &EventFd) -> Box<Disk> {
 
 /// Which of the two was written to. The first only counts while the guest makes sense.
 fn wait(kick: &EventFd, stop: &EventFd, is_right: bool) -> rustix::io::Result<(bool, bool)> {
-    // SAFETY: both are open for as long as they are borrowed.
-    let [kick, stop] =
-        [kick, stop].map(|event| unsafe { BorrowedFd::borrow_raw(std::os::fd::AsRawFd::as_raw_fd(event)) });
+    let (kick, stop) = (Waited(kick), Waited(stop));
     let mut waited = [PollFd::new(&stop, PollFlags::IN), PollFd::new(&kick, PollFlags::IN)];
     let count = if is_right { 2 } else { 1 };
     match poll(&mut waited[..count], None) {
