@@ -463,6 +463,7 @@ fn sandbox_spec(record: &ContainerRecord) -> Result<Option<SandboxSpec>> {
         name: record.name.clone(),
         ports: if endpoints.is_empty() { Vec::new() } else { port_specs(record) },
         endpoints,
+        tap_owner: None,
     }))
 }
 

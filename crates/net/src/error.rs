@@ -153,6 +153,24 @@ pub enum Error {
         /// What it said.
         source: io::Error,
     },
+    /// The kernel is built without something, or its module is not there.
+    #[error(
+        "cannot {action}, as the kernel lacks what that takes ({source}): \
+         a microVM's network needs {parts}. Load them with: modprobe -a {modules}"
+    )]
+    KernelLacks {
+        /// What was tried, and on what.
+        action: String,
+        /// What is needed, as the kernel's configuration calls it.
+        parts: &'static str,
+        /// The modules.
+        modules: &'static str,
+        /// What it said.
+        source: io::Error,
+    },
+    /// There is no tap for a microVM.
+    #[error(transparent)]
+    Tap(#[from] sandbox::tap::TapError),
     /// The store could not be read or written, or holds what this program does not understand.
     #[error("cannot {action}: {source}")]
     Store {

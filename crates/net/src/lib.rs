@@ -14,6 +14,11 @@
 //! that is killed between two steps leaves nothing behind, and mount tables stay short (a clone with a new mount
 //! namespace copies every mount of the host). After a restart it is found through a process: [`NetNs::of_process`].
 //!
+//! # Machines with kernels of their own
+//! A sandbox whose [`SandboxSpec::tap_owner`] is set is a machine: beside each endpoint's link there is a [`Tap`], between which and the link
+//! the kernel's traffic control passes everything on, and the addresses are the machine's own ([`Sandbox::guest_interfaces`]). For everybody
+//! else it is a sandbox as any other.
+//!
 //! # Threads
 //! [`Networks::open`] works in the network namespace of the calling thread, which is the host from then on; later calls
 //! come from threads of the same namespace. All calls are synchronous. [`Networks::set_up`] and [`Networks::tear_down`] take well under a millisecond where
@@ -39,7 +44,7 @@ mod sysctl;
 
 pub use address::{AddressPool, MacAddress, MacParseError};
 pub use config::{Instance, InstanceError, NetConfig};
-pub use endpoint::{Endpoint, EndpointSpec, LinkStatistics, Sandbox, SandboxSpec};
+pub use endpoint::{Endpoint, EndpointSpec, GuestInterface, GuestRoute, LinkStatistics, Sandbox, SandboxSpec, Tap};
 pub use error::{Error, Result};
 pub use namespace::NetNs;
 pub use network::{

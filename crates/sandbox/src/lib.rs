@@ -27,6 +27,7 @@ pub mod signal;
 pub mod spawn;
 pub mod sync;
 mod sys;
+pub mod tap;
 
 pub use plan::{CompileOptions, ExecOptions, ExecPlan, InitPlan, MountTree, PlanError, RootFs, SeccompFilter};
 pub use spawn::{Fds, Home, SpawnError, Spawned, Stdio, open_trees, spawn, spawn_exec};

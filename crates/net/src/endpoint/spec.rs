@@ -40,6 +40,9 @@ pub struct SandboxSpec {
     pub endpoints: Vec<EndpointSpec>,
     /// The ports to publish, of the endpoint that gives the default route.
     pub ports: Vec<PortSpec>,
+    /// The sandbox is a machine with a kernel of its own: each endpoint gets a [`Tap`] that this user, a number, may attach to
+    /// without any capability.
+    pub tap_owner: Option<u32>,
 }
 
 /// An endpoint that exists.
@@ -71,6 +74,24 @@ pub struct Endpoint {
     pub aliases: Vec<String>,
     /// See [`EndpointSpec::gateway_priority`].
     pub gateway_priority: i64,
+    /// What a machine with a kernel of its own takes packets from and gives them to.
+    #[serde(default)]
+    pub tap: Option<Tap>,
+}
+
+/// The end of an endpoint for a machine with a kernel of its own: a tap in the sandbox's namespace, persistent, with one queue. It takes and
+/// gives frames without packet information, each behind a virtio header (`IFF_TAP | IFF_NO_PI | IFF_VNET_HDR`).
+///
+/// All that comes in by the endpoint's link goes out by the tap, and the other way round, before anything of the namespace sees it. The namespace
+/// itself has neither the endpoint's addresses nor routes: the machine has them, and [`Sandbox::guest_interfaces`] tells it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tap {
+    /// Its name in the sandbox's namespace: `tap0` of `eth0`, but where another has that.
+    pub name: String,
+    /// The longest packet without its link-layer header, in bytes.
+    pub mtu: u32,
+    /// Sysctls of the link that are set in the machine: paths below `/proc/sys`, and values.
+    pub sysctls: Vec<(String, String)>,
 }
 
 impl Endpoint {
@@ -94,6 +115,9 @@ pub struct Sandbox {
     pub port_specs: Vec<PortSpec>,
     /// What is published.
     pub ports: Vec<PublishedPort>,
+    /// See [`SandboxSpec::tap_owner`].
+    #[serde(default)]
+    pub tap_owner: Option<u32>,
 }
 
 impl Sandbox {

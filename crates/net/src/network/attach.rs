@@ -6,6 +6,7 @@ use super::networks::{Entry, NamedEndpoint, Networks, State};
 use super::open::note_given;
 use super::plan::random_id;
 use super::spec::{Driver, Network};
+use super::tap::{delete_other_taps, delete_taps, make_taps};
 use crate::MacAddress;
 use crate::address::Unavailable;
 use crate::endpoint::{Bare, Endpoint, EndpointSpec, Plan, Sandbox, SandboxSpec, VethPlan};
@@ -20,13 +21,14 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 /// An endpoint whose addresses are taken and whose link is not made yet.
-struct Place {
+pub(super) struct Place {
     network: Arc<Network>,
     bridge: u32,
-    endpoint: Endpoint,
+    pub(super) endpoint: Endpoint,
     /// Whether the link's name may be another, where the sandbox has one of that name already.
     any_name: bool,
-    sysctls: Vec<(String, String)>,
+    pub(super) mtu: u32,
+    pub(super) sysctls: Vec<(String, String)>,
     /// The link on the host that had the addresses before, as the same sandbox ran before.
     former_link: Option<String>,
 }
@@ -93,7 +95,11 @@ impl Networks {
         let sandbox = self.furnish_all(&bare, &mut reservation, spec);
         match &sandbox {
             Ok(_) => drop(reservation.keep()),
-            Err(_) => self.delete_links(&reservation.places),
+            Err(_) => {
+                self.delete_links(&reservation.places);
+                // Whoever asked is told of the first failure, which is not this one.
+                let _ = delete_taps(&bare, reservation.places.iter().map(|place| &place.endpoint));
+            }
         }
         sandbox
     }
@@ -120,11 +126,12 @@ impl Networks {
             name: sandbox.name.clone(),
             endpoints: vec![spec],
             ports: Vec::new(),
+            tap_owner: sandbox.tap_owner,
         };
         let mut reservation = self.reserve(&asked, Some(sandbox))?;
-        let bare = Bare { namespace: namespace.try_clone()?, socket: namespace.enter(RouteSocket::open)?? };
+        let bare = inside(namespace)?;
         let mut after = sandbox.clone();
-        let result = self.furnish(&bare, &mut reservation.places).and_then(|changes| {
+        let result = self.furnish(&bare, &mut reservation.places, sandbox).and_then(|changes| {
             after.endpoints.extend(reservation.places.iter().map(|place| place.endpoint.clone()));
             bare.socket.apply(&changes)?;
             write_sysctls(&bare.namespace, &reservation.places)?;
@@ -133,6 +140,7 @@ impl Networks {
         });
         if let Err(error) = result {
             self.delete_links(&reservation.places);
+            delete_taps(&bare, reservation.places.iter().map(|place| &place.endpoint)).ok();
             bare.socket.apply(&moved_routes(&after, sandbox)).ok();
             return Err(error);
         }
@@ -146,7 +154,11 @@ impl Networks {
     /// The link that was being made is in no sandbox, and is deleted as such when an instance is opened.
     pub fn settle(&self, namespace: &NetNs, sandbox: &Sandbox) -> Result<()> {
         let nothing = Sandbox { endpoints: Vec::new(), ..sandbox.clone() };
-        namespace.enter(RouteSocket::open)??.apply(&moved_routes(&nothing, sandbox))
+        let bare = inside(namespace)?;
+        if sandbox.tap_owner.is_some() {
+            delete_other_taps(&bare, &sandbox.endpoints)?;
+        }
+        bare.socket.apply(&moved_routes(&nothing, sandbox))
     }
 
     /// Takes a running sandbox off a network (name or identifier). Waits for the kernel's grace periods: when it returns,
@@ -157,8 +169,8 @@ impl Networks {
         let leaving = sandbox.endpoint(&network.id).cloned().ok_or_else(not_connected)?;
         let mut after = sandbox.clone();
         after.endpoints.retain(|endpoint| endpoint.id != leaving.id);
-        let socket = namespace.enter(RouteSocket::open)??;
-        match socket.apply(&moved_routes(sandbox, &after)) {
+        let bare = inside(namespace)?;
+        match bare.socket.apply(&moved_routes(sandbox, &after)) {
             // The last route went before, when somebody was killed in the middle of this.
             Err(error) if error.is_errno(Errno::SRCH) => {}
             other => other?,
@@ -170,6 +182,7 @@ impl Networks {
                 host.apply(&[Change::delete_link(link.index)])?;
             }
         }
+        delete_taps(&bare, [&leaving])?;
         // The link is gone, and no other may be taken for it.
         let gone = Endpoint { host_link: String::new(), ..leaving.clone() };
         self.state.lock().leave(&sandbox.id, &gone, has_sctp(sandbox));
@@ -216,6 +229,7 @@ impl Networks {
         }
         drop(state);
         for place in &mut reservation.places {
+            place.mtu = place.network.bridge.as_ref().and_then(|options| options.mtu).unwrap_or(self.config.mtu);
             if place.bridge == 0 {
                 place.bridge = self.ensure_bridge(&place.network)?;
             }
@@ -253,9 +267,15 @@ impl Networks {
 
     /// Makes all links of a new sandbox, gives them addresses and routes, and publishes its ports.
     fn furnish_all(&self, bare: &Bare, reservation: &mut Reservation<'_>, spec: SandboxSpec) -> Result<Sandbox> {
-        let mut changes = self.furnish(bare, &mut reservation.places)?;
-        let empty =
-            Sandbox { id: spec.id, name: spec.name, endpoints: Vec::new(), port_specs: spec.ports, ports: Vec::new() };
+        let empty = Sandbox {
+            id: spec.id,
+            name: spec.name,
+            endpoints: Vec::new(),
+            port_specs: spec.ports,
+            ports: Vec::new(),
+            tap_owner: spec.tap_owner,
+        };
+        let mut changes = self.furnish(bare, &mut reservation.places, &empty)?;
         let mut sandbox = empty.clone();
         sandbox.endpoints.extend(reservation.places.iter().map(|place| place.endpoint.clone()));
         changes.extend(moved_routes(&empty, &sandbox));
@@ -266,35 +286,44 @@ impl Networks {
         Ok(sandbox)
     }
 
-    /// Makes the links that are not there yet, and gives what remains to be changed inside.
-    fn furnish(&self, bare: &Bare, places: &mut [Place]) -> Result<Vec<Change>> {
+    /// Makes the links that are not there yet, of the sandbox that `present` is so far, and gives what remains to be changed inside.
+    fn furnish(&self, bare: &Bare, places: &mut [Place], present: &Sandbox) -> Result<Vec<Change>> {
         let mut changes = Vec::new();
-        for place in places {
+        for place in &mut *places {
             let prepared = !place.endpoint.host_link.is_empty();
             if !prepared {
-                self.make_link(bare, place)?;
+                self.make_link(bare, place, present.tap_owner.is_some())?;
             }
             let (endpoint, index) = (&place.endpoint, place.endpoint.link_index);
             changes.push(match prepared {
                 true => Change::link_mac(index, endpoint.mac),
                 false => Change::link_up(index),
             });
+            if present.tap_owner.is_some() {
+                continue;
+            }
             changes.extend(endpoint.ipv4.map(|net| Change::add_address(index, net.into())));
             changes.extend(endpoint.ipv6.map(|net| Change::add_address(index, net.into())));
+        }
+        if let Some(owner) = present.tap_owner {
+            // Before the links are up: a packet is the machine's, or nobody's.
+            let mut taps = make_taps(bare, places, owner, &present.endpoints)?;
+            taps.append(&mut changes);
+            changes = taps;
         }
         Ok(changes)
     }
 
-    fn make_link(&self, bare: &Bare, place: &mut Place) -> Result<()> {
+    /// `is_machines` is whether its addresses will be those of a machine with a kernel of its own.
+    fn make_link(&self, bare: &Bare, place: &mut Place, is_machines: bool) -> Result<()> {
         let options = place.network.bridge.as_ref();
         self.host_links.look();
-        let mtu = options.and_then(|options| options.mtu).unwrap_or(self.config.mtu);
         loop {
             let veth = VethPlan {
                 bridge: place.bridge,
                 link_name: &place.endpoint.link_name,
                 mac: Some(place.endpoint.mac),
-                mtu,
+                mtu: place.mtu,
                 isolated: options.is_some_and(|options| !options.icc),
             };
             // Somebody in the sandbox may have made a link of that name: then the next is taken.
@@ -309,7 +338,7 @@ impl Networks {
         let name = &place.endpoint.link_name;
         let missing = || Error::io(format!("find the new link {name}"), std::io::ErrorKind::NotFound.into());
         place.endpoint.link_index = bare.socket.link(name)?.ok_or_else(missing)?.index;
-        if place.network.enable_ipv6 {
+        if place.network.enable_ipv6 && !is_machines {
             let name = name.clone();
             bare.namespace.enter(|| {
                 sysctl::write_if_there(&format!("net/ipv6/conf/{name}/accept_dad"), "0")?;
@@ -433,11 +462,12 @@ impl State {
             }),
             aliases: wanted.aliases.clone(),
             gateway_priority: wanted.gateway_priority,
+            tap: None,
         };
         let named = NamedEndpoint { sandbox: spec.id.clone(), name: spec.name.clone(), endpoint: endpoint.clone() };
         entry.endpoints.insert(endpoint.id.clone(), named);
         let any_name = wanted.link_name.is_none();
-        Ok(Place { bridge: entry.bridge, network, endpoint, any_name, sysctls, former_link })
+        Ok(Place { bridge: entry.bridge, network, endpoint, any_name, mtu: 0, sysctls, former_link })
     }
 
     /// Gives addresses back that nobody has used.
@@ -548,12 +578,19 @@ fn link_sysctls(wanted: &EndpointSpec) -> Result<Vec<(String, String)>> {
     Ok(all)
 }
 
+/// A namespace that is somebody's already.
+fn inside(namespace: &NetNs) -> Result<Bare> {
+    Ok(Bare { namespace: namespace.try_clone()?, socket: namespace.enter(RouteSocket::open)?? })
+}
+
+/// Writes the sysctls of links; a machine with a kernel of its own is told them.
 fn write_sysctls(namespace: &NetNs, places: &[Place]) -> Result<()> {
-    if places.iter().all(|place| place.sysctls.is_empty()) {
+    let is_here = |place: &&Place| place.endpoint.tap.is_none() && !place.sysctls.is_empty();
+    if !places.iter().any(|place| is_here(&place)) {
         return Ok(());
     }
     namespace.enter(|| {
-        for place in places {
+        for place in places.iter().filter(is_here) {
             for (path, value) in &place.sysctls {
                 sysctl::write(&path.replace("IFNAME", &place.endpoint.link_name), value)?;
             }
@@ -564,6 +601,10 @@ fn write_sysctls(namespace: &NetNs, places: &[Place]) -> Result<()> {
 
 /// The changes that make default routes go where `after` has them.
 fn moved_routes(before: &Sandbox, after: &Sandbox) -> Vec<Change> {
+    // A machine with a kernel of its own has them itself.
+    if after.tap_owner.is_some() {
+        return Vec::new();
+    }
     let v4 = |sandbox: &Sandbox| sandbox.gateway_endpoint().and_then(|e| Some((e.link_index, e.gateway?.into())));
     let v6 = |sandbox: &Sandbox| sandbox.gateway_endpoint_v6().and_then(|e| Some((e.link_index, e.gateway_v6?.into())));
     let mut changes = Vec::new();

@@ -8,6 +8,7 @@ mod networks;
 mod open;
 mod plan;
 mod spec;
+mod tap;
 
 pub use bridge::owner_of_bridge;
 pub use networks::{Cleaned, NamedEndpoint, Networks, clean, take_back};

@@ -149,6 +149,12 @@ impl Change {
         Change::new(message, format!("bring link {index} up"))
     }
 
+    /// Says how long a link's packets may be, and brings it up.
+    pub(crate) fn link_up_with_mtu(index: u32, mtu: u32) -> Change {
+        let message = Message::new(SET, 0).fixed(&header(AF_UNSPEC, index, UP, UP)).u32(ifla::MTU, mtu);
+        Change::new(message, format!("bring link {index} up with packets of {mtu} bytes"))
+    }
+
     /// Gives a link another address.
     pub(crate) fn link_mac(index: u32, mac: MacAddress) -> Change {
         let message = Message::new(SET, 0).fixed(&header(AF_UNSPEC, index, 0, 0)).bytes(ifla::ADDRESS, &mac.octets());

@@ -2,6 +2,7 @@
 
 mod address;
 mod link;
+mod redirect;
 mod table;
 
 pub(crate) use link::{Link, VethSpec};
@@ -9,6 +10,7 @@ pub(crate) use table::Route;
 
 use crate::error::{Error, Result};
 use crate::netlink::{Family, Message, NetlinkError, Socket};
+use rustix::io::Errno;
 use std::net::IpAddr;
 
 /// A socket that changes and reads links, addresses and routes of the namespace that it was opened in, wherever the
@@ -27,7 +29,7 @@ impl RouteSocket {
     /// Does a list of changes in one system call. Later ones are tried where an earlier one fails.
     pub(crate) fn apply(&self, changes: &[Change]) -> Result<()> {
         let messages: Vec<Message> = changes.iter().map(|change| change.message.clone()).collect();
-        self.socket.request(&messages).map_err(|e| refused(&changes[e.index.min(changes.len() - 1)].what, e))
+        self.socket.request(&messages).map_err(|e| changes[e.index.min(changes.len() - 1)].refused(e))
     }
 }
 
@@ -35,11 +37,35 @@ impl RouteSocket {
 pub(crate) struct Change {
     message: Message,
     what: String,
+    /// What the kernel may have been built without.
+    needs: Option<Needs>,
+}
+
+/// Parts of the kernel, as its configuration and as its modules are called.
+#[derive(Clone, Copy)]
+struct Needs {
+    parts: &'static str,
+    modules: &'static str,
 }
 
 impl Change {
     fn new(message: Message, what: impl Into<String>) -> Change {
-        Change { message, what: what.into() }
+        Change { message, what: what.into(), needs: None }
+    }
+
+    /// As [`Change::new`], of something that not every kernel has.
+    fn needing(needs: Needs, message: Message, what: impl Into<String>) -> Change {
+        Change { needs: Some(needs), ..Change::new(message, what) }
+    }
+
+    fn refused(&self, error: NetlinkError) -> Error {
+        match self.needs {
+            // What tc(8)'s kinds are looked up by their names for, and a kernel without actions.
+            Some(Needs { parts, modules }) if matches!(error.errno, Errno::NOENT | Errno::OPNOTSUPP) => {
+                Error::KernelLacks { action: self.what.clone(), parts, modules, source: error.errno.into() }
+            }
+            _ => refused(&self.what, error),
+        }
     }
 }
 

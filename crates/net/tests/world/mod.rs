@@ -112,6 +112,7 @@ pub(crate) fn spec(name: &str, networks: &[&str], ports: &[&str]) -> SandboxSpec
         name: name.into(),
         endpoints: networks.iter().map(endpoint).collect(),
         ports: ports.iter().map(|text| port(text)).collect(),
+        tap_owner: None,
     }
 }
 
@@ -235,6 +236,12 @@ pub(crate) trait ToAddress {
 impl ToAddress for &str {
     fn to_address(self) -> SocketAddr {
         self.parse().unwrap()
+    }
+}
+
+impl ToAddress for SocketAddr {
+    fn to_address(self) -> SocketAddr {
+        self
     }
 }
 
