@@ -1,4 +1,4 @@
-//! What a machine is made of.
+//! What a machine is made of, by paths.
 
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -7,7 +7,7 @@ use std::path::PathBuf;
 /// Bytes of a mebibyte.
 pub const MIB: u64 = 1 << 20;
 
-/// Everything that a machine is made of. Its files are opened when it is made.
+/// Everything that a machine is made of, as [`crate::Parts`] but with paths, for who may open them: the first thing that is done with it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Config {
     /// How many processors.

@@ -22,25 +22,25 @@ impl AsFd for Waited<'_> {
 }
 
 /// Descriptors to wait for, each with what is to be done when it is readable. The descriptors are kept open by whoever does it.
-pub(crate) struct Events<'a> {
+pub(crate) struct Events {
     epoll: OwnedFd,
-    handlers: Vec<Box<dyn FnMut() + 'a>>,
+    handlers: Vec<Box<dyn FnMut() + Send>>,
 }
 
-impl fmt::Debug for Events<'_> {
+impl fmt::Debug for Events {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Events").field("count", &self.handlers.len()).finish()
     }
 }
 
-impl<'a> Events<'a> {
-    pub(crate) fn new() -> Result<Events<'a>> {
+impl Events {
+    pub(crate) fn new() -> Result<Events> {
         let epoll = epoll::create(CreateFlags::CLOEXEC).map_err(Error::host("make an epoll instance"))?;
         Ok(Events { epoll, handlers: Vec::new() })
     }
 
     /// Has `handle` called whenever `fd` is readable, which stays open for as long as the handler is kept.
-    pub(crate) fn add(&mut self, fd: &impl AsFd, handle: impl FnMut() + 'a) -> Result<()> {
+    pub(crate) fn add(&mut self, fd: &impl AsFd, handle: impl FnMut() + Send + 'static) -> Result<()> {
         let number = EventData::new_u64(self.handlers.len() as u64);
         epoll::add(&self.epoll, fd, number, EventFlags::IN).map_err(Error::host("wait for a descriptor"))?;
         self.handlers.push(Box::new(handle));

@@ -1,12 +1,14 @@
 //! The virtual machine monitor: what stands between a guest's kernel and the host's.
 //!
-//! A [`Machine`] is made of a [`Config`] and run to its [`End`] in the process that calls it: one process a machine, so that what a guest
-//! breaks is its own. It knows memory, processors, boot and devices; what a container, an image or a network is, it does not.
+//! A [`Machine`] is made of [`Parts`], descriptors that somebody opened, and lives in the process that made it: one process a machine, so that what a guest
+//! breaks is its own. Who made it starts it, pauses it, and hears of its [`End`]. A [`Config`] names the same parts by paths, for who may open them. It knows
+//! memory, processors, boot and devices; what a container, an image or a network is, it does not.
 //!
 //! - [`boot`]: the files that a guest starts from, put into its memory
 //! - `arch`: what an architecture has of its own: where things lie, registers, CPUID, firmware tables
 //! - `kvm`: the kernel's part of a machine: its memory slots, its processors and their threads
 //! - `devices`: what the guest sees besides memory and processors
+//! - `threads`, `confine`: how its threads rest and run, and what each may ask the host's kernel for
 
 #[cfg(not(target_arch = "x86_64"))]
 compile_error!("vmm knows x86_64: another architecture needs a folder beside arch/x86_64");
@@ -15,18 +17,24 @@ mod arch;
 pub mod boot;
 mod bus;
 mod config;
+mod confine;
 mod devices;
 mod end;
 mod error;
 mod events;
 mod kvm;
+mod load;
 mod machine;
 mod memory;
+mod open;
+mod parts;
+mod threads;
 
 pub use config::{CONCATENATED_ALIGN, Card, Config, Console, Contents, Disk, MIB, MemorySize, VcpuCount, Vsock};
 pub use end::End;
 pub use error::{Error, Result};
-pub use machine::Machine;
+pub use machine::{Machine, State};
+pub use parts::{Boot, CardParts, Devices, Dial, DiskContents, DiskParts, Parts, VsockParts};
 
 /// Devices beside guests that were written to break them.
 #[cfg(feature = "fuzzing")]

@@ -1,146 +1,196 @@
-//! A machine: made of its parts, run to its end.
+//! A machine: made of its parts, and what can be done with it.
 
-use crate::arch::current::entry::Entry;
 use crate::arch::current::layout;
-use crate::arch::current::{acpi, linux, start_info};
-use crate::boot::{Initrd, Kernel};
 use crate::config::Config;
 use crate::devices::virtio::Attached;
 use crate::devices::{fixed, virtual_devices};
 use crate::end::{End, Ending};
 use crate::error::{Error, Result};
 use crate::events::{Events, Waited};
-use crate::kvm::{Buses, Vcpu, VcpuThread, Vm};
+use crate::kvm::{self, Buses, Vcpu, Vm};
+use crate::load::load;
 use crate::memory::Memory;
-use std::fs::File;
-use std::path::Path;
-use std::sync::Arc;
+use crate::parts::Parts;
+use crate::threads::{Thread, Wanted, wake};
+use rustix::event::{PollFd, PollFlags, poll};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::{Arc, Mutex};
 
-/// A machine, ready to run.
+/// A machine. It is made resting; dropping it ends it, and waits until nothing of it runs any more.
 pub struct Machine {
-    // Before the rest: the threads of its processors are waited for first.
-    vcpus: Vec<Vcpu>,
-    buses: Arc<Buses>,
+    // In this order they go: the processors before what answers them, the memory last.
+    vcpus: Vec<Thread>,
+    events: Thread,
+    console: Option<Thread>,
     devices: Vec<Attached>,
+    _buses: Arc<Buses>,
     ending: Arc<Ending>,
     vm: Vm,
+    state: State,
+}
+
+/// What a machine does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Nothing: it was made and not started, or paused.
+    Rests,
+    /// It runs, or has ended by itself meanwhile.
+    Runs,
 }
 
 impl std::fmt::Debug for Machine {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Machine").field("vcpus", &self.vcpus.len()).field("vm", &self.vm).finish_non_exhaustive()
+        f.debug_struct("Machine")
+            .field("state", &self.state)
+            .field("vcpus", &self.vcpus.len())
+            .field("vm", &self.vm)
+            .finish_non_exhaustive()
     }
 }
 
 impl Machine {
-    /// Makes it: opens its files, puts them into its memory, prepares its processors.
+    /// Opens what `config` names, and makes a machine of it.
+    ///
+    /// # Errors
+    /// As [`Config::open`] and [`Machine::of`].
     pub fn new(config: &Config) -> Result<Machine> {
-        let memory = Memory::new(config.memory, &layout::memory(config.memory))?;
-        let entry = load(config, &memory)?;
+        Machine::of(config.open()?)
+    }
+
+    /// Makes it: puts its files into its memory, prepares its processors, starts its threads, which rest.
+    ///
+    /// # Errors
+    /// KVM is not there or lacks something, a file can't be read or booted, something does not fit into the memory, the host has no room.
+    pub fn of(parts: Parts) -> Result<Machine> {
+        let Parts { vcpus, memory, boot, devices } = parts;
+        let memory = Memory::new(memory, &layout::memory(memory))?;
+        let entry = load(vcpus, &boot, &devices, &memory)?;
         let vm = Vm::new(memory)?;
         let ending = Arc::new(Ending::new()?);
         let mut buses = Buses::default();
-        fixed::attach(config, &vm, &ending, &mut buses.ports)?;
-        let devices = virtual_devices::attach(config, &vm, &mut buses.memory)?;
-        let vcpus: Vec<_> = (0..config.vcpus.get()).map(|index| vm.vcpu(index, config.vcpus)).collect::<Result<_>>()?;
-        for vcpu in &vcpus {
+        let console = fixed::attach(devices.console, &vm, &ending, &mut buses.ports)?;
+        let devices =
+            virtual_devices::attach(devices.disks, devices.cards, devices.vsock, &vm, &ending, &mut buses.memory)?;
+        let buses = Arc::new(buses);
+        let events = serve(devices.clone(), &ending)?;
+        let mut processors = Vec::new();
+        for index in 0..vcpus.get() {
+            let vcpu = vm.vcpu(index, vcpus)?;
             vcpu.prepare(entry)?;
+            processors.push(Arc::new(Mutex::new(vcpu)));
         }
-        Ok(Machine { vcpus, buses: Arc::new(buses), devices, ending, vm })
+        let thread = |vcpu: &Arc<Mutex<Vcpu>>| kvm::thread(Arc::clone(vcpu), Arc::clone(&buses), &ending);
+        let vcpus = processors.iter().map(thread).collect::<Result<_>>()?;
+        Ok(Machine { vcpus, events, console, devices, _buses: buses, ending, vm, state: State::Rests })
+    }
+
+    /// Has it begin, or go on after a pause. Nothing happens where it runs, or has ended.
+    pub fn start(&mut self) {
+        self.console.iter().for_each(|thread| thread.want(Wanted::Run));
+        self.devices.iter().for_each(|device| device.want(Wanted::Run));
+        self.events.want(Wanted::Run);
+        self.vcpus.iter().for_each(|thread| thread.want(Wanted::Run));
+        self.state = State::Runs;
+    }
+
+    /// As [`Machine::start`], by the name that goes with [`Machine::pause`].
+    pub fn resume(&mut self) {
+        self.start();
+    }
+
+    /// Has everything of it rest, and waits until it does: from then on nothing of the guest changes, no processor's access to a device is pending, and no
+    /// request is half done.
+    pub fn pause(&mut self) {
+        // All of them are told before the first is waited for: one may wait for what another one keeps busy.
+        self.vcpus.iter().for_each(|thread| thread.want(Wanted::Rest));
+        self.vcpus.iter().for_each(Thread::wait_for_rest);
+        self.events.rest();
+        self.devices.iter().for_each(Attached::rest);
+        self.console.iter().for_each(Thread::rest);
+        self.state = State::Rests;
+    }
+
+    /// What it does, as far as it was told.
+    pub fn state(&self) -> State {
+        self.state
+    }
+
+    /// Ends it from outside: as [`End::Stopped`], unless it has ended already.
+    pub fn stop(&self) {
+        self.ending.tell(End::Stopped);
+    }
+
+    /// How it ended, if it did. What it runs on is taken away by [`Machine::wait`], or when it is dropped.
+    pub fn end(&self) -> Option<End> {
+        self.ending.told()
+    }
+
+    /// Readable as soon as it has ended, and ever after: for whoever waits for many things.
+    pub fn ended(&self) -> BorrowedFd<'_> {
+        self.ending.as_fd()
+    }
+
+    /// Waits until it has ended, takes everything of it away, and says how it ended.
+    ///
+    /// # Errors
+    /// Waiting failed, for want of the host's memory.
+    pub fn wait(self) -> Result<End> {
+        loop {
+            if let Some(end) = self.ending.told() {
+                // The guest's last words are behind this.
+                drop(self);
+                return Ok(end);
+            }
+            match poll(&mut [PollFd::new(&self.ended(), PollFlags::IN)], None) {
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(Error::host("wait for a machine's end")(error)),
+            }
+        }
     }
 
     /// Runs it until it ends.
-    pub fn run(self) -> Result<End> {
-        let Machine { vcpus, buses, devices, ending, vm } = self;
-        let mut events = Events::new()?;
-        events.add(&ending, || {})?;
-        for device in &devices {
-            for (number, kick) in device.waited_for().iter().enumerate() {
-                events.add(&Waited(kick), move || {
-                    // Written to again meanwhile, it is readable again.
-                    let _ = kick.read();
-                    device.notified(number);
-                })?;
-            }
-        }
-        for device in &devices {
-            device.waits_for(|fd| events.add(&fd, || device.ready())).transpose()?;
-        }
-        let start = |vcpu: Vcpu| vcpu.run(Arc::clone(&buses), Arc::clone(&ending));
-        let threads: Vec<VcpuThread> = vcpus.into_iter().map(start).collect::<Result<_>>()?;
-        let end = loop {
-            if let Some(end) = ending.told() {
-                break end;
-            }
-            events.wait()?;
-        };
-        // All of them, before the first is waited for: one may wait for a device that another one keeps busy.
-        threads.iter().for_each(VcpuThread::stop);
-        drop(threads);
-        drop(vm);
-        Ok(end)
+    ///
+    /// # Errors
+    /// As [`Machine::wait`].
+    pub fn run(mut self) -> Result<End> {
+        self.start();
+        self.wait()
     }
 }
 
-/// Puts into memory what the guest starts from. Returns its first instruction.
-fn load(config: &Config, memory: &Memory) -> Result<Entry> {
-    let kernel = Kernel::open(open("the kernel", &config.kernel)?, &config.kernel)?;
-    let initrd = config.initrd.as_deref().map(|path| initrd(config, memory, path, kernel.end())).transpose()?;
-    command_line(config, memory)?;
-    let rsdp = acpi::write(memory, config.vcpus, &virtual_devices::windows(config)?)?;
-    let entry = match &kernel {
-        Kernel::Pvh(kernel) => {
-            for segment in kernel.segments() {
-                if !memory.has(segment.at, segment.memory) {
-                    return Err(Error::DoesNotFit { what: "the kernel", at: segment.at.0, needs: segment.memory });
+impl Drop for Machine {
+    fn drop(&mut self) {
+        // All of them are told before the first is waited for, as in a pause. What they ask of devices is answered until they rest.
+        self.vcpus.iter().for_each(|thread| thread.want(Wanted::End));
+    }
+}
+
+/// The thread that serves the queues of all devices that have none of their own.
+fn serve(devices: Vec<Attached>, ending: &Arc<Ending>) -> Result<Thread> {
+    let wake = wake()?;
+    let mut events = Events::new()?;
+    let woken = Arc::clone(&wake);
+    events.add(&Waited(&wake), move || drop(woken.read()))?;
+    for device in devices {
+        for (number, kick) in device.waited_for().iter().enumerate() {
+            let (device, kicked) = (device.clone(), Arc::clone(kick));
+            events.add(&Waited(kick), move || {
+                // Written to again meanwhile, it is readable again.
+                let _ = kicked.read();
+                device.notified(number);
+            })?;
+        }
+        let ready = device.clone();
+        device.waits_for(|fd| events.add(&fd, move || ready.ready())).transpose()?;
+    }
+    let told = Arc::clone(ending);
+    Thread::new("events".to_owned(), crate::confine::Kind::Events, Some(wake), ending, move |gate| {
+        while gate.pass() {
+            while gate.is_open() {
+                if let Err(error) = events.wait() {
+                    return told.tell(End::Failed(error.to_string()));
                 }
-                memory.put_file("the kernel", segment.at, kernel.file(), segment.offset, segment.length)?;
             }
-            start_info::write(memory, initrd, rsdp)?;
-            Entry::Pvh(kernel.entry())
         }
-        Kernel::BzImage(kernel) => {
-            let at = kernel.load_address();
-            if !memory.has(at, kernel.end().saturating_sub(at.0)) {
-                return Err(Error::DoesNotFit { what: "the kernel", at: at.0, needs: kernel.end() - at.0 });
-            }
-            let (offset, length) = kernel.kernel();
-            memory.put_file("the kernel", at, kernel.file(), offset, length)?;
-            linux::write(memory, kernel, initrd, rsdp)?;
-            Entry::Linux64(kernel.entry())
-        }
-    };
-    entry.prepare(memory)?;
-    Ok(entry)
-}
-
-fn open(what: &'static str, path: &Path) -> Result<File> {
-    File::open(path).map_err(|source| Error::File { what, path: path.to_owned(), source })
-}
-
-/// Puts it as far up as it can, and not where the kernel is, or unpacks itself, up to `kernel_end`.
-fn initrd(config: &Config, memory: &Memory, path: &Path, kernel_end: u64) -> Result<Initrd> {
-    let what = "the initramfs";
-    let file = open(what, path)?;
-    let length = file.metadata().map_err(|source| Error::File { what, path: path.to_owned(), source })?.len();
-    let end = config.memory.bytes().min(layout::DEVICES.0);
-    let start = kernel_end.max(layout::HIGH.0);
-    let too_long = Error::DoesNotFit { what, at: start, needs: length };
-    let initrd = Initrd::below(end, length).filter(|initrd| initrd.at.0 >= start).ok_or(too_long)?;
-    memory.put_file(what, initrd.at, &file, 0, length)?;
-    Ok(initrd)
-}
-
-fn command_line(config: &Config, memory: &Memory) -> Result<()> {
-    let line = &config.command_line;
-    if line.len() >= layout::COMMAND_LINE_SIZE {
-        let most = layout::COMMAND_LINE_SIZE - 1;
-        return Err(Error::Size(format!("the kernel's command line has {} bytes, and may have {most}", line.len())));
-    }
-    if line.contains('\0') {
-        return Err(Error::Size(
-            "the kernel's command line has a zero in it, where the kernel would take it to end".to_owned(),
-        ));
-    }
-    memory.write("the command line", layout::COMMAND_LINE, &[line.as_bytes(), b"\0"].concat())
+    })
 }

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
-use vmm::{Config, Console, End, Machine, MemorySize, VcpuCount};
+use vmm::{Config, Console, End, Machine, MemorySize, State, VcpuCount};
 
 /// Where a guest's code lies.
 const CODE: u32 = 0x10_0000;
@@ -165,6 +165,84 @@ fn a_kernel_is_told_its_memory_its_command_line_and_its_initramfs() {
     assert_eq!(&told[4..8], b"hell");
     assert_eq!(told[8..12], (64 * 1024 * 1024 - 4096u32).to_le_bytes());
     assert_eq!(&told[12..], b"root");
+}
+
+/// A guest that writes to its serial port for ever: `mov dx, 0x3f8; mov al, 'x'; out dx, al; jmp` back to the `out`.
+fn talkative() -> Guest {
+    Guest::code(Code::default().out(SERIAL, b'x').bytes(&[0xeb, 0xfd]))
+}
+
+fn console_length(guest: &Guest) -> u64 {
+    fs::metadata(guest.path("console")).map_or(0, |file| file.len())
+}
+
+fn until_it_says_more(guest: &Guest, than: u64) {
+    while console_length(guest) <= than {
+        std::thread::yield_now();
+    }
+}
+
+fn has_ended(machine: &Machine) -> bool {
+    let mut waited = [rustix::event::PollFd::from_borrowed_fd(machine.ended(), rustix::event::PollFlags::IN)];
+    let no_time = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
+    rustix::event::poll(&mut waited, Some(&no_time)).unwrap() == 1
+}
+
+#[test]
+fn a_machine_is_started_paused_resumed_and_stopped() {
+    let guest = talkative();
+    let mut machine = Machine::new(&guest.config).unwrap();
+    assert_eq!((machine.state(), console_length(&guest)), (State::Rests, 0));
+    machine.start();
+    for _ in 0..20 {
+        until_it_says_more(&guest, console_length(&guest));
+        machine.pause();
+        let before = console_length(&guest);
+        (0..100).for_each(|_| std::thread::yield_now());
+        assert_eq!(console_length(&guest), before);
+        machine.resume();
+    }
+    assert_eq!((machine.end(), has_ended(&machine)), (None, false));
+    machine.stop();
+    assert!(has_ended(&machine));
+    assert_eq!(machine.wait().unwrap(), End::Stopped);
+}
+
+#[test]
+fn machines_go_away_wherever_they_are() {
+    let guest = talkative();
+    drop(Machine::new(&guest.config).unwrap());
+    let mut machine = Machine::new(&guest.config).unwrap();
+    machine.start();
+    drop(machine);
+    let mut machine = Machine::new(&guest.config).unwrap();
+    machine.start();
+    machine.pause();
+    drop(machine);
+}
+
+#[test]
+fn who_waits_for_many_things_hears_of_the_end() {
+    let guest = Guest::code(Code::default().power_off());
+    let mut machine = Machine::new(&guest.config).unwrap();
+    machine.start();
+    let mut waited = [rustix::event::PollFd::from_borrowed_fd(machine.ended(), rustix::event::PollFlags::IN)];
+    rustix::event::poll(&mut waited, None).unwrap();
+    assert_eq!(machine.end(), Some(End::PowerOff));
+    // What has ended can be told to rest all the same.
+    machine.pause();
+    assert_eq!(machine.wait().unwrap(), End::PowerOff);
+}
+
+#[test]
+fn nobody_who_does_not_read_its_console_holds_a_guest_up() {
+    let (_read, out) = std::io::pipe().unwrap();
+    let code = Code::default().bytes(&[0xb9]).bytes(&300_000u32.to_le_bytes()).out(SERIAL, b'x').bytes(&[0xe2, 0xfd]);
+    let guest = Guest::code(code.power_off());
+    let mut parts = guest.config.open().unwrap();
+    parts.devices.console = Some(out.into());
+    let machine = Machine::of(parts).unwrap();
+    assert_eq!(machine.run().unwrap(), End::PowerOff);
 }
 
 #[test]

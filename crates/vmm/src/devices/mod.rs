@@ -1,6 +1,7 @@
 //! What the guest sees besides memory and processors.
 
 pub(crate) mod clock;
+pub(crate) mod console;
 pub(crate) mod fixed;
 pub(crate) mod keyboard;
 pub(crate) mod power;

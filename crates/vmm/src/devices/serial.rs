@@ -1,7 +1,8 @@
 //! COM1: a 16550A, by `vm-superio`.
 
+use super::console::Port;
 use crate::bus::Registers;
-use std::io::{self, Write};
+use std::io;
 use vm_superio::serial::NoEvents;
 use vm_superio::{Serial, Trigger};
 use vmm_sys_util::eventfd::EventFd;
@@ -19,13 +20,13 @@ impl Trigger for Line {
 }
 
 /// The port, and where what the guest writes to it goes.
-pub(crate) struct SerialPort(Serial<Line, NoEvents, Box<dyn Write + Send>>);
+pub(crate) struct SerialPort(Serial<Line, NoEvents, Port>);
 
 impl SerialPort {
     /// How many ports.
     pub(crate) const PORTS: u64 = 8;
 
-    pub(crate) fn new(line: Line, out: Box<dyn Write + Send>) -> SerialPort {
+    pub(crate) fn new(line: Line, out: Port) -> SerialPort {
         SerialPort(Serial::new(line, out))
     }
 }
@@ -39,7 +40,7 @@ impl Registers for SerialPort {
 
     fn write(&mut self, offset: u64, data: &[u8]) {
         if let [byte] = data {
-            // Nobody reads the other end any more: the guest's output is lost, as that of a port without a cable.
+            // Only its line could fail, whose counter is full then.
             let _ = self.0.write(offset as u8, *byte);
         }
     }

@@ -10,16 +10,19 @@ use super::virtio::{Attached, Device};
 use crate::arch::current::acpi::Window;
 use crate::arch::current::layout;
 use crate::bus::Bus;
-use crate::config::{CONCATENATED_ALIGN, Config, Contents};
+use crate::config::CONCATENATED_ALIGN;
+use crate::end::Ending;
 use crate::error::{Error, Result};
 use crate::kvm::Vm;
-use std::fs::File;
-use std::path::Path;
+use crate::parts::{CardParts, Devices, DiskContents, DiskParts, VsockParts};
 use std::sync::{Arc, Mutex};
 
 /// Where the devices of a machine are: ACPI's tables say so.
-pub(crate) fn windows(config: &Config) -> Result<Vec<Window>> {
-    let count = 1 + usize::from(config.vsock.is_some()) + config.disks.len() + config.cards.len();
+pub(crate) fn windows(devices: &Devices) -> Result<Vec<Window>> {
+    windows_of(1 + usize::from(devices.vsock.is_some()) + devices.disks.len() + devices.cards.len())
+}
+
+fn windows_of(count: usize) -> Result<Vec<Window>> {
     if count > layout::LINES.len() {
         let most = layout::LINES.len();
         return Err(Error::Size(format!(
@@ -35,22 +38,29 @@ pub(crate) fn windows(config: &Config) -> Result<Vec<Window>> {
 }
 
 /// Makes and attaches them.
-pub(crate) fn attach(config: &Config, vm: &Vm, bus: &mut Bus) -> Result<Vec<Attached>> {
+pub(crate) fn attach(
+    disks: Vec<DiskParts>,
+    cards: Vec<CardParts>,
+    vsock: Option<VsockParts>,
+    vm: &Vm,
+    ending: &Arc<Ending>,
+    bus: &mut Bus,
+) -> Result<Vec<Attached>> {
     let mut devices: Vec<Arc<Mutex<dyn Device>>> = vec![Arc::new(Mutex::new(Rng::default()))];
-    for disk in &config.disks {
-        devices.push(Arc::new(Mutex::new(Block::new(open(disk)?))));
+    for disk in disks {
+        devices.push(Arc::new(Mutex::new(Block::new(of_files(disk)?, ending)?)));
     }
-    for card in &config.cards {
-        let net = Net::new(Tap::open(&card.tap)?, net::Card { mac: card.mac, mtu: card.mtu });
+    for CardParts { tap, mac, mtu } in cards {
+        let net = Net::new(Tap::of(tap)?, net::Card { mac, mtu });
         devices.push(Arc::new(Mutex::new(net.map_err(Error::host("wait for a tap"))?)));
     }
-    if let Some(vsock) = &config.vsock {
-        let failed =
-            |source| Error::File { what: "the host's end of a machine's sockets", path: vsock.path.clone(), source };
-        devices.push(Arc::new(Mutex::new(Vsock::new(vsock.cid, &vsock.path).map_err(failed)?)));
+    if let Some(vsock) = vsock {
+        let vsock = Vsock::new(vsock).map_err(Error::host("listen at the host's end of a machine's sockets"))?;
+        devices.push(Arc::new(Mutex::new(vsock)));
     }
+    let windows = windows_of(devices.len())?;
     let mut attached = Vec::with_capacity(devices.len());
-    for (device, window) in devices.into_iter().zip(windows(config)?) {
+    for (device, window) in devices.into_iter().zip(windows) {
         let start = u64::from(window.start);
         let queues = device.lock().unwrap_or_else(std::sync::PoisonError::into_inner).queues().len();
         let kick = |number| vm.doorbell(start + transport::NOTIFY, number).map(Arc::new);
@@ -63,20 +73,10 @@ pub(crate) fn attach(config: &Config, vm: &Vm, bus: &mut Bus) -> Result<Vec<Atta
     Ok(attached)
 }
 
-fn open(disk: &crate::config::Disk) -> Result<Disk> {
-    let failed = |path: &Path| {
-        let path = path.to_owned();
-        move |source| Error::File { what: "a disk's file", path, source }
-    };
-    match &disk.contents {
-        Contents::File { path, read_only } => {
-            let file = File::options().read(true).write(!read_only).open(path).map_err(failed(path))?;
-            Disk::of_file(file, *read_only, &disk.serial).map_err(failed(path))
-        }
-        Contents::Concatenated(paths) => {
-            let files = paths.iter().map(|path| File::open(path).map_err(failed(path))).collect::<Result<_>>()?;
-            let whole = Disk::of_files(files, CONCATENATED_ALIGN, &disk.serial);
-            Ok(whole.map_err(Error::host("look at the files of a disk"))?.0)
-        }
+fn of_files(DiskParts { serial, contents }: DiskParts) -> Result<Disk> {
+    let failed = Error::host("look at the files of a disk");
+    match contents {
+        DiskContents::File { file, read_only } => Disk::of_file(file, read_only, &serial).map_err(failed),
+        DiskContents::Concatenated(files) => Ok(Disk::of_files(files, CONCATENATED_ALIGN, &serial).map_err(failed)?.0),
     }
 }

@@ -1,8 +1,8 @@
 //! The kernel's part of a machine.
 
-mod signal;
+pub(crate) mod signal;
 mod vcpu;
 mod vm;
 
-pub(crate) use vcpu::{Buses, Vcpu, VcpuThread};
+pub(crate) use vcpu::{Buses, Vcpu, thread};
 pub(crate) use vm::Vm;

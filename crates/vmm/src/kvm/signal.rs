@@ -53,7 +53,7 @@ impl Drop for Registered {
 }
 
 /// Has the handler installed, once a process.
-pub(super) fn install() -> Result<()> {
+pub(crate) fn install() -> Result<()> {
     static ONCE: Once = Once::new();
     let mut result = Ok(());
     ONCE.call_once(|| {
@@ -69,7 +69,7 @@ pub(super) fn install() -> Result<()> {
 }
 
 /// Takes a thread out of the guest.
-pub(super) fn send<T>(thread: &JoinHandle<T>) {
+pub(crate) fn send<T>(thread: &JoinHandle<T>) {
     // SAFETY: a thread that has not been joined has an identifier, also after its end; then the signal goes nowhere.
     unsafe { libc::pthread_kill(thread.as_pthread_t(), number()) };
 }

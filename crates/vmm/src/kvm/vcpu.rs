@@ -1,17 +1,17 @@
-//! A processor, and the thread that runs it.
+//! A processor, and what its thread does.
 
 use super::signal;
 use crate::arch::current::entry::Entry;
 use crate::arch::current::registers;
 use crate::bus::Bus;
+use crate::confine::Kind;
 use crate::end::{End, Ending};
-use crate::error::{Error, Result};
+use crate::error::Result;
+use crate::threads::{Gate, Thread};
 use kvm_ioctls::{VcpuExit, VcpuFd};
 use std::io;
 use std::ptr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::{self, JoinHandle};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// The two address spaces in which devices are.
 #[derive(Debug, Default)]
@@ -20,7 +20,7 @@ pub(crate) struct Buses {
     pub(crate) memory: Bus,
 }
 
-/// A processor that does not run yet.
+/// A processor.
 #[derive(Debug)]
 pub(crate) struct Vcpu {
     index: u8,
@@ -36,113 +36,96 @@ impl Vcpu {
     pub(crate) fn prepare(&self, entry: Entry) -> Result<()> {
         registers::set(&self.fd, (self.index == 0).then_some(entry))
     }
-
-    /// Runs it on a thread of its own, until it is stopped or can't go on. What it asks of devices, `buses` answer; how it ended, if it did by
-    /// itself, `ending` is told.
-    pub(crate) fn run(self, buses: Arc<Buses>, ending: Arc<Ending>) -> Result<VcpuThread> {
-        signal::install()?;
-        let stop = Arc::new(AtomicBool::new(false));
-        let stopped = Arc::clone(&stop);
-        let name = format!("vcpu{}", self.index);
-        let thread = thread::Builder::new().name(name).spawn(move || {
-            let _told = ToldOfPanics(Arc::clone(&ending));
-            let mut running = Running { fd: self.fd, buses, ending, stop: stopped };
-            running.until_stopped();
-        });
-        Ok(VcpuThread { stop, thread: Some(thread.map_err(Error::host("start a thread for a processor"))?) })
-    }
 }
 
-/// The thread of a processor. It is stopped, and waited for, when this is dropped.
-#[derive(Debug)]
-pub(crate) struct VcpuThread {
-    stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl VcpuThread {
-    /// Has it come out of the guest and end, and does not wait for that.
-    pub(crate) fn stop(&self) {
-        self.stop.store(true, Ordering::Release);
-        if let Some(thread) = &self.thread {
-            signal::send(thread);
+/// Makes the thread of a processor. What it asks of devices, `buses` answer; how the machine ended, if it did by itself, `ending` is told. The thread has the
+/// processor locked while it does not rest.
+pub(crate) fn thread(vcpu: Arc<Mutex<Vcpu>>, buses: Arc<Buses>, ending: &Arc<Ending>) -> Result<Thread> {
+    let index = vcpu.lock().unwrap_or_else(PoisonError::into_inner).index;
+    let told = Arc::clone(ending);
+    Thread::new(format!("vcpu{index}"), Kind::Vcpu, None, ending, move |gate| {
+        while gate.pass() {
+            let mut vcpu = vcpu.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut running = Running { fd: &mut vcpu.fd, buses: &buses };
+            if let Some(end) = running.while_open(gate) {
+                return told.tell(end);
+            }
         }
-    }
+    })
 }
 
-impl Drop for VcpuThread {
-    fn drop(&mut self) {
-        self.stop();
-        if let Some(thread) = self.thread.take() {
-            // It panicked: what it knew it has told, as far as it got.
-            let _ = thread.join();
-        }
-    }
+/// A processor while its thread runs it.
+struct Running<'a> {
+    fd: &'a mut VcpuFd,
+    buses: &'a Buses,
 }
 
-/// Tells that a thread panicked, so that nobody waits for a processor that runs no more.
-struct ToldOfPanics(Arc<Ending>);
-
-impl Drop for ToldOfPanics {
-    fn drop(&mut self) {
-        if thread::panicking() {
-            self.0.tell(End::Failed("a fault in the hypervisor itself, which it wrote to standard error".to_owned()));
-        }
-    }
+/// How it came out of the guest.
+enum Out {
+    /// It is to go in again.
+    Again,
+    /// It was interrupted.
+    Interrupted,
+    /// The machine ended.
+    Ended(End),
 }
 
-/// What the thread has.
-struct Running {
-    fd: VcpuFd,
-    buses: Arc<Buses>,
-    ending: Arc<Ending>,
-    stop: Arc<AtomicBool>,
-}
-
-impl Running {
-    fn until_stopped(&mut self) {
+impl Running<'_> {
+    /// Runs it until its gate closes. Then no access of its is pending, so that its registers say all. Returns how the machine ended, if it did.
+    fn while_open(&mut self, gate: &Gate) -> Option<End> {
         let immediate_exit = ptr::addr_of_mut!(self.fd.get_kvm_run().immediate_exit);
         let _registered = signal::Registered::new(immediate_exit);
-        while !self.stop.load(Ordering::Acquire) {
-            if let Some(end) = self.once() {
-                self.ending.tell(end);
-                return;
+        while gate.is_open() {
+            if let Out::Ended(end) = self.once() {
+                return Some(end);
+            }
+        }
+        // What a device answered is put into the registers by the next entry alone (the kernel's Documentation/virt/kvm/api.rst, KVM_RUN). An instruction that
+        // accesses devices several times goes on to its next access meanwhile.
+        loop {
+            self.fd.set_kvm_immediate_exit(1);
+            match self.once() {
+                Out::Again => {}
+                Out::Interrupted => return None,
+                Out::Ended(end) => return Some(end),
             }
         }
     }
 
-    /// Goes into the guest and comes back once. Returns how the machine ended, if it did.
-    fn once(&mut self) -> Option<End> {
+    /// Goes into the guest and comes back once.
+    fn once(&mut self) -> Out {
         match self.fd.run() {
             Ok(VcpuExit::IoIn(port, data)) => self.buses.ports.read(port.into(), data),
             Ok(VcpuExit::IoOut(port, data)) => self.buses.ports.write(port.into(), data),
             Ok(VcpuExit::MmioRead(address, data)) => self.buses.memory.read(address, data),
             Ok(VcpuExit::MmioWrite(address, data)) => self.buses.memory.write(address, data),
             Ok(VcpuExit::Intr) => {}
-            Ok(VcpuExit::Shutdown) => return Some(End::TripleFault),
+            Ok(VcpuExit::Shutdown) => return Out::Ended(End::TripleFault),
             Ok(VcpuExit::FailEntry(reason, cpu)) => {
-                return Some(End::Failed(format!(
+                return Out::Ended(End::Failed(format!(
                     "the processor {cpu} refuses to enter the guest: reason {reason:#x}"
                 )));
             }
-            Ok(VcpuExit::InternalError) => return Some(self.internal_error()),
+            Ok(VcpuExit::InternalError) => return Out::Ended(self.internal_error()),
             Ok(other) => {
-                return Some(End::Failed(format!("KVM returned with an exit that this does not know: {other:?}")));
+                return Out::Ended(End::Failed(format!(
+                    "KVM returned with an exit that this does not know: {other:?}"
+                )));
             }
             Err(error) => return self.refused(io::Error::from_raw_os_error(error.errno())),
         }
-        None
+        Out::Again
     }
 
     /// Entering the guest failed, or was interrupted.
-    fn refused(&mut self, error: io::Error) -> Option<End> {
+    fn refused(&mut self, error: io::Error) -> Out {
         match error.kind() {
             io::ErrorKind::Interrupted => {
                 self.fd.set_kvm_immediate_exit(0);
-                None
+                Out::Interrupted
             }
-            io::ErrorKind::WouldBlock => None,
-            _ => Some(End::Failed(format!("run a processor (KVM_RUN): {error}"))),
+            io::ErrorKind::WouldBlock => Out::Again,
+            _ => Out::Ended(End::Failed(format!("run a processor (KVM_RUN): {error}"))),
         }
     }
 

@@ -23,6 +23,7 @@ const PIECE: u64 = 1 << 16;
 /// The guest's memory. Clones are the same memory.
 #[derive(Clone, Debug)]
 pub(crate) struct Memory {
+    size: MemorySize,
     regions: GuestMemoryMmap,
     /// What the regions are of.
     _mappings: Arc<[Mapping]>,
@@ -47,7 +48,12 @@ impl Memory {
             mappings.push(mapping);
         }
         let regions = GuestMemoryMmap::from_regions(regions).map_err(|error| failed(io::Error::other(error)))?;
-        Ok(Memory { regions, _mappings: mappings.into() })
+        Ok(Memory { size, regions, _mappings: mappings.into() })
+    }
+
+    /// How much it is.
+    pub(crate) fn size(&self) -> MemorySize {
+        self.size
     }
 
     /// The regions, as the crates of rust-vmm take them.

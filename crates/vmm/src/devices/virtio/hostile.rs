@@ -9,9 +9,11 @@ use super::vsock::Vsock;
 use super::{Attached, Device};
 use crate::arch::current::layout;
 use crate::bus::Registers;
-use crate::config::MemorySize;
+use crate::config::{self, MemorySize};
+use crate::end::Ending;
 use crate::events::event;
 use crate::memory::Memory;
+use crate::threads::Wanted;
 use std::fs::File;
 use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::sync::{Arc, Mutex};
@@ -84,6 +86,7 @@ impl Guest {
         let event = || event().unwrap_or_else(|error| panic!("{error}"));
         let queues = device.lock().unwrap_or_else(std::sync::PoisonError::into_inner).queues().len();
         let attached = Attached::new(device, Interrupt::new(event()), (0..queues).map(|_| Arc::new(event())).collect());
+        attached.want(Wanted::Run);
         Guest {
             transport: Transport::new(attached.clone(), memory.clone()),
             attached,
@@ -102,7 +105,9 @@ impl Guest {
                     Ok(file)
                 });
                 let disk = disk.map_err(std::io::Error::from).and_then(|file| Disk::of_file(file, false, "disk"));
-                Arc::new(Mutex::new(Block::new(disk.unwrap_or_else(|error| panic!("{error}")))))
+                let ending = Arc::new(Ending::new().unwrap_or_else(|error| panic!("{error}")));
+                let device = Block::new(disk.unwrap_or_else(|error| panic!("{error}")), &ending);
+                Arc::new(Mutex::new(device.unwrap_or_else(|error| panic!("{error}"))))
             }
             Kind::Entropy => Arc::new(Mutex::new(Rng::default())),
             Kind::Network => {
@@ -120,10 +125,11 @@ impl Guest {
             }
             Kind::Vsock => {
                 let directory = tempfile::tempdir().unwrap_or_else(|error| panic!("{error}"));
-                let path = directory.path().join("v");
                 let listener =
                     UnixListener::bind(directory.path().join("v_1")).unwrap_or_else(|error| panic!("{error}"));
-                let device = Vsock::new(CID, &path).unwrap_or_else(|error| panic!("{error}"));
+                let vsock = config::Vsock { cid: CID, path: directory.path().join("v") };
+                let device = vsock.open().unwrap_or_else(|error| panic!("{error}"));
+                let device = Vsock::new(device).unwrap_or_else(|error| panic!("{error}"));
                 return Guest { host: Some(Host { directory, listener }), ..Guest::new(Arc::new(Mutex::new(device))) };
             }
         })

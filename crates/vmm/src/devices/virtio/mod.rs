@@ -15,6 +15,7 @@ pub(crate) mod rng;
 pub(crate) mod transport;
 pub(crate) mod vsock;
 
+use crate::threads::{Thread, Wanted};
 use queue::{Interrupt, Nonsense, Queue};
 use std::os::fd::BorrowedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -48,9 +49,10 @@ pub(crate) trait Device: Send {
     fn configure(&mut self, _offset: u64, _data: &[u8]) {}
     /// The guest has set it up, with these queues, of which those that it does not use are missing, and these features of those offered.
     fn activate(&mut self, queues: Vec<Option<Queue>>, features: u64);
-    /// Whether it waits for what the guest puts into its queues by itself, on a thread of its own: then [`Device::notified`] is never called.
-    fn waits_by_itself(&self) -> bool {
-        false
+    /// The thread that waits for what the guest puts into its queues, if it has one of its own: then [`Device::notified`] is never called. It runs whenever the
+    /// guest does.
+    fn thread(&self) -> Option<&Thread> {
+        None
     }
     /// The guest has put something into a queue.
     ///
@@ -93,9 +95,23 @@ impl Attached {
         self.device.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Tells its own thread, if it has one, what to do.
+    pub(crate) fn want(&self, wanted: Wanted) {
+        if let Some(thread) = self.device().thread() {
+            thread.want(wanted);
+        }
+    }
+
+    /// Has its own thread, if it has one, rest, and waits until it does.
+    pub(crate) fn rest(&self) {
+        if let Some(thread) = self.device().thread() {
+            thread.rest();
+        }
+    }
+
     /// What is to be waited for on the device's behalf, one for each queue.
     pub(crate) fn waited_for(&self) -> &[Arc<EventFd>] {
-        if self.device().waits_by_itself() { &[] } else { &self.kicks }
+        if self.device().thread().is_some() { &[] } else { &self.kicks }
     }
 
     /// Has `wait` wait for what the device waits for besides.

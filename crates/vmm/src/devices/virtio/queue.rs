@@ -126,8 +126,14 @@ impl Queue {
 
     /// Has requests that are there handled, by a function that returns how many bytes it wrote, and answered; the guest is told once. A guest that
     /// offers without end gets a ring's length a turn, and whoever waits for this queue is woken for the next one.
-    pub(crate) fn handle(
+    pub(crate) fn handle(&mut self, handle: impl FnMut(Request<'_>) -> Result<u32, Nonsense>) -> Result<(), Nonsense> {
+        self.handle_while(|| true, handle)
+    }
+
+    /// As [`Queue::handle`], for as long as `goes_on` says so. Whoever waits for this queue is woken for the rest.
+    pub(crate) fn handle_while(
         &mut self,
+        goes_on: impl Fn() -> bool,
         mut handle: impl FnMut(Request<'_>) -> Result<u32, Nonsense>,
     ) -> Result<(), Nonsense> {
         let memory = self.memory.clone();
@@ -145,7 +151,7 @@ impl Queue {
                 None if self.wake()? => {}
                 None => break,
             }
-            if left == 0 {
+            if left == 0 || !goes_on() {
                 // It is not full: it was read before.
                 let _ = self.kick.write(1);
                 break;

@@ -10,11 +10,14 @@ mod request;
 pub(crate) use disk::Disk;
 
 use super::Device;
-use super::queue::{Nonsense, Queue};
-use crate::events::{Waited, event};
+use super::queue::Queue;
+use crate::confine::Kind;
+use crate::end::Ending;
+use crate::error::Result;
+use crate::events::Waited;
+use crate::threads::{Gate, Thread, Wake, Wanted, wake};
 use rustix::event::{PollFd, PollFlags, poll};
-use std::sync::Arc;
-use std::thread::{self, JoinHandle};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use vmm_sys_util::eventfd::EventFd;
 
 /// Its number.
@@ -46,27 +49,46 @@ pub(super) const MOST_SECTORS: u32 = 1 << 21;
 pub(crate) struct Block {
     configuration: [u8; 60],
     features: u64,
-    state: State,
+    work: Arc<Work>,
+    thread: Thread,
 }
 
-enum State {
-    /// Nobody uses it.
-    Idle(Box<Disk>),
-    /// A thread does, and gives the disk back at its end.
-    Running { stop: Arc<EventFd>, thread: JoinHandle<Box<Disk>> },
-    /// The thread could not be started, or ended badly: no request is answered any more.
-    Lost,
+/// What the device and its thread share.
+struct Work {
+    /// The thread has it while it works requests off.
+    ring: Mutex<Ring>,
+    /// Tells the thread that there is a queue now, or that it is to rest.
+    wake: Wake,
+}
+
+/// The disk, and what the guest wants of it.
+struct Ring {
+    disk: Disk,
+    queue: Option<Queue>,
+    /// The guest did what makes no sense: nothing more is answered until it starts over.
+    is_wrong: bool,
 }
 
 impl Block {
-    /// A disk as a device.
-    pub(crate) fn new(disk: Disk) -> Block {
+    /// A disk as a device, with its thread.
+    pub(crate) fn new(disk: Disk, ending: &Arc<Ending>) -> Result<Block> {
         let writable = feature::DISCARD | feature::WRITE_ZEROES;
         let features = feature::SEG_MAX
             | feature::TOPOLOGY
             | feature::FLUSH
             | if disk.is_read_only() { feature::READ_ONLY } else { writable };
-        Block { configuration: configuration(&disk), features, state: State::Idle(Box::new(disk)) }
+        let configuration = configuration(&disk);
+        let ring = Mutex::new(Ring { disk, queue: None, is_wrong: false });
+        let work = Arc::new(Work { ring, wake: wake()? });
+        let (works, event) = (Arc::clone(&work), Arc::clone(&work.wake));
+        let thread = Thread::new("disk".to_owned(), Kind::Disk, Some(event), ending, move |gate| {
+            while gate.pass() {
+                while gate.is_open() {
+                    works.once(gate);
+                }
+            }
+        })?;
+        Ok(Block { configuration, features, work, thread })
     }
 }
 
@@ -107,71 +129,63 @@ impl Device for Block {
         &self.configuration
     }
 
-    fn waits_by_itself(&self) -> bool {
-        true
+    fn thread(&self) -> Option<&Thread> {
+        Some(&self.thread)
     }
 
     fn activate(&mut self, mut queues: Vec<Option<Queue>>, features: u64) {
-        let Some(queue) = queues.pop().flatten() else { return };
-        let Ok(stop) = event().map(Arc::new) else {
-            return queue.interrupt().fail(&Nonsense("the host has no descriptor left for a disk".to_owned()));
-        };
-        let State::Idle(mut disk) = std::mem::replace(&mut self.state, State::Lost) else { return };
-        disk.set_write_through(features & feature::FLUSH == 0);
-        let (stopped, interrupt) = (Arc::clone(&stop), Arc::clone(queue.interrupt()));
-        let thread = thread::Builder::new().name("disk".to_owned()).spawn(move || work(disk, queue, &stopped));
-        match thread {
-            Ok(thread) => self.state = State::Running { stop, thread },
-            Err(error) => interrupt.fail(&Nonsense(format!("start a thread for a disk: {error}"))),
-        }
+        let mut ring = self.work.ring();
+        ring.disk.set_write_through(features & feature::FLUSH == 0);
+        (ring.queue, ring.is_wrong) = (queues.pop().flatten(), false);
+        // It is not full: the thread reads it.
+        let _ = self.work.wake.write(1);
     }
 
     fn reset(&mut self) {
-        self.state = match std::mem::replace(&mut self.state, State::Lost) {
-            State::Running { stop, thread } => {
-                // It is not full: nobody else writes to it.
-                let _ = stop.write(1);
-                thread.join().map_or(State::Lost, State::Idle)
-            }
-            other => other,
-        };
+        // It rests after the request that it is at: no guest keeps it from that.
+        self.thread.rest();
+        self.work.ring().queue = None;
+        self.thread.want(Wanted::Run);
     }
 }
 
-impl Drop for Block {
-    fn drop(&mut self) {
-        self.reset();
+impl Work {
+    fn ring(&self) -> MutexGuard<'_, Ring> {
+        self.ring.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
 
-/// Works requests off until it is told to stop. Returns the disk.
-fn work(mut disk: Box<Disk>, mut queue: Queue, stop: &EventFd) -> Box<Disk> {
-    let kick = Arc::clone(queue.kick());
-    let mut is_right = true;
-    loop {
-        // Waiting fails for want of memory alone: what is there is worked off all the same.
-        let (kicked, stopped) = wait(&kick, stop, is_right).unwrap_or((true, false));
-        if stopped {
-            return disk;
+    /// Waits until the guest has put something into the queue, and works it off, for as long as the gate is open.
+    fn once(&self, gate: &Gate) {
+        let kick = self.ring().kick();
+        if !wait(kick.as_deref(), &self.wake) {
+            return;
         }
-        if kicked && is_right {
-            let _ = kick.read();
-            if let Err(nonsense) = queue.handle(|request| request::answer(&mut disk, request)) {
-                queue.interrupt().fail(&nonsense);
-                is_right = false;
-            }
+        let mut ring = self.ring();
+        let Ring { disk, queue: Some(queue), is_wrong } = &mut *ring else { return };
+        let _ = queue.kick().read();
+        if let Err(nonsense) = queue.handle_while(|| gate.is_open(), |request| request::answer(disk, request)) {
+            queue.interrupt().fail(&nonsense);
+            *is_wrong = true;
         }
     }
 }
 
-/// Which of the two was written to. The first only counts while the guest makes sense.
-fn wait(kick: &EventFd, stop: &EventFd, is_right: bool) -> rustix::io::Result<(bool, bool)> {
-    let (kick, stop) = (Waited(kick), Waited(stop));
-    let mut waited = [PollFd::new(&stop, PollFlags::IN), PollFd::new(&kick, PollFlags::IN)];
-    let count = if is_right { 2 } else { 1 };
-    match poll(&mut waited[..count], None) {
-        Ok(_) => Ok((!waited[1].revents().is_empty(), !waited[0].revents().is_empty())),
-        Err(rustix::io::Errno::INTR) => Ok((false, false)),
-        Err(error) => Err(error),
+impl Ring {
+    /// What the guest writes to, while that counts.
+    fn kick(&self) -> Option<Arc<EventFd>> {
+        self.queue.as_ref().filter(|_| !self.is_wrong).map(|queue| Arc::clone(queue.kick()))
     }
+}
+
+/// Waits until one of the two is written to. Returns whether the first is.
+fn wait(kick: Option<&EventFd>, wake: &EventFd) -> bool {
+    let (woken, kicked) = (Waited(wake), kick.map(Waited));
+    let mut waited = vec![PollFd::new(&woken, PollFlags::IN)];
+    waited.extend(kicked.as_ref().map(|kick| PollFd::new(kick, PollFlags::IN)));
+    // It fails where a signal came, or for want of memory: looked at again.
+    let _ = poll(&mut waited, None);
+    if !waited[0].revents().is_empty() {
+        let _ = wake.read();
+    }
+    waited.get(1).is_some_and(|kick| !kick.revents().is_empty())
 }

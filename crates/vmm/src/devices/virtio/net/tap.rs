@@ -33,8 +33,8 @@ pub(crate) struct Tap {
 }
 
 impl Tap {
-    /// The tap of that name in this process's network namespace. It is made where there is none and this process may.
-    pub(crate) fn open(name: &str) -> Result<Tap> {
+    /// Attaches to the tap of that name in this process's network namespace. It is made where there is none and this process may.
+    pub(crate) fn attach(name: &str) -> Result<OwnedFd> {
         let failed = Error::host("open /dev/net/tun");
         let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let fd = rustix::fs::open("/dev/net/tun", flags, Mode::empty()).map_err(failed)?;
@@ -53,7 +53,7 @@ impl Tap {
         if unsafe { libc::ioctl(fd.as_raw_fd(), request::SET_INTERFACE, &raw mut interface) } < 0 {
             return Err(Error::Host { what: "attach to a tap", source: io::Error::last_os_error() });
         }
-        Tap::of(fd)
+        Ok(fd)
     }
 
     /// A tap that somebody has opened and attached to, which gives and takes a header before each packet.

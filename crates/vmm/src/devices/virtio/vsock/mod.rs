@@ -1,7 +1,7 @@
 //! Sockets between a guest and its host, without a network (5.10).
 //!
 //! The host's end is a Unix socket, as Firecracker has it: who connects to it and writes `CONNECT PORT` is connected to that port of the guest,
-//! and reads `OK` and a number first; what the guest connects to, at the host's port P, is a Unix socket of the same name with `_P` behind it.
+//! and reads `OK` and a number first. Who is at the host's ports, for the guest, says whoever made the machine ([`Dial`]).
 //!
 //! - [`packet`]: what goes over the rings
 //! - [`connection`]: one connection, its credit, its ends
@@ -12,16 +12,14 @@ mod packet;
 
 use super::Device;
 use super::queue::{Nonsense, Queue, Request, Source};
+use crate::parts::{Dial, VsockParts};
 use connection::{Caller, Connection, Fate, Ports};
 use packet::{Header, STREAM, op};
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 use std::collections::{BTreeMap, VecDeque};
-use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
+use std::os::unix::net::UnixListener;
 
 /// Its number.
 const KIND: u32 = 19;
@@ -49,8 +47,8 @@ const CALLER: u64 = 1 << 63;
 pub(crate) struct Vsock {
     cid: u64,
     configuration: [u8; 8],
-    path: PathBuf,
-    listener: UnixListener,
+    dial: Dial,
+    listener: Option<UnixListener>,
     is_listening: bool,
     epoll: OwnedFd,
     rx: Option<Queue>,
@@ -68,18 +66,20 @@ pub(crate) struct Vsock {
 }
 
 impl Vsock {
-    /// A device whose guest has the address `cid`, and whose host's end is a socket at `path`, where nothing is yet.
-    pub(crate) fn new(cid: u32, path: &Path) -> io::Result<Vsock> {
-        let listener = UnixListener::bind(path)?;
-        listener.set_nonblocking(true)?;
+    /// The device with that host's end.
+    pub(crate) fn new(parts: VsockParts) -> io::Result<Vsock> {
+        let VsockParts { cid, listener, dial } = parts;
         let epoll = epoll::create(CreateFlags::CLOEXEC)?;
-        epoll::add(&epoll, &listener, EventData::new_u64(LISTENER), EventFlags::IN)?;
+        if let Some(listener) = &listener {
+            listener.set_nonblocking(true)?;
+            epoll::add(&epoll, listener, EventData::new_u64(LISTENER), EventFlags::IN)?;
+        }
         Ok(Vsock {
             cid: cid.into(),
             configuration: u64::from(cid).to_le_bytes(),
-            path: path.to_owned(),
+            dial,
+            is_listening: listener.is_some(),
             listener,
-            is_listening: true,
             epoll,
             rx: None,
             tx: None,
@@ -105,11 +105,12 @@ impl Vsock {
     /// Takes in who connects to the host's end.
     fn accept(&mut self) {
         for _ in 0..MOST_AT_ONCE {
-            let stream = match self.listener.accept() {
-                Ok((stream, _)) => stream,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+            let stream = match self.listener.as_ref().map(UnixListener::accept) {
+                Some(Ok((stream, _))) => stream,
+                None => return,
+                Some(Err(error)) if error.kind() == io::ErrorKind::WouldBlock => return,
                 // No descriptor is left: asked again once there is one.
-                Err(_) => return self.do_not_listen(),
+                Some(Err(_)) => return self.do_not_listen(),
             };
             if self.is_full() || self.rx.is_none() || stream.set_nonblocking(true).is_err() {
                 continue;
@@ -127,16 +128,18 @@ impl Vsock {
 
     /// Whoever connects to the host's end waits.
     fn do_not_listen(&mut self) {
-        if std::mem::take(&mut self.is_listening) {
-            let _ = epoll::delete(&self.epoll, &self.listener);
+        if let Some(listener) = &self.listener
+            && std::mem::take(&mut self.is_listening)
+        {
+            let _ = epoll::delete(&self.epoll, listener);
         }
     }
 
     /// Who waits is taken in again.
     fn listen(&mut self) {
-        if !self.is_listening {
+        if let Some(listener) = self.listener.as_ref().filter(|_| !self.is_listening) {
             let data = EventData::new_u64(LISTENER);
-            self.is_listening = epoll::add(&self.epoll, &self.listener, data, EventFlags::IN).is_ok();
+            self.is_listening = epoll::add(&self.epoll, listener, data, EventFlags::IN).is_ok();
         }
     }
 
@@ -248,10 +251,8 @@ impl Vsock {
 
     /// The guest wants to be connected to a port of the host.
     fn connect(&mut self, ports: Ports, request: &Header) {
-        let mut path = OsString::from(&self.path);
-        path.push(format!("_{}", ports.host));
-        let stream = if self.is_full() { Err(io::ErrorKind::QuotaExceeded.into()) } else { dial(Path::new(&path)) };
-        match stream {
+        let stream = if self.is_full() { Err(io::ErrorKind::QuotaExceeded.into()) } else { (self.dial)(ports.host) };
+        match stream.and_then(|stream| stream.set_nonblocking(true).map(|()| stream)) {
             Ok(stream) => {
                 let number = self.number();
                 self.insert(number, ports, Connection::of_guest(ports, stream, request));
@@ -292,14 +293,6 @@ impl Source for Vsock {
         }
         Ok(length)
     }
-}
-
-/// Connects to a socket that somebody listens on, without waiting for them to have time.
-fn dial(path: &Path) -> io::Result<UnixStream> {
-    let socket =
-        socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None)?;
-    connect(&socket, &SocketAddrUnix::new(path)?)?;
-    Ok(socket.into())
 }
 
 impl Device for Vsock {
@@ -373,12 +366,5 @@ impl Device for Vsock {
         self.callers.clear();
         self.answers.clear();
         self.due.clear();
-    }
-}
-
-impl Drop for Vsock {
-    fn drop(&mut self) {
-        // Whoever took the directory away took it along.
-        let _ = std::fs::remove_file(&self.path);
     }
 }

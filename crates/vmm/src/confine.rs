@@ -1,0 +1,207 @@
+//! What each kind of thread may ask the host's kernel for: a seccomp filter for each (seccomp(2)).
+//!
+//! By `seccompiler`, which is made for this and nothing else, of Rust alone: `sandbox` compiles profiles of containers with libseccomp, whose C library the
+//! hypervisor would have in its process for four fixed lists. What a thread does beyond its list ends the process: whoever made it do so is in it.
+//! Paths are on no list: all that a machine's threads work with was opened before.
+
+use crate::error::{Error, Result};
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule, TargetArch,
+};
+use std::collections::BTreeMap;
+use std::io;
+
+/// What a thread is there for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Runs a processor, and answers its accesses to registers.
+    Vcpu,
+    /// Works off what the guest asks of a disk.
+    Disk,
+    /// Serves the other queues, and what the host has for the guest.
+    Events,
+    /// Writes what the guest wrote to its serial port.
+    Console,
+}
+
+/// `KVM_RUN` and `KVM_GET_REGS`, of which the second is for the text of an error (linux/kvm.h).
+const KVM_RUN: u64 = 0xae80;
+const KVM_GET_REGS: u64 = 0x8090_ae81;
+/// `TUNSETOFFLOAD` (linux/if_tun.h): a guest has accepted its network card.
+const TUN_SET_OFFLOAD: u64 = 0x4004_54d0;
+
+/// What every thread does: it waits for others, has memory, is signalled, writes to standard error when it panics, and ends.
+const COMMON: [libc::c_long; 20] = [
+    libc::SYS_read,
+    libc::SYS_write,
+    libc::SYS_futex,
+    libc::SYS_rt_sigreturn,
+    libc::SYS_rt_sigprocmask,
+    libc::SYS_sigaltstack,
+    libc::SYS_restart_syscall,
+    libc::SYS_munmap,
+    libc::SYS_mremap,
+    libc::SYS_madvise,
+    libc::SYS_brk,
+    libc::SYS_sched_yield,
+    libc::SYS_clock_gettime,
+    libc::SYS_gettid,
+    libc::SYS_getpid,
+    libc::SYS_tgkill,
+    libc::SYS_close,
+    libc::SYS_exit,
+    libc::SYS_exit_group,
+    libc::SYS_rseq,
+];
+
+/// What a kind does besides.
+fn own(kind: Kind) -> &'static [libc::c_long] {
+    match kind {
+        // A device that is reset on a processor's thread forgets whom it waits for.
+        Kind::Vcpu => &[libc::SYS_epoll_ctl],
+        Kind::Disk => &[
+            libc::SYS_preadv,
+            libc::SYS_pwritev,
+            libc::SYS_fdatasync,
+            libc::SYS_fallocate,
+            libc::SYS_poll,
+            libc::SYS_ppoll,
+        ],
+        Kind::Events => &[
+            libc::SYS_epoll_wait,
+            libc::SYS_epoll_pwait,
+            libc::SYS_epoll_pwait2,
+            libc::SYS_epoll_ctl,
+            libc::SYS_poll,
+            libc::SYS_ppoll,
+            libc::SYS_accept4,
+            libc::SYS_connect,
+            libc::SYS_readv,
+            libc::SYS_writev,
+            libc::SYS_sendto,
+            libc::SYS_recvfrom,
+            libc::SYS_shutdown,
+            libc::SYS_getrandom,
+        ],
+        Kind::Console => &[libc::SYS_poll, libc::SYS_ppoll],
+    }
+}
+
+/// Calls that are allowed where an argument is one of some: the call, the argument's number, a mask of it and the values.
+type Limited = (libc::c_long, u8, Option<u64>, &'static [u64]);
+
+/// What every thread does in this form alone: memory is mapped, and its protection changed, never so that it could be run; a descriptor is looked at before it is
+/// closed, where Rust's library was built to.
+const COMMON_LIMITED: [Limited; 3] = [
+    (libc::SYS_mmap, 2, Some(libc::PROT_EXEC as u64), &[0]),
+    (libc::SYS_mprotect, 2, Some(libc::PROT_EXEC as u64), &[0]),
+    (libc::SYS_fcntl, 1, None, &[libc::F_GETFD as u64]),
+];
+
+fn limited(kind: Kind) -> &'static [Limited] {
+    match kind {
+        Kind::Vcpu => &[(libc::SYS_ioctl, 1, None, &[KVM_RUN, KVM_GET_REGS, TUN_SET_OFFLOAD])],
+        Kind::Events => &[
+            (libc::SYS_ioctl, 1, None, &[libc::FIONBIO]),
+            (libc::SYS_socket, 0, None, &[libc::AF_UNIX as u64]),
+            (libc::SYS_socketpair, 0, None, &[libc::AF_UNIX as u64]),
+        ],
+        Kind::Disk | Kind::Console => &[],
+    }
+}
+
+/// The filter of a kind of thread.
+pub(crate) fn filter(kind: Kind) -> Result<BpfProgram> {
+    compile(kind).map_err(|error| Error::Host { what: "make a seccomp filter", source: io::Error::other(error) })
+}
+
+fn compile(kind: Kind) -> Result<BpfProgram, seccompiler::BackendError> {
+    let mut rules: BTreeMap<i64, Vec<SeccompRule>> =
+        COMMON.iter().chain(own(kind)).map(|call| (*call, vec![])).collect();
+    for (call, argument, mask, values) in COMMON_LIMITED.iter().chain(limited(kind)) {
+        for value in *values {
+            let operator = mask.map_or(SeccompCmpOp::Eq, SeccompCmpOp::MaskedEq);
+            let condition = SeccompCondition::new(*argument, SeccompCmpArgLen::Dword, operator, *value)?;
+            rules.entry(*call).or_default().push(SeccompRule::new(vec![condition])?);
+        }
+    }
+    let architecture = TargetArch::try_from(std::env::consts::ARCH)?;
+    SeccompFilter::new(rules, SeccompAction::KillProcess, SeccompAction::Allow, architecture)?.try_into()
+}
+
+/// Has the filter hold for the calling thread from now on.
+pub(crate) fn apply(filter: &BpfProgram) -> Result<()> {
+    seccompiler::apply_filter(filter).map_err(|error| Error::Host {
+        what: "confine a thread of a machine (seccomp)",
+        source: io::Error::other(error),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::Command;
+    use std::thread;
+
+    /// What a thread of that name tries, in a process of its own, which the kernel is to end.
+    const TRIES: [(&str, Kind, fn()); 6] = [
+        ("vcpu opens a file", Kind::Vcpu, || drop(std::fs::File::open("/dev/null"))),
+        ("vcpu asks a terminal", Kind::Vcpu, || {
+            // SAFETY: the request is given no memory.
+            let _ = unsafe { libc::ioctl(0, libc::TIOCEXCL) };
+        }),
+        ("disk makes a socket", Kind::Disk, || drop(std::os::unix::net::UnixStream::pair())),
+        ("events make a socket of a network", Kind::Events, || drop(std::net::UdpSocket::bind("127.0.0.1:0"))),
+        ("events map what can be run", Kind::Events, || {
+            // SAFETY: the kernel chooses an address where nothing is.
+            let _ = unsafe {
+                rustix::mm::mmap_anonymous(
+                    std::ptr::null_mut(),
+                    4096,
+                    rustix::mm::ProtFlags::EXEC,
+                    rustix::mm::MapFlags::PRIVATE,
+                )
+            };
+        }),
+        ("console starts a program", Kind::Console, || drop(Command::new("/bin/true").status())),
+    ];
+
+    /// The variable that says which of [`TRIES`] a process is to do.
+    const WHICH: &str = "VMM_TEST_CONFINED";
+
+    #[test]
+    fn who_does_what_it_may_not_is_killed() {
+        if let Some(which) = std::env::var(WHICH).ok().and_then(|which| which.parse::<usize>().ok()) {
+            let (_, kind, does) = TRIES[which];
+            let filter = filter(kind).unwrap();
+            thread::spawn(move || {
+                apply(&filter).unwrap();
+                does();
+            })
+            .join()
+            .unwrap();
+            return;
+        }
+        for (number, (what, ..)) in TRIES.iter().enumerate() {
+            let mut again = Command::new(std::env::current_exe().unwrap());
+            again
+                .args(["--exact", "confine::tests::who_does_what_it_may_not_is_killed"])
+                .env(WHICH, number.to_string());
+            let output = again.output().unwrap();
+            assert_eq!(output.status.signal(), Some(libc::SIGSYS), "{what}: {output:?}");
+        }
+    }
+
+    #[test]
+    fn threads_allocate_and_end_within_their_filters() {
+        for kind in [Kind::Vcpu, Kind::Disk, Kind::Events, Kind::Console] {
+            let filter = filter(kind).unwrap();
+            let summed = thread::spawn(move || {
+                apply(&filter).unwrap();
+                (0..200).map(|number| vec![1u8; number * 4096].len()).sum::<usize>()
+            });
+            assert_eq!(summed.join().unwrap(), 199 * 100 * 4096);
+        }
+    }
+}

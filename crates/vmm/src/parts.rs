@@ -1,0 +1,107 @@
+//! What a machine is made of, opened: descriptors, and no paths.
+//!
+//! A process that runs a machine has neither files nor rights: whoever starts it gives it these.
+
+use crate::config::{MemorySize, VcpuCount};
+use std::fmt;
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::PathBuf;
+
+/// Everything that a machine is made of.
+#[derive(Debug)]
+pub struct Parts {
+    /// How many processors.
+    pub vcpus: VcpuCount,
+    /// How much memory at its start.
+    pub memory: MemorySize,
+    /// What it starts from.
+    pub boot: Boot,
+    /// What it has besides.
+    pub devices: Devices,
+}
+
+/// What a machine starts from.
+#[derive(Debug)]
+pub struct Boot {
+    /// The guest's kernel: an ELF file with a PVH entry, or a bzImage. It is mapped, and must never be written to again.
+    pub kernel: File,
+    /// What errors call the kernel.
+    pub kernel_name: PathBuf,
+    /// What the kernel has as its first root file system. As the kernel, it is mapped.
+    pub initrd: Option<File>,
+    /// The kernel's command line.
+    pub command_line: String,
+}
+
+/// The devices of a machine, with the host's end of each. A machine that goes on from a snapshot is given the same ones in the same order: other files, taps and
+/// sockets, of the same kinds and sizes.
+#[derive(Debug, Default)]
+pub struct Devices {
+    /// Where what the guest writes to its serial port goes: a file, a pipe, a terminal, a socket. Nobody waits for who reads there.
+    pub console: Option<OwnedFd>,
+    /// Its disks, in the order in which the guest finds them.
+    pub disks: Vec<DiskParts>,
+    /// Its network cards, in the order in which the guest finds them.
+    pub cards: Vec<CardParts>,
+    /// Sockets between it and the host.
+    pub vsock: Option<VsockParts>,
+}
+
+/// A disk.
+#[derive(Debug)]
+pub struct DiskParts {
+    /// What tells it from others, of 20 bytes at most: the guest has it as `/sys/block/NAME/serial`.
+    pub serial: String,
+    /// What is on it.
+    pub contents: DiskContents,
+}
+
+/// What is on a disk.
+#[derive(Debug)]
+pub enum DiskContents {
+    /// What a file holds, in whole sectors of 512 bytes.
+    File {
+        /// The file, open for writing too unless the disk is read-only.
+        file: File,
+        /// Whether the guest can't write to it.
+        read_only: bool,
+    },
+    /// What several files hold, one behind the other, each from a multiple of [`crate::CONCATENATED_ALIGN`] bytes on; the guest can't write to it.
+    Concatenated(Vec<File>),
+}
+
+/// A network card.
+#[derive(Debug)]
+pub struct CardParts {
+    /// `/dev/net/tun`, attached to the tap that is its other end, with a header before each packet (`IFF_TAP | IFF_NO_PI | IFF_VNET_HDR`).
+    pub tap: OwnedFd,
+    /// Its address.
+    pub mac: [u8; 6],
+    /// Bytes of the largest packet, without Ethernet's header.
+    pub mtu: u16,
+}
+
+/// Sockets between a machine and its host.
+pub struct VsockParts {
+    /// The guest's address, 3 or more.
+    pub cid: u32,
+    /// Where the host connects to the guest: who connects and writes `CONNECT PORT` is connected to that port of the guest, and reads `OK` and a number first.
+    pub listener: Option<UnixListener>,
+    /// Who is at the host's ports.
+    pub dial: Dial,
+}
+
+impl fmt::Debug for VsockParts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("VsockParts").field("cid", &self.cid).field("listener", &self.listener).finish_non_exhaustive()
+    }
+}
+
+/// Asked for the host's end of each connection that the guest makes, with the host's port: a stream, or an error for where nobody is.
+///
+/// It is called on the thread that serves the guest's queues, under its filter: it may make a pair of Unix sockets, connect to one without waiting, take locks
+/// and write to an eventfd, and open nothing. It must not wait.
+pub type Dial = Box<dyn FnMut(u32) -> io::Result<UnixStream> + Send>;
