@@ -5,13 +5,14 @@ mod cloud_kernel;
 mod support;
 
 use std::fs::{self, File};
-use std::io::{BufWriter, Read, Write};
+use std::io::{Read, Write};
 use std::net::IpAddr;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use guest_image::{Prepared, Source};
 use guest_protocol::configuration::{Disk, Found, Identity, Interface, Lower, Machine as Configuration, Root, Upper};
 use guest_protocol::message::{Blob, End, Reply, Request, Status, Stream, Streams};
 use serde_json::json;
@@ -21,27 +22,31 @@ use support::{BOX, Machine, busybox, init, spec};
 const ALIGNED: u64 = 1 << 20;
 const MAC: [u8; 6] = [0x52, 0x54, 0, 0x12, 0x34, 0x56];
 
-/// What a host puts into a machine's first root file system.
-fn initramfs(file: &Path) {
-    let kernel = cloud_kernel::directory();
-    let list = fs::read_to_string(kernel.join("list")).unwrap();
-    let mut out = BufWriter::new(File::create(file).unwrap());
-    let mut add = |entry: cpio::newc::Builder, contents: &[u8]| {
-        let mut entry = entry.write(&mut out, contents.len() as u32);
-        entry.write_all(contents).unwrap();
-        entry.finish().unwrap();
-    };
-    let new = cpio::newc::Builder::new;
-    add(new("init").mode(0o100_755), guest_image::AGENT);
-    for directory in ["dev", "modules"] {
-        add(new(directory).mode(0o40_755), &[]);
+/// The distribution's kernel, prepared as a daemon does it, of files as its package has them.
+fn kernel(directory: &Path) -> Prepared {
+    let cached = cloud_kernel::directory();
+    let vmlinuz = cached.join("vmlinuz");
+    let image = fs::read(&vmlinuz).unwrap();
+    // What its modules are found by (the kernel's Documentation/arch/x86/boot.rst, `kernel_version`).
+    let at = 0x200 + usize::from(u16::from_le_bytes([image[0x20e], image[0x20f]]));
+    let version = image[at..].split(|byte| *byte == b' ').next().unwrap();
+    let modules = directory.join("modules").join(std::str::from_utf8(version).unwrap());
+    fs::create_dir_all(modules.join("kernel")).unwrap();
+    for entry in fs::read_dir(cached).unwrap().flatten() {
+        if entry.path().extension().is_some_and(|ending| ending == "ko") {
+            fs::copy(entry.path(), modules.join("kernel").join(entry.file_name())).unwrap();
+        }
     }
-    add(new("dev/null").mode(0o20_666).rdev_major(1).rdev_minor(3), &[]);
-    add(new("modules/list").mode(0o100_644), list.as_bytes());
-    for module in list.lines() {
-        add(new(&format!("modules/{module}")).mode(0o100_644), &fs::read(kernel.join(module)).unwrap());
+    fs::write(modules.join("modules.builtin"), "kernel/fs/ext4/ext4.ko\n").unwrap();
+    let source = Source::Files(guest_image::Files { kernel: vmlinuz, modules });
+    guest_image::prepare(&directory.join("microvm"), &source, &unpack, &|_| {}).unwrap()
+}
+
+fn unpack(vmlinuz: &Path, out: &mut File) -> Result<bool, String> {
+    match vmm::boot::Kernel::open(File::open(vmlinuz).unwrap(), vmlinuz).unwrap() {
+        vmm::boot::Kernel::BzImage(kernel) => kernel.unpack(out).map(|_| true).map_err(|error| error.to_string()),
+        vmm::boot::Kernel::Pvh(_) => Err("it is a bzImage".to_owned()),
     }
-    cpio::newc::trailer(out).unwrap().flush().unwrap();
 }
 
 /// A disk with two layers, one behind the other. Says where they are, the upper one first.
@@ -68,15 +73,15 @@ fn layers(directory: &Path) -> Vec<(u64, u64)> {
 /// What machines are booted with.
 struct Files {
     directory: tempfile::TempDir,
+    kernel: Prepared,
     layers: Vec<(u64, u64)>,
 }
 
 impl Files {
     fn new() -> Self {
         let directory = tempfile::Builder::new().prefix("guest-files-").tempdir().unwrap();
-        initramfs(&directory.path().join("initramfs"));
-        let layers = layers(directory.path());
-        Self { directory, layers }
+        let (kernel, layers) = (kernel(directory.path()), layers(directory.path()));
+        Self { directory, kernel, layers }
     }
 
     fn path(&self, name: &str) -> String {
@@ -95,7 +100,7 @@ impl Files {
         qemu.args(["-accel", "tcg,thread=multi", "-M", "q35", "-cpu", "max", "-smp", "1", "-m", "256"]);
         qemu.args(["-nodefaults", "-no-user-config", "-nographic", "-no-reboot", "-serial", "stdio"]);
         qemu.args(["-monitor", &format!("unix:{},server=on,wait=off", path("monitor"))]);
-        qemu.arg("-kernel").arg(cloud_kernel::directory().join("vmlinuz")).args(["-initrd", &self.path("initramfs")]);
+        qemu.arg("-kernel").arg(&self.kernel.kernel).arg("-initrd").arg(&self.kernel.initramfs);
         qemu.args(["-append", "console=ttyS0 quiet reboot=t panic=-1 stratus.host=port:agent"]);
         for (name, readonly, file) in [("layers", "on", self.path("layers")), ("changes", "off", path("changes"))] {
             qemu.args(["-drive", &format!("if=none,id={name},format=raw,readonly={readonly},file={file}")]);

@@ -1,0 +1,206 @@
+//! What machines start from, made of the distribution's kernel as packages have it: modules in directories, packed in every way that there is.
+
+#[path = "../../../tests/cloud_kernel.rs"]
+mod cloud_kernel;
+
+use guest_image::{AGENT, Error, Files, Modules, Prepared, Source, agent_digest, prepare, prepared, write_initramfs};
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+
+/// A kernel and its modules, and a directory to prepare in.
+struct Kernel {
+    dir: tempfile::TempDir,
+    files: Files,
+}
+
+impl Kernel {
+    fn new() -> Kernel {
+        let dir = tempfile::tempdir().unwrap();
+        let cached = cloud_kernel::directory();
+        let kernel = dir.path().join("vmlinuz");
+        fs::copy(cached.join("vmlinuz"), &kernel).unwrap();
+        let modules = dir.path().join("modules").join(version(&kernel));
+        for (number, entry) in fs::read_dir(cached).unwrap().flatten().enumerate() {
+            let name = entry.file_name().into_string().unwrap();
+            if !name.ends_with(".ko") {
+                continue;
+            }
+            let directory = modules.join("kernel").join(["fs", "drivers/virtio", "net"][number % 3]);
+            fs::create_dir_all(&directory).unwrap();
+            let contents = fs::read(entry.path()).unwrap();
+            let (ending, packed) = match number % 4 {
+                0 => ("", contents),
+                1 => (".gz", gzip(&contents)),
+                2 => (".xz", xz(&contents)),
+                _ => (".zst", zstd::encode_all(&contents[..], 1).unwrap()),
+            };
+            fs::write(directory.join(name + ending), packed).unwrap();
+        }
+        fs::write(modules.join("modules.builtin"), "kernel/fs/ext4/ext4.ko\nkernel/drivers/virt/vmgenid.ko\n").unwrap();
+        Kernel { dir, files: Files { kernel, modules } }
+    }
+
+    fn place(&self) -> PathBuf {
+        self.dir.path().join("data/microvm")
+    }
+
+    fn prepare(&self) -> Result<Prepared, Error> {
+        prepare(
+            &self.place(),
+            &Source::Files(self.files.clone()),
+            &|_, out| Ok(out.write_all(b"\x7fELF").is_ok()),
+            &|_| {},
+        )
+    }
+
+    fn remove_module(&self, name: &str) {
+        for directory in ["fs", "drivers/virtio", "net"] {
+            for entry in fs::read_dir(self.files.modules.join("kernel").join(directory)).unwrap().flatten() {
+                if entry.file_name().to_str().unwrap().starts_with(&format!("{name}.ko")) {
+                    fs::remove_file(entry.path()).unwrap();
+                }
+            }
+        }
+    }
+}
+
+fn gzip(contents: &[u8]) -> Vec<u8> {
+    let mut out = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    out.write_all(contents).unwrap();
+    out.finish().unwrap()
+}
+
+fn xz(contents: &[u8]) -> Vec<u8> {
+    let mut out = lzma_rust2::XzWriter::new(Vec::new(), lzma_rust2::XzOptions::with_preset(0)).unwrap();
+    out.write_all(contents).unwrap();
+    out.finish().unwrap()
+}
+
+/// What file(1) finds: the version is the first word of a text that the header leads to.
+fn version(kernel: &Path) -> String {
+    let image = fs::read(kernel).unwrap();
+    let at = 0x200 + usize::from(u16::from_le_bytes([image[0x20e], image[0x20f]]));
+    let text = image[at..].split(|byte| *byte == b' ').next().unwrap();
+    String::from_utf8(text.to_vec()).unwrap()
+}
+
+/// The files of an archive, with their modes.
+fn unpacked(archive: &[u8]) -> BTreeMap<String, (u32, Vec<u8>)> {
+    let mut files = BTreeMap::new();
+    let mut rest = archive;
+    loop {
+        let mut reader = cpio::newc::Reader::new(rest).unwrap();
+        if reader.entry().is_trailer() {
+            return files;
+        }
+        let (name, mode, mtime) = (reader.entry().name().to_owned(), reader.entry().mode(), reader.entry().mtime());
+        assert_eq!(mtime, 0, "{name}");
+        let mut contents = Vec::new();
+        reader.read_to_end(&mut contents).unwrap();
+        files.insert(name, (mode, contents));
+        rest = reader.finish().unwrap();
+    }
+}
+
+fn names(directory: &Path) -> Vec<String> {
+    let mut names: Vec<_> =
+        fs::read_dir(directory).unwrap().flatten().map(|entry| entry.file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn a_kernel_is_prepared_once_and_found() {
+    let kernel = Kernel::new();
+    assert_eq!(prepared(&kernel.place()).unwrap(), None);
+    let made = kernel.prepare().unwrap();
+    assert_eq!(prepared(&kernel.place()).unwrap().as_ref(), Some(&made));
+    assert_eq!(names(&kernel.place()), ["kernel", "kernel.lock"]);
+    let inside = kernel.place().join("kernel");
+    assert_eq!(names(&inside), ["initramfs", "made-of", "modules", "vmlinux", "vmlinuz"]);
+    assert_eq!((&made.kernel, &made.vmlinuz), (&inside.join("vmlinux"), &inside.join("vmlinuz")));
+    assert_eq!((&*made.version, &*made.agent), (&*version(&kernel.files.kernel), agent_digest()));
+    assert_eq!(made.from, kernel.files.kernel.display().to_string());
+
+    let initramfs = fs::read(&made.initramfs).unwrap();
+    let files = unpacked(&initramfs);
+    assert!(files["init"] == (0o100_755, AGENT.to_vec()));
+    assert_eq!(files["dev/null"].0, 0o020_666);
+    let list = String::from_utf8(files["modules/list"].1.clone()).unwrap();
+    let place = |name: &str| list.lines().position(|line| line == format!("{name}.ko"));
+    for (earlier, later) in [
+        ("virtio_ring", "virtio_mmio"),
+        ("net_failover", "virtio_net"),
+        ("failover", "net_failover"),
+        ("vsock", "vmw_vsock_virtio_transport"),
+        ("vmw_vsock_virtio_transport_common", "vmw_vsock_virtio_transport"),
+        ("libcrc32c", "erofs"),
+        ("fuse", "virtiofs"),
+    ] {
+        assert!(place(earlier).unwrap() < place(later).unwrap(), "{earlier} before {later}: {list}");
+    }
+    for none in ["kvm", "tun", "ext4", "vmgenid"] {
+        assert_eq!(place(none), None, "{none}: {list}");
+    }
+    assert_eq!(list.lines().count() + 5, files.len());
+    let erofs = fs::read(cloud_kernel::directory().join("erofs.ko")).unwrap();
+    assert!(files["modules/erofs.ko"] == (0o100_644, erofs));
+
+    // The same gives the same bytes, and what was there has given way.
+    let again = kernel.prepare().unwrap();
+    assert_eq!(again, made);
+    assert!(fs::read(&again.initramfs).unwrap() == initramfs);
+    assert_eq!(names(&kernel.place()), ["kernel", "kernel.lock"]);
+    let mut other = Vec::new();
+    write_initramfs(&Modules::read(&inside.join("modules")).unwrap(), &mut other).unwrap();
+    assert!(other == initramfs);
+}
+
+#[test]
+fn another_agent_gets_an_initramfs_of_its_own() {
+    let kernel = Kernel::new();
+    let made = kernel.prepare().unwrap();
+    let initramfs = fs::read(&made.initramfs).unwrap();
+    // As a former version left it.
+    let path = kernel.place().join("kernel/made-of");
+    fs::write(&path, fs::read_to_string(&path).unwrap().replace(agent_digest(), "former")).unwrap();
+    fs::write(&made.initramfs, "former").unwrap();
+    fs::remove_dir_all(&kernel.files.modules).unwrap();
+    assert_eq!(prepared(&kernel.place()).unwrap(), Some(made.clone()));
+    assert!(fs::read(&made.initramfs).unwrap() == initramfs);
+    assert_eq!(names(&kernel.place().join("kernel")), ["initramfs", "made-of", "modules", "vmlinux", "vmlinuz"]);
+    fs::write(&path, "{").unwrap();
+    let told = prepared(&kernel.place()).unwrap_err().to_string();
+    assert!(told.contains("made-of is not as it was written") && told.contains("stratus microvm kernel"), "{told}");
+}
+
+#[test]
+fn what_can_not_be_prepared_leaves_what_was_there() {
+    let kernel = Kernel::new();
+    let made = kernel.prepare().unwrap();
+    // Somebody was killed.
+    fs::create_dir(kernel.place().join("kernel.new-left")).unwrap();
+    let unpack = |_: &Path, _: &mut File| Err("it is no kernel".to_owned());
+    let refused = prepare(&kernel.place(), &Source::Files(kernel.files.clone()), &unpack, &|_| {});
+    assert_eq!(refused.unwrap_err().to_string(), "it is no kernel");
+    kernel.remove_module("net_failover");
+    let told = kernel.prepare().unwrap_err().to_string();
+    assert!(told.contains("virtio_net.ko") && told.contains("depends on net_failover, which is not there"), "{told}");
+    kernel.remove_module("erofs");
+    kernel.remove_module("virtio_net");
+    let told = kernel.prepare().unwrap_err().to_string();
+    assert!(told.contains("has no virtio_net, which a microVM needs for its network"), "{told}");
+    assert!(told.contains("nor, by modules.builtin, built in"), "{told}");
+    assert_eq!(prepared(&kernel.place()).unwrap(), Some(made));
+    assert_eq!(names(&kernel.place()), ["kernel", "kernel.lock"]);
+}
+
+#[test]
+fn a_kernel_that_can_not_be_unpacked_is_booted_as_it_came() {
+    let kernel = Kernel::new();
+    let made = prepare(&kernel.place(), &Source::Files(kernel.files.clone()), &|_, _| Ok(false), &|_| {}).unwrap();
+    assert_eq!(made.kernel, made.vmlinuz);
+    assert_eq!(names(&kernel.place().join("kernel")), ["initramfs", "made-of", "modules", "vmlinuz"]);
+}
