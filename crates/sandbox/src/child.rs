@@ -340,7 +340,7 @@ fn become_container<'p>(
     process::streams(progress)?;
     process::attributes(progress)?;
     let seccomp_late = process::drop_privileges(progress)?;
-    let program = process::find_program(progress)?;
+    let program = process::find_program(progress, plan.program_reports)?;
 
     // Everything is ready.
     progress.report(Kind::Ready, Step::Sync, &[])?;
@@ -351,7 +351,7 @@ fn become_container<'p>(
     hooks::run(&plan.start_container, start, states[1].as_ref(), || process::confine(progress, seccomp_late))?;
     process::close_others(plan.preserve_fds)?;
     let gate = prepared.init.as_ref().map(|_| pid1::Gate::new()).transpose()?;
-    progress.report(Kind::Executing, Step::Exec, &[])?;
+    process::say_executing(progress, plan.program_reports)?;
     process::confine(progress, seccomp_late)?;
     if let (Some(init), Some(gate)) = (&prepared.init, gate) {
         pid1::split(init.as_fd(), gate, plan.process.terminal.is_some())?;
@@ -396,13 +396,13 @@ fn join_container<'p>(
     process::streams(progress)?;
     process::attributes(progress)?;
     let seccomp_late = process::drop_privileges(progress)?;
-    let program = process::find_program(progress)?;
+    let program = process::find_program(progress, plan.program_reports)?;
     progress.report(Kind::Ready, Step::Sync, &[])?;
     if plan.wait_for_start {
         wait_for_start(progress)?;
     }
     process::close_others(plan.preserve_fds)?;
-    progress.report(Kind::Executing, Step::Exec, &[])?;
+    process::say_executing(progress, plan.program_reports)?;
     process::confine(progress, seccomp_late)?;
     process::execute(progress, program)
 }

@@ -31,4 +31,4 @@ pub mod tap;
 
 pub use plan::{CompileOptions, ExecOptions, ExecPlan, InitPlan, MountTree, PlanError, RootFs, SeccompFilter};
 pub use spawn::{Fds, Home, SpawnError, Spawned, Stdio, open_trees, spawn, spawn_exec};
-pub use sync::{Failure, Step, SyncChannel, SyncEvent};
+pub use sync::{Failure, Report, Step, SyncChannel, SyncEvent};

@@ -5,7 +5,7 @@
 
 use std::fmt;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use rustix::io::{Errno, IoSlice, IoSliceMut};
 use rustix::net::{
@@ -114,6 +114,10 @@ steps! {
     Fork => "fork",
     /// Executing the program.
     Exec => "exec",
+    /// Making the machine in which the process is to run.
+    Machine => "run the microVM",
+    /// Executing the program, somewhere else.
+    Guest => "exec",
 }
 
 /// A step that failed, or a warning about one that was left out.
@@ -131,7 +135,7 @@ impl Failure {
     /// The shell's exit status for a program that could not be started: 127 where it was not found, 126 where it may
     /// not be executed or is no program, `None` where the failure has nothing to do with the program.
     pub fn exit_code(&self) -> Option<u8> {
-        if !matches!(self.step, Step::FindProgram | Step::Exec) {
+        if !matches!(self.step, Step::FindProgram | Step::Exec | Step::Guest) {
             return None;
         }
         match self.errno {
@@ -143,6 +147,12 @@ impl Failure {
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.step {
+            // It has been said where it was seen.
+            Step::Guest => return f.write_str(&self.detail),
+            Step::Machine => return write!(f, "{}: {}", self.step.text(), self.detail),
+            _ => {}
+        }
         let reason = errno_text(self.errno);
         if !matches!(self.step, Step::FindProgram | Step::Exec) {
             return match self.detail.as_str() {
@@ -211,6 +221,61 @@ pub(crate) enum Kind {
     /// From the process that stands between parent and child where a user namespace is joined and a PID namespace
     /// is new: the child's pid in the errno field, its pidfd beside it.
     Cloned,
+}
+
+/// Where a program that reports has the sync socket.
+pub(crate) const REPORT: i32 = 3;
+
+/// What a program says by itself of how far it is, where its plan says so ([`crate::CompileOptions::program_reports`]): it stands for a process
+/// that runs somewhere else, and is started when that is.
+///
+/// Dropped without a word, it is as if the process had been killed while it set itself up.
+#[derive(Debug)]
+pub struct Report(OwnedFd);
+
+impl Report {
+    /// What was inherited; once in a process, before it opens anything.
+    ///
+    /// # Errors
+    /// Nothing was: whoever started this process does not wait for its report.
+    pub fn inherited() -> Result<Self, Errno> {
+        // SAFETY: the number is only used for this call, which fails where it is not open.
+        let there = unsafe { BorrowedFd::borrow_raw(REPORT) };
+        // Not for what this process executes.
+        rustix::io::fcntl_setfd(there, rustix::io::FdFlags::CLOEXEC)?;
+        if rustix::net::sockopt::socket_type(there)? != rustix::net::SocketType::SEQPACKET {
+            return Err(Errno::NOTSOCK);
+        }
+        // SAFETY: whoever executed this program has put it there for it; nothing else in here knows its number.
+        Ok(Self(unsafe { OwnedFd::from_raw_fd(REPORT) }))
+    }
+
+    /// One, and the channel on which it is heard.
+    ///
+    /// # Errors
+    /// The kernel makes no sockets.
+    pub fn pair() -> Result<(Self, SyncChannel), Errno> {
+        use rustix::net::{AddressFamily, SocketFlags, SocketType};
+        let (ours, theirs) =
+            rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+        Ok((Self(theirs), SyncChannel::new(ours)))
+    }
+
+    /// The process runs.
+    pub fn executing(self) {
+        // Nobody who listens is nobody to tell.
+        let _ = report(self.0.as_fd(), Kind::Executing, Step::Exec, 0, &[], &[]);
+    }
+
+    /// Something was left out that no start should die of.
+    pub fn warn(&self, text: &str) {
+        let _ = report(self.0.as_fd(), Kind::Warning, Step::Machine, 0, &[text.as_bytes()], &[]);
+    }
+
+    /// The process does not run, and `detail` says all of why: [`Step::Guest`] where the program can't be executed, else [`Step::Machine`].
+    pub fn failed(self, step: Step, errno: i32, detail: &str) {
+        let _ = report(self.0.as_fd(), Kind::Failed, step, errno, &[detail.as_bytes()], &[]);
+    }
 }
 
 /// The messages from the parent.

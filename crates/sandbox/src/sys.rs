@@ -3,7 +3,7 @@
 
 use std::ffi::CStr;
 use std::ops::Range;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use rustix::io::{Errno, Result};
 
@@ -411,4 +411,13 @@ pub(crate) fn set_file_ids(uid: u32, gid: u32) {
         libc::syscall(libc::SYS_setfsgid, gid);
         libc::syscall(libc::SYS_setfsuid, uid);
     }
+}
+
+/// Makes `number` another name of a descriptor, which survives an exec.
+pub(crate) fn dup_to(fd: BorrowedFd<'_>, number: RawFd) -> Result<()> {
+    if fd.as_raw_fd() == number {
+        return rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::empty());
+    }
+    // SAFETY: what had the number is not used by this process any more, which is about to execute its program.
+    check(unsafe { libc::dup2(fd.as_raw_fd(), number) }.into()).map(drop)
 }

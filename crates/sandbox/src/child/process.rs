@@ -9,7 +9,7 @@ use rustix::io::{Errno, Result};
 
 use super::{At, Halt, Outcome, Progress};
 use crate::plan::SeccompPlan;
-use crate::sync::{Kind, Step};
+use crate::sync::{self, Kind, Step};
 use crate::sys::{self, SchedAttr};
 
 const CAP_SYS_ADMIN: u64 = 1 << 21;
@@ -204,13 +204,13 @@ fn missing(lacking: u64) -> &'static [u8] {
     if lacking == 1 << 24 { b"(CAP_SYS_RESOURCE is not ours to give)" } else { b"(some are not ours to give)" }
 }
 
-/// Looks for the program as its user, while a failure can still be told before the start.
-pub(super) fn find_program<'p>(progress: &Progress<'p>) -> Outcome<'p, &'p CStr> {
+/// Looks for the program as its user, while a failure can still be told before the start. `own`: it may be this very program.
+pub(super) fn find_program<'p>(progress: &Progress<'p>, own: bool) -> Outcome<'p, &'p CStr> {
     let plan = progress.process;
     let name = plan.argv.first().map_or(&b""[..], |name| name.to_bytes());
     let mut found = Errno::NOENT;
     for candidate in &plan.candidates {
-        match executable(candidate, progress.prepared.own_program) {
+        match executable(candidate, (!own).then_some(progress.prepared.own_program)) {
             Ok(()) => return Ok(candidate.as_c_str()),
             Err(errno) => found = errno,
         }
@@ -220,13 +220,13 @@ pub(super) fn find_program<'p>(progress: &Progress<'p>) -> Outcome<'p, &'p CStr>
     Err(Halt::new(Step::FindProgram, if search { Errno::NOENT } else { found }, name))
 }
 
-fn executable(path: &CStr, own_program: (u64, u64)) -> Result<()> {
+fn executable(path: &CStr, forbidden: Option<(u64, u64)>) -> Result<()> {
     let status = rustix::fs::stat(path)?;
     if FileType::from_raw_mode(status.st_mode) != FileType::RegularFile {
         return Err(Errno::ACCESS);
     }
     // By way of /proc/self/exe a container could have us execute ourselves, and then write to us.
-    if (status.st_dev, status.st_ino) == own_program {
+    if Some((status.st_dev, status.st_ino)) == forbidden {
         return Err(Errno::ACCESS);
     }
     rustix::fs::accessat(rustix::fs::CWD, path, Access::EXEC_OK, AtFlags::empty())
@@ -241,6 +241,14 @@ pub(super) fn close_others<'p>(preserve: u32) -> Outcome<'p, ()> {
         rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::empty()).at(Step::Streams, b"--preserve-fds")?;
     }
     Ok(())
+}
+
+/// Says that the program is about to be executed, or hands that over to the program.
+pub(super) fn say_executing<'p>(progress: &Progress<'p>, program_reports: bool) -> Outcome<'p, ()> {
+    if program_reports {
+        return sys::dup_to(progress.sync(), sync::REPORT).at(Step::Streams, b"for the program's report");
+    }
+    progress.report(Kind::Executing, Step::Exec, &[])
 }
 
 /// Loads the filter, and gives up what was kept for that. After it the filter decides what can still be told.

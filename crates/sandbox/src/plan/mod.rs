@@ -102,6 +102,9 @@ pub struct CompileOptions {
     pub no_new_keyring: bool,
     /// How many descriptors from 3 on the process inherits (`--preserve-fds`).
     pub preserve_fds: u32,
+    /// The program says itself when it is what it shall be, or why not ([`crate::Report`]): it stands for a process somewhere else. It may be this
+    /// very program.
+    pub program_reports: bool,
     /// Takes the place of the spec's seccomp profile, for whoever has it compiled already. Not for one that asks an agent:
     /// who that is, is in the spec.
     pub seccomp: Option<SeccompFilter>,
@@ -151,6 +154,7 @@ pub struct InitPlan<'p> {
     pub(crate) wait_for_start: bool,
     pub(crate) init: bool,
     pub(crate) preserve_fds: u32,
+    pub(crate) program_reports: bool,
     pub(crate) process: ProcessPlan<'p>,
     pub(crate) seccomp_agent: Option<SeccompAgent>,
 }
@@ -196,6 +200,8 @@ pub struct ExecOptions {
     pub seccomp: Option<SeccompFilter>,
     /// How many descriptors from 3 on the process inherits.
     pub preserve_fds: u32,
+    /// As [`CompileOptions::program_reports`].
+    pub program_reports: bool,
     /// Keep the caller's session keyring.
     pub no_new_keyring: bool,
     /// After its set-up the process waits for [`crate::SyncChannel::start`].
@@ -214,6 +220,7 @@ pub struct ExecPlan<'p> {
     pub(crate) own_keyring: bool,
     pub(crate) wait_for_start: bool,
     pub(crate) preserve_fds: u32,
+    pub(crate) program_reports: bool,
     pub(crate) process: ProcessPlan<'p>,
     pub(crate) seccomp_agent: Option<SeccompAgent>,
 }
@@ -267,7 +274,8 @@ impl<'p> InitPlan<'p> {
             own_keyring: !options.no_new_keyring,
             wait_for_start: options.wait_for_start,
             init: options.init,
-            preserve_fds: options.preserve_fds,
+            preserve_fds: preserved(options.preserve_fds, options.program_reports)?,
+            program_reports: options.program_reports,
             seccomp_agent: agent(&process, spec, bundle),
             process,
             cgroup: options.cgroup.as_ref().map(CgroupPlan::of),
@@ -322,7 +330,8 @@ impl<'p> ExecPlan<'p> {
             cgroup: options.cgroup.as_ref().map(CgroupPlan::of),
             own_keyring: !options.no_new_keyring,
             wait_for_start: options.wait_for_start,
-            preserve_fds: options.preserve_fds,
+            preserve_fds: preserved(options.preserve_fds, options.program_reports)?,
+            program_reports: options.program_reports,
             seccomp_agent: agent(&process, container, &options.bundle),
             process,
         })
@@ -346,6 +355,14 @@ impl<'p> ExecPlan<'p> {
     /// Who is to get [`crate::SyncEvent::SeccompListener`].
     pub fn seccomp_agent(&self) -> Option<&SeccompAgent> {
         self.seccomp_agent.as_ref()
+    }
+}
+
+/// What a program that reports does so by has the place of the first descriptor that would be kept.
+fn preserved(count: u32, program_reports: bool) -> Result<u32, PlanError> {
+    match program_reports && count > 0 {
+        true => Err(PlanError::Unsupported("a program that reports inherits no further descriptors".to_owned())),
+        false => Ok(count),
     }
 }
 

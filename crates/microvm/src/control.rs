@@ -1,0 +1,306 @@
+//! What a machine's process and those who want something of it say to each other, over a Unix stream socket.
+//!
+//! Frames: the length of the body in four bytes, the least first, and the body, encoded by postcard. With [`ToMachine::Run`] come the descriptors
+//! of the process's standard streams. Both ends are of one version: whoever speaks is made by the program that the machine was started by, or is
+//! told that it is not ([`Hello`]).
+
+use std::collections::VecDeque;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use guest_protocol::message::{Blob, Exit, Failure, Reply, Request, Streams, TerminalSize};
+use rustix::io::{Errno, IoSlice, IoSliceMut};
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
+};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+/// Grows by one with every change of a type here or of [`guest_protocol`]'s requests.
+pub const VERSION: u32 = 1;
+/// The most bytes of one body: a plan, or a piece of a file, and what is around it.
+const BODY_MAX: usize = 4 << 20;
+/// How much is read at once.
+const PIECE: usize = 64 << 10;
+
+/// The first frame of either end. Its form never changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    /// [`VERSION`].
+    pub version: u32,
+}
+
+/// To the machine's process.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum ToMachine {
+    /// Run a further process in its container, whose streams are the descriptors that come along: three, or a terminal's one. The connection
+    /// stands for it: what ends the one ends the other.
+    Run {
+        /// An `ExecPlan` of `sandbox`.
+        plan: Blob,
+        /// Its streams.
+        streams: Streams,
+    },
+    /// Send the connection's process a signal.
+    Signal(i32),
+    /// Set the size of the connection's process's terminal.
+    Resize(TerminalSize),
+    /// Ask the agent for something; not for what belongs to the machine's process itself ([`is_for_others`]).
+    Ask(Request),
+}
+
+/// From the machine's process.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum FromMachine {
+    /// The process runs; what was left out.
+    Started(Vec<String>),
+    /// It does not.
+    Refused(Failure),
+    /// It has ended.
+    Exited(Exit),
+    /// What came of a [`ToMachine::Ask`], in the order in which they came.
+    Answer(Result<Reply, Failure>),
+}
+
+/// Whether somebody else than the machine's process may ask for that.
+pub(crate) fn is_for_others(request: &Request) -> bool {
+    matches!(request, Request::Stats { .. } | Request::Processes { .. } | Request::File { .. } | Request::Freeze { .. })
+}
+
+/// A stream that can't be read: who is there does not speak this.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("what came over the machine's control socket is no message")]
+pub struct Garbled;
+
+/// What has come, until it is whole.
+#[derive(Debug, Default)]
+pub(crate) struct Decoder {
+    bytes: Vec<u8>,
+    fds: VecDeque<OwnedFd>,
+}
+
+impl Decoder {
+    /// Reads what is there, and says how many bytes: none at the end of the stream, `None` where nothing is there yet.
+    pub(crate) fn read(&mut self, socket: BorrowedFd<'_>, flags: RecvFlags) -> Result<Option<usize>, Errno> {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let start = self.bytes.len();
+        self.bytes.resize(start + PIECE, 0);
+        let mut slices = [IoSliceMut::new(&mut self.bytes[start..])];
+        let received = rustix::net::recvmsg(socket, &mut slices, &mut control, flags | RecvFlags::CMSG_CLOEXEC);
+        let count = received.as_ref().map_or(0, |received| received.bytes);
+        self.bytes.truncate(start + count);
+        for message in control.drain() {
+            if let RecvAncillaryMessage::ScmRights(rights) = message {
+                self.fds.extend(rights);
+            }
+        }
+        match received {
+            Ok(_) => Ok(Some(count)),
+            Err(Errno::AGAIN | Errno::INTR) => Ok(None),
+            Err(errno) => Err(errno),
+        }
+    }
+
+    /// The next message that is whole.
+    pub(crate) fn next<T: DeserializeOwned>(&mut self) -> Result<Option<T>, Garbled> {
+        let Some((length, rest)) = self.bytes.split_first_chunk::<4>() else { return Ok(None) };
+        let length = u32::from_le_bytes(*length) as usize;
+        if length > BODY_MAX {
+            return Err(Garbled);
+        }
+        let Some(body) = rest.get(..length) else { return Ok(None) };
+        let message = postcard::from_bytes(body).map_err(|_| Garbled)?;
+        self.bytes.drain(..4 + length);
+        Ok(Some(message))
+    }
+
+    /// The descriptors that have come and were not taken.
+    pub(crate) fn take_fds(&mut self) -> Vec<OwnedFd> {
+        self.fds.drain(..).collect()
+    }
+}
+
+/// A frame of a message.
+///
+/// # Errors
+/// It is longer than a body may be.
+pub(crate) fn frame(message: &impl Serialize) -> Result<Vec<u8>, Garbled> {
+    let mut bytes = postcard::to_extend(message, vec![0; 4]).map_err(|_| Garbled)?;
+    let length = bytes.len() - 4;
+    if length > BODY_MAX {
+        return Err(Garbled);
+    }
+    // Fits: it is at most `BODY_MAX`.
+    bytes[..4].copy_from_slice(&(length as u32).to_le_bytes());
+    Ok(bytes)
+}
+
+/// Writes all of a frame, and with its first byte the descriptors. Waits for room.
+pub(crate) fn send(socket: BorrowedFd<'_>, frame: &[u8], fds: &[BorrowedFd<'_>]) -> Result<(), Errno> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if !fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(fds)) {
+        return Err(Errno::INVAL);
+    }
+    let mut rest = frame;
+    while !rest.is_empty() {
+        match rustix::net::sendmsg(socket, &[IoSlice::new(rest)], &mut control, SendFlags::NOSIGNAL) {
+            Ok(count) => {
+                rest = &rest[count..];
+                control.clear();
+            }
+            Err(Errno::INTR) => {}
+            Err(Errno::AGAIN) => {
+                let mut poll = [rustix::event::PollFd::from_borrowed_fd(socket, rustix::event::PollFlags::OUT)];
+                let _ = rustix::event::poll(&mut poll, None);
+            }
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(())
+}
+
+/// A connection to a machine's process, for somebody who waits for each answer.
+#[derive(Debug)]
+pub struct Connection {
+    socket: OwnedFd,
+    decoder: Decoder,
+}
+
+impl Connection {
+    /// Takes up a connected stream socket, and says hello.
+    ///
+    /// # Errors
+    /// Nobody is there, or somebody of another version.
+    pub fn new(socket: OwnedFd) -> Result<Self, ConnectionError> {
+        let mut connection = Self { socket, decoder: Decoder::default() };
+        connection.send(&Hello { version: VERSION }, &[])?;
+        let Hello { version } = connection.receive()?;
+        if version != VERSION {
+            return Err(ConnectionError::Version { machine: version });
+        }
+        Ok(connection)
+    }
+
+    /// Connects to the socket of a machine.
+    ///
+    /// # Errors
+    /// As [`Connection::new`].
+    pub fn open(path: &std::path::Path) -> Result<Self, ConnectionError> {
+        let stream = std::os::unix::net::UnixStream::connect(path);
+        let stream = stream.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
+        Self::new(stream.into())
+    }
+
+    /// Asks the agent.
+    ///
+    /// # Errors
+    /// The machine is gone. What the agent refuses is in the answer.
+    pub fn ask(&mut self, request: Request) -> Result<Result<Reply, Failure>, ConnectionError> {
+        self.send(&ToMachine::Ask(request), &[])?;
+        match self.receive()? {
+            FromMachine::Answer(answer) => Ok(answer),
+            _ => Err(Garbled.into()),
+        }
+    }
+
+    pub(crate) fn send(&self, message: &impl Serialize, fds: &[BorrowedFd<'_>]) -> Result<(), ConnectionError> {
+        Ok(send(self.socket.as_fd(), &frame(message)?, fds)?)
+    }
+
+    /// The next message, waited for.
+    pub(crate) fn receive<T: DeserializeOwned>(&mut self) -> Result<T, ConnectionError> {
+        loop {
+            if let Some(message) = self.decoder.next()? {
+                return Ok(message);
+            }
+            if self.decoder.read(self.socket.as_fd(), RecvFlags::empty())? == Some(0) {
+                return Err(ConnectionError::Gone);
+            }
+        }
+    }
+
+    /// The next message, where one is there.
+    pub(crate) fn try_receive<T: DeserializeOwned>(&mut self) -> Result<Option<T>, ConnectionError> {
+        loop {
+            if let Some(message) = self.decoder.next()? {
+                return Ok(Some(message));
+            }
+            match self.decoder.read(self.socket.as_fd(), RecvFlags::DONTWAIT)? {
+                Some(0) => return Err(ConnectionError::Gone),
+                Some(_) => {}
+                None => return Ok(None),
+            }
+        }
+    }
+}
+
+impl AsFd for Connection {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+/// Why nobody answers for a machine.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConnectionError {
+    /// The socket failed.
+    #[error("speak to the microVM: {}", std::io::Error::from(*.0))]
+    Socket(#[from] Errno),
+    /// Its process has ended.
+    #[error("the microVM is gone")]
+    Gone,
+    /// It does not speak this.
+    #[error(transparent)]
+    Garbled(#[from] Garbled),
+    /// It was started by another version of this program.
+    #[error(
+        "the microVM was started by another version of stratus (it speaks {machine}, this one {VERSION}): restart it"
+    )]
+    Version {
+        /// What it speaks.
+        machine: u32,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn messages_come_whole_with_their_descriptors_in_whatever_pieces() {
+        let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+        let run = ToMachine::Run { plan: Blob(vec![7; 200_000]), streams: Streams::Pipes { stdin: false } };
+        let frames = [frame(&Hello { version: VERSION }).unwrap(), frame(&run).unwrap()].concat();
+        let file = std::fs::File::open("/dev/null").unwrap();
+        let writer = std::thread::spawn(move || {
+            send(ours.as_fd(), &frames[..3], &[]).unwrap();
+            send(ours.as_fd(), &frames[3..], &[file.as_fd(), file.as_fd(), file.as_fd()]).unwrap();
+        });
+        let mut connection = Connection { socket: theirs.into(), decoder: Decoder::default() };
+        assert_eq!(connection.receive::<Hello>().unwrap(), Hello { version: VERSION });
+        assert_eq!(connection.receive::<ToMachine>().unwrap(), run);
+        assert_eq!(connection.decoder.take_fds().len(), 3);
+        writer.join().unwrap();
+        assert!(matches!(connection.receive::<ToMachine>(), Err(ConnectionError::Gone)));
+    }
+
+    #[test]
+    fn a_machine_of_another_version_is_told_as_that() {
+        let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+        send(ours.as_fd(), &frame(&Hello { version: VERSION + 1 }).unwrap(), &[]).unwrap();
+        let error = Connection::new(theirs.into()).unwrap_err().to_string();
+        assert!(error.contains("another version of stratus (it speaks 2, this one 1): restart it"), "{error}");
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_comes_is_read_or_refused(data: Vec<u8>) {
+            let mut decoder = Decoder { bytes: data, fds: VecDeque::new() };
+            while let Ok(Some(_)) = decoder.next::<ToMachine>() {}
+        }
+    }
+}

@@ -1,0 +1,80 @@
+//! What can go wrong with a machine's process.
+
+use std::path::PathBuf;
+
+use guest_protocol::host::Nonsense;
+use guest_protocol::message::Failure;
+use rustix::io::Errno;
+
+/// Why a machine does not run, or runs no more.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The kernel refused something.
+    #[error("{tried} {on}: {}", std::io::Error::from(*errno))]
+    System {
+        /// What was tried.
+        tried: &'static str,
+        /// On what.
+        on: String,
+        /// Its reason.
+        errno: Errno,
+    },
+    /// A file could not be read.
+    #[error("read {what} {}: {source}", path.display())]
+    File {
+        /// What it is.
+        what: &'static str,
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The plan is none, or one of another version.
+    #[error("the machine's plan is none of this version: {0}")]
+    Plan(postcard::Error),
+    /// The hypervisor refused.
+    #[error("make the machine: {0}")]
+    Machine(#[from] vmm::Error),
+    /// QEMU could not be started.
+    #[error("start {}: {source}", program.display())]
+    Qemu {
+        /// Which program.
+        program: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The machine ended by itself.
+    #[error("the machine ended by itself: {0}")]
+    Ended(String),
+    /// It was told to end before its process ran.
+    #[error("it was told to end before its process ran")]
+    Interrupted,
+    /// What the agent says is no conversation.
+    #[error(transparent)]
+    Nonsense(#[from] Nonsense),
+    /// The agent refused.
+    #[error("{tried}: {failure}")]
+    Guest {
+        /// What it was asked for.
+        tried: &'static str,
+        /// Its reason.
+        failure: Failure,
+    },
+    /// A request is longer than a message may be.
+    #[error("{0} is longer than what can be told the machine's agent")]
+    TooLong(&'static str),
+    /// Nobody speaks to it: the machine is gone.
+    #[error("the microVM is gone")]
+    Gone,
+}
+
+impl Error {
+    /// For a step that the kernel refused.
+    pub(crate) fn system(tried: &'static str, on: impl Into<String>) -> impl FnOnce(Errno) -> Error {
+        let on = on.into();
+        move |errno| Error::System { tried, on, errno }
+    }
+}
+
+pub(crate) type Result<T, E = Error> = std::result::Result<T, E>;

@@ -1,0 +1,104 @@
+//! What a machine's process is told.
+
+use std::path::PathBuf;
+
+use guest_protocol::configuration::{Disk, Machine, Root};
+use guest_protocol::message::Blob;
+use serde::{Deserialize, Serialize};
+use vmm::{MemorySize, VcpuCount};
+
+use crate::driver::Driver;
+use crate::error::{Error, Result};
+
+/// The serial number of the disk with the layers.
+pub(crate) const LAYERS: &str = "layers";
+/// The serial number of the disk that is written to.
+pub(crate) const UPPER: &str = "upper";
+
+/// What a machine is made of, and what runs in it. Paths are those that its process sees.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct MachinePlan {
+    /// By what it is run.
+    pub driver: Driver,
+    /// Its parts.
+    pub hardware: Hardware,
+    /// What its agent makes of it: who it is, its network.
+    pub configuration: Machine,
+    /// The container's root file system. Where it has layers, they are the [`Hardware::layers`], and what is said here of where they lie is
+    /// not looked at.
+    pub root: Root,
+    /// The container's process.
+    pub workload: Workload,
+    /// The Unix socket that it listens at ([`crate::control`]); its directory is there.
+    pub control: PathBuf,
+    /// A directory for sockets of its own, which nobody else needs to see.
+    pub scratch: PathBuf,
+}
+
+/// The parts of a machine.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Hardware {
+    /// Processors.
+    pub vcpus: VcpuCount,
+    /// Memory.
+    pub memory: MemorySize,
+    /// The kernel.
+    pub kernel: PathBuf,
+    /// Its first root file system, with the agent.
+    pub initramfs: PathBuf,
+    /// EROFS files, the lowest layer first.
+    pub layers: Vec<PathBuf>,
+    /// A disk that is written to, if it has one. [`Root::upper`] then names it by [`MachinePlan::upper`].
+    pub upper: Option<PathBuf>,
+    /// Network cards.
+    pub cards: Vec<Card>,
+    /// Have the kernel write to standard error what it has to say: to find out why one does not boot.
+    pub console: bool,
+}
+
+/// A network card, whose other end is a tap in the network namespace of the machine's process.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Card {
+    /// The tap's name.
+    pub tap: String,
+    /// The card's address.
+    pub mac: [u8; 6],
+    /// Bytes of the largest packet, without Ethernet's header.
+    pub mtu: u16,
+}
+
+/// The container's process.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Workload {
+    /// An `InitPlan` of `sandbox`, made for the guest's paths ([`guest_protocol::place`]).
+    pub plan: Blob,
+    /// What it is called in an error: the first word of its command.
+    pub program: String,
+    /// Its standard streams are one terminal.
+    pub terminal: bool,
+    /// It has a standard input.
+    pub stdin: bool,
+}
+
+impl MachinePlan {
+    /// By what the agent finds the disk that is written to.
+    pub fn upper() -> Disk {
+        Disk::Serial(UPPER.to_owned())
+    }
+
+    /// As bytes, for a process of the same version.
+    ///
+    /// # Errors
+    /// It has more of something than can be counted.
+    pub fn to_bytes(&self) -> Result<Vec<u8>> {
+        postcard::to_stdvec(self).map_err(Error::Plan)
+    }
+
+    /// From what [`MachinePlan::to_bytes`] made.
+    ///
+    /// # Errors
+    /// It is something else.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
+        postcard::from_bytes(bytes).map_err(Error::Plan)
+    }
+}

@@ -1,0 +1,233 @@
+//! Those who are connected to the control socket: further processes of the container, and whoever asks.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use guest_protocol::message::{Exit, Failure, Plan, ProcessId, Reply, Streams};
+use rustix::event::PollFlags;
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags, SocketType};
+
+use super::streams::Attached;
+use super::{Asked, Process, Stage, start};
+use crate::control::{Decoder, FromMachine, Hello, ToMachine, VERSION, frame, is_for_others};
+use crate::error::{Error, Result};
+
+/// Connections at once; more wait.
+const MOST: usize = 256;
+/// Answers that wait for one who does not read; then nothing more is read of its requests.
+const WAITING_MAX: usize = 1 << 20;
+
+/// A connection.
+#[derive(Debug)]
+struct Client {
+    socket: OwnedFd,
+    decoder: Decoder,
+    /// It has said hello.
+    greeted: bool,
+    /// The process that it stands for.
+    process: Option<ProcessId>,
+    out: Vec<u8>,
+}
+
+/// All connections, by numbers that are never used again.
+#[derive(Debug)]
+pub(super) struct Clients {
+    listener: OwnedFd,
+    last: u64,
+    open: BTreeMap<u64, Client>,
+}
+
+impl Clients {
+    /// Listens at a path, where what an earlier process left is taken away.
+    pub(super) fn listen(path: &Path) -> Result<Self> {
+        let failed = |tried| Error::system(tried, path.display().to_string());
+        let _ = fs::remove_file(path);
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let listener =
+            rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None).map_err(failed("make"))?;
+        let address = SocketAddrUnix::new(path).map_err(failed("name a socket"))?;
+        rustix::net::bind(&listener, &address).map_err(failed("make the socket"))?;
+        rustix::net::listen(&listener, 64).map_err(failed("listen at"))?;
+        Ok(Self { listener, last: 0, open: BTreeMap::new() })
+    }
+
+    pub(super) fn listener(&self) -> BorrowedFd<'_> {
+        self.listener.as_fd()
+    }
+
+    /// What is waited for of each.
+    pub(super) fn sockets(&self) -> impl Iterator<Item = (u64, BorrowedFd<'_>, PollFlags)> {
+        self.open.iter().map(|(number, client)| {
+            let reads = if client.out.len() < WAITING_MAX { PollFlags::IN } else { PollFlags::empty() };
+            let writes = if client.out.is_empty() { PollFlags::empty() } else { PollFlags::OUT };
+            (*number, client.socket.as_fd(), reads | writes)
+        })
+    }
+
+    pub(super) fn accept(&mut self) {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let Ok(socket) = rustix::net::accept_with(&self.listener, flags) else { return };
+        if self.open.len() == MOST {
+            // Told by its end.
+            return;
+        }
+        self.last += 1;
+        let (decoder, out) = (Decoder::default(), Vec::new());
+        self.open.insert(self.last, Client { socket, decoder, greeted: false, process: None, out });
+    }
+
+    fn send(&mut self, number: u64, message: &impl serde::Serialize) {
+        let Some(client) = self.open.get_mut(&number) else { return };
+        match frame(message) {
+            Ok(bytes) => {
+                client.out.extend(bytes);
+                self.flush(number);
+            }
+            // Longer than it can be: whoever waits is told by the end.
+            Err(_) => drop(self.open.remove(&number)),
+        }
+    }
+
+    fn flush(&mut self, number: u64) {
+        let Some(client) = self.open.get_mut(&number) else { return };
+        while !client.out.is_empty() {
+            match rustix::net::send(&client.socket, &client.out, SendFlags::NOSIGNAL) {
+                Ok(count) => drop(client.out.drain(..count)),
+                Err(Errno::INTR) => {}
+                // Whoever is gone is seen by the end of what it sends.
+                Err(_) => return,
+            }
+        }
+    }
+
+    fn of(&self, process: ProcessId) -> Option<u64> {
+        self.open.iter().find(|(_, client)| client.process == Some(process)).map(|(number, _)| *number)
+    }
+
+    /// Says what came of a question.
+    pub(super) fn answer(&mut self, number: u64, result: Result<Reply, Failure>) {
+        self.send(number, &FromMachine::Answer(result));
+    }
+
+    /// Says that a process runs. `false`: nobody is there who wants it to.
+    pub(super) fn started(&mut self, process: ProcessId, warnings: Vec<String>) -> bool {
+        let Some(number) = self.of(process) else { return false };
+        self.send(number, &FromMachine::Started(warnings));
+        true
+    }
+
+    /// Says that a process could not be started.
+    pub(super) fn refused(&mut self, process: ProcessId, failure: Failure) {
+        if let Some(number) = self.of(process) {
+            self.send(number, &FromMachine::Refused(failure));
+        }
+    }
+
+    /// Says how a process ended.
+    pub(super) fn exited(&mut self, process: ProcessId, exit: Exit) {
+        if let Some(number) = self.of(process) {
+            self.send(number, &FromMachine::Exited(exit));
+        }
+    }
+}
+
+impl Process {
+    /// Something came of a client, or there is room for what it is to be told.
+    pub(super) fn on_client(&mut self, number: u64) -> Result<()> {
+        self.clients.flush(number);
+        let Some(client) = self.clients.open.get_mut(&number) else { return Ok(()) };
+        let is_gone = match client.decoder.read(client.socket.as_fd(), RecvFlags::DONTWAIT) {
+            Ok(count) => count == Some(0),
+            Err(_) => true,
+        };
+        loop {
+            let Some(client) = self.clients.open.get_mut(&number) else { return Ok(()) };
+            if !client.greeted {
+                match client.decoder.next::<Hello>() {
+                    Ok(Some(_)) => {
+                        // Whoever speaks another version says so, and goes.
+                        client.greeted = true;
+                        self.clients.send(number, &Hello { version: VERSION });
+                        continue;
+                    }
+                    Ok(None) => break,
+                    Err(_) => return self.close(number),
+                }
+            }
+            match client.decoder.next::<ToMachine>() {
+                Ok(Some(message)) => self.on_wish(number, message)?,
+                Ok(None) => break,
+                Err(_) => return self.close(number),
+            }
+        }
+        if is_gone { self.close(number) } else { Ok(()) }
+    }
+
+    /// Whoever stood for a process takes it along.
+    fn close(&mut self, number: u64) -> Result<()> {
+        let client = self.clients.open.remove(&number);
+        let process = client.and_then(|client| client.process);
+        let runs = |attached: &Attached| attached.started && attached.exit.is_none();
+        match process.filter(|process| self.attached.get(process).is_some_and(runs)) {
+            Some(process) => self.signal(process, super::KILL),
+            None => Ok(()),
+        }
+    }
+
+    fn on_wish(&mut self, number: u64, wish: ToMachine) -> Result<()> {
+        let process = self.clients.open.get(&number).and_then(|client| client.process);
+        match (wish, process) {
+            (ToMachine::Run { plan, streams }, None) => self.on_run(number, Plan::Exec(plan), streams),
+            (ToMachine::Signal(signal), Some(process)) => self.signal(process, signal),
+            (ToMachine::Resize(size), Some(process)) => {
+                self.ask(guest_protocol::message::Request::Resize { process, size }, Asked::Nobody)
+            }
+            (ToMachine::Ask(request), _) if is_for_others(&request) => match self.host.is_connected() {
+                true => self.ask(request, Asked::Client(number)),
+                false => {
+                    let why = "the microVM is still booting".to_owned();
+                    self.clients.answer(number, Err(Failure::Refused { why }));
+                    Ok(())
+                }
+            },
+            _ => self.close(number),
+        }
+    }
+
+    fn on_run(&mut self, number: u64, plan: Plan, streams: Streams) -> Result<()> {
+        let refused = |why: &str| FromMachine::Refused(Failure::Refused { why: why.to_owned() });
+        let fds = self.clients.open.get_mut(&number).map(|client| client.decoder.take_fds()).unwrap_or_default();
+        if self.stage != Stage::Running {
+            self.clients.send(number, &refused("the container's process does not run"));
+            return Ok(());
+        }
+        let Some((stdin, outputs)) = descriptors(streams, fds) else { return self.close(number) };
+        let Some(process) = self.next_process() else {
+            self.clients.send(number, &refused("the microVM has had as many processes as it can: restart it"));
+            return Ok(());
+        };
+        let Some(client) = self.clients.open.get_mut(&number) else { return Ok(()) };
+        client.process = Some(process);
+        self.attached.insert(process, Attached::new(process, stdin, outputs));
+        self.ask(start(process, plan, streams), Asked::Start(process))
+    }
+}
+
+/// Standard input and the outputs, of what came along.
+fn descriptors(streams: Streams, fds: Vec<OwnedFd>) -> Option<(Option<OwnedFd>, [Option<OwnedFd>; 2])> {
+    let mut fds = fds.into_iter();
+    match streams {
+        Streams::Terminal { .. } => {
+            let terminal = fds.next()?;
+            let output = rustix::io::fcntl_dupfd_cloexec(&terminal, 3).ok()?;
+            Some((Some(terminal), [Some(output), None]))
+        }
+        Streams::Pipes { stdin } => {
+            let input = fds.next()?;
+            Some((stdin.then_some(input), [Some(fds.next()?), Some(fds.next()?)]))
+        }
+    }
+}

@@ -1,0 +1,386 @@
+//! The machine's process: it boots the machine, has its agent run the container's process, and behaves as that.
+//!
+//! One thread and one `poll` for the agent's stream, signals, standard streams, the control socket, names, and the machine's end; the
+//! hypervisor has threads of its own.
+
+mod clients;
+mod names;
+mod signals;
+mod streams;
+mod terminal;
+mod turn;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use guest_protocol::configuration::Lower;
+use guest_protocol::host::{Event, Host};
+use guest_protocol::message::{ContainerId, End, Exit, Failure, Plan, ProcessId, Reply, Request, Start, Streams};
+use sandbox::{Report, Step};
+use vmm::CONCATENATED_ALIGN;
+
+use self::clients::Clients;
+use self::names::Names;
+pub(crate) use self::signals::Signals;
+use self::streams::Attached;
+pub(crate) use self::terminal::Terminal;
+use crate::driver::{self, Link, Running};
+use crate::error::{Error, Result};
+use crate::plan::{LAYERS, MachinePlan};
+
+/// The one container of a machine.
+const CONTAINER: ContainerId = ContainerId(1);
+/// How many bytes of an output may be under way.
+const WINDOW: u32 = 64 << 10;
+/// How many bytes of an output the guest keeps while they are not taken; then its process waits, as at a full pipe.
+const KEPT: u32 = 64 << 10;
+/// How often an agent behind a port is called until it answers.
+const CALL: Duration = Duration::from_millis(20);
+/// How long a machine may take to write what it has to its disk.
+const SHUTDOWN: Duration = Duration::from_secs(30);
+/// The exit status of a process that was killed, as that of a container whose machine is gone.
+pub(crate) const KILLED: u8 = 128 | KILL as u8;
+/// The signal that nobody holds back.
+const KILL: i32 = nix::libc::SIGKILL;
+
+/// How far the machine is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// The agent has not said hello.
+    Booting,
+    /// It makes the machine what it is to be.
+    Configuring,
+    /// It makes the root file system.
+    MakingRoot,
+    /// It starts the container's process.
+    Starting,
+    /// The process runs.
+    Running,
+    /// The process has ended, and so shall the machine, once it has written what it has: until then.
+    ShuttingDown(Instant),
+}
+
+/// Why a request was made: what its answer is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Asked {
+    /// The next stage.
+    Stage,
+    /// Somebody's process to be started.
+    Start(ProcessId),
+    /// Somebody's question.
+    Client(u64),
+    /// Nobody waits for it.
+    Nobody,
+}
+
+/// Runs a machine until its container's process has ended, and returns the exit status of that (128 and the number of the signal that killed it,
+/// as shells have it). The plan is in a file; `report` is told when the process runs, or why it does not.
+///
+/// What goes wrong later is told on standard error, in the words of `name`.
+pub fn run(plan: &Path, report: Report) -> u8 {
+    let mut report = Some(report);
+    match Process::start(plan).and_then(|mut process| process.run(&mut report)) {
+        Ok(status) => status,
+        Err(error) => {
+            match report.take() {
+                Some(report) => tell(report, &error),
+                // Where a terminal is raw, the line has to begin by itself.
+                None => eprintln!("\rstratus: {error}\r"),
+            }
+            KILLED
+        }
+    }
+}
+
+/// Tells why the process does not run. A program that is not there is told as if it had been looked for on the host.
+fn tell(report: Report, error: &Error) {
+    match error {
+        Error::Guest { failure: Failure::Program { errno, text }, .. } => report.failed(Step::Guest, *errno, text),
+        error => report.failed(Step::Machine, 0, &error.to_string()),
+    }
+}
+
+/// See the [module](self).
+struct Process {
+    plan: MachinePlan,
+    stage: Stage,
+    // Before the machine, which it speaks to.
+    host: Host,
+    link: Link,
+    /// The stream, while there is one.
+    stream: Option<OwnedFd>,
+    /// It takes no more at the moment.
+    is_full: bool,
+    called: Instant,
+    machine: Running,
+    /// The machine is gone.
+    has_ended: bool,
+    signals: Signals,
+    terminal: Option<Terminal>,
+    attached: BTreeMap<ProcessId, Attached>,
+    main: ProcessId,
+    last: u32,
+    asked: BTreeMap<u64, Asked>,
+    clients: Clients,
+    names: Names,
+    warnings: Vec<String>,
+}
+
+impl Process {
+    fn start(path: &Path) -> Result<Self> {
+        let signals = Signals::block()?;
+        let bytes = fs::read(path).map_err(|source| Error::File {
+            what: "the machine's plan",
+            path: path.to_owned(),
+            source,
+        })?;
+        let mut plan = MachinePlan::from_bytes(&bytes)?;
+        lay_out(&mut plan)?;
+        let clients = Clients::listen(&plan.control)?;
+        let terminal = plan.workload.terminal.then(Terminal::raw).transpose()?;
+        let (machine, link) = driver::start(&plan)?;
+        let main = ProcessId::new(1).ok_or(Error::Gone)?;
+        Ok(Self {
+            plan,
+            stage: Stage::Booting,
+            host: Host::new(WINDOW),
+            link,
+            stream: None,
+            is_full: false,
+            called: Instant::now(),
+            machine,
+            has_ended: false,
+            signals,
+            terminal,
+            attached: BTreeMap::new(),
+            main,
+            last: main.get(),
+            asked: BTreeMap::new(),
+            clients,
+            names: Names::default(),
+            warnings: Vec::new(),
+        })
+    }
+
+    /// Until it has ended.
+    fn run(&mut self, report: &mut Option<Report>) -> Result<u8> {
+        loop {
+            self.turn()?;
+            while let Some(event) = self.host.event() {
+                self.on_event(event)?;
+            }
+            if self.stage == Stage::Running
+                && let Some(report) = report.take()
+            {
+                self.warnings.drain(..).for_each(|warning| report.warn(&warning));
+                report.executing();
+            }
+            let over = if self.has_ended { self.on_end()? } else { self.is_over()? };
+            if let Some(exit) = over {
+                return Ok(exit.status.shell());
+            }
+        }
+    }
+
+    /// How the container's process ended, if all is done that has to be.
+    fn is_over(&mut self) -> Result<Option<Exit>> {
+        let Some(exit) = self.attached.get(&self.main).filter(|main| main.is_drained()).and_then(|main| main.exit)
+        else {
+            return Ok(None);
+        };
+        match self.stage {
+            Stage::ShuttingDown(until) => Ok((Instant::now() >= until).then_some(exit)),
+            // Nothing lasts beyond it.
+            _ if self.plan.hardware.upper.is_none() => Ok(Some(exit)),
+            _ => {
+                self.stage = Stage::ShuttingDown(Instant::now() + SHUTDOWN);
+                self.ask(Request::Shutdown { how: End::PowerOff }, Asked::Nobody)?;
+                Ok(None)
+            }
+        }
+    }
+
+    /// The machine is gone: as it should be, or not.
+    fn on_end(&mut self) -> Result<Option<Exit>> {
+        match (self.stage, self.attached.get(&self.main).and_then(|main| main.exit)) {
+            (Stage::ShuttingDown(_), Some(exit)) => Ok(Some(exit)),
+            _ => Err(Error::Ended(self.machine.end())),
+        }
+    }
+
+    fn ask(&mut self, request: Request, why: Asked) -> Result<()> {
+        let number = self.host.request(request).map_err(|_| Error::TooLong("a request"))?;
+        self.asked.insert(number, why);
+        Ok(())
+    }
+
+    fn next_process(&mut self) -> Option<ProcessId> {
+        self.last += 1;
+        ProcessId::new(self.last)
+    }
+
+    fn on_event(&mut self, event: Event) -> Result<()> {
+        match event {
+            Event::Connected(_) => self.on_connected(),
+            Event::Answer { number, result } => match self.asked.remove(&number) {
+                Some(Asked::Stage) => self.on_stage(result),
+                Some(Asked::Start(process)) => self.on_started(process, result),
+                Some(Asked::Client(client)) => {
+                    self.clients.answer(client, result);
+                    Ok(())
+                }
+                Some(Asked::Nobody) | None => Ok(()),
+            },
+            Event::Unanswered { number } => {
+                if let Some(Asked::Client(client)) = self.asked.remove(&number) {
+                    self.clients
+                        .answer(client, Err(Failure::Refused { why: "the machine's agent was away".to_owned() }));
+                }
+                Ok(())
+            }
+            Event::Output { process, stream, bytes } => {
+                match self.attached.get_mut(&process) {
+                    Some(attached) => attached.receive(&mut self.host, stream, &bytes),
+                    None => self.host.taken(process, stream, bytes.len()),
+                }
+                Ok(())
+            }
+            Event::OutputEnd { process, stream } => {
+                if let Some(attached) = self.attached.get_mut(&process) {
+                    attached.end(stream);
+                }
+                self.forget_drained(process)
+            }
+            Event::Exited { process, exit } => {
+                if let Some(attached) = self.attached.get_mut(&process) {
+                    attached.exit = Some(exit);
+                }
+                self.clients.exited(process, exit);
+                self.forget_drained(process)
+            }
+            Event::Name { number, tcp, query } => {
+                self.names.ask(&mut self.host, number, tcp, &query);
+                Ok(())
+            }
+        }
+    }
+
+    /// A conversation has begun: the first one, or another after the stream broke off, in which what runs goes on.
+    fn on_connected(&mut self) -> Result<()> {
+        match self.stage {
+            Stage::Booting => {
+                self.stage = Stage::Configuring;
+                let configuration = Box::new(self.plan.configuration.clone());
+                self.ask(Request::Configure(configuration), Asked::Stage)
+            }
+            // What these asked for may be repeated.
+            Stage::Configuring | Stage::MakingRoot | Stage::Starting => self.ask_stage(),
+            Stage::Running | Stage::ShuttingDown(_) => Ok(()),
+        }
+    }
+
+    fn ask_stage(&mut self) -> Result<()> {
+        let request = match self.stage {
+            Stage::Configuring => Request::Configure(Box::new(self.plan.configuration.clone())),
+            Stage::MakingRoot => Request::MakeRoot(Box::new(self.plan.root.clone())),
+            Stage::Starting => self.start_main(),
+            _ => return Ok(()),
+        };
+        self.ask(request, Asked::Stage)
+    }
+
+    fn on_stage(&mut self, result: Result<Reply, Failure>) -> Result<()> {
+        let tried = match self.stage {
+            Stage::Configuring => "set up the machine",
+            Stage::MakingRoot => "make the root file system",
+            _ => "start the process",
+        };
+        match (self.stage, result) {
+            (_, Err(failure)) => return Err(Error::Guest { tried, failure }),
+            (Stage::Configuring, _) => self.stage = Stage::MakingRoot,
+            (Stage::MakingRoot, _) => self.stage = Stage::Starting,
+            (_, Ok(reply)) => {
+                if let Reply::Started { warnings } = reply {
+                    self.warnings = warnings;
+                }
+                self.stage = Stage::Running;
+                if let Some(main) = self.attached.get_mut(&self.main) {
+                    main.started = true;
+                }
+                return Ok(());
+            }
+        }
+        self.ask_stage()
+    }
+
+    fn start_main(&mut self) -> Request {
+        let workload = &self.plan.workload;
+        let streams = match &self.terminal {
+            Some(terminal) => Streams::Terminal { size: terminal.size() },
+            None => Streams::Pipes { stdin: workload.stdin },
+        };
+        let plan = Plan::Init(workload.plan.clone());
+        let (stdin, outputs) = terminal::standard_streams(workload.stdin || workload.terminal, workload.terminal);
+        self.attached.entry(self.main).or_insert_with(|| Attached::new(self.main, stdin, outputs));
+        start(self.main, plan, streams)
+    }
+
+    /// A further process is started, or not.
+    fn on_started(&mut self, process: ProcessId, result: Result<Reply, Failure>) -> Result<()> {
+        match result {
+            Ok(reply) => {
+                let warnings = if let Reply::Started { warnings } = reply { warnings } else { Vec::new() };
+                if let Some(attached) = self.attached.get_mut(&process) {
+                    attached.started = true;
+                }
+                if !self.clients.started(process, warnings) {
+                    // Whoever wanted it is gone.
+                    return self.signal(process, KILL);
+                }
+                Ok(())
+            }
+            Err(failure) => {
+                self.attached.remove(&process);
+                self.clients.refused(process, failure);
+                Ok(())
+            }
+        }
+    }
+
+    fn signal(&mut self, process: ProcessId, signal: i32) -> Result<()> {
+        self.ask(Request::Signal { process, signal, everyone: false }, Asked::Nobody)
+    }
+
+    /// The guest need not remember a process whose end and output are where they belong.
+    fn forget_drained(&mut self, process: ProcessId) -> Result<()> {
+        let is_done = self.attached.get(&process).is_some_and(Attached::is_drained);
+        if process == self.main || !is_done {
+            return Ok(());
+        }
+        self.attached.remove(&process);
+        self.ask(Request::Forget { process }, Asked::Nobody)
+    }
+}
+
+fn start(process: ProcessId, plan: Plan, streams: Streams) -> Request {
+    Request::Start(Box::new(Start { process, container: CONTAINER, plan, streams, window: WINDOW, kept: KEPT }))
+}
+
+/// Says where the layers lie on their disk, the upper one first, as they are put there one after the other.
+fn lay_out(plan: &mut MachinePlan) -> Result<()> {
+    plan.root.container = CONTAINER;
+    let Lower::Layers { disk, layers } = &mut plan.root.lower else { return Ok(()) };
+    *disk = guest_protocol::configuration::Disk::Serial(LAYERS.to_owned());
+    layers.clear();
+    let mut at = 0;
+    for path in &plan.hardware.layers {
+        let length =
+            fs::metadata(path).map_err(|source| Error::File { what: "a layer", path: path.clone(), source })?.len();
+        layers.insert(0, (at, length));
+        at = (at + length).next_multiple_of(CONCATENATED_ALIGN);
+    }
+    Ok(())
+}

@@ -1,0 +1,212 @@
+//! One turn of the process: waits until something can be done, and does it.
+
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use guest_protocol::message::{ProcessId, Request};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::net::SocketFlags;
+
+use super::{Asked, CALL, Process, Stage};
+use crate::driver::Link;
+use crate::error::{Error, Result};
+
+/// How much is read of the agent's stream at once.
+const PIECE: usize = 64 << 10;
+
+/// What is waited for.
+#[derive(Debug, Clone, Copy)]
+enum Source {
+    Machine,
+    Agent,
+    AgentListener,
+    Signals,
+    Stdin(ProcessId),
+    Output(ProcessId, usize),
+    ControlListener,
+    Client(u64),
+    Name(u64),
+}
+
+impl Process {
+    pub(super) fn turn(&mut self) -> Result<()> {
+        self.take_port()?;
+        self.flush()?;
+        for source in self.wait()? {
+            match source {
+                Source::Machine => {
+                    self.has_ended = true;
+                    return Ok(());
+                }
+                Source::Agent => self.receive()?,
+                Source::AgentListener => self.accept_agent()?,
+                Source::Signals => self.on_signals()?,
+                Source::Stdin(process) => {
+                    if let Some(attached) = self.attached.get_mut(&process) {
+                        attached.read(&mut self.host);
+                    }
+                }
+                Source::Output(process, number) => {
+                    if let Some(attached) = self.attached.get_mut(&process) {
+                        attached.write(&mut self.host, number);
+                    }
+                    self.forget_drained(process)?;
+                }
+                Source::ControlListener => self.clients.accept(),
+                Source::Client(client) => self.on_client(client)?,
+                Source::Name(number) => self.names.read(&mut self.host, number),
+            }
+        }
+        self.names.give_up(&mut self.host, Instant::now());
+        Ok(())
+    }
+
+    /// What can be done now.
+    fn wait(&self) -> Result<Vec<Source>> {
+        let (input, output) = (PollFlags::IN, PollFlags::OUT);
+        let mut waited = vec![
+            (Source::Machine, self.machine.ended(), input),
+            (Source::Signals, self.signals.as_fd(), input),
+            (Source::ControlListener, self.clients.listener(), input),
+        ];
+        match (&self.stream, &self.link) {
+            (Some(stream), _) => {
+                let full = if self.is_full { output } else { PollFlags::empty() };
+                waited.push((Source::Agent, stream.as_fd(), input | full));
+            }
+            (None, Link::Listener(listener)) => waited.push((Source::AgentListener, listener.as_fd(), input)),
+            (None, Link::Port(_)) => {}
+        }
+        for (process, attached) in &self.attached {
+            waited.extend(attached.reads(&self.host).map(|fd| (Source::Stdin(*process), fd, input)));
+            waited.extend(attached.writes().map(|(number, fd)| (Source::Output(*process, number), fd, output)));
+        }
+        waited.extend(self.clients.sockets().map(|(client, fd, flags)| (Source::Client(client), fd, flags)));
+        waited.extend(self.names.sockets().map(|(number, fd)| (Source::Name(number), fd, input)));
+
+        let mut fds: Vec<_> = waited.iter().map(|(_, fd, flags)| PollFd::from_borrowed_fd(*fd, *flags)).collect();
+        let timeout = self.deadline().map(|at| at.saturating_duration_since(Instant::now()));
+        match poll(&mut fds, timeout.map(timespec).as_ref()) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(errno) => return Err(Error::system("wait for", "the machine and its process")(errno)),
+        }
+        let ready = fds.iter().zip(&waited).filter(|(fd, _)| !fd.revents().is_empty());
+        // The agent before the machine's end: what it has said last counts. The end is looked at alone, when nothing else is there.
+        let mut ready: Vec<_> = ready.map(|(_, (source, ..))| *source).collect();
+        if ready.len() > 1 {
+            ready.retain(|source| !matches!(source, Source::Machine));
+        }
+        Ok(ready)
+    }
+
+    /// When there is something to do that nobody tells of.
+    fn deadline(&self) -> Option<Instant> {
+        let call = matches!((&self.link, self.stage), (Link::Port(_), Stage::Booting)).then(|| self.called + CALL);
+        let shutdown = match self.stage {
+            Stage::ShuttingDown(until) => Some(until),
+            _ => None,
+        };
+        [call, shutdown, self.names.deadline()].into_iter().flatten().min()
+    }
+
+    /// A port is there from the beginning, and whoever is behind it has to be called until it answers.
+    fn take_port(&mut self) -> Result<()> {
+        let Link::Port(port) = &self.link else { return Ok(()) };
+        if self.stream.is_none() {
+            let port = rustix::io::fcntl_dupfd_cloexec(port, 3);
+            self.stream = Some(port.map_err(Error::system("take", "the agent's port"))?);
+        }
+        if !self.host.is_connected() && self.called.elapsed() >= CALL {
+            self.called = Instant::now();
+            self.host.call();
+        }
+        Ok(())
+    }
+
+    fn accept_agent(&mut self) -> Result<()> {
+        let Link::Listener(listener) = &self.link else { return Ok(()) };
+        match rustix::net::accept_with(listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
+            Ok(stream) => {
+                self.stream = Some(stream);
+                Ok(())
+            }
+            Err(Errno::AGAIN | Errno::INTR | Errno::CONNABORTED) => Ok(()),
+            Err(errno) => Err(Error::system("accept", "the agent's connection")(errno)),
+        }
+    }
+
+    /// Writes what the agent is to be told.
+    fn flush(&mut self) -> Result<()> {
+        self.is_full = false;
+        let Some(stream) = &self.stream else { return Ok(()) };
+        loop {
+            let out = self.host.output();
+            if out.is_empty() {
+                return Ok(());
+            }
+            match rustix::net::send(stream, out, rustix::net::SendFlags::NOSIGNAL) {
+                Ok(count) => self.host.sent(count),
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => {
+                    self.is_full = true;
+                    return Ok(());
+                }
+                Err(_) => {
+                    self.hang_up();
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    fn receive(&mut self) -> Result<()> {
+        let Some(stream) = &self.stream else { return Ok(()) };
+        let mut bytes = [0; PIECE];
+        match rustix::io::read(stream, &mut bytes) {
+            Ok(0) => self.hang_up(),
+            Ok(count) => self.host.receive(&bytes[..count])?,
+            Err(Errno::AGAIN | Errno::INTR) => {}
+            Err(_) => self.hang_up(),
+        }
+        Ok(())
+    }
+
+    /// The stream is gone. The agent connects again, unless its machine is gone, too.
+    fn hang_up(&mut self) {
+        self.stream = None;
+        self.host.reconnect();
+    }
+
+    fn on_signals(&mut self) -> Result<()> {
+        while let Some(signal) = self.signals.next() {
+            let main = self.main;
+            match (&self.terminal, signal) {
+                (Some(terminal), nix::libc::SIGWINCH) => {
+                    let size = terminal.size();
+                    if self.stage == Stage::Running {
+                        self.ask(Request::Resize { process: main, size }, Asked::Nobody)?;
+                    }
+                }
+                // Before the process runs there is nobody else whom a signal could mean.
+                _ if self.stage != Stage::Running => self.early(signal)?,
+                _ => self.signal(main, signal)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// A signal that ends most processes ends a machine that is still booting.
+    fn early(&self, signal: i32) -> Result<()> {
+        match signal {
+            nix::libc::SIGTERM | nix::libc::SIGINT | nix::libc::SIGQUIT | nix::libc::SIGHUP => Err(Error::Interrupted),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn timespec(duration: Duration) -> Timespec {
+    // Never early: what is waited for would not be due yet, and be waited for again and again.
+    let rounded = duration + Duration::from_micros(999);
+    Timespec { tv_sec: rounded.as_secs().try_into().unwrap_or(i64::MAX), tv_nsec: rounded.subsec_nanos().into() }
+}

@@ -1,0 +1,329 @@
+//! Containers in machines that QEMU emulates, each as one process, as whoever holds it sees it.
+
+#[path = "../../../tests/cloud_kernel.rs"]
+mod cloud_kernel;
+
+use std::env;
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, BufWriter, Read, Write};
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+
+use guest_protocol::configuration::{Disk, Lower, Machine as Configuration, Root, Upper};
+use guest_protocol::message::{Blob, ContainerId, Reply, Request};
+use guest_protocol::place;
+use microvm::control::Connection;
+use microvm::driver::{Accelerator, Driver};
+use microvm::{ExecRequest, Hardware, MachinePlan, Workload};
+use oci_spec::runtime::{Process, Spec};
+use sandbox::cgroup::Placement;
+use sandbox::{CompileOptions, ExecOptions, ExecPlan, InitPlan, RootFs};
+use serde_json::{Value, json};
+use vmm::{MemorySize, VcpuCount};
+
+const BOX: ContainerId = ContainerId(1);
+
+/// What a machine is booted with.
+fn initramfs(file: &Path) {
+    let kernel = cloud_kernel::directory();
+    let list = fs::read_to_string(kernel.join("list")).unwrap();
+    let mut out = BufWriter::new(File::create(file).unwrap());
+    let mut add = |entry: cpio::newc::Builder, contents: &[u8]| {
+        let mut entry = entry.write(&mut out, contents.len() as u32);
+        entry.write_all(contents).unwrap();
+        entry.finish().unwrap();
+    };
+    let new = cpio::newc::Builder::new;
+    add(new("init").mode(0o100_755), guest_image::AGENT);
+    for directory in ["dev", "modules"] {
+        add(new(directory).mode(0o40_755), &[]);
+    }
+    add(new("dev/null").mode(0o20_666).rdev_major(1).rdev_minor(3), &[]);
+    add(new("modules/list").mode(0o100_644), list.as_bytes());
+    for module in list.lines() {
+        add(new(&format!("modules/{module}")).mode(0o100_644), &fs::read(kernel.join(module)).unwrap());
+    }
+    cpio::newc::trailer(out).unwrap().flush().unwrap();
+}
+
+/// Two layers: busybox, and a file above it.
+fn layers(directory: &Path) -> Vec<PathBuf> {
+    let bin = directory.join("base/bin");
+    fs::create_dir_all(&bin).unwrap();
+    for empty in ["proc", "dev", "sys", "tmp", "etc"] {
+        fs::create_dir(directory.join("base").join(empty)).unwrap();
+    }
+    fs::copy("/bin/busybox", bin.join("busybox")).unwrap();
+    let names = Command::new("/bin/busybox").arg("--list").output().unwrap();
+    for name in String::from_utf8(names.stdout).unwrap().lines().filter(|name| *name != "busybox") {
+        std::os::unix::fs::symlink("busybox", bin.join(name)).unwrap();
+    }
+    fs::create_dir_all(directory.join("upper/etc")).unwrap();
+    fs::write(directory.join("upper/etc/layer"), "the upper one\n").unwrap();
+    ["base", "upper"]
+        .map(|name| {
+            let image = directory.join(format!("{name}.erofs"));
+            let made = Command::new("mkfs.erofs").arg("--quiet").arg(&image).arg(directory.join(name)).output();
+            let made = made.expect("erofs-utils is installed");
+            assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+            image
+        })
+        .into()
+}
+
+/// A process that stands for another one in a machine.
+struct Running {
+    child: Child,
+    stdin: Option<ChildStdin>,
+    stdout: BufReader<std::process::ChildStdout>,
+    stderr: BufReader<std::process::ChildStderr>,
+}
+
+impl Running {
+    fn new(command: &mut Command) -> Self {
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let (stdout, stderr) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
+        let stdin = child.stdin.take();
+        Self { child, stdin, stdout: BufReader::new(stdout), stderr: BufReader::new(stderr) }
+    }
+
+    /// Waits for a line of its report.
+    fn reports(&mut self, line: &str) {
+        let mut told = String::new();
+        while self.stderr.read_line(&mut told).unwrap() > 0 {
+            if told.ends_with(&format!("{line}\n")) {
+                return;
+            }
+        }
+        panic!("{line} is not reported: {told}");
+    }
+
+    fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.stdout.read_line(&mut line).unwrap();
+        line.trim_end().to_owned()
+    }
+
+    fn write(&mut self, text: &str) {
+        self.stdin.as_mut().unwrap().write_all(text.as_bytes()).unwrap();
+    }
+
+    fn signal(&self, signal: nix::sys::signal::Signal) {
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(self.child.id() as i32), signal).unwrap();
+    }
+
+    /// Its end, with the rest of what it writes.
+    fn end(mut self) -> (ExitStatus, String, String) {
+        self.stdin = None;
+        let (mut stdout, mut stderr) = (String::new(), String::new());
+        self.stdout.read_to_string(&mut stdout).unwrap();
+        self.stderr.read_to_string(&mut stderr).unwrap();
+        (self.child.wait().unwrap(), stdout, stderr)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A directory with all that a machine needs.
+struct Place {
+    directory: tempfile::TempDir,
+    layers: Vec<PathBuf>,
+}
+
+impl Place {
+    fn new() -> Self {
+        let directory = tempfile::Builder::new().prefix("microvm-").tempdir().unwrap();
+        initramfs(&directory.path().join("initramfs"));
+        let layers = layers(directory.path());
+        Self { directory, layers }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    fn plan(&self, args: &[&str]) -> MachinePlan {
+        let spec = spec(args);
+        let options = CompileOptions {
+            rootfs: Some(RootFs::Path(place::root(BOX).into())),
+            cgroup: Some(Placement::unified_at(Path::new(&place::cgroup(BOX))).unwrap()),
+            ..CompileOptions::default()
+        };
+        let spec: Spec = serde_json::from_value(spec).unwrap();
+        let plan = InitPlan::compile(&spec, Path::new("/"), &options).unwrap().to_bytes().unwrap();
+        let scratch = self.path("scratch");
+        fs::create_dir_all(&scratch).unwrap();
+        MachinePlan {
+            driver: Driver::Qemu { program: "qemu-system-x86_64".into(), accelerator: Accelerator::Emulation },
+            hardware: Hardware {
+                vcpus: VcpuCount::new(1).unwrap(),
+                memory: MemorySize::from_mib(256).unwrap(),
+                kernel: cloud_kernel::directory().join("vmlinuz"),
+                initramfs: self.path("initramfs"),
+                layers: self.layers.clone(),
+                upper: None,
+                cards: Vec::new(),
+                console: false,
+            },
+            configuration: Configuration::default(),
+            root: Root {
+                container: BOX,
+                lower: Lower::Layers { disk: Disk::Serial(String::new()), layers: Vec::new() },
+                upper: Upper::Memory { size: 64 << 20 },
+                volumes: Vec::new(),
+                files: Vec::new(),
+                limits: Vec::new(),
+            },
+            workload: Workload { plan: Blob(plan), program: args[0].to_owned(), terminal: false, stdin: true },
+            control: self.path("control"),
+            scratch,
+        }
+    }
+
+    fn run(&self, plan: &MachinePlan) -> Running {
+        fs::write(self.path("plan"), plan.to_bytes().unwrap()).unwrap();
+        Running::new(Command::new(example()).arg("run").arg(self.path("plan")))
+    }
+
+    fn exec(&self, args: &[&str]) -> Running {
+        static NUMBER: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+        let spec = spec(args);
+        let process: Process = serde_json::from_value(spec["process"].clone()).unwrap();
+        let spec: Spec = serde_json::from_value(spec).unwrap();
+        let options = ExecOptions {
+            cgroup: Some(Placement::unified_at(Path::new(&place::cgroup(BOX))).unwrap()),
+            ..ExecOptions::default()
+        };
+        let plan = ExecPlan::compile(&process, &spec, &options).unwrap().to_bytes().unwrap();
+        let request = ExecRequest { control: self.path("control"), plan: Blob(plan), terminal: false, stdin: true };
+        let file = self.path(&format!("exec{}", NUMBER.fetch_add(1, std::sync::atomic::Ordering::Relaxed)));
+        fs::write(&file, request.to_bytes().unwrap()).unwrap();
+        Running::new(Command::new(example()).arg("exec").arg(file))
+    }
+
+    fn sh(&self, line: &str) -> String {
+        let (status, stdout, stderr) = self.exec(&["sh", "-c", line]).end();
+        assert!(status.success(), "{line}: {status} {stdout}{stderr}");
+        stdout
+    }
+}
+
+/// The program of a sandbox, which is built with the tests.
+fn example() -> PathBuf {
+    let test = env::current_exe().unwrap();
+    let program = test.parent().unwrap().parent().unwrap().join("examples/machine");
+    assert!(program.exists(), "{} is not there: cargo build -p microvm --examples", program.display());
+    program
+}
+
+fn spec(args: &[&str]) -> Value {
+    let capabilities = json!(["CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_KILL", "CAP_NET_BIND_SERVICE"]);
+    json!({
+        "ociVersion": "1.2.0",
+        "process": {
+            "terminal": false,
+            "user": { "uid": 0, "gid": 0 },
+            "args": args,
+            "env": ["PATH=/bin", "HOME=/"],
+            "cwd": "/",
+            "capabilities": { "bounding": capabilities, "effective": capabilities, "permitted": capabilities },
+            "noNewPrivileges": true
+        },
+        "root": { "path": "root", "readonly": false },
+        "mounts": [
+            { "destination": "/proc", "type": "proc", "source": "proc" },
+            { "destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "mode=755"] },
+            { "destination": "/dev/pts", "type": "devpts", "source": "devpts", "options": ["newinstance", "ptmxmode=0666", "mode=0620"] },
+        ],
+        "linux": {
+            "namespaces": [{ "type": "pid" }, { "type": "mount" }, { "type": "ipc" }, { "type": "uts" }, { "type": "cgroup" }],
+            "maskedPaths": ["/proc/kcore"],
+            "readonlyPaths": ["/proc/sys"]
+        }
+    })
+}
+
+#[test]
+fn a_machine_behaves_as_the_process_that_it_runs() {
+    use nix::sys::signal::Signal;
+    let place = Place::new();
+    let script = "cat /etc/layer; echo to standard error >&2; trap 'echo told to end; exit 7' TERM; echo ready; while read line; do echo \"got $line\"; done; echo end; while :; do sleep 0.1; done";
+    let mut main = place.run(&place.plan(&["sh", "-c", script]));
+    main.reports("machine: started");
+    assert_eq!((main.line(), main.line()), ("the upper one".to_owned(), "ready".to_owned()));
+    main.write("a line\n");
+    assert_eq!(main.line(), "got a line");
+
+    // Further processes, with streams, an exit status and signals of their own.
+    assert_eq!(place.sh("echo changed >/etc/layer; cat /etc/layer; ps | grep -c [r]eady"), "changed\n1\n");
+    let mut other = place.exec(&["sh", "-c", "read line; echo $line; echo bad >&2; exit 3"]);
+    other.reports("machine: started");
+    other.write("typed\n");
+    let (status, stdout, stderr) = other.end();
+    assert_eq!((status.code(), stdout.as_str(), stderr.as_str()), (Some(3), "typed\n", "bad\n"));
+    let mut killed = place.exec(&["sleep", "1000"]);
+    killed.reports("machine: started");
+    killed.signal(Signal::SIGUSR1);
+    assert_eq!(killed.end().0.code(), Some(128 + Signal::SIGUSR1 as i32));
+    let (status, _, stderr) = place.exec(&["nosuch"]).end();
+    let told = "machine: failed with Some(127): exec: \"nosuch\": executable file not found in $PATH\n";
+    assert_eq!((status.success(), stderr.as_str()), (false, told));
+    // One whose process on the host is killed goes with it.
+    let mut lost = place.exec(&["sleep", "1234"]);
+    lost.reports("machine: started");
+    drop(lost);
+    while place.sh("ps").contains("sleep 1234") {}
+
+    // Somebody who asks.
+    let mut asking = Connection::open(&place.path("control")).unwrap();
+    let Ok(Reply::Processes(processes)) = asking.ask(Request::Processes { container: BOX }).unwrap() else { panic!() };
+    assert!(
+        processes.iter().any(|process| process.inner == 1 && process.command.starts_with("sh -c")),
+        "{processes:?}"
+    );
+    assert!(matches!(asking.ask(Request::Stats { container: BOX }).unwrap(), Ok(Reply::Stats(_))));
+
+    // Much in both directions at once, and the end of an input.
+    let mut much = place.exec(&["cat"]);
+    much.reports("machine: started");
+    let bytes: Vec<u8> = (0..4u32 << 20).map(|at| (at % 251) as u8).collect();
+    let (mut stdin, written) = (much.stdin.take().unwrap(), bytes.clone());
+    let writer = std::thread::spawn(move || stdin.write_all(&written).unwrap());
+    let mut back = Vec::new();
+    much.stdout.read_to_end(&mut back).unwrap();
+    writer.join().unwrap();
+    assert!(back == bytes, "{} bytes came back", back.len());
+    assert_eq!(much.end().0.code(), Some(0));
+
+    main.stdin = None;
+    assert_eq!(main.line(), "end");
+    main.signal(Signal::SIGTERM);
+    let (status, stdout, stderr) = main.end();
+    assert_eq!((status.code(), status.signal()), (Some(7), None), "{stdout}{stderr}");
+    assert_eq!((stdout.as_str(), stderr.as_str()), ("told to end\n", "to standard error\n"));
+}
+
+#[test]
+fn what_does_not_start_says_why() {
+    let place = Place::new();
+    let (_, _, stderr) = place.run(&place.plan(&["/bin/nosuch"])).end();
+    let told = "machine: failed with Some(127): exec: \"/bin/nosuch\": stat /bin/nosuch: no such file or directory\n";
+    assert_eq!(stderr, told);
+    let mut plan = place.plan(&["true"]);
+    plan.hardware.kernel = "/nosuch".into();
+    let (_, _, stderr) = place.run(&plan).end();
+    assert!(
+        stderr.contains("machine: failed with None: run the microVM: the machine ended by itself: QEMU ended with"),
+        "{stderr}"
+    );
+    plan.driver = Driver::Qemu { program: "/nosuch".into(), accelerator: Accelerator::Emulation };
+    let (_, _, stderr) = place.run(&plan).end();
+    let told = "machine: failed with None: run the microVM: start /nosuch: No such file or directory (os error 2)\n";
+    assert_eq!(stderr, told);
+}
