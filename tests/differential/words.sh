@@ -46,8 +46,24 @@ built() {
 	cat >app/Dockerfile
 	DOCKER_BUILDKIT=0 docker build --quiet --tag built "$@" app >/dev/null || return
 	docker image inspect built | jq --sort-keys '.[0] | {Author, Architecture, Os, Comment, layers: (.RootFS.Layers | length), Config: (.Config | del(.Image, .Hostname))}'
+	history_of built
 	docker create --name built built none >/dev/null && files_of built
 	docker rm --force built >/dev/null
+}
+
+# How an image came about, the first step first: of each the instruction, and whether it made a layer with something in it. How an instruction is
+# written there is each side's own.
+#   history_of IMAGE
+history_of() {
+	docker history --no-trunc --format '{{.CreatedBy}}	{{.Size}}' "$1" | tac |
+		sed 's,^/bin/sh -[a-z]*c #(nop) *,,' |
+		awk -F '	' '{
+			split($1, words, " ")
+			name = toupper(words[1])
+			# What is executed stands there as it is.
+			if (name !~ /^(ADD|ARG|CMD|COPY|ENTRYPOINT|ENV|EXPOSE|HEALTHCHECK|LABEL|MAINTAINER|ONBUILD|RUN|SHELL|STOPSIGNAL|USER|VOLUME|WORKDIR)$/) name = "RUN"
+			print "step", name, ($2 == "0B" ? "-" : "layer")
+		}'
 }
 
 # Has the daemon build what it fetches itself, and shows what it says but for what is each side's own: built_of PARAMETERS

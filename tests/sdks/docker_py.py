@@ -162,7 +162,7 @@ def builds():
     arguments = {"tag": "built:1", "buildargs": {"WHO": "me"}, "labels": {"of": "python"}, "rm": True}
     image, said = client.images.build(fileobj=io.BytesIO(dockerfile), **arguments)
     words = [line["stream"] for line in said if "stream" in line]
-    assert words[0].startswith("Step 1/4 : FROM busybox"), words
+    assert words[0].startswith("Step 1/5 : FROM busybox"), words
     assert image.tags == ["built:1"] and image.labels == {"of": "python"}
     assert client.containers.run("built:1", remove=True) == b"me\n"
     again, said = client.images.build(fileobj=io.BytesIO(dockerfile), **arguments)
@@ -174,6 +174,10 @@ def builds():
         assert "returned a non-zero code: 1" in error.msg, error.msg
     else:
         raise AssertionError("expected a build to fail")
+    # Its container stays to be looked at.
+    failed = client.containers.list(all=True, limit=1)[0]
+    assert failed.attrs["State"]["ExitCode"] == 1 and failed.attrs["Config"]["Cmd"][-1] == "false", failed.attrs
+    failed.remove()
     refused(APIError, 400, "unknown instruction", client.images.build, fileobj=io.BytesIO(b"FORM busybox\n"))
     client.images.remove("built:1")
     assert client.api.prune_builds()["SpaceReclaimed"] >= 0

@@ -256,6 +256,83 @@ fn commands_run_as_it_is_said() {
 }
 
 #[test]
+fn arguments_that_are_the_builders_own_are_heeded() {
+    let host = Daemon::start();
+    host.project("FROM busybox\nRUN --mount=type=cache,target=/c hostname > /name; ls /c > /seen; touch /c/x\n", &[]);
+    let built = |arguments: &str| {
+        let said = host.sh(&format!("$STRATUS build --no-cache -t app {arguments} app"));
+        assert!(!said.ok().stderr().contains("were not consumed"), "{said}");
+        host.sh("docker run --rm app cat /name /seen").ok().text().to_owned()
+    };
+    assert_eq!(built("--build-arg BUILDKIT_SANDBOX_HOSTNAME=there --build-arg BUILDKIT_CACHE_MOUNT_NS=one"), "there");
+    assert_eq!(built("--build-arg BUILDKIT_CACHE_MOUNT_NS=one"), "build\nx");
+    assert_eq!(built("--build-arg BUILDKIT_CACHE_MOUNT_NS=other"), "build");
+    assert_eq!(built(""), "build");
+    assert_eq!(built(""), "build\nx");
+    // Another name is another step.
+    host.sh("$STRATUS build app").complains("CACHED");
+    let other = host.sh("$STRATUS build --build-arg BUILDKIT_SANDBOX_HOSTNAME=there app");
+    assert!(!other.ok().stderr().contains("CACHED"), "{other}");
+
+    // One platform as if it were several.
+    host.project("FROM scratch\nCOPY a /a\n", &[("a", "a")]);
+    let several = "$STRATUS build --build-arg BUILDKIT_MULTI_PLATFORM=1 app";
+    let platform = format!("linux_{}", host.sh("docker version -f '{{.Server.Arch}}'").text());
+    host.sh(&format!("{several} -o files && find files -type f")).says(&format!("files/{platform}/a"));
+    host.sh(&format!("{several} -o type=oci,dest=app.tar --metadata-file meta && jq -r '.[\"containerimage.descriptor\"].mediaType' meta"))
+        .says("application/vnd.oci.image.index.v1+json");
+    host.sh("$STRATUS build --build-arg BUILDKIT_MULTI_PLATFORM=perhaps app")
+        .fails_with("BUILDKIT_MULTI_PLATFORM=perhaps: it is to be true or false");
+}
+
+#[test]
+fn a_base_may_be_named_by_its_digest() {
+    let host = Daemon::start();
+    let registry = Registry::start(&host);
+    let name = format!("{}/base", registry.name());
+    let pushed = |text: &str| {
+        host.project(&format!("FROM busybox\nRUN echo {text} > /which\n"), &[]);
+        host.sh(&format!("$STRATUS build -q -t {name}:1 app && docker push -q {name}:1")).ok();
+        let digest = host.sh(&format!("docker image inspect -f '{{{{index .RepoDigests 0}}}}' {name}:1"));
+        digest.text().rsplit('@').next().expect("a digest").to_owned()
+    };
+    let (first, second) = (pushed("first"), pushed("second"));
+    host.sh(&format!("docker rmi -f $(docker images -q {name}) && docker builder prune -af")).ok();
+    // The digest counts, whatever the tag stands for by now; it is pulled, and then it is here.
+    for build in ["$STRATUS build", "DOCKER_BUILDKIT=0 docker build", "$STRATUS build --pull"] {
+        for (base, which) in [
+            (format!("{name}@{first}"), "first"),
+            (format!("{name}:1@{first}"), "first"),
+            (format!("{name}@{second}"), "second"),
+        ] {
+            host.project(&format!("FROM {base}\nRUN cat /which > /seen\n"), &[]);
+            host.sh(&format!("{build} -t app app && docker run --rm app cat /seen")).ok().prints(&format!("{which}\n"));
+        }
+    }
+    host.project(&format!("FROM {name}@sha256:{:064}\n", 7), &[]);
+    host.sh("$STRATUS build app").fails_with(&format!("sha256:{:064}", 7)).complains("Dockerfile:1:6\n");
+}
+
+#[test]
+fn a_frontend_that_is_not_used_is_told() {
+    let host = Daemon::start();
+    let warning = |syntax: &str, flags: &str| {
+        host.project(&format!("{syntax}FROM busybox\n"), &[]);
+        let said = host.sh(&format!("$STRATUS build {flags} app"));
+        said.ok().stderr().lines().find(|line| line.contains("frontend")).map(str::to_owned)
+    };
+    for dockers in ["", "# syntax=docker/dockerfile:1\n", "# syntax=docker.io/docker/dockerfile-upstream:master-labs\n"]
+    {
+        assert_eq!(warning(dockers, ""), None, "{dockers}");
+    }
+    let told = "the frontend example.org/mine:2 is not used: stratus reads the file itself, as docker/dockerfile does";
+    assert!(warning("# syntax=example.org/mine:2\n", "").is_some_and(|said| said.contains(told)));
+    let given = "--build-arg BUILDKIT_SYNTAX=example.org/mine:2";
+    assert!(warning("# syntax=docker/dockerfile:1\n", given).is_some_and(|said| said.contains(told)));
+    host.sh(&format!("DOCKER_BUILDKIT=0 docker build {given} app")).mentions(told);
+}
+
+#[test]
 fn base_images_come_from_registries_that_one_is_logged_in_at() {
     let host = Daemon::start();
     let registry = Registry::start_for(&host, "ada");

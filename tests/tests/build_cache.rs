@@ -136,6 +136,47 @@ RUN true
 }
 
 #[test]
+fn what_was_not_used_for_long_goes_and_what_is_reserved_stays() {
+    let host = Daemon::start();
+    let built = |file: &str, bytes: u32| {
+        host.project(&format!("FROM busybox\nRUN head -c {bytes} /dev/zero > /{file}\n"), &[]);
+        host.sh(&format!("{BUILD} -t app app && docker rmi app")).ok();
+    };
+    let kept = || host.sh("$STRATUS --format json builder du | jq -r '.[].Description'").ok().text().to_owned();
+    for prune in ["docker builder prune -af", "$STRATUS builder prune -af"] {
+        built("old", 3_000_000);
+        let between = host.sh("date -u +%Y-%m-%dT%H:%M:%S.%N").text().to_owned();
+        built("new", 2_000_000);
+        host.sh(&format!("{prune} --filter until=24h")).ok();
+        assert_eq!(kept().lines().count(), 2, "{}", kept());
+        host.sh(&format!("{prune} --filter until={between}")).ok();
+        assert_eq!(kept(), "RUN head -c 2000000 /dev/zero > /new");
+        // What was used again is as young as that.
+        built("old", 3_000_000);
+        let between = host.sh("date -u +%Y-%m-%dT%H:%M:%S.%N").text().to_owned();
+        built("new", 2_000_000);
+        host.sh(&format!("{prune} --filter until={between}")).ok();
+        assert_eq!(kept(), "RUN head -c 2000000 /dev/zero > /new");
+        // As much stays as is said, of what was used last.
+        built("old", 3_000_000);
+        built("new", 2_000_000);
+        host.sh(&format!("{prune} --keep-storage 6m")).ok();
+        assert_eq!(kept().lines().count(), 2, "{}", kept());
+        host.sh(&format!("{prune} --keep-storage 2500k")).ok();
+        assert_eq!(kept(), "RUN head -c 2000000 /dev/zero > /new");
+        host.sh(prune).ok();
+        assert_eq!(kept(), "");
+    }
+    // No more goes than leaves so much of the disk free.
+    built("old", 3_000_000);
+    let free = |bytes: &str| host.sh(&format!("$STRATUS builder prune -af --min-free-space {bytes}"));
+    free("1").ok();
+    assert_ne!(kept(), "");
+    free("1000t").ok();
+    assert_eq!(kept(), "");
+}
+
+#[test]
 fn a_stage_is_done_again_on_wish() {
     let host = Daemon::start();
     let dockerfile = "\

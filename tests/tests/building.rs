@@ -45,9 +45,15 @@ fn only_what_follows_a_change_is_done_again() {
     // Back again, it is found again, whatever was built in between.
     host.sh(&format!("echo one > app/src/main; {BUILD} -t app:3 app")).ok().omits("Running in");
     host.sh("docker images -q --no-trunc app:3").says(&id);
-    host.sh(&format!("{BUILD} --target test app"))
+    host.sh(&format!("{BUILD} --force-rm --target test app"))
         .fails_with("The command '/bin/sh -c exit 7' returned a non-zero code: 7");
     host.sh("docker ps -aq").says("");
+    // A label beside the file's is a step.
+    let labelled = host.sh(&format!("{BUILD} --label a=1 --label b='2 3' -t labelled app"));
+    labelled.ok().mentions("Step 13/14 : LABEL a=1\n ---> ").mentions("Step 14/14 : LABEL b=2 3\n ---> ");
+    host.sh("docker history --no-trunc --format '{{.CreatedBy}}' labelled | head -3")
+        .says("LABEL b=2 3\nLABEL a=1\nCMD [\"cat\", \"out\"]");
+    host.sh("docker image inspect labelled -f '{{.Config.Labels}}'").says("map[a:1 b:2 3 of:the service]");
     host.sh("docker image inspect app:1 -f '{{.Config.Env}} {{.Config.WorkingDir}} {{.Config.ExposedPorts}} {{.Config.Labels}}'")
         .says("[PATH=/bin GREETING=hello] /srv/app map[53/udp:{} 80/tcp:{}] map[of:the service]");
 }
@@ -200,7 +206,7 @@ fn mistakes_are_told_where_they_stand() {
     let host = Daemon::start();
     let fails = |dockerfile: &str| {
         host.project(dockerfile, &[("a", "a"), (".dockerignore", "hidden"), ("hidden", "")]);
-        host.sh(&format!("{BUILD} app"))
+        host.sh(&format!("{BUILD} --force-rm app"))
     };
     fails("FORM busybox").fails_with("Dockerfile:1:1: unknown instruction: FORM (did you mean FROM?)");
     fails("FROM busybox\nCOPY nothing /")
@@ -253,6 +259,75 @@ fn what_a_step_can_not_have_is_not_passed_over() {
         .fails_with("the daemon on linux does not support setting security options on build");
     host.sh(&format!("{BUILD} --isolation hyperv app")).fails_with("unsupported isolation: \"hyperv\"");
     host.sh(&format!("{BUILD} --isolation default app")).ok();
+    host.project("FROM busybox\nRUN --device=vendor.example/class=one,required true\n", &[]);
+    for build in [BUILD, "$STRATUS build"] {
+        host.sh(&format!("{build} app")).fails_with("stratus has no devices for a RUN").complains("Dockerfile:2:5\n");
+    }
+}
+
+/// What a command that runs in a build sees of its limits, and does under them.
+#[test]
+fn limits_of_a_build_hold_for_its_commands() {
+    let host = Daemon::start();
+    let build = |script: &str, flags: &str| {
+        host.project(&format!("FROM busybox\nRUN {script}\n"), &[]);
+        host.sh(&format!("{BUILD} --no-cache --force-rm -t app {flags} app"))
+    };
+    // In whichever of the two hierarchies the controller is.
+    let says =
+        |one: &str, two: &str| format!("cd /sys/fs/cgroup && cat {two} {one} 2>/dev/null > /says; test -s /says");
+    let said = || host.sh("docker run --rm app cat /says").ok().text().to_owned();
+    build(&says("memory/memory.limit_in_bytes", "memory.max"), "--memory 48m").ok();
+    assert_eq!(said(), (48 << 20).to_string());
+    build("tail /dev/zero", "--memory 24m --memory-swap 24m").fails_with("returned a non-zero code: 137");
+    build(&says("cpu/cpu.shares", "cpu.weight"), "--cpu-shares 512").ok();
+    // What v2 has in place of 512 of v1's shares.
+    assert!(matches!(said().as_str(), "512" | "20" | "59"), "{}", said());
+    build("nproc > /says; grep Cpus_allowed_list /proc/self/status >> /says", "--cpuset-cpus 0").ok();
+    assert_eq!(said(), "1\nCpus_allowed_list:\t0");
+    // It ends once it was held up, which without a limit it never is.
+    let throttled =
+        "cd /sys/fs/cgroup; until grep -q 'nr_throttled [1-9]' cpu.stat cpu/cpu.stat 2>/dev/null; do :; done";
+    build(throttled, "--cpu-period 20000 --cpu-quota 10000").ok();
+    build("ulimit -Sn > /says; ulimit -Hn >> /says", "--ulimit nofile=100:200").ok();
+    assert_eq!(said(), "100\n200");
+    build(
+        "df -k /dev/shm | tail -1 | awk '{ print $2 }' > /says; ! head -c 3000000 /dev/zero 2>&1 > /dev/shm/x",
+        "--shm-size 2m",
+    )
+    .ok();
+    assert_eq!(said(), "2048");
+}
+
+#[test]
+fn archives_are_unpacked_whatever_made_them_small() {
+    let host = Daemon::start();
+    host.sh("mkdir -p app/t/dir && echo packed > app/t/dir/file && ln -s file app/t/dir/link && cd app && tar -C t -cf t.tar dir && rm -r t && gzip -k t.tar && bzip2 -k t.tar && xz -k t.tar && zstd -q t.tar")
+        .ok();
+    let ends = ["tar", "tar.gz", "tar.bz2", "tar.xz", "tar.zst"];
+    let adds: String = ends.iter().map(|end| format!("ADD t.{end} /{end}/\n")).collect();
+    host.project(&format!("FROM busybox\n{adds}ADD --unpack=false t.tar.zst /as-it-is/\n"), &[]);
+    for build in [BUILD, "$STRATUS build --no-cache"] {
+        host.sh(&format!("{build} -t app app")).ok();
+        for end in ends {
+            host.sh(&format!("docker run --rm app sh -c 'cat /{end}/dir/link; ls /{end}'")).says("packed\ndir");
+        }
+        host.sh("docker run --rm app cat /as-it-is/t.tar.zst | cmp - app/t.tar.zst").ok();
+    }
+}
+
+#[test]
+fn a_container_is_healthy_soon_where_its_image_says_how_often_it_is_asked_at_first() {
+    let host = Daemon::start();
+    let check = "--interval=1h --timeout=20s --start-period=1h --start-interval=50ms CMD test -e /ready";
+    host.project(&format!("FROM busybox\nHEALTHCHECK {check}\nCMD sleep 1000\n"), &[]);
+    host.sh(&format!("{BUILD} -t app app")).ok();
+    host.sh("docker image inspect -f '{{json .Config.Healthcheck}}' app | jq -c '[.StartInterval, .StartPeriod]'")
+        .says("[50000000,3600000000000]");
+    host.sh("docker run -d --name app app && docker exec app touch /ready").ok();
+    // Not within the hour, were it asked as often as later on.
+    eventually("it is healthy", || host.sh("docker inspect -f '{{.State.Health.Status}}' app").text() == "healthy");
+    host.sh("docker rm -f app").ok();
 }
 
 #[test]

@@ -181,6 +181,16 @@ fn a_context_lies_somewhere_else() {
     host.sh("docker images -q --no-trunc again").says(&id);
     host.sh(&format!("$STRATUS build -q -f service/Dockerfile {app}")).complains("file not found in build context");
     build(&app, "&dockerfile=service%2FDockerfile").mentions("file not found in build context");
+    // Its `.git` comes with it where that is asked for.
+    let keeps = "&buildargs=%7B%22BUILDKIT_CONTEXT_KEEP_GIT_DIR%22%3A%221%22%7D";
+    build(&app, "").mentions("Successfully tagged");
+    host.sh("docker run --rm built ls /all/.git").fails_with("/all/.git");
+    build(&app, keeps).mentions("Successfully tagged");
+    host.sh("docker run --rm built ls /all/.git").mentions("HEAD\n");
+    host.sh(&format!("$STRATUS build -t again --build-arg BUILDKIT_CONTEXT_KEEP_GIT_DIR=true {app}")).ok();
+    host.sh("test $(docker images -q again) = $(docker images -q built)").ok();
+    host.sh(&format!("$STRATUS build --build-arg BUILDKIT_CONTEXT_KEEP_GIT_DIR=perhaps {app}"))
+        .complains("BUILDKIT_CONTEXT_KEEP_GIT_DIR=perhaps: it is to be true or false");
     build(&format!("{app}#nothing"), "").mentions("has no branch and no tag nothing");
 
     host.sh("tar -C app --exclude=.git -czf app.tar.gz .").ok();

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use e2e::{Daemon, eventually};
+use e2e::{Daemon, Registry, eventually};
 
 const SECRET: &str = "open-sesame-7d1f0c";
 
@@ -67,6 +67,57 @@ RUN --mount=type=secret,id=absent ls /run/secrets/absent 2>/dev/null || echo abs
     host.sh("echo other > token").ok();
     host.sh(&format!("{build} app")).ok().complains("CACHED");
     host.sh("$STRATUS build app --secret id=nobody,src=nowhere").exits_with(2).complains("nowhere is no file");
+}
+
+/// Where a text is found in what a build handed out: archives, and directories of blobs, which are compressed.
+fn handed_out(host: &Daemon, what: &str, text: &str) -> String {
+    let opened = "case $(head -c 2 $file | od -An -tx1 | tr -d ' ') in 1f8b) zcat $file ;; *) cat $file ;; esac";
+    let all = format!(
+        "rm -rf opened && mkdir opened && for part in {what}; do if test -d $part; then cp -r $part opened; else tar -C opened -xf $part; fi; done"
+    );
+    let found = host.sh(&format!(
+        "{all} && find opened -type f | while read -r file; do {opened} | grep -qaF {text} && echo $file; done; true"
+    ));
+    found.ok().text().to_owned()
+}
+
+#[test]
+fn a_secret_is_in_nothing_that_leaves_a_build_and_in_nothing_that_a_failure_leaves() {
+    let host = Daemon::start();
+    let registry = Registry::start(&host);
+    fs::write(host.work().join("token"), SECRET).expect("a secret");
+    let secrets = "--secret id=token,src=token --secret id=variable,env=VALUE";
+    let build = format!("env VALUE={SECRET} $STRATUS build --progress plain {secrets}");
+    let uses = "RUN --mount=type=secret,id=token --mount=type=secret,id=variable,env=TOKEN \
+                test $(cat /run/secrets/token) = $TOKEN && echo in-the-open > /made";
+    project(&host, &format!("FROM busybox AS first\n{uses}\nFROM busybox\nCOPY --from=first /made /got\n"));
+    let (name, all) = (registry.name(), "mode=max");
+    let to = format!(
+        "--cache-to type=local,dest=cache,{all} --cache-to type=registry,ref={name}/cache,{all} --cache-to type=inline"
+    );
+    let out = format!(
+        "-o type=oci,dest=oci.tar -o type=docker,dest=docker.tar -o type=tar,dest=files.tar -o type=image,name={name}/app,push=true"
+    );
+    host.sh(&format!("{build} {to} {out} --provenance --metadata-file meta app")).ok();
+    let places = "cache registry oci.tar docker.tar files.tar";
+    assert_eq!(handed_out(&host, places, SECRET), "");
+    // It would be found there.
+    for part in places.split(' ') {
+        assert_ne!(handed_out(&host, part, "in-the-open"), "", "{part}");
+    }
+    host.sh(&format!("grep -F {SECRET} meta")).exits_with(1);
+    assert_eq!(seen(&host, SECRET), "");
+
+    // A command that fails with it, one that can't be begun, and one that is killed.
+    for ends in ["&& exit 3", "&& exec /nothing-of-the-kind", "&& tail /dev/zero"] {
+        project(&host, &format!("FROM busybox\n{uses} {ends}\n"));
+        let failed = host.sh(&format!("{build} --memory 24m --memory-swap 24m app"));
+        assert!(failed.code() != 0 && !failed.stderr().contains(SECRET), "{failed}");
+        assert_eq!(seen(&host, SECRET), "", "{ends}");
+    }
+    project(&host, &format!("FROM busybox\nSHELL [\"/nothing-of-the-kind\"]\n{uses}\n"));
+    host.sh(&format!("{build} app")).fails_with("nothing-of-the-kind");
+    assert_eq!(seen(&host, SECRET), "");
 }
 
 #[test]

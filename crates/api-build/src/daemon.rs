@@ -9,9 +9,9 @@ use crate::need::{self, Need};
 use crate::patient::Patient;
 use crate::said::Said;
 use crate::wire::{self, PieceReader};
-use build::dockerfile::Source as FileSource;
+use build::dockerfile::{Given, Source as FileSource};
 use build::ignore::Ignore;
-use build::{Builder, Built, Error, Files, Graph, Lender, List, Progress, Received, Request};
+use build::{Builder, Built, Error, Files, Graph, Leaves, Lender, List, Progress, Received, Request};
 use futures_util::future::BoxFuture;
 use image::Reference;
 use std::collections::{BTreeMap, BTreeSet};
@@ -139,7 +139,8 @@ async fn request(builder: &Builder, opener: &Opener, asked: Ask) -> Result<(Requ
     let credentials = asked.auths().map_err(Error::Invalid)?;
     let lender: Arc<dyn Lender> =
         Arc::new(Lending { opener: opener.clone(), secrets: asked.secrets, agents: asked.agents });
-    let Received { file, context, commit_time, origin } = source(builder, opener, asked.source, &lender).await?;
+    let Received { file, context, commit_time, origin } =
+        source(builder, opener, asked.source, &given, &lender).await?;
     let mut contexts = BTreeMap::new();
     for (name, context) in asked.contexts {
         let context = match context {
@@ -175,6 +176,7 @@ async fn request(builder: &Builder, opener: &Opener, asked: Ask) -> Result<(Requ
         pull: asked.pull,
         squash: asked.squash,
         allowed: asked.allowed,
+        leaves: Leaves::default(),
         step_timeout: asked.running.timeout.map(Duration::from_millis),
         host: asked.running.host(),
         credentials,
@@ -251,6 +253,7 @@ async fn source(
     builder: &Builder,
     opener: &Opener,
     source: Source,
+    given: &Given,
     lender: &Arc<dyn Lender>,
 ) -> Result<Received, Error> {
     let received =
@@ -270,7 +273,7 @@ async fn source(
             });
             receiving.await
         }
-        Source::Elsewhere { address, name } => builder.fetch(&address, &name, Some(lender)).await,
+        Source::Elsewhere { address, name } => builder.fetch(&address, &name, given, Some(lender)).await,
     }
 }
 

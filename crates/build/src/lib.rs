@@ -48,5 +48,5 @@ pub use look::{Graph, GraphStage, GraphStep, Outlook};
 pub use named::NamedBuild;
 pub use product::{Product, ProductFiles};
 pub use progress::{Event, Events, ExportEvent, Found, PlannedStage, Progress, StepEvent, StepId, Told};
-pub use request::{Built, Lender, NamedContext, Request, Settings};
+pub use request::{Built, Leaves, Lender, NamedContext, Request, Settings};
 pub use solve::Builder;

@@ -2,6 +2,7 @@
 
 use crate::attest;
 use crate::cache::{Key, Step};
+use crate::dockerfile::Builtin;
 use crate::elsewhere::Steps;
 use crate::progress::{ExportEvent, Progress};
 use crate::request::{Built, Request};
@@ -21,6 +22,8 @@ use std::path::Path;
 /// What a build came to: an image that nobody has yet, or one for each of several platforms. Its layers stay while this lives.
 pub struct Product {
     images: Vec<Made>,
+    /// It goes elsewhere as the images of several platforms do, though it may be one.
+    index: bool,
 }
 
 /// An image of a product.
@@ -103,6 +106,7 @@ impl Builder {
     /// See [`Error`]. Nothing of a build that failed goes on, and what it made of whole steps is found again.
     pub async fn carry_out(&self, request: &Request, platforms: &[Platform], progress: &Progress) -> Result<Product> {
         let _going = self.going();
+        let index = Builtin::MultiPlatform.is_yes(&request.given)? || platforms.len() > 1;
         let one = |platform: &Platform| {
             let mut request = request.clone();
             request.given.target_platform = platform.clone();
@@ -121,7 +125,7 @@ impl Builder {
         // What it added may be too much, of which nothing that it needs itself goes.
         let builder = self.clone();
         tokio::spawn(async move { builder.collect().await });
-        Ok(Product { images })
+        Ok(Product { images, index })
     }
 
     async fn made(&self, request: &Request, progress: &Progress) -> Result<Made> {
@@ -129,14 +133,14 @@ impl Builder {
         planned.tell(self, request, progress)?;
         let solver = planned.solver(self, request, progress, None);
         let end = solver.carry_out_all(&planned.order).await?;
-        let state = match request.squash {
-            true => self.squashed(&end.state, &end.base, &solver.created(&end.state)).await?,
-            false => end.state.clone(),
-        };
-        let untouched = state.untouched().filter(|_| request.labels.is_empty());
+        let mut state = end.state.clone();
+        planned.label(&solver, request, &mut state)?;
+        if request.squash {
+            state = self.squashed(&state, &end.base, &solver.created(&state)).await?;
+        }
+        let untouched = state.untouched();
         let mut config = state.config.clone();
         if untouched.is_none() {
-            config.config.labels.extend(request.labels.clone());
             config.created.get_or_insert_with(|| solver.created(&state));
         }
         let steps = solver.trodden(planned.target);
@@ -225,7 +229,7 @@ impl Builder {
             let auth = credentials.get(name.domain());
             let progress = progress.clone();
             let layers = image::Progress::new(move |event| progress.export(number, ExportEvent::Layer(event)));
-            let pushed = self.engine().image_push_as(&ids, name, auth, layers).await;
+            let pushed = self.engine().image_push_as(&ids, product.index, name, auth, layers).await;
             let pushed = pushed.map_err(|e| {
                 Error::Invalid(format!("pushing {}: {e} (the image is made, and one of the daemon's)", name.familiar()))
             })?;
@@ -241,7 +245,7 @@ impl Builder {
     pub fn archive(&self, product: &Product, names: &[Reference], output: impl Write) -> Result<Descriptor> {
         let images: Vec<(ImageConfig, Vec<Attestation>)> =
             product.images.iter().map(|made| (made.config.clone(), made.attestations.clone())).collect();
-        let saved = self.engine().image_store().save_made(&images, names, output);
+        let saved = self.engine().image_store().save_made(&images, names, product.index, output);
         saved.map_err(|e| Error::failed("exporting the image", e))
     }
 
@@ -260,7 +264,11 @@ impl Builder {
             let mounted = mounted.transpose().map_err(|e| Error::failed("opening the image's files", e))?;
             roots.push((name, mounted));
         }
-        Ok(ProductFiles { roots, _layers: product.images.iter().map(|made| made.state.clone()).collect() })
+        Ok(ProductFiles {
+            roots,
+            apart: product.index,
+            _layers: product.images.iter().map(|made| made.state.clone()).collect(),
+        })
     }
 }
 
@@ -268,6 +276,8 @@ impl Builder {
 pub struct ProductFiles {
     /// By the names of their platforms; one without layers has no files.
     roots: Vec<(String, Option<MountedRootfs>)>,
+    /// Each is in a directory of its name.
+    apart: bool,
     _layers: Vec<State>,
 }
 
@@ -280,7 +290,7 @@ impl ProductFiles {
     pub fn write(&self, output: impl Write) -> Result<()> {
         let failed = |e: image::Error| Error::failed("exporting the image's files", e);
         match &self.roots[..] {
-            [(_, Some(root))] => {
+            [(_, Some(root))] if !self.apart => {
                 archive::read_path(root.as_fd(), Path::new("/"), output, &ReadOptions::default()).map_err(failed)
             }
             roots => {

@@ -3,7 +3,7 @@
 use crate::attest::{Attest, Fetched};
 use crate::cache::CacheLimits;
 use crate::contexts::LayoutImage;
-use crate::dockerfile::{Given, Source};
+use crate::dockerfile::{Builtin, Given, Source};
 use crate::elsewhere::CacheFrom;
 use crate::entitlement::Entitlement;
 use crate::files::Files;
@@ -60,6 +60,8 @@ pub struct Request {
     pub host: HostConfig,
     /// What commands may have that others have not, where the daemon allows it, too.
     pub allowed: BTreeSet<Entitlement>,
+    /// Which containers of commands stay.
+    pub leaves: Leaves,
     /// How long each command may take.
     pub step_timeout: Option<Duration>,
     /// Credentials for registries, by their names.
@@ -72,14 +74,21 @@ pub struct Request {
     pub attest: Attest,
 }
 
-/// The build argument by which BuildKit's users ask for [`Request::inline_cache`].
-pub(crate) const INLINE_CACHE: &str = "BUILDKIT_INLINE_CACHE";
+/// Which containers stay that commands ran in, as ones that have exited, until somebody removes them: dockerd's classic builder leaves some to be
+/// looked at. Without any, none does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Leaves {
+    /// Those of commands that ended well.
+    pub done: bool,
+    /// Those of commands that did not, or that could not be started.
+    pub failed: bool,
+}
 
 impl Request {
     /// Whether the image says of itself what the steps that made its layers are found by.
     pub(crate) fn says_steps(&self) -> bool {
-        let argument = self.given.arguments.get(INLINE_CACHE).map(String::as_str);
-        self.inline_cache || matches!(argument, Some("1" | "t" | "T" | "true" | "TRUE" | "True"))
+        // What is neither yes nor no ended the build before.
+        self.inline_cache || Builtin::InlineCache.is_yes(&self.given).unwrap_or(false)
     }
 }
 

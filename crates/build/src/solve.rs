@@ -5,7 +5,7 @@ use crate::cache::{Cache, CacheLimits, Keeps, Step};
 use crate::caches::Caches;
 use crate::check::{self, BaseImage};
 use crate::contexts::Kept;
-use crate::dockerfile::{self, Dockerfile, Globals, Instruction, Origin, PREDEFINED, Plan};
+use crate::dockerfile::{self, Builtin, Dockerfile, Globals, Instruction, Origin, PREDEFINED, Plan};
 use crate::elsewhere::{Elsewhere, Passed, Steps as Trodden, Trail};
 use crate::entitlement::{self, Entitlement};
 use crate::files::{Choice, Choices, Files};
@@ -14,7 +14,7 @@ use crate::look::Looks;
 use crate::named::{NamedBuild, NamedBuilds};
 use crate::progress::{Event, Found, PlannedStage, Progress, StepEvent, StepId};
 use crate::remote::{Git, WebFiles};
-use crate::request::{INLINE_CACHE, NamedContext, Request, Settings};
+use crate::request::{NamedContext, Request, Settings};
 use crate::scratch::{Directory, Scratch};
 use crate::stage::StageEnd;
 use crate::state::{FIXED_TIME, State};
@@ -23,7 +23,7 @@ use crate::step::piece::Piece;
 use crate::{Error, Result};
 use engine::Engine;
 use futures_util::future::{BoxFuture, try_join_all};
-use image::{Digest, ImageId, Images, KeptLayers, Platform};
+use image::{Digest, ImageId, Images, KeptLayers, Platform, Reference};
 use jiff::Timestamp;
 use std::collections::BTreeSet;
 use std::future::ready;
@@ -249,6 +249,9 @@ impl Planned {
         let plan = Plan::new(&file, &globals)?;
         let target = file.target(request.given.target.as_deref()).map_err(Error::Invalid)?;
         let epoch = epoch(request)?;
+        for asked in [Builtin::ContextKeepGitDir, Builtin::InlineCache, Builtin::MultiPlatform] {
+            asked.is_yes(&request.given)?;
+        }
         let order = plan.order(target);
         let stage =
             |name: &String| file.target(Some(name)).map_err(|e| Error::Invalid(format!("no-cache-filter: {e}")));
@@ -286,13 +289,19 @@ impl Planned {
 
     /// Tells what is going to be done, and what of the request and the file is likely not meant.
     pub(crate) fn tell(&self, builder: &Builder, request: &Request, progress: &Progress) -> Result<()> {
-        progress.tell(self.event());
+        progress.tell(self.event(request));
         builder.check(&self.file, request, progress)?;
         self.permit(builder, request)?;
         let last = self.last();
         for name in request.context.changed() {
             let message = format!(
                 "{name} was changed while it was sent: what is built may have some of it as it was, and some as it is"
+            );
+            progress.step(last, StepEvent::Warning(message));
+        }
+        if let Some(frontend) = frontend(&self.file, request) {
+            let message = format!(
+                "the frontend {frontend} is not used: stratus reads the file itself, as docker/dockerfile does"
             );
             progress.step(last, StepEvent::Warning(message));
         }
@@ -340,13 +349,28 @@ impl Planned {
         StepId { stage: self.target, index: self.file.stages[self.target].steps.len() }
     }
 
-    fn event(&self) -> Event {
+    /// The labels that the image has beside those of the file: a step for each, behind all of the file's, as dockerd's classic builder has them.
+    pub(crate) fn label(&self, solver: &Solver<'_>, request: &Request, state: &mut State) -> Result<()> {
+        let created = solver.created(state);
+        for (number, (name, value)) in request.labels.iter().enumerate() {
+            let step = StepId { stage: self.target, index: self.last().index + 1 + number };
+            solver.progress.step(step, StepEvent::Began);
+            state.config.config.labels.insert(name.clone(), value.clone());
+            state.add(label(name, value), &created, None);
+            solver.done(step, state, state.diff_ids().len())?;
+        }
+        Ok(())
+    }
+
+    fn event(&self, request: &Request) -> Event {
         let mut stages = self.order.clone();
         stages.sort_unstable();
         let stage = |index: &usize| {
             let stage = &self.file.stages[*index];
             let steps = std::iter::once(&stage.from.text).chain(stage.steps.iter().map(|step| &step.text));
-            PlannedStage { stage: *index, name: stage.name().map(str::to_owned), steps: steps.cloned().collect() }
+            let labels = request.labels.iter().filter(|_| *index == self.target);
+            let steps = steps.cloned().chain(labels.map(|(name, value)| label(name, value))).collect();
+            PlannedStage { stage: *index, name: stage.name().map(str::to_owned), steps }
         };
         let arguments = self.file.arguments.iter().map(|arg| arg.text.clone()).collect();
         Event::Planned { arguments, stages: stages.iter().map(stage).collect() }
@@ -387,6 +411,11 @@ impl Builder {
     }
 }
 
+/// A label that no file has, as an instruction.
+fn label(name: &str, value: &str) -> String {
+    format!("LABEL {name}={value}")
+}
+
 /// Arguments that the build was given, and that no `ARG` of the file takes.
 fn unused(file: &Dockerfile, request: &Request) -> Vec<String> {
     let in_stages = file.stages.iter().flat_map(|stage| &stage.steps).filter_map(|step| match &step.node {
@@ -399,10 +428,24 @@ fn unused(file: &Dockerfile, request: &Request) -> Vec<String> {
         // A name that is made of others may be any.
         declared.iter().any(|own| *own == name || own.contains('$'))
             || PREDEFINED.contains(&name)
-            || [EPOCH, INLINE_CACHE].contains(&name)
+            || name == EPOCH
+            || Builtin::ALL.iter().any(|builtin| builtin.name() == name)
     };
     let automatic = |name: &str| ["BUILD", "TARGET"].iter().any(|prefix| name.starts_with(prefix));
     request.given.arguments.keys().filter(|name| !takes(name) && !automatic(name)).cloned().collect()
+}
+
+/// An image that would parse the file, and is none of those that parse what this does, wherever they are taken from.
+fn frontend<'r>(file: &'r Dockerfile, request: &'r Request) -> Option<&'r str> {
+    let written = file.directives.syntax.as_ref().map(|syntax| syntax.value.as_str());
+    // What stands behind the name were words for it.
+    let name = Builtin::Syntax.text(&request.given).or(written)?.split_whitespace().next()?;
+    let is_dockers = |name: Reference| {
+        ["docker/dockerfile", "docker/dockerfile-upstream"]
+            .iter()
+            .any(|own| name.path().strip_suffix(own).is_some_and(|before| before.is_empty() || before.ends_with('/')))
+    };
+    (!Reference::parse(name).is_ok_and(is_dockers)).then_some(name)
 }
 
 fn epoch(request: &Request) -> Result<Option<i64>> {

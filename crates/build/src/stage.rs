@@ -5,8 +5,8 @@ mod sources;
 use crate::cache::{Found, Key, Step};
 use crate::caches::Made;
 use crate::dockerfile::{
-    CommandLine, Copy, FileSource, Files as Operands, Heredoc, Instruction, Kind, Mistake, Mode, Mount, Network,
-    Origin, Owner, Run, Scope, Security, Source, Span, Statement, Word, expand, trigger,
+    Builtin, CommandLine, Copy, FileSource, Files as Operands, Heredoc, Instruction, Kind, Mistake, Mode, Mount,
+    Network, Origin, Owner, Run, Scope, Security, Source, Span, Statement, Word, expand, trigger,
 };
 use crate::elsewhere::Seen;
 use crate::emulation;
@@ -158,7 +158,7 @@ impl<'b> Solver<'b> {
     }
 
     /// Tells the end of a step, before which the image had so many layers.
-    fn done(&self, step: StepId, state: &State, before: usize) -> Result<()> {
+    pub(crate) fn done(&self, step: StepId, state: &State, before: usize) -> Result<()> {
         if self.looks.is_none() {
             self.builder.steps().note(state);
         }
@@ -450,7 +450,10 @@ impl Stage<'_, '_> {
             .number(prepared.running.host.shm_size)
             .text(&self.solver.request.given.target_platform.to_string())
             .number(self.solver.time().cast_unsigned());
-        let key = mounts.add_to(key);
+        let mut key = mounts.add_to(key);
+        if let Some(hostname) = &prepared.running.hostname {
+            key = key.text("hostname").text(hostname);
+        }
         let with =
             if arguments.is_empty() { String::new() } else { format!("|{} {} ", arguments.len(), arguments.join(" ")) };
         let line = prepared.running.argv.join(" ");
@@ -503,7 +506,10 @@ impl Stage<'_, '_> {
                         Some(from) => self.part(&from, source, spec.span, place).await?,
                         None => None,
                     };
-                    let id = id.unwrap_or_else(|| target.clone());
+                    let mut id = id.unwrap_or_else(|| target.clone());
+                    if let Some(namespace) = Builtin::CacheMountNamespace.text(&self.solver.request.given) {
+                        id = format!("{}/{}", namespace.trim_end_matches('/'), id.trim_start_matches('/'));
+                    }
                     mounts.cache(CacheMount { target, id, sharing, made: Made { mode, uid, gid }, read_only, from });
                 }
                 Mount::Bind { target, from: None, source, writable } => {
@@ -628,7 +634,15 @@ impl Stage<'_, '_> {
             command => (argv(command, &self.state.config.config.shell), None),
         };
         Ok(Prepared {
-            running: Running { argv, env, host, time: self.solver.time(), at_most: self.solver.request.step_timeout },
+            running: Running {
+                argv,
+                env,
+                host,
+                time: self.solver.time(),
+                at_most: request.step_timeout,
+                hostname: Builtin::SandboxHostname.text(&request.given).map(str::to_owned),
+                leaves: request.leaves,
+            },
             known,
             script,
         })

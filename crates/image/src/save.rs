@@ -56,7 +56,7 @@ impl Images {
     }
 
     /// Writes images that nobody has yet as one archive, as [`Images::save`] does: one, or one for each of several platforms, which is
-    /// an index then. The caller keeps their layers. What the names stand for. Blocks as long as whoever takes it does.
+    /// an index then, as it is of one where it is asked for. The caller keeps their layers. What the names stand for. Blocks as long as whoever takes it does.
     ///
     /// # Errors
     /// [`Error::LayerMissing`], and where it can't be written.
@@ -64,6 +64,7 @@ impl Images {
         &self,
         images: &[(ImageConfig, Vec<Attestation>)],
         names: &[Reference],
+        index: bool,
         output: impl Write,
     ) -> Result<Descriptor> {
         let inner = &self.0;
@@ -79,7 +80,7 @@ impl Images {
         }
         let all: BTreeSet<Reference> = names.iter().cloned().collect();
         let named = match &mut wanted[..] {
-            [one] => {
+            [one] if !index => {
                 one.names = all;
                 Named::Each
             }
@@ -208,7 +209,7 @@ impl<W: Write> Archive<W> {
                 tops.into_iter().next()
             }
             Named::Together(names) => {
-                let together = self.top(manifests)?;
+                let together = self.index_of(manifests)?;
                 self.file("index.json", &json(&index(in_index(&together, &names)))?)?;
                 Some(together)
             }
@@ -252,6 +253,11 @@ impl<W: Write> Archive<W> {
         {
             return Ok(alone);
         }
+        self.index_of(images)
+    }
+
+    /// Writes an index of manifests, and of what is said of each.
+    fn index_of(&mut self, images: Vec<(Descriptor, Vec<Value>)>) -> Result<Descriptor> {
         let (manifests, said): (Vec<Descriptor>, Vec<Vec<Value>>) = images.into_iter().unzip();
         let images = json(&index(manifests))?;
         let all = with_entries(Some(&images), &said.concat()).map_err(|e| failed(std::io::Error::other(e)))?;

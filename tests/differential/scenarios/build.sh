@@ -52,3 +52,4 @@ docker build -q -t one -t two:2 app > /dev/null; docker images --format '{{.Repo
 printf 'FROM busybox\nRUN ln -s /nowhere /lib\nADD sub.tar /\n' | built
 printf 'FROM busybox\nRUN ln -s lib /lib\nADD sub.tar /\n' | built
 api POST '/v1.41/build?buildargs=nonsense' x | head -1
+printf 'FROM busybox\nRUN echo kept > /kept\nRUN cat /kept; exit 4\n' > app/Dockerfile; for flags in '' --force-rm --rm=false '--rm=false --force-rm'; do docker build --no-cache $flags app >/dev/null 2>&1; echo "with $flags:"; docker ps -aq | xargs -r docker inspect -f '{{.State.Status}} {{.State.ExitCode}} {{json .Config.Cmd}} {{len .Mounts}}'; docker container prune -f >/dev/null; done

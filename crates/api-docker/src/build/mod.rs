@@ -25,7 +25,7 @@ pub(crate) async fn build(call: Call) -> Result<Response> {
     let name = parameters.dockerfile.clone();
     let id = parameters.id.as_ref().map(|id| builder.named(id));
     let received = match &parameters.remote {
-        Some(address) => builder.fetch(address, &name, None).await,
+        Some(address) => builder.fetch(address, &name, &parameters.given, None).await,
         None => {
             let receiving = builder.clone();
             let archive = call.into_stream().into_reader();

@@ -1,7 +1,7 @@
 //! The parameters of `POST /build`.
 
 use ::build::dockerfile::Given;
-use ::build::{Attest, CacheFrom, Received, Request};
+use ::build::{Attest, CacheFrom, Leaves, Received, Request};
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE};
 use engine::model::{HostConfig, NetworkMode};
@@ -29,12 +29,13 @@ pub(super) struct Parameters {
     /// It is brought to the registries of its names.
     pub(super) push: bool,
     names: Vec<Reference>,
-    given: Given,
+    pub(super) given: Given,
     labels: BTreeMap<String, String>,
     no_cache: bool,
     cache_from: Vec<String>,
     pull: bool,
     squash: bool,
+    leaves: Leaves,
     host: HostConfig,
     credentials: BTreeMap<String, Auth>,
 }
@@ -67,6 +68,7 @@ impl Parameters {
             cache_from: document(call, "cachefrom")?,
             pull: query.flag("pull"),
             squash: query.flag("squash"),
+            leaves: leaves(call),
             host: host(call)?,
             credentials: credentials(call.header(REGISTRIES))?,
         })
@@ -89,6 +91,7 @@ impl Parameters {
             pull: self.pull,
             host: self.host,
             squash: self.squash,
+            leaves: self.leaves,
             allowed: BTreeSet::new(),
             step_timeout: None,
             credentials: self.credentials,
@@ -174,6 +177,14 @@ fn document<T: DeserializeOwned + Default>(call: &Call, name: &str) -> Result<T>
 
 fn number(call: &Call, name: &str) -> Result<i64> {
     call.query.given(name).map_or(Ok(0), |text| crate::query::parse_integer("ParseInt", text))
+}
+
+/// Which containers stay: `forcerm` removes all of them, `rm` those of commands that ended well, which is so without a word.
+fn leaves(call: &Call) -> Leaves {
+    let query = &call.query;
+    let force = query.flag("forcerm");
+    let done = !force && query.given("rm").is_some() && !query.flag("rm");
+    Leaves { done, failed: !force }
 }
 
 /// How commands run.

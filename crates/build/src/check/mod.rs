@@ -14,14 +14,14 @@ mod tests;
 
 pub use rule::Rule;
 
-use crate::dockerfile::{CheckOptions, Checks, Dockerfile, Given, Globals, Mistake, Need, Origin, Plan, Span};
+use crate::dockerfile::{Builtin, CheckOptions, Checks, Dockerfile, Given, Globals, Mistake, Need, Origin, Plan, Span};
 use crate::ignore::Ignore;
 use crate::suggest::nearest;
 use image::Platform;
 use serde::{Deserialize, Serialize};
 
 /// The build argument that says which checks are made, before what the file says.
-pub const ARGUMENT: &str = "BUILDKIT_DOCKERFILE_CHECK";
+pub const ARGUMENT: &str = Builtin::DockerfileCheck.name();
 
 /// Something that is likely not meant.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -2,7 +2,7 @@
 
 use super::settle::settle;
 use crate::attest::Fetched;
-use crate::dockerfile::{AddSource, Source};
+use crate::dockerfile::{AddSource, Builtin, Given, Source};
 use crate::files::Files;
 use crate::ignore::Ignore;
 use crate::request::Lender;
@@ -65,18 +65,25 @@ impl Builder {
     }
 
     /// Fetches a context: a git repository, an archive, or a Dockerfile without a context. `name` is as for [`Builder::receive`];
-    /// `lender` has what a server asks for.
+    /// `lender` has what a server asks for; `given` says whether a repository's `.git` comes with it.
     ///
     /// # Errors
     /// [`Error::Invalid`] where the address is refused or there is nothing, else as for [`Builder::receive`].
-    pub async fn fetch(&self, address: &str, name: &str, lender: Option<&Arc<dyn Lender>>) -> Result<Received> {
+    pub async fn fetch(
+        &self,
+        address: &str,
+        name: &str,
+        given: &Given,
+        lender: Option<&Arc<dyn Lender>>,
+    ) -> Result<Received> {
+        let keep = Builtin::ContextKeepGitDir.is_yes(given)?;
         let address = address_of(address);
         let blocking = |e: tokio::task::JoinError| Error::failed("fetching the context", e);
         let name = name.to_owned();
         match AddSource::parse(&address) {
             AddSource::Git(source) => {
                 let commit = self.git().look(&source, lender).await?;
-                let checkout = self.git().fetch(&commit, false, lender).await?;
+                let checkout = self.git().fetch(&commit, keep, lender).await?;
                 let reading = tokio::task::spawn_blocking(move || of_directory(checkout.files, &name));
                 let received = reading.await.map_err(blocking)??;
                 let origin = Some(Fetched::commit(&commit.remote, &commit.id));

@@ -5,6 +5,7 @@
 //! from.
 
 mod access;
+mod builtin;
 mod directives;
 mod expand;
 mod flags;
@@ -27,6 +28,7 @@ mod words;
 mod tests;
 
 pub use access::{AccessError, Identity, Mode, Owner};
+pub use builtin::Builtin;
 pub use directives::{CheckOptions, Checks, Directives};
 pub use expand::{ExpandError, Expansion, Kind, Variables, expand};
 pub use heredoc::Heredoc;

@@ -2,12 +2,13 @@
 
 use super::mounts::{Mounts, remove as remove_stubs};
 use crate::progress::{Progress, StepEvent, StepId};
+use crate::request::Leaves;
 use crate::solve::Builder;
 use crate::state::State;
 use crate::{Error, Result};
 use engine::model::{ContainerConfig, ContainerId, HostConfig, NetworkMode};
 use engine::{AttachOptions, CreateRequest, Engine, RemoveOptions, Unfinished, WaitCondition};
-use image::{KeptLayers, RunConfig, Times};
+use image::{Digest, KeptLayers, RunConfig, Times};
 use jiff::Timestamp;
 use std::time::Duration;
 use tokio_util::task::task_tracker::TaskTrackerToken;
@@ -26,6 +27,10 @@ pub(crate) struct Running {
     pub(crate) time: i64,
     /// How long it may take.
     pub(crate) at_most: Option<Duration>,
+    /// The name of the machine that it sees; `None`: the same everywhere.
+    pub(crate) hostname: Option<String>,
+    /// Whether its container stays.
+    pub(crate) leaves: Leaves,
 }
 
 /// How a command ended.
@@ -52,8 +57,9 @@ pub(crate) async fn run(
     let id = state.id()?;
     // Who is in another container's network has its name, too.
     let has_name = !matches!(running.host.network_mode, NetworkMode::Container(_));
+    let hostname = running.hostname.unwrap_or_else(|| HOSTNAME.to_owned());
     let config = ContainerConfig {
-        hostname: if has_name { HOSTNAME.to_owned() } else { String::new() },
+        hostname: if has_name { hostname } else { String::new() },
         user: state.config.config.user.clone(),
         working_dir: state.config.config.working_dir.clone(),
         env: running.env,
@@ -96,7 +102,12 @@ pub(crate) async fn run(
     let wait = engine.wait(&name, WaitCondition::NextExit).await.map_err(failed)?;
     let since = Timestamp::now().as_second();
     engine.lend(&name, container.mounts.take_lent()).map_err(failed)?;
-    Box::pin(engine.start(&name)).await.map_err(failed)?;
+    if let Err(error) = Box::pin(engine.start(&name)).await {
+        if running.leaves.failed {
+            container.leave(Vec::new()).await.map_err(failed)?;
+        }
+        return Err(failed(error));
+    }
     let ending = async {
         while let Some(chunk) = attached.output.next().await {
             progress.step(step, StepEvent::Output(chunk.stream, chunk.bytes));
@@ -106,6 +117,12 @@ pub(crate) async fn run(
     let code = match running.at_most {
         None => Ok(ending.await),
         Some(at_most) => tokio::time::timeout(at_most, ending).await.map_err(|_| at_most),
+    };
+    // One that was killed runs on until it is removed.
+    let stays = match &code {
+        Ok(0) => running.leaves.done,
+        Ok(_) => running.leaves.failed,
+        Err(_) => false,
     };
     let ended = match code {
         Err(at_most) => Ended::TooLong(at_most),
@@ -121,6 +138,14 @@ pub(crate) async fn run(
         }
         Ok(code) => Ended::Badly(code),
     };
+    if stays {
+        let made = match &ended {
+            Ended::Well(Some(kept)) => kept.layers.iter().map(|layer| layer.diff_id).collect(),
+            _ => Vec::new(),
+        };
+        container.leave(made).await.map_err(failed)?;
+        return Ok(ended);
+    }
     container.remove().await.map_err(failed)?;
     progress.step(step, StepEvent::Removed(name));
     Ok(ended)
@@ -144,6 +169,13 @@ impl StepContainer {
     async fn remove(mut self) -> engine::Result<()> {
         let Some(removal) = self.removal() else { return Ok(()) };
         tokio::spawn(removal).await.unwrap_or(Ok(()))
+    }
+
+    /// Leaves it to whoever wants to look at it; where that fails, it goes.
+    async fn leave(mut self, made: Vec<Digest>) -> engine::Result<()> {
+        self.engine.leave_step(&self.name(), made).await?;
+        self.id = None;
+        Ok(())
     }
 
     fn removal(&mut self) -> Option<impl Future<Output = engine::Result<()>> + Send + 'static> {

@@ -3,7 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
-use image::NewLayer;
+use image::{Digest, NewLayer};
 use oci_spec::runtime::{Mount, Spec};
 use sandbox::CompileOptions;
 
@@ -91,6 +91,30 @@ impl Engine {
         life.files.settle(&life).await?;
         let (images, id) = (self.0.images.clone(), life.id.to_string());
         crate::blocking(move || images.take_changes(&id).map_err(crate::images::error)).await
+    }
+
+    /// Leaves a step's container, which does not run any more, to whoever wants to look at it: from here on it is a container like any other, and
+    /// no build removes it. It has nothing of what its build had mounted or lent it. `made` are the layers that its changes became, if they
+    /// were [taken](Self::take_changes): whoever builds keeps them meanwhile.
+    ///
+    /// # Errors
+    /// Where there is no such container, where it runs, and where it can't be written down.
+    pub async fn leave_step(&self, reference: &str, made: Vec<Digest>) -> Result<()> {
+        let container = self.0.containers.find(reference)?;
+        let life = container.life(reference).await?;
+        if life.record().state.phase.is_live() {
+            return Err(Error::conflict(format!("container {reference} is running: it is its build's until it ends")));
+        }
+        life.files.settle(&life).await?;
+        drop(std::mem::take(&mut *container.lent.lock()));
+        let (images, id) = (self.0.images.clone(), life.id.to_string());
+        crate::blocking(move || images.raise_rootfs(&id, &made).map_err(crate::images::error)).await?;
+        let left = self.change(&life, |record| {
+            record.step = false;
+            record.mounts.clear();
+            record.host.mounts.clear();
+        });
+        left.await.map(drop)
     }
 
     /// Containers that are steps of builds. Right after the daemon's start they belong to builds that ended with it.

@@ -135,13 +135,14 @@ impl Engine {
     pub async fn image_push_as(
         &self,
         images: &[image::ImageId],
+        index: bool,
         reference: &Reference,
         auth: Option<&Auth>,
         progress: Progress,
     ) -> Result<image::Descriptor> {
         let (registries, store) = (&self.0.registries, &self.0.images);
         let pushed = match images {
-            [image] => registries.push(store, image, reference, auth, progress).await,
+            [image] if !index => registries.push(store, image, reference, auth, progress).await,
             images => registries.push_index(store, images, reference, auth, progress).await,
         };
         let pushed = pushed.map_err(registry_error)?;

@@ -104,6 +104,33 @@ impl Images {
         .await
     }
 
+    /// Has a root file system lie upon further layers, which are above its own, and forgets what was mounted beside it: a step of a build that
+    /// stays to be looked at has the files that it made, though they are a layer by now. `layers` are kept by the caller, bottom first.
+    /// The container must not run. Blocks.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchRootfs`], [`Error::LayerMissing`], and where it can't be written.
+    pub fn raise_rootfs(&self, container: &str, layers: &[Digest]) -> Result<()> {
+        let inner = &self.0;
+        let (former, raised) = {
+            // In one step: once it is in the state, its layers are in use.
+            let mut state = inner.state.lock();
+            let former = state.rootfs.get(container).map(Arc::clone);
+            let former = former.ok_or_else(|| Error::NoSuchRootfs(container.into()))?;
+            let layers = former.layers.iter().chain(layers).copied().collect();
+            let raised = Arc::new(RootfsRecord { image: former.image, layers, mounted: Vec::new() });
+            describe(inner, &state, container, &raised)?;
+            state.rootfs.insert(container.into(), Arc::clone(&raised));
+            (former, raised)
+        };
+        let key = key(container);
+        let written = record::encode(&key, &*raised)
+            .and_then(|value| Ok(inner.store.txn().expect(&key, Expect::Present).put(&key, value).commit()?));
+        written.map(drop).inspect_err(|_| {
+            inner.state.lock().rootfs.insert(container.into(), former);
+        })
+    }
+
     /// Adds to a transaction that a container's root file system is no more. Once it is committed,
     /// [`discard_rootfs`](Self::discard_rootfs) takes its files.
     pub fn forget_rootfs<'s>(&self, container: &str, txn: Txn<'s>) -> Txn<'s> {
