@@ -1,6 +1,6 @@
 //! Dockerfiles as people write them, for projects in six languages: each is built unchanged with the stock client, run, and asked.
 
-use e2e::{Daemon, eventually};
+use e2e::{Daemon, Web, eventually};
 use std::path::{Path, PathBuf};
 
 const BUILD: &str = "env DOCKER_BUILDKIT=0 docker build";
@@ -113,6 +113,55 @@ fn go() {
     answers(&host, "go-layers", 8080, "/about-us/", "ABOUT-US");
     host.sh("docker top go-layers -o pid,uid | tail -1").mentions("65532");
     host.sh("docker rm -f go-layers").ok();
+}
+
+/// Has a server hand out the module `example.org/greet` as a proxy of Go does (`go help goproxy`).
+fn publish_module(host: &Daemon, web: &Web) {
+    let (version, root) = ("v1.2.0", "/go/example.org/greet/@v");
+    let manifest = "module example.org/greet\n\ngo 1.19\n";
+    let source = "// Package greet greets people.\npackage greet\n\n// Hello greets one.\nfunc Hello(name string) string { return \"hello, \" + name }\n";
+    let directory = format!("module/example.org/greet@{version}");
+    host.write(&directory, &[("go.mod", manifest), ("greet.go", source)]);
+    host.sh("cd module && zip -qrD ../module.zip example.org").ok();
+    web.put_plain(&format!("{root}/list"), format!("{version}\n"));
+    web.put_plain(
+        &format!("{root}/{version}.info"),
+        format!("{{\"Version\":\"{version}\",\"Time\":\"2024-02-29T12:00:00Z\"}}"),
+    );
+    web.put_plain(&format!("{root}/{version}.mod"), manifest);
+    web.put_plain(&format!("{root}/{version}.zip"), std::fs::read(host.work().join("module.zip")).expect("the module"));
+}
+
+#[test]
+fn go_with_modules_of_a_registry() {
+    let (host, web) = (Daemon::start(), Web::start());
+    host.has(&["golang:1.19-bookworm"]);
+    publish_module(&host, &web);
+    let proxy = format!("--network host --build-arg GOPROXY={}", web.at("/go"));
+    build(&host, "go-modules", &proxy);
+    host.sh("docker run --rm go-modules Ada Grace").says("hello, Ada\nhello, Grace");
+    // What was fetched stays for the next build, though everything else is done anew.
+    assert!(web.asked().iter().any(|asked| asked.contains("v1.2.0.zip")));
+    build(&host, "go-modules", &format!("--no-cache {proxy}"));
+    assert!(web.asked().iter().all(|asked| !asked.contains("v1.2.0.zip")));
+}
+
+#[test]
+fn java_with_packages_of_a_registry() {
+    let (host, web) = (Daemon::start(), Web::start());
+    host.has(&["eclipse-temurin:17-jdk"]);
+    let path = project("java-packages");
+    host.slowly(&format!("$STRATUS build --target published -o published {}", path.display())).ok();
+    web.put_directory("/maven2", host.work().join("published"));
+    let repository = format!("--network host --build-arg REPOSITORY={}", web.at("/maven2"));
+    build(&host, "java-packages", &repository);
+    host.sh("docker run --rm java-packages Ada Grace").says("hello, Ada\nhello, Grace");
+    // Another one of the same name is found out by the build.
+    host.sh("echo 0000000000000000000000000000000000000000 > published/org/example/greet/1.2.0/greet-1.2.0.jar.sha1")
+        .ok();
+    host.slowly(&format!("{BUILD} --force-rm --no-cache {repository} {}", path.display()))
+        .fails_with("returned a non-zero code: 1")
+        .prints("the package is not what its author published");
 }
 
 #[test]
