@@ -1,15 +1,19 @@
 //! Runs a machine from the command line, with its serial port on standard output: for trying out a kernel, and for the tests.
 //!
-//! `vmm [--cpus N] [--memory MIB] [--initrd FILE] [--append LINE] [--disk FILE] [--layer FILE…] [--tap NAME] [--vsock PATH] [--quiet] KERNEL`
+//! `vmm [--cpus N] [--memory MIB] [--initrd FILE] [--append LINE] [--disk FILE] [--layer FILE…] [--tap NAME] [--vsock PATH] [--quiet] [--save DIR] KERNEL | --restore DIR`
+//!
+//! With `--save`, the machine is saved into a directory, and no more is done, as soon as standard input has something or is at its end. With `--restore`, one goes on that was saved, with devices
+//! as it had.
 //!
 //! Disks have the serials `disk0`, `disk1`, …; layers are one read-only disk, `layers`.
 
+use rustix::event::{PollFd, PollFlags, poll};
 use std::env;
 use std::error::Error;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use vmm::{Card, Config, Console, Contents, Disk, End, Machine, MemorySize, VcpuCount, Vsock};
+use vmm::{Card, Config, Console, Contents, Disk, End, Machine, MemorySize, Snapshot, SnapshotFiles, VcpuCount, Vsock};
 
 fn main() -> ExitCode {
     match run(env::args_os().skip(1).collect()) {
@@ -36,7 +40,7 @@ fn run(arguments: Vec<OsString>) -> Result<End, Box<dyn Error>> {
         cards: Vec::new(),
         vsock: None,
     };
-    let mut layers = Vec::new();
+    let (mut layers, mut save, mut restore) = (Vec::new(), None, None);
     let mut rest = arguments.into_iter();
     while let Some(argument) = rest.next() {
         let mut value = || rest.next().ok_or_else(|| format!("{} wants a value", argument.display()));
@@ -56,6 +60,8 @@ fn run(arguments: Vec<OsString>) -> Result<End, Box<dyn Error>> {
                 config.cards.push(Card { tap: text(value()?)?, mac, mtu: 1500 });
             }
             Some("--layer") => layers.push(value()?.into()),
+            Some("--save") => save = Some(PathBuf::from(value()?)),
+            Some("--restore") => restore = Some(PathBuf::from(value()?)),
             Some("--quiet") => config.console = Console::Off,
             _ => config.kernel = argument.into(),
         }
@@ -63,5 +69,19 @@ fn run(arguments: Vec<OsString>) -> Result<End, Box<dyn Error>> {
     if !layers.is_empty() {
         config.disks.push(Disk { serial: "layers".to_owned(), contents: Contents::Concatenated(layers) });
     }
-    Ok(Machine::new(&config)?.run()?)
+    let mut machine = match restore {
+        Some(from) => Machine::restore(&Snapshot::read(SnapshotFiles::open(&from)?)?, config.open_devices()?)?,
+        None => Machine::new(&config)?,
+    };
+    machine.start();
+    if let Some(into) = save {
+        let stdin = std::io::stdin();
+        let mut waited = [PollFd::from_borrowed_fd(machine.ended(), PollFlags::IN), PollFd::new(&stdin, PollFlags::IN)];
+        poll(&mut waited, None)?;
+        if machine.end().is_none() {
+            machine.save(&SnapshotFiles::create(&into)?)?;
+            machine.stop();
+        }
+    }
+    Ok(machine.wait()?)
 }

@@ -61,6 +61,9 @@ pub enum Error {
     /// What is to be booted is nothing that can be.
     #[error(transparent)]
     Boot(#[from] boot::Error),
+    /// A snapshot can't be made, or gone on from.
+    #[error("{0}")]
+    Snapshot(String),
     /// A size that no machine has.
     #[error("{0}")]
     Size(String),

@@ -8,6 +8,7 @@
 //! - `arch`: what an architecture has of its own: where things lie, registers, CPUID, firmware tables
 //! - `kvm`: the kernel's part of a machine: its memory slots, its processors and their threads
 //! - `devices`: what the guest sees besides memory and processors
+//! - `snapshot`: machines in files, and machines that go on from there
 //! - `threads`, `confine`: how its threads rest and run, and what each may ask the host's kernel for
 
 #[cfg(not(target_arch = "x86_64"))]
@@ -28,6 +29,7 @@ mod machine;
 mod memory;
 mod open;
 mod parts;
+mod snapshot;
 mod threads;
 
 pub use config::{CONCATENATED_ALIGN, Card, Config, Console, Contents, Disk, MIB, MemorySize, VcpuCount, Vsock};
@@ -35,6 +37,7 @@ pub use end::End;
 pub use error::{Error, Result};
 pub use machine::{Machine, State};
 pub use parts::{Boot, CardParts, Devices, Dial, DiskContents, DiskParts, Parts, VsockParts};
+pub use snapshot::{Snapshot, SnapshotFiles};
 
 /// Devices beside guests that were written to break them.
 #[cfg(feature = "fuzzing")]

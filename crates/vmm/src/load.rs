@@ -6,6 +6,7 @@ use crate::boot::{Initrd, Kernel};
 use crate::config::VcpuCount;
 use crate::devices::virtual_devices;
 use crate::error::{Error, Result};
+use crate::machine::write_generation;
 use crate::memory::Memory;
 use crate::parts::{Boot, Devices};
 use std::fs::File;
@@ -16,6 +17,7 @@ pub(crate) fn load(vcpus: VcpuCount, boot: &Boot, devices: &Devices, memory: &Me
     let kernel = Kernel::open(file, &boot.kernel_name)?;
     let initrd = boot.initrd.as_ref().map(|file| initrd(memory, file, kernel.end())).transpose()?;
     command_line(&boot.command_line, memory)?;
+    write_generation(memory)?;
     let rsdp = acpi::write(memory, vcpus, &virtual_devices::windows(devices)?)?;
     let entry = match &kernel {
         Kernel::Pvh(kernel) => {

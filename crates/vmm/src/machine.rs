@@ -1,32 +1,43 @@
 //! A machine: made of its parts, and what can be done with it.
 
 use crate::arch::current::layout;
-use crate::config::Config;
+use crate::arch::current::state::VcpuState;
+use crate::config::{Config, VcpuCount};
+use crate::devices::fixed::{self, Fixed, FixedState};
 use crate::devices::virtio::Attached;
-use crate::devices::{fixed, virtual_devices};
+use crate::devices::virtual_devices::{self, Virtual};
 use crate::end::{End, Ending};
 use crate::error::{Error, Result};
 use crate::events::{Events, Waited};
 use crate::kvm::{self, Buses, Vcpu, Vm};
 use crate::load::load;
-use crate::memory::Memory;
-use crate::parts::Parts;
+use crate::memory::{Memory, Run};
+use crate::parts::{Devices, Parts};
+use crate::snapshot::{self, Saved, Snapshot, SnapshotFiles};
 use crate::threads::{Thread, Wanted, wake};
 use rustix::event::{PollFd, PollFlags, poll};
+use rustix::rand::{GetRandomFlags, getrandom};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use vmm_sys_util::eventfd::EventFd;
 
 /// A machine. It is made resting; dropping it ends it, and waits until nothing of it runs any more.
 pub struct Machine {
     // In this order they go: the processors before what answers them, the memory last.
     vcpus: Vec<Thread>,
     events: Thread,
-    console: Option<Thread>,
-    devices: Vec<Attached>,
+    fixed: Fixed,
+    devices: Vec<Virtual>,
+    processors: Vec<Arc<Mutex<Vcpu>>>,
     _buses: Arc<Buses>,
     ending: Arc<Ending>,
+    /// By which the guest hears that it is a copy.
+    generation: EventFd,
     vm: Vm,
+    count: VcpuCount,
     state: State,
+    /// The snapshot that it went on from.
+    origin: Option<snapshot::Name>,
 }
 
 /// What a machine does.
@@ -62,32 +73,104 @@ impl Machine {
     /// # Errors
     /// KVM is not there or lacks something, a file can't be read or booted, something does not fit into the memory, the host has no room.
     pub fn of(parts: Parts) -> Result<Machine> {
-        let Parts { vcpus, memory, boot, devices } = parts;
+        let Parts { vcpus: count, memory, boot, devices } = parts;
         let memory = Memory::new(memory, &layout::memory(memory))?;
-        let entry = load(vcpus, &boot, &devices, &memory)?;
+        let entry = load(count, &boot, &devices, &memory)?;
         let vm = Vm::new(memory)?;
-        let ending = Arc::new(Ending::new()?);
-        let mut buses = Buses::default();
-        let console = fixed::attach(devices.console, &vm, &ending, &mut buses.ports)?;
-        let devices =
-            virtual_devices::attach(devices.disks, devices.cards, devices.vsock, &vm, &ending, &mut buses.memory)?;
-        let buses = Arc::new(buses);
-        let events = serve(devices.clone(), &ending)?;
-        let mut processors = Vec::new();
-        for index in 0..vcpus.get() {
-            let vcpu = vm.vcpu(index, vcpus)?;
+        let frame = Frame::new(&vm, devices, None)?;
+        let prepared = |index| {
+            let vcpu = vm.vcpu(index, count)?;
             vcpu.prepare(entry)?;
-            processors.push(Arc::new(Mutex::new(vcpu)));
+            Ok(vcpu)
+        };
+        let vcpus = (0..count.get()).map(prepared).collect::<Result<_>>()?;
+        frame.machine(vm, count, vcpus)
+    }
+
+    /// Makes a machine that goes on from a snapshot, and rests until it is started. It has a generation of its own (vmgenid), by which the guest knows that it is a copy;
+    /// connections over vsock are over, which the guest is told; its clock goes on from where it was, and the time of day is for whoever speaks with the guest to
+    /// set. The snapshot's files are mapped: they must not change for as long as the machine lives.
+    ///
+    /// # Errors
+    /// As [`Machine::of`]; or the devices are not those of the snapshot, or the host's processors not such as the guest knows.
+    pub fn restore(snapshot: &Snapshot, devices: Devices) -> Result<Machine> {
+        let saved = snapshot.saved();
+        let memory = Memory::new(saved.memory, &layout::memory(saved.memory))?;
+        snapshot.map(&memory)?;
+        write_generation(&memory)?;
+        let vm = Vm::new(memory)?;
+        vm.restore(&saved.vm)?;
+        let frame = Frame::new(&vm, devices, Some(&saved.fixed))?;
+        let vcpus = saved.processors.iter().zip(0..);
+        let vcpus = vcpus.map(|(state, index)| vm.saved_vcpu(index, state)).collect::<Result<_>>()?;
+        let mut machine = frame.machine(vm, saved.vcpus, vcpus)?;
+        machine.origin = Some(saved.name);
+        if machine.devices.len() != saved.devices.len() {
+            return Err(Error::Snapshot(format!(
+                "go on from a snapshot with other devices: it has {}, and {} are given",
+                saved.devices.len(),
+                machine.devices.len()
+            )));
         }
-        let thread = |vcpu: &Arc<Mutex<Vcpu>>| kvm::thread(Arc::clone(vcpu), Arc::clone(&buses), &ending);
-        let vcpus = processors.iter().map(thread).collect::<Result<_>>()?;
-        Ok(Machine { vcpus, events, console, devices, _buses: buses, ending, vm, state: State::Rests })
+        for (device, state) in machine.devices.iter().zip(&saved.devices) {
+            device.restore(state)?;
+        }
+        // The guest looks at its generation once it runs.
+        machine.generation.write(1).map_err(Error::host("tell a guest that it is a copy"))?;
+        Ok(machine)
+    }
+
+    /// Saves all of it into two empty files. It is paused for that, if it was not, and stays so: it may go on, or be dropped. The file of the memory must never be written
+    /// to again.
+    ///
+    /// # Errors
+    /// It has ended, KVM does not say what it is asked, or the files can't be written: they are nothing then.
+    pub fn save(&mut self, into: &SnapshotFiles) -> Result<()> {
+        self.save_with(into, |memory| memory.save(&into.memory).map(|()| None))
+    }
+
+    /// As [`Machine::save`], but of the memory only what changed since the snapshot that it went on from.
+    ///
+    /// # Errors
+    /// As [`Machine::save`]; or it went on from none; or the kernel does not say what changed, for want of `/proc`.
+    pub fn save_difference(&mut self, into: &SnapshotFiles) -> Result<()> {
+        let Some(origin) = self.origin else {
+            return Err(Error::Snapshot(
+                "save a difference: this machine went on from no snapshot, so save all of it".to_owned(),
+            ));
+        };
+        self.save_with(into, |memory| Ok(Some((origin, memory.save_changed(&into.memory)?))))
+    }
+
+    fn save_with(
+        &mut self,
+        into: &SnapshotFiles,
+        save: impl FnOnce(&Memory) -> Result<Option<(snapshot::Name, Vec<Run>)>>,
+    ) -> Result<()> {
+        self.pause();
+        if let Some(end) = self.end() {
+            return Err(Error::Snapshot(format!("save a machine that has ended: {end:?}")));
+        }
+        let registers = self.vm.registers()?;
+        let lock = |vcpu: &Arc<Mutex<Vcpu>>| VcpuState::of(lock(vcpu).fd(), &registers);
+        let processors = self.processors.iter().map(lock).collect::<Result<_>>()?;
+        let saved = Saved {
+            name: random()?,
+            vcpus: self.count,
+            memory: self.vm.memory().size(),
+            vm: self.vm.save()?,
+            processors,
+            fixed: self.fixed.save(),
+            devices: self.devices.iter().map(Virtual::save).collect(),
+            difference: save(self.vm.memory())?,
+        };
+        snapshot::write(&saved, &into.state)
     }
 
     /// Has it begin, or go on after a pause. Nothing happens where it runs, or has ended.
     pub fn start(&mut self) {
-        self.console.iter().for_each(|thread| thread.want(Wanted::Run));
-        self.devices.iter().for_each(|device| device.want(Wanted::Run));
+        self.fixed.console.iter().for_each(|thread| thread.want(Wanted::Run));
+        self.devices.iter().for_each(|virtual_| virtual_.device.want(Wanted::Run));
         self.events.want(Wanted::Run);
         self.vcpus.iter().for_each(|thread| thread.want(Wanted::Run));
         self.state = State::Runs;
@@ -104,9 +187,13 @@ impl Machine {
         // All of them are told before the first is waited for: one may wait for what another one keeps busy.
         self.vcpus.iter().for_each(|thread| thread.want(Wanted::Rest));
         self.vcpus.iter().for_each(Thread::wait_for_rest);
+        for vcpu in &self.processors {
+            // The guest's watchdogs are told that it did not run. A guest that has no clock of KVM's can't be.
+            let _ = lock(vcpu).fd().kvmclock_ctrl();
+        }
         self.events.rest();
-        self.devices.iter().for_each(Attached::rest);
-        self.console.iter().for_each(Thread::rest);
+        self.devices.iter().for_each(|virtual_| virtual_.device.rest());
+        self.fixed.console.iter().for_each(Thread::rest);
         self.state = State::Rests;
     }
 
@@ -163,6 +250,69 @@ impl Drop for Machine {
         // All of them are told before the first is waited for, as in a pause. What they ask of devices is answered until they rest.
         self.vcpus.iter().for_each(|thread| thread.want(Wanted::End));
     }
+}
+
+/// What a machine has around its processors.
+struct Frame {
+    ending: Arc<Ending>,
+    buses: Arc<Buses>,
+    fixed: Fixed,
+    devices: Vec<Virtual>,
+    events: Thread,
+    generation: EventFd,
+}
+
+impl Frame {
+    /// Makes the devices, of which those at fixed places go on from where they were `saved`.
+    fn new(vm: &Vm, devices: Devices, saved: Option<&FixedState>) -> Result<Frame> {
+        let Devices { console, disks, cards, vsock } = devices;
+        let ending = Arc::new(Ending::new()?);
+        let mut buses = Buses::default();
+        let fixed = fixed::attach(console, saved, vm, &ending, &mut buses.ports)?;
+        let devices = virtual_devices::attach(disks, cards, vsock, vm, &ending, &mut buses.memory)?;
+        let events = serve(devices.iter().map(|virtual_| virtual_.device.clone()).collect(), &ending)?;
+        let generation = vm.line(layout::GENERATION_LINE)?;
+        Ok(Frame { ending, buses: Arc::new(buses), fixed, devices, events, generation })
+    }
+
+    /// Gives each processor its thread.
+    fn machine(self, vm: Vm, count: VcpuCount, vcpus: Vec<Vcpu>) -> Result<Machine> {
+        let Frame { ending, buses, fixed, devices, events, generation } = self;
+        let processors: Vec<_> = vcpus.into_iter().map(|vcpu| Arc::new(Mutex::new(vcpu))).collect();
+        let thread = |vcpu: &Arc<Mutex<Vcpu>>| kvm::thread(Arc::clone(vcpu), Arc::clone(&buses), &ending);
+        let vcpus = processors.iter().map(thread).collect::<Result<_>>()?;
+        let (state, origin) = (State::Rests, None);
+        Ok(Machine {
+            vcpus,
+            events,
+            fixed,
+            devices,
+            processors,
+            _buses: buses,
+            ending,
+            generation,
+            vm,
+            count,
+            state,
+            origin,
+        })
+    }
+}
+
+fn lock(vcpu: &Mutex<Vcpu>) -> MutexGuard<'_, Vcpu> {
+    vcpu.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn random() -> Result<[u8; 16]> {
+    let mut bytes = [0; 16];
+    // As few bytes are never cut short.
+    getrandom(&mut bytes, GetRandomFlags::empty()).map_err(Error::host("ask for random bytes"))?;
+    Ok(bytes)
+}
+
+/// Gives a machine a generation that no other one has.
+pub(crate) fn write_generation(memory: &Memory) -> Result<()> {
+    memory.write("the machine's generation", layout::GENERATION, &random()?)
 }
 
 /// The thread that serves the queues of all devices that have none of their own.

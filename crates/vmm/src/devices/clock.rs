@@ -46,6 +46,17 @@ impl Clock {
         Clock { index: 0, memory: [0; 128], now: || Offset::UTC.to_datetime(Timestamp::now()) }
     }
 
+    /// The index of the register that is looked at, and all of its memory.
+    pub(crate) fn save(&self) -> (u8, Vec<u8>) {
+        (self.index, self.memory.to_vec())
+    }
+
+    /// Goes on from there; the time is the host's all the same.
+    pub(crate) fn restore(&mut self, (index, memory): &(u8, Vec<u8>)) {
+        self.index = index & 0x7f;
+        self.memory.iter_mut().zip(memory).for_each(|(to, from)| *to = *from);
+    }
+
     fn value(&self) -> u8 {
         let now = (self.now)();
         match self.index {

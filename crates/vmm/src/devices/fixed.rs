@@ -4,28 +4,67 @@ use super::clock::Clock;
 use super::console;
 use super::keyboard::KeyboardController;
 use super::power::Power;
-use super::serial::{Line, SerialPort};
+use super::serial::{Line, SerialPort, SerialState};
 use crate::arch::current::layout::ports;
 use crate::bus::{Bus, Registers};
 use crate::end::Ending;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::kvm::Vm;
 use crate::threads::Thread;
+use serde::{Deserialize, Serialize};
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 
-/// Attaches it all. Returns the thread that writes to `out` what the guest writes to its serial port, if there is such an end.
-pub(crate) fn attach(out: Option<OwnedFd>, vm: &Vm, ending: &Arc<Ending>, bus: &mut Bus) -> Result<Option<Thread>> {
+/// Those that have something to be saved, and the thread that writes out what comes to the serial port, if that has another end.
+pub(crate) struct Fixed {
+    serial: Arc<Mutex<SerialPort>>,
+    clock: Arc<Mutex<Clock>>,
+    pub(crate) console: Option<Thread>,
+}
+
+/// What they were at a moment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct FixedState {
+    serial: SerialState,
+    clock: (u8, Vec<u8>),
+}
+
+impl Fixed {
+    /// Where they are, while the processors rest.
+    pub(crate) fn save(&self) -> FixedState {
+        FixedState {
+            serial: self.serial.lock().unwrap_or_else(PoisonError::into_inner).save(),
+            clock: self.clock.lock().unwrap_or_else(PoisonError::into_inner).save(),
+        }
+    }
+}
+
+/// Attaches it all, going on from where it was `saved`, or new. What the guest writes to its serial port goes to `out`, if there is such an end.
+pub(crate) fn attach(
+    out: Option<OwnedFd>,
+    saved: Option<&FixedState>,
+    vm: &Vm,
+    ending: &Arc<Ending>,
+    bus: &mut Bus,
+) -> Result<Fixed> {
+    let (port, console) = console::to(out, ending)?;
+    let line = Line(vm.line(ports::SERIAL_LINE)?);
+    let serial = match saved {
+        Some(saved) => SerialPort::restored(&saved.serial, line, port)
+            .map_err(|error| Error::Snapshot(format!("the saved serial port is none: {error}")))?,
+        None => SerialPort::new(line, port),
+    };
+    let mut clock = Clock::new();
+    if let Some(saved) = saved {
+        clock.restore(&saved.clock);
+    }
+    let (serial, clock) = (Arc::new(Mutex::new(serial)), Arc::new(Mutex::new(clock)));
+    let keyboard = Arc::new(Mutex::new(KeyboardController::new(Arc::clone(ending))));
+    let power = Arc::new(Mutex::new(Power::new(Arc::clone(ending))));
     let mut attach = |port: u16, count: u64, device: Arc<Mutex<dyn Registers>>| bus.attach(port.into(), count, device);
-    let (port, thread) = console::to(out, ending)?;
-    let serial = SerialPort::new(Line(vm.line(ports::SERIAL_LINE)?), port);
-    attach(ports::SERIAL, SerialPort::PORTS, Arc::new(Mutex::new(serial)));
-    attach(
-        ports::KEYBOARD,
-        KeyboardController::PORTS,
-        Arc::new(Mutex::new(KeyboardController::new(Arc::clone(ending)))),
-    );
-    attach(ports::CLOCK, Clock::PORTS, Arc::new(Mutex::new(Clock::new())));
-    attach(ports::POWER, Power::PORTS, Arc::new(Mutex::new(Power::new(Arc::clone(ending)))));
-    Ok(thread)
+    attach(ports::SERIAL, SerialPort::PORTS, Arc::clone(&serial) as _);
+    attach(ports::KEYBOARD, KeyboardController::PORTS, keyboard);
+    attach(ports::CLOCK, Clock::PORTS, Arc::clone(&clock) as _);
+    attach(ports::POWER, Power::PORTS, power);
+    Ok(Fixed { serial, clock, console })
 }

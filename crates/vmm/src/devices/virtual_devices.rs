@@ -4,7 +4,7 @@ use super::virtio::block::{Block, Disk};
 use super::virtio::net::{self, Net, Tap};
 use super::virtio::queue::Interrupt;
 use super::virtio::rng::Rng;
-use super::virtio::transport::{self, Transport};
+use super::virtio::transport::{self, Transport, TransportState};
 use super::virtio::vsock::Vsock;
 use super::virtio::{Attached, Device};
 use crate::arch::current::acpi::Window;
@@ -15,7 +15,7 @@ use crate::end::Ending;
 use crate::error::{Error, Result};
 use crate::kvm::Vm;
 use crate::parts::{CardParts, Devices, DiskContents, DiskParts, VsockParts};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// Where the devices of a machine are: ACPI's tables say so.
 pub(crate) fn windows(devices: &Devices) -> Result<Vec<Window>> {
@@ -37,6 +37,25 @@ fn windows_of(count: usize) -> Result<Vec<Window>> {
     Ok(layout::LINES.iter().enumerate().map(window).take(count).collect())
 }
 
+/// A device as its machine has it.
+pub(crate) struct Virtual {
+    pub(crate) device: Attached,
+    transport: Arc<Mutex<Transport>>,
+}
+
+impl Virtual {
+    /// Where it is, while the machine rests.
+    pub(crate) fn save(&self) -> TransportState {
+        self.transport.lock().unwrap_or_else(PoisonError::into_inner).save()
+    }
+
+    /// Goes on from there.
+    pub(crate) fn restore(&self, state: &TransportState) -> Result<()> {
+        let restored = self.transport.lock().unwrap_or_else(PoisonError::into_inner).restore(state);
+        restored.map_err(|why| Error::Snapshot(format!("go on from a snapshot with other devices: {why}")))
+    }
+}
+
 /// Makes and attaches them.
 pub(crate) fn attach(
     disks: Vec<DiskParts>,
@@ -45,7 +64,7 @@ pub(crate) fn attach(
     vm: &Vm,
     ending: &Arc<Ending>,
     bus: &mut Bus,
-) -> Result<Vec<Attached>> {
+) -> Result<Vec<Virtual>> {
     let mut devices: Vec<Arc<Mutex<dyn Device>>> = vec![Arc::new(Mutex::new(Rng::default()))];
     for disk in disks {
         devices.push(Arc::new(Mutex::new(Block::new(of_files(disk)?, ending)?)));
@@ -62,13 +81,13 @@ pub(crate) fn attach(
     let mut attached = Vec::with_capacity(devices.len());
     for (device, window) in devices.into_iter().zip(windows) {
         let start = u64::from(window.start);
-        let queues = device.lock().unwrap_or_else(std::sync::PoisonError::into_inner).queues().len();
+        let queues = device.lock().unwrap_or_else(PoisonError::into_inner).queues().len();
         let kick = |number| vm.doorbell(start + transport::NOTIFY, number).map(Arc::new);
         let kicks = (0..queues as u32).map(kick).collect::<Result<_>>()?;
         let device = Attached::new(device, Interrupt::new(vm.line(window.line)?), kicks);
-        let transport = Transport::new(device.clone(), vm.memory().clone());
-        bus.attach(start, window.length.into(), Arc::new(Mutex::new(transport)));
-        attached.push(device);
+        let transport = Arc::new(Mutex::new(Transport::new(device.clone(), vm.memory().clone())));
+        bus.attach(start, window.length.into(), Arc::clone(&transport) as _);
+        attached.push(Virtual { device, transport });
     }
     Ok(attached)
 }

@@ -1,8 +1,10 @@
 //! The kernel's part of a machine.
 
 pub(crate) mod signal;
+mod state;
 mod vcpu;
 mod vm;
 
+pub(crate) use state::VmState;
 pub(crate) use vcpu::{Buses, Vcpu, thread};
 pub(crate) use vm::Vm;

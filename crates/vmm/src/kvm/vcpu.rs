@@ -36,6 +36,11 @@ impl Vcpu {
     pub(crate) fn prepare(&self, entry: Entry) -> Result<()> {
         registers::set(&self.fd, (self.index == 0).then_some(entry))
     }
+
+    /// The processor's descriptor, for who reads and sets its registers while it rests.
+    pub(crate) fn fd(&self) -> &VcpuFd {
+        &self.fd
+    }
 }
 
 /// Makes the thread of a processor. What it asks of devices, `buses` answer; how the machine ended, if it did by itself, `ending` is told. The thread has the

@@ -2,13 +2,14 @@
 
 use crate::arch::current::cpuid::Template;
 use crate::arch::current::layout;
+use crate::arch::current::state::VcpuState;
 use crate::config::VcpuCount;
 use crate::error::{Error, Result};
 use crate::events::event;
 use crate::kvm::Vcpu;
 use crate::memory::Memory;
 use kvm_bindings::{
-    KVM_CAP_PMU_CAPABILITY, KVM_IRQ_ROUTING_IRQCHIP, KVM_IRQCHIP_IOAPIC, KVM_PMU_CAP_DISABLE, KvmIrqRouting,
+    CpuId, KVM_CAP_PMU_CAPABILITY, KVM_IRQ_ROUTING_IRQCHIP, KVM_IRQCHIP_IOAPIC, KVM_PMU_CAP_DISABLE, KvmIrqRouting,
     kvm_enable_cap, kvm_irq_routing_entry, kvm_userspace_memory_region,
 };
 use kvm_ioctls::{Cap, IoEventAddress, Kvm, VmFd};
@@ -31,6 +32,7 @@ const IO_APIC_LINES: usize = 24;
 /// A virtual machine.
 #[derive(Debug)]
 pub(crate) struct Vm {
+    kvm: Kvm,
     fd: VmFd,
     template: Template,
     /// What its slots point at: it is mapped for as long as the machine lives.
@@ -57,7 +59,7 @@ impl Vm {
             ..Default::default()
         };
         let _ = fd.enable_cap(&no_counters);
-        let vm = Vm { fd, template, memory };
+        let vm = Vm { kvm, fd, template, memory };
         vm.set_routes()?;
         vm.set_slots()?;
         Ok(vm)
@@ -114,11 +116,32 @@ impl Vm {
         &self.memory
     }
 
+    /// What KVM has of it besides memory and processors.
+    pub(super) fn fd(&self) -> &VmFd {
+        &self.fd
+    }
+
+    /// The model-specific registers that a guest has values of its own of, by their numbers.
+    pub(crate) fn registers(&self) -> Result<Vec<u32>> {
+        let list = self.kvm.get_msr_index_list();
+        Ok(list.map_err(Error::kvm("which registers it has (KVM_GET_MSR_INDEX_LIST)"))?.as_slice().to_vec())
+    }
+
     /// The processor `index` of `count`.
     pub(crate) fn vcpu(&self, index: u8, count: VcpuCount) -> Result<Vcpu> {
+        self.vcpu_that_says(index, &self.template.of_vcpu(index, count)?)
+    }
+
+    /// The processor `index`, of which a guest already knows what it says.
+    pub(crate) fn saved_vcpu(&self, index: u8, state: &VcpuState) -> Result<Vcpu> {
+        let vcpu = self.vcpu_that_says(index, &state.cpuid()?)?;
+        state.set(vcpu.fd())?;
+        Ok(vcpu)
+    }
+
+    fn vcpu_that_says(&self, index: u8, cpuid: &CpuId) -> Result<Vcpu> {
         let fd = self.fd.create_vcpu(index.into()).map_err(Error::kvm("for a processor (KVM_CREATE_VCPU)"))?;
-        let cpuid = self.template.of_vcpu(index, count)?;
-        fd.set_cpuid2(&cpuid).map_err(Error::kvm("to take what a processor says (KVM_SET_CPUID2)"))?;
+        fd.set_cpuid2(cpuid).map_err(Error::kvm("to take what a processor says (KVM_SET_CPUID2)"))?;
         Ok(Vcpu::new(index, fd))
     }
 }

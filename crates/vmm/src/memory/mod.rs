@@ -4,15 +4,17 @@
 //! host's page cache, which all guests share, and a page is copied when the guest writes to it. Nothing is copied to start.
 
 mod mapping;
+mod saved;
 
 use crate::config::MemorySize;
 use crate::error::{Error, Result};
 use mapping::Mapping;
 use rustix::mm::{MapFlags, ProtFlags};
+pub(crate) use saved::Run;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestRegionMmap, MmapRegion};
 
 /// Bytes of a page.
@@ -27,6 +29,8 @@ pub(crate) struct Memory {
     regions: GuestMemoryMmap,
     /// What the regions are of.
     _mappings: Arc<[Mapping]>,
+    /// Where files were mapped: first address and length.
+    files: Arc<Mutex<Vec<(u64, u64)>>>,
 }
 
 impl Memory {
@@ -48,7 +52,7 @@ impl Memory {
             mappings.push(mapping);
         }
         let regions = GuestMemoryMmap::from_regions(regions).map_err(|error| failed(io::Error::other(error)))?;
-        Ok(Memory { size, regions, _mappings: mappings.into() })
+        Ok(Memory { size, regions, _mappings: mappings.into(), files: Arc::default() })
     }
 
     /// How much it is.
@@ -111,7 +115,9 @@ impl Memory {
                 offset,
             )
         };
-        mapped.map(drop).map_err(Error::host("map a file into the guest's memory"))
+        mapped.map_err(Error::host("map a file into the guest's memory"))?;
+        self.files.lock().unwrap_or_else(PoisonError::into_inner).push((at.0, length));
+        Ok(())
     }
 
     /// Copies a part of a file, piece by piece.

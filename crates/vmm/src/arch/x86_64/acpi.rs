@@ -64,7 +64,7 @@ impl Writer<'_> {
     fn put(&mut self, table: &dyn Aml) -> Result<GuestAddress> {
         let at = GuestAddress(self.next.next_multiple_of(16));
         let bytes = bytes(table);
-        debug_assert!(at.0 + bytes.len() as u64 <= layout::HIGH.0);
+        debug_assert!(at.0 + bytes.len() as u64 <= layout::GENERATION.0);
         self.memory.write("ACPI's tables", at, &bytes)?;
         self.next = at.0 + bytes.len() as u64;
         Ok(at)
@@ -115,6 +115,7 @@ fn dsdt(devices: &[Window]) -> impl Aml {
     for (number, window) in devices.iter().enumerate() {
         virtio(number, window, &mut body);
     }
+    generation(&mut body);
     let mut dsdt = Sdt::new(*b"DSDT", HEADER, 6, OEM, TABLE, REVISION);
     dsdt.append_slice(&body);
     dsdt
@@ -133,6 +134,31 @@ fn legacy(name: &str, kind: &str, first: u16, count: u8, line: u32, body: &mut V
     ];
     aml::Device::new(format!("_SB_.{name}").as_str().into(), device.iter().map(|name| name as &dyn Aml).collect())
         .to_aml_bytes(body);
+}
+
+/// The machine's generation (Microsoft's "Virtual Machine Generation ID"; Linux's drivers/virt/vmgenid.c), and the device of a machine without fixed events that tells
+/// of its change (5.6.9: ACPI0013).
+fn generation(body: &mut Vec<u8>) {
+    let (address, high) = (layout::GENERATION.0 as u32, 0u32);
+    let place = aml::Package::new(vec![&address, &high]);
+    let device = [
+        aml::Name::new("_HID".into(), &"VMGENCTR"),
+        aml::Name::new("_CID".into(), &"VM_Gen_Counter"),
+        aml::Name::new("_DDN".into(), &"VM_Gen_Counter"),
+        aml::Name::new("ADDR".into(), &place),
+    ];
+    aml::Device::new("_SB_.VGEN".into(), device.iter().map(|name| name as &dyn Aml).collect()).to_aml_bytes(body);
+    let interrupt = aml::Interrupt::new(true, true, false, false, layout::GENERATION_LINE);
+    let resources = aml::ResourceTemplate::new(vec![&interrupt]);
+    let kind = aml::Name::new("_HID".into(), &"ACPI0013");
+    let number = aml::Name::new("_UID".into(), &0u8);
+    let lines = aml::Name::new("_CRS".into(), &resources);
+    let (line, changed, generation) = (layout::GENERATION_LINE, 0x80u8, aml::Path::new("\\_SB_.VGEN"));
+    let notify = aml::Notify::new(&generation, &changed);
+    let is_it = aml::Equal::new(&aml::Arg(0), &line);
+    let tell = aml::If::new(&is_it, vec![&notify]);
+    let event = aml::Method::new("_EVT".into(), 1, true, vec![&tell]);
+    aml::Device::new("_SB_.GED_".into(), vec![&kind, &number, &lines, &event]).to_aml_bytes(body);
 }
 
 /// A virtio device, by the identifier that Linux's driver has been given (drivers/virtio/virtio_mmio.c).

@@ -8,6 +8,7 @@
 //! | `0x9000` | page tables of a bzImage's entry |
 //! | `0x2_0000` | the kernel's command line |
 //! | `0xe_0000` | ACPI's tables |
+//! | `0xf_f000` | the machine's generation |
 //! | `0x10_0000` | kernel, initramfs, memory, up to 3 GiB |
 //! | `0xc000_0000` | devices |
 //! | `0xfec0_0000` | I/O APIC, local APICs, KVM's own pages |
@@ -38,6 +39,10 @@ pub(crate) const COMMAND_LINE_SIZE: usize = 2048;
 pub(crate) const LOW_END: u64 = 0x9_fc00;
 /// ACPI's tables, where a kernel looks for them too if nobody tells it.
 pub(crate) const ACPI: GuestAddress = GuestAddress(0xe_0000);
+/// The machine's generation: 16 bytes in a page of their own behind the tables, which are others in each copy of a machine.
+pub(crate) const GENERATION: GuestAddress = GuestAddress(0xf_f000);
+/// The line of the I/O APIC by which the guest hears that they changed.
+pub(crate) const GENERATION_LINE: u32 = 23;
 /// Where that, and all that is not ordinary memory below it, ends.
 pub(crate) const HIGH: GuestAddress = GuestAddress(0x10_0000);
 /// Where memory below 4 GiB ends, and devices begin.

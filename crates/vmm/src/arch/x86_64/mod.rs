@@ -7,3 +7,4 @@ pub(crate) mod layout;
 pub(crate) mod linux;
 pub(crate) mod registers;
 pub(crate) mod start_info;
+pub(crate) mod state;

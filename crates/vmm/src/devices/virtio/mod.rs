@@ -16,7 +16,7 @@ pub(crate) mod transport;
 pub(crate) mod vsock;
 
 use crate::threads::{Thread, Wanted};
-use queue::{Interrupt, Nonsense, Queue};
+use queue::{Interrupt, Nonsense, Position, Queue};
 use std::os::fd::BorrowedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use vmm_sys_util::eventfd::EventFd;
@@ -70,6 +70,15 @@ pub(crate) trait Device: Send {
     /// # Errors
     /// As [`Device::notified`].
     fn ready(&mut self) -> Result<(), Nonsense> {
+        Ok(())
+    }
+    /// How far it is with each of its queues, while it rests: nothing for those that the guest does not use.
+    fn positions(&self) -> Vec<Option<Position>>;
+    /// It goes on from a snapshot, on another host perhaps: it was just activated, with queues of which a part was worked off before.
+    ///
+    /// # Errors
+    /// As [`Device::notified`].
+    fn restored(&mut self) -> Result<(), Nonsense> {
         Ok(())
     }
     /// The guest starts over: everything that was under way is over when this returns, and nothing is written into the guest's memory after it.
@@ -127,6 +136,17 @@ impl Attached {
     /// What the device waits for besides is there.
     pub(crate) fn ready(&self) {
         self.handle(Device::ready);
+    }
+
+    /// It was activated as it was in a snapshot. What the guest put into its queues before is looked at, as nobody tells of it again; and the guest looks at what
+    /// was answered, as an interrupt may have been on its way.
+    fn restored(&self) {
+        self.handle(Device::restored);
+        for kick in &self.kicks {
+            // It is not full: nobody has written to it yet.
+            let _ = kick.write(1);
+        }
+        self.interrupt.pull(queue::USED_BUFFER);
     }
 
     fn handle(&self, handle: impl FnOnce(&mut (dyn Device + 'static)) -> Result<(), Nonsense>) {

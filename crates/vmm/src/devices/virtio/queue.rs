@@ -2,6 +2,7 @@
 
 use super::buffers::Buffers;
 use crate::memory::Memory;
+use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use virtio_queue::{QueueOwnedT, QueueT};
@@ -54,6 +55,14 @@ impl Interrupt {
         self.broken.load(Ordering::SeqCst)
     }
 
+    /// It goes on from a snapshot, where it was pulled for these reasons and the device needed a reset or not. An interrupt may have been on its way: it comes again.
+    pub(super) fn restore(&self, why: u32, is_broken: bool) {
+        self.broken.store(is_broken, Ordering::SeqCst);
+        if why != 0 {
+            self.pull(why);
+        }
+    }
+
     /// The device was reset.
     pub(super) fn reset(&self) {
         self.broken.store(false, Ordering::SeqCst);
@@ -74,6 +83,13 @@ pub(crate) struct Queue {
     interrupt: Arc<Interrupt>,
     /// What the guest writes to when it has put something there.
     kick: Arc<EventFd>,
+}
+
+/// How far a device is with a queue: the requests that it has taken and answered, counted as the rings count (2.7.6, 2.7.8).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Position {
+    pub(crate) available: u16,
+    pub(crate) used: u16,
 }
 
 /// A request, which is to be answered by its number.
@@ -112,6 +128,11 @@ impl Queue {
         kick: Arc<EventFd>,
     ) -> Option<Queue> {
         ring.is_valid(memory.regions()).then_some(Queue { ring, memory, interrupt, kick })
+    }
+
+    /// How far the device is with it.
+    pub(crate) fn position(&self) -> Position {
+        Position { available: self.ring.next_avail(), used: self.ring.next_used() }
     }
 
     /// What the guest writes to when it has put something there.

@@ -3,12 +3,13 @@
 //! Chosen over PCI: ACPI names each device, so that a kernel finds it without searching a bus, which for half a dozen devices would be a
 //! thousand exits; and of a device there are some twenty registers, which is less for a guest to attack.
 
-use super::queue::{Nonsense, Queue};
+use super::queue::{Nonsense, Position, Queue};
 use super::{Attached, feature};
 use crate::bus::Registers;
 use crate::memory::Memory;
+use serde::{Deserialize, Serialize};
 use std::sync::Arc;
-use virtio_queue::QueueT;
+use virtio_queue::{QueueState, QueueT};
 
 /// Bytes of a device's registers: a page.
 pub(crate) const SIZE: u64 = 4096;
@@ -80,6 +81,31 @@ struct Ring {
     queue: virtio_queue::Queue,
     /// Its size is none that it can have: it never gets ready.
     is_wrong: bool,
+}
+
+/// A device's registers as they were saved.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct TransportState {
+    kind: u32,
+    configuration: Vec<u8>,
+    status: u32,
+    selects: [u32; 3],
+    features: u64,
+    why: u32,
+    is_broken: bool,
+    queues: Vec<RingState>,
+}
+
+/// A queue as it was saved.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct RingState {
+    size: u16,
+    ready: bool,
+    descriptors: u64,
+    driver: u64,
+    device: u64,
+    is_wrong: bool,
+    position: Position,
 }
 
 impl Transport {
@@ -187,6 +213,83 @@ impl Transport {
 
     fn features_are_right(&self) -> bool {
         self.features & !self.offered() == 0 && self.features & feature::VERSION_1 != 0
+    }
+
+    /// What the registers say, and how far the device is, while it rests.
+    pub(crate) fn save(&self) -> TransportState {
+        let device = self.attached.device();
+        let positions = device.positions();
+        let ring = |(number, ring): (usize, &Ring)| {
+            let queue = ring.queue.state();
+            RingState {
+                size: queue.size,
+                ready: queue.ready,
+                descriptors: queue.desc_table,
+                driver: queue.avail_ring,
+                device: queue.used_ring,
+                is_wrong: ring.is_wrong,
+                position: positions.get(number).copied().flatten().unwrap_or_default(),
+            }
+        };
+        TransportState {
+            kind: device.kind(),
+            configuration: device.configuration().to_vec(),
+            status: self.status,
+            selects: [self.device_features_select, self.driver_features_select, self.queue_select],
+            features: self.features,
+            why: self.attached.interrupt.pending(),
+            is_broken: self.attached.interrupt.is_broken(),
+            queues: self.queues.iter().enumerate().map(ring).collect(),
+        }
+    }
+
+    /// Has the device, which nobody has used yet, go on from there.
+    ///
+    /// # Errors
+    /// It is another device than the one that was saved; the text says how.
+    pub(crate) fn restore(&mut self, state: &TransportState) -> Result<(), String> {
+        {
+            let device = self.attached.device();
+            if (device.kind(), device.queues().len()) != (state.kind, state.queues.len()) {
+                return Err(format!(
+                    "a device of kind {} was saved, and one of kind {} is given",
+                    state.kind,
+                    device.kind()
+                ));
+            }
+            // What a guest has read it does not read again; a vsock's address it does.
+            if device.kind() != super::vsock::KIND && device.configuration() != state.configuration {
+                return Err(format!(
+                    "a device of kind {} is not as the guest knows it: a disk has the same size, a card the same address and MTU",
+                    state.kind
+                ));
+            }
+        }
+        for (ring, state) in self.queues.iter_mut().zip(&state.queues) {
+            let whole = QueueState {
+                max_size: ring.queue.max_size(),
+                next_avail: state.position.available,
+                next_used: state.position.used,
+                event_idx_enabled: false,
+                size: state.size,
+                ready: state.ready,
+                desc_table: state.descriptors,
+                avail_ring: state.driver,
+                used_ring: state.device,
+            };
+            ring.queue = virtio_queue::Queue::try_from(whole).map_err(|error| format!("a queue: {error}"))?;
+            ring.is_wrong = state.is_wrong;
+        }
+        self.status = state.status;
+        [self.device_features_select, self.driver_features_select, self.queue_select] = state.selects;
+        self.features = state.features;
+        let was_used = status::DRIVER_OK | status::FEATURES_OK;
+        if self.status & was_used == was_used && !state.is_broken {
+            self.activate();
+            self.attached.restored();
+        }
+        self.attached.interrupt.restore(state.why, state.is_broken);
+        Ok(())
     }
 
     fn activate(&mut self) {

@@ -10,7 +10,7 @@ mod request;
 pub(crate) use disk::Disk;
 
 use super::Device;
-use super::queue::Queue;
+use super::queue::{Position, Queue};
 use crate::confine::Kind;
 use crate::end::Ending;
 use crate::error::Result;
@@ -139,6 +139,10 @@ impl Device for Block {
         (ring.queue, ring.is_wrong) = (queues.pop().flatten(), false);
         // It is not full: the thread reads it.
         let _ = self.work.wake.write(1);
+    }
+
+    fn positions(&self) -> Vec<Option<Position>> {
+        vec![self.work.ring().queue.as_ref().map(Queue::position)]
     }
 
     fn reset(&mut self) {

@@ -6,7 +6,7 @@ pub(crate) use tap::Tap;
 
 use super::Device;
 use super::buffers::Buffers;
-use super::queue::{Nonsense, Queue};
+use super::queue::{Nonsense, Position, Queue};
 use crate::memory::Memory;
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use std::io;
@@ -220,6 +220,10 @@ impl Device for Net {
             TX => self.send(),
             _ => Ok(()),
         }
+    }
+
+    fn positions(&self) -> Vec<Option<Position>> {
+        [&self.rx, &self.tx].map(|queue| queue.as_ref().map(Queue::position)).to_vec()
     }
 
     fn reset(&mut self) {

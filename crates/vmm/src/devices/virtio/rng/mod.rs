@@ -1,7 +1,7 @@
 //! Entropy (5.4): whatever the guest asks for is filled with random bytes of the host's kernel.
 
 use super::Device;
-use super::queue::{Nonsense, Queue, Request};
+use super::queue::{Nonsense, Position, Queue, Request};
 use rustix::rand::{GetRandomFlags, getrandom};
 
 /// Its number.
@@ -38,6 +38,10 @@ impl Device for Rng {
 
     fn notified(&mut self, _queue: usize) -> Result<(), Nonsense> {
         self.queue.as_mut().map_or(Ok(()), |queue| queue.handle(fill))
+    }
+
+    fn positions(&self) -> Vec<Option<Position>> {
+        vec![self.queue.as_ref().map(Queue::position)]
     }
 
     fn reset(&mut self) {

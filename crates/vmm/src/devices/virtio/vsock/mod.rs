@@ -11,7 +11,7 @@ mod connection;
 mod packet;
 
 use super::Device;
-use super::queue::{Nonsense, Queue, Request, Source};
+use super::queue::{Nonsense, Position, Queue, Request, Source};
 use crate::parts::{Dial, VsockParts};
 use connection::{Caller, Connection, Fate, Ports};
 use packet::{Header, STREAM, op};
@@ -22,7 +22,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 
 /// Its number.
-const KIND: u32 = 19;
+pub(super) const KIND: u32 = 19;
 /// The host's address (5.10.4).
 pub(super) const HOST_CID: u64 = 2;
 /// Connections, and clients that have not said what they want, of one machine.
@@ -35,6 +35,9 @@ const MOST_AT_ONCE: usize = 32;
 const MOST_ANSWERS: usize = 256;
 /// The first port of the host's side of connections that the host asked for: those below are for who listens.
 const FIRST_PORT: u32 = 1 << 30;
+
+/// The one event that there is (5.10.6.7).
+const TRANSPORT_RESET: u32 = 0;
 
 const RX: usize = 0;
 const TX: usize = 1;
@@ -53,6 +56,10 @@ pub(crate) struct Vsock {
     epoll: OwnedFd,
     rx: Option<Queue>,
     tx: Option<Queue>,
+    /// Where the guest hears of what concerns all connections.
+    events: Option<Queue>,
+    /// The guest is to be told that all of its connections are over.
+    owes_reset: bool,
     connections: BTreeMap<u64, Connection>,
     /// The connection of each pair of ports.
     by_ports: BTreeMap<Ports, u64>,
@@ -83,6 +90,8 @@ impl Vsock {
             epoll,
             rx: None,
             tx: None,
+            events: None,
+            owes_reset: false,
             connections: BTreeMap::new(),
             by_ports: BTreeMap::new(),
             callers: BTreeMap::new(),
@@ -261,6 +270,25 @@ impl Vsock {
         }
     }
 
+    /// Tells the guest that all of its connections are over, if it is to know, as soon as it has a buffer for that.
+    fn tell_reset(&mut self) -> Result<(), Nonsense> {
+        let Some(queue) = self.events.as_mut().filter(|_| self.owes_reset) else { return Ok(()) };
+        let memory = queue.memory().clone();
+        queue.quiet()?;
+        while self.owes_reset {
+            match queue.next(&memory)? {
+                Some(mut request) => {
+                    let written = request.writable.write(&TRANSPORT_RESET.to_le_bytes());
+                    queue.answer(request.number, written as u32)?;
+                    self.owes_reset = false;
+                }
+                None if queue.wake()? => {}
+                None => return Ok(()),
+            }
+        }
+        queue.tell()
+    }
+
     /// Sends what there is to be sent, as long as the guest has buffers for it.
     fn send(&mut self) -> Result<(), Nonsense> {
         let Some(mut queue) = self.rx.take() else { return Ok(()) };
@@ -316,6 +344,13 @@ impl Device for Vsock {
         let mut queues = queues.into_iter();
         self.rx = queues.next().flatten();
         self.tx = queues.next().flatten();
+        self.events = queues.next().flatten();
+    }
+
+    /// All connections were those of another host's end: the guest is told so (5.10.6.7).
+    fn restored(&mut self) -> Result<(), Nonsense> {
+        self.owes_reset = true;
+        self.tell_reset()
     }
 
     fn waits_for(&self) -> Option<BorrowedFd<'_>> {
@@ -356,11 +391,15 @@ impl Device for Vsock {
             self.tx = Some(tx);
             handled?;
         }
-        if matches!(queue, RX | TX) { self.send() } else { Ok(()) }
+        if matches!(queue, RX | TX) { self.send() } else { self.tell_reset() }
+    }
+
+    fn positions(&self) -> Vec<Option<Position>> {
+        [&self.rx, &self.tx, &self.events].map(|queue| queue.as_ref().map(Queue::position)).to_vec()
     }
 
     fn reset(&mut self) {
-        (self.rx, self.tx) = (None, None);
+        (self.rx, self.tx, self.events, self.owes_reset) = (None, None, None, false);
         self.connections.clear();
         self.by_ports.clear();
         self.callers.clear();

@@ -1,0 +1,152 @@
+//! Snapshots: all that a machine is at a moment, in two files, and machines that go on from there.
+//!
+//! One file has the memory ([`crate::memory`]'s `saved`), the other one everything else: what [`file`] writes around a [`Saved`]. The memory is mapped, private to each machine that
+//! goes on from it: starting one copies nothing, whatever its size, and what many of them have not written to is there once. So a file of memory must never be written
+//! to again. A snapshot may be a difference to the one that its machine went on from, and is then read over that.
+
+mod file;
+
+use crate::arch::current::state::VcpuState;
+use crate::config::{MemorySize, VcpuCount};
+use crate::devices::fixed::FixedState;
+use crate::devices::virtio::transport::TransportState;
+use crate::error::{Error, Result};
+use crate::kvm::VmState;
+use crate::memory::{Memory, Run};
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::fs::File;
+use std::path::Path;
+use std::sync::Arc;
+
+/// What tells a snapshot from others.
+pub(crate) type Name = [u8; 16];
+
+/// Everything but the memory.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Saved {
+    pub(crate) name: Name,
+    pub(crate) vcpus: VcpuCount,
+    pub(crate) memory: MemorySize,
+    pub(crate) vm: VmState,
+    pub(crate) processors: Vec<VcpuState>,
+    pub(crate) fixed: FixedState,
+    pub(crate) devices: Vec<TransportState>,
+    /// For a difference: to which snapshot, and the pages that its file of memory has.
+    pub(crate) difference: Option<(Name, Vec<Run>)>,
+}
+
+/// The two files of a snapshot.
+#[derive(Debug)]
+pub struct SnapshotFiles {
+    /// All but the memory.
+    pub state: File,
+    /// The memory, with holes for zeros.
+    pub memory: File,
+}
+
+impl SnapshotFiles {
+    /// Makes `state` and `memory` in a directory, where neither is yet.
+    ///
+    /// # Errors
+    /// A file can't be made, with its path and why.
+    pub fn create(directory: &Path) -> Result<SnapshotFiles> {
+        SnapshotFiles::by(directory, File::options().read(true).write(true).create_new(true))
+    }
+
+    /// Opens `state` and `memory` of a directory, to be read.
+    ///
+    /// # Errors
+    /// A file can't be opened, with its path and why.
+    pub fn open(directory: &Path) -> Result<SnapshotFiles> {
+        SnapshotFiles::by(directory, File::options().read(true))
+    }
+
+    fn by(directory: &Path, options: &std::fs::OpenOptions) -> Result<SnapshotFiles> {
+        let open = |name: &str| {
+            let path = directory.join(name);
+            options.open(&path).map_err(|source| Error::File { what: "a snapshot's file", path, source })
+        };
+        Ok(SnapshotFiles { state: open("state")?, memory: open("memory")? })
+    }
+}
+
+/// A snapshot that was read, from which any number of machines may go on ([`crate::Machine::restore`]).
+pub struct Snapshot {
+    saved: Saved,
+    memory: File,
+    /// What it is a difference to.
+    base: Option<Arc<Snapshot>>,
+}
+
+impl fmt::Debug for Snapshot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Snapshot")
+            .field("vcpus", &self.saved.vcpus)
+            .field("memory", &self.saved.memory)
+            .field("base", &self.base)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Snapshot {
+    /// Reads one that has all of its machine's memory.
+    ///
+    /// # Errors
+    /// It is none, of another version, damaged, or a difference.
+    pub fn read(files: SnapshotFiles) -> Result<Snapshot> {
+        let saved = file::read(&files.state)?;
+        if saved.difference.is_some() {
+            return Err(Error::Snapshot(
+                "this snapshot is a difference to another one, over which it has to be read".to_owned(),
+            ));
+        }
+        Ok(Snapshot { saved, memory: files.memory, base: None })
+    }
+
+    /// Reads one that is a difference to `base`.
+    ///
+    /// # Errors
+    /// As [`Snapshot::read`], or it is a difference to another one, or to none.
+    pub fn read_over(base: Arc<Snapshot>, files: SnapshotFiles) -> Result<Snapshot> {
+        let saved = file::read(&files.state)?;
+        match &saved.difference {
+            Some((name, _)) if *name == base.saved.name && saved.memory == base.saved.memory => {
+                Ok(Snapshot { saved, memory: files.memory, base: Some(base) })
+            }
+            Some(_) => Err(Error::Snapshot("this snapshot is a difference to another one than was given".to_owned())),
+            None => Err(Error::Snapshot("this snapshot is no difference: it has all of its memory".to_owned())),
+        }
+    }
+
+    /// How many processors its machine has.
+    pub fn vcpus(&self) -> VcpuCount {
+        self.saved.vcpus
+    }
+
+    /// How much memory its machine has.
+    pub fn memory(&self) -> MemorySize {
+        self.saved.memory
+    }
+
+    /// All but the memory.
+    pub(crate) fn saved(&self) -> &Saved {
+        &self.saved
+    }
+
+    /// Maps the memory, over that of what it is a difference to.
+    pub(crate) fn map(&self, memory: &Memory) -> Result<()> {
+        match (&self.base, &self.saved.difference) {
+            (Some(base), Some((_, runs))) => {
+                base.map(memory)?;
+                memory.map_changed(&self.memory, runs)
+            }
+            _ => memory.map_saved(&self.memory),
+        }
+    }
+}
+
+/// Writes all but the memory.
+pub(crate) fn write(saved: &Saved, to: &File) -> Result<()> {
+    file::write(saved, to)
+}

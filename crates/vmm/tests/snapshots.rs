@@ -1,0 +1,210 @@
+//! Machines that are saved and go on, on the host's KVM: small guests that notice if anything of them is not as it was.
+
+#[allow(dead_code, reason = "others use the rest of it")]
+mod small;
+
+use small::{Code, Guest, SERIAL};
+use std::fs::{self, File};
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::Path;
+use std::sync::Arc;
+use vmm::{Console, End, Machine, Snapshot, SnapshotFiles, State};
+
+/// Where the guest counts, in memory.
+const COUNT: u32 = 0x20_0000;
+
+/// A guest that counts in a register and in memory, and writes the last byte of each number to its serial port. Where the two differ, or what it reads from a port
+/// where nothing is was lost on its way into the register, it faults for good.
+fn counting() -> Guest {
+    let at = COUNT.to_le_bytes();
+    let start = Code::default().bytes(&[0xb9, 0, 0, 0, 0, 0x89, 0x0d]).bytes(&at);
+    // inc ecx; inc dword [COUNT]; cmp [COUNT], ecx; jne bad
+    let counts = start.bytes(&[0x41, 0xff, 0x05]).bytes(&at).bytes(&[0x39, 0x0d]).bytes(&at).bytes(&[0x75, 20]);
+    // mov dx, 0x1234; mov al, 0; in al, dx; cmp al, 0xff; jne bad
+    let reads = counts.bytes(&[0x66, 0xba, 0x34, 0x12, 0xb0, 0, 0xec, 0x3c, 0xff, 0x75, 9]);
+    // mov al, cl; mov dx, 0x3f8; out dx, al; jmp to the first `inc`; bad: ud2
+    Guest::code(reads.bytes(&[0x88, 0xc8, 0x66, 0xba, 0xf8, 0x03, 0xee, 0xeb, 0xdd, 0x0f, 0x0b]))
+}
+
+/// Waits until a machine has written so many bytes to a file.
+fn until(console: &Path, length: u64, machine: &Machine) {
+    while fs::metadata(console).map_or(0, |file| file.len()) < length {
+        assert_eq!(machine.end(), None);
+        std::thread::yield_now();
+    }
+}
+
+/// A machine, and where its console's file is.
+fn started(guest: &Guest, name: &str, make: impl FnOnce(&vmm::Config) -> Machine) -> (Machine, std::path::PathBuf) {
+    let console = guest.path(name);
+    let config = vmm::Config { console: Console::File(console.clone()), ..guest.config.clone() };
+    let mut machine = make(&config);
+    machine.start();
+    until(&console, 300, &machine);
+    (machine, console)
+}
+
+fn restored(snapshot: &Snapshot) -> impl FnOnce(&vmm::Config) -> Machine {
+    |config| Machine::restore(snapshot, config.open_devices().unwrap()).unwrap()
+}
+
+fn files(guest: &Guest, name: &str) -> SnapshotFiles {
+    fs::create_dir(guest.path(name)).unwrap();
+    SnapshotFiles::create(&guest.path(name)).unwrap()
+}
+
+fn read(guest: &Guest, name: &str) -> Snapshot {
+    Snapshot::read(SnapshotFiles::open(&guest.path(name)).unwrap()).unwrap()
+}
+
+/// The bytes of consoles, each of a machine that went on from where the one before was saved, are numbers one behind the other.
+fn goes_on(consoles: &[&Path]) {
+    let told: Vec<u8> = consoles.iter().flat_map(|console| fs::read(console).unwrap()).collect();
+    for (number, byte) in told.iter().enumerate() {
+        assert_eq!(*byte, (number + 1) as u8, "at {number} of {}", told.len());
+    }
+}
+
+#[test]
+fn machines_go_on_from_where_one_was_saved() {
+    let guest = counting();
+    let (mut first, console) = started(&guest, "first", |config| Machine::new(config).unwrap());
+    let into = files(&guest, "snapshot");
+    first.save(&into).unwrap();
+    assert_eq!(first.state(), State::Rests);
+    drop(first);
+    let snapshot = read(&guest, "snapshot");
+    let before = fs::read(guest.path("snapshot").join("memory")).unwrap();
+    // All at once, of the same memory.
+    let clones: Vec<_> = (0..3).map(|number| started(&guest, &format!("clone{number}"), restored(&snapshot))).collect();
+    for (machine, file) in clones {
+        machine.stop();
+        assert_eq!(machine.wait().unwrap(), End::Stopped);
+        goes_on(&[&console, &file]);
+    }
+    assert!(fs::read(guest.path("snapshot").join("memory")).unwrap() == before, "a clone wrote into its snapshot");
+}
+
+#[test]
+fn a_machine_goes_on_after_it_was_saved_and_the_memory_of_what_it_never_touched_takes_no_room() {
+    let guest = counting();
+    let (mut machine, console) = started(&guest, "first", |config| Machine::new(config).unwrap());
+    for number in 0..10u64 {
+        let into = files(&guest, &format!("snapshot{number}"));
+        machine.save(&into).unwrap();
+        let memory = into.memory.metadata().unwrap();
+        assert_eq!(memory.len(), 64 << 20);
+        assert!(memory.blocks() * 512 < 4 << 20, "{} bytes", memory.blocks() * 512);
+        let mut count = [0; 4];
+        into.memory.read_exact_at(&mut count, COUNT.into()).unwrap();
+        assert!(u32::from_le_bytes(count) >= 300);
+        machine.resume();
+        until(&console, fs::metadata(&console).unwrap().len() + 10, &machine);
+    }
+    drop(machine);
+    goes_on(&[&console]);
+}
+
+#[test]
+fn differences_are_small_and_go_over_what_they_differ_from() {
+    let guest = counting();
+    let (mut first, one) = started(&guest, "one", |config| Machine::new(config).unwrap());
+    let none = first.save_difference(&files(&guest, "none")).unwrap_err().to_string();
+    assert!(none.contains("went on from no snapshot"), "{none}");
+    first.save(&files(&guest, "whole")).unwrap();
+    drop(first);
+    let whole = Arc::new(read(&guest, "whole"));
+    let (mut second, two) = started(&guest, "two", restored(&whole));
+    let into = files(&guest, "difference");
+    second.save_difference(&into).unwrap();
+    drop(second);
+    // Its page of counting, and the generation's.
+    let blocks = into.memory.metadata().unwrap().blocks() * 512;
+    assert!((4096..1 << 20).contains(&blocks), "{blocks} bytes");
+    let open = |name: &str| SnapshotFiles::open(&guest.path(name)).unwrap();
+    let alone = Snapshot::read(open("difference")).unwrap_err().to_string();
+    assert!(alone.contains("is a difference to another one"), "{alone}");
+    let difference = Arc::new(Snapshot::read_over(Arc::clone(&whole), open("difference")).unwrap());
+    let wrong = Snapshot::read_over(Arc::clone(&difference), open("difference")).unwrap_err().to_string();
+    assert!(wrong.contains("to another one than was given"), "{wrong}");
+    assert!(Snapshot::read_over(whole, open("whole")).is_err());
+    let (mut third, three) = started(&guest, "three", restored(&difference));
+    // And a difference to a difference.
+    third.save_difference(&files(&guest, "further")).unwrap();
+    drop(third);
+    let further = Snapshot::read_over(difference, open("further")).unwrap();
+    let (fourth, four) = started(&guest, "four", restored(&further));
+    drop(fourth);
+    goes_on(&[&one, &two, &three, &four]);
+}
+
+#[test]
+fn each_copy_has_a_generation_of_its_own() {
+    // It waits for a byte of its generation to be another one than it first was: `mov al, [G]; mov bl, al`, then `mov al, [G]; cmp al, bl; je` back, and off.
+    let at = 0xf_f000u32.to_le_bytes();
+    let code = Code::default().out(SERIAL, b'x').bytes(&[0xa1]).bytes(&at).bytes(&[0x89, 0xc3]);
+    let waits = code.bytes(&[0xa1]).bytes(&at).bytes(&[0x39, 0xd8, 0x74, 0xf7]).out(SERIAL, b'y').power_off();
+    let guest = Guest::code(waits);
+    let mut machine = Machine::new(&guest.config).unwrap();
+    machine.start();
+    until(&guest.path("console"), 1, &machine);
+    machine.save(&files(&guest, "snapshot")).unwrap();
+    drop(machine);
+    let snapshot = read(&guest, "snapshot");
+    for _ in 0..2 {
+        let copy = Machine::restore(&snapshot, guest.config.open_devices().unwrap()).unwrap();
+        assert_eq!(copy.run().unwrap(), End::PowerOff);
+    }
+}
+
+#[test]
+fn what_is_damaged_or_of_another_machine_is_told() {
+    let guest = counting();
+    let (mut machine, _) = started(&guest, "first", |config| Machine::new(config).unwrap());
+    machine.save(&files(&guest, "snapshot")).unwrap();
+    drop(machine);
+    let state = fs::read(guest.path("snapshot").join("state")).unwrap();
+    let told = |state: &[u8]| {
+        let directory = tempfile::tempdir().unwrap();
+        fs::write(directory.path().join("state"), state).unwrap();
+        File::create(directory.path().join("memory")).unwrap();
+        Snapshot::read(SnapshotFiles::open(directory.path()).unwrap()).map(drop).map_err(|error| error.to_string())
+    };
+    told(&state).unwrap();
+    assert!(told(&state[..20]).unwrap_err().contains("too short"));
+    assert!(told(&state[..state.len() - 1]).unwrap_err().contains("damaged"));
+    for at in [24, 40, state.len() / 2, state.len() - 1] {
+        let mut other = state.clone();
+        other[at] ^= 1;
+        assert!(told(&other).unwrap_err().contains("damaged"), "at {at}");
+    }
+    let mut other = state.clone();
+    other[8] = 99;
+    assert!(told(&other).unwrap_err().contains("version 99"));
+    other[0] = 0;
+    assert!(told(&other).unwrap_err().contains("does not begin as one"));
+    // Memory that was cut, and another count of devices.
+    let mut cut = SnapshotFiles::open(&guest.path("snapshot")).unwrap();
+    cut.memory = tempfile::tempfile().unwrap();
+    let cut = Snapshot::read(cut).unwrap();
+    let error = Machine::restore(&cut, guest.config.open_devices().unwrap()).unwrap_err().to_string();
+    assert!(error.contains("has 0 bytes"), "{error}");
+    let snapshot = read(&guest, "snapshot");
+    let mut devices = guest.config.open_devices().unwrap();
+    let contents = vmm::DiskContents::Concatenated(vec![tempfile::tempfile().unwrap()]);
+    devices.disks.push(vmm::DiskParts { serial: String::new(), contents });
+    let error = Machine::restore(&snapshot, devices).unwrap_err().to_string();
+    assert!(error.contains("it has 1, and 2 are given"), "{error}");
+}
+
+#[test]
+fn a_machine_that_has_ended_is_not_saved() {
+    let guest = Guest::code(Code::default().power_off());
+    let mut machine = Machine::new(&guest.config).unwrap();
+    machine.start();
+    while machine.end().is_none() {
+        std::thread::yield_now();
+    }
+    let error = machine.save(&files(&guest, "snapshot")).unwrap_err().to_string();
+    assert!(error.contains("has ended: PowerOff"), "{error}");
+}
