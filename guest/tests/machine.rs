@@ -22,23 +22,10 @@ use support::{BOX, Machine, busybox, init, spec};
 const ALIGNED: u64 = 1 << 20;
 const MAC: [u8; 6] = [0x52, 0x54, 0, 0x12, 0x34, 0x56];
 
-/// The distribution's kernel, prepared as a daemon does it, of files as its package has them.
+/// The distribution's kernel, prepared as a daemon does it.
 fn kernel(directory: &Path) -> Prepared {
-    let cached = cloud_kernel::directory();
-    let vmlinuz = cached.join("vmlinuz");
-    let image = fs::read(&vmlinuz).unwrap();
-    // What its modules are found by (the kernel's Documentation/arch/x86/boot.rst, `kernel_version`).
-    let at = 0x200 + usize::from(u16::from_le_bytes([image[0x20e], image[0x20f]]));
-    let version = image[at..].split(|byte| *byte == b' ').next().unwrap();
-    let modules = directory.join("modules").join(std::str::from_utf8(version).unwrap());
-    fs::create_dir_all(modules.join("kernel")).unwrap();
-    for entry in fs::read_dir(cached).unwrap().flatten() {
-        if entry.path().extension().is_some_and(|ending| ending == "ko") {
-            fs::copy(entry.path(), modules.join("kernel").join(entry.file_name())).unwrap();
-        }
-    }
-    fs::write(modules.join("modules.builtin"), "kernel/fs/ext4/ext4.ko\n").unwrap();
-    let source = Source::Files(guest_image::Files { kernel: vmlinuz, modules });
+    let (kernel, modules) = cloud_kernel::as_packaged(directory);
+    let source = Source::Files(guest_image::Files { kernel, modules });
     guest_image::prepare(&directory.join("microvm"), &source, &unpack, &|_| {}).unwrap()
 }
 

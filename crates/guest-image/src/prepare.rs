@@ -96,9 +96,6 @@ pub fn prepare(
     let scratch = place(directory)?;
     let origin = source.open(scratch.path(), &lock, progress)?;
     let version = origin.files.version()?;
-    progress(&format!("picking modules of {version}"));
-    let modules = Modules::pick(&origin.files.modules)?;
-
     let new = place(directory)?;
     let path = |name: &str| new.path().join(name);
     fs::copy(&origin.files.kernel, path(VMLINUZ)).map_err(Error::io("copy the kernel", &origin.files.kernel))?;
@@ -106,11 +103,16 @@ pub fn prepare(
     let readable = fs::Permissions::from_mode(0o644);
     fs::set_permissions(path(VMLINUZ), readable).map_err(Error::io("set the mode of", &path(VMLINUZ)))?;
     progress("unpacking the kernel");
-    let mut vmlinux = File::create(path(VMLINUX)).map_err(Error::io("make", &path(VMLINUX)))?;
-    let unpacked = unpack(&path(VMLINUZ), &mut vmlinux).map_err(Error::Unpack)?;
+    // Whoever unpacks may want to look at what came of it.
+    let vmlinux = File::options().create_new(true).read(true).write(true).open(path(VMLINUX));
+    let mut vmlinux = vmlinux.map_err(Error::io("make", &path(VMLINUX)))?;
+    let unpacked = unpack(&origin.files.kernel, &mut vmlinux).map_err(Error::Unpack)?;
     if !unpacked {
+        progress("it can't be unpacked: machines boot it as it is, and each takes a second more");
         fs::remove_file(path(VMLINUX)).map_err(Error::io("remove", &path(VMLINUX)))?;
     }
+    progress(&format!("picking modules of {version}"));
+    let modules = Modules::pick(&origin.files.modules)?;
     fs::create_dir(path(MODULES)).map_err(Error::io("make", &path(MODULES)))?;
     modules.write(&path(MODULES))?;
     replace(new.path(), INITRAMFS, |file| write_initramfs(&modules, BufWriter::new(file)))?;

@@ -7,7 +7,13 @@ use guest_image::{AGENT, Error, Files, Modules, Prepared, Source, agent_digest, 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{Read, Write};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+
+type Pack = fn(&[u8]) -> Vec<u8>;
+
+/// Where the modules are.
+const DIRECTORIES: [&str; 3] = ["kernel/fs", "kernel/drivers/virtio", "kernel/net"];
 
 /// A kernel and its modules, and a directory to prepare in.
 struct Kernel {
@@ -18,27 +24,17 @@ struct Kernel {
 impl Kernel {
     fn new() -> Kernel {
         let dir = tempfile::tempdir().unwrap();
-        let cached = cloud_kernel::directory();
-        let kernel = dir.path().join("vmlinuz");
-        fs::copy(cached.join("vmlinuz"), &kernel).unwrap();
-        let modules = dir.path().join("modules").join(version(&kernel));
-        for (number, entry) in fs::read_dir(cached).unwrap().flatten().enumerate() {
-            let name = entry.file_name().into_string().unwrap();
-            if !name.ends_with(".ko") {
-                continue;
+        let (kernel, modules) = cloud_kernel::as_packaged(dir.path());
+        // Some distributions pack them, each in its way.
+        let packed: [(&str, Pack); 3] = [("gz", gzip), ("xz", xz), ("zst", zst)];
+        for directory in DIRECTORIES {
+            for (number, entry) in fs::read_dir(modules.join(directory)).unwrap().flatten().enumerate() {
+                let Some((ending, pack)) = packed.get(number % 4) else { continue };
+                let path = entry.path();
+                fs::write(path.with_extension(format!("ko.{ending}")), pack(&fs::read(&path).unwrap())).unwrap();
+                fs::remove_file(path).unwrap();
             }
-            let directory = modules.join("kernel").join(["fs", "drivers/virtio", "net"][number % 3]);
-            fs::create_dir_all(&directory).unwrap();
-            let contents = fs::read(entry.path()).unwrap();
-            let (ending, packed) = match number % 4 {
-                0 => ("", contents),
-                1 => (".gz", gzip(&contents)),
-                2 => (".xz", xz(&contents)),
-                _ => (".zst", zstd::encode_all(&contents[..], 1).unwrap()),
-            };
-            fs::write(directory.join(name + ending), packed).unwrap();
         }
-        fs::write(modules.join("modules.builtin"), "kernel/fs/ext4/ext4.ko\nkernel/drivers/virt/vmgenid.ko\n").unwrap();
         Kernel { dir, files: Files { kernel, modules } }
     }
 
@@ -47,17 +43,12 @@ impl Kernel {
     }
 
     fn prepare(&self) -> Result<Prepared, Error> {
-        prepare(
-            &self.place(),
-            &Source::Files(self.files.clone()),
-            &|_, out| Ok(out.write_all(b"\x7fELF").is_ok()),
-            &|_| {},
-        )
+        prepare(&self.place(), &Source::Files(self.files.clone()), &unpack, &|_| {})
     }
 
     fn remove_module(&self, name: &str) {
-        for directory in ["fs", "drivers/virtio", "net"] {
-            for entry in fs::read_dir(self.files.modules.join("kernel").join(directory)).unwrap().flatten() {
+        for directory in DIRECTORIES {
+            for entry in fs::read_dir(self.files.modules.join(directory)).unwrap().flatten() {
                 if entry.file_name().to_str().unwrap().starts_with(&format!("{name}.ko")) {
                     fs::remove_file(entry.path()).unwrap();
                 }
@@ -66,24 +57,28 @@ impl Kernel {
     }
 }
 
+/// Of what can be read again.
+fn unpack(_: &Path, out: &mut File) -> Result<bool, String> {
+    out.write_all(b"\x7fELF").unwrap();
+    let mut written = [0; 4];
+    out.read_exact_at(&mut written, 0).unwrap();
+    Ok(written == *b"\x7fELF")
+}
+
 fn gzip(contents: &[u8]) -> Vec<u8> {
     let mut out = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
     out.write_all(contents).unwrap();
     out.finish().unwrap()
 }
 
+fn zst(contents: &[u8]) -> Vec<u8> {
+    zstd::encode_all(contents, 1).unwrap()
+}
+
 fn xz(contents: &[u8]) -> Vec<u8> {
     let mut out = lzma_rust2::XzWriter::new(Vec::new(), lzma_rust2::XzOptions::with_preset(0)).unwrap();
     out.write_all(contents).unwrap();
     out.finish().unwrap()
-}
-
-/// What file(1) finds: the version is the first word of a text that the header leads to.
-fn version(kernel: &Path) -> String {
-    let image = fs::read(kernel).unwrap();
-    let at = 0x200 + usize::from(u16::from_le_bytes([image[0x20e], image[0x20f]]));
-    let text = image[at..].split(|byte| *byte == b' ').next().unwrap();
-    String::from_utf8(text.to_vec()).unwrap()
 }
 
 /// The files of an archive, with their modes.
@@ -121,7 +116,8 @@ fn a_kernel_is_prepared_once_and_found() {
     let inside = kernel.place().join("kernel");
     assert_eq!(names(&inside), ["initramfs", "made-of", "modules", "vmlinux", "vmlinuz"]);
     assert_eq!((&made.kernel, &made.vmlinuz), (&inside.join("vmlinux"), &inside.join("vmlinuz")));
-    assert_eq!((&*made.version, &*made.agent), (&*version(&kernel.files.kernel), agent_digest()));
+    let version = kernel.files.modules.file_name().unwrap().to_str().unwrap();
+    assert_eq!((&*made.version, &*made.agent), (version, agent_digest()));
     assert_eq!(made.from, kernel.files.kernel.display().to_string());
 
     let initramfs = fs::read(&made.initramfs).unwrap();

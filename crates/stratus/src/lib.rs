@@ -6,6 +6,7 @@
 mod client;
 mod complaint;
 mod daemon;
+mod kernel;
 mod tls;
 
 use std::ffi::OsString;

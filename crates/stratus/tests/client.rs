@@ -1,5 +1,8 @@
 //! `stratus` at a terminal, against a daemon of its own.
 
+#[path = "../../../tests/cloud_kernel.rs"]
+mod cloud_kernel;
+
 use std::ffi::OsString;
 use std::io::Write;
 use std::path::PathBuf;
@@ -292,4 +295,34 @@ fn terminals_are_the_containers() {
     // Without a terminal there is none to give.
     let (code, words) = daemon.fails(&["run", "--rm", "-it", "busybox"]);
     assert!(words.contains("Leave out -t"), "{code}: {words}");
+}
+
+#[test]
+fn the_kernel_of_microvms_is_chosen_and_shown() {
+    // It needs no daemon.
+    let directory = tempfile::tempdir().expect("a directory");
+    let data = directory.path().join("data").display().to_string();
+    let run = |arguments: &[&str]| {
+        let whole = [&["microvm", "kernel", "--data-dir", &data], arguments].concat();
+        let output = command(&directory, &whole).output().expect("the command runs");
+        (output.status.code().expect("an exit status"), text(output.stdout) + &text(output.stderr))
+    };
+    let (code, words) = run(&[]);
+    assert!(code == 1 && words.contains("has been prepared") && words.contains("--fetch"), "{words}");
+    let (vmlinuz, modules) = cloud_kernel::as_packaged(directory.path());
+    let (vmlinuz, version) = (vmlinuz.display().to_string(), modules.file_name().unwrap().to_str().unwrap());
+    let modules = modules.display().to_string();
+    let (code, words) = run(&["--use", "/bin/true", "--modules", &modules]);
+    assert!(code == 1 && words.contains("the kernel /bin/true has no PVH entry"), "{words}");
+    assert_eq!(run(&["--use", &vmlinuz]).0, 2);
+    assert_eq!(run(&["--fetch", "--installed"]).0, 2);
+    let (code, words) = run(&["--use", &vmlinuz, "--modules", &modules]);
+    assert!(code == 0 && words.contains(&format!("Version:   {version}\nFrom:      {vmlinuz}\n")), "{words}");
+    let (code, words) = run(&["--output", "json"]);
+    let shown: serde_json::Value = serde_json::from_str(&words).expect("a document");
+    assert_eq!((code, shown["Version"].as_str()), (0, Some(version)));
+    // It is unpacked, so that machines share its pages and none unpacks it.
+    let kernel = std::fs::read(shown["Kernel"].as_str().expect("a path")).expect("a kernel");
+    assert!(kernel.starts_with(b"\x7fELF") && kernel.len() > 20 << 20);
+    assert!(std::fs::read(shown["Initramfs"].as_str().expect("a path")).expect("an archive").starts_with(b"070701"));
 }

@@ -27,6 +27,7 @@ mod images;
 mod inspect;
 mod login;
 mod logs;
+mod microvm;
 mod mounts;
 mod networking;
 mod networks;
@@ -109,6 +110,9 @@ pub(crate) enum Command {
     /// Volumes
     #[command(subcommand)]
     Volume(volumes::VolumeCommand),
+    /// Containers with a kernel of their own
+    #[command(subcommand)]
+    Microvm(microvm::MicrovmCommand),
     /// What builds keep for the next one
     #[command(subcommand, alias = "buildx")]
     Builder(builder::BuilderCommand),
@@ -268,6 +272,7 @@ async fn dispatch(context: &Context, command: Command) -> Result<ExitCode> {
         Command::Image(command) => images::dispatch(context, command).await,
         Command::Network(command) => networks::dispatch(context, command).await,
         Command::Volume(command) => volumes::dispatch(context, command).await,
+        Command::Microvm(command) => microvm::dispatch(context, command),
         Command::Builder(command) => builder::dispatch(context, command).await,
         Command::Events(args) => events::events(context, args).await,
         Command::Usage(args) => usage::usage(context, args).await,

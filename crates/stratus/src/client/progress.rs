@@ -200,6 +200,14 @@ impl Single {
         single
     }
 
+    /// Steps of something.
+    pub(super) fn steps(first: &str, shown: bool) -> Single {
+        let single = Single::new(shown);
+        single.bar.set_style(style("{spinner} {msg}"));
+        single.bar.set_message(first.to_owned());
+        single
+    }
+
     fn new(shown: bool) -> Single {
         let terminal = io::stderr().is_terminal();
         let bar = match shown && terminal {

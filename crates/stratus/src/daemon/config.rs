@@ -243,6 +243,12 @@ impl Config {
         Self::of(&Options::default(), File::parse(text, Path::new(CONFIG_FILE))?).map(drop)
     }
 
+    /// Where a daemon keeps its data: what was given, else as the configuration file says, else by default.
+    pub(super) fn data_dir(given: Option<PathBuf>) -> Result<PathBuf, Error> {
+        let file = || Ok::<_, Error>(File::read(None)?.data_dir.unwrap_or_else(|| DATA_DIR.into()));
+        absolute(given.map_or_else(file, Ok)?)
+    }
+
     fn of(options: &Options, file: File) -> Result<Self, Error> {
         let list =
             |flags: &Vec<String>, file: &Vec<String>| if flags.is_empty() { file.clone() } else { flags.clone() };

@@ -71,13 +71,15 @@ impl Drop for Made {
 const RUN_LOCK: &str = "daemon.lock";
 /// The file of the data directory that is locked.
 const DATA_LOCK: &str = "lock";
+/// Who has something in it to do passes through it.
+const DATA_MODE: u32 = 0o711;
 
 /// Makes the directories, and holds them.
 pub(super) fn hold(config: &Config) -> Result<Held, Error> {
     let mut made = Made::default();
     made.make("create the run directory", &config.run_dir, 0o755, RUN_LOCK)?;
     let run = take_run_dir(config)?;
-    made.make("create the data directory", &config.data_dir, 0o711, DATA_LOCK)?;
+    made.make("create the data directory", &config.data_dir, DATA_MODE, DATA_LOCK)?;
     let data = take_data_dir(config)?;
     run.write(&config.data_dir)?;
     data.write(&config.run_dir)?;
@@ -128,6 +130,11 @@ pub(super) fn end_unused_keeper(run_dir: &Path) {
         // Whatever came in between is not ended with it.
         let _ = keeper.call_within(Request::Shutdown { kill: false }, UNUSED_ANSWERS_WITHIN);
     }
+}
+
+/// Makes the data directory, for who puts something into it before any daemon has.
+pub(super) fn make_data_dir(directory: &Path) -> Result<(), Error> {
+    make("create the data directory", directory, DATA_MODE)
 }
 
 fn make(what: &'static str, directory: &Path, mode: u32) -> Result<(), Error> {

@@ -8,7 +8,7 @@ mod metrics;
 mod quiet;
 
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -83,6 +83,16 @@ impl Error {
 /// Why a configuration file with this text would be refused, if it would.
 pub(crate) fn check_configuration(text: &str) -> Result<(), String> {
     Config::check(text).map_err(|error| error.to_string())
+}
+
+/// Where a daemon keeps its data: what was given, else as the configuration file says, else by default.
+pub(crate) fn data_dir(given: Option<PathBuf>) -> Result<PathBuf, String> {
+    Config::data_dir(given).map_err(|error| error.to_string())
+}
+
+/// Makes the data directory, for who puts something into it before any daemon has.
+pub(crate) fn make_data_dir(directory: &Path) -> Result<(), String> {
+    instance::make_data_dir(directory).map_err(|error| error.to_string())
 }
 
 /// Runs the daemon until it is told to end.
