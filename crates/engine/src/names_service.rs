@@ -56,7 +56,10 @@ impl Engine {
         let internal = |id: &str| self.0.networks.get(id).is_ok_and(|network| network.internal);
         let dns = SandboxDns {
             id: id.to_owned(),
-            upstreams: made.upstreams,
+            upstreams: match net.and_then(|sandbox| sandbox.tap_owner) {
+                Some(_) => made.upstreams.of_machine(),
+                None => made.upstreams,
+            },
             is_external: !networks.iter().all(|endpoint| internal(&endpoint.network)),
             ndots_set: made.ndots_set,
             port: names.ports.lock().get(&record.id).copied(),

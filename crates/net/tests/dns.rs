@@ -432,6 +432,30 @@ fn servers_of_the_containers_own_are_asked_from_its_namespace() {
 }
 
 #[test]
+fn servers_of_a_machines_own_are_asked_from_the_host() {
+    let on_a_host = || {
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).expect("tests of networks need root");
+        let script = "ip link set lo up; ip addr add 192.0.2.53/32 dev lo";
+        assert!(Command::new("sh").args(["-ec", script]).status().unwrap().success());
+        let mut dns = sandbox(ID);
+        // The host's loopback is not the machine's.
+        dns.upstreams =
+            Upstreams::Sandbox(vec![ip("127.0.0.1"), ip("::ffff:127.0.0.1"), ip("192.0.2.53")]).of_machine();
+        assert_eq!(Upstreams::Host.of_machine(), Upstreams::Host);
+        let world = World::with(dns, |_| {});
+        let server = HostServer::on(Ipv4Addr::new(192, 0, 2, 53), world.host.address.port());
+        assert_eq!(world.addresses("www.example.", RecordType::A), ["192.0.2.1"]);
+        assert_eq!(world.addresses("db.", RecordType::A), ["10.0.0.3"]);
+        assert!(server.was_asked("www.example.") && world.host.asked.lock().unwrap().is_empty());
+        // On internal networks alone, names would carry data out.
+        world.server.update(ID, |dns| dns.is_external = false);
+        assert_eq!(world.ask(&query("out.example.", RecordType::A)).metadata.response_code, ResponseCode::ServFail);
+        assert!(!server.was_asked("out.example."));
+    };
+    thread::scope(|scope| scope.spawn(on_a_host).join().unwrap());
+}
+
+#[test]
 fn a_long_reply_is_cut_for_clients_that_take_no_more() {
     let world = World::new();
     let short = world.ask(&query("big.example.", RecordType::A));

@@ -57,6 +57,20 @@ pub enum Upstreams {
     Host,
     /// The servers of `--dns`, asked from the sandbox's namespace: 127.0.0.53 is a server in the container.
     Sandbox(Vec<IpAddr>),
+    /// The servers of `--dns` of a machine with a kernel of its own, asked from the host's namespace while the sandbox is external: from its own
+    /// there is no way out, as everything but the loopback is the machine's. One at 127.0.0.53 would be in the machine, and is not asked.
+    Machine(Vec<IpAddr>),
+}
+
+impl Upstreams {
+    /// The same of a machine with a kernel of its own.
+    #[must_use]
+    pub fn of_machine(self) -> Upstreams {
+        match self {
+            Upstreams::Sandbox(servers) => Upstreams::Machine(servers),
+            other => other,
+        }
+    }
 }
 
 /// What the server needs to know about a sandbox.
@@ -67,7 +81,7 @@ pub struct SandboxDns {
     /// Who is asked for names that aren't ours.
     pub upstreams: Upstreams,
     /// Whether the host's servers may be asked for it. They may not while all its networks are internal ones: names would
-    /// carry data out. Servers of its own namespace are asked in any case: they are where it can get anyway.
+    /// carry data out. Servers that are asked from its own namespace are asked in any case: they are where it can get anyway.
     pub is_external: bool,
     /// Its `resolv.conf` has an `ndots` option that the user or the host chose: see [`super::View::ndots_set`].
     pub ndots_set: bool,

@@ -133,15 +133,19 @@ async fn forward(query: &[u8], transport: Transport, max_len: usize, sandbox: &S
 /// The servers to ask for a sandbox, and whether from its namespace.
 fn servers(sandbox: &Sandbox, shared: &Shared) -> (Vec<SocketAddr>, bool) {
     let dns = sandbox.dns.read();
+    let chosen = |servers: &[std::net::IpAddr], may: fn(&std::net::IpAddr) -> bool| {
+        let addresses = servers.iter().filter(|server| may(server)).take(MAX_SERVERS);
+        addresses.map(|server| SocketAddr::new(*server, shared.config.upstream_port)).collect()
+    };
     match &dns.upstreams {
+        // Itself it would ask for ever.
+        Upstreams::Sandbox(servers) => (chosen(servers, |server| *server != SERVER_ADDRESS), true),
         Upstreams::Host if dns.is_external => (shared.host.now().to_vec(), false),
-        Upstreams::Host => (Vec::new(), false),
-        Upstreams::Sandbox(servers) => {
-            // Itself it would ask for ever.
-            let others = servers.iter().filter(|server| **server != SERVER_ADDRESS);
-            let address = |server: &std::net::IpAddr| SocketAddr::new(*server, shared.config.upstream_port);
-            (others.take(MAX_SERVERS).map(address).collect(), true)
+        // The host's own loopback is nobody's in a machine.
+        Upstreams::Machine(servers) if dns.is_external => {
+            (chosen(servers, |server| !server.to_canonical().is_loopback()), false)
         }
+        Upstreams::Host | Upstreams::Machine(_) => (Vec::new(), false),
     }
 }
 
