@@ -56,7 +56,7 @@ impl Engine {
         let internal = |id: &str| self.0.networks.get(id).is_ok_and(|network| network.internal);
         let dns = SandboxDns {
             id: id.to_owned(),
-            upstreams: match net.and_then(|sandbox| sandbox.tap_owner) {
+            upstreams: match net.tap_owner {
                 Some(_) => made.upstreams.of_machine(),
                 None => made.upstreams,
             },
