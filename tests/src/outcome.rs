@@ -50,6 +50,13 @@ impl Outcome {
         self
     }
 
+    /// `text` is not on its standard error.
+    #[track_caller]
+    pub fn spares(&self, text: &str) -> &Self {
+        assert!(!self.stderr.contains(text), "expected no complaint {text:?} of {self}");
+        self
+    }
+
     /// It ended with 0, and this is all it said on its standard output, but for white space around.
     #[track_caller]
     pub fn says(&self, text: &str) -> &Self {

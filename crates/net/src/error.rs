@@ -83,6 +83,12 @@ pub enum Error {
         /// Whose it is.
         owner: Instance,
     },
+    /// The bridge of that name is of another instance, which has not said yet which it is.
+    #[error(
+        "bridge {0} belongs to another stratus daemon, which makes it just now, or was killed as it did: choose another name, or, where \
+         no other daemon runs, take it away with ip link delete {0}"
+    )]
+    BridgeInTheMaking(String),
     /// What has the bridge's name is something else.
     #[error("bridge {0}: a link of that name is there, and is no bridge: choose another name")]
     NotABridge(String),

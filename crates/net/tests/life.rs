@@ -470,6 +470,23 @@ fn a_bridge_of_somebody_elses_is_used_and_left() {
     });
 }
 
+/// As it is for the millisecond in which another daemon makes it, and for good where that was killed in it.
+#[test]
+fn a_bridge_that_another_instance_is_making_is_refused() {
+    on_a_host(|host| {
+        sh("ip link add stratus0 type bridge && ip link set stratus0 group 0x73747261");
+        let before = sh("ip -o addr show stratus0 && ip -o link show stratus0");
+        let error = Networks::open(host.config(), Vec::new()).map(drop).expect_err("it is another's");
+        assert!(matches!(&error, Error::BridgeInTheMaking(link) if link == "stratus0"), "{error}");
+        assert_eq!(sh("ip -o addr show stratus0 && ip -o link show stratus0"), before);
+        // An administrator's is in no such group.
+        sh("ip link set stratus0 group 0");
+        let networks = host.networks();
+        let c = run(&networks, spec("c", &["bridge"], &[]));
+        assert!(c.sh("ip addr show eth0").contains("inet "));
+    });
+}
+
 #[test]
 fn a_bridge_of_another_instance_is_refused_and_left_as_it_is() {
     on_a_host(|host| {
@@ -605,8 +622,9 @@ fn a_bridge_that_was_being_made_is_known() {
         let nobodys = |name: &str| sh(&format!("ip link set {name} alias ''; ip link show {name}"));
         assert!(!nobodys(&bridge).contains("alias"));
         assert_eq!(net::owner_of_bridge(&bridge, &world::instance()).unwrap(), Some(world::instance()));
-        // It is no other's.
-        assert_eq!(net::owner_of_bridge(&bridge, &"t2".parse().unwrap()).unwrap(), None);
+        // To others it is somebody's who has not said who.
+        let to_another = net::owner_of_bridge(&bridge, &"t2".parse().unwrap()).expect_err("it is in the making");
+        assert!(matches!(&to_another, Error::BridgeInTheMaking(link) if *link == bridge), "{to_another}");
         let networks = host.networks();
         assert!(whose().contains("alias stratus-t1"), "{}", whose());
         nobodys(&bridge);

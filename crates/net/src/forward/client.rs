@@ -16,7 +16,7 @@ use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, 
 use rustix::process::{Pid, PidfdFlags, Signal};
 
 use super::protocol::{self, Held, Hold, MAX_MESSAGE, Mode, Refusal, Reply, Request, Status};
-use super::{LOG_FILE, READY, SOCKET_FILE, socket_address};
+use super::{LOCK_FILE, LOG_FILE, READY, SOCKET_FILE, holder, socket_address};
 
 /// How long the forwarder may take to answer before it counts as hung. It answers in microseconds.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -256,14 +256,26 @@ impl ForwardClient {
         }
     }
 
-    /// Kills the forwarder, and waits for its end. Returns whether one was running.
+    /// Kills the forwarder, and waits for its end. Returns whether one was running. It is not asked, so it may be one that takes no
+    /// connection.
     fn kill(&self) -> Result<bool, ForwardError> {
-        let Some(connection) = self.dial()? else { return Ok(false) };
-        match rustix::process::pidfd_send_signal(&connection.process, Signal::KILL) {
-            Ok(()) | Err(Errno::SRCH) => {}
-            Err(errno) => return Err(self.io("kill the process that listens on", errno.into())),
+        let failed = |source| self.io("kill the process that listens on", source);
+        let lock = self.run_dir.join(LOCK_FILE);
+        let Some(pid) = holder::of(&lock).map_err(failed)? else { return Ok(false) };
+        let process = match rustix::process::pidfd_open(pid, PidfdFlags::empty()) {
+            Ok(process) => process,
+            Err(Errno::SRCH) => return Ok(false),
+            Err(errno) => return Err(failed(errno.into())),
+        };
+        // Who has the lock still is whom the descriptor leads to.
+        if holder::of(&lock).map_err(failed)? != Some(pid) {
+            return Ok(false);
         }
-        connection.wait_for_exit();
+        match rustix::process::pidfd_send_signal(&process, Signal::KILL) {
+            Ok(()) | Err(Errno::SRCH) => {}
+            Err(errno) => return Err(failed(errno.into())),
+        }
+        wait_for_exit(&process);
         Ok(true)
     }
 
@@ -337,6 +349,13 @@ impl ForwardClient {
         match Connection::open(&self.run_dir) {
             Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
                 Ok(None)
+            }
+            // As many wait already to be heard as it lets.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                Err(match holder::of(&self.run_dir.join(LOCK_FILE)) {
+                    Ok(Some(pid)) => ForwardError::Silent { pid: pid.as_raw_nonzero().get() },
+                    _ => self.io("connect to", error),
+                })
             }
             outcome => outcome.map(Some).map_err(|source| self.io("connect to", source)),
         }
@@ -484,10 +503,15 @@ impl Connection {
     /// Waits until a process whose end of the connection has closed is gone: the kernel closes the descriptors of a dying
     /// process in no certain order, so that its ports may be taken a moment longer than its connections last.
     fn wait_for_exit(&self) {
-        let timeout = Timespec { tv_sec: EXIT_TIMEOUT.as_secs() as i64, tv_nsec: 0 };
-        let mut fds = [PollFd::new(&self.process, PollFlags::IN)];
-        let _ = rustix::io::retry_on_intr(|| rustix::event::poll(&mut fds, Some(&timeout)));
+        wait_for_exit(&self.process);
     }
+}
+
+/// Waits for the end of a process, but not for ever.
+fn wait_for_exit(process: &OwnedFd) {
+    let timeout = Timespec { tv_sec: EXIT_TIMEOUT.as_secs() as i64, tv_nsec: 0 };
+    let mut fds = [PollFd::new(process, PollFlags::IN)];
+    let _ = rustix::io::retry_on_intr(|| rustix::event::poll(&mut fds, Some(&timeout)));
 }
 
 /// Tells when a forwarder has ended; see [`ForwardClient::watch`].
@@ -536,7 +560,7 @@ pub fn clean(run_dir: &Path) -> Result<bool, ForwardError> {
         Err(ForwardError::Silent { .. }) => client.kill()?,
         ended => ended?,
     };
-    for name in [SOCKET_FILE, super::LOCK_FILE, LOG_FILE] {
+    for name in [SOCKET_FILE, LOCK_FILE, LOG_FILE] {
         match fs::remove_file(run_dir.join(name)) {
             Err(source) if source.kind() != io::ErrorKind::NotFound => {
                 return Err(client.io("remove the files of", source));

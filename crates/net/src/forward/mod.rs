@@ -17,6 +17,7 @@ mod arena;
 mod bind;
 mod client;
 mod control;
+mod holder;
 mod pipes;
 mod protocol;
 mod server;

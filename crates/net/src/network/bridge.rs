@@ -54,9 +54,14 @@ pub(super) fn ensure(host: &RouteSocket, instance: &Instance, network: &Network,
 /// As it is before its alias says whose it is.
 fn make(host: &RouteSocket, name: &str, instance: &Instance, mtu: u32) -> Result<Link> {
     // With an address of its own a bridge does not take that of its first port, which goes away with a sandbox.
-    host.apply(&[Change::make_bridge(name, mac(name, instance)?, mtu, GROUP)])?;
+    match host.apply(&[Change::make_bridge(name, mac(name, instance)?, mtu, GROUP)]) {
+        // Somebody else was faster: whose it is, its looks say.
+        Err(error) if error.is_errno(rustix::io::Errno::EXIST) => {}
+        made => made?,
+    }
     let missing = || Error::io(format!("find the new bridge {name}"), std::io::ErrorKind::NotFound.into());
-    host.link(name)?.ok_or_else(missing)
+    let link = host.link(name)?.ok_or_else(missing)?;
+    check(&link, instance).map(|()| link)
 }
 
 /// The link-layer address of an instance's bridge of that name.
@@ -162,6 +167,8 @@ pub(super) fn check(link: &Link, instance: &Instance) -> Result<()> {
 fn owner(link: &Link, own: &Instance) -> Result<Option<Instance>> {
     match link.kind == "bridge" {
         true if is_ours(link, own) => Ok(Some(own.clone())),
+        // No administrator puts one there.
+        true if link.group == GROUP && link.alias.is_empty() => Err(Error::BridgeInTheMaking(link.name.clone())),
         true => Ok(Instance::of_alias(&link.alias)),
         false => Err(Error::NotABridge(link.name.clone())),
     }

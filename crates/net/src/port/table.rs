@@ -53,7 +53,7 @@ pub(crate) struct PortTable {
 
 #[derive(Default)]
 struct State {
-    /// With the socket, where there is no forwarder to keep it.
+    /// With the socket, where there is one and no forwarder to keep it.
     published: BTreeMap<(Protocol, SocketAddr), (PublishedPort, Option<OwnedFd>)>,
     /// The ephemeral port that was given out last.
     last_ephemeral: u16,
@@ -202,7 +202,7 @@ impl PortTable {
             if socket.is_some() || held.remove(&key_of(port)) == Some(mode_of(port)) {
                 continue;
             }
-            match bind(port).and_then(|bound| self.keep(port, bound)) {
+            match self.reserve(port) {
                 Ok(kept) => *socket = kept,
                 Err(error) => {
                     is_whole = false;
@@ -336,10 +336,17 @@ impl PortTable {
         if state.published.keys().any(collides) {
             return Err(PortError::Allocated(port.host));
         }
-        let socket = bind(port)?;
-        let kept = self.keep(port, socket)?;
+        let kept = self.reserve(port)?;
         state.published.insert((port.protocol, port.host), (port.clone(), kept));
         Ok(())
+    }
+
+    /// Takes the port of the host, so that nobody else gets it. The socket is the caller's where there is no forwarder.
+    fn reserve(&self, port: &PublishedPort) -> PortResult<Option<OwnedFd>> {
+        match bind(port)? {
+            Some(socket) => self.keep(port, socket),
+            None => Ok(None),
+        }
     }
 
     /// Hands a socket to the forwarder, or gives it back where there is none.
@@ -444,13 +451,19 @@ fn collide(a: IpAddr, b: IpAddr) -> bool {
     a.is_ipv4() == b.is_ipv4() && (a == b || a.is_unspecified() || b.is_unspecified())
 }
 
-fn bind(port: &PublishedPort) -> PortResult<OwnedFd> {
-    forward::bind(proto_of(port.protocol), port.host).map_err(|errno| PortError::Bind {
-        host: port.host,
-        target: SocketAddr::new(port.target, port.container_port),
-        protocol: port.protocol,
-        source: errno.into(),
-    })
+/// A socket that has the port. A kernel without SCTP gives nobody such a socket, so there is nobody to keep the port from;
+/// nftables carries it all the same, to a container whose program brings an SCTP of its own.
+fn bind(port: &PublishedPort) -> PortResult<Option<OwnedFd>> {
+    match forward::bind(proto_of(port.protocol), port.host) {
+        Ok(socket) => Ok(Some(socket)),
+        Err(Errno::PROTONOSUPPORT) if port.protocol == Protocol::Sctp => Ok(None),
+        Err(errno) => Err(PortError::Bind {
+            host: port.host,
+            target: SocketAddr::new(port.target, port.container_port),
+            protocol: port.protocol,
+            source: errno.into(),
+        }),
+    }
 }
 
 fn is_taken(error: &PortError) -> bool {

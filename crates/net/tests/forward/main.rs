@@ -507,6 +507,16 @@ fn a_killed_forwarder_is_noticed_and_everything_is_held_again() {
 fn a_forwarder_that_is_stopped_is_told_and_can_be_taken_down() {
     let host = Host::new();
     host.publish("dns", Proto::Udp, Ipv4Addr::LOCALHOST, Mode::Reserve);
+    let pid = stop(&host);
+    let error = host.client.release("dns").unwrap_err();
+    assert!(matches!(error, ForwardError::Silent { .. }), "{error}");
+    assert!(error.to_string().contains(&format!("kill -CONT {pid}")), "{error}");
+    assert!(forward::clean(host.dir.path()).unwrap());
+    assert!(host.client.status().unwrap().is_none());
+}
+
+/// Stops the forwarder, whose process is given.
+fn stop(host: &Host) -> u32 {
     let pid = host.client.status().unwrap().unwrap().pid;
     let number = rustix::process::Pid::from_raw(pid.cast_signed()).unwrap();
     rustix::process::kill_process(number, rustix::process::Signal::STOP).unwrap();
@@ -517,11 +527,30 @@ fn a_forwarder_that_is_stopped_is_told_and_can_be_taken_down() {
     while !std::fs::read_dir(format!("/proc/{pid}/task")).unwrap().all(is_stopped) {
         thread::sleep(Duration::from_millis(1));
     }
-    let error = host.client.release("dns").unwrap_err();
-    assert!(matches!(error, ForwardError::Silent { .. }), "{error}");
-    assert!(error.to_string().contains(&format!("kill -CONT {pid}")), "{error}");
+    pid
+}
+
+/// Nobody can ask who listens on a socket that takes no connection.
+#[test]
+fn a_stopped_forwarder_that_takes_no_connection_is_found_by_its_lock() {
+    use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+    let host = Host::new();
+    host.publish("dns", Proto::Udp, Ipv4Addr::LOCALHOST, Mode::Reserve);
+    let pid = stop(&host);
+    let address = SocketAddrUnix::new(host.dir.path().join(forward::SOCKET_FILE)).unwrap();
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let mut waiting = Vec::new();
+    loop {
+        let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap();
+        match rustix::net::connect(&socket, &address) {
+            Ok(()) => waiting.push(socket),
+            Err(error) => break assert_eq!(error, rustix::io::Errno::AGAIN),
+        }
+    }
+    let error = client_of(host.dir.path(), "").status().unwrap_err();
+    assert!(matches!(error, ForwardError::Silent { pid: told } if told.unsigned_abs() == pid), "{error}");
     assert!(forward::clean(host.dir.path()).unwrap());
-    assert!(host.client.status().unwrap().is_none());
+    assert!(!std::path::Path::new(&format!("/proc/{pid}/fd/0")).exists(), "it is no more");
 }
 
 #[test]
