@@ -114,6 +114,25 @@ fn statistics_have_what_runc_tells_of_processors_memory_and_processes() {
     });
 }
 
+/// Which processors may be used, and what of each was used: on version 1 of cgroups all of it, on version 2 runc has but
+/// the names of the flags, and ours the processors, too.
+#[test]
+fn statistics_have_what_runc_tells_of_each_processor() {
+    both(|theirs, ours| {
+        let told = |side: &Side<'_>| side.json(&["events", "--stats", &side.id])["data"].take();
+        let (ours, theirs) = (told(ours), told(theirs));
+        for (name, value) in theirs["cpuset"].as_object().unwrap() {
+            assert_eq!(&ours["cpuset"][name], value, "{name}: {ours}");
+        }
+        let of_each = |side: &Value| {
+            let usage = side["cpu"]["usage"].as_object().unwrap();
+            let names = usage.iter().filter(|(name, _)| name.starts_with("percpu"));
+            names.map(|(name, figures)| (name.clone(), figures.as_array().unwrap().len())).collect::<Vec<_>>()
+        };
+        assert_eq!(of_each(&ours), of_each(&theirs), "{ours}");
+    });
+}
+
 #[test]
 fn specs_differ_from_runcs_by_what_is_meant_to() {
     for rootless in [&[][..], &["--rootless"]] {

@@ -5,6 +5,8 @@
 mod devices;
 mod kill;
 mod layout;
+#[cfg(feature = "runtime-cli")]
+mod processors;
 mod stats;
 mod v1;
 mod v2;
@@ -22,6 +24,8 @@ use serde::{Deserialize, Serialize};
 
 pub use kill::kill_all;
 pub use layout::{Hierarchy, Layout};
+#[cfg(feature = "runtime-cli")]
+pub(crate) use processors::{Cpuset, Processors};
 pub use stats::{CpuStats, HugetlbStats, IoEntry, MemoryStats, PidsStats, Stats, Usage};
 #[cfg(feature = "runtime-cli")]
 pub(crate) use v2::weight_of_shares;
@@ -255,6 +259,12 @@ impl Cgroup {
     /// What it has used and may use.
     pub fn stats(&self) -> Result<Stats> {
         stats::read(self.layout, &self.path)
+    }
+
+    /// Which processors it may use, and what it used of each.
+    #[cfg(feature = "runtime-cli")]
+    pub(crate) fn processors(&self) -> Processors {
+        Processors::read(self.layout, &self.path)
     }
 
     /// What a bill says of it.

@@ -88,8 +88,13 @@ pub(super) fn apply(layout: &Layout, path: &str, resources: &LinuxResources, new
         apply_block_io(block_io, || controller("blkio", "blockIO"))?;
     }
     for limit in resources.hugepage_limits().iter().flatten() {
-        let file = format!("hugetlb.{}.limit_in_bytes", limit.page_size());
-        write(&controller("hugetlb", "hugepageLimits")?, &file, &limit.limit().to_string())?;
+        let directory = controller("hugetlb", "hugepageLimits")?;
+        let file = |which: &str| format!("hugetlb.{}.{which}limit_in_bytes", limit.page_size());
+        write(&directory, &file(""), &limit.limit().to_string())?;
+        // Reservations count as well, where the kernel can limit them (5.7).
+        if directory.join(file("rsvd.")).exists() {
+            write(&directory, &file("rsvd."), &limit.limit().to_string())?;
+        }
     }
     for (device, limits) in resources.rdma().iter().flatten() {
         write(&controller("rdma", "rdma")?, "rdma.max", &rdma(device, limits.hca_handles(), limits.hca_objects()))?;

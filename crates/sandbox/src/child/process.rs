@@ -49,7 +49,9 @@ pub(super) fn attributes<'p>(progress: &Progress<'p>) -> Outcome<'p, ()> {
             if !matches!(halt.errno, Errno::ACCESS | Errno::PERM) {
                 return Err(halt);
             }
-            progress.warn(&halt);
+            if !is_nothing_to_tell(progress, score.to_bytes()) {
+                progress.warn(&halt);
+            }
         }
     }
     rlimits(progress)?;
@@ -84,6 +86,16 @@ pub(super) fn attributes<'p>(progress: &Progress<'p>) -> Outcome<'p, ()> {
         write_proc(progress, c"self/attr/exec", label.to_bytes()).at(Step::Label, label.to_bytes())?;
     }
     Ok(())
+}
+
+/// Whether a score that could not be set is the one that the process has, as its parent may have set it, or 0, which is what
+/// nobody asked for.
+fn is_nothing_to_tell(progress: &Progress<'_>, wanted: &[u8]) -> bool {
+    let mut text = [0; 8];
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    let file = rustix::fs::openat(&progress.prepared.proc, c"self/oom_score_adj", flags, Mode::empty());
+    let length = file.and_then(|file| rustix::io::read(&file, &mut text)).unwrap_or(0);
+    wanted == b"0" || text[..length].trim_ascii_end() == wanted
 }
 
 fn write_proc(progress: &Progress<'_>, path: &CStr, value: &[u8]) -> Result<()> {

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::cli::Events;
 use super::state::{Container, Status, Store};
 use super::{Result, RuntimeError};
-use crate::cgroup::{IoEntry, Stats};
+use crate::cgroup::{CpuStats, Cpuset, IoEntry, Processors, Stats};
 
 /// `events`.
 pub(super) fn events(store: &Store, options: &Events) -> Result<()> {
@@ -20,7 +20,7 @@ pub(super) fn events(store: &Store, options: &Events) -> Result<()> {
         return Err(RuntimeError::State(format!("container with id {} is not running", options.id)));
     }
     let cgroup = container.cgroup()?;
-    let print_stats = || print(&event("stats", &container, Some(data(&cgroup.stats()?))));
+    let print_stats = || print(&event("stats", &container, Some(data(&cgroup.stats()?, &cgroup.processors()))));
     if options.stats {
         return print_stats();
     }
@@ -94,8 +94,33 @@ fn entries(entries: &[IoEntry]) -> Value {
     entries.iter().map(entry).collect()
 }
 
+/// Processor time. What the kernel does not tell of each processor is left out, as version 2 of cgroups tells none of it.
+fn cpu_usage(cpu: &CpuStats, processors: &Processors) -> Value {
+    let mut usage = json!({ "total": cpu.usage, "kernel": cpu.system, "user": cpu.user });
+    let of_each = [("percpu", &cpu.per_cpu), ("percpu_kernel", &processors.kernel), ("percpu_user", &processors.user)];
+    for (name, figures) in of_each.into_iter().filter(|(_, figures)| !figures.is_empty()) {
+        usage[name] = json!(figures);
+    }
+    usage
+}
+
+/// Which processors and memory nodes it may use. The flags are version 1's; where there are none they are 0.
+fn cpuset(set: &Cpuset) -> Value {
+    let mut shown: serde_json::Map<String, Value> = set
+        .flags()
+        .map(|(name, value)| (name.to_owned(), json!(value)))
+        .chain([("sched_relax_domain_level".to_owned(), json!(set.relax_domain_level))])
+        .collect();
+    for (name, numbers) in [("cpus", &set.cpus), ("mems", &set.mems)] {
+        if !numbers.is_empty() {
+            shown.insert(name.to_owned(), json!(numbers));
+        }
+    }
+    Value::Object(shown)
+}
+
 /// runc's shape of the figures.
-fn data(stats: &Stats) -> Value {
+fn data(stats: &Stats, processors: &Processors) -> Value {
     let memory = &stats.memory;
     let unlimited = u64::MAX;
     let stat = |key: &str| memory.stat.get(key).copied().unwrap_or(0);
@@ -106,19 +131,14 @@ fn data(stats: &Stats) -> Value {
         .collect();
     json!({
         "cpu": {
-            "usage": {
-                "total": stats.cpu.usage,
-                "percpu": stats.cpu.per_cpu,
-                "kernel": stats.cpu.system,
-                "user": stats.cpu.user,
-            },
+            "usage": cpu_usage(&stats.cpu, processors),
             "throttling": {
                 "periods": stats.cpu.periods,
                 "throttledPeriods": stats.cpu.throttled_periods,
                 "throttledTime": stats.cpu.throttled,
             },
         },
-        "cpuset": {},
+        "cpuset": cpuset(&processors.set),
         "memory": {
             "cache": if memory.stat.contains_key("cache") { stat("cache") } else { stat("file") },
             "usage": {
