@@ -156,6 +156,23 @@ fn manifests_of_what_was_pulled() {
     host.sh("docker images --tree").mentions(&digest["sha256:".len()..][..12]);
     host.sh(&format!("docker commit {} made", listed[0]["Manifests"][0]["ImageData"]["Containers"][0])).ok();
     assert!(of("/images/made/json?manifests=1").json().get("Manifests").is_none());
+    // An image has one platform: with it goes all of it, and another is none of its.
+    let remove = |platforms: &str| {
+        host.sh(&format!(
+            "curl -s -w ' %{{http_code}}' -X DELETE --unix-socket ${{DOCKER_HOST#unix://}} 'http://d/images/once?{platforms}'"
+        ))
+    };
+    let document =
+        |architecture: &str| format!("platforms=%7B%22os%22:%22linux%22,%22architecture%22:%22{architecture}%22%7D");
+    let own = host.sh("docker version -f '{{.Server.Arch}}'").text().to_owned();
+    host.sh(&format!("docker tag {name} once")).ok();
+    remove("platforms=linux/amd64").mentions("failed to parse platform: ").mentions(" 400");
+    remove(&format!("{}&{}", document(&own), document("riscv64")))
+        .mentions("multiple platforms are not supported")
+        .mentions(" 400");
+    remove(&document("riscv64")).mentions("does not match the specified platform (linux/riscv64)").mentions(" 404");
+    host.sh("docker rmi --platform linux/riscv64 once").fails_with("does not match the specified platform");
+    host.sh(&format!("docker rmi --platform linux/{own} once")).says("Untagged: once:latest");
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! `docker run`: what a process in a container gets, and how it ends.
 
-use e2e::Daemon;
+use e2e::{Daemon, eventually};
 
 #[test]
 fn the_exit_code_is_the_commands() {
@@ -94,7 +94,7 @@ fn in_the_background() {
     host.sh("docker ps -aq").says("");
     host.sh("docker run -d --rm --cidfile id busybox true").ok();
     let id = host.sh("cat id").text().to_owned();
-    e2e::eventually("--rm to remove it", || host.sh(&format!("docker inspect {id}")).code() == 1);
+    eventually("--rm to remove it", || host.sh(&format!("docker inspect {id}")).code() == 1);
 }
 
 #[test]
@@ -174,9 +174,7 @@ fn an_init_reaps_what_nobody_waits_for() {
     host.sh("docker run --rm --init busybox sh -c 'exit 9'").exits_with(9);
     host.sh("docker run -d --init --name orphans busybox sleep 1000").ok();
     host.sh("docker exec orphans sh -c '(sleep 0 &) ; true'").ok();
-    e2e::eventually("the orphan to be reaped", || {
-        !host.sh("docker exec orphans ps -o stat,comm").text().contains("Z ")
-    });
+    eventually("the orphan to be reaped", || !host.sh("docker exec orphans ps -o stat,comm").text().contains("Z "));
     // The init passes signals on: sleep ends by the first.
     host.sh("docker stop -t 60 orphans").ok();
     host.sh("docker inspect -f '{{.State.ExitCode}}' orphans").says("143");
@@ -278,4 +276,24 @@ fn labels_and_what_ps_filters() {
     host.sh("docker ps --format '{{.Labels}}' -f name=aa").mentions("tier=front");
     host.sh("docker ps -as --format '{{.Size}}' -f name=cc").mentions("virtual");
     host.sh("docker inspect nobody").fails_with("No such object: nobody");
+}
+
+#[test]
+fn a_parent_of_cgroups_goes_with_the_last_container() {
+    let host = Daemon::start();
+    let name = format!("parent-{}", &host.sh("docker info -f '{{.ID}}'").text()[..8]);
+    let count = || host.sh(&format!("find /sys/fs/cgroup -maxdepth 4 -name '{name}*' | wc -l")).number();
+    host.sh(&format!(
+        "for n in 1 2; do docker run -d --name b$n --cgroup-parent /{name}/inner busybox sleep 1000; done"
+    ))
+    .ok();
+    assert!(count() > 0);
+    host.sh("docker rm -f b1 && docker exec b2 true && docker rm -f b2").ok();
+    eventually("the parent to go", || count() == 0);
+    // One that was there before is somebody's, who may have given it limits.
+    let place = host.sh("findmnt -n -t cgroup,cgroup2 -o TARGET | tail -n 1").text().to_owned();
+    host.sh(&format!("mkdir {place}/{name}")).ok();
+    host.sh(&format!("docker run --rm --cgroup-parent /{name} busybox true")).ok();
+    eventually("the rest to go", || count() == 1);
+    host.sh(&format!("rmdir {place}/{name}")).ok();
 }

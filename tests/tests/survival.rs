@@ -507,6 +507,25 @@ fn stops(host: &Daemon, process: u32) {
     eventually("it to be stopped", || host.sh(&stopped).code() == 0);
 }
 
+/// Whoever needs a stopped keeper waits, as what stopped it may pass; the log and `info` say why.
+#[test]
+fn a_keeper_that_is_stopped_under_a_daemon_is_told() {
+    let host = Daemon::start();
+    host.sh("docker run -d --name box busybox sleep 1000").ok();
+    let keeper = host.keeper();
+    stops(&host, keeper);
+    let mut exec = host.session("docker exec box echo done");
+    let told = format!("the keeper (process {keeper}) does not answer");
+    eventually("a line of the log", || host.log().contains(&told));
+    host.sh("docker info 2>&1").mentions(&format!("WARNING: {told}")).mentions("kill -CONT");
+    host.sh("$STRATUS info").ok().complains(&format!("warning: {told}"));
+    host.sh("docker ps --format '{{.Names}}'").says("box");
+    host.sh(&format!("kill -CONT {keeper}")).ok();
+    assert_eq!(exec.exit_code(), 0, "{}", exec.output());
+    eventually("another line", || host.log().contains("the keeper answers again"));
+    host.sh("docker info 2>&1").omits(&told);
+}
+
 /// What runs is not ended by a start: whatever holds the keeper up may pass. To take everything down is another matter.
 #[test]
 fn a_keeper_that_is_stopped_is_told_by_a_start_and_ended_by_clean() {

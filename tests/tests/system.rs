@@ -70,6 +70,12 @@ fn what_the_kernel_can_limit() {
     let api = "curl -s --unix-socket ${DOCKER_HOST#unix://} http://d";
     host.sh(&format!("{api}/v1.41/info | jq '.BridgeNfIptables, .KernelMemory'")).says("false\nfalse");
     host.sh(&format!("{api}/v1.50/info | jq '.BridgeNfIptables, .KernelMemory'")).says("null\nnull");
+    host.sh(&format!("{api}/v1.48/info | jq .FirewallBackend")).says("null");
+    let table =
+        host.sh("docker info -f '{{.FirewallBackend.Driver}} {{index .FirewallBackend.Info 0}}'").text().to_owned();
+    let table =
+        table.strip_prefix("nftables [Table ").and_then(|rest| rest.strip_suffix(']')).expect("its rules").to_owned();
+    host.sh(&format!("nft list table {table}")).mentions("chain");
     host.sh("docker info -f '{{json .RegistryConfig}}' | jq -c '[.Mirrors, .IndexConfigs[\"docker.io\"].Mirrors, .IndexConfigs[\"r.example\"].Secure]'")
         .says(r#"[["https://mirror.example/"],["https://mirror.example/"],false]"#);
     host.sh("docker info").mentions("Registry Mirrors:\n  https://mirror.example/");

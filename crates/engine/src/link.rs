@@ -9,6 +9,7 @@ use keeper::protocol::{Event, Failure};
 use parking_lot::RwLock;
 use rustix::io::Errno;
 use sandbox::Step;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::{Engine, EngineConfig, Error, Result};
@@ -85,7 +86,24 @@ fn not_connected(error: ClientError, outdated: Option<ClientError>) -> Error {
     }
 }
 
+/// Says that the keeper does not answer, for which starts and whatever else needs it wait, and that it does again. Ends with the connection.
+async fn tell_of_silence(mut silent: watch::Receiver<bool>, error: String) {
+    while silent.changed().await.is_ok() {
+        match *silent.borrow_and_update() {
+            true => tracing::warn!("{error}. Until then starts, execs, stops and kills wait"),
+            false => tracing::info!("the keeper answers again"),
+        }
+    }
+}
+
 impl Engine {
+    /// Why starts, execs, stops and kills wait, where the keeper does not answer.
+    pub(crate) fn silent_keeper(&self) -> Option<String> {
+        let client = self.0.keeper.client.read();
+        let silent = client.as_ref().filter(|client| *client.silence().borrow())?;
+        Some(silent.silent_error().to_string())
+    }
+
     /// The keeper; it is started, or connected to anew, where that is needed.
     pub(crate) async fn keeper(&self) -> Result<AsyncClient> {
         if let Some(client) = &*self.0.keeper.client.read() {
@@ -106,6 +124,7 @@ impl Engine {
         };
         let (client, events) = connected?;
         *self.0.keeper.client.write() = Some(client.clone());
+        tokio::spawn(tell_of_silence(client.silence(), client.silent_error().to_string()));
         let engine = self.clone();
         tokio::spawn(engine.hear(events));
         Ok(client)

@@ -61,6 +61,7 @@ pub(crate) fn error(error: net::Error) -> Error {
         | net::Error::NoEndpoints(_) => Error::invalid(text),
         net::Error::PoolOverlaps
         | net::Error::BridgeOfAnother { .. }
+        | net::Error::BridgeInTheMaking(_)
         | net::Error::NotABridge(_)
         | net::Error::EndpointExists { .. }
         | net::Error::AddressInUse(_) => Error::forbidden(text),

@@ -48,6 +48,10 @@ pub struct SystemInfo {
     pub mirrors: Vec<String>,
     /// What the kernel can limit.
     pub limits: Limits,
+    /// Why what needs the keeper waits, where it does not answer.
+    pub silent_keeper: Option<String>,
+    /// The nftables table that holds this instance's rules; of family `inet`.
+    pub firewall_table: String,
     /// Pools of addresses that were configured.
     pub address_pools: Vec<net::AddressPool>,
     /// Name of the file system under root file systems.
@@ -94,6 +98,8 @@ impl Engine {
             insecure_registries: self.insecure_registries(),
             mirrors: self.mirrors(),
             limits: Limits::look(self.0.placements.layout()),
+            silent_keeper: self.silent_keeper(),
+            firewall_table: self.0.networks.table(),
             address_pools: self.0.config.net.address_pools.clone(),
             backing_filesystem: filesystem(&self.0.config.data_dir),
             resources: (entries("/proc/self/fd"), entries("/proc/self/task")),

@@ -21,15 +21,12 @@ pub(crate) mod websocket;
 
 pub(crate) use network_settings::EndpointBody;
 
-use http::StatusCode;
-
 use crate::body::Response;
 use crate::call::Call;
 use crate::error::{ApiError, Result};
 
-/// Checkpoints: stratus has none, and says what dockerd says that is not experimental.
+/// Checkpoints: stratus has none. The status is that of a dockerd without its experimental features; its advice to start it with
+/// them would lead nowhere here.
 pub(crate) async fn no_checkpoints(_: Call) -> Result<Response> {
-    let message = "This experimental feature is disabled by default. Start the Docker daemon in experimental mode in \
-                   order to enable it.";
-    Err(ApiError::new(StatusCode::NOT_IMPLEMENTED, message))
+    Err(ApiError::not_implemented("stratus does not support checkpoints: pause freezes a container in memory"))
 }

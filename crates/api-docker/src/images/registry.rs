@@ -99,6 +99,8 @@ impl Pull {
             true => format!("Status: Downloaded newer image for {name}"),
             false => format!("Status: Image is up to date for {name}"),
         }));
+        let mismatches = self.pulled.iter().filter_map(|pulled| pulled.mismatch.as_ref());
+        messages.extend(mismatches.map(|mismatch| Message::status(format!("WARNING: {mismatch}"))));
         messages
     }
 }
@@ -250,6 +252,7 @@ mod tests {
             digest: DIGEST.to_owned(),
             id: DIGEST.parse().expect("an id"),
             updated: true,
+            mismatch: Some("it is for another".to_owned()),
         }];
         let reference = reference("alpine:3").expect("a reference");
         assert_eq!(pulling_from(&reference), Message::status_of("3", "Pulling from library/alpine"));
@@ -258,7 +261,8 @@ mod tests {
             words,
             [
                 Message::status(format!("Digest: {DIGEST}")),
-                Message::status("Status: Downloaded newer image for alpine:3")
+                Message::status("Status: Downloaded newer image for alpine:3"),
+                Message::status("WARNING: it is for another"),
             ]
         );
     }

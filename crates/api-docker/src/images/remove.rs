@@ -4,6 +4,7 @@ use http::StatusCode;
 use image::Removed;
 use serde::Serialize;
 
+use super::platform_of;
 use crate::body::{self, Response};
 use crate::call::Call;
 use crate::error::{ApiError, Result};
@@ -34,9 +35,26 @@ pub(crate) async fn remove(call: Call) -> Result<Response> {
     if call.name.trim().is_empty() {
         return Err(ApiError::bad_request("image name cannot be blank"));
     }
+    if let Some(platform) = one_platform(&call)? {
+        call.engine().image_runs_on(&call.name, &platform)?;
+    }
     let (force, prune) = (call.query.flag("force"), !call.query.flag("noprune"));
     let removed = call.engine().image_remove(&call.name, force, prune).await?;
     body::ok_json(&removed.into_iter().map(RemovedBody::from).collect::<Vec<_>>())
+}
+
+/// The platform whose image is to go, where one is named. An image has one platform here, as with dockerd's graph drivers,
+/// so whoever names it has all of the image removed.
+///
+/// # Errors
+/// 400 in dockerd's words for what is no platform, and for several.
+fn one_platform(call: &Call) -> Result<Option<String>> {
+    let named = if call.version.at_least(50) { call.query.all("platforms") } else { Vec::new() };
+    let mut platforms = named.iter().map(|text| platform_of(text)).collect::<Result<Vec<_>>>()?;
+    match platforms.len() {
+        0 | 1 => Ok(platforms.pop()),
+        _ => Err(ApiError::bad_request("multiple platforms are not supported")),
+    }
 }
 
 /// `POST /images/prune`

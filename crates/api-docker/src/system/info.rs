@@ -100,7 +100,17 @@ struct InfoBody {
     security_options: Vec<&'static str>,
     #[serde(rename = "CDISpecDirs", skip_serializing_if = "Option::is_none")]
     cdi_spec_dirs: Option<Vec<String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    firewall_backend: Option<FirewallBody>,
     warnings: Option<Vec<String>>,
+}
+
+/// What carries published ports, and where its rules are.
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct FirewallBody {
+    driver: &'static str,
+    info: Vec<[String; 2]>,
 }
 
 #[derive(Serialize)]
@@ -263,7 +273,11 @@ impl InfoBody {
             init_commit: commit(),
             security_options,
             cdi_spec_dirs: version.at_least(44).then(Vec::new),
-            warnings: Some(warnings(&limits, v2)).filter(|warnings| !warnings.is_empty()),
+            firewall_backend: version.at_least(49).then(|| FirewallBody {
+                driver: "nftables",
+                info: vec![["Table".to_owned(), format!("inet {}", info.firewall_table)]],
+            }),
+            warnings: Some(warnings(&limits, v2, info.silent_keeper)).filter(|warnings| !warnings.is_empty()),
         }
     }
 }
@@ -297,7 +311,7 @@ fn shown_mirror(mirror: &str) -> String {
 
 /// What containers have to do without on this machine, in dockerd's words. Where a version of cgroups never had a limit,
 /// there is nothing that anybody could do about it, and nothing is said.
-fn warnings(limits: &Limits, v2: bool) -> Vec<String> {
+fn warnings(limits: &Limits, v2: bool, silent_keeper: Option<String>) -> Vec<String> {
     let io = match v2 {
         true => ["io.max (rbps)", "io.max (wbps)", "io.max (riops)", "io.max (wiops)"],
         false => [
@@ -321,7 +335,8 @@ fn warnings(limits: &Limits, v2: bool) -> Vec<String> {
     let parts = parts.into_iter().chain(io.map(|what| (limits.io_throttle, what)));
     let missing = parts.filter(|(there, _)| !there).map(|(_, what)| format!("WARNING: No {what} support"));
     let forwarding = (!limits.ipv4_forwarding).then(|| "WARNING: IPv4 forwarding is disabled".to_owned());
-    missing.chain(forwarding).collect()
+    let keeper = silent_keeper.map(|silent| format!("WARNING: {silent}"));
+    missing.chain(forwarding).chain(keeper).collect()
 }
 
 /// A proxy's URL with the name and password in it hidden.
@@ -366,18 +381,19 @@ mod tests {
     #[test]
     fn what_the_kernel_lacks_is_warned_of() {
         let nothing = Limits::default();
-        let v1 = warnings(&nothing, false);
+        let v1 = warnings(&nothing, false, None);
         assert_eq!((v1.len(), v1[1].as_str()), (12, "WARNING: No swap limit support"));
         assert_eq!(v1[7], "WARNING: No blkio throttle.read_bps_device support");
-        let v2 = warnings(&nothing, true);
-        assert_eq!((v2.len(), v2[12].as_str()), (13, "WARNING: IPv4 forwarding is disabled"));
+        let v2 = warnings(&nothing, true, Some("it is stopped".to_owned()));
+        assert_eq!((v2.len(), v2[12].as_str()), (14, "WARNING: IPv4 forwarding is disabled"));
+        assert_eq!(v2[13], "WARNING: it is stopped");
         assert!(v2.contains(&"WARNING: No io.weight (per device) support".to_owned()), "{v2:?}");
         assert!(!v2.contains(&"WARNING: No oom kill disable support".to_owned()), "{v2:?}");
         let all = Limits { memory: true, swap: true, oom_kill_disable: true, cpu_quota: true, ..nothing };
         let all =
             Limits { cpu_shares: true, cpu_set: true, pids: true, io_throttle: true, ipv4_forwarding: true, ..all };
-        assert_eq!(warnings(&all, false), Vec::<String>::new());
-        assert_eq!(warnings(&Limits { swap: false, ..all }, false), ["WARNING: No swap limit support"]);
+        assert_eq!(warnings(&all, false, None), Vec::<String>::new());
+        assert_eq!(warnings(&Limits { swap: false, ..all }, false, None), ["WARNING: No swap limit support"]);
     }
 
     #[test]
@@ -387,6 +403,8 @@ mod tests {
         };
         assert!(shown(41).get("KernelMemory").is_some() && shown(49).get("BridgeNfIp6tables").is_some());
         assert!(shown(50).get("KernelMemory").is_none() && shown(50).get("BridgeNfIptables").is_none());
+        assert!(shown(48).get("FirewallBackend").is_none());
+        assert_eq!(shown(49)["FirewallBackend"]["Driver"], "nftables");
         assert_eq!(shown(50)["Swarm"]["LocalNodeState"], "inactive");
     }
 }

@@ -21,6 +21,21 @@ pub(super) fn adapt(resources: &mut Resources, limits: &Limits) -> Result<Vec<St
     Ok(warnings)
 }
 
+/// What to say of an `oom_score_adj` that the container may not get: below what the daemon has itself, it takes CAP_SYS_RESOURCE
+/// (proc_pid_oom_score_adj(5)).
+pub(super) fn unkept_oom_score(wanted: i32) -> Option<String> {
+    let capabilities = rustix::thread::capabilities(None).ok()?;
+    if wanted >= 0 || capabilities.effective.contains(rustix::thread::CapabilitySet::SYS_RESOURCE) {
+        return None;
+    }
+    let own: i32 = std::fs::read_to_string("/proc/self/oom_score_adj").ok()?.trim().parse().ok()?;
+    (wanted < own).then(|| {
+        format!(
+            "The daemon lacks CAP_SYS_RESOURCE and can't lower oom_score_adj to {wanted}. The container keeps the daemon's own, {own}."
+        )
+    })
+}
+
 fn missing(what: &str, discarded: &str) -> String {
     format!("Your kernel does not support {what} or the cgroup is not mounted. {discarded} discarded.")
 }

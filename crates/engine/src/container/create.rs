@@ -55,7 +55,8 @@ impl Engine {
             None => self.resolve_image(&config.image, platform.as_deref()).await?,
         };
         merge::merge(&mut config, &image.run)?;
-        let warnings = super::adapt::adapt(&mut host.resources, self.0.placements.limits())?;
+        let mut warnings = super::adapt::adapt(&mut host.resources, self.0.placements.limits())?;
+        warnings.extend(super::adapt::unkept_oom_score(host.oom_score_adj));
         validate::container(&config, &host)?;
         for link in &host.links {
             let name = link.split(':').next().unwrap_or_default();

@@ -22,6 +22,7 @@ mod merge;
 mod mount_points;
 mod names;
 mod order;
+mod parents;
 mod placement;
 mod process;
 mod propagation;

@@ -7,6 +7,7 @@ use std::sync::OnceLock;
 use oci_spec::runtime::{LinuxResources, Spec};
 use sandbox::cgroup::{self, Cgroup, Layout, Placement};
 
+use super::parents::{self, Parents};
 use crate::limits::Limits;
 use crate::model::{ContainerRecord, Phase};
 use crate::{Error, Result};
@@ -15,6 +16,8 @@ use crate::{Error, Result};
 pub(crate) struct Placements {
     parent: String,
     layout: &'static Layout,
+    /// Held while parents that containers name are made, or removed.
+    parents: parking_lot::Mutex<()>,
     /// Looked at when it is first asked for, and then known: nobody mounts other hierarchies while this runs.
     limits: OnceLock<Limits>,
 }
@@ -36,7 +39,12 @@ pub(crate) struct LastUsage {
 impl Placements {
     pub(crate) fn new(parent: &str) -> Result<Self> {
         let layout = Layout::detect().map_err(failed)?;
-        Ok(Self { parent: parent.trim_end_matches('/').to_owned(), layout, limits: OnceLock::new() })
+        Ok(Self {
+            parent: parent.trim_end_matches('/').to_owned(),
+            layout,
+            parents: Default::default(),
+            limits: OnceLock::new(),
+        })
     }
 
     /// Which cgroups this machine has.
@@ -71,7 +79,11 @@ impl Placements {
     pub(super) fn create(&self, record: &ContainerRecord, spec: &Spec) -> Result<Placed> {
         let cgroup = self.cgroup(record)?;
         let resources = spec.linux().as_ref().and_then(|linux| linux.resources().clone()).unwrap_or_default();
+        let parents = Parents::of(record);
+        let _one = parents.is_some().then(|| self.parents.lock());
+        let missing = parents.as_ref().map(|parents| parents.missing(self.layout)).unwrap_or_default();
         cgroup.create(&resources).map_err(failed)?;
+        parents::mark(&missing);
         let placement = cgroup.placement().map_err(failed)?;
         Ok(Placed { placement, directories: cgroup.kill_directories() })
     }
@@ -100,18 +112,24 @@ impl Placements {
         }
     }
 
-    /// Ends whatever is left in a container's cgroup, and removes it.
+    /// Ends whatever is left in a container's cgroup, and removes it; with the last one below a parent of its own, that too, if it was
+    /// made for one.
     pub(super) fn remove(&self, record: &ContainerRecord) -> Result<()> {
         let cgroup = self.cgroup(record)?;
         match cgroup.delete() {
-            Ok(()) => Ok(()),
+            Ok(()) => {}
             // Processes of a container without a PID namespace of its own outlive its first one.
             Err(_) => {
                 let _ = cgroup.thaw();
                 cgroup.kill(9).map_err(failed)?;
-                cgroup.delete().map_err(failed)
+                cgroup.delete().map_err(failed)?;
             }
         }
+        if let Some(parents) = Parents::of(record) {
+            let _one = self.parents.lock();
+            parents.remove_made(self.layout);
+        }
+        Ok(())
     }
 
     pub(super) fn last_usage(&self, record: &ContainerRecord) -> LastUsage {

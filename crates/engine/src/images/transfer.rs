@@ -33,6 +33,8 @@ pub struct PulledImage {
     pub id: image::ImageId,
     /// Whether anything was new.
     pub updated: bool,
+    /// Where the registry has it for another platform only than the one that was asked for: that.
+    pub mismatch: Option<String>,
 }
 
 /// What is pushed.
@@ -94,7 +96,9 @@ impl Engine {
             self.tell_image("pull", &got.image_id, Some(&name));
             let tag = got.reference.digest().or(got.reference.tag()).unwrap_or_default().to_owned();
             let (digest, id) = (got.digest.to_string(), got.image_id);
-            pulled.push(PulledImage { tag, digest, id, updated: before != Some(id) });
+            let mismatch = request.platform.as_deref().and_then(|platform| self.image_runs_on(&name, platform).err());
+            let mismatch = mismatch.map(|error| error.to_string());
+            pulled.push(PulledImage { tag, digest, id, updated: before != Some(id), mismatch });
         }
         Ok(pulled)
     }

@@ -4,18 +4,26 @@ use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::AbortHandle;
+use tokio::time::timeout;
 
 use super::connection::disconnected;
 use super::{Call, Client, ClientError, Welcome};
 use crate::protocol::{Event, Failure, FromKeeper, Reply, Request, ToKeeper};
 use crate::wire::{self, Packet, ReceiveBuffer, WireError};
+
+/// How long an answer may take before it is looked whether the keeper answers anything. Of what it was asked to begin, the answer may
+/// take longer, as on a file system that hangs: it waits for none of that itself.
+const DOUBTED_AFTER: Duration = Duration::from_secs(5);
+/// How long the answer to that may take.
+const SILENT_AFTER: Duration = Duration::from_secs(5);
 
 /// The reply and the descriptors that came with it.
 type Answer = Result<(Result<Reply, Failure>, Vec<OwnedFd>), WireError>;
@@ -38,14 +46,23 @@ struct Shared {
     last_number: AtomicU64,
     /// `None` once the connection has ended.
     waiting: Mutex<Option<HashMap<u64, oneshot::Sender<Answer>>>>,
+    /// Whether somebody looks whether the keeper answers.
+    doubted: AtomicBool,
+    /// Whether it does not.
+    silent: watch::Sender<bool>,
 }
 
 #[derive(Debug)]
-struct Reader(AbortHandle);
+struct Reader {
+    task: AbortHandle,
+    shared: Arc<Shared>,
+}
 
 impl Drop for Reader {
     fn drop(&mut self) {
-        self.0.abort();
+        self.task.abort();
+        // Nobody answers any more who would wait here.
+        *self.shared.waiting() = None;
     }
 }
 
@@ -68,18 +85,31 @@ impl AsyncClient {
         let socket = unsafe { AsyncFd::register(socket) }
             .map_err(|error| ClientError::system("wait for", crate::SOCKET_NAME)(error.into_parts().1))?;
         let waiting = Mutex::new(Some(HashMap::new()));
-        let shared = Arc::new(Shared { socket, welcome, last_number: AtomicU64::new(0), waiting });
+        let (doubted, silent) = (AtomicBool::new(false), watch::Sender::new(false));
+        let shared = Arc::new(Shared { socket, welcome, last_number: AtomicU64::new(0), waiting, doubted, silent });
         let (sender, receiver) = mpsc::unbounded_channel();
         for event in events {
             _ = sender.send(event);
         }
-        let reader = tokio::spawn(read(Arc::clone(&shared), sender)).abort_handle();
-        Ok((AsyncClient { shared, _reader: Arc::new(Reader(reader)) }, receiver))
+        let task = tokio::spawn(read(Arc::clone(&shared), sender)).abort_handle();
+        let reader = Arc::new(Reader { task, shared: Arc::clone(&shared) });
+        Ok((AsyncClient { shared, _reader: reader }, receiver))
     }
 
     /// What the keeper said of itself.
     pub fn welcome(&self) -> &Welcome {
         &self.shared.welcome
+    }
+
+    /// Whether the keeper does not answer anything, and each change of that. It is seen some seconds after somebody began to wait, who
+    /// goes on to do so: what stopped the keeper may pass.
+    pub fn silence(&self) -> watch::Receiver<bool> {
+        self.shared.silent.subscribe()
+    }
+
+    /// What a keeper that is [silent](Self::silence) is told as.
+    pub fn silent_error(&self) -> ClientError {
+        ClientError::Silent { pid: self.welcome().pid, within: DOUBTED_AFTER + SILENT_AFTER }
     }
 
     /// Asks, and waits for the answer. Dropping the future does not take the request back. A process that was begun,
@@ -98,19 +128,14 @@ impl AsyncClient {
     }
 
     async fn ask(&self, body: Request, descriptors: Vec<OwnedFd>) -> Result<(Reply, Vec<OwnedFd>), ClientError> {
-        let number = self.shared.last_number.fetch_add(1, Ordering::Relaxed) + 1;
-        let packet = Packet::encode(&ToKeeper::Request { number, body }, descriptors)?;
-        let (sender, receiver) = oneshot::channel();
-        match self.shared.waiting().as_mut() {
-            Some(waiting) => _ = waiting.insert(number, sender),
-            None => return Err(ClientError::Disconnected),
+        let mut asked = std::pin::pin!(self.shared.ask(body, descriptors));
+        if let Ok(answer) = timeout(DOUBTED_AFTER, &mut asked).await {
+            return answer;
         }
-        let slot = Slot { shared: &self.shared, number };
-        self.shared.send(&packet).await?;
-        drop(packet);
-        let (result, descriptors) = receiver.await.map_err(|_| ClientError::Disconnected)??;
-        drop(slot);
-        Ok((result?, descriptors))
+        if !self.shared.doubted.swap(true, Ordering::AcqRel) {
+            tokio::spawn(doubt(Arc::clone(&self.shared)));
+        }
+        asked.await
     }
 
     /// Asks without wanting an answer.
@@ -134,7 +159,38 @@ impl Drop for Slot<'_> {
     }
 }
 
+/// Looks whether the keeper answers something that takes no time, and waits until it does.
+async fn doubt(shared: Arc<Shared>) {
+    {
+        let mut asked = std::pin::pin!(shared.ask(Request::Stats, Vec::new()));
+        if timeout(SILENT_AFTER, &mut asked).await.is_err() {
+            shared.silent.send_replace(true);
+            if asked.await.is_ok() {
+                shared.silent.send_replace(false);
+            }
+        }
+    }
+    shared.doubted.store(false, Ordering::Release);
+}
+
 impl Shared {
+    /// One request, and its answer.
+    async fn ask(&self, body: Request, descriptors: Vec<OwnedFd>) -> Result<(Reply, Vec<OwnedFd>), ClientError> {
+        let number = self.last_number.fetch_add(1, Ordering::Relaxed) + 1;
+        let packet = Packet::encode(&ToKeeper::Request { number, body }, descriptors)?;
+        let (sender, receiver) = oneshot::channel();
+        match self.waiting().as_mut() {
+            Some(waiting) => _ = waiting.insert(number, sender),
+            None => return Err(ClientError::Disconnected),
+        }
+        let slot = Slot { shared: self, number };
+        self.send(&packet).await?;
+        drop(packet);
+        let (result, descriptors) = receiver.await.map_err(|_| ClientError::Disconnected)??;
+        drop(slot);
+        Ok((result?, descriptors))
+    }
+
     fn waiting(&self) -> std::sync::MutexGuard<'_, Option<HashMap<u64, oneshot::Sender<Answer>>>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -120,6 +120,11 @@ impl State {
 }
 
 impl Networks {
+    /// The name of the nftables table that holds the instance's rules; its family is `inet`.
+    pub fn table(&self) -> String {
+        self.config.instance.table()
+    }
+
     /// Makes a network.
     pub fn create(&self, spec: NetworkSpec) -> Result<Network> {
         let _one_at_a_time = self.changing.lock();
