@@ -249,7 +249,7 @@ impl Daemon {
         self.move_to(&format!("mount -o loop {}/xfs", self.work().display()));
     }
 
-    fn move_to(&mut self, mount: &str) {
+    pub(crate) fn move_to(&mut self, mount: &str) {
         self.stop();
         let data = self.data();
         let data = data.display();
@@ -357,12 +357,14 @@ impl Daemon {
         self.path("run/docker.sock")
     }
 
-    /// Takes away what [`Self::move_to_disk`] mounted; nothing, where it did not.
+    /// Takes away what [`Self::move_to_disk`] and its like mounted; nothing, where they did not.
     fn unmount_disk(&self) {
-        let _ = Command::new("umount").arg("-l").arg(self.data()).stderr(Stdio::null()).status();
+        for mounted in [self.data(), self.disks()] {
+            let _ = Command::new("umount").arg("-l").arg(mounted).stderr(Stdio::null()).status();
+        }
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.slot.directory().join(name)
     }
 

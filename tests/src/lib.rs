@@ -18,6 +18,7 @@ mod http;
 mod leftovers;
 mod machine;
 mod outcome;
+mod power;
 mod registry;
 mod server;
 mod session;
