@@ -18,7 +18,10 @@ export CARGO_TARGET_DIR := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/stratus/target
 # What is built once needs no notes on how to build a part of it again, which are more than what is built.
 export CARGO_INCREMENTAL := 0
 endif
-export PREFIX DESTDIR
+# The demo's directories in /var/lib and /run, and the build that it is of: the tests have one of their own, of what they built.
+DEMO = stratus-demo
+PROFILE = release
+export PREFIX DESTDIR DEMO PROFILE
 
 .PHONY: help
 help:
@@ -31,10 +34,15 @@ help:
 	@echo 'make bench         measures against peers, and writes docs/benchmarks.md'
 	@echo 'make install       builds and installs it, with its units for systemd (PREFIX=/usr/local, DESTDIR=)'
 
+# What takes root says so before it asks for anything else.
+.PHONY: root
+root:
+	@[ "$$(id -u)" -eq 0 ] || { echo 'This takes root. Try again with: sudo make $(MAKECMDGOALS)' >&2; exit 1; }
+
 .PHONY: run
-run: toolchain
+run: root toolchain
 	@contrib/require.sh $(RUN_PACKAGES)
-	cargo build --release
+	cargo build -p stratus --profile $(PROFILE)
 	cargo xtask demo
 
 .PHONY: stop
@@ -87,8 +95,9 @@ server: toolchain
 	@contrib/require.sh $(RUN_PACKAGES) $(TEST_PACKAGES) $(SERVER_PACKAGES)
 	cargo xtask server
 
+# A package's files go below DESTDIR, which may be anybody's.
 .PHONY: install
-install: toolchain
+install: $(if $(DESTDIR),,root) toolchain
 	cargo build --release
 	contrib/install.sh "$${CARGO_TARGET_DIR:-target}/release/stratus"
 

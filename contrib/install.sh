@@ -55,4 +55,9 @@ case $base in
 debian:?* | ubuntu:?*) ;;
 *) base=debian:bookworm ;;
 esac
-echo "Then: export DOCKER_HOST=unix:///run/stratus/docker.sock, and stratus image bootstrap $base"
+# Where the shell does not look for it, it has to be called by its path.
+case :$PATH: in
+*:"$prefix/bin":*) command=stratus ;;
+*) command=$prefix/bin/stratus ;;
+esac
+echo "Then: export DOCKER_HOST=unix:///run/stratus/docker.sock, and $command image bootstrap $base"

@@ -29,6 +29,16 @@ fn nothing_comes_in_and_everything_can_go() {
     host.sh("docker import noise.tar noise").fails_with(FULL);
     host.sh("docker cp noise box:/").fails_with(FULL);
     host.sh("docker commit filler large").fails_with(FULL);
+    // Whatever it was that filled it, there is a way to see that.
+    for command in ["import noise.tar noise", "cp noise box:/", "run --rm busybox true"] {
+        let failed = host.sh(&format!("$STRATUS {command}"));
+        failed.complains("stratus system df").complains("stratus system prune");
+        failed.spares("image prune");
+    }
+    // The other way, it is the disk of this side.
+    let receive = "mkdir here && mount -t tmpfs -o size=64k tmpfs here && $STRATUS cp box:/bin/busybox here/";
+    let failed = host.sh(&format!("unshare --mount --propagation private sh -c '{receive}'"));
+    failed.complains("free some of this machine's disk").spares("prune");
     host.sh("docker ps -a --format '{{.Names}}' | sort | xargs").says("box filler");
     host.sh("docker images --format '{{.Repository}}' | sort | xargs").says("busybox other");
     // What is known is still told, and can be taken away.

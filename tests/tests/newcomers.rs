@@ -1,6 +1,6 @@
 //! Who comes from docker: what they type, and what they are told where that is wrong or not there.
 
-use e2e::{Daemon, eventually};
+use e2e::{Daemon, Registry, eventually};
 
 #[test]
 fn commands_that_are_docker_s_alone_show_the_way() {
@@ -275,6 +275,71 @@ fn a_prune_frees_what_was_said_to_be_free() {
         "curl -s -G --unix-socket {socket} http://d/images/prune -X POST --data-urlencode 'filters={{\"dangling\":[\"false\"]}}'"
     );
     assert_eq!(host.sh(&format!("{prune} | jq .SpaceReclaimed")).number(), size);
+}
+
+#[test]
+fn small_answers_are_right() {
+    let host = Daemon::start();
+    host.sh("docker run -d --name box -p $PORT:80 busybox true && docker wait box").ok();
+    // It is no mistake in how it was asked.
+    host.sh("$STRATUS port box 81").exits_with(1).complains("port 81/tcp of container box is not published");
+    for what in ["exec box true", "top box", "pause box"] {
+        host.sh(&format!("$STRATUS {what}")).fails_with("container box is not running");
+    }
+    for archive in ["save -o saved.tar busybox", "export -o saved.tar box"] {
+        host.sh(&format!("umask 022; rm -f saved.tar; $STRATUS {archive} && stat -c %a saved.tar")).says("600");
+    }
+    host.sh("$STRATUS ps -aq --output json | jq -c 'map(length)'").says("[12]");
+    host.sh("$STRATUS images -q --no-trunc --output json | jq -c 'map(length)'").says("[71]");
+    host.sh("$STRATUS network ls -q --output json | jq length").says("3");
+    host.sh("$STRATUS volume ls -q --output json").says("[]");
+    let registry = Registry::start(&host);
+    host.sh(&format!("$STRATUS -H tcp://{} usage", registry.name()))
+        .exits_with(1)
+        .complains("keeps no record of what ran");
+    let name = format!("{}/box", registry.name());
+    host.sh(&format!("docker tag busybox {name} && docker push -q {name}")).ok();
+    host.sh(&format!("$STRATUS pull {name}")).mentions(&format!("{name}:latest"));
+    // The registry has it for this machine alone, and the name has no index that would say so.
+    for command in ["$STRATUS", "docker"] {
+        host.sh(&format!("{command} pull --platform linux/s390x {name}"))
+            .mentions("WARNING: image with reference")
+            .mentions("does not match the specified platform (linux/s390x)");
+        host.sh(&format!("{command} pull {name}")).omits("WARNING");
+    }
+    // Without a volume's directory it is the container that can't be made, and no program that is not there.
+    host.sh("$STRATUS run --mount type=volume,src=data,dst=/d,volume-subpath=nothing busybox true").exits_with(125);
+    host.sh("$STRATUS run -m -5 busybox").exits_with(125).complains("-5").spares("-- -5");
+    host.sh("$STRATUS run --nosuch busybox").exits_with(125).complains("--nosuch").spares("-- --nosuch");
+}
+
+/// A daemon that may not lower it below its own says so where that was asked for, and is silent where nobody did.
+#[test]
+fn a_score_that_is_not_kept_is_told() {
+    let host = Daemon::start();
+    let may = host.sh("grep CapEff /proc/self/status | cut -f2").text().to_owned();
+    let may = u64::from_str_radix(&may, 16).is_ok_and(|effective| effective >> 24 & 1 == 1);
+    for command in ["$STRATUS", "docker"] {
+        let told = host.sh(&format!("{command} create --oom-score-adj -900 busybox 2>&1")).text().to_owned();
+        assert_eq!(told.contains("CAP_SYS_RESOURCE and can't lower oom_score_adj to -900"), !may, "{told}");
+        host.sh(&format!("{command} create --oom-score-adj 900 busybox 2>&1")).omits("oom_score_adj");
+    }
+    host.sh("$STRATUS run --rm --userns private busybox true && docker run --rm busybox true").ok();
+    assert!(!host.log().contains("oom_score_adj"), "{}", host.log());
+}
+
+/// What takes root asks for nothing else before, and who is told to type something can do so.
+#[test]
+fn what_takes_root_says_so_first() {
+    let host = Daemon::start();
+    let project = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+    host.sh(&format!("chmod 755 . && mkdir place && cp {project}/Makefile place && chmod -R a+rX place")).ok();
+    for target in ["run", "install"] {
+        host.sh(&format!("setpriv --reuid 65534 --regid 65534 --clear-groups make -C place {target}"))
+            .exits_with(2)
+            .complains(&format!("This takes root. Try again with: sudo make {target}"))
+            .spares("Rust");
+    }
 }
 
 #[test]

@@ -70,10 +70,12 @@ fn who_shows_a_certificate_may_do_everything() {
 fn nobody_comes_in_without_one() {
     let host = listening();
     // Nor with no TLS at all, and that is told in the words for it.
-    for client in ["docker", "$STRATUS"] {
-        host.sh(&format!("DOCKER_HOST=tcp://127.0.0.1:$PORT {client} ps"))
-            .fails_with("Client sent an HTTP request to an HTTPS server.");
-    }
+    host.sh("DOCKER_HOST=tcp://127.0.0.1:$PORT docker ps")
+        .fails_with("Client sent an HTTP request to an HTTPS server.");
+    host.sh("DOCKER_HOST=tcp://127.0.0.1:$PORT $STRATUS ps")
+        .exits_with(1)
+        .complains("speaks TLS alone")
+        .complains("DOCKER_TLS_VERIFY=1");
     host.sh(&remote("stranger", "docker ps")).fails_with("tls: ");
     host.sh(&remote("stranger", "$STRATUS ps")).fails_with("does not accept the certificate");
     host.sh("curl -s -S --cacert ours.pem https://127.0.0.1:$PORT/_ping").fails_with("curl: ");

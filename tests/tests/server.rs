@@ -96,7 +96,12 @@ fn upgraded_in_place() {
     eventually("the web server", || serves(&host));
     let pid = host.sh(PID).text().to_owned();
     let keeper = host.sh("pgrep -f '^[^ ]*stratus keeper'").text().to_owned();
-    host.sh("$CONTRIB/install.sh $STRATUS").mentions("systemctl restart stratus");
+    host.sh("$CONTRIB/install.sh $STRATUS")
+        .mentions("systemctl restart stratus")
+        .mentions(", and stratus image bootstrap");
+    // Whose shell does not look there is told the whole path.
+    host.sh("PATH=/usr/sbin:/usr/bin:/sbin:/bin $CONTRIB/install.sh $STRATUS")
+        .mentions(", and /usr/local/bin/stratus image bootstrap");
     // Until then, the one before goes on.
     host.sh("docker exec web echo hello").says("hello");
     host.sh("systemctl restart stratus").ok();

@@ -205,9 +205,16 @@ fn first_word(mut child: Child, socket: UnixDatagram) -> Result<First, mpsc::Rec
 
 /// The program that `cargo build --release` made.
 pub(crate) fn release_program(target_directory: &Path) -> Result<PathBuf> {
-    let program = target_directory.join("release/stratus");
+    built_program(target_directory, "release")
+}
+
+/// The program that `cargo build` made with a profile.
+pub(crate) fn built_program(target_directory: &Path, profile: &str) -> Result<PathBuf> {
+    // The one whose directory is not called as it is.
+    let directory = if profile == "dev" { "debug" } else { profile };
+    let program = target_directory.join(directory).join("stratus");
     if !program.is_file() {
-        bail!("{} is not there: build it with: cargo build --release", program.display());
+        bail!("{} is not there: build it with: cargo build --profile {profile}", program.display());
     }
     Ok(program)
 }

@@ -17,6 +17,7 @@ mod source;
 mod workspace;
 
 use anyhow::{Context, Result, bail};
+use demo::Demo;
 use licences::Rules;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -29,7 +30,8 @@ Usage: cargo xtask CHORE
 
   bench     measures stratus beside dockerd, runc and crun, and writes docs/benchmarks.md; with names of parts
             (runtimes, daemons, containers, layers) it measures those and prints them
-  demo      starts twenty copies of examples/hello-web and tells what they cost; demo --stop takes them down
+  demo      starts twenty copies of examples/hello-web and tells what they cost; demo --stop takes them down. DEMO is what
+            its directories in /var/lib and /run are called (stratus-demo), PROFILE that of the build (release)
   differential
             plays tests/differential through Debian's dockerd and through stratus, and fails where they differ; with
             names of scenarios it plays those; with --show before them it prints what dockerd says, too
@@ -53,8 +55,8 @@ fn run(mut arguments: impl Iterator<Item = String>) -> Result<()> {
     match chore.as_deref() {
         Some("bench") => bench::run(&root()?, &arguments.collect::<Vec<_>>()),
         Some("demo") => match arguments.next().as_deref() {
-            None => demo::run(&root()?),
-            Some("--stop") => demo::stop(&root()?),
+            None => demo::run(&root()?, &Demo::of_environment()?),
+            Some("--stop") => demo::stop(&root()?, &Demo::of_environment()?),
             Some(other) => bail!("demo knows no {other:?}: there is only --stop"),
         },
         Some("differential") => differential::run(&root()?, &arguments.collect::<Vec<_>>()),

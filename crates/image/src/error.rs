@@ -125,7 +125,7 @@ pub enum Error {
     BlobMissing(Digest),
 
     /// The disk is full. What was being written is gone again.
-    #[error("no space left on device while {doing}: free some (`stratus image prune`) and try again")]
+    #[error("no space left on device while {doing}: free some and try again")]
     NoSpace {
         /// What was tried.
         doing: String,

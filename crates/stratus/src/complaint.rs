@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::num::ParseIntError;
 use std::process::ExitCode;
 
-use clap::error::ContextKind;
+use clap::error::{ContextKind, ErrorKind};
 
 use crate::client;
 
@@ -15,7 +15,7 @@ pub(crate) fn complain(error: &clap::Error, cli: &clap::Command, arguments: &[Os
     match client::hint(error).or_else(|| no_number(error)) {
         Some(text) => eprintln!("error: {text}"),
         // A pipe that nobody reads is not told of.
-        None => drop(error.print()),
+        None => drop(without_detour(error, cli, arguments).as_ref().unwrap_or(error).print()),
     }
     match error.use_stderr() {
         true if runs(cli, arguments) => ExitCode::from(125),
@@ -34,6 +34,17 @@ fn runs(cli: &clap::Command, arguments: &[OsString]) -> bool {
     }
 }
 
+/// The same without the advice to write `--` before what looks like a flag and is none: that ends the flags, so what comes after it would be
+/// taken for an image's name.
+fn without_detour(error: &clap::Error, cli: &clap::Command, arguments: &[OsString]) -> Option<clap::Error> {
+    if error.kind() != ErrorKind::UnknownArgument || error.get(ContextKind::Suggested).is_none() {
+        return None;
+    }
+    let mut again = cli.clone().try_get_matches_from(arguments).err()?;
+    again.remove(ContextKind::Suggested);
+    Some(again)
+}
+
 /// Of a number that is none, the library tells which digit is wrong, and not what it was to be.
 fn no_number(error: &clap::Error) -> Option<String> {
     error.source()?.downcast_ref::<ParseIntError>()?;
@@ -44,6 +55,19 @@ fn no_number(error: &clap::Error) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nobody_is_led_to_the_end_of_the_flags() {
+        let cli = clap::Command::new("stratus")
+            .arg(clap::Arg::new("memory").short('m').value_name("BYTES"))
+            .arg(clap::Arg::new("image").num_args(0..));
+        for line in [&["stratus", "-m", "-5", "busybox"][..], &["stratus", "--nosuch", "busybox"]] {
+            let arguments: Vec<OsString> = line.iter().map(OsString::from).collect();
+            let error = cli.clone().try_get_matches_from(&arguments).expect_err("it makes no sense");
+            let shown = without_detour(&error, &cli, &arguments).unwrap_or(error).to_string();
+            assert!(!shown.contains("-- ") && shown.contains(line[1]), "{shown}");
+        }
+    }
 
     #[test]
     fn a_number_that_is_none_is_told_as_that() {

@@ -7,22 +7,44 @@ mod report;
 use crate::instance::{self, Instance};
 use crate::workspace::Workspace;
 use anyhow::{Result, bail};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-const DATA_DIR: &str = "/var/lib/stratus-demo";
-const RUN_DIR: &str = "/run/stratus-demo";
+/// Which demo: `make`'s DEMO and PROFILE, by which the tests have one of their own, of the program that they built.
+pub(crate) struct Demo {
+    data_dir: PathBuf,
+    run_dir: PathBuf,
+    profile: String,
+}
+
+impl Demo {
+    /// As the environment has it. What is not there is as a person who types `make run` gets it.
+    pub(crate) fn of_environment() -> Result<Demo> {
+        let variable = |name: &str, default: &str| {
+            std::env::var(name).ok().filter(|value| !value.is_empty()).unwrap_or_else(|| default.to_owned())
+        };
+        let (name, profile) = (variable("DEMO", "stratus-demo"), variable("PROFILE", "release"));
+        if name.contains('/') || name.starts_with('.') {
+            bail!("DEMO={name}: it is to be the name of a directory in /var/lib and in /run");
+        }
+        Ok(Demo { data_dir: Path::new("/var/lib").join(&name), run_dir: Path::new("/run").join(&name), profile })
+    }
+
+    fn instance(&self, workspace: &Workspace) -> Result<Instance> {
+        Ok(Instance {
+            program: instance::built_program(&workspace.target_directory, &self.profile)?,
+            data_dir: self.data_dir.clone(),
+            run_dir: self.run_dir.clone(),
+        })
+    }
+}
 
 /// Starts the daemon, where it does not run, makes the image, where it is not there, and starts the copies: those of an
 /// earlier run are replaced, so that what is measured is this program.
-pub(crate) fn run(root: &Path) -> Result<()> {
+pub(crate) fn run(root: &Path, demo: &Demo) -> Result<()> {
     let began = Instant::now();
     let workspace = Workspace::load(root)?;
-    let instance = Instance {
-        program: instance::release_program(&workspace.target_directory)?,
-        data_dir: DATA_DIR.into(),
-        run_dir: RUN_DIR.into(),
-    };
+    let instance = demo.instance(&workspace)?;
     if !instance::is_root() {
         bail!("containers need root: try again with sudo");
     }
@@ -51,28 +73,25 @@ fn show(root: &Path, workspace: &Workspace, instance: &Instance, began: Instant)
 }
 
 /// Takes everything down: the copies, the daemon, and what it put into the kernel. The data directory stays.
-pub(crate) fn stop(root: &Path) -> Result<()> {
+pub(crate) fn stop(root: &Path, demo: &Demo) -> Result<()> {
     if !instance::is_root() {
         bail!("only root can stop what root started: try again with sudo");
     }
-    let was_there = Path::new(RUN_DIR).exists();
-    if !was_there && !Path::new(DATA_DIR).exists() {
+    let was_there = demo.run_dir.exists();
+    if !was_there && !demo.data_dir.exists() {
         println!("There is nothing to stop.");
         return Ok(());
     }
     let workspace = Workspace::load(root)?;
-    let instance = Instance {
-        program: instance::release_program(&workspace.target_directory)?,
-        data_dir: DATA_DIR.into(),
-        run_dir: RUN_DIR.into(),
-    };
+    let instance = demo.instance(&workspace)?;
     if instance.daemon().is_some() {
         copies::remove(&mut instance.connect()?)?;
     }
     instance.stop()?;
     instance.clean()?;
+    let data_dir = demo.data_dir.display();
     println!(
-        "{}. The images are kept in {DATA_DIR}: they go with rm -r {DATA_DIR}.",
+        "{}. The images are kept in {data_dir}: they go with rm -r {data_dir}.",
         if was_there {
             "Stopped; nothing of it is left in the kernel but net.ipv4.ip_forward, which stays as it is now"
         } else {

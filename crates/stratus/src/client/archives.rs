@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, IsTerminal, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -97,7 +98,8 @@ async fn receive(context: &Context, request: Request, path: Option<&Path>, what:
     let mut body = context.daemon.send(request).await?.into_body();
     let show = path.is_some() && context.format == Format::Table;
     let progress = Single::bytes(what, None, show);
-    let mut target = Target::new(path)?;
+    // As docker does: what is in there may be nobody else's business.
+    let mut target = Target::with_mode(path, 0o600)?;
     let receive = async {
         while let Some(frame) = body.frame().await {
             if let Ok(bytes) = frame?.into_data() {
@@ -128,6 +130,11 @@ pub(super) enum Target {
 
 impl Target {
     pub(super) fn new(path: Option<&Path>) -> Result<Target> {
+        Target::with_mode(path, 0o666)
+    }
+
+    /// The same with the mode of a file that is made, less what the umask takes away.
+    fn with_mode(path: Option<&Path>, mode: u32) -> Result<Target> {
         let Some(path) = path else { return Ok(Target::Stdout) };
         let path = followed(path)?;
         if !has_name_once_complete(&path) {
@@ -140,7 +147,8 @@ impl Target {
         hidden.push(name);
         hidden.push(format!(".{}.partial", std::process::id()));
         let partial = path.with_file_name(hidden);
-        let file = File::create_new(&partial).map_err(Error::io(format!("creating {}", path.display())))?;
+        let file = File::options().write(true).create_new(true).mode(mode).open(&partial);
+        let file = file.map_err(Error::io(format!("creating {}", path.display())))?;
         Ok(Target::File { file, partial, path })
     }
 

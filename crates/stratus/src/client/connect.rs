@@ -20,11 +20,14 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::pki_types::ServerName;
 
 use super::address::Address;
-use super::error::{Error, Result};
+use super::error::{Error, Result, advised};
 use super::request::Request;
 
 /// Bytes of an answer that is read as a whole.
 const ANSWER_MAX: usize = 256 << 20;
+
+/// What servers answer with TLS to those who begin without.
+const WANTS_TLS: &str = "Client sent an HTTP request to an HTTPS server";
 
 /// A connection that stopped being HTTP.
 pub(super) type Upgraded = TokioIo<hyper::upgrade::Upgraded>;
@@ -76,8 +79,18 @@ impl Daemon {
         let built = built.body(request.body).map_err(|error| Error::Usage(format!("this can't be asked: {error}")))?;
         let response = sender.send_request(built).await.map_err(|error| self.refused_to_listen(error))?;
         match response.status() {
-            status if status.is_client_error() || status.is_server_error() => Err(refusal(status, response).await),
+            status if status.is_client_error() || status.is_server_error() => {
+                Err(self.explained(refusal(status, response).await))
+            }
             _ => Ok(response),
+        }
+    }
+
+    /// A server that wants TLS says so in the words of Go's, and not what is to be done about it.
+    fn explained(&self, error: Error) -> Error {
+        match error {
+            Error::Refused { message, .. } if message.contains(WANTS_TLS) => Error::WantsTls(self.address.clone()),
+            error => error,
         }
     }
 
@@ -176,7 +189,7 @@ async fn refusal(status: StatusCode, response: Response<Incoming>) -> Error {
         Err(_) if body.is_empty() => format!("the daemon answered {status}"),
         Err(_) => String::from_utf8_lossy(&body).trim().to_owned(),
     };
-    Error::Refused { status, message: cause(&message).to_owned() }
+    Error::Refused { status, message: advised(cause(&message).to_owned()) }
 }
 
 /// What failed, without the names of the programs that dockerd has one after another start a container.

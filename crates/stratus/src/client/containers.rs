@@ -291,7 +291,7 @@ pub(super) async fn port(context: &Context, args: PortArgs) -> Result<ExitCode> 
     }
     match wanted {
         Some(wanted) if shown.is_empty() => {
-            Err(Error::Usage(format!("port {wanted} of container {} is not published", args.container)))
+            Err(Error::Failed(format!("port {wanted} of container {} is not published", args.container)))
         }
         wanted => {
             let document =
@@ -317,8 +317,8 @@ pub(super) async fn top(context: &Context, args: TopArgs) -> Result<ExitCode> {
         processes: Option<Vec<Vec<String>>>,
     }
     let options = Some(args.options.join(" ")).filter(|options| !options.is_empty());
-    let document =
-        context.daemon.document(Request::get(path(&args.container, "top")).maybe("ps_args", options)).await?;
+    let document = context.daemon.document(Request::get(path(&args.container, "top")).maybe("ps_args", options)).await;
+    let document = document.map_err(|error| error.naming(&args.container))?;
     context.show(&document, |document| {
         let Processes { titles, processes } = Processes::deserialize(document)?;
         let mut table = Table::new(titles);

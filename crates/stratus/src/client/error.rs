@@ -38,6 +38,12 @@ pub(super) enum Error {
         "the daemon at {0} does not accept the certificate of this side ({1}).\nIts authority (--tlscacert) must have signed it, for clientAuth."
     )]
     NotAccepted(Address, String),
+    /// The daemon wants to be spoken to by TLS.
+    #[error(
+        "the daemon at {0} speaks TLS alone.\nSet DOCKER_TLS_VERIFY=1, with ca.pem, cert.pem and key.pem in DOCKER_CERT_PATH, else in \
+         ~/.docker."
+    )]
+    WantsTls(Address),
     /// The daemon said no.
     #[error("{message}")]
     Refused {
@@ -72,6 +78,38 @@ pub(super) enum Error {
     Signal(i32),
 }
 
+/// How the daemon's words begin where a mount can't be made.
+const MOUNT: &str = "mount ";
+/// The system's own words for a disk without room.
+const FULL: &str = "no space left on device";
+
+/// A text with a name in the place of identifiers of containers, which have 64 digits.
+fn named(text: &str, name: &str) -> String {
+    const WORD: &str = "container ";
+    let (mut named, mut rest) = (String::new(), text);
+    while let Some(at) = rest.find(WORD).map(|at| at + WORD.len()) {
+        named.push_str(&rest[..at]);
+        rest = &rest[at..];
+        let digits = rest.bytes().take_while(u8::is_ascii_hexdigit).count();
+        if digits == 64 {
+            named.push_str(name);
+            rest = &rest[digits..];
+        }
+    }
+    named + rest
+}
+
+/// What the daemon said, with what to do where its disk is full, whatever filled it.
+pub(super) fn advised(message: String) -> String {
+    match message.to_lowercase().contains(FULL) {
+        true => format!(
+            "{message}\nThe disk of the daemon's data is full: \"stratus system df\" shows what is kept there, \"stratus system \
+             prune\" frees what nothing uses, and df -h shows what else there is."
+        ),
+        false => message,
+    }
+}
+
 /// What commands end with.
 pub(super) type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -85,6 +123,14 @@ impl Error {
     /// Whether the daemon said that something is not there.
     pub(super) fn is_not_found(&self) -> bool {
         matches!(self, Error::Refused { status: StatusCode::NOT_FOUND, .. })
+    }
+
+    /// The same with what the user typed in the place of a container's whole identifier.
+    pub(super) fn naming(self, container: &str) -> Error {
+        match self {
+            Error::Refused { status, message } => Error::Refused { status, message: named(&message, container) },
+            error => error,
+        }
     }
 
     /// Where it is about what a list is filtered by, the same with what there is to filter by.
@@ -109,7 +155,8 @@ impl Error {
     /// that is not there, 126 for one that can't be run, 125 for everything else.
     pub(super) fn run_exit_code(&self) -> ExitCode {
         let text = match self {
-            Error::Refused { message, .. } => message.as_str(),
+            // What is missing of a mount is no program.
+            Error::Refused { message, .. } if !message.starts_with(MOUNT) => message.as_str(),
             Error::Signal(_) | Error::Unheeded(_) => return self.exit_code(),
             _ => "",
         };
@@ -140,7 +187,13 @@ impl From<serde_json::Error> for Error {
 
 impl From<image::Error> for Error {
     fn from(error: image::Error) -> Error {
-        Error::Failed(error.to_string())
+        Error::Failed(match error {
+            // What is written here is on this side's disk, of which the daemon keeps nothing.
+            image::Error::NoSpace { doing } => {
+                format!("{FULL} while {doing}: free some of this machine's disk and try again")
+            }
+            error => error.to_string(),
+        })
     }
 }
 
@@ -153,9 +206,25 @@ mod tests {
     }
 
     #[test]
+    fn containers_are_called_what_they_were_called() {
+        let id = "0123456789abcdef".repeat(4);
+        let text = format!("cannot kill container: box: container {id} is not running");
+        assert_eq!(named(&text, "box"), "cannot kill container: box: container box is not running");
+        assert_eq!(named("No such container: nobody", "nobody"), "No such container: nobody");
+        assert_eq!(named("container cafe is paused", "box"), "container cafe is paused");
+    }
+
+    #[test]
+    fn a_full_disk_is_told_with_what_to_do() {
+        assert!(advised("write /x: No space left on device".into()).contains("stratus system df"));
+        assert_eq!(advised("No such image: x".into()), "No such image: x");
+    }
+
+    #[test]
     fn a_program_that_is_not_there_is_127() {
         assert_eq!(refused("exec: \"nope\": executable file not found in $PATH"), ExitCode::from(127));
         assert_eq!(refused("exec: \"/etc\": permission denied"), ExitCode::from(126));
+        assert_eq!(refused("mount /v/nothing to /d: no such file or directory"), ExitCode::from(125));
         assert_eq!(refused("Conflict. The container name \"/a\" is already in use"), ExitCode::from(125));
     }
 }

@@ -79,7 +79,7 @@ pub(super) async fn exec(context: &Context, args: ExecArgs) -> Result<ExitCode> 
         "User": args.user,
         "WorkingDir": args.workdir,
     }));
-    let created = daemon.document(create).await?;
+    let created = daemon.document(create).await.map_err(|error| error.naming(&args.container))?;
     let id = created["Id"].as_str().ok_or_else(|| Error::Answer("it has no id".into()))?;
     let start = Request::post(format!("/exec/{id}/start"))
         .json(&json!({ "Detach": args.detach, "Tty": args.tty, "ConsoleSize": size }));

@@ -203,11 +203,10 @@ pub(super) async fn list(context: &Context, args: ListArgs) -> Result<ExitCode> 
     let request = Request::get("/images/json").flag("all", args.all).filters(&filters);
     let document =
         context.daemon.document(request).await.map_err(|error| error.with_filters(&engine::IMAGE_FILTERS))?;
-    if args.quiet && context.format == Format::Table {
-        for image in Vec::<Listed>::deserialize(&document)? {
-            output::line(if args.no_trunc { &image.id } else { human::short(&image.id) })?;
-        }
-        return Ok(ExitCode::SUCCESS);
+    if args.quiet {
+        let listed = Vec::<Listed>::deserialize(&document)?.into_iter();
+        let id = |one: Listed| if args.no_trunc { one.id } else { human::short(&one.id).to_owned() };
+        return context.names(&listed.map(id).collect::<Vec<_>>());
     }
     context.show(&document, |document| table(document, &args))
 }
@@ -280,11 +279,14 @@ pub(super) async fn pull(context: &Context, args: PullArgs) -> Result<ExitCode> 
         false => pull_one(&context.daemon, &args.image, platform, show).await,
     };
     let said = said.map_err(|error| explain_pull(error, &args.image))?;
-    if args.quiet && context.format == Format::Table {
-        output::line(reference.with_default_tag().canonical())?;
-        return Ok(ExitCode::SUCCESS);
+    if !args.quiet {
+        context.print_said(&said)?;
     }
-    context.print_said(&said)
+    // With the registry, which a short name does not say.
+    if context.format == Format::Table {
+        output::line(if args.all_tags { reference.name() } else { reference.with_default_tag().canonical() })?;
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Pulls one image.

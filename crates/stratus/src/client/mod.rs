@@ -204,6 +204,7 @@ impl Context {
                 (Ok(()), Format::Table) => output::line(name)?,
                 (Ok(()), Format::Json) => done.push(name),
                 (Err(error), _) => {
+                    let error = error.naming(name);
                     output::error(&error);
                     outcome = error.exit_code();
                 }
@@ -213,6 +214,15 @@ impl Context {
             output::document(&done)?;
         }
         Ok(outcome)
+    }
+
+    /// Prints names alone: a line each, or one list for programs.
+    fn names(&self, names: &[String]) -> Result<ExitCode> {
+        match self.format {
+            Format::Json => output::document(&names)?,
+            Format::Table => names.iter().try_for_each(output::line)?,
+        }
+        Ok(ExitCode::SUCCESS)
     }
 
     /// Prints a document, or what a person wants to know of it.

@@ -186,11 +186,8 @@ async fn list(context: &Context, args: ListArgs) -> Result<ExitCode> {
     let document = context.daemon.document(Request::get("/networks").filters(&args.filter)).await;
     let document = document.map_err(|error| error.with_filters(&engine::NETWORK_FILTERS))?;
     let id = |network: &Listed| if args.no_trunc { network.id.clone() } else { human::short(&network.id).to_owned() };
-    if args.quiet && context.format == Format::Table {
-        for network in Vec::<Listed>::deserialize(&document)? {
-            output::line(id(&network))?;
-        }
-        return Ok(ExitCode::SUCCESS);
+    if args.quiet {
+        return context.names(&Vec::<Listed>::deserialize(&document)?.iter().map(id).collect::<Vec<_>>());
     }
     context.show(&document, |document| {
         let mut table = Table::new(["ID", "NAME", "DRIVER", "SUBNETS", "INTERNAL"]);

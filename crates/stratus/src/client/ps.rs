@@ -8,7 +8,6 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::error::{Error, Result};
-use super::output::{self, Format};
 use super::request::{Filter, Request};
 use super::table::{Cell, Table};
 use super::terminal::Style;
@@ -81,11 +80,10 @@ pub(super) async fn ps(context: &Context, args: PsArgs) -> Result<ExitCode> {
         .flag("size", args.size)
         .filters(&args.filter);
     let document = context.daemon.document(request).await.map_err(explain)?;
-    if args.quiet && context.format == Format::Table {
-        for container in Vec::<Listed>::deserialize(&document)? {
-            output::line(if args.no_trunc { &container.id } else { human::short(&container.id) })?;
-        }
-        return Ok(ExitCode::SUCCESS);
+    if args.quiet {
+        let listed = Vec::<Listed>::deserialize(&document)?.into_iter();
+        let id = |one: Listed| if args.no_trunc { one.id } else { human::short(&one.id).to_owned() };
+        return context.names(&listed.map(id).collect::<Vec<_>>());
     }
     context.show(&document, |document| table(document, &args))
 }

@@ -82,7 +82,7 @@ pub(super) async fn info(context: &Context) -> Result<ExitCode> {
         output::line(format!("{title}   {value}"))?;
     }
     for warning in document["Warnings"].as_array().into_iter().flatten().filter_map(Value::as_str) {
-        output::warning(warning);
+        output::warning(warning.strip_prefix("WARNING: ").unwrap_or(warning));
     }
     Ok(ExitCode::SUCCESS)
 }

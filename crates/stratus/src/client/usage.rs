@@ -3,11 +3,12 @@
 use std::process::ExitCode;
 
 use clap::Args;
+use http::StatusCode;
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::Context;
-use super::error::Result;
+use super::error::{Error, Result};
 use super::human::{self, parse_moment};
 use super::request::{Filter, Request};
 use super::table::{Cell, Table};
@@ -90,7 +91,13 @@ pub(super) async fn usage(context: &Context, args: UsageArgs) -> Result<ExitCode
         .maybe("since", args.since.as_deref())
         .maybe("until", args.until.as_deref())
         .filters(&args.filter);
-    let document = context.daemon.document(request).await?;
+    let document = context.daemon.document(request).await.map_err(|error| match error {
+        Error::Refused { status: StatusCode::NOT_FOUND, .. } => Error::Failed(format!(
+            "the daemon at {} keeps no record of what ran: that is stratus' own, and this is another daemon (see \"stratus version\")",
+            context.daemon.address()
+        )),
+        error => error,
+    })?;
     context.show(&document, |document| table(document, &args))
 }
 
@@ -111,7 +118,11 @@ fn table(document: &Value, args: &UsageArgs) -> Result<Table> {
     for group in &report.groups {
         let id = if args.no_trunc { &group.id } else { human::short(&group.id) };
         let mut cells: Vec<Cell> = if of_containers { vec![id.into(), group.name.as_str().into()] } else { Vec::new() };
-        cells.push(if label.is_some() { &group.label } else { &group.image }.into());
+        cells.push(match label {
+            Some(_) => group.label.as_str().into(),
+            None if args.no_trunc => group.image.as_str().into(),
+            None => shown_image(&group.image).into(),
+        });
         let last = match &group.last_ended {
             None => Cell::styled("running", Style::Good),
             Some(time) => human::ago_rfc3339(time).into(),
@@ -125,6 +136,15 @@ fn table(document: &Value, args: &UsageArgs) -> Result<Table> {
     cells.extend(report.total.cells(running.into()));
     table.row(cells);
     Ok(table)
+}
+
+/// An image as it was called: of one that had no name but its digest, no more than tells it apart.
+fn shown_image(image: &str) -> String {
+    let (name, digest) = image.split_at(image.find("sha256:").unwrap_or(image.len()));
+    match name {
+        "" => human::short(digest).to_owned(),
+        _ => format!("{name}{}", digest.get(..19).unwrap_or(digest)),
+    }
 }
 
 impl Sums {
@@ -172,6 +192,14 @@ mod tests {
         assert!(lines[2].contains("1 running"), "{by_container}");
         assert!(shown("image").starts_with("IMAGE   RUNS"), "{}", shown("image"));
         assert!(shown("label=team").starts_with("TEAM    RUNS"), "{}", shown("label=team"));
+    }
+
+    #[test]
+    fn digests_are_cut() {
+        let digest = format!("sha256:{}", "0123456789abcdef".repeat(4));
+        assert_eq!(shown_image(&digest), "0123456789ab");
+        assert_eq!(shown_image(&format!("shop@{digest}")), "shop@sha256:0123456789ab");
+        assert_eq!(shown_image("shop:1"), "shop:1");
     }
 
     #[test]

@@ -106,11 +106,9 @@ async fn list(context: &Context, args: ListArgs) -> Result<ExitCode> {
         Value::Null => json!([]),
         volumes => volumes.clone(),
     };
-    if args.quiet && context.format == Format::Table {
-        for volume in Vec::<Listed>::deserialize(&document)? {
-            output::line(volume.name)?;
-        }
-        return Ok(ExitCode::SUCCESS);
+    if args.quiet {
+        let listed = Vec::<Listed>::deserialize(&document)?.into_iter();
+        return context.names(&listed.map(|volume| volume.name).collect::<Vec<_>>());
     }
     context.show(&document, |document| {
         let mut table = Table::new(["NAME", "DRIVER", "CREATED"]);
