@@ -7,6 +7,7 @@ use net::{NetworkSpec, Networks};
 use std::net::TcpListener;
 use std::process::Command;
 use std::sync::Arc;
+use world::guest::{Guest, machine};
 use world::{Container, Host, eventually, on_a_host, run, sh, spec};
 
 const RUN_DIR: &str = "NET_TEST_PUBLISHED_RUN_DIR";
@@ -101,6 +102,21 @@ fn ipv6_reaches_a_container_without_it() {
         six.serve(80);
         host.itself().ask("[::1]:8081");
         assert_eq!(stranger.ask("[2001:db8::1]:8081").to_string(), "2001:db8::2", "nothing proxies where nftables can");
+    });
+}
+
+#[test]
+fn a_machine_is_reached_through_the_forwarder() {
+    on_a_host(|host| {
+        let run_dir = RunDir::new();
+        let networks = networks(&host, &run_dir.client(), Vec::new());
+        let place = run(&networks, machine("m", &["bridge"], &["8080:80", "5353:53/udp"]));
+        let guest = Guest::boot(&place);
+        guest.inside.serve(80);
+        guest.inside.serve_udp(53);
+        assert_eq!(host.itself().ask("[::1]:8080").to_string(), "172.17.0.1");
+        host.itself().ask_udp("[::1]:5353");
+        host.itself().ask("127.0.0.1:8080");
     });
 }
 

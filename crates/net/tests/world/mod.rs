@@ -4,6 +4,8 @@
 //! ends.
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
+pub(crate) mod guest;
+
 use net::{Instance, NetConfig, NetNs, Networks, PortSpec, Protocol, Sandbox, SandboxSpec};
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
