@@ -82,6 +82,7 @@ fn own(kind: Kind) -> &'static [libc::c_long] {
             libc::SYS_recvfrom,
             libc::SYS_shutdown,
             libc::SYS_getrandom,
+            libc::SYS_timerfd_settime,
         ],
         Kind::Console => &[libc::SYS_poll, libc::SYS_ppoll],
     }

@@ -14,7 +14,11 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 
 /// Bytes of what the guest sent that are kept until the socket takes them.
-pub(super) const ROOM: u32 = 256 << 10;
+pub(super) const ROOM: u32 = 64 << 10;
+/// Ticks that a guest has to answer a connection, and a client to say what it wants.
+const PATIENCE: u8 = 10;
+/// Bytes that are copied at once.
+const PIECE: usize = 4096;
 
 /// The two ends: the guest's port and the host's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -64,6 +68,8 @@ pub(super) struct Connection {
     /// It waits for its turn to send something.
     is_due: bool,
     is_watched: bool,
+    /// Ticks since the guest was told of it, while it has not answered.
+    waited: u8,
 }
 
 /// What is to become of a connection.
@@ -105,7 +111,28 @@ impl Connection {
             guest_receives_no_more: false,
             is_due: false,
             is_watched: false,
+            waited: 0,
         }
+    }
+
+    /// Some time has passed, in which the machine ran: a guest that does not answer is waited for no longer.
+    pub(super) fn tick(&mut self) {
+        if self.phase == Phase::Requested {
+            self.waited += 1;
+            if self.waited >= PATIENCE {
+                self.fail();
+            }
+        }
+    }
+
+    /// Whether time matters to it.
+    pub(super) fn is_waiting(&self) -> bool {
+        self.phase == Phase::Requested
+    }
+
+    /// Whether the guest, which has forgotten it by now, had sent all that it wanted to, and the socket has not taken it all.
+    pub(super) fn is_to_be_drained(&self) -> bool {
+        self.guest_sends_no_more && !self.kept.is_empty()
     }
 
     /// Whether there is anything of the socket that is to be known. While the guest has not answered, that is whether the client gave up; of a socket of which
@@ -183,10 +210,13 @@ impl Connection {
         if self.guest_sends_no_more || length > data.len() || self.kept.len() + length > ROOM as usize {
             return self.fail();
         }
-        let start = self.kept.len();
-        self.kept.resize(start + length, 0);
-        // In one piece, so that it can be copied into.
-        data.read(&mut self.kept.make_contiguous()[start..]);
+        let mut left = length;
+        let mut piece = [0; PIECE];
+        while left > 0 {
+            let read = data.read(&mut piece[..left.min(PIECE)]);
+            self.kept.extend(&piece[..read]);
+            left -= read;
+        }
         self.pass_on();
     }
 
@@ -204,6 +234,8 @@ impl Connection {
                 Err(_) => return self.fail(),
             }
         }
+        // What was kept for a slow reader is given back.
+        self.kept.shrink_to(PIECE);
         if self.guest_sends_no_more {
             // It fails only where the other end is gone, which reading tells, too.
             let _ = self.stream.shutdown(Shutdown::Write);
@@ -349,6 +381,7 @@ impl AsFd for Connection {
 pub(super) struct Caller {
     stream: UnixStream,
     line: Vec<u8>,
+    waited: u8,
 }
 
 /// The longest line: `CONNECT 4294967295\n`.
@@ -356,7 +389,13 @@ const LINE: usize = 20;
 
 impl Caller {
     pub(super) fn new(stream: UnixStream) -> Caller {
-        Caller { stream, line: Vec::with_capacity(LINE) }
+        Caller { stream, line: Vec::with_capacity(LINE), waited: 0 }
+    }
+
+    /// Some time has passed. Returns whether it is waited for any longer.
+    pub(super) fn tick(&mut self) -> bool {
+        self.waited += 1;
+        self.waited < PATIENCE
     }
 
     /// Reads on. `Ok(None)`: the line is not whole yet. `Err`: it is none, or the client is gone.

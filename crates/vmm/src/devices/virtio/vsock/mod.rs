@@ -15,7 +15,9 @@ use super::queue::{Nonsense, Position, Queue, Request, Source};
 use crate::parts::{Dial, VsockParts};
 use connection::{Caller, Connection, Fate, Ports};
 use packet::{Header, STREAM, op};
+use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
+use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, timerfd_create, timerfd_settime};
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -44,7 +46,10 @@ const TX: usize = 1;
 
 /// What an event of the inner epoll instance is about.
 const LISTENER: u64 = u64::MAX;
+const TIMER: u64 = u64::MAX - 1;
 const CALLER: u64 = 1 << 63;
+/// What a tick is, in seconds.
+const TICK: i64 = 1;
 
 /// The device.
 pub(crate) struct Vsock {
@@ -64,6 +69,11 @@ pub(crate) struct Vsock {
     /// The connection of each pair of ports.
     by_ports: BTreeMap<Ports, u64>,
     callers: BTreeMap<u64, Caller>,
+    /// Connections that the guest has ended, and whose sockets have not taken all that it sent.
+    drained: BTreeMap<u64, Connection>,
+    /// Goes off every second while somebody is waited for who may never come.
+    timer: OwnedFd,
+    is_ticking: bool,
     answers: VecDeque<Header>,
     /// Of whatever is next accepted or connected.
     next_number: u64,
@@ -77,6 +87,8 @@ impl Vsock {
     pub(crate) fn new(parts: VsockParts) -> io::Result<Vsock> {
         let VsockParts { cid, listener, dial } = parts;
         let epoll = epoll::create(CreateFlags::CLOEXEC)?;
+        let timer = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK)?;
+        epoll::add(&epoll, &timer, EventData::new_u64(TIMER), EventFlags::IN)?;
         if let Some(listener) = &listener {
             listener.set_nonblocking(true)?;
             epoll::add(&epoll, listener, EventData::new_u64(LISTENER), EventFlags::IN)?;
@@ -95,6 +107,9 @@ impl Vsock {
             connections: BTreeMap::new(),
             by_ports: BTreeMap::new(),
             callers: BTreeMap::new(),
+            drained: BTreeMap::new(),
+            timer,
+            is_ticking: false,
             answers: VecDeque::new(),
             next_number: 0,
             next_port: FIRST_PORT,
@@ -108,7 +123,7 @@ impl Vsock {
     }
 
     fn is_full(&self) -> bool {
-        self.connections.len() + self.callers.len() >= MOST
+        self.connections.len() + self.callers.len() + self.drained.len() >= MOST
     }
 
     /// Takes in who connects to the host's end.
@@ -121,6 +136,10 @@ impl Vsock {
                 // No descriptor is left: asked again once there is one.
                 Some(Err(_)) => return self.do_not_listen(),
             };
+            if self.is_full() {
+                // Whose reader has been slow for longest.
+                self.drained.pop_first();
+            }
             if self.is_full() || self.rx.is_none() || stream.set_nonblocking(true).is_err() {
                 continue;
             }
@@ -131,6 +150,7 @@ impl Vsock {
             let number = self.number();
             if epoll::add(&self.epoll, &stream, EventData::new_u64(number | CALLER), EventFlags::IN).is_ok() {
                 self.callers.insert(number, Caller::new(stream));
+                self.start_ticking();
             }
         }
     }
@@ -167,6 +187,7 @@ impl Vsock {
         if let Some(guest) = port {
             let ports = Ports { guest, host: self.free_port(guest) };
             self.insert(number, ports, Connection::of_host(ports, caller.into_stream()));
+            self.start_ticking();
         }
     }
 
@@ -198,6 +219,56 @@ impl Vsock {
             }
             self.listen();
             self.by_ports.remove(&connection.ports());
+            // What the guest had sent before it ended it is still written out, to who reads slowly.
+            let data = EventData::new_u64(number);
+            if connection.is_to_be_drained() && epoll::add(&self.epoll, &connection, data, EventFlags::OUT).is_ok() {
+                self.drained.insert(number, connection);
+            }
+        }
+    }
+
+    /// A socket takes more of what its guest had sent before it ended the connection, or is gone.
+    fn drain(&mut self, number: u64, flags: EventFlags) {
+        let Some(connection) = self.drained.get_mut(&number) else { return };
+        connection.pass_on();
+        if flags.intersects(EventFlags::HUP | EventFlags::ERR) || !connection.is_to_be_drained() {
+            self.drained.remove(&number);
+            self.listen();
+        }
+    }
+
+    /// Has time pass from now on.
+    fn start_ticking(&mut self) {
+        if !self.is_ticking {
+            self.is_ticking = self.set_timer(TICK);
+        }
+    }
+
+    fn set_timer(&self, seconds: i64) -> bool {
+        let interval = Timespec { tv_sec: seconds, tv_nsec: 0 };
+        let every = Itimerspec { it_interval: interval, it_value: interval };
+        timerfd_settime(&self.timer, TimerfdTimerFlags::empty(), &every).is_ok()
+    }
+
+    /// A second has passed, in which the machine ran: who was silent for some of them is waited for no longer.
+    fn tick(&mut self) {
+        let _ = rustix::io::read(&self.timer, &mut [0; 8]);
+        self.callers.retain(|_, caller| caller.tick());
+        self.listen();
+        let waiting: Vec<_> = self
+            .connections
+            .iter()
+            .filter(|(_, connection)| connection.is_waiting())
+            .map(|(number, _)| *number)
+            .collect();
+        for number in &waiting {
+            if let Some(connection) = self.connections.get_mut(number) {
+                connection.tick();
+            }
+            self.touched(*number);
+        }
+        if waiting.is_empty() && self.callers.is_empty() {
+            self.is_ticking = !self.set_timer(0);
         }
     }
 
@@ -359,7 +430,7 @@ impl Device for Vsock {
 
     fn ready(&mut self) -> Result<(), Nonsense> {
         let mut events = [epoll::Event { flags: EventFlags::empty(), data: EventData::new_u64(0) }; 32];
-        let no_time = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
+        let no_time = Timespec { tv_sec: 0, tv_nsec: 0 };
         let count = epoll::wait(&self.epoll, &mut events, Some(&no_time)).unwrap_or(0);
         for event in &events[..count] {
             // The structure is packed: its fields are copied.
@@ -367,6 +438,8 @@ impl Device for Vsock {
             let number = data.u64();
             if number == LISTENER {
                 self.accept();
+            } else if number == TIMER {
+                self.tick();
             } else if number & CALLER != 0 {
                 self.listen_to(number & !CALLER);
             } else if let Some(connection) = self.connections.get_mut(&number) {
@@ -378,6 +451,8 @@ impl Device for Vsock {
                 }
                 connection.set_readable();
                 self.touched(number);
+            } else {
+                self.drain(number, flags);
             }
         }
         self.send()
@@ -403,7 +478,99 @@ impl Device for Vsock {
         self.connections.clear();
         self.by_ports.clear();
         self.callers.clear();
+        self.drained.clear();
         self.answers.clear();
         self.due.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::buffers::Buffers;
+    use super::*;
+    use std::io::Read as _;
+    use std::os::unix::net::UnixStream;
+    use vm_memory::VolatileSlice;
+
+    fn device() -> Vsock {
+        let dial = Box::new(|_| Err(io::ErrorKind::ConnectionRefused.into()));
+        Vsock::new(VsockParts { cid: 3, listener: None, dial }).unwrap()
+    }
+
+    fn pair() -> (UnixStream, UnixStream) {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        theirs.set_nonblocking(true).unwrap();
+        (ours, theirs)
+    }
+
+    #[test]
+    fn nobody_is_waited_for_for_ever() {
+        let mut device = device();
+        let ((silent, mut caller), (asked, mut client)) = (pair(), pair());
+        device.callers.insert(1, Caller::new(silent));
+        let ports = Ports { guest: 5, host: FIRST_PORT };
+        device.insert(2, ports, Connection::of_host(ports, asked));
+        device.start_ticking();
+        // The guest is told of the connection, and does not answer.
+        let mut packet = [0; 64];
+        let mut buffers = Buffers::default();
+        buffers.push(VolatileSlice::from(&mut packet[..])).unwrap();
+        device.due.clear();
+        let connection = device.connections.get_mut(&2).unwrap();
+        assert_eq!(connection.send(3, &mut buffers), (Some(packet::HEADER as u32), Fate::Lives));
+        let mut nothing = [0];
+        for _ in 0..9 {
+            device.tick();
+            assert_eq!(caller.read(&mut nothing).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+            assert!(device.is_ticking && device.due.is_empty());
+        }
+        device.tick();
+        assert_eq!(caller.read(&mut nothing).unwrap(), 0);
+        // The guest hears that it is over, and then the client does.
+        assert_eq!(device.due, [2]);
+        device.remove(2);
+        assert_eq!(client.read(&mut nothing).unwrap(), 0);
+        device.tick();
+        assert!(!device.is_ticking);
+    }
+
+    #[test]
+    fn what_a_guest_sent_before_its_end_reaches_a_slow_reader() {
+        let mut device = device();
+        let (ours, mut theirs) = pair();
+        let ports = Ports { guest: 5, host: 1 };
+        let room = Header { room: 1 << 20, ..Header::default() };
+        device.insert(1, ports, Connection::of_guest(ports, ours, &room));
+        let connection = device.connections.get_mut(&1).unwrap();
+        let mut packet = [0; 64];
+        let mut buffers = Buffers::default();
+        buffers.push(VolatileSlice::from(&mut packet[..])).unwrap();
+        connection.send(3, &mut buffers);
+        // More than the socket takes, as nobody reads.
+        let mut sent = 0;
+        while !connection.wants_to_write() {
+            let mut data = [7; 1000];
+            let mut buffers = Buffers::default();
+            buffers.push(VolatileSlice::from(&mut data[..])).unwrap();
+            connection.receive(&Header { op: op::DATA, length: 1000, ..room }, &mut buffers);
+            sent += 1000;
+        }
+        let end = |op, flags| Header { op, flags, ..room };
+        connection.receive(&end(op::SHUTDOWN, 3), &mut Buffers::default());
+        assert_eq!(connection.receive(&end(op::RESET, 0), &mut Buffers::default()), Fate::Over);
+        device.remove(1);
+        assert_eq!((device.connections.len(), device.by_ports.len(), device.drained.len()), (0, 0, 1));
+        let mut read = 0;
+        let mut bytes = [0; 5000];
+        loop {
+            match theirs.read(&mut bytes) {
+                Ok(0) => break,
+                Ok(count) => read += count,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => device.ready().unwrap(),
+                Err(error) => panic!("{error}"),
+            }
+        }
+        assert_eq!((read, device.drained.len()), (sent, 0));
     }
 }
