@@ -1,7 +1,6 @@
 //! A machine: made of its parts, and what can be done with it.
 
 use crate::arch::current::layout;
-use crate::arch::current::state::VcpuState;
 use crate::config::{Config, VcpuCount};
 use crate::devices::fixed::{self, Fixed, FixedState};
 use crate::devices::virtio::Attached;
@@ -102,7 +101,7 @@ impl Machine {
         vm.restore(&saved.vm)?;
         let frame = Frame::new(&vm, devices, Some(&saved.fixed))?;
         let vcpus = saved.processors.iter().zip(0..);
-        let vcpus = vcpus.map(|(state, index)| vm.saved_vcpu(index, state)).collect::<Result<_>>()?;
+        let vcpus = vcpus.map(|(state, index)| vm.saved_vcpu(index, saved.vcpus, state)).collect::<Result<_>>()?;
         let mut machine = frame.machine(vm, saved.vcpus, vcpus)?;
         machine.origin = Some(saved.name);
         if machine.devices.len() != saved.devices.len() {
@@ -152,8 +151,7 @@ impl Machine {
             return Err(Error::Snapshot(format!("save a machine that has ended: {end:?}")));
         }
         let registers = self.vm.registers()?;
-        let lock = |vcpu: &Arc<Mutex<Vcpu>>| VcpuState::of(lock(vcpu).fd(), &registers);
-        let processors = self.processors.iter().map(lock).collect::<Result<_>>()?;
+        let processors = self.processors.iter().map(|vcpu| lock(vcpu).save(&registers)).collect::<Result<_>>()?;
         let saved = Saved {
             name: random()?,
             vcpus: self.count,

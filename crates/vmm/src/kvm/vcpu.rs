@@ -3,11 +3,13 @@
 use super::signal;
 use crate::arch::current::entry::Entry;
 use crate::arch::current::registers;
+use crate::arch::current::state::VcpuState;
 use crate::bus::Bus;
 use crate::confine::Kind;
 use crate::end::{End, Ending};
 use crate::error::Result;
 use crate::threads::{Gate, Thread};
+use kvm_bindings::CpuId;
 use kvm_ioctls::{VcpuExit, VcpuFd};
 use std::io;
 use std::ptr;
@@ -25,11 +27,18 @@ pub(crate) struct Buses {
 pub(crate) struct Vcpu {
     index: u8,
     fd: VcpuFd,
+    /// What it was told to say that it is. KVM itself may say more: what a host's processor does not let it hide.
+    cpuid: CpuId,
 }
 
 impl Vcpu {
-    pub(super) fn new(index: u8, fd: VcpuFd) -> Vcpu {
-        Vcpu { index, fd }
+    pub(super) fn new(index: u8, fd: VcpuFd, cpuid: CpuId) -> Vcpu {
+        Vcpu { index, fd, cpuid }
+    }
+
+    /// All that it is, while it rests. `model_specific` are the numbers of the registers that KVM has a guest's own values of.
+    pub(crate) fn save(&self, model_specific: &[u32]) -> Result<VcpuState> {
+        VcpuState::of(&self.fd, &self.cpuid, model_specific)
     }
 
     /// Gives it its registers: the first processor begins at `entry`, the others wait until the guest wakes them.

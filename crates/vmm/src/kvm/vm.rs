@@ -129,19 +129,21 @@ impl Vm {
 
     /// The processor `index` of `count`.
     pub(crate) fn vcpu(&self, index: u8, count: VcpuCount) -> Result<Vcpu> {
-        self.vcpu_that_says(index, &self.template.of_vcpu(index, count)?)
+        self.vcpu_that_says(index, self.template.of_vcpu(index, count)?)
     }
 
-    /// The processor `index`, of which a guest already knows what it says.
-    pub(crate) fn saved_vcpu(&self, index: u8, state: &VcpuState) -> Result<Vcpu> {
-        let vcpu = self.vcpu_that_says(index, &state.cpuid()?)?;
+    /// The processor `index` of `count`, of which a guest already knows what it says.
+    pub(crate) fn saved_vcpu(&self, index: u8, count: VcpuCount, state: &VcpuState) -> Result<Vcpu> {
+        let cpuid = state.cpuid()?;
+        self.template.has_all_of(&cpuid, index, count)?;
+        let vcpu = self.vcpu_that_says(index, cpuid)?;
         state.set(vcpu.fd())?;
         Ok(vcpu)
     }
 
-    fn vcpu_that_says(&self, index: u8, cpuid: &CpuId) -> Result<Vcpu> {
+    fn vcpu_that_says(&self, index: u8, cpuid: CpuId) -> Result<Vcpu> {
         let fd = self.fd.create_vcpu(index.into()).map_err(Error::kvm("for a processor (KVM_CREATE_VCPU)"))?;
-        fd.set_cpuid2(cpuid).map_err(Error::kvm("to take what a processor says (KVM_SET_CPUID2)"))?;
-        Ok(Vcpu::new(index, fd))
+        fd.set_cpuid2(&cpuid).map_err(Error::kvm("to take what a processor says (KVM_SET_CPUID2)"))?;
+        Ok(Vcpu::new(index, fd, cpuid))
     }
 }

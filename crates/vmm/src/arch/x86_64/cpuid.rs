@@ -2,6 +2,7 @@
 //!
 //! Intel's SDM volume 2A (CPUID), AMD's APM volume 3 appendix E, and the kernel's Documentation/virt/kvm/x86/cpuid.rst.
 
+use super::features;
 use crate::config::VcpuCount;
 use crate::error::{Error, Result};
 use kvm_bindings::{CpuId, KVM_CPUID_FLAG_SIGNIFCANT_INDEX, KVM_MAX_CPUID_ENTRIES, kvm_cpuid_entry2};
@@ -31,7 +32,7 @@ impl Template {
 
     /// What the processor `index` of `count` says.
     pub(crate) fn of_vcpu(&self, index: u8, count: VcpuCount) -> Result<CpuId> {
-        let mut entries: Vec<_> = self.entries.iter().filter(|entry| !is_topology(entry.function)).copied().collect();
+        let mut entries: Vec<_> = self.entries.iter().filter_map(features::offered).collect();
         for entry in &mut entries {
             adapt(entry, index, count);
             if entry.function == 1 && self.deadline {
@@ -51,6 +52,18 @@ impl Template {
     }
 }
 
+impl Template {
+    /// Whether a guest that knows a processor, `index` of `count`, which says `saved`, finds all of its features here. Else the text says what is missing.
+    pub(crate) fn has_all_of(&self, saved: &CpuId, index: u8, count: VcpuCount) -> Result<()> {
+        match features::missing(saved.as_slice(), self.of_vcpu(index, count)?.as_slice()) {
+            None => Ok(()),
+            Some(missing) => Err(Error::Snapshot(format!(
+                "this host's processors lack what the guest of a snapshot knows that it has (CPUID {missing}): go on on a host of the same kind"
+            ))),
+        }
+    }
+}
+
 /// The leaves that list levels of processors within processors.
 fn is_topology(function: u32) -> bool {
     matches!(function, 0xb | 0x1f)
@@ -62,8 +75,8 @@ fn adapt(entry: &mut kvm_cpuid_entry2, index: u8, count: VcpuCount) {
     match entry.function {
         1 => {
             entry.ebx = (entry.ebx & 0xffff) | cores.next_power_of_two() << 16 | u32::from(index) << 24;
-            // There is a hypervisor; but no virtualization (VMX) for the guest itself, and no capabilities of counters (PDCM).
-            entry.ecx = (entry.ecx | 1 << 31) & !(1 << 5 | 1 << 15);
+            // There is a hypervisor.
+            entry.ecx |= 1 << 31;
             // More than one processor in the package.
             entry.edx = if cores > 1 { entry.edx | 1 << 28 } else { entry.edx & !(1 << 28) };
         }
@@ -73,12 +86,6 @@ fn adapt(entry: &mut kvm_cpuid_entry2, index: u8, count: VcpuCount) {
             let sharing = if level < 3 { 0 } else { cores.next_power_of_two() - 1 };
             entry.eax = (entry.eax & 0x3fff) | sharing << 14 | (cores.next_power_of_two() - 1) << 26;
         }
-        // Memory of its own that nobody else reads (SGX).
-        7 if entry.index == 0 => entry.ebx &= !(1 << 2),
-        // What is not a guest's here: counters of performance (Intel's, AMD's), SGX, what AMD's virtualization can do.
-        0xa | 0x8000_0022 | 0x12 | 0x8000_000a => (entry.eax, entry.ebx, entry.ecx, entry.edx) = (0, 0, 0, 0),
-        // AMD's virtualization, and its counters.
-        0x8000_0001 => entry.ecx &= !(1 << 2 | 1 << 23 | 1 << 24 | 1 << 28),
         0x8000_0008 => {
             entry.ecx = (entry.ecx & !0xf0ff) | (cores - 1) | cores.next_power_of_two().trailing_zeros() << 12
         }
@@ -155,19 +162,25 @@ mod tests {
         let cpuid = template(&[(1, 0), (0xa, 0)]).of_vcpu(0, VcpuCount::new(1).unwrap()).unwrap();
         assert_eq!(leaf(&cpuid, 1, 0).edx & 1 << 28, 0);
         assert_eq!(leaf(&cpuid, 1, 0).ecx, 1 << 31 | 1 << 24);
-        assert_eq!(leaf(&cpuid, 0xa, 0).eax, 0);
     }
 
     #[test]
     fn nobody_is_offered_virtualization_or_counters() {
-        let mut host = template(&[(1, 0), (7, 0), (0x12, 0), (0x8000_0001, 0), (0x8000_000a, 0), (0x8000_0022, 0)]);
+        let mut host = template(&[(1, 0), (0xa, 0), (0x12, 0), (0x8000_0001, 0), (0x8000_000a, 0), (0x8000_0022, 0)]);
         host.entries.iter_mut().for_each(|entry| entry.ecx = u32::MAX);
         let cpuid = host.of_vcpu(0, VcpuCount::new(2).unwrap()).unwrap();
         assert_eq!(leaf(&cpuid, 1, 0).ecx & (1 << 5 | 1 << 15), 0);
-        assert_eq!(leaf(&cpuid, 7, 0).ebx & 1 << 2, 0);
         assert_eq!(leaf(&cpuid, 0x8000_0001, 0).ecx & (1 << 2 | 1 << 23 | 1 << 24 | 1 << 28), 0);
-        for function in [0x12, 0x8000_000a, 0x8000_0022] {
-            assert_eq!((leaf(&cpuid, function, 0).eax, leaf(&cpuid, function, 0).ecx), (0, 0), "{function:#x}");
-        }
+        let others = cpuid.as_slice().iter().filter(|entry| ![1, 0x8000_0001, OURS].contains(&entry.function));
+        assert_eq!(others.count(), 0);
+    }
+
+    #[test]
+    fn a_host_has_all_that_it_offers() {
+        let (host, count) = (template(&[(1, 0), (7, 0), (0x8000_0001, 0)]), VcpuCount::new(2).unwrap());
+        let saved = host.of_vcpu(1, count).unwrap();
+        host.has_all_of(&saved, 1, count).unwrap();
+        let told = template(&[(1, 0)]).has_all_of(&saved, 1, count).unwrap_err().to_string();
+        assert!(told.contains("(CPUID leaf 0x7, index 0, ebx"), "{told}");
     }
 }

@@ -3,6 +3,7 @@
 pub(crate) mod acpi;
 pub(crate) mod cpuid;
 pub(crate) mod entry;
+mod features;
 pub(crate) mod layout;
 pub(crate) mod linux;
 pub(crate) mod registers;

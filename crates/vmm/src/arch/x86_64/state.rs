@@ -6,8 +6,8 @@
 
 use crate::error::{Error, Result};
 use kvm_bindings::{
-    CpuId, KVM_MAX_CPUID_ENTRIES, Msrs, kvm_cpuid_entry2, kvm_debugregs, kvm_lapic_state, kvm_mp_state, kvm_msr_entry,
-    kvm_regs, kvm_sregs, kvm_vcpu_events, kvm_xcrs, kvm_xsave,
+    CpuId, Msrs, kvm_cpuid_entry2, kvm_debugregs, kvm_lapic_state, kvm_mp_state, kvm_msr_entry, kvm_regs, kvm_sregs,
+    kvm_vcpu_events, kvm_xcrs, kvm_xsave,
 };
 use kvm_ioctls::VcpuFd;
 use serde::{Deserialize, Serialize};
@@ -36,11 +36,10 @@ pub(crate) struct VcpuState {
 }
 
 impl VcpuState {
-    /// Reads all of a processor that rests. `model_specific` are the numbers of the registers that KVM has a guest's own values of.
-    pub(crate) fn of(vcpu: &VcpuFd, model_specific: &[u32]) -> Result<VcpuState> {
+    /// Reads all of a processor that rests, and was told to say `cpuid`. `model_specific` are the numbers of the registers that KVM has a guest's own values of.
+    pub(crate) fn of(vcpu: &VcpuFd, cpuid: &CpuId, model_specific: &[u32]) -> Result<VcpuState> {
         let failed = "for a processor's registers, to save them";
         let wake_up = vcpu.get_mp_state().map_err(Error::kvm(failed))?;
-        let cpuid = vcpu.get_cpuid2(KVM_MAX_CPUID_ENTRIES).map_err(Error::kvm(failed))?;
         Ok(VcpuState {
             wake_up,
             registers: vcpu.get_regs().map_err(Error::kvm(failed))?,
