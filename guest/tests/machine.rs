@@ -6,14 +6,16 @@ mod support;
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
-use std::net::IpAddr;
+use std::net::{IpAddr, TcpListener, TcpStream};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use guest_image::{Prepared, Source};
-use guest_protocol::configuration::{Disk, Found, Identity, Interface, Lower, Machine as Configuration, Root, Upper};
+use guest_protocol::configuration::{
+    Disk, Found, Identity, Interface, Lower, Machine as Configuration, Root, Route, Upper,
+};
 use guest_protocol::message::{Blob, End, Reply, Request, Status, Stream, Streams};
 use serde_json::json;
 use support::{BOX, Machine, busybox, init, spec};
@@ -77,6 +79,11 @@ impl Files {
 
     /// A machine whose agent has said hello: booted, or gone on from a snapshot. Its disk `changes` is formatted.
     fn machine(&self, snapshot: Option<&str>) -> Machine {
+        self.machine_on("user,restrict=on", MAC, snapshot)
+    }
+
+    /// As [`Files::machine`], with that other end (QEMU's `-netdev`) of its network card, in the calling thread's network namespace.
+    fn machine_on(&self, other_end: &str, mac: [u8; 6], snapshot: Option<&str>) -> Machine {
         let dir = tempfile::Builder::new().prefix("guest-machine-").tempdir().unwrap();
         let path = |name: &str| dir.path().join(name).display().to_string();
         File::create(path("changes")).unwrap().set_len(64 << 20).unwrap();
@@ -95,7 +102,9 @@ impl Files {
         }
         qemu.args(["-chardev", &format!("socket,id=agent,path={},reconnect=1", path("host"))]);
         qemu.args(["-device", "virtio-serial-pci", "-device", "virtserialport,chardev=agent,name=agent"]);
-        qemu.args(["-netdev", "user,id=net,restrict=on", "-device", "virtio-net-pci,netdev=net,romfile="]);
+        let mac = mac.map(|byte| format!("{byte:02x}")).join(":");
+        qemu.args(["-netdev", &format!("{other_end},id=net")]);
+        qemu.args(["-device", &format!("virtio-net-pci,netdev=net,romfile=,mac={mac}")]);
         if let Some(snapshot) = snapshot {
             qemu.args(["-incoming", &format!("exec:cat {snapshot}")]);
         }
@@ -243,4 +252,85 @@ fn clones_of_a_snapshot_go_on_each_as_another_machine() {
         assert_eq!(outcome.status, Status::Code(3));
     }
     assert_ne!(random[0], random[1]);
+}
+
+/// What a machine is told of an endpoint of its sandbox.
+fn interface(of: &net::GuestInterface) -> Interface {
+    let route = |route: &net::GuestRoute| Route { to: (route.to.addr(), route.to.prefix_len()), by: Some(route.by) };
+    Interface {
+        found: Found::Mac(of.mac.octets()),
+        name: of.name.clone(),
+        mac: None,
+        mtu: Some(of.mtu),
+        addresses: of.addresses.iter().map(|address| (address.addr(), address.prefix_len())).collect(),
+        routes: of.routes.iter().map(route).collect(),
+    }
+}
+
+/// Asks a server in a machine for a file, and gives its length.
+fn fetch(from: &str, name: &str) -> usize {
+    let mut stream = TcpStream::connect(from).unwrap_or_else(|error| panic!("{from}: {error}"));
+    stream.set_read_timeout(Some(Duration::from_secs(120))).unwrap();
+    write!(stream, "GET /{name} HTTP/1.0\r\n\r\n").unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).unwrap();
+    let end = answer.windows(4).position(|part| part == b"\r\n\r\n").expect("a head") + 4;
+    assert!(
+        answer.starts_with(b"HTTP/1.") && answer[..20].contains(&b'2'),
+        "{}",
+        String::from_utf8_lossy(&answer[..end])
+    );
+    answer.len() - end
+}
+
+#[test]
+fn a_machine_is_on_its_sandboxs_network() {
+    let on_a_host = || {
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).expect("tests of networks need root");
+        assert!(Command::new("ip").args(["link", "set", "lo", "up"]).status().unwrap().success());
+        let store = store::Store::in_memory().unwrap();
+        let networks = net::Networks::open(net::NetConfig::new("gt".parse().unwrap(), store), Vec::new()).unwrap();
+        let spec = |id: &str, tap_owner: Option<u32>| net::SandboxSpec {
+            id: id.repeat(64),
+            name: id.into(),
+            endpoints: vec![net::EndpointSpec { network: "bridge".into(), ..net::EndpointSpec::default() }],
+            ports: vec![net::PortSpec {
+                host_ip: None,
+                host_port: tap_owner.map(|_| 8080..=8080),
+                container_port: 80,
+                protocol: net::Protocol::Tcp,
+            }],
+            tap_owner,
+        };
+        let (place, sandbox) = networks.set_up(spec("a", Some(0))).unwrap();
+        let (neighbour, other) = networks.set_up(spec("b", None)).unwrap();
+        let told = sandbox.guest_interfaces();
+
+        let files = Files::new();
+        let tap = format!("tap,ifname={},script=no,downscript=no,vnet_hdr=on", told[0].tap);
+        let mut machine = place.enter(|| files.machine_on(&tap, told[0].mac.octets(), None)).unwrap();
+        let identity = Identity { interfaces: told.iter().map(interface).collect(), ..Identity::default() };
+        machine.configure(Configuration { identity, ..Configuration::default() });
+        machine.ask(files.root(Upper::Memory { size: 64 << 20 }, &[])).unwrap();
+        // A size that goes in large packets, which the kernels cut where they have to.
+        let script = "dd if=/dev/zero of=/file bs=1M count=8 2>/dev/null; httpd -p 80 -h /; echo serves; cat";
+        let main = machine.start(&["sh", "-c", script]);
+        machine.shows(main, "serves\n");
+        assert_eq!(fetch("172.17.0.2:80", "file"), 8 << 20);
+        assert_eq!(fetch("127.0.0.1:8080", "file"), 8 << 20);
+        assert_eq!(neighbour.enter(|| fetch("172.17.0.2:80", "file")).unwrap(), 8 << 20);
+
+        let listener = neighbour.enter(|| TcpListener::bind("0.0.0.0:8000")).unwrap().unwrap();
+        let serve = std::thread::spawn(move || {
+            let (mut stream, from) = listener.accept().unwrap();
+            stream.write_all(&vec![b'x'; 8 << 20]).unwrap();
+            from.ip()
+        });
+        let address = other.endpoints[0].ipv4.unwrap().addr();
+        assert_eq!(machine.sh(&format!("nc {address} 8000 </dev/null | wc -c")).trim(), (8 << 20).to_string());
+        assert_eq!(serve.join().unwrap().to_string(), "172.17.0.2");
+        // The namespace itself is nowhere.
+        place.enter(|| TcpStream::connect("172.17.0.1:8000").unwrap_err()).unwrap();
+    };
+    std::thread::scope(|scope| scope.spawn(on_a_host).join().unwrap());
 }

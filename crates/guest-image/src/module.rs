@@ -61,6 +61,7 @@ pub(crate) fn dependencies(module: &[u8], path: &Path) -> Result<Vec<String>, Er
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
     use std::io::Write;
 
     #[test]
@@ -94,6 +95,19 @@ mod tests {
                 let told = read(&path).unwrap_err().to_string();
                 assert!(told.contains(name) && told.contains("unpack it"), "{told}");
             }
+        }
+    }
+
+    proptest! {
+        /// Files of the user's own may be anything.
+        #[test]
+        fn any_bytes_have_dependencies_or_are_no_module(head in prop::bool::ANY, bytes: Vec<u8>, at in 0usize..4096, change: u8) {
+            let mut file = if head { crate::AGENT[..64].to_vec() } else { Vec::new() };
+            file.extend(bytes);
+            let _ = dependencies(&file, Path::new("x"));
+            let mut agent = crate::AGENT[..crate::AGENT.len().min(8192)].to_vec();
+            agent[at] = change;
+            let _ = dependencies(&agent, Path::new("x"));
         }
     }
 

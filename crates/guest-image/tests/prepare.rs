@@ -200,3 +200,24 @@ fn a_kernel_that_can_not_be_unpacked_is_booted_as_it_came() {
     assert_eq!(made.kernel, made.vmlinuz);
     assert_eq!(names(&kernel.place().join("kernel")), ["initramfs", "made-of", "modules", "vmlinuz"]);
 }
+
+#[test]
+fn several_that_prepare_at_once_wait_for_each_other() {
+    let kernel = Kernel::new();
+    let prepare_often = || (0..3).map(|_| kernel.prepare().unwrap()).collect::<Vec<_>>();
+    let look_often = || {
+        // What is found is whole, whoever gives it its name in this moment.
+        for _ in 0..200 {
+            if let Some(found) = prepared(&kernel.place()).unwrap() {
+                assert!(fs::read(found.initramfs).unwrap().ends_with(&[0; 4]) && found.kernel.exists());
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        let all = [scope.spawn(prepare_often), scope.spawn(prepare_often)];
+        scope.spawn(look_often);
+        let made: Vec<_> = all.into_iter().flat_map(|each| each.join().unwrap()).collect();
+        assert!(made.iter().all(|one| *one == made[0]));
+    });
+    assert_eq!(names(&kernel.place()), ["kernel", "kernel.lock"]);
+}

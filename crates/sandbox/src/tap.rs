@@ -45,7 +45,7 @@ const EXCLUSIVE: libc::c_int = 0x8000;
 /// Makes a tap with one queue in the calling thread's network namespace. It stays, with nobody attached, until the namespace goes
 /// or it is deleted as a link; the user `owner` may attach to it without any capability. It is down.
 ///
-/// Eight system calls.
+/// Five system calls.
 ///
 /// # Errors
 /// [`TapError`]: `EBUSY` where there is a link of that name.

@@ -14,7 +14,7 @@ use std::io::ErrorKind;
 /// Makes the taps of endpoints whose links are there, and gives what remains to be changed inside. `present` are further endpoints of the
 /// sandbox, whose names are taken.
 ///
-/// System calls for one: a thread's (clone, setns, exit), six to write two sysctls, eight for the tap, two to find it; the changes
+/// System calls for one: a thread's (clone, setns, exit), six to write two sysctls, five for the tap, two to find it; the changes
 /// are messages (seven of them with the link's own) that go with others in one sendto.
 pub(super) fn make_taps(bare: &Bare, places: &mut [Place], owner: u32, present: &[Endpoint]) -> Result<Vec<Change>> {
     for at in 0..places.len() {
