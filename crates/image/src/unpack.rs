@@ -122,6 +122,7 @@ pub(crate) fn unpack_here<R: BufRead>(root: BorrowedFd<'_>, input: R, options: &
         done: Unpacked::default(),
         directories: HashMap::new(),
         held: 0,
+        raised: 0,
     };
     while let Some(entry) = unpacker.reader.next_entry()? {
         unpacker.entry(&entry)?;
@@ -143,6 +144,8 @@ struct Unpacker<'a, R> {
     directories: HashMap<Vec<u8>, Time>,
     /// Bytes of memory that these take.
     held: u64,
+    /// Bytes in files that were brought up from below.
+    raised: u64,
 }
 
 /// Where an entry goes.
@@ -247,7 +250,7 @@ impl<R: BufRead> Unpacker<'_, R> {
             Some(led) => led,
             None => (parent.to_vec(), merged.resolve(parent).map_err(|errno| no_directory(entry, errno))?),
         };
-        let path = if led.1.is_empty() { name.to_vec() } else { [&led.1, &b"/"[..], name].concat() };
+        let path = joined(&led.1, name);
         self.led = Some(led);
         Ok(path)
     }
@@ -327,7 +330,10 @@ impl<R: BufRead> Unpacker<'_, R> {
                     if self.options.keep_kinds {
                         return Err(Error::Path { path: for_people(place.path), reason: PathReason::FileInTheWay });
                     }
-                    hid = self.options.whiteouts == Whiteouts::Overlay && is_whiteout(place);
+                    hid = match &self.merged {
+                        Some(merged) => merged.is_hidden_directory(place.path).map_err(|e| failed(entry, e))?,
+                        None => self.options.whiteouts == Whiteouts::Overlay && is_whiteout(place),
+                    };
                     self.make_room(place, entry)?;
                     make().map_err(|e| failed(entry, e))?;
                 }
@@ -414,7 +420,11 @@ impl<R: BufRead> Unpacker<'_, R> {
                 String::from_utf8_lossy(&entry.link)
             ),
         };
-        let from = self.tree.directory(&parent, false).map_err(|_| missing())?;
+        let from = match self.tree.directory(&parent, false).ok().filter(|from| is_there(from, name)) {
+            None => self.raise(&joined(&parent, name), entry)?,
+            there => there,
+        };
+        let from = from.ok_or_else(missing)?;
         let link = || rustix::fs::linkat(&*from, name, &*place.parent, place.name, AtFlags::empty());
         let linked = match link() {
             Err(Errno::EXIST) => {
@@ -434,6 +444,35 @@ impl<R: BufRead> Unpacker<'_, R> {
             Errno::NOENT => missing(),
             other => failed(entry, other),
         })
+    }
+
+    /// Brings a file up that only what lies below has, as overlayfs does before it gives one a further name. It looks as the entry of that name
+    /// says, which from then on is one of its own. The directory that it is in; `None`: there is no such file.
+    fn raise(&mut self, path: &[u8], entry: &Entry) -> Result<Option<Rc<OwnedFd>>> {
+        let found = self.merged.as_ref().map_or(Ok(None), |merged| merged.file(path));
+        let Some((below, size)) = found.map_err(|e| failed(entry, e))? else { return Ok(None) };
+        self.raised += size;
+        if self.raised > self.options.limits.bytes {
+            let what = "the number of bytes in files that are linked to";
+            return Err(Error::LimitExceeded { entry: entry.name(), what, limit: self.options.limits.bytes });
+        }
+        let (parent, name) = tree::split(path);
+        let directory = self.parent(parent, entry)?;
+        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = rustix::fs::openat(&*directory, name, flags, Mode::from_raw_mode(entry.mode & 0o777));
+        let file = file.map_err(|e| failed(entry, e))?;
+        let attributes = crate::archive::attributes(&below).map_err(|e| failed(entry, e))?;
+        let (mut from, mut to) = (std::fs::File::from(below), std::fs::File::from(file));
+        std::io::copy(&mut from, &mut to).map_err(|e| Error::io(format!("unpacking {}", entry.name()), e))?;
+        let file = OwnedFd::from(to);
+        let dress = || {
+            let all = attributes.iter().try_for_each(|(name, value)| set_attribute(&file, name, value));
+            all.map_err(|e| failed(entry, e))?;
+            metadata::of_file(&file, entry, self.owner(entry)?).map_err(|e| failed(entry, e))
+        };
+        dress()?;
+        self.done.file_bytes += size;
+        Ok(Some(directory))
     }
 
     fn mknod(&mut self, place: &Place<'_>, entry: &Entry, kind: FileType, device: u64) -> Result<()> {
@@ -528,6 +567,14 @@ impl<R: BufRead> Unpacker<'_, R> {
 }
 
 const OPEN_DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW);
+
+fn is_there(directory: &OwnedFd, name: &[u8]) -> bool {
+    rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW).is_ok()
+}
+
+fn joined(parent: &[u8], name: &[u8]) -> Vec<u8> {
+    if parent.is_empty() { name.to_vec() } else { [parent, b"/", name].concat() }
+}
 
 fn is_whiteout(place: &Place<'_>) -> bool {
     rustix::fs::statat(&*place.parent, place.name, AtFlags::SYMLINK_NOFOLLOW)

@@ -14,6 +14,9 @@ mkdir -p app/tree/lib app/tree/deep/er app/tree/kept/under; echo lib > app/tree/
 printf 'FROM busybox\nRUN mkdir -p /usr/lib /opt/kept && chmod 750 /usr/lib && chown 7:8 /usr/lib && ln -s usr/lib /lib && ln -s /opt/kept /kept && mkdir -m 700 /opt/kept/under\nADD through.tar /\n' | built
 printf 'FROM busybox\nRUN mkdir -p /usr/lib && ln -s usr/lib /lib\nADD over.tar /\n' | built
 printf 'FROM busybox\nRUN mkdir -p /usr/lib && ln -s ../usr/lib /lib\nADD through.tar sub.tar /\n' | built
+mkdir -p app/t1 app/t2/kept app/t3/lib; echo x > app/t1/kept; echo n > app/t2/kept/new; echo f > app/t3/lib/first; chmod 640 app/t3/lib/first; ln app/t3/lib/first app/t3/lib/second; tar -C app/t1 --mtime=@0 --owner=0 --group=0 -cf app/again.tar kept; tar -C app/t2 --mtime=@0 --owner=0 --group=0 -rf app/again.tar kept; tar -C app/t3 --mtime=@7 --owner=5 --group=6 -cf app/name.tar lib/first lib/second; tar --delete -f app/name.tar lib/first; rm -r app/t1 app/t2 app/t3
+printf 'FROM busybox\nRUN mkdir -p /opt/kept/old && touch /opt/kept/file\nADD again.tar /opt/\nRUN ls -R /opt > /seen\n' | built
+printf 'FROM busybox\nRUN mkdir -p /usr/lib && ln -s usr/lib /lib && echo own > /usr/lib/first && chmod 755 /usr/lib/first\nADD name.tar /\nRUN stat -c "%%h %%a %%u:%%g %%s" /lib/first /lib/second > /seen; cat /lib/second >> /seen\n' | built
 printf 'FROM busybox AS first\nRUN mkdir /out && echo made > /out/made\nFROM busybox\nCOPY --from=first /out/made /got\nCOPY --from=0 /out /dir\n' | built
 printf 'FROM busybox AS a\nRUN echo a > /a\nFROM busybox AS b\nRUN echo b > /b\nFROM a\nRUN echo c > /c\n' | built --target a
 printf 'FROM scratch\nCOPY a.txt /\nENTRYPOINT ["/a.txt"]\n' | built

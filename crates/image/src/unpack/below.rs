@@ -69,7 +69,7 @@ impl Merged<'_> {
     fn found(&self, path: &[u8]) -> Result<Option<Found>, Errno> {
         let found = match look(self.upper, path)? {
             // A directory of the tree in place of a link hides what is behind that.
-            None => look(self.below, path)?,
+            None => self.look_below(path)?,
             found => found,
         };
         let Some((fd, stat)) = found else { return Ok(None) };
@@ -82,7 +82,7 @@ impl Merged<'_> {
 
     /// Makes a new directory look as the one below it. Its time, which is set when nothing is put into it any more; `None`: there is none below.
     pub(super) fn dress(&self, path: &[u8]) -> Result<Option<Time>, Errno> {
-        let Some((below, stat)) = look(self.below, path)? else { return Ok(None) };
+        let Some((below, stat)) = self.look_below(path)? else { return Ok(None) };
         if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
             return Ok(None);
         }
@@ -94,6 +94,46 @@ impl Merged<'_> {
             metadata::set_attribute(&directory, &name, &value)?;
         }
         Ok(Some(Time { seconds: stat.st_mtime, nanoseconds: u32::try_from(stat.st_mtime_nsec).unwrap_or(0) }))
+    }
+}
+
+impl Merged<'_> {
+    /// What is at a path below, with no link followed, unless the tree hides it.
+    fn look_below(&self, path: &[u8]) -> Result<Option<(OwnedFd, Stat)>, Errno> {
+        if self.hides(path)? { Ok(None) } else { look(self.below, path) }
+    }
+
+    /// Whether the tree hides what is at a path below: by something at the path or above it that is no directory, or by a directory that took
+    /// such a thing's place.
+    fn hides(&self, path: &[u8]) -> Result<bool, Errno> {
+        let slashes = path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| at);
+        for end in slashes.chain([path.len()]) {
+            let Some((fd, stat)) = look(self.upper, &path[..end])? else { return Ok(false) };
+            if FileType::from_raw_mode(stat.st_mode) != FileType::Directory || metadata::is_opaque(&fd)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Whether a directory at a path, in place of something that is none, is to hide one below: what that hid does not come back with it.
+    pub(super) fn is_hidden_directory(&self, path: &[u8]) -> Result<bool, Errno> {
+        let (parent, _) = tree::split(path);
+        if !parent.is_empty() && self.hides(parent)? {
+            return Ok(false);
+        }
+        let found = look(self.below, path)?;
+        Ok(found.is_some_and(|(_, stat)| FileType::from_raw_mode(stat.st_mode) == FileType::Directory))
+    }
+
+    /// A file that only what lies below has, to be read, and its size; `None`: there is none, or it is no file.
+    pub(super) fn file(&self, path: &[u8]) -> Result<Option<(OwnedFd, u64)>, Errno> {
+        let Some((_, stat)) = self.look_below(path)? else { return Ok(None) };
+        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+            return Ok(None);
+        }
+        let opened = tree::open_without_links(self.below, path, OFlags::RDONLY | OFlags::NOFOLLOW)?;
+        Ok(Some((opened, u64::try_from(stat.st_size).unwrap_or(0))))
     }
 }
 

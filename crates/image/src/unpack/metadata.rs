@@ -13,6 +13,16 @@ pub(super) fn make_opaque(directory: &OwnedFd) -> Result<(), Errno> {
     rustix::fs::fsetxattr(directory, OPAQUE, b"y", XattrFlags::empty())
 }
 
+/// Whether a directory hides those below it.
+pub(super) fn is_opaque(directory: &OwnedFd) -> Result<bool, Errno> {
+    let mut value = [0; 8];
+    match rustix::fs::lgetxattr(proc_path(directory, b"."), OPAQUE, &mut value) {
+        Ok(length) => Ok(value[..length] == *b"y"),
+        Err(Errno::NODATA | Errno::NOTSUP | Errno::RANGE) => Ok(false),
+        Err(other) => Err(other),
+    }
+}
+
 /// Of a file whose contents are written. Owner first: a change of owner takes set-uid and capabilities away.
 pub(super) fn of_file(fd: &OwnedFd, entry: &Entry, owner: (u32, u32)) -> Result<(), Errno> {
     if owner != (0, 0) {

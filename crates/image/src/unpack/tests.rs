@@ -446,6 +446,72 @@ fn an_entry_of_its_own_takes_a_links_place() {
     assert!(found("etc/three"));
 }
 
+/// As in a container: what took a directory's place has emptied it.
+#[test]
+fn a_directory_that_was_replaced_comes_back_empty() {
+    let stage = Stage::new();
+    let below = below(&stage);
+    std::fs::create_dir_all(below.join("usr/lib/sub")).unwrap();
+    std::os::unix::fs::symlink("/etc", below.join("usr/lib/away")).unwrap();
+    let entries = [
+        (file("usr/lib"), &b"1"[..]),
+        (dir("usr/lib"), b""),
+        (file("usr/lib/away/x"), b"2"),
+        (file("usr/lib/sub/y"), b"3"),
+        (link("opt", "usr"), b""),
+        (dir("opt"), b""),
+        (dir("etc"), b""),
+    ];
+    unpack_over(&stage, &below, &entries).unwrap();
+    let opaque =
+        |path: &str| rustix::fs::lgetxattr(stage.root().join(path), "trusted.overlay.opaque", &mut [0; 8]).is_ok();
+    assert!(opaque("usr/lib") && opaque("opt"));
+    // What was never anything else shows what it has below.
+    assert!(!opaque("etc") && !opaque("usr") && !opaque("usr/lib/sub"));
+    // No link of what was there leads anywhere now, and nothing looks as there.
+    assert!(stage.root().join("usr/lib/away/x").exists() && !stage.root().join("etc/x").exists());
+    let refused = unpack_over(&stage, &below, &[(hard("name", "usr/lib/away/nothing"), b"")]);
+    assert!(matches!(refused, Err(Error::HostileEntry { .. })));
+}
+
+#[test]
+fn a_file_of_what_lies_below_gets_a_further_name() {
+    let stage = Stage::new();
+    let below = below(&stage);
+    std::fs::write(below.join("usr/lib/first"), "text").unwrap();
+    let mut first = hard("new/second", "lib/first");
+    (first.mode, first.uid, first.mtime.seconds) = (0o4755, 9, 55);
+    let entries =
+        [(first, &b""[..]), (hard("new/third", "usr/lib/first"), b""), (hard("usr/lib/fourth", "new/second"), b"")];
+    unpack_over(&stage, &below, &entries).unwrap();
+    let found = |path: &str| std::fs::metadata(stage.root().join(path)).unwrap();
+    let own = found("usr/lib/first");
+    assert_eq!((own.nlink(), own.mode() & 0o7777, own.uid(), own.mtime()), (4, 0o4755, 9, 55));
+    for name in ["new/second", "new/third", "usr/lib/fourth"] {
+        assert_eq!(found(name).ino(), own.ino());
+    }
+    assert_eq!(std::fs::read(stage.root().join("new/third")).unwrap(), b"text");
+    // The directory that it lies in looks as it does there, and what is there is as it was.
+    let there = std::fs::metadata(below.join("usr/lib")).unwrap();
+    assert_eq!((found("usr/lib").uid(), found("usr/lib").mtime()), (7, there.mtime()));
+    assert_eq!(std::fs::metadata(below.join("usr/lib/first")).unwrap().nlink(), 1);
+    // Something else than a file, something behind a link, and what an entry took the place of, are not there.
+    for entries in [
+        vec![(hard("x", "lib"), &b""[..])],
+        vec![(hard("x", "dangling/y"), b"")],
+        vec![(hard("x", "opt"), b"")],
+        vec![(link("etc", "new"), b""), (hard("x", "etc/file"), b"")],
+        vec![(file("etc"), b""), (dir("etc"), b""), (hard("x", "etc/file"), b"")],
+    ] {
+        let refused = unpack_over(&stage, &below, &entries);
+        assert!(
+            matches!(refused, Err(Error::HostileEntry { .. })),
+            "{:?}",
+            entries.last().map(|last| last.0.link.clone())
+        );
+    }
+}
+
 fn hostile_name() -> impl Strategy<Value = String> {
     prop::collection::vec(
         prop_oneof![
