@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use keeper::client::Exec as ExecCall;
-use keeper::protocol::{Exit, Request, Stdio, TerminalSize};
+use keeper::protocol::{Exit, ExitStatus, Request, Stdio, TerminalSize};
 use parking_lot::Mutex;
 use sandbox::{ExecOptions, ExecPlan};
 use tokio::sync::{oneshot, watch};
@@ -332,7 +332,11 @@ impl Engine {
 
     /// The keeper says that an exec's process has ended.
     pub(crate) async fn exec_ended(&self, id: &str, exit: &Exit) {
-        let code = i32::from(exit.status.shell_code());
+        let code = match exit.status {
+            // A later keeper found that it was there no more: whoever hears first of the loss of the one before says the same.
+            ExitStatus::Unknown => KILLED,
+            status => i32::from(status.shell_code()),
+        };
         if let Ok(exec) = self.0.execs.get(id) {
             exec.end(code);
             if let Ok(container) = self.0.containers.find(exec.container.as_str()) {

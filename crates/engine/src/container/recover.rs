@@ -15,8 +15,10 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
-use keeper::client::List;
+use futures_util::future::join_all;
+use keeper::client::{Inspect, List};
 use keeper::protocol::{EntryInfo, Exit, Request, State as Held};
 
 use super::exit::{End, FIRST_PAUSE, KILLED, Noticed};
@@ -29,6 +31,17 @@ use crate::{Engine, Result, Room};
 fn is_on_its_way(entry: &EntryInfo) -> bool {
     matches!(entry.state, Held::Creating | Held::Created | Held::Starting)
 }
+
+/// Whether the keeper holds a process of it that has not ended. What was only created is let go of with its process.
+fn is_alive(entry: &EntryInfo) -> bool {
+    matches!(entry.state, Held::Creating | Held::Starting | Held::Running)
+}
+
+/// How long something that was killed may take to end.
+const ENDS_WITHIN: Duration = Duration::from_secs(10);
+
+/// From one look to the next whether it has.
+const BETWEEN_LOOKS: Duration = Duration::from_millis(2);
 
 /// What is said of what was ended with everything else.
 const CLEANED: &str = "ended by stratus daemon --clean";
@@ -60,9 +73,8 @@ impl Engine {
         }
         crate::cleaned::forget(&self.0.config.data_dir)?;
         self.start_in_order(waiting);
-        for entry in held.into_values().filter(|entry| !self.goes_on(entry)) {
-            self.end_unknown(entry).await;
-        }
+        // Side by side: each takes a moment to end.
+        join_all(held.into_values().filter(|entry| !self.goes_on(entry)).map(|entry| self.end_unknown(entry))).await;
         let engine = self.clone();
         tokio::spawn(async move {
             engine.sweep_rootfs(&known).await;
@@ -222,12 +234,23 @@ impl Engine {
         self.end_held(&entry).await;
     }
 
-    /// Ends what the keeper holds, and has it forget that.
+    /// Ends what the keeper holds, and has it forget that. Not before it has ended: until then the keeper holds on to it, and nothing else
+    /// could be started under its name.
     async fn end_held(&self, entry: &EntryInfo) {
         let Ok(keeper) = self.keeper().await else { return };
-        if entry.exit.is_none() {
-            // It may end by itself in this moment.
-            let _ = keeper.call(Request::Signal { id: entry.id.clone(), signal: 9 }).await;
+        let id = || entry.id.clone();
+        // It may end by itself in this moment.
+        let killed = entry.exit.is_none() && keeper.call(Request::Signal { id: id(), signal: 9 }).await.is_ok();
+        if killed && is_alive(entry) {
+            let ended = async {
+                // Once whoever hears of its end has had it forgotten, it is unknown.
+                while keeper.call(Inspect { id: id() }).await.is_ok_and(|held| is_alive(&held)) {
+                    tokio::time::sleep(BETWEEN_LOOKS).await;
+                }
+            };
+            if tokio::time::timeout(ENDS_WITHIN, ended).await.is_err() {
+                tracing::warn!(process = entry.id, "it was killed, and is stuck in the kernel");
+            }
         }
         self.forget(&entry.id).await;
     }
