@@ -66,6 +66,18 @@ pub fn attach(name: &str) -> Result<OwnedFd, TapError> {
 }
 
 fn attach_with(name: &str, flags: libc::c_int, what: &'static str) -> Result<OwnedFd, TapError> {
+    let tun = open()?;
+    attach_to(&tun, name, flags, what)?;
+    Ok(tun)
+}
+
+/// A file that is no tap's end yet, in the calling thread's network namespace: it stays in that.
+fn open() -> Result<OwnedFd, TapError> {
+    let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    rustix::fs::open("/dev/net/tun", flags, Mode::empty()).map_err(|errno| TapError::NoTun(errno.into()))
+}
+
+fn attach_to(tun: &OwnedFd, name: &str, flags: libc::c_int, what: &'static str) -> Result<(), TapError> {
     // SAFETY: all zero bytes are a valid request.
     let mut interface: libc::ifreq = unsafe { std::mem::zeroed() };
     if name.is_empty() || name.len() >= interface.ifr_name.len() || name.contains('\0') {
@@ -75,13 +87,11 @@ fn attach_with(name: &str, flags: libc::c_int, what: &'static str) -> Result<Own
         *to = from.cast_signed();
     }
     interface.ifr_ifru.ifru_flags = (libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR | flags) as i16;
-    let open = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let tap = rustix::fs::open("/dev/net/tun", open, Mode::empty()).map_err(|errno| TapError::NoTun(errno.into()))?;
     // SAFETY: the request takes a `struct ifreq`, which lives for the call.
-    if unsafe { libc::ioctl(tap.as_raw_fd(), request::SET_INTERFACE, &raw mut interface) } < 0 {
+    if unsafe { libc::ioctl(tun.as_raw_fd(), request::SET_INTERFACE, &raw mut interface) } < 0 {
         return Err(TapError::Refused { what, name: name.to_owned(), source: io::Error::last_os_error() });
     }
-    Ok(tap)
+    Ok(())
 }
 
 /// A request that takes a number.
@@ -99,6 +109,31 @@ mod tests {
         for name in ["", "sixteen-letters-", "a\0b"] {
             assert!(matches!(make(name, 0), Err(TapError::Name(_))), "{name:?}");
         }
+    }
+
+    #[test]
+    fn its_owner_attaches_without_any_capability_and_nobody_else() {
+        let inside = || {
+            crate::sys::unshare(libc::CLONE_NEWNET as u64).expect("tests of taps need root");
+            let (owner, other) = (65534, 65533);
+            make("tap0", owner).unwrap();
+            // The node may be root's alone.
+            let files = [open().unwrap(), open().unwrap()];
+            // Each thread has a user of its own, and one who is not root has no capability.
+            let attach_as = |user: u32, file: &OwnedFd| {
+                let user = rustix::process::Uid::from_raw(user);
+                rustix::thread::set_thread_res_uid(user, user, user).unwrap();
+                attach_to(file, "tap0", 0, "attach to")
+            };
+            let [one, two] = &files;
+            let refused = std::thread::scope(|scope| scope.spawn(|| attach_as(other, one)).join().unwrap());
+            match refused.unwrap_err() {
+                TapError::Refused { source, .. } => assert_eq!(source.kind(), io::ErrorKind::PermissionDenied),
+                error => panic!("{error}"),
+            }
+            std::thread::scope(|scope| scope.spawn(|| attach_as(owner, two)).join().unwrap()).unwrap();
+        };
+        std::thread::scope(|scope| scope.spawn(inside).join().unwrap());
     }
 
     #[test]
