@@ -36,8 +36,8 @@ pub struct Boot {
     pub command_line: String,
 }
 
-/// The devices of a machine, with the host's end of each. A machine that goes on from a snapshot is given the same ones in the same order: other files, taps and
-/// sockets, of the same kinds and sizes.
+/// The devices of a machine, with the host's end of each. A machine that goes on from a snapshot is given the same ones in the same order, with other files, taps and
+/// sockets. A disk may have another size, of which the guest is told; a card may have another address, which its driver does not look at again.
 #[derive(Debug, Default)]
 pub struct Devices {
     /// Where what the guest writes to its serial port goes: a file, a pipe, a terminal, a socket. Nobody waits for who reads there.

@@ -342,6 +342,7 @@ $b cat > /www/cgi-bin/tell <<'END'
 #!/bin/busybox sh
 b=/bin/busybox
 echo; echo "boot $($b cat /proc/sys/kernel/random/boot_id)";
+echo "sectors $($b cat /sys/block/vda/size)"
 echo "processors $($b grep -c ^processor /proc/cpuinfo)"
 echo "disk $($b dd if=/dev/vda bs=1M skip=$QUERY_STRING count=1 2>/dev/null | $b md5sum)"
 echo "generation $([ -e /sys/bus/acpi/devices/VMGENCTR:00 ] && $b grep ACPI:Ged /proc/interrupts | $b awk '{print $2 + $3}')"
@@ -362,7 +363,7 @@ number=$1; shift
 if [ $number = 0 ]; then exec 3<> /save; else exec 3< /dev/null; fi
 ip link set lo up
 talk listen /socket${number}_7 > /heard$number 2>&1 &
-vmm --memory 256 --disk /disk --tap tap0 --vsock /socket$number --append 'console=ttyS0 quiet' "$@" <&3 > /console$number 2>&1 & machine=$!
+vmm --memory 256 --disk /disk$number --tap tap0 --vsock /socket$number --append 'console=ttyS0 quiet' "$@" <&3 > /console$number 2>&1 & machine=$!
 until ip link set tap0 up 2>/dev/null; do usleep 20000; done
 ip address add 10.9.8.1/24 dev tap0
 until wget -q -O /tell$number "http://10.9.8.2/cgi-bin/tell?$number"; do usleep 50000; done
@@ -377,7 +378,7 @@ echo "machine $number ended with $?"
 "#,
     );
     let told = host.run(
-        "dd if=/dev/urandom of=/disk bs=1M count=3 2>/dev/null; mkdir /snapshot; mkfifo /save; chmod +x /go
+        "dd if=/dev/urandom of=/disk bs=1M count=3 2>/dev/null; for number in 0 1 2; do cp /disk /disk$number; done; truncate -s 5M /disk1 /disk2; mkdir /snapshot; mkfifo /save; chmod +x /go
         unshare -n /go 0 --save /snapshot --cpus 2 --initrd /guest.cpio /vmlinux
         unshare -n /go 1 --restore /snapshot & unshare -n /go 2 --restore /snapshot; wait
         for number in 0 1 2; do
@@ -394,6 +395,8 @@ echo "machine $number ended with $?"
     for number in [1, 2] {
         assert_eq!(find(number, "boot"), find(0, "boot"), "{told}");
         assert_eq!(find(number, "processors"), "2");
+        // The disks have grown meanwhile.
+        assert_eq!((find(0, "sectors"), find(number, "sectors")), ("6144".to_owned(), "10240".to_owned()), "{told}");
         assert!(told.contains(&format!("disk {number}: {}", find(number, "disk"))), "{told}");
         assert!(told.contains(&format!("talk {number}: spoke")), "{told}");
         assert!(told.contains(&format!("console {number}: vmm: PowerOff")), "{told}");

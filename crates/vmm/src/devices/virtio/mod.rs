@@ -17,6 +17,7 @@ pub(crate) mod vsock;
 
 use crate::threads::{Thread, Wanted};
 use queue::{Interrupt, Nonsense, Position, Queue};
+use std::ops::Range;
 use std::os::fd::BorrowedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use vmm_sys_util::eventfd::EventFd;
@@ -45,6 +46,10 @@ pub(crate) trait Device: Send {
     fn queues(&self) -> &'static [u16];
     /// Its configuration, as the guest reads it.
     fn configuration(&self) -> &[u8];
+    /// Which bytes of its configuration may be others when it goes on from a snapshot. The guest is told to look again.
+    fn may_change(&self) -> Range<usize> {
+        0..0
+    }
     /// The guest writes into its configuration. Most have nothing to be written.
     fn configure(&mut self, _offset: u64, _data: &[u8]) {}
     /// The guest has set it up, with these queues, of which those that it does not use are missing, and these features of those offered.

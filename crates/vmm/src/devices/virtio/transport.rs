@@ -3,7 +3,7 @@
 //! Chosen over PCI: ACPI names each device, so that a kernel finds it without searching a bus, which for half a dozen devices would be a
 //! thousand exits; and of a device there are some twenty registers, which is less for a guest to attack.
 
-use super::queue::{Nonsense, Position, Queue};
+use super::queue::{CONFIGURATION, Nonsense, Position, Queue};
 use super::{Attached, feature};
 use crate::bus::Registers;
 use crate::memory::Memory;
@@ -74,6 +74,8 @@ pub(crate) struct Transport {
     features: u64,
     queue_select: u32,
     queues: Vec<Ring>,
+    /// How often the configuration has changed.
+    generation: u32,
 }
 
 /// A queue as the guest has set it up.
@@ -90,7 +92,9 @@ pub(crate) struct TransportState {
     configuration: Vec<u8>,
     status: u32,
     selects: [u32; 3],
+    offered: u64,
     features: u64,
+    generation: u32,
     why: u32,
     is_broken: bool,
     queues: Vec<RingState>,
@@ -121,6 +125,7 @@ impl Transport {
             features: 0,
             queue_select: 0,
             queues,
+            generation: 0,
         }
     }
 
@@ -148,8 +153,8 @@ impl Transport {
             register::QUEUE_READY => self.selected().is_some_and(|ring| ring.queue.ready()).into(),
             register::INTERRUPT_STATUS => self.attached.interrupt.pending(),
             register::STATUS => self.status(),
-            // It never changes while a guest reads it: this register is read under the same lock as the rest.
-            register::CONFIGURATION_GENERATION => 0,
+            // It changes only while the machine rests: nobody reads it half.
+            register::CONFIGURATION_GENERATION => self.generation,
             // Regions of memory that are shared (4.2.2): there are none, which all ones say.
             0xb0..0xfc => u32::MAX,
             _ => 0,
@@ -236,7 +241,9 @@ impl Transport {
             configuration: device.configuration().to_vec(),
             status: self.status,
             selects: [self.device_features_select, self.driver_features_select, self.queue_select],
+            offered: device.features() | feature::ALL,
             features: self.features,
+            generation: self.generation,
             why: self.attached.interrupt.pending(),
             is_broken: self.attached.interrupt.is_broken(),
             queues: self.queues.iter().enumerate().map(ring).collect(),
@@ -248,6 +255,7 @@ impl Transport {
     /// # Errors
     /// It is another device than the one that was saved; the text says how.
     pub(crate) fn restore(&mut self, state: &TransportState) -> Result<(), String> {
+        let has_changed;
         {
             let device = self.attached.device();
             if (device.kind(), device.queues().len()) != (state.kind, state.queues.len()) {
@@ -257,14 +265,20 @@ impl Transport {
                     device.kind()
                 ));
             }
-            // What a guest has read it does not read again; a vsock's address it does.
-            if device.kind() != super::vsock::KIND && device.configuration() != state.configuration {
+            let (now, before, may) = (device.configuration(), &state.configuration, device.may_change());
+            let mut places = now.iter().zip(before).enumerate();
+            if now.len() != before.len() || places.any(|(at, (now, before))| now != before && !may.contains(&at)) {
                 return Err(format!(
-                    "a device of kind {} is not as the guest knows it: a disk has the same size, a card the same address and MTU",
+                    "a device of kind {} is not as the guest knows it: a disk is written to or not as before, a card has the same MTU",
                     state.kind
                 ));
             }
+            if device.features() | feature::ALL != state.offered {
+                return Err(format!("a device of kind {} offers not what it did", state.kind));
+            }
+            has_changed = now != before;
         }
+        self.generation = state.generation.wrapping_add(has_changed.into());
         for (ring, state) in self.queues.iter_mut().zip(&state.queues) {
             let whole = QueueState {
                 max_size: ring.queue.max_size(),
@@ -287,6 +301,9 @@ impl Transport {
         if self.status & was_used == was_used && !state.is_broken {
             self.activate();
             self.attached.restored();
+            if has_changed {
+                self.attached.interrupt.pull(CONFIGURATION);
+            }
         }
         self.attached.interrupt.restore(state.why, state.is_broken);
         Ok(())

@@ -17,6 +17,7 @@ use crate::error::Result;
 use crate::events::Waited;
 use crate::threads::{Gate, Thread, Wake, Wanted, wake};
 use rustix::event::{PollFd, PollFlags, poll};
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use vmm_sys_util::eventfd::EventFd;
 
@@ -127,6 +128,11 @@ impl Device for Block {
 
     fn configuration(&self) -> &[u8] {
         &self.configuration
+    }
+
+    /// How large it is: a machine that was saved with an empty disk goes on with what is to be run.
+    fn may_change(&self) -> Range<usize> {
+        0..8
     }
 
     fn thread(&self) -> Option<&Thread> {

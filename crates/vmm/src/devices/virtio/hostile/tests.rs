@@ -476,9 +476,34 @@ fn a_device_that_is_not_as_the_guest_knows_it_is_refused() {
     let refused = Guest::of(Kind::Entropy).transport.restore(&state).unwrap_err();
     assert!(refused.contains("of kind 1 was saved, and one of kind 4 is given"), "{refused}");
     let (card, _other) = UnixDatagram::pair().unwrap();
-    let device = Net::new(Tap::of_socket(card.into()), Card { mac: [2, 0, 0, 0, 0, 2], mtu: 1500 }).unwrap();
+    let device = Net::new(Tap::of_socket(card.into()), Card { mac: [2, 0, 0, 0, 0, 1], mtu: 9000 }).unwrap();
     let refused = Guest::new(Arc::new(Mutex::new(device))).transport.restore(&state).unwrap_err();
-    assert!(refused.contains("the same address and MTU"), "{refused}");
+    assert!(refused.contains("the same MTU"), "{refused}");
+}
+
+/// A guest with a disk of that size.
+fn with_disk(size: u64, read_only: bool) -> Guest {
+    let file = tempfile::tempfile().unwrap();
+    file.set_len(size).unwrap();
+    let disk = Disk::of_file(file, read_only, "disk").unwrap();
+    Guest::new(Arc::new(Mutex::new(Block::new(disk, &Arc::new(Ending::new().unwrap())).unwrap())))
+}
+
+#[test]
+fn a_disk_may_be_larger_than_the_one_that_was_saved_and_the_guest_is_told() {
+    let mut guest = with_disk(0, true);
+    guest.set_up(8);
+    assert_eq!((guest.read(0x100), guest.read(0xfc)), (0, 0));
+    guest.attached.rest();
+    let state = guest.transport.save();
+    let mut larger = with_disk(1 << 20, true);
+    larger.memory = guest.memory.clone();
+    larger.transport = Transport::new(larger.attached.clone(), guest.memory.clone());
+    larger.transport.restore(&state).unwrap();
+    // Both: something in a queue, and another configuration.
+    assert_eq!((larger.read(0x100), larger.read(0xfc), larger.read(0x60)), (2048, 1, 3));
+    // One that can be written to is another device.
+    assert!(with_disk(0, false).transport.restore(&state).is_err());
 }
 
 #[test]

@@ -10,6 +10,7 @@ use super::queue::{Nonsense, Position, Queue};
 use crate::memory::Memory;
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use std::io;
+use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use tap::HEADER;
 
@@ -191,6 +192,11 @@ impl Device for Net {
 
     fn configuration(&self) -> &[u8] {
         &self.configuration
+    }
+
+    /// Its address, which a driver reads once: whoever speaks with the guest has it take another one.
+    fn may_change(&self) -> Range<usize> {
+        0..6
     }
 
     fn activate(&mut self, queues: Vec<Option<Queue>>, features: u64) {

@@ -20,11 +20,12 @@ use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, timerfd_create, timerfd_settime};
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
+use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 
 /// Its number.
-pub(super) const KIND: u32 = 19;
+const KIND: u32 = 19;
 /// The host's address (5.10.4).
 pub(super) const HOST_CID: u64 = 2;
 /// Connections, and clients that have not said what they want, of one machine.
@@ -409,6 +410,11 @@ impl Device for Vsock {
 
     fn configuration(&self) -> &[u8] {
         &self.configuration
+    }
+
+    /// The guest's address, which it reads again when it hears that its connections are over.
+    fn may_change(&self) -> Range<usize> {
+        0..8
     }
 
     fn activate(&mut self, queues: Vec<Option<Queue>>, _features: u64) {
