@@ -171,8 +171,11 @@ fn manifests_of_what_was_pulled() {
         .mentions("multiple platforms are not supported")
         .mentions(" 400");
     remove(&document("riscv64")).mentions("does not match the specified platform (linux/riscv64)").mentions(" 404");
-    host.sh("docker rmi --platform linux/riscv64 once").fails_with("does not match the specified platform");
-    host.sh(&format!("docker rmi --platform linux/{own} once")).says("Untagged: once:latest");
+    for command in ["docker", "$STRATUS"] {
+        host.sh(&format!("docker tag {name} once && {command} rmi --platform linux/riscv64 once"))
+            .fails_with("does not match the specified platform");
+        host.sh(&format!("{command} rmi --platform linux/{own} once")).mentions("once:latest");
+    }
 }
 
 #[test]

@@ -31,6 +31,18 @@ fn who_is_there() {
     host.sh("docker swarm init").fails_with("");
     host.sh("docker node ls").fails_with("This node is not a swarm manager");
     host.sh("docker plugin ls -q").says("");
+    // The client asks no daemon for checkpoints that is not experimental; others do.
+    for asked in [
+        "GET /containers/runs/checkpoints",
+        "POST /containers/runs/checkpoints",
+        "DELETE /containers/runs/checkpoints/one",
+    ] {
+        let answer = host.ask(asked, "").expect("an answer");
+        assert_eq!(answer.status, 501, "{answer:?}");
+        assert!(answer.text().contains("stratus does not support checkpoints"), "{answer:?}");
+    }
+    let answer = host.ask("POST /containers/runs/start?checkpoint=one", "").expect("an answer");
+    assert_eq!((answer.status, answer.text().contains("does not support checkpoints")), (400, true), "{answer:?}");
 }
 
 /// What `info` says of limits is what the kernel says of them, on whatever version of cgroups there is.

@@ -146,6 +146,7 @@ api DELETE /v1.41/volumes/data
 api GET /v1.41/containers/nobody/checkpoints | head -n 1
 api POST /v1.41/containers/nobody/checkpoints '{"CheckpointID":"one"}' | head -n 1
 api DELETE /v1.41/containers/nobody/checkpoints/one | head -n 1
+api POST '/v1.41/containers/nobody/start?checkpoint=one' | head -n 1
 api GET '/v1.41/events?since=x'
 api GET '/v1.41/events?until=1&filters=%7B%22nonsense%22%3A%5B%22x%22%5D%7D'
 api GET '/v1.41/events?since=2&until=1'

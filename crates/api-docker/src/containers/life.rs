@@ -13,7 +13,8 @@ use crate::query::{Query, parse_integer};
 /// `POST /containers/{name}/start`
 pub(crate) async fn start(mut call: Call) -> Result<Response> {
     if call.query.given("checkpoint").is_some() {
-        return Err(ApiError::not_implemented("stratus does not restore checkpoints"));
+        // With the status of a dockerd without its experimental features.
+        return Err(ApiError::bad_request("stratus does not support checkpoints: there are none to start from"));
     }
     // Long ago a body could change the container; clients that still send one must hear that it does nothing.
     if call.bytes().await?.len() > "{}".len() {

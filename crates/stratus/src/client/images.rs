@@ -116,6 +116,9 @@ pub(crate) struct RmArgs {
     /// Leave those that it was made of
     #[arg(long)]
     no_prune: bool,
+    /// Only where it is for this platform, such as linux/arm64
+    #[arg(long, value_name = "PLATFORM", value_parser = platform)]
+    platform: Option<String>,
     /// Images, by name or id
     #[arg(required = true)]
     images: Vec<String>,
@@ -396,7 +399,8 @@ pub(super) async fn remove(context: &Context, args: RmArgs) -> Result<ExitCode> 
     for name in &args.images {
         let request = Request::delete(format!("/images/{}", segment(name)))
             .flag("force", args.force)
-            .flag("noprune", args.no_prune);
+            .flag("noprune", args.no_prune)
+            .maybe("platforms", args.platform.as_ref());
         match context.daemon.document(request).await {
             Ok(Value::Array(removed)) => all.extend(removed),
             Ok(_) => {}
