@@ -168,7 +168,7 @@ impl Machine {
     /// Has it begin, or go on after a pause. Nothing happens where it runs, or has ended.
     pub fn start(&mut self) {
         self.fixed.console.iter().for_each(|thread| thread.want(Wanted::Run));
-        self.devices.iter().for_each(|virtual_| virtual_.device.want(Wanted::Run));
+        self.devices.iter().for_each(|device| device.want(Wanted::Run));
         self.events.want(Wanted::Run);
         self.vcpus.iter().for_each(|thread| thread.want(Wanted::Run));
         self.state = State::Runs;
@@ -190,7 +190,7 @@ impl Machine {
             let _ = lock(vcpu).fd().kvmclock_ctrl();
         }
         self.events.rest();
-        self.devices.iter().for_each(|virtual_| virtual_.device.rest());
+        self.devices.iter().for_each(Virtual::rest);
         self.fixed.console.iter().for_each(Thread::rest);
         self.state = State::Rests;
     }
@@ -268,7 +268,7 @@ impl Frame {
         let mut buses = Buses::default();
         let fixed = fixed::attach(console, saved, vm, &ending, &mut buses.ports)?;
         let devices = virtual_devices::attach(disks, cards, vsock, vm, &ending, &mut buses.memory)?;
-        let events = serve(devices.iter().map(|virtual_| virtual_.device.clone()).collect(), &ending)?;
+        let events = serve(devices.iter().map(Virtual::attached).collect(), &ending)?;
         let generation = vm.line(layout::GENERATION_LINE)?;
         Ok(Frame { ending, buses: Arc::new(buses), fixed, devices, events, generation })
     }

@@ -40,7 +40,8 @@ pub struct Boot {
 /// sockets. A disk may have another size, of which the guest is told; a card may have another address, which its driver does not look at again.
 #[derive(Debug, Default)]
 pub struct Devices {
-    /// Where what the guest writes to its serial port goes: a file, a pipe, a terminal, a socket. Nobody waits for who reads there.
+    /// Where what the guest writes to its serial port goes: a file, which is filled up to 64 MiB,
+    /// a pipe, a terminal, a socket. Nobody waits for who reads there.
     pub console: Option<OwnedFd>,
     /// Its disks, in the order in which the guest finds them.
     pub disks: Vec<DiskParts>,

@@ -9,6 +9,7 @@ use crate::error::Result;
 use crate::events::Waited;
 use crate::threads::{Gate, Thread, Wake, wake};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::FileType;
 use std::collections::VecDeque;
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
@@ -16,6 +17,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Bytes that are kept for a slow reader.
 const MOST: usize = 256 << 10;
+/// Bytes that are written to a file, from whose end on nothing takes them away again: what comes then is lost.
+const MOST_OF_FILE: u64 = 64 << 20;
 /// Bytes that are written at once: a pipe that takes something takes as much (`PIPE_BUF`, pipe(7)).
 const PIECE: usize = 4096;
 
@@ -61,23 +64,32 @@ impl Write for Port {
 pub(crate) fn to(out: Option<OwnedFd>, ending: &Arc<Ending>) -> Result<(Port, Option<Thread>)> {
     let Some(out) = out else { return Ok((Port(None), None)) };
     let kept = Arc::new(Kept { bytes: Mutex::default(), wake: wake()? });
+    let is_file = rustix::fs::fstat(&out).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode).is_file());
+    let mut out = Out { out, left: is_file.then_some(MOST_OF_FILE) };
     let (port, event) = (Port(Some(Arc::clone(&kept))), Arc::clone(&kept.wake));
     let thread =
-        Thread::new("console".to_owned(), Kind::Console, Some(event), ending, move |gate| work(&kept, &out, gate))?;
+        Thread::new("console".to_owned(), Kind::Console, Some(event), ending, move |gate| work(&kept, &mut out, gate))?;
     Ok((port, Some(thread)))
 }
 
+/// The other end.
+struct Out {
+    out: OwnedFd,
+    /// How many bytes more are written there, if not all that come.
+    left: Option<u64>,
+}
+
 /// Writes out what comes, until it is told to end: then what can be written without waiting.
-fn work(kept: &Kept, out: &OwnedFd, gate: &Gate) {
+fn work(kept: &Kept, out: &mut Out, gate: &Gate) {
     while gate.pass() {
         while gate.is_open() {
             let is_empty = kept.bytes().is_empty();
-            if wait(kept, out, !is_empty) && !write(kept, out) {
+            if wait(kept, &out.out, !is_empty) && !write(kept, out) {
                 kept.bytes().clear();
             }
         }
     }
-    while !kept.bytes().is_empty() && takes_something(out) && write(kept, out) {}
+    while !kept.bytes().is_empty() && takes_something(&out.out) && write(kept, out) {}
 }
 
 /// Waits until something comes, or, if `is_to_write`, `out` takes something. Returns whether it does.
@@ -99,10 +111,15 @@ fn takes_something(out: &OwnedFd) -> bool {
 }
 
 /// Writes a piece. Returns whether anybody is there to take it.
-fn write(kept: &Kept, out: &OwnedFd) -> bool {
-    let piece: Vec<u8> = kept.bytes().iter().copied().take(PIECE).collect();
-    match rustix::io::write(out, &piece) {
+fn write(kept: &Kept, out: &mut Out) -> bool {
+    let most = out.left.map_or(PIECE, |left| PIECE.min(usize::try_from(left).unwrap_or(PIECE)));
+    if most == 0 {
+        return false;
+    }
+    let piece: Vec<u8> = kept.bytes().iter().copied().take(most).collect();
+    match rustix::io::write(&out.out, &piece) {
         Ok(count) => {
+            out.left = out.left.map(|left| left - count as u64);
             kept.bytes().drain(..count);
             true
         }
@@ -152,6 +169,19 @@ mod tests {
             read.read_to_string(&mut told).unwrap();
             assert_eq!(told, "the last words");
         }
+    }
+
+    #[test]
+    fn a_file_is_filled_up_to_a_bound_and_a_pipe_is_not_bounded() {
+        let file = tempfile::tempfile().unwrap();
+        let kept = Kept { bytes: Mutex::new([1; 10].into()), wake: wake().unwrap() };
+        let mut out = Out { out: file.try_clone().unwrap().into(), left: Some(7) };
+        assert!(write(&kept, &mut out));
+        assert!(!write(&kept, &mut out));
+        assert_eq!((file.metadata().unwrap().len(), kept.bytes().len()), (7, 3));
+        let (_read, pipe) = io::pipe().unwrap();
+        assert!(write(&kept, &mut Out { out: pipe.into(), left: None }));
+        assert_eq!(kept.bytes().len(), 0);
     }
 
     #[test]

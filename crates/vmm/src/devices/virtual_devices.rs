@@ -15,6 +15,7 @@ use crate::end::Ending;
 use crate::error::{Error, Result};
 use crate::kvm::Vm;
 use crate::parts::{CardParts, Devices, DiskContents, DiskParts, VsockParts};
+use crate::threads::Wanted;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Where the devices of a machine are: ACPI's tables say so.
@@ -39,11 +40,26 @@ fn windows_of(count: usize) -> Result<Vec<Window>> {
 
 /// A device as its machine has it.
 pub(crate) struct Virtual {
-    pub(crate) device: Attached,
+    attached: Attached,
     transport: Arc<Mutex<Transport>>,
 }
 
 impl Virtual {
+    /// The device, for who serves its queues.
+    pub(crate) fn attached(&self) -> Attached {
+        self.attached.clone()
+    }
+
+    /// Tells its own thread, if it has one, what to do.
+    pub(crate) fn want(&self, wanted: Wanted) {
+        self.attached.want(wanted);
+    }
+
+    /// Has its own thread, if it has one, rest, and waits until it does.
+    pub(crate) fn rest(&self) {
+        self.attached.rest();
+    }
+
     /// Where it is, while the machine rests.
     pub(crate) fn save(&self) -> TransportState {
         self.transport.lock().unwrap_or_else(PoisonError::into_inner).save()
@@ -87,7 +103,7 @@ pub(crate) fn attach(
         let device = Attached::new(device, Interrupt::new(vm.line(window.line)?), kicks);
         let transport = Arc::new(Mutex::new(Transport::new(device.clone(), vm.memory().clone())));
         bus.attach(start, window.length.into(), Arc::clone(&transport) as _);
-        attached.push(Virtual { device, transport });
+        attached.push(Virtual { attached: device, transport });
     }
     Ok(attached)
 }

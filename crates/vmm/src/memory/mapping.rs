@@ -3,7 +3,7 @@
 //! A guest's memory begins at a multiple of 2 MiB for the guest. Where it does in this process, too, the kernel can back it by huge pages, if
 //! that is the machine's policy, and KVM can map those as they are: one exit for 2 MiB that a guest touches first, and not 512.
 
-use rustix::mm::{MapFlags, ProtFlags};
+use rustix::mm::{Advice, MapFlags, ProtFlags};
 use std::ffi::c_void;
 use std::io;
 use std::ptr;
@@ -35,6 +35,9 @@ impl Mapping {
         let reserved = unsafe {
             rustix::mm::mmap_anonymous(ptr::null_mut(), with_room, ProtFlags::READ | ProtFlags::WRITE, flags)?
         };
+        // A dump of this process has nothing of the guest's.
+        // SAFETY: the range was just mapped, and stays as it is but for that.
+        unsafe { rustix::mm::madvise(reserved, with_room, Advice::LinuxDontDump)? };
         let offset = reserved.cast::<u8>().align_offset(HUGE);
         // SAFETY: the offset is less than a huge page, which the reservation is longer by.
         let start = unsafe { reserved.byte_add(offset) };

@@ -9,7 +9,7 @@ mod saved;
 use crate::config::MemorySize;
 use crate::error::{Error, Result};
 use mapping::Mapping;
-use rustix::mm::{MapFlags, ProtFlags};
+use rustix::mm::{Advice, MapFlags, ProtFlags};
 pub(crate) use saved::Run;
 use std::fs::File;
 use std::io;
@@ -115,7 +115,10 @@ impl Memory {
                 offset,
             )
         };
-        mapped.map_err(Error::host("map a file into the guest's memory"))?;
+        let start = mapped.map_err(Error::host("map a file into the guest's memory"))?;
+        // SAFETY: the range was just mapped, and stays as it is: a dump of this process has nothing of the guest's.
+        let hidden = unsafe { rustix::mm::madvise(start, size, Advice::LinuxDontDump) };
+        hidden.map_err(Error::host("keep the guest's memory out of dumps"))?;
         self.files.lock().unwrap_or_else(PoisonError::into_inner).push((at.0, length));
         Ok(())
     }

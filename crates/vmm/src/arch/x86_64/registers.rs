@@ -25,7 +25,10 @@ pub(crate) fn set(vcpu: &VcpuFd, entry: Option<Entry>) -> Result<()> {
     let msrs =
         [msr::MISC_ENABLE, msr::MTRR_DEFAULT].map(|(index, data)| kvm_msr_entry { index, data, ..Default::default() });
     let msrs = Msrs::from_entries(&msrs).map_err(|_| Error::KvmLacks("room for two registers"))?;
-    vcpu.set_msrs(&msrs).map_err(Error::kvm("to set a processor's registers (KVM_SET_MSRS)"))?;
+    let set = vcpu.set_msrs(&msrs).map_err(Error::kvm("to set a processor's registers (KVM_SET_MSRS)"))?;
+    if set < msrs.as_slice().len() {
+        return Err(Error::KvmLacks("registers that firmware sets (MISC_ENABLE, MTRR_DEF_TYPE)"));
+    }
     // As after FNINIT, and with all floating point exceptions masked.
     let fpu = kvm_fpu { fcw: 0x37f, mxcsr: 0x1f80, ..Default::default() };
     vcpu.set_fpu(&fpu).map_err(Error::kvm("to set a processor's registers (KVM_SET_FPU)"))?;

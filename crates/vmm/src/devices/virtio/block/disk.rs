@@ -14,8 +14,10 @@ struct Part {
     start: u64,
     /// How many bytes.
     length: u64,
-    /// Where they are: at the beginning of this. What is behind the file's end is zero.
+    /// Where they are: at the beginning of this.
     file: File,
+    /// How many bytes that had: what is behind them is zero. A file that has fewer now was cut, and what is missing is not there.
+    there: u64,
 }
 
 /// A disk's contents.
@@ -32,9 +34,10 @@ pub(crate) struct Disk {
 impl Disk {
     /// A file as a disk. A last part of a sector is not on it.
     pub(crate) fn of_file(file: File, read_only: bool, serial: &str) -> io::Result<Disk> {
-        let length = file.metadata()?.len() / SECTOR * SECTOR;
+        let there = file.metadata()?.len();
+        let length = there / SECTOR * SECTOR;
         Ok(Disk {
-            parts: vec![Part { start: 0, length, file }],
+            parts: vec![Part { start: 0, length, file, there }],
             size: length,
             read_only,
             write_through: false,
@@ -47,10 +50,11 @@ impl Disk {
         let (mut parts, mut starts, mut size) = (Vec::new(), Vec::new(), 0u64);
         for file in files {
             let start = size.next_multiple_of(align);
-            let length = file.metadata()?.len().next_multiple_of(SECTOR);
+            let there = file.metadata()?.len();
+            let length = there.next_multiple_of(SECTOR);
             size = start + length;
             starts.push(start);
-            parts.push(Part { start, length, file });
+            parts.push(Part { start, length, file, there });
         }
         Ok((Disk { parts, size, read_only: true, write_through: false, serial: serial_of(serial) }, starts))
     }
@@ -76,11 +80,14 @@ impl Disk {
     }
 
     /// Reads from `offset` on until the buffers are full; they lie on the disk as a whole.
+    ///
+    /// # Errors
+    /// What the file says, or that it was cut.
     pub(super) fn read(&self, mut offset: u64, into: &mut Buffers<'_>) -> io::Result<()> {
         while into.len() > 0 {
-            let (file, at, most) = self.at(offset, into.len());
+            let (part, at, most) = self.at(offset, into.len());
             let Some(mut buffers) = into.take(most) else { return Err(io::ErrorKind::InvalidInput.into()) };
-            if let Some(file) = file {
+            if let Some(Part { file, there, .. }) = part {
                 let mut place = at;
                 buffers.transfer(|list| {
                     // SAFETY: each buffer is a part of the guest's memory, mapped for as long as the buffers live, to which nothing has references.
@@ -90,6 +97,9 @@ impl Disk {
                     place += count as u64;
                     Ok(count)
                 })?;
+                if buffers.len() > 0 && place < *there {
+                    return Err(io::ErrorKind::UnexpectedEof.into());
+                }
             }
             // Behind the file's end, and between two parts.
             let zeros = [0; 4096];
@@ -138,14 +148,14 @@ impl Disk {
         }
     }
 
-    /// What is at an offset: the file and where in it, if any, and how many bytes from there on are of the same kind, `most` at the most.
-    fn at(&self, offset: u64, most: usize) -> (Option<&File>, u64, usize) {
+    /// What is at an offset: the part and where in its file, if any, and how many bytes from there on are of the same kind, `most` at the most.
+    fn at(&self, offset: u64, most: usize) -> (Option<&Part>, u64, usize) {
         let after = self.parts.partition_point(|part| part.start <= offset);
         let until = |end: u64| usize::try_from(end - offset).unwrap_or(usize::MAX).min(most);
         if let Some(part) =
             after.checked_sub(1).map(|before| &self.parts[before]).filter(|part| offset - part.start < part.length)
         {
-            return (Some(&part.file), offset - part.start, until(part.start + part.length));
+            return (Some(part), offset - part.start, until(part.start + part.length));
         }
         let next = self.parts.get(after).map_or(self.size.max(offset + most as u64), |part| part.start);
         (None, 0, until(next))
@@ -196,6 +206,21 @@ mod tests {
         assert!(read(&disk, 0, expected.len()) == expected);
         for offset in (0..disk.size() - 1536).step_by(512) {
             assert!(read(&disk, offset, 1536) == expected[offset as usize..offset as usize + 1536], "at {offset}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_was_cut_is_an_error_and_no_zeros() {
+        let whole = file(&[1; 5000]);
+        let cut = whole.try_clone().unwrap();
+        let (disk, _) = Disk::of_files(vec![whole], 4096, "layers").unwrap();
+        assert_eq!(read(&disk, 4608, 512)[300..], [1; 92].iter().chain(&[0; 120]).copied().collect::<Vec<u8>>());
+        cut.set_len(4700).unwrap();
+        let mut bytes = [0; 512];
+        for (offset, is_there) in [(0, true), (4096, true), (4608, false)] {
+            let mut buffers = Buffers::default();
+            buffers.push(VolatileSlice::from(&mut bytes[..])).unwrap();
+            assert_eq!(disk.read(offset, &mut buffers).is_ok(), is_there, "at {offset}");
         }
     }
 
