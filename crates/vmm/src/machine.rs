@@ -119,8 +119,8 @@ impl Machine {
         Ok(machine)
     }
 
-    /// Saves all of it into two empty files. It is paused for that, if it was not, and stays so: it may go on, or be dropped. The file of the memory must never be written
-    /// to again.
+    /// Saves all of it into two empty files. It is paused for that, if it was not, and stays so: its disks can be copied as they are at that moment, and it may go on, or be dropped. The file of
+    /// the memory must never be written to again; what is written is safe from a loss of power after [`SnapshotFiles::sync`].
     ///
     /// # Errors
     /// It has ended, KVM does not say what it is asked, or the files can't be written: they are nothing then.

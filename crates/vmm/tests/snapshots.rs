@@ -71,6 +71,7 @@ fn machines_go_on_from_where_one_was_saved() {
     let (mut first, console) = started(&guest, "first", |config| Machine::new(config).unwrap());
     let into = files(&guest, "snapshot");
     first.save(&into).unwrap();
+    into.sync().unwrap();
     assert_eq!(first.state(), State::Rests);
     drop(first);
     let snapshot = read(&guest, "snapshot");

@@ -74,7 +74,7 @@ impl Memory {
                 self.write_pages(part, piece.start, &wanted, true, to).map(drop)
             })?;
         }
-        to.sync_data().map_err(Error::host(WRITE))
+        Ok(())
     }
 
     /// Writes into an empty file what of it changed since it was mapped as a whole. Returns which pages that is. Nothing may write to it meanwhile.
@@ -98,7 +98,6 @@ impl Memory {
                 Ok(())
             })?;
         }
-        to.sync_data().map_err(Error::host(WRITE))?;
         Ok(runs)
     }
 

@@ -29,13 +29,12 @@ fn header(body: &[u8]) -> [u8; HEADER] {
     header
 }
 
-/// Writes it, so that it is there after a loss of power.
+/// Writes it.
 pub(super) fn write(saved: &Saved, to: &File) -> Result<()> {
     let failed = "write the state of a snapshot";
     let body = postcard::to_stdvec(saved).map_err(|error| Error::Snapshot(format!("{failed}: {error}")))?;
     to.write_all_at(&header(&body), 0).map_err(Error::host(failed))?;
-    to.write_all_at(&body, HEADER as u64).map_err(Error::host(failed))?;
-    to.sync_data().map_err(Error::host(failed))
+    to.write_all_at(&body, HEADER as u64).map_err(Error::host(failed))
 }
 
 /// Reads it, if it is whole.

@@ -36,7 +36,7 @@ pub(crate) struct Saved {
     pub(crate) difference: Option<(Name, Vec<Run>)>,
 }
 
-/// The two files of a snapshot.
+/// The two files of a snapshot: on a disk, or in memory (`memfd_create(2)`) for copies that are made at once.
 #[derive(Debug)]
 pub struct SnapshotFiles {
     /// All but the memory.
@@ -60,6 +60,17 @@ impl SnapshotFiles {
     /// A file can't be opened, with its path and why.
     pub fn open(directory: &Path) -> Result<SnapshotFiles> {
         SnapshotFiles::by(directory, File::options().read(true))
+    }
+
+    /// Makes sure that what was saved is there after a loss of power: for a machine that is suspended. Who makes copies of one that runs need not wait for that.
+    ///
+    /// # Errors
+    /// The disk refuses.
+    pub fn sync(&self) -> Result<()> {
+        for file in [&self.memory, &self.state] {
+            file.sync_data().map_err(Error::host("have a snapshot on its disk"))?;
+        }
+        Ok(())
     }
 
     fn by(directory: &Path, options: &std::fs::OpenOptions) -> Result<SnapshotFiles> {

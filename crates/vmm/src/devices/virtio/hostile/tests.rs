@@ -440,6 +440,41 @@ fn the_host_connects_to_a_port_of_the_guest() {
 }
 
 #[test]
+fn a_disk_is_reset_and_rests_while_another_processor_offers_without_end() {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    let mut guest = Guest::of(Kind::Disk);
+    guest.put(BUFFERS, &[8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+    for round in 0..20 {
+        guest.put(rings(0) + RING + 2, &[0; 2]);
+        guest.put(rings(0) + 2 * RING + 2, &[0; 2]);
+        guest.set_up(8);
+        guest.descriptor(0, 0, Descriptor { address: BUFFERS, length: 16, flags: NEXT, next: 1 });
+        guest.descriptor(0, 1, Descriptor { address: BUFFERS + 16, length: 21, flags: WRITE, next: 0 });
+        let (memory, kick) = (guest.memory.clone(), Arc::clone(&guest.attached.kicks[0]));
+        let is_over = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !is_over.load(Ordering::Acquire) {
+                    let used: u16 = memory.regions().read_obj(GuestAddress(rings(0) + 2 * RING + 2)).unwrap();
+                    let offered = used.wrapping_add(8);
+                    memory.regions().write_obj(offered, GuestAddress(rings(0) + RING + 2)).unwrap();
+                    let _ = kick.write(1);
+                }
+            });
+            while guest.answered(0) < 100 {
+                std::thread::yield_now();
+            }
+            if round % 2 == 0 {
+                guest.attached.rest();
+                guest.attached.want(Wanted::Run);
+            }
+            guest.reset();
+            is_over.store(true, Ordering::Release);
+        });
+    }
+}
+
+#[test]
 fn a_device_goes_on_where_it_was_saved() {
     let mut guest = Guest::of(Kind::Entropy);
     guest.set_up(4);
