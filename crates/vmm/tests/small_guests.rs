@@ -37,6 +37,12 @@ fn where_nothing_is_all_ones_are_read_and_writes_are_lost() {
 }
 
 #[test]
+fn the_old_interrupt_controllers_take_nothing() {
+    let code = Code::default().pass(0x21, SERIAL).pass(0xa1, SERIAL).power_off();
+    assert_eq!(Guest::code(code).run().1, [0xff; 2]);
+}
+
+#[test]
 fn a_kernel_is_told_its_memory_its_command_line_and_its_initramfs() {
     // `mov eax, [ebx + offset]` reads of what it is told; the command line's address is read, and then what is there.
     let code = Code::default()
