@@ -349,12 +349,36 @@ fn base_images_come_from_registries_that_one_is_logged_in_at() {
 }
 
 #[test]
+fn what_hinders_a_build_is_told_with_what_to_do() {
+    let host = Daemon::start();
+    host.project("FROM busybox\nRUN echo begun && sleep 1000\n", &[]);
+    let mut build = host.session("$STRATUS build -t app app");
+    build.waits_for(" begun\n");
+    host.sh(&format!("kill -9 {}", host.keeper())).ok();
+    assert_eq!(build.exit_code(), 1);
+    build.waits_for("running a command: the keeper that held it ended");
+    assert!(!build.output().contains("255"), "{}", build.output());
+
+    host.project("FROM busybox\n", &[]);
+    host.sh("BUILDKIT_PROGRESS=fancy $STRATUS build app")
+        .exits_with(2)
+        .complains("BUILDKIT_PROGRESS=fancy is no way to show a build: there are auto, plain, tty, rawjson and quiet");
+    host.sh("BUILDKIT_PROGRESS=auto $STRATUS build app").ok();
+    host.sh("$STRATUS build --iidfile nowhere/id app").fails_with("--iidfile: ").complains("nowhere");
+    host.sh("$STRATUS build --metadata-file nowhere/meta app").fails_with("--metadata-file: ").complains("nowhere");
+    host.sh("DOCKER_HOST=unix:///nowhere STRATUS_HOST=unix:///nowhere $STRATUS build --check app")
+        .complains("UndefinedVar");
+    assert!(!host.sh("$STRATUS build --check app").ok().stderr().contains("UndefinedVar"));
+}
+
+#[test]
 fn who_ends_it_leaves_nothing() {
     let host = Daemon::start();
     host.write("app", &[("Dockerfile", "FROM busybox\nRUN echo begun && sleep 1000\n")]);
     let mut build = host.session("$STRATUS build -t app app");
     build.waits_for(" begun\n").signal("INT");
     assert_eq!(build.exit_code(), 130);
+    build.waits_for("The build was given up. What was whole of it is found again by the next one.");
     eventually("no container", || host.sh("docker ps -aq").text().is_empty());
     host.sh("docker images -q app").says("");
 }

@@ -154,8 +154,12 @@ struct Sender {
 impl Sender {
     fn file(&mut self, path: &[u8], listed: &Stamp, output: &mut impl Write) -> Result<(), Why> {
         let lost = |_: io::Error| Why::Sending;
-        let reading =
-            |e: &dyn std::fmt::Display| Why::Reading(format!("reading {}: {e}", String::from_utf8_lossy(path)));
+        let reading = |e: &dyn std::fmt::Display| {
+            let path = String::from_utf8_lossy(path);
+            Why::Reading(format!(
+                "reading {path}: {e} (what a build does not need of its context is left out by .dockerignore)"
+            ))
+        };
         let Some(mut file) = self.open(path).map_err(|e| reading(&e))? else {
             PieceWriter::new(&mut *output).end().map_err(lost)?;
             return entry::write_verdict(output, &Verdict::Gone).map_err(lost);

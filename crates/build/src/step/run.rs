@@ -7,7 +7,7 @@ use crate::solve::Builder;
 use crate::state::State;
 use crate::{Error, Result};
 use engine::model::{ContainerConfig, ContainerId, HostConfig, NetworkMode};
-use engine::{AttachOptions, CreateRequest, Engine, RemoveOptions, Unfinished, WaitCondition};
+use engine::{AttachOptions, CreateRequest, Engine, RemoveOptions, Unfinished, WaitCondition, WaitResult};
 use image::{Digest, KeptLayers, RunConfig, Times};
 use jiff::Timestamp;
 use std::time::Duration;
@@ -112,11 +112,16 @@ pub(crate) async fn run(
         while let Some(chunk) = attached.output.next().await {
             progress.step(step, StepEvent::Output(chunk.stream, chunk.bytes));
         }
-        wait.await.code
+        wait.await
     };
     let code = match running.at_most {
         None => Ok(ending.await),
         Some(at_most) => tokio::time::timeout(at_most, ending).await.map_err(|_| at_most),
+    };
+    let code = match code {
+        // Nobody saw how it ended: a code would be none of its own.
+        Ok(WaitResult { error: Some(why), .. }) => return Err(Error::failed("running a command", why)),
+        other => other.map(|ended| ended.code),
     };
     // One that was killed runs on until it is removed.
     let stays = match &code {

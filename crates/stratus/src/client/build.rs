@@ -175,11 +175,11 @@ impl BuildArgs {
         named.chain(pushed).chain(self.load.then(|| "type=docker".to_owned())).collect()
     }
 
-    fn how(&self, context: &Context) -> How {
+    fn how(&self, context: &Context) -> Result<How> {
         let documents = context.format == Format::Json || self.output.iter().any(|text| text == "json");
         match self.progress {
-            _ if documents => How::Json,
-            _ if self.quiet => How::Quiet,
+            _ if documents => Ok(How::Json),
+            _ if self.quiet => Ok(How::Quiet),
             progress => progress.resolved(),
         }
     }
@@ -207,6 +207,9 @@ pub(super) async fn build(context: &Context, args: &BuildArgs) -> Result<ExitCod
     // With the connection whatever comes through it has ended, and who keeps that takes away what is not complete.
     keeping.close();
     let _ = tokio::time::timeout(TAKEN_AWAY, keeping.wait()).await;
+    if let Err(Error::Signal(_)) = made {
+        eprintln!("\nThe build was given up. What was whole of it is found again by the next one.");
+    }
     made
 }
 
@@ -217,14 +220,14 @@ async fn make(context: &Context, args: &BuildArgs, keeping: &TaskTracker) -> Res
     let mut exports = outputs::exports(&args.outputs())?;
     outputs::tagged(&mut exports, &names);
     let layouts = args.caches.add_to(&mut ask)?;
-    let how = args.how(context);
+    let how = args.how(context)?;
     let takes_stdout = exports.iter().any(outputs::Export::is_stdout);
     if takes_stdout && how == How::Json {
         return Err(Error::Usage("documents and an archive can't both go to standard output: name a file".to_owned()));
     }
     wanted::apart(args.iidfile.as_deref(), args.metadata_file.as_deref())?;
-    let id_file = args.iidfile.as_deref().map(Wanted::new).transpose()?;
-    let metadata_file = args.metadata_file.as_deref().map(Wanted::new).transpose()?;
+    let id_file = args.iidfile.as_deref().map(|path| Wanted::new("--iidfile", path)).transpose()?;
+    let metadata_file = args.metadata_file.as_deref().map(|path| Wanted::new("--metadata-file", path)).transpose()?;
     let (path, file) = (args.path.clone(), args.file.clone());
     let mut found = blocking(move || source::find(&path, file.as_deref())).await?;
     ask.source = found.source;

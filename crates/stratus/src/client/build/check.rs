@@ -38,6 +38,12 @@ pub(super) async fn checked(context: &Context, args: &BuildArgs) -> Result<ExitC
     file.target(given.target.as_deref()).map_err(Error::Usage)?;
     let names = Globals::new(&file, &given).and_then(|globals| Plan::new(&file, &globals)).map(|plan| images(&plan));
     let known = base_images(context, names.unwrap_or_default()).await;
+    if known.is_none() {
+        output::warning(
+            "no daemon says what base images set: variables that nobody sets are not looked for in stages upon them (UndefinedVar)",
+        );
+    }
+    let known = known.unwrap_or_default();
     let base = |name: &str| known.get(name).cloned();
     let report = check(&file, &Inputs { given: &given, ignore: &ignore, base: &base });
     told(format, &source, &report)
@@ -79,21 +85,21 @@ fn images(plan: &Plan) -> Vec<String> {
     plan.stages.iter().filter_map(|stage| name(&stage.base)).collect()
 }
 
-/// What the daemon knows of images that it has. Where there is no daemon, nothing is known.
-async fn base_images(context: &Context, names: Vec<String>) -> BTreeMap<String, BaseImage> {
+/// What the daemon knows of images that it has; `None`: there is none that says so.
+async fn base_images(context: &Context, names: Vec<String>) -> Option<BTreeMap<String, BaseImage>> {
     let mut known = BTreeMap::new();
     let ask = async {
         for name in names {
             match context.daemon.document(Request::get(format!("/images/{}/json", segment(&name)))).await {
                 Ok(document) => known.extend(base_image(&document).map(|image| (name, image))),
                 Err(Error::Refused { .. }) => {}
-                Err(_) => return,
+                Err(_) => return false,
             }
         }
+        true
     };
-    // Whatever was not answered by then is not known.
-    let _ = tokio::time::timeout(PATIENCE, ask).await;
-    known
+    let answered = tokio::time::timeout(PATIENCE, ask).await;
+    answered.unwrap_or(false).then_some(known)
 }
 
 /// What an inspected image sets.

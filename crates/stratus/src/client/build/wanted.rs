@@ -28,13 +28,14 @@ pub(super) fn apart(id: Option<&Path>, metadata: Option<&Path>) -> Result<()> {
 }
 
 impl Wanted {
-    /// Takes away what an earlier build wrote, which is not of this one where it fails.
-    pub(super) fn new(path: &Path) -> Result<Wanted> {
+    /// What `flag` asks for. Takes away what an earlier build wrote, which is not of this one where it fails.
+    pub(super) fn new(flag: &str, path: &Path) -> Result<Wanted> {
         if path.metadata().is_ok_and(|metadata| metadata.file_type().is_fifo()) {
             return Ok(Wanted(Place::Pipe(path.to_owned())));
         }
-        let target = Target::new(Some(path))?;
-        target.remove_former()?;
+        let told = |error: Error| Error::Failed(format!("{flag}: {error}"));
+        let target = Target::new(Some(path)).map_err(told)?;
+        target.remove_former().map_err(told)?;
         Ok(Wanted(Place::Target(target)))
     }
 

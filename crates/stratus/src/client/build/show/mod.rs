@@ -34,22 +34,29 @@ pub(super) enum How {
 
 impl How {
     /// What `auto` means here. `BUILDKIT_PROGRESS` says it for those who are used to that.
-    pub(super) fn resolved(self) -> How {
+    ///
+    /// # Errors
+    /// [`Error::Usage`] where that says what is none.
+    pub(super) fn resolved(self) -> Result<How> {
         let variable = |name: &str| std::env::var(name).unwrap_or_default();
         match self {
             How::Auto => {}
-            how => return how,
+            how => return Ok(how),
         }
         match variable("BUILDKIT_PROGRESS").as_str() {
-            "plain" => return How::Plain,
-            "tty" => return How::Terminal,
-            "rawjson" => return How::Json,
-            "quiet" => return How::Quiet,
-            _ => {}
+            "plain" => return Ok(How::Plain),
+            "tty" => return Ok(How::Terminal),
+            "rawjson" => return Ok(How::Json),
+            "quiet" => return Ok(How::Quiet),
+            "" | "auto" => {}
+            other => {
+                let there_are = "there are auto, plain, tty, rawjson and quiet";
+                return Err(Error::Usage(format!("BUILDKIT_PROGRESS={other} is no way to show a build: {there_are}")));
+            }
         }
         // Services that run tests give a terminal to what nobody watches.
         let watched = io::stderr().is_terminal() && matches!(variable("CI").as_str(), "" | "false" | "0");
-        if watched && variable("TERM") != "dumb" { How::Terminal } else { How::Plain }
+        Ok(if watched && variable("TERM") != "dumb" { How::Terminal } else { How::Plain })
     }
 }
 
