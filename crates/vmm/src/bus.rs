@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// A device that has registers. Offsets are within its range, data has 1, 2, 4 or 8 bytes as the guest's instruction has.
+/// A device that has registers. Offsets are within its range, data has 1, 2, 4 or 8 bytes as one access of the
+/// guest's instruction has.
 ///
 /// What a guest reads where nothing is to be read stays as it is: all ones. What it writes where nothing is to be written is lost. Neither is
 /// an error: hardware has none.

@@ -37,6 +37,28 @@ fn where_nothing_is_all_ones_are_read_and_writes_are_lost() {
 }
 
 #[test]
+fn instructions_that_repeat_themselves_are_many_accesses() {
+    // mov esi, TEXT; mov ecx, length; mov dx, SERIAL; rep outsb, then `rep insb` of what is nowhere to the same place, and out again.
+    let text = b"said by one instruction";
+    let place = 0x20_0000u32.to_le_bytes();
+    let length = (text.len() as u32).to_le_bytes();
+    let mut code = Code::default();
+    for (at, byte) in text.iter().enumerate() {
+        code = code.bytes(&[0xc6, 0x05]).bytes(&(0x20_0000 + at as u32).to_le_bytes()).bytes(&[*byte]);
+    }
+    let say = |code: Code| {
+        let from = code.bytes(&[0xbe]).bytes(&place).bytes(&[0xb9]).bytes(&length);
+        from.bytes(&[0x66, 0xba]).bytes(&SERIAL.to_le_bytes()).bytes(&[0xf3, 0x6e])
+    };
+    let hear = |code: Code| {
+        let to = code.bytes(&[0xbf]).bytes(&place).bytes(&[0xb9]).bytes(&length);
+        to.bytes(&[0x66, 0xba, 0x34, 0x12, 0xf3, 0x6c])
+    };
+    let told = Guest::code(say(hear(say(code))).power_off()).run().1;
+    assert_eq!(told, [&text[..], &[0xff; 23]].concat());
+}
+
+#[test]
 fn the_old_interrupt_controllers_take_nothing() {
     let code = Code::default().pass(0x21, SERIAL).pass(0xa1, SERIAL).power_off();
     assert_eq!(Guest::code(code).run().1, [0xff; 2]);

@@ -9,7 +9,7 @@ use crate::confine::Kind;
 use crate::end::{End, Ending};
 use crate::error::Result;
 use crate::threads::{Gate, Thread};
-use kvm_bindings::CpuId;
+use kvm_bindings::{CpuId, kvm_run};
 use kvm_ioctls::{VcpuExit, VcpuFd};
 use std::io;
 use std::ptr;
@@ -108,9 +108,18 @@ impl Running<'_> {
 
     /// Goes into the guest and comes back once.
     fn once(&mut self) -> Out {
+        let shared: *const kvm_run = self.fd.get_kvm_run();
+        // SAFETY: the page is shared with KVM for as long as the processor lives, and what an access to a port has transferred lies behind this structure; where the
+        // exit is one for a port, as below, this member of the union is the valid one.
+        let size = || usize::from(unsafe { (*shared).__bindgen_anon_1.io.size }).max(1);
         match self.fd.run() {
-            Ok(VcpuExit::IoIn(port, data)) => self.buses.ports.read(port.into(), data),
-            Ok(VcpuExit::IoOut(port, data)) => self.buses.ports.write(port.into(), data),
+            // An instruction that repeats itself comes out once for many accesses to the same port.
+            Ok(VcpuExit::IoIn(port, data)) => {
+                data.chunks_mut(size()).for_each(|each| self.buses.ports.read(port.into(), each));
+            }
+            Ok(VcpuExit::IoOut(port, data)) => {
+                data.chunks(size()).for_each(|each| self.buses.ports.write(port.into(), each));
+            }
             Ok(VcpuExit::MmioRead(address, data)) => self.buses.memory.read(address, data),
             Ok(VcpuExit::MmioWrite(address, data)) => self.buses.memory.write(address, data),
             Ok(VcpuExit::Intr) => {}

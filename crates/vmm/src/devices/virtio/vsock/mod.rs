@@ -28,6 +28,8 @@ use std::os::unix::net::UnixListener;
 const KIND: u32 = 19;
 /// The host's address (5.10.4).
 pub(super) const HOST_CID: u64 = 2;
+/// The first address that a guest may have.
+const FIRST_CID: u32 = 3;
 /// Connections, and clients that have not said what they want, of one machine.
 const MOST: usize = 1024;
 /// Clients that have not said what they want: beyond these, who has been silent for longest goes.
@@ -87,6 +89,11 @@ impl Vsock {
     /// The device with that host's end.
     pub(crate) fn new(parts: VsockParts) -> io::Result<Vsock> {
         let VsockParts { cid, listener, dial } = parts;
+        // (5.10.4)
+        if cid < FIRST_CID || cid == u32::MAX {
+            let why = format!("a guest's address is {FIRST_CID} or more, and less than {}: {cid} is none", u32::MAX);
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+        }
         let epoll = epoll::create(CreateFlags::CLOEXEC)?;
         let timer = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK)?;
         epoll::add(&epoll, &timer, EventData::new_u64(TIMER), EventFlags::IN)?;
@@ -508,6 +515,15 @@ mod tests {
         ours.set_nonblocking(true).unwrap();
         theirs.set_nonblocking(true).unwrap();
         (ours, theirs)
+    }
+
+    #[test]
+    fn addresses_of_others_are_no_guests() {
+        for cid in [0, 1, 2, u32::MAX] {
+            let dial = Box::new(|_| Err(io::ErrorKind::ConnectionRefused.into()));
+            let refused = Vsock::new(VsockParts { cid, listener: None, dial }).err().unwrap().to_string();
+            assert!(refused.contains(&format!(": {cid} is none")), "{refused}");
+        }
     }
 
     #[test]
