@@ -6,6 +6,8 @@ use std::path::Path;
 use e2e::{Daemon, Registry, eventually};
 
 const SECRET: &str = "open-sesame-7d1f0c";
+/// Another one: the first is looked for in all command lines of the machine, and this one is in some of a test's own.
+const UNSEEN: &str = "open-sesame-55ab19";
 
 fn project(host: &Daemon, dockerfile: &str) {
     fs::create_dir_all(host.work().join("app")).expect("a directory");
@@ -85,9 +87,9 @@ fn handed_out(host: &Daemon, what: &str, text: &str) -> String {
 fn a_secret_is_in_nothing_that_leaves_a_build_and_in_nothing_that_a_failure_leaves() {
     let host = Daemon::start();
     let registry = Registry::start(&host);
-    fs::write(host.work().join("token"), SECRET).expect("a secret");
+    fs::write(host.work().join("token"), UNSEEN).expect("a secret");
     let secrets = "--secret id=token,src=token --secret id=variable,env=VALUE";
-    let build = format!("env VALUE={SECRET} $STRATUS build --progress plain {secrets}");
+    let build = format!("env VALUE={UNSEEN} $STRATUS build --progress plain {secrets}");
     let uses = "RUN --mount=type=secret,id=token --mount=type=secret,id=variable,env=TOKEN \
                 test $(cat /run/secrets/token) = $TOKEN && echo in-the-open > /made";
     project(&host, &format!("FROM busybox AS first\n{uses}\nFROM busybox\nCOPY --from=first /made /got\n"));
@@ -100,24 +102,24 @@ fn a_secret_is_in_nothing_that_leaves_a_build_and_in_nothing_that_a_failure_leav
     );
     host.sh(&format!("{build} {to} {out} --provenance --metadata-file meta app")).ok();
     let places = "cache registry oci.tar docker.tar files.tar";
-    assert_eq!(handed_out(&host, places, SECRET), "");
+    assert_eq!(handed_out(&host, places, UNSEEN), "");
     // It would be found there.
     for part in places.split(' ') {
         assert_ne!(handed_out(&host, part, "in-the-open"), "", "{part}");
     }
-    host.sh(&format!("grep -F {SECRET} meta")).exits_with(1);
-    assert_eq!(seen(&host, SECRET), "");
+    host.sh(&format!("grep -F {UNSEEN} meta")).exits_with(1);
+    assert_eq!(seen(&host, UNSEEN), "");
 
     // A command that fails with it, one that can't be begun, and one that is killed.
     for ends in ["&& exit 3", "&& exec /nothing-of-the-kind", "&& tail /dev/zero"] {
         project(&host, &format!("FROM busybox\n{uses} {ends}\n"));
         let failed = host.sh(&format!("{build} --memory 24m --memory-swap 24m app"));
-        assert!(failed.code() != 0 && !failed.stderr().contains(SECRET), "{failed}");
-        assert_eq!(seen(&host, SECRET), "", "{ends}");
+        assert!(failed.code() != 0 && !failed.stderr().contains(UNSEEN), "{failed}");
+        assert_eq!(seen(&host, UNSEEN), "", "{ends}");
     }
     project(&host, &format!("FROM busybox\nSHELL [\"/nothing-of-the-kind\"]\n{uses}\n"));
     host.sh(&format!("{build} app")).fails_with("nothing-of-the-kind");
-    assert_eq!(seen(&host, SECRET), "");
+    assert_eq!(seen(&host, UNSEEN), "");
 }
 
 #[test]
@@ -287,6 +289,17 @@ fn keys_that_are_in_no_agent_sign_for_a_step() {
     assert_ne!(agents(), "");
     held.signal("KILL");
     eventually("the agent to end", || agents().is_empty());
+    let left = || host.sh("ls -d stratus-keys-* 2>/dev/null || true").text().to_owned();
+    eventually("its directory to go", || left().is_empty());
+
+    // Who is asked for a passphrase may end it all.
+    let mut asked = host.terminal("env TMPDIR=$PWD $STRATUS build --ssh default=locked held");
+    asked.waits_for("passphrase for");
+    host.sh("kill -TERM $(pgrep -x stratus -a | grep -F -e '--ssh default=locked' | cut -d ' ' -f 1)").ok();
+    assert_eq!(asked.exit_code(), 143, "{}", asked.output());
+    eventually("the agent to end", || agents().is_empty());
+    eventually("its directory to go", || left().is_empty());
+    host.sh("pgrep -f \"[s]sh-add -q -- $PWD\"; pgrep -x ssh-add -a | grep -F locked || true").says("");
 }
 
 const STEP: &str = r#"FROM busybox

@@ -237,7 +237,7 @@ async fn make(context: &Context, args: &BuildArgs, keeping: &TaskTracker) -> Res
     let mut offers = found.offers;
     offers.layouts.extend(layouts);
     offers.keeping = Some(keeping.token());
-    let _agents = args.lend.add_to(&mut ask, &mut offers)?;
+    let _agents = args.lend.add_to(&mut ask, &mut offers).await?;
     let stream = context.daemon.upgrade(Request::post(api_build::PATH), api_build::PROTOCOL).await?;
     let begun = Client::begin(stream, &ask, offers).await;
     let mut client = begun.map_err(|error| Error::Broken(error.to_string()))?;

@@ -29,8 +29,8 @@ pub(super) struct Lend {
 }
 
 impl Lend {
-    /// Adds it to what is asked for, and to what the daemon may ask for: for as long as what is returned is there. Blocks.
-    pub(super) fn add_to(&self, ask: &mut Ask, offers: &mut Offers) -> Result<Vec<KeyAgent>> {
+    /// Adds it to what is asked for, and to what the daemon may ask for: for as long as what is returned is there.
+    pub(super) async fn add_to(&self, ask: &mut Ask, offers: &mut Offers) -> Result<Vec<KeyAgent>> {
         for text in &self.build_context {
             let (name, what) = context(text)?;
             let context = match what.strip_prefix("docker-image://") {
@@ -63,7 +63,7 @@ impl Lend {
             let socket = match agent {
                 Agent::Socket(socket) => socket,
                 Agent::Keys(files) => {
-                    keys.push(KeyAgent::start(&files)?);
+                    keys.push(KeyAgent::start(&files).await?);
                     keys.last().map(KeyAgent::socket).unwrap_or_default()
                 }
             };
