@@ -45,6 +45,7 @@ impl Vm {
         }
         let fd = kvm.create_vm().map_err(Error::kvm("for a virtual machine (KVM_CREATE_VM)"))?;
         let template = Template::of_host(&kvm)?;
+        template.reaches(memory.regions().last_addr().raw_value().saturating_add(1))?;
         fd.set_identity_map_address(layout::KVM_IDENTITY_MAP)
             .map_err(Error::kvm("for a page (KVM_SET_IDENTITY_MAP_ADDR)"))?;
         fd.set_tss_address(layout::KVM_TSS).map_err(Error::kvm("for three pages (KVM_SET_TSS_ADDR)"))?;

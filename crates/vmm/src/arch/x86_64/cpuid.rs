@@ -53,6 +53,22 @@ impl Template {
 }
 
 impl Template {
+    /// Whether all addresses below `end` are ones that a guest can have memory at.
+    ///
+    /// # Errors
+    /// They are not: the machine would have memory that its processors can't reach.
+    pub(crate) fn reaches(&self, end: u64) -> Result<()> {
+        let sizes = self.entries.iter().find(|entry| entry.function == 0x8000_0008);
+        // Without that leaf it is 36 bits (Intel's SDM volume 3A, 4.1.4).
+        let bits = sizes.map_or(36, |entry| entry.eax & 0xff);
+        if 1u64.checked_shl(bits).is_none_or(|most| end <= most) {
+            return Ok(());
+        }
+        Err(Error::Size(format!(
+            "memory up to the address {end:#x} is more than this host's processors reach, which have addresses of {bits} bits: give the machine less"
+        )))
+    }
+
     /// Whether a guest that knows a processor, `index` of `count`, which says `saved`, finds all of its features here. Else the text says what is missing.
     pub(crate) fn has_all_of(&self, saved: &CpuId, index: u8, count: VcpuCount) -> Result<()> {
         match features::missing(saved.as_slice(), self.of_vcpu(index, count)?.as_slice()) {
@@ -173,6 +189,17 @@ mod tests {
         assert_eq!(leaf(&cpuid, 0x8000_0001, 0).ecx & (1 << 2 | 1 << 23 | 1 << 24 | 1 << 28), 0);
         let others = cpuid.as_slice().iter().filter(|entry| ![1, 0x8000_0001, OURS].contains(&entry.function));
         assert_eq!(others.count(), 0);
+    }
+
+    #[test]
+    fn memory_that_no_processor_reaches_is_refused() {
+        let mut host = template(&[(0x8000_0008, 0)]);
+        host.entries[0].eax = 0x3028;
+        host.reaches(1 << 40).unwrap();
+        assert!(host.reaches((1 << 40) + 1).unwrap_err().to_string().contains("addresses of 40 bits"));
+        host.entries[0].eax = 64;
+        host.reaches(u64::MAX).unwrap();
+        assert!(template(&[]).reaches(1 << 37).is_err());
     }
 
     #[test]
