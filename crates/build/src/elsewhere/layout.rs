@@ -203,10 +203,37 @@ pub(super) async fn write(
 fn indexed(there: Option<Bytes>, descriptor: &Descriptor, name: &str) -> Result<Vec<u8>> {
     let there =
         there.map(|bytes| Index::parse(&bytes)).transpose().map_err(|e| Error::failed("adding to the cache", e))?;
-    let mut manifests = there.map(|index| index.manifests).unwrap_or_default();
+    let (mut manifests, annotations) = there.map(|index| (index.manifests, index.annotations)).unwrap_or_default();
     manifests.retain(|other| other.annotations.get(NAME).is_none_or(|other| other != name));
     manifests.push(descriptor.clone());
     let media_type = Some(media_type::OCI_INDEX.to_owned());
-    let index = Index { schema_version: 2, media_type, manifests, annotations: Default::default() };
+    let index = Index { schema_version: 2, media_type, manifests, annotations };
     serde_json::to_vec(&index).map_err(|e| Error::failed("writing the index of the cache", e))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_others_wrote_into_an_index_stays() {
+        let entry = |text: &str| Descriptor::new(media_type::OCI_MANIFEST, Digest::of(text.as_bytes()), 1);
+        let named = |text: &str| {
+            let mut entry = entry(text);
+            entry.annotations.insert(NAME.to_owned(), "cache".to_owned());
+            entry
+        };
+        let there = Index {
+            schema_version: 2,
+            media_type: None,
+            manifests: vec![entry("other"), named("former")],
+            annotations: [("org.example.note".to_owned(), "of the whole".to_owned())].into(),
+        };
+        let there = Bytes::from(serde_json::to_vec(&there).unwrap());
+        let index = Index::parse(&indexed(Some(there), &named("new"), "cache").unwrap()).unwrap();
+        assert_eq!(index.manifests, [entry("other"), named("new")]);
+        assert_eq!(index.annotations["org.example.note"], "of the whole");
+        let first = Index::parse(&indexed(None, &named("new"), "cache").unwrap()).unwrap();
+        assert_eq!((first.manifests, first.annotations.len()), (vec![named("new")], 0));
+    }
 }
