@@ -230,6 +230,12 @@ impl Output {
         self.fd.is_some() && self.flow.room() > 0
     }
 
+    /// How much was written so far, with what waits to be read.
+    pub(crate) fn written(&self) -> u64 {
+        let waiting = self.fd.as_ref().and_then(|fd| rustix::io::ioctl_fionread(fd).ok());
+        self.flow.written() + waiting.unwrap_or(0)
+    }
+
     /// Reads what the process has written, as far as there is room.
     pub(crate) fn fill(&mut self) {
         let mut piece = [0; PIECE];

@@ -135,7 +135,7 @@ pub(crate) fn reap() -> Option<(i32, Exit)> {
         system: microseconds(usage.ru_stime),
         memory: usage.ru_maxrss.cast_unsigned(),
     };
-    Some((pid, Exit { status, usage }))
+    Some((pid, Exit { status, usage, outputs: [0, 0] }))
 }
 
 /// Sends a signal, real-time ones too.

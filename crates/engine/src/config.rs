@@ -35,6 +35,8 @@ pub struct EngineConfig {
     pub usage: meter::Retention,
     /// Seconds between `stop`'s signal and SIGKILL.
     pub stop_timeout: i64,
+    /// MicroVMs.
+    pub machines: Machines,
     /// Labels of this daemon.
     pub labels: Vec<String>,
     /// Version that clients are told.
@@ -69,6 +71,15 @@ fn is_search_domain(domain: &str) -> bool {
         (1..=63).contains(&label.len()) && label.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
     };
     domain == "." || domain.len() <= 253 && domain.strip_suffix('.').unwrap_or(domain).split('.').all(is_label)
+}
+
+/// MicroVMs of this instance.
+#[derive(Clone, Debug)]
+pub struct Machines {
+    /// By what they are run; `None`: nothing here can.
+    pub driver: Option<microvm::driver::Driver>,
+    /// Where their kernel is ([`guest_image::prepared`]).
+    pub directory: PathBuf,
 }
 
 /// DNS of containers that do not say.

@@ -43,7 +43,7 @@ use store::{Collection, Txn};
 
 pub use apparmor::profile_name as apparmor_profile;
 pub use cleaned::{note as note_clean, take_back_addresses};
-pub use config::{DnsDefaults, EngineConfig, NetworkDefaults};
+pub use config::{DnsDefaults, EngineConfig, Machines, NetworkDefaults};
 pub use container::step::{Access, Lent, LentMount, Secret, file_in_memory, socket_in_memory};
 pub use container::{
     ArchiveStat, Attachment, BlockIoCounters, ByteStream, CONTAINER_FILTERS, CONTAINER_STATES, CommitRequest,

@@ -464,7 +464,7 @@ fn sandbox_spec(record: &ContainerRecord) -> Result<Option<SandboxSpec>> {
         name: record.name.clone(),
         ports: if endpoints.is_empty() { Vec::new() } else { port_specs(record) },
         endpoints,
-        tap_owner: None,
+        tap_owner: record.is_machine().then_some(microvm::container::USER),
     }))
 }
 

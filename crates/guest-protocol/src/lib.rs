@@ -25,7 +25,7 @@ pub mod message;
 pub mod observe;
 
 /// The version of the messages that this build speaks.
-pub const PROTOCOL: u32 = 1;
+pub const PROTOCOL: u32 = 2;
 
 /// The port of vsock on which a host listens unless the kernel's command line says another.
 pub const VSOCK_PORT: u32 = 1024;

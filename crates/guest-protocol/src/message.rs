@@ -414,6 +414,8 @@ pub struct Exit {
     pub status: Status,
     /// What it used, with those of its children that it waited for.
     pub usage: Usage,
+    /// How much had been written to its standard output and error by then. What comes behind that is of others, who have them open still.
+    pub outputs: [u64; 2],
 }
 
 /// How a process ended.

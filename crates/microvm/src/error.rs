@@ -30,6 +30,21 @@ pub enum Error {
         /// Why.
         source: std::io::Error,
     },
+    /// A container asks for what a machine of its own rules out.
+    #[error("{what} can't be had behind a hypervisor: run it with --isolation container")]
+    NotBehind {
+        /// What.
+        what: String,
+    },
+    /// A container asks for what machines do not have yet.
+    #[error("microVMs don't have {what} yet: run it with --isolation container")]
+    NotThere {
+        /// What.
+        what: String,
+    },
+    /// A specification could not be made: a fault of this program.
+    #[error("make the specification of a machine's process: {0}")]
+    Spec(String),
     /// The plan is none, or one of another version.
     #[error("the machine's plan is none of this version: {0}")]
     Plan(postcard::Error),

@@ -11,6 +11,7 @@
 //! The machine is made of a [`MachinePlan`], which says nothing of how: [`driver`] has a hypervisor of our own and QEMU.
 #![forbid(unsafe_code)]
 
+pub mod container;
 pub mod control;
 pub mod driver;
 mod error;

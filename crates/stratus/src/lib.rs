@@ -10,6 +10,7 @@ mod kernel;
 mod tls;
 
 use std::ffi::OsString;
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
@@ -47,6 +48,8 @@ pub fn main() -> ExitCode {
         Some("keeper") => return keep(arguments.skip(1)),
         Some("forward") => return net::forward::main(arguments.skip(1)),
         Some("runtime") => return sandbox::runtime::main(arguments),
+        Some("machine") => return machine(arguments.nth(1)),
+        Some("machine-exec") => return machine_exec(arguments.nth(1)),
         _ => {}
     }
     let cli = client::with_connection(Cli::command());
@@ -67,6 +70,35 @@ pub fn main() -> ExitCode {
 /// Whether `text` is a configuration that the daemon takes; why not, where it isn't. Touches no file.
 pub fn check_configuration(text: &str) -> Result<(), String> {
     daemon::check_configuration(text)
+}
+
+/// The process of a microVM, in its sandbox. Its only argument is the file with its plan.
+fn machine(plan: Option<OsString>) -> ExitCode {
+    match (plan, sandbox::Report::inherited()) {
+        (Some(plan), Ok(report)) => ExitCode::from(microvm::run(Path::new(&plan), report)),
+        _ => misused("machine"),
+    }
+}
+
+/// A process that stands for one in a microVM, in the sandbox of its process. Its only argument is the file with what is wanted, which goes with it.
+fn machine_exec(request: Option<OsString>) -> ExitCode {
+    let Some((path, Ok(report))) = request.map(|path| (path, sandbox::Report::inherited())) else {
+        return misused("machine-exec");
+    };
+    let bytes = std::fs::read(&path);
+    let _ = std::fs::remove_file(&path);
+    match bytes.map(|bytes| microvm::ExecRequest::from_bytes(&bytes)) {
+        Ok(Ok(request)) => ExitCode::from(microvm::exec(&request, report)),
+        _ => {
+            report.failed(sandbox::Step::Machine, 0, "what is wanted of it can't be read");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn misused(role: &str) -> ExitCode {
+    eprintln!("stratus {role}: it is started by the daemon's keeper, and does nothing by itself");
+    ExitCode::FAILURE
 }
 
 /// The keeper clones containers, so it runs from where no container can write to its program.

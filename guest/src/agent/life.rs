@@ -268,7 +268,7 @@ impl Agent {
         }
     }
 
-    fn on_exit(&mut self, id: ProcessId, exit: Exit) {
+    fn on_exit(&mut self, id: ProcessId, mut exit: Exit) {
         // What it told before its end comes first.
         self.on_sync(id);
         let Some(process) = self.processes.get_mut(&id) else { return };
@@ -279,6 +279,7 @@ impl Agent {
             }
         }
         let Some(process) = self.processes.get_mut(&id) else { return };
+        exit.outputs = process.outputs.each_ref().map(crate::process::Output::written);
         process.state = State::Exited(exit);
         if process.stdin.watched
             && let Some(fd) = process.stdin.fd()

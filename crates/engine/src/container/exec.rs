@@ -206,7 +206,8 @@ impl Engine {
         let (engine, target, mut config) = (self.clone(), container.clone(), exec.config.clone());
         config.env = std::mem::take(&mut *exec.env.lock());
         let size = console_size.or(config.console_size);
-        let plan = crate::blocking(move || engine.exec_plan(&target, &config, size)).await?;
+        let name = id.to_owned();
+        let plan = crate::blocking(move || engine.exec_plan(&name, &target, &config, size)).await?;
         let config = &exec.config;
         let mut attach = Vec::new();
         let mut ours = None;
@@ -251,6 +252,7 @@ impl Engine {
 
     fn exec_plan(
         &self,
+        id: &str,
         container: &Container,
         config: &ExecConfig,
         console_size: Option<(u16, u16)>,
@@ -276,6 +278,9 @@ impl Engine {
         };
         let process = crate::spec::exec_process(&record, &request, &identity)?;
         let spec = self.spec_of_running(&record, &identity)?;
+        if record.is_machine() {
+            return self.machine_exec(id, &record, &spec, &process);
+        }
         let options = ExecOptions {
             bundle: self.0.config.run_dir.join("bundle"),
             cgroup: Some(self.0.placements.placement(&record)?),

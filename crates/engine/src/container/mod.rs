@@ -18,6 +18,7 @@ mod links;
 mod list;
 mod logging;
 mod logs;
+mod machine;
 mod merge;
 mod mount_points;
 mod names;

@@ -17,6 +17,7 @@ use sandbox::plan::NamespaceKind;
 use sandbox::{CompileOptions, InitPlan};
 
 use super::links::Link;
+use super::machine::Booted;
 use super::step::Lent;
 use super::stop::SIGKILL;
 use super::{Container, Life};
@@ -143,7 +144,8 @@ impl Engine {
         let record = container.record();
         let (engine, prepared_for) = (self.clone(), record.clone());
         let lent = std::mem::take(&mut *container.lent.lock());
-        let prepared = crate::blocking(move || engine.prepare(&prepared_for, lent)).await?;
+        let booted = self.booted(&record).await?;
+        let prepared = crate::blocking(move || engine.prepare(&prepared_for, lent, booted.as_ref())).await?;
         let mut net = prepared.net.clone();
         let run = match prepared.start {
             true => self.run_and_record(life, prepared, by_hand).await,
@@ -280,7 +282,7 @@ impl Engine {
     }
 
     /// Volumes, network, files, cgroup and plan. On an error nothing is left.
-    fn prepare(&self, record: &ContainerRecord, lent: Lent) -> Result<Prepared> {
+    fn prepare(&self, record: &ContainerRecord, lent: Lent, machine: Option<&Booted>) -> Result<Prepared> {
         let sources = self.acquire_volumes(record)?;
         let network = match self.network_of(record) {
             Ok(network) => network,
@@ -290,7 +292,7 @@ impl Engine {
             }
         };
         let (namespace, net) = network.unzip();
-        let prepared = self.prepare_rest(record, namespace, net.clone(), sources, lent);
+        let prepared = self.prepare_rest(record, namespace, net.clone(), sources, lent, machine);
         if prepared.is_err() {
             self.release(record, net.as_ref());
         }
@@ -304,6 +306,7 @@ impl Engine {
         net: Option<net::Sandbox>,
         sources: BTreeMap<String, String>,
         lent: Lent,
+        machine: Option<&Booted>,
     ) -> Result<Prepared> {
         self.write_files(record, net.as_ref())?;
         let start = !connects_late(record);
@@ -316,6 +319,15 @@ impl Engine {
         let mut joined = self.joined_namespaces(record)?;
         let namespaces = std::mem::take(&mut joined.descriptors);
         let mut spec = self.spec_of(record, &identity, joined, sources, links)?;
+        let log = self.log_config(record)?;
+        if let Some(booted) = machine {
+            if let Some(namespace) = &namespace {
+                self.attach_dns(record, net.as_ref(), namespace.try_clone().map_err(crate::networks::error)?);
+            }
+            let machine = self.machine_start(record, &spec, booted, namespace.zip(net.as_ref()))?;
+            let recovery = Recovery { cgroups: machine.directories };
+            return Ok(Prepared { plan: machine.plan, descriptors: machine.descriptors, net, recovery, log, start });
+        }
         let cgroup = self.0.placements.create(record, &spec)?;
         let mut options = CompileOptions {
             rootfs: Some(self.root_file_system(&record.id)?),
@@ -347,7 +359,6 @@ impl Engine {
             opened.map_err(|error| Error::system(format!("{}: {error}", crate::link::STEPS)).with_exit_code(128))?,
         );
         let plan = plan.to_bytes().map_err(|error| Error::system(error.to_string()))?;
-        let log = self.log_config(record)?;
         Ok(Prepared { plan, descriptors, net, recovery: Recovery { cgroups: cgroup.directories }, log, start })
     }
 
@@ -392,6 +403,7 @@ impl Engine {
     /// Takes back what other containers may wait for: network and volumes.
     pub(super) fn release_shared(&self, record: &ContainerRecord, net: Option<&net::Sandbox>) {
         self.detach_dns(&record.id);
+        self.remove_machine(record);
         if let Some(net) = net
             && let Err(error) = self.0.networks.tear_down(net)
         {

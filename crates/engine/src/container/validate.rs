@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use crate::model::{
-    ContainerConfig, HealthTest, HostConfig, IpcMode, NetworkMode, PidMode, Resources, RestartPolicy, UsernsMode,
-    UtsMode,
+    ContainerConfig, HealthTest, HostConfig, IpcMode, MICROVM, NetworkMode, PidMode, Resources, RestartPolicy,
+    UsernsMode, UtsMode,
 };
 use crate::spec::SecurityOptions;
 use crate::{Error, Result};
@@ -37,11 +37,11 @@ pub(super) fn container(config: &ContainerConfig, host: &HostConfig) -> Result<(
         )));
     }
     match host.runtime.as_str() {
-        "" | "stratus" | "runc" | "io.containerd.runc.v2" => {}
+        "" | "stratus" | "runc" | "io.containerd.runc.v2" | MICROVM => {}
         other => return Err(Error::invalid(format!("unknown or invalid runtime name: {other}"))),
     }
     match host.isolation.as_str() {
-        "" | "default" | "container" => {}
+        "" | "default" | "container" | MICROVM => {}
         other => {
             let message = format!("invalid isolation: {other:?} - linux only supports 'default'");
             return Err(Error::invalid(message));

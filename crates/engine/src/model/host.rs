@@ -7,6 +7,9 @@ use serde::{Deserialize, Serialize};
 
 use super::config::ExposedPort;
 
+/// What asks for a microVM, as a runtime and as an isolation.
+pub const MICROVM: &str = "microvm";
+
 /// How a container runs on this machine.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]

@@ -14,7 +14,7 @@ mod state;
 pub use config::{ContainerConfig, ExposedPort, HealthTest, Healthcheck, Protocol};
 pub use filter::{Filters, Patterns};
 pub use host::{
-    BindOptions, CgroupNamespace, DeviceMapping, DeviceRequest, HostConfig, IpcMode, LogConfig, MountKind,
+    BindOptions, CgroupNamespace, DeviceMapping, DeviceRequest, HostConfig, IpcMode, LogConfig, MICROVM, MountKind,
     MountRequest, NetworkMode, PidMode, PortBinding, Resources, RestartPolicy, ThrottleDevice, TmpfsOptions, Ulimit,
     UsernsMode, UtsMode, VolumeOptions, WeightDevice,
 };

@@ -63,6 +63,11 @@ impl ContainerRecord {
         let entrypoint = self.config.entrypoint.iter().flatten();
         entrypoint.chain(self.config.cmd.iter().flatten()).cloned().collect()
     }
+
+    /// Whether it runs in a microVM, with a kernel of its own.
+    pub fn is_machine(&self) -> bool {
+        self.host.isolation == super::MICROVM || self.host.runtime == super::MICROVM
+    }
 }
 
 #[cfg(test)]

@@ -150,7 +150,8 @@ fn write(inner: &Inner, layer: &LayerRecord, path: &Path) -> Result<ErofsRecord>
     let staged = Staged { path: inner.root.join("staging").join(name) };
     let id = layer.diff_id.short();
     let failed = |e: std::io::Error| Error::io(format!("writing layer {id} as an EROFS file"), e);
-    let new = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&staged.path);
+    // For the processes of machines, who are nobody: they see it where it is mounted for them, and others don't get as far as here.
+    let new = OpenOptions::new().read(true).write(true).create_new(true).mode(0o644).open(&staged.path);
     let parts = layer.dirs().map(|dir| pack::open(&inner.layer_dir(dir).join("fs"))).collect::<Result<_>>()?;
     let (file, size) = write::write(parts, new.map_err(failed)?, &layer.diff_id)?;
     file.sync_all().map_err(failed)?;

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use guest_protocol::configuration::Lower;
 use guest_protocol::host::{Event, Host};
-use guest_protocol::message::{ContainerId, End, Exit, Failure, Plan, ProcessId, Reply, Request, Start, Streams};
+use guest_protocol::message::{End, Exit, Failure, Plan, ProcessId, Reply, Request, Start, Streams};
 use sandbox::{Report, Step};
 use vmm::CONCATENATED_ALIGN;
 
@@ -27,12 +27,11 @@ use self::names::Names;
 pub(crate) use self::signals::Signals;
 use self::streams::Attached;
 pub(crate) use self::terminal::Terminal;
+use crate::container::CONTAINER;
 use crate::driver::{self, Link, Running};
 use crate::error::{Error, Result};
 use crate::plan::{LAYERS, MachinePlan};
 
-/// The one container of a machine.
-const CONTAINER: ContainerId = ContainerId(1);
 /// How many bytes of an output may be under way.
 const WINDOW: u32 = 64 << 10;
 /// How many bytes of an output the guest keeps while they are not taken; then its process waits, as at a full pipe.
@@ -246,20 +245,19 @@ impl Process {
                     Some(attached) => attached.receive(&mut self.host, stream, &bytes),
                     None => self.host.taken(process, stream, bytes.len()),
                 }
-                Ok(())
+                self.on_progress(process)
             }
             Event::OutputEnd { process, stream } => {
                 if let Some(attached) = self.attached.get_mut(&process) {
                     attached.end(stream);
                 }
-                self.forget_drained(process)
+                self.on_progress(process)
             }
             Event::Exited { process, exit } => {
                 if let Some(attached) = self.attached.get_mut(&process) {
                     attached.exit = Some(exit);
                 }
-                self.clients.exited(process, exit);
-                self.forget_drained(process)
+                self.on_progress(process)
             }
             Event::Name { number, tcp, query } => {
                 self.names.ask(&mut self.host, number, tcp, &query);
@@ -354,10 +352,14 @@ impl Process {
         self.ask(Request::Signal { process, signal, everyone: false }, Asked::Nobody)
     }
 
-    /// The guest need not remember a process whose end and output are where they belong.
-    fn forget_drained(&mut self, process: ProcessId) -> Result<()> {
-        let is_done = self.attached.get(&process).is_some_and(Attached::is_drained);
-        if process == self.main || !is_done {
+    /// Something of a process is where it belongs: tells its end, behind all that it wrote; and the guest need not remember one of which no more comes.
+    fn on_progress(&mut self, process: ProcessId) -> Result<()> {
+        let Some(attached) = self.attached.get_mut(&process).filter(|_| process != self.main) else { return Ok(()) };
+        if let Some(exit) = attached.exit.filter(|_| !attached.told && attached.is_over()) {
+            attached.told = true;
+            self.clients.exited(process, exit);
+        }
+        if !attached.is_drained() {
             return Ok(());
         }
         self.attached.remove(&process);

@@ -17,6 +17,8 @@ pub(super) struct Attached {
     /// The guest has said that its program runs.
     pub(super) started: bool,
     pub(super) exit: Option<Exit>,
+    /// Its end was told whoever it runs for.
+    pub(super) told: bool,
     stdin: Option<OwnedFd>,
     outputs: [Sink; 2],
 }
@@ -27,6 +29,8 @@ struct Sink {
     fd: Option<OwnedFd>,
     queue: VecDeque<u8>,
     ended: bool,
+    /// How much has come from the guest.
+    received: u64,
 }
 
 impl Attached {
@@ -37,7 +41,7 @@ impl Attached {
             let _ = rustix::io::ioctl_fionbio(fd, true);
         }
         let outputs = outputs.map(|fd| Sink { fd, ..Sink::default() });
-        Self { process, started: false, exit: None, stdin, outputs }
+        Self { process, started: false, exit: None, told: false, stdin, outputs }
     }
 
     /// Where more can be read, if there is room for it.
@@ -58,6 +62,12 @@ impl Attached {
     /// All that it wrote is where it belongs, and no more comes.
     pub(super) fn is_drained(&self) -> bool {
         self.exit.is_some() && self.outputs.iter().all(|sink| sink.ended && sink.queue.is_empty())
+    }
+
+    /// It has ended, and all that had been written by then is where it belongs. Others may still write, who have its outputs open.
+    pub(super) fn is_over(&self) -> bool {
+        let arrived = |(sink, written): (&Sink, u64)| sink.queue.is_empty() && (sink.ended || sink.received >= written);
+        self.exit.is_some_and(|exit| self.outputs.iter().zip(exit.outputs).all(arrived))
     }
 
     /// Takes what can be read from its standard input to the guest.
@@ -87,6 +97,7 @@ impl Attached {
     pub(super) fn receive(&mut self, host: &mut Host, stream: Stream, bytes: &[u8]) {
         let number = number(stream);
         self.outputs[number].queue.extend(bytes);
+        self.outputs[number].received += bytes.len() as u64;
         self.write(host, number);
     }
 

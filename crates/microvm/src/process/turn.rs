@@ -51,7 +51,7 @@ impl Process {
                     if let Some(attached) = self.attached.get_mut(&process) {
                         attached.write(&mut self.host, number);
                     }
-                    self.forget_drained(process)?;
+                    self.on_progress(process)?;
                 }
                 Source::ControlListener => self.clients.accept(),
                 Source::Client(client) => self.on_client(client)?,

@@ -17,7 +17,8 @@ use super::{Error, instance};
 use crate::tls;
 pub(super) use host::Host;
 use values::{
-    absolute, address, bridge, build_cache, entitlements, labels, log_filter, pairs, pool, reach, registries, retention,
+    absolute, address, bridge, build_cache, entitlements, labels, log_filter, microvm_driver, pairs, pool, reach,
+    registries, retention,
 };
 
 pub(super) const DATA_DIR: &str = "/var/lib/stratus";
@@ -103,6 +104,9 @@ pub(crate) struct Options {
     /// Run a tiny init in every container that does not say
     #[arg(long)]
     init: bool,
+    /// By what microVMs are run: kvm, qemu, or auto for the best that this machine can have [default: auto]
+    #[arg(long, value_name = "DRIVER")]
+    microvm_driver: Option<String>,
     /// Days for which it is known what ended runs used (`stratus usage`); 0 for ever [default: 400]
     #[arg(long, value_name = "DAYS")]
     usage_days: Option<u32>,
@@ -175,6 +179,8 @@ struct File {
     #[serde(alias = "ip_forward_no_drop")]
     ip_forward_no_drop: bool,
     init: bool,
+    #[serde(alias = "microvm_driver")]
+    microvm_driver: Option<String>,
     #[serde(alias = "usage_days")]
     usage_days: Option<u32>,
     #[serde(alias = "usage_runs")]
@@ -228,6 +234,7 @@ pub(super) struct Config {
     host_gateway: Option<IpAddr>,
     ip_forward_drop: bool,
     init: bool,
+    microvm_driver: microvm::driver::Choice,
     usage: meter::Retention,
     labels: Vec<String>,
     program: PathBuf,
@@ -314,6 +321,7 @@ impl Config {
             host_gateway,
             ip_forward_drop: !(options.ip_forward_no_drop || file.ip_forward_no_drop),
             init: options.init || file.init,
+            microvm_driver: microvm_driver(options.microvm_driver.as_deref().or(file.microvm_driver.as_deref()))?,
             usage: retention(options.usage_days.or(file.usage_days), options.usage_runs.or(file.usage_runs)),
             labels: labels(list(&options.labels, &file.labels))?,
             program: std::env::current_exe().map_err(Error::io("find", "this program's own file"))?,
@@ -350,6 +358,10 @@ impl Config {
             dns: self.dns.clone(),
             usage: self.usage,
             stop_timeout: 10,
+            machines: engine::Machines {
+                driver: self.microvm_driver.driver(),
+                directory: self.data_dir.join("microvm"),
+            },
             labels: self.labels.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
         };

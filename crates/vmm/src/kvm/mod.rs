@@ -1,5 +1,6 @@
 //! The kernel's part of a machine.
 
+pub(crate) mod probe;
 pub(crate) mod signal;
 mod state;
 mod vcpu;

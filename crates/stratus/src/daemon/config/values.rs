@@ -38,6 +38,13 @@ pub(super) fn absolute(path: PathBuf) -> Result<PathBuf, Error> {
     Ok(path.components().collect())
 }
 
+/// By what microVMs are run.
+pub(super) fn microvm_driver(text: Option<&str>) -> Result<microvm::driver::Choice, Error> {
+    let text = text.unwrap_or("auto");
+    let wrong = || Error::Config(format!("microvm-driver {text:?}: write auto, kvm or qemu"));
+    microvm::driver::Choice::parse(text).ok_or_else(wrong)
+}
+
 /// What is logged, by level and module. Refuses what would log nothing: to the parser, an unknown level is a module of
 /// that name.
 pub(super) fn log_filter(text: &str) -> Result<Targets, Error> {

@@ -1,0 +1,302 @@
+//! Containers in microVMs: what the keeper holds is the machine's process, and what was the container's own is done in the machine.
+//!
+//! Everything about a run that is not said here is as for any container.
+
+use std::fs;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use guest_protocol::configuration::{
+    Disk, Found, Identity as MachineIdentity, Interface, Lower, Machine, Root, Route, Upper,
+};
+use guest_protocol::message::{Blob, ContainerId as GuestContainer};
+use guest_protocol::place;
+use image::{Digest, ErofsLayer};
+use microvm::container::{Host, Inside, USER, at};
+use microvm::driver::Driver;
+use microvm::{Card, ExecRequest, Hardware, MachinePlan, Workload};
+use oci_spec::runtime::{Process, Spec};
+use sandbox::cgroup::Placement;
+use sandbox::plan::NamespaceKind;
+use sandbox::{CompileOptions, ExecOptions, ExecPlan, InitPlan, RootFs, SeccompFilter};
+
+use crate::model::{ContainerId, ContainerRecord, Timestamp};
+use crate::{Engine, Error, Result};
+
+/// The container as its agent knows it.
+const INSIDE: GuestContainer = GuestContainer(1);
+
+/// The annotation that has a machine's kernel write what it has to say to the container's standard error.
+const CONSOLE: &str = "stratus.microvm.console";
+
+/// What a machine is booted from.
+pub(super) struct Booted {
+    kernel: guest_image::Prepared,
+    /// The lowest first. Held until the machine's process has them.
+    layers: Vec<ErofsLayer>,
+}
+
+/// A plan for the keeper, and what goes with it.
+pub(super) struct MachineStart {
+    pub(super) plan: Vec<u8>,
+    pub(super) descriptors: Vec<OwnedFd>,
+    pub(super) directories: Vec<PathBuf>,
+}
+
+impl Engine {
+    /// What a container's machine is booted from; `None`: it is no machine. Layers that no machine has had yet are written as EROFS files.
+    pub(super) async fn booted(&self, record: &ContainerRecord) -> Result<Option<Booted>> {
+        if !record.is_machine() {
+            return Ok(None);
+        }
+        let directory = self.0.config.machines.directory.clone();
+        let kernel = crate::blocking(move || {
+            guest_image::prepared(&directory).map_err(|error| Error::system(error.to_string()))
+        });
+        let kernel = kernel.await?.ok_or_else(|| {
+            Error::not_implemented(
+                "there is no kernel for microVMs yet: have one made by `stratus microvm kernel --fetch`",
+            )
+        })?;
+        let id = record.image_id.parse().map_err(|_| Error::system("the container has no image"))?;
+        let mut layers = Vec::new();
+        for layer in self.0.images.layers(&id).map_err(crate::images::error)? {
+            let diff_id: Digest = layer.diff_id;
+            layers.push(self.0.images.erofs(&diff_id).await.map_err(crate::images::error)?);
+        }
+        Ok(Some(Booted { kernel, layers }))
+    }
+
+    /// Makes the plan of a machine's process of a container's specification. Blocks.
+    pub(super) fn machine_start(
+        &self,
+        record: &ContainerRecord,
+        spec: &Spec,
+        booted: &Booted,
+        network: Option<(net::NetNs, &net::Sandbox)>,
+    ) -> Result<MachineStart> {
+        if record.host.init.unwrap_or(self.0.config.init) {
+            return Err(Error::not_implemented("--init is not there yet for microVMs"));
+        }
+        let inside = microvm::container::inside(spec.clone(), &self.container_dir(&record.id)).map_err(refused)?;
+        let (vcpus, memory) = microvm::container::size(spec).map_err(refused)?;
+        let (namespace, sandbox) = network.unzip();
+        let interfaces = sandbox.map(net::Sandbox::guest_interfaces).unwrap_or_default();
+        let driver = self.machine_driver()?;
+        let plan = MachinePlan {
+            driver: driver.clone(),
+            hardware: Hardware {
+                vcpus,
+                memory,
+                kernel: at::KERNEL.into(),
+                initramfs: at::INITRAMFS.into(),
+                layers: (0..booted.layers.len()).map(at::layer).collect(),
+                upper: None,
+                cards: interfaces.iter().map(card).collect(),
+                console: record.host.annotations.get(CONSOLE).is_some_and(|value| value == "true"),
+            },
+            configuration: configuration(record, &inside, &interfaces),
+            root: root(&inside),
+            workload: Workload {
+                plan: Blob(workload(record, &inside.spec)?),
+                program: record.argv().first().cloned().unwrap_or_default(),
+                terminal: record.config.tty,
+                stdin: record.config.open_stdin,
+            },
+            control: at::SOCKET.into(),
+            scratch: at::SCRATCH.into(),
+        };
+        let directory = self.machine_dir(&record.id);
+        let host = self.write_machine(&directory, &plan, booted)?;
+        let outside = microvm::container::outside(spec, &driver, &host).map_err(refused)?;
+        let cgroup = self.0.placements.create(record, &outside)?;
+        let mut options = CompileOptions {
+            rootfs: Some(RootFs::Path(directory.join("root"))),
+            cgroup: Some(cgroup.placement),
+            program_reports: true,
+            ..CompileOptions::default()
+        };
+        let mut descriptors = Vec::new();
+        if let Some(namespace) = namespace {
+            options.namespace_fds.push((NamespaceKind::Network, 0));
+            descriptors.push(namespace.into());
+        }
+        let plan =
+            InitPlan::compile(&outside, &directory, &options).map_err(|error| Error::invalid(error.to_string()))?;
+        let opened = sandbox::open_trees(&plan);
+        descriptors.extend(
+            opened.map_err(|error| Error::system(format!("{}: {error}", crate::link::STEPS)).with_exit_code(128))?,
+        );
+        let plan = plan.to_bytes().map_err(|error| Error::system(error.to_string()))?;
+        Ok(MachineStart { plan, descriptors, directories: cgroup.directories })
+    }
+
+    fn machine_driver(&self) -> Result<Driver> {
+        self.0.config.machines.driver.clone().ok_or_else(|| {
+            let why = "this machine runs no microVMs: it has neither a KVM that runs kernels nor QEMU";
+            Error::not_implemented(format!("{why} (install qemu-system-x86, and start the daemon again)"))
+        })
+    }
+
+    /// Where the files of a container's machine are. The name is short, as the path of a socket may have 108 bytes.
+    pub(super) fn machine_dir(&self, id: &ContainerId) -> PathBuf {
+        self.0.config.run_dir.join("machines").join(id.short())
+    }
+
+    /// Writes what a machine's process reads, and makes the directories that it sees.
+    fn write_machine(&self, directory: &Path, plan: &MachinePlan, booted: &Booted) -> Result<Host> {
+        let failed = |what: &'static str| {
+            let on = directory.display().to_string();
+            move |error: std::io::Error| Error::system(format!("{what} {on}: {error}"))
+        };
+        let control = directory.join("control");
+        // What an earlier run has left.
+        match fs::remove_dir_all(directory) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed("remove")(error)),
+            _ => {}
+        }
+        fs::create_dir_all(directory.join("root")).map_err(failed("make"))?;
+        fs::DirBuilder::new().mode(0o700).create(&control).map_err(failed("make the control directory in"))?;
+        std::os::unix::fs::chown(&control, Some(USER), Some(USER))
+            .map_err(failed("give away the control directory in"))?;
+        let file = directory.join("plan");
+        fs::write(&file, plan.to_bytes().map_err(refused)?).map_err(failed("write the plan in"))?;
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).map_err(failed("write the plan in"))?;
+        Ok(Host {
+            program: self.0.config.program.clone(),
+            plan: file,
+            control,
+            kernel: booted.kernel.kernel.clone(),
+            initramfs: booted.kernel.initramfs.clone(),
+            layers: booted.layers.iter().map(|layer| layer.path().to_owned()).collect(),
+        })
+    }
+
+    /// Takes away what a machine's process was given.
+    pub(super) fn remove_machine(&self, record: &ContainerRecord) {
+        if !record.is_machine() {
+            return;
+        }
+        let directory = self.machine_dir(&record.id);
+        match fs::remove_dir_all(&directory) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                tracing::warn!(directory = %directory.display(), %error, "could not remove the files of a machine");
+            }
+            _ => {}
+        }
+    }
+
+    /// Makes the plan of a process on the host that stands for a further one in a container's machine. `id` is nobody else's. Blocks.
+    pub(super) fn machine_exec(
+        &self,
+        id: &str,
+        record: &ContainerRecord,
+        spec: &Spec,
+        process: &Process,
+    ) -> Result<Vec<u8>> {
+        let inside = microvm::container::inside(spec.clone(), &self.container_dir(&record.id)).map_err(refused)?;
+        let mut within = process.clone();
+        within.set_apparmor_profile(None);
+        let options = ExecOptions { cgroup: Some(placement()?), seccomp: filter(record)?, ..ExecOptions::default() };
+        let plan =
+            ExecPlan::compile(&within, &inside.spec, &options).map_err(|error| Error::invalid(error.to_string()))?;
+        let plan = Blob(plan.to_bytes().map_err(|error| Error::system(error.to_string()))?);
+        let terminal = process.terminal().unwrap_or(false);
+        let request = ExecRequest { control: at::SOCKET.into(), plan, terminal, stdin: true };
+        let name = id.get(..16).unwrap_or(id);
+        let file = self.machine_dir(&record.id).join("control").join(name);
+        let failed = |error: std::io::Error| Error::system(format!("write {}: {error}", file.display()));
+        fs::write(&file, request.to_bytes().map_err(refused)?).map_err(failed)?;
+        std::os::unix::fs::chown(&file, Some(USER), Some(USER)).map_err(failed)?;
+
+        let booted = Host {
+            program: self.0.config.program.clone(),
+            plan: PathBuf::new(),
+            control: PathBuf::new(),
+            kernel: PathBuf::new(),
+            initramfs: PathBuf::new(),
+            layers: Vec::new(),
+        };
+        let outside = microvm::container::outside(spec, &self.machine_driver()?, &booted).map_err(refused)?;
+        let arguments = [at::PROGRAM, "machine-exec", &format!("{}/{name}", at::CONTROL)];
+        let process = microvm::container::further(&outside, &arguments, terminal).map_err(refused)?;
+        let options = ExecOptions {
+            cgroup: Some(self.0.placements.placement(record)?),
+            program_reports: true,
+            ..ExecOptions::default()
+        };
+        let plan =
+            ExecPlan::compile(&process, &outside, &options).map_err(|error| Error::invalid(error.to_string()))?;
+        plan.to_bytes().map_err(|error| Error::system(error.to_string()))
+    }
+}
+
+fn refused(error: microvm::Error) -> Error {
+    match error {
+        microvm::Error::NotBehind { .. } => Error::invalid(error.to_string()),
+        microvm::Error::NotThere { .. } => Error::not_implemented(error.to_string()),
+        error => Error::system(error.to_string()),
+    }
+}
+
+fn placement() -> Result<Placement> {
+    Placement::unified_at(Path::new(&place::cgroup(INSIDE))).map_err(|error| Error::system(error.to_string()))
+}
+
+fn filter(record: &ContainerRecord) -> Result<Option<SeccompFilter>> {
+    crate::spec::default_filter(record)
+}
+
+/// The plan of the container's process, as the agent carries it out.
+fn workload(record: &ContainerRecord, spec: &Spec) -> Result<Vec<u8>> {
+    let options = CompileOptions {
+        rootfs: Some(RootFs::Path(place::root(INSIDE).into())),
+        cgroup: Some(placement()?),
+        seccomp: filter(record)?,
+        ..CompileOptions::default()
+    };
+    let plan = InitPlan::compile(spec, Path::new("/"), &options).map_err(|error| Error::invalid(error.to_string()))?;
+    plan.to_bytes().map_err(|error| Error::system(error.to_string()))
+}
+
+fn root(inside: &Inside) -> Root {
+    Root {
+        container: INSIDE,
+        lower: Lower::Layers { disk: Disk::Serial(String::new()), layers: Vec::new() },
+        upper: Upper::Memory { size: 0 },
+        volumes: Vec::new(),
+        files: inside.files.clone(),
+        limits: inside.limits.clone(),
+    }
+}
+
+fn configuration(record: &ContainerRecord, inside: &Inside, interfaces: &[net::GuestInterface]) -> Machine {
+    let now = Timestamp::now().as_nanosecond();
+    let identity = MachineIdentity {
+        hostname: Some(record.config.hostname.clone()).filter(|name| !name.is_empty()),
+        clock: u64::try_from(now).ok(),
+        entropy: Blob(rand::random::<[u8; 64]>().to_vec()),
+        interfaces: interfaces.iter().map(interface).collect(),
+        files: Vec::new(),
+    };
+    let links = interfaces.iter().flat_map(|interface| interface.sysctls.iter().cloned());
+    Machine { identity, sysctls: inside.sysctls.iter().cloned().chain(links).collect(), names: !interfaces.is_empty() }
+}
+
+fn card(interface: &net::GuestInterface) -> Card {
+    let mtu = u16::try_from(interface.mtu).unwrap_or(u16::MAX);
+    Card { tap: interface.tap.clone(), mac: interface.mac.octets(), mtu }
+}
+
+fn interface(interface: &net::GuestInterface) -> Interface {
+    let route = |route: &net::GuestRoute| Route { to: (route.to.addr(), route.to.prefix_len()), by: Some(route.by) };
+    Interface {
+        found: Found::Mac(interface.mac.octets()),
+        name: interface.name.clone(),
+        mac: None,
+        mtu: Some(interface.mtu),
+        addresses: interface.addresses.iter().map(|net| (net.addr(), net.prefix_len())).collect(),
+        routes: interface.routes.iter().map(route).collect(),
+    }
+}

@@ -1,0 +1,329 @@
+//! A container's runtime specification, taken apart: what its agent does in the machine ([`inside`]), and what the machine's process is on the host
+//! ([`outside`]): a sandbox of its own, of a user who owns nothing, in which there is nothing but what the machine is made of.
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use guest_protocol::configuration::File;
+use guest_protocol::message::{Blob, ContainerId};
+use guest_protocol::place;
+use oci_spec::runtime::{LinuxNamespaceType, Mount, Spec};
+use serde_json::{Value, json};
+use vmm::{MIB, MemorySize, VcpuCount};
+
+use crate::driver::Driver;
+use crate::error::{Error, Result};
+
+/// The user and group of a machine's process on the host, who own nothing.
+pub const USER: u32 = 65534;
+/// The one container of a machine.
+pub(crate) const CONTAINER: ContainerId = ContainerId(1);
+
+/// The machine's memory where a container has no limit.
+const MEMORY: u64 = 512;
+/// What a machine has beyond its container's limit, for its kernel and agent, in MiB.
+const KERNEL: u64 = 96;
+/// What the machine's process may have beyond its guest's memory, in MiB: the monitor's own, and buffers.
+const MONITOR: u64 = 256;
+/// The most processors of a machine whose container may use all of the host's.
+const VCPUS: usize = 2;
+/// The most bytes of a file that is taken into the machine as it is.
+const FILE_MAX: u64 = 1 << 20;
+
+/// Where things are in the sandbox of a machine's process.
+pub mod at {
+    /// This program.
+    pub const PROGRAM: &str = "/stratus";
+    /// The [plan](crate::MachinePlan).
+    pub const PLAN: &str = "/plan";
+    /// The directory of the control socket, and of requests of further processes.
+    pub const CONTROL: &str = "/control";
+    /// The control socket.
+    pub const SOCKET: &str = "/control/socket";
+    /// Memory for sockets that nobody else needs to see.
+    pub const SCRATCH: &str = "/scratch";
+    /// The kernel.
+    pub const KERNEL: &str = "/kernel";
+    /// The first root file system.
+    pub const INITRAMFS: &str = "/initramfs";
+
+    /// A layer, the lowest one first.
+    pub fn layer(number: usize) -> std::path::PathBuf {
+        format!("/layers/{number}").into()
+    }
+}
+
+/// What is done in the machine.
+#[derive(Debug)]
+pub struct Inside {
+    /// What the agent's plan is made of.
+    pub spec: Spec,
+    /// Files that are mounted into the container.
+    pub files: Vec<File>,
+    /// Of the whole machine: paths below `/proc/sys`, and values.
+    pub sysctls: Vec<(String, String)>,
+    /// Of the container's control group in the machine: files, and what is written to them.
+    pub limits: Vec<(String, String)>,
+}
+
+/// Takes from a container's specification what is done in the machine. `own` are files of the host that are mounted into the container and that
+/// nobody changes while it runs: they are taken along as they are.
+///
+/// # Errors
+/// It asks for something that is not possible behind a hypervisor, or is not there yet: what, is said.
+pub fn inside(mut spec: Spec, own: &Path) -> Result<Inside> {
+    let mut linux = spec.linux().clone().unwrap_or_default();
+    let mut namespaces = linux.namespaces().clone().unwrap_or_default();
+    for namespace in &namespaces {
+        if namespace.typ() != LinuxNamespaceType::Network && namespace.path().is_some() {
+            return Err(not_behind(format!("the {} namespace of another container", namespace.typ())));
+        }
+    }
+    let has = |kind| namespaces.iter().any(|namespace| namespace.typ() == kind);
+    for (kind, what) in [
+        (LinuxNamespaceType::Network, "the host's network"),
+        (LinuxNamespaceType::Pid, "the host's processes"),
+        (LinuxNamespaceType::Ipc, "the host's IPC"),
+        (LinuxNamespaceType::Uts, "the host's name"),
+    ] {
+        if !has(kind) {
+            return Err(not_behind(what));
+        }
+    }
+    if has(LinuxNamespaceType::User) {
+        return Err(not_behind("a user namespace of the host"));
+    }
+    // The machine's own network is the container's.
+    namespaces.retain(|namespace| namespace.typ() != LinuxNamespaceType::Network);
+    linux.set_namespaces(Some(namespaces));
+    if linux.devices().as_ref().is_some_and(|devices| !devices.is_empty()) {
+        return Err(not_behind("a device of the host"));
+    }
+    let (net, rest): (HashMap<_, _>, HashMap<_, _>) =
+        linux.sysctl().clone().unwrap_or_default().into_iter().partition(|(name, _)| name.starts_with("net."));
+    linux.set_sysctl(Some(rest));
+    let limits = limits(linux.resources().as_ref());
+    linux.set_resources(None).set_cgroups_path(None);
+    spec.set_linux(Some(linux));
+    if let Some(process) = spec.process().clone() {
+        let mut process = process;
+        process.set_apparmor_profile(None);
+        spec.set_process(Some(process));
+    }
+    let mut files = Vec::new();
+    let mut mounts = spec.mounts().clone().unwrap_or_default();
+    for mount in &mut mounts {
+        take_along(mount, own, &mut files)?;
+    }
+    spec.set_mounts(Some(mounts));
+    let mut sysctls: Vec<_> = net.into_iter().map(|(name, value)| (name.replace('.', "/"), value)).collect();
+    sysctls.sort();
+    Ok(Inside { spec, files, sysctls, limits })
+}
+
+fn not_behind(what: impl Into<String>) -> Error {
+    Error::NotBehind { what: what.into() }
+}
+
+/// Of a bind mount of one of our own files, a mount of a file that the machine gets.
+fn take_along(mount: &mut Mount, own: &Path, files: &mut Vec<File>) -> Result<()> {
+    let is_bind = mount.typ().as_deref() == Some("bind")
+        || mount.options().iter().flatten().any(|option| matches!(option.as_str(), "bind" | "rbind"));
+    if !is_bind {
+        return Ok(());
+    }
+    let target = mount.destination().display().to_string();
+    let source = mount.source().clone().unwrap_or_default();
+    if !source.starts_with(own) {
+        return Err(Error::NotThere { what: format!("a volume ({target})") });
+    }
+    let failed = |error| Error::File { what: "a file of the container", path: source.clone(), source: error };
+    let length = fs::metadata(&source).map_err(failed)?.len();
+    if length > FILE_MAX {
+        return Err(Error::NotThere { what: format!("a file of {length} bytes ({target})") });
+    }
+    let name = source.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let contents = Blob(fs::read(&source).map_err(failed)?);
+    mount.set_source(Some(place::file(&name).into()));
+    files.push(File { name, mode: 0o644, contents });
+    Ok(())
+}
+
+/// Of the container's own limits, those that are kept in the machine.
+fn limits(resources: Option<&oci_spec::runtime::LinuxResources>) -> Vec<(String, String)> {
+    let Some(resources) = resources else { return Vec::new() };
+    let memory = resources.memory().as_ref().and_then(|memory| memory.limit()).filter(|limit| *limit > 0);
+    let pids = resources.pids().as_ref().map(|pids| pids.limit()).filter(|limit| *limit > 0);
+    let limit = |name: &str, value: Option<i64>| value.map(|value| (name.to_owned(), value.to_string()));
+    [limit("memory.max", memory), limit("pids.max", pids)].into_iter().flatten().collect()
+}
+
+/// How large a machine is for a container: its memory holds the container's limit and the kernel, and its processors are as many as the container may
+/// use at once.
+///
+/// # Errors
+/// The limit is more than a machine can have.
+pub fn size(container: &Spec) -> Result<(VcpuCount, MemorySize)> {
+    let resources = container.linux().as_ref().and_then(|linux| linux.resources().as_ref());
+    let limit = resources.and_then(|resources| resources.memory().as_ref()?.limit()).filter(|limit| *limit > 0);
+    let mib = limit.map_or(MEMORY, |limit| (limit.unsigned_abs().div_ceil(MIB)) + KERNEL);
+    let cpu = resources.and_then(|resources| resources.cpu().as_ref());
+    let quota = cpu.and_then(|cpu| {
+        let quota = cpu.quota().filter(|quota| *quota > 0)?.unsigned_abs();
+        Some(quota.div_ceil(cpu.period().filter(|period| *period > 0).unwrap_or(100_000)))
+    });
+    let here = std::thread::available_parallelism().map_or(1, usize::from);
+    let count = quota.map_or(here.min(VCPUS), |quota| usize::try_from(quota).unwrap_or(here).clamp(1, here));
+    let count = u8::try_from(count).unwrap_or(VcpuCount::MAX).min(VcpuCount::MAX);
+    Ok((VcpuCount::new(count)?, MemorySize::from_mib(mib)?))
+}
+
+/// What the machine's process sees of the host.
+#[derive(Debug)]
+pub struct Host {
+    /// This program, and the libraries that it is linked with ([`program_files`]).
+    pub program: PathBuf,
+    /// The file with the plan.
+    pub plan: PathBuf,
+    /// The directory for the control socket, which belongs to [`USER`].
+    pub control: PathBuf,
+    /// The kernel.
+    pub kernel: PathBuf,
+    /// The first root file system.
+    pub initramfs: PathBuf,
+    /// EROFS files, the lowest first.
+    pub layers: Vec<PathBuf>,
+}
+
+/// The specification of the machine's process.
+///
+/// # Errors
+/// The program's own files can't be told.
+pub fn outside(container: &Spec, driver: &Driver, host: &Host) -> Result<Spec> {
+    let terminal = container.process().as_ref().is_some_and(|process| process.terminal().unwrap_or(false));
+    let mut mounts = vec![
+        json!({ "destination": "/proc", "type": "proc", "source": "proc", "options": ["nosuid", "noexec", "nodev", "ro"] }),
+        json!({ "destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "noexec", "mode=755", "size=64k"] }),
+        json!({ "destination": "/dev/pts", "type": "devpts", "source": "devpts",
+            "options": ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"] }),
+        json!({ "destination": at::SCRATCH, "type": "tmpfs", "source": "tmpfs",
+            "options": ["nosuid", "noexec", "nodev", "mode=700", "size=16m", format!("uid={USER}"), format!("gid={USER}")] }),
+        bind(&host.control, Path::new(at::CONTROL), "rw"),
+    ];
+    let files = [
+        (&host.program, at::PROGRAM),
+        (&host.plan, at::PLAN),
+        (&host.kernel, at::KERNEL),
+        (&host.initramfs, at::INITRAMFS),
+    ];
+    mounts.extend(files.map(|(source, target)| bind(source, Path::new(target), "ro")));
+    mounts.extend(host.layers.iter().enumerate().map(|(number, layer)| bind(layer, &at::layer(number), "ro")));
+    mounts.extend(visible(driver)?.iter().map(|path| bind(path, path, "ro")));
+    let mut devices =
+        vec![json!({ "path": "/dev/net/tun", "type": "c", "major": 10, "minor": 200, "fileMode": 0o666 })];
+    if uses_kvm(driver) {
+        devices.push(json!({ "path": "/dev/kvm", "type": "c", "major": 10, "minor": 232, "fileMode": 0o666 }));
+    }
+    let spec = json!({
+        "ociVersion": "1.2.0",
+        "process": {
+            "terminal": terminal,
+            "user": { "uid": USER, "gid": USER },
+            "args": [at::PROGRAM, "machine", at::PLAN],
+            "env": ["PATH=/usr/sbin:/usr/bin:/sbin:/bin"],
+            "cwd": "/",
+            "noNewPrivileges": true,
+            "capabilities": {},
+        },
+        "root": { "path": "root", "readonly": true },
+        "mounts": mounts,
+        "linux": {
+            "namespaces": [{ "type": "pid" }, { "type": "mount" }, { "type": "ipc" }, { "type": "uts" }, { "type": "network" }],
+            "devices": devices,
+            "resources": resources(container)?,
+            "maskedPaths": ["/proc/kcore", "/proc/keys", "/proc/sysrq-trigger", "/proc/timer_list"],
+            "readonlyPaths": ["/proc/sys"],
+        },
+    });
+    serde_json::from_value(spec).map_err(|error| Error::Spec(error.to_string()))
+}
+
+fn bind(source: &Path, target: &Path, access: &str) -> Value {
+    let options = ["bind", "nosuid", "nodev", "rprivate", access];
+    json!({ "destination": target, "type": "bind", "source": source, "options": options })
+}
+
+/// What a container's limits on its use of the host are for the machine as a whole.
+fn resources(container: &Spec) -> Result<Value> {
+    let given = container.linux().as_ref().and_then(|linux| linux.resources().clone()).unwrap_or_default();
+    let limit = given.memory().as_ref().and_then(|memory| memory.limit()).filter(|limit| *limit > 0);
+    let mut resources = serde_json::to_value(&given).map_err(|error| Error::Spec(error.to_string()))?;
+    let Some(fields) = resources.as_object_mut() else { return Ok(json!({})) };
+    fields.remove("pids");
+    fields.remove("hugepageLimits");
+    fields.remove("memory");
+    if limit.is_some() {
+        let (_, memory) = size(container)?;
+        fields.insert("memory".to_owned(), json!({ "limit": memory.bytes() + MONITOR * MIB }));
+    }
+    let rules = fields.entry("devices").or_insert_with(|| json!([]));
+    if let Some(rules) = rules.as_array_mut() {
+        for minor in [200, 232] {
+            rules.push(json!({ "allow": true, "type": "c", "major": 10, "minor": minor, "access": "rwm" }));
+        }
+    }
+    Ok(resources)
+}
+
+fn uses_kvm(driver: &Driver) -> bool {
+    use crate::driver::Accelerator;
+    matches!(driver, Driver::Kvm | Driver::Qemu { accelerator: Accelerator::Kvm, .. })
+}
+
+/// What else of the host's files has to be seen, where it is: libraries, and QEMU's own files.
+fn visible(driver: &Driver) -> Result<Vec<PathBuf>> {
+    match driver {
+        Driver::Kvm => libraries(),
+        // It has some hundred of them, and loads more as it goes.
+        Driver::Qemu { .. } => Ok(["/usr", "/lib", "/lib64", "/bin", "/etc/ld.so.cache"]
+            .map(PathBuf::from)
+            .into_iter()
+            .filter(|path| path.exists())
+            .collect()),
+    }
+}
+
+/// The files that this program is linked with, its dynamic loader among them (proc_pid_maps(5)).
+fn libraries() -> Result<Vec<PathBuf>> {
+    let path = Path::new("/proc/self/maps");
+    let maps = fs::read_to_string(path).map_err(|source| Error::File {
+        what: "the program's own",
+        path: path.to_owned(),
+        source,
+    })?;
+    let own = fs::read_link("/proc/self/exe").unwrap_or_default();
+    let mut files: Vec<PathBuf> = maps
+        .lines()
+        .filter_map(|line| line.split_once('/').map(|(_, path)| PathBuf::from(format!("/{path}"))))
+        .filter(|path| *path != own && path.extension().is_some_and(|_| path.to_string_lossy().contains(".so")))
+        .collect();
+    // By this name the kernel looks for it, whatever it is a link to.
+    files.push(PathBuf::from("/lib64/ld-linux-x86-64.so.2"));
+    files.sort();
+    files.dedup();
+    files.retain(|path| path.exists());
+    Ok(files)
+}
+
+/// A further process in the sandbox of a machine's process.
+///
+/// # Errors
+/// None that a caller could bring about.
+pub fn further(outside: &Spec, arguments: &[&str], terminal: bool) -> Result<oci_spec::runtime::Process> {
+    let mut process = outside.process().clone().ok_or_else(|| Error::Spec("it has no process".to_owned()))?;
+    process
+        .set_args(Some(arguments.iter().map(|argument| (*argument).to_owned()).collect()))
+        .set_terminal(Some(terminal));
+    Ok(process)
+}

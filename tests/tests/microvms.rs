@@ -1,0 +1,111 @@
+//! `docker run --runtime microvm`: the same image, the same command, and a kernel of its own.
+
+#[path = "../cloud_kernel.rs"]
+mod cloud_kernel;
+
+use e2e::{Daemon, eventually};
+
+/// A daemon whose microVMs have a kernel.
+fn host() -> Daemon {
+    let host = Daemon::start();
+    let (vmlinuz, modules) = cloud_kernel::as_packaged(&host.work().join("kernel"));
+    let data = host.data();
+    host.slowly(&format!(
+        "$STRATUS microvm kernel --use {} --modules {} --data-dir {}",
+        vmlinuz.display(),
+        modules.display(),
+        data.display()
+    ))
+    .ok();
+    host
+}
+
+#[test]
+fn an_image_runs_unchanged_with_a_kernel_of_its_own() {
+    let host = host();
+    let own = host.sh("docker run --rm busybox uname -r").text().to_owned();
+    let other = host.slowly("docker run --rm --runtime microvm busybox uname -r").text().to_owned();
+    assert!(own != other && !other.is_empty(), "{own} and {other}");
+    host.slowly("$STRATUS run --rm --isolation microvm busybox uname -r").says(&other);
+    // Streams, exit statuses, and what can't be executed, as in any container.
+    host.slowly("printf 'a\\nb\\n' | docker run --rm -i --runtime microvm busybox sh -c 'cat; echo bad >&2; exit 7' 2>err; echo $?; cat err")
+        .says("a\nb\n7\nbad");
+    host.slowly("docker run --rm --runtime microvm busybox no-such-program")
+        .exits_with(127)
+        .complains("exec: \"no-such-program\": executable file not found in $PATH");
+    host.slowly("docker run --rm --runtime microvm busybox /etc/passwd").exits_with(126).complains("permission denied");
+    host.sh("docker ps -aq").says("");
+    // User, environment, directory, name.
+    host.slowly("docker run --rm --runtime microvm -u 1000:50 -e A=b -w /tmp -h its-name busybox sh -c 'id -u; id -g; echo $A; pwd; hostname'")
+        .says("1000\n50\nb\n/tmp\nits-name");
+}
+
+#[test]
+fn a_service_in_a_machine_is_as_one_in_a_container() {
+    let mut host = host();
+    let serve = "mkdir /www; echo hello from $(hostname) > /www/index.html; echo serving; trap \"echo told to end; exit 3\" TERM; httpd -h /www -p 80; while :; do sleep 0.1; done";
+    host.slowly("docker network create net").ok();
+    host.slowly(&format!(
+        "docker run -d --name web -h web --network net -p $PORT:80 -m 100m --runtime microvm busybox sh -c '{serve}'"
+    ))
+    .ok();
+    eventually("the server", || host.sh("curl -s -m 5 http://127.0.0.1:$PORT").stdout() == "hello from web\n");
+    host.sh("docker run --rm --network net busybox wget -q -O - http://web/").says("hello from web");
+    host.sh("docker logs web").says("serving");
+    // Names of others, by the resolver of its network.
+    host.sh("docker run -d --name other --network net busybox httpd -f").ok();
+    host.slowly("docker exec web ping -c 1 -W 5 other").mentions("1 packets received");
+    host.slowly("docker exec web cat /etc/hosts").mentions("web");
+    // Further processes.
+    host.slowly("echo typed | docker exec -i web sh -c 'read line; echo got $line; exit 4'").exits_with(4);
+    host.slowly("docker exec web no-such-program").exits_with(127);
+    host.slowly("docker exec web sh -c 'ps | grep -c [h]ttpd.-h'").says("2");
+    // Its limit is the container's, and the machine is as large as that takes.
+    host.slowly("docker exec web sh -c 'free -m | sed -n \"s/^Mem: *\\([0-9]*\\).*/\\1/p\"'").ok();
+    let terminal = host.terminal("docker exec -it web sh -c 'stty size; read line; echo read $line'");
+    terminal.waits_for("24 80");
+    drop(terminal);
+
+    // The daemon is killed: nothing that runs notices.
+    host.kill9();
+    host.sh("curl -s -m 5 http://127.0.0.1:$PORT").says("hello from web");
+    host.restart();
+    host.slowly("docker exec web true").ok();
+    host.sh("docker inspect -f '{{.State.Status}} {{.HostConfig.Runtime}}' web").says("running microvm");
+
+    // Frozen and thawed, ended by its own hand, started again.
+    host.sh("docker pause web && docker inspect -f '{{.State.Status}}' web && docker unpause web").mentions("paused");
+    host.sh("docker kill -s TERM web").ok();
+    host.sh("docker wait web").says("3");
+    host.sh("docker logs web").says("serving\ntold to end");
+    host.slowly("docker start web").ok();
+    eventually("the server", || host.sh("curl -s -m 5 http://127.0.0.1:$PORT").stdout() == "hello from web\n");
+    // A machine that is killed is noticed.
+    host.sh("kill -9 $(docker inspect -f '{{.State.Pid}}' web)").ok();
+    host.sh("docker wait web").says("137");
+    host.sh("docker rm -f web other && docker network rm net && docker ps -aq").omits("Error");
+    assert!(std::fs::read_dir(host.run_dir().join("machines")).expect("it is there").next().is_none());
+}
+
+#[test]
+fn what_a_machine_cannot_have_is_said() {
+    let host = host();
+    host.sh("docker run --rm --runtime microvm --network host busybox true")
+        .exits_with(125)
+        .complains("the host's network can't be had behind a hypervisor: run it with --isolation container");
+    host.sh("docker run --rm --runtime microvm --pid host busybox true")
+        .exits_with(125)
+        .complains("the host's processes");
+    host.sh("docker run --rm --runtime microvm --device /dev/fuse busybox true")
+        .exits_with(125)
+        .complains("a device of the host");
+    host.sh("docker run --rm --runtime microvm -v $PWD:/here busybox true")
+        .exits_with(125)
+        .complains("microVMs don't have a volume (/here) yet");
+    host.sh("docker run --rm --runtime no-such-runtime busybox true").exits_with(125).complains("no-such-runtime");
+    let without = Daemon::start();
+    without
+        .sh("docker run --rm --runtime microvm busybox true")
+        .exits_with(125)
+        .complains("there is no kernel for microVMs yet: have one made by `stratus microvm kernel --fetch`");
+}
