@@ -102,6 +102,20 @@ fn what_a_machine_cannot_have_is_said() {
     host.sh("docker run --rm --runtime microvm -v $PWD:/here busybox true")
         .exits_with(125)
         .complains("microVMs don't have a volume (/here) yet");
+    host.sh("docker info -f '{{range $name, $_ := .Runtimes}}{{$name}} {{end}}'").says("microvm stratus");
+    host.slowly("docker run -d --name box --runtime microvm busybox sleep 1000").ok();
+    for (command, lack) in [
+        ("docker cp box:/etc/passwd .", "copies of files"),
+        ("docker cp $PWD/kernel box:/", "copies of files"),
+        ("docker diff box", "a list of changes"),
+        ("docker export box >/dev/null", "an export"),
+        ("docker commit box", "a commit"),
+        ("docker top box", "a list of processes (`exec NAME ps` shows one)"),
+        ("docker update -m 200m box", "limits that change while they run"),
+        ("docker network disconnect bridge box", "network cards that come and go while they run"),
+    ] {
+        host.sh(command).exits_with(1).complains(&format!("microVMs don't have {lack} yet"));
+    }
     host.sh("docker run --rm --runtime no-such-runtime busybox true").exits_with(125).complains("no-such-runtime");
     let without = Daemon::start();
     without

@@ -199,6 +199,9 @@ impl Engine {
                 record.name, network.name
             )));
         }
+        if record.state.phase.is_live() {
+            crate::container::lacking(&record, "network cards that come and go while they run")?;
+        }
         let mut settings = EndpointSettings { request, network_id: network.id.clone(), ..EndpointSettings::default() };
         let mut sandbox = record.net.clone();
         if record.state.phase.is_live() {
@@ -264,6 +267,9 @@ impl Engine {
                 "container {} is not connected to network {}",
                 record.id, network.name
             )));
+        }
+        if record.state.phase.is_live() {
+            crate::container::lacking(&record, "network cards that come and go while they run")?;
         }
         let before = record.networks.get(&network.name).cloned();
         let record = self.change(&life, |record| drop(record.networks.remove(&network.name))).await?;

@@ -15,6 +15,7 @@ use crate::version::{ApiVersion, DOCKER_VERSION};
 
 /// The runtime that containers run with: this program's own.
 const RUNTIME: &str = "stratus";
+const MICROVM: &str = "microvm";
 
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
@@ -145,6 +146,16 @@ struct RuntimeBody {
     path: &'static str,
     #[serde(rename = "runtimeArgs")]
     arguments: [&'static str; 1],
+    /// What else is to be known of it (API 1.44).
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    status: BTreeMap<&'static str, String>,
+}
+
+/// How a container's process can be run here.
+fn runtimes(microvm_driver: Option<String>) -> BTreeMap<&'static str, RuntimeBody> {
+    let body = |arguments, status| RuntimeBody { path: RUNTIME, arguments, status };
+    let machine = microvm_driver.map(|driver| (MICROVM, body(["machine"], BTreeMap::from([("driver", driver)]))));
+    [(RUNTIME, body(["runtime"], BTreeMap::new()))].into_iter().chain(machine).collect()
 }
 
 #[derive(Serialize)]
@@ -254,7 +265,7 @@ impl InfoBody {
             labels: info.labels,
             experimental_build: false,
             server_version: DOCKER_VERSION,
-            runtimes: BTreeMap::from([(RUNTIME, RuntimeBody { path: RUNTIME, arguments: ["runtime"] })]),
+            runtimes: runtimes(info.microvm_driver),
             default_runtime: RUNTIME,
             swarm: SwarmBody {
                 node_id: "",

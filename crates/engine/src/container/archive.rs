@@ -15,6 +15,7 @@ use rustix::fs::{Mode, OFlags};
 
 use super::Container;
 use super::lease::{Reading, Writing};
+use super::machine::lacking;
 use crate::model::{ContainerRecord, MountPoint, MountPointKind, Timestamp};
 pub use crate::streams::ByteStream;
 use crate::{Engine, Error, Result, Volume};
@@ -103,6 +104,7 @@ impl Engine {
     /// What is at a path in a container.
     pub async fn archive_stat(&self, reference: &str, path: &str) -> Result<ArchiveStat> {
         let container = self.0.containers.find(reference)?;
+        lacking(&container.record(), "copies of files")?;
         let (at, missing) = (absolute(path)?, missing(path, reference));
         let root = self.files_to_read(&container, reference).await?;
         crate::blocking(move || stat(&root, &at, &missing)).await
@@ -111,6 +113,7 @@ impl Engine {
     /// An archive of what is at a path in a container.
     pub async fn archive_get(&self, reference: &str, path: &str) -> Result<(ArchiveStat, ByteStream)> {
         let container = self.0.containers.find(reference)?;
+        lacking(&container.record(), "copies of files")?;
         let (at, missing) = (absolute(path)?, missing(path, reference));
         let thread = self.archive_thread().await?;
         let root = self.files_to_read(&container, reference).await?;
@@ -140,6 +143,7 @@ impl Engine {
         body: ByteStream,
     ) -> Result<()> {
         let container = self.0.containers.find(reference)?;
+        lacking(&container.record(), "copies of files")?;
         let (at, missing) = (absolute(path)?, missing(path, reference));
         let body = body.paced(self.0.images.threads().pace());
         // Before the container's files are held for it.
@@ -183,12 +187,14 @@ impl Engine {
     /// What a container changed in its root file system.
     pub async fn changes(&self, reference: &str) -> Result<Vec<image::Change>> {
         let container = self.0.containers.find(reference)?;
+        lacking(&container.record(), "a list of changes")?;
         self.0.images.diff(container.id.as_str()).await.map_err(crate::images::error)
     }
 
     /// A container's root file system, without its volumes and whatever else is mounted in it, as an archive.
     pub async fn export(&self, reference: &str) -> Result<ByteStream> {
         let container = self.0.containers.find(reference)?;
+        lacking(&container.record(), "an export")?;
         let thread = self.archive_thread().await?;
         let lease = container.files.read(&container.life(reference).await?)?;
         let rootfs = self.0.images.view_rootfs(container.id.as_str(), Vec::new()).await;

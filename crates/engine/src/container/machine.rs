@@ -232,6 +232,17 @@ impl Engine {
     }
 }
 
+/// Refuses what containers in microVMs do not have yet.
+///
+/// # Errors
+/// The container is in one.
+pub(crate) fn lacking(record: &ContainerRecord, what: &str) -> Result<()> {
+    match record.is_machine() {
+        true => Err(refused(microvm::Error::NotThere { what: what.to_owned() })),
+        false => Ok(()),
+    }
+}
+
 fn refused(error: microvm::Error) -> Error {
     match error {
         microvm::Error::NotBehind { .. } => Error::invalid(error.to_string()),

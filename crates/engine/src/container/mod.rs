@@ -68,6 +68,7 @@ pub use wait::{WaitCondition, WaitResult};
 
 pub(crate) use exec::Execs;
 pub(crate) use logging::check_logging_defaults;
+pub(crate) use machine::lacking;
 pub(crate) use placement::{LastUsage, Placements};
 pub(crate) use registry::Registry;
 pub(crate) use start::connects_late;

@@ -24,6 +24,7 @@ impl Engine {
         check(arguments)?;
         let container = self.0.containers.find(reference)?;
         let record = container.record();
+        super::machine::lacking(&record, "a list of processes (`exec NAME ps` shows one)")?;
         match record.state.phase {
             Phase::Running | Phase::Paused => {}
             Phase::Restarting => {

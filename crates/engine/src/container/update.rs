@@ -21,6 +21,9 @@ impl Engine {
         let container = self.0.containers.find(reference)?;
         let life = container.life(reference).await?;
         let record = life.record();
+        if record.state.phase.is_live() {
+            super::machine::lacking(&record, "limits that change while they run")?;
+        }
         let refused = |error: Error| Error::conflict(format!("Cannot update container {}: {error}", record.id));
         if record.host.auto_remove && request.restart.as_ref().is_some_and(|policy| *policy != RestartPolicy::No) {
             return Err(refused(Error::invalid(

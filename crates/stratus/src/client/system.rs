@@ -69,6 +69,7 @@ pub(super) async fn info(context: &Context) -> Result<ExitCode> {
         ("Storage", text("Driver")),
         ("Log driver", text("LoggingDriver")),
         ("Cgroups", format!("v{} ({})", text("CgroupVersion"), text("CgroupDriver"))),
+        ("MicroVMs", document["Runtimes"]["microvm"]["status"]["driver"].as_str().unwrap_or_default().to_owned()),
         ("Security", security.join(", ")),
         ("System", text("OperatingSystem")),
         ("Kernel", format!("{} {} ({})", text("OSType"), text("KernelVersion"), text("Architecture"))),
