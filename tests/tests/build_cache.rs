@@ -222,6 +222,8 @@ fn a_step_that_went_well_is_run_to_look_at_the_next() {
     });
     host.sh(&format!("docker run --rm {id} sh -c 'cat /one; echo $TWO'")).says("one\n2");
     host.sh("docker images -q -f dangling=true").says(id);
+    // The container of the command that failed is there to be looked at, and uses it.
+    host.sh("docker rm $(docker ps -aq) && docker ps -aq").omits("Error");
     host.sh(&format!("docker tag {id} debug && docker rmi debug && docker run --rm {id} cat /one")).ok();
     host.sh("docker rmi $(docker images -aq -f dangling=true); docker builder prune -af").ok();
     host.sh(&format!("docker inspect {id}")).fails_with("");
