@@ -12,6 +12,7 @@ use image::{Contents, Digest, Existing, Filling, Images, KeptLayers, Look, Mount
 use rustix::fs::{FileType, OFlags, Stat};
 use rustix::io::Errno;
 use std::ffi::OsStr;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -162,6 +163,7 @@ fn fill(
         filling: layer.fill(below).map_err(|e| e.to_string())?,
         copying,
         owner,
+        source: None,
     };
     let (base, into) = place.destination(taken)?;
     if into {
@@ -171,6 +173,7 @@ fn fill(
         if let Some(url) = piece.nameless.as_ref().filter(|_| into) {
             return Err(format!("cannot determine filename from url: {url}"));
         }
+        place.source = None;
         for picked in &piece.selection.picked {
             let at = if into { base.join(OsStr::from_bytes(&picked.to)) } else { base.clone() };
             place.one(piece, picked, &at, if into { &base } else { &at })?;
@@ -208,6 +211,8 @@ struct Place<'c> {
     owner: Option<(u32, u32)>,
     /// Directories that are missing above it.
     above: Look,
+    /// The directory that files were last taken from, by its path: thousands come from one.
+    source: Option<(Vec<u8>, OwnedFd)>,
 }
 
 impl Place<'_> {
@@ -244,7 +249,7 @@ impl Place<'_> {
         let look = self.look_of(files, &picked.stat, picked.attributes.clone());
         let failed = |e: image::Error| e.to_string();
         let (parent, name) = image::tree::split(&picked.from);
-        let Place { filling, above, owner, .. } = self;
+        let Place { filling, above, owner, source, .. } = self;
         match picked.kind() {
             FileType::Directory => filling.directory(at, &look, Existing::Change, above).map_err(failed),
             FileType::Symlink => filling.symlink(at, &picked.link, &look, above).map_err(failed),
@@ -255,15 +260,18 @@ impl Place<'_> {
                     return Ok(());
                 }
                 let root = files.root().ok_or("the files are gone")?;
-                let parent = image::tree::open(root, parent, OFlags::RDONLY | OFlags::DIRECTORY);
-                let parent = parent.map_err(|errno: Errno| format!("opening {}: {errno}", at.display()))?;
-                let parent = rustix::fd::AsFd::as_fd(&parent);
+                if source.as_ref().is_none_or(|(held, _)| held != parent) {
+                    let opened = image::tree::open(root, parent, OFlags::RDONLY | OFlags::DIRECTORY);
+                    let opened = opened.map_err(|errno: Errno| format!("opening {}: {errno}", at.display()))?;
+                    *source = Some((parent.to_vec(), opened));
+                }
+                let parent = source.as_ref().map(|(_, opened)| opened.as_fd()).ok_or("the files are gone")?;
                 if *unpack && picked.is_source && is_archive(parent, name)? {
                     let file = open(parent, name)?;
                     return filling.archive(base, file, *owner, above).map_err(failed);
                 }
                 let shared = files.shared(picked);
-                let parent = shared.as_ref().map_or(parent, rustix::fd::AsFd::as_fd);
+                let parent = shared.as_ref().map_or(parent, AsFd::as_fd);
                 let size = u64::try_from(picked.stat.st_size).unwrap_or(0);
                 let known = picked.digest.map(|digest| (digest, size));
                 let contents = Contents::Of { parent, name, known };
