@@ -24,6 +24,8 @@ pub(super) enum Target {
     AtLeast(f64),
     /// The first peer's figure divided by this.
     PeerDividedBy(f64),
+    /// So much on the machine that the targets were set on, where the first peer's figure divided by this was as much.
+    AtMostOrPeerDividedBy(f64, f64),
     /// No slower than a figure of this run.
     NoSlowerThan(f64),
     None,
@@ -108,10 +110,8 @@ impl Figure {
         let peers: Vec<(&str, Figures)> = all.collect();
         let shown: Vec<String> =
             peers.iter().map(|(name, figures)| format!("{name} {}", self.unit.show(figures))).collect();
-        let ratios: Vec<String> = peers
-            .iter()
-            .map(|(_, figures)| format!("{:.1}×", self.unit.ratio(ours.median(), figures.median())))
-            .collect();
+        let ratios: Vec<String> =
+            peers.iter().map(|(_, figures)| self.unit.ratio(ours.median(), figures.median())).collect();
         let (target, met) = self.judge(ours.median(), peers.first().map(|(_, figures)| figures.median()));
         let none = |list: Vec<String>| if list.is_empty() { "–".to_owned() } else { list.join(", ") };
         format!("| {} | {} | {} | {} | {target} | {met} |", self.what, self.unit.show(&ours), none(shown), none(ratios))
@@ -126,9 +126,21 @@ impl Figure {
             (Target::PeerDividedBy(times), Some(peer)) => {
                 (format!("≤ {} (÷ {times})", value(peer / times)), ours <= peer / times)
             }
+            (Target::AtMostOrPeerDividedBy(most, times), Some(peer)) => {
+                let text = format!("≤ {}, ≤ {} (÷ {times})", value(most), value(peer / times));
+                let met = match (ours <= most, ours <= peer / times) {
+                    (true, true) => "yes",
+                    (false, true) => "as a ratio",
+                    (true, false) => "in time",
+                    (false, false) => "**no**",
+                };
+                return (text, met);
+            }
             // A twentieth is within what two runs of the same thing differ.
             (Target::NoSlowerThan(before), _) => (format!("≥ {}", value(before)), ours >= before * 0.95),
-            (Target::PeerDividedBy(_) | Target::None, _) => return ("–".to_owned(), "–"),
+            (Target::PeerDividedBy(_) | Target::AtMostOrPeerDividedBy(..) | Target::None, _) => {
+                return ("–".to_owned(), "–");
+            }
         };
         (text, if met { "yes" } else { "**no**" })
     }
@@ -151,9 +163,10 @@ impl Unit {
         if low == high { median } else { format!("{median} ({}–{})", self.value(low), self.value(high)) }
     }
 
-    /// How many times better ours is.
-    fn ratio(self, ours: f64, peer: f64) -> f64 {
-        if self == Unit::PerSecond { ours / peer } else { peer / ours }
+    /// How many times better ours is; of nothing, nothing can be said.
+    fn ratio(self, ours: f64, peer: f64) -> String {
+        let ratio = if self == Unit::PerSecond { ours / peer } else { peer / ours };
+        if ours > 0.0 && self.value(ours) != self.value(0.0) { format!("{ratio:.1}×") } else { "–".to_owned() }
     }
 }
 
@@ -186,6 +199,14 @@ mod tests {
         assert_eq!(row, "| it | 2.0 ms | runc 6.0 ms (5.0 ms–7.0 ms) | 3.0× | ≤ 2.5 ms | yes |");
         let row = figure(Unit::PerSecond, &[300.0], &[10.0], Target::AtLeast(400.0));
         assert_eq!(row, "| it | 300/s | runc 10/s | 30.0× | ≥ 400/s | **no** |");
+        let row = figure(Unit::Megabytes, &[-0.001], &[2.0], Target::AtMost(0.3));
+        assert_eq!(row, "| it | -0.00 MB | runc 2.00 MB | – | ≤ 0.30 MB | yes |");
+        let target = Target::AtMostOrPeerDividedBy(4.0, 2.0);
+        let row = figure(Unit::Milliseconds, &[5.0], &[12.0], target);
+        assert_eq!(row, "| it | 5.0 ms | runc 12.0 ms | 2.4× | ≤ 4.0 ms, ≤ 6.0 ms (÷ 2) | as a ratio |");
+        for (ours, met) in [(3.0, "yes"), (7.0, "**no**")] {
+            assert!(figure(Unit::Milliseconds, &[ours], &[12.0], target).ends_with(&format!("| {met} |")));
+        }
         let row = figure(Unit::Milliseconds, &[5.0], &[6.0], Target::PeerDividedBy(1.5));
         assert_eq!(row, "| it | 5.0 ms | runc 6.0 ms | 1.2× | ≤ 4.0 ms (÷ 1.5) | **no** |");
     }
