@@ -110,12 +110,13 @@ fn what_a_machine_cannot_have_is_said() {
         ("docker diff box", "a list of changes"),
         ("docker export box >/dev/null", "an export"),
         ("docker commit box", "a commit"),
-        ("docker top box", "a list of processes (`exec NAME ps` shows one)"),
+        ("docker top box -o pid,cmd", "other lists of processes than that of `ps -ef`"),
         ("docker update -m 200m box", "limits that change while they run"),
         ("docker network disconnect bridge box", "network cards that come and go while they run"),
     ] {
         host.sh(command).exits_with(1).complains(&format!("microVMs don't have {lack} yet"));
     }
+    host.sh("docker top box").prints("UID").prints("sleep 1000");
     host.sh("docker run --rm --runtime no-such-runtime busybox true").exits_with(125).complains("no-such-runtime");
     let without = Daemon::start();
     without

@@ -294,7 +294,8 @@ fn visible(driver: &Driver) -> Result<Vec<PathBuf>> {
     }
 }
 
-/// The files that this program is linked with, its dynamic loader among them (proc_pid_maps(5)).
+/// The directories of the libraries that this program is linked with (proc_pid_maps(5)), and its dynamic loader. The loader looks for a library by
+/// another name than that of the file, which the kernel tells.
 fn libraries() -> Result<Vec<PathBuf>> {
     let path = Path::new("/proc/self/maps");
     let maps = fs::read_to_string(path).map_err(|source| Error::File {
@@ -302,18 +303,21 @@ fn libraries() -> Result<Vec<PathBuf>> {
         path: path.to_owned(),
         source,
     })?;
-    let own = fs::read_link("/proc/self/exe").unwrap_or_default();
-    let mut files: Vec<PathBuf> = maps
-        .lines()
-        .filter_map(|line| line.split_once('/').map(|(_, path)| PathBuf::from(format!("/{path}"))))
-        .filter(|path| *path != own && path.extension().is_some_and(|_| path.to_string_lossy().contains(".so")))
-        .collect();
+    let files = maps.lines().filter_map(|line| line.split_once('/').map(|(_, path)| PathBuf::from(format!("/{path}"))));
+    let is_library = |file: &PathBuf| {
+        file.file_name().is_some_and(|name| {
+            let name = name.to_string_lossy();
+            name.ends_with(".so") || name.contains(".so.")
+        })
+    };
+    let mut seen: Vec<PathBuf> =
+        files.filter(is_library).filter_map(|file| file.parent().map(Path::to_owned)).collect();
     // By this name the kernel looks for it, whatever it is a link to.
-    files.push(PathBuf::from("/lib64/ld-linux-x86-64.so.2"));
-    files.sort();
-    files.dedup();
-    files.retain(|path| path.exists());
-    Ok(files)
+    seen.push(PathBuf::from("/lib64/ld-linux-x86-64.so.2"));
+    seen.sort();
+    seen.dedup();
+    seen.retain(|path| path.exists());
+    Ok(seen)
 }
 
 /// A further process in the sandbox of a machine's process.

@@ -33,9 +33,9 @@ impl Drop for Machine {
 }
 
 /// Boots it, passes on what the tests say, and waits for its end.
-pub(super) fn run(disk: &Disk, freight: &Path) -> Result<()> {
+pub(super) fn run(disk: &Disk, freight: &Path, processors: u8) -> Result<()> {
     let console = freight.with_file_name("console");
-    let mut machine = boot(disk, freight, &console)?;
+    let mut machine = boot(disk, freight, processors, &console)?;
     let said = listen(&mut machine.qemu)?;
     let until = Instant::now() + PATIENCE;
     let mut passed = false;
@@ -58,11 +58,12 @@ pub(super) fn run(disk: &Disk, freight: &Path) -> Result<()> {
     Ok(())
 }
 
-fn boot(disk: &Disk, freight: &Path, console: &Path) -> Result<Machine> {
+fn boot(disk: &Disk, freight: &Path, processors: u8, console: &Path) -> Result<Machine> {
     // It ends with this program, whatever kills that.
     let mut qemu = Command::new("setpriv");
     qemu.args(["--pdeathsig", "KILL", "qemu-system-x86_64"]);
-    qemu.args(["-accel", "tcg,thread=multi", "-M", "q35", "-cpu", PROCESSOR, "-smp", "2", "-m", "3072"]);
+    qemu.args(["-accel", "tcg,thread=multi", "-M", "q35", "-cpu", PROCESSOR, "-m", "3072"]);
+    qemu.args(["-smp", &processors.to_string()]);
     qemu.args(["-nodefaults", "-no-user-config", "-nographic", "-no-reboot"]);
     qemu.arg("-kernel").arg(disk.kernel()).arg("-initrd").arg(disk.initrd());
     qemu.args([

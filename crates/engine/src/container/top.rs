@@ -24,7 +24,6 @@ impl Engine {
         check(arguments)?;
         let container = self.0.containers.find(reference)?;
         let record = container.record();
-        super::machine::lacking(&record, "a list of processes (`exec NAME ps` shows one)")?;
         match record.state.phase {
             Phase::Running | Phase::Paused => {}
             Phase::Restarting => {
@@ -37,6 +36,9 @@ impl Engine {
         }
         if arguments.contains('\0') {
             return Err(Error::invalid("the arguments of ps contain a NUL byte"));
+        }
+        if record.is_machine() {
+            return self.machine_top(record, arguments).await;
         }
         let engine = self.clone();
         let pids = crate::blocking(move || {

@@ -1,0 +1,50 @@
+//! Containers in microVMs by our own hypervisor, on a server whose KVM runs kernels.
+//!
+//! `cargo xtask server` boots one for them, which QEMU emulates, KVM and all: what takes a tenth of a second elsewhere takes seconds here.
+
+use e2e::{Server, eventually};
+
+/// An installed daemon that found KVM, and a kernel for its machines.
+fn with_kvm() -> Server {
+    let host = Server::install();
+    host.sh("modprobe kvm-amd nested=1 && ls /dev/kvm").says("/dev/kvm");
+    host.sh("systemctl enable --now stratus").ok();
+    host.sh("stratus microvm kernel --installed").ok();
+    host.import_busybox();
+    host
+}
+
+#[test]
+#[ignore = "it takes a machine of its own: cargo xtask server nested"]
+fn a_service_behind_our_own_hypervisor() {
+    let host = with_kvm();
+    host.sh("stratus info").mentions("kvm");
+    host.sh("docker info -f '{{.Runtimes.microvm.Status.driver}}'").says("kvm");
+    host.sh("stratus run --rm --isolation microvm busybox sh -c 'echo hello; exit 7'").exits_with(7).prints("hello");
+    host.sh("docker run --rm --runtime microvm busybox no-such-program").exits_with(127);
+    let serve = "mkdir /www; echo hello from $(hostname) > /www/index.html; dd if=/dev/urandom of=/www/much bs=1M count=4 2>/dev/null; trap \"echo told to end; exit 3\" TERM; httpd -h /www -p 80; echo serving; while :; do sleep 0.2; done";
+    host.sh(&format!(
+        "docker run -d --name web -h web -p 8080:80 -m 64m --cpus 1 --runtime microvm busybox sh -c '{serve}'"
+    ))
+    .ok();
+    eventually("the server", || host.sh("curl -s -m 20 http://127.0.0.1:8080").stdout() == "hello from web\n");
+    host.sh("curl -s -m 120 http://127.0.0.1:8080/much | md5sum | cut -d' ' -f1")
+        .says(host.sh("docker exec web md5sum /www/much | cut -d' ' -f1").text());
+    host.sh("echo typed | docker exec -i web sh -c 'read line; echo got $line; exit 4'")
+        .exits_with(4)
+        .prints("got typed");
+    // Its process on the host is nobody, and has no capability left.
+    let pid = host.sh("docker inspect -f '{{.State.Pid}}' web").text().to_owned();
+    host.sh(&format!("grep -E '^(Uid|CapEff|NoNewPrivs):' /proc/{pid}/status | tr -s '\\t ' ' '"))
+        .says("Uid: 65534 65534 65534 65534\nCapEff: 0000000000000000\nNoNewPrivs: 1");
+    host.sh("kill -9 $(systemctl show --value --property=MainPID stratus)").ok();
+    eventually("another daemon", || host.sh("docker version").code() == 0);
+    host.sh("curl -s -m 20 http://127.0.0.1:8080").says("hello from web");
+    host.sh("docker stop -t 60 web").ok();
+    host.sh("docker inspect -f '{{.State.ExitCode}}' web").says("3");
+    host.sh("docker logs web").says("serving\ntold to end");
+    // A machine that is killed is noticed.
+    host.sh("docker start web").ok();
+    host.sh("kill -9 $(docker inspect -f '{{.State.Pid}}' web) && docker wait web").says("137");
+    host.sh("docker rm web").ok();
+}
