@@ -157,6 +157,27 @@ fn only_the_context_is_sent() {
 }
 
 #[test]
+fn no_link_of_a_context_leads_out_of_it() {
+    let host = Daemon::start();
+    host.write("app", &[("etc/mine", "the context's own"), ("sub/file", "file")]);
+    host.sh("cd app && ln -s / out && ln -s /etc etc-of-whom && ln -s ../../../../../etc sub/up").ok();
+    // The host has this file, and the context has not.
+    let theirs = "/etc/passwd";
+    for build in ["DOCKER_BUILDKIT=0 docker build", "$STRATUS build", "$STRATUS build --build-context c=app"] {
+        for link in ["out/etc", "etc-of-whom", "sub/up"] {
+            let from = if build.contains("c=app") { "--from=c " } else { "" };
+            host.write("app", &[("Dockerfile", &format!("FROM busybox\nCOPY {from}{link}/mine /mine\n"))]);
+            host.sh(&format!("{build} -t app app && docker run --rm app cat /mine")).ok().prints("the context's own");
+            host.write("app", &[("Dockerfile", &format!("FROM busybox\nCOPY {from}{link}{} /x\n", &theirs[4..]))]);
+            host.sh(&format!("{build} app")).exits_with(1);
+        }
+    }
+    let mounted = "FROM busybox\nRUN --mount=type=bind,source=out/etc,target=/m ls /m > /seen\n";
+    host.write("app", &[("Dockerfile", mounted)]);
+    host.sh("$STRATUS build -t app app && docker run --rm app cat /seen").ok().prints("mine\n");
+}
+
+#[test]
 fn the_dockerfile_may_be_elsewhere() {
     let host = Daemon::start();
     let dockerfile = "FROM busybox\nCOPY . /app\nCMD find /app -type f | sort\n";
@@ -311,6 +332,63 @@ fn a_base_may_be_named_by_its_digest() {
     }
     host.project(&format!("FROM {name}@sha256:{:064}\n", 7), &[]);
     host.sh("$STRATUS build app").fails_with(&format!("sha256:{:064}", 7)).complains("Dockerfile:1:6\n");
+}
+
+#[test]
+fn a_base_whose_tag_has_moved_comes_with_pull() {
+    let (host, other) = (Daemon::start(), Daemon::start());
+    let registry = Registry::start(&host);
+    let name = format!("{}/base:1", registry.name());
+    let push = |from: &Daemon, text: &str| {
+        from.project(&format!("FROM busybox\nRUN echo {text} > /which\n"), &[]);
+        from.sh(&format!("$STRATUS build -q -t {name} app && docker push -q {name}")).ok();
+    };
+    push(&host, "first");
+    push(&other, "second");
+    host.project(&format!("FROM {name}\nRUN cat /which > /seen\n"), &[]);
+    for build in ["$STRATUS build", "DOCKER_BUILDKIT=0 docker build"] {
+        let seen = |flags: &str| {
+            host.sh(&format!("{build} {flags} -t app app && docker run --rm app cat /seen")).ok().stdout().to_owned()
+        };
+        assert!(seen("").ends_with("first\n"), "what is here does");
+        assert!(seen("--pull").ends_with("second\n"), "what the tag is now");
+        host.sh(&format!("docker rmi -f {name} && docker builder prune -af")).ok();
+        push(&host, "first");
+        push(&other, "second");
+        host.project(&format!("FROM {name}\nRUN cat /which > /seen\n"), &[]);
+    }
+}
+
+#[test]
+fn a_context_comes_compressed_and_the_answer_is_as_clients_read_it() {
+    let host = Daemon::start();
+    let post = |pack: &str, query: &str| {
+        let curl = "curl -sS --unix-socket ${DOCKER_HOST#unix://} -X POST -H 'Content-Type: application/x-tar' --data-binary @-";
+        host.sh(&format!("tar -C app -c . | {pack} | {curl} 'http://d/v1.41/build?{query}'")).ok().stdout().to_owned()
+    };
+    let line = |answer: &str, key: &str| -> serde_json::Value {
+        let lines = answer.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).expect("a line of JSON"));
+        lines.into_iter().find(|line| !line[key].is_null()).unwrap_or_else(|| panic!("no {key} in {answer}"))
+    };
+    host.project("FROM busybox\nCOPY file /file\nRUN cat /proc/self/cgroup | head -1\n", &[("file", "what came")]);
+    for pack in ["cat", "gzip", "bzip2", "xz", "zstd -q"] {
+        let answer = post(pack, "t=app&nocache=1");
+        let id = line(&answer, "aux")["aux"]["ID"].as_str().expect("an id").to_owned();
+        host.sh("docker image inspect -f '{{.Id}}' app").says(&id);
+        host.sh("docker run --rm app cat /file").says("what came");
+        host.sh("docker rmi app").ok();
+    }
+    assert!(post("cat", "nocache=1&cgroupparent=/of-this-build").contains("/of-this-build/"), "where its steps run");
+    host.project("FROM busybox\nRUN exit 9\n", &[]);
+    let error = line(&post("cat", ""), "errorDetail");
+    assert_eq!(error["errorDetail"]["code"], 9);
+    let message = error["error"].as_str().expect("a message");
+    assert_eq!(error["errorDetail"]["message"], message);
+    // And where, which dockerd does not say.
+    assert!(
+        message.starts_with("The command '/bin/sh -c exit 9' returned a non-zero code: 9\nDockerfile:2:1\n"),
+        "{message}"
+    );
 }
 
 #[test]

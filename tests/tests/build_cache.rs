@@ -279,3 +279,21 @@ COPY --from=made /a /copied
     host.sh("docker create --name source copied x >/dev/null; docker cp source:/copied/b/large out && wc -c < out")
         .says("20000000");
 }
+
+#[test]
+fn a_step_that_several_builds_want_at_once_is_done_once() {
+    let host = Daemon::start();
+    host.project(
+        "FROM busybox\nRUN --mount=type=cache,target=/c echo ran >> /c/runs && sleep 1 && echo made > /made\n",
+        &[],
+    );
+    let builds = ["$STRATUS build -t a app", "$STRATUS build -t b app", "env DOCKER_BUILDKIT=0 docker build -t c app"];
+    let mut sessions: Vec<_> = builds.into_iter().map(|build| host.session(build)).collect();
+    for session in &mut sessions {
+        assert_eq!(session.exit_code(), 0, "{}", session.output());
+    }
+    host.sh("for image in a b c; do docker run --rm $image cat /made; done; docker images -q | sort -u | wc -l")
+        .says("made\nmade\nmade\n2");
+    host.project("FROM busybox\nRUN --mount=type=cache,target=/c wc -l < /c/runs > /count\n", &[]);
+    host.sh("$STRATUS build -t count app && docker run --rm count cat /count").ok().prints("1\n");
+}

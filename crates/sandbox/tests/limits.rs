@@ -32,6 +32,52 @@ fn limits_are_in_the_cgroup_and_can_be_changed() {
     assert_eq!(event["data"]["pids"]["limit"], 70);
 }
 
+/// Where the controllers are mounted with version 1; `make server` has a machine for version 2.
+#[test]
+fn block_devices_and_swappiness_are_limited_on_version_1() {
+    let layout = sandbox::cgroup::Layout::detect().unwrap();
+    let mounted = |controller| layout.hierarchy(controller).map(|hierarchy| hierarchy.mount_point().to_owned());
+    let (Some(blkio), Some(memory)) = (mounted("blkio"), mounted("memory")) else {
+        return eprintln!("this machine limits block devices by version 2, or not at all");
+    };
+    let mut bundle = Bundle::new("exec sleep 1000");
+    let disk = std::fs::metadata("/").unwrap();
+    let device = whole_disk(&disk);
+    let rate = |rate: u64| json!([{ "major": device.0, "minor": device.1, "rate": rate }]);
+    bundle.spec["linux"]["resources"]["blockIO"] = json!({
+        "throttleReadBpsDevice": rate(10 << 20),
+        "throttleWriteBpsDevice": rate(20 << 20),
+        "throttleReadIOPSDevice": rate(300),
+        "throttleWriteIOPSDevice": rate(400),
+    });
+    bundle.spec["linux"]["resources"]["memory"] = json!({ "limit": 67_108_864, "swappiness": 17 });
+    bundle.create();
+    let read = |directory: &std::path::Path, file: &str| {
+        let path = directory.join(format!("sandbox-test-{}", bundle.id)).join(file);
+        std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+    };
+    for (what, limit) in [("read_bps", 10 << 20), ("write_bps", 20 << 20), ("read_iops", 300), ("write_iops", 400)] {
+        let shown = read(&blkio, &format!("blkio.throttle.{what}_device"));
+        assert_eq!(shown, format!("{}:{} {limit}\n", device.0, device.1), "{what}");
+    }
+    assert_eq!(read(&memory, "memory.swappiness"), "17\n");
+}
+
+/// The whole disk that a file system is on: limits are of disks, and not of their partitions.
+fn whole_disk(file: &std::fs::Metadata) -> (u32, u32) {
+    use std::os::unix::fs::MetadataExt;
+    let number = |device: u64| (rustix::fs::major(device), rustix::fs::minor(device));
+    let (major, minor) = number(file.dev());
+    let partition = std::path::PathBuf::from(format!("/sys/dev/block/{major}:{minor}"));
+    if !partition.join("partition").exists() {
+        return (major, minor);
+    }
+    let parent = std::fs::canonicalize(partition).unwrap().parent().unwrap().join("dev");
+    let text = std::fs::read_to_string(parent).unwrap();
+    let (major, minor) = text.trim().split_once(':').unwrap();
+    (major.parse().unwrap(), minor.parse().unwrap())
+}
+
 /// Makes a container, and shows its limits of huge pages and what it says of their use.
 const ON_VERSION_1: &str = r#"
     set -e
