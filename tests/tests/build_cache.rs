@@ -259,7 +259,7 @@ fn what_is_copied_from_a_stage_is_read_once() {
 }
 
 #[test]
-fn a_copy_of_a_stages_file_has_its_blocks() {
+fn a_copy_of_a_stages_or_a_contexts_file_has_its_blocks() {
     let mut host = Daemon::start();
     host.move_to_xfs();
     let dockerfile = "\
@@ -278,6 +278,10 @@ COPY --from=made /a /copied
         .says("new");
     host.sh("docker create --name source copied x >/dev/null; docker cp source:/copied/b/large out && wc -c < out")
         .says("20000000");
+    // What the client sent is in the copy of its context, which the next build compares with, and in the layer: once on the disk.
+    host.project("FROM scratch\nCOPY large /sent/large\n", &[]);
+    host.sh("head -c 20000000 /dev/urandom > app/large && $STRATUS build -q -t sent app").ok();
+    host.sh(&format!("filefrag -v $(find {data} -path '*/fs/sent/large') | grep -c shared")).ok();
 }
 
 #[test]

@@ -22,7 +22,7 @@ const fn key(name: &'static str, value: &'static str, command: &'static str, pri
 
 /// In all of them, `%WORK%` stands for the shell's directory, `%RUN%` and `%DATA%` for the daemon's, `%NET%` for the start of
 /// its addresses.
-const KEYS: [Key; 23] = [
+const KEYS: [Key; 24] = [
     key("data-dir", "'%DATA%'", "docker info -f '{{.DockerRootDir}}'", "%DATA%"),
     key("run-dir", "'%RUN%'", "test -S %RUN%/keeper.sock && echo it is there", "it is there"),
     key("group", "'staff'", "stat -c %G %RUN%/docker.sock", "staff"),
@@ -62,6 +62,7 @@ const KEYS: [Key; 23] = [
         "10.9.8.5\tgate",
     ),
     key("init", "true", "docker run --rm busybox cat /proc/1/comm", "init"),
+    key("microvm-driver", "'qemu'", "docker info -f '{{.Runtimes.microvm.Status.driver}}'", "qemu ("),
     key("label", "['rack=7']", "docker info -f '{{.Labels}}'", "[rack=7]"),
     key("metrics-addr", "'127.0.0.1:%NEXT%'", "curl -s -m 5 127.0.0.1:%NEXT%/metrics", "stratus_images 1"),
     key("log-level", "'debug'", "grep -c '\"level\":\"DEBUG\"' ../log | grep -vx 0 && echo it is told", "it is told"),

@@ -35,6 +35,8 @@ fn an_image_runs_unchanged_with_a_kernel_of_its_own() {
         .complains("exec: \"no-such-program\": executable file not found in $PATH");
     host.slowly("docker run --rm --runtime microvm busybox /etc/passwd").exits_with(126).complains("permission denied");
     host.sh("docker ps -aq").says("");
+    let init = host.sh("docker run --rm --init busybox cat /proc/1/comm").text().to_owned();
+    host.slowly("docker run --rm --init --runtime microvm busybox cat /proc/1/comm").says(&init);
     // User, environment, directory, name.
     host.slowly("docker run --rm --runtime microvm -u 1000:50 -e A=b -w /tmp -h its-name busybox sh -c 'id -u; id -g; echo $A; pwd; hostname'")
         .says("1000\n50\nb\n/tmp\nits-name");

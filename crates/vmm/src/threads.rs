@@ -135,6 +135,7 @@ impl Thread {
         let filter = confine::filter(kind)?;
         let told = Told { ending: Arc::clone(ending), gate: Arc::clone(&gate) };
         let thread = thread::Builder::new().name(name).spawn(move || {
+            signal::let_through();
             match confine::apply(&filter) {
                 Ok(()) => work(&told.gate),
                 Err(error) => told.ending.tell(End::Failed(error.to_string())),

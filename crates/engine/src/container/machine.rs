@@ -83,9 +83,6 @@ impl Engine {
         booted: &Booted,
         network: Option<(net::NetNs, &net::Sandbox)>,
     ) -> Result<MachineStart> {
-        if record.host.init.unwrap_or(self.0.config.init) {
-            return Err(Error::not_implemented("--init is not there yet for microVMs"));
-        }
         let inside = microvm::container::inside(spec.clone(), &self.container_dir(&record.id)).map_err(refused)?;
         let (vcpus, memory) = microvm::container::size(spec).map_err(refused)?;
         let (namespace, sandbox) = network.unzip();
@@ -106,7 +103,7 @@ impl Engine {
             configuration: configuration(record, &inside, &interfaces),
             root: root(&inside),
             workload: Workload {
-                plan: Blob(workload(record, &inside.spec)?),
+                plan: Blob(workload(record, &inside.spec, record.host.init.unwrap_or(self.0.config.init))?),
                 program: record.argv().first().cloned().unwrap_or_default(),
                 terminal: record.config.tty,
                 stdin: record.config.open_stdin,
@@ -305,12 +302,13 @@ fn filter(record: &ContainerRecord) -> Result<Option<SeccompFilter>> {
     crate::spec::default_filter(record)
 }
 
-/// The plan of the container's process, as the agent carries it out.
-fn workload(record: &ContainerRecord, spec: &Spec) -> Result<Vec<u8>> {
+/// The plan of the container's process, as the agent carries it out; `init`: behind an init of ours.
+fn workload(record: &ContainerRecord, spec: &Spec, init: bool) -> Result<Vec<u8>> {
     let options = CompileOptions {
         rootfs: Some(RootFs::Path(place::root(INSIDE).into())),
         cgroup: Some(placement()?),
         seccomp: filter(record)?,
+        init,
         ..CompileOptions::default()
     };
     let plan = InitPlan::compile(spec, Path::new("/"), &options).map_err(|error| Error::invalid(error.to_string()))?;

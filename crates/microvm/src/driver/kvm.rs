@@ -1,69 +1,91 @@
 //! The hypervisor of this program.
+//!
+//! Its threads live in this process, each behind a filter for what it does. The agent's connections come from one of them, as pairs of sockets:
+//! nothing of it is in a file system.
 
+use std::io::{Error as IoError, ErrorKind};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread;
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use guest_protocol::VSOCK_PORT;
 use rustix::event::{EventfdFlags, eventfd};
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
-use vmm::{Config, Console, Contents, Disk, End, Machine, Vsock};
+use vmm::{Config, Console, Contents, Dial, Disk, End, Machine, VsockParts};
 
 use super::command_line;
 use crate::error::{Error, Result};
-use crate::plan::MachinePlan;
+use crate::plan::{LAYERS, MachinePlan, UPPER};
 
 /// The guest's address; each machine has a vsock of its own, so that it need not differ.
 const CID: u32 = 3;
+/// Connections that nobody has taken yet; a guest that makes more is refused.
+const WAITING: usize = 4;
 
-/// A machine whose events are served by a thread of this process.
-pub(crate) struct Running {
-    ended: Arc<OwnedFd>,
-    end: Arc<Mutex<Option<String>>>,
-}
+/// A machine within this process.
+pub(crate) struct Running(Box<Machine>);
 
 impl Running {
     pub(crate) fn ended(&self) -> BorrowedFd<'_> {
-        self.ended.as_fd()
+        self.0.ended()
     }
 
     pub(crate) fn end(&mut self) -> String {
-        let end = self.end.lock().unwrap_or_else(PoisonError::into_inner).take();
-        end.unwrap_or_else(|| "its thread ended without a word".to_owned())
+        self.0.end().map_or_else(|| "its end was not told".to_owned(), words)
     }
 }
 
-pub(super) fn start(plan: &MachinePlan) -> Result<(Running, OwnedFd)> {
-    let vsock = plan.scratch.join("vsock");
-    // The agent may connect as soon as the machine runs.
-    let path = plan.scratch.join(format!("vsock_{VSOCK_PORT}"));
-    let failed = |tried| Error::system(tried, path.display().to_string());
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let listener =
-        rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None).map_err(failed("make"))?;
-    let address = SocketAddrUnix::new(&path).map_err(failed("name a socket"))?;
-    rustix::net::bind(&listener, &address).map_err(failed("make the socket"))?;
-    rustix::net::listen(&listener, 4).map_err(failed("listen at"))?;
+/// The connections that the agent makes.
+pub(crate) struct Calls {
+    streams: Receiver<UnixStream>,
+    /// Counts them.
+    event: Arc<OwnedFd>,
+}
 
-    let machine = Machine::new(&config(plan, vsock))?;
-    let event = eventfd(0, EventfdFlags::CLOEXEC).map_err(Error::system("make", "an eventfd"))?;
-    let running = Running { ended: Arc::new(event), end: Arc::new(Mutex::new(None)) };
-    let (ended, end) = (Arc::clone(&running.ended), Arc::clone(&running.end));
-    let thread = thread::Builder::new().name("machine".to_owned()).spawn(move || {
-        let told = match machine.run() {
-            Ok(end) => words(end),
-            Err(error) => error.to_string(),
-        };
-        *end.lock().unwrap_or_else(PoisonError::into_inner) = Some(told);
-        // A counter of one never is full.
-        let _ = rustix::io::write(&*ended, &1u64.to_ne_bytes());
-    });
-    thread.map_err(|source| Error::System {
-        tried: "start",
-        on: "the machine's thread".to_owned(),
-        errno: rustix::io::Errno::from_io_error(&source).unwrap_or(rustix::io::Errno::AGAIN),
-    })?;
-    Ok((running, listener))
+impl Calls {
+    /// The next one, if there is one.
+    pub(crate) fn take(&self) -> Option<OwnedFd> {
+        let stream = self.streams.try_recv().ok()?;
+        // As many were counted as were sent.
+        let _ = rustix::io::read(&*self.event, &mut [0; 8]);
+        stream.set_nonblocking(true).ok()?;
+        Some(stream.into())
+    }
+}
+
+impl AsFd for Calls {
+    /// Readable while there are some.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.event.as_fd()
+    }
+}
+
+pub(super) fn start(plan: &MachinePlan) -> Result<(Running, Calls)> {
+    let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK | EventfdFlags::SEMAPHORE;
+    let event = Arc::new(eventfd(0, flags).map_err(Error::system("make", "an eventfd"))?);
+    let (sender, streams) = sync_channel(WAITING);
+    let mut parts = config(plan).open()?;
+    parts.devices.vsock = Some(VsockParts { cid: CID, listener: None, dial: dial(sender, Arc::clone(&event)) });
+    if plan.hardware.console {
+        let console = std::io::stderr().as_fd().try_clone_to_owned();
+        parts.devices.console = console.ok();
+    }
+    let mut machine = Machine::of(parts)?;
+    machine.start();
+    Ok((Running(Box::new(machine)), Calls { streams, event }))
+}
+
+/// Who is at the host's ports: the agent's, and nobody else. It is called on a thread of the machine.
+fn dial(sender: SyncSender<UnixStream>, event: Arc<OwnedFd>) -> Dial {
+    Box::new(move |port| {
+        if port != VSOCK_PORT {
+            return Err(ErrorKind::ConnectionRefused.into());
+        }
+        let (ours, theirs) = UnixStream::pair()?;
+        sender.try_send(ours).map_err(|_| IoError::from(ErrorKind::ConnectionRefused))?;
+        rustix::io::write(&*event, &1u64.to_ne_bytes())?;
+        Ok(theirs)
+    })
 }
 
 fn words(end: End) -> String {
@@ -77,16 +99,16 @@ fn words(end: End) -> String {
     }
 }
 
-fn config(plan: &MachinePlan, vsock: std::path::PathBuf) -> Config {
+fn config(plan: &MachinePlan) -> Config {
     let hardware = &plan.hardware;
     let mut disks = Vec::new();
     if !hardware.layers.is_empty() {
         let contents = Contents::Concatenated(hardware.layers.clone());
-        disks.push(Disk { serial: crate::plan::LAYERS.to_owned(), contents });
+        disks.push(Disk { serial: LAYERS.to_owned(), contents });
     }
     if let Some(path) = &hardware.upper {
         let contents = Contents::File { path: path.clone(), read_only: false };
-        disks.push(Disk { serial: crate::plan::UPPER.to_owned(), contents });
+        disks.push(Disk { serial: UPPER.to_owned(), contents });
     }
     let card = |card: &crate::plan::Card| vmm::Card { tap: card.tap.clone(), mac: card.mac, mtu: card.mtu };
     Config {
@@ -95,9 +117,9 @@ fn config(plan: &MachinePlan, vsock: std::path::PathBuf) -> Config {
         kernel: hardware.kernel.clone(),
         initrd: Some(hardware.initramfs.clone()),
         command_line: command_line(plan, &format!("vsock:{VSOCK_PORT}")),
-        console: if hardware.console { Console::File(plan.scratch.join("console")) } else { Console::Off },
+        console: Console::Off,
         disks,
         cards: hardware.cards.iter().map(card).collect(),
-        vsock: Some(Vsock { cid: CID, path: vsock }),
+        vsock: None,
     }
 }

@@ -95,8 +95,8 @@ pub enum Accelerator {
 
 /// Where the agent's stream comes from.
 pub(crate) enum Link {
-    /// It connects here, and again when its connection is gone.
-    Listener(OwnedFd),
+    /// It connects, and again when its connection is gone.
+    Calls(kvm::Calls),
     /// A port without connections: what is in it may be the rest of another conversation.
     Port(OwnedFd),
 }
@@ -131,7 +131,7 @@ impl Running {
 /// It can't be made of its parts, or its driver is not there.
 pub(crate) fn start(plan: &MachinePlan) -> Result<(Running, Link)> {
     match &plan.driver {
-        Driver::Kvm => kvm::start(plan).map(|(running, listener)| (Running::Kvm(running), Link::Listener(listener))),
+        Driver::Kvm => kvm::start(plan).map(|(running, calls)| (Running::Kvm(running), Link::Calls(calls))),
         Driver::Qemu { program, accelerator } => {
             let (running, port) = qemu::start(plan, program, *accelerator)?;
             Ok((Running::Qemu(running), Link::Port(port)))

@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 use guest_protocol::message::{ProcessId, Request};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::net::SocketFlags;
 
 use super::{Asked, CALL, Process, Stage};
 use crate::driver::Link;
@@ -20,7 +19,7 @@ const PIECE: usize = 64 << 10;
 enum Source {
     Machine,
     Agent,
-    AgentListener,
+    Call,
     Signals,
     Stdin(ProcessId),
     Output(ProcessId, usize),
@@ -40,7 +39,11 @@ impl Process {
                     return Ok(());
                 }
                 Source::Agent => self.receive()?,
-                Source::AgentListener => self.accept_agent()?,
+                Source::Call => {
+                    if let Link::Calls(calls) = &self.link {
+                        self.stream = calls.take();
+                    }
+                }
                 Source::Signals => self.on_signals()?,
                 Source::Stdin(process) => {
                     if let Some(attached) = self.attached.get_mut(&process) {
@@ -75,7 +78,7 @@ impl Process {
                 let full = if self.is_full { output } else { PollFlags::empty() };
                 waited.push((Source::Agent, stream.as_fd(), input | full));
             }
-            (None, Link::Listener(listener)) => waited.push((Source::AgentListener, listener.as_fd(), input)),
+            (None, Link::Calls(calls)) => waited.push((Source::Call, calls.as_fd(), input)),
             (None, Link::Port(_)) => {}
         }
         for (process, attached) in &self.attached {
@@ -122,18 +125,6 @@ impl Process {
             self.host.call();
         }
         Ok(())
-    }
-
-    fn accept_agent(&mut self) -> Result<()> {
-        let Link::Listener(listener) = &self.link else { return Ok(()) };
-        match rustix::net::accept_with(listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
-            Ok(stream) => {
-                self.stream = Some(stream);
-                Ok(())
-            }
-            Err(Errno::AGAIN | Errno::INTR | Errno::CONNABORTED) => Ok(()),
-            Err(errno) => Err(Error::system("accept", "the agent's connection")(errno)),
-        }
     }
 
     /// Writes what the agent is to be told.

@@ -68,6 +68,18 @@ pub(crate) fn install() -> Result<()> {
     result
 }
 
+/// Lets the signal reach this thread, whatever the one that made it holds back.
+pub(crate) fn let_through() {
+    // SAFETY: all zero bytes are an empty set of signals on Linux, and sigaddset writes to that set alone.
+    let set = unsafe {
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        libc::sigaddset(&raw mut set, number());
+        set
+    };
+    // SAFETY: the set lives for as long as the call, which changes this thread's mask alone. With these arguments it can't fail.
+    unsafe { libc::pthread_sigmask(libc::SIG_UNBLOCK, &raw const set, ptr::null_mut()) };
+}
+
 /// Takes a thread out of the guest.
 pub(crate) fn send<T>(thread: &JoinHandle<T>) {
     // SAFETY: a thread that has not been joined has an identifier, also after its end; then the signal goes nowhere.
