@@ -58,6 +58,14 @@ fn a_service_in_a_machine_is_as_one_in_a_container() {
     host.sh("docker run -d --name other --network net busybox httpd -f").ok();
     host.slowly("docker exec web ping -c 1 -W 5 other").mentions("1 packets received");
     host.slowly("docker exec web cat /etc/hosts").mentions("web");
+    // Its environment is nobody else's business.
+    host.sh(&format!("cat {}/machines/*/plan >/dev/null && stat -c %a {0}/machines/*", host.run_dir().display()))
+        .says("700");
+    host.sh(&format!(
+        "setpriv --reuid=nobody --regid=nogroup --clear-groups cat {}/machines/*/plan",
+        host.run_dir().display()
+    ))
+    .exits_with(1);
     // Further processes.
     host.slowly("echo typed | docker exec -i web sh -c 'read line; echo got $line; exit 4'").exits_with(4);
     host.slowly("docker exec web no-such-program").exits_with(127);

@@ -160,7 +160,9 @@ impl Engine {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed("remove")(error)),
             _ => {}
         }
-        fs::create_dir_all(directory.join("root")).map_err(failed("make"))?;
+        // Nobody but root: the plan has the container's environment. The machine's process has it mounted.
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(failed("make"))?;
+        fs::create_dir(directory.join("root")).map_err(failed("make the root directory in"))?;
         fs::DirBuilder::new().mode(0o700).create(&control).map_err(failed("make the control directory in"))?;
         std::os::unix::fs::chown(&control, Some(USER), Some(USER))
             .map_err(failed("give away the control directory in"))?;

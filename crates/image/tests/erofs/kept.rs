@@ -23,7 +23,12 @@ async fn a_file_is_written_once_and_goes_with_its_layer() {
     let erofs = verified(&place, &diff_id).await;
     assert_eq!(place.images.disk_usage().await.unwrap().layers, before + erofs.size());
     let inode = erofs.file().metadata().unwrap().ino();
-    assert_eq!(erofs.file().metadata().unwrap().mode() & 0o7777, 0o600);
+    assert_eq!(erofs.file().metadata().unwrap().mode() & 0o7777, 0o644, "for machines, who are nobody");
+    assert_eq!(
+        std::fs::metadata(place.images.layers_dir().parent().unwrap()).unwrap().mode() & 0o077,
+        0,
+        "and for nobody else"
+    );
     drop(erofs);
     // It is the same after a restart, and where the layer comes once more.
     let again = place.reopened().erofs(&diff_id).await.unwrap();
