@@ -25,7 +25,7 @@ async fn a_file_is_written_once_and_goes_with_its_layer() {
     let inode = erofs.file().metadata().unwrap().ino();
     assert_eq!(erofs.file().metadata().unwrap().mode() & 0o7777, 0o644, "for machines, who are nobody");
     assert_eq!(
-        std::fs::metadata(place.images.layers_dir().parent().unwrap()).unwrap().mode() & 0o077,
+        fs::metadata(place.images.layers_dir().parent().unwrap()).unwrap().mode() & 0o077,
         0,
         "and for nobody else"
     );
