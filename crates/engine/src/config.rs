@@ -76,8 +76,8 @@ fn is_search_domain(domain: &str) -> bool {
 /// MicroVMs of this instance.
 #[derive(Clone, Debug)]
 pub struct Machines {
-    /// By what they are run; `None`: nothing here can.
-    pub driver: Option<microvm::driver::Driver>,
+    /// How that by which they are run is chosen.
+    pub driver: microvm::driver::Choice,
     /// Where their kernel is ([`guest_image::prepared`]).
     pub directory: PathBuf,
 }

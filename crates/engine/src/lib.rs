@@ -95,6 +95,8 @@ struct Inner {
     networks: Arc<net::Networks>,
     names: names_service::Names,
     placements: Placements,
+    /// By what microVMs are run, once it has been looked for; `None`: nothing here can.
+    machine_driver: std::sync::OnceLock<Option<microvm::driver::Driver>>,
     keeper: link::KeeperLink,
     events: Events,
     log_changes: log_changes::LogChanges,

@@ -29,6 +29,9 @@ impl Engine {
         mark_boot(&engine.0.config.run_dir)?;
         tokio::spawn(engine.clone().meter_for_ever());
         tokio::spawn(engine.clone().forget_old_execs());
+        // It takes some milliseconds, which nobody has to wait for who wants no machine.
+        let looking = engine.clone();
+        tokio::task::spawn_blocking(move || drop(looking.driver_of_machines().cloned()));
         Ok(engine)
     }
 
@@ -85,6 +88,7 @@ impl Engine {
             networks,
             names: names_service::Names::default(),
             placements: Placements::new(&config.cgroup_parent)?,
+            machine_driver: std::sync::OnceLock::new(),
             keeper,
             events: Events::default(),
             log_changes: Default::default(),

@@ -95,7 +95,7 @@ impl Engine {
             labels: self.0.config.labels.clone(),
             cgroup_version: if self.0.placements.is_pure_v2() { "2" } else { "1" },
             apparmor: self.0.confinement.is_there(),
-            microvm_driver: self.0.config.machines.driver.as_ref().map(ToString::to_string),
+            microvm_driver: self.driver_of_machines().map(ToString::to_string),
             log_driver: self.0.config.log.driver.clone(),
             version: self.0.config.version.clone(),
             insecure_registries: self.insecure_registries(),

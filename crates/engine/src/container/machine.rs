@@ -136,8 +136,13 @@ impl Engine {
         Ok(MachineStart { plan, descriptors, directories: cgroup.directories })
     }
 
+    /// By what machines are run here, looked for once. Blocks the first time, for some milliseconds.
+    pub(crate) fn driver_of_machines(&self) -> Option<&Driver> {
+        self.0.machine_driver.get_or_init(|| self.0.config.machines.driver.driver()).as_ref()
+    }
+
     fn machine_driver(&self) -> Result<Driver> {
-        self.0.config.machines.driver.clone().ok_or_else(|| {
+        self.driver_of_machines().cloned().ok_or_else(|| {
             let why = "this machine runs no microVMs: it has neither a KVM that runs kernels nor QEMU";
             Error::not_implemented(format!("{why} (install qemu-system-x86, and start the daemon again)"))
         })

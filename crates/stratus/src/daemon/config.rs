@@ -358,10 +358,7 @@ impl Config {
             dns: self.dns.clone(),
             usage: self.usage,
             stop_timeout: 10,
-            machines: engine::Machines {
-                driver: self.microvm_driver.driver(),
-                directory: self.data_dir.join("microvm"),
-            },
+            machines: engine::Machines { driver: self.microvm_driver, directory: self.data_dir.join("microvm") },
             labels: self.labels.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
         };
