@@ -2,6 +2,8 @@
 
 #[path = "../../../tests/cloud_kernel.rs"]
 mod cloud_kernel;
+#[path = "../../../tests/guest_spec.rs"]
+mod guest_spec;
 
 use std::env;
 use std::fs::{self, File};
@@ -10,41 +12,26 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 
+use guest_image::Modules;
 use guest_protocol::configuration::{Disk, Lower, Machine as Configuration, Root, Upper};
 use guest_protocol::message::{Blob, ContainerId, Reply, Request};
 use guest_protocol::place;
+use guest_spec::spec;
 use microvm::control::Connection;
 use microvm::driver::{Accelerator, Driver};
 use microvm::{ExecRequest, Hardware, MachinePlan, Workload};
 use oci_spec::runtime::{Process, Spec};
 use sandbox::cgroup::Placement;
 use sandbox::{CompileOptions, ExecOptions, ExecPlan, InitPlan, RootFs};
-use serde_json::{Value, json};
 use vmm::{MemorySize, VcpuCount};
 
 const BOX: ContainerId = ContainerId(1);
 
 /// What a machine is booted with.
-fn initramfs(file: &Path) {
-    let kernel = cloud_kernel::directory();
-    let list = fs::read_to_string(kernel.join("list")).unwrap();
-    let mut out = BufWriter::new(File::create(file).unwrap());
-    let mut add = |entry: cpio::newc::Builder, contents: &[u8]| {
-        let mut entry = entry.write(&mut out, contents.len() as u32);
-        entry.write_all(contents).unwrap();
-        entry.finish().unwrap();
-    };
-    let new = cpio::newc::Builder::new;
-    add(new("init").mode(0o100_755), guest_image::AGENT);
-    for directory in ["dev", "modules"] {
-        add(new(directory).mode(0o40_755), &[]);
-    }
-    add(new("dev/null").mode(0o20_666).rdev_major(1).rdev_minor(3), &[]);
-    add(new("modules/list").mode(0o100_644), list.as_bytes());
-    for module in list.lines() {
-        add(new(&format!("modules/{module}")).mode(0o100_644), &fs::read(kernel.join(module)).unwrap());
-    }
-    cpio::newc::trailer(out).unwrap().flush().unwrap();
+fn initramfs(directory: &Path) {
+    let (_, modules) = cloud_kernel::as_packaged(&directory.join("kernel"));
+    let file = File::create(directory.join("initramfs")).unwrap();
+    guest_image::write_initramfs(&Modules::pick(&modules).unwrap(), BufWriter::new(file)).unwrap();
 }
 
 /// Two layers: busybox, and a file above it.
@@ -139,7 +126,7 @@ struct Place {
 impl Place {
     fn new() -> Self {
         let directory = tempfile::Builder::new().prefix("microvm-").tempdir().unwrap();
-        initramfs(&directory.path().join("initramfs"));
+        initramfs(directory.path());
         let layers = layers(directory.path());
         Self { directory, layers }
     }
@@ -220,33 +207,6 @@ fn example() -> PathBuf {
     let program = test.parent().unwrap().parent().unwrap().join("examples/machine");
     assert!(program.exists(), "{} is not there: cargo build -p microvm --examples", program.display());
     program
-}
-
-fn spec(args: &[&str]) -> Value {
-    let capabilities = json!(["CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_KILL", "CAP_NET_BIND_SERVICE"]);
-    json!({
-        "ociVersion": "1.2.0",
-        "process": {
-            "terminal": false,
-            "user": { "uid": 0, "gid": 0 },
-            "args": args,
-            "env": ["PATH=/bin", "HOME=/"],
-            "cwd": "/",
-            "capabilities": { "bounding": capabilities, "effective": capabilities, "permitted": capabilities },
-            "noNewPrivileges": true
-        },
-        "root": { "path": "root", "readonly": false },
-        "mounts": [
-            { "destination": "/proc", "type": "proc", "source": "proc" },
-            { "destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "mode=755"] },
-            { "destination": "/dev/pts", "type": "devpts", "source": "devpts", "options": ["newinstance", "ptmxmode=0666", "mode=0620"] },
-        ],
-        "linux": {
-            "namespaces": [{ "type": "pid" }, { "type": "mount" }, { "type": "ipc" }, { "type": "uts" }, { "type": "cgroup" }],
-            "maskedPaths": ["/proc/kcore"],
-            "readonlyPaths": ["/proc/sys"]
-        }
-    })
 }
 
 #[test]

@@ -2,6 +2,9 @@
 
 #![allow(dead_code, unreachable_pub)] // Each test file uses a part of it.
 
+#[path = "../../../tests/guest_spec.rs"]
+mod guest_spec;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
@@ -20,10 +23,11 @@ use guest_protocol::message::{
     TerminalSize,
 };
 use guest_protocol::place;
+pub(crate) use guest_spec::spec;
 use oci_spec::runtime::{Process, Spec};
 use sandbox::cgroup::Placement;
 use sandbox::{CompileOptions, ExecOptions, ExecPlan, InitPlan, RootFs};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 /// Nothing takes as long; what hangs is told.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -430,35 +434,6 @@ pub fn busybox(rootfs: &Path) {
     for applet in String::from_utf8(applets.stdout).unwrap().lines().filter(|applet| *applet != "busybox") {
         symlink("busybox", rootfs.join("bin").join(applet)).unwrap();
     }
-}
-
-/// A runtime specification for a container in a machine.
-pub fn spec(args: &[&str]) -> Value {
-    let capabilities =
-        json!(["CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_KILL", "CAP_NET_BIND_SERVICE", "CAP_NET_RAW"]);
-    json!({
-        "ociVersion": "1.2.0",
-        "process": {
-            "terminal": false,
-            "user": { "uid": 0, "gid": 0 },
-            "args": args,
-            "env": ["PATH=/bin", "HOME=/"],
-            "cwd": "/",
-            "capabilities": { "bounding": capabilities, "effective": capabilities, "permitted": capabilities },
-            "noNewPrivileges": true
-        },
-        "root": { "path": "root", "readonly": false },
-        "mounts": [
-            { "destination": "/proc", "type": "proc", "source": "proc" },
-            { "destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "mode=755"] },
-            { "destination": "/dev/pts", "type": "devpts", "source": "devpts", "options": ["newinstance", "ptmxmode=0666", "mode=0620"] },
-        ],
-        "linux": {
-            "namespaces": [{ "type": "pid" }, { "type": "mount" }, { "type": "ipc" }, { "type": "uts" }, { "type": "cgroup" }],
-            "maskedPaths": ["/proc/kcore"],
-            "readonlyPaths": ["/proc/sys"]
-        }
-    })
 }
 
 /// What the host plans for a container's own process.
