@@ -1,7 +1,6 @@
 //! A container's runtime specification, taken apart: what its agent does in the machine ([`inside`]), and what the machine's process is on the host
 //! ([`outside`]): a sandbox of its own, of a user who owns nothing, in which there is nothing but what the machine is made of.
 
-use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -18,7 +17,7 @@ use crate::error::{Error, Result};
 /// The user and group of a machine's process on the host, who own nothing.
 pub const USER: u32 = 65534;
 /// The one container of a machine.
-pub(crate) const CONTAINER: ContainerId = ContainerId(1);
+pub const CONTAINER: ContainerId = ContainerId(1);
 
 /// The machine's memory where a container has no limit.
 const MEMORY: u64 = 512;
@@ -72,7 +71,32 @@ pub struct Inside {
 ///
 /// # Errors
 /// It asks for something that is not possible behind a hypervisor, or is not there yet: what, is said.
-pub fn inside(mut spec: Spec, own: &Path) -> Result<Inside> {
+pub fn inside(spec: Spec, own: &Path) -> Result<Inside> {
+    let linux = spec.linux().clone().unwrap_or_default();
+    let of_links = linux.sysctl().iter().flatten().filter(|(name, _)| is_of_network(name));
+    let mut sysctls: Vec<_> = of_links.map(|(name, value)| (name.replace('.', "/"), value.clone())).collect();
+    sysctls.sort();
+    let limits = limits(linux.resources().as_ref());
+    let mut spec = confined(spec)?;
+    let mut files = Vec::new();
+    let mut mounts = spec.mounts().clone().unwrap_or_default();
+    for mount in &mut mounts {
+        take_along(mount, own, &mut files)?;
+    }
+    spec.set_mounts(Some(mounts));
+    Ok(Inside { spec, files, sysctls, limits })
+}
+
+/// The machine's own network is the container's.
+fn is_of_network(sysctl: &str) -> bool {
+    sysctl.starts_with("net.")
+}
+
+/// Of a container's specification, what confines its processes within the machine: its namespaces there, and nothing of the host.
+///
+/// # Errors
+/// It asks for something that is not possible behind a hypervisor.
+pub fn confined(mut spec: Spec) -> Result<Spec> {
     let mut linux = spec.linux().clone().unwrap_or_default();
     let mut namespaces = linux.namespaces().clone().unwrap_or_default();
     for namespace in &namespaces {
@@ -94,32 +118,21 @@ pub fn inside(mut spec: Spec, own: &Path) -> Result<Inside> {
     if has(LinuxNamespaceType::User) {
         return Err(not_behind("a user namespace of the host"));
     }
-    // The machine's own network is the container's.
     namespaces.retain(|namespace| namespace.typ() != LinuxNamespaceType::Network);
     linux.set_namespaces(Some(namespaces));
     if linux.devices().as_ref().is_some_and(|devices| !devices.is_empty()) {
         return Err(not_behind("a device of the host"));
     }
-    let (net, rest): (HashMap<_, _>, HashMap<_, _>) =
-        linux.sysctl().clone().unwrap_or_default().into_iter().partition(|(name, _)| name.starts_with("net."));
-    linux.set_sysctl(Some(rest));
-    let limits = limits(linux.resources().as_ref());
+    let mut sysctls = linux.sysctl().clone().unwrap_or_default();
+    sysctls.retain(|name, _| !is_of_network(name));
+    linux.set_sysctl(Some(sysctls));
     linux.set_resources(None).set_cgroups_path(None);
     spec.set_linux(Some(linux));
-    if let Some(process) = spec.process().clone() {
-        let mut process = process;
+    if let Some(mut process) = spec.process().clone() {
         process.set_apparmor_profile(None);
         spec.set_process(Some(process));
     }
-    let mut files = Vec::new();
-    let mut mounts = spec.mounts().clone().unwrap_or_default();
-    for mount in &mut mounts {
-        take_along(mount, own, &mut files)?;
-    }
-    spec.set_mounts(Some(mounts));
-    let mut sysctls: Vec<_> = net.into_iter().map(|(name, value)| (name.replace('.', "/"), value)).collect();
-    sysctls.sort();
-    Ok(Inside { spec, files, sysctls, limits })
+    Ok(spec)
 }
 
 fn not_behind(what: impl Into<String>) -> Error {
@@ -182,7 +195,7 @@ pub fn size(container: &Spec) -> Result<(VcpuCount, MemorySize)> {
 /// What the machine's process sees of the host.
 #[derive(Debug)]
 pub struct Host {
-    /// This program, and the libraries that it is linked with ([`program_files`]).
+    /// This program, which brings the directories of its libraries along.
     pub program: PathBuf,
     /// The file with the plan.
     pub plan: PathBuf,
@@ -227,19 +240,11 @@ pub fn outside(container: &Spec, driver: &Driver, host: &Host) -> Result<Spec> {
     }
     let spec = json!({
         "ociVersion": "1.2.0",
-        "process": {
-            "terminal": terminal,
-            "user": { "uid": USER, "gid": USER },
-            "args": [at::PROGRAM, "machine", at::PLAN],
-            "env": ["PATH=/usr/sbin:/usr/bin:/sbin:/bin"],
-            "cwd": "/",
-            "noNewPrivileges": true,
-            "capabilities": {},
-        },
+        "process": process(&[at::PROGRAM, "machine", at::PLAN], terminal),
         "root": { "path": "root", "readonly": true },
         "mounts": mounts,
         "linux": {
-            "namespaces": [{ "type": "pid" }, { "type": "mount" }, { "type": "ipc" }, { "type": "uts" }, { "type": "network" }],
+            "namespaces": namespaces(),
             "devices": devices,
             "resources": resources(container)?,
             "maskedPaths": ["/proc/kcore", "/proc/keys", "/proc/sysrq-trigger", "/proc/timer_list"],
@@ -247,6 +252,36 @@ pub fn outside(container: &Spec, driver: &Driver, host: &Host) -> Result<Spec> {
         },
     });
     serde_json::from_value(spec).map_err(|error| Error::Spec(error.to_string()))
+}
+
+/// The specification of a further process in the sandbox of a machine's process: as far as one needs it.
+///
+/// # Errors
+/// None that a caller could bring about.
+pub fn further(arguments: &[&str], terminal: bool) -> Result<Spec> {
+    let spec = json!({
+        "ociVersion": "1.2.0",
+        "process": process(arguments, terminal),
+        "linux": { "namespaces": namespaces() },
+    });
+    serde_json::from_value(spec).map_err(|error| Error::Spec(error.to_string()))
+}
+
+/// Nobody, who may do nothing.
+fn process(arguments: &[&str], terminal: bool) -> Value {
+    json!({
+        "terminal": terminal,
+        "user": { "uid": USER, "gid": USER },
+        "args": arguments,
+        "env": ["PATH=/usr/sbin:/usr/bin:/sbin:/bin"],
+        "cwd": "/",
+        "noNewPrivileges": true,
+        "capabilities": {},
+    })
+}
+
+fn namespaces() -> Value {
+    json!([{ "type": "pid" }, { "type": "mount" }, { "type": "ipc" }, { "type": "uts" }, { "type": "network" }])
 }
 
 fn bind(source: &Path, target: &Path, access: &str) -> Value {
@@ -318,16 +353,4 @@ fn libraries() -> Result<Vec<PathBuf>> {
     seen.dedup();
     seen.retain(|path| path.exists());
     Ok(seen)
-}
-
-/// A further process in the sandbox of a machine's process.
-///
-/// # Errors
-/// None that a caller could bring about.
-pub fn further(outside: &Spec, arguments: &[&str], terminal: bool) -> Result<oci_spec::runtime::Process> {
-    let mut process = outside.process().clone().ok_or_else(|| Error::Spec("it has no process".to_owned()))?;
-    process
-        .set_args(Some(arguments.iter().map(|argument| (*argument).to_owned()).collect()))
-        .set_terminal(Some(terminal));
-    Ok(process)
 }

@@ -72,8 +72,6 @@ pub struct Card {
 pub struct Workload {
     /// An `InitPlan` of `sandbox`, made for the guest's paths ([`guest_protocol::place`]).
     pub plan: Blob,
-    /// What it is called in an error: the first word of its command.
-    pub program: String,
     /// Its standard streams are one terminal.
     pub terminal: bool,
     /// It has a standard input.

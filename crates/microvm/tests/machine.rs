@@ -167,7 +167,7 @@ impl Place {
                 files: Vec::new(),
                 limits: Vec::new(),
             },
-            workload: Workload { plan: Blob(plan), program: args[0].to_owned(), terminal: false, stdin: true },
+            workload: Workload { plan: Blob(plan), terminal: false, stdin: true },
             control: self.path("control"),
             scratch,
         }

@@ -11,25 +11,22 @@ use std::sync::Arc;
 use guest_protocol::configuration::{
     Disk, Found, Identity as MachineIdentity, Interface, Lower, Machine, Root, Route, Upper,
 };
-use guest_protocol::message::{Blob, ContainerId as GuestContainer, Reply, Request};
+use guest_protocol::message::{Blob, Reply, Request};
 use guest_protocol::observe::RunningProcess;
 use guest_protocol::place;
 use image::{Digest, ErofsLayer};
-use microvm::container::{Host, Inside, USER, at};
+use microvm::container::{CONTAINER, Host, Inside, USER, at};
 use microvm::control::Connection;
 use microvm::driver::Driver;
 use microvm::{Card, ExecRequest, Hardware, MachinePlan, Workload};
 use oci_spec::runtime::{Process, Spec};
 use sandbox::cgroup::Placement;
 use sandbox::plan::NamespaceKind;
-use sandbox::{CompileOptions, ExecOptions, ExecPlan, InitPlan, RootFs, SeccompFilter};
+use sandbox::{CompileOptions, ExecOptions, ExecPlan, InitPlan, RootFs};
 
 use super::ProcessTable;
 use crate::model::{ContainerId, ContainerRecord, Timestamp};
 use crate::{Engine, Error, Result};
-
-/// The container as its agent knows it.
-const INSIDE: GuestContainer = GuestContainer(1);
 
 /// The annotation that has a machine's kernel write what it has to say to the container's standard error.
 const CONSOLE: &str = "stratus.microvm.console";
@@ -104,7 +101,6 @@ impl Engine {
             root: root(&inside),
             workload: Workload {
                 plan: Blob(workload(record, &inside.spec, record.host.init.unwrap_or(self.0.config.init))?),
-                program: record.argv().first().cloned().unwrap_or_default(),
                 terminal: record.config.tty,
                 stdin: record.config.open_stdin,
             },
@@ -192,7 +188,7 @@ impl Engine {
         let socket = self.machine_dir(&record.id).join("control").join(SOCKET);
         let answer = crate::blocking(move || {
             let mut machine = Connection::open(&socket).map_err(|error| Error::system(error.to_string()))?;
-            machine.ask(Request::Processes { container: INSIDE }).map_err(|error| Error::system(error.to_string()))
+            machine.ask(Request::Processes { container: CONTAINER }).map_err(|error| Error::system(error.to_string()))
         });
         match answer.await? {
             Ok(Reply::Processes(processes)) => Ok(table(&processes)),
@@ -223,12 +219,16 @@ impl Engine {
         spec: &Spec,
         process: &Process,
     ) -> Result<Vec<u8>> {
-        let inside = microvm::container::inside(spec.clone(), &self.container_dir(&record.id)).map_err(refused)?;
+        let confined = microvm::container::confined(spec.clone()).map_err(refused)?;
         let mut within = process.clone();
         within.set_apparmor_profile(None);
-        let options = ExecOptions { cgroup: Some(placement()?), seccomp: filter(record)?, ..ExecOptions::default() };
+        let options = ExecOptions {
+            cgroup: Some(placement()?),
+            seccomp: crate::spec::default_filter(record)?,
+            ..ExecOptions::default()
+        };
         let plan =
-            ExecPlan::compile(&within, &inside.spec, &options).map_err(|error| Error::invalid(error.to_string()))?;
+            ExecPlan::compile(&within, &confined, &options).map_err(|error| Error::invalid(error.to_string()))?;
         let plan = Blob(plan.to_bytes().map_err(|error| Error::system(error.to_string()))?);
         let terminal = process.terminal().unwrap_or(false);
         let request = ExecRequest { control: at::SOCKET.into(), plan, terminal, stdin: true };
@@ -238,24 +238,15 @@ impl Engine {
         fs::write(&file, request.to_bytes().map_err(refused)?).map_err(failed)?;
         std::os::unix::fs::chown(&file, Some(USER), Some(USER)).map_err(failed)?;
 
-        let booted = Host {
-            program: self.0.config.program.clone(),
-            plan: PathBuf::new(),
-            control: PathBuf::new(),
-            kernel: PathBuf::new(),
-            initramfs: PathBuf::new(),
-            layers: Vec::new(),
-        };
-        let outside = microvm::container::outside(spec, &self.machine_driver()?, &booted).map_err(refused)?;
         let arguments = [at::PROGRAM, "machine-exec", &format!("{}/{name}", at::CONTROL)];
-        let process = microvm::container::further(&outside, &arguments, terminal).map_err(refused)?;
+        let outside = microvm::container::further(&arguments, terminal).map_err(refused)?;
+        let process = outside.process().as_ref().ok_or_else(|| Error::system("the specification has no process"))?;
         let options = ExecOptions {
             cgroup: Some(self.0.placements.placement(record)?),
             program_reports: true,
             ..ExecOptions::default()
         };
-        let plan =
-            ExecPlan::compile(&process, &outside, &options).map_err(|error| Error::invalid(error.to_string()))?;
+        let plan = ExecPlan::compile(process, &outside, &options).map_err(|error| Error::invalid(error.to_string()))?;
         plan.to_bytes().map_err(|error| Error::system(error.to_string()))
     }
 }
@@ -302,19 +293,15 @@ fn table(processes: &[RunningProcess]) -> ProcessTable {
 }
 
 fn placement() -> Result<Placement> {
-    Placement::unified_at(Path::new(&place::cgroup(INSIDE))).map_err(|error| Error::system(error.to_string()))
-}
-
-fn filter(record: &ContainerRecord) -> Result<Option<SeccompFilter>> {
-    crate::spec::default_filter(record)
+    Placement::unified_at(Path::new(&place::cgroup(CONTAINER))).map_err(|error| Error::system(error.to_string()))
 }
 
 /// The plan of the container's process, as the agent carries it out; `init`: behind an init of ours.
 fn workload(record: &ContainerRecord, spec: &Spec, init: bool) -> Result<Vec<u8>> {
     let options = CompileOptions {
-        rootfs: Some(RootFs::Path(place::root(INSIDE).into())),
+        rootfs: Some(RootFs::Path(place::root(CONTAINER).into())),
         cgroup: Some(placement()?),
-        seccomp: filter(record)?,
+        seccomp: crate::spec::default_filter(record)?,
         init,
         ..CompileOptions::default()
     };
@@ -324,7 +311,7 @@ fn workload(record: &ContainerRecord, spec: &Spec, init: bool) -> Result<Vec<u8>
 
 fn root(inside: &Inside) -> Root {
     Root {
-        container: INSIDE,
+        container: CONTAINER,
         lower: Lower::Layers { disk: Disk::Serial(String::new()), layers: Vec::new() },
         upper: Upper::Memory { size: 0 },
         volumes: Vec::new(),

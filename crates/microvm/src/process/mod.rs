@@ -78,7 +78,7 @@ enum Asked {
 /// Runs a machine until its container's process has ended, and returns the exit status of that (128 and the number of the signal that killed it,
 /// as shells have it). The plan is in a file; `report` is told when the process runs, or why it does not.
 ///
-/// What goes wrong later is told on standard error, in the words of `name`.
+/// What goes wrong later is told on standard error.
 pub fn run(plan: &Path, report: Report) -> u8 {
     let mut report = Some(report);
     match Process::start(plan).and_then(|mut process| process.run(&mut report)) {
@@ -268,18 +268,13 @@ impl Process {
 
     /// A conversation has begun: the first one, or another after the stream broke off, in which what runs goes on.
     fn on_connected(&mut self) -> Result<()> {
-        match self.stage {
-            Stage::Booting => {
-                self.stage = Stage::Configuring;
-                let configuration = Box::new(self.plan.configuration.clone());
-                self.ask(Request::Configure(configuration), Asked::Stage)
-            }
-            // What these asked for may be repeated.
-            Stage::Configuring | Stage::MakingRoot | Stage::Starting => self.ask_stage(),
-            Stage::Running | Stage::ShuttingDown(_) => Ok(()),
+        if self.stage == Stage::Booting {
+            self.stage = Stage::Configuring;
         }
+        self.ask_stage()
     }
 
+    /// Asks for what the stage is about, which may be repeated.
     fn ask_stage(&mut self) -> Result<()> {
         let request = match self.stage {
             Stage::Configuring => Request::Configure(Box::new(self.plan.configuration.clone())),
