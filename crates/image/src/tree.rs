@@ -146,6 +146,29 @@ impl<'r> Tree<'r> {
     }
 }
 
+/// The directory that was opened last, for whoever goes through a tree in order: thousands of files follow one another in one.
+#[derive(Debug, Default)]
+pub struct LastDirectory(Option<(Vec<u8>, OwnedFd)>);
+
+impl LastDirectory {
+    /// The directory at `path` (clean, relative) below `root`, which has to be the same as ever.
+    ///
+    /// # Errors
+    /// As [`open`].
+    pub fn open(&mut self, root: BorrowedFd<'_>, path: &[u8]) -> Result<&OwnedFd, Errno> {
+        let held = match self.0.take().filter(|(held, _)| held == path) {
+            Some(held) => held,
+            None => (path.to_vec(), open(root, path, OFlags::RDONLY | OFlags::DIRECTORY)?),
+        };
+        Ok(&self.0.insert(held).1)
+    }
+
+    /// Lets go of it: it has moved, or is gone.
+    pub fn forget(&mut self) {
+        self.0 = None;
+    }
+}
+
 /// A path's parent and its last name.
 pub fn split(path: &[u8]) -> (&[u8], &[u8]) {
     match path.iter().rposition(|b| *b == b'/') {

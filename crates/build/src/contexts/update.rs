@@ -7,6 +7,7 @@ use crate::ignore::Ignore;
 use crate::solve::Builder;
 use crate::state::FIXED_TIMES;
 use crate::{Error, Result};
+use image::tree::LastDirectory;
 use image::tree::walk::order;
 use image::{Hasher, tree};
 use rustix::fd::{AsFd as _, OwnedFd};
@@ -41,7 +42,7 @@ pub struct Update {
     /// The tree is another than the index says.
     touched: bool,
     /// The directory that was last written to: what comes next is mostly in there, too.
-    parent: Option<(Vec<u8>, OwnedFd)>,
+    parent: LastDirectory,
 }
 
 /// What became of a file while it was sent.
@@ -101,7 +102,7 @@ impl Builder {
             unsettled: BTreeSet::new(),
             gone: BTreeSet::new(),
             touched: false,
-            parent: None,
+            parent: LastDirectory::default(),
         };
         update.compare(&list, before)?;
         update.list = list;
@@ -154,7 +155,7 @@ impl Update {
         for old in stale.iter().rev() {
             self.remove(old).map_err(|errno| failed_at(old, errno))?;
         }
-        self.parent = None;
+        self.parent.forget();
         for (entry, there) in made {
             self.make(entry, there).map_err(|errno| failed_at(entry, errno))?;
         }
@@ -318,14 +319,7 @@ impl Update {
     }
 
     fn parent(&mut self, path: &[u8]) -> Result<&OwnedFd, Errno> {
-        if self.parent.as_ref().is_none_or(|(held, _)| held != path) {
-            let opened = tree::open(self.root.as_fd(), path, OFlags::RDONLY | OFlags::DIRECTORY)?;
-            self.parent = Some((path.to_vec(), opened));
-        }
-        match &self.parent {
-            Some((_, opened)) => Ok(opened),
-            None => Err(Errno::NOENT),
-        }
+        self.parent.open(self.root.as_fd(), path)
     }
 }
 

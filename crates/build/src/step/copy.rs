@@ -8,11 +8,11 @@ use crate::files::{Files, Picked};
 use crate::remote::Tell;
 use crate::solve::Builder;
 use crate::state::State;
+use image::tree::LastDirectory;
 use image::{Contents, Digest, Existing, Filling, Images, KeptLayers, Look, MountedRootfs, NewLayer};
 use rustix::fs::{FileType, OFlags, Stat};
-use rustix::io::Errno;
 use std::ffi::OsStr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -163,7 +163,7 @@ fn fill(
         filling: layer.fill(below).map_err(|e| e.to_string())?,
         copying,
         owner,
-        source: None,
+        source: LastDirectory::default(),
     };
     let (base, into) = place.destination(taken)?;
     if into {
@@ -173,7 +173,7 @@ fn fill(
         if let Some(url) = piece.nameless.as_ref().filter(|_| into) {
             return Err(format!("cannot determine filename from url: {url}"));
         }
-        place.source = None;
+        place.source.forget();
         for picked in &piece.selection.picked {
             let at = if into { base.join(OsStr::from_bytes(&picked.to)) } else { base.clone() };
             place.one(piece, picked, &at, if into { &base } else { &at })?;
@@ -211,8 +211,8 @@ struct Place<'c> {
     owner: Option<(u32, u32)>,
     /// Directories that are missing above it.
     above: Look,
-    /// The directory that files were last taken from, by its path: thousands come from one.
-    source: Option<(Vec<u8>, OwnedFd)>,
+    /// The directory that files were last taken from.
+    source: LastDirectory,
 }
 
 impl Place<'_> {
@@ -260,12 +260,8 @@ impl Place<'_> {
                     return Ok(());
                 }
                 let root = files.root().ok_or("the files are gone")?;
-                if source.as_ref().is_none_or(|(held, _)| held != parent) {
-                    let opened = image::tree::open(root, parent, OFlags::RDONLY | OFlags::DIRECTORY);
-                    let opened = opened.map_err(|errno: Errno| format!("opening {}: {errno}", at.display()))?;
-                    *source = Some((parent.to_vec(), opened));
-                }
-                let parent = source.as_ref().map(|(_, opened)| opened.as_fd()).ok_or("the files are gone")?;
+                let parent = source.open(root, parent);
+                let parent = parent.map_err(|errno| format!("opening {}: {errno}", at.display()))?.as_fd();
                 if *unpack && picked.is_source && is_archive(parent, name)? {
                     let file = open(parent, name)?;
                     return filling.archive(base, file, *owner, above).map_err(failed);
