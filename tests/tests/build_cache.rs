@@ -67,6 +67,90 @@ fn one_directory_is_mounted_twice_by_who_has_it_alone() {
     host.sh(&format!("timeout 120 {BUILD} -t app app && docker run --rm app cat /twice /a /b")).mentions("x\nx\na\nb");
 }
 
+/// A step with the cache `x` in `/c`. It says `NAME is in`, and ends once another build has said that it may, or has come as far itself; what it
+/// saw of `/c` then is in `/saw`. The quotes tell what it says from the step's own text.
+fn step(name: &str, sharing: &str, waits_for: &str) -> String {
+    format!(
+        "FROM busybox\nRUN --mount=type=cache,id=x,target=/c,sharing={sharing} --mount=type=cache,id=words,target=/words \
+         ls /c > /found && touch /c/{name} && echo {name} is i''n && touch /words/{name} \
+         && until [ -e /words/{waits_for} ]; do sleep 0.05; done && touch /c/{name}-out && ls /c > /saw\n"
+    )
+}
+
+/// Has those who wait for `word` go on.
+fn say(host: &Daemon, word: &str) {
+    host.write(
+        "say",
+        &[(
+            "Dockerfile",
+            &format!("FROM busybox\nRUN --mount=type=cache,id=words,target=/words touch /words/{word}\n"),
+        )],
+    );
+    host.sh(&format!("{BUILD} -q say")).ok();
+}
+
+/// What is in the cache `x` for a build that comes now and shares it.
+fn seen_by_another(host: &Daemon) -> String {
+    host.write("look", &[("Dockerfile", "FROM busybox\nRUN --mount=type=cache,id=x,target=/c ls /c > /saw\n")]);
+    host.sh(&format!("{BUILD} --no-cache -q -t look look && docker run --rm look cat /saw")).ok();
+    host.sh("docker run --rm look cat /saw").text().to_owned()
+}
+
+#[test]
+fn a_cache_that_is_locked_is_had_by_one_of_several_builds() {
+    let host = Daemon::start();
+    for (name, sharing, waits_for) in [("first", "shared", "go"), ("second", "locked", "on"), ("third", "locked", "on")]
+    {
+        host.write(name, &[("Dockerfile", &step(name, sharing, waits_for))]);
+    }
+    let mut first = host.session(&format!("{BUILD} -t first first"));
+    first.waits_for("first is in");
+    assert_eq!(seen_by_another(&host), "first");
+    // Who comes after one who waits to have it alone gets another: so that one waits, and has not come in.
+    let mut second = host.session("$STRATUS build --progress plain -t second second");
+    e2e::eventually("that one waits", || seen_by_another(&host).is_empty());
+    assert!(!second.output().contains("second is in"), "{}", second.output());
+    say(&host, "go");
+    assert_eq!(first.exit_code(), 0, "{}", first.output());
+    second.waits_for("second is in");
+    let mut third = host.session(&format!("{BUILD} -t third third"));
+    third.waits_for("RUN --mount");
+    say(&host, "on");
+    for session in [&mut second, &mut third] {
+        assert_eq!(session.exit_code(), 0, "{}", session.output());
+    }
+    host.sh("docker run --rm second cat /found").says("first\nfirst-out");
+    host.sh("docker run --rm third cat /found").says("first\nfirst-out\nsecond\nsecond-out");
+}
+
+#[test]
+fn a_cache_that_is_private_is_another_for_each_build_at_a_time() {
+    let host = Daemon::start();
+    let both = |round: &str| {
+        let [one, other] = ["one", "other"].map(|name| format!("{name}{round}"));
+        host.write(&one, &[("Dockerfile", &step(&one, "private", &other))]);
+        host.write(&other, &[("Dockerfile", &step(&other, "private", &one))]);
+        let mut sessions = [format!("{BUILD} -t {one} {one}"), format!("$STRATUS build -t {other} {other}")]
+            .map(|build| host.session(&build));
+        // Neither ends before the other has come in.
+        for session in &mut sessions {
+            assert_eq!(session.exit_code(), 0, "{}", session.output());
+        }
+        [one, other].map(|name| {
+            let found = host.sh(&format!("docker run --rm {name} cat /found")).text().to_owned();
+            let saw = host.sh(&format!("docker run --rm {name} cat /saw")).text().to_owned();
+            // Nothing came while it was in, but what is its own.
+            assert_eq!(saw, format!("{found}\n{name}\n{name}-out").trim(), "{name}");
+            found
+        })
+    };
+    assert_eq!(both("-1"), ["", ""]);
+    // Each gets one of the two that there are by now.
+    let mut found = both("-2");
+    found.sort();
+    assert_eq!(found, ["one-1\none-1-out", "other-1\nother-1-out"]);
+}
+
 #[test]
 fn a_client_that_does_not_read_holds_nobody_up() {
     let host = Daemon::start();
