@@ -50,6 +50,17 @@ pub(crate) fn pss(pid: u32) -> u64 {
     kilobytes.map_or(0, |kilobytes: u64| kilobytes << 10)
 }
 
+/// What the kernel itself keeps, of everybody, in bytes: its objects, stacks, page tables, and what it has once a processor (proc_meminfo(5)).
+pub(crate) fn kernel() -> Result<u64> {
+    const KINDS: [&str; 4] = ["Slab:", "KernelStack:", "PageTables:", "Percpu:"];
+    let text = fs::read_to_string("/proc/meminfo").context("cannot read /proc/meminfo")?;
+    let kilobytes = KINDS.map(|kind| -> Result<u64> {
+        let found = text.lines().find_map(|line| line.strip_prefix(kind)?.trim().strip_suffix(" kB")?.parse().ok());
+        found.with_context(|| format!("/proc/meminfo has no {kind}"))
+    });
+    kilobytes.into_iter().sum::<Result<u64>>().map(|kilobytes| kilobytes << 10)
+}
+
 /// Bytes that the files below a directory take on its disk: a file with two names counts once, and what is mounted below
 /// it not at all.
 pub(crate) fn disk_usage(directory: &Path) -> u64 {
@@ -102,6 +113,11 @@ mod tests {
         assert!(processes().unwrap().iter().any(|process| process.pid == me && process.parent > 0));
         assert!(pss(me) > 100 << 10);
         assert_eq!(pss(u32::MAX), 0);
+    }
+
+    #[test]
+    fn the_kernel_keeps_something() {
+        assert!(kernel().unwrap() > 1 << 20);
     }
 
     #[test]

@@ -64,6 +64,25 @@ pub(super) fn figures(arena: &Arena) -> Result<Vec<Figure>> {
     ])
 }
 
+/// A figure in megabytes once it changes no more, as memory that is not needed any more is given back a while later: three times in a row,
+/// half a second apart, within a hundredth or 50 KB.
+pub(super) fn settled(figure: &dyn Fn() -> Result<f64>) -> Result<f64> {
+    const APART: Duration = Duration::from_millis(500);
+    const TIMES: usize = 3;
+    let began = Instant::now();
+    let (mut last, mut same) = (figure()?, 1);
+    while same < TIMES {
+        if began.elapsed() > PATIENCE {
+            bail!("the memory of an idle daemon does not settle: it was {last:.2} MB, and goes on changing");
+        }
+        std::thread::sleep(APART);
+        let now = figure()?;
+        same = if (now - last).abs() <= (last * 0.01).max(0.05) { same + 1 } else { 1 };
+        last = now;
+    }
+    Ok(last)
+}
+
 /// Starts the daemon and waits until it answers.
 pub(super) fn start(instance: &Instance) -> Result<Duration> {
     until_it_answers(&mut instance.daemon_command()?, &instance.socket())
