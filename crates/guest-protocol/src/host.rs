@@ -167,6 +167,8 @@ pub struct Host {
     next_number: u64,
     pending: BTreeMap<u64, Expected>,
     processes: BTreeMap<ProcessId, Process>,
+    /// How much was taken of the outputs of a process that a guest will say it holds.
+    taken_before: BTreeMap<ProcessId, [u64; 2]>,
     /// Names that were asked for and not answered.
     names: usize,
     /// The process that was the last to send, so that each has its turn.
@@ -189,10 +191,22 @@ impl Host {
             next_number: 1,
             pending: BTreeMap::new(),
             processes: BTreeMap::new(),
+            taken_before: BTreeMap::new(),
             names: 0,
             turn: 0,
             events: VecDeque::new(),
         }
+    }
+
+    /// Of a process of a guest that goes on from a snapshot, so much of standard output and error was taken before it was saved: what the guest heard of that may
+    /// be less. To be said before the guest is heard.
+    pub fn took(&mut self, process: ProcessId, outputs: [u64; 2]) {
+        self.taken_before.insert(process, outputs);
+    }
+
+    /// How much was taken of a process's standard output and error.
+    pub fn taken_of(&self, process: ProcessId) -> Option<[u64; 2]> {
+        Some(self.processes.get(&process)?.outputs.each_ref().map(Incoming::taken))
     }
 
     /// A new stream is there, or the old one broke: what was under way is [`Event::Unanswered`], and the guest's hello is waited for.
@@ -403,7 +417,7 @@ impl Host {
             let process = held.process;
             check::plausible(held)?;
             if !known {
-                self.processes.insert(process, check::adopt(held, self.window));
+                self.processes.insert(process, check::adopt(held, self.taken_before.remove(&process), self.window));
             }
             let ours = self.processes.get_mut(&process).ok_or(Nonsense::Process(process))?;
             check::resume(ours, held)?;

@@ -47,6 +47,11 @@ pub mod at {
     /// The first root file system.
     pub const INITRAMFS: &str = "/initramfs";
 
+    /// The directory of a snapshot that the machine goes on from, the first one, to which the next is a difference, first.
+    pub fn snapshot(number: usize) -> std::path::PathBuf {
+        format!("/snapshots/{number}").into()
+    }
+
     /// A layer, the lowest one first.
     pub fn layer(number: usize) -> std::path::PathBuf {
         format!("/layers/{number}").into()
@@ -207,6 +212,8 @@ pub struct Host {
     pub initramfs: PathBuf,
     /// EROFS files, the lowest first.
     pub layers: Vec<PathBuf>,
+    /// Directories of snapshots, the first one first.
+    pub snapshots: Vec<PathBuf>,
 }
 
 /// The specification of the machine's process.
@@ -215,13 +222,14 @@ pub struct Host {
 /// The program's own files can't be told.
 pub fn outside(container: &Spec, driver: &Driver, host: &Host) -> Result<Spec> {
     let terminal = container.process().as_ref().is_some_and(|process| process.terminal().unwrap_or(false));
+    let scratch = format!("size={}m", driver.scratch(size(container)?.1));
     let mut mounts = vec![
         json!({ "destination": "/proc", "type": "proc", "source": "proc", "options": ["nosuid", "noexec", "nodev", "ro"] }),
         json!({ "destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "noexec", "mode=755", "size=64k"] }),
         json!({ "destination": "/dev/pts", "type": "devpts", "source": "devpts",
             "options": ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"] }),
         json!({ "destination": at::SCRATCH, "type": "tmpfs", "source": "tmpfs",
-            "options": ["nosuid", "noexec", "nodev", "mode=700", "size=16m", format!("uid={USER}"), format!("gid={USER}")] }),
+            "options": ["nosuid", "noexec", "nodev", "mode=700", scratch, format!("uid={USER}"), format!("gid={USER}")] }),
         bind(&host.control, Path::new(at::CONTROL), "rw"),
     ];
     let files = [
@@ -232,6 +240,7 @@ pub fn outside(container: &Spec, driver: &Driver, host: &Host) -> Result<Spec> {
     ];
     mounts.extend(files.map(|(source, target)| bind(source, Path::new(target), "ro")));
     mounts.extend(host.layers.iter().enumerate().map(|(number, layer)| bind(layer, &at::layer(number), "ro")));
+    mounts.extend(host.snapshots.iter().enumerate().map(|(number, path)| bind(path, &at::snapshot(number), "ro")));
     mounts.extend(visible(driver)?.iter().map(|path| bind(path, path, "ro")));
     let mut devices =
         vec![json!({ "path": "/dev/net/tun", "type": "c", "major": 10, "minor": 200, "fileMode": 0o666 })];

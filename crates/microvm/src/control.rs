@@ -15,9 +15,12 @@ use rustix::net::{
 };
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use vmm::SnapshotFiles;
+
+use crate::driver::Extent;
 
 /// Grows by one with every change of a type here or of [`guest_protocol`]'s requests.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// The most bytes of one body: a plan, or a piece of a file, and what is around it.
 const BODY_MAX: usize = 4 << 20;
 /// How much is read at once.
@@ -45,6 +48,9 @@ pub enum ToMachine {
     Signal(i32),
     /// Set the size of the connection's process's terminal.
     Resize(TerminalSize),
+    /// Save the machine into two empty files, whose descriptors come along: of everything but the memory, and of the memory. It rests then for as long as the connection
+    /// lasts, so that what belongs together can be copied, or the machine be ended, and goes on with its end.
+    Save,
     /// Ask the agent for something; not for what belongs to the machine's process itself ([`is_for_others`]).
     Ask(Request),
 }
@@ -58,8 +64,19 @@ pub enum FromMachine {
     Refused(Failure),
     /// It has ended.
     Exited(Exit),
+    /// What came of a [`ToMachine::Save`].
+    Saved(Result<Saved, Failure>),
     /// What came of a [`ToMachine::Ask`], in the order in which they came.
     Answer(Result<Reply, Failure>),
+}
+
+/// What was saved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Saved {
+    /// How much of it.
+    pub extent: Extent,
+    /// How much of the container's standard output and error had been taken by then: what was written behind that comes of whoever goes on.
+    pub outputs: [u64; 2],
 }
 
 /// Whether somebody else than the machine's process may ask for that.
@@ -205,6 +222,18 @@ impl Connection {
         }
     }
 
+    /// Saves the machine, which rests until this connection is dropped.
+    ///
+    /// # Errors
+    /// The machine is gone. Why it could not be saved is in the answer.
+    pub fn save(&mut self, into: &SnapshotFiles) -> Result<Result<Saved, Failure>, ConnectionError> {
+        self.send(&ToMachine::Save, &[into.state.as_fd(), into.memory.as_fd()])?;
+        match self.receive()? {
+            FromMachine::Saved(answer) => Ok(answer),
+            _ => Err(Garbled.into()),
+        }
+    }
+
     pub(crate) fn send(&self, message: &impl Serialize, fds: &[BorrowedFd<'_>]) -> Result<(), ConnectionError> {
         Ok(send(self.socket.as_fd(), &frame(message)?, fds)?)
     }
@@ -293,7 +322,7 @@ mod tests {
         let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
         send(ours.as_fd(), &frame(&Hello { version: VERSION + 1 }).unwrap(), &[]).unwrap();
         let error = Connection::new(theirs.into()).unwrap_err().to_string();
-        assert!(error.contains("another version of stratus (it speaks 2, this one 1): restart it"), "{error}");
+        assert!(error.contains("another version of stratus (it speaks 3, this one 2): restart it"), "{error}");
     }
 
     proptest! {

@@ -59,6 +59,27 @@ pub enum Error {
         /// Why.
         source: std::io::Error,
     },
+    /// Memory could not be copied.
+    #[error("copy {what} {}: {source}", path.display())]
+    Copy {
+        /// Whose.
+        what: &'static str,
+        /// The file on the machine's side.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// QEMU refused something, or does not answer.
+    #[error("{tried} through QEMU's monitor: {why}")]
+    Monitor {
+        /// What was tried.
+        tried: &'static str,
+        /// Its reason.
+        why: String,
+    },
+    /// A snapshot is of another machine than the one that was to go on from it.
+    #[error("go on from a snapshot: {0}")]
+    Origin(&'static str),
     /// The machine ended by itself.
     #[error("the machine ended by itself: {0}")]
     Ended(String),

@@ -96,7 +96,7 @@ fn run(request: &ExecRequest, report: &mut Option<Report>) -> Result<u8, Refusal
                 }
                 FromMachine::Refused(failure) => return Err(Refusal::Guest(failure)),
                 FromMachine::Exited(exit) => return Ok(Status::shell(exit.status)),
-                FromMachine::Answer(_) => {}
+                FromMachine::Answer(_) | FromMachine::Saved(_) => {}
             }
         }
         let mut fds = [PollFd::new(&machine, PollFlags::IN), PollFd::new(&signals, PollFlags::IN)];

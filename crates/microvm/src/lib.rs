@@ -21,5 +21,6 @@ mod process;
 
 pub use error::Error;
 pub use exec::{ExecRequest, exec};
-pub use plan::{Card, Hardware, MachinePlan, Workload};
+pub use plan::{Card, Hardware, MachinePlan, Origin, Workload};
 pub use process::run;
+pub use vmm::SnapshotFiles;

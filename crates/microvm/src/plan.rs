@@ -22,6 +22,8 @@ pub struct MachinePlan {
     pub driver: Driver,
     /// Its parts.
     pub hardware: Hardware,
+    /// Where it goes on; `None`: it boots. Its parts are those that the saved machine had, with other files, taps and addresses.
+    pub origin: Option<Origin>,
     /// What its agent makes of it: who it is, its network.
     pub configuration: Machine,
     /// The container's root file system. Where it has layers, they are the [`Hardware::layers`], and what is said here of where they lie is
@@ -31,7 +33,7 @@ pub struct MachinePlan {
     pub workload: Workload,
     /// The Unix socket that it listens at ([`crate::control`]); its directory is there.
     pub control: PathBuf,
-    /// A directory for sockets of its own, which nobody else needs to see.
+    /// A directory in memory for files of its own, which nobody else needs to see ([`Driver::scratch`] says how large).
     pub scratch: PathBuf,
 }
 
@@ -54,6 +56,15 @@ pub struct Hardware {
     pub cards: Vec<Card>,
     /// Have the kernel write to standard error what it has to say: to find out why one does not boot.
     pub console: bool,
+}
+
+/// A snapshot that a machine goes on from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Origin {
+    /// Its directory, and before it those of what it is a difference to ([`crate::driver::Extent`]), the first one first.
+    pub snapshots: Vec<PathBuf>,
+    /// How much of the container's standard output and error was taken before ([`crate::control::Saved`]).
+    pub outputs: [u64; 2],
 }
 
 /// A network card, whose other end is a tap in the network namespace of the machine's process.

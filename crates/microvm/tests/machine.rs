@@ -18,8 +18,8 @@ use guest_protocol::message::{Blob, ContainerId, Reply, Request};
 use guest_protocol::place;
 use guest_spec::spec;
 use microvm::control::Connection;
-use microvm::driver::{Accelerator, Driver};
-use microvm::{ExecRequest, Hardware, MachinePlan, Workload};
+use microvm::driver::{Accelerator, Driver, Extent};
+use microvm::{ExecRequest, Hardware, MachinePlan, Origin, SnapshotFiles, Workload};
 use oci_spec::runtime::{Process, Spec};
 use sandbox::cgroup::Placement;
 use sandbox::{CompileOptions, ExecOptions, ExecPlan, InitPlan, RootFs};
@@ -158,6 +158,7 @@ impl Place {
                 cards: Vec::new(),
                 console: false,
             },
+            origin: None,
             configuration: Configuration::default(),
             root: Root {
                 container: BOX,
@@ -267,6 +268,87 @@ fn a_machine_behaves_as_the_process_that_it_runs() {
     let (status, stdout, stderr) = main.end();
     assert_eq!((status.code(), status.signal()), (Some(7), None), "{stdout}{stderr}");
     assert_eq!((stdout.as_str(), stderr.as_str()), ("told to end\n", "to standard error\n"));
+}
+
+/// Saves a machine into a new directory; it rests while the connection is there.
+fn save(place: &Place, name: &str) -> (Origin, Connection) {
+    let directory = place.path(name);
+    fs::create_dir(&directory).unwrap();
+    let mut connection = Connection::open(&place.path("control")).unwrap();
+    let saved = connection.save(&SnapshotFiles::create(&directory).unwrap()).unwrap().unwrap();
+    assert_eq!(saved.extent, Extent::Whole);
+    (Origin { snapshots: vec![directory], outputs: saved.outputs }, connection)
+}
+
+#[test]
+fn a_machine_goes_on_from_where_it_was_saved_as_often_as_one_likes_and_as_another_one() {
+    let place = Place::new();
+    let script = "echo begun; n=0; while read line; do n=$((n + 1)); echo $n $line $(hostname); done; echo end";
+    let plan = place.plan(&["sh", "-c", script]);
+    let mut first = place.run(&plan);
+    first.reports("machine: started");
+    assert_eq!(first.line(), "begun");
+    first.write("one\n");
+    assert!(first.line().starts_with("1 one"));
+    place.sh("echo kept >/etc/kept");
+    let mut beside = place.exec(&["sh", "-c", "read line; echo beside $line"]);
+    beside.reports("machine: started");
+
+    // It goes on as if nothing had been, once whoever had it saved is gone.
+    let (snapshot, saving) = save(&place, "snapshot");
+    drop(saving);
+    first.write("two\n");
+    assert!(first.line().starts_with("2 two"));
+    beside.write("it\n");
+    assert_eq!(beside.end().1, "beside it\n");
+    let (later, saving) = save(&place, "later");
+    // It ends where it was.
+    drop((first, saving));
+
+    // Two go on from the first one at once, with their streams, files and names of their own.
+    let copy = |name: &str, origin: &Origin| {
+        let mut plan = plan.clone();
+        plan.origin = Some(origin.clone());
+        plan.configuration.identity.hostname = Some(name.to_owned());
+        plan.configuration.identity.entropy = Blob(name.as_bytes().to_vec());
+        let own = Place { directory: tempfile::tempdir().unwrap(), layers: place.layers.clone() };
+        (plan.control, plan.scratch) = (own.path("control"), own.path("scratch"));
+        fs::create_dir(&plan.scratch).unwrap();
+        let mut copy = own.run(&plan);
+        copy.reports("machine: started");
+        (own, copy)
+    };
+    let mut copies = ["red", "blue"].map(|name| copy(name, &snapshot));
+    for ((own, copy), name) in copies.iter_mut().zip(["red", "blue"]) {
+        copy.write("again\n");
+        assert_eq!(copy.line(), format!("2 again {name}"));
+        assert_eq!(own.sh("cat /etc/kept"), "kept\n");
+        // What nobody is attached to has an end of its input.
+        while own.sh("ps").contains("echo beside") {}
+    }
+    let (_own, mut last) = copy("green", &later);
+    last.write("three\n");
+    assert_eq!(last.line(), "3 three green");
+    for copy in copies.map(|(_, copy)| copy).into_iter().chain([last]) {
+        let (status, stdout, stderr) = copy.end();
+        assert_eq!((status.code(), stdout.as_str(), stderr.as_str()), (Some(0), "end\n", ""));
+    }
+}
+
+#[test]
+fn what_is_no_snapshot_of_that_machine_is_refused() {
+    let place = Place::new();
+    let mut plan = place.plan(&["true"]);
+    plan.origin = Some(Origin { snapshots: vec![place.path("nosuch")], outputs: [0, 0] });
+    let (_, _, stderr) = place.run(&plan).end();
+    assert!(stderr.contains("a snapshot's file") && stderr.contains("nosuch"), "{stderr}");
+    let cut = place.path("cut");
+    fs::create_dir(&cut).unwrap();
+    fs::write(cut.join("state"), "nothing").unwrap();
+    fs::write(cut.join("memory"), "").unwrap();
+    plan.origin = Some(Origin { snapshots: vec![cut], outputs: [0, 0] });
+    let (_, _, stderr) = place.run(&plan).end();
+    assert!(stderr.contains("go on from a snapshot through QEMU's monitor"), "{stderr}");
 }
 
 #[test]

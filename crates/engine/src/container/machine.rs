@@ -97,6 +97,7 @@ impl Engine {
                 cards: interfaces.iter().map(card).collect(),
                 console: record.host.annotations.get(CONSOLE).is_some_and(|value| value == "true"),
             },
+            origin: None,
             configuration: configuration(record, &inside, &interfaces),
             root: root(&inside),
             workload: Workload {
@@ -177,6 +178,7 @@ impl Engine {
             kernel: booted.kernel.kernel.clone(),
             initramfs: booted.kernel.initramfs.clone(),
             layers: booted.layers.iter().map(|layer| layer.path().to_owned()).collect(),
+            snapshots: Vec::new(),
         })
     }
 

@@ -105,8 +105,10 @@ pub(super) fn plausible(held: &Held) -> Result<(), Nonsense> {
 }
 
 /// A process that the host has not begun: it knows a guest that goes on from a snapshot, or was begun anew itself.
-pub(super) fn adopt(held: &Held, window: u32) -> Process {
-    let [stdout, stderr] = held.outputs.map(|position| Incoming::new(position.taken, window));
+/// `taken` is how much is known to have been taken of its outputs.
+pub(super) fn adopt(held: &Held, taken: Option<[u64; 2]>, window: u32) -> Process {
+    let taken = taken.unwrap_or(held.outputs.map(|position| position.taken));
+    let [stdout, stderr] = taken.map(|taken| Incoming::new(taken, window));
     let stdin = held.stdin.map(|taken| {
         let mut stdin = Outgoing::new(super::INPUT_KEPT, 0);
         stdin.begin_at(taken);

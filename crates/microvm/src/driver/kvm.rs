@@ -6,14 +6,15 @@
 use std::io::{Error as IoError, ErrorKind};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use guest_protocol::VSOCK_PORT;
 use rustix::event::{EventfdFlags, eventfd};
-use vmm::{Config, Console, Contents, Dial, Disk, End, Machine, VsockParts};
+use vmm::{Config, Console, Contents, Dial, Disk, End, Machine, Snapshot, SnapshotFiles, VsockParts};
 
-use super::command_line;
+use super::{Extent, command_line};
 use crate::error::{Error, Result};
 use crate::plan::{LAYERS, MachinePlan, UPPER};
 
@@ -21,17 +22,36 @@ use crate::plan::{LAYERS, MachinePlan, UPPER};
 const CID: u32 = 3;
 /// Connections that nobody has taken yet; a guest that makes more is refused.
 const WAITING: usize = 4;
+/// The most snapshots that are read one over the other: each is mapped by pieces, of which a process may have 65,530 (`vm.max_map_count`).
+const LAYERED: usize = 8;
 
 /// A machine within this process.
-pub(crate) struct Running(Box<Machine>);
+pub(crate) struct Running {
+    machine: Box<Machine>,
+    /// How many snapshots it went on from, one over the other.
+    layered: usize,
+}
 
 impl Running {
     pub(crate) fn ended(&self) -> BorrowedFd<'_> {
-        self.0.ended()
+        self.machine.ended()
+    }
+
+    pub(crate) fn save(&mut self, into: &SnapshotFiles) -> Result<Extent> {
+        if (1..LAYERED).contains(&self.layered) {
+            self.machine.save_difference(into)?;
+            return Ok(Extent::Difference);
+        }
+        self.machine.save(into)?;
+        Ok(Extent::Whole)
+    }
+
+    pub(crate) fn resume(&mut self) {
+        self.machine.resume();
     }
 
     pub(crate) fn end(&mut self) -> String {
-        self.0.end().map_or_else(|| "its end was not told".to_owned(), words)
+        self.machine.end().map_or_else(|| "its end was not told".to_owned(), words)
     }
 }
 
@@ -70,9 +90,26 @@ pub(super) fn start(plan: &MachinePlan) -> Result<(Running, Calls)> {
         let console = std::io::stderr().as_fd().try_clone_to_owned();
         parts.devices.console = console.ok();
     }
-    let mut machine = Machine::of(parts)?;
+    let snapshots = plan.origin.as_ref().map_or(&[][..], |origin| &origin.snapshots);
+    let mut machine = match read(snapshots)? {
+        Some(snapshot) => Machine::restore(&snapshot, parts.devices)?,
+        None => Machine::of(parts)?,
+    };
     machine.start();
-    Ok((Running(Box::new(machine)), Calls { streams, event }))
+    Ok((Running { machine: Box::new(machine), layered: snapshots.len() }, Calls { streams, event }))
+}
+
+/// Reads snapshots, each over the one before.
+fn read(directories: &[PathBuf]) -> Result<Option<Arc<Snapshot>>> {
+    let mut read: Option<Arc<Snapshot>> = None;
+    for directory in directories {
+        let files = SnapshotFiles::open(directory)?;
+        read = Some(Arc::new(match read {
+            Some(base) => Snapshot::read_over(base, files)?,
+            None => Snapshot::read(files)?,
+        }));
+    }
+    Ok(read)
 }
 
 /// Who is at the host's ports: the agent's, and nobody else. It is called on a thread of the machine.

@@ -9,6 +9,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+use vmm::{MemorySize, SnapshotFiles};
 
 use crate::error::Result;
 use crate::plan::MachinePlan;
@@ -25,6 +26,18 @@ pub enum Driver {
         /// How it runs the guest's instructions.
         accelerator: Accelerator,
     },
+}
+
+impl Driver {
+    /// How large the directory in memory has to be that a machine's process has for files of its own, in MiB.
+    pub fn scratch(&self, memory: MemorySize) -> u64 {
+        let guest = match self {
+            Self::Kvm => 0,
+            // The guest's memory is one of them.
+            Self::Qemu { .. } => memory.mib(),
+        };
+        guest + SCRATCH
+    }
 }
 
 /// How a driver is chosen.
@@ -75,6 +88,8 @@ impl std::fmt::Display for Driver {
     }
 }
 
+/// What a machine's process writes for itself, in MiB.
+const SCRATCH: u64 = 16;
 /// The name of QEMU's program.
 const QEMU: &str = "qemu-system-x86_64";
 
@@ -116,6 +131,22 @@ impl Running {
         }
     }
 
+    /// Saves all of it into two empty files, as they are read when a machine goes on from them. It rests then, until it is [resumed](Self::resume).
+    pub(crate) fn save(&mut self, into: &SnapshotFiles) -> Result<Extent> {
+        match self {
+            Self::Kvm(running) => running.save(into),
+            Self::Qemu(running) => running.save(into).map(|()| Extent::Whole),
+        }
+    }
+
+    /// Has it go on after it was saved.
+    pub(crate) fn resume(&mut self) -> Result<()> {
+        match self {
+            Self::Kvm(running) => Ok(running.resume()),
+            Self::Qemu(running) => running.resume(),
+        }
+    }
+
     /// Why it ended, for people.
     pub(crate) fn end(&mut self) -> String {
         match self {
@@ -125,7 +156,16 @@ impl Running {
     }
 }
 
-/// Starts a machine.
+/// How much a snapshot has of its machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Extent {
+    /// All of it.
+    Whole,
+    /// Of the memory, what changed since the snapshot that the machine went on from: it is read over that one.
+    Difference,
+}
+
+/// Starts a machine: has it boot, or go on from a snapshot.
 ///
 /// # Errors
 /// It can't be made of its parts, or its driver is not there.
@@ -136,6 +176,15 @@ pub(crate) fn start(plan: &MachinePlan) -> Result<(Running, Link)> {
             let (running, port) = qemu::start(plan, program, *accelerator)?;
             Ok((Running::Qemu(running), Link::Port(port)))
         }
+    }
+}
+
+/// The files of the one snapshot that a machine of QEMU's goes on from.
+fn snapshot(plan: &MachinePlan) -> Result<Option<SnapshotFiles>> {
+    let Some(origin) = &plan.origin else { return Ok(None) };
+    match origin.snapshots.as_slice() {
+        [directory] => Ok(Some(SnapshotFiles::open(directory)?)),
+        _ => Err(crate::Error::Spec("QEMU knows no snapshots that are differences".to_owned())),
     }
 }
 

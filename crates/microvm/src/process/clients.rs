@@ -9,10 +9,11 @@ use guest_protocol::message::{Exit, Failure, Plan, ProcessId, Reply, Streams};
 use rustix::event::PollFlags;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags, SocketType};
+use vmm::SnapshotFiles;
 
 use super::streams::Attached;
 use super::{Asked, Process, Stage, start};
-use crate::control::{Decoder, FromMachine, Hello, ToMachine, VERSION, frame, is_for_others};
+use crate::control::{Decoder, FromMachine, Hello, Saved, ToMachine, VERSION, frame, is_for_others};
 use crate::error::{Error, Result};
 
 /// Connections at once; more wait.
@@ -29,6 +30,8 @@ struct Client {
     greeted: bool,
     /// The process that it stands for.
     process: Option<ProcessId>,
+    /// The machine rests for it.
+    holds: bool,
     out: Vec<u8>,
 }
 
@@ -76,7 +79,7 @@ impl Clients {
         }
         self.last += 1;
         let (decoder, out) = (Decoder::default(), Vec::new());
-        self.open.insert(self.last, Client { socket, decoder, greeted: false, process: None, out });
+        self.open.insert(self.last, Client { socket, decoder, greeted: false, process: None, holds: false, out });
     }
 
     fn send(&mut self, number: u64, message: &impl serde::Serialize) {
@@ -101,6 +104,11 @@ impl Clients {
                 Err(_) => return,
             }
         }
+    }
+
+    /// The machine rests for one of them.
+    fn hold(&self) -> bool {
+        self.open.values().any(|client| client.holds)
     }
 
     fn of(&self, process: ProcessId) -> Option<u64> {
@@ -169,6 +177,9 @@ impl Process {
     /// Whoever stood for a process takes it along.
     fn close(&mut self, number: u64) -> Result<()> {
         let client = self.clients.open.remove(&number);
+        if client.as_ref().is_some_and(|client| client.holds) && !self.clients.hold() {
+            self.machine.resume()?;
+        }
         let process = client.and_then(|client| client.process);
         let runs = |attached: &Attached| attached.started && attached.exit.is_none();
         match process.filter(|process| self.attached.get(process).is_some_and(runs)) {
@@ -185,6 +196,7 @@ impl Process {
             (ToMachine::Resize(size), Some(process)) => {
                 self.ask(guest_protocol::message::Request::Resize { process, size }, Asked::Nobody)
             }
+            (ToMachine::Save, _) => self.on_save(number),
             (ToMachine::Ask(request), _) if is_for_others(&request) => match self.host.is_connected() {
                 true => self.ask(request, Asked::Client(number)),
                 false => {
@@ -195,6 +207,26 @@ impl Process {
             },
             _ => self.close(number),
         }
+    }
+
+    /// Saves the machine, which rests then as long as the client is there. Nothing else is done meanwhile: the guest does nothing either.
+    fn on_save(&mut self, number: u64) -> Result<()> {
+        let Some(client) = self.clients.open.get_mut(&number) else { return Ok(()) };
+        let Ok([state, memory]) = <[OwnedFd; 2]>::try_from(client.decoder.take_fds()) else {
+            return self.close(number);
+        };
+        if self.stage != Stage::Running {
+            let why = "the container's process does not run".to_owned();
+            self.clients.send(number, &FromMachine::Saved(Err(Failure::Refused { why })));
+            return Ok(());
+        }
+        client.holds = true;
+        let into = SnapshotFiles { state: state.into(), memory: memory.into() };
+        let outputs = self.host.taken_of(self.main).unwrap_or_default();
+        let saved = self.machine.save(&into).map(|extent| Saved { extent, outputs });
+        let saved = saved.map_err(|error| Failure::Refused { why: error.to_string() });
+        self.clients.send(number, &FromMachine::Saved(saved));
+        Ok(())
     }
 
     fn on_run(&mut self, number: u64, plan: Plan, streams: Streams) -> Result<()> {

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use guest_protocol::configuration::Lower;
 use guest_protocol::host::{Event, Host};
-use guest_protocol::message::{End, Exit, Failure, Plan, ProcessId, Reply, Request, Start, Streams};
+use guest_protocol::message::{End, Exit, Failure, Hello, Plan, ProcessId, Reply, Request, Start, Streams};
 use sandbox::{Report, Step};
 use vmm::CONCATENATED_ALIGN;
 
@@ -50,6 +50,8 @@ const KILL: i32 = nix::libc::SIGKILL;
 enum Stage {
     /// The agent has not said hello.
     Booting,
+    /// It makes a machine that goes on from a snapshot another one.
+    Renewing,
     /// It makes the machine what it is to be.
     Configuring,
     /// It makes the root file system.
@@ -142,10 +144,14 @@ impl Process {
         let terminal = plan.workload.terminal.then(Terminal::raw).transpose()?;
         let (machine, link) = driver::start(&plan)?;
         let main = ProcessId::new(1).ok_or(Error::Gone)?;
+        let mut host = Host::new(WINDOW);
+        if let Some(origin) = &plan.origin {
+            host.took(main, origin.outputs);
+        }
         Ok(Self {
             plan,
             stage: Stage::Booting,
-            host: Host::new(WINDOW),
+            host,
             link,
             stream: None,
             is_full: false,
@@ -223,7 +229,7 @@ impl Process {
 
     fn on_event(&mut self, event: Event) -> Result<()> {
         match event {
-            Event::Connected(_) => self.on_connected(),
+            Event::Connected(hello) => self.on_connected(&hello),
             Event::Answer { number, result } => match self.asked.remove(&number) {
                 Some(Asked::Stage) => self.on_stage(result),
                 Some(Asked::Start(process)) => self.on_started(process, result),
@@ -267,16 +273,44 @@ impl Process {
     }
 
     /// A conversation has begun: the first one, or another after the stream broke off, in which what runs goes on.
-    fn on_connected(&mut self) -> Result<()> {
+    fn on_connected(&mut self, hello: &Hello) -> Result<()> {
         if self.stage == Stage::Booting {
             self.stage = Stage::Configuring;
+            // A snapshot of before there was a container is configured as a machine that has booted.
+            if self.plan.origin.is_some() && hello.configured {
+                self.adopt(hello)?;
+                self.stage = Stage::Renewing;
+            }
         }
         self.ask_stage()
+    }
+
+    /// Takes over what runs in a machine that goes on from a snapshot: the container's process, and others, which nobody is attached to any more.
+    fn adopt(&mut self, hello: &Hello) -> Result<()> {
+        if !hello.processes.iter().any(|held| held.process == self.main) {
+            return Err(Error::Origin("its container's process does not run in it"));
+        }
+        for held in &hello.processes {
+            let is_main = held.process == self.main;
+            let workload = &self.plan.workload;
+            let (stdin, outputs) = match is_main {
+                true => terminal::standard_streams(workload.stdin || workload.terminal, workload.terminal),
+                false => (None, [None, None]),
+            };
+            if stdin.is_none() {
+                self.host.close_stdin(held.process);
+            }
+            let taken = self.host.taken_of(held.process).unwrap_or_default();
+            self.attached.insert(held.process, Attached::adopted(held.process, taken, stdin, outputs));
+            self.last = self.last.max(held.process.get());
+        }
+        Ok(())
     }
 
     /// Asks for what the stage is about, which may be repeated.
     fn ask_stage(&mut self) -> Result<()> {
         let request = match self.stage {
+            Stage::Renewing => Request::Renew(Box::new(self.plan.configuration.identity.clone())),
             Stage::Configuring => Request::Configure(Box::new(self.plan.configuration.clone())),
             Stage::MakingRoot => Request::MakeRoot(Box::new(self.plan.root.clone())),
             Stage::Starting => self.start_main(),
@@ -287,12 +321,17 @@ impl Process {
 
     fn on_stage(&mut self, result: Result<Reply, Failure>) -> Result<()> {
         let tried = match self.stage {
+            Stage::Renewing => "make the machine another one",
             Stage::Configuring => "set up the machine",
             Stage::MakingRoot => "make the root file system",
             _ => "start the process",
         };
         match (self.stage, result) {
             (_, Err(failure)) => return Err(Error::Guest { tried, failure }),
+            (Stage::Renewing, _) => {
+                self.stage = Stage::Running;
+                return self.resize();
+            }
             (Stage::Configuring, _) => self.stage = Stage::MakingRoot,
             (Stage::MakingRoot, _) => self.stage = Stage::Starting,
             (_, Ok(reply)) => {
@@ -307,6 +346,17 @@ impl Process {
             }
         }
         self.ask_stage()
+    }
+
+    /// Tells the guest how large the container's terminal is, if it has one.
+    fn resize(&mut self) -> Result<()> {
+        match &self.terminal {
+            Some(terminal) => {
+                let request = Request::Resize { process: self.main, size: terminal.size() };
+                self.ask(request, Asked::Nobody)
+            }
+            None => Ok(()),
+        }
     }
 
     fn start_main(&mut self) -> Request {

@@ -44,6 +44,21 @@ impl Attached {
         Self { process, started: false, exit: None, told: false, stdin, outputs }
     }
 
+    /// One that runs in a machine that goes on from a snapshot: of its outputs, so much was taken before.
+    pub(super) fn adopted(
+        process: ProcessId,
+        taken: [u64; 2],
+        stdin: Option<OwnedFd>,
+        outputs: [Option<OwnedFd>; 2],
+    ) -> Self {
+        let mut attached = Self::new(process, stdin, outputs);
+        attached.started = true;
+        for (sink, taken) in attached.outputs.iter_mut().zip(taken) {
+            sink.received = taken;
+        }
+        attached
+    }
+
     /// Where more can be read, if there is room for it.
     pub(super) fn reads(&self, host: &Host) -> Option<BorrowedFd<'_>> {
         let room = self.started && self.exit.is_none() && host.stdin_room(self.process) > 0;

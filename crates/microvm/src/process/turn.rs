@@ -3,11 +3,11 @@
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use guest_protocol::message::{ProcessId, Request};
+use guest_protocol::message::ProcessId;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
-use super::{Asked, CALL, Process, Stage};
+use super::{CALL, Process, Stage};
 use crate::driver::Link;
 use crate::error::{Error, Result};
 
@@ -171,17 +171,12 @@ impl Process {
 
     fn on_signals(&mut self) -> Result<()> {
         while let Some(signal) = self.signals.next() {
-            let main = self.main;
             match (&self.terminal, signal) {
-                (Some(terminal), nix::libc::SIGWINCH) => {
-                    let size = terminal.size();
-                    if self.stage == Stage::Running {
-                        self.ask(Request::Resize { process: main, size }, Asked::Nobody)?;
-                    }
-                }
+                (Some(_), nix::libc::SIGWINCH) if self.stage == Stage::Running => self.resize()?,
+                (Some(_), nix::libc::SIGWINCH) => {}
                 // Before the process runs there is nobody else whom a signal could mean.
                 _ if self.stage != Stage::Running => self.early(signal)?,
-                _ => self.signal(main, signal)?,
+                _ => self.signal(self.main, signal)?,
             }
         }
         Ok(())

@@ -1,34 +1,65 @@
 //! QEMU, where KVM is absent or can't run ordinary kernels.
 //!
 //! It is a child of the machine's process, in the same sandbox, and further confined by its own seccomp filter. The agent's stream is a port of
-//! virtio-serial whose other end is a socket that it inherits.
+//! virtio-serial whose other end is a socket that it inherits; so is that of its monitor ([`monitor`]).
+//!
+//! The guest's memory is a file of the machine's own memory ([`memory`]): QEMU then saves and reads all but that, and the process copies the file, as
+//! a snapshot's may be written to by nobody, and QEMU opens no memory that it can't write to before version 8.2. So copies of a machine share none of
+//! it here.
 
-use std::fmt::Write;
-use std::fs::{self, File};
+mod layers;
+mod memory;
+mod monitor;
+
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use rustix::process::PidfdFlags;
-use vmm::CONCATENATED_ALIGN;
+use vmm::SnapshotFiles;
 
-use super::{Accelerator, command_line};
+use self::layers::Layers;
+use self::monitor::Monitor;
+use super::{Accelerator, command_line, snapshot};
 use crate::error::{Error, Result};
 use crate::plan::{LAYERS, MachinePlan, UPPER};
 
 /// The name of the agent's port.
 const PORT: &str = "agent";
-/// Bytes of a sector.
-const SECTOR: u64 = 512;
+/// The name of the guest's memory.
+const MEMORY: &str = "memory";
 
 /// A child that is QEMU; it ends with this.
 pub(crate) struct Running {
     child: Child,
     pidfd: OwnedFd,
+    monitor: Monitor,
+    /// The guest's memory.
+    memory: PathBuf,
+    /// The image's layers, if it has any.
+    layers: Option<Layers>,
 }
 
 impl Running {
+    /// Stops it, and saves all of it.
+    pub(crate) fn save(&mut self, into: &SnapshotFiles) -> Result<()> {
+        self.monitor.stop()?;
+        if let Some(layers) = &self.layers {
+            layers.take_out(&mut self.monitor)?;
+        }
+        let saved = self.monitor.save(&into.state);
+        if let Some(layers) = &self.layers {
+            layers.put_back(&mut self.monitor)?;
+        }
+        saved?;
+        memory::save(&self.memory, &into.memory)
+    }
+
+    pub(crate) fn resume(&mut self) -> Result<()> {
+        self.monitor.resume()
+    }
+
     pub(crate) fn ended(&self) -> BorrowedFd<'_> {
         self.pidfd.as_fd()
     }
@@ -50,16 +81,18 @@ impl Drop for Running {
 }
 
 pub(super) fn start(plan: &MachinePlan, program: &Path, accelerator: Accelerator) -> Result<(Running, OwnedFd)> {
-    let failed = |tried| Error::system(tried, "a socket for the machine's agent");
-    let (ours, theirs) = rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
-        .map_err(failed("make"))?;
-    rustix::io::ioctl_fionbio(&ours, true).map_err(failed("set up"))?;
-    // For the child alone: nothing else is executed by this process.
-    rustix::io::fcntl_setfd(&theirs, rustix::io::FdFlags::empty()).map_err(failed("set up"))?;
+    let (ours, theirs) = inherited("a socket for the machine's agent")?;
+    rustix::io::ioctl_fionbio(&ours, true).map_err(Error::system("set up", "a socket for the machine's agent"))?;
+    let (monitor, monitored) = inherited("a socket for QEMU's monitor")?;
+    let memory = plan.scratch.join(MEMORY);
+    let origin = snapshot(plan)?;
+    if let Some(origin) = &origin {
+        memory::go_on(&origin.memory, &memory)?;
+    }
 
     let mut command = Command::new(program);
-    machine(&mut command, plan, accelerator);
-    disks(&mut command, plan)?;
+    machine(&mut command, plan, accelerator, &memory);
+    let layers = disks(&mut command, plan)?;
     for (number, card) in plan.hardware.cards.iter().enumerate() {
         let mac: Vec<_> = card.mac.iter().map(|byte| format!("{byte:02x}")).collect();
         command.args(["-netdev", &format!("tap,id=net{number},ifname={},script=no,downscript=no", card.tap)]);
@@ -70,6 +103,11 @@ pub(super) fn start(plan: &MachinePlan, program: &Path, accelerator: Accelerator
     command.args(["-device", "virtio-serial-pci"]);
     command.args(["-device", &format!("virtserialport,chardev={PORT},name={PORT}")]);
     command.args(["-device", "virtio-rng-pci"]);
+    command.args(["-chardev", &format!("socket,id=monitor,fd={}", monitored.as_raw_fd())]);
+    command.args(["-mon", "chardev=monitor,mode=control"]);
+    if origin.is_some() {
+        command.args(["-incoming", "defer"]);
+    }
 
     command.stdin(Stdio::null());
     // What it has to complain about, and its guest's console.
@@ -80,10 +118,25 @@ pub(super) fn start(plan: &MachinePlan, program: &Path, accelerator: Accelerator
     let pid = rustix::process::Pid::from_child(&child);
     let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty());
     let pidfd = pidfd.map_err(Error::system("open", "the process of QEMU"))?;
-    Ok((Running { child, pidfd }, ours))
+    // Whoever has the other ends as well would never see QEMU's end.
+    drop((theirs, monitored));
+    let mut running = Running { child, pidfd, monitor: Monitor::new(monitor)?, memory, layers };
+    if let Some(origin) = origin {
+        running.monitor.go_on(origin.state)?;
+        running.resume()?;
+    }
+    Ok((running, ours))
 }
 
-fn machine(command: &mut Command, plan: &MachinePlan, accelerator: Accelerator) {
+/// A pair of connected sockets, of which the second one is for the child: nothing else is executed by this process.
+fn inherited(what: &'static str) -> Result<(OwnedFd, OwnedFd)> {
+    let (ours, theirs) = rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
+        .map_err(Error::system("make", what))?;
+    rustix::io::fcntl_setfd(&theirs, rustix::io::FdFlags::empty()).map_err(Error::system("set up", what))?;
+    Ok((ours, theirs))
+}
+
+fn machine(command: &mut Command, plan: &MachinePlan, accelerator: Accelerator, memory: &Path) {
     let hardware = &plan.hardware;
     let accelerator = match accelerator {
         Accelerator::Kvm => "kvm",
@@ -91,8 +144,11 @@ fn machine(command: &mut Command, plan: &MachinePlan, accelerator: Accelerator) 
     };
     command.args(["-accel", accelerator, "-cpu", "max"]);
     // Not `microvm`: under load, emulated, its only clock (the PIT) is one that a kernel can't measure by, and then it waits for ever.
-    command.args(["-M", "q35"]);
-    command.args(["-smp", &hardware.vcpus.get().to_string(), "-m", &format!("{}M", hardware.memory.mib())]);
+    command.args(["-M", &format!("q35,memory-backend={MEMORY}")]);
+    let size = format!("{}M", hardware.memory.mib());
+    command.args(["-smp", &hardware.vcpus.get().to_string(), "-m", &size]);
+    let file = format!("memory-backend-file,id={MEMORY},size={size},mem-path={},share=on", memory.display());
+    command.args(["-object", &file]);
     command.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
     command.args(["-serial", if hardware.console { "stdio" } else { "none" }]);
     command.args(["-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"]);
@@ -100,13 +156,13 @@ fn machine(command: &mut Command, plan: &MachinePlan, accelerator: Accelerator) 
     command.args(["-append", &command_line(plan, &format!("port:{PORT}"))]);
 }
 
-fn disks(command: &mut Command, plan: &MachinePlan) -> Result<()> {
+fn disks(command: &mut Command, plan: &MachinePlan) -> Result<Option<Layers>> {
     let hardware = &plan.hardware;
-    if !hardware.layers.is_empty() {
-        let list = concatenated(&hardware.layers, &plan.scratch)?;
-        let node =
-            format!("driver=vmdk,node-name={LAYERS},read-only=on,file.driver=file,file.filename={}", list.display());
-        command.args(["-blockdev", &node]);
+    let layers = Layers::new(&hardware.layers, &plan.scratch)?;
+    if let Some(layers) = &layers {
+        for node in layers.nodes() {
+            command.args(["-blockdev", &node.to_string()]);
+        }
         command.args(["-device", &format!("virtio-blk-pci,drive={LAYERS},serial={LAYERS}")]);
     }
     if let Some(upper) = &hardware.upper {
@@ -114,31 +170,5 @@ fn disks(command: &mut Command, plan: &MachinePlan) -> Result<()> {
         command.args(["-blockdev", &format!("driver=raw,node-name={UPPER},{file}")]);
         command.args(["-device", &format!("virtio-blk-pci,drive={UPPER},serial={UPPER}")]);
     }
-    Ok(())
-}
-
-/// Makes one disk of several files, each from a multiple of [`CONCATENATED_ALIGN`] bytes on: the one form of a disk that QEMU knows and that is
-/// a list of files is VMware's (Virtual Disk Format 5.0, "Extent Descriptions").
-fn concatenated(layers: &[PathBuf], scratch: &Path) -> Result<PathBuf> {
-    let failed = |path: &Path| {
-        let path = path.to_owned();
-        move |source| Error::File { what: "a layer's disk", path, source }
-    };
-    let gap = scratch.join("gap");
-    File::create(&gap).and_then(|file| file.set_len(CONCATENATED_ALIGN)).map_err(failed(&gap))?;
-    let mut list =
-        "# Disk DescriptorFile\nversion=1\nCID=fffffffe\nparentCID=ffffffff\ncreateType=\"twoGbMaxExtentFlat\"\n"
-            .to_owned();
-    for layer in layers {
-        let length = fs::metadata(layer).map_err(failed(layer))?.len();
-        let rest = length.next_multiple_of(CONCATENATED_ALIGN) - length;
-        // Writing to text that is in memory can't fail.
-        let _ = writeln!(list, "RW {} FLAT \"{}\" 0", length / SECTOR, layer.display());
-        if rest > 0 {
-            let _ = writeln!(list, "RW {} FLAT \"{}\" 0", rest / SECTOR, gap.display());
-        }
-    }
-    let path = scratch.join("layers.vmdk");
-    fs::write(&path, list).map_err(failed(&path))?;
-    Ok(path)
+    Ok(layers)
 }
