@@ -74,7 +74,7 @@ fn limits_and_devices_are_asked_for_as_docker_does() {
     for (wrong, says) in [
         ("--runtime kata", "unknown or invalid runtime name: kata"),
         ("--gpus all", "could not select device driver \"\" with capabilities: [[gpu]]"),
-        ("--storage-opt size=1g", "--storage-opt size is not supported"),
+        ("--storage-opt size=1g", "--storage-opt is supported only for overlay over xfs"),
     ] {
         for command in ["$STRATUS", "docker"] {
             host.sh(&format!("{command} run {wrong} busybox true")).exits_with(125).complains(says);

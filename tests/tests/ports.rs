@@ -88,6 +88,45 @@ fn udp() {
     host.sh("docker port echo").mentions("7/udp -> 0.0.0.0:");
 }
 
+/// Both ends are raw sockets, as not every kernel has those of SCTP: an INIT goes out, and its answer comes back (RFC 9260, section 3.3).
+const SCTP: &str = r#"
+use Socket;
+# RFC 9260, appendix A.
+sub crc32c { my $crc = 0xffffffff; for (unpack("C*", $_[0])) { $crc ^= $_; $crc = $crc & 1 ? ($crc >> 1) ^ 0x82f63b78 : $crc >> 1 for 1..8 } ~$crc & 0xffffffff }
+sub packet { my ($source, $destination, $tag, $chunk) = @_;
+    my $body = pack("C2 n N2 n2 N", $chunk, 0, 20, 1, 65536, 1, 1, 1);
+    pack("n2 N V", $source, $destination, $tag, crc32c(pack("n2 N2", $source, $destination, $tag, 0) . $body)) . $body }
+socket(S, PF_INET, SOCK_RAW, 132) or die "socket: $!";
+sub receive { recv(S, my $packet, 1500, 0) // die "recv: $!";
+    my ($source, $destination, $chunk) = unpack("n2 x8 C", substr($packet, 4 * (ord($packet) & 15)));
+    (substr($packet, 12, 4), $source, $destination, $chunk) }
+alarm 60;
+my ($to, $port) = @ARGV;
+if (!defined $to) {
+    while (1) {
+        my ($from, $source, $destination, $chunk) = receive();
+        send(S, packet($destination, $source, 1, 2), 0, sockaddr_in(0, $from)) if $destination == 36412 && $chunk == 1;
+    }
+}
+# The other end may not listen yet.
+unless (my $pid = fork) { while (1) { send(S, packet(40000, $port, 0, 1), 0, sockaddr_in(0, inet_aton($to))); select(undef, undef, undef, 0.1) } }
+else { while (1) { my ($from, $source, $destination, $chunk) = receive();
+    if ($destination == 40000 && $chunk == 2) { kill "KILL", $pid; print inet_ntoa($from), " ", $source, "\n"; exit } } }
+"#;
+
+#[test]
+fn sctp() {
+    let host = Daemon::start();
+    host.write("", &[("sctp.pl", SCTP)]);
+    host.sh("docker run -d --name echo -p $PORT:36412/sctp -v /usr:/usr:ro -v /lib:/lib:ro -v /lib64:/lib64:ro \
+         -v $PWD/sctp.pl:/sctp.pl:ro busybox /usr/bin/perl /sctp.pl")
+        .ok();
+    host.sh("docker port echo").mentions(&format!("36412/sctp -> 0.0.0.0:{}", host.port()));
+    host.sh("docker ps --format '{{.Ports}}'").mentions("->36412/sctp");
+    let address = host.sh("hostname -i | cut -d' ' -f1").stdout().trim().to_owned();
+    host.sh(&format!("perl sctp.pl {address} $PORT")).says(&format!("{address} {}", host.port()));
+}
+
 #[test]
 fn from_other_containers_and_the_container_itself() {
     let host = Daemon::start();

@@ -15,6 +15,7 @@ use crate::call::Call;
 use crate::containers::EndpointBody;
 use crate::error::{ApiError, Result};
 use crate::filters;
+use crate::swarm;
 use crate::time::rfc3339;
 use crate::version::ApiVersion;
 
@@ -246,10 +247,9 @@ impl From<&net::NamedEndpoint> for MemberBody {
 impl CreateBody {
     fn into_model(self) -> Result<NetworkSpec> {
         let refused = |what: &str| Err(ApiError::bad_request(what));
-        if self.ingress || self.scope == "swarm" {
-            let message = "This node is not a swarm manager. Use \"docker swarm init\" or \"docker swarm join\" to \
-                           connect this node to swarm and try again.";
-            return Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, message));
+        // An overlay is a network of a swarm's.
+        if self.ingress || self.scope == "swarm" || self.driver == "overlay" {
+            return Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, swarm::NOT_A_MANAGER));
         }
         if self.config_only || self.config_from.is_some_and(|from| !from.network.is_empty()) {
             return Err(ApiError::not_implemented("stratus has no configuration-only networks"));

@@ -6,11 +6,13 @@ use crate::body::{self, Response};
 use crate::call::Call;
 use crate::error::{ApiError, Result};
 
+/// The answer to everything that takes a manager of a swarm.
+pub(crate) const NOT_A_MANAGER: &str = "This node is not a swarm manager. Use \"docker swarm init\" or \"docker swarm join\" to connect \
+                                        this node to swarm and try again.";
+
 /// Everything that takes a manager of a swarm.
 pub(crate) async fn not_a_manager(_: Call) -> Result<Response> {
-    let message = "This node is not a swarm manager. Use \"docker swarm init\" or \"docker swarm join\" to connect \
-                   this node to swarm and try again.";
-    Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, message))
+    Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, NOT_A_MANAGER))
 }
 
 /// Everything that takes a member of a swarm.

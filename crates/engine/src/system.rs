@@ -175,7 +175,7 @@ pub(crate) fn id_range() -> (u32, u32) {
 }
 
 /// The name of the file system at `path`, as Docker has it (magic numbers: statfs(2)).
-fn filesystem(path: &Path) -> &'static str {
+pub(crate) fn filesystem(path: &Path) -> &'static str {
     match rustix::fs::statfs(path).map(|found| found.f_type) {
         Ok(0xef53) => "extfs",
         Ok(0x5846_5342) => "xfs",

@@ -14,6 +14,7 @@ docker network create one | wc -c
 docker network create one
 docker network create bridge
 docker network create --driver nonsense other
+docker network create --driver overlay other
 docker network create --subnet nonsense other
 docker network create --subnet 10.77.0.0/16 --gateway 10.78.0.1 other
 docker network create --subnet 10.77.0.0/16 --ip-range 10.78.0.0/24 other

@@ -58,6 +58,7 @@ impl Engine {
         let mut warnings = super::adapt::adapt(&mut host.resources, self.0.placements.limits())?;
         warnings.extend(super::adapt::unkept_oom_score(host.oom_score_adj));
         validate::container(&config, &host)?;
+        validate::storage(&host, crate::system::filesystem(&self.0.config.data_dir))?;
         for link in &host.links {
             let name = link.split(':').next().unwrap_or_default();
             // Not found would tell clients that the image is not there.

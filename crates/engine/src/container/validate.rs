@@ -47,12 +47,20 @@ pub(super) fn container(config: &ContainerConfig, host: &HostConfig) -> Result<(
             return Err(Error::invalid(message));
         }
     }
-    if let Some(option) = host.storage_opt.keys().next() {
-        return Err(Error::not_implemented(format!(
-            "--storage-opt {option} is not supported: root file systems are not limited in size"
-        )));
-    }
     SecurityOptions::parse(&host.security_opt).map(drop)
+}
+
+/// Refuses options of the root file system, in dockerd's words where it could not do it either. `file_system`: the name of what the data directory
+/// is on.
+pub(super) fn storage(host: &HostConfig, file_system: &str) -> Result<()> {
+    let Some(option) = host.storage_opt.keys().next() else { return Ok(()) };
+    if file_system != "xfs" {
+        let message = "--storage-opt is supported only for overlay over xfs with 'pquota' mount option";
+        return Err(Error::invalid(message));
+    }
+    Err(Error::not_implemented(format!(
+        "--storage-opt {option} is not supported: root file systems are not limited in size"
+    )))
 }
 
 fn health(config: &ContainerConfig) -> Result<()> {

@@ -121,6 +121,7 @@ pub(super) fn apply(layout: &Layout, path: &str, resources: &LinuxResources, new
     Ok(())
 }
 
+/// A line of `rdma.max`, as the kernel's documentation has it (admin-guide/cgroup-v1/rdma.rst, and cgroup-v2.rst): what is not named stays.
 pub(super) fn rdma(device: &str, handles: Option<u32>, objects: Option<u32>) -> String {
     let mut line = device.to_owned();
     for (name, value) in [("hca_handle", handles), ("hca_object", objects)] {
@@ -287,4 +288,17 @@ pub(super) fn oom_watch(directory: &Path) -> Result<OwnedFd> {
         .map_err(|errno| CgroupError::io("create an eventfd for", &path)(errno.into()))?;
     write(directory, "cgroup.event_control", &format!("{} {}", event.as_raw_fd(), control.as_raw_fd()))?;
     Ok(event)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::rdma;
+
+    /// Hardly a machine of tests has such a device, so that the kernel takes no line of it.
+    #[test]
+    fn a_line_for_rdma() {
+        assert_eq!(rdma("mlx4_0", Some(2), Some(2000)), "mlx4_0 hca_handle=2 hca_object=2000");
+        assert_eq!(rdma("ocrdma1", None, Some(3)), "ocrdma1 hca_object=3");
+        assert_eq!(rdma("ocrdma1", Some(0), None), "ocrdma1 hca_handle=0");
+    }
 }
