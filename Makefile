@@ -1,6 +1,6 @@
 # What one types here. Everything that cargo does better is left to cargo.
 
-BUILD_PACKAGES = ca-certificates curl gcc libc6-dev libseccomp-dev make pkg-config
+BUILD_PACKAGES = ca-certificates curl gcc libc6-dev libcap-ng-dev libseccomp-dev make pkg-config
 RUN_PACKAGES = mmdebstrap
 # The clients and the peers of the tests: stratus is judged beside them. QEMU emulates a machine that has virtualization.
 TEST_PACKAGES = attr busybox-static bzip2 containerd crun db5.3-util docker-cli~ docker-compose~ docker-registry docker.io e2fsprogs erofs-utils git iproute2 jq nftables \

@@ -109,9 +109,12 @@ fn what_a_machine_cannot_have_is_said() {
     host.sh("docker run --rm --runtime microvm --device /dev/fuse busybox true")
         .exits_with(125)
         .complains("a device of the host");
-    host.sh("docker run --rm --runtime microvm -v $PWD:/here busybox true")
+    host.sh("docker run --rm --runtime microvm -v /dev/null:/here busybox true")
         .exits_with(125)
-        .complains("microVMs don't have a volume (/here) yet");
+        .complains("a device of the host (/here)");
+    host.sh(&format!("docker run --rm --runtime microvm -v {}:/socket busybox true", host.socket().display()))
+        .exits_with(125)
+        .complains("a socket of the host (/socket)");
     host.sh("docker info -f '{{range $name, $_ := .Runtimes}}{{$name}} {{end}}'").says("microvm stratus");
     host.slowly("docker run -d --name box --runtime microvm busybox sleep 1000").ok();
     for (command, lack) in [

@@ -13,6 +13,8 @@ use vmm::{MIB, MemorySize, VcpuCount};
 
 use crate::driver::Driver;
 use crate::error::{Error, Result};
+use crate::files;
+use crate::volumes::Volumes;
 
 /// The user and group of a machine's process on the host, who own nothing.
 pub const USER: u32 = 65534;
@@ -46,6 +48,8 @@ pub mod at {
     pub const KERNEL: &str = "/kernel";
     /// The first root file system.
     pub const INITRAMFS: &str = "/initramfs";
+    /// What the file server serves; nobody else keeps it.
+    pub const VOLUMES: &str = "/volumes";
 
     /// The directory of a snapshot that the machine goes on from, the first one, to which the next is a difference, first.
     pub fn snapshot(number: usize) -> std::path::PathBuf {
@@ -65,6 +69,8 @@ pub struct Inside {
     pub spec: Spec,
     /// Files that are mounted into the container.
     pub files: Vec<File>,
+    /// What is mounted into it of the host.
+    pub volumes: Volumes,
     /// Of the whole machine: paths below `/proc/sys`, and values.
     pub sysctls: Vec<(String, String)>,
     /// Of the container's control group in the machine: files, and what is written to them.
@@ -83,13 +89,16 @@ pub fn inside(spec: Spec, own: &Path) -> Result<Inside> {
     sysctls.sort();
     let limits = limits(linux.resources().as_ref());
     let mut spec = confined(spec)?;
-    let mut files = Vec::new();
+    let (mut files, mut volumes) = (Vec::new(), Volumes::default());
     let mut mounts = spec.mounts().clone().unwrap_or_default();
-    for mount in &mut mounts {
-        take_along(mount, own, &mut files)?;
+    for mount in mounts.iter_mut().filter(|mount| is_bind(mount)) {
+        match mount.source() {
+            Some(source) if source.starts_with(own) => take_along(mount, &mut files)?,
+            _ => volumes.take(mount)?,
+        }
     }
     spec.set_mounts(Some(mounts));
-    Ok(Inside { spec, files, sysctls, limits })
+    Ok(Inside { spec, files, volumes, sysctls, limits })
 }
 
 /// The machine's own network is the container's.
@@ -144,18 +153,15 @@ fn not_behind(what: impl Into<String>) -> Error {
     Error::NotBehind { what: what.into() }
 }
 
+fn is_bind(mount: &Mount) -> bool {
+    mount.typ().as_deref() == Some("bind")
+        || mount.options().iter().flatten().any(|option| matches!(option.as_str(), "bind" | "rbind"))
+}
+
 /// Of a bind mount of one of our own files, a mount of a file that the machine gets.
-fn take_along(mount: &mut Mount, own: &Path, files: &mut Vec<File>) -> Result<()> {
-    let is_bind = mount.typ().as_deref() == Some("bind")
-        || mount.options().iter().flatten().any(|option| matches!(option.as_str(), "bind" | "rbind"));
-    if !is_bind {
-        return Ok(());
-    }
+fn take_along(mount: &mut Mount, files: &mut Vec<File>) -> Result<()> {
     let target = mount.destination().display().to_string();
     let source = mount.source().clone().unwrap_or_default();
-    if !source.starts_with(own) {
-        return Err(Error::NotThere { what: format!("a volume ({target})") });
-    }
     let failed = |error| Error::File { what: "a file of the container", path: source.clone(), source: error };
     let length = fs::metadata(&source).map_err(failed)?.len();
     if length > FILE_MAX {
@@ -214,9 +220,12 @@ pub struct Host {
     pub layers: Vec<PathBuf>,
     /// Directories of snapshots, the first one first.
     pub snapshots: Vec<PathBuf>,
+    /// What is mounted for its file server.
+    pub volumes: Volumes,
 }
 
-/// The specification of the machine's process.
+/// The specification of the machine's process. Where it has volumes, it begins with what its [file server](files) needs, and gives it up before it
+/// makes the machine.
 ///
 /// # Errors
 /// The program's own files can't be told.
@@ -247,9 +256,20 @@ pub fn outside(container: &Spec, driver: &Driver, host: &Host) -> Result<Spec> {
     if uses_kvm(driver) {
         devices.push(json!({ "path": "/dev/kvm", "type": "c", "major": 10, "minor": 232, "fileMode": 0o666 }));
     }
+    let mut own = process(&[at::PROGRAM, "machine", at::PLAN], terminal);
+    if !host.volumes.is_empty() {
+        let options = ["nosuid", "noexec", "nodev", "mode=755", "size=64k"];
+        mounts.push(json!({ "destination": at::VOLUMES, "type": "tmpfs", "source": "tmpfs", "options": options }));
+        for mount in host.volumes.mounts() {
+            mounts.push(serde_json::to_value(mount).map_err(|error| Error::Spec(error.to_string()))?);
+        }
+        let names: Vec<_> = files::CAPABILITIES.iter().map(|(name, _)| *name).chain(files::FOR_THE_START).collect();
+        own["user"] = json!({ "uid": 0, "gid": 0 });
+        own["capabilities"] = json!({ "bounding": names, "effective": names, "permitted": names });
+    }
     let spec = json!({
         "ociVersion": "1.2.0",
-        "process": process(&[at::PROGRAM, "machine", at::PLAN], terminal),
+        "process": own,
         "root": { "path": "root", "readonly": true },
         "mounts": mounts,
         "linux": {

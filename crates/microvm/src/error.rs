@@ -80,6 +80,9 @@ pub enum Error {
     /// A snapshot is of another machine than the one that was to go on from it.
     #[error("go on from a snapshot: {0}")]
     Origin(&'static str),
+    /// The process that serves the container's volumes does not begin, or has ended.
+    #[error("serve the container's volumes: {0}")]
+    Files(String),
     /// The machine ended by itself.
     #[error("the machine ended by itself: {0}")]
     Ended(String),

@@ -8,6 +8,9 @@
 //! A further process of the container is likewise a small one on the host ([`exec`]), which lends its streams to the machine's. It speaks to
 //! it over a Unix socket ([`control`]), as does whoever wants to know what runs inside or to copy files.
 //!
+//! What is mounted into the container of the host is served by a process of its own ([`files`]), which the machine's process begins before it has
+//! anything to do with a guest.
+//!
 //! The machine is made of a [`MachinePlan`], which says nothing of how: [`driver`] has a hypervisor of our own and QEMU.
 #![forbid(unsafe_code)]
 
@@ -16,11 +19,14 @@ pub mod control;
 pub mod driver;
 mod error;
 mod exec;
+pub mod files;
 mod plan;
 mod process;
+mod volumes;
 
 pub use error::Error;
 pub use exec::{ExecRequest, exec};
 pub use plan::{Card, Hardware, MachinePlan, Origin, Workload};
 pub use process::run;
 pub use vmm::SnapshotFiles;
+pub use volumes::Volumes;

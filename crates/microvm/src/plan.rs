@@ -54,6 +54,9 @@ pub struct Hardware {
     pub upper: Option<PathBuf>,
     /// Network cards.
     pub cards: Vec<Card>,
+    /// The directory with what is mounted into the container of the host, each volume by its number: served as one virtio-fs device, by a process
+    /// of its own, and seen by nobody else.
+    pub volumes: Option<PathBuf>,
     /// Have the kernel write to standard error what it has to say: to find out why one does not boot.
     pub console: bool,
 }

@@ -156,6 +156,7 @@ impl Place {
                 layers: self.layers.clone(),
                 upper: None,
                 cards: Vec::new(),
+                volumes: None,
                 console: false,
             },
             origin: None,

@@ -50,6 +50,7 @@ pub fn main() -> ExitCode {
         Some("runtime") => return sandbox::runtime::main(arguments),
         Some("machine") => return machine(arguments.nth(1)),
         Some("machine-exec") => return machine_exec(arguments.nth(1)),
+        Some(microvm::files::ROLE) => return machine_files(arguments.nth(1), arguments.next()),
         _ => {}
     }
     let cli = client::with_connection(Cli::command());
@@ -93,6 +94,14 @@ fn machine_exec(request: Option<OsString>) -> ExitCode {
             report.failed(sandbox::Step::Machine, 0, "what is wanted of it can't be read");
             ExitCode::FAILURE
         }
+    }
+}
+
+/// The process that serves a microVM's volumes, beside its process: of which directory, at which socket.
+fn machine_files(directory: Option<OsString>, socket: Option<OsString>) -> ExitCode {
+    match (directory, socket) {
+        (Some(directory), Some(socket)) => ExitCode::from(microvm::files::serve(directory.as_ref(), socket.as_ref())),
+        _ => misused(microvm::files::ROLE),
     }
 }
 

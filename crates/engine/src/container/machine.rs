@@ -18,7 +18,7 @@ use image::{Digest, ErofsLayer};
 use microvm::container::{CONTAINER, Host, Inside, USER, at};
 use microvm::control::Connection;
 use microvm::driver::Driver;
-use microvm::{Card, ExecRequest, Hardware, MachinePlan, Workload};
+use microvm::{Card, ExecRequest, Hardware, MachinePlan, Volumes, Workload};
 use oci_spec::runtime::{Process, Spec};
 use sandbox::cgroup::Placement;
 use sandbox::plan::NamespaceKind;
@@ -95,6 +95,7 @@ impl Engine {
                 layers: (0..booted.layers.len()).map(at::layer).collect(),
                 upper: None,
                 cards: interfaces.iter().map(card).collect(),
+                volumes: (!inside.volumes.is_empty()).then(|| at::VOLUMES.into()),
                 console: record.host.annotations.get(CONSOLE).is_some_and(|value| value == "true"),
             },
             origin: None,
@@ -109,7 +110,7 @@ impl Engine {
             scratch: at::SCRATCH.into(),
         };
         let directory = self.machine_dir(&record.id);
-        let host = self.write_machine(&directory, &plan, booted)?;
+        let host = self.write_machine(&directory, &plan, booted, inside.volumes)?;
         let outside = microvm::container::outside(spec, &driver, &host).map_err(refused)?;
         let cgroup = self.0.placements.create(record, &outside)?;
         let mut options = CompileOptions {
@@ -151,7 +152,7 @@ impl Engine {
     }
 
     /// Writes what a machine's process reads, and makes the directories that it sees.
-    fn write_machine(&self, directory: &Path, plan: &MachinePlan, booted: &Booted) -> Result<Host> {
+    fn write_machine(&self, directory: &Path, plan: &MachinePlan, booted: &Booted, volumes: Volumes) -> Result<Host> {
         let failed = |what: &'static str| {
             let on = directory.display().to_string();
             move |error: std::io::Error| Error::system(format!("{what} {on}: {error}"))
@@ -179,6 +180,7 @@ impl Engine {
             initramfs: booted.kernel.initramfs.clone(),
             layers: booted.layers.iter().map(|layer| layer.path().to_owned()).collect(),
             snapshots: Vec::new(),
+            volumes,
         })
     }
 
@@ -316,7 +318,7 @@ fn root(inside: &Inside) -> Root {
         container: CONTAINER,
         lower: Lower::Layers { disk: Disk::Serial(String::new()), layers: Vec::new() },
         upper: Upper::Memory { size: 0 },
-        volumes: Vec::new(),
+        volumes: inside.volumes.devices(),
         files: inside.files.clone(),
         limits: inside.limits.clone(),
     }

@@ -81,6 +81,9 @@ impl AsFd for Calls {
 }
 
 pub(super) fn start(plan: &MachinePlan) -> Result<(Running, Calls)> {
+    if plan.hardware.volumes.is_some() {
+        return Err(Error::NotThere { what: "volumes behind our own hypervisor".to_owned() });
+    }
     let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK | EventfdFlags::SEMAPHORE;
     let event = Arc::new(eventfd(0, flags).map_err(Error::system("make", "an eventfd"))?);
     let (sender, streams) = sync_channel(WAITING);

@@ -215,9 +215,14 @@ impl Process {
         let Ok([state, memory]) = <[OwnedFd; 2]>::try_from(client.decoder.take_fds()) else {
             return self.close(number);
         };
-        if self.stage != Stage::Running {
-            let why = "the container's process does not run".to_owned();
-            self.clients.send(number, &FromMachine::Saved(Err(Failure::Refused { why })));
+        let refused = match (self.stage, &self.plan.hardware.volumes) {
+            (Stage::Running, None) => None,
+            (Stage::Running, Some(_)) => Some("snapshots of microVMs with volumes are not there yet"),
+            _ => Some("the container's process does not run"),
+        };
+        if let Some(why) = refused {
+            let refused = FromMachine::Saved(Err(Failure::Refused { why: why.to_owned() }));
+            self.clients.send(number, &refused);
             return Ok(());
         }
         client.holds = true;

@@ -30,6 +30,7 @@ pub(crate) use self::terminal::Terminal;
 use crate::container::CONTAINER;
 use crate::driver::{self, Link, Running};
 use crate::error::{Error, Result};
+use crate::files;
 use crate::plan::{LAYERS, MachinePlan};
 
 /// How many bytes of an output may be under way.
@@ -107,6 +108,8 @@ fn tell(report: Report, error: &Error) {
 /// See the [module](self).
 struct Process {
     plan: MachinePlan,
+    /// What serves its volumes, if it has any.
+    files: Option<files::Server>,
     stage: Stage,
     // Before the machine, which it speaks to.
     host: Host,
@@ -139,6 +142,12 @@ impl Process {
             source,
         })?;
         let mut plan = MachinePlan::from_bytes(&bytes)?;
+        // Before anything that is the guest's is looked at: until then this process is root.
+        let volumes = plan.hardware.volumes.as_deref();
+        if volumes.is_some() && plan.origin.is_some() {
+            return Err(Error::NotThere { what: "snapshots with volumes".to_owned() });
+        }
+        let files = volumes.map(|directory| files::Server::start(directory, &plan.scratch)).transpose()?;
         lay_out(&mut plan)?;
         let clients = Clients::listen(&plan.control)?;
         let terminal = plan.workload.terminal.then(Terminal::raw).transpose()?;
@@ -150,6 +159,7 @@ impl Process {
         }
         Ok(Self {
             plan,
+            files,
             stage: Stage::Booting,
             host,
             link,
@@ -198,8 +208,8 @@ impl Process {
         };
         match self.stage {
             Stage::ShuttingDown(until) => Ok((Instant::now() >= until).then_some(exit)),
-            // Nothing lasts beyond it.
-            _ if self.plan.hardware.upper.is_none() => Ok(Some(exit)),
+            // Nothing lasts beyond it. What was written to a volume by `mmap(2)` is in the guest's memory until it is told.
+            _ if self.plan.hardware.upper.is_none() && self.plan.hardware.volumes.is_none() => Ok(Some(exit)),
             _ => {
                 self.stage = Stage::ShuttingDown(Instant::now() + SHUTDOWN);
                 self.ask(Request::Shutdown { how: End::PowerOff }, Asked::Nobody)?;

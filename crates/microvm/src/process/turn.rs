@@ -18,6 +18,7 @@ const PIECE: usize = 64 << 10;
 #[derive(Debug, Clone, Copy)]
 enum Source {
     Machine,
+    Files,
     Agent,
     Call,
     Signals,
@@ -38,6 +39,8 @@ impl Process {
                     self.has_ended = true;
                     return Ok(());
                 }
+                // The machine's own end follows, or has come.
+                Source::Files => self.files.take().map_or(Ok(()), |mut files| files.end())?,
                 Source::Agent => self.receive()?,
                 Source::Call => {
                     if let Link::Calls(calls) = &self.link {
@@ -73,6 +76,7 @@ impl Process {
             (Source::Signals, self.signals.as_fd(), input),
             (Source::ControlListener, self.clients.listener(), input),
         ];
+        waited.extend(self.files.iter().map(|files| (Source::Files, files.ended(), input)));
         match (&self.stream, &self.link) {
             (Some(stream), _) => {
                 let full = if self.is_full { output } else { PollFlags::empty() };

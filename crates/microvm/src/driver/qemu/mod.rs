@@ -93,6 +93,7 @@ pub(super) fn start(plan: &MachinePlan, program: &Path, accelerator: Accelerator
     let mut command = Command::new(program);
     machine(&mut command, plan, accelerator, &memory);
     let layers = disks(&mut command, plan)?;
+    volumes(&mut command, plan);
     for (number, card) in plan.hardware.cards.iter().enumerate() {
         let mac: Vec<_> = card.mac.iter().map(|byte| format!("{byte:02x}")).collect();
         command.args(["-netdev", &format!("tap,id=net{number},ifname={},script=no,downscript=no", card.tap)]);
@@ -171,4 +172,14 @@ fn disks(command: &mut Command, plan: &MachinePlan) -> Result<Option<Layers>> {
         command.args(["-device", &format!("virtio-blk-pci,drive={UPPER},serial={UPPER}")]);
     }
     Ok(layers)
+}
+
+/// The server of volumes reads and writes the guest's memory itself.
+fn volumes(command: &mut Command, plan: &MachinePlan) {
+    if plan.hardware.volumes.is_none() {
+        return;
+    }
+    let socket = plan.scratch.join(crate::files::SOCKET);
+    command.args(["-chardev", &format!("socket,id=files,path={}", socket.display())]);
+    command.args(["-device", &format!("vhost-user-fs-pci,chardev=files,tag={},queue-size=512", crate::volumes::TAG)]);
 }

@@ -1,0 +1,92 @@
+//! A container's binds and volumes, taken apart: what is mounted of the host for the machine's [file server](crate::files), and what the machine mounts
+//! of what that serves.
+
+use std::fs;
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
+
+use guest_protocol::configuration::{Volume, VolumeKind};
+use guest_protocol::place;
+use oci_spec::runtime::Mount;
+
+use crate::container::at;
+use crate::error::{Error, Result};
+
+/// The tag of the one virtio-fs device, and the name by which the agent mounts it.
+pub(crate) const TAG: &str = "volumes";
+
+/// What mount propagation has for options (mount_namespaces(7)).
+const PROPAGATIONS: [&str; 8] =
+    ["private", "rprivate", "slave", "rslave", "shared", "rshared", "unbindable", "runbindable"];
+
+/// What of the host a machine's file server serves: one mount for each volume, below [`at::VOLUMES`], by its number.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Volumes {
+    mounts: Vec<Mount>,
+}
+
+impl Volumes {
+    /// There are none.
+    pub fn is_empty(&self) -> bool {
+        self.mounts.is_empty()
+    }
+
+    /// What is mounted for the file server.
+    pub(crate) fn mounts(&self) -> &[Mount] {
+        &self.mounts
+    }
+
+    /// What the agent mounts before the container's root: all of them at once.
+    pub fn devices(&self) -> Vec<Volume> {
+        let device = Volume {
+            name: TAG.to_owned(),
+            kind: VolumeKind::Virtiofs { tag: TAG.to_owned() },
+            readonly: false,
+            options: String::new(),
+        };
+        if self.is_empty() { Vec::new() } else { vec![device] }
+    }
+
+    /// Takes a bind mount of the host from a container's specification, and leaves one of what the machine has of it.
+    ///
+    /// Modes are kept on both sides: whoever breaks out of the guest's kernel still can't write to what is read-only. What the host mounts below it
+    /// later shows where the propagation says so; a mount made in a machine can't show on the host.
+    ///
+    /// # Errors
+    /// The source is not there, is neither a directory nor a regular file, or mounts of the container were to show on the host.
+    pub(crate) fn take(&mut self, mount: &mut Mount) -> Result<()> {
+        let target = mount.destination().display().to_string();
+        let source = mount.source().clone().unwrap_or_default();
+        let not_behind = |what: &str| Err(Error::NotBehind { what: format!("{what} ({target})") });
+        if source.is_relative() {
+            return Err(Error::NotThere { what: format!("a mount of an image ({target})") });
+        }
+        let options = mount.options().clone().unwrap_or_default();
+        if options.iter().any(|option| matches!(option.as_str(), "shared" | "rshared")) {
+            return not_behind("a volume in which the container's own mounts show on the host");
+        }
+        let found = fs::metadata(&source);
+        let found = found.map_err(|error| Error::File { what: "a volume", path: source.clone(), source: error })?;
+        let kind = found.file_type();
+        if kind.is_socket() {
+            return not_behind("a socket of the host");
+        }
+        if !kind.is_dir() && !kind.is_file() {
+            return not_behind(if kind.is_fifo() { "a pipe of the host" } else { "a device of the host" });
+        }
+
+        let number = self.mounts.len().to_string();
+        let mut outside = mount.clone();
+        let more = ["nosuid", "nodev", "noexec"].map(str::to_owned);
+        outside
+            .set_destination(Path::new(at::VOLUMES).join(&number))
+            .set_options(Some(options.iter().cloned().chain(more).collect()));
+        self.mounts.push(outside);
+
+        let within = options.into_iter().filter(|option| !PROPAGATIONS.contains(&option.as_str()));
+        mount
+            .set_source(Some(PathBuf::from(place::volume(TAG)).join(number)))
+            .set_options(Some(within.chain(["rprivate".to_owned()]).collect()));
+        Ok(())
+    }
+}
