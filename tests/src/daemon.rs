@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -28,6 +28,8 @@ pub struct Daemon {
     slot: Slot,
     flags: Vec<String>,
     variables: Vec<(String, String)>,
+    /// The daemon's, where it is not the test's own.
+    umask: Option<&'static str>,
     process: Option<Child>,
     program: PathBuf,
     /// Part of the names of everything that it puts into the kernel.
@@ -50,8 +52,15 @@ impl Daemon {
     pub fn start_with(flags: &[&str]) -> Self {
         let slot = Slot::take();
         let flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
-        let mut daemon =
-            Self { slot, flags, variables: Vec::new(), process: None, program: stratus(), instance: String::new() };
+        let mut daemon = Self {
+            slot,
+            flags,
+            variables: Vec::new(),
+            umask: None,
+            process: None,
+            program: stratus(),
+            instance: String::new(),
+        };
         daemon.clean();
         for directory in ["client", "work"] {
             let path = daemon.path(directory);
@@ -171,6 +180,12 @@ impl Daemon {
         self.restart();
     }
 
+    /// Starts the daemon again with this umask, as [`Self::restart`].
+    pub fn restart_with_umask(&mut self, umask: &'static str) {
+        self.umask = Some(umask);
+        self.restart();
+    }
+
     /// The directory of the daemon's socket.
     pub fn run_dir(&self) -> PathBuf {
         self.path("run")
@@ -245,8 +260,16 @@ impl Daemon {
     /// # Panics
     /// When the kernel does not let us.
     pub fn move_to_xfs(&mut self) {
-        self.sh("truncate -s 1G xfs && mkfs.xfs -q -m reflink=1 xfs").ok();
-        self.move_to(&format!("mount -o loop {}/xfs", self.work().display()));
+        self.move_to_file_system("mkfs.xfs -q -m reflink=1");
+    }
+
+    /// Moves all that the daemon keeps to a file system of its own, which this command makes in a file.
+    ///
+    /// # Panics
+    /// As [`Self::move_to_xfs`].
+    pub fn move_to_file_system(&mut self, make: &str) {
+        self.sh(&format!("truncate -s 1G disk && {make} disk")).ok();
+        self.move_to(&format!("mount -o loop {}/disk", self.work().display()));
     }
 
     pub(crate) fn move_to(&mut self, mount: &str) {
@@ -331,7 +354,11 @@ impl Daemon {
     /// The daemon ends with the test, also where that is killed.
     fn start_command(&self) -> Command {
         let mut command = Command::new("setpriv");
-        command.args(["--pdeathsig", "KILL"]).arg(&self.program).arg("daemon");
+        command.args(["--pdeathsig", "KILL"]);
+        if let Some(umask) = self.umask {
+            command.args(["sh", "-c", "umask \"$0\"; exec \"$@\"", umask]);
+        }
+        command.arg(&self.program).arg("daemon");
         // A configuration file says all of it.
         if !self.flags.iter().any(|flag| flag == "--config") {
             let pool = format!("{},size=24", self.slot.addresses());
@@ -436,12 +463,13 @@ pub(crate) fn run_in(mut timeout: Command, deadline: Duration, command: &str) ->
     outcome
 }
 
-/// The program under test: `STRATUS_BIN`, or what cargo built beside this test.
+/// The program under test: `STRATUS_BIN`, or what cargo built beside this program.
 pub(crate) fn stratus() -> PathBuf {
     if let Some(path) = std::env::var_os("STRATUS_BIN") {
         return path.into();
     }
-    let test = std::env::current_exe().expect("find this test's own file");
+    let own = std::env::current_exe().expect("find this program's own file");
     // target/PROFILE/deps/TEST
-    test.parent().and_then(Path::parent).expect("a test is in target/PROFILE/deps").join("stratus")
+    let profile = own.ancestors().skip(1).find(|directory| !directory.ends_with("deps"));
+    profile.expect("a program is in a directory").join("stratus")
 }

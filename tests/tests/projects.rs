@@ -165,6 +165,29 @@ fn java_with_packages_of_a_registry() {
 }
 
 #[test]
+fn hello_web_as_its_own_page_says() {
+    let host = Daemon::start();
+    // In a copy: what is compiled lies beside the Dockerfile. What this machine has cargo do otherwise is not the example's.
+    host.sh(&format!("cp -r {} hello-web && rm -rf hello-web/target", project("hello-web").display())).ok();
+    host.slowly("cd hello-web && env -u CARGO_TARGET_DIR -u RUSTFLAGS -u CARGO_ENCODED_RUSTFLAGS cargo build --quiet --release --locked").ok();
+    host.sh(&format!("{BUILD} -t hello-web hello-web")).ok().mentions("Successfully tagged hello-web:latest");
+    host.sh("docker image inspect -f '{{len .RootFS.Layers}} {{.Config.User}}' hello-web").says("1 65534:65534");
+    answers(&host, "hello-web", 8080, "/", "Hello from ");
+    host.sh("curl -s -m 5 http://127.0.0.1:$PORT/healthz").says("ok");
+    host.sh("docker exec hello-web hello-web --check").ok();
+    ends_well(&host, "hello-web", 0);
+
+    // Over a base with a shell, by the other builder's words.
+    host.sh("$STRATUS build -q -t hello-web --build-arg BASE=busybox hello-web").ok();
+    host.sh("docker run -d --name hello-web -e PORT=9000 -p $PORT:9000 hello-web").ok();
+    eventually("the second one", || {
+        host.sh("curl -s -m 5 http://127.0.0.1:$PORT/").stdout().starts_with("Hello from ")
+    });
+    host.sh("docker exec hello-web sh -c 'id -u && wc -c < /etc/passwd' | head -1").says("65534");
+    ends_well(&host, "hello-web", 0);
+}
+
+#[test]
 fn rust() {
     let host = Daemon::start();
     host.has(&["rust:1-slim-bookworm", "debian:bookworm-slim"]);
