@@ -26,10 +26,11 @@ use sandbox::{CompileOptions, ExecPlan, InitPlan};
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All readers that need no file system.
-pub const PURE: [Target; 21] = [
+pub const PURE: [Target; 22] = [
     ("api", api),
     ("changes", changes),
     ("configuration", configuration),
+    ("control", control),
     ("dns", dns),
     ("dockerfile", dockerfile),
     ("dockerignore", dockerignore),
@@ -111,6 +112,11 @@ pub fn rpm(data: &[u8]) {
 /// What a microVM's agent says to its host, and a host to the agent: the first as they come from a machine that runs what anybody likes.
 pub fn guest(data: &[u8]) {
     guest_protocol::fuzz(data);
+}
+
+/// What a microVM's process and those who are connected to its control socket say to each other.
+pub fn control(data: &[u8]) {
+    microvm::control::fuzz(data);
 }
 
 /// The entries of an archive, and their contents.

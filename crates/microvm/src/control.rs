@@ -25,6 +25,8 @@ pub const VERSION: u32 = 2;
 const BODY_MAX: usize = 4 << 20;
 /// How much is read at once.
 const PIECE: usize = 64 << 10;
+/// The most descriptors that come with a message, and that are kept until it is whole.
+const FDS_MAX: usize = 3;
 
 /// The first frame of either end. Its form never changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -99,7 +101,7 @@ pub(crate) struct Decoder {
 impl Decoder {
     /// Reads what is there, and says how many bytes: none at the end of the stream, `None` where nothing is there yet.
     pub(crate) fn read(&mut self, socket: BorrowedFd<'_>, flags: RecvFlags) -> Result<Option<usize>, Errno> {
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_MAX))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let start = self.bytes.len();
         self.bytes.resize(start + PIECE, 0);
@@ -112,6 +114,8 @@ impl Decoder {
                 self.fds.extend(rights);
             }
         }
+        // Whoever sends more and more of them, and no message, would have the process open them all.
+        self.fds.truncate(FDS_MAX);
         match received {
             Ok(_) => Ok(Some(count)),
             Err(Errno::AGAIN | Errno::INTR) => Ok(None),
@@ -155,7 +159,7 @@ pub(crate) fn frame(message: &impl Serialize) -> Result<Vec<u8>, Garbled> {
 
 /// Writes all of a frame, and with its first byte the descriptors. Waits for room.
 pub(crate) fn send(socket: BorrowedFd<'_>, frame: &[u8], fds: &[BorrowedFd<'_>]) -> Result<(), Errno> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_MAX))];
     let mut control = SendAncillaryBuffer::new(&mut space);
     if !fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(fds)) {
         return Err(Errno::INVAL);
@@ -294,6 +298,46 @@ pub enum ConnectionError {
     },
 }
 
+/// Entry point for fuzzing: what comes to either end, the machine's process and whoever speaks with it, in pieces of any length. It may not panic;
+/// what is read is the same however it comes, and the same again once it was written.
+pub fn fuzz(data: &[u8]) {
+    let Some((piece, stream)) = data.split_first() else { return };
+    let pieces = usize::from(*piece).max(1);
+    fuzz_end::<ToMachine>(stream, pieces);
+    fuzz_end::<FromMachine>(stream, pieces);
+}
+
+fn fuzz_end<T: DeserializeOwned + Serialize + PartialEq + std::fmt::Debug>(stream: &[u8], pieces: usize) {
+    let read = |pieces: usize| {
+        let (mut decoder, mut messages, mut greeted) = (Decoder::default(), Vec::new(), false);
+        for piece in stream.chunks(pieces) {
+            decoder.bytes.extend_from_slice(piece);
+            loop {
+                let next = match greeted {
+                    true => decoder.next::<T>().map(|next| next.map(|message| messages.push(message))),
+                    false => decoder.next::<Hello>().map(|next| next.map(|_| greeted = true)),
+                };
+                match next {
+                    Ok(Some(())) => {}
+                    Ok(None) => break,
+                    Err(Garbled) => return (messages, true),
+                }
+            }
+            assert!(decoder.bytes.len() < 4 + BODY_MAX + pieces, "more is kept than one message");
+        }
+        (messages, false)
+    };
+    let (messages, garbled) = read(stream.len().max(1));
+    assert_eq!(read(pieces), (messages.iter().map(again).collect(), garbled));
+}
+
+/// A message that was written and read.
+fn again<T: DeserializeOwned + Serialize>(message: &T) -> T {
+    let bytes = frame(message).expect("a message that came in a frame fits into one");
+    let mut decoder = Decoder { bytes, ..Decoder::default() };
+    decoder.next().expect("what is written can be read").expect("and is whole")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -325,11 +369,33 @@ mod tests {
         assert!(error.contains("another version of stratus (it speaks 3, this one 2): restart it"), "{error}");
     }
 
+    #[test]
+    fn who_sends_descriptors_without_end_has_few_of_them_kept() {
+        let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+        let file = std::fs::File::open("/dev/null").unwrap();
+        let mut decoder = Decoder::default();
+        for _ in 0..10 {
+            send(ours.as_fd(), &[0], &[file.as_fd(), file.as_fd()]).unwrap();
+            assert_eq!(decoder.read(theirs.as_fd(), RecvFlags::empty()), Ok(Some(1)));
+        }
+        assert_eq!(decoder.take_fds().len(), FDS_MAX);
+    }
+
     proptest! {
         #[test]
         fn whatever_comes_is_read_or_refused(data: Vec<u8>) {
-            let mut decoder = Decoder { bytes: data, fds: VecDeque::new() };
-            while let Ok(Some(_)) = decoder.next::<ToMachine>() {}
+            fuzz(&data);
+        }
+
+        #[test]
+        fn what_follows_a_hello_is_read_or_refused(piece: u8, bodies in proptest::collection::vec(any::<Vec<u8>>(), 1..4)) {
+            let mut data = vec![piece];
+            data.extend(frame(&Hello { version: VERSION }).unwrap());
+            for body in bodies {
+                data.extend((body.len() as u32).to_le_bytes());
+                data.extend(body);
+            }
+            fuzz(&data);
         }
     }
 }
