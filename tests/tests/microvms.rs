@@ -1,24 +1,10 @@
 //! `docker run --runtime microvm`: the same image, the same command, and a kernel of its own.
 
-#[path = "../cloud_kernel.rs"]
-mod cloud_kernel;
+#[path = "../microvm_kernel.rs"]
+mod microvm_kernel;
 
 use e2e::{Daemon, eventually};
-
-/// A daemon whose microVMs have a kernel.
-fn host() -> Daemon {
-    let host = Daemon::start();
-    let (vmlinuz, modules) = cloud_kernel::as_packaged(&host.work().join("kernel"));
-    let data = host.data();
-    host.slowly(&format!(
-        "$STRATUS microvm kernel --use {} --modules {} --data-dir {}",
-        vmlinuz.display(),
-        modules.display(),
-        data.display()
-    ))
-    .ok();
-    host
-}
+use microvm_kernel::host;
 
 #[test]
 fn an_image_runs_unchanged_with_a_kernel_of_its_own() {

@@ -27,6 +27,7 @@ mod progress;
 mod query;
 mod route;
 mod serve;
+mod snapshots;
 mod swarm;
 mod system;
 mod time;

@@ -18,7 +18,7 @@ use crate::error::{ApiError, Result};
 use crate::hijack::{Client, Hijacker};
 use crate::query::{self, Query};
 use crate::version::{self, ApiVersion, MAX_API_VERSION};
-use crate::{Door, build, containers, events, images, networks, swarm, system, upgrade, usage, volumes};
+use crate::{Door, build, containers, events, images, networks, snapshots, swarm, system, upgrade, usage, volumes};
 
 type Handler = fn(Call) -> Pin<Box<dyn Future<Output = Result<Response>> + Send>>;
 
@@ -49,6 +49,14 @@ static ROUTES: &[Route] = routes! {
     GET "/stratus/images/{}/packages" => images::inspect::packages;
     GET "/stratus/images/{}/attestations" => images::attestations::attestations;
     DELETE "/stratus/images/{}/attestations" => images::attestations::remove;
+    // And what only a container with a kernel of its own can do.
+    GET "/stratus/containers/{}/snapshots" => snapshots::list;
+    POST "/stratus/containers/{}/snapshots" => snapshots::create;
+    DELETE "/stratus/containers/{}/snapshots" => snapshots::remove;
+    POST "/stratus/containers/{}/rollback" => snapshots::rollback;
+    POST "/stratus/containers/{}/suspend" => snapshots::suspend;
+    POST "/stratus/containers/{}/resume" => snapshots::resume;
+    POST "/stratus/containers/{}/fork" => snapshots::fork;
 
     HEAD "/containers/{}/archive" => containers::archive::stat;
     GET "/containers/json" => containers::list::list;

@@ -25,6 +25,7 @@ mod names_service;
 mod networks;
 mod open;
 mod signals;
+mod snapshots;
 mod spec;
 mod streams;
 mod system;
@@ -47,7 +48,7 @@ pub use config::{DnsDefaults, EngineConfig, Machines, NetworkDefaults};
 pub use container::step::{Access, Lent, LentMount, Secret, file_in_memory, socket_in_memory};
 pub use container::{
     ArchiveStat, Attachment, BlockIoCounters, ByteStream, CONTAINER_FILTERS, CONTAINER_STATES, CommitRequest,
-    ContainerDetails, ContainerSize, CpuCounters, CreateRequest, Created, DetachKeys, ExecConfig, ExecDetails,
+    ContainerDetails, ContainerSize, CpuCounters, CreateRequest, Created, DetachKeys, ExecConfig, ExecDetails, Forked,
     GraphDirs, InputSink, ListOptions, ListedContainer, LogStream, MemoryCounters, OutputReceiver, ProcessTable,
     PruneReport, RemoveOptions, StatsSample, UpdateRequest, WaitCondition, WaitResult, until,
 };
@@ -97,6 +98,7 @@ struct Inner {
     placements: Placements,
     /// By what microVMs are run, once it has been looked for; `None`: nothing here can.
     machine_driver: std::sync::OnceLock<Option<microvm::driver::Driver>>,
+    snapshots: Arc<snapshots::Snapshots>,
     keeper: link::KeeperLink,
     events: Events,
     log_changes: log_changes::LogChanges,

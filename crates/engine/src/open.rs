@@ -11,6 +11,7 @@ use crate::apparmor::Confinement;
 use crate::container::{Container, Execs, Placements, Registry};
 use crate::metering::Metering;
 use crate::model::ContainerRecord;
+use crate::snapshots::Snapshots;
 use crate::volumes::Volumes;
 use crate::{Engine, EngineConfig, Error, Events, Inner, Result, names_service};
 
@@ -89,6 +90,7 @@ impl Engine {
             names: names_service::Names::default(),
             placements: Placements::new(&config.cgroup_parent)?,
             machine_driver: std::sync::OnceLock::new(),
+            snapshots: Arc::new(Snapshots::open(&store, config.machines.directory.join("snapshots"))?),
             keeper,
             events: Events::default(),
             log_changes: Default::default(),

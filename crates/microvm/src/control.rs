@@ -15,7 +15,7 @@ use rustix::net::{
 };
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use vmm::SnapshotFiles;
+use vmm::{MemorySize, SnapshotFiles, VcpuCount};
 
 use crate::driver::Extent;
 
@@ -77,6 +77,10 @@ pub enum FromMachine {
 pub struct Saved {
     /// How much of it.
     pub extent: Extent,
+    /// The machine's processors.
+    pub vcpus: VcpuCount,
+    /// Its memory.
+    pub memory: MemorySize,
     /// How much of the container's standard output and error had been taken by then: what was written behind that comes of whoever goes on.
     pub outputs: [u64; 2],
 }

@@ -28,5 +28,5 @@ pub use error::Error;
 pub use exec::{ExecRequest, exec};
 pub use plan::{Card, Hardware, MachinePlan, Origin, Workload};
 pub use process::run;
-pub use vmm::SnapshotFiles;
+pub use vmm::{MemorySize, SnapshotFiles, VcpuCount};
 pub use volumes::Volumes;

@@ -93,7 +93,7 @@ pub(crate) async fn create(mut call: Call) -> Result<Response> {
         config,
         host,
         endpoints,
-        unfinished: None,
+        ..CreateRequest::default()
     };
     let created = call.engine().create(request).await?;
     warnings.extend(created.warnings);

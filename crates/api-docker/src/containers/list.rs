@@ -169,7 +169,10 @@ fn status(record: &ContainerRecord, now: Timestamp) -> String {
         Phase::Paused => format!("Up {} (Paused)", since(state.started_at)),
         Phase::Restarting => format!("Restarting ({}) {} ago", state.exit_code, since(state.finished_at)),
         Phase::Removing => "Removal In Progress".to_owned(),
-        Phase::Exited | Phase::Due => format!("Exited ({}) {} ago", state.exit_code, since(state.finished_at)),
+        Phase::Exited | Phase::Due => {
+            let suspended = if state.suspended.is_some() { " (Suspended)" } else { "" };
+            format!("Exited ({}) {} ago{suspended}", state.exit_code, since(state.finished_at))
+        }
         Phase::Dead => "Dead".to_owned(),
     }
 }

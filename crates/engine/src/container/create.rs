@@ -29,6 +29,10 @@ pub struct CreateRequest {
     pub endpoints: BTreeMap<String, EndpointRequest>,
     /// An image that is being built, which the container is made of instead of the one that `config` names.
     pub unfinished: Option<Unfinished>,
+    /// The identifier of its image, where that is more than what `config` calls it.
+    pub image: Option<String>,
+    /// Where it is to begin: a copy goes on from a snapshot.
+    pub state: State,
 }
 
 /// A container that was made.
@@ -43,7 +47,7 @@ pub struct Created {
 impl Engine {
     /// Makes a container. When it returns, the container is in the store.
     pub async fn create(&self, request: CreateRequest) -> Result<Created> {
-        let CreateRequest { name, platform, mut config, mut host, endpoints, unfinished } = request;
+        let CreateRequest { name, platform, mut config, mut host, endpoints, unfinished, image, state } = request;
         let id = ContainerId::random();
         let reservation = self.reserve_name(name.as_deref(), &id)?;
         if config.image.is_empty() {
@@ -52,7 +56,10 @@ impl Engine {
         let unfinished = unfinished.as_ref();
         let image = match unfinished {
             Some(unfinished) => unfinished.into(),
-            None => self.resolve_image(&config.image, platform.as_deref()).await?,
+            None => {
+                let image = image.as_deref().unwrap_or(&config.image);
+                self.resolve_image(image, platform.as_deref()).await?
+            }
         };
         merge::merge(&mut config, &image.run)?;
         let mut warnings = super::adapt::adapt(&mut host.resources, self.0.placements.limits())?;
@@ -75,6 +82,7 @@ impl Engine {
             config.domainname.clone_from(&shared.config.domainname);
         }
         let mut record = self.new_record(&id, reservation.name(), config, host, endpoints, &image)?;
+        record.state = state;
         if record.argv().is_empty() {
             return Err(Error::invalid("no command specified"));
         }

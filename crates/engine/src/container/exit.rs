@@ -75,6 +75,8 @@ impl Engine {
     pub(super) async fn end_locked(&self, life: Life<'_>, end: End, noticed: Noticed) -> Result<Option<Duration>> {
         let container = life.container();
         let record = container.record();
+        let is_suspended = record.state.suspended.is_some();
+        let end = if is_suspended { End { code: 0, error: String::new(), ..end } } else { end };
         if !record.state.phase.is_live() {
             self.forget(container.id.as_str()).await;
             return Ok(None);
@@ -83,9 +85,10 @@ impl Engine {
         // It may be heard of before recovery has come to this container.
         self.resume_count(&record);
         let pause = next_pause(&record, &end);
-        if pause.is_none() && record.host.auto_remove {
+        if pause.is_none() && record.host.auto_remove && !is_suspended {
             return self.end_and_remove(life, &record, &end).await.map(|()| None);
         }
+        let was_from_snapshot = record.state.origin.is_some();
         let outlived = !ended_whole(&record, &end);
         let (engine, run) = (self.clone(), record.clone());
         let (usage, closing) = crate::blocking(move || {
@@ -117,6 +120,9 @@ impl Engine {
             .await?;
         }
         self.forget(container.id.as_str()).await;
+        if was_from_snapshot {
+            self.collect_snapshots_beside();
+        }
         container.tell_exit(end.code, &end.error);
         Ok(pause.map(|pause| pause.length))
     }
@@ -241,6 +247,7 @@ fn ended(state: &mut State, end: &End, oom_killed: bool) {
     state.exit_code = end.code;
     state.finished_at = Some(end.at);
     state.oom_killed = oom_killed;
+    state.origin = None;
     state.error.clone_from(&end.error);
     if let Some(health) = &mut state.health {
         health.status = crate::model::HealthStatus::Unhealthy;

@@ -18,14 +18,15 @@ use image::{Digest, ErofsLayer};
 use microvm::container::{CONTAINER, Host, Inside, USER, at};
 use microvm::control::Connection;
 use microvm::driver::Driver;
-use microvm::{Card, ExecRequest, Hardware, MachinePlan, Volumes, Workload};
+use microvm::{Card, ExecRequest, Hardware, MachinePlan, Origin, Volumes, Workload};
 use oci_spec::runtime::{Process, Spec};
 use sandbox::cgroup::Placement;
 use sandbox::plan::NamespaceKind;
 use sandbox::{CompileOptions, ExecOptions, ExecPlan, InitPlan, RootFs};
 
 use super::ProcessTable;
-use crate::model::{ContainerId, ContainerRecord, Timestamp};
+use crate::model::{ContainerId, ContainerRecord, SnapshotRecord, Timestamp};
+use crate::snapshots::Held;
 use crate::{Engine, Error, Result};
 
 /// The annotation that has a machine's kernel write what it has to say to the container's standard error.
@@ -36,6 +37,8 @@ pub(super) struct Booted {
     kernel: guest_image::Prepared,
     /// The lowest first. Held until the machine's process has them.
     layers: Vec<ErofsLayer>,
+    /// The snapshot that it goes on from instead. Held likewise.
+    origin: Option<Held>,
 }
 
 /// The name of the control socket in its directory ([`at::SOCKET`]).
@@ -69,7 +72,8 @@ impl Engine {
             let diff_id: Digest = layer.diff_id;
             layers.push(self.0.images.erofs(&diff_id).await.map_err(crate::images::error)?);
         }
-        Ok(Some(Booted { kernel, layers }))
+        let origin = record.state.suspended.as_ref().map(|id| self.0.snapshots.hold(id)).transpose()?;
+        Ok(Some(Booted { kernel, layers, origin }))
     }
 
     /// Makes the plan of a machine's process of a container's specification. Blocks.
@@ -81,10 +85,17 @@ impl Engine {
         network: Option<(net::NetNs, &net::Sandbox)>,
     ) -> Result<MachineStart> {
         let inside = microvm::container::inside(spec.clone(), &self.container_dir(&record.id)).map_err(refused)?;
-        let (vcpus, memory) = microvm::container::size(spec).map_err(refused)?;
+        let origin = booted.origin.as_ref().map(Held::record);
+        let (vcpus, memory) = match origin {
+            Some(origin) => (origin.vcpus, origin.memory),
+            None => microvm::container::size(spec).map_err(refused)?,
+        };
         let (namespace, sandbox) = network.unzip();
         let interfaces = sandbox.map(net::Sandbox::guest_interfaces).unwrap_or_default();
         let driver = self.machine_driver()?;
+        if let Some(origin) = origin {
+            fits(origin, &driver, &interfaces)?;
+        }
         let plan = MachinePlan {
             driver: driver.clone(),
             hardware: Hardware {
@@ -98,8 +109,11 @@ impl Engine {
                 volumes: (!inside.volumes.is_empty()).then(|| at::VOLUMES.into()),
                 console: record.host.annotations.get(CONSOLE).is_some_and(|value| value == "true"),
             },
-            origin: None,
-            configuration: configuration(record, &inside, &interfaces),
+            origin: origin.map(|origin| Origin {
+                snapshots: (0..self.0.snapshots.directories(&origin.id).len()).map(at::snapshot).collect(),
+                outputs: origin.outputs,
+            }),
+            configuration: configuration(record, &inside, &interfaces, origin.map(|origin| &**origin)),
             root: root(&inside),
             workload: Workload {
                 plan: Blob(workload(record, &inside.spec, record.host.init.unwrap_or(self.0.config.init))?),
@@ -139,7 +153,7 @@ impl Engine {
         self.0.machine_driver.get_or_init(|| self.0.config.machines.driver.driver()).as_ref()
     }
 
-    fn machine_driver(&self) -> Result<Driver> {
+    pub(super) fn machine_driver(&self) -> Result<Driver> {
         self.driver_of_machines().cloned().ok_or_else(|| {
             let why = "this machine runs no microVMs: it has neither a KVM that runs kernels nor QEMU";
             Error::not_implemented(format!("{why} (install qemu-system-x86, and start the daemon again)"))
@@ -179,9 +193,15 @@ impl Engine {
             kernel: booted.kernel.kernel.clone(),
             initramfs: booted.kernel.initramfs.clone(),
             layers: booted.layers.iter().map(|layer| layer.path().to_owned()).collect(),
-            snapshots: Vec::new(),
+            snapshots: booted.origin.iter().flat_map(|held| self.0.snapshots.directories(&held.record().id)).collect(),
             volumes,
         })
+    }
+
+    /// A connection to a container's machine. Blocks.
+    pub(super) fn machine_connection(&self, id: &ContainerId) -> Result<Connection> {
+        let socket = self.machine_dir(id).join("control").join(SOCKET);
+        Connection::open(&socket).map_err(|error| Error::system(error.to_string()))
     }
 
     /// The processes in a container's machine, as `ps -ef` shows processes, by their numbers in the container.
@@ -189,9 +209,9 @@ impl Engine {
         if arguments != "-ef" {
             lacking(&record, "other lists of processes than that of `ps -ef`")?;
         }
-        let socket = self.machine_dir(&record.id).join("control").join(SOCKET);
+        let engine = self.clone();
         let answer = crate::blocking(move || {
-            let mut machine = Connection::open(&socket).map_err(|error| Error::system(error.to_string()))?;
+            let mut machine = engine.machine_connection(&record.id)?;
             machine.ask(Request::Processes { container: CONTAINER }).map_err(|error| Error::system(error.to_string()))
         });
         match answer.await? {
@@ -324,14 +344,37 @@ fn root(inside: &Inside) -> Root {
     }
 }
 
-fn configuration(record: &ContainerRecord, inside: &Inside, interfaces: &[net::GuestInterface]) -> Machine {
+/// Whether a machine of these cards, which is run by `driver`, can go on from a snapshot.
+fn fits(origin: &SnapshotRecord, driver: &Driver, interfaces: &[net::GuestInterface]) -> Result<()> {
+    let refuse = |why: String| {
+        Err(Error::conflict(format!("go on from a snapshot: {why}; a stop has the container begin anew")))
+    };
+    if origin.driver != driver.to_string() {
+        return refuse(format!("its machine was run by {}, and machines are run by {driver} now", origin.driver));
+    }
+    match (origin.cards.len(), interfaces.len()) {
+        (then, now) if then == now => Ok(()),
+        (then, now) => refuse(format!("its machine is on {then} networks, and the container on {now}")),
+    }
+}
+
+/// A machine that goes on from a snapshot finds its network cards by the addresses that they had then.
+fn configuration(
+    record: &ContainerRecord,
+    inside: &Inside,
+    interfaces: &[net::GuestInterface],
+    origin: Option<&SnapshotRecord>,
+) -> Machine {
     let now = Timestamp::now().as_nanosecond();
     let identity = MachineIdentity {
         hostname: Some(record.config.hostname.clone()).filter(|name| !name.is_empty()),
         clock: u64::try_from(now).ok(),
         entropy: Blob(rand::random::<[u8; 64]>().to_vec()),
-        interfaces: interfaces.iter().map(interface).collect(),
-        files: Vec::new(),
+        interfaces: match origin {
+            Some(origin) => interfaces.iter().zip(&origin.cards).map(|(card, was)| another(card, *was)).collect(),
+            None => interfaces.iter().map(interface).collect(),
+        },
+        files: if origin.is_some() { inside.files.clone() } else { Vec::new() },
     };
     let links = interfaces.iter().flat_map(|interface| interface.sysctls.iter().cloned());
     Machine { identity, sysctls: inside.sysctls.iter().cloned().chain(links).collect(), names: !interfaces.is_empty() }
@@ -340,6 +383,11 @@ fn configuration(record: &ContainerRecord, inside: &Inside, interfaces: &[net::G
 fn card(interface: &net::GuestInterface) -> Card {
     let mtu = u16::try_from(interface.mtu).unwrap_or(u16::MAX);
     Card { tap: interface.tap.clone(), mac: interface.mac.octets(), mtu }
+}
+
+/// An interface whose card had another address before.
+fn another(card: &net::GuestInterface, was: [u8; 6]) -> Interface {
+    Interface { found: Found::Mac(was), mac: Some(card.mac.octets()), ..interface(card) }
 }
 
 fn interface(interface: &net::GuestInterface) -> Interface {

@@ -32,6 +32,7 @@ mod recover;
 mod registry;
 mod remove;
 mod rename;
+mod snapshot;
 mod start;
 mod stats;
 pub(crate) mod step;
@@ -61,6 +62,7 @@ pub use list::{
 pub use logs::LogStream;
 pub use prune::{PruneReport, until};
 pub use remove::RemoveOptions;
+pub use snapshot::Forked;
 pub use stats::{BlockIoCounters, CpuCounters, MemoryCounters, StatsSample};
 pub use top::ProcessTable;
 pub use update::UpdateRequest;

@@ -106,6 +106,10 @@ impl Engine {
         let live = record.state.phase.is_live();
         match entry {
             Some(entry) if live && entry.state == Held::Running => {
+                if record.state.suspended.is_some() {
+                    // Its machine went on when the daemon that was about to suspend it ended.
+                    self.change(&life, |record| record.state.suspended = None).await?;
+                }
                 self.resume_count(&record);
                 self.adopt(container, &record).await;
                 self.0.placements.settle_freezer(&record)?;
@@ -276,6 +280,7 @@ impl Engine {
 
     /// Runs of what does not run, and volumes that belong to nobody.
     fn sweep(&self) {
+        self.collect_snapshots();
         self.sweep_runs();
         self.0.volumes.sweep();
     }

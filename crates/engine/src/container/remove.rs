@@ -140,6 +140,9 @@ impl Engine {
                 unused.await;
             }
             engine.discard_rootfs(&record.id).await;
+            if record.is_machine() {
+                engine.collect_snapshots_beside();
+            }
             drop(leaving);
         });
     }

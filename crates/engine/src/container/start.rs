@@ -110,6 +110,7 @@ impl Engine {
         state.error.clear();
         state.oom_killed = false;
         state.has_run = true;
+        state.origin = state.suspended.take();
         if by_hand {
             state.stopped_by_hand = false;
             state.restart_count = 0;

@@ -12,7 +12,7 @@ use crate::{Engine, Error, Result, signals};
 pub(super) const SIGKILL: i32 = 9;
 const SIGTERM: i32 = 15;
 /// How long the kernel may take to end a killed process before the user is told.
-const KILL_PATIENCE: Duration = Duration::from_secs(10);
+pub(super) const KILL_PATIENCE: Duration = Duration::from_secs(10);
 
 impl Engine {
     /// Stops a container: its signal, and SIGKILL when the time is up. `timeout` in seconds; negative: no end.
@@ -38,6 +38,7 @@ impl Engine {
         match record.state.phase {
             Phase::Running => {}
             Phase::Paused => self.unpause_container(container).await?,
+            _ if record.state.suspended.is_some() => return self.give_up_suspended(container).await,
             _ => return Err(Error::not_modified("container already stopped")),
         }
         let mut turns = container.turns();
@@ -92,6 +93,18 @@ impl Engine {
             return Ok(());
         }
         self.signal(&record, number).await
+    }
+
+    /// A suspended container that is stopped begins anew when it is started.
+    async fn give_up_suspended(&self, container: &Arc<Container>) -> Result<()> {
+        let life = container.life(container.id.as_str()).await?;
+        if life.record().state.phase.is_live() {
+            return Err(Error::conflict(format!("container {} is being started", container.id.short())));
+        }
+        let record = self.change(&life, |record| record.state.suspended = None).await?;
+        self.collect_snapshots_beside();
+        self.tell_container(&record, "stop", []);
+        Ok(())
     }
 
     async fn signal(&self, record: &ContainerRecord, number: i32) -> Result<()> {

@@ -9,6 +9,7 @@ mod host;
 mod id;
 mod network;
 mod record;
+mod snapshot;
 mod state;
 
 pub use config::{ContainerConfig, ExposedPort, HealthTest, Healthcheck, Protocol};
@@ -21,6 +22,7 @@ pub use host::{
 pub use id::{ContainerId, IdError};
 pub use network::{EndpointRequest, EndpointSettings};
 pub use record::{BeforeStart, ContainerRecord, MountPoint, MountPointKind};
+pub use snapshot::{SnapshotId, SnapshotRecord};
 pub use state::{Health, HealthResult, HealthStatus, Phase, State};
 
 /// A point in time, UTC, with nanoseconds.

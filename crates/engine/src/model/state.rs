@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use serde::{Deserialize, Serialize};
 
-use super::Timestamp;
+use super::{SnapshotId, Timestamp};
 
 /// The phases of a container's life.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -81,6 +81,12 @@ pub struct State {
     pub quick_ends: u32,
     /// Somebody stopped it, so that policies leave it.
     pub stopped_by_hand: bool,
+    /// The snapshot that its next start goes on from: it is suspended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub suspended: Option<SnapshotId>,
+    /// The snapshot that its present run went on from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub origin: Option<SnapshotId>,
     /// It has been started at least once since the daemon's policies know it.
     pub has_run: bool,
 }

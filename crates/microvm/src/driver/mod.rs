@@ -119,7 +119,7 @@ pub(crate) enum Link {
 /// A machine that was started.
 pub(crate) enum Running {
     Kvm(kvm::Running),
-    Qemu(qemu::Running),
+    Qemu(Box<qemu::Running>),
 }
 
 impl Running {
@@ -142,7 +142,10 @@ impl Running {
     /// Has it go on after it was saved.
     pub(crate) fn resume(&mut self) -> Result<()> {
         match self {
-            Self::Kvm(running) => Ok(running.resume()),
+            Self::Kvm(running) => {
+                running.resume();
+                Ok(())
+            }
             Self::Qemu(running) => running.resume(),
         }
     }
@@ -174,7 +177,7 @@ pub(crate) fn start(plan: &MachinePlan) -> Result<(Running, Link)> {
         Driver::Kvm => kvm::start(plan).map(|(running, calls)| (Running::Kvm(running), Link::Calls(calls))),
         Driver::Qemu { program, accelerator } => {
             let (running, port) = qemu::start(plan, program, *accelerator)?;
-            Ok((Running::Qemu(running), Link::Port(port)))
+            Ok((Running::Qemu(Box::new(running)), Link::Port(port)))
         }
     }
 }

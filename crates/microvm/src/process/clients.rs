@@ -228,7 +228,10 @@ impl Process {
         client.holds = true;
         let into = SnapshotFiles { state: state.into(), memory: memory.into() };
         let outputs = self.host.taken_of(self.main).unwrap_or_default();
-        let saved = self.machine.save(&into).map(|extent| Saved { extent, outputs });
+        let saved = self.machine.save(&into).map(|extent| {
+            let hardware = &self.plan.hardware;
+            Saved { extent, vcpus: hardware.vcpus, memory: hardware.memory, outputs }
+        });
         let saved = saved.map_err(|error| Failure::Refused { why: error.to_string() });
         self.clients.send(number, &FromMachine::Saved(saved));
         Ok(())

@@ -6,7 +6,7 @@ use clap::Subcommand;
 
 use super::error::Result;
 use super::inspect::{self, Kind};
-use super::{Context, archives, attach, changes, containers, copy, exec, logs, prune, ps, run, stats};
+use super::{Context, archives, attach, changes, containers, copy, exec, logs, prune, ps, run, snapshots, stats};
 
 /// What is done with containers.
 #[derive(Subcommand)]
@@ -33,6 +33,17 @@ pub(crate) enum ContainerCommand {
     Pause(containers::NamesArgs),
     /// Let frozen containers go on
     Unpause(containers::NamesArgs),
+    /// Save containers in microVMs as they are, and end them; resume or start has them go on
+    Suspend(containers::NamesArgs),
+    /// Have suspended containers go on
+    Resume(containers::NamesArgs),
+    /// Have a container in a microVM go on from one of its snapshots
+    Rollback(snapshots::RollbackArgs),
+    /// Make copies of a running container in a microVM that go on from where it is
+    Fork(snapshots::ForkArgs),
+    /// Save containers in microVMs as they are at a moment, while they run on
+    #[command(subcommand)]
+    Snapshot(snapshots::SnapshotCommand),
     /// Wait until containers end, and print their exit statuses
     Wait(containers::NamesArgs),
     /// Remove containers
@@ -102,6 +113,11 @@ pub(super) async fn alone(context: &Context, command: ContainerCommand) -> Resul
         ContainerCommand::Kill(args) => containers::kill(context, args).await,
         ContainerCommand::Pause(args) => containers::post(context, args, "pause").await,
         ContainerCommand::Unpause(args) => containers::post(context, args, "unpause").await,
+        ContainerCommand::Suspend(args) => snapshots::each(context, args, "suspend").await,
+        ContainerCommand::Resume(args) => snapshots::each(context, args, "resume").await,
+        ContainerCommand::Rollback(args) => snapshots::rollback(context, args).await,
+        ContainerCommand::Fork(args) => snapshots::fork(context, args).await,
+        ContainerCommand::Snapshot(command) => snapshots::dispatch(context, command).await,
         ContainerCommand::Wait(args) => containers::wait(context, args).await,
         ContainerCommand::Rm(args) => containers::remove(context, args).await,
         ContainerCommand::Rename(args) => containers::rename(context, args).await,

@@ -20,7 +20,7 @@ use super::table::{Cell, Table};
 pub(crate) struct NamesArgs {
     /// Containers, by name or id
     #[arg(required = true)]
-    containers: Vec<String>,
+    pub(super) containers: Vec<String>,
 }
 
 /// Stop, or restart

@@ -40,6 +40,7 @@ mod request;
 mod run;
 mod search;
 mod shell;
+mod snapshots;
 mod stats;
 mod streams;
 mod system;

@@ -1,0 +1,408 @@
+//! What only a container with a kernel of its own can do: be saved as it is at a moment, and go on from there, as often as one likes.
+//!
+//! - a *snapshot* is taken while it runs on; *rollback* has it go on from one;
+//! - *suspend* takes one, and ends the run; the next start goes on from it, whether by `resume`, `start` or a restart policy;
+//! - *fork* takes one, and has new containers go on from it.
+//!
+//! A machine rests while whoever had it saved is connected to its process, and goes on when that is over: also where it is over because the daemon was killed.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use futures_util::future::try_join_all;
+use keeper::protocol::Request;
+use microvm::control::Connection;
+use microvm::driver::Extent;
+
+use super::stop::{KILL_PATIENCE, SIGKILL, not_running};
+use super::{Container, CreateRequest, Life, RemoveOptions, turned};
+use crate::model::{
+    ContainerId, ContainerRecord, EndpointRequest, Phase, PortBinding, SnapshotId, SnapshotRecord, State, Timestamp,
+};
+use crate::snapshots::Held;
+use crate::{Engine, Error, Result};
+
+/// The most copies of one fork.
+const FORKS: u32 = 1000;
+/// The longest name of a snapshot.
+const NAME_MAX: usize = 128;
+
+/// Whether a snapshot lasts beyond what is done with it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Kept {
+    /// It has a name, or its container is suspended in it: a loss of power does not take it.
+    Lasting(Option<String>),
+    /// Copies go on from it at once.
+    ForNow,
+}
+
+/// A copy that a fork made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Forked {
+    /// Its identifier.
+    pub id: ContainerId,
+    /// Its name.
+    pub name: String,
+    /// What the user should know.
+    pub warnings: Vec<String>,
+}
+
+impl Engine {
+    /// Saves a running container under a name, while it runs on; `None`: the time is its name.
+    ///
+    /// # Errors
+    /// It is no machine, does not run, has a snapshot of that name, or the disk is full.
+    pub async fn snapshot(&self, reference: &str, name: Option<&str>) -> Result<SnapshotRecord> {
+        let container = self.0.containers.find(reference)?;
+        let life = container.life(reference).await?;
+        let record = runs_in_machine(&life)?;
+        let name = match name.filter(|name| !name.is_empty()) {
+            Some(name) => check_name(name)?.to_owned(),
+            None => Timestamp::now().strftime("%Y%m%d-%H%M%S.%f").to_string(),
+        };
+        if self.0.snapshots.of(&record.id).iter().any(|other| other.name.as_deref() == Some(&name)) {
+            return Err(Error::conflict(format!("container {reference} has a snapshot {name:?} already")));
+        }
+        let (engine, run, kept) = (self.clone(), record.clone(), Kept::Lasting(Some(name.clone())));
+        let saved = crate::blocking(move || {
+            let (saved, machine) = engine.save(&run, kept)?;
+            drop(machine);
+            Ok((**saved.record()).clone())
+        });
+        let saved = saved.await?;
+        self.tell_container(&record, "snapshot", [("snapshot", name)]);
+        Ok(saved)
+    }
+
+    /// A container's snapshots, the oldest first.
+    ///
+    /// # Errors
+    /// There is no such container.
+    pub fn snapshots(&self, reference: &str) -> Result<Vec<Arc<SnapshotRecord>>> {
+        Ok(self.0.snapshots.of(&self.0.containers.find(reference)?.id))
+    }
+
+    /// Removes a snapshot. What goes on from it goes on.
+    ///
+    /// # Errors
+    /// There is none of that name.
+    pub async fn remove_snapshot(&self, reference: &str, name: &str) -> Result<()> {
+        let container = self.0.containers.find(reference)?;
+        let found = self.find_snapshot(&container, Some(name))?;
+        let engine = self.clone();
+        crate::blocking(move || {
+            engine.0.snapshots.unname(&found.id)?;
+            engine.collect_snapshots();
+            Ok(())
+        })
+        .await
+    }
+
+    /// A container's snapshot of a name; `None`: the newest.
+    fn find_snapshot(&self, container: &Container, name: Option<&str>) -> Result<Arc<SnapshotRecord>> {
+        let mut snapshots = self.0.snapshots.of(&container.id);
+        match name {
+            Some(name) => snapshots
+                .into_iter()
+                .find(|snapshot| snapshot.name.as_deref() == Some(name) || snapshot.id.as_str() == name)
+                .ok_or_else(|| Error::not_found(format!("No such snapshot: {name}"))),
+            None => snapshots
+                .pop()
+                .ok_or_else(|| Error::not_found(format!("container {} has no snapshots", container.record().name))),
+        }
+    }
+
+    /// Saves a running container, and ends its run: its next start goes on from there.
+    ///
+    /// # Errors
+    /// As [`Engine::snapshot`].
+    pub async fn suspend(&self, reference: &str) -> Result<()> {
+        let container = self.0.containers.find(reference)?;
+        let mut turns = container.turns();
+        let before = turns.borrow_and_update().exits;
+        let life = container.life(reference).await?;
+        let record = runs_in_machine(&life)?;
+        let (engine, run) = (self.clone(), record.clone());
+        let (saved, machine) = crate::blocking(move || engine.save(&run, Kept::Lasting(None))).await?;
+        self.change(&life, |record| {
+            record.state.suspended = Some(saved.record().id.clone());
+            record.state.stopped_by_hand = true;
+        })
+        .await?;
+        drop(life);
+        self.end_run(&record, &mut turns, before).await?;
+        drop(machine);
+        self.tell_container(&record, "suspend", []);
+        Ok(())
+    }
+
+    /// Has a suspended container go on.
+    ///
+    /// # Errors
+    /// It is not suspended, or can't go on.
+    pub async fn resume(&self, reference: &str) -> Result<()> {
+        let container = self.0.containers.find(reference)?;
+        let record = container.settled().await;
+        if record.state.phase.is_live() || record.state.suspended.is_none() {
+            return Err(Error::conflict(format!("container {reference} is not suspended")));
+        }
+        self.start(reference).await?;
+        self.tell_container(&container.record(), "resume", []);
+        Ok(())
+    }
+
+    /// Has a container go on from one of its snapshots, whatever it does now; `None`: from the newest.
+    ///
+    /// # Errors
+    /// It has no such snapshot, or can't go on from it.
+    pub async fn rollback(&self, reference: &str, name: Option<&str>) -> Result<()> {
+        let container = self.0.containers.find(reference)?;
+        let found = self.find_snapshot(&container, name)?;
+        let mut turns = container.turns();
+        let before = turns.borrow_and_update().exits;
+        self.cancel_restart(&container).await?;
+        let record = {
+            let life = container.life(reference).await?;
+            let goes_on = |record: &mut ContainerRecord| {
+                record.state.suspended = Some(found.id.clone());
+                record.state.stopped_by_hand = true;
+            };
+            self.change(&life, goes_on).await?
+        };
+        if record.state.phase.is_live() {
+            self.let_go(&container, &record).await?;
+            self.end_run(&record, &mut turns, before).await?;
+        }
+        self.start(reference).await?;
+        let name = found.name.clone().unwrap_or_else(|| found.id.to_string());
+        self.tell_container(&container.record(), "rollback", [("snapshot", name)]);
+        Ok(())
+    }
+
+    /// Makes copies of a running container that go on from where it is, each with a name, addresses, random numbers and a time of its own; the
+    /// container goes on, too. `names` are theirs; for those beyond, the container's with a number.
+    ///
+    /// Their published ports are free ones of the host, as its own are taken; on its networks they have its aliases, and no fixed addresses.
+    ///
+    /// # Errors
+    /// As [`Engine::snapshot`]; or a copy can't be made or go on, and then there is none.
+    pub async fn fork(&self, reference: &str, count: u32, names: &[String]) -> Result<Vec<Forked>> {
+        let container = self.0.containers.find(reference)?;
+        let named = u32::try_from(names.len()).unwrap_or(u32::MAX);
+        if count == 0 || count > FORKS || named > count {
+            return Err(Error::invalid(format!(
+                "fork {reference} {count} times, with {named} names: it takes 1 to {FORKS} copies, and no more names than copies"
+            )));
+        }
+        let (record, saved) = {
+            let life = container.life(reference).await?;
+            let record = runs_in_machine(&life)?;
+            let (engine, run) = (self.clone(), record.clone());
+            // It goes on as soon as it is saved.
+            let saved = crate::blocking(move || engine.save(&run, Kept::ForNow).map(|(saved, _machine)| saved));
+            (record, saved.await?)
+        };
+        let origin = &saved.record().id;
+        let mut copies = Vec::new();
+        let made = self.make_copies(&record, origin, count, names, &mut copies).await;
+        let made = match made {
+            Ok(()) => try_join_all(copies.iter().map(|copy: &Forked| self.start(copy.id.as_str()))).await.map(drop),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = made {
+            for copy in &copies {
+                let options = RemoveOptions { force: true, volumes: true, link: false };
+                // One that removes itself may be gone.
+                let _ = self.remove(copy.id.as_str(), options).await;
+            }
+            return Err(error.context(format!("fork {reference}")));
+        }
+        self.tell_container(&record, "fork", [("count", count.to_string())]);
+        drop(saved);
+        Ok(copies)
+    }
+
+    /// Makes the containers of a fork, which are to go on from a snapshot when they are started.
+    async fn make_copies(
+        &self,
+        record: &ContainerRecord,
+        saved: &SnapshotId,
+        count: u32,
+        names: &[String],
+        copies: &mut Vec<Forked>,
+    ) -> Result<()> {
+        let mut number = 0;
+        for at in 0..count as usize {
+            let created = match names.get(at) {
+                Some(name) => self.create(copy_of(record, name, saved)).await?,
+                // The next number that no container has.
+                None => loop {
+                    number += 1;
+                    match self.create(copy_of(record, &format!("{}-{number}", record.name), saved)).await {
+                        Err(error) if error.kind() == crate::ErrorKind::Conflict => {}
+                        created => break created?,
+                    }
+                },
+            };
+            let name = self.0.containers.find(created.id.as_str())?.record().name.clone();
+            copies.push(Forked { id: created.id, name, warnings: created.warnings });
+        }
+        Ok(())
+    }
+
+    /// Ends a run, and waits until its end is recorded. The caller does not hold the container's life.
+    async fn end_run(
+        &self,
+        record: &ContainerRecord,
+        turns: &mut tokio::sync::watch::Receiver<super::Turn>,
+        before: u64,
+    ) -> Result<()> {
+        let kill = Request::Signal { id: record.id.to_string(), signal: SIGKILL };
+        match self.keeper().await?.call(kill).await {
+            // It ended by itself in this moment.
+            Ok(()) | Err(keeper::client::ClientError::Failed(_)) => {}
+            Err(error) => return Err(crate::keeper_error(error)),
+        }
+        match turned(turns, Some(KILL_PATIENCE), move |turn| turn.removed || turn.exits > before).await {
+            true => Ok(()),
+            false => Err(Error::system(format!(
+                "container {} did not end: its process is stuck in the kernel",
+                record.id.short()
+            ))),
+        }
+    }
+
+    /// Saves a running machine, which rests until the connection is dropped. Blocks.
+    fn save(&self, record: &ContainerRecord, kept: Kept) -> Result<(Held, Connection)> {
+        let new = self.0.snapshots.begin()?;
+        let mut machine = self.machine_connection(&record.id)?;
+        let saved = machine.save(&new.files).map_err(|error| Error::system(error.to_string()))?;
+        let saved = saved.map_err(|failure| Error::system(format!("save the machine: {failure}")))?;
+        let parent = match (saved.extent, &record.state.origin) {
+            (Extent::Whole, _) => None,
+            (Extent::Difference, Some(origin)) => Some(origin.clone()),
+            (Extent::Difference, None) => {
+                return Err(Error::system("the machine saved a difference to a snapshot that nobody knows"));
+            }
+        };
+        let interfaces = record.net.as_ref().map(net::Sandbox::guest_interfaces).unwrap_or_default();
+        let (name, lasts) = match kept {
+            Kept::Lasting(name) => (name, true),
+            Kept::ForNow => (None, false),
+        };
+        let snapshot = SnapshotRecord {
+            id: new.id.clone(),
+            container: record.id.clone(),
+            name,
+            created: Timestamp::now(),
+            parent,
+            size: new.size()?,
+            driver: self.machine_driver()?.to_string(),
+            vcpus: saved.vcpus,
+            memory: saved.memory,
+            cards: interfaces.iter().map(|interface| interface.mac.octets()).collect(),
+            outputs: saved.outputs,
+        };
+        Ok((new.keep(snapshot, lasts)?, machine))
+    }
+}
+
+/// The record of a container that runs in a machine, and is not frozen.
+fn runs_in_machine(life: &Life<'_>) -> Result<Arc<ContainerRecord>> {
+    let record = life.record();
+    if !record.is_machine() {
+        return Err(Error::invalid(format!(
+            "container {} shares the host's kernel, which holds what it does: only one in a microVM can be saved (run it with --isolation microvm)",
+            record.name
+        )));
+    }
+    match record.state.phase {
+        Phase::Running => {}
+        Phase::Paused => {
+            return Err(Error::conflict(format!("container {} is paused: unpause it first", record.name)));
+        }
+        _ => return Err(not_running(&record)),
+    }
+    if !record.mounts.is_empty() {
+        super::lacking(&record, "snapshots of containers with volumes")?;
+    }
+    Ok(record)
+}
+
+fn check_name(name: &str) -> Result<&str> {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    match name.len() <= NAME_MAX && name.chars().all(is_plain) && name.starts_with(|c: char| c.is_ascii_alphanumeric())
+    {
+        true => Ok(name),
+        false => Err(Error::invalid(format!(
+            "Invalid snapshot name ({name}): it takes up to {NAME_MAX} of [a-zA-Z0-9_.-], the first one a letter or a digit"
+        ))),
+    }
+}
+
+/// What a copy of a container is made of.
+fn copy_of(record: &ContainerRecord, name: &str, origin: &SnapshotId) -> CreateRequest {
+    let (mut config, mut host) = (record.config.clone(), record.host.clone());
+    config.mac_address = None;
+    if config.hostname == record.id.short() {
+        // Its own, then.
+        config.hostname.clear();
+    }
+    for binding in host.port_bindings.values_mut().flatten() {
+        *binding = PortBinding { host_ports: None, ..binding.clone() };
+    }
+    let endpoint = |request: &EndpointRequest| EndpointRequest {
+        ipv4: None,
+        ipv6: None,
+        link_local: Vec::new(),
+        mac: None,
+        ..request.clone()
+    };
+    let endpoints: BTreeMap<_, _> =
+        record.networks.iter().map(|(network, settings)| (network.clone(), endpoint(&settings.request))).collect();
+    CreateRequest {
+        name: Some(name.to_owned()),
+        config,
+        host,
+        endpoints,
+        image: Some(record.image_id.clone()),
+        state: State { suspended: Some(origin.clone()), ..State::default() },
+        ..CreateRequest::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_snapshots_are_plain_words() {
+        assert!(check_name("before-upgrade_2.1").is_ok());
+        for bad in ["-a", "a/b", "..", "a b", "\u{1b}[31m", &"a".repeat(129)] {
+            assert!(check_name(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_copy_has_what_its_original_was_asked_for_and_nothing_that_only_one_can_have() {
+        use crate::model::{EndpointSettings, ExposedPort, Protocol};
+        let mut record = ContainerRecord::sample();
+        record.config.hostname = record.id.short().to_owned();
+        let port = ExposedPort { port: 80, protocol: Protocol::Tcp };
+        let binding = PortBinding { host_ip: Some([127, 0, 0, 1].into()), host_ports: Some((8080, 8080)) };
+        record.host.port_bindings.insert(port, vec![binding]);
+        let request = EndpointRequest {
+            aliases: vec!["web".to_owned()],
+            ipv4: Some([10, 0, 0, 7].into()),
+            mac: Some("02:00:00:00:00:07".to_owned()),
+            ..EndpointRequest::default()
+        };
+        record.networks.insert("net".to_owned(), EndpointSettings { request, ..EndpointSettings::default() });
+        let copy = copy_of(&record, "copy", &SnapshotId::random());
+        assert_eq!(copy.config.hostname, "");
+        let binding = &copy.host.port_bindings.values().next().unwrap()[0];
+        assert_eq!((binding.host_ip, binding.host_ports), (Some([127, 0, 0, 1].into()), None));
+        let endpoint = &copy.endpoints["net"];
+        assert_eq!((endpoint.ipv4, &endpoint.mac, endpoint.aliases.as_slice()), (None, &None, &["web".to_owned()][..]));
+    }
+}

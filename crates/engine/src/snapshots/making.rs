@@ -1,0 +1,79 @@
+//! A snapshot that is being made.
+
+use std::fs::{self, DirBuilder, File};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use microvm::SnapshotFiles;
+
+use super::{Held, Snapshots};
+use crate::model::{SnapshotId, SnapshotRecord};
+use crate::{Error, Result};
+
+/// A snapshot without a record: dropped, it was never there.
+pub(crate) struct NewSnapshot {
+    snapshots: Arc<Snapshots>,
+    pub(crate) id: SnapshotId,
+    directory: PathBuf,
+    pub(crate) files: SnapshotFiles,
+    kept: bool,
+}
+
+impl Snapshots {
+    /// Makes the two empty files of a snapshot.
+    pub(crate) fn begin(self: &Arc<Self>) -> Result<NewSnapshot> {
+        let id = SnapshotId::random();
+        let directory = self.directory(&id);
+        let failed = |error: std::io::Error| Error::system(format!("make {}: {error}", directory.display()));
+        // Nobody but root: it has what was in a container's memory. A machine's process has it mounted.
+        DirBuilder::new().recursive(true).mode(0o700).create(&self.root).map_err(failed)?;
+        fs::create_dir(&directory).map_err(failed)?;
+        let files = SnapshotFiles::create(&directory).map_err(|error| {
+            super::remove(&directory);
+            Error::system(error.to_string())
+        })?;
+        Ok(NewSnapshot { snapshots: self.clone(), id, directory, files, kept: false })
+    }
+}
+
+impl NewSnapshot {
+    /// Bytes that its files take on the disk.
+    pub(crate) fn size(&self) -> Result<u64> {
+        let size = |file: &File| Ok::<_, std::io::Error>(file.metadata()?.blocks() * 512);
+        let both = size(&self.files.state).and_then(|state| Ok(state + size(&self.files.memory)?));
+        both.map_err(|error| Error::system(format!("look at {}: {error}", self.directory.display())))
+    }
+
+    /// Writes its record: from here on it is there. `lasts`: after a loss of power, too.
+    pub(crate) fn keep(mut self, record: SnapshotRecord, lasts: bool) -> Result<Held> {
+        let failed = |error: std::io::Error| Error::system(format!("write {}: {error}", self.directory.display()));
+        for file in [&self.files.state, &self.files.memory] {
+            // Whoever goes on from it is nobody, and has no more than that.
+            file.set_permissions(fs::Permissions::from_mode(0o444)).map_err(failed)?;
+        }
+        if lasts {
+            self.files.sync().map_err(|error| Error::system(error.to_string()))?;
+            for directory in [&self.directory, &self.snapshots.root] {
+                File::open(directory).and_then(|directory| directory.sync_all()).map_err(failed)?;
+            }
+        }
+        let put = self.snapshots.records.put(self.id.as_str(), &record);
+        put.map_err(|error| Error::step("record a snapshot", error))?;
+        self.kept = true;
+        let record = Arc::new(record);
+        let mut inner = self.snapshots.inner.lock();
+        inner.known.insert(self.id.clone(), record.clone());
+        *inner.held.entry(self.id.clone()).or_default() += 1;
+        drop(inner);
+        Ok(Held { snapshots: self.snapshots.clone(), record })
+    }
+}
+
+impl Drop for NewSnapshot {
+    fn drop(&mut self) {
+        if !self.kept {
+            super::remove(&self.directory);
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! What only a container with a kernel of its own can do: be saved, and go on from there, once or many times.
+
+#[path = "../microvm_kernel.rs"]
+mod microvm_kernel;
+
+use e2e::{Daemon, eventually};
+use microvm_kernel::host;
+
+/// A container that counts, in its memory, and serves what it counts, who it is and what was written.
+fn counting(host: &Daemon, options: &str) {
+    let serve = "mkdir /www; httpd -h /www -p 80; n=0; while :; do n=$((n + 1)); echo $n >/www/n.new; mv /www/n.new /www/n; sleep 0.05; done";
+    host.slowly(&format!("docker run -d --name counter {options} --runtime microvm busybox sh -c '{serve}'")).ok();
+    eventually("it counts", || counted(host, "counter").is_some());
+}
+
+/// How far a container has counted.
+fn counted(host: &Daemon, name: &str) -> Option<u64> {
+    let seen = host.sh(&format!("curl -s -m 5 http://$(docker port {name} 80 | head -n 1)/n"));
+    seen.stdout().trim().parse().ok()
+}
+
+#[test]
+fn a_suspended_container_goes_on_where_it_was() {
+    let mut host = host();
+    counting(&host, "--rm -p 127.0.0.1:0:80");
+    host.slowly("docker exec counter sh -c 'echo kept >/kept; date +%s >/when'").ok();
+    host.slowly("$STRATUS suspend counter").ok();
+    host.sh("docker ps -a --format '{{.State}} {{.Status}}'").mentions("exited").mentions("(Suspended)");
+    host.sh("docker inspect -f '{{.State.ExitCode}} {{.State.Pid}}' counter").says("0 0");
+    host.sh("$STRATUS suspend counter").exits_with(1).complains("is not running");
+    // It is there after the daemon, too, whatever ended that.
+    host.kill9();
+    host.restart();
+    host.slowly("$STRATUS resume counter").ok();
+    eventually("it counts on", || counted(&host, "counter").is_some());
+    host.slowly("docker exec counter cat /kept").says("kept");
+    // It knows how late it is.
+    let late = host.slowly("docker exec counter sh -c 'echo $(($(date +%s) - $(cat /when)))'").text().to_owned();
+    assert!(late.parse::<u64>().is_ok_and(|late| late < 600), "{late}");
+    host.sh("$STRATUS resume counter").exits_with(1).complains("is not suspended");
+
+    // `docker start` has it go on, as well; a stop of what is suspended has the next start begin anew.
+    host.sh("docker update --restart no counter").exits_with(1);
+    host.slowly("$STRATUS suspend counter").ok();
+    host.slowly("docker start counter").ok();
+    host.slowly("docker exec counter cat /kept").says("kept");
+    host.slowly("$STRATUS suspend counter").ok();
+    host.sh("docker stop counter").ok();
+    host.slowly("docker start counter").ok();
+    host.slowly("docker exec counter cat /kept").exits_with(1);
+    let snapshots = host.data().join("microvm/snapshots");
+    eventually("what nothing goes on from is gone", || std::fs::read_dir(&snapshots).unwrap().next().is_none());
+    host.sh("docker rm -f counter").ok();
+}
+
+#[test]
+fn a_container_goes_back_to_where_it_was_saved() {
+    let host = host();
+    host.slowly("docker run -d --name box --runtime microvm -t busybox sh -c 'echo begun; n=0; while read line; do n=$((n + 1)); echo $n $line; done'").ok();
+    host.slowly("docker exec box sh -c 'echo one >/state'").ok();
+    host.slowly("$STRATUS snapshot create box first").says("first");
+    host.sh("$STRATUS snapshot create box first").exits_with(1).complains("has a snapshot \"first\" already");
+    host.sh("$STRATUS snapshot create box ../x").exits_with(1).complains("Invalid snapshot name");
+    host.slowly("docker exec box sh -c 'echo two >/state'").ok();
+    host.slowly("$STRATUS snapshot create box second").ok();
+    host.slowly("docker exec box rm /state").ok();
+    host.slowly("$STRATUS rollback box first").ok();
+    host.slowly("docker exec box cat /state").says("one");
+    host.slowly("$STRATUS rollback box").ok();
+    host.slowly("docker exec box cat /state").says("two");
+    // What it wrote was not written again.
+    host.sh("docker logs box").says("begun");
+    host.sh("$STRATUS snapshot ls box").mentions("first").mentions("second");
+    host.sh("$STRATUS rollback box nosuch").exits_with(1).complains("No such snapshot: nosuch");
+    // A snapshot goes when it is removed, and with its container; also one that what runs went on from.
+    host.sh("$STRATUS snapshot rm box second").ok();
+    host.slowly("docker exec box cat /state").says("two");
+    host.slowly("docker stop -t 1 box").ok();
+    host.slowly("$STRATUS rollback box first").ok();
+    host.slowly("docker exec box cat /state").says("one");
+    host.sh("docker rm -f box").ok();
+    let snapshots = host.data().join("microvm/snapshots");
+    eventually("they are gone", || std::fs::read_dir(&snapshots).unwrap().next().is_none());
+    // Containers share the kernel that would have to be saved.
+    host.sh("docker run -d --name plain busybox sleep 1000").ok();
+    for call in ["suspend plain", "fork plain", "snapshot create plain"] {
+        host.sh(&format!("$STRATUS {call}")).exits_with(1).complains("only one in a microVM can be saved");
+    }
+    host.sh("docker rm -f plain").ok();
+}
+
+#[test]
+fn forks_go_on_as_others() {
+    let host = host();
+    host.sh("docker network create net").ok();
+    counting(&host, "--network net --network-alias count -p 127.0.0.1:0:80");
+    host.slowly("docker exec counter sh -c 'echo shared >/file; cat /proc/sys/kernel/random/boot_id'").ok();
+    host.slowly("$STRATUS fork counter --count 2 --name red").says("red\ncounter-1");
+    for name in ["counter", "red", "counter-1"] {
+        eventually("each counts", || counted(&host, name).is_some());
+        host.slowly(&format!("docker exec {name} cat /file")).says("shared");
+        // Its name, in the machine and in its file of names, is its own, as is its address.
+        let id = host.sh(&format!("docker inspect -f '{{{{slice .Id 0 12}}}}' {name}")).text().to_owned();
+        let address = host.sh(&format!("docker inspect -f '{{{{.NetworkSettings.Networks.net.IPAddress}}}}' {name}"));
+        host.slowly(&format!("docker exec {name} hostname")).says(&id);
+        host.slowly(&format!("docker exec {name} cat /etc/hosts")).mentions(&format!("{}\t{id}", address.text()));
+        host.slowly(&format!("docker exec {name} ip -4 addr show eth0")).mentions(&format!("inet {}/", address.text()));
+        host.sh(&format!("docker run --rm --network net busybox wget -q -O - http://{name}/n")).ok();
+    }
+    // All of them answer to the name that the first one had.
+    host.sh("docker run --rm --network net busybox nslookup count | grep -c '^Address.*: [0-9.]*$'").ok();
+    // Random numbers of their own.
+    let random = |name: &str| {
+        host.slowly(&format!("docker exec {name} sh -c 'head -c 16 /dev/urandom | md5sum'")).text().to_owned()
+    };
+    let numbers: std::collections::BTreeSet<_> = ["counter", "red", "counter-1"].map(random).into();
+    assert_eq!(numbers.len(), 3);
+    // One ends, and the others don't; a fork of a fork.
+    host.sh("docker rm -f counter").ok();
+    host.slowly("$STRATUS fork red -q").ok();
+    host.slowly("docker exec red-1 cat /file").says("shared");
+    host.sh("$STRATUS fork red --count 1 --name a --name b").exits_with(1).complains("no more names than copies");
+    host.sh("$STRATUS fork red --name counter-1").exits_with(1).complains("already in use");
+    host.sh("docker rm -f red red-1 counter-1 && docker network rm net").ok();
+    let snapshots = host.data().join("microvm/snapshots");
+    eventually("what nothing goes on from is gone", || std::fs::read_dir(&snapshots).unwrap().next().is_none());
+}
