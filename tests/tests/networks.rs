@@ -196,3 +196,77 @@ fn who_shares_a_network_loses_it_with_its_owner() {
     });
     host.sh("docker exec guest cat /proc/net/dev").mentions("lo:");
 }
+
+/// A kernel may have been built without what a network takes; then that is what it says.
+fn has(made: &e2e::Outcome, part: &str) -> bool {
+    let is_there = made.code() == 0;
+    assert!(is_there || made.stderr().contains(&format!("needs {part}.")), "{}", made.stderr());
+    is_there
+}
+
+#[test]
+fn beside_the_host_on_a_link_of_its_own() {
+    let host = Daemon::start();
+    // The link is a bridge's, and on the bridge is somebody else's machine, a router.
+    let parent = format!("lan{}", host.port());
+    host.sh(&format!("docker network create -o com.docker.network.bridge.name={parent} wire")).ok();
+    host.sh("docker run -d --name router --network wire --cap-add NET_ADMIN busybox sleep 1000").ok();
+    host.sh("docker exec router ip addr add 198.51.100.1/24 dev eth0").ok();
+    for (driver, part) in [("macvlan", "MACVLAN"), ("ipvlan", "IPVLAN")] {
+        let create = format!("docker network create -d {driver} -o parent={parent}");
+        host.sh(&format!("{create} --subnet 198.51.100.0/24 --gateway 198.51.100.1 lan")).ok();
+        host.sh(&format!("{create} --subnet 198.51.100.0/25 two"))
+            .fails_with("Pool overlaps with other one on this address space");
+        host.sh(&format!("{create} two")).fails_with(&format!("is already using parent interface {parent}"));
+        let first = host.sh("docker run -d --name web --network lan --ip 198.51.100.9 -p 8080:80 busybox sleep 1000");
+        if has(&first, part) {
+            host.sh("docker exec web sh -c 'mkdir /www; echo hello > /www/index.html; httpd -h /www'").ok();
+            host.sh("docker run --rm --network lan busybox wget -qO- http://web").says("hello");
+            host.sh("docker exec router wget -qO- http://198.51.100.9").says("hello");
+            host.sh("docker exec web ip route").mentions("default via 198.51.100.1");
+            host.sh("docker port web").says("");
+            host.sh("docker stats --no-stream --format '{{.NetIO}}' web | grep -c '^0B' || true").says("0");
+            host.sh("docker restart -t 0 web && docker network disconnect lan web && docker network connect lan web")
+                .ok();
+            host.sh("docker network inspect -f '{{.Driver}} {{.Options}} {{len .Containers}}' lan")
+                .says(&format!("{driver} map[parent:{parent}] 1"));
+        }
+        host.sh("docker rm -f web && docker network rm lan").ok();
+    }
+    let refused = |what: &str| host.sh(&format!("docker network create {what} x"));
+    refused("-d macvlan -o parent=lo").fails_with("loopback interface is not a valid macvlan parent");
+    refused("-d macvlan -o parent=none0").fails_with("invalid subinterface vlan name none0");
+    refused("-d ipvlan -o ipvlan_mode=l7").fails_with("requested ipvlan mode 'l7' is not valid");
+    host.sh(&format!("docker network create -d ipvlan -o parent={parent} lan")).ok();
+    host.sh("docker create --name mac --network lan --mac-address 02:00:00:00:00:01 busybox && docker start mac")
+        .fails_with("ipvlan interfaces do not support custom mac address assignment");
+}
+
+#[test]
+fn on_a_parent_that_is_made() {
+    let host = Daemon::start();
+    let parent = format!("lan{}", host.port());
+    host.sh(&format!("docker network create -o com.docker.network.bridge.name={parent} wire")).ok();
+    if has(&host.sh(&format!("docker network create -d macvlan -o parent={parent}.7 tagged")), "VLAN_8021Q") {
+        host.sh(&format!("ip -d link show {parent}.7")).mentions("id 7");
+        host.sh(&format!("docker network rm tagged && ip -o link | grep -c {parent}.7 || true")).mentions("0");
+    }
+    for (driver, mode, part) in [
+        ("macvlan", "macvlan_mode=bridge", "MACVLAN"),
+        ("ipvlan", "ipvlan_mode=l2", "IPVLAN"),
+        ("ipvlan", "ipvlan_mode=l3", "IPVLAN"),
+    ] {
+        let made = host.sh(&format!("docker network create -d {driver} -o {mode} nowhere"));
+        if !has(&made, "DUMMY") {
+            return;
+        }
+        if has(&host.sh("docker run --rm --network nowhere busybox true"), part) {
+            serve(&host, "web", "hello", "--network nowhere");
+            host.sh("docker run --rm --network nowhere busybox wget -qO- http://web").says("hello");
+            host.sh("docker rm -f web").ok();
+        }
+        let link = format!("dm-{}", &made.text()[..12]);
+        host.sh(&format!("ip -o link | grep -c {link}")).says("1");
+        host.sh(&format!("docker network rm nowhere && ip -o link | grep -c {link} || true")).mentions("0");
+    }
+}

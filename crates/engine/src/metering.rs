@@ -282,7 +282,11 @@ impl Engine {
                 .map(|entry| entry.value)
                 .sum()
         };
-        let links = record.net.as_ref().and_then(|net| self.0.networks.statistics(net).ok()).unwrap_or_default();
+        let links = record
+            .net
+            .as_ref()
+            .and_then(|net| self.0.networks.statistics(net, process_of(record)).ok())
+            .unwrap_or_default();
         Sample {
             at: boot_time(),
             cpu_ns: usage.cpu,
@@ -293,6 +297,11 @@ impl Engine {
             net_tx_bytes: links.iter().map(|link| link.tx_bytes).sum(),
         }
     }
+}
+
+/// A process that runs in the container.
+pub(crate) fn process_of(record: &ContainerRecord) -> Option<u32> {
+    u32::try_from(record.state.pid).ok().filter(|pid| record.state.phase.is_live() && *pid != 0)
 }
 
 #[cfg(test)]

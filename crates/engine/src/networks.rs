@@ -54,6 +54,8 @@ pub(crate) fn error(error: net::Error) -> Error {
             Error::forbidden(text)
         }
         net::Error::Invalid(_)
+        | net::Error::MacOfIpvlan
+        | net::Error::NotForMachines(_)
         | net::Error::Ambiguous { .. }
         | net::Error::AddressNeedsSubnet
         | net::Error::AddressNeedsUserNetwork
@@ -63,6 +65,7 @@ pub(crate) fn error(error: net::Error) -> Error {
         | net::Error::BridgeOfAnother { .. }
         | net::Error::BridgeInTheMaking(_)
         | net::Error::NotABridge(_)
+        | net::Error::ParentTaken { .. }
         | net::Error::EndpointExists { .. }
         | net::Error::AddressInUse(_) => Error::forbidden(text),
         _ => Error::system(text),

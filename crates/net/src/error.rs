@@ -75,6 +75,23 @@ pub enum Error {
         /// The other network's identifier.
         other: String,
     },
+    /// Another network has that parent, which takes one.
+    #[error("network {network} is already using parent interface {parent}")]
+    ParentTaken {
+        /// The other network, as a parent of its own would be called.
+        network: String,
+        /// The parent.
+        parent: String,
+    },
+    /// There is no such link of the host.
+    #[error("-o parent interface was not found on the host: {0}")]
+    NoParent(String),
+    /// A link-layer address for what has that of its parent.
+    #[error("ipvlan interfaces do not support custom mac address assignment")]
+    MacOfIpvlan,
+    /// A machine with a kernel of its own has a bridge's link only.
+    #[error("network {0}: a microVM can be on a bridge, and not on macvlan or ipvlan")]
+    NotForMachines(String),
     /// The bridge of that name is of another instance on this host.
     #[error("bridge {link} belongs to another stratus daemon (instance {owner}): choose another name")]
     BridgeOfAnother {
@@ -162,11 +179,13 @@ pub enum Error {
     /// The kernel is built without something, or its module is not there.
     #[error(
         "cannot {action}, as the kernel lacks what that takes ({source}): \
-         a microVM's network needs {parts}. Load them with: modprobe -a {modules}"
+         {of} needs {parts}. Load them with: modprobe -a {modules}"
     )]
     KernelLacks {
         /// What was tried, and on what.
         action: String,
+        /// What it is needed for.
+        of: &'static str,
         /// What is needed, as the kernel's configuration calls it.
         parts: &'static str,
         /// The modules.

@@ -48,7 +48,7 @@ pub use endpoint::{Endpoint, EndpointSpec, GuestInterface, GuestRoute, LinkStati
 pub use error::{Error, Result};
 pub use namespace::NetNs;
 pub use network::{
-    BridgeOptions, Cleaned, Driver, InvalidNetwork, IpamConfig, NamedEndpoint, Network, NetworkSpec, Networks,
-    check_link_name, clean, owner_of_bridge, take_back,
+    BridgeOptions, Cleaned, Driver, InvalidNetwork, IpamConfig, IpvlanFlag, IpvlanMode, LanKind, LanOptions,
+    MacvlanMode, NamedEndpoint, Network, NetworkSpec, Networks, check_link_name, clean, owner_of_bridge, take_back,
 };
 pub use port::{PortError, PortSpec, Protocol, PublishedPort};

@@ -360,7 +360,7 @@ fn counters_are_the_sandboxs_own_view() {
         let c = run(&networks, spec("c", &["bridge"], &[]));
         c.serve(80);
         host.itself().ask((c.ip(), 80));
-        let links = networks.statistics(c.sandbox()).unwrap();
+        let links = networks.statistics(c.sandbox(), None).unwrap();
         assert_eq!(links[0].name, "eth0");
         let inside: u64 =
             c.sh("cat /sys/class/net/eth0/statistics/rx_bytes 2>/dev/null || echo 0").trim().parse().unwrap();

@@ -48,7 +48,7 @@ fn a_machine_is_reached_as_any_container() {
         far.ask("192.0.2.1:8080");
         guest.ask("192.0.2.1:8080");
         far.cannot_reach((place.ip(), 80));
-        let counted = &networks.statistics(place.sandbox()).unwrap()[0];
+        let counted = &networks.statistics(place.sandbox(), None).unwrap()[0];
         assert!(counted.name == "eth0" && counted.rx_bytes > 0 && counted.tx_bytes > 0, "{counted:?}");
     });
 }
@@ -130,7 +130,7 @@ fn nothing_of_the_namespace_answers_in_the_machines_place() {
             asker.cannot_reach((place.ip(), 80));
             asker.cannot_reach((place.ip6(), 80));
         }
-        let said = networks.statistics(place.sandbox()).unwrap()[0].tx_packets;
+        let said = networks.statistics(place.sandbox(), None).unwrap()[0].tx_packets;
         assert_eq!(said, 0, "nobody in there has said a word, not even of itself");
         // Also where somebody gives it the addresses: what comes in is the machine's all the same.
         place.sh(&format!(

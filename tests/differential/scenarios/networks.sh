@@ -15,6 +15,25 @@ docker network create one
 docker network create bridge
 docker network create --driver nonsense other
 docker network create --driver overlay other
+docker network create --driver macvlan --opt parent=lo other
+docker network create --driver macvlan --opt macvlan_mode=fast other
+docker network create --driver macvlan --opt parent=nosuch other
+docker network create --driver macvlan --opt parent=nosuch.3 other
+docker network create --driver ipvlan --opt ipvlan_mode=l4 other
+docker network create --opt com.docker.network.bridge.name=differential1 --subnet 10.75.0.0/24 wire | wc -c
+docker network create --driver macvlan --opt parent=differential1 --subnet 10.76.0.0/24 --gateway 10.76.0.254 lan | wc -c
+docker network create --driver macvlan --opt parent=differential1 other
+docker network inspect lan
+docker run --rm --network lan busybox sh -c 'ip route; cat /etc/resolv.conf | grep nameserver; cat /sys/class/net/eth0/address'
+docker run --detach --name there --network lan --ip 10.76.0.7 --publish 8099:80 busybox sleep 1000 | wc -c
+docker run --rm --network lan busybox ping -c 1 -W 5 there | grep received
+docker port there
+docker inspect --format '{{json .NetworkSettings.Networks}}' there
+docker network disconnect --force lan there
+docker network connect --ip 10.76.0.9 lan there
+docker exec there ip -4 addr | grep -o '10.76[0-9./]* '
+docker rm --force there
+docker network rm lan wire
 docker network create --subnet nonsense other
 docker network create --subnet 10.77.0.0/16 --gateway 10.78.0.1 other
 docker network create --subnet 10.77.0.0/16 --ip-range 10.78.0.0/24 other

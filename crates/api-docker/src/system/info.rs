@@ -118,7 +118,7 @@ struct FirewallBody {
 #[serde(rename_all = "PascalCase")]
 struct PluginsBody {
     volume: [&'static str; 1],
-    network: [&'static str; 3],
+    network: [&'static str; 5],
     authorization: Option<Vec<String>>,
     log: [&'static str; 2],
 }
@@ -222,7 +222,7 @@ impl InfoBody {
             .to_vec(),
             plugins: PluginsBody {
                 volume: ["local"],
-                network: ["bridge", "host", "null"],
+                network: ["bridge", "host", "ipvlan", "macvlan", "null"],
                 authorization: None,
                 log: ["json-file", "local"],
             },

@@ -124,7 +124,8 @@ impl Engine {
     }
 
     fn link_statistics(&self, record: &ContainerRecord) -> Vec<net::LinkStatistics> {
-        let statistics = record.net.as_ref().map(|net| self.0.networks.statistics(net));
+        let statistics =
+            record.net.as_ref().map(|net| self.0.networks.statistics(net, crate::metering::process_of(record)));
         match statistics {
             Some(Ok(statistics)) => statistics,
             Some(Err(error)) => {

@@ -58,7 +58,7 @@ pub struct Endpoint {
     pub link_name: String,
     /// The link's index in the sandbox's namespace.
     pub link_index: u32,
-    /// The name of the link's other end on the host.
+    /// The name of the link's other end on the host; empty where it has none, as with `macvlan` and `ipvlan`.
     pub host_link: String,
     /// The IPv4 address with its subnet's prefix.
     pub ipv4: Option<Ipv4Net>,
@@ -95,6 +95,11 @@ pub struct Tap {
 }
 
 impl Endpoint {
+    /// Whether its link shares one of the host's, and has no end of its own there.
+    pub(crate) fn is_on_parent(&self) -> bool {
+        self.host_link.is_empty()
+    }
+
     /// Its addresses.
     pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
         let (v4, v6) = (self.ipv4.map(|net| net.addr().into()), self.ipv6.map(|net| net.addr().into()));
@@ -137,6 +142,42 @@ impl Sandbox {
     }
 }
 
+impl LinkStatistics {
+    /// Of the kernel's counters of that end: rx packets, tx packets, rx bytes, tx bytes, rx errors, tx errors, rx dropped, tx dropped.
+    pub(crate) fn of(name: &str, counters: [u64; 8]) -> LinkStatistics {
+        let [rx_packets, tx_packets, rx_bytes, tx_bytes, rx_errors, tx_errors, rx_dropped, tx_dropped] = counters;
+        let name = name.to_owned();
+        LinkStatistics {
+            name,
+            rx_bytes,
+            rx_packets,
+            rx_errors,
+            rx_dropped,
+            tx_bytes,
+            tx_packets,
+            tx_errors,
+            tx_dropped,
+        }
+    }
+
+    /// Of the link of that name in a process's network namespace (`/proc/PID/net/dev`: proc_pid_net(5)). `None`: one of the two is gone.
+    pub(crate) fn inside(process: u32, name: &str) -> Option<LinkStatistics> {
+        LinkStatistics::parse(&std::fs::read_to_string(format!("/proc/{process}/net/dev")).ok()?, name)
+    }
+
+    fn parse(table: &str, name: &str) -> Option<LinkStatistics> {
+        let row = table.lines().find_map(|line| line.trim_start().strip_prefix(name)?.strip_prefix(':'))?;
+        let fields: Vec<u64> = row.split_ascii_whitespace().map(str::parse).collect::<Result<_, _>>().ok()?;
+        let [rx_bytes, rx_packets, rx_errors, rx_dropped, _, _, _, _, tx_bytes, tx_packets, tx_errors, tx_dropped, ..] =
+            fields[..]
+        else {
+            return None;
+        };
+        let counters = [rx_packets, tx_packets, rx_bytes, tx_bytes, rx_errors, tx_errors, rx_dropped, tx_dropped];
+        Some(LinkStatistics::of(name, counters))
+    }
+}
+
 /// The highest priority, and of equals the network whose name sorts first.
 fn preferred<'a>(candidates: impl Iterator<Item = &'a Endpoint>) -> Option<&'a Endpoint> {
     candidates
@@ -164,4 +205,23 @@ pub struct LinkStatistics {
     pub tx_errors: u64,
     /// Packets dropped before they were sent.
     pub tx_dropped: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::LinkStatistics;
+
+    #[test]
+    fn a_row_of_the_kernels_table() {
+        let table = "Inter-|   Receive                                                |  Transmit\n \
+                     face |bytes    packets errs drop fifo frame compressed multicast|bytes    packets errs drop fifo colls carrier compressed\n    \
+                     lo:       1       2    0    0    0     0          0         0        3       4    0    0    0     0       0          0\n  \
+                     eth1: 10 11 12 13 14 15 16 17 20 21 22 23 24 25 26 27\n";
+        let row = LinkStatistics::parse(table, "eth1").unwrap();
+        assert_eq!((row.rx_bytes, row.rx_packets, row.rx_errors, row.rx_dropped), (10, 11, 12, 13));
+        assert_eq!((row.tx_bytes, row.tx_packets, row.tx_errors, row.tx_dropped), (20, 21, 22, 23));
+        assert_eq!(LinkStatistics::parse(table, "eth"), None);
+        assert_eq!(LinkStatistics::parse("eth1: 1 2", "eth1"), None);
+        assert!(LinkStatistics::inside(std::process::id(), "lo").is_some());
+    }
 }

@@ -1,14 +1,15 @@
 //! Sandboxes on networks: setting up, connecting, disconnecting, tearing down.
 
-use super::bridge;
 use super::leaving::silence;
 use super::networks::{Entry, NamedEndpoint, Networks, State};
 use super::open::note_given;
 use super::plan::random_id;
 use super::spec::{Driver, Network};
 use super::tap::{delete_other_taps, delete_taps, make_taps};
+use super::{bridge, lan};
 use crate::MacAddress;
 use crate::address::Unavailable;
+use crate::config::Instance;
 use crate::endpoint::{Bare, Endpoint, EndpointSpec, Plan, Sandbox, SandboxSpec, VethPlan};
 use crate::error::{Error, Result};
 use crate::namespace::NetNs;
@@ -22,8 +23,9 @@ use std::sync::Arc;
 
 /// An endpoint whose addresses are taken and whose link is not made yet.
 pub(super) struct Place {
-    network: Arc<Network>,
-    bridge: u32,
+    pub(super) network: Arc<Network>,
+    /// The index of the bridge, or of the parent.
+    pub(super) bridge: u32,
     pub(super) endpoint: Endpoint,
     /// Whether the link's name may be another, where the sandbox has one of that name already.
     any_name: bool,
@@ -96,7 +98,7 @@ impl Networks {
         match &sandbox {
             Ok(_) => drop(reservation.keep()),
             Err(_) => {
-                self.delete_links(&reservation.places);
+                self.delete_links(&bare, &reservation.places);
                 // Whoever asked is told of the first failure, which is not this one.
                 let _ = delete_taps(&bare, reservation.places.iter().map(|place| &place.endpoint));
             }
@@ -139,7 +141,7 @@ impl Networks {
             self.move_ports(sandbox, &mut after)
         });
         if let Err(error) = result {
-            self.delete_links(&reservation.places);
+            self.delete_links(&bare, &reservation.places);
             delete_taps(&bare, reservation.places.iter().map(|place| &place.endpoint)).ok();
             bare.socket.apply(&moved_routes(&after, sandbox)).ok();
             return Err(error);
@@ -178,10 +180,13 @@ impl Networks {
         self.move_ports(sandbox, &mut after)?;
         {
             let host = self.host.lock();
-            if let Some(link) = host.link(&leaving.host_link)? {
+            if !leaving.is_on_parent()
+                && let Some(link) = host.link(&leaving.host_link)?
+            {
                 host.apply(&[Change::delete_link(link.index)])?;
             }
         }
+        lan::delete_links(&bare, [&leaving])?;
         delete_taps(&bare, [&leaving])?;
         // The link is gone, and no other may be taken for it.
         let gone = Endpoint { host_link: String::new(), ..leaving.clone() };
@@ -230,7 +235,8 @@ impl Networks {
         drop(state);
         for place in &mut reservation.places {
             place.mtu = place.network.bridge.as_ref().and_then(|options| options.mtu).unwrap_or(self.config.mtu);
-            if place.bridge == 0 {
+            // A parent may be another link of that name by now.
+            if place.bridge == 0 || place.network.lan.is_some() {
                 place.bridge = self.ensure_bridge(&place.network)?;
             }
             if let Some(link) = place.former_link.take() {
@@ -249,14 +255,14 @@ impl Networks {
         }
     }
 
-    /// Tries again to make a bridge that could not be made at the start.
+    /// Tries again to make a bridge that could not be made at the start, or looks a parent up.
     fn ensure_bridge(&self, network: &Network) -> Result<u32> {
         let _one_at_a_time = self.changing.lock();
         let mut network = network.clone();
         let index = {
             let host = self.host.lock();
             note_given(&host, &self.config.instance, &self.records, &mut network)?;
-            bridge::ensure(&host, &self.config.instance, &network, self.config.mtu)?
+            ensure(&host, &self.config.instance, &network, self.config.mtu)?
         };
         if let Some(entry) = self.state.lock().networks.get_mut(&network.id) {
             entry.bridge = index;
@@ -290,6 +296,10 @@ impl Networks {
     fn furnish(&self, bare: &Bare, places: &mut [Place], present: &Sandbox) -> Result<Vec<Change>> {
         let mut changes = Vec::new();
         for place in &mut *places {
+            if let Some(options) = place.network.lan.clone() {
+                self.make_lan_link(bare, place, &options)?;
+                continue;
+            }
             let prepared = !place.endpoint.host_link.is_empty();
             if !prepared {
                 self.make_link(bare, place, present.tap_owner.is_some())?;
@@ -316,25 +326,17 @@ impl Networks {
 
     /// `is_machines` is whether its addresses will be those of a machine with a kernel of its own.
     fn make_link(&self, bare: &Bare, place: &mut Place, is_machines: bool) -> Result<()> {
-        let options = place.network.bridge.as_ref();
         self.host_links.look();
-        loop {
-            let veth = VethPlan {
-                bridge: place.bridge,
-                link_name: &place.endpoint.link_name,
-                mac: Some(place.endpoint.mac),
-                mtu: place.mtu,
-                isolated: options.is_some_and(|options| !options.icc),
-            };
-            // Somebody in the sandbox may have made a link of that name: then the next is taken.
-            let taken = bare.socket.link(&place.endpoint.link_name)?.is_some();
-            if taken && place.any_name {
-                place.endpoint.link_name = next_name(&place.endpoint.link_name);
-                continue;
-            }
-            place.endpoint.host_link = self.host_links.make(&self.host.lock(), &bare.namespace, &veth)?;
-            break;
-        }
+        while passes_over_taken_name(bare, place)? {}
+        let options = place.network.bridge.as_ref();
+        let veth = VethPlan {
+            bridge: place.bridge,
+            link_name: &place.endpoint.link_name,
+            mac: Some(place.endpoint.mac),
+            mtu: place.mtu,
+            isolated: options.is_some_and(|options| !options.icc),
+        };
+        place.endpoint.host_link = self.host_links.make(&self.host.lock(), &bare.namespace, &veth)?;
         let name = &place.endpoint.link_name;
         let missing = || Error::io(format!("find the new link {name}"), std::io::ErrorKind::NotFound.into());
         place.endpoint.link_index = bare.socket.link(name)?.ok_or_else(missing)?.index;
@@ -346,6 +348,11 @@ impl Networks {
             })??;
         }
         Ok(())
+    }
+
+    fn make_lan_link(&self, bare: &Bare, place: &mut Place, options: &lan::LanOptions) -> Result<()> {
+        while passes_over_taken_name(bare, place)? {}
+        lan::make_link(&self.host, bare, place, options)
     }
 
     /// Publishes, moves or takes back ports, so that they lead to the endpoint that gives the default route.
@@ -413,7 +420,9 @@ impl Networks {
     }
 
     /// Deletes the links of endpoints that will not be, in a namespace that stays.
-    fn delete_links(&self, places: &[Place]) {
+    fn delete_links(&self, bare: &Bare, places: &[Place]) {
+        // Whoever asked is told of the first failure, which is not this one.
+        let _ = lan::delete_links(bare, places.iter().map(|place| &place.endpoint));
         let host = self.host.lock();
         for place in places.iter().filter(|place| !place.endpoint.host_link.is_empty()) {
             if let Ok(Some(link)) = host.link(&place.endpoint.host_link) {
@@ -430,8 +439,14 @@ impl State {
         let id = self.find(&wanted.network)?.network.id.clone();
         let entry = self.networks.get_mut(&id).ok_or_else(|| Error::NotFound(wanted.network.clone()))?;
         let network = entry.network.clone();
-        if network.driver != Driver::Bridge {
+        if matches!(network.driver, Driver::Host | Driver::None) {
             return Err(Error::NoEndpoints(network.name.clone()));
+        }
+        if network.lan.is_some() && spec.tap_owner.is_some() {
+            return Err(Error::NotForMachines(network.name.clone()));
+        }
+        if network.driver == Driver::Ipvlan && wanted.mac.is_some() {
+            return Err(Error::MacOfIpvlan);
         }
         if entry.endpoints.values().any(|other| other.sandbox == spec.id) {
             return Err(Error::EndpointExists { name: spec.name.clone(), network: network.name.clone() });
@@ -444,7 +459,8 @@ impl State {
         };
         let prefix = network.bridge.as_ref().map_or("eth", |options| &options.link_prefix);
         let free_name = || (0..).map(|n: u32| format!("{prefix}{n}")).find(|name| !taken(name)).unwrap_or_default();
-        let internal = network.internal;
+        // Behind a parent of nobody's there is no router either.
+        let internal = network.internal || network.lan.as_ref().is_some_and(|options| options.nowhere);
         let endpoint = Endpoint {
             id: random_id(),
             network: network.id.clone(),
@@ -622,10 +638,30 @@ fn has_sctp(sandbox: &Sandbox) -> bool {
     sandbox.ports.iter().any(|port| port.protocol == Protocol::Sctp)
 }
 
+/// Nothing is published of an endpoint on a parent: the host does not reach it, and others reach it by its own address.
 fn targets_of(sandbox: &Sandbox) -> Targets {
+    let v4 = sandbox.gateway_endpoint().filter(|endpoint| !endpoint.is_on_parent());
+    let v6 = sandbox.gateway_endpoint_v6().filter(|endpoint| !endpoint.is_on_parent());
     Targets {
-        v4: sandbox.gateway_endpoint().and_then(|endpoint| endpoint.ipv4).map(|net| net.addr()),
-        v6: sandbox.gateway_endpoint_v6().and_then(|endpoint| endpoint.ipv6).map(|net| net.addr()),
+        v4: v4.and_then(|endpoint| endpoint.ipv4).map(|net| net.addr()),
+        v6: v6.and_then(|endpoint| endpoint.ipv6).map(|net| net.addr()),
+    }
+}
+
+/// Whether somebody in the sandbox has made a link of the place's name; then it has the next one. Not where the name was asked for.
+fn passes_over_taken_name(bare: &Bare, place: &mut Place) -> Result<bool> {
+    let taken = place.any_name && bare.socket.link(&place.endpoint.link_name)?.is_some();
+    if taken {
+        place.endpoint.link_name = next_name(&place.endpoint.link_name);
+    }
+    Ok(taken)
+}
+
+/// Makes what a network has in the kernel beside its rules, its bridge or its parent, be as it shall be, and gives its index; 0 where it has none.
+pub(super) fn ensure(host: &RouteSocket, instance: &Instance, network: &Network, mtu: u32) -> Result<u32> {
+    match &network.lan {
+        Some(options) => lan::ensure(host, instance, options, network.internal),
+        None => bridge::ensure(host, instance, network, mtu),
     }
 }
 

@@ -1,9 +1,10 @@
 //! The one object that keeps an instance's networks: making, removing and finding them.
 
+use super::attach::ensure;
 use super::forwarding::Forwarding;
 use super::leaving::{Chores, Departures, Leaving};
 use super::spec::{Network, NetworkSpec, is_predefined};
-use super::{bridge, plan};
+use super::{bridge, lan, plan};
 use crate::address::Leases;
 use crate::config::{Instance, NetConfig};
 use crate::endpoint::{Endpoint, HostLinks, LinkStatistics, Plan, Sandbox, Workshop};
@@ -147,6 +148,7 @@ impl Networks {
         let around = plan::Surroundings { pools: &self.pools, subnets: &subnets, routes: &routes };
         let mut network = plan::plan(spec, &around)?;
         self.check_bridge_name(&network)?;
+        self.check_parent(&network)?;
         bridge::note_given(&self.host.lock(), &self.config.instance, &mut network)?;
         self.records.put(&network.id, &network).map_err(|e| Error::store("store a network", e))?;
         match self.make(&network) {
@@ -229,34 +231,28 @@ impl Networks {
         self.workshop.namespaces()
     }
 
-    /// The counters of a running sandbox' links, read at their ends on the host. A link that is gone is left out.
-    pub fn statistics(&self, sandbox: &Sandbox) -> Result<Vec<LinkStatistics>> {
+    /// The counters of a running sandbox' links, read at their ends on the host. A link that is gone is left out. `process` is one of the
+    /// sandbox', by which those are read that have no end on the host (`macvlan`, `ipvlan`); without it they are left out.
+    pub fn statistics(&self, sandbox: &Sandbox, process: Option<u32>) -> Result<Vec<LinkStatistics>> {
         let host = self.host.lock();
         let mut all = Vec::new();
         for endpoint in &sandbox.endpoints {
+            if endpoint.is_on_parent() {
+                all.extend(process.and_then(|process| LinkStatistics::inside(process, &endpoint.link_name)));
+                continue;
+            }
             let Some(link) = host.link(&endpoint.host_link)? else { continue };
             // What the host's end sends is what the sandbox receives.
-            let [tx_packets, rx_packets, tx_bytes, rx_bytes, tx_errors, rx_errors, tx_dropped, rx_dropped] =
-                link.counters;
-            let name = endpoint.link_name.clone();
-            all.push(LinkStatistics {
-                name,
-                rx_bytes,
-                rx_packets,
-                rx_errors,
-                rx_dropped,
-                tx_bytes,
-                tx_packets,
-                tx_errors,
-                tx_dropped,
-            });
+            let mut counters = link.counters;
+            counters.as_chunks_mut().0.iter_mut().for_each(|pair: &mut [u64; 2]| pair.reverse());
+            all.push(LinkStatistics::of(&endpoint.link_name, counters));
         }
         Ok(all)
     }
 
     /// Puts a network into the kernel, and gives its bridge's index.
     fn make(&self, network: &Network) -> Result<u32> {
-        if !network.internal {
+        if network.bridge.is_some() && !network.internal {
             let forwarding = Forwarding::look(&self.config, network.enable_ipv6)?;
             self.firewall.confine(forwarding.confined)?;
             forwarding.switch_on()?;
@@ -265,7 +261,7 @@ impl Networks {
         if let Some(rules) = bridge::rules_of(network) {
             self.firewall.add_network(&rules)?;
         }
-        let index = bridge::ensure(&self.host.lock(), &self.config.instance, network, self.config.mtu)?;
+        let index = ensure(&self.host.lock(), &self.config.instance, network, self.config.mtu)?;
         if let Some(options) = network.bridge.as_ref().filter(|_| !network.internal) {
             self.foreign.add_bridge(&options.link)?;
         }
@@ -274,6 +270,11 @@ impl Networks {
 
     /// Takes a network out of the kernel. What fails is left for the next start, which looks for it.
     fn unmake(&self, network: &Network) {
+        if let Some(options) = &network.lan
+            && let Err(error) = lan::remove(&self.host.lock(), &self.config.instance, options)
+        {
+            tracing::warn!(%error, network = network.name, "the parent of a removed network is left in the kernel");
+        }
         let Some(rules) = bridge::rules_of(network) else { return };
         let link = bridge::remove(&self.host.lock(), &self.config.instance, network);
         let foreign = self.foreign.remove_bridge(&rules.bridge);
@@ -293,6 +294,22 @@ impl Networks {
                 link: options.link.clone(),
                 other: other.network.id.clone(),
             }),
+            None => Ok(()),
+        }
+    }
+
+    /// Refuses a parent that another network has, as Docker does.
+    fn check_parent(&self, network: &Network) -> Result<()> {
+        let Some(options) = &network.lan else { return Ok(()) };
+        let state = self.state.lock();
+        let same = |entry: &&Entry| {
+            entry.network.driver == network.driver
+                && entry.network.lan.as_ref().is_some_and(|other| other.parent == options.parent)
+        };
+        match state.networks.values().find(same) {
+            Some(other) => {
+                Err(Error::ParentTaken { network: lan::own_parent(&other.network.id), parent: options.parent.clone() })
+            }
             None => Ok(()),
         }
     }
@@ -320,7 +337,8 @@ pub fn clean(instance: &Instance) -> Result<Cleaned> {
     let host = RouteSocket::open()?;
     let mut bridges = 0;
     for link in host.links()? {
-        if !bridge::is_ours(&link, instance) && !bridge::is_our_port(&link, instance) {
+        let is_parent = lan::is_ours(&link, instance);
+        if !is_parent && !bridge::is_ours(&link, instance) && !bridge::is_our_port(&link, instance) {
             continue;
         }
         match host.apply(&[crate::route::Change::delete_link(link.index)]) {

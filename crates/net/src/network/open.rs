@@ -1,10 +1,11 @@
 //! Starting an instance: the store, the kernel and what runs are brought into agreement.
 
+use super::attach::ensure;
 use super::forwarding::Forwarding;
 use super::leaving::{self, Departures};
 use super::networks::{Entry, NamedEndpoint, Networks, State};
 use super::spec::{Driver, IpamConfig, Network, NetworkSpec};
-use super::{bridge, plan};
+use super::{bridge, lan, plan};
 use crate::AddressPool;
 use crate::address::overlap;
 use crate::config::{Instance, NetConfig};
@@ -241,7 +242,7 @@ fn enter_all(
     let mut state = State::default();
     for (id, mut network) in networks {
         let noted = note_given(host, &config.instance, records, &mut network);
-        let ensured = noted.and_then(|()| bridge::ensure(host, &config.instance, &network, config.mtu));
+        let ensured = noted.and_then(|()| ensure(host, &config.instance, &network, config.mtu));
         let index = ensured.unwrap_or_else(|error| {
             tracing::error!(%error, network = network.name, "a network could not be put into the kernel");
             0
@@ -277,13 +278,16 @@ fn enter_all(
 fn sweep(config: &NetConfig, host: &RouteSocket, links: &[Link], state: &State, running: &[Sandbox]) -> Result<()> {
     let bridges: BTreeSet<&str> =
         state.networks.values().filter_map(|entry| Some(entry.network.bridge.as_ref()?.link.as_str())).collect();
+    let parents: BTreeSet<&str> =
+        state.networks.values().filter_map(|entry| Some(entry.network.lan.as_ref()?.parent.as_str())).collect();
     let ends: BTreeSet<&str> =
         running.iter().flat_map(|sandbox| &sandbox.endpoints).map(|endpoint| endpoint.host_link.as_str()).collect();
     let stale: Vec<Link> = links
         .iter()
         .filter(|link| {
             let bridge = bridge::is_ours(link, &config.instance) && !bridges.contains(link.name.as_str());
-            bridge || bridge::is_our_port(link, &config.instance) && !ends.contains(link.name.as_str())
+            let parent = lan::is_ours(link, &config.instance) && !parents.contains(link.name.as_str());
+            bridge || parent || bridge::is_our_port(link, &config.instance) && !ends.contains(link.name.as_str())
         })
         .cloned()
         .collect();

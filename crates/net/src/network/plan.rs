@@ -1,5 +1,6 @@
 //! From what is asked for to what a network is: names checked, subnets and gateways chosen.
 
+use super::lan::LanOptions;
 use super::spec::{BridgeOptions, Driver, InvalidNetwork, IpamConfig, Network, NetworkSpec, check_name, is_predefined};
 use crate::address::{AddressPool, Leases, overlap};
 use crate::error::{Error, Result};
@@ -31,6 +32,7 @@ pub(super) fn plan(spec: NetworkSpec, around: &Surroundings<'_>) -> Result<Netwo
     }
     match spec.driver {
         Driver::Bridge => plan_bridge(random_id(), spec, around),
+        Driver::Macvlan | Driver::Ipvlan => plan_lan(random_id(), spec, around),
         Driver::Host => Err(InvalidNetwork::SingleInstance("host").into()),
         Driver::None => Err(InvalidNetwork::SingleInstance("null").into()),
     }
@@ -38,11 +40,29 @@ pub(super) fn plan(spec: NetworkSpec, around: &Surroundings<'_>) -> Result<Netwo
 
 /// Makes a bridge network with that identifier.
 pub(super) fn plan_bridge(id: String, spec: NetworkSpec, around: &Surroundings<'_>) -> Result<Network> {
+    let bridge = BridgeOptions::parse(&spec.options, &format!("br-{}", &id[..12]))?;
+    let ipam = plan_subnets(&spec, around)?;
+    Ok(Network { bridge: Some(bridge), ..network_of(id, spec, ipam) })
+}
+
+/// Makes a network of a parent's, with that identifier.
+fn plan_lan(id: String, spec: NetworkSpec, around: &Surroundings<'_>) -> Result<Network> {
+    let lan = match spec.driver {
+        Driver::Ipvlan => LanOptions::ipvlan(&spec.options, &id)?,
+        _ => LanOptions::macvlan(&spec.options, &id)?,
+    };
+    // The subnet is mostly the parent's own, to which the host has a route.
+    let is_chosen = spec.ipam.iter().any(|config| config.subnet.is_some());
+    let around = if is_chosen { &Surroundings { routes: &[], ..*around } } else { around };
+    let ipam = plan_subnets(&spec, around)?;
+    Ok(Network { lan: Some(lan), ..network_of(id, spec, ipam) })
+}
+
+/// Chooses and checks the subnets of a network.
+fn plan_subnets(spec: &NetworkSpec, around: &Surroundings<'_>) -> Result<Vec<IpamConfig>> {
     if !spec.enable_ipv4 && !spec.enable_ipv6 {
         return Err(InvalidNetwork::NoFamily.into());
     }
-    let bridge = BridgeOptions::parse(&spec.options, &format!("br-{}", &id[..12]))?;
-    let user_subnets = spec.ipam.iter().any(|config| config.subnet.is_some());
     let mut ipam: Vec<IpamConfig> = Vec::new();
     for (enabled, v6) in [(spec.enable_ipv4, false), (spec.enable_ipv6, true)] {
         // As Docker does: subnets of a family that is not enabled are left out.
@@ -58,25 +78,31 @@ pub(super) fn plan_bridge(id: String, spec: NetworkSpec, around: &Surroundings<'
             ipam.push(config);
         }
     }
-    Ok(Network {
+    Ok(ipam)
+}
+
+/// A network as it is asked for, with these subnets and without a link.
+fn network_of(id: String, spec: NetworkSpec, ipam: Vec<IpamConfig>) -> Network {
+    Network {
         id,
         name: spec.name,
         created_ns: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |age| age.as_nanos() as u64),
-        driver: Driver::Bridge,
+        driver: spec.driver,
         ipam,
+        user_subnets: spec.ipam.iter().any(|config| config.subnet.is_some()),
         ipam_requested: spec.ipam,
         ipam_options: spec.ipam_options,
-        user_subnets,
         enable_ipv4: spec.enable_ipv4,
         enable_ipv6: spec.enable_ipv6,
         internal: spec.internal,
         attachable: spec.attachable,
         options: spec.options,
         labels: spec.labels,
-        bridge: Some(bridge),
+        bridge: None,
+        lan: None,
         given: Vec::new(),
         given_boot: String::new(),
-    })
+    }
 }
 
 /// `host` or `none`.
@@ -97,6 +123,7 @@ pub(super) fn plan_without_links(name: &str, driver: Driver) -> Network {
         options: BTreeMap::new(),
         labels: BTreeMap::new(),
         bridge: None,
+        lan: None,
         given: Vec::new(),
         given_boot: String::new(),
     }

@@ -1,5 +1,6 @@
 //! Networks as data, and what makes one valid.
 
+use super::lan::LanOptions;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -13,6 +14,10 @@ pub enum Driver {
     /// A bridge of the host, with a veth pair to each sandbox.
     #[default]
     Bridge,
+    /// A link of the host's, beside the host itself, with link-layer addresses of the sandboxes' own.
+    Macvlan,
+    /// As `Macvlan`, with the link's own link-layer address.
+    Ipvlan,
     /// The host's own namespace.
     Host,
     /// A namespace with nothing but loopback.
@@ -21,10 +26,12 @@ pub enum Driver {
 }
 
 impl Driver {
-    /// Docker's name of it: `bridge`, `host`, `null`.
+    /// Docker's name of it: `bridge`, `macvlan`, `ipvlan`, `host`, `null`.
     pub const fn as_str(self) -> &'static str {
         match self {
             Driver::Bridge => "bridge",
+            Driver::Macvlan => "macvlan",
+            Driver::Ipvlan => "ipvlan",
             Driver::Host => "host",
             Driver::None => "null",
         }
@@ -36,7 +43,9 @@ impl Driver {
             "" | "bridge" | "default" => Ok(Driver::Bridge),
             "host" => Ok(Driver::Host),
             "null" | "none" => Ok(Driver::None),
-            "macvlan" | "ipvlan" | "overlay" => Err(InvalidNetwork::DriverNotSupported(name.to_owned())),
+            "macvlan" => Ok(Driver::Macvlan),
+            "ipvlan" => Ok(Driver::Ipvlan),
+            "overlay" => Err(InvalidNetwork::DriverNotSupported(name.to_owned())),
             _ => Err(InvalidNetwork::DriverNotFound(name.to_owned())),
         }
     }
@@ -141,6 +150,9 @@ pub struct Network {
     pub labels: BTreeMap<String, String>,
     /// The bridge, where the driver is one.
     pub bridge: Option<BridgeOptions>,
+    /// The parent, where the driver is `macvlan` or `ipvlan`.
+    #[serde(default)]
+    pub lan: Option<LanOptions>,
     /// The addresses that an administrator's bridge was given for this network, and that are taken from it again: the kernel does not
     /// say whose an address is.
     #[serde(default)]
@@ -212,13 +224,7 @@ impl BridgeOptions {
         };
         let link = get("com.docker.network.bridge.name").unwrap_or(link).to_owned();
         check_link_name(&link)?;
-        let mtu = match get("com.docker.network.driver.mtu") {
-            None | Some("0") => None,
-            Some(value) => match value.parse::<u32>() {
-                Ok(mtu) if (68..=65535).contains(&mtu) => Some(mtu),
-                _ => return Err(InvalidNetwork::option("com.docker.network.driver.mtu", value, "68 to 65535")),
-            },
-        };
+        let mtu = mtu(options)?;
         let host_binding = match get("com.docker.network.bridge.host_binding_ipv4") {
             None => None,
             Some(value) => Some(value.parse().map_err(|_| {
@@ -245,6 +251,18 @@ impl BridgeOptions {
     }
 }
 
+/// The option of the links' longest packet, in bytes.
+pub(super) fn mtu(options: &BTreeMap<String, String>) -> Result<Option<u32>, InvalidNetwork> {
+    const KEY: &str = "com.docker.network.driver.mtu";
+    match options.get(KEY).map(String::as_str) {
+        None | Some("" | "0") => Ok(None),
+        Some(value) => match value.parse::<u32>() {
+            Ok(mtu) if (68..=65535).contains(&mtu) => Ok(Some(mtu)),
+            _ => Err(InvalidNetwork::option(KEY, value, "68 to 65535")),
+        },
+    }
+}
+
 /// Why a network cannot be as it was asked for.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum InvalidNetwork {
@@ -257,7 +275,7 @@ pub enum InvalidNetwork {
     #[error("plugin \"{0}\" not found")]
     DriverNotFound(String),
     /// A driver of Docker that is not here.
-    #[error("network driver {0} is not supported: use bridge, host or none")]
+    #[error("network driver {0} is not supported: use bridge, macvlan, ipvlan, host or none")]
     DriverNotSupported(String),
     /// There is one `host` and one `none`.
     #[error("only one instance of \"{0}\" network is allowed")]
@@ -315,12 +333,37 @@ pub enum InvalidNetwork {
         /// What it can be.
         expected: &'static str,
     },
+    /// A mode or flag that its driver does not have.
+    #[error("requested {driver} {what} '{value}' is not valid, {default} is the {driver} driver default")]
+    Mode {
+        /// The driver.
+        driver: &'static str,
+        /// `mode` or `flag`.
+        what: &'static str,
+        /// What was asked for.
+        value: String,
+        /// What it is where nobody says.
+        default: &'static str,
+    },
+    /// The loopback leads nowhere, for that driver.
+    #[error("loopback interface is not a valid {0} parent link")]
+    LoopbackParent(&'static str),
+    /// A parent that is not there, and whose name says no VLAN.
+    #[error("invalid subinterface vlan name {0}, example formatting is eth0.10")]
+    Parent(String),
+    /// A VLAN that cannot be (IEEE 802.1Q: 12 bits, of which the first and the last value are none).
+    #[error("vlan id must be between 1-4094, received: {0}")]
+    VlanId(String),
     /// A name no link can have.
     #[error("invalid link name {0:?}: 1 to 15 bytes without white space, '/' and ':'")]
     LinkName(String),
 }
 
 impl InvalidNetwork {
+    pub(super) fn mode(driver: &'static str, what: &'static str, value: &str, default: &'static str) -> InvalidNetwork {
+        InvalidNetwork::Mode { driver, what, value: value.to_owned(), default }
+    }
+
     fn option(key: &str, value: &str, expected: &'static str) -> InvalidNetwork {
         InvalidNetwork::Option { key: key.to_owned(), value: value.to_owned(), expected }
     }

@@ -1,9 +1,10 @@
-//! Links: bridges and veth pairs.
+//! Links: bridges, veth pairs, and what shares a link of the host's.
 
-use super::{Change, RouteSocket, refused};
+use super::{Change, Needs, RouteSocket, refused};
 use crate::MacAddress;
 use crate::error::Result;
 use crate::netlink::{Attribute, Message, attributes, flag};
+use crate::network::{IpvlanFlag, IpvlanMode, MacvlanMode};
 use rustix::io::Errno;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
@@ -17,6 +18,7 @@ mod ifla {
     pub(super) const ADDRESS: u16 = 1;
     pub(super) const NAME: u16 = 3;
     pub(super) const MTU: u16 = 4;
+    pub(super) const LINK: u16 = 5;
     pub(super) const MASTER: u16 = 10;
     pub(super) const PORT: u16 = 12;
     pub(super) const LINK_INFO: u16 = 18;
@@ -37,6 +39,10 @@ mod ifla {
     pub(super) const FAMILIES: u16 = 26;
     pub(super) const FAMILY_IPV6: u16 = 10;
     pub(super) const IPV6_ADDRESS_MODE: u16 = 8;
+    pub(super) const VLAN_ID: u16 = 1;
+    pub(super) const MACVLAN_MODE: u16 = 1;
+    pub(super) const IPVLAN_MODE: u16 = 1;
+    pub(super) const IPVLAN_FLAGS: u16 = 2;
 }
 
 const UP: u32 = 1;
@@ -143,6 +149,80 @@ impl Change {
         Change::new(message, format!("make link {} with its end {}", spec.name, spec.peer))
     }
 
+    /// Makes a link that leads nowhere, in a group.
+    pub(crate) fn make_dummy(name: &str, group: u32) -> Change {
+        let message = Message::new(NEW, flag::CREATE | flag::EXCLUSIVE)
+            .fixed(&header(AF_UNSPEC, 0, UP, UP))
+            .text(ifla::NAME, name)
+            .u32(ifla::GROUP, group)
+            .nest(ifla::LINK_INFO, |m| m.text(ifla::INFO_KIND, "dummy"));
+        Change::needing(of_kind("DUMMY", "dummy"), message, format!("make link {name}"))
+    }
+
+    /// Makes a link for the VLAN `id` of the link with that index, in a group.
+    pub(crate) fn make_vlan(name: &str, of: u32, id: u16, group: u32) -> Change {
+        let message = Message::new(NEW, flag::CREATE | flag::EXCLUSIVE)
+            .fixed(&header(AF_UNSPEC, 0, 0, 0))
+            .text(ifla::NAME, name)
+            .u32(ifla::LINK, of)
+            .u32(ifla::GROUP, group)
+            .nest(ifla::LINK_INFO, |m| {
+                m.text(ifla::INFO_KIND, "vlan").nest(ifla::INFO_DATA, |m| m.bytes(ifla::VLAN_ID, &id.to_ne_bytes()))
+            });
+        Change::needing(of_kind("VLAN_8021Q", "8021q"), message, format!("make link {name}"))
+    }
+
+    /// Makes a macvlan link of the parent with that index, in another namespace. `mtu` in bytes; else it is the parent's.
+    pub(crate) fn make_macvlan(
+        name: &str,
+        parent: u32,
+        namespace: BorrowedFd<'_>,
+        mode: MacvlanMode,
+        mac: MacAddress,
+        mtu: Option<u32>,
+    ) -> Change {
+        // `enum macvlan_mode`.
+        let mode: u32 = match mode {
+            MacvlanMode::Private => 1,
+            MacvlanMode::Vepa => 2,
+            MacvlanMode::Bridge => 4,
+            MacvlanMode::Passthru => 8,
+        };
+        let message = on_parent(name, parent, namespace, mtu).bytes(ifla::ADDRESS, &mac.octets());
+        let message = message.nest(ifla::LINK_INFO, |m| {
+            m.text(ifla::INFO_KIND, "macvlan").nest(ifla::INFO_DATA, |m| m.u32(ifla::MACVLAN_MODE, mode))
+        });
+        Change::needing(of_kind("MACVLAN", "macvlan"), message, format!("make macvlan link {name}"))
+    }
+
+    /// Makes an ipvlan link of the parent with that index, in another namespace. `mtu` as with [`Change::make_macvlan`].
+    pub(crate) fn make_ipvlan(
+        name: &str,
+        parent: u32,
+        namespace: BorrowedFd<'_>,
+        mode: IpvlanMode,
+        flag: IpvlanFlag,
+        mtu: Option<u32>,
+    ) -> Change {
+        // `enum ipvlan_mode`, and `IPVLAN_F_PRIVATE`, `IPVLAN_F_VEPA`.
+        let mode: u16 = match mode {
+            IpvlanMode::L2 => 0,
+            IpvlanMode::L3 => 1,
+            IpvlanMode::L3s => 2,
+        };
+        let flags: u16 = match flag {
+            IpvlanFlag::Bridge => 0,
+            IpvlanFlag::Private => 1,
+            IpvlanFlag::Vepa => 2,
+        };
+        let message = on_parent(name, parent, namespace, mtu).nest(ifla::LINK_INFO, |m| {
+            m.text(ifla::INFO_KIND, "ipvlan").nest(ifla::INFO_DATA, |m| {
+                m.bytes(ifla::IPVLAN_MODE, &mode.to_ne_bytes()).bytes(ifla::IPVLAN_FLAGS, &flags.to_ne_bytes())
+            })
+        });
+        Change::needing(of_kind("IPVLAN", "ipvlan"), message, format!("make ipvlan link {name}"))
+    }
+
     /// Brings a link up.
     pub(crate) fn link_up(index: u32) -> Change {
         let message = Message::new(SET, 0).fixed(&header(AF_UNSPEC, index, UP, UP));
@@ -207,6 +287,23 @@ impl Change {
     pub(crate) fn delete_link(index: u32) -> Change {
         Change::new(Message::new(DELETE, 0).fixed(&header(AF_UNSPEC, index, 0, 0)), format!("delete link {index}"))
     }
+}
+
+/// A new link of a parent's, in another namespace, but for its kind.
+fn on_parent(name: &str, parent: u32, namespace: BorrowedFd<'_>, mtu: Option<u32>) -> Message {
+    let message = Message::new(NEW, flag::CREATE | flag::EXCLUSIVE)
+        .fixed(&header(AF_UNSPEC, 0, 0, 0))
+        .text(ifla::NAME, name)
+        .u32(ifla::LINK, parent)
+        .u32(ifla::NAMESPACE_FD, namespace.as_raw_fd() as u32);
+    match mtu {
+        Some(mtu) => message.u32(ifla::MTU, mtu),
+        None => message,
+    }
+}
+
+const fn of_kind(parts: &'static str, modules: &'static str) -> Needs {
+    Needs { of: "such a network", parts, modules }
 }
 
 /// `struct ifinfomsg`.

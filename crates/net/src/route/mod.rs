@@ -44,6 +44,8 @@ pub(crate) struct Change {
 /// Parts of the kernel, as its configuration and as its modules are called.
 #[derive(Clone, Copy)]
 struct Needs {
+    /// What they are needed for.
+    of: &'static str,
     parts: &'static str,
     modules: &'static str,
 }
@@ -61,8 +63,8 @@ impl Change {
     fn refused(&self, error: NetlinkError) -> Error {
         match self.needs {
             // What tc(8)'s kinds are looked up by their names for, and a kernel without actions.
-            Some(Needs { parts, modules }) if matches!(error.errno, Errno::NOENT | Errno::OPNOTSUPP) => {
-                Error::KernelLacks { action: self.what.clone(), parts, modules, source: error.errno.into() }
+            Some(Needs { of, parts, modules }) if matches!(error.errno, Errno::NOENT | Errno::OPNOTSUPP) => {
+                Error::KernelLacks { action: self.what.clone(), of, parts, modules, source: error.errno.into() }
             }
             _ => refused(&self.what, error),
         }

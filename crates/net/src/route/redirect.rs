@@ -38,8 +38,10 @@ const STOLEN: u32 = 4;
 /// `TCA_EGRESS_REDIR`.
 const EGRESS: u32 = 1;
 
-const QDISC: Needs = Needs { parts: "NET_SCH_INGRESS", modules: "sch_ingress" };
-const FILTER: Needs = Needs { parts: "NET_CLS_U32, NET_CLS_ACT and NET_ACT_MIRRED", modules: "cls_u32 act_mirred" };
+const MACHINE: &str = "a microVM's network";
+const QDISC: Needs = Needs { of: MACHINE, parts: "NET_SCH_INGRESS", modules: "sch_ingress" };
+const FILTER: Needs =
+    Needs { of: MACHINE, parts: "NET_CLS_U32, NET_CLS_ACT and NET_ACT_MIRRED", modules: "cls_u32 act_mirred" };
 
 impl Change {
     /// Gives a link what filters of incoming packets are attached to. An error where it has one.
