@@ -48,3 +48,41 @@ fn a_service_behind_our_own_hypervisor() {
     host.sh("kill -9 $(docker inspect -f '{{.State.Pid}}' web) && docker wait web").says("137");
     host.sh("docker rm web").ok();
 }
+
+#[test]
+#[ignore = "it takes a machine of its own: cargo xtask server nested"]
+fn what_our_own_hypervisor_saved_goes_on() {
+    let host = with_kvm();
+    let count = "mkdir /www; httpd -h /www -p 80; n=0; while :; do n=$((n + 1)); echo $n >/www/n.new; mv /www/n.new /www/n; sleep 0.2; done";
+    host.sh(&format!(
+        "docker run -d --name box -p 127.0.0.1:0:80 -m 64m --cpus 1 --runtime microvm busybox sh -c '{count}'"
+    ))
+    .ok();
+    let counts = |name: &str| {
+        let seen = host.sh(&format!("curl -s -m 20 http://$(docker port {name} 80 | head -n 1)/n"));
+        seen.stdout().trim().parse::<u64>().is_ok()
+    };
+    eventually("it counts", || counts("box"));
+    host.sh("docker exec box sh -c 'echo one >/state'").ok();
+    // Whole at first, then what changed since the one that it went on from.
+    host.sh("stratus suspend box").ok();
+    host.sh("docker ps -a --format '{{.Status}}'").mentions("(Suspended)");
+    host.sh("stratus resume box").ok();
+    host.sh("docker exec box cat /state").says("one");
+    host.sh("stratus snapshot create box second").says("second");
+    host.sh("stratus snapshot ls box --output json | grep -c Parent").says("1");
+    host.sh("docker exec box rm /state").ok();
+    host.sh("stratus rollback box second").ok();
+    host.sh("docker exec box cat /state").says("one");
+    host.sh("stratus fork box --count 3").says("box-1\nbox-2\nbox-3");
+    for name in ["box", "box-1", "box-2", "box-3"] {
+        eventually("each counts", || counts(name));
+        host.sh(&format!("docker exec {name} cat /state")).says("one");
+        let id = host.sh(&format!("docker inspect -f '{{{{slice .Id 0 12}}}}' {name}")).text().to_owned();
+        host.sh(&format!("docker exec {name} hostname")).says(&id);
+    }
+    host.sh("docker rm -f box box-1 box-2 box-3").ok();
+    eventually("what nothing needs is gone", || {
+        host.sh("ls /var/lib/stratus/microvm/snapshots | wc -l").stdout().trim() == "0"
+    });
+}

@@ -17,7 +17,8 @@ use microvm::driver::Extent;
 use super::stop::{KILL_PATIENCE, SIGKILL, not_running};
 use super::{Container, CreateRequest, Life, RemoveOptions, turned};
 use crate::model::{
-    ContainerId, ContainerRecord, EndpointRequest, Phase, PortBinding, SnapshotId, SnapshotRecord, State, Timestamp,
+    ContainerId, ContainerRecord, EndpointRequest, MountPointKind, Phase, PortBinding, SnapshotId, SnapshotRecord,
+    State, Timestamp,
 };
 use crate::snapshots::Held;
 use crate::{Engine, Error, Result};
@@ -323,7 +324,8 @@ fn runs_in_machine(life: &Life<'_>) -> Result<Arc<ContainerRecord>> {
         }
         _ => return Err(not_running(&record)),
     }
-    if !record.mounts.is_empty() {
+    // What is in the machine's memory is saved with that.
+    if record.mounts.iter().any(|mount| mount.kind != MountPointKind::Tmpfs) {
         super::lacking(&record, "snapshots of containers with volumes")?;
     }
     Ok(record)
