@@ -301,9 +301,9 @@ async fn directory(
             _ => Error::Invalid(format!("receiving the build context: {e}")),
         };
         let mut stream = BufReader::with_capacity(BUFFER, SyncIoBridge::new(stream));
-        let mut list = List::default();
+        let (expected, mut list) = (builder.expect(&key)?, List::default());
         entry::read_entries(&mut stream, |entry| list.push(entry).map_err(wire::refused)).map_err(failed)?;
-        let mut update = builder.update(&key, list)?;
+        let mut update = expected.listed(list)?;
         let wanted = update.lacks().to_vec();
         entry::write_wanted(&mut BufWriter::with_capacity(BUFFER, stream.get_mut()), &wanted).map_err(failed)?;
         for place in wanted {

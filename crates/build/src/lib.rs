@@ -39,7 +39,7 @@ mod turns;
 
 pub use attest::{Attest, Fetched, Provenance};
 pub use cache::{CacheLimits, Cached, CachedKind, Meant, PruneOptions, Pruned};
-pub use contexts::{LayoutImage, List, Listed, Received, Stamp, Taking, Update, Verdict, What};
+pub use contexts::{Expected, LayoutImage, List, Listed, Received, Stamp, Taking, Update, Verdict, What};
 pub use elsewhere::{CacheFrom, CacheMode, CacheTo, Layout, LayoutBytes, LayoutEntry, LayoutFile};
 pub use entitlement::{Entitlement, UnknownEntitlement};
 pub use error::{Error, Result};

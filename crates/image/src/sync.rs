@@ -30,6 +30,16 @@ impl Syncer {
         Ok(Syncer { root: root_file, state: Mutex::default(), ended: Condvar::new() })
     }
 
+    /// Does something that only reads, while what was written goes to the disk: a [`sync`](Self::sync) that follows has little left to wait for.
+    pub(crate) fn beside<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<T> {
+        std::thread::scope(|scope| {
+            let syncing = scope.spawn(|| self.sync());
+            let done = work()?;
+            syncing.join().map_err(|_| Error::Interrupted("writing layers to the disk".into()))??;
+            Ok(done)
+        })
+    }
+
     /// Returns when everything written before the call is on the disk.
     pub(crate) fn sync(&self) -> Result<()> {
         let mut state = self.state.lock();

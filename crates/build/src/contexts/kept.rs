@@ -10,6 +10,7 @@
 
 use super::list::Listed;
 use crate::cache::{Cached, CachedKind, Keeps};
+use crate::files::ListedFile;
 use crate::turns::Turns;
 use crate::{Error, Result};
 use image::Digest;
@@ -18,6 +19,8 @@ use serde::{Deserialize, Serialize};
 use std::fs;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
 use std::time::SystemTime;
 use tokio::sync::OwnedMutexGuard;
 
@@ -35,9 +38,12 @@ pub(crate) struct Kept {
 
 /// One that a build has for itself.
 pub(crate) struct Mine {
+    key: String,
     path: PathBuf,
     boot: String,
     turn: Option<OwnedMutexGuard<()>>,
+    /// Who writes down what is in it, beside what the build does next.
+    writing: Option<JoinHandle<()>>,
 }
 
 /// A file's contents, as they were hashed on the way in.
@@ -101,7 +107,13 @@ impl Kept {
     /// The copy of a key, for one build at a time; `None`: another build has it.
     pub(crate) fn take(&self, key: &str) -> Option<Mine> {
         let turn = self.turns.of(key.to_owned()).try_lock_owned().ok()?;
-        Some(Mine { path: self.root.join(key), boot: self.boot.clone(), turn: Some(turn) })
+        Some(Mine {
+            key: key.to_owned(),
+            path: self.root.join(key),
+            boot: self.boot.clone(),
+            turn: Some(turn),
+            writing: None,
+        })
     }
 
     /// All of them, those that were used last first.
@@ -120,12 +132,13 @@ impl Kept {
         true
     }
 
-    /// Removes those that are too many, or too much. Nobody waits for that: whose build it is has no part in others' contexts.
-    pub(crate) fn bound(&self) {
-        let mut bytes = 0_u64;
-        for (place, one) in self.all().into_iter().enumerate() {
+    /// Removes those that are too many, or too much, beside that of a build, which has so many bytes. Nobody waits for that: whose build
+    /// it is has no part in others' contexts.
+    pub(crate) fn bound(&self, mine: &str, size: u64) {
+        let mut bytes = size;
+        for (place, one) in (1..).zip(self.all().into_iter().filter(|one| one.key != mine)) {
             bytes = bytes.saturating_add(one.size);
-            let is_more = place > 0 && (place >= MOST || bytes > BYTES);
+            let is_more = place >= MOST || bytes > BYTES;
             // What has no index goes with who has it.
             if let Some(mine) = is_more.then(|| self.take(&one.key)).flatten()
                 && let Err(error) = mine.forget()
@@ -221,17 +234,27 @@ impl Mine {
         }
     }
 
-    /// Writes down what is in the tree.
-    pub(crate) fn write(&self, indexed: &Indexed, size: u64) -> Result<()> {
+    /// Writes down what is in the tree, beside what comes next: whoever has it waits for that in the end.
+    ///
+    /// # Errors
+    /// Where nobody can be made to write it.
+    pub(crate) fn write(&mut self, files: &Arc<Vec<ListedFile>>, size: u64) -> Result<()> {
+        let (path, files) = (self.path.clone(), Arc::clone(files));
         let header = Header { version: VERSION, boot: self.boot.clone(), size };
-        let write = || {
-            let bytes = postcard::to_stdvec(&header).map_err(io::Error::other)?;
-            let bytes = postcard::to_extend(indexed, bytes).map_err(io::Error::other)?;
-            let new = self.path.join("index.new");
-            fs::write(&new, bytes)?;
-            fs::rename(&new, self.index())
+        let write = move || {
+            // The copy goes, and the next build sends all of it.
+            if let Err(error) = write_index(&path, &header, &files) {
+                tracing::warn!(%error, path = %path.display(), "what is in a copy of a build context can't be written");
+            }
         };
-        write().map_err(|e| Error::failed("writing what is in a context", e))
+        let thread = thread::Builder::new().name("context-index".into()).spawn(write);
+        self.writing = Some(thread.map_err(|e| Error::failed("starting a thread to write what is in a context", e))?);
+        Ok(())
+    }
+
+    /// What it is found by.
+    pub(crate) fn key(&self) -> &str {
+        &self.key
     }
 
     /// It was used now.
@@ -247,8 +270,23 @@ impl Mine {
     }
 }
 
+/// Writes what is in a tree beside it.
+fn write_index(path: &Path, header: &Header, files: &[ListedFile]) -> io::Result<()> {
+    // As an `Indexed` is written.
+    let indexed: Vec<(&Listed, Option<&Known>)> =
+        files.iter().map(|file| (&file.listed, file.known.as_ref().filter(|_| file.settled))).collect();
+    let bytes = postcard::to_stdvec(header).map_err(io::Error::other)?;
+    let bytes = postcard::to_extend(&indexed, bytes).map_err(io::Error::other)?;
+    let new = path.join("index.new");
+    fs::write(&new, bytes)?;
+    fs::rename(&new, path.join("index"))
+}
+
 impl Drop for Mine {
     fn drop(&mut self) {
+        if let Some(writing) = self.writing.take() {
+            drop(writing.join());
+        }
         if self.index().exists() {
             return;
         }
@@ -270,10 +308,10 @@ mod tests {
     use super::*;
 
     fn keep(kept: &Kept, key: &str, size: u64) {
-        let mine = kept.take(key).unwrap();
+        let mut mine = kept.take(key).unwrap();
         assert_eq!(mine.open().unwrap(), Indexed::new());
         fs::write(mine.tree().join("file"), "contents").unwrap();
-        mine.write(&Indexed::new(), size).unwrap();
+        mine.write(&Arc::default(), size).unwrap();
     }
 
     #[test]
@@ -297,7 +335,7 @@ mod tests {
         let kept = Kept::open(temp.path().join("kept")).unwrap();
         let keys = ["a", "b"].map(|key| key.repeat(64));
         keys.iter().for_each(|key| keep(&kept, key, u64::MAX));
-        kept.bound();
+        kept.bound(&keys[1], u64::MAX);
         // It is none any more, and nobody gets it before it is gone.
         let [left] = &kept.all()[..] else { panic!("one is left") };
         let gone = keys.iter().find(|key| **key != left.key).unwrap();
@@ -313,7 +351,7 @@ mod tests {
         for key in ["a", "b", "c"] {
             keep(&kept, &key.repeat(64), u64::MAX);
         }
-        kept.bound();
+        kept.bound(&"c".repeat(64), u64::MAX);
         assert_eq!(kept.all().len(), 1);
     }
 }

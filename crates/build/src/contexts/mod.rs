@@ -15,4 +15,4 @@ pub use archive::Received;
 pub(crate) use kept::{Kept, Known, Mine};
 pub use layout::LayoutImage;
 pub use list::{List, Listed, Stamp, What};
-pub use update::{Taking, Update, Verdict};
+pub use update::{Expected, Taking, Update, Verdict};

@@ -1,8 +1,8 @@
 //! A copy of a client's directory becomes what the client's is.
 
-use super::kept::{Indexed, Known, is_key};
+use super::kept::{Indexed, Known, Mine, is_key};
 use super::list::{List, Listed, What};
-use crate::files::{Files, Place};
+use crate::files::{Files, ListedFile, Place};
 use crate::ignore::Ignore;
 use crate::solve::Builder;
 use crate::state::FIXED_TIMES;
@@ -14,12 +14,28 @@ use rustix::fd::{AsFd as _, OwnedFd};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, XattrFlags};
 use rustix::io::Errno;
 use std::cmp::Ordering;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fs::File;
 use std::io::{self, Write};
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
 
 /// The one attribute of a file that is the file's own, and not its file system's.
 const CAPABILITY: &str = "security.capability";
+
+/// A context that is about to be listed. What is here of it is read meanwhile.
+pub struct Expected {
+    builder: Builder,
+    here: Here,
+}
+
+/// What is here of a context.
+enum Here {
+    /// It is kept, and what is in it is being read.
+    Kept(JoinHandle<Result<(Mine, Indexed)>>),
+    /// Nothing, as another build has what there is.
+    Nothing,
+}
 
 /// A context on its way here.
 pub struct Update {
@@ -33,6 +49,8 @@ pub struct Update {
     lacks: Vec<u32>,
     /// Further names of files, and the places of the first ones: they are made once those are there.
     links: Vec<(u32, u32)>,
+    /// All names of files that have several.
+    several: HashSet<u32>,
     /// Files that changed while they were sent.
     changed: BTreeSet<u32>,
     /// Files of which the next build has to ask again.
@@ -72,32 +90,52 @@ pub struct Taking<'u> {
 }
 
 impl Builder {
-    /// Begins to take a context, of which `list` is all. What is here of it already, under `key`, is not to be sent again; while
-    /// another build has that, this one gets a copy of its own. Blocks.
+    /// Expects a context. What is here of it already, under `key`, is not to be sent again; while another build has that, this one gets a
+    /// copy of its own.
     ///
     /// # Errors
-    /// Where it can't be made here.
-    pub fn update(&self, key: &str, list: List) -> Result<Update> {
+    /// Where the key is none, or what is here can't be read beside the list.
+    pub fn expect(&self, key: &str) -> Result<Expected> {
         if !is_key(key) {
             return Err(Error::Invalid(format!("a context is known by 64 hexadecimal digits, and not by {key:?}")));
         }
-        let failed = |e: io::Error| Error::failed("making a directory for the context", e);
-        let (place, before) = match self.kept().take(key) {
+        let here = match self.kept().take(key) {
             Some(mine) => {
-                let before = mine.open()?;
+                let thread = thread::Builder::new().name("context-index".into());
+                let reading = thread.spawn(move || mine.open().map(|indexed| (mine, indexed)));
+                Here::Kept(reading.map_err(|e| Error::failed("starting a thread to read what is in a context", e))?)
+            }
+            None => Here::Nothing,
+        };
+        Ok(Expected { builder: self.clone(), here })
+    }
+}
+
+impl Expected {
+    /// Begins to take the context, of which `list` is all. Blocks.
+    ///
+    /// # Errors
+    /// Where it can't be made here.
+    pub fn listed(self, list: List) -> Result<Update> {
+        let Expected { builder, here } = self;
+        let failed = |e: &dyn std::fmt::Display| Error::failed("making a directory for the context", e);
+        let (place, before) = match here {
+            Here::Kept(reading) => {
+                let (mine, before) = reading.join().map_err(|_| failed(&"who reads what is in it has ended"))??;
                 (Place::Kept(mine), before)
             }
-            None => (Place::Own(self.directory().map_err(failed)?), Indexed::new()),
+            Here::Nothing => (Place::Own(builder.directory().map_err(|e| failed(&e))?), Indexed::new()),
         };
-        let root = OwnedFd::from(File::open(place.path()).map_err(failed)?);
+        let root = OwnedFd::from(File::open(place.path()).map_err(|e| failed(&e))?);
         let mut update = Update {
-            builder: self.clone(),
+            builder,
             place,
             root,
             list: List::default(),
             known: Vec::with_capacity(list.entries().len()),
             lacks: Vec::new(),
             links: Vec::new(),
+            several: HashSet::new(),
             changed: BTreeSet::new(),
             unsettled: BTreeSet::new(),
             gone: BTreeSet::new(),
@@ -115,7 +153,7 @@ impl Update {
     fn compare(&mut self, list: &List, before: Indexed) -> Result<()> {
         let mut before = before.into_iter().peekable();
         let (mut stale, mut made) = (Vec::new(), Vec::new());
-        let mut names = Names::default();
+        let mut names = Names(HashMap::with_capacity(list.entries().len()));
         for (place, entry) in (0..).zip(list.entries()) {
             while let Some((old, _)) = before.next_if(|(old, _)| order(&old.path, &entry.path) == Ordering::Less) {
                 stale.push(old);
@@ -123,6 +161,9 @@ impl Update {
             let old = before.next_if(|(old, _)| old.path == entry.path);
             let is_file = matches!(entry.what, What::File(_));
             let first = names.first(list, place);
+            if let Some(first) = first {
+                self.several.extend([first, place]);
+            }
             // Where the first name is another file than before, so is this.
             let stays = first.is_none_or(|first| self.known.get(first as usize).is_some_and(Option::is_some));
             match old {
@@ -199,33 +240,27 @@ impl Update {
         if self.touched {
             self.set_times().map_err(|errno| Error::failed("setting times in the context", errno))?;
         }
-        let Update { builder, place, list, known, changed, unsettled, gone, touched, .. } = self;
+        let Update { builder, mut place, list, known, several, changed, unsettled, gone, touched, .. } = self;
         let entries = list.into_entries();
         // What came, and not what was said to come.
         let size = known.iter().flatten().fold(0, |sum: u64, known| sum.saturating_add(known.size));
         let called = |place: &u32| String::from_utf8_lossy(&entries[*place as usize].path).into_owned();
         let changed = changed.iter().map(called).collect();
-        let digests: HashMap<Vec<u8>, Known> = entries
-            .iter()
-            .zip(&known)
-            .filter_map(|(entry, known)| Some((entry.path.clone(), known.clone()?)))
-            .collect();
-        if let Place::Kept(mine) = &place {
+        let there = (0..).zip(entries).zip(known).filter(|((place, _), _)| !gone.contains(place));
+        let files = there.map(|((place, listed), known)| {
+            let settled = !unsettled.contains(&place);
+            ListedFile { listed, known, settled, several: several.contains(&place) }
+        });
+        let files: Arc<Vec<ListedFile>> = Arc::new(files.collect());
+        if let Place::Kept(mine) = &mut place {
             if touched {
-                let mut indexed: Indexed = entries.into_iter().zip(known).collect();
-                unsettled.iter().for_each(|place| indexed[*place as usize].1 = None);
-                let mut place = 0;
-                indexed.retain(|_| {
-                    place += 1;
-                    !gone.contains(&(place - 1))
-                });
-                mine.write(&indexed, size)?;
+                mine.write(&files, size)?;
             } else {
                 mine.touch();
             }
-            builder.kept().bound();
+            builder.kept().bound(mine.key(), size);
         }
-        let files = Files::of_listed(place, ignore, digests, changed);
+        let files = Files::of_listed(place, ignore, files, changed);
         files.map_err(|e| Error::failed("opening the context", e))
     }
 
@@ -324,7 +359,6 @@ impl Update {
 }
 
 /// Files that were met, by what tells them from all others of the client's.
-#[derive(Default)]
 struct Names(HashMap<(u64, u64), u32>);
 
 impl Names {

@@ -1,11 +1,12 @@
 //! Files that a build copies from: its context, a stage, an image. They do not change while it goes on.
 
 mod chosen;
+mod listed;
 mod select;
 
 pub(crate) use chosen::{Choices, Chosen};
+pub(crate) use listed::ListedFile;
 pub(crate) use select::{Choice, Picked, Selection};
-
 use crate::contexts::{Known, Mine};
 use crate::ignore::Ignore;
 use crate::scratch::Directory;
@@ -14,6 +15,7 @@ use crate::state::State;
 use image::archive::{self, WriteOptions};
 use image::tree;
 use image::{Digest, Hasher, LayerDirs, MountedRootfs};
+use listed::ListedTree;
 use parking_lot::Mutex;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::collections::HashMap;
@@ -32,8 +34,8 @@ pub struct Files {
     ignore: Ignore,
     /// Digests of files that were read, by path.
     digests: Mutex<HashMap<Vec<u8>, Digest>>,
-    /// Files of which all is known, by path: they need not be opened to be looked at.
-    known: HashMap<Vec<u8>, Known>,
+    /// All of it, where it was listed before it came: nothing of that need be looked at.
+    listed: Option<ListedTree>,
     /// Files that changed while they were sent.
     changed: Vec<String>,
 }
@@ -93,14 +95,19 @@ impl Files {
         Ok(Files::new(Root::Context { directory: opened, place }, ignore))
     }
 
-    /// A context that came file by file, of which all contents are known but of what changed on the way.
+    /// A context that came file by file: what lies in its place, in the order of a walk, and names of what changed on the way.
+    ///
+    /// # Errors
+    /// Where the directory can't be opened.
     pub(crate) fn of_listed(
         place: Place,
         ignore: Ignore,
-        known: HashMap<Vec<u8>, Known>,
+        files: Arc<Vec<ListedFile>>,
         changed: Vec<String>,
     ) -> std::io::Result<Files> {
-        Ok(Files { known, changed, ..Files::of_place(place, ignore)? })
+        let all = Files::of_place(place, ignore)?;
+        let like = all.root().map(rustix::fs::fstat).transpose()?;
+        Ok(Files { listed: like.map(|like| ListedTree::new(files, like)), changed, ..all })
     }
 
     /// What was downloaded into a directory of its own.
@@ -137,7 +144,7 @@ impl Files {
     }
 
     fn new(root: Root, ignore: Ignore) -> Files {
-        Files { root, ignore, digests: Mutex::default(), known: HashMap::new(), changed: Vec::new() }
+        Files { root, ignore, digests: Mutex::default(), listed: None, changed: Vec::new() }
     }
 
     /// Whether a path is that of all of what has no files: a directory that is empty.
@@ -222,7 +229,7 @@ impl Files {
 
     /// What is known of a file without a look at it.
     pub(crate) fn known(&self, path: &[u8]) -> Option<&Known> {
-        self.known.get(path)
+        self.listed.as_ref()?.known(path)
     }
 
     /// The digest of a file's contents.

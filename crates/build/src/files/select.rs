@@ -1,7 +1,9 @@
 //! Which files an instruction means.
 
 use super::Files;
+use super::listed::{ListedFile, Met};
 use crate::cache::Key;
+use crate::contexts::{Known, What};
 use crate::glob::{Glob, Stars};
 use crate::ignore::Ignore;
 use crate::state::FIXED_TIME;
@@ -70,6 +72,30 @@ struct Source {
 impl Picked {
     pub(crate) fn kind(&self) -> FileType {
         FileType::from_raw_mode(self.stat.st_mode)
+    }
+
+    fn new(stat: Stat, from: Vec<u8>, to: Vec<u8>) -> Picked {
+        let (link, attributes) = (Vec::new(), Attributes::new());
+        Picked { from, to, stat, link, attributes, digest: None, same_as: None, is_source: false }
+    }
+
+    /// Something of which all is known.
+    fn listed(file: &ListedFile, stat: Stat, from: Vec<u8>, to: Vec<u8>) -> Picked {
+        let mut picked = Picked::new(stat, from, to);
+        if let What::Link(link) = &file.listed.what {
+            picked.link.clone_from(link);
+        }
+        if let Some(known) = &file.known {
+            picked.holds(known);
+        }
+        picked
+    }
+
+    fn holds(&mut self, known: &Known) {
+        self.digest = Some(known.digest);
+        if !known.capabilities.is_empty() {
+            self.attributes = vec![(b"security.capability".to_vec(), known.capabilities.clone())];
+        }
     }
 }
 
@@ -191,15 +217,13 @@ impl Files {
         }
         let pattern = Glob::parse(&String::from_utf8_lossy(&path), Stars::Components).map_err(|e| e.to_string())?;
         let mut fits: Vec<Vec<u8>> = Vec::new();
-        let directory = tree::open(root, b"", OFlags::RDONLY | OFlags::DIRECTORY).map_err(|e| failed(b"", e))?;
-        walk(directory, &mut |found| {
-            let path = String::from_utf8_lossy(found.path);
+        self.visit(root, b"", &mut |met| {
+            let path = String::from_utf8_lossy(met.path());
             if pattern.matches(&path) && !self.ignore.ignores(&path) {
-                fits.push(found.path.to_vec());
+                fits.push(met.path().to_vec());
             }
             Ok(pattern.may_match_below(&path) && self.ignore.enters(&path))
-        })
-        .map_err(|e| e.to_string())?;
+        })?;
         let mut sources = Vec::new();
         for path in fits {
             sources.extend(self.source(root, &path, &self.ignore)?);
@@ -267,26 +291,42 @@ impl Files {
                 (top.st_mtime, top.st_mtime_nsec) = (FIXED_TIME, 0);
             }
         }
-        let directory = tree::open(root, &source.path, OFlags::RDONLY | OFlags::DIRECTORY);
-        let directory = directory.map_err(|e| failed(&source.path, e))?;
         let mut refused = None;
-        walk(directory, &mut |found| {
-            let from = join(&source.path, found.path);
-            let below = String::from_utf8_lossy(found.path);
+        self.visit(root, &source.path, &mut |met| {
+            let from = join(&source.path, met.path());
+            let below = String::from_utf8_lossy(met.path());
             let in_context = String::from_utf8_lossy(&from);
             let left_out = choice.exclude.ignores(&below) || ignore.ignores(&in_context);
             let enters = choice.exclude.enters(&below) && ignore.enters(&in_context);
             // A directory that is left out is made where something in it is not.
             if !left_out {
-                match self.picked(found, from.clone(), join(&prefix, found.path)) {
-                    Ok(picked) => into.picked.push(picked),
-                    Err(error) => refused = Some(error),
+                let to = join(&prefix, met.path());
+                match met {
+                    Met::Listed { stat, file, .. } => into.picked.push(Picked::listed(file, *stat, from, to)),
+                    Met::Found(found) => match self.picked(found, from, to) {
+                        Ok(picked) => into.picked.push(picked),
+                        Err(error) => refused = Some(error),
+                    },
                 }
             }
             Ok(enters && refused.is_none())
-        })
-        .map_err(|e| e.to_string())?;
+        })?;
         refused.map_or(Ok(()), Err)
+    }
+
+    /// Visits all below a directory, as [`walk`] does. An error is one line for people.
+    fn visit(
+        &self,
+        root: BorrowedFd<'_>,
+        directory: &[u8],
+        visit: &mut dyn FnMut(&Met<'_>) -> image::Result<bool>,
+    ) -> Result<(), String> {
+        if let Some(listed) = &self.listed {
+            return listed.walk(root, directory, visit).map_err(|e| e.to_string());
+        }
+        let opened = tree::open(root, directory, OFlags::RDONLY | OFlags::DIRECTORY);
+        let opened = opened.map_err(|e| failed(directory, e))?;
+        walk(opened, &mut |found| visit(&Met::Found(found))).map_err(|e| e.to_string())
     }
 
     /// Adds the directories that a source keeps, itself included.
@@ -311,26 +351,14 @@ impl Files {
 
     fn picked(&self, found: &Found<'_>, from: Vec<u8>, to: Vec<u8>) -> Result<Picked, String> {
         let failed = |e: &dyn std::fmt::Display| format!("reading {}: {e}", String::from_utf8_lossy(&from));
-        let mut picked = Picked {
-            from: from.clone(),
-            to,
-            stat: found.stat,
-            link: Vec::new(),
-            attributes: Attributes::new(),
-            digest: None,
-            same_as: None,
-            is_source: false,
-        };
+        let mut picked = Picked::new(found.stat, from.clone(), to);
         match found.kind() {
             FileType::Symlink => {
                 let link = rustix::fs::readlinkat(found.parent, found.name, Vec::new()).map_err(|e| failed(&e))?;
                 picked.link = link.into_bytes();
             }
             FileType::RegularFile if let Some(known) = self.known(&from) => {
-                picked.digest = Some(known.digest);
-                if !known.capabilities.is_empty() {
-                    picked.attributes = vec![(b"security.capability".to_vec(), known.capabilities.clone())];
-                }
+                picked.holds(known);
             }
             FileType::RegularFile | FileType::Directory => {
                 let fd = found.open().map_err(|e| failed(&e))?;

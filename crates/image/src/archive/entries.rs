@@ -67,15 +67,14 @@ impl<W: Write> Packer<W> {
             _ => {}
         }
         if matches!(entry.kind, Kind::File | Kind::Directory) {
-            let fd = match found.open() {
-                Ok(fd) => fd,
+            let (fd, now) = match found.open_with_stat() {
+                Ok(opened) => opened,
                 Err(Errno::NOENT | Errno::LOOP | Errno::NOTDIR | Errno::NXIO) => return Ok(()),
                 Err(other) => return Err(found.failed(other)),
             };
             entry.xattrs = attributes(&fd).map_err(|errno| found.failed(errno))?;
             if entry.kind == Kind::File {
-                let size = rustix::fs::fstat(&fd).map_err(|errno| found.failed(errno))?.st_size;
-                entry.size = u64::try_from(size).unwrap_or(0);
+                entry.size = u64::try_from(now.st_size).unwrap_or(0);
                 if found.stat.st_nlink > 1 {
                     self.linked.insert(identity(found), name.to_vec());
                 }

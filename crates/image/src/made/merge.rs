@@ -12,7 +12,6 @@ use crate::{Digest, Error, Images, Progress, Result, layers};
 use rustix::fd::{AsFd as _, OwnedFd};
 use rustix::fs::{AtFlags, FileType};
 use rustix::io::Errno;
-use std::collections::BTreeSet;
 use std::io::Write;
 
 /// Directories above one another. Each is held open, in every layer that has it.
@@ -90,15 +89,19 @@ struct Level {
 impl<W: Write> Merging<W> {
     fn level(&mut self, directory: &Level) -> Result<()> {
         let failed = |errno| Error::io(format!("reading {}", String::from_utf8_lossy(&directory.path)), errno);
-        let mut all = BTreeSet::new();
-        for part in &directory.directories {
-            all.extend(names(part).map_err(failed)?);
+        // The next one of each stands last.
+        let mut parts = directory.directories.iter().map(names).collect::<Result<Vec<_>, _>>().map_err(failed)?;
+        while let Some(name) = parts.iter().filter_map(|names| names.last()).min().cloned() {
+            let has =
+                (0..).zip(&mut parts).filter_map(|(part, names)| names.pop_if(|last| *last == name).map(|_| part));
+            let has: Vec<usize> = has.collect();
+            self.one(directory, &name, &has)?;
         }
-        all.iter().try_for_each(|name| self.one(directory, name))
+        Ok(())
     }
 
-    /// What a name in a directory comes to.
-    fn one(&mut self, above: &Level, name: &[u8]) -> Result<()> {
+    /// What a name comes to that some parts of a directory have.
+    fn one(&mut self, above: &Level, name: &[u8], has: &[usize]) -> Result<()> {
         pack::refuse_deletion(name, &above.path)?;
         let beside = |name: &[u8]| {
             if above.path.is_empty() { name.to_vec() } else { [&above.path, &b"/"[..], name].concat() }
@@ -109,7 +112,7 @@ impl<W: Write> Merging<W> {
             return Ok(());
         }
         let mut below = Level { path: path.clone(), directories: Vec::new(), closed: false, depth: above.depth + 1 };
-        for parent in &above.directories {
+        for parent in has.iter().filter_map(|part| above.directories.get(*part)) {
             let stat = match rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW) {
                 Ok(stat) => stat,
                 Err(Errno::NOENT) => continue,

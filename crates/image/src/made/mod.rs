@@ -43,6 +43,9 @@ pub struct NewLayer {
     content: Content,
 }
 
+/// Bytes in a layer's files that take so long to be hashed that it is worth a sync of its own to have them on the disk by then.
+const LONG: u64 = 8 << 20;
+
 /// What is known of a layer's content beside its directory.
 enum Content {
     /// The directory has all of it.
@@ -185,16 +188,20 @@ impl NewLayer {
         if unpacked.entries == 0 && !matches!(self.content, Content::Upon(_)) {
             return Ok(None);
         }
-        let (hasher, marks) = match &self.content {
+        if let Content::Upon(upon) = &self.content {
+            self.stage.under = Some(Under { dir: upon.dir.clone(), own: unpacked.file_bytes });
+            unpacked.file_bytes = upon.former.bytes();
+        }
+        let hash = || match &self.content {
             Content::Whole | Content::Filled(_) => {
-                filled::hashed(pack::packed(pack::open(&directory)?, self.says_root)?)?
+                filled::hashed(pack::packed(pack::open(&directory)?, self.says_root)?)
             }
             Content::Upon(upon) => {
-                self.stage.under = Some(Under { dir: upon.dir.clone(), own: unpacked.file_bytes });
-                unpacked.file_bytes = upon.former.bytes();
-                (upon.hashed(&directory, &inner.layer_dir(&upon.dir), unpacked.says_top)?, Vec::new())
+                let hasher = upon.hashed(&directory, &inner.layer_dir(&upon.dir), unpacked.says_top)?;
+                Ok((hasher, Vec::new()))
             }
         };
+        let (hasher, marks) = if unpacked.file_bytes >= LONG { inner.syncer.beside(hash)? } else { hash()? };
         let (tar_size, diff_id) = (hasher.size(), hasher.finish());
         if let Content::Filled(filled) = self.content {
             filled.write(&self.stage.path(), marks)?;

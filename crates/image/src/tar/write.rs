@@ -7,12 +7,17 @@ use std::io::{self, Read, Write};
 /// Writes an archive to a stream.
 pub struct TarWriter<W> {
     output: W,
+    /// What was read of a file; as long as it is to be once there was one.
+    buffer: Vec<u8>,
 }
+
+/// Bytes of a file that are read at a time: most files are read at once.
+const PIECE: usize = 64 << 10;
 
 impl<W: Write> TarWriter<W> {
     /// Writes to `output`, in small pieces: give it one that buffers.
     pub fn new(output: W) -> TarWriter<W> {
-        TarWriter { output }
+        TarWriter { output, buffer: Vec::new() }
     }
 
     /// Where it writes to; nothing of an entry waits in between.
@@ -30,9 +35,23 @@ impl<W: Write> TarWriter<W> {
     pub fn append_file(&mut self, entry: &Entry, contents: &mut dyn Read) -> io::Result<()> {
         let size = if entry.kind == Kind::File { entry.size } else { 0 };
         self.header(entry, size)?;
-        let mut contents = contents.take(size);
-        let written = io::copy(&mut contents, &mut self.output)?;
-        self.zeros(size - written + padding(size))
+        let mut left = size;
+        if size > 0 {
+            self.buffer.resize(PIECE, 0);
+        }
+        while left > 0 {
+            let most = usize::try_from(left).unwrap_or(PIECE).min(PIECE);
+            match contents.read(&mut self.buffer[..most]) {
+                Ok(0) => break,
+                Ok(read) => {
+                    self.output.write_all(&self.buffer[..read])?;
+                    left -= read as u64;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        self.zeros(left + padding(size))
     }
 
     /// Ends the archive, and gives the stream back.

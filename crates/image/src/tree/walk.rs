@@ -32,6 +32,14 @@ impl Found<'_> {
     /// # Errors
     /// `ENOENT` where it is something else by now.
     pub fn open(&self) -> Result<OwnedFd, Errno> {
+        self.open_with_stat().map(|(fd, _)| fd)
+    }
+
+    /// The same, with what it is by now.
+    ///
+    /// # Errors
+    /// As [`Found::open`].
+    pub(crate) fn open_with_stat(&self) -> Result<(OwnedFd, Stat), Errno> {
         let kind = if self.kind() == FileType::Directory { OFlags::DIRECTORY } else { OFlags::empty() };
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC | kind;
         let fd = rustix::fs::openat(self.parent, self.name, flags, Mode::empty())?;
@@ -39,7 +47,7 @@ impl Found<'_> {
         if FileType::from_raw_mode(now.st_mode) != self.kind() {
             return Err(Errno::NOENT);
         }
-        Ok(fd)
+        Ok((fd, now))
     }
 
     /// What is said where it can't be read.
