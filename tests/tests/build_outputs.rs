@@ -158,16 +158,23 @@ fn pass(mut from: UnixStream, mut to: UnixStream, most: usize) {
 }
 
 #[test]
-fn a_daemon_that_goes_away_leaves_no_half_of_an_export() {
+fn a_daemon_or_a_client_that_goes_away_leaves_no_half_of_an_export() {
     let mut host = Daemon::start();
     project(&host, "FROM busybox\nRUN head -c 4m /dev/urandom > /big\n");
     host.sh("mkdir out && $STRATUS build -q app").ok();
     let way = stalls_after(&host, 2 << 20);
     let build = format!("env DOCKER_HOST=unix://{} $STRATUS build -o type=tar,dest=out/x app", way.display());
-    let mut build = host.session(&build);
     let holds = |path: &Path| fs::read_dir(path).map_or(0, Iterator::count);
     let out = host.work().join("out");
-    eventually("half of it", || holds(&out) > 0);
+    // It has no name yet.
+    let open = format!("find /proc/[0-9]*/fd -lname '{}/*' 2>/dev/null; true", out.display());
+    let killed = host.session(&build);
+    eventually("half of it", || !host.sh(&open).text().is_empty());
+    killed.signal("KILL");
+    eventually("the client to be gone", || host.sh(&open).text().is_empty());
+    assert_eq!(holds(&out), 0, "{}", host.sh("ls -A out"));
+    let mut build = host.session(&build);
+    eventually("half of it", || !host.sh(&open).text().is_empty());
     host.kill9();
     assert_eq!(build.exit_code(), 1, "{}", build.output());
     assert_eq!(holds(&out), 0, "{}", host.sh("ls -A out"));

@@ -2,12 +2,15 @@
 
 use std::fs::File;
 use std::io::{self, IsTerminal, Read, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Args;
 use http_body_util::BodyExt;
+use rustix::fs::{AtFlags, CWD, Mode, OFlags};
+use rustix::io::Errno;
 
 use super::attach::asked_to_end;
 use super::error::{Error, Result};
@@ -125,7 +128,17 @@ const MOST_LINKS: usize = 40;
 /// Where an archive goes. A file has its name only once it is complete.
 pub(super) enum Target {
     Stdout,
-    File { file: File, partial: PathBuf, path: PathBuf },
+    File { file: File, path: PathBuf, name: Name },
+}
+
+/// What a file is called that is written to.
+pub(super) enum Name {
+    /// What it is called in the end: it was there before, and is no file that could be replaced.
+    Own,
+    /// Nothing (`O_TMPFILE`): whatever kills this, nothing of it is left.
+    None,
+    /// Something else, where the file system has no files without names.
+    Partial(PathBuf),
 }
 
 impl Target {
@@ -140,16 +153,23 @@ impl Target {
         if !has_name_once_complete(&path) {
             let file = File::options().write(true).truncate(true).open(&path);
             let file = file.map_err(Error::io(format!("opening {}", path.display())))?;
-            return Ok(Target::File { file, partial: path.clone(), path });
+            return Ok(Target::File { file, path, name: Name::Own });
         }
-        let name = path.file_name().ok_or_else(|| Error::Usage(format!("{} is no file's name", path.display())))?;
-        let mut hidden = std::ffi::OsString::from(".");
-        hidden.push(name);
-        hidden.push(format!(".{}.partial", std::process::id()));
-        let partial = path.with_file_name(hidden);
-        let file = File::options().write(true).create_new(true).mode(mode).open(&partial);
-        let file = file.map_err(Error::io(format!("creating {}", path.display())))?;
-        Ok(Target::File { file, partial, path })
+        let failed = Error::io(format!("creating {}", path.display()));
+        let partial = partial(&path)?;
+        let nameless = rustix::fs::open(
+            partial.parent().filter(|above| !above.as_os_str().is_empty()).unwrap_or(Path::new(".")),
+            OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC,
+            Mode::from_raw_mode(mode),
+        );
+        match nameless {
+            Ok(file) => Ok(Target::File { file: file.into(), path, name: Name::None }),
+            Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL) => {
+                let file = File::options().write(true).create_new(true).mode(mode).open(&partial).map_err(failed)?;
+                Ok(Target::File { file, path, name: Name::Partial(partial) })
+            }
+            Err(errno) => Err(failed(errno.into())),
+        }
     }
 
     pub(super) fn write(&mut self, bytes: &[u8]) -> Result<()> {
@@ -164,7 +184,7 @@ impl Target {
     /// Takes away what was written there before, which is nothing to go by where this comes to nothing.
     pub(super) fn remove_former(&self) -> Result<()> {
         match self {
-            Target::File { partial, path, .. } if partial != path => match std::fs::remove_file(path) {
+            Target::File { name: Name::None | Name::Partial(_), path, .. } => match std::fs::remove_file(path) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
                     Err(Error::Io(format!("removing {}, which is of before", path.display()), error))
                 }
@@ -177,12 +197,22 @@ impl Target {
     pub(super) fn finish(mut self) -> Result<()> {
         match &mut self {
             Target::Stdout => io::stdout().flush().map_err(written),
-            Target::File { partial, path, .. } if partial == path => Ok(()),
-            Target::File { file, partial, path } => {
-                let renamed = file.sync_data().and_then(|()| std::fs::rename(&*partial, &*path));
-                renamed.map_err(Error::io(format!("writing {}", path.display())))?;
-                *partial = path.clone();
-                Ok(())
+            Target::File { name: Name::Own, .. } => Ok(()),
+            Target::File { file, path, name } => {
+                let failed = Error::io(format!("writing {}", path.display()));
+                let mut give = || {
+                    file.sync_data()?;
+                    if let Name::None = name {
+                        let partial = partial(path).map_err(io::Error::other)?;
+                        link(file, &partial)?;
+                        *name = Name::Partial(partial);
+                    }
+                    let Name::Partial(partial) = &*name else { return Ok(()) };
+                    std::fs::rename(partial, &*path)?;
+                    *name = Name::Own;
+                    Ok(())
+                };
+                give().map_err(failed)
             }
         }
     }
@@ -190,12 +220,32 @@ impl Target {
 
 impl Drop for Target {
     fn drop(&mut self) {
-        if let Target::File { partial, path, .. } = self
-            && partial != path
-        {
+        if let Target::File { name: Name::Partial(partial), .. } = self {
             // What is not complete is of no use.
             let _ = std::fs::remove_file(partial);
         }
+    }
+}
+
+/// What a file is called until it is complete, beside where it will be.
+fn partial(path: &Path) -> Result<PathBuf> {
+    let name = path.file_name().ok_or_else(|| Error::Usage(format!("{} is no file's name", path.display())))?;
+    let mut hidden = std::ffi::OsString::from(".");
+    hidden.push(name);
+    hidden.push(format!(".{}.partial", std::process::id()));
+    Ok(path.with_file_name(hidden))
+}
+
+/// Gives a file without one a name, that of what a killed process of the same number left included (open(2), `O_TMPFILE`).
+fn link(file: &File, path: &Path) -> io::Result<()> {
+    let itself = format!("/proc/self/fd/{}", file.as_raw_fd());
+    let link = || rustix::fs::linkat(CWD, &*itself, CWD, path, AtFlags::SYMLINK_FOLLOW);
+    match link() {
+        Err(Errno::EXIST) => {
+            std::fs::remove_file(path)?;
+            Ok(link()?)
+        }
+        other => Ok(other?),
     }
 }
 
@@ -214,7 +264,7 @@ fn followed(path: &Path) -> Result<PathBuf> {
             false => above.join(link),
         };
     }
-    Err(Error::Io(format!("following {}", path.display()), rustix::io::Errno::LOOP.into()))
+    Err(Error::Io(format!("following {}", path.display()), Errno::LOOP.into()))
 }
 
 /// Whether it is a file, or nothing yet: a pipe or a device is written as it is.
