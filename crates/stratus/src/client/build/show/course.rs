@@ -277,6 +277,15 @@ impl Step {
 }
 
 impl Transfer {
+    /// Bytes that have come or gone, of all, where that is known.
+    pub(super) fn part(&self) -> Option<(u64, u64)> {
+        let (current, total) = match self {
+            Transfer::Image(layers) => layers.bytes(),
+            Transfer::File(current, total) => (*current, total.unwrap_or(0)),
+        };
+        (total > 0).then_some((current.min(total), total))
+    }
+
     /// How far it is, in one line; `None`: there is nothing to say yet.
     pub(super) fn text(&self) -> Option<String> {
         match self {
@@ -310,12 +319,17 @@ impl Layers {
         (layer.is_there && !was_there).then(|| format!("{}: {done}{size}", event.id))
     }
 
+    /// Bytes that have come or gone, and all that are known of.
+    fn bytes(&self) -> (u64, u64) {
+        let sum = |of: fn(&Layer) -> u64| self.layers.values().map(of).fold(0, u64::saturating_add);
+        (sum(|layer| layer.current), sum(|layer| layer.total))
+    }
+
     fn text(&self) -> Option<String> {
         if self.layers.is_empty() {
             return None;
         }
-        let sum = |of: fn(&Layer) -> u64| self.layers.values().map(of).sum::<u64>();
-        let (current, total) = (sum(|layer| layer.current), sum(|layer| layer.total));
+        let (current, total) = self.bytes();
         let there = self.layers.values().filter(|layer| layer.is_there).count();
         let bytes = match total {
             0 => String::new(),

@@ -6,12 +6,15 @@ use std::time::Instant;
 use build::Told;
 use unicode_width::UnicodeWidthChar as _;
 
-use super::course::{Course, News, State, Step, time};
+use super::course::{Course, News, State, Step, Transfer, time};
 use crate::client::human;
 use crate::client::terminal::{Style, clean};
 
 /// The last lines of a running step that are shown.
 const TAIL: usize = 6;
+
+/// Columns of a bar, as those of other commands have.
+const BAR: usize = 30;
 
 /// A terminal that says nothing of its size has this one.
 const SIZE: (usize, usize) = (24, 80);
@@ -100,7 +103,9 @@ impl Live {
         for step in running {
             lines.push((beside(&step.title, &time(now.saturating_sub(step.began)), width), Style::Plain));
             let said = match &step.transfer {
-                Some(transfer) => transfer.text().into_iter().take(tail).collect(),
+                Some(transfer) => {
+                    transfer.text().map(|text| barred(transfer, text, width)).into_iter().take(tail).collect()
+                }
                 None => step.written.last(tail),
             };
             lines.extend(said.iter().map(|line| (cut(&format!("    {}", clean(line)), width), Style::Dim)));
@@ -122,6 +127,21 @@ impl Live {
         };
         style.paint(&text, self.colours)
     }
+}
+
+/// How far something is, behind a bar where all of it is known and there is room.
+fn barred(transfer: &Transfer, text: String, width: usize) -> String {
+    match transfer.part().filter(|_| width >= 2 * BAR) {
+        Some((current, total)) => format!("[{}] {text}", bar(current, total)),
+        None => text,
+    }
+}
+
+/// A bar as those of other commands look.
+fn bar(current: u64, total: u64) -> String {
+    let whole = usize::try_from(u128::from(current) * BAR as u128 / u128::from(total.max(1))).unwrap_or(BAR).min(BAR);
+    let head = if whole == BAR { "" } else { ">" };
+    format!("{:<BAR$}", format!("{}{head}", "=".repeat(whole)))
 }
 
 /// A text, and another at the end of the row.
@@ -190,6 +210,19 @@ mod tests {
         let frame = live.frame(Some((1, 20)));
         assert!(frame.starts_with("\u{1b}[6A\r"), "{frame:?}");
         assert_eq!(live.last(None), "\u{1b}[1A\r\u{1b}[J");
+    }
+
+    #[test]
+    fn what_comes_has_a_bar_where_all_of_it_is_known() {
+        let mut live = live();
+        step(&mut live, 1, StepEvent::Began);
+        step(&mut live, 1, StepEvent::Downloading(1_000_000, None));
+        assert!(live.frame(None).contains("    1.00MB have come\n"));
+        step(&mut live, 1, StepEvent::Downloading(1_000_000, Some(4_000_000)));
+        let frame = live.frame(Some((24, 80)));
+        assert!(frame.contains("    [=======>                      ] 1.00MB of 4.00MB\n"), "{frame}");
+        assert!(live.frame(Some((24, 40))).contains("    1.00MB of 4.00MB\n"));
+        assert_eq!((bar(5, 5), bar(0, 0).len(), bar(9, 5)), ("=".repeat(BAR), BAR, "=".repeat(BAR)));
     }
 
     #[test]
