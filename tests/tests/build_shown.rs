@@ -85,6 +85,17 @@ fn elsewhere_it_is_lines() {
 }
 
 #[test]
+fn a_step_begins_when_what_it_copies_from_is_there() {
+    let host = Daemon::start();
+    let dockerfile = "FROM busybox AS slow\nRUN sleep 0.2\nFROM busybox\nCOPY --from=slow /bin/true /copied\n\
+                      RUN --mount=from=slow,target=/slow test -e /slow/bin/true\n";
+    host.write("app", &[("Dockerfile", dockerfile)]);
+    let said = host.sh("$STRATUS build --progress plain app");
+    let at = |text: &str| said.stderr().find(text).unwrap_or_else(|| panic!("{text} in {said}"));
+    assert!(at("\n#2 DONE ") < at("#4 [stage-1 2/3] COPY"), "{}", said.ok());
+}
+
+#[test]
 fn what_there_is_to_do_is_told_before() {
     let host = Daemon::start();
     let dockerfile = "\

@@ -334,9 +334,24 @@ fn a_container_is_healthy_soon_where_its_image_says_how_often_it_is_asked_at_fir
 fn a_file_may_ask_for_its_warnings_to_end_the_build() {
     let host = Daemon::start();
     host.project("# check=error=true\nFROM busybox\nCMD echo hello\n", &[]);
-    host.sh(&format!("{BUILD} app")).fails_with("lint violation found for rules: JSONArgsRecommended");
+    let place = "Dockerfile:3:1\n   3 | CMD echo hello\n     | ^";
+    let rules = "lint violation found for rules: JSONArgsRecommended";
+    host.sh(&format!("{BUILD} app")).fails_with(rules).complains(place);
+    host.sh("$STRATUS build app").fails_with(rules).complains("   3 | CMD echo hello\n     | ^");
     host.project("# check=skip=JSONArgsRecommended;error=true\nFROM busybox\nCMD echo hello\n", &[]);
     host.sh(&format!("{BUILD} app")).ok();
+}
+
+/// The client sends it under a name of its own making, which says nothing to anybody.
+#[test]
+fn a_dockerfile_that_lies_elsewhere_is_called_what_it_is() {
+    let host = Daemon::start();
+    host.project("FROM busybox\n", &[]);
+    host.write("elsewhere", &[("Dockerfile", "FROM busybox\nRUN false\n")]);
+    let place = "Dockerfile:2:1\n   2 | RUN false\n     | ^^^^^^^^^";
+    host.sh(&format!("{BUILD} -f elsewhere/Dockerfile app")).fails_with(place).spares(".dockerfile.");
+    host.write("elsewhere", &[("Dockerfile", "FROM busybox\nRIN false\n")]);
+    host.sh(&format!("{BUILD} -f elsewhere/Dockerfile app")).fails_with("Dockerfile:2:1: ").spares(".dockerfile.");
 }
 
 #[test]

@@ -88,6 +88,27 @@ fn a_submodule_leads_nowhere_else() {
 }
 
 #[test]
+fn files_of_a_context_that_is_a_commit_are_of_when_that_was_made() {
+    let host = host();
+    let (_server, url) = served(&host);
+    let times = |image: &str, paths: &str| {
+        let said = host.sh(&format!("docker run --rm {image} stat -c %Y {paths}"));
+        said.ok().text().split_whitespace().collect::<Vec<_>>().join(" ")
+    };
+    let build = format!("$STRATUS build -q --no-cache -t all '{url}#v1'");
+    let first = host.sh(&build).ok().text().to_owned();
+    assert_eq!(times("all", "/all /all/tool /all/service/src/main"), "1700000000 1700000000 1700000000");
+    host.sh(&build).says(&first);
+    host.sh(&format!("$STRATUS build -q '{url}#v1'")).says(&first);
+    // Whoever asks for a time gets that.
+    host.sh(&format!("{build} --build-arg SOURCE_DATE_EPOCH=1600000000")).ok();
+    assert_eq!(times("all", "/all /all/tool"), "1600000000 1600000000");
+    host.write("own", &[("Dockerfile", "FROM busybox\nCOPY --from=app tool /tool\nCOPY Dockerfile /own\n")]);
+    host.sh(&format!("$STRATUS build -q -t own --build-context 'app={url}#v1' own")).ok();
+    assert_eq!(times("own", "/tool /own"), "1700000000 315619200");
+}
+
+#[test]
 fn what_a_repository_has_is_added() {
     let host = host();
     let (_server, app) = served(&host);

@@ -247,6 +247,41 @@ CMD [\"cat\", \"/logo\", \"/seen\", \"/tool\"]
     host.sh("$STRATUS build --build-context assets=nowhere app").exits_with(1).complains("looking up nowhere");
 }
 
+/// What a stranger's base asks of whoever builds upon it is none of theirs to have.
+#[test]
+fn a_bases_trigger_gets_what_the_build_has_only_where_that_says_so() {
+    let host = Daemon::start();
+    let trigger = "RUN --mount=type=secret,id=token cat /run/secrets/token 2>/dev/null || echo none there";
+    project(&host, &format!("FROM busybox\nONBUILD {trigger}\n"));
+    host.sh("$STRATUS build -t base app").ok();
+    fs::write(host.work().join("token"), UNSEEN).expect("a secret");
+    project(&host, "FROM base\nRUN --mount=type=secret,id=token test -s /run/secrets/token && echo mine\n");
+    let build = "$STRATUS build --progress plain --no-cache --secret id=token,src=token";
+    let refused = host.sh(&format!("{build} app"));
+    refused
+        .exits_with(1)
+        .complains("secret token is withheld: it is an ONBUILD of the base image base that asks for it")
+        .complains("stratus build --allow onbuild.secrets gives it")
+        .complains("ONBUILD trigger of base (app/Dockerfile:1):1:5");
+    assert!(!refused.stderr().contains(UNSEEN), "{refused}");
+    host.sh(&format!("{build} --allow onbuild.secrets app")).ok().complains(UNSEEN).complains(" mine\n");
+    // Nothing is withheld that was not given.
+    project(&host, "FROM base\n");
+    host.sh("$STRATUS build --progress plain app").ok().complains(" none there\n");
+    // A stage of the same file is who writes it.
+    project(&host, &format!("FROM busybox AS own\nONBUILD {trigger}\nFROM own\n"));
+    host.sh(&format!("{build} app")).ok().complains(UNSEEN);
+
+    project(&host, "FROM busybox\nONBUILD RUN --mount=type=ssh test -z \"$SSH_AUTH_SOCK\" && echo no agent\n");
+    host.sh("$STRATUS build -t base app").ok();
+    project(&host, "FROM base\n");
+    host.sh("$STRATUS build --progress plain app").ok().complains(" no agent\n");
+    host.sh("ssh-keygen -q -t ed25519 -N '' -f key").ok();
+    host.sh("$STRATUS build --ssh default=key app").exits_with(1).complains("SSH agent default is withheld: ");
+    let daemons = host.sh("$STRATUS daemon --data-dir data --run-dir run --build-allow-entitlement onbuild.secrets");
+    daemons.fails_with("onbuild.secrets is nothing of the daemon's: who builds says it");
+}
+
 /// Keys of every kind and form that are in no agent are seen and used by a step's own ssh.
 #[test]
 fn keys_that_are_in_no_agent_sign_for_a_step() {

@@ -17,16 +17,24 @@ pub enum Entitlement {
     Insecure,
     /// `RUN --network=host`: the host's network.
     HostNetwork,
+    /// The build's secrets and agents, in what a base image asks of whoever builds upon it (`ONBUILD`). It is for who builds alone to say.
+    OnBuild,
 }
 
 impl Entitlement {
-    const ALL: [Entitlement; 2] = [Entitlement::Insecure, Entitlement::HostNetwork];
+    const ALL: [Entitlement; 3] = [Entitlement::Insecure, Entitlement::HostNetwork, Entitlement::OnBuild];
 
-    /// Its name, which is `BuildKit`'s.
+    /// Whether a daemon's administrator has a say in it: it is something of the machine's.
+    pub fn is_the_daemons(self) -> bool {
+        self != Entitlement::OnBuild
+    }
+
+    /// Its name, which is `BuildKit`'s where that has it.
     pub fn name(self) -> &'static str {
         match self {
             Entitlement::Insecure => "security.insecure",
             Entitlement::HostNetwork => "network.host",
+            Entitlement::OnBuild => "onbuild.secrets",
         }
     }
 }
@@ -39,7 +47,7 @@ impl fmt::Display for Entitlement {
 
 /// There is none of that name.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("there is no entitlement {0:?}: there are security.insecure and network.host")]
+#[error("there is no entitlement {0:?}: there are onbuild.secrets, security.insecure and network.host")]
 pub struct UnknownEntitlement(String);
 
 impl FromStr for Entitlement {

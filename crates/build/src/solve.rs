@@ -407,7 +407,7 @@ impl Builder {
         if !report.warnings.is_empty() {
             progress.tell(Event::Checked(report.warnings.into_iter().map(found).collect()));
         }
-        violation.map_or(Ok(()), |violation| Err(Error::Invalid(violation)))
+        violation.map_or(Ok(()), |(span, message)| Err(source.mistake(span, message).into()))
     }
 }
 
@@ -521,6 +521,11 @@ impl<'b> Solver<'b> {
         self.epoch.unwrap_or(FIXED_TIME)
     }
 
+    /// Whether that was asked for.
+    pub(crate) fn asks_time(&self) -> bool {
+        self.epoch.is_some()
+    }
+
     /// When an image was made: at the time that was asked for, else when its context's commit was, else when its base was, so that it is
     /// the same on another day.
     pub(crate) fn created(&self, state: &State) -> String {
@@ -600,7 +605,7 @@ impl<'b> Solver<'b> {
         let mut state = State::scratch(platform);
         let choice = Choice { sources: vec!["/".to_owned()], ..Choice::default() };
         let piece = Piece::Files { files: Arc::clone(files), choice, unpack: false };
-        let copying = Copying::all(vec![piece], self.time());
+        let copying = Copying::all(vec![piece], (self.time(), self.asks_time()));
         let failed = |e: String| Error::Invalid(format!("context {name}: {e}"));
         let looked = tokio::task::spawn_blocking(move || copying.look()).await;
         let looked = looked.map_err(|e| Error::failed("looking up files", e))?.map_err(failed)?;

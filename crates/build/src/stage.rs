@@ -10,7 +10,7 @@ use crate::dockerfile::{
 };
 use crate::elsewhere::Seen;
 use crate::emulation;
-use crate::entitlement;
+use crate::entitlement::{self, Entitlement};
 use crate::files::Files;
 use crate::look::{GraphStep, Known, Outlook};
 use crate::progress::{StepEvent, StepId};
@@ -64,6 +64,8 @@ struct Stage<'s, 'b> {
     index: usize,
     state: State,
     base: State,
+    /// The base's author is who wrote the file: it is one of its stages.
+    owns_base: bool,
     scope: Scope<'b>,
     memory: Memory,
     created: String,
@@ -120,6 +122,7 @@ impl<'b> Solver<'b> {
         self.done(first, &stage.state, 0)?;
         for (number, statement) in self.file.stages[index].steps.iter().enumerate() {
             let step = StepId { stage: index, index: number + 1 };
+            self.wait_for(index, &statement.node).await;
             self.progress.step(step, StepEvent::Began);
             let before = stage.state.diff_ids().len();
             let place = Place { step, statement, source: &self.file.source };
@@ -129,6 +132,15 @@ impl<'b> Solver<'b> {
         }
         let Stage { state, scope, known, base, .. } = stage;
         Ok(StageEnd { state, base, scope, known, files: OnceCell::new() })
+    }
+
+    /// Waits for the stages that an instruction takes files from: that is no part of its own time. How they end, the instruction tells.
+    async fn wait_for(&self, index: usize, instruction: &Instruction) {
+        for origin in self.needed(index, instruction).unwrap_or_default() {
+            if let Origin::Stage(other) = origin {
+                drop(self.stage(other).await);
+            }
+        }
     }
 
     /// A stage whose first step is done, and what its base asks of whoever builds upon it.
@@ -143,7 +155,8 @@ impl<'b> Solver<'b> {
         let triggers = std::mem::take(&mut state.config.config.on_build);
         let created = self.created(&state);
         let (memory, outlook) = (Memory::default(), Outlook::Configures);
-        let mut stage = Stage { solver: self, index, state, base, scope, memory, created, known, outlook };
+        let owns_base = matches!(self.plan.stages[index].base, Origin::Stage(_));
+        let mut stage = Stage { solver: self, index, state, base, owns_base, scope, memory, created, known, outlook };
         stage.triggers(triggers, step).await?;
         Ok(stage)
     }
@@ -399,6 +412,7 @@ impl Stage<'_, '_> {
             mode_text,
             link: operands.link,
             time: self.solver.time(),
+            time_is_asked: self.solver.asks_time(),
         })
     }
 
@@ -551,6 +565,7 @@ impl Stage<'_, '_> {
                             lender.map_or("the classic builder is given none", |_| "stratus build --secret gives it");
                         return Err(at(format!("secret {id}: not found: {how}")));
                     }
+                    self.lends(has_it.is_some(), &format!("secret {id}"), place).map_err(at)?;
                     has_it.iter().for_each(|_| self.solver.ledger.secret(&id));
                     // It is there if it was given, and else it is not.
                     let target = target.as_deref().map(absolute);
@@ -564,6 +579,7 @@ impl Stage<'_, '_> {
                             lender.map_or("the classic builder is given none", |_| "stratus build --ssh gives it");
                         return Err(at(format!("SSH agent {id}: not found: {how}")));
                     }
+                    self.lends(has_it.is_some(), &format!("SSH agent {id}"), place).map_err(at)?;
                     has_it.iter().for_each(|_| self.solver.ledger.agent(&id));
                     let target = target.as_deref().map(absolute);
                     mounts.agent(id, target, Access { mode, uid, gid }, has_it.cloned());
@@ -571,6 +587,19 @@ impl Stage<'_, '_> {
             }
         }
         Ok(mounts)
+    }
+
+    /// Refuses what whoever builds has, where a base's author asks for it who is somebody else. An error is one line for people.
+    fn lends(&self, has_it: bool, what: &str, place: &Place<'_>) -> Result<(), String> {
+        let allows = self.owns_base || self.solver.request.allowed.contains(&Entitlement::OnBuild);
+        if !has_it || !place.is_trigger() || allows {
+            return Ok(());
+        }
+        let base = &self.solver.file.stages[self.index].from.node.image.raw;
+        Err(format!(
+            "{what} is withheld: it is an ONBUILD of the base image {base} that asks for it, and not your Dockerfile; stratus build --allow {} gives it",
+            Entitlement::OnBuild
+        ))
     }
 
     /// Files of a stage or an image; `None`: there are none.

@@ -70,15 +70,13 @@ pub struct Report {
 }
 
 impl Report {
-    /// Why warnings end the build, if they do.
-    pub fn violation(&self) -> Option<String> {
-        if !self.warnings_are_errors || self.warnings.is_empty() {
-            return None;
-        }
+    /// Why warnings end the build, if they do, and where the first of them stands.
+    pub fn violation(&self) -> Option<(Span, String)> {
+        let first = self.warnings.first().filter(|_| self.warnings_are_errors)?;
         let mut names: Vec<_> = self.warnings.iter().map(|warning| warning.rule.name()).collect();
         names.sort_unstable();
         names.dedup();
-        Some(format!("lint violation found for rules: {}", names.join(", ")))
+        Some((first.span, format!("lint violation found for rules: {}", names.join(", "))))
     }
 }
 

@@ -290,7 +290,10 @@ fn checks_are_left_out_and_made_mistakes_of() {
     let rules = |text: &str, given: &Given| {
         let report = report(text, "", given);
         let rules: BTreeSet<_> = report.warnings.iter().map(|warning| warning.rule.name()).collect();
-        (rules.into_iter().collect::<Vec<_>>().join(" "), report.violation())
+        (
+            rules.into_iter().collect::<Vec<_>>().join(" "),
+            report.violation().map(|(span, said)| (span.start.line, said)),
+        )
     };
     let none = arm(&[]);
     assert_eq!(rules(&format!("#check=skip=all;error=true\n{body}"), &none), (String::new(), None));
@@ -300,7 +303,7 @@ fn checks_are_left_out_and_made_mistakes_of() {
     );
     assert_eq!(
         rules(&format!("#check=skip=ConsistentInstructionCasing;error=true\n{body}"), &none),
-        ("FromAsCasing".into(), Some("lint violation found for rules: FromAsCasing".into()))
+        ("FromAsCasing".into(), Some((2, "lint violation found for rules: FromAsCasing".into())))
     );
     let asked = arm(&[(ARGUMENT, "skip=ConsistentInstructionCasing;error=true")]);
     assert_eq!(rules(&format!("#check=skip=all\n{body}"), &asked).0, "FromAsCasing");

@@ -48,7 +48,7 @@ impl Builder {
     /// # Errors
     /// [`Error::Invalid`] where it is no archive, leads out of itself, or has no such file.
     pub fn receive(&self, archive: impl Read + Send, name: &str) -> Result<Received> {
-        of_directory(self.unpacked(archive)?, name)
+        of_directory(self.unpacked(archive)?, name, None)
     }
 
     /// What an archive holds, in a directory of its own. Blocks.
@@ -84,10 +84,11 @@ impl Builder {
             AddSource::Git(source) => {
                 let commit = self.git().look(&source, lender).await?;
                 let checkout = self.git().fetch(&commit, keep, lender).await?;
-                let reading = tokio::task::spawn_blocking(move || of_directory(checkout.files, &name));
+                let reading =
+                    tokio::task::spawn_blocking(move || of_directory(checkout.files, &name, Some(checkout.time)));
                 let received = reading.await.map_err(blocking)??;
                 let origin = Some(Fetched::commit(&commit.remote, &commit.id));
-                Ok(Received { commit_time: Some(checkout.time), origin, ..received })
+                Ok(Received { origin, ..received })
             }
             AddSource::Url(url) => {
                 let failed = |error| match error {
@@ -147,8 +148,8 @@ pub(super) fn address_of(text: &str) -> String {
     }
 }
 
-/// A context that lies in a directory. Blocks.
-fn of_directory(directory: Directory, name: &str) -> Result<Received> {
+/// A context that lies in a directory, and when the commit was made that it is. Blocks.
+fn of_directory(directory: Directory, name: &str, commit_time: Option<i64>) -> Result<Received> {
     let opened = File::open(directory.path()).map_err(|e| Error::failed("opening the context", e))?;
     let opened = OwnedFd::from(opened);
     let root = opened.as_fd();
@@ -163,7 +164,7 @@ fn of_directory(directory: Directory, name: &str) -> Result<Received> {
             if name == "dockerfile" { DOCKERFILE } else { name }
         ))
     };
-    let file = Source::new(name, text.ok_or_else(missing)?);
+    let file = Source::new(shown(name), text.ok_or_else(missing)?);
     let mut ignore = Ignore::default();
     for rules in Ignore::names(name) {
         if let Some(text) = read(root, &rules)? {
@@ -173,7 +174,16 @@ fn of_directory(directory: Directory, name: &str) -> Result<Received> {
     }
     settle(&opened, &ignore)?;
     let context = Files::of_context(directory, ignore).map_err(|e| Error::failed("opening the context", e))?;
-    Ok(Received { file, context: Arc::new(context), commit_time: None, origin: None })
+    Ok(Received { file, context: Arc::new(context.of_commit(commit_time)), commit_time, origin: None })
+}
+
+/// What a Dockerfile is called. One that lies outside of the context is sent by docker's client under a name of chance, and by no other.
+fn shown(name: &str) -> &str {
+    let chance = name.strip_prefix(".dockerfile.").filter(|rest| rest.len() == 20);
+    match chance.is_some_and(|rest| rest.bytes().all(|byte| byte.is_ascii_hexdigit())) {
+        true => DOCKERFILE,
+        false => name,
+    }
 }
 
 /// A text in the context; links in it lead nowhere else.

@@ -35,7 +35,7 @@ impl Builder {
                 let checkout = self.git().fetch(&commit, false, lender).await?;
                 let reading = tokio::task::spawn_blocking(move || settled(checkout.files)).await;
                 (
-                    reading.map_err(|e| Error::failed("opening a context", e))??,
+                    reading.map_err(|e| Error::failed("opening a context", e))??.of_commit(Some(checkout.time)),
                     Fetched::commit(&commit.remote, &commit.id),
                 )
             }

@@ -4,20 +4,20 @@ mod chosen;
 mod listed;
 mod select;
 
-pub(crate) use chosen::{Choices, Chosen};
-pub(crate) use listed::ListedFile;
-pub(crate) use select::{Choice, Picked, Selection};
 use crate::contexts::{Known, Mine};
 use crate::ignore::Ignore;
 use crate::scratch::Directory;
 use crate::solve::Builder;
 use crate::state::State;
+pub(crate) use chosen::{Choices, Chosen};
 use image::archive::{self, WriteOptions};
 use image::tree;
 use image::{Digest, Hasher, LayerDirs, MountedRootfs};
+pub(crate) use listed::ListedFile;
 use listed::ListedTree;
 use parking_lot::Mutex;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+pub(crate) use select::{Choice, Picked, Selection};
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::Read as _;
@@ -38,6 +38,8 @@ pub struct Files {
     listed: Option<ListedTree>,
     /// Files that changed while they were sent.
     changed: Vec<String>,
+    /// When the commit was made that they are, seconds since 1970.
+    commit_time: Option<i64>,
 }
 
 /// What keeps the tree where it is.
@@ -138,13 +140,23 @@ impl Files {
         Ok(Arc::new(Files::new(Root::Layers(Box::new(layers)), Ignore::default())))
     }
 
+    /// The same, as those of a commit that was made then.
+    pub(crate) fn of_commit(self, time: Option<i64>) -> Files {
+        Files { commit_time: time, ..self }
+    }
+
+    /// When the commit was made that they are, seconds since 1970.
+    pub(crate) fn commit_time(&self) -> Option<i64> {
+        self.commit_time
+    }
+
     /// What of it does not count as being there.
     pub(crate) fn ignore(&self) -> &Ignore {
         &self.ignore
     }
 
     fn new(root: Root, ignore: Ignore) -> Files {
-        Files { root, ignore, digests: Mutex::default(), listed: None, changed: Vec::new() }
+        Files { root, ignore, digests: Mutex::default(), listed: None, changed: Vec::new(), commit_time: None }
     }
 
     /// Whether a path is that of all of what has no files: a directory that is empty.

@@ -101,6 +101,8 @@ impl Stage<'_, '_> {
             lender = lender.map(|lender| Arc::new(Named(lender)) as Arc<dyn Lender>);
         }
         if let Some(agent) = Git::agent(source) {
+            let has_it = lender.as_ref().is_some_and(|lender| lender.has_agent(agent));
+            self.lends(has_it, &format!("SSH agent {agent}"), place).map_err(|message| place.at(word, message))?;
             self.solver.ledger.agent(agent);
         }
         let looked = self.solver.builder.git().look(source, lender.as_ref()).await;

@@ -35,6 +35,8 @@ pub(crate) struct Copying {
     pub(crate) link: bool,
     /// The time of what has none of its own.
     pub(crate) time: i64,
+    /// Somebody asked for that time: it is that of a commit's files, too.
+    pub(crate) time_is_asked: bool,
 }
 
 /// A copy whose files were looked up: its key is known.
@@ -45,7 +47,7 @@ pub(crate) struct Looked {
 
 impl Copying {
     /// All of some files, as they are, into the root directory.
-    pub(crate) fn all(pieces: Vec<Piece>, time: i64) -> Copying {
+    pub(crate) fn all(pieces: Vec<Piece>, (time, time_is_asked): (i64, bool)) -> Copying {
         Copying {
             pieces,
             parents: false,
@@ -56,7 +58,13 @@ impl Copying {
             mode_text: None,
             link: false,
             time,
+            time_is_asked,
         }
+    }
+
+    /// The time that files have which are a commit's; `None`: they are none, or have that of all.
+    fn commit_time(&self, files: &Files) -> Option<i64> {
+        files.commit_time().filter(|_| !self.time_is_asked)
     }
 
     /// Looks up all that it means. Blocks.
@@ -84,7 +92,7 @@ impl Looked {
             .number(u64::from(copying.parents))
             .number(copying.time.cast_unsigned())
             .each(&copying.written, |key, (name, contents)| key.text(name).text(contents))
-            .each(&self.found, |key, piece| piece.add_to(key))
+            .each(&self.found, |key, piece| piece.add_to(key, |files| copying.commit_time(files)))
     }
 
     /// What copies have in common that are likely to be of much the same files.
@@ -93,6 +101,10 @@ impl Looked {
         let key = Key::new("copies like").option(self.below(state).as_ref(), Key::digest).text(text);
         // Directories on the way look as these say.
         let key = key.text(&copying.destination);
+        let files = self.found.iter().filter_map(Found::files);
+        let key = files
+            .filter_map(|files| copying.commit_time(files))
+            .fold(key, |key, time| key.number(time.cast_unsigned()));
         key.option(copying.owner.as_ref(), owner_part).number(copying.time.cast_unsigned()).finish()
     }
 
@@ -286,7 +298,7 @@ impl Place<'_> {
                 let nanoseconds = u32::try_from(stat.st_mtime_nsec).unwrap_or(0);
                 ((stat.st_uid, stat.st_gid), (stat.st_mtime, nanoseconds))
             }
-            false => ((0, 0), (self.copying.time, 0)),
+            false => ((0, 0), (self.copying.commit_time(files).unwrap_or(self.copying.time), 0)),
         };
         let is_directory = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
         self.look(stat.st_mode & 0o7777, own, mtime, attributes, is_directory)

@@ -74,10 +74,24 @@ impl Piece {
 }
 
 impl Found {
-    /// Adds all that makes a difference to a key.
-    pub(crate) fn add_to(&self, key: Key) -> Key {
+    /// Files that are here.
+    pub(crate) fn files(&self) -> Option<&Files> {
         match self {
-            Found::Files { chosen, unpack, .. } => key.text("files").number(u64::from(*unpack)).digest(chosen.digest()),
+            Found::Files { files, .. } => Some(files),
+            Found::Web { .. } | Found::Git(_) => None,
+        }
+    }
+
+    /// Adds all that makes a difference to a key; `commit_time` is the time that a commit's files have.
+    pub(crate) fn add_to(&self, key: Key, commit_time: impl Fn(&Files) -> Option<i64>) -> Key {
+        match self {
+            Found::Files { files, chosen, unpack, .. } => {
+                let key = match commit_time(files) {
+                    Some(time) => key.text("files of a commit").number(time.cast_unsigned()),
+                    None => key.text("files"),
+                };
+                key.number(u64::from(*unpack)).digest(chosen.digest())
+            }
             Found::Web { file, name, unpack } => {
                 let key = key.text("web").option(name.as_deref(), Key::text).digest(&file.digest);
                 key.number(u64::from(*unpack))

@@ -134,7 +134,7 @@ fn told(format: Format, source: &Source, report: &Report) -> Result<ExitCode> {
             for mistake in &report.mistakes {
                 output::error(&Error::Failed(mistake.to_string()));
             }
-            if let Some(violation) = report.violation() {
+            if let Some((_, violation)) = report.violation() {
                 output::error(&Error::Failed(violation));
             }
         }

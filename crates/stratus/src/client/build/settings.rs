@@ -15,8 +15,8 @@ use super::BuildArgs;
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Commands of the build")]
 pub(super) struct Running {
-    /// What they may ask for beside what any container has, where the daemon allows it, too: security.insecure (RUN --security=insecure) or
-    /// network.host (RUN --network=host); repeats
+    /// What they may ask for beside what any container has: security.insecure (RUN --security=insecure) or network.host (RUN --network=host),
+    /// where the daemon allows it, too; onbuild.secrets (secrets and agents for what a base's ONBUILD does); repeats
     #[arg(long, value_name = "ENTITLEMENT", value_delimiter = ',')]
     allow: Vec<Entitlement>,
     #[command(flatten)]

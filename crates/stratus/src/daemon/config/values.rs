@@ -156,7 +156,14 @@ pub(super) fn reach(ranges: &[String]) -> Result<Reach, Error> {
 
 /// What steps of builds may have.
 pub(super) fn entitlements(names: &[String]) -> Result<BTreeSet<build::Entitlement>, Error> {
-    let one = |name: &String| name.parse().map_err(|e| Error::Config(format!("build-allow-entitlement: {e}")));
+    let failed = |why: String| Error::Config(format!("build-allow-entitlement: {why}"));
+    let one = |name: &String| match name.parse::<build::Entitlement>() {
+        Ok(one) if one.is_the_daemons() => Ok(one),
+        Ok(one) => {
+            Err(failed(format!("{one} is nothing of the daemon's: who builds says it, by stratus build --allow {one}")))
+        }
+        Err(error) => Err(failed(error.to_string())),
+    };
     names.iter().map(one).collect()
 }
 
