@@ -47,6 +47,7 @@ pub const PURE: [Target; 22] = [
     ("tar", tar),
     ("virtio_disk", virtio_disk),
     ("virtio_entropy", virtio_entropy),
+    ("virtio_files", virtio_files),
     ("virtio_network", virtio_network),
     ("virtio_vsock", virtio_vsock),
 ];
@@ -63,6 +64,11 @@ pub fn session(data: &[u8]) {
 /// A disk of a microVM, beside a guest that is made of the bytes: its registers, its rings, its buffers.
 pub fn virtio_disk(data: &[u8]) {
     vmm::hostile::run(vmm::hostile::Kind::Disk, data);
+}
+
+/// A file system of a microVM, beside such a guest.
+pub fn virtio_files(data: &[u8]) {
+    vmm::hostile::run(vmm::hostile::Kind::Files, data);
 }
 
 /// A source of entropy of a microVM, beside such a guest.

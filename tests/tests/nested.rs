@@ -22,6 +22,16 @@ fn a_service_behind_our_own_hypervisor() {
     host.sh("docker info -f '{{.Runtimes.microvm.Status.driver}}'").says("kvm");
     host.sh("stratus run --rm --isolation microvm busybox sh -c 'echo hello; exit 7'").exits_with(7).prints("hello");
     host.sh("docker run --rm --runtime microvm busybox no-such-program").exits_with(127);
+    // A volume: written in a machine, the same on the host, and what is read-only is so.
+    host.sh("docker run --rm --runtime microvm -v data:/data -v /etc/hostname:/name:ro busybox sh -c 'dd if=/dev/urandom of=/data/much bs=1M count=2 2>/dev/null; md5sum < /data/much > /data/sum; chown 7:8 /data/sum; cat /name; rm -f /name; echo no > /name'")
+        .exits_with(1)
+        .prints(host.sh("cat /etc/hostname").text())
+        .complains("Read-only file system");
+    host.sh(
+        "cd $(docker volume inspect -f '{{.Mountpoint}}' data) && md5sum < much | diff - sum && stat -c '%u %g' sum",
+    )
+    .says("7 8");
+    host.sh("docker volume rm data").ok();
     let serve = "mkdir /www; echo hello from $(hostname) > /www/index.html; dd if=/dev/urandom of=/www/much bs=1M count=4 2>/dev/null; trap \"echo told to end; exit 3\" TERM; httpd -h /www -p 80; echo serving; while :; do sleep 0.2; done";
     host.sh(&format!(
         "docker run -d --name web -h web -p 8080:80 -m 64m --cpus 1 --runtime microvm busybox sh -c '{serve}'"

@@ -1,6 +1,7 @@
 //! A container's runtime specification, taken apart: what its agent does in the machine ([`inside`]), and what the machine's process is on the host
 //! ([`outside`]): a sandbox of its own, of a user who owns nothing, in which there is nothing but what the machine is made of.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -8,6 +9,7 @@ use guest_protocol::configuration::File;
 use guest_protocol::message::{Blob, ContainerId};
 use guest_protocol::place;
 use oci_spec::runtime::{LinuxNamespaceType, Mount, Spec};
+use sandbox::MountTree;
 use serde_json::{Value, json};
 use vmm::{MIB, MemorySize, VcpuCount};
 
@@ -78,11 +80,11 @@ pub struct Inside {
 }
 
 /// Takes from a container's specification what is done in the machine. `own` are files of the host that are mounted into the container and that
-/// nobody changes while it runs: they are taken along as they are.
+/// nobody changes while it runs: they are taken along as they are. `parts` are what its mounts show where that is part of a tree, by their destinations.
 ///
 /// # Errors
 /// It asks for something that is not possible behind a hypervisor, or is not there yet: what, is said.
-pub fn inside(spec: Spec, own: &Path) -> Result<Inside> {
+pub fn inside(spec: Spec, own: &Path, parts: &BTreeMap<PathBuf, MountTree>) -> Result<Inside> {
     let linux = spec.linux().clone().unwrap_or_default();
     let of_links = linux.sysctl().iter().flatten().filter(|(name, _)| is_of_network(name));
     let mut sysctls: Vec<_> = of_links.map(|(name, value)| (name.replace('.', "/"), value.clone())).collect();
@@ -94,7 +96,7 @@ pub fn inside(spec: Spec, own: &Path) -> Result<Inside> {
     for mount in mounts.iter_mut().filter(|mount| is_bind(mount)) {
         match mount.source() {
             Some(source) if source.starts_with(own) => take_along(mount, &mut files)?,
-            _ => volumes.take(mount)?,
+            _ => volumes.take(mount, parts.contains_key(mount.destination()))?,
         }
     }
     spec.set_mounts(Some(mounts));

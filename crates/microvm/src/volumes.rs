@@ -1,6 +1,7 @@
 //! A container's binds and volumes, taken apart: what is mounted of the host for the machine's [file server](crate::files), and what the machine mounts
 //! of what that serves.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
@@ -23,6 +24,8 @@ const PROPAGATIONS: [&str; 8] =
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Volumes {
     mounts: Vec<Mount>,
+    /// Where each is in the container.
+    targets: Vec<PathBuf>,
 }
 
 impl Volumes {
@@ -34,6 +37,12 @@ impl Volumes {
     /// What is mounted for the file server.
     pub(crate) fn mounts(&self) -> &[Mount] {
         &self.mounts
+    }
+
+    /// What belongs to mounts of the container by their destinations, by the destinations that they have for the file server.
+    pub fn moved<T>(&self, mut by_target: BTreeMap<PathBuf, T>) -> BTreeMap<PathBuf, T> {
+        let places = self.targets.iter().zip(&self.mounts);
+        places.filter_map(|(target, mount)| Some((mount.destination().clone(), by_target.remove(target)?))).collect()
     }
 
     /// What the agent mounts before the container's root: all of them at once.
@@ -50,29 +59,28 @@ impl Volumes {
     /// Takes a bind mount of the host from a container's specification, and leaves one of what the machine has of it.
     ///
     /// Modes are kept on both sides: whoever breaks out of the guest's kernel still can't write to what is read-only. What the host mounts below it
-    /// later shows where the propagation says so; a mount made in a machine can't show on the host.
+    /// later shows where the propagation says so; a mount made in a machine can't show on the host. `is_part`: its source is a part of a tree, which
+    /// whoever mounts it finds.
     ///
     /// # Errors
     /// The source is not there, is neither a directory nor a regular file, or mounts of the container were to show on the host.
-    pub(crate) fn take(&mut self, mount: &mut Mount) -> Result<()> {
+    pub(crate) fn take(&mut self, mount: &mut Mount, is_part: bool) -> Result<()> {
         let target = mount.destination().display().to_string();
         let source = mount.source().clone().unwrap_or_default();
         let not_behind = |what: &str| Err(Error::NotBehind { what: format!("{what} ({target})") });
-        if source.is_relative() {
-            return Err(Error::NotThere { what: format!("a mount of an image ({target})") });
-        }
         let options = mount.options().clone().unwrap_or_default();
         if options.iter().any(|option| matches!(option.as_str(), "shared" | "rshared")) {
             return not_behind("a volume in which the container's own mounts show on the host");
         }
-        let found = fs::metadata(&source);
-        let found = found.map_err(|error| Error::File { what: "a volume", path: source.clone(), source: error })?;
-        let kind = found.file_type();
-        if kind.is_socket() {
-            return not_behind("a socket of the host");
-        }
-        if !kind.is_dir() && !kind.is_file() {
-            return not_behind(if kind.is_fifo() { "a pipe of the host" } else { "a device of the host" });
+        if !is_part {
+            let found = fs::metadata(&source);
+            let found = found.map_err(|error| Error::File { what: "a volume", path: source.clone(), source: error })?;
+            match found.file_type() {
+                kind if kind.is_dir() || kind.is_file() => {}
+                kind if kind.is_socket() => return not_behind("a socket of the host"),
+                kind if kind.is_fifo() => return not_behind("a pipe of the host"),
+                _ => return not_behind("a device of the host"),
+            }
         }
 
         let number = self.mounts.len().to_string();
@@ -82,6 +90,7 @@ impl Volumes {
             .set_destination(Path::new(at::VOLUMES).join(&number))
             .set_options(Some(options.iter().cloned().chain(more).collect()));
         self.mounts.push(outside);
+        self.targets.push(mount.destination().clone());
 
         let within = options.into_iter().filter(|option| !PROPAGATIONS.contains(&option.as_str()));
         mount

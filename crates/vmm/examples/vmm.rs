@@ -39,6 +39,7 @@ fn run(arguments: Vec<OsString>) -> Result<End, Box<dyn Error>> {
         disks: Vec::new(),
         cards: Vec::new(),
         vsock: None,
+        files: Vec::new(),
     };
     let (mut layers, mut save, mut restore) = (Vec::new(), None, None);
     let mut rest = arguments.into_iter();

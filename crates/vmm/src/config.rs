@@ -28,6 +28,17 @@ pub struct Config {
     pub cards: Vec<Card>,
     /// Sockets between it and the host.
     pub vsock: Option<Vsock>,
+    /// File systems of the host's, in the order in which the guest finds them.
+    pub files: Vec<Files>,
+}
+
+/// A file system of the host's, by virtio-fs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Files {
+    /// Its name, by which the guest mounts it: 1 to 36 bytes.
+    pub tag: String,
+    /// The Unix socket of its server, which speaks vhost-user.
+    pub server: PathBuf,
 }
 
 /// A network card of a machine.

@@ -18,6 +18,8 @@ pub(crate) enum Kind {
     Vcpu,
     /// Works off what the guest asks of a disk.
     Disk,
+    /// Copies requests for a file server, and its answers.
+    Files,
     /// Serves the other queues, and what the host has for the guest.
     Events,
     /// Writes what the guest wrote to its serial port.
@@ -84,7 +86,7 @@ fn own(kind: Kind) -> &'static [libc::c_long] {
             libc::SYS_getrandom,
             libc::SYS_timerfd_settime,
         ],
-        Kind::Console => &[libc::SYS_poll, libc::SYS_ppoll],
+        Kind::Console | Kind::Files => &[libc::SYS_poll, libc::SYS_ppoll],
     }
 }
 
@@ -107,7 +109,7 @@ fn limited(kind: Kind) -> &'static [Limited] {
             (libc::SYS_socket, 0, None, &[libc::AF_UNIX as u64]),
             (libc::SYS_socketpair, 0, None, &[libc::AF_UNIX as u64]),
         ],
-        Kind::Disk | Kind::Console => &[],
+        Kind::Disk | Kind::Console | Kind::Files => &[],
     }
 }
 
@@ -146,7 +148,8 @@ mod tests {
     use std::thread;
 
     /// What a thread of that name tries, in a process of its own, which the kernel is to end.
-    const TRIES: [(&str, Kind, fn()); 6] = [
+    const TRIES: [(&str, Kind, fn()); 7] = [
+        ("files open a file", Kind::Files, || drop(std::fs::File::open("/dev/null"))),
         ("vcpu opens a file", Kind::Vcpu, || drop(std::fs::File::open("/dev/null"))),
         ("vcpu asks a terminal", Kind::Vcpu, || {
             // SAFETY: the request is given no memory.
@@ -196,7 +199,7 @@ mod tests {
 
     #[test]
     fn threads_allocate_and_end_within_their_filters() {
-        for kind in [Kind::Vcpu, Kind::Disk, Kind::Events, Kind::Console] {
+        for kind in [Kind::Vcpu, Kind::Disk, Kind::Events, Kind::Console, Kind::Files] {
             let filter = filter(kind).unwrap();
             let summed = thread::spawn(move || {
                 apply(&filter).unwrap();

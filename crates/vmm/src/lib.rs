@@ -32,12 +32,12 @@ mod parts;
 mod snapshot;
 mod threads;
 
-pub use config::{CONCATENATED_ALIGN, Card, Config, Console, Contents, Disk, MIB, MemorySize, VcpuCount, Vsock};
+pub use config::{CONCATENATED_ALIGN, Card, Config, Console, Contents, Disk, Files, MIB, MemorySize, VcpuCount, Vsock};
 pub use end::End;
 pub use error::{Error, Result};
 pub use kvm::probe::{Virtualization, probe};
 pub use machine::{Machine, State};
-pub use parts::{Boot, CardParts, Devices, Dial, DiskContents, DiskParts, Parts, VsockParts};
+pub use parts::{Boot, CardParts, Devices, Dial, DiskContents, DiskParts, FilesParts, Parts, VsockParts};
 pub use snapshot::{Snapshot, SnapshotFiles};
 
 /// Devices beside guests that were written to break them.

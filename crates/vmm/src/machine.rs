@@ -263,11 +263,12 @@ struct Frame {
 impl Frame {
     /// Makes the devices, of which those at fixed places go on from where they were `saved`.
     fn new(vm: &Vm, devices: Devices, saved: Option<&FixedState>) -> Result<Frame> {
-        let Devices { console, disks, cards, vsock } = devices;
+        let mut devices = devices;
+        let console = devices.console.take();
         let ending = Arc::new(Ending::new()?);
         let mut buses = Buses::default();
         let fixed = fixed::attach(console, saved, vm, &ending, &mut buses.ports)?;
-        let devices = virtual_devices::attach(disks, cards, vsock, vm, &ending, &mut buses.memory)?;
+        let devices = virtual_devices::attach(devices, vm, &ending, &mut buses.memory)?;
         let events = serve(devices.iter().map(Virtual::attached).collect(), &ending)?;
         let generation = vm.line(layout::GENERATION_LINE)?;
         Ok(Frame { ending, buses: Arc::new(buses), fixed, devices, events, generation })

@@ -1,9 +1,9 @@
 //! The files that a [`Config`] names, opened.
 
-use crate::config::{Card, Config, Console, Contents, Disk, Vsock};
+use crate::config::{Card, Config, Console, Contents, Disk, Files, Vsock};
 use crate::devices::virtio::net::Tap;
 use crate::error::{Error, Result};
-use crate::parts::{Boot, CardParts, Devices, DiskContents, DiskParts, Parts, VsockParts};
+use crate::parts::{Boot, CardParts, Devices, DiskContents, DiskParts, FilesParts, Parts, VsockParts};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 use std::ffi::OsString;
 use std::fs::File;
@@ -38,6 +38,7 @@ impl Config {
             disks: self.disks.iter().map(Disk::open).collect::<Result<_>>()?,
             cards: self.cards.iter().map(Card::open).collect::<Result<_>>()?,
             vsock: self.vsock.as_ref().map(Vsock::open).transpose()?,
+            files: self.files.iter().map(Files::open).collect::<Result<_>>()?,
         })
     }
 }
@@ -85,6 +86,13 @@ impl Disk {
 impl Card {
     fn open(&self) -> Result<CardParts> {
         Ok(CardParts { tap: Tap::attach(&self.tap)?, mac: self.mac, mtu: self.mtu })
+    }
+}
+
+impl Files {
+    fn open(&self) -> Result<FilesParts> {
+        let server = UnixStream::connect(&self.server).map_err(failed("the socket of a file server", &self.server))?;
+        Ok(FilesParts { tag: self.tag.clone(), server })
     }
 }
 

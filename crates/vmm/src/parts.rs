@@ -49,6 +49,18 @@ pub struct Devices {
     pub cards: Vec<CardParts>,
     /// Sockets between it and the host.
     pub vsock: Option<VsockParts>,
+    /// File systems of the host's, in the order in which the guest finds them. A machine that goes on from a snapshot finds them broken: another server knows
+    /// nothing of the files that it had open.
+    pub files: Vec<FilesParts>,
+}
+
+/// A file system of the host's, by virtio-fs.
+#[derive(Debug)]
+pub struct FilesParts {
+    /// Its name, by which the guest mounts it: 1 to 36 bytes.
+    pub tag: String,
+    /// The connection to its server, which speaks vhost-user and ends with the machine.
+    pub server: UnixStream,
 }
 
 /// A disk.

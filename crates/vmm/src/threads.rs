@@ -60,6 +60,11 @@ impl Gate {
         self.wanted.load(Ordering::Acquire) == Wanted::Run as u8
     }
 
+    /// Whether the thread is to end.
+    pub(crate) fn is_over(&self) -> bool {
+        self.wanted.load(Ordering::Acquire) == Wanted::End as u8
+    }
+
     /// The thread rests for as long as it is to. Returns whether it is to run then; else it is to end.
     pub(crate) fn pass(&self) -> bool {
         let mut state = self.state();

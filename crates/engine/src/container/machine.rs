@@ -2,6 +2,7 @@
 //!
 //! Everything about a run that is not said here is as for any container.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
@@ -22,7 +23,7 @@ use microvm::{Card, ExecRequest, Hardware, MachinePlan, Origin, Volumes, Workloa
 use oci_spec::runtime::{Process, Spec};
 use sandbox::cgroup::Placement;
 use sandbox::plan::NamespaceKind;
-use sandbox::{CompileOptions, ExecOptions, ExecPlan, InitPlan, RootFs};
+use sandbox::{CompileOptions, ExecOptions, ExecPlan, InitPlan, MountTree, RootFs};
 
 use super::ProcessTable;
 use crate::model::{ContainerId, ContainerRecord, SnapshotRecord, Timestamp};
@@ -81,10 +82,13 @@ impl Engine {
         &self,
         record: &ContainerRecord,
         spec: &Spec,
+        trees: BTreeMap<PathBuf, MountTree>,
         booted: &Booted,
         network: Option<(net::NetNs, &net::Sandbox)>,
     ) -> Result<MachineStart> {
-        let inside = microvm::container::inside(spec.clone(), &self.container_dir(&record.id)).map_err(refused)?;
+        let inside = microvm::container::inside(spec.clone(), &self.container_dir(&record.id), &trees);
+        let inside = inside.map_err(refused)?;
+        let trees = inside.volumes.moved(trees);
         let origin = booted.origin.as_ref().map(Held::record);
         let (vcpus, memory) = match origin {
             Some(origin) => (origin.vcpus, origin.memory),
@@ -131,6 +135,7 @@ impl Engine {
             rootfs: Some(RootFs::Path(directory.join("root"))),
             cgroup: Some(cgroup.placement),
             program_reports: true,
+            trees,
             ..CompileOptions::default()
         };
         let mut descriptors = Vec::new();

@@ -325,7 +325,7 @@ impl Engine {
             if let Some(namespace) = &namespace {
                 self.attach_dns(record, net.as_ref(), namespace.try_clone().map_err(crate::networks::error)?);
             }
-            let machine = self.machine_start(record, &spec, booted, namespace.zip(net.as_ref()))?;
+            let machine = self.machine_start(record, &spec, trees, booted, namespace.zip(net.as_ref()))?;
             let recovery = Recovery { cgroups: machine.directories };
             return Ok(Prepared { plan: machine.plan, descriptors: machine.descriptors, net, recovery, log, start });
         }

@@ -12,7 +12,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use guest_protocol::VSOCK_PORT;
 use rustix::event::{EventfdFlags, eventfd};
-use vmm::{Config, Console, Contents, Dial, Disk, End, Machine, Snapshot, SnapshotFiles, VsockParts};
+use vmm::{Config, Console, Contents, Dial, Disk, End, Files, Machine, Snapshot, SnapshotFiles, VsockParts};
 
 use super::{Extent, command_line};
 use crate::error::{Error, Result};
@@ -81,9 +81,6 @@ impl AsFd for Calls {
 }
 
 pub(super) fn start(plan: &MachinePlan) -> Result<(Running, Calls)> {
-    if plan.hardware.volumes.is_some() {
-        return Err(Error::NotThere { what: "volumes behind our own hypervisor".to_owned() });
-    }
     let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK | EventfdFlags::SEMAPHORE;
     let event = Arc::new(eventfd(0, flags).map_err(Error::system("make", "an eventfd"))?);
     let (sender, streams) = sync_channel(WAITING);
@@ -139,6 +136,11 @@ fn words(end: End) -> String {
     }
 }
 
+/// What the server of volumes serves.
+fn files(plan: &MachinePlan) -> Files {
+    Files { tag: crate::volumes::TAG.to_owned(), server: plan.scratch.join(crate::files::SOCKET) }
+}
+
 fn config(plan: &MachinePlan) -> Config {
     let hardware = &plan.hardware;
     let mut disks = Vec::new();
@@ -161,5 +163,6 @@ fn config(plan: &MachinePlan) -> Config {
         disks,
         cards: hardware.cards.iter().map(card).collect(),
         vsock: None,
+        files: hardware.volumes.iter().map(|_| files(plan)).collect(),
     }
 }

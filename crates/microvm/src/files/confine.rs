@@ -13,8 +13,10 @@ use seccompiler::{
 pub(super) fn bound(kept: CapabilitySet) -> Result<(), Errno> {
     for number in 0..u64::BITS {
         let capability = CapabilitySet::from_bits_retain(1 << number);
+        if kept.contains(capability) {
+            continue;
+        }
         match rustix::thread::remove_capability_from_bounding_set(capability) {
-            _ if kept.contains(capability) => {}
             // The kernel has no more of them.
             Err(Errno::INVAL) => break,
             removed => removed?,
@@ -141,10 +143,14 @@ pub(super) fn filter() -> Result<BpfProgram, seccompiler::BackendError> {
         (libc::SYS_mprotect, 2, SeccompCmpOp::MaskedEq(libc::PROT_EXEC as u64), 0),
         (libc::SYS_unshare, 0, SeccompCmpOp::Eq, libc::CLONE_FS as u64),
         (libc::SYS_prctl, 0, SeccompCmpOp::Eq, libc::PR_SET_NAME as u64),
+        // As libcap-ng asks what capabilities there are.
+        (libc::SYS_prctl, 0, SeccompCmpOp::Eq, libc::PR_CAPBSET_READ as u64),
+        (libc::SYS_prctl, 0, SeccompCmpOp::Eq, libc::PR_CAP_AMBIENT as u64),
+        (libc::SYS_prctl, 0, SeccompCmpOp::Eq, libc::PR_GET_SECUREBITS as u64),
     ];
     for (call, argument, operation, value) in limited {
         let condition = SeccompCondition::new(argument, SeccompCmpArgLen::Dword, operation, value)?;
-        rules.insert(call, vec![SeccompRule::new(vec![condition])?]);
+        rules.entry(call).or_default().push(SeccompRule::new(vec![condition])?);
     }
     let filter = SeccompFilter::new(
         rules,

@@ -6,8 +6,9 @@
 //! takes a mount namespace of its own in which there is nothing but the volumes, keeps what serving files takes, and may make few system calls.
 //! It is in the machine's PID namespace and cgroup, and ends with it.
 //!
-//! A path that a guest names is one component, looked up by virtiofsd in a directory that it holds, without following links; what is no regular file or
-//! directory is never opened.
+//! virtiofsd looks names up from directories that it holds, without following a link at their end, and opens nothing but regular files and directories. It does
+//! not look whether a name is one (`../x` is none): what a guest can reach by such is what the server's root has, which is the container's own volumes, each
+//! in its mode; the kernel resolves `..` and links within that.
 
 mod confine;
 mod server;

@@ -15,7 +15,8 @@ use super::{ROLE, SOCKET};
 use crate::container::USER;
 use crate::error::{Error, Result};
 
-/// A child that serves files; it ends with this.
+/// A child that serves files. It ends with its client, or with this process, which is the first one of its PID namespace; nobody waits for it, as it has more
+/// rights than who would end it.
 pub(crate) struct Server {
     child: Child,
     pidfd: OwnedFd,
@@ -68,13 +69,6 @@ impl Server {
             Ok(status) => Err(Error::Files(format!("its process ended with {status}"))),
             Err(error) => Err(Error::Files(format!("its process is gone: {error}"))),
         }
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 

@@ -1,6 +1,7 @@
 //! The virtual devices of a machine: which there are, where each is, how it is attached.
 
 use super::virtio::block::{Block, Disk};
+use super::virtio::fs::{self, Fs, TAG_MAX};
 use super::virtio::net::{self, Net, Tap};
 use super::virtio::queue::Interrupt;
 use super::virtio::rng::Rng;
@@ -14,13 +15,15 @@ use crate::config::CONCATENATED_ALIGN;
 use crate::end::Ending;
 use crate::error::{Error, Result};
 use crate::kvm::Vm;
-use crate::parts::{CardParts, Devices, DiskContents, DiskParts, VsockParts};
+use crate::parts::{CardParts, Devices, DiskContents, DiskParts, FilesParts};
 use crate::threads::Wanted;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Where the devices of a machine are: ACPI's tables say so.
 pub(crate) fn windows(devices: &Devices) -> Result<Vec<Window>> {
-    windows_of(1 + usize::from(devices.vsock.is_some()) + devices.disks.len() + devices.cards.len())
+    windows_of(
+        1 + usize::from(devices.vsock.is_some()) + devices.disks.len() + devices.cards.len() + devices.files.len(),
+    )
 }
 
 fn windows_of(count: usize) -> Result<Vec<Window>> {
@@ -73,14 +76,8 @@ impl Virtual {
 }
 
 /// Makes and attaches them.
-pub(crate) fn attach(
-    disks: Vec<DiskParts>,
-    cards: Vec<CardParts>,
-    vsock: Option<VsockParts>,
-    vm: &Vm,
-    ending: &Arc<Ending>,
-    bus: &mut Bus,
-) -> Result<Vec<Virtual>> {
+pub(crate) fn attach(parts: Devices, vm: &Vm, ending: &Arc<Ending>, bus: &mut Bus) -> Result<Vec<Virtual>> {
+    let Devices { console: _, disks, cards, vsock, files } = parts;
     let mut devices: Vec<Arc<Mutex<dyn Device>>> = vec![Arc::new(Mutex::new(Rng::default()))];
     for disk in disks {
         devices.push(Arc::new(Mutex::new(Block::new(of_files(disk)?, ending)?)));
@@ -92,6 +89,16 @@ pub(crate) fn attach(
     if let Some(vsock) = vsock {
         let vsock = Vsock::new(vsock).map_err(Error::host("listen at the host's end of a machine's sockets"))?;
         devices.push(Arc::new(Mutex::new(vsock)));
+    }
+    for FilesParts { tag, server } in files {
+        if tag.is_empty() || tag.len() > TAG_MAX {
+            return Err(Error::Size(format!(
+                "the tag of a file system has 1 to {TAG_MAX} bytes, and not {}",
+                tag.len()
+            )));
+        }
+        let (server, rings) = fs::connect(server)?;
+        devices.push(Arc::new(Mutex::new(Fs::new(&tag, rings, Some(server), ending)?)));
     }
     let windows = windows_of(devices.len())?;
     let mut attached = Vec::with_capacity(devices.len());

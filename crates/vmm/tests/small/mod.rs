@@ -101,6 +101,7 @@ impl Guest {
             disks: Vec::new(),
             cards: Vec::new(),
             vsock: None,
+            files: Vec::new(),
         };
         Guest { directory, config }
     }

@@ -81,6 +81,41 @@ impl<'m> Buffers<'m> {
         done
     }
 
+    /// Copies from their beginning as much as both have into memory that others may write to. Returns how much that is, in bytes.
+    pub(crate) fn read_into(&mut self, into: VolatileSlice<'_>) -> usize {
+        self.copy(into.len(), |ours, at, part| {
+            into.subslice(at, part).is_ok_and(|into| {
+                ours.copy_to_volatile_slice(into);
+                true
+            })
+        })
+    }
+
+    /// Copies to their beginning as much as both have from memory that others may write to. Returns how much that is, in bytes.
+    pub(crate) fn write_from(&mut self, from: VolatileSlice<'_>) -> usize {
+        self.copy(from.len(), |ours, at, part| {
+            from.subslice(at, part).is_ok_and(|from| {
+                from.copy_to_volatile_slice(ours);
+                true
+            })
+        })
+    }
+
+    /// Has the first `most` bytes copied piece by piece, by a function of the piece, how many bytes are before it, and how many it has.
+    fn copy(&mut self, most: usize, piece: impl Fn(VolatileSlice<'m>, usize, usize) -> bool) -> usize {
+        let mut done = 0;
+        while done < most && self.left > 0 {
+            let slice = self.slices[self.next];
+            let part = slice.len().min(most - done);
+            if !slice.subslice(0, part).is_ok_and(|ours| piece(ours, done, part)) {
+                break;
+            }
+            self.skip(part);
+            done += part;
+        }
+        done
+    }
+
     /// Reads a whole array. `None`: there is not as much.
     pub(crate) fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
         let mut bytes = [0; N];

@@ -1,6 +1,7 @@
 //! Devices beside guests that were written to break them: a guest's side of a transport and of its rings, for tests and for fuzzing.
 
 use super::block::{Block, Disk};
+use super::fs::Echo;
 use super::net::{Card, Net, Tap};
 use super::queue::Interrupt;
 use super::rng::Rng;
@@ -35,6 +36,8 @@ fn rings(queue: usize) -> u64 {
 pub enum Kind {
     /// A disk of a MiB, in memory.
     Disk,
+    /// A file system, whose server answers each request with itself.
+    Files,
     /// A source of entropy.
     Entropy,
     /// A network card, whose other end nobody reads.
@@ -51,6 +54,9 @@ pub(super) struct Guest {
     /// What the device speaks with, for as long as the guest lives.
     #[cfg_attr(not(test), expect(dead_code, reason = "it is there to be connected to"))]
     host: Option<Host>,
+    /// The server of its file system.
+    #[expect(dead_code, reason = "it is there to serve")]
+    files: Option<Echo>,
     /// The other end of its network card.
     #[cfg_attr(not(test), expect(dead_code, reason = "it is there to be sent to"))]
     network: Option<UnixDatagram>,
@@ -92,6 +98,7 @@ impl Guest {
             attached,
             memory,
             host: None,
+            files: None,
             network: None,
         }
     }
@@ -108,6 +115,10 @@ impl Guest {
                 let ending = Arc::new(Ending::new().unwrap_or_else(|error| panic!("{error}")));
                 let device = Block::new(disk.unwrap_or_else(|error| panic!("{error}")), &ending);
                 Arc::new(Mutex::new(device.unwrap_or_else(|error| panic!("{error}"))))
+            }
+            Kind::Files => {
+                let (device, server) = Echo::serve().unwrap_or_else(|error| panic!("{error}"));
+                return Guest { files: Some(server), ..Guest::new(Arc::new(Mutex::new(device))) };
             }
             Kind::Entropy => Arc::new(Mutex::new(Rng::default())),
             Kind::Network => {

@@ -6,6 +6,7 @@
 
 pub(crate) mod block;
 pub(crate) mod buffers;
+pub(crate) mod fs;
 #[cfg(any(test, feature = "fuzzing"))]
 #[cfg_attr(not(feature = "fuzzing"), expect(unreachable_pub, reason = "what fuzzing uses is public"))]
 pub(crate) mod hostile;

@@ -57,7 +57,8 @@ impl Interrupt {
 
     /// It goes on from a snapshot, where it was pulled for these reasons and the device needed a reset or not. An interrupt may have been on its way: it comes again.
     pub(super) fn restore(&self, why: u32, is_broken: bool) {
-        self.broken.store(is_broken, Ordering::SeqCst);
+        // A device that can't go on as it was has said so already.
+        self.broken.fetch_or(is_broken, Ordering::SeqCst);
         if why != 0 {
             self.pull(why);
         }

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 
 proptest! {
     #[test]
-    fn no_guest_breaks_a_device(kind in prop::sample::select(vec![Kind::Disk, Kind::Entropy, Kind::Network, Kind::Vsock]), data in prop::collection::vec(any::<u8>(), 0..1200)) {
+    fn no_guest_breaks_a_device(kind in prop::sample::select(vec![Kind::Disk, Kind::Files, Kind::Entropy, Kind::Network, Kind::Vsock]), data in prop::collection::vec(any::<u8>(), 0..1200)) {
         run(kind, &data);
     }
 }
@@ -561,4 +561,99 @@ fn a_guest_that_goes_on_hears_once_that_its_connections_are_over() {
     speaker.send(5, 0, 1 << 16, b"to nobody");
     assert_eq!(speaker.receive(), (3, vec![]));
     let _host = speaker.connect(1 << 16);
+}
+
+/// A request to a file system: its parts, and the room for its answer.
+fn ask_files(guest: &mut Guest, index: u16, parts: &[&[u8]], room: u32) {
+    let first = (index - 1) * 4 % 64;
+    let mut at = BUFFERS + u64::from(index % 16) * 0x1000;
+    for (number, part) in (first..).zip(parts) {
+        guest.put(at, part);
+        let is_last = room == 0 && number + 1 == first + parts.len() as u16;
+        let flags = if is_last { 0 } else { NEXT };
+        guest.descriptor(1, number, Descriptor { address: at, length: part.len() as u32, flags, next: number + 1 });
+        at += part.len() as u64;
+    }
+    if room > 0 {
+        let number = first + parts.len() as u16;
+        guest.descriptor(1, number, Descriptor { address: at, length: room, flags: WRITE, next: 0 });
+    }
+    guest.offer(1, index, &[first], 64);
+}
+
+#[test]
+fn a_file_server_gets_what_is_asked_and_the_guest_its_answers() {
+    let mut guest = Guest::of(Kind::Files);
+    assert_eq!((guest.read(0x08), guest.read(0x100).to_le_bytes(), guest.read(0x100 + 36)), (26, *b"echo", 1));
+    guest.set_up(64);
+    // More than it has slots for, before it is told of any; some without an answer.
+    for index in 1..=12u16 {
+        let room = if index % 3 == 0 { 0 } else { 6 };
+        ask_files(&mut guest, index, &[b"first ", b"part", &[index as u8]], room);
+    }
+    guest.notify(1);
+    while guest.answered(1) != 12 {
+        std::thread::yield_now();
+    }
+    for index in (1..=12u16).filter(|index| index % 3 != 0) {
+        let mut answer = [0; 7];
+        let at = BUFFERS + u64::from(index % 16) * 0x1000 + 11;
+        guest.memory.regions().read_slice(&mut answer, GuestAddress(at)).unwrap();
+        // As much as there is room for, and nothing behind it.
+        assert_eq!(&answer, b"first \0", "{index}");
+    }
+    // It rests with all of it done, and goes on.
+    guest.attached.rest();
+    ask_files(&mut guest, 13, &[b"again"], 5);
+    guest.notify(1);
+    assert_eq!(guest.answered(1), 12);
+    guest.attached.want(Wanted::Run);
+    while guest.answered(1) != 13 {
+        std::thread::yield_now();
+    }
+    assert_eq!(guest.read(0x70), 15);
+}
+
+#[test]
+fn a_file_system_needs_a_reset_after_nonsense_and_works_then() {
+    let mut guest = Guest::of(Kind::Files);
+    // Nothing at all to be read, and more than a request may have.
+    for (parts, room) in [(&[][..], 8), (&[&b"x"[..]][..], 4 << 20)] {
+        guest.set_up(64);
+        ask_files(&mut guest, 1, &[b"right"], 8);
+        ask_files(&mut guest, 2, parts, room);
+        guest.notify(1);
+        while guest.read(0x70) & 64 == 0 {
+            std::thread::yield_now();
+        }
+        guest.reset();
+        guest.put(rings(1) + 2 * RING, &[0; 4]);
+        guest.put(rings(1) + RING, &[0; 4]);
+        guest.set_up(64);
+        for index in 1..=20 {
+            ask_files(&mut guest, index, &[b"right"], 8);
+            guest.notify(1);
+            while guest.answered(1) != index {
+                std::thread::yield_now();
+            }
+        }
+        guest.reset();
+        guest.put(rings(1) + 2 * RING, &[0; 4]);
+        guest.put(rings(1) + RING, &[0; 4]);
+    }
+}
+
+#[test]
+fn a_file_system_of_a_machine_that_goes_on_says_that_it_is_another() {
+    let mut guest = Guest::of(Kind::Files);
+    guest.set_up(64);
+    let mut other = guest.goes_on(Kind::Files);
+    assert_eq!(other.read(0x70) & 64, 64);
+    other.reset();
+    other.set_up(64);
+    ask_files(&mut other, 1, &[b"right"], 8);
+    other.notify(1);
+    while other.answered(1) != 1 {
+        std::thread::yield_now();
+    }
 }
