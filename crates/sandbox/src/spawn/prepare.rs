@@ -179,12 +179,22 @@ pub(super) fn overlay_tree(
         .collect::<Result<Vec<_>, SpawnError>>();
     let root = trees.and_then(|trees| {
         let _identity = FileIdentity::assume(ids)?;
-        let what = || if subpath.is_empty() { "the overlay".to_owned() } else { text(subpath) };
         rootfs::overlay_over(&trees, scratch, &data, subpath)
-            .map_err(|(errno, _)| SpawnError::prepare("mount", what())(errno))
+            .map_err(|(errno, _)| SpawnError::prepare("mount", refused_overlay(errno, &text(subpath)))(errno))
     });
     home.go_back()?;
     root
+}
+
+/// What an overlay over id-mapped layers is called in an error. A kernel that has none says no more than that it is invalid.
+fn refused_overlay(errno: Errno, subpath: &str) -> String {
+    let what = if subpath.is_empty() { "the overlay" } else { subpath };
+    match errno {
+        Errno::INVAL => {
+            format!("{what} (of a user namespace: an overlay over id-mapped layers, which Linux has since 5.19)")
+        }
+        _ => what.to_owned(),
+    }
 }
 
 /// The identity under which this thread touches files: that of the container's root, with the host's capabilities.
@@ -233,5 +243,17 @@ fn siblings(upper: &CStr, work: &CStr) -> Result<(CString, String, String), Spaw
         _ => Err(SpawnError::prepare("map", format!("{} and {}: not in one directory", text(upper), text(work)))(
             Errno::INVAL,
         )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kernel_that_maps_no_overlays_is_said_to_be_too_old() {
+        assert!(refused_overlay(Errno::INVAL, "").ends_with("which Linux has since 5.19)"));
+        assert_eq!(refused_overlay(Errno::NOSPC, ""), "the overlay");
+        assert_eq!(refused_overlay(Errno::NOENT, "srv/data"), "srv/data");
     }
 }
