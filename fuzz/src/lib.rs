@@ -26,7 +26,7 @@ use sandbox::{CompileOptions, ExecPlan, InitPlan};
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All readers that need no file system.
-pub const PURE: [Target; 22] = [
+pub const PURE: [Target; 23] = [
     ("api", api),
     ("changes", changes),
     ("configuration", configuration),

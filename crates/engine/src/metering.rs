@@ -301,7 +301,7 @@ impl Engine {
 
 /// A process that runs in the container.
 pub(crate) fn process_of(record: &ContainerRecord) -> Option<u32> {
-    u32::try_from(record.state.pid).ok().filter(|pid| record.state.phase.is_live() && *pid != 0)
+    Some(record.state.pid).filter(|pid| record.state.phase.is_live() && *pid != 0)
 }
 
 #[cfg(test)]
