@@ -1,4 +1,4 @@
-//! A project of several services, with Debian's docker-compose, which builds by the API itself.
+//! A project of several services, with Debian's docker-compose.
 
 use e2e::{Daemon, eventually};
 
@@ -30,12 +30,22 @@ CMD sleep 1000
 FROM small
 RUN false
 ";
-/// As it would be by itself: without the docker command. By the newest API it can't replace what it made, with dockerd as little:
-/// images say nothing of containers there.
-const COMPOSE: &str = "env COMPOSE_API_VERSION=1.44 COMPOSE_DOCKER_CLI_BUILD=0 DOCKER_BUILDKIT=0 COMPOSE_PROJECT_NAME=shop docker-compose";
+/// As it is called by people: it builds by the docker command.
+const DEFAULTS: &str = "env COMPOSE_PROJECT_NAME=shop docker-compose";
+/// By the API itself, and by an older version of it, as dockerd since version 25 needs it.
+const BY_THE_API: &str = "env COMPOSE_API_VERSION=1.44 COMPOSE_DOCKER_CLI_BUILD=0 DOCKER_BUILDKIT=0 COMPOSE_PROJECT_NAME=shop docker-compose";
 
 #[test]
 fn a_project_is_built_and_built_anew() {
+    built_and_built_anew(DEFAULTS);
+}
+
+#[test]
+fn a_project_is_built_and_built_anew_by_the_api() {
+    built_and_built_anew(BY_THE_API);
+}
+
+fn built_and_built_anew(compose: &str) {
     let host = Daemon::start();
     let files = [
         ("docker-compose.yml", PROJECT),
@@ -45,23 +55,23 @@ fn a_project_is_built_and_built_anew() {
         ("words/list", "a b c\n"),
     ];
     host.write(".", &files);
-    host.sh(&format!("{COMPOSE} build"))
+    host.sh(&format!("{compose} build"))
         .ok()
         .mentions("Successfully tagged shop-words:latest")
         .omits("Running in false");
-    host.sh(&format!("{COMPOSE} up -d --no-color")).ok();
+    host.sh(&format!("{compose} up -d --no-color")).ok();
     let ask = |path: &str| host.sh(&format!("curl -s -m 5 http://127.0.0.1:$PORT/{path}")).stdout().to_owned();
     eventually("the page", || ask("index.html") == "first page\n");
     host.sh("docker exec $(docker ps -qf ancestor=shop-words) cat /list").says("a b c");
     host.sh("docker exec $(docker ps -qf label=tier=front) ping -c 1 -W 5 words").mentions("1 packets received");
 
     host.sh("echo two > page/body").ok();
-    let again = host.sh(&format!("{COMPOSE} up -d --no-color --build"));
+    let again = host.sh(&format!("{compose} up -d --no-color --build"));
     again.ok().omits("Running in");
     assert_eq!(again.text().matches("Using cache").count(), 2, "{again}");
     eventually("the page of today", || ask("body") == "two\n");
-    host.sh(&format!("{COMPOSE} build --no-cache --build-arg TITLE=second page && {COMPOSE} up -d --no-color")).ok();
+    host.sh(&format!("{compose} build --no-cache --build-arg TITLE=second page && {compose} up -d --no-color")).ok();
     eventually("the second page", || ask("index.html") == "second page\n");
-    host.sh(&format!("{COMPOSE} down --rmi all -t 0")).ok();
+    host.sh(&format!("{compose} down --rmi all -t 0")).ok();
     host.sh("docker ps -aq; docker images -q shop-words; docker network ls -qf name=shop").says("");
 }

@@ -86,7 +86,14 @@ pub(crate) async fn inspect(call: Call) -> Result<Response> {
         return Err(ApiError::bad_request("conflicting options: manifests and platform options cannot both be set"));
     }
     let details = call.engine().image_inspect(&call.name, manifests).await?;
-    body::ok_json(&InspectBody::shown(details, call.version)?)
+    let with_container = call.version.before(45) || takes_a_container_for_granted(call.header("user-agent"));
+    body::ok_json(&InspectBody::shown(details, call.version, with_container)?)
+}
+
+/// Whether a client of any version of the API looks into the container that an image was made from: Python's docker-compose, the last of which is older
+/// than the first version without it, and which can replace no container otherwise.
+fn takes_a_container_for_granted(user_agent: &str) -> bool {
+    user_agent.starts_with("docker-compose/1.")
 }
 
 /// `GET /images/{name}/history`
@@ -105,7 +112,7 @@ pub(crate) async fn packages(call: Call) -> Result<Response> {
 }
 
 impl InspectBody {
-    fn shown(details: ImageDetails, version: ApiVersion) -> Result<Self> {
+    fn shown(details: ImageDetails, version: ApiVersion, with_container: bool) -> Result<Self> {
         let config = &details.config;
         let last_comment = || config.history.last().map(|step| step.comment.clone()).unwrap_or_default();
         let dirs = details.layers.map(|layers| GraphDirsBody {
@@ -120,7 +127,7 @@ impl InspectBody {
             comment: if config.comment.is_empty() { last_comment() } else { config.comment.clone() },
             created: config.created.clone(),
             container: version.before(45).then_some(""),
-            container_config: version.before(45).then(|| no_container_config(version)).transpose()?,
+            container_config: with_container.then(|| no_container_config(version)).transpose()?,
             docker_version: config.docker_version.clone(),
             author: config.author.clone(),
             config: config_fields(&config.config, version)?,

@@ -16,7 +16,7 @@ const COMMANDS: [(&str, &str); 12] = [
         "Docker Compose works with stratus: install it, and tell it where stratus is. With Docker's package docker-compose-plugin:\n\
          \n    DOCKER_HOST=%DAEMON% docker compose up\n\
          \nWith Debian's docker-compose, which is older:\n\
-         \n    DOCKER_HOST=%DAEMON% COMPOSE_API_VERSION=1.44 docker-compose up\n",
+         \n    DOCKER_HOST=%DAEMON% docker-compose up\n",
     ),
     (
         "context",
