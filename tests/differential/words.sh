@@ -40,15 +40,31 @@ clean_up() {
 }
 
 # Builds the Dockerfile that it is given on standard input, of the context in ./app, and shows what came of it: how its
-# containers run, and its files, with their modes and owners.
+# containers run, and its files, with their modes and owners. Where $parts names directories, those in them.
 #   built [FLAG…]
 built() {
 	cat >app/Dockerfile
 	DOCKER_BUILDKIT=0 docker build --quiet --tag built "$@" app >/dev/null || return
 	docker image inspect built | jq --sort-keys '.[0] | {Author, Architecture, Os, Comment, layers: (.RootFS.Layers | length), Config: (.Config | del(.Image, .Hostname))}'
 	history_of built
-	docker create --name built built none >/dev/null && files_of built
+	docker create --name built built none >/dev/null && files_of built $parts
 	docker rm --force built >/dev/null
+}
+
+# Builds a directory of the project as it is, and shows the same.
+#   project DIRECTORY [FLAG…]
+project() {
+	directory=$SOURCES/$1
+	shift
+	rm --recursive --force app
+	cp --recursive "$directory" app
+	built "$@" <"$directory/Dockerfile"
+}
+
+# Has images that Dockerfiles begin with.
+#   based_on NAME…
+based_on() {
+	for base in "$@"; do zstd --decompress --quiet <"$BASES/$base" | docker load --quiet >/dev/null || return; done
 }
 
 # How an image came about, the first step first: of each the instruction, and whether it made a layer with something in it. How an instruction is
@@ -73,17 +89,30 @@ built_of() {
 		grep -v -e '^ ---> [0-9a-f]' -e '^Successfully built' -e '^$' -e '^ ---> Running in' -e '^Removing intermediate'
 }
 
-# The files of a container, but what every container has, and what is in them.
+# The files of a container, but what every container has, or those of some of its directories, and what is in them.
+#   files_of CONTAINER [DIRECTORY…]
 files_of() {
-	docker export "$1" > exported.tar
+	container=$1
+	shift
+	rm --recursive --force exported exported.tar
+	mkdir exported
+	if [ $# = 0 ]; then
+		docker export "$container" >exported.tar
+		listed
+	else
+		for part in "$@"; do docker cp "$container:$part" - >exported.tar && echo "in $part:" && listed; done
+	fi
+	# Not by sums of a length that ids have: those are taken for the same. What Python compiles has the time of its source in it.
+	(cd exported && find . -type f ! -name '*.pyc' -print0 | sort --zero-terminated | xargs --null --no-run-if-empty b2sum --length=160)
+	(cd exported && find . -print0 | sort --zero-terminated | xargs --null getfattr --no-dereference --match=- --dump 2>/dev/null)
+	rm --recursive --force exported exported.tar
+}
+
+# Unpacks exported.tar into exported, and shows what is in it.
+listed() {
 	tar --list --verbose --numeric-owner --file exported.tar |
 		awk '$6 !~ "^(dev|proc|sys|bin|[.]dockerenv|etc/(hosts|hostname|resolv.conf|mtab))" { print $1, $2, $1 ~ /^d/ ? "" : $3, $6, $7, $8 }' |
 		sort --key=4
-	rm --recursive --force exported
-	mkdir exported
 	tar --extract --file exported.tar --directory exported --xattrs --xattrs-include='*' --anchored --exclude=dev --exclude=proc --exclude=sys --exclude=bin \
 		--exclude=.dockerenv --exclude=etc/hosts --exclude=etc/hostname --exclude=etc/resolv.conf --exclude=etc/mtab
-	(cd exported && find . -type f -print0 | sort --zero-terminated | xargs --null --no-run-if-empty sha256sum)
-	(cd exported && find . -print0 | sort --zero-terminated | xargs --null getfattr --no-dereference --match=- --dump 2>/dev/null)
-	rm --recursive --force exported exported.tar
 }

@@ -26,6 +26,7 @@ mod slot;
 mod web;
 mod world;
 
+pub use bases::base_archive;
 pub use daemon::Daemon;
 pub use http::{Cut, Reply};
 pub use machine::{Waiting, eventually};

@@ -74,7 +74,7 @@ fn an_image_is_the_same_wherever_and_whenever_it_is_built() {
         assert_eq!(id, expected[0], "from {mount}");
     }
 
-    // Another daemon: its umask, its disk. Its clock is the kernel's, by which files have their times: server.rs sets that.
+    // Another daemon: its umask, its disk. Its clock is the kernel's, by which files have their times.
     host.restart_with_umask("077");
     assert_eq!(built(&host, "", "app"), expected, "by a daemon with another umask");
     host.move_to_disk(500 << 20);

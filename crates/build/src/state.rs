@@ -14,7 +14,7 @@ pub(crate) const FIXED_TIMES: Timestamps = {
     Timestamps { last_access: fixed, last_modification: fixed }
 };
 
-/// Where programs are looked for in an image of nothing.
+/// Where programs are looked for in an image of nothing, or one that says nothing of it.
 const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// An image in the making.
@@ -44,8 +44,13 @@ impl State {
 
     /// Of an image, whose layers are kept.
     pub(crate) fn of_image(id: ImageId, mut config: ImageConfig, kept: KeptLayers) -> State {
-        // It speaks of the image's own steps.
+        // These speak of the image's own steps.
         config.build_cache = None;
+        config.comment.clear();
+        // As with dockerd and BuildKit: whatever is built upon it finds its programs.
+        if !config.config.env.iter().any(|variable| variable.starts_with("PATH=")) {
+            config.config.env.push(DEFAULT_PATH.to_owned());
+        }
         State { config, kept: vec![Arc::new(kept)], base: Some(id), follows: None }
     }
 

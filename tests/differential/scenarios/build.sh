@@ -28,6 +28,7 @@ printf 'FROM busybox\nEXPOSE 80 53/udp 1000-1002\nVOLUME /data /more\nVOLUME ["/
 printf 'FROM busybox\nENTRYPOINT ["a", "b"]\nCMD c d\nSHELL ["/bin/sh", "-ec"]\nCMD e f\n' | built
 printf 'FROM busybox\nCMD ["x"]\nENTRYPOINT ["y"]\nFROM busybox\nCMD ["x"]\n' | built
 printf 'FROM busybox\nCMD ["first"]\n' | docker build -q -t base - > /dev/null; printf 'FROM base\nENTRYPOINT ["y"]\n' | built; printf 'FROM base\nHEALTHCHECK NONE\nCMD []\n' | built
+docker create --name said busybox > /dev/null; docker export said | docker import -m 'what was done' - said > /dev/null; docker rm said > /dev/null; printf 'FROM said\nRUN echo more > /more\n' | built; docker rmi -f built said >/dev/null
 printf 'FROM busybox\nONBUILD COPY a.txt /triggered\nONBUILD RUN echo t > /ran\n' | docker build -q -t base - > /dev/null; printf 'FROM base\nRUN ls / | grep -e triggered -e ran > /seen\n' | built
 printf '# escape=`\nFROM busybox\nRUN echo a `\n  b > /file\n# a comment\nRUN echo c \\ d > /other\n' | built
 printf 'FROM busybox\nRUN echo one && \\\n# in between\n\\\n   echo two > /file\n' | built

@@ -97,8 +97,21 @@ fn compare_pieces(place: &str, theirs: &[Piece], ours: &[Piece], found: &mut Vec
     }
 }
 
+/// The most pairs of pieces that are held against each other: two gigabytes of notes. Where there are more, all that is between the first difference
+/// and the last is one.
+const MOST_PAIRS: usize = 1 << 28;
+
 /// The longest runs without a common piece, by the longest common subsequence.
 fn hunks<'a>(theirs: &'a [Piece], ours: &'a [Piece]) -> Vec<(&'a [Piece], &'a [Piece])> {
+    // What both begin and end with takes no search.
+    let same = |(theirs, ours): &(&Piece, &Piece)| theirs == ours;
+    let begin = theirs.iter().zip(ours).take_while(same).count();
+    let (theirs, ours) = (&theirs[begin..], &ours[begin..]);
+    let end = theirs.iter().rev().zip(ours.iter().rev()).take_while(same).count();
+    let (theirs, ours) = (&theirs[..theirs.len() - end], &ours[..ours.len() - end]);
+    if theirs.len().saturating_mul(ours.len()) > MOST_PAIRS {
+        return vec![(theirs, ours)];
+    }
     let width = ours.len() + 1;
     let mut lengths = vec![0_usize; (theirs.len() + 1) * width];
     for (t, their) in theirs.iter().enumerate().rev() {
@@ -165,5 +178,35 @@ fn compare_members(place: &str, theirs: Option<&Value>, ours: Option<&Value>, fo
             theirs.map(|value| value as &dyn ToString),
             ours.map(|value| value as &dyn ToString),
         )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lines(text: &str) -> Vec<Piece> {
+        text.chars().map(|one| Piece::Line(one.to_string())).collect()
+    }
+
+    #[test]
+    fn what_differs_is_found_between_what_does_not() {
+        for (theirs, ours, expected) in [
+            ("", "", &[][..]),
+            ("abc", "abc", &[]),
+            ("abc", "axc", &[("b", "x")]),
+            ("ab", "b", &[("a", "")]),
+            ("aab", "ab", &[("a", "")]),
+            ("abcde", "xbcdy", &[("a", "x"), ("e", "y")]),
+        ] {
+            let (theirs, ours) = (lines(theirs), lines(ours));
+            let text = |pieces: &[Piece]| pieces.iter().map(ToString::to_string).collect::<String>();
+            let found: Vec<_> = hunks(&theirs, &ours).iter().map(|(theirs, ours)| (text(theirs), text(ours))).collect();
+            let found: Vec<_> = found.iter().map(|(theirs, ours)| (&theirs[..], &ours[..])).collect();
+            assert_eq!(found, expected);
+        }
+        // More than can be searched.
+        let (theirs, ours) = (lines(&"a".repeat(20_000)), lines(&"b".repeat(20_000)));
+        assert_eq!(hunks(&theirs, &ours).len(), 1);
     }
 }

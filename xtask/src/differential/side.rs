@@ -17,8 +17,10 @@ use std::str::FromStr;
 
 /// The image that every scenario begins with.
 pub(super) const ARCHIVE: &str = "busybox.tar";
+/// The directory of what Dockerfiles of projects begin with.
+pub(super) const BASES: &str = "bases";
 /// No command of a scenario takes nearly as long, on the slowest machine: one that does hangs.
-const DEADLINE: &str = "60";
+const DEADLINE: &str = "300";
 const BRIDGE: &str = "172.31.0.1/24";
 const POOL: &str = "172.31.0.0/16";
 /// What is asked for, so that both answer in the same shapes: the newest that dockerd 20.10 knows.
@@ -102,14 +104,14 @@ impl Side {
     }
 
     /// Starts the daemon, runs the scenarios, and takes everything down. To be called in namespaces of its own.
-    pub(super) fn play(self, of_all: &Path, program: &Path, words: &Path, all: &[Scenario]) -> Result<Vec<Transcript>> {
+    pub(super) fn play(self, of_all: &Path, program: &Path, files: &Path, all: &[Scenario]) -> Result<Vec<Transcript>> {
         let directory = self.directory(of_all);
         fs::create_dir_all(directory.join("home")).with_context(|| format!("cannot create {}", directory.display()))?;
         if !Command::new("ip").args(["link", "set", "lo", "up"]).status().context("cannot run ip")?.success() {
             bail!("the loopback interface could not be brought up");
         }
         let _registry = Registry::start(directory.join("registry"))?;
-        let stage = Stage { side: self, words: words.to_owned(), image: of_all.join(ARCHIVE), directory };
+        let stage = Stage { side: self, files: files.to_owned(), of_all: of_all.to_owned(), directory };
         let _daemon = stage.start(program)?;
         stage.must("clean_up")?;
         all.iter().map(|scenario| stage.play(scenario)).collect()
@@ -124,8 +126,10 @@ enum Daemon {
 
 struct Stage {
     side: Side,
-    words: PathBuf,
-    image: PathBuf,
+    /// tests/differential.
+    files: PathBuf,
+    /// What both sides have.
+    of_all: PathBuf,
     directory: PathBuf,
 }
 
@@ -213,10 +217,17 @@ impl Stage {
     fn shell(&self, work: &Path, text: &str) -> Command {
         let mut command = Command::new("timeout");
         command.args(["-k", "1", DEADLINE, "sh", "-c"]);
-        command.arg(format!(". {}\n{text}", self.words.display())).current_dir(work).stdin(Stdio::null());
-        for (name, value) in
-            [("HOME", self.directory.join("home")), ("SOCKET", self.socket()), ("IMAGE", self.image.clone())]
-        {
+        command
+            .arg(format!(". {}\n{text}", self.files.join("words.sh").display()))
+            .current_dir(work)
+            .stdin(Stdio::null());
+        for (name, value) in [
+            ("HOME", self.directory.join("home")),
+            ("SOCKET", self.socket()),
+            ("IMAGE", self.of_all.join(ARCHIVE)),
+            ("BASES", self.of_all.join(BASES)),
+            ("SOURCES", self.files.join("../..")),
+        ] {
             command.env(name, value);
         }
         for (name, value) in [
