@@ -41,10 +41,9 @@ pub(super) fn figures(arena: &Arena) -> Result<Vec<Figure>> {
     arena.import(&mut theirs.connect()?)?;
     let buildah = Buildah::start(arena.path("builds-buildah"), &arena.path("rootfs"), "bench")?;
     let mut figures = service(arena, &ours.0, &theirs, &buildah)?;
-    figures.push(stages(arena, &ours.0, &theirs)?);
+    figures.push(stages(arena, &ours.0, &theirs, &buildah)?);
     figures.extend(context::figures(arena, &ours.0, &theirs, &buildah)?);
-    drop((theirs, buildah));
-    figures.push(one_file(arena, &ours.0)?);
+    figures.push(one_file(arena, &ours.0, &theirs, &buildah)?);
     Ok(figures)
 }
 
@@ -123,8 +122,9 @@ fn service(arena: &Arena, ours: &Instance, theirs: &Dockerd, buildah: &Buildah) 
     ])
 }
 
-/// Stages that do not need each other, and one that needs them all.
-fn stages(arena: &Arena, ours: &Instance, theirs: &Dockerd) -> Result<Figure> {
+/// Stages that do not need each other, and one that needs them all. buildah builds one after the other unless it is told otherwise: here, as many at a
+/// time as there are.
+fn stages(arena: &Arena, ours: &Instance, theirs: &Dockerd, buildah: &Buildah) -> Result<Figure> {
     let stage = |n: usize| format!("FROM bench AS s{n}\nRUN sleep 1; cat /bin/true > /out{n}\n");
     let copy = |n: usize| format!("COPY --from=s{n} /out{n} /\n");
     let dockerfile: String =
@@ -132,22 +132,53 @@ fn stages(arena: &Arena, ours: &Instance, theirs: &Dockerd) -> Result<Figure> {
     let directory = project(arena, "stages", &dockerfile)?;
     let run = |socket: &Path| build(socket, &directory, &["--no-cache"]).map(milliseconds);
     let measured: Vec<f64> = (0..3).map(|_| run(&ours.socket())).collect::<Result<_>>()?;
+    let at_once = ["--no-cache", "--jobs", "0"];
+    let of_buildah = time(&mut buildah.build("built", &directory, &at_once)).map(milliseconds)?;
     Ok(Figure {
         what: "`docker build` of ten stages of `sleep 1` that do not need each other",
         unit: Unit::Milliseconds,
-        measured: vec![("stratus", measured), ("dockerd", vec![run(&theirs.socket())?])],
+        measured: vec![("stratus", measured), ("dockerd", vec![run(&theirs.socket())?]), ("buildah", vec![of_buildah])],
         target: Target::AtMost(1500.0),
         bound: "the second that they sleep, and ten copies into the last stage, each synced before the next",
     })
 }
 
 /// What a step takes longer that changes one file of a large root file system than of a small one.
-fn one_file(arena: &Arena, ours: &Instance) -> Result<Figure> {
+fn one_file(arena: &Arena, ours: &Instance, theirs: &Dockerd, buildah: &Buildah) -> Result<Figure> {
+    have_large(arena, ours, theirs, buildah)?;
+    let step = |base: &str| format!("FROM {base}\nRUN echo changed > /large-file\n");
+    let (small, large) = (project(arena, "small", &step(IMAGE))?, project(arena, "large", &step(LARGE))?);
+    let flags = ["--no-cache"];
+    let mut contenders: Vec<Contender<'_>> = Vec::new();
+    for (name, socket) in [("stratus", ours.socket()), ("dockerd", theirs.socket())] {
+        for directory in [&small, &large] {
+            let socket = socket.clone();
+            contenders.push((name, Box::new(move || build(&socket, directory, &flags))));
+        }
+    }
+    for directory in [&small, &large] {
+        contenders.push(("buildah", Box::new(|| time(&mut buildah.build("built", directory, &flags)))));
+    }
+    let times = take_turns(ROUNDS, contenders)?;
+    let beyond = |pair: &[(&'static str, Vec<f64>)]| {
+        let of_one = pair[1].1.iter().zip(&pair[0].1).map(|(large, small)| (large - small).max(0.0));
+        (pair[0].0, of_one.collect())
+    };
+    Ok(Figure {
+        what: "a step that changes one file of 2 GB, beyond one of 2 MB",
+        unit: Unit::Milliseconds,
+        measured: times.chunks_exact(2).map(beyond).collect(),
+        target: Target::AtMost(15.0),
+        bound: "",
+    })
+}
+
+/// Gives everybody an image of 2 GB.
+fn have_large(arena: &Arena, ours: &Instance, theirs: &Dockerd, buildah: &Buildah) -> Result<()> {
     let mut archive = tar::Builder::new(Vec::new());
     let contents = vec![7_u8; LARGE_FILE];
-    let rootfs = arena.path("rootfs");
     archive.follow_symlinks(false);
-    archive.append_dir_all(".", &rootfs)?;
+    archive.append_dir_all(".", arena.path("rootfs"))?;
     for n in 0..LARGE_FILES {
         let mut header = tar::Header::new_gnu();
         header.set_size(LARGE_FILE as u64);
@@ -157,22 +188,9 @@ fn one_file(arena: &Arena, ours: &Instance) -> Result<Figure> {
     let archive = archive.into_inner()?;
     let path = format!("/images/create?fromSrc=-&repo={}&tag=latest", LARGE.trim_end_matches(":latest"));
     ours.connect()?.ask("POST", &path, Payload::Tar(&archive))?;
-    drop(archive);
-    let step = |base: &str| format!("FROM {base}\nRUN echo changed > /large-file\n");
-    let large = project(arena, "large", &step(LARGE))?;
-    let small = project(arena, "small", &step(IMAGE))?;
-    let mut beyond = Vec::new();
-    for _ in 0..ROUNDS {
-        rustix::fs::sync();
-        let one = milliseconds(build(&ours.socket(), &small, &["--no-cache"])?);
-        let other = milliseconds(build(&ours.socket(), &large, &["--no-cache"])?);
-        beyond.push((other - one).max(0.0));
-    }
-    Ok(Figure {
-        what: "a step that changes one file of 2 GB, beyond one of 2 MB",
-        unit: Unit::Milliseconds,
-        measured: vec![("stratus", beyond)],
-        target: Target::AtMost(15.0),
-        bound: "",
-    })
+    theirs.connect()?.ask("POST", &path, Payload::Tar(&archive))?;
+    let directory = project(arena, "large-base", "FROM scratch\nADD large.tar /\n")?;
+    fs::write(directory.join("large.tar"), archive).context("cannot write the large image")?;
+    time(&mut buildah.build(LARGE, &directory, &[]))?;
+    fs::remove_file(directory.join("large.tar")).context("cannot remove the large image's archive")
 }
