@@ -104,11 +104,6 @@ fn what_a_machine_cannot_have_is_said() {
     host.sh("docker info -f '{{range $name, $_ := .Runtimes}}{{$name}} {{end}}'").says("microvm stratus");
     host.slowly("docker run -d --name box --runtime microvm busybox sleep 1000").ok();
     for (command, lack) in [
-        ("docker cp box:/etc/passwd .", "copies of files"),
-        ("docker cp $PWD/kernel box:/", "copies of files"),
-        ("docker diff box", "a list of changes"),
-        ("docker export box >/dev/null", "an export"),
-        ("docker commit box", "a commit"),
         ("docker top box -o pid,cmd", "other lists of processes than that of `ps -ef`"),
         ("docker update -m 200m box", "limits that change while they run"),
         ("docker network disconnect bridge box", "network cards that come and go while they run"),
@@ -122,4 +117,52 @@ fn what_a_machine_cannot_have_is_said() {
         .sh("docker run --rm --runtime microvm busybox true")
         .exits_with(125)
         .complains("there is no kernel for microVMs yet: have one made by `stratus microvm kernel --fetch`");
+}
+
+#[test]
+fn files_go_into_a_machine_and_out_of_it() {
+    let host = host();
+    host.slowly("docker run -d --name box --tmpfs /mem --runtime microvm busybox sh -c 'mkdir -p /made/deep; echo in >/made/deep/file; ln /made/deep/file /made/other; ln -s deep/file /made/link; chown 7:8 /made/deep/file; chmod 640 /made/deep/file; rm /etc/group; echo changed >>/etc/passwd; echo mem >/mem/file; mkfifo /made/pipe; touch /ready; sleep 1000'").ok();
+    eventually("it is ready", || host.slowly("docker exec box test -e /ready").code() == 0);
+    // Out of it: a file, a directory, what a link leads to, an archive.
+    host.slowly("docker cp box:/made/deep/file out && cat out").says("in");
+    host.slowly(
+        "docker cp box:/made tree && cat tree/other && readlink tree/link && stat -c '%a %u:%g %h' tree/deep/file",
+    )
+    .says("in\ndeep/file\n640 0:0 2");
+    host.slowly("docker cp -L box:/made/link followed && cat followed").says("in");
+    host.slowly("docker cp box:/made/deep/file - | tar -tv --numeric-owner").mentions("-rw-r-----").mentions("7/8");
+    host.slowly("docker cp box:/mem/file - | tar -xO").says("mem");
+    host.slowly("docker cp box:/nosuch .").exits_with(1).complains("Could not find the file /nosuch in container box");
+    // Into it.
+    host.sh("mkdir -p in/below && echo one >in/below/one && ln -s below/one in/link && chmod 755 in/below/one").ok();
+    host.sh("head -c 3000000 /dev/urandom >much && md5sum <much >sum").ok();
+    host.slowly("docker cp in box:/given && docker cp much box:/tmp/much").ok();
+    host.slowly("docker exec box sh -c 'cat /given/link; stat -c %a /given/below/one; md5sum </tmp/much'")
+        .says(&format!("one\n755\n{}", host.sh("cat sum").text()));
+    host.slowly("docker cp in box:/etc/passwd").exits_with(1);
+    host.slowly("docker cp much box:/nosuch/much").exits_with(1);
+    host.slowly("tar -c -C in below | docker cp - box:/tmp && docker exec box cat /tmp/below/one").says("one");
+    // What it changed, as of any container.
+    host.slowly("docker diff box | grep -E ' /(made|etc)' | sort")
+        .says("A /made\nA /made/deep\nA /made/deep/file\nA /made/link\nA /made/other\nA /made/pipe\nC /etc\nC /etc/passwd\nD /etc/group");
+    host.slowly("docker export box | tar -t | grep -E '^(\\./)?(made/other|mem/file|etc/group)$' | sed 's,^\\./,,'")
+        .says("made/other");
+    host.slowly("docker commit -c 'CMD cat /made/other' box image").ok();
+    host.sh("docker run --rm image").says("in");
+    host.sh("docker run --rm image sh -c 'ls /etc/group; stat -c \"%a %u:%g %h\" /made/deep/file'")
+        .prints("640 7:8 2")
+        .complains("/etc/group");
+    host.slowly("docker run --rm --runtime microvm image").says("in");
+    // Nothing of it stays on the host, and what does not run has its image's files.
+    let left = format!("find {}/containers/*/upper -mindepth 1 | head -n 3", host.data().display());
+    host.sh(&left).says("");
+    host.sh("docker pause box").ok();
+    host.sh("docker cp box:/made/other .").exits_with(1).complains("is paused: unpause it first");
+    host.sh("docker unpause box && docker kill box").ok();
+    host.sh("docker diff box").says("");
+    host.sh("docker cp box:/made/other .").exits_with(1).complains("Could not find the file");
+    host.sh("docker cp much box:/tmp")
+        .exits_with(1)
+        .complains("microVMs don't have copies into one that does not run yet");
 }

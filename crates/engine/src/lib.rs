@@ -16,6 +16,7 @@ mod config;
 mod container;
 mod error;
 mod events;
+mod guest_files;
 mod images;
 mod limits;
 mod link;

@@ -114,4 +114,5 @@ pub use rootfs::{
     Base, Change, ChangeKind, ImageTree, LayerDirs, MountedRootfs, NewRootfs, OVERLAY_OPTIONS, Over, Rootfs, RootfsSize,
 };
 pub use rootfs::{tree_bytes, tree_size};
+pub use skeleton::is_place;
 pub use tree::remove_tree;

@@ -20,6 +20,16 @@ pub(crate) const EMPTY: [&str; 2] = ["0/empty", "0/nothing"];
 const DIRECTORIES: [&str; 6] = ["dev", "dev/pts", "dev/shm", "etc", "proc", "sys"];
 const FILES: [&str; 5] = [".dockerenv", "dev/console", "etc/hostname", "etc/hosts", "etc/resolv.conf"];
 
+/// Whether a path below a root is one of the places. In a root file system that is made without this layer, they are made when a container starts, and are no changes
+/// of its own: files that nothing is in, and directories in which only what is mounted there can be.
+pub fn is_place(path: &Path, is_directory: bool) -> bool {
+    let among = |names: &[&str]| names.iter().any(|name| path == Path::new(name));
+    match is_directory {
+        true => path != Path::new("etc") && among(&DIRECTORIES),
+        false => among(&FILES),
+    }
+}
+
 /// Makes what is missing of it. Every start looks, so that nothing has to be on the disk before it is used: what a power
 /// cut takes away is made again.
 pub(crate) fn make(root: &Path) -> Result<()> {

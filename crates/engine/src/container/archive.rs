@@ -15,7 +15,6 @@ use rustix::fs::{Mode, OFlags};
 
 use super::Container;
 use super::lease::{Reading, Writing};
-use super::machine::lacking;
 use crate::model::{ContainerRecord, MountPoint, MountPointKind, Timestamp};
 pub use crate::streams::ByteStream;
 use crate::{Engine, Error, Result, Volume};
@@ -104,8 +103,10 @@ impl Engine {
     /// What is at a path in a container.
     pub async fn archive_stat(&self, reference: &str, path: &str) -> Result<ArchiveStat> {
         let container = self.0.containers.find(reference)?;
-        lacking(&container.record(), "copies of files")?;
         let (at, missing) = (absolute(path)?, missing(path, reference));
+        if let Some(guest) = self.guest(&container).await? {
+            return self.stat_of_guest(guest, at, missing).await;
+        }
         let root = self.files_to_read(&container, reference).await?;
         crate::blocking(move || stat(&root, &at, &missing)).await
     }
@@ -113,9 +114,12 @@ impl Engine {
     /// An archive of what is at a path in a container.
     pub async fn archive_get(&self, reference: &str, path: &str) -> Result<(ArchiveStat, ByteStream)> {
         let container = self.0.containers.find(reference)?;
-        lacking(&container.record(), "copies of files")?;
         let (at, missing) = (absolute(path)?, missing(path, reference));
         let thread = self.archive_thread().await?;
+        if let Some(guest) = self.guest(&container).await? {
+            let as_dot = path.ends_with("/.");
+            return self.archive_of_guest(&container, guest, thread, (at, missing), as_dot).await;
+        }
         let root = self.files_to_read(&container, reference).await?;
         let (root, at, found) = crate::blocking(move || {
             let found = stat(&root, &at, &missing)?;
@@ -143,12 +147,14 @@ impl Engine {
         body: ByteStream,
     ) -> Result<()> {
         let container = self.0.containers.find(reference)?;
-        lacking(&container.record(), "copies of files")?;
         let (at, missing) = (absolute(path)?, missing(path, reference));
+        let guest = self.guest(&container).await?;
+        if guest.is_none() {
+            super::guest::refuse_where_it_ends(&container.record())?;
+        }
         let body = body.paced(self.0.images.threads().pace());
         // Before the container's files are held for it.
         let thread = self.archive_thread().await?;
-        let root = self.files_to_write(&container, reference).await?;
         let record = container.record();
         let owner = match copy_owner {
             true => {
@@ -157,6 +163,13 @@ impl Engine {
             }
             false => None,
         };
+        if let Some(guest) = guest {
+            let options = crate::guest_files::WriteOptions { keep_kinds, owner };
+            self.unpack_into_guest(guest, thread, (at, missing), options, body).await?;
+            self.tell_container(&record, "extract-to-dir", []);
+            return Ok(());
+        }
+        let root = self.files_to_write(&container, reference).await?;
         let body = match &root {
             Root::Mounted(Mounted { _lease: Lease::Writing { _lease: lease }, .. }) => {
                 let ended = lease.ended();
@@ -187,15 +200,21 @@ impl Engine {
     /// What a container changed in its root file system.
     pub async fn changes(&self, reference: &str) -> Result<Vec<image::Change>> {
         let container = self.0.containers.find(reference)?;
-        lacking(&container.record(), "a list of changes")?;
-        self.0.images.diff(container.id.as_str()).await.map_err(crate::images::error)
+        let guest = self.guest(&container).await?;
+        let listed = async { self.0.images.diff(container.id.as_str()).await.map_err(crate::images::error) };
+        match guest {
+            None => listed.await,
+            guest => self.with_changes(&container.life(reference).await?, guest, false, listed).await,
+        }
     }
 
     /// A container's root file system, without its volumes and whatever else is mounted in it, as an archive.
     pub async fn export(&self, reference: &str) -> Result<ByteStream> {
         let container = self.0.containers.find(reference)?;
-        lacking(&container.record(), "an export")?;
         let thread = self.archive_thread().await?;
+        if let Some(guest) = self.guest(&container).await? {
+            return Ok(self.export_of_guest(&container, guest, thread));
+        }
         let lease = container.files.read(&container.life(reference).await?)?;
         let rootfs = self.0.images.view_rootfs(container.id.as_str(), Vec::new()).await;
         let rootfs = rootfs.map_err(crate::images::error)?;

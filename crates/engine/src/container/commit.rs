@@ -32,7 +32,7 @@ impl Engine {
     /// Makes an image of a container. Gives its identifier.
     pub async fn commit(&self, request: CommitRequest) -> Result<String> {
         let container = self.0.containers.find(&request.container)?;
-        super::machine::lacking(&container.record(), "a commit")?;
+        let guest = self.guest(&container).await?;
         let (record, _files) = {
             let life = container.life(&request.container).await?;
             // What is committed is there to the end, even if the container is removed meanwhile.
@@ -56,8 +56,13 @@ impl Engine {
             changes: request.changes,
             platform: None,
         };
-        let still = request.pause && self.hold_still(&container).await?;
-        let committed = self.0.images.commit(record.id.as_str(), options).await.map_err(crate::images::error);
+        let commit = async { self.0.images.commit(record.id.as_str(), options).await.map_err(crate::images::error) };
+        // A machine's agent holds its container still, and has to be asked for the files meanwhile.
+        let still = guest.is_none() && request.pause && self.hold_still(&container).await?;
+        let committed = match guest {
+            None => commit.await,
+            guest => self.with_changes(&container.life(&request.container).await?, guest, request.pause, commit).await,
+        };
         if still {
             self.move_again(&container).await?;
         }

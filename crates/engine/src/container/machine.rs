@@ -231,6 +231,7 @@ impl Engine {
         if !record.is_machine() {
             return;
         }
+        self.forget_changes(record);
         let directory = self.machine_dir(&record.id);
         match fs::remove_dir_all(&directory) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {

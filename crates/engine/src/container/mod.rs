@@ -12,6 +12,7 @@ mod detach_keys;
 mod exec;
 mod exit;
 mod files;
+mod guest;
 mod health;
 mod lease;
 mod links;

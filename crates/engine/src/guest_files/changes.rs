@@ -1,0 +1,147 @@
+//! What a container in a machine changed, brought to where an ordinary container's changes are: so that they are listed and committed by the same code.
+
+use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::fs::File;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use guest_protocol::files::{At, Stat, Tree};
+use guest_protocol::message::Blob;
+use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, RawMode, Timespec, Timestamps, Uid, XattrFlags};
+use rustix::io::Errno;
+
+use super::{CHARACTERS, DEPTH, DIRECTORY, Guest, KIND, LINK, REGULAR, SOCKET, below};
+use crate::{Error, Result};
+
+/// The attributes that overlayfs marks directories with, for itself (overlayfs.rst). Another one of it would be believed by the host's.
+const OPAQUE: &[u8] = b"trusted.overlay.opaque";
+const OVERLAY: &[u8] = b"trusted.overlay.";
+/// What goes from the guest into a file of the host beside: what an image may have as well.
+const CAPABILITY: &[u8] = b"security.capability";
+const USER: &[u8] = b"user.";
+
+/// Copies a guest's changes into an empty directory, in overlayfs's own form; at most so many bytes of files.
+pub(crate) fn pull(guest: &mut Guest, into: BorrowedFd<'_>, most: u64) -> Result<()> {
+    let at = At { tree: Tree::Changes, path: Blob(b"/".to_vec()) };
+    let mut puller = Puller { guest, rest: most, names: HashMap::new(), root: into };
+    let Some(stat) = puller.guest.stat(&at)? else { return Ok(()) };
+    puller.entries(&at, into, "", 0)?;
+    set(into, OsStr::new("."), &stat)
+}
+
+struct Puller<'g> {
+    guest: &'g mut Guest,
+    rest: u64,
+    /// Files with several names: the first of those, below the root.
+    names: HashMap<u64, PathBuf>,
+    root: BorrowedFd<'g>,
+}
+
+impl Puller<'_> {
+    fn entries(&mut self, at: &At, into: BorrowedFd<'_>, path: &str, depth: usize) -> Result<()> {
+        if depth > DEPTH {
+            return Err(Error::invalid(format!("{path}: more than {DEPTH} directories deep")));
+        }
+        for (name, stat) in self.guest.list(at)? {
+            self.entry(&below(at, &name.0), &stat, into, OsStr::from_bytes(&name.0), depth)?;
+        }
+        Ok(())
+    }
+
+    fn entry(&mut self, at: &At, stat: &Stat, into: BorrowedFd<'_>, name: &OsStr, depth: usize) -> Result<()> {
+        let shown = String::from_utf8_lossy(&at.path.0).into_owned();
+        let path = Path::new(OsStr::from_bytes(at.path.0.strip_prefix(b"/").unwrap_or(&at.path.0)));
+        let is_directory = stat.mode & KIND == DIRECTORY;
+        if image::is_place(path, is_directory) && (is_directory || stat.size == 0) {
+            return Ok(());
+        }
+        let failed = |errno: Errno| Error::step(format!("copy {shown} out of the microVM"), errno);
+        let first = (stat.mode & KIND != DIRECTORY && stat.links > 1).then(|| self.names.get(&stat.inode)).flatten();
+        if let Some(first) = first {
+            // Made here a moment ago, in directories that are ours.
+            return rustix::fs::linkat(self.root, first, into, name, AtFlags::empty()).map_err(failed);
+        }
+        match stat.mode & KIND {
+            DIRECTORY => {
+                rustix::fs::mkdirat(into, name, Mode::RWXU).map_err(failed)?;
+                let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                let directory = rustix::fs::openat(into, name, flags, Mode::empty()).map_err(failed)?;
+                self.entries(at, directory.as_fd(), &shown, depth + 1)?;
+                // It was changed by no more than the start of the container.
+                let hides = stat.extended.iter().any(|(key, _)| key.0 == OPAQUE);
+                if path == Path::new("etc") && !hides && rustix::fs::unlinkat(into, name, AtFlags::REMOVEDIR).is_ok() {
+                    return Ok(());
+                }
+            }
+            REGULAR => self.file(at, into, name).map_err(|error| error.context(format!("copy {shown}")))?,
+            LINK => {
+                let to = self.guest.read_link(at)?;
+                rustix::fs::symlinkat(&to, into, name).map_err(failed)?;
+            }
+            // Only who made it could do anything with it.
+            SOCKET => return Ok(()),
+            // What was deleted is a device of that number; others are left to the container, whose owner could not make them here.
+            CHARACTERS if stat.device == 0 => {
+                let none = rustix::fs::makedev(0, 0);
+                rustix::fs::mknodat(into, name, FileType::CharacterDevice, Mode::empty(), none).map_err(failed)?;
+                return Ok(());
+            }
+            kind => {
+                let kind = FileType::from_raw_mode(kind as RawMode);
+                rustix::fs::mknodat(into, name, kind, Mode::empty(), stat.device).map_err(failed)?;
+            }
+        }
+        if stat.links > 1 && stat.mode & KIND != DIRECTORY {
+            self.names.insert(stat.inode, path.to_owned());
+        }
+        set(into, name, stat)
+    }
+
+    fn file(&mut self, at: &At, into: BorrowedFd<'_>, name: &OsStr) -> Result<()> {
+        let failed = |error: std::io::Error| Error::step("write a file of the microVM's", error);
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+        let file: OwnedFd =
+            rustix::fs::openat(into, name, flags, Mode::RUSR | Mode::WUSR).map_err(|errno| failed(errno.into()))?;
+        let file = File::from(file);
+        let (mut offset, rest) = (0, &mut self.rest);
+        self.guest.contents(at, |bytes| {
+            let count = bytes.len() as u64;
+            // Holes stay holes, and cost nothing.
+            if bytes.iter().any(|byte| *byte != 0) {
+                *rest =
+                    rest.checked_sub(count).ok_or_else(|| Error::system("the microVM has more files than memory"))?;
+                file.write_all_at(bytes, offset).map_err(failed)?;
+            }
+            offset += count;
+            Ok(())
+        })?;
+        file.set_len(offset).map_err(failed)
+    }
+}
+
+/// Gives what was copied its owner, permissions, attributes and time.
+fn set(into: BorrowedFd<'_>, name: &OsStr, stat: &Stat) -> Result<()> {
+    let failed = |errno: Errno| Error::step(format!("set {} of the microVM's", name.display()), errno);
+    let (uid, gid) = (Uid::from_raw(stat.owner.0), Gid::from_raw(stat.owner.1));
+    rustix::fs::chownat(into, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW).map_err(failed)?;
+    if stat.mode & KIND != LINK {
+        // Nobody but this makes anything here, so that the name is what was just made.
+        rustix::fs::chmodat(into, name, Mode::from_raw_mode(stat.mode & 0o7777), AtFlags::empty()).map_err(failed)?;
+    }
+    for (key, value) in &stat.extended {
+        let wanted =
+            key.0 == OPAQUE || (!key.0.starts_with(OVERLAY) && (key.0 == CAPABILITY || key.0.starts_with(USER)));
+        let kept = wanted && matches!(stat.mode & KIND, REGULAR | DIRECTORY);
+        if kept {
+            let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+            let file = rustix::fs::openat(into, name, flags, Mode::empty()).map_err(failed)?;
+            rustix::fs::fsetxattr(&file, OsStr::from_bytes(&key.0), &value.0, XattrFlags::empty()).map_err(failed)?;
+        }
+    }
+    let time = Timespec { tv_sec: stat.modified.0, tv_nsec: stat.modified.1.into() };
+    let times = Timestamps { last_access: time, last_modification: time };
+    rustix::fs::utimensat(into, name, &times, AtFlags::SYMLINK_NOFOLLOW).map_err(failed)
+}

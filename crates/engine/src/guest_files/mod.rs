@@ -1,0 +1,190 @@
+//! The files of a container in a microVM, which are in the machine's memory: its agent reads and writes them piece by piece, and archives are made
+//! and read here.
+//!
+//! What the agent says is a stranger's: names are checked where they come from (`guest_protocol::host`), and what is made of them is an archive
+//! for a client, or files below a directory of the host that were made there one by one.
+
+mod changes;
+mod read;
+mod write;
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use guest_protocol::files::{At, FileReply, FileRequest, Handle, MAX_IO, Stat, Tree};
+use guest_protocol::message::{Blob, Failure, Reply, Request};
+use microvm::container::CONTAINER;
+use microvm::control::Connection;
+
+pub(crate) use changes::pull;
+pub(crate) use read::{ReadOptions, read};
+pub(crate) use write::{WriteOptions, write};
+
+use crate::{Error, Result};
+
+/// The kinds of a file (inode(7)).
+pub(crate) const KIND: u32 = 0o170_000;
+pub(crate) const DIRECTORY: u32 = 0o040_000;
+pub(crate) const REGULAR: u32 = 0o100_000;
+pub(crate) const LINK: u32 = 0o120_000;
+pub(crate) const CHARACTERS: u32 = 0o020_000;
+pub(crate) const SOCKET: u32 = 0o140_000;
+/// How deep a tree may be.
+const DEPTH: usize = 512;
+/// How many symbolic links a path may lead over, as the kernel has it.
+const LINKS: usize = 40;
+
+/// The agent of a container's machine, asked for files. Every call waits for its answer.
+pub(crate) struct Guest {
+    machine: Connection,
+}
+
+impl Guest {
+    pub(crate) fn new(machine: Connection) -> Self {
+        Self { machine }
+    }
+
+    fn request(&mut self, request: Request) -> Result<Result<Reply, Failure>> {
+        self.machine.ask(request).map_err(|error| Error::system(error.to_string()))
+    }
+
+    /// Stops the container's processes, or lets them go on. The agent is none of them.
+    pub(crate) fn freeze(&mut self, frozen: bool) -> Result<()> {
+        let answer = self.request(Request::Freeze { container: CONTAINER, frozen })?;
+        answer.map(drop).map_err(|failure| Error::system(failure.to_string()))
+    }
+
+    fn try_ask(&mut self, request: FileRequest) -> Result<Result<FileReply, Failure>> {
+        match self.request(Request::File { container: CONTAINER, request })? {
+            Ok(Reply::File(reply)) => Ok(Ok(reply)),
+            Ok(_) => Err(unfit()),
+            Err(failure) => Ok(Err(failure)),
+        }
+    }
+
+    fn ask(&mut self, request: FileRequest) -> Result<FileReply> {
+        self.try_ask(request)?.map_err(|failure| Error::system(failure.to_string()))
+    }
+
+    /// What has to be done, and nothing comes back of it.
+    fn order(&mut self, request: FileRequest) -> Result<()> {
+        self.ask(request).map(drop)
+    }
+
+    /// What is at a path, a link itself; `None`: nothing is.
+    pub(crate) fn stat(&mut self, at: &At) -> Result<Option<Stat>> {
+        match self.try_ask(FileRequest::Stat(at.clone()))? {
+            Ok(FileReply::Stat(stat)) => Ok(Some(stat)),
+            Ok(_) => Err(unfit()),
+            Err(Failure::System { errno, .. }) if is_absence(errno) => Ok(None),
+            Err(failure) => Err(Error::system(failure.to_string())),
+        }
+    }
+
+    fn read_link(&mut self, at: &At) -> Result<PathBuf> {
+        match self.ask(FileRequest::ReadLink(at.clone()))? {
+            FileReply::Link(to) => Ok(OsStr::from_bytes(&to.0).into()),
+            _ => Err(unfit()),
+        }
+    }
+
+    /// Where a path leads in the end: its last links are followed, as those on the way are by the guest's kernel.
+    pub(crate) fn target(&mut self, path: &Path) -> Result<PathBuf> {
+        let mut path = path.to_owned();
+        for _ in 0..LINKS {
+            let at = root(&path);
+            if self.stat(&at)?.is_none_or(|stat| stat.mode & KIND != LINK) {
+                return Ok(path);
+            }
+            let to = self.read_link(&at)?;
+            path = normal(&path.parent().unwrap_or(Path::new("/")).join(to));
+        }
+        Err(Error::invalid(format!("too many levels of symbolic links: {}", path.display())))
+    }
+
+    /// All entries of a directory.
+    fn list(&mut self, at: &At) -> Result<Vec<(Blob, Stat)>> {
+        let mut all = Vec::new();
+        loop {
+            let list = FileRequest::List { at: at.clone(), skip: all.len() as u64 };
+            let FileReply::Entries { entries, more } = self.ask(list)? else { return Err(unfit()) };
+            all.extend(entries);
+            if !more {
+                return Ok(all);
+            }
+        }
+    }
+
+    /// A file's bytes, from first to last. Something goes wrong in `take`, and no more is read.
+    fn contents(&mut self, at: &At, mut take: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
+        let FileReply::Opened(handle, _) = self.ask(FileRequest::Open(at.clone()))? else { return Err(unfit()) };
+        let taken = self.pieces(handle, &mut take);
+        self.order(FileRequest::Close(handle))?;
+        taken
+    }
+
+    fn pieces(&mut self, handle: Handle, take: &mut impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
+        let mut offset = 0;
+        loop {
+            let read = FileRequest::Read { handle, offset, length: MAX_IO };
+            let FileReply::Bytes(bytes) = self.ask(read)? else { return Err(unfit()) };
+            if bytes.0.is_empty() {
+                return Ok(());
+            }
+            offset += bytes.0.len() as u64;
+            take(&bytes.0)?;
+        }
+    }
+}
+
+/// A path in the container, as it sees it.
+pub(crate) fn root(path: &Path) -> At {
+    At { tree: Tree::Root, path: Blob(path.as_os_str().as_bytes().to_vec()) }
+}
+
+/// What is in a directory.
+fn below(at: &At, name: &[u8]) -> At {
+    let mut path = at.path.0.clone();
+    if path.last() != Some(&b'/') {
+        path.push(b'/');
+    }
+    path.extend(name);
+    At { tree: at.tree, path: Blob(path) }
+}
+
+/// A path without `.` and `..`, which can't lead above the root.
+fn normal(path: &Path) -> PathBuf {
+    let mut normal = PathBuf::from("/");
+    for part in path.components() {
+        match part {
+            std::path::Component::ParentDir => {
+                normal.pop();
+            }
+            std::path::Component::Normal(name) => normal.push(name),
+            _ => {}
+        }
+    }
+    normal
+}
+
+/// `ENOENT`, `ENOTDIR` (errno(3)).
+fn is_absence(errno: i32) -> bool {
+    matches!(errno, 2 | 20)
+}
+
+fn unfit() -> Error {
+    Error::system("the microVM's agent answered something else than was asked")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn links_lead_nowhere_above_the_root() {
+        assert_eq!(normal(Path::new("/a/../../../etc/./passwd")), Path::new("/etc/passwd"));
+        assert_eq!(below(&root(Path::new("/")), b"x").path.0, b"/x");
+        assert_eq!(below(&root(Path::new("/a")), b"x").path.0, b"/a/x");
+    }
+}

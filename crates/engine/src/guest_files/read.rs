@@ -1,0 +1,200 @@
+//! An archive of a guest's files.
+
+use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::io::{Read, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use guest_protocol::files::{At, Stat};
+use tar::{Builder, EntryType, Header};
+
+use super::{CHARACTERS, DEPTH, DIRECTORY, Guest, KIND, LINK, REGULAR, SOCKET, below};
+use crate::{Error, Result};
+
+/// Bytes that are written at once.
+const BUFFER: usize = 128 << 10;
+
+/// How an archive is made.
+#[derive(Debug, Default)]
+pub(crate) struct ReadOptions {
+    /// The first name of every path in it.
+    pub(crate) name: PathBuf,
+    /// Of what is mounted below, only the directory.
+    pub(crate) one_file_system: bool,
+}
+
+/// Writes what is at a path as an archive (PAX).
+pub(crate) fn read(guest: &mut Guest, at: &At, stat: &Stat, options: &ReadOptions, to: impl Write) -> Result<()> {
+    let mut packer = Packer {
+        guest,
+        archive: Builder::new(std::io::BufWriter::with_capacity(BUFFER, to)),
+        names: HashMap::new(),
+        file_system: options.one_file_system.then_some(stat.filesystem),
+    };
+    packer.pack(at, stat, &options.name, 0)?;
+    packer.archive.into_inner().and_then(|mut to| to.flush()).map_err(written)
+}
+
+struct Packer<'g, W: Write> {
+    guest: &'g mut Guest,
+    archive: Builder<W>,
+    /// Files with several names, by their numbers: the first of those.
+    names: HashMap<(u64, u64), PathBuf>,
+    file_system: Option<u64>,
+}
+
+impl<W: Write> Packer<'_, W> {
+    fn pack(&mut self, at: &At, stat: &Stat, name: &Path, depth: usize) -> Result<()> {
+        if depth > DEPTH {
+            return Err(Error::invalid(format!("{}: more than {DEPTH} directories deep", name.display())));
+        }
+        if stat.mode & KIND == SOCKET {
+            // Only who made it could do anything with it.
+            return Ok(());
+        }
+        let mut header = header(stat);
+        let named = stat.mode & KIND != DIRECTORY && stat.links > 1;
+        if named && let Some(first) = self.names.get(&(stat.filesystem, stat.inode)) {
+            header.set_entry_type(EntryType::Link);
+            return self.archive.append_link(&mut header, name, first).map_err(written);
+        }
+        if named {
+            self.names.insert((stat.filesystem, stat.inode), name.to_owned());
+        }
+        let extended: Vec<_> =
+            stat.extended.iter().map(|(key, value)| (format!("SCHILY.xattr.{}", text(&key.0)), &value.0[..])).collect();
+        if !extended.is_empty() {
+            let extended = extended.iter().map(|(key, value)| (key.as_str(), *value));
+            self.archive.append_pax_extensions(extended).map_err(written)?;
+        }
+        match stat.mode & KIND {
+            REGULAR => self.file(at, stat, header, name),
+            LINK => {
+                let to = self.guest.read_link(at)?;
+                self.archive.append_link(&mut header, name, to).map_err(written)
+            }
+            DIRECTORY => {
+                let mut directory = name.as_os_str().to_owned();
+                directory.push("/");
+                self.archive.append_data(&mut header, directory, std::io::empty()).map_err(written)?;
+                if self.file_system.is_some_and(|wanted| wanted != stat.filesystem) {
+                    return Ok(());
+                }
+                for (entry, stat) in self.guest.list(at)? {
+                    self.pack(&below(at, &entry.0), &stat, &name.join(OsStr::from_bytes(&entry.0)), depth + 1)?;
+                }
+                Ok(())
+            }
+            _ => self.archive.append_data(&mut header, name, std::io::empty()).map_err(written),
+        }
+    }
+
+    /// As many bytes as it had when it was looked at: what is shorter by now ends in zeros.
+    fn file(&mut self, at: &At, stat: &Stat, mut header: Header, name: &Path) -> Result<()> {
+        header.set_size(stat.size);
+        let mut rest = stat.size;
+        // The header, and then what is in it, piece by piece: the library would read from a reader.
+        let mut pieces = Pieces { guest: self.guest, handle: None, at, offset: 0, bytes: Vec::new(), failure: None };
+        let appended = self.archive.append_data(&mut header, name, (&mut pieces).take(rest));
+        rest = rest.saturating_sub(pieces.offset);
+        let failure = pieces.end();
+        failure?;
+        appended.map_err(written)?;
+        if rest > 0 {
+            return Err(Error::system(format!("{} was cut while it was read", name.display())));
+        }
+        Ok(())
+    }
+}
+
+/// A guest's file as something that is read.
+struct Pieces<'g> {
+    guest: &'g mut Guest,
+    handle: Option<guest_protocol::files::Handle>,
+    at: &'g At,
+    offset: u64,
+    bytes: Vec<u8>,
+    failure: Option<Error>,
+}
+
+impl Pieces<'_> {
+    fn next(&mut self) -> Result<Vec<u8>> {
+        use guest_protocol::files::{FileReply, FileRequest, MAX_IO};
+        let handle = match self.handle {
+            Some(handle) => handle,
+            None => {
+                let FileReply::Opened(handle, _) = self.guest.ask(FileRequest::Open(self.at.clone()))? else {
+                    return Err(super::unfit());
+                };
+                *self.handle.insert(handle)
+            }
+        };
+        let read = FileRequest::Read { handle, offset: self.offset, length: MAX_IO };
+        match self.guest.ask(read)? {
+            FileReply::Bytes(bytes) => Ok(bytes.0),
+            _ => Err(super::unfit()),
+        }
+    }
+
+    /// Closes it, and says what went wrong.
+    fn end(self) -> Result<()> {
+        if let Some(handle) = self.handle {
+            self.guest.order(guest_protocol::files::FileRequest::Close(handle))?;
+        }
+        self.failure.map_or(Ok(()), Err)
+    }
+}
+
+impl Read for Pieces<'_> {
+    fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
+        if self.bytes.is_empty() {
+            match self.next() {
+                Ok(bytes) => {
+                    self.offset += bytes.len() as u64;
+                    self.bytes = bytes;
+                }
+                Err(error) => {
+                    let told = std::io::Error::other(error.to_string());
+                    self.failure = Some(error);
+                    return Err(told);
+                }
+            }
+        }
+        let count = into.len().min(self.bytes.len());
+        into[..count].copy_from_slice(&self.bytes[..count]);
+        self.bytes.drain(..count);
+        Ok(count)
+    }
+}
+
+fn header(stat: &Stat) -> Header {
+    let mut header = Header::new_gnu();
+    header.set_mode(stat.mode & 0o7777);
+    header.set_uid(stat.owner.0.into());
+    header.set_gid(stat.owner.1.into());
+    header.set_mtime(u64::try_from(stat.modified.0).unwrap_or(0));
+    header.set_size(0);
+    header.set_entry_type(match stat.mode & KIND {
+        REGULAR => EntryType::Regular,
+        DIRECTORY => EntryType::Directory,
+        LINK => EntryType::Symlink,
+        CHARACTERS => EntryType::Char,
+        0o060_000 => EntryType::Block,
+        _ => EntryType::Fifo,
+    });
+    if matches!(stat.mode & KIND, CHARACTERS | 0o060_000) {
+        // Its fields are there in this form of a header.
+        let _ = header.set_device_major(rustix::fs::major(stat.device));
+        let _ = header.set_device_minor(rustix::fs::minor(stat.device));
+    }
+    header
+}
+
+fn text(bytes: &[u8]) -> std::borrow::Cow<'_, str> {
+    String::from_utf8_lossy(bytes)
+}
+
+fn written(error: std::io::Error) -> Error {
+    Error::step("write an archive", error)
+}
