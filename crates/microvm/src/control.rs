@@ -9,6 +9,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use guest_protocol::message::{Blob, Exit, Failure, Reply, Request, Streams, TerminalSize};
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::{Errno, IoSlice, IoSliceMut};
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
@@ -23,6 +24,8 @@ use crate::driver::Extent;
 pub const VERSION: u32 = 2;
 /// The most bytes of one body: a plan, or a piece of a file, and what is around it.
 const BODY_MAX: usize = 4 << 20;
+/// How long an answer is waited for: of a guest that is emulated on a busy host, or for a machine to be written to a slow disk.
+const PATIENCE: Timespec = Timespec { tv_sec: 120, tv_nsec: 0 };
 /// How much is read at once.
 const PIECE: usize = 64 << 10;
 /// The most descriptors that come with a message, and that are kept until it is whole.
@@ -177,7 +180,7 @@ pub(crate) fn send(socket: BorrowedFd<'_>, frame: &[u8], fds: &[BorrowedFd<'_>])
             }
             Err(Errno::INTR) => {}
             Err(Errno::AGAIN) => {
-                let mut poll = [rustix::event::PollFd::from_borrowed_fd(socket, rustix::event::PollFlags::OUT)];
+                let mut poll = [PollFd::from_borrowed_fd(socket, PollFlags::OUT)];
                 let _ = rustix::event::poll(&mut poll, None);
             }
             Err(errno) => return Err(errno),
@@ -252,7 +255,13 @@ impl Connection {
             if let Some(message) = self.decoder.next()? {
                 return Ok(message);
             }
-            if self.decoder.read(self.socket.as_fd(), RecvFlags::empty())? == Some(0) {
+            let mut readable = [PollFd::from_borrowed_fd(self.socket.as_fd(), PollFlags::IN)];
+            match rustix::event::poll(&mut readable, Some(&PATIENCE)) {
+                Ok(0) => return Err(ConnectionError::Silent),
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+            if self.decoder.read(self.socket.as_fd(), RecvFlags::DONTWAIT)? == Some(0) {
                 return Err(ConnectionError::Gone);
             }
         }
@@ -289,6 +298,9 @@ pub enum ConnectionError {
     /// Its process has ended.
     #[error("the microVM is gone")]
     Gone,
+    /// It says nothing for too long: its guest hangs, or keeps its agent from running.
+    #[error("the microVM does not answer: it may have more to do than its processors can")]
+    Silent,
     /// It does not speak this.
     #[error(transparent)]
     Garbled(#[from] Garbled),
