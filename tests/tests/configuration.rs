@@ -130,7 +130,10 @@ const REFUSED: [(&str, &str); 19] = [
     ),
     ("bridge = 'br 0'", "bridge \"br 0\": invalid link name \"br 0\": 1 to 15 bytes without white space, '/' and ':'"),
     ("insecure-registry = 'a b'", "insecure-registry \"a b\": "),
-    ("build-allow-entitlement = 'all'", "build-allow-entitlement: there is no entitlement \"all\": there are security"),
+    (
+        "build-allow-entitlement = 'all'",
+        "build-allow-entitlement: there is no entitlement \"all\": there are onbuild.secrets, security.insecure",
+    ),
     ("log-driver = 'syslog'", "log-driver syslog: "),
     ("log-opt = 'max-size=huge'", "log-opt max-size: invalid size: 'huge'"),
     ("bridge = 'lo'", "bridge lo: a link of that name is there, and is no bridge: choose another name"),

@@ -279,3 +279,35 @@ fn containers_in_scopes_of_systemd() {
     host.sh("cd bundle && jq '.linux.cgroupsPath = \"/a/b\"' config.json > c && mv c config.json").ok();
     host.sh("stratus runtime --systemd-cgroup run -b bundle box").fails_with("slice:prefix:name");
 }
+
+#[test]
+#[ignore = "it takes a machine of its own: cargo xtask server"]
+fn what_is_built_by_an_emulator() {
+    let host = with_service();
+    // A static program of another processor's, which the emulator that the distribution registered runs.
+    host.sh("ls /proc/sys/fs/binfmt_misc/qemu-aarch64").ok();
+    host.sh("docker image inspect -f '{{.Architecture}}' busybox").says("amd64");
+    host.sh("mkdir -p context && cp /usr/local/share/busybox.aarch64 context/busybox && chmod 755 context/busybox")
+        .ok();
+    host.sh("printf 'FROM scratch\\nCOPY busybox /bin/busybox\\nRUN [\"/bin/busybox\", \"--install\", \"-s\", \"/bin\"]\\nRUN uname -m >/machine\\nCMD cat /machine\\n' >context/Dockerfile").ok();
+    host.sh("cd context && stratus build -t foreign --platform linux/arm64 .").ok();
+    host.sh("docker image inspect -f '{{.Architecture}}' foreign").says("arm64");
+    host.sh("docker run --rm --platform linux/arm64 foreign").says("aarch64");
+    // The same by the classic builder, and for two platforms at once, of which one has no such program.
+    host.sh("cd context && docker build -q -t again --platform linux/arm64 .").ok();
+    host.sh("test $(docker image inspect -f '{{.Id}}' foreign) = $(docker image inspect -f '{{.Id}}' again)").ok();
+    host.sh("docker rmi -f foreign again").ok();
+}
+
+#[test]
+#[ignore = "it takes a machine of its own: cargo xtask server"]
+fn an_image_is_the_same_on_another_day() {
+    let host = with_service();
+    host.sh("mkdir -p context && echo one >context/file && printf 'FROM busybox\\nCOPY file /\\nRUN date >/dev/null; echo made >/made; mkdir /dir\\n' >context/Dockerfile").ok();
+    let build = "cd context && stratus build -q --no-cache -t day . && docker image inspect -f '{{.Id}}' day";
+    let today = host.sh(build).text().to_owned();
+    host.sh("date -s '2031-05-06 07:08:09' && touch context/file").ok();
+    host.sh(build).says(&today);
+    host.sh("date -s '2001-02-03 04:05:06' && touch context/file").ok();
+    host.sh(build).says(&today);
+}

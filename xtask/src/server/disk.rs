@@ -14,7 +14,22 @@ const RELEASES: [Release; 2] =
 
 /// A server as its administrator gets it, and what the tests use there.
 const PACKAGES: &str = "apparmor,systemd-sysv,linux-image-cloud-amd64,udev,dbus,iproute2,nftables,ca-certificates,libseccomp2,\
-    libgcc-s1,busybox-static,curl,docker-registry,jq,procps,skopeo,strace";
+    libgcc-s1,busybox-static,curl,docker-registry,jq,procps,qemu-user-static,skopeo,strace";
+
+/// Another processor's program, for what is built by an emulator: its package, its place there, and its place on the disk.
+const FOREIGN: Foreign = Foreign {
+    architecture: "arm64",
+    package: "busybox-static",
+    file: "bin/busybox",
+    place: "usr/local/share/busybox.aarch64",
+};
+
+struct Foreign {
+    architecture: &'static str,
+    package: &'static str,
+    file: &'static str,
+    place: &'static str,
+}
 
 /// What comes along with those packages and has nothing to do here: it would only take the tests' time.
 const IDLE: [&str; 3] = ["apt-daily.timer", "apt-daily-upgrade.timer", "docker-registry.service"];
@@ -84,7 +99,9 @@ pub(super) fn find_or_make() -> Result<Disk> {
     let lock = File::create(cache.join("lock")).context("cannot lock the cache of servers' disks")?;
     flock(&lock, FlockOperation::LockExclusive).context("cannot lock the cache of servers' disks")?;
     let disk = Disk { release, directory: cache.join(release.name) };
-    let recipe = format!("{}\n{PACKAGES}\nwithout {}\n{SIZE}G\n{UNIT}", release.name, IDLE.join(", "));
+    let Foreign { architecture, package, file, place } = FOREIGN;
+    let foreign = format!("{package}:{architecture} {file} at {place}");
+    let recipe = format!("{}\n{PACKAGES}\n{foreign}\nwithout {}\n{SIZE}G\n{UNIT}", release.name, IDLE.join(", "));
     if fs::read_to_string(disk.recipe()).is_ok_and(|made_from| made_from == recipe) {
         return Ok(disk);
     }
@@ -134,10 +151,27 @@ fn make(disk: &Disk) -> Result<()> {
     fs::create_dir(&tree).with_context(|| format!("cannot create {}", tree.display()))?;
     run(Command::new("tar").arg("-xf").arg(&archive).arg("--numeric-owner").arg("-C").arg(&tree))?;
     settle(&tree)?;
+    add_foreign(disk, &tree)?;
     take(&tree, "vmlinuz", &disk.kernel())?;
     take(&tree, "initrd.img", &disk.initrd())?;
     format(&tree, &disk.image(), SIZE)?;
     remove(&tree)?;
+    fs::remove_file(&archive).with_context(|| format!("cannot remove {}", archive.display()))
+}
+
+/// Puts [`FOREIGN`] into its place. Its package is unpacked, and nothing of it runs.
+fn add_foreign(disk: &Disk, tree: &Path) -> Result<()> {
+    let Foreign { architecture, package, file, place } = FOREIGN;
+    let (archive, unpacked) = (disk.directory.join("foreign.tar"), disk.directory.join("foreign"));
+    let mut mmdebstrap = Command::new("mmdebstrap");
+    mmdebstrap.args(["--quiet", "--variant=extract"]).arg(format!("--architectures={architecture}"));
+    mmdebstrap.arg(format!("--include={package}")).arg(disk.release.name).arg(&archive);
+    run(mmdebstrap.args(sources(disk.release)?))?;
+    fs::create_dir(&unpacked).with_context(|| format!("cannot create {}", unpacked.display()))?;
+    run(Command::new("tar").arg("-xf").arg(&archive).arg("-C").arg(&unpacked))?;
+    let (from, to) = (unpacked.join(file), tree.join(place));
+    fs::copy(&from, &to).with_context(|| format!("cannot copy {}", from.display()))?;
+    remove(&unpacked)?;
     fs::remove_file(&archive).with_context(|| format!("cannot remove {}", archive.display()))
 }
 

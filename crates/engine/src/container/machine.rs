@@ -21,6 +21,8 @@ use microvm::control::Connection;
 use microvm::driver::Driver;
 use microvm::{Card, ExecRequest, Hardware, MachinePlan, Origin, Volumes, Workload};
 use oci_spec::runtime::{Process, Spec};
+use rustix::fs::{FileType, Mode, OFlags};
+use rustix::io::Errno;
 use sandbox::cgroup::Placement;
 use sandbox::plan::NamespaceKind;
 use sandbox::{CompileOptions, ExecOptions, ExecPlan, InitPlan, MountTree, RootFs};
@@ -205,8 +207,17 @@ impl Engine {
 
     /// A connection to a container's machine. Blocks.
     pub(super) fn machine_connection(&self, id: &ContainerId) -> Result<Connection> {
-        let socket = self.machine_dir(id).join("control").join(SOCKET);
-        Connection::open(&socket).map_err(|error| Error::system(error.to_string()))
+        let path = self.machine_dir(id).join("control").join(SOCKET);
+        let failed = |error: Errno| Error::system(format!("open {}: {error}", path.display()));
+        // The directory is the machine's: what leads elsewhere from there may lead to another machine.
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let socket = rustix::fs::open(&path, flags, Mode::empty()).map_err(failed)?;
+        let kind = FileType::from_raw_mode(rustix::fs::fstat(&socket).map_err(failed)?.st_mode);
+        if kind != FileType::Socket {
+            return Err(Error::system(format!("{} is no socket", path.display())));
+        }
+        let held = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&socket));
+        Connection::open(Path::new(&held)).map_err(|error| Error::system(error.to_string()))
     }
 
     /// The processes in a container's machine, as `ps -ef` shows processes, by their numbers in the container.
@@ -265,8 +276,12 @@ impl Engine {
         let name = id.get(..16).unwrap_or(id);
         let file = self.machine_dir(&record.id).join("control").join(name);
         let failed = |error: std::io::Error| Error::system(format!("write {}: {error}", file.display()));
-        fs::write(&file, request.to_bytes().map_err(refused)?).map_err(failed)?;
-        std::os::unix::fs::chown(&file, Some(USER), Some(USER)).map_err(failed)?;
+        // The directory is the machine's: whatever it has put there is not written to, and nothing is given away by its name.
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let made = rustix::fs::open(&file, flags, Mode::RUSR | Mode::WUSR).map_err(|errno| failed(errno.into()))?;
+        let mut made = fs::File::from(made);
+        std::io::Write::write_all(&mut made, &request.to_bytes().map_err(refused)?).map_err(failed)?;
+        std::os::unix::fs::fchown(&made, Some(USER), Some(USER)).map_err(failed)?;
 
         let arguments = [at::PROGRAM, "machine-exec", &format!("{}/{name}", at::CONTROL)];
         let outside = microvm::container::further(&arguments, terminal).map_err(refused)?;

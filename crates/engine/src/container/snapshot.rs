@@ -131,7 +131,10 @@ impl Engine {
         })
         .await?;
         drop(life);
-        self.end_run(&record, &mut turns, before).await?;
+        if let Err(error) = self.end_run(&record, &mut turns, before).await {
+            self.runs_on(&container, &record).await;
+            return Err(error);
+        }
         drop(machine);
         self.tell_container(&record, "suspend", []);
         Ok(())
@@ -162,17 +165,22 @@ impl Engine {
         let mut turns = container.turns();
         let before = turns.borrow_and_update().exits;
         self.cancel_restart(&container).await?;
-        let record = {
+        let _held = self.0.snapshots.hold(&found.id)?;
+        let (was, record) = {
             let life = container.life(reference).await?;
+            let was = life.record();
             let goes_on = |record: &mut ContainerRecord| {
                 record.state.suspended = Some(found.id.clone());
                 record.state.stopped_by_hand = true;
             };
-            self.change(&life, goes_on).await?
+            (was, self.change(&life, goes_on).await?)
         };
         if record.state.phase.is_live() {
             self.let_go(&container, &record).await?;
-            self.end_run(&record, &mut turns, before).await?;
+            if let Err(error) = self.end_run(&record, &mut turns, before).await {
+                self.runs_on(&container, &was).await;
+                return Err(error);
+            }
         }
         self.start(reference).await?;
         let name = found.name.clone().unwrap_or_else(|| found.id.to_string());
@@ -249,6 +257,18 @@ impl Engine {
             copies.push(Forked { id: created.id, name, warnings: created.warnings });
         }
         Ok(())
+    }
+
+    /// What was to be ended runs on: it is as it was before, where it still does.
+    async fn runs_on(&self, container: &Arc<Container>, was: &ContainerRecord) {
+        let Ok(life) = container.life(container.id.as_str()).await else { return };
+        if life.record().state.phase.is_live() {
+            self.note(&life, None, |record| {
+                record.state.suspended.clone_from(&was.state.suspended);
+                record.state.stopped_by_hand = was.state.stopped_by_hand;
+            })
+            .await;
+        }
     }
 
     /// Ends a run, and waits until its end is recorded. The caller does not hold the container's life.

@@ -56,7 +56,8 @@ impl Engine {
         life.files.settle(&life).await?;
         life.abort_tasks();
         let started = self.start_locked(&life, true).await;
-        if started.is_err() && life.record().host.auto_remove {
+        // What is suspended is not lost where it can't go on at the moment.
+        if started.is_err() && life.record().host.auto_remove && life.record().state.suspended.is_none() {
             self.remove_locked(life, false).await?;
         }
         started

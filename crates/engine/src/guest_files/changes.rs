@@ -10,10 +10,10 @@ use std::path::{Path, PathBuf};
 
 use guest_protocol::files::{At, Stat, Tree};
 use guest_protocol::message::Blob;
-use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, RawMode, Timespec, Timestamps, Uid, XattrFlags};
+use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid, XattrFlags};
 use rustix::io::Errno;
 
-use super::{CHARACTERS, DEPTH, DIRECTORY, Guest, KIND, LINK, REGULAR, SOCKET, below};
+use super::{CHARACTERS, DEPTH, DIRECTORY, Guest, KIND, LINK, PIPE, REGULAR, SOCKET, below};
 use crate::{Error, Result};
 
 /// The attributes that overlayfs marks directories with, for itself (overlayfs.rst). Another one of it would be believed by the host's.
@@ -23,7 +23,10 @@ const OVERLAY: &[u8] = b"trusted.overlay.";
 const CAPABILITY: &[u8] = b"security.capability";
 const USER: &[u8] = b"user.";
 
-/// Copies a guest's changes into an empty directory, in overlayfs's own form; at most so many bytes of files.
+/// What an entry costs of the bytes that there may be, whatever is in it: an inode of the host's.
+const ENTRY: u64 = 4096;
+
+/// Copies a guest's changes into an empty directory, in overlayfs's own form; at most so many bytes of files, holes included.
 pub(crate) fn pull(guest: &mut Guest, into: BorrowedFd<'_>, most: u64) -> Result<()> {
     let at = At { tree: Tree::Changes, path: Blob(b"/".to_vec()) };
     let mut puller = Puller { guest, rest: most, names: HashMap::new(), root: into };
@@ -55,6 +58,10 @@ impl Puller<'_> {
         let shown = String::from_utf8_lossy(&at.path.0).into_owned();
         let path = Path::new(OsStr::from_bytes(at.path.0.strip_prefix(b"/").unwrap_or(&at.path.0)));
         let is_directory = stat.mode & KIND == DIRECTORY;
+        let size = if stat.mode & KIND == REGULAR { stat.size } else { 0 };
+        self.rest = self.rest.checked_sub(size.saturating_add(ENTRY)).ok_or_else(|| {
+            Error::system(format!("{shown}: with that, the microVM has more files than it has memory for"))
+        })?;
         if image::is_place(path, is_directory) && (is_directory || stat.size == 0) {
             return Ok(());
         }
@@ -76,23 +83,22 @@ impl Puller<'_> {
                     return Ok(());
                 }
             }
-            REGULAR => self.file(at, into, name).map_err(|error| error.context(format!("copy {shown}")))?,
+            REGULAR => self.file(at, stat.size, into, name).map_err(|error| error.context(format!("copy {shown}")))?,
             LINK => {
                 let to = self.guest.read_link(at)?;
                 rustix::fs::symlinkat(&to, into, name).map_err(failed)?;
             }
             // Only who made it could do anything with it.
             SOCKET => return Ok(()),
-            // What was deleted is a device of that number; others are left to the container, whose owner could not make them here.
+            // What was deleted is a device of that number.
             CHARACTERS if stat.device == 0 => {
                 let none = rustix::fs::makedev(0, 0);
                 rustix::fs::mknodat(into, name, FileType::CharacterDevice, Mode::empty(), none).map_err(failed)?;
                 return Ok(());
             }
-            kind => {
-                let kind = FileType::from_raw_mode(kind as RawMode);
-                rustix::fs::mknodat(into, name, kind, Mode::empty(), stat.device).map_err(failed)?;
-            }
+            PIPE => rustix::fs::mknodat(into, name, FileType::Fifo, Mode::empty(), 0).map_err(failed)?,
+            // Devices of the guest's would be the host's here.
+            _ => return Ok(()),
         }
         if stat.links > 1 && stat.mode & KIND != DIRECTORY {
             self.names.insert(stat.inode, path.to_owned());
@@ -100,25 +106,24 @@ impl Puller<'_> {
         set(into, name, stat)
     }
 
-    fn file(&mut self, at: &At, into: BorrowedFd<'_>, name: &OsStr) -> Result<()> {
+    /// As many bytes as it was said to have.
+    fn file(&mut self, at: &At, size: u64, into: BorrowedFd<'_>, name: &OsStr) -> Result<()> {
         let failed = |error: std::io::Error| Error::step("write a file of the microVM's", error);
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
         let file: OwnedFd =
             rustix::fs::openat(into, name, flags, Mode::RUSR | Mode::WUSR).map_err(|errno| failed(errno.into()))?;
         let file = File::from(file);
-        let (mut offset, rest) = (0, &mut self.rest);
+        let mut offset = 0;
         self.guest.contents(at, |bytes| {
-            let count = bytes.len() as u64;
-            // Holes stay holes, and cost nothing.
-            if bytes.iter().any(|byte| *byte != 0) {
-                *rest =
-                    rest.checked_sub(count).ok_or_else(|| Error::system("the microVM has more files than memory"))?;
-                file.write_all_at(bytes, offset).map_err(failed)?;
+            let wanted = usize::try_from(size - offset).unwrap_or(usize::MAX).min(bytes.len());
+            // Holes stay holes.
+            if bytes[..wanted].iter().any(|byte| *byte != 0) {
+                file.write_all_at(&bytes[..wanted], offset).map_err(failed)?;
             }
-            offset += count;
-            Ok(())
+            offset += wanted as u64;
+            Ok(offset < size)
         })?;
-        file.set_len(offset).map_err(failed)
+        file.set_len(size).map_err(failed)
     }
 }
 

@@ -1,8 +1,8 @@
 //! The files of a container in a microVM, which are in the machine's memory: its agent reads and writes them piece by piece, and archives are made
 //! and read here.
 //!
-//! What the agent says is a stranger's: names are checked where they come from (`guest_protocol::host`), and what is made of them is an archive
-//! for a client, or files below a directory of the host that were made there one by one.
+//! What the agent says is a stranger's, and so is the machine's process, through which it comes: names are checked here, whatever was checked there, and what
+//! is made of them is an archive for a client, or files below a directory of the host that were made there one by one.
 
 mod changes;
 mod read;
@@ -29,7 +29,10 @@ pub(crate) const DIRECTORY: u32 = 0o040_000;
 pub(crate) const REGULAR: u32 = 0o100_000;
 pub(crate) const LINK: u32 = 0o120_000;
 pub(crate) const CHARACTERS: u32 = 0o020_000;
+pub(crate) const PIPE: u32 = 0o010_000;
 pub(crate) const SOCKET: u32 = 0o140_000;
+/// How many entries a directory may have.
+const ENTRIES: usize = 1 << 20;
 /// How deep a tree may be.
 const DEPTH: usize = 512;
 /// How many symbolic links a path may lead over, as the kernel has it.
@@ -109,6 +112,12 @@ impl Guest {
         loop {
             let list = FileRequest::List { at: at.clone(), skip: all.len() as u64 };
             let FileReply::Entries { entries, more } = self.ask(list)? else { return Err(unfit()) };
+            if entries.iter().any(|(name, _)| !is_name(&name.0))
+                || all.len() + entries.len() > ENTRIES
+                || (more && entries.is_empty())
+            {
+                return Err(unfit());
+            }
             all.extend(entries);
             if !more {
                 return Ok(all);
@@ -116,15 +125,15 @@ impl Guest {
         }
     }
 
-    /// A file's bytes, from first to last. Something goes wrong in `take`, and no more is read.
-    fn contents(&mut self, at: &At, mut take: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
+    /// A file's bytes, from the first on, until `take` wants no more.
+    fn contents(&mut self, at: &At, mut take: impl FnMut(&[u8]) -> Result<bool>) -> Result<()> {
         let FileReply::Opened(handle, _) = self.ask(FileRequest::Open(at.clone()))? else { return Err(unfit()) };
         let taken = self.pieces(handle, &mut take);
         self.order(FileRequest::Close(handle))?;
         taken
     }
 
-    fn pieces(&mut self, handle: Handle, take: &mut impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
+    fn pieces(&mut self, handle: Handle, take: &mut impl FnMut(&[u8]) -> Result<bool>) -> Result<()> {
         let mut offset = 0;
         loop {
             let read = FileRequest::Read { handle, offset, length: MAX_IO };
@@ -133,9 +142,16 @@ impl Guest {
                 return Ok(());
             }
             offset += bytes.0.len() as u64;
-            take(&bytes.0)?;
+            if !take(&bytes.0)? {
+                return Ok(());
+            }
         }
     }
+}
+
+/// Whether it names something in a directory, and leads nowhere else.
+fn is_name(name: &[u8]) -> bool {
+    !matches!(name, b"" | b"." | b"..") && name.len() < 256 && !name.iter().any(|byte| matches!(byte, 0 | b'/'))
 }
 
 /// A path in the container, as it sees it.
@@ -180,6 +196,14 @@ fn unfit() -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_lead_nowhere_else() {
+        assert!(is_name(b"..a") && is_name(b"a b"));
+        for bad in [&b""[..], b".", b"..", b"/etc", b"../x", b"a/b", b"a\0", &[b'a'; 256]] {
+            assert!(!is_name(bad), "{bad:?}");
+        }
+    }
 
     #[test]
     fn links_lead_nowhere_above_the_root() {

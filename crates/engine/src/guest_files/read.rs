@@ -93,18 +93,12 @@ impl<W: Write> Packer<'_, W> {
     /// As many bytes as it had when it was looked at: what is shorter by now ends in zeros.
     fn file(&mut self, at: &At, stat: &Stat, mut header: Header, name: &Path) -> Result<()> {
         header.set_size(stat.size);
-        let mut rest = stat.size;
         // The header, and then what is in it, piece by piece: the library would read from a reader.
         let mut pieces = Pieces { guest: self.guest, handle: None, at, offset: 0, bytes: Vec::new(), failure: None };
-        let appended = self.archive.append_data(&mut header, name, (&mut pieces).take(rest));
-        rest = rest.saturating_sub(pieces.offset);
-        let failure = pieces.end();
-        failure?;
-        appended.map_err(written)?;
-        if rest > 0 {
-            return Err(Error::system(format!("{} was cut while it was read", name.display())));
-        }
-        Ok(())
+        let whole = (&mut pieces).chain(std::io::repeat(0)).take(stat.size);
+        let appended = self.archive.append_data(&mut header, name, whole);
+        pieces.end()?;
+        appended.map_err(written)
     }
 }
 

@@ -53,6 +53,11 @@ impl NewSnapshot {
             file.set_permissions(fs::Permissions::from_mode(0o444)).map_err(failed)?;
         }
         if lasts {
+            // What it is a difference to may have been made for a moment.
+            for directory in record.parent.iter().flat_map(|parent| self.snapshots.directories(parent)) {
+                let parent = SnapshotFiles::open(&directory).and_then(|files| files.sync());
+                parent.map_err(|error| Error::system(error.to_string()))?;
+            }
             self.files.sync().map_err(|error| Error::system(error.to_string()))?;
             for directory in [&self.directory, &self.snapshots.root] {
                 File::open(directory).and_then(|directory| directory.sync_all()).map_err(failed)?;
