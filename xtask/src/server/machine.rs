@@ -33,9 +33,9 @@ impl Drop for Machine {
 }
 
 /// Boots it, passes on what the tests say, and waits for its end.
-pub(super) fn run(disk: &Disk, freight: &Path, processors: u8) -> Result<()> {
+pub(super) fn run(disk: &Disk, freight: &Path, processors: u8, arguments: &str) -> Result<()> {
     let console = freight.with_file_name("console");
-    let mut machine = boot(disk, freight, processors, &console)?;
+    let mut machine = boot(disk, freight, processors, arguments, &console)?;
     let said = listen(&mut machine.qemu)?;
     let until = Instant::now() + PATIENCE;
     let mut passed = false;
@@ -58,7 +58,7 @@ pub(super) fn run(disk: &Disk, freight: &Path, processors: u8) -> Result<()> {
     Ok(())
 }
 
-fn boot(disk: &Disk, freight: &Path, processors: u8, console: &Path) -> Result<Machine> {
+fn boot(disk: &Disk, freight: &Path, processors: u8, arguments: &str, console: &Path) -> Result<Machine> {
     // It ends with this program, whatever kills that.
     let mut qemu = Command::new("setpriv");
     qemu.args(["--pdeathsig", "KILL", "qemu-system-x86_64"]);
@@ -66,11 +66,9 @@ fn boot(disk: &Disk, freight: &Path, processors: u8, console: &Path) -> Result<M
     qemu.args(["-smp", &processors.to_string()]);
     qemu.args(["-nodefaults", "-no-user-config", "-nographic", "-no-reboot"]);
     qemu.arg("-kernel").arg(disk.kernel()).arg("-initrd").arg(disk.initrd());
-    qemu.args([
-        "-append",
-        "root=/dev/vda rw console=ttyS0 panic=-1 systemd.show_status=false \
-        systemd.default_timeout_start_sec=600 stratus.tests",
-    ]);
+    let always = "root=/dev/vda rw console=ttyS0 panic=-1 systemd.show_status=false \
+        systemd.default_timeout_start_sec=600 stratus.tests";
+    qemu.args(["-append", &format!("{always} {arguments}")]);
     qemu.args(["-drive", &format!("file={},format=raw,if=virtio,snapshot=on,cache=unsafe", escaped(&disk.image()))]);
     qemu.args(["-drive", &format!("file={},format=raw,if=virtio,readonly=on", escaped(freight))]);
     qemu.args(["-chardev", &format!("file,id=console,path={}", escaped(console)), "-serial", "chardev:console"]);

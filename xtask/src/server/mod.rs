@@ -13,9 +13,26 @@ use std::time::Instant;
 
 /// What depends most on the kernel, on cgroups and on systemd: an emulated machine is too slow for all of it.
 const CORE: [&str; 5] = ["exec", "life", "networks", "server", "survival"];
-/// What boots machines of its own on the server's KVM. That server has one processor: of two, the emulation now and then interrupts a guest that
-/// forbids it (crates/vmm/tests/nested.rs).
-const NESTED: &str = "nested";
+/// A boot of the server, and the tests that take it.
+struct Boot {
+    tests: &'static [&'static str],
+    processors: u8,
+    /// What the kernel and systemd are told besides.
+    arguments: &'static str,
+}
+
+/// All tests that take another boot than the others.
+const SPECIAL: [Boot; 2] = [
+    // What has control groups of version 1 alone.
+    Boot {
+        tests: &["version1"],
+        processors: 2,
+        arguments: "systemd.unified_cgroup_hierarchy=0 systemd.legacy_systemd_cgroup_controller=yes",
+    },
+    // What boots machines of its own on the server's KVM. That server has one processor: of two, the emulation now and then interrupts a guest that
+    // forbids it (crates/vmm/tests/nested.rs).
+    Boot { tests: &["nested"], processors: 1, arguments: "" },
+];
 
 /// Makes the server's disk, where it is not there yet, brings the program and the tests there, and runs them: those of
 /// tests/tests that are named, or the core.
@@ -30,14 +47,20 @@ pub(crate) fn run(root: &Path, names: &[String]) -> Result<()> {
     let workspace = Workspace::load(root)?;
     let disk = disk::find_or_make()?;
     let all: Vec<&str> = match names.is_empty() {
-        true => CORE.into_iter().chain([NESTED]).collect(),
+        true => CORE.into_iter().chain(SPECIAL.iter().flat_map(|boot| boot.tests).copied()).collect(),
         false => names.iter().map(String::as_str).collect(),
     };
-    let (nested, others): (Vec<&str>, Vec<&str>) = all.into_iter().partition(|name| *name == NESTED);
-    for (wanted, processors) in [(others, 2), (nested, 1)].into_iter().filter(|(wanted, _)| !wanted.is_empty()) {
+    let special = |name: &&str| SPECIAL.iter().any(|boot| boot.tests.contains(name));
+    let ordinary = all.iter().copied().filter(|name| !special(name)).collect();
+    let mut boots: Vec<(Vec<&str>, u8, &str)> = vec![(ordinary, 2, "")];
+    for boot in &SPECIAL {
+        let wanted = all.iter().copied().filter(|name| boot.tests.contains(name)).collect();
+        boots.push((wanted, boot.processors, boot.arguments));
+    }
+    for (wanted, processors, arguments) in boots.into_iter().filter(|(wanted, ..)| !wanted.is_empty()) {
         let freight = freight::pack(root, &workspace, |name| wanted.contains(&name))?;
-        println!("{} boots, with {processors} processors.", disk.name());
-        machine::run(&disk, &freight.path(), processors)?;
+        println!("{} boots, with {processors} processors {arguments}", disk.name());
+        machine::run(&disk, &freight.path(), processors, arguments)?;
     }
     println!("All of this took {:.0} s.", began.elapsed().as_secs_f64());
     Ok(())

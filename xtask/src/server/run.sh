@@ -14,7 +14,7 @@ verdict=passed
 for test in tests/*; do
 	echo "# $test"
 	case $test in
-	tests/server | tests/nested) "$test" --color never --ignored --test-threads 1 ;;
+	tests/server | tests/nested | tests/version1) "$test" --color never --ignored --test-threads 1 ;;
 	*) "$test" --color never --test-threads 2 ;;
 	esac || verdict=failed
 done
