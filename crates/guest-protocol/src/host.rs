@@ -130,6 +130,22 @@ impl From<BadFrame> for Nonsense {
     }
 }
 
+/// What the answer to a request has to be, for whoever hears it from somebody whom he believes no more than the guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fitting(Expected);
+
+impl Fitting {
+    /// Of the answer to that request.
+    pub fn of(request: &Request) -> Self {
+        Self(Expected::of(request))
+    }
+
+    /// Whether that can be the answer: of its kind, no longer than was asked for, and with no name in it that leads elsewhere.
+    pub fn is(self, reply: &Reply) -> bool {
+        self.0.fits(reply)
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
     /// The guest has to say hello.

@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use guest_protocol::host::Fitting;
 use guest_protocol::message::{Blob, Exit, Failure, Reply, Request, Streams, TerminalSize};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::{Errno, IoSlice, IoSliceMut};
@@ -221,13 +222,15 @@ impl Connection {
         Self::new(stream.into())
     }
 
-    /// Asks the agent.
+    /// Asks the agent. The machine's process has held the answer against the request, and is not believed in that: a guest may have taken it over.
     ///
     /// # Errors
-    /// The machine is gone. What the agent refuses is in the answer.
+    /// The machine is gone, or its answer is none to that. What the agent refuses is in the answer.
     pub fn ask(&mut self, request: Request) -> Result<Result<Reply, Failure>, ConnectionError> {
+        let fitting = Fitting::of(&request);
         self.send(&ToMachine::Ask(request), &[])?;
         match self.receive()? {
+            FromMachine::Answer(Ok(reply)) if !fitting.is(&reply) => Err(Garbled.into()),
             FromMachine::Answer(answer) => Ok(answer),
             _ => Err(Garbled.into()),
         }
@@ -375,6 +378,27 @@ mod tests {
         assert_eq!(connection.decoder.take_fds().len(), 3);
         writer.join().unwrap();
         assert!(matches!(connection.receive::<ToMachine>(), Err(ConnectionError::Gone)));
+    }
+
+    #[test]
+    fn an_answer_that_fits_no_request_is_not_taken() {
+        use guest_protocol::files::{At, FileReply, FileRequest, Handle, Tree};
+        let at = At { tree: Tree::Root, path: Blob(b"/".to_vec()) };
+        let read = FileRequest::Read { handle: Handle(1), offset: 0, length: 4 };
+        for (request, reply, fits) in [
+            (FileRequest::ReadLink(at.clone()), FileReply::Link(Blob::default()), true),
+            (FileRequest::ReadLink(at), FileReply::Done, false),
+            (read.clone(), FileReply::Bytes(Blob(vec![0; 4])), true),
+            (read, FileReply::Bytes(Blob(vec![0; 5])), false),
+        ] {
+            let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+            let answer = frame(&FromMachine::Answer(Ok(Reply::File(reply)))).unwrap();
+            send(ours.as_fd(), &answer, &[]).unwrap();
+            let mut connection = Connection { socket: theirs.into(), decoder: Decoder::default() };
+            let request = Request::File { container: crate::container::CONTAINER, request };
+            let heard = connection.ask(request);
+            assert_eq!(heard.is_ok(), fits, "{heard:?}");
+        }
     }
 
     #[test]

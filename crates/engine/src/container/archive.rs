@@ -150,7 +150,8 @@ impl Engine {
         let (at, missing) = (absolute(path)?, missing(path, reference));
         let guest = self.guest(&container).await?;
         if guest.is_none() {
-            super::guest::refuse_where_it_ends(&container.record())?;
+            // It would be lost with the next start.
+            super::lacking(&container.record(), "copies into one that does not run")?;
         }
         let body = body.paced(self.0.images.threads().pace());
         // Before the container's files are held for it.
@@ -204,7 +205,7 @@ impl Engine {
         let listed = async { self.0.images.diff(container.id.as_str()).await.map_err(crate::images::error) };
         match guest {
             None => listed.await,
-            guest => self.with_changes(&container.life(reference).await?, guest, false, listed).await,
+            Some(guest) => self.with_changes(&container.life(reference).await?, guest, false, listed).await,
         }
     }
 

@@ -61,7 +61,9 @@ impl Engine {
         let still = guest.is_none() && request.pause && self.hold_still(&container).await?;
         let committed = match guest {
             None => commit.await,
-            guest => self.with_changes(&container.life(&request.container).await?, guest, request.pause, commit).await,
+            Some(guest) => {
+                self.with_changes(&container.life(&request.container).await?, guest, request.pause, commit).await
+            }
         };
         if still {
             self.move_again(&container).await?;

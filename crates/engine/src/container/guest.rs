@@ -10,7 +10,6 @@ use guest_protocol::files::Stat;
 use image::pace::Thread;
 
 use super::archive::ArchiveStat;
-use super::machine::lacking;
 use super::{Container, Life};
 use crate::guest_files::{self, DIRECTORY, Guest, KIND, LINK, ReadOptions, WriteOptions};
 use crate::model::{ContainerRecord, Phase, Timestamp};
@@ -112,11 +111,10 @@ impl Engine {
     pub(super) async fn with_changes<T>(
         &self,
         life: &Life<'_>,
-        guest: Option<Guest>,
+        mut guest: Guest,
         still: bool,
         work: impl Future<Output = Result<T>>,
     ) -> Result<T> {
-        let Some(mut guest) = guest else { return work.await };
         let record = life.record();
         let upper = self.upper(&record)?;
         let (pulled_to, most) = (upper.clone(), most(&record));
@@ -196,9 +194,4 @@ fn find(guest: &mut Guest, path: &Path, missing: &str) -> Result<Found> {
         link_target,
     };
     Ok(Found { shown, stat, at })
-}
-
-/// Refuses what can't be written to, as it would be lost.
-pub(super) fn refuse_where_it_ends(record: &ContainerRecord) -> Result<()> {
-    lacking(record, "copies into one that does not run")
 }

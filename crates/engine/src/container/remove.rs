@@ -3,14 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use keeper::protocol::Request;
-
-use super::{Container, Life, turned};
+use super::stop::SIGKILL;
+use super::{Container, Life};
 use crate::model::{ContainerRecord, MountPoint, Phase};
 use crate::volumes::Leaving;
 use crate::{Engine, Error, Result};
 
-const SIGKILL: i32 = 9;
 /// How long copies of a removed container's files may take, before they are no longer a part of its removal.
 const COPIES: Duration = Duration::from_secs(3);
 
@@ -79,19 +77,8 @@ impl Engine {
         let before = turns.borrow_and_update().exits;
         self.note_stopped_by_hand(container).await;
         self.let_go(container, &record).await?;
-        let kill = Request::Signal { id: record.id.to_string(), signal: SIGKILL };
-        match self.keeper().await?.call(kill).await {
-            Ok(()) | Err(keeper::client::ClientError::Failed(_)) => {}
-            Err(error) => return Err(crate::keeper_error(error)),
-        }
-        self.tell_container(&record, "kill", [("signal", SIGKILL.to_string())]);
-        if record.state.phase == Phase::Paused {
-            // A frozen process takes no signal on v1 until it is thawed.
-            let engine = self.clone();
-            crate::blocking(move || engine.0.placements.freeze(&record, false)).await?;
-        }
-        let ended = move |turn: &super::Turn| turn.removed || turn.exits > before;
-        match turned(&mut turns, Some(Duration::from_secs(10)), ended).await {
+        self.signal(&record, SIGKILL).await?;
+        match self.is_over(&record, &mut turns, before).await? {
             true => Ok(()),
             false => Err(Error::system(format!(
                 "cannot remove container {}: could not kill it: its process is stuck in the kernel",

@@ -10,12 +10,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use futures_util::future::try_join_all;
-use keeper::protocol::Request;
 use microvm::control::Connection;
 use microvm::driver::Extent;
 
-use super::stop::{KILL_PATIENCE, SIGKILL, not_running};
-use super::{Container, CreateRequest, Life, RemoveOptions, turned};
+use super::stop::{SIGKILL, not_running};
+use super::{Container, CreateRequest, Life, RemoveOptions};
 use crate::model::{
     ContainerId, ContainerRecord, EndpointRequest, MountPointKind, Phase, PortBinding, SnapshotId, SnapshotRecord,
     State, Timestamp,
@@ -274,17 +273,12 @@ impl Engine {
     /// Ends a run, and waits until its end is recorded. The caller does not hold the container's life.
     async fn end_run(
         &self,
-        record: &ContainerRecord,
+        record: &Arc<ContainerRecord>,
         turns: &mut tokio::sync::watch::Receiver<super::Turn>,
         before: u64,
     ) -> Result<()> {
-        let kill = Request::Signal { id: record.id.to_string(), signal: SIGKILL };
-        match self.keeper().await?.call(kill).await {
-            // It ended by itself in this moment.
-            Ok(()) | Err(keeper::client::ClientError::Failed(_)) => {}
-            Err(error) => return Err(crate::keeper_error(error)),
-        }
-        match turned(turns, Some(KILL_PATIENCE), move |turn| turn.removed || turn.exits > before).await {
+        self.send(record, SIGKILL).await?;
+        match self.is_over(record, turns, before).await? {
             true => Ok(()),
             false => Err(Error::system(format!(
                 "container {} did not end: its process is stuck in the kernel",

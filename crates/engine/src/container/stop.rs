@@ -12,7 +12,7 @@ use crate::{Engine, Error, Result, signals};
 pub(super) const SIGKILL: i32 = 9;
 const SIGTERM: i32 = 15;
 /// How long the kernel may take to end a killed process before the user is told.
-pub(super) const KILL_PATIENCE: Duration = Duration::from_secs(10);
+const KILL_PATIENCE: Duration = Duration::from_secs(10);
 
 impl Engine {
     /// Stops a container: its signal, and SIGKILL when the time is up. `timeout` in seconds; negative: no end.
@@ -107,16 +107,34 @@ impl Engine {
         Ok(())
     }
 
-    async fn signal(&self, record: &ContainerRecord, number: i32) -> Result<()> {
-        let request = Request::Signal { id: record.id.to_string(), signal: number };
-        match self.keeper().await?.call(request).await {
-            Ok(()) => {}
-            // It ended by itself in this moment: its end is on the way.
-            Err(keeper::client::ClientError::Failed(_)) => {}
-            Err(error) => return Err(crate::keeper_error(error)),
-        }
+    pub(super) async fn signal(&self, record: &ContainerRecord, number: i32) -> Result<()> {
+        self.send(record, number).await?;
         self.tell_container(record, "kill", [("signal", number.to_string())]);
         Ok(())
+    }
+
+    /// As [`signal`](Self::signal), without telling anybody.
+    pub(super) async fn send(&self, record: &ContainerRecord, number: i32) -> Result<()> {
+        let request = Request::Signal { id: record.id.to_string(), signal: number };
+        match self.keeper().await?.call(request).await {
+            // It ended by itself in this moment: its end is on the way.
+            Ok(()) | Err(keeper::client::ClientError::Failed(_)) => Ok(()),
+            Err(error) => Err(crate::keeper_error(error)),
+        }
+    }
+
+    /// Waits for the end of a run that was killed, as whoever watched its `turns` from `before` on. `false`: the kernel does not end it.
+    pub(super) async fn is_over(
+        &self,
+        record: &Arc<ContainerRecord>,
+        turns: &mut tokio::sync::watch::Receiver<super::Turn>,
+        before: u64,
+    ) -> Result<bool> {
+        if record.state.phase == Phase::Paused {
+            // A frozen process takes no signal on v1 until it is thawed.
+            self.freeze(record, false).await?;
+        }
+        Ok(turned(turns, Some(KILL_PATIENCE), move |turn| turn.removed || turn.exits > before).await)
     }
 
     /// Stops it, if it runs, and starts it.

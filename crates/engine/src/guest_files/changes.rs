@@ -3,16 +3,18 @@
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::fs::File;
+use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use guest_protocol::files::{At, Stat, Tree};
+use guest_protocol::files::{At, MAX_IO, Stat, Tree};
 use guest_protocol::message::Blob;
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid, XattrFlags};
 use rustix::io::Errno;
 
+use super::contents::Contents;
 use super::{CHARACTERS, DEPTH, DIRECTORY, Guest, KIND, LINK, PIPE, REGULAR, SOCKET, below};
 use crate::{Error, Result};
 
@@ -113,17 +115,25 @@ impl Puller<'_> {
         let file: OwnedFd =
             rustix::fs::openat(into, name, flags, Mode::RUSR | Mode::WUSR).map_err(|errno| failed(errno.into()))?;
         let file = File::from(file);
-        let mut offset = 0;
-        self.guest.contents(at, |bytes| {
-            let wanted = usize::try_from(size - offset).unwrap_or(usize::MAX).min(bytes.len());
-            // Holes stay holes.
-            if bytes[..wanted].iter().any(|byte| *byte != 0) {
-                file.write_all_at(&bytes[..wanted], offset).map_err(failed)?;
-            }
-            offset += wanted as u64;
-            Ok(offset < size)
-        })?;
-        file.set_len(size).map_err(failed)
+        let mut contents = Contents::new(self.guest, at);
+        let copied = copy(&mut (&mut contents).take(size), &file);
+        contents.end()?;
+        copied.and_then(|()| file.set_len(size)).map_err(failed)
+    }
+}
+
+/// Copies all bytes; what has nothing but zeros stays a hole.
+fn copy(from: &mut impl Read, to: &File) -> std::io::Result<()> {
+    let (mut bytes, mut offset) = (vec![0; MAX_IO as usize], 0);
+    loop {
+        let count = from.read(&mut bytes)?;
+        if count == 0 {
+            return Ok(());
+        }
+        if bytes[..count].iter().any(|byte| *byte != 0) {
+            to.write_all_at(&bytes[..count], offset)?;
+        }
+        offset += count as u64;
     }
 }
 

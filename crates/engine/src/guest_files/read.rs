@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use guest_protocol::files::{At, Stat};
 use tar::{Builder, EntryType, Header};
 
+use super::contents::Contents;
 use super::{CHARACTERS, DEPTH, DIRECTORY, Guest, KIND, LINK, REGULAR, SOCKET, below};
 use crate::{Error, Result};
 
@@ -93,72 +94,11 @@ impl<W: Write> Packer<'_, W> {
     /// As many bytes as it had when it was looked at: what is shorter by now ends in zeros.
     fn file(&mut self, at: &At, stat: &Stat, mut header: Header, name: &Path) -> Result<()> {
         header.set_size(stat.size);
-        // The header, and then what is in it, piece by piece: the library would read from a reader.
-        let mut pieces = Pieces { guest: self.guest, handle: None, at, offset: 0, bytes: Vec::new(), failure: None };
-        let whole = (&mut pieces).chain(std::io::repeat(0)).take(stat.size);
+        let mut contents = Contents::new(self.guest, at);
+        let whole = (&mut contents).chain(std::io::repeat(0)).take(stat.size);
         let appended = self.archive.append_data(&mut header, name, whole);
-        pieces.end()?;
+        contents.end()?;
         appended.map_err(written)
-    }
-}
-
-/// A guest's file as something that is read.
-struct Pieces<'g> {
-    guest: &'g mut Guest,
-    handle: Option<guest_protocol::files::Handle>,
-    at: &'g At,
-    offset: u64,
-    bytes: Vec<u8>,
-    failure: Option<Error>,
-}
-
-impl Pieces<'_> {
-    fn next(&mut self) -> Result<Vec<u8>> {
-        use guest_protocol::files::{FileReply, FileRequest, MAX_IO};
-        let handle = match self.handle {
-            Some(handle) => handle,
-            None => {
-                let FileReply::Opened(handle, _) = self.guest.ask(FileRequest::Open(self.at.clone()))? else {
-                    return Err(super::unfit());
-                };
-                *self.handle.insert(handle)
-            }
-        };
-        let read = FileRequest::Read { handle, offset: self.offset, length: MAX_IO };
-        match self.guest.ask(read)? {
-            FileReply::Bytes(bytes) => Ok(bytes.0),
-            _ => Err(super::unfit()),
-        }
-    }
-
-    /// Closes it, and says what went wrong.
-    fn end(self) -> Result<()> {
-        if let Some(handle) = self.handle {
-            self.guest.order(guest_protocol::files::FileRequest::Close(handle))?;
-        }
-        self.failure.map_or(Ok(()), Err)
-    }
-}
-
-impl Read for Pieces<'_> {
-    fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
-        if self.bytes.is_empty() {
-            match self.next() {
-                Ok(bytes) => {
-                    self.offset += bytes.len() as u64;
-                    self.bytes = bytes;
-                }
-                Err(error) => {
-                    let told = std::io::Error::other(error.to_string());
-                    self.failure = Some(error);
-                    return Err(told);
-                }
-            }
-        }
-        let count = into.len().min(self.bytes.len());
-        into[..count].copy_from_slice(&self.bytes[..count]);
-        self.bytes.drain(..count);
-        Ok(count)
     }
 }
 

@@ -213,7 +213,20 @@ fn names_that_lead_elsewhere_are_no_names() {
         device: 0,
         extended: Vec::new(),
     };
-    for (name, fits) in [("file", true), ("..", false), ("a/b", false), ("", false), ("a\0", false)] {
+    let long = "a".repeat(256);
+    for (name, fits) in [
+        ("file", true),
+        ("..a", true),
+        ("a b", true),
+        (".", false),
+        ("..", false),
+        ("/etc", false),
+        ("../x", false),
+        ("a/b", false),
+        ("", false),
+        ("a\0", false),
+        (&long, false),
+    ] {
         let mut host = greeted();
         let request = FileRequest::List { at: At { tree: Tree::Root, path: Blob::default() }, skip: 0 };
         let number = host.request(Request::File { container: ContainerId(1), request }).unwrap();
