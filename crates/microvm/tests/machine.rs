@@ -113,9 +113,12 @@ impl Running {
 impl Drop for Running {
     fn drop(&mut self) {
         // It has no PID namespace here that would end QEMU with it.
-        let runs = matches!(self.child.try_wait(), Ok(None));
         let list = format!("/proc/{0}/task/{0}/children", self.child.id());
-        let children = runs.then(|| fs::read_to_string(list).unwrap_or_default()).unwrap_or_default();
+        let children = match self.child.try_wait() {
+            Ok(None) => fs::read_to_string(list).unwrap_or_default(),
+            // Its number may be somebody else's by now.
+            _ => String::new(),
+        };
         let _ = self.child.kill();
         for child in children.split_whitespace().filter_map(|child| child.parse().ok()) {
             let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(child), nix::sys::signal::Signal::SIGKILL);
