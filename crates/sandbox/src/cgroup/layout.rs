@@ -128,7 +128,7 @@ impl Layout {
 }
 
 /// Octal escapes of blanks in mountinfo.
-fn unescape(text: &str) -> String {
+pub(crate) fn unescape(text: &str) -> String {
     text.replace("\\040", " ").replace("\\011", "\t").replace("\\012", "\n").replace("\\134", "\\")
 }
 

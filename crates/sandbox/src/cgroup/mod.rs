@@ -23,6 +23,8 @@ use oci_spec::runtime::LinuxResources;
 use serde::{Deserialize, Serialize};
 
 pub use kill::kill_all;
+#[cfg(feature = "runtime-cli")]
+pub(crate) use layout::unescape;
 pub use layout::{Hierarchy, Layout};
 #[cfg(feature = "runtime-cli")]
 pub(crate) use processors::{Cpuset, Processors};

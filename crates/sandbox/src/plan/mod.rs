@@ -94,6 +94,8 @@ pub struct CompileOptions {
     /// The child stops before it changes the root, for the parent's hooks ([`crate::SyncEvent::BeforePivot`]).
     /// Implied where the spec has `createContainer` or `startContainer` hooks.
     pub pause_before_pivot: bool,
+    /// Whoever spawns puts the child into the group that `linux.intelRdt` says, while it stops before it changes the root. Else such a spec is refused.
+    pub intel_rdt: bool,
     /// PID 1 is a small init of our own that reaps zombies and forwards signals (`docker run --init`).
     pub init: bool,
     /// Change the root by moving mounts instead of pivot_root, for a root on a RAM disk (`--no-pivot`).
@@ -251,8 +253,8 @@ impl<'p> InitPlan<'p> {
         if spec.domainname().is_some() && !namespaces.isolated(NamespaceKind::Uts) {
             return Err(PlanError::invalid("domainname", "needs a UTS namespace of the container's own"));
         }
-        if linux.intel_rdt().is_some() {
-            return Err(PlanError::Unsupported("linux.intelRdt is not supported".into()));
+        if linux.intel_rdt().is_some() && !options.intel_rdt {
+            return Err(PlanError::Unsupported("linux.intelRdt is not supported here".into()));
         }
         let process = process::compile(process, Some(linux), options.seccomp.as_ref(), false)?;
         Ok(Self {
@@ -267,6 +269,7 @@ impl<'p> InitPlan<'p> {
             mask_options: mounted.mask_options,
             readonly: strings("linux.readonlyPaths", linux.readonly_paths())?,
             pause_before_pivot: options.pause_before_pivot
+                || options.intel_rdt
                 || !create_container.is_empty()
                 || !start_container.is_empty(),
             create_container,

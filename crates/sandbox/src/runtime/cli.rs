@@ -330,11 +330,11 @@ pub(super) struct Update {
     /// Processes
     #[arg(long, allow_hyphen_values = true)]
     pub(super) pids_limit: Option<i64>,
-    /// Not supported
-    #[arg(long, hide = true)]
+    /// Intel RDT: which parts of each L3 cache, as L3:0=ff;1=c0
+    #[arg(long)]
     pub(super) l3_cache_schema: Option<String>,
-    /// Not supported
-    #[arg(long, hide = true)]
+    /// Intel RDT: how much of the way to the memory for each L3 cache, as MB:0=20;1=70
+    #[arg(long)]
     pub(super) mem_bw_schema: Option<String>,
     /// The container
     pub(super) id: String,

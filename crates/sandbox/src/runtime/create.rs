@@ -12,6 +12,7 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use super::cli::{Create, Run};
 use super::hooks::{self, Kind};
 use super::log::Log;
+use super::rdt::{Rdt, Resctrl};
 use super::state::{Container, Saved, Status, Store, load, write_atomically};
 use super::systemd::{Held, Scope};
 use super::{Result, RuntimeError, clock, foreground, lifecycle, net_devices};
@@ -46,6 +47,9 @@ impl Drop for Making {
         // What went wrong is told already; what is left goes as far as it can.
         let _ = self.cgroup.kill(libc::SIGKILL);
         let _ = self.cgroup.delete();
+        if let Some(group) = &self.container.saved.intel_rdt {
+            let _ = group.remove();
+        }
         let _ = fs::remove_dir_all(&self.container.directory);
     }
 }
@@ -81,6 +85,7 @@ fn make(store: &Store, options: &Create, systemd: bool, gated: bool, log: &Log) 
         created: clock::now(),
         cgroup: path,
         systemd,
+        intel_rdt: None,
         annotations: spec.annotations().clone().unwrap_or_default(),
     };
     let container = Container { directory, saved };
@@ -94,6 +99,9 @@ fn make(store: &Store, options: &Create, systemd: bool, gated: bool, log: &Log) 
         making.held = Some(scope.start(&options.id, &resources)?);
     }
     making.cgroup.create(&resources)?;
+    if let Some(rdt) = Rdt::of(&making.spec, &bytes).map_err(RuntimeError::json(&config))? {
+        making.container.saved.intel_rdt = Some(Resctrl::find()?.prepare(&options.id, &rdt)?);
+    }
     let listened = listen_fds();
     pass_on(&mut making.spec, listened);
     let preserve_fds = options.preserve_fds + listened;
@@ -105,6 +113,7 @@ fn make(store: &Store, options: &Create, systemd: bool, gated: bool, log: &Log) 
         cgroup: Some(making.cgroup.placement()?),
         wait_for_start: gated,
         pause_before_pivot: runtime_hooks || net_devices::wanted(&making.spec),
+        intel_rdt: making.container.saved.intel_rdt.is_some(),
         no_pivot: options.no_pivot,
         no_new_keyring: options.no_new_keyring,
         preserve_fds,
@@ -262,6 +271,9 @@ pub(super) fn hand_to_agent(container: &Container, spec: &Spec, listener: &Owned
 /// Namespaces are there, the root is still the host's: the runtime's own hooks run.
 fn before_pivot(making: &mut Making, log: &Log) -> Result<()> {
     making.container.save()?;
+    if let Some(group) = &making.container.saved.intel_rdt {
+        Resctrl::find()?.enter(group, making.container.saved.pid)?;
+    }
     net_devices::hand_over(&making.spec, making.container.saved.pid)?;
     let creating = hooks::state(&making.container, ContainerState::Creating)?;
     let created = hooks::state(&making.container, ContainerState::Created)?;

@@ -8,6 +8,7 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use serde_json::{Value, json};
 
 use super::cli::Events;
+use super::rdt::Resctrl;
 use super::state::{Container, Status, Store};
 use super::{Result, RuntimeError};
 use crate::cgroup::{CpuStats, Cpuset, IoEntry, Processors, Stats};
@@ -20,7 +21,13 @@ pub(super) fn events(store: &Store, options: &Events) -> Result<()> {
         return Err(RuntimeError::State(format!("container with id {} is not running", options.id)));
     }
     let cgroup = container.cgroup()?;
-    let print_stats = || print(&event("stats", &container, Some(data(&cgroup.stats()?, &cgroup.processors()))));
+    let print_stats = || {
+        let rdt = match &container.saved.intel_rdt {
+            Some(group) => Resctrl::find()?.stats(group)?,
+            None => json!({}),
+        };
+        print(&event("stats", &container, Some(data(&cgroup.stats()?, &cgroup.processors(), rdt))))
+    };
     if options.stats {
         return print_stats();
     }
@@ -120,7 +127,7 @@ fn cpuset(set: &Cpuset) -> Value {
 }
 
 /// runc's shape of the figures.
-fn data(stats: &Stats, processors: &Processors) -> Value {
+fn data(stats: &Stats, processors: &Processors, rdt: Value) -> Value {
     let memory = &stats.memory;
     let unlimited = u64::MAX;
     let stat = |key: &str| memory.stat.get(key).copied().unwrap_or(0);
@@ -162,7 +169,7 @@ fn data(stats: &Stats, processors: &Processors) -> Value {
             "ioServicedRecursive": entries(&stats.io_operations),
         },
         "hugetlb": hugetlb,
-        "intel_rdt": {},
+        "intel_rdt": rdt,
         "network_interfaces": null,
     })
 }

@@ -9,6 +9,7 @@ use oci_spec::runtime::{Capability, Process, Spec, User};
 use super::cli::Exec;
 use super::create::{connect_console, hand_to_agent, home, write_pid};
 use super::log::Log;
+use super::rdt::Resctrl;
 use super::state::{Container, Status, Store};
 use super::{Result, RuntimeError, foreground};
 use crate::cgroup::Cgroup;
@@ -50,6 +51,10 @@ pub(super) fn exec(store: &Store, options: &Exec, log: &Log) -> Result<u8> {
     let console = options.console_socket.as_deref().filter(|_| plan.has_terminal()).map(connect_console).transpose()?;
     let fds = Fds { console_socket: console.as_ref().map(AsFd::as_fd), ..Fds::default() };
     let pidfd = container.pidfd()?;
+    if let Some(group) = &container.saved.intel_rdt {
+        // The process is cloned by this thread, and so is where it is.
+        Resctrl::find()?.enter(group, rustix::thread::gettid().as_raw_nonzero().get())?;
+    }
     let mut spawned = spawn_exec(&plan, pidfd.as_fd(), &fds, &mut Home::default())?;
     let begun = follow(&mut spawned, &container, &spec, log);
     let begun = begun.and_then(|terminal| write_pid(options.pid_file.as_deref(), spawned.pid).map(|()| terminal));

@@ -130,6 +130,9 @@ pub(super) fn remove(container: &Container, cgroup: &Cgroup, spec: Option<&Spec>
         thaw_for(libc::SIGKILL, cgroup)?;
     }
     cgroup.delete()?;
+    if let Some(group) = &container.saved.intel_rdt {
+        group.remove()?;
+    }
     fs::remove_dir_all(&container.directory).map_err(RuntimeError::file("remove", &container.directory))?;
     if let Some(spec) = spec {
         hooks::run_all_the_same(Kind::Poststop, spec, container, ContainerState::Stopped, log);

@@ -13,6 +13,7 @@ mod lifecycle;
 mod list;
 mod log;
 mod net_devices;
+mod rdt;
 mod spec;
 mod state;
 mod systemd;

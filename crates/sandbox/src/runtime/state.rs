@@ -11,6 +11,7 @@ use oci_spec::runtime::{ContainerState, Spec, State};
 use rustix::process::{Pid, PidfdFlags};
 use serde::{Deserialize, Serialize};
 
+use super::rdt::Group;
 use super::{Result, RuntimeError};
 use crate::cgroup::Cgroup;
 use crate::process::start_time_of_living;
@@ -36,6 +37,9 @@ pub(super) struct Saved {
     /// Whether systemd manages the cgroup.
     #[serde(default)]
     pub(super) systemd: bool,
+    /// Its group of `resctrl`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) intel_rdt: Option<Group>,
     #[serde(default, skip_serializing_if = "HashMap::is_empty")]
     pub(super) annotations: HashMap<String, String>,
 }

@@ -7,19 +7,18 @@ use std::path::Path;
 use oci_spec::runtime::{LinuxBlockIo, LinuxCpu, LinuxMemory, LinuxPids, LinuxResources};
 
 use super::cli::Update;
-use super::state::{Status, Store};
+use super::rdt::{Rdt, Resctrl};
+use super::state::{Container, Status, Store};
 use super::systemd::Scope;
 use super::{Result, RuntimeError};
 
 /// `update`.
 pub(super) fn update(store: &Store, options: &Update) -> Result<()> {
-    let container = store.open(&options.id)?;
+    let mut container = store.open(&options.id)?;
     if container.status() == Status::Stopped {
         return Err(RuntimeError::State("container not running".into()));
     }
-    if options.l3_cache_schema.is_some() || options.mem_bw_schema.is_some() {
-        return Err(RuntimeError::Usage("Intel RDT is not supported".into()));
-    }
+    update_rdt(&mut container, options)?;
     let resources = match &options.resources {
         Some(path) => read(path)?,
         None => from_flags(options)?,
@@ -29,6 +28,18 @@ pub(super) fn update(store: &Store, options: &Update) -> Result<()> {
         Scope::parse(&container.saved.cgroup)?.set(&resources)?;
     }
     Ok(container.cgroup()?.update(&resources)?)
+}
+
+fn update_rdt(container: &mut Container, options: &Update) -> Result<()> {
+    let given = |schema: &Option<String>| schema.clone().filter(|schema| !schema.is_empty());
+    let (l3_cache_schema, mem_bw_schema) = (given(&options.l3_cache_schema), given(&options.mem_bw_schema));
+    if l3_cache_schema.is_none() && mem_bw_schema.is_none() {
+        return Ok(());
+    }
+    let rdt = Rdt::of_schemas(l3_cache_schema, mem_bw_schema);
+    let former = container.saved.intel_rdt.clone();
+    container.saved.intel_rdt = Some(Resctrl::find()?.update(&options.id, former, &container.cgroup()?, &rdt)?);
+    container.save()
 }
 
 fn read(path: &Path) -> Result<LinuxResources> {
