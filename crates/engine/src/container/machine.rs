@@ -42,6 +42,8 @@ pub(super) struct Booted {
     layers: Vec<ErofsLayer>,
     /// The snapshot that it goes on from instead. Held likewise.
     origin: Option<Held>,
+    /// Its directories, the first one of those that it is a difference to first.
+    snapshots: Vec<PathBuf>,
 }
 
 /// The name of the control socket in its directory ([`at::SOCKET`]).
@@ -76,7 +78,8 @@ impl Engine {
             layers.push(self.0.images.erofs(&diff_id).await.map_err(crate::images::error)?);
         }
         let origin = record.state.suspended.as_ref().map(|id| self.0.snapshots.hold(id)).transpose()?;
-        Ok(Some(Booted { kernel, layers, origin }))
+        let snapshots = origin.as_ref().map(|held| self.0.snapshots.directories(&held.record().id)).unwrap_or_default();
+        Ok(Some(Booted { kernel, layers, origin, snapshots }))
     }
 
     /// Makes the plan of a machine's process of a container's specification. Blocks.
@@ -116,7 +119,7 @@ impl Engine {
                 console: record.host.annotations.get(CONSOLE).is_some_and(|value| value == "true"),
             },
             origin: origin.map(|origin| Origin {
-                snapshots: (0..self.0.snapshots.directories(&origin.id).len()).map(at::snapshot).collect(),
+                snapshots: (0..booted.snapshots.len()).map(at::snapshot).collect(),
                 outputs: origin.outputs,
             }),
             configuration: configuration(record, &inside, &interfaces, origin.map(|origin| &**origin)),
@@ -200,7 +203,7 @@ impl Engine {
             kernel: booted.kernel.kernel.clone(),
             initramfs: booted.kernel.initramfs.clone(),
             layers: booted.layers.iter().map(|layer| layer.path().to_owned()).collect(),
-            snapshots: booted.origin.iter().flat_map(|held| self.0.snapshots.directories(&held.record().id)).collect(),
+            snapshots: booted.snapshots.clone(),
             volumes,
         })
     }

@@ -13,7 +13,7 @@ use futures_util::future::try_join_all;
 use microvm::control::Connection;
 use microvm::driver::Extent;
 
-use super::stop::{SIGKILL, not_running};
+use super::stop::{SIGKILL, not_running, stuck};
 use super::{Container, CreateRequest, Life, RemoveOptions};
 use crate::model::{
     ContainerId, ContainerRecord, EndpointRequest, MountPointKind, Phase, PortBinding, SnapshotId, SnapshotRecord,
@@ -280,10 +280,7 @@ impl Engine {
         self.send(record, SIGKILL).await?;
         match self.is_over(record, turns, before).await? {
             true => Ok(()),
-            false => Err(Error::system(format!(
-                "container {} did not end: its process is stuck in the kernel",
-                record.id.short()
-            ))),
+            false => Err(stuck(record)),
         }
     }
 

@@ -55,11 +55,7 @@ impl Engine {
             self.signal(&record, SIGKILL).await?;
         }
         if !in_time && !turned(&mut turns, Some(KILL_PATIENCE), ended).await {
-            return Err(Error::system(format!(
-                "container {} did not end within {} seconds of SIGKILL: its process is stuck in the kernel",
-                record.id.short(),
-                KILL_PATIENCE.as_secs()
-            )));
+            return Err(stuck(&record));
         }
         self.tell_container(&record, "stop", []);
         Ok(())
@@ -234,6 +230,15 @@ fn stop_signal(record: &ContainerRecord) -> Result<i32> {
         "" => Ok(SIGTERM),
         signal => signals::parse(signal),
     }
+}
+
+/// The error for a run that goes on though it was killed.
+pub(super) fn stuck(record: &ContainerRecord) -> Error {
+    Error::system(format!(
+        "container {} did not end within {} seconds of SIGKILL: its process is stuck in the kernel",
+        record.id.short(),
+        KILL_PATIENCE.as_secs()
+    ))
 }
 
 /// The error for what needs a running container.

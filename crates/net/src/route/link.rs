@@ -161,14 +161,9 @@ impl Change {
 
     /// Makes a link for the VLAN `id` of the link with that index, in a group.
     pub(crate) fn make_vlan(name: &str, of: u32, id: u16, group: u32) -> Change {
-        let message = Message::new(NEW, flag::CREATE | flag::EXCLUSIVE)
-            .fixed(&header(AF_UNSPEC, 0, 0, 0))
-            .text(ifla::NAME, name)
-            .u32(ifla::LINK, of)
-            .u32(ifla::GROUP, group)
-            .nest(ifla::LINK_INFO, |m| {
-                m.text(ifla::INFO_KIND, "vlan").nest(ifla::INFO_DATA, |m| m.bytes(ifla::VLAN_ID, &id.to_ne_bytes()))
-            });
+        let message = on_parent(name, of).u32(ifla::GROUP, group).nest(ifla::LINK_INFO, |m| {
+            m.text(ifla::INFO_KIND, "vlan").nest(ifla::INFO_DATA, |m| m.bytes(ifla::VLAN_ID, &id.to_ne_bytes()))
+        });
         Change::needing(of_kind("VLAN_8021Q", "8021q"), message, format!("make link {name}"))
     }
 
@@ -188,7 +183,7 @@ impl Change {
             MacvlanMode::Bridge => 4,
             MacvlanMode::Passthru => 8,
         };
-        let message = on_parent(name, parent, namespace, mtu).bytes(ifla::ADDRESS, &mac.octets());
+        let message = elsewhere(on_parent(name, parent), namespace, mtu).bytes(ifla::ADDRESS, &mac.octets());
         let message = message.nest(ifla::LINK_INFO, |m| {
             m.text(ifla::INFO_KIND, "macvlan").nest(ifla::INFO_DATA, |m| m.u32(ifla::MACVLAN_MODE, mode))
         });
@@ -215,7 +210,7 @@ impl Change {
             IpvlanFlag::Private => 1,
             IpvlanFlag::Vepa => 2,
         };
-        let message = on_parent(name, parent, namespace, mtu).nest(ifla::LINK_INFO, |m| {
+        let message = elsewhere(on_parent(name, parent), namespace, mtu).nest(ifla::LINK_INFO, |m| {
             m.text(ifla::INFO_KIND, "ipvlan").nest(ifla::INFO_DATA, |m| {
                 m.bytes(ifla::IPVLAN_MODE, &mode.to_ne_bytes()).bytes(ifla::IPVLAN_FLAGS, &flags.to_ne_bytes())
             })
@@ -289,13 +284,17 @@ impl Change {
     }
 }
 
-/// A new link of a parent's, in another namespace, but for its kind.
-fn on_parent(name: &str, parent: u32, namespace: BorrowedFd<'_>, mtu: Option<u32>) -> Message {
-    let message = Message::new(NEW, flag::CREATE | flag::EXCLUSIVE)
+/// A new link of a parent's, but for its kind.
+fn on_parent(name: &str, parent: u32) -> Message {
+    Message::new(NEW, flag::CREATE | flag::EXCLUSIVE)
         .fixed(&header(AF_UNSPEC, 0, 0, 0))
         .text(ifla::NAME, name)
         .u32(ifla::LINK, parent)
-        .u32(ifla::NAMESPACE_FD, namespace.as_raw_fd() as u32);
+}
+
+/// The new link is in another namespace.
+fn elsewhere(message: Message, namespace: BorrowedFd<'_>, mtu: Option<u32>) -> Message {
+    let message = message.u32(ifla::NAMESPACE_FD, namespace.as_raw_fd() as u32);
     match mtu {
         Some(mtu) => message.u32(ifla::MTU, mtu),
         None => message,
