@@ -1,6 +1,6 @@
 //! Volumes and mounts: what outlives a container, and what of the host is in it.
 
-use e2e::{Daemon, eventually};
+use e2e::{Daemon, Session, eventually};
 
 #[test]
 fn named() {
@@ -261,6 +261,16 @@ fn filled_as_a_whole() {
     eventually("what was begun to go", || host.holdings().iter().all(|line| !line.contains("volumes/.")));
 }
 
+/// A file system that nobody answers for, at the directory `place`.
+fn silent(host: &Daemon) -> Session {
+    let options = "fd=3,rootmode=40000,user_id=0,group_id=0,allow_other";
+    let script =
+        format!("exec 3<>/dev/fuse; mount -i -t fuse -o {options} silent $PWD/place; echo mounted; exec sleep 1000");
+    let silent = host.session(&format!("sh -c '{script}'"));
+    silent.waits_for("mounted");
+    silent
+}
+
 /// A file system of the host that nobody answers for holds up whoever wants it mounted, and nobody else.
 #[test]
 fn a_file_system_that_hangs_holds_up_nobody_else() {
@@ -274,11 +284,7 @@ fn a_file_system_that_hangs_holds_up_nobody_else() {
     ))
     .mentions("Id");
     host.sh("docker start -a box").ok();
-    let options = "fd=3,rootmode=40000,user_id=0,group_id=0,allow_other";
-    let script =
-        format!("exec 3<>/dev/fuse; mount -i -t fuse -o {options} silent $PWD/place; echo mounted; exec sleep 1000");
-    let silent = host.session(&format!("sh -c '{script}'"));
-    silent.waits_for("mounted");
+    let silent = silent(&host);
     let mut start = host.session("docker start box");
     let waits =
         format!("grep -h '^State:.D' /proc/{}/task/*/status /proc/{}/task/*/status; true", host.pid(), host.keeper());
@@ -289,4 +295,39 @@ fn a_file_system_that_hangs_holds_up_nobody_else() {
     drop(silent);
     assert_ne!(start.exit_code(), 0, "{}", start.output());
     host.sh("docker start -a box").ok();
+}
+
+/// Nor does it hold up the end of the container that wants it: its start is given up.
+#[test]
+fn a_start_that_waits_for_a_file_system_is_given_up() {
+    let host = Daemon::start();
+    host.sh("mkdir -p place/sub").ok();
+    for name in ["stopped", "killed", "removed"] {
+        host.sh(&format!("docker create --name {name} --restart always -v $PWD/place/sub:/sub busybox sleep 1000"))
+            .ok();
+    }
+    let silent = silent(&host);
+    let waits = format!("grep -l '^State:.D' /proc/{}/task/*/status | wc -l", host.pid());
+    for (waiting, (name, end)) in
+        [("stopped", "docker stop"), ("killed", "docker kill"), ("removed", "docker rm -f")].into_iter().enumerate()
+    {
+        let mut start = host.session(&format!("docker start {name}"));
+        eventually("the start to wait for the file system", || host.sh(&waits).number() > waiting as u64);
+        let ended = host.sh(&format!("{end} {name}"));
+        match name {
+            "killed" => ended.fails_with("is not running"),
+            _ => ended.says(name),
+        };
+        assert_ne!(start.exit_code(), 0);
+        assert!(start.output().contains("does not answer: the start was given up"), "{}", start.output());
+    }
+    host.sh("docker ps -a --format '{{.Names}} {{.State}}' | sort").says("killed created\nstopped created");
+    host.sh("docker start stopped")
+        .fails_with("place/sub does not answer: it has not answered a start before this one");
+    host.sh("docker rm -f killed && docker run --rm busybox echo begun").says("killed\nbegun");
+    host.sh("umount -l place").ok();
+    drop(silent);
+    // Once it is gone, whoever waited has an answer.
+    eventually("another start", || host.sh("docker start stopped").code() == 0);
+    host.sh("docker exec stopped ls /sub").ok();
 }

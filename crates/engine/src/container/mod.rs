@@ -34,6 +34,7 @@ mod registry;
 mod remove;
 mod rename;
 mod snapshot;
+mod sources;
 mod start;
 mod stats;
 pub(crate) mod step;
@@ -90,6 +91,8 @@ pub(crate) struct Container {
     files: lease::Files,
     /// How many forced removals of it are under way: nothing starts it any more.
     doomed: AtomicUsize,
+    /// Who wants its end while a start waits for a file system.
+    sources: sources::Sources,
     /// How many commits have it frozen, without its being paused.
     held_still: parking_lot::Mutex<usize>,
     /// Attachments that wait for its start.
@@ -171,6 +174,7 @@ impl Container {
             turns: watch::Sender::new(turn),
             files: lease::Files::default(),
             doomed: AtomicUsize::new(0),
+            sources: sources::Sources::default(),
             held_still: parking_lot::Mutex::default(),
             pending: parking_lot::Mutex::default(),
             lent: parking_lot::Mutex::default(),

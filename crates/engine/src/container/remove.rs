@@ -31,6 +31,7 @@ impl Engine {
         }
         let container = self.0.containers.find(reference)?;
         let _doom = options.force.then(|| container.doom());
+        let _ender = options.force.then(|| container.sources.want_end());
         let life = loop {
             if options.force {
                 self.end_by_force(&container).await?;

@@ -146,6 +146,7 @@ impl Engine {
         let record = container.record();
         let (engine, prepared_for) = (self.clone(), record.clone());
         let lent = std::mem::take(&mut *container.lent.lock());
+        self.look_at_sources(container, &record).await?;
         let booted = self.booted(&record).await?;
         let prepared = crate::blocking(move || engine.prepare(&prepared_for, lent, booted.as_ref())).await?;
         let mut net = prepared.net.clone();

@@ -27,6 +27,7 @@ impl Engine {
         signal: Option<&str>,
         timeout: Option<i64>,
     ) -> Result<()> {
+        let _ender = container.sources.want_end();
         let record = container.settled().await;
         let number = match signal.filter(|signal| !signal.is_empty()) {
             Some(signal) => signals::parse(signal)?,
@@ -68,6 +69,7 @@ impl Engine {
             None => SIGKILL,
         };
         let container = self.0.containers.find(reference)?;
+        let _ender = (number == SIGKILL).then(|| container.sources.want_end());
         let record = container.settled().await;
         if !record.state.phase.is_live() {
             return Err(not_running(&record));
