@@ -62,7 +62,9 @@ fn containers_of_commands_that_ended_well_stay_on_wish() {
     host.sh(SHOWN).says("exited 0 0 0\nexited 0 0 0");
     // What they made is in the image, and they have it as well.
     host.sh("docker cp $(docker ps -aql):/dir - | tar -t | sort").says("dir/\ndir/one\ndir/two");
-    host.sh("docker start -a $(docker ps -aql) && docker diff $(docker ps -aql)").ok();
+    let changed = "C /dir\nA /dir/two";
+    host.sh("docker diff $(docker ps -aql)").says(changed);
+    host.sh("docker start -a $(docker ps -aql) && docker diff $(docker ps -aql)").says(changed);
     // Nothing ran for what is found again.
     host.sh(&format!("{BUILD} --rm=false app")).ok().mentions("Using cache");
     host.sh("docker ps -aq | wc -l").says("2");

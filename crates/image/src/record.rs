@@ -135,6 +135,9 @@ pub(crate) struct RootfsRecord {
     pub(crate) image: Option<ImageId>,
     /// The layers, bottom first.
     pub(crate) layers: Vec<Digest>,
+    /// How many of the uppermost layers hold what the container itself changed before.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub(crate) raised: usize,
     /// Images that are mounted in the container.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) mounted: Vec<MountedImage>,
@@ -148,7 +151,17 @@ pub(crate) struct MountedImage {
     pub(crate) layers: Vec<Digest>,
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks so")]
+fn is_none(number: &usize) -> bool {
+    *number == 0
+}
+
 impl RootfsRecord {
+    /// The layers without those of what the container itself changed.
+    pub(crate) fn below(&self) -> &[Digest] {
+        &self.layers[..self.layers.len().saturating_sub(self.raised)]
+    }
+
     /// The images that the container is of, and that are mounted in it.
     pub(crate) fn images(&self) -> impl Iterator<Item = ImageId> {
         self.image.into_iter().chain(self.mounted.iter().map(|mounted| mounted.image))

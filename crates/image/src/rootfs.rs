@@ -148,8 +148,19 @@ impl Images {
 
     /// What a container changed, in the order of paths: what `docker diff` shows.
     pub async fn diff(&self, container: &str) -> Result<Vec<Change>> {
-        let rootfs = self.rootfs(container)?;
-        self.blocking(move |inner| diff::diff(&inner.root, &rootfs)).await
+        let (rootfs, below) = {
+            let state = self.0.state.lock();
+            let record = state.rootfs.get(container).ok_or_else(|| Error::NoSuchRootfs(container.into()))?;
+            let below = with_skeleton(lower(&self.0, &state, record.below())?);
+            (describe(&self.0, &state, container, record)?, below)
+        };
+        self.blocking(move |inner| {
+            let raised = rootfs.lower.iter().rev().filter(|dir| !below.contains(dir));
+            let mut own: Vec<PathBuf> = raised.map(|dir| rootfs.layers_dir.join(dir)).collect();
+            own.push(rootfs.upper.clone());
+            diff::diff(&inner.root, &below, &own)
+        })
+        .await
     }
 
     /// Mounts the root file system of a container that does not run, where nobody but the holder of the result sees it, to
@@ -188,8 +199,7 @@ fn directory(inner: &Inner, container: &str) -> PathBuf {
 }
 
 fn describe(inner: &Inner, state: &crate::state::State, container: &str, record: &RootfsRecord) -> Result<Rootfs> {
-    let mut lower = lower(inner, state, &record.layers)?;
-    lower.push(format!("{}/fs", skeleton::DIR));
+    let lower = with_skeleton(lower(inner, state, &record.layers)?);
     let directory = directory(inner, container);
     Ok(Rootfs {
         layers_dir: inner.root.join("layers"),
@@ -197,6 +207,12 @@ fn describe(inner: &Inner, state: &crate::state::State, container: &str, record:
         upper: directory.join(UPPER),
         work: directory.join(WORK),
     })
+}
+
+/// What every container has below its image.
+fn with_skeleton(mut lower: Vec<String>) -> Vec<String> {
+    lower.push(format!("{}/fs", skeleton::DIR));
+    lower
 }
 
 /// The directories of layers, top first.

@@ -85,6 +85,71 @@ async fn mistakes_are_told() {
     assert_eq!(place.names("containers"), ["c1"]);
 }
 
+/// What a container changed, as `docker diff` shows it.
+async fn shown(place: &Place, id: &str) -> Vec<String> {
+    let changes = place.images.diff(id).await.unwrap();
+    let line = |change: &image::Change| {
+        let letter = match change.kind {
+            ChangeKind::Added => 'A',
+            ChangeKind::Modified => 'C',
+            ChangeKind::Deleted => 'D',
+        };
+        format!("{letter} {}", change.path.display())
+    };
+    changes.iter().map(line).collect()
+}
+
+/// What a container changed may have become a layer, upon which it lies: its changes they are all the same, and go on from there.
+#[tokio::test]
+async fn what_was_raised_onto_a_layer_of_its_own_is_still_what_it_changed() {
+    let (place, _) = with_container().await;
+    let raise = async || {
+        let made = place.images.take_changes("c1").unwrap().finish(None).await.unwrap().unwrap();
+        place.images.raise_rootfs("c1", &[made.layers[0].diff_id]).unwrap();
+    };
+    let c = Container::new(&place, "c1").await;
+    fs::write(c.path("app/conf"), "a=2, changed").unwrap();
+    fs::create_dir_all(c.path("new/deep")).unwrap();
+    fs::write(c.path("new/deep/file"), "123").unwrap();
+    fs::write(c.path("short"), "").unwrap();
+    fs::remove_file(c.path("bin/true")).unwrap();
+    fs::remove_dir_all(c.path("old")).unwrap();
+    drop(c);
+    let before = shown(&place, "c1").await;
+    assert_eq!(
+        before,
+        [
+            "C /app",
+            "C /app/conf",
+            "C /bin",
+            "D /bin/true",
+            "A /new",
+            "A /new/deep",
+            "A /new/deep/file",
+            "D /old",
+            "A /short"
+        ]
+    );
+    raise().await;
+    assert_eq!(shown(&place, "c1").await, before);
+    // What is there no more, was back, or is something else.
+    let c = Container::new(&place, "c1").await;
+    fs::remove_file(c.path("short")).unwrap();
+    fs::write(c.path("bin/true"), "another").unwrap();
+    fs::remove_dir_all(c.path("new/deep")).unwrap();
+    fs::write(c.path("new/deep"), "a file").unwrap();
+    fs::create_dir(c.path("old")).unwrap();
+    fs::write(c.path("old/b"), "other").unwrap();
+    drop(c);
+    let after =
+        ["C /app", "C /app/conf", "C /bin", "C /bin/true", "A /new", "A /new/deep", "C /old", "D /old/a", "C /old/b"];
+    assert_eq!(shown(&place, "c1").await, after);
+    raise().await;
+    assert_eq!(shown(&place, "c1").await, after);
+    // And so it is for the next one who opens the store.
+    assert_eq!(place.reopened().diff("c1").await.unwrap().len(), after.len());
+}
+
 #[tokio::test]
 async fn diff_shows_what_docker_diff_shows() {
     let (place, rootfs) = with_container().await;
@@ -99,21 +164,7 @@ async fn diff_shows_what_docker_diff_shows() {
     // Opened for writing and left as it was: copied up, but not changed.
     drop(fs::OpenOptions::new().append(true).open(c.path("etc/passwd")).unwrap());
     drop(c);
-    let shown: Vec<String> = place
-        .images
-        .diff("c1")
-        .await
-        .unwrap()
-        .iter()
-        .map(|change| {
-            let letter = match change.kind {
-                ChangeKind::Added => 'A',
-                ChangeKind::Modified => 'C',
-                ChangeKind::Deleted => 'D',
-            };
-            format!("{letter} {}", change.path.display())
-        })
-        .collect();
+    let shown = shown(&place, "c1").await;
     assert_eq!(
         shown,
         [

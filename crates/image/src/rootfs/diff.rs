@@ -1,6 +1,6 @@
 //! What a container changed.
 
-use super::{Rootfs, mount};
+use super::mount;
 use crate::tree::walk::{Found, names, walk};
 use crate::tree::{proc_path, split};
 use crate::{Error, Result};
@@ -32,14 +32,15 @@ pub enum ChangeKind {
     Deleted,
 }
 
-/// Compares the upper directory with what is below it. Only what is in the upper directory is looked at.
-pub(super) fn diff(root: &Path, rootfs: &Rootfs) -> Result<Vec<Change>> {
+/// Compares a container's own directories, as overlayfs has them, bottom first, with what is below all of them. Only what is in its own is looked at.
+pub(super) fn diff(root: &Path, below: &[String], own: &[PathBuf]) -> Result<Vec<Change>> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let upper = rustix::fs::open(&rootfs.upper, flags, Mode::empty());
-    let upper = upper.map_err(|e| Error::io(format!("opening {}", rootfs.upper.display()), e))?;
-    let mut diff =
-        Diff { below: Below { root: mount::layers(root, &rootfs.lower)?, held: None }, changes: BTreeMap::new() };
-    walk(upper, &mut |found| diff.visit(found))?;
+    let mut diff = Diff { below: Below { root: mount::layers(root, below)?, held: None }, changes: BTreeMap::new() };
+    for directory in own {
+        let opened = rustix::fs::open(directory, flags, Mode::empty());
+        let opened = opened.map_err(|e| Error::io(format!("opening {}", directory.display()), e))?;
+        walk(opened, &mut |found| diff.visit(found))?;
+    }
     Ok(diff.with_parents())
 }
 
@@ -53,6 +54,12 @@ impl Diff {
         let failed = |errno| found.failed(errno);
         let before = self.below.stat(found.path).map_err(failed)?;
         let is_directory = found.kind() == FileType::Directory;
+        // What counts is this, and not what a directory below says of it. Where that has it no more, overlayfs does not say again that it hides all.
+        let is_anew =
+            self.changes.remove(found.path) == Some(ChangeKind::Deleted) || is_opaque(found).map_err(failed)?;
+        if !is_directory || is_anew {
+            self.forget_below(found.path);
+        }
         if found.kind() == FileType::CharacterDevice && found.stat.st_rdev == 0 {
             if before.is_some() {
                 self.changes.insert(found.path.to_vec(), ChangeKind::Deleted);
@@ -66,12 +73,23 @@ impl Diff {
                     self.changes.insert(found.path.to_vec(), ChangeKind::Modified);
                 }
                 let was_directory = FileType::from_raw_mode(before.st_mode) == FileType::Directory;
-                if is_directory && was_directory && is_opaque(found).map_err(failed)? {
+                if is_directory && was_directory && is_anew {
                     self.deleted_below(found).map_err(failed)?;
                 }
             }
         }
         Ok(is_directory)
+    }
+
+    /// What directories below have in one that is hidden from here on.
+    fn forget_below(&mut self, path: &[u8]) {
+        let first = [path, b"/"].concat();
+        let hidden =
+            self.changes.range(first.clone()..).map(|(path, _)| path).take_while(|path| path.starts_with(&first));
+        let hidden: Vec<Vec<u8>> = hidden.cloned().collect();
+        for path in hidden {
+            self.changes.remove(&path);
+        }
     }
 
     /// What the image has in a directory that hides it all, and that was not made anew.

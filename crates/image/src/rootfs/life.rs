@@ -77,7 +77,7 @@ impl Images {
                 Err(error) => Some(Err(error)),
             });
             let (image, layers) = stack(base)?;
-            let record = Arc::new(RootfsRecord { image, layers, mounted: mounted.collect::<Result<_>>()? });
+            let record = Arc::new(RootfsRecord { image, layers, raised: 0, mounted: mounted.collect::<Result<_>>()? });
             let rootfs = describe(&inner, &state, container, &record)?;
             state.rootfs.insert(container.into(), Arc::clone(&record));
             drop(state);
@@ -117,8 +117,9 @@ impl Images {
             let mut state = inner.state.lock();
             let former = state.rootfs.get(container).map(Arc::clone);
             let former = former.ok_or_else(|| Error::NoSuchRootfs(container.into()))?;
+            let raised = former.raised + layers.len();
             let layers = former.layers.iter().chain(layers).copied().collect();
-            let raised = Arc::new(RootfsRecord { image: former.image, layers, mounted: Vec::new() });
+            let raised = Arc::new(RootfsRecord { image: former.image, layers, raised, mounted: Vec::new() });
             describe(inner, &state, container, &raised)?;
             state.rootfs.insert(container.into(), Arc::clone(&raised));
             (former, raised)
