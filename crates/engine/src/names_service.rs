@@ -8,8 +8,8 @@ use net::dns::resolv;
 use net::dns::{DnsConfig, DnsServer, Link, SandboxDns, Zones};
 use parking_lot::Mutex;
 
-use crate::Engine;
 use crate::model::{ContainerId, ContainerRecord};
+use crate::{Engine, ErrorKind};
 
 /// The embedded server, and what it knows.
 pub(crate) struct Names {
@@ -74,8 +74,15 @@ impl Engine {
 
     /// As [`attach_dns`](Self::attach_dns), for a container that runs.
     pub(crate) async fn attach_dns_of_running(&self, record: &ContainerRecord) {
+        if record.net.as_ref().is_none_or(|net| with_names(net).next().is_none()) {
+            return;
+        }
         match self.namespace_of_running(record).await {
             Ok(namespace) => self.attach_dns(record, record.net.as_ref(), namespace),
+            // It has ended meanwhile, as a build's step does with its daemon: nobody is left who could look anything up.
+            Err(error) if error.kind() == ErrorKind::Conflict => {
+                tracing::debug!(container = %record.id.short(), %error, "it ended before names could be looked up in it");
+            }
             Err(error) => tracing::warn!(container = %record.id.short(), %error, "names can't be looked up in it"),
         }
     }
