@@ -9,7 +9,7 @@ use crate::figures::milliseconds;
 use crate::http::Payload;
 use crate::instance::Instance;
 use crate::peers::{Buildah, Dockerd};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -19,6 +19,8 @@ const ROUNDS: usize = 9;
 const STAGES: usize = 10;
 /// The root file system that a step changes one file of.
 const LARGE: &str = "bench-large:latest";
+/// What the step does.
+const CHANGE: &str = "echo changed > /large-file";
 const LARGE_FILES: usize = 2000;
 const LARGE_FILE: usize = 1 << 20;
 
@@ -43,7 +45,7 @@ pub(super) fn figures(arena: &Arena) -> Result<Vec<Figure>> {
     let mut figures = service(arena, &ours.0, &theirs, &buildah)?;
     figures.push(stages(arena, &ours.0, &theirs, &buildah)?);
     figures.extend(context::figures(arena, &ours.0, &theirs, &buildah)?);
-    figures.push(one_file(arena, &ours.0, &theirs, &buildah)?);
+    figures.extend(one_file(arena, &ours.0, &theirs, &buildah)?);
     Ok(figures)
 }
 
@@ -143,10 +145,11 @@ fn stages(arena: &Arena, ours: &Instance, theirs: &Dockerd, buildah: &Buildah) -
     })
 }
 
-/// What a step takes longer that changes one file of a large root file system than of a small one.
-fn one_file(arena: &Arena, ours: &Instance, theirs: &Dockerd, buildah: &Buildah) -> Result<Figure> {
+/// What it takes to keep what a step changed: one file, of a small and of a large root file system, and beside it the same command in a container
+/// that nobody keeps anything of. What is told of two of them is the median of their differences, turn by turn, whichever was the longer.
+fn one_file(arena: &Arena, ours: &Instance, theirs: &Dockerd, buildah: &Buildah) -> Result<Vec<Figure>> {
     have_large(arena, ours, theirs, buildah)?;
-    let step = |base: &str| format!("FROM {base}\nRUN echo changed > /large-file\n");
+    let step = |base: &str| format!("FROM {base}\nRUN {CHANGE}\n");
     let (small, large) = (project(arena, "small", &step(IMAGE))?, project(arena, "large", &step(LARGE))?);
     let flags = ["--no-cache"];
     let mut contenders: Vec<Contender<'_>> = Vec::new();
@@ -155,22 +158,50 @@ fn one_file(arena: &Arena, ours: &Instance, theirs: &Dockerd, buildah: &Buildah)
             let socket = socket.clone();
             contenders.push((name, Box::new(move || build(&socket, directory, &flags))));
         }
+        contenders.push((name, Box::new(move || run(&socket, LARGE, CHANGE))));
     }
     for directory in [&small, &large] {
         contenders.push(("buildah", Box::new(|| time(&mut buildah.build("built", directory, &flags)))));
     }
     let times = take_turns(ROUNDS, contenders)?;
-    let beyond = |pair: &[(&'static str, Vec<f64>)]| {
-        let of_one = pair[1].1.iter().zip(&pair[0].1).map(|(large, small)| (large - small).max(0.0));
-        (pair[0].0, of_one.collect())
+    let [(_, our_small), (_, our_large), (_, our_run), (_, small), (_, large), (_, run), rest @ ..] = &times[..] else {
+        bail!("not everybody took a turn");
     };
-    Ok(Figure {
-        what: "a step that changes one file of 2 GB, beyond one of 2 MB",
-        unit: Unit::Milliseconds,
-        measured: times.chunks_exact(2).map(beyond).collect(),
-        target: Target::AtMost(15.0),
-        bound: "",
-    })
+    let [(_, buildah_small), (_, buildah_large)] = rest else { bail!("buildah took no turn") };
+    let all = |ours: &[f64], theirs: &[f64], buildah: &[f64]| {
+        vec![("stratus", ours.to_vec()), ("dockerd", theirs.to_vec()), ("buildah", buildah.to_vec())]
+    };
+    let raw = |what, measured| Figure { what, unit: Unit::Milliseconds, measured, target: Target::None, bound: "" };
+    let of_run = |ours: &[f64], theirs: &[f64]| vec![("stratus", ours.to_vec()), ("dockerd", theirs.to_vec())];
+    Ok(vec![
+        raw("`docker build` of a step that changes one file of 2 MB", all(our_small, small, buildah_small)),
+        raw("the same, one file of 2 GB", all(our_large, large, buildah_large)),
+        Figure::time(
+            "what the latter takes more",
+            all(&beyond(our_large, our_small), &beyond(large, small), &beyond(buildah_large, buildah_small)),
+            15.0,
+            "nothing that can be seen: a layer is made of what the step wrote, and nobody looks at what lies below",
+        ),
+        raw("`docker run --rm` of that command, of 2 GB", of_run(our_run, run)),
+        Figure::time(
+            "what the build takes more than that: the step's layer, and an image of it",
+            of_run(&beyond(our_large, our_run), &beyond(large, run)),
+            15.0,
+            "syncs of the disk: of the layer, and of the records of the step and the image",
+        ),
+    ])
+}
+
+/// How much longer the one took than the other, turn by turn: negative where it took less.
+fn beyond(longer: &[f64], shorter: &[f64]) -> Vec<f64> {
+    longer.iter().zip(shorter).map(|(longer, shorter)| longer - shorter).collect()
+}
+
+/// A container that goes when its command, of a shell, has ended.
+fn run(socket: &Path, image: &str, command: &str) -> Result<Duration> {
+    let mut docker = Command::new("docker");
+    docker.arg("--host").arg(format!("unix://{}", socket.display()));
+    time(docker.args(["run", "--rm", image, "/bin/sh", "-c", command]))
 }
 
 /// Gives everybody an image of 2 GB.

@@ -73,10 +73,11 @@ impl Document {
         );
         let _ = writeln!(
             heading,
-            "The peers: {}, {}, {}; the client: {}. Of stratus: a program of {:.1} MB.\n",
+            "The peers: {}, {}, {}, {}; the client: {}. Of stratus: a program of {:.1} MB.\n",
             first_line("dockerd", &["--version"]),
             first_line("runc", &["--version"]),
             first_line("crun", &["--version"]),
+            first_line("buildah", &["--version"]),
             first_line("docker", &["--version"]),
             std::fs::metadata(&arena.program)?.len() as f64 / 1e6,
         );
@@ -149,7 +150,7 @@ impl Figure {
 impl Unit {
     fn value(self, value: f64) -> String {
         match self {
-            Unit::Milliseconds if value >= 1e3 => format!("{:.2} s", value / 1e3),
+            Unit::Milliseconds if value.abs() >= 1e3 => format!("{:.2} s", value / 1e3),
             Unit::Milliseconds => format!("{value:.1} ms"),
             Unit::PerSecond => format!("{value:.0}/s"),
             Unit::Megabytes => format!("{value:.2} MB"),
@@ -163,10 +164,11 @@ impl Unit {
         if low == high { median } else { format!("{median} ({}–{})", self.value(low), self.value(high)) }
     }
 
-    /// How many times better ours is; of nothing, nothing can be said.
+    /// How many times better ours is; of nothing, or less, nothing can be said.
     fn ratio(self, ours: f64, peer: f64) -> String {
         let ratio = if self == Unit::PerSecond { ours / peer } else { peer / ours };
-        if ours > 0.0 && self.value(ours) != self.value(0.0) { format!("{ratio:.1}×") } else { "–".to_owned() }
+        let something = |value: f64| value > 0.0 && self.value(value) != self.value(0.0);
+        if something(ours) && something(peer) { format!("{ratio:.1}×") } else { "–".to_owned() }
     }
 }
 
@@ -201,6 +203,9 @@ mod tests {
         assert_eq!(row, "| it | 300/s | runc 10/s | 30.0× | ≥ 400/s | **no** |");
         let row = figure(Unit::Megabytes, &[-0.001], &[2.0], Target::AtMost(0.3));
         assert_eq!(row, "| it | -0.00 MB | runc 2.00 MB | – | ≤ 0.30 MB | yes |");
+        // Of two that took turns, either may have been the longer.
+        let row = figure(Unit::Milliseconds, &[0.4, -1.0, 3.0], &[-2.0], Target::AtMost(15.0));
+        assert_eq!(row, "| it | 0.4 ms (-1.0 ms–3.0 ms) | runc -2.0 ms | – | ≤ 15.0 ms | yes |");
         let target = Target::AtMostOrPeerDividedBy(4.0, 2.0);
         let row = figure(Unit::Milliseconds, &[5.0], &[12.0], target);
         assert_eq!(row, "| it | 5.0 ms | runc 12.0 ms | 2.4× | ≤ 4.0 ms, ≤ 6.0 ms (÷ 2) | as a ratio |");
