@@ -276,3 +276,32 @@ fn what_is_configured_and_not_compiled() {
         .says("50x.html index.html index.html robots.txt");
     host.sh("docker rm -f site").ok();
 }
+
+/// Who has no registry finds on the page of the examples how each of their bases is made.
+#[test]
+fn each_base_of_an_example_can_be_made_without_a_registry() {
+    let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples");
+    let read =
+        |path: PathBuf| std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("read {}: {e}", path.display()));
+    let page = read(examples.join("README.md"));
+    let made: Vec<&str> = page
+        .lines()
+        .filter_map(|line| line.strip_prefix("stratus image bootstrap debian:bookworm --tag "))
+        .filter_map(|rest| rest.split(' ').next())
+        .collect();
+    let mut projects = 0;
+    for entry in std::fs::read_dir(&examples).expect("the examples").flatten().filter(|entry| entry.path().is_dir()) {
+        projects += 1;
+        let file = read(entry.path().join("Dockerfile")).replace("${PYTHON}", "3.11");
+        let froms = file.lines().filter_map(|line| line.strip_prefix("FROM "));
+        let froms = froms.map(|from| from.split(' ').filter(|word| !word.starts_with("--")).collect::<Vec<_>>());
+        let mut stages = vec!["scratch", "${BASE}"];
+        for words in froms {
+            let place = format!("{} of {}", words[0], entry.path().display());
+            assert!(stages.contains(&words[0]) || made.contains(&words[0]), "nothing says how to make {place}");
+            stages.extend(words.get(2));
+        }
+        assert!(page.contains(&format!("]({})", entry.file_name().display())), "{}", entry.path().display());
+    }
+    assert!(projects >= 7, "{projects}");
+}
