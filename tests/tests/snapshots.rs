@@ -72,6 +72,17 @@ fn a_container_goes_back_to_where_it_was_saved() {
     host.sh("docker logs box").says("begun");
     host.sh("$STRATUS snapshot ls box").mentions("first").mentions("second");
     host.sh("$STRATUS rollback box nosuch").exits_with(1).complains("No such snapshot: nosuch");
+    // What can't go on from there is not ended for it.
+    host.sh("docker network create other").ok();
+    host.slowly("docker stop -t 1 box && docker network connect other box && docker start box").ok();
+    let process = host.sh("docker inspect -f '{{.State.Pid}}' box").text().to_owned();
+    host.sh("$STRATUS rollback box first")
+        .exits_with(1)
+        .complains("its machine is on 1 networks, and the container on 2");
+    host.sh("docker inspect -f '{{.State.Status}} {{.State.Pid}}' box").says(&format!("running {process}"));
+    host.slowly("docker stop -t 1 box && docker network disconnect other box && docker network rm other").ok();
+    host.sh("$STRATUS snapshot ls box").mentions("first").mentions("second");
+    host.slowly("$STRATUS rollback box").ok();
     // A snapshot goes when it is removed, and with its container; also one that what runs went on from.
     host.sh("$STRATUS snapshot rm box second").ok();
     host.slowly("docker exec box cat /state").says("two");
@@ -121,6 +132,9 @@ fn forks_go_on_as_others() {
     host.slowly("docker exec red-1 cat /file").says("shared");
     host.sh("$STRATUS fork red --count 1 --name a --name b").exits_with(1).complains("no more names than copies");
     host.sh("$STRATUS fork red --name counter-1").exits_with(1).complains("already in use");
+    // Where one can't be made, none is.
+    host.sh("$STRATUS fork red --count 2 --name free --name counter-1").exits_with(1).complains("already in use");
+    host.sh("docker ps -a --format '{{.Names}}' | sort").says("counter-1\nred\nred-1");
     host.sh("docker rm -f red red-1 counter-1 && docker network rm net").ok();
     let snapshots = host.data().join("microvm/snapshots");
     eventually("what nothing goes on from is gone", || std::fs::read_dir(&snapshots).unwrap().next().is_none());

@@ -205,7 +205,17 @@ impl Incoming {
 
     /// Whoever wanted the stream has taken so many bytes of what has come. Says `(taken, limit)` where the writer is to be told.
     pub fn take(&mut self, count: u64) -> Option<(u64, u64)> {
+        self.took(count);
+        self.credit()
+    }
+
+    /// As [`take`](Self::take), without telling the writer: he may send no more for now.
+    pub fn took(&mut self, count: u64) {
         self.taken = self.received.min(self.taken.saturating_add(count));
+    }
+
+    /// `(taken, limit)`, where the writer is to be told: he may send as much from here on.
+    pub fn credit(&mut self) -> Option<(u64, u64)> {
         let limit = self.taken.saturating_add(self.window);
         let due = limit - self.limit >= self.window.div_ceil(2) || (self.ended && self.taken == self.received);
         if !due || limit == self.limit {

@@ -12,7 +12,6 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 
 use check::Expected;
 
-use crate::PROTOCOL;
 use crate::flow::{BadFlow, Incoming, Outgoing};
 use crate::frame::{BadFrame, Channel, Decoder, Frame, MAX_DATA};
 pub use crate::message::{Blob, Stream};
@@ -20,6 +19,7 @@ use crate::message::{
     Exit, Failure, Greeting, Hello, ProcessId, Reply, Request, Resume, Streams, ToGuest, ToHost, Unsendable, decode,
     encode,
 };
+use crate::{PROTOCOL, plain};
 
 /// How many bytes of standard input are kept until the guest has taken them.
 const INPUT_KEPT: usize = 64 << 10;
@@ -271,8 +271,8 @@ impl Host {
     /// So many bytes of it were written.
     pub fn sent(&mut self, count: usize) {
         self.written += count.min(self.out.len() - self.written);
-        if self.written == self.out.len() {
-            self.out.clear();
+        if self.written == self.out.len() || self.written >= AHEAD {
+            self.out.drain(..self.written);
             self.written = 0;
         }
     }
@@ -362,11 +362,7 @@ impl Host {
     /// So many bytes of a process's output are where they belong: the guest may forget them, and send as many more.
     pub fn taken(&mut self, process: ProcessId, stream: Stream, count: usize) {
         let Some(output) = self.processes.get_mut(&process).and_then(|held| output_of(held, stream)) else { return };
-        if let Some((taken, limit)) = output.take(count as u64)
-            && self.phase == Phase::Talking
-        {
-            Frame::Credit { channel: Channel { process, stream }, taken, limit }.write(&mut self.out);
-        }
+        output.took(count as u64);
     }
 
     /// Reads what has come from the guest.
@@ -416,7 +412,8 @@ impl Host {
         Ok(())
     }
 
-    fn on_hello(&mut self, hello: Hello) -> Result<(), Nonsense> {
+    fn on_hello(&mut self, mut hello: Hello) -> Result<(), Nonsense> {
+        hello.release = plain::text(&hello.release).into_owned();
         if hello.protocol != PROTOCOL {
             return Err(Nonsense::Version { guest: hello.protocol });
         }
@@ -463,7 +460,8 @@ impl Host {
     fn on_message(&mut self, message: ToHost) -> Result<(), Nonsense> {
         match message {
             ToHost::Hello(_) => Err(Nonsense::Unexpected("a second hello")),
-            ToHost::Answer { number, result } => {
+            ToHost::Answer { number, mut result } => {
+                plain::answer(&mut result);
                 let expected = self.pending.remove(&number).ok_or(Nonsense::Answer(number))?;
                 if let Ok(reply) = &result
                     && !expected.fits(reply)
@@ -539,12 +537,24 @@ impl Host {
         Ok(())
     }
 
-    /// Makes frames of what was written to standard inputs, a piece of each in turn.
+    /// Makes frames of credits, and of what was written to standard inputs, a piece of each in turn. A guest that does not read gets none, and may send no
+    /// more for as long.
     fn pump(&mut self) {
         if self.phase != Phase::Talking {
             return;
         }
-        while self.out.len() < AHEAD {
+        for (process, held) in &mut self.processes {
+            for (output, stream) in held.outputs.iter_mut().zip([Stream::Stdout, Stream::Stderr]) {
+                if self.out.len() - self.written >= AHEAD {
+                    return;
+                }
+                if let Some((taken, limit)) = output.credit() {
+                    let channel = Channel { process: *process, stream };
+                    Frame::Credit { channel, taken, limit }.write(&mut self.out);
+                }
+            }
+        }
+        while self.out.len() - self.written < AHEAD {
             let behind = self.processes.iter().map(|(id, held)| (*id, held)).filter(|(_, held)| has_input(held));
             let ready: Vec<ProcessId> = behind.map(|(id, _)| id).collect();
             let next = ready.iter().find(|id| id.get() > self.turn).or(ready.first()).copied();

@@ -23,6 +23,7 @@ pub mod frame;
 pub mod host;
 pub mod message;
 pub mod observe;
+pub mod plain;
 
 /// The version of the messages that this build speaks.
 pub const PROTOCOL: u32 = 2;

@@ -14,7 +14,7 @@ use crate::{
 use jiff::Timestamp;
 use rustix::fd::AsFd as _;
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// The layer of an archive without entries: it is left out of images.
@@ -98,14 +98,15 @@ impl Images {
     }
 
     /// Makes an image of a container's: its image's layers, and one of what the container changed. The caller sees to
-    /// it that the container changes nothing meanwhile.
+    /// it that the container changes nothing meanwhile. `upper` has the changes, in overlayfs' form; `None`: its own directory does.
     ///
     /// The layer's directory is filled from the same stream that its blob is made of, not by renaming or linking the
     /// container's own: that one stays in use and goes on changing, and so what is run is by construction what is
     /// pushed.
-    pub async fn commit(&self, container: &str, options: NewImageOptions) -> Result<ImageId> {
+    pub async fn commit(&self, container: &str, upper: Option<PathBuf>, options: NewImageOptions) -> Result<ImageId> {
         let config = changes::apply(options.config.clone(), &options.changes)?;
-        let (rootfs, parent) = (self.rootfs(container)?, self.rootfs_image(container)?);
+        let (mut rootfs, parent) = (self.rootfs(container)?, self.rootfs_image(container)?);
+        rootfs.upper = upper.unwrap_or(rootfs.upper);
         let says_root = rootfs.changes_root_to_plain().map_err(|e| Error::io("reading a root directory", e))?;
         let upper = rootfs.upper;
         let base = match parent.filter(|id| self.get(id).is_some()) {

@@ -146,8 +146,9 @@ impl Images {
         Ok(RootfsSize { own, total: own + below })
     }
 
-    /// What a container changed, in the order of paths: what `docker diff` shows.
-    pub async fn diff(&self, container: &str) -> Result<Vec<Change>> {
+    /// What a container changed, in the order of paths: what `docker diff` shows. `upper` has what is not a layer of it yet, in overlayfs'
+    /// form; `None`: its own directory does.
+    pub async fn diff(&self, container: &str, upper: Option<PathBuf>) -> Result<Vec<Change>> {
         let (rootfs, below) = {
             let state = self.0.state.lock();
             let record = state.rootfs.get(container).ok_or_else(|| Error::NoSuchRootfs(container.into()))?;
@@ -157,7 +158,7 @@ impl Images {
         self.blocking(move |inner| {
             let raised = rootfs.lower.iter().rev().filter(|dir| !below.contains(dir));
             let mut own: Vec<PathBuf> = raised.map(|dir| rootfs.layers_dir.join(dir)).collect();
-            own.push(rootfs.upper.clone());
+            own.push(upper.unwrap_or_else(|| rootfs.upper.clone()));
             diff::diff(&inner.root, &below, &own)
         })
         .await

@@ -28,7 +28,7 @@ async fn churn(place: &Place) {
             place.images.remove_rootfs(&container).await.unwrap();
             let rootfs = place.images.create_rootfs(&container, Some(&id)).await.unwrap();
             std::fs::write(rootfs.upper.join("changed"), n.to_string()).unwrap();
-            place.images.commit(&container, NewImageOptions::default()).await.unwrap();
+            place.images.commit(&container, None, NewImageOptions::default()).await.unwrap();
             place.images.remove_rootfs(&container).await.unwrap();
             place.images.prune(Default::default(), vec![]).await.unwrap();
             let options = RemoveOptions { force: true, prune_parents: true, users: vec![] };

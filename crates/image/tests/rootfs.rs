@@ -67,7 +67,7 @@ async fn a_container_of_nothing_has_a_root_too() {
     let c = Container::new(&place, "c").await;
     fs::write(c.path("file"), "x").unwrap();
     drop(c);
-    let changes = place.images.diff("c").await.unwrap();
+    let changes = place.images.diff("c", None).await.unwrap();
     assert_eq!(changes.iter().map(|c| c.path.to_str().unwrap()).collect::<Vec<_>>(), ["/file"]);
 }
 
@@ -87,7 +87,7 @@ async fn mistakes_are_told() {
 
 /// What a container changed, as `docker diff` shows it.
 async fn shown(place: &Place, id: &str) -> Vec<String> {
-    let changes = place.images.diff(id).await.unwrap();
+    let changes = place.images.diff(id, None).await.unwrap();
     let line = |change: &image::Change| {
         let letter = match change.kind {
             ChangeKind::Added => 'A',
@@ -147,7 +147,7 @@ async fn what_was_raised_onto_a_layer_of_its_own_is_still_what_it_changed() {
     raise().await;
     assert_eq!(shown(&place, "c1").await, after);
     // And so it is for the next one who opens the store.
-    assert_eq!(place.reopened().diff("c1").await.unwrap().len(), after.len());
+    assert_eq!(place.reopened().diff("c1", None).await.unwrap().len(), after.len());
 }
 
 #[tokio::test]
@@ -225,7 +225,7 @@ async fn a_commit_is_an_image_with_one_more_layer() {
         changes: vec!["ENV VERSION=2".into(), "CMD [\"/start\"]".into()],
         platform: None,
     };
-    let id = place.images.commit("c1", options.clone()).await.unwrap();
+    let id = place.images.commit("c1", None, options.clone()).await.unwrap();
     assert_eq!(place.images.resolve("app:2").unwrap(), id);
     let config = place.images.config(&id).unwrap();
     assert_eq!(
@@ -249,13 +249,13 @@ async fn a_commit_is_an_image_with_one_more_layer() {
     assert!(!c.path("bin/true").exists());
     assert_eq!(fs::read_link(c.path("start")).unwrap(), Path::new("/app/run"));
     drop(c);
-    assert!(place.images.diff("c2").await.unwrap().is_empty());
+    assert!(place.images.diff("c2", None).await.unwrap().is_empty());
 
     // The same changes make the same layer.
-    let again = place.images.commit("c1", options.clone()).await.unwrap();
+    let again = place.images.commit("c1", None, options.clone()).await.unwrap();
     assert_eq!(place.images.get(&again).unwrap().diff_ids, image.diff_ids);
     // No changes make none.
-    let same = place.images.commit("c2", options).await.unwrap();
+    let same = place.images.commit("c2", None, options).await.unwrap();
     assert_eq!(place.images.get(&same).unwrap().diff_ids, image.diff_ids);
     assert!(place.images.config(&same).unwrap().history[3].empty_layer);
     // Children are in the way of their parent.
@@ -267,7 +267,7 @@ async fn a_commit_is_an_image_with_one_more_layer() {
 async fn what_a_commit_cannot_hold_is_refused() {
     let (place, rootfs) = with_container().await;
     fs::write(rootfs.upper.join(".wh.bin"), "").unwrap();
-    let error = place.images.commit("c1", NewImageOptions::default()).await.unwrap_err();
+    let error = place.images.commit("c1", None, NewImageOptions::default()).await.unwrap_err();
     assert!(matches!(error, Error::HostileEntry { .. }), "{error}");
     place.images.gc(true).await.unwrap();
     place.images.settle();

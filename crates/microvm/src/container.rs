@@ -193,7 +193,6 @@ fn limits(resources: Option<&oci_spec::runtime::LinuxResources>) -> Vec<(String,
 pub fn size(container: &Spec) -> Result<(VcpuCount, MemorySize)> {
     let resources = container.linux().as_ref().and_then(|linux| linux.resources().as_ref());
     let limit = resources.and_then(|resources| resources.memory().as_ref()?.limit()).filter(|limit| *limit > 0);
-    let mib = limit.map_or(MEMORY, |limit| (limit.unsigned_abs().div_ceil(MIB)) + KERNEL);
     let cpu = resources.and_then(|resources| resources.cpu().as_ref());
     let quota = cpu.and_then(|cpu| {
         let quota = cpu.quota().filter(|quota| *quota > 0)?.unsigned_abs();
@@ -202,7 +201,15 @@ pub fn size(container: &Spec) -> Result<(VcpuCount, MemorySize)> {
     let here = std::thread::available_parallelism().map_or(1, usize::from);
     let count = quota.map_or(here.min(VCPUS), |quota| usize::try_from(quota).unwrap_or(here).clamp(1, here));
     let count = u8::try_from(count).unwrap_or(VcpuCount::MAX).min(VcpuCount::MAX);
-    Ok((VcpuCount::new(count)?, MemorySize::from_mib(mib)?))
+    Ok((VcpuCount::new(count)?, memory(limit.map(i64::unsigned_abs))?))
+}
+
+/// The memory of a machine whose container may have so many bytes; `None`: it has no limit.
+///
+/// # Errors
+/// The limit is more than a machine can have.
+pub fn memory(limit: Option<u64>) -> Result<MemorySize> {
+    Ok(MemorySize::from_mib(limit.map_or(MEMORY, |limit| limit.div_ceil(MIB) + KERNEL))?)
 }
 
 /// What the machine's process sees of the host.

@@ -7,9 +7,12 @@
 use std::collections::VecDeque;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+use std::time::{Duration, Instant};
 
 use guest_protocol::host::Fitting;
 use guest_protocol::message::{Blob, Exit, Failure, Reply, Request, Streams, TerminalSize};
+use guest_protocol::plain;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::{Errno, IoSlice, IoSliceMut};
 use rustix::net::{
@@ -22,11 +25,12 @@ use vmm::{MemorySize, SnapshotFiles, VcpuCount};
 use crate::driver::Extent;
 
 /// Grows by one with every change of a type here or of [`guest_protocol`]'s requests.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 /// The most bytes of one body: a plan, or a piece of a file, and what is around it.
 const BODY_MAX: usize = 4 << 20;
-/// How long an answer is waited for: of a guest that is emulated on a busy host, or for a machine to be written to a slow disk.
-const PATIENCE: Timespec = Timespec { tv_sec: 120, tv_nsec: 0 };
+/// How long an answer is waited for, from its question to its last byte: of a guest that is emulated on a busy host, or for a machine to be written to a slow
+/// disk.
+pub const PATIENCE: Duration = Duration::from_secs(120);
 /// How much is read at once.
 const PIECE: usize = 64 << 10;
 /// The most descriptors that come with a message, and that are kept until it is whole.
@@ -57,6 +61,9 @@ pub enum ToMachine {
     /// Save the machine into two empty files, whose descriptors come along: of everything but the memory, and of the memory. It rests then for as long as the connection
     /// lasts, so that what belongs together can be copied, or the machine be ended, and goes on with its end.
     Save,
+    /// End the machine as it was saved, for the connection that it rests for: its process ends as one that was killed, and nothing goes on before. Who asks for that
+    /// and is gone right after has been heard.
+    End,
     /// Ask the agent for something; not for what belongs to the machine's process itself ([`is_for_others`]).
     Ask(Request),
 }
@@ -195,6 +202,7 @@ pub(crate) fn send(socket: BorrowedFd<'_>, frame: &[u8], fds: &[BorrowedFd<'_>])
 pub struct Connection {
     socket: OwnedFd,
     decoder: Decoder,
+    patience: Duration,
 }
 
 impl Connection {
@@ -203,7 +211,11 @@ impl Connection {
     /// # Errors
     /// Nobody is there, or somebody of another version.
     pub fn new(socket: OwnedFd) -> Result<Self, ConnectionError> {
-        let mut connection = Self { socket, decoder: Decoder::default() };
+        Self::greet(socket, PATIENCE)
+    }
+
+    fn greet(socket: OwnedFd, patience: Duration) -> Result<Self, ConnectionError> {
+        let mut connection = Self { socket, decoder: Decoder::default(), patience };
         connection.send(&Hello { version: VERSION }, &[])?;
         let Hello { version } = connection.receive()?;
         if version != VERSION {
@@ -216,10 +228,18 @@ impl Connection {
     ///
     /// # Errors
     /// As [`Connection::new`].
-    pub fn open(path: &std::path::Path) -> Result<Self, ConnectionError> {
+    pub fn open(path: &Path) -> Result<Self, ConnectionError> {
+        Self::open_within(path, PATIENCE)
+    }
+
+    /// As [`Connection::open`], for somebody who waits no longer than that for any answer.
+    ///
+    /// # Errors
+    /// As [`Connection::new`].
+    pub fn open_within(path: &Path, patience: Duration) -> Result<Self, ConnectionError> {
         let stream = std::os::unix::net::UnixStream::connect(path);
         let stream = stream.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
-        Self::new(stream.into())
+        Self::greet(stream.into(), patience)
     }
 
     /// Asks the agent. The machine's process has held the answer against the request, and is not believed in that: a guest may have taken it over.
@@ -231,7 +251,10 @@ impl Connection {
         self.send(&ToMachine::Ask(request), &[])?;
         match self.receive()? {
             FromMachine::Answer(Ok(reply)) if !fitting.is(&reply) => Err(Garbled.into()),
-            FromMachine::Answer(answer) => Ok(answer),
+            FromMachine::Answer(mut answer) => {
+                plain::answer(&mut answer);
+                Ok(answer)
+            }
             _ => Err(Garbled.into()),
         }
     }
@@ -243,23 +266,39 @@ impl Connection {
     pub fn save(&mut self, into: &SnapshotFiles) -> Result<Result<Saved, Failure>, ConnectionError> {
         self.send(&ToMachine::Save, &[into.state.as_fd(), into.memory.as_fd()])?;
         match self.receive()? {
-            FromMachine::Saved(answer) => Ok(answer),
+            FromMachine::Saved(answer) => Ok(answer.map_err(|mut failure| {
+                plain::failure(&mut failure);
+                failure
+            })),
             _ => Err(Garbled.into()),
         }
+    }
+
+    /// Ends a machine that was [saved](Self::save), as it was saved.
+    ///
+    /// # Errors
+    /// The machine is gone.
+    pub fn end(&self) -> Result<(), ConnectionError> {
+        self.send(&ToMachine::End, &[])
     }
 
     pub(crate) fn send(&self, message: &impl Serialize, fds: &[BorrowedFd<'_>]) -> Result<(), ConnectionError> {
         Ok(send(self.socket.as_fd(), &frame(message)?, fds)?)
     }
 
-    /// The next message, waited for.
+    /// The next message, waited for: however it comes, all of it has to be there in time.
     pub(crate) fn receive<T: DeserializeOwned>(&mut self) -> Result<T, ConnectionError> {
+        let until = Instant::now() + self.patience;
         loop {
             if let Some(message) = self.decoder.next()? {
                 return Ok(message);
             }
+            let rest = until.saturating_duration_since(Instant::now());
+            if rest.is_zero() {
+                return Err(ConnectionError::Silent);
+            }
             let mut readable = [PollFd::from_borrowed_fd(self.socket.as_fd(), PollFlags::IN)];
-            match rustix::event::poll(&mut readable, Some(&PATIENCE)) {
+            match rustix::event::poll(&mut readable, Some(&timespec(rest))) {
                 Ok(0) => return Err(ConnectionError::Silent),
                 Ok(_) | Err(Errno::INTR) => {}
                 Err(errno) => return Err(errno.into()),
@@ -289,6 +328,12 @@ impl AsFd for Connection {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
+}
+
+/// A time as the kernel takes it. Rounded up: what is waited for would not be due yet, and be waited for again and again.
+pub(crate) fn timespec(duration: Duration) -> Timespec {
+    let rounded = duration + Duration::from_micros(999);
+    Timespec { tv_sec: rounded.as_secs().try_into().unwrap_or(i64::MAX), tv_nsec: rounded.subsec_nanos().into() }
 }
 
 /// Why nobody answers for a machine.
@@ -363,6 +408,27 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
+    fn an_answer_that_comes_byte_by_byte_is_not_waited_for_for_ever() {
+        let (mut ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+        let patience = Duration::from_millis(200);
+        let mut connection = Connection { socket: theirs.into(), decoder: Decoder::default(), patience };
+        // Somebody who always says a little more: to its end, as it is not waited for.
+        let speaker = std::thread::spawn(move || {
+            let bytes = frame(&FromMachine::Refused(Failure::Refused { why: "x".repeat(1 << 20) })).unwrap();
+            for byte in bytes {
+                if std::io::Write::write_all(&mut ours, &[byte]).is_err() {
+                    return false;
+                }
+                std::thread::sleep(Duration::from_millis(2));
+            }
+            true
+        });
+        assert!(matches!(connection.receive::<FromMachine>(), Err(ConnectionError::Silent)));
+        drop(connection);
+        assert!(!speaker.join().unwrap(), "all of it was waited for");
+    }
+
+    #[test]
     fn messages_come_whole_with_their_descriptors_in_whatever_pieces() {
         let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
         let run = ToMachine::Run { plan: Blob(vec![7; 200_000]), streams: Streams::Pipes { stdin: false } };
@@ -372,7 +438,7 @@ mod tests {
             send(ours.as_fd(), &frames[..3], &[]).unwrap();
             send(ours.as_fd(), &frames[3..], &[file.as_fd(), file.as_fd(), file.as_fd()]).unwrap();
         });
-        let mut connection = Connection { socket: theirs.into(), decoder: Decoder::default() };
+        let mut connection = Connection { socket: theirs.into(), decoder: Decoder::default(), patience: PATIENCE };
         assert_eq!(connection.receive::<Hello>().unwrap(), Hello { version: VERSION });
         assert_eq!(connection.receive::<ToMachine>().unwrap(), run);
         assert_eq!(connection.decoder.take_fds().len(), 3);
@@ -394,7 +460,7 @@ mod tests {
             let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
             let answer = frame(&FromMachine::Answer(Ok(Reply::File(reply)))).unwrap();
             send(ours.as_fd(), &answer, &[]).unwrap();
-            let mut connection = Connection { socket: theirs.into(), decoder: Decoder::default() };
+            let mut connection = Connection { socket: theirs.into(), decoder: Decoder::default(), patience: PATIENCE };
             let request = Request::File { container: crate::container::CONTAINER, request };
             let heard = connection.ask(request);
             assert_eq!(heard.is_ok(), fits, "{heard:?}");
@@ -406,7 +472,8 @@ mod tests {
         let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
         send(ours.as_fd(), &frame(&Hello { version: VERSION + 1 }).unwrap(), &[]).unwrap();
         let error = Connection::new(theirs.into()).unwrap_err().to_string();
-        assert!(error.contains("another version of stratus (it speaks 3, this one 2): restart it"), "{error}");
+        let said = format!("another version of stratus (it speaks {}, this one {VERSION}): restart it", VERSION + 1);
+        assert!(error.contains(&said), "{error}");
     }
 
     #[test]

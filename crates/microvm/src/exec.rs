@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use guest_protocol::message::{Blob, Failure, Status, Streams};
+use guest_protocol::plain;
 use rustix::event::{PollFd, PollFlags, poll};
 use sandbox::{Report, Step};
 use serde::{Deserialize, Serialize};
@@ -88,13 +89,17 @@ fn run(request: &ExecRequest, report: &mut Option<Report>) -> Result<u8, Refusal
     loop {
         while let Some(message) = machine.try_receive()? {
             match message {
-                FromMachine::Started(warnings) => {
+                FromMachine::Started(mut warnings) => {
+                    plain::warnings(&mut warnings);
                     if let Some(report) = report.take() {
                         warnings.iter().for_each(|warning| report.warn(warning));
                         report.executing();
                     }
                 }
-                FromMachine::Refused(failure) => return Err(Refusal::Guest(failure)),
+                FromMachine::Refused(mut failure) => {
+                    plain::failure(&mut failure);
+                    return Err(Refusal::Guest(failure));
+                }
                 FromMachine::Exited(exit) => return Ok(Status::shell(exit.status)),
                 FromMachine::Answer(_) | FromMachine::Saved(_) => {}
             }

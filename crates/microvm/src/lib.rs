@@ -27,6 +27,6 @@ mod volumes;
 pub use error::Error;
 pub use exec::{ExecRequest, exec};
 pub use plan::{Card, Hardware, MachinePlan, Origin, Workload};
-pub use process::run;
+pub use process::{WENT_ON, run};
 pub use vmm::{MemorySize, SnapshotFiles, VcpuCount};
 pub use volumes::Volumes;

@@ -201,12 +201,17 @@ impl Engine {
     /// What a container changed in its root file system.
     pub async fn changes(&self, reference: &str) -> Result<Vec<image::Change>> {
         let container = self.0.containers.find(reference)?;
-        let guest = self.guest(&container).await?;
-        let listed = async { self.0.images.diff(container.id.as_str()).await.map_err(crate::images::error) };
-        match guest {
-            None => listed.await,
-            Some(guest) => self.with_changes(&container.life(reference).await?, guest, false, listed).await,
-        }
+        let listed = async |upper| self.0.images.diff(container.id.as_str(), upper).await.map_err(crate::images::error);
+        let Some(guest) = self.guest(&container).await? else { return listed(None).await };
+        let (record, _files) = {
+            let life = container.life(reference).await?;
+            // It is there to the end, even if the container is removed meanwhile.
+            (life.record(), container.files.read(&life)?)
+        };
+        let copy = self.copy_of_changes(&record, guest, false).await?;
+        let listed = listed(Some(copy.path().to_owned())).await;
+        copy.remove().await?;
+        listed
     }
 
     /// A container's root file system, without its volumes and whatever else is mounted in it, as an archive.

@@ -56,14 +56,21 @@ impl Engine {
             changes: request.changes,
             platform: None,
         };
-        let commit = async { self.0.images.commit(record.id.as_str(), options).await.map_err(crate::images::error) };
+        let commit = async |options, upper| {
+            self.0.images.commit(record.id.as_str(), upper, options).await.map_err(crate::images::error)
+        };
         // A machine's agent holds its container still, and has to be asked for the files meanwhile.
         let still = guest.is_none() && request.pause && self.hold_still(&container).await?;
         let committed = match guest {
-            None => commit.await,
-            Some(guest) => {
-                self.with_changes(&container.life(&request.container).await?, guest, request.pause, commit).await
-            }
+            None => commit(options, None).await,
+            Some(guest) => match self.copy_of_changes(&record, guest, request.pause).await {
+                Ok(copy) => {
+                    let committed = commit(options, Some(copy.path().to_owned())).await;
+                    copy.remove().await?;
+                    committed
+                }
+                Err(error) => Err(error),
+            },
         };
         if still {
             self.move_again(&container).await?;

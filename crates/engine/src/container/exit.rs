@@ -8,7 +8,7 @@ use keeper::protocol::{Exit, ExitStatus, Request};
 use super::start::show_network;
 use super::{Container, LastUsage, Life};
 use crate::metering::Closing;
-use crate::model::{ContainerRecord, Phase, PidMode, RestartPolicy, State, Timestamp};
+use crate::model::{ContainerRecord, Phase, PidMode, RestartPolicy, SnapshotId, State, Timestamp};
 use crate::{Engine, Result};
 
 /// First pause before a restart; it doubles with each failure in a row.
@@ -75,8 +75,8 @@ impl Engine {
     pub(super) async fn end_locked(&self, life: Life<'_>, end: End, noticed: Noticed) -> Result<Option<Duration>> {
         let container = life.container();
         let record = container.record();
-        let is_suspended = record.state.suspended.is_some();
-        let end = if is_suspended { End { code: 0, error: String::new(), ..end } } else { end };
+        let halted = self.halted(&record, &end);
+        let end = if halted.is_some() { End { code: 0, error: String::new(), ..end } } else { end };
         if !record.state.phase.is_live() {
             self.forget(container.id.as_str()).await;
             return Ok(None);
@@ -84,8 +84,8 @@ impl Engine {
         container.abort_tasks();
         // It may be heard of before recovery has come to this container.
         self.resume_count(&record);
-        let pause = next_pause(&record, &end);
-        if pause.is_none() && record.host.auto_remove && !is_suspended {
+        let pause = if halted.is_some() { None } else { next_pause(&record, &end) };
+        if pause.is_none() && record.host.auto_remove && halted.is_none() {
             return self.end_and_remove(life, &record, &end).await.map(|()| None);
         }
         let was_from_snapshot = record.state.origin.is_some();
@@ -102,6 +102,10 @@ impl Engine {
             show_network(record, None);
             record.net = None;
             ended(&mut record.state, &end, usage.oom_killed);
+            if halted.is_some() {
+                record.state.suspended = halted;
+                record.state.stopped_by_hand = true;
+            }
             if let Some(pause) = &pause {
                 pause.begin(&mut record.state);
                 if noticed == Noticed::ByRecovery && pause.is_first() {
@@ -125,6 +129,14 @@ impl Engine {
         }
         container.tell_exit(end.code, &end.error);
         Ok(pause.map(|pause| pause.length))
+    }
+
+    /// The snapshot that the next run goes on from, where this one was ended for that. What ended otherwise, or went on after it was saved as who wanted it
+    /// to end was killed, has an end of its own.
+    fn halted(&self, record: &ContainerRecord, end: &End) -> Option<SnapshotId> {
+        let halting = record.state.halting.as_ref()?;
+        let by_us = (end.code == KILLED || !end.seen) && !(halting.rests && self.went_on(&record.id));
+        by_us.then(|| halting.snapshot.clone())
     }
 
     /// The end of a run that is its container's end as well. Its removal is the record of it: a daemon that is killed
@@ -248,6 +260,7 @@ fn ended(state: &mut State, end: &End, oom_killed: bool) {
     state.finished_at = Some(end.at);
     state.oom_killed = oom_killed;
     state.origin = None;
+    state.halting = None;
     state.error.clone_from(&end.error);
     if let Some(health) = &mut state.health {
         health.status = crate::model::HealthStatus::Unhealthy;

@@ -3,14 +3,15 @@
 //! What it has changed goes with its end, so that one that does not run has its image's files.
 
 use std::os::fd::AsFd;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use guest_protocol::files::Stat;
 use image::pace::Thread;
 
+use super::Container;
 use super::archive::ArchiveStat;
-use super::{Container, Life};
 use crate::guest_files::{self, DIRECTORY, Guest, KIND, LINK, ReadOptions, WriteOptions};
 use crate::model::{ContainerRecord, Phase, Timestamp};
 use crate::streams::ByteStream;
@@ -107,49 +108,86 @@ impl Engine {
         })
     }
 
-    /// Does something with what a container changed, which is where an ordinary one has it for as long. Whoever holds the container's life has it so.
-    pub(super) async fn with_changes<T>(
+    /// Copies what a container in a machine changed into a directory of its own, in the form of an overlay's upper one. `still`: it is held still
+    /// meanwhile, and may be ended all the same, as whoever ends it lets it go. The caller sees to it that the container's directory stays.
+    pub(super) async fn copy_of_changes(
         &self,
-        life: &Life<'_>,
+        record: &ContainerRecord,
         mut guest: Guest,
         still: bool,
-        work: impl Future<Output = Result<T>>,
-    ) -> Result<T> {
-        let record = life.record();
-        let upper = self.upper(&record)?;
-        let (pulled_to, most) = (upper.clone(), most(&record));
+    ) -> Result<ChangesCopy> {
+        let most = most(record);
+        let above = self.rootfs_directory(record)?;
         crate::blocking(move || {
+            let copy = ChangesCopy::new(&above)?;
+            let into = open(&copy.0)?;
             if still {
                 guest.freeze(true)?;
             }
-            // A daemon that was killed meanwhile has left it there.
-            clear(&pulled_to);
-            let pulled = open(&pulled_to).and_then(|into| guest_files::pull(&mut guest, into.as_fd(), most));
+            guest_files::pull(&mut guest, into.as_fd(), most)?;
             if still {
+                // Where this daemon is killed before, it goes on with the end of the connection.
                 guest.freeze(false)?;
             }
-            pulled.inspect_err(|_| clear(&pulled_to))
+            Ok(copy)
         })
-        .await?;
-        let done = work.await;
-        crate::blocking(move || {
-            clear(&upper);
-            Ok(())
-        })
-        .await?;
-        done
+        .await
     }
 
-    /// Takes away what a daemon that was killed has left of a machine's changes.
+    /// Takes away what a daemon that was killed has left of copies.
     pub(super) fn forget_changes(&self, record: &ContainerRecord) {
-        if let Ok(upper) = self.upper(record) {
-            clear(&upper);
+        let Ok(above) = self.rootfs_directory(record) else { return };
+        for entry in std::fs::read_dir(above).into_iter().flatten().flatten() {
+            if entry.file_name().as_encoded_bytes().starts_with(COPY.as_bytes()) {
+                drop(ChangesCopy(entry.path()));
+            }
         }
     }
 
-    fn upper(&self, record: &ContainerRecord) -> Result<PathBuf> {
+    /// The directory with what is a container's own of its root file system.
+    fn rootfs_directory(&self, record: &ContainerRecord) -> Result<PathBuf> {
         let directories = self.graph_dirs(&record.id);
-        Ok(directories.ok_or_else(|| Error::system("the container has no root file system"))?.upper)
+        let upper = directories.ok_or_else(|| Error::system("the container has no root file system"))?.upper;
+        Ok(upper.parent().unwrap_or(&upper).to_owned())
+    }
+}
+
+/// What the names of copies begin with, in the directory of a container's root file system.
+const COPY: &str = "changes-";
+
+/// A directory with what a container in a machine changed. It goes with this.
+pub(super) struct ChangesCopy(PathBuf);
+
+impl ChangesCopy {
+    fn new(above: &Path) -> Result<Self> {
+        let path = above.join(format!("{COPY}{:016x}", rand::random::<u64>()));
+        let made = std::fs::DirBuilder::new().mode(0o700).create(&path);
+        made.map_err(|error| Error::step(format!("make {}", path.display()), error))?;
+        Ok(Self(path))
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// Removes it where blocking is allowed.
+    pub(super) async fn remove(self) -> Result<()> {
+        crate::blocking(move || {
+            drop(self);
+            Ok(())
+        })
+        .await
+    }
+}
+
+impl Drop for ChangesCopy {
+    fn drop(&mut self) {
+        match std::fs::remove_dir_all(&self.0) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                tracing::warn!(path = %self.0.display(), %error, "could not remove a copy of a machine's files");
+            }
+            _ => {}
+        }
     }
 }
 
@@ -160,18 +198,6 @@ fn most(record: &ContainerRecord) -> u64 {
 
 fn open(directory: &Path) -> Result<std::fs::File> {
     std::fs::File::open(directory).map_err(|error| Error::step(format!("open {}", directory.display()), error))
-}
-
-/// Takes everything out of a directory, which has what it had before it was filled: nothing.
-fn clear(directory: &Path) {
-    for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
-        let path = entry.path();
-        let is_directory = entry.file_type().is_ok_and(|kind| kind.is_dir());
-        let removed = if is_directory { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
-        if let Err(error) = removed {
-            tracing::warn!(path = %path.display(), %error, "could not remove a copy of a machine's file");
-        }
-    }
 }
 
 /// What is at a path. A last symbolic link is not followed, unless the path ends in a slash.

@@ -8,6 +8,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use guest_protocol::configuration::{
     Disk, Found, Identity as MachineIdentity, Interface, Lower, Machine, Root, Route, Upper,
@@ -23,11 +24,12 @@ use microvm::{Card, ExecRequest, Hardware, MachinePlan, Origin, Volumes, Workloa
 use oci_spec::runtime::{Process, Spec};
 use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
+use rustix::mount::{MountFlags, UnmountFlags};
 use sandbox::cgroup::Placement;
 use sandbox::plan::NamespaceKind;
 use sandbox::{CompileOptions, ExecOptions, ExecPlan, InitPlan, MountTree, RootFs};
 
-use super::ProcessTable;
+use super::{Container, ProcessTable};
 use crate::model::{ContainerId, ContainerRecord, SnapshotRecord, Timestamp};
 use crate::snapshots::Held;
 use crate::{Engine, Error, Result};
@@ -48,6 +50,11 @@ pub(super) struct Booted {
 
 /// The name of the control socket in its directory ([`at::SOCKET`]).
 const SOCKET: &str = "socket";
+
+/// Bytes of a control directory at most: the socket, and requests of further processes until they are read, of some KB each.
+const CONTROL_SIZE: u64 = 4 << 20;
+/// Files in it at most.
+const CONTROL_FILES: u32 = 512;
 
 /// A plan for the keeper, and what goes with it.
 pub(super) struct MachineStart {
@@ -183,16 +190,12 @@ impl Engine {
         };
         let control = directory.join("control");
         // What an earlier run has left.
-        match fs::remove_dir_all(directory) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed("remove")(error)),
-            _ => {}
-        }
+        remove_directory(directory).map_err(failed("remove"))?;
         // Nobody but root: the plan has the container's environment. The machine's process has it mounted.
         fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(failed("make"))?;
         fs::create_dir(directory.join("root")).map_err(failed("make the root directory in"))?;
-        fs::DirBuilder::new().mode(0o700).create(&control).map_err(failed("make the control directory in"))?;
-        std::os::unix::fs::chown(&control, Some(USER), Some(USER))
-            .map_err(failed("give away the control directory in"))?;
+        fs::create_dir(&control).map_err(failed("make the control directory in"))?;
+        mount_control(&control).map_err(|errno| failed("mount the control directory in")(errno.into()))?;
         let file = directory.join("plan");
         fs::write(&file, plan.to_bytes().map_err(refused)?).map_err(failed("write the plan in"))?;
         fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).map_err(failed("write the plan in"))?;
@@ -208,8 +211,18 @@ impl Engine {
         })
     }
 
-    /// A connection to a container's machine. Blocks.
+    /// Whether a container's machine went on after it was saved.
+    pub(super) fn went_on(&self, id: &ContainerId) -> bool {
+        fs::symlink_metadata(self.machine_dir(id).join("control").join(microvm::WENT_ON)).is_ok()
+    }
+
+    /// A connection to a container's machine, whose answers are waited for as long as they may take. Blocks.
     pub(super) fn machine_connection(&self, id: &ContainerId) -> Result<Connection> {
+        self.patient_connection(id, microvm::control::PATIENCE)
+    }
+
+    /// As [`machine_connection`](Self::machine_connection), with answers that are waited for no longer than that.
+    pub(super) fn patient_connection(&self, id: &ContainerId, patience: Duration) -> Result<Connection> {
         let path = self.machine_dir(id).join("control").join(SOCKET);
         let failed = |error: Errno| Error::system(format!("open {}: {error}", path.display()));
         // The directory is the machine's: what leads elsewhere from there may lead to another machine.
@@ -220,7 +233,7 @@ impl Engine {
             return Err(Error::system(format!("{} is no socket", path.display())));
         }
         let held = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&socket));
-        Connection::open(Path::new(&held)).map_err(|error| Error::system(error.to_string()))
+        Connection::open_within(Path::new(&held), patience).map_err(|error| Error::system(error.to_string()))
     }
 
     /// The processes in a container's machine, as `ps -ef` shows processes, by their numbers in the container.
@@ -245,13 +258,26 @@ impl Engine {
         if !record.is_machine() {
             return;
         }
-        self.forget_changes(record);
         let directory = self.machine_dir(&record.id);
-        match fs::remove_dir_all(&directory) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                tracing::warn!(directory = %directory.display(), %error, "could not remove the files of a machine");
+        if let Err(error) = remove_directory(&directory) {
+            tracing::warn!(directory = %directory.display(), %error, "could not remove the files of a machine");
+        }
+    }
+
+    /// Takes away the files of machines that do not run: a daemon was killed behind the end of one.
+    pub(super) fn sweep_machines(&self) {
+        let entries = fs::read_dir(self.0.config.run_dir.join("machines")).into_iter().flatten().flatten();
+        for entry in entries {
+            // Looked for after the directory was seen: one that is being made belongs to who holds its container's life.
+            let all = self.0.containers.all();
+            let container = all.iter().find(|container| entry.file_name() == container.id.short());
+            let life = container.and_then(Container::blocking_life);
+            if life.as_ref().is_some_and(|life| life.record().state.phase.is_live()) {
+                continue;
             }
-            _ => {}
+            if let Err(error) = remove_directory(&entry.path()) {
+                tracing::warn!(directory = %entry.path().display(), %error, "could not remove the files of a machine");
+            }
         }
     }
 
@@ -299,6 +325,24 @@ impl Engine {
     }
 }
 
+/// Mounts memory for a control directory, which is its machine's: whatever that writes there, it has no more than this.
+fn mount_control(directory: &Path) -> rustix::io::Result<()> {
+    let options = format!("mode=700,uid={USER},gid={USER},size={CONTROL_SIZE},nr_inodes={CONTROL_FILES}");
+    let options = std::ffi::CString::new(options).map_err(|_| Errno::INVAL)?;
+    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    rustix::mount::mount("control", directory, "tmpfs", flags, options.as_c_str())
+}
+
+/// Removes a machine's directory; none is as good.
+fn remove_directory(directory: &Path) -> std::io::Result<()> {
+    // One that was cut short may have mounted over another.
+    while rustix::mount::unmount(directory.join("control"), UnmountFlags::DETACH).is_ok() {}
+    match fs::remove_dir_all(directory) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
 /// Refuses what containers in microVMs do not have yet.
 ///
 /// # Errors
@@ -332,8 +376,7 @@ fn table(processes: &[RunningProcess]) -> ProcessTable {
             // The devices of terminals of their own (devices.txt: 136 to 143 char).
             if process.terminal == 0 { "?".to_owned() } else { format!("pts/{}", process.terminal & 0xff) },
             format!("{:02}:{:02}:{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60),
-            // A stranger's text, on its way to a terminal.
-            process.command.chars().map(|c| if c.is_control() { '?' } else { c }).collect(),
+            process.command.clone(),
         ]
     };
     let titles = ["UID", "PID", "PPID", "C", "STIME", "TTY", "TIME", "CMD"];
@@ -369,7 +412,7 @@ fn root(inside: &Inside) -> Root {
 }
 
 /// Whether a machine of these cards, which is run by `driver`, can go on from a snapshot.
-fn fits(origin: &SnapshotRecord, driver: &Driver, interfaces: &[net::GuestInterface]) -> Result<()> {
+pub(super) fn fits(origin: &SnapshotRecord, driver: &Driver, interfaces: &[net::GuestInterface]) -> Result<()> {
     let refuse = |why: String| {
         Err(Error::conflict(format!("go on from a snapshot: {why}; a stop has the container begin anew")))
     };

@@ -104,11 +104,14 @@ impl Engine {
         self.settle_start(&life, entry.as_ref(), booted).await?;
         let record = life.record();
         let live = record.state.phase.is_live();
+        if record.is_machine() {
+            self.forget_changes(&record);
+        }
         match entry {
             Some(entry) if live && entry.state == Held::Running => {
-                if record.state.suspended.is_some() {
-                    // Its machine went on when the daemon that was about to suspend it ended.
-                    self.change(&life, |record| record.state.suspended = None).await?;
+                if record.state.halting.is_some() {
+                    // Its machine went on when the daemon that was about to end it was ended itself.
+                    self.change(&life, |record| record.state.halting = None).await?;
                 }
                 self.resume_count(&record);
                 self.adopt(container, &record).await;
@@ -122,6 +125,11 @@ impl Engine {
                 if live { self.end_lost(life).await } else { self.begin_policy(&life, &record, booted).await }
             }
             None if live => self.end_lost(life).await,
+            // A copy that was to be started with all others of its fork, of which nobody was told.
+            None if record.state.phase == Phase::Created && record.state.suspended.is_some() => {
+                tracing::info!(container = %life.id.short(), "removing a copy of a fork that was given up with its daemon");
+                self.remove_locked(life, true).await.map(|()| false)
+            }
             None => self.begin_policy(&life, &record, booted).await,
         }
     }
@@ -282,6 +290,7 @@ impl Engine {
     fn sweep(&self) {
         self.collect_snapshots();
         self.sweep_runs();
+        self.sweep_machines();
         self.0.volumes.sweep();
     }
 }

@@ -9,15 +9,15 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use futures_util::future::try_join_all;
+use futures_util::future::join_all;
 use microvm::control::Connection;
 use microvm::driver::Extent;
 
 use super::stop::{SIGKILL, not_running, stuck};
 use super::{Container, CreateRequest, Life, RemoveOptions};
 use crate::model::{
-    ContainerId, ContainerRecord, EndpointRequest, MountPointKind, Phase, PortBinding, SnapshotId, SnapshotRecord,
-    State, Timestamp,
+    ContainerId, ContainerRecord, EndpointRequest, Halting, MountPointKind, Phase, PortBinding, SnapshotId,
+    SnapshotRecord, State, Timestamp,
 };
 use crate::snapshots::Held;
 use crate::{Engine, Error, Result};
@@ -124,14 +124,13 @@ impl Engine {
         let record = runs_in_machine(&life)?;
         let (engine, run) = (self.clone(), record.clone());
         let (saved, machine) = crate::blocking(move || engine.save(&run, Kept::Lasting(None))).await?;
-        self.change(&life, |record| {
-            record.state.suspended = Some(saved.record().id.clone());
-            record.state.stopped_by_hand = true;
-        })
-        .await?;
+        let halting = Halting { snapshot: saved.record().id.clone(), rests: true };
+        self.change(&life, |record| record.state.halting = Some(halting)).await?;
         drop(life);
+        // It has heard of that before anybody can be gone, and does not go on then. What does not listen is killed while it rests.
+        let _ = machine.end();
         if let Err(error) = self.end_run(&record, &mut turns, before).await {
-            self.runs_on(&container, &record).await;
+            self.runs_on(&container).await;
             return Err(error);
         }
         drop(machine);
@@ -168,20 +167,40 @@ impl Engine {
         let (was, record) = {
             let life = container.life(reference).await?;
             let was = life.record();
-            let goes_on = |record: &mut ContainerRecord| {
-                record.state.suspended = Some(found.id.clone());
-                record.state.stopped_by_hand = true;
-            };
-            (was, self.change(&life, goes_on).await?)
+            if was.state.phase.is_live() {
+                // What runs is ended only for what can go on.
+                self.can_go_on(&was, &found).await?;
+                let halting = Halting { snapshot: found.id.clone(), rests: false };
+                (was, self.change(&life, |record| record.state.halting = Some(halting)).await?)
+            } else {
+                (was.clone(), was)
+            }
         };
         if record.state.phase.is_live() {
             self.let_go(&container, &record).await?;
             if let Err(error) = self.end_run(&record, &mut turns, before).await {
-                self.runs_on(&container, &was).await;
+                self.runs_on(&container).await;
                 return Err(error);
             }
         }
-        self.start(reference).await?;
+        let undo = {
+            let life = container.life(reference).await?;
+            if life.record().state.phase.is_live() {
+                return Err(Error::conflict(format!("container {reference} was started meanwhile")));
+            }
+            let goes_on = |record: &mut ContainerRecord| {
+                record.state.suspended = Some(found.id.clone());
+                record.state.stopped_by_hand = true;
+            };
+            self.change(&life, goes_on).await?;
+            !was.state.phase.is_live()
+        };
+        if let Err(error) = self.start(reference).await {
+            if undo {
+                self.stays_as(&container, &was).await;
+            }
+            return Err(error);
+        }
         let name = found.name.clone().unwrap_or_else(|| found.id.to_string());
         self.tell_container(&container.record(), "rollback", [("snapshot", name)]);
         Ok(())
@@ -214,14 +233,23 @@ impl Engine {
         let mut copies = Vec::new();
         let made = self.make_copies(&record, origin, count, names, &mut copies).await;
         let made = match made {
-            Ok(()) => try_join_all(copies.iter().map(|copy: &Forked| self.start(copy.id.as_str()))).await.map(drop),
+            // All of them come to their end, as what is given up half-way would be left half-made.
+            Ok(()) => {
+                let started = join_all(copies.iter().map(|copy: &Forked| self.start(copy.id.as_str()))).await;
+                started.into_iter().collect::<Result<()>>()
+            }
             Err(error) => Err(error),
         };
         if let Err(error) = made {
             for copy in &copies {
                 let options = RemoveOptions { force: true, volumes: true, link: false };
-                // One that removes itself may be gone.
-                let _ = self.remove(copy.id.as_str(), options).await;
+                match self.remove(copy.id.as_str(), options).await {
+                    // One that removes itself may be gone.
+                    Err(left) if left.kind() != crate::ErrorKind::NotFound => {
+                        tracing::warn!(container = copy.name, error = %left, "could not remove a copy of a fork that failed");
+                    }
+                    _ => {}
+                }
             }
             return Err(error.context(format!("fork {reference}")));
         }
@@ -258,16 +286,40 @@ impl Engine {
         Ok(())
     }
 
-    /// What was to be ended runs on: it is as it was before, where it still does.
-    async fn runs_on(&self, container: &Arc<Container>, was: &ContainerRecord) {
+    /// What was to be ended runs on.
+    async fn runs_on(&self, container: &Arc<Container>) {
         let Ok(life) = container.life(container.id.as_str()).await else { return };
         if life.record().state.phase.is_live() {
+            self.note(&life, None, |record| record.state.halting = None).await;
+        }
+    }
+
+    /// What did not run before, and could not go on from a snapshot, is what it was.
+    async fn stays_as(&self, container: &Arc<Container>, was: &ContainerRecord) {
+        let Ok(life) = container.life(container.id.as_str()).await else { return };
+        if !life.record().state.phase.is_live() {
             self.note(&life, None, |record| {
                 record.state.suspended.clone_from(&was.state.suspended);
                 record.state.stopped_by_hand = was.state.stopped_by_hand;
             })
             .await;
         }
+    }
+
+    /// Whether a running container could go on from a snapshot, with what it has by now: its image's files, a kernel, a driver, networks.
+    ///
+    /// # Errors
+    /// It could not: why.
+    async fn can_go_on(&self, record: &ContainerRecord, from: &SnapshotRecord) -> Result<()> {
+        let mut as_if = record.clone();
+        as_if.state.suspended = Some(from.id.clone());
+        self.booted(&as_if).await?;
+        let (engine, from, net) = (self.clone(), from.clone(), record.net.clone());
+        crate::blocking(move || {
+            let interfaces = net.as_ref().map(net::Sandbox::guest_interfaces).unwrap_or_default();
+            super::machine::fits(&from, &engine.machine_driver()?, &interfaces)
+        })
+        .await
     }
 
     /// Ends a run, and waits until its end is recorded. The caller does not hold the container's life.

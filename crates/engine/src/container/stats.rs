@@ -1,8 +1,18 @@
 //! `stats`: what a container uses now.
 
+use std::time::Duration;
+
+use guest_protocol::message::{Reply, Request};
+use guest_protocol::observe::MachineStats;
+
 use super::Container;
-use crate::model::{ContainerRecord, Timestamp};
-use crate::{Engine, Result};
+use crate::model::{ContainerRecord, Phase, Timestamp};
+use crate::{Engine, Error, Result};
+
+/// How long an agent may take to say what its container uses: samples come by the second.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// As many processes as a kernel can have (proc_sys_kernel(5), `pid_max`).
+const PIDS: u64 = 1 << 22;
 
 /// What a container uses at one moment. Counters are since its start.
 #[derive(Clone, Debug, Default)]
@@ -89,7 +99,7 @@ impl Engine {
             .0
             .placements
             .cgroup(&record)
-            .and_then(|cgroup| cgroup.stats().map_err(|error| crate::Error::system(error.to_string())))
+            .and_then(|cgroup| cgroup.stats().map_err(|error| Error::system(error.to_string())))
         else {
             return Ok(empty);
         };
@@ -97,7 +107,7 @@ impl Engine {
             entries.iter().map(|entry| (entry.major, entry.minor, entry.operation.clone(), entry.value)).collect()
         };
         let memory_of_machine = crate::system::total_memory();
-        Ok(StatsSample {
+        let sample = StatsSample {
             read: Some(Timestamp::now()),
             cpu: CpuCounters {
                 total: stats.cpu.usage,
@@ -120,7 +130,53 @@ impl Engine {
             online_cpus: crate::system::online_cpus(),
             unified: self.0.placements.is_pure_v2(),
             ..empty
+        };
+        Ok(match record.is_machine() && record.state.phase == Phase::Running {
+            true => self.sample_inside(&record, sample),
+            false => sample,
         })
+    }
+
+    /// Puts memory and processes within a machine over those of its process on the host. Processor time and disk traffic stay what the host has spent on it, which is
+    /// what is paid for and what a guest can say nothing about. One that does not answer in time shows the host's.
+    fn sample_inside(&self, record: &ContainerRecord, mut sample: StatsSample) -> StatsSample {
+        let limit = u64::try_from(record.host.resources.memory).ok().filter(|limit| *limit > 0);
+        // What the container may have, and else the machine, as it is or was when it was saved.
+        let origin = record.state.origin.as_ref().and_then(|origin| self.0.snapshots.hold(origin).ok());
+        let machine = origin.map(|origin| origin.record().memory).or_else(|| microvm::container::memory(limit).ok());
+        let size = machine.map_or(sample.memory.limit, |size| size.bytes());
+        let size = limit.map_or(size, |limit| limit.min(size));
+        sample.memory.limit = size;
+        let inside = match self.asked_what_it_uses(record) {
+            Ok(inside) => inside,
+            Err(error) => {
+                tracing::debug!(container = %record.id.short(), %error, "its agent does not say what it uses");
+                return sample;
+            }
+        };
+        // A stranger's numbers: none is more than the machine has.
+        let within = |bytes: u64| bytes.min(size);
+        let inactive = if sample.unified { "inactive_file" } else { "total_inactive_file" };
+        sample.memory = MemoryCounters {
+            usage: within(inside.memory),
+            max_usage: within(inside.memory_peak),
+            limit: size,
+            failures: inside.oom_kills,
+            stat: [(inactive.to_owned(), within(inside.inactive_file).min(within(inside.memory)))].into(),
+        };
+        let pids_limit = record.host.resources.pids_limit.and_then(|limit| u64::try_from(limit).ok());
+        sample.pids = (inside.pids.min(PIDS), pids_limit.filter(|limit| *limit > 0));
+        sample
+    }
+
+    fn asked_what_it_uses(&self, record: &ContainerRecord) -> Result<MachineStats> {
+        let request = Request::Stats { container: microvm::container::CONTAINER };
+        let mut machine = self.patient_connection(&record.id, PATIENCE)?;
+        match machine.ask(request).map_err(|error| Error::system(error.to_string()))? {
+            Ok(Reply::Stats(inside)) => Ok(*inside),
+            Ok(_) => Err(Error::system("the microVM's agent answered something else than was asked")),
+            Err(failure) => Err(Error::system(failure.to_string())),
+        }
     }
 
     fn link_statistics(&self, record: &ContainerRecord) -> Vec<net::LinkStatistics> {

@@ -57,7 +57,7 @@ impl Puller<'_> {
     }
 
     fn entry(&mut self, at: &At, stat: &Stat, into: BorrowedFd<'_>, name: &OsStr, depth: usize) -> Result<()> {
-        let shown = String::from_utf8_lossy(&at.path.0).into_owned();
+        let shown = guest_protocol::plain::name(&at.path.0);
         let path = Path::new(OsStr::from_bytes(at.path.0.strip_prefix(b"/").unwrap_or(&at.path.0)));
         let is_directory = stat.mode & KIND == DIRECTORY;
         let size = if stat.mode & KIND == REGULAR { stat.size } else { 0 };

@@ -63,8 +63,10 @@ impl<W: Write> Packer<'_, W> {
         if named {
             self.names.insert((stat.filesystem, stat.inode), name.to_owned());
         }
-        let extended: Vec<_> =
+        let time = time(stat.modified);
+        let mut extended: Vec<_> =
             stat.extended.iter().map(|(key, value)| (format!("SCHILY.xattr.{}", text(&key.0)), &value.0[..])).collect();
+        extended.extend(time.as_ref().map(|time| ("mtime".to_owned(), time.as_bytes())));
         if !extended.is_empty() {
             let extended = extended.iter().map(|(key, value)| (key.as_str(), *value));
             self.archive.append_pax_extensions(extended).map_err(written)?;
@@ -125,10 +127,36 @@ fn header(stat: &Stat) -> Header {
     header
 }
 
+/// A time that a header can't have, as a record has it (POSIX, pax: seconds as a decimal number).
+fn time((seconds, nanoseconds): (i64, u32)) -> Option<String> {
+    let nanoseconds = nanoseconds.min(999_999_999);
+    match (seconds, nanoseconds) {
+        (0.., 0) => None,
+        (0.., _) => Some(format!("{seconds}.{nanoseconds:09}")),
+        (_, 0) => Some(seconds.to_string()),
+        // What is behind the point counts on from the second before.
+        _ => Some(format!("-{}.{:09}", (seconds + 1).unsigned_abs(), 1_000_000_000 - nanoseconds)),
+    }
+}
+
 fn text(bytes: &[u8]) -> std::borrow::Cow<'_, str> {
     String::from_utf8_lossy(bytes)
 }
 
 fn written(error: std::io::Error) -> Error {
     Error::step("write an archive", error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_decimal_numbers() {
+        assert_eq!(time((1_000, 0)), None);
+        assert_eq!(time((1_000, 5)).unwrap(), "1000.000000005");
+        assert_eq!(time((-6, 500_000_000)).unwrap(), "-5.500000000");
+        assert_eq!(time((-6, 0)).unwrap(), "-6");
+        assert_eq!(time((-1, 250_000_000)).unwrap(), "-0.750000000");
+    }
 }

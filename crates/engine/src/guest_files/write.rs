@@ -63,10 +63,13 @@ fn inner(bytes: &[u8]) -> Result<Option<PathBuf>> {
 }
 
 fn attributes<R: Read>(entry: &mut Entry<'_, R>, options: &WriteOptions) -> Result<Attributes> {
-    let mut extended = Vec::new();
+    let (mut extended, mut modified) = (Vec::new(), None);
     for extension in entry.pax_extensions().map_err(unreadable)?.into_iter().flatten().flatten() {
         if let Some(name) = extension.key_bytes().strip_prefix(b"SCHILY.xattr.") {
             extended.push((Blob(name.to_vec()), Blob(extension.value_bytes().to_vec())));
+        }
+        if extension.key_bytes() == b"mtime" {
+            modified = Some(time(extension.value_bytes()).ok_or_else(out_of_range)?);
         }
     }
     let header = entry.header();
@@ -78,8 +81,29 @@ fn attributes<R: Read>(entry: &mut Entry<'_, R>, options: &WriteOptions) -> Resu
     Ok(Attributes {
         mode: Some(header.mode().map_err(unreadable)? & 0o7777),
         owner: Some(owner),
-        modified: Some((i64::try_from(header.mtime().map_err(unreadable)?).map_err(|_| out_of_range())?, 0)),
+        modified: Some(match modified {
+            Some(modified) => modified,
+            None => (i64::try_from(header.mtime().map_err(unreadable)?).map_err(|_| out_of_range())?, 0),
+        }),
         extended,
+    })
+}
+
+/// A time of a record (POSIX, pax): seconds since 1970 as a decimal number. What is finer than nanoseconds is dropped.
+fn time(text: &[u8]) -> Option<(i64, u32)> {
+    let text = str::from_utf8(text).ok()?;
+    let (is_negative, text) = text.strip_prefix('-').map_or((false, text), |text| (true, text));
+    let (seconds, fraction) = text.split_once('.').unwrap_or((text, ""));
+    if [seconds, fraction].iter().any(|digits| !digits.bytes().all(|digit| digit.is_ascii_digit())) {
+        return None;
+    }
+    let seconds: i64 = seconds.parse().ok()?;
+    let digits = fraction.get(..9).unwrap_or(fraction);
+    let nanoseconds: u32 = format!("{digits:0<9}").parse().ok()?;
+    Some(match (is_negative, nanoseconds) {
+        (false, _) => (seconds, nanoseconds),
+        (true, 0) => (-seconds, 0),
+        (true, _) => (-seconds - 1, 1_000_000_000 - nanoseconds),
     })
 }
 
@@ -197,6 +221,18 @@ fn out_of_range() -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn times_keep_their_fraction() {
+        assert_eq!(time(b"1000.5"), Some((1000, 500_000_000)));
+        assert_eq!(time(b"1000"), Some((1000, 0)));
+        assert_eq!(time(b"1.0000000019"), Some((1, 1)));
+        assert_eq!(time(b"-5.5"), Some((-6, 500_000_000)));
+        assert_eq!(time(b"-6"), Some((-6, 0)));
+        for none in [&b""[..], b"-", b"1e3", b"+1", b"1.-5", b"99999999999999999999", b"\xff"] {
+            assert_eq!(time(none), None, "{none:?}");
+        }
+    }
 
     #[test]
     fn no_entry_leads_out_of_the_directory() {

@@ -84,11 +84,23 @@ pub struct State {
     /// The snapshot that its next start goes on from: it is suspended.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub suspended: Option<SnapshotId>,
+    /// Its run is being ended, so that the next one goes on from a snapshot.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub halting: Option<Halting>,
     /// The snapshot that its present run went on from.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub origin: Option<SnapshotId>,
     /// It has been started at least once since the daemon's policies know it.
     pub has_run: bool,
+}
+
+/// A run that is being ended by a kill, so that the next one goes on from a snapshot.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Halting {
+    /// The snapshot.
+    pub snapshot: SnapshotId,
+    /// The machine has rested since it was saved: where it went on, its end is one of its own.
+    pub rests: bool,
 }
 
 /// What the health checks say.

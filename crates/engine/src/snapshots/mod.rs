@@ -164,6 +164,7 @@ impl Engine {
             let record = container.record();
             used.extend(record.state.origin.clone());
             used.extend(record.state.suspended.clone());
+            used.extend(record.state.halting.as_ref().map(|halting| halting.snapshot.clone()));
         }
         self.0.snapshots.collect(|id| self.0.containers.by_id(id.as_str()).is_some(), used);
     }

@@ -77,6 +77,45 @@ fn output_comes_and_is_taken() {
 }
 
 #[test]
+fn a_guest_that_writes_and_never_reads_is_held_back_and_not_written_to_for_ever() {
+    let mut host = running(1);
+    let (mut offset, mut held_back) = (0, false);
+    // A byte of half a window is worth a credit of some twenty.
+    for _ in 0..AHEAD {
+        if host.receive(&piece(1, Stream::Stdout, offset, &[0; 50])).is_err() {
+            held_back = true;
+            break;
+        }
+        offset += 50;
+        while host.event().is_some() {}
+        host.taken(process(1), Stream::Stdout, 50);
+        assert!(host.output().len() < AHEAD + 100);
+    }
+    assert!(held_back, "it has written {offset} bytes");
+    // One that reads what waits for it goes on.
+    let mut host = running(1);
+    for offset in (0..AHEAD as u64 * 50).step_by(50) {
+        host.receive(&piece(1, Stream::Stdout, offset, &[0; 50])).unwrap();
+        while host.event().is_some() {}
+        host.taken(process(1), Stream::Stdout, 50);
+        // By pieces, and never all of it: what was read is not kept.
+        let waiting = host.output().len();
+        host.sent(waiting.div_ceil(2));
+    }
+    assert!(host.out.capacity() < 8 * AHEAD);
+}
+
+#[test]
+fn texts_of_a_guest_are_plain_when_they_are_heard() {
+    let mut host = greeted();
+    let number = host.request(Request::Processes { container: ContainerId(1) }).unwrap();
+    let failure = Failure::Refused { why: "\u{1b}[2J".to_owned() };
+    host.receive(&said(&ToHost::Answer { number, result: Err(failure) })).unwrap();
+    let Some(Event::Answer { result: Err(failure), .. }) = host.event() else { panic!("no answer") };
+    assert_eq!(failure.to_string(), "\\u{1b}[2J");
+}
+
+#[test]
 fn a_guest_that_talks_nonsense_is_cut_off() {
     let exited = |number| said(&ToHost::Exited { process: process(number), exit: EXIT });
     let answer = |number, reply| said(&ToHost::Answer { number, result: Ok(reply) });

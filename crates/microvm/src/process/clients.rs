@@ -3,16 +3,17 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use guest_protocol::message::{Exit, Failure, Plan, ProcessId, Reply, Streams};
+use guest_protocol::message::{Exit, Failure, Plan, ProcessId, Reply, Request, Streams};
 use rustix::event::PollFlags;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags, SocketType};
 use vmm::SnapshotFiles;
 
 use super::streams::Attached;
-use super::{Asked, Process, Stage, start};
+use super::{Asked, Process, Stage, WENT_ON, start};
+use crate::container::CONTAINER;
 use crate::control::{Decoder, FromMachine, Hello, Saved, ToMachine, VERSION, frame, is_for_others};
 use crate::error::{Error, Result};
 
@@ -32,6 +33,8 @@ struct Client {
     process: Option<ProcessId>,
     /// The machine rests for it.
     holds: bool,
+    /// The container is held still for it.
+    freezes: bool,
     out: Vec<u8>,
 }
 
@@ -79,7 +82,8 @@ impl Clients {
         }
         self.last += 1;
         let (decoder, out) = (Decoder::default(), Vec::new());
-        self.open.insert(self.last, Client { socket, decoder, greeted: false, process: None, holds: false, out });
+        let client = Client { socket, decoder, greeted: false, process: None, holds: false, freezes: false, out };
+        self.open.insert(self.last, client);
     }
 
     fn send(&mut self, number: u64, message: &impl serde::Serialize) {
@@ -109,6 +113,11 @@ impl Clients {
     /// The machine rests for one of them.
     fn hold(&self) -> bool {
         self.open.values().any(|client| client.holds)
+    }
+
+    /// The container is held still for one of them.
+    fn freeze(&self) -> bool {
+        self.open.values().any(|client| client.freezes)
     }
 
     fn of(&self, process: ProcessId) -> Option<u64> {
@@ -170,6 +179,9 @@ impl Process {
                 Ok(None) => break,
                 Err(_) => return self.close(number),
             }
+            if self.ends_as_saved {
+                return Ok(());
+            }
         }
         if is_gone { self.close(number) } else { Ok(()) }
     }
@@ -178,7 +190,12 @@ impl Process {
     fn close(&mut self, number: u64) -> Result<()> {
         let client = self.clients.open.remove(&number);
         if client.as_ref().is_some_and(|client| client.holds) && !self.clients.hold() {
+            // Whoever finds the machine ended later knows by this that it was not as it was saved any more.
+            let _ = fs::write(self.went_on(), []);
             self.machine.resume()?;
+        }
+        if client.as_ref().is_some_and(|client| client.freezes) && !self.clients.freeze() {
+            self.thaw()?;
         }
         let process = client.and_then(|client| client.process);
         let runs = |attached: &Attached| attached.started && attached.exit.is_none();
@@ -193,10 +210,15 @@ impl Process {
         match (wish, process) {
             (ToMachine::Run { plan, streams }, None) => self.on_run(number, Plan::Exec(plan), streams),
             (ToMachine::Signal(signal), Some(process)) => self.signal(process, signal),
-            (ToMachine::Resize(size), Some(process)) => {
-                self.ask(guest_protocol::message::Request::Resize { process, size }, Asked::Nobody)
-            }
+            (ToMachine::Resize(size), Some(process)) => self.ask(Request::Resize { process, size }, Asked::Nobody),
             (ToMachine::Save, _) => self.on_save(number),
+            (ToMachine::End, _) if self.clients.open.get(&number).is_some_and(|client| client.holds) => {
+                self.ends_as_saved = true;
+                Ok(())
+            }
+            (ToMachine::Ask(Request::Freeze { frozen, .. }), _) if self.host.is_connected() => {
+                self.on_freeze(number, frozen)
+            }
             (ToMachine::Ask(request), _) if is_for_others(&request) => match self.host.is_connected() {
                 true => self.ask(request, Asked::Client(number)),
                 false => {
@@ -207,6 +229,39 @@ impl Process {
             },
             _ => self.close(number),
         }
+    }
+
+    /// Holds the container still for a client, or not any more. It goes on when nobody wants it held: also where whoever did is gone.
+    fn on_freeze(&mut self, number: u64, frozen: bool) -> Result<()> {
+        let by_others = self.clients.open.iter().any(|(other, client)| *other != number && client.freezes);
+        let Some(client) = self.clients.open.get_mut(&number) else { return Ok(()) };
+        client.freezes = frozen;
+        match by_others {
+            true => {
+                self.clients.answer(number, Ok(Reply::Done));
+                Ok(())
+            }
+            false => self.ask(Request::Freeze { container: CONTAINER, frozen }, Asked::Client(number)),
+        }
+    }
+
+    /// Lets the container go on, whoever holds it still.
+    pub(super) fn let_go(&mut self) -> Result<()> {
+        if !self.clients.freeze() {
+            return Ok(());
+        }
+        self.clients.open.values_mut().for_each(|client| client.freezes = false);
+        self.thaw()
+    }
+
+    /// Has the container's processes go on, now or when the agent is there again.
+    pub(super) fn thaw(&mut self) -> Result<()> {
+        self.ask(Request::Freeze { container: CONTAINER, frozen: false }, Asked::Thaw)
+    }
+
+    /// The file that is there once the machine has gone on after it was saved.
+    fn went_on(&self) -> PathBuf {
+        self.plan.control.with_file_name(WENT_ON)
     }
 
     /// Saves the machine, which rests then as long as the client is there. Nothing else is done meanwhile: the guest does nothing either.
@@ -226,6 +281,7 @@ impl Process {
             return Ok(());
         }
         client.holds = true;
+        let _ = fs::remove_file(self.went_on());
         let into = SnapshotFiles { state: state.into(), memory: memory.into() };
         let outputs = self.host.taken_of(self.main).unwrap_or_default();
         let saved = self.machine.save(&into).map(|extent| {

@@ -41,6 +41,8 @@ const KEPT: u32 = 64 << 10;
 const CALL: Duration = Duration::from_millis(20);
 /// How long a machine may take to write what it has to its disk.
 const SHUTDOWN: Duration = Duration::from_secs(30);
+/// The name of an empty file beside the control socket, which is there once the machine has gone on after it was saved.
+pub const WENT_ON: &str = "went-on";
 /// The exit status of a process that was killed, as that of a container whose machine is gone.
 pub(crate) const KILLED: u8 = 128 | KILL as u8;
 /// The signal that nobody holds back.
@@ -74,6 +76,8 @@ enum Asked {
     Start(ProcessId),
     /// Somebody's question.
     Client(u64),
+    /// The container's processes to go on, which has to come about.
+    Thaw,
     /// Nobody waits for it.
     Nobody,
 }
@@ -129,6 +133,10 @@ struct Process {
     last: u32,
     asked: BTreeMap<u64, Asked>,
     clients: Clients,
+    /// Whoever it rests for wants it to end.
+    ends_as_saved: bool,
+    /// Once the agent is there again, the container's processes are to go on.
+    is_to_thaw: bool,
     names: Names,
     warnings: Vec<String>,
 }
@@ -175,6 +183,8 @@ impl Process {
             last: main.get(),
             asked: BTreeMap::new(),
             clients,
+            ends_as_saved: false,
+            is_to_thaw: false,
             names: Names::default(),
             warnings: Vec::new(),
         })
@@ -184,6 +194,9 @@ impl Process {
     fn run(&mut self, report: &mut Option<Report>) -> Result<u8> {
         loop {
             self.turn()?;
+            if self.ends_as_saved {
+                return Ok(KILLED);
+            }
             while let Some(event) = self.host.event() {
                 self.on_event(event)?;
             }
@@ -247,12 +260,15 @@ impl Process {
                     self.clients.answer(client, result);
                     Ok(())
                 }
-                Some(Asked::Nobody) | None => Ok(()),
+                Some(Asked::Thaw | Asked::Nobody) | None => Ok(()),
             },
             Event::Unanswered { number } => {
-                if let Some(Asked::Client(client)) = self.asked.remove(&number) {
-                    self.clients
-                        .answer(client, Err(Failure::Refused { why: "the machine's agent was away".to_owned() }));
+                match self.asked.remove(&number) {
+                    Some(Asked::Client(client)) => self
+                        .clients
+                        .answer(client, Err(Failure::Refused { why: "the machine's agent was away".to_owned() })),
+                    Some(Asked::Thaw) => self.is_to_thaw = true,
+                    _ => {}
                 }
                 Ok(())
             }
@@ -291,6 +307,9 @@ impl Process {
                 self.adopt(hello)?;
                 self.stage = Stage::Renewing;
             }
+        }
+        if std::mem::take(&mut self.is_to_thaw) {
+            self.thaw()?;
         }
         self.ask_stage()
     }
@@ -340,6 +359,8 @@ impl Process {
             (_, Err(failure)) => return Err(Error::Guest { tried, failure }),
             (Stage::Renewing, _) => {
                 self.stage = Stage::Running;
+                // It may have been saved while somebody held it still, who is not here.
+                self.thaw()?;
                 return self.resize();
             }
             (Stage::Configuring, _) => self.stage = Stage::MakingRoot,

@@ -1,13 +1,14 @@
 //! One turn of the process: waits until something can be done, and does it.
 
 use std::os::fd::AsFd;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use guest_protocol::message::ProcessId;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 
 use super::{CALL, Process, Stage};
+use crate::control::timespec;
 use crate::driver::Link;
 use crate::error::{Error, Result};
 
@@ -60,7 +61,13 @@ impl Process {
                     self.on_progress(process)?;
                 }
                 Source::ControlListener => self.clients.accept(),
-                Source::Client(client) => self.on_client(client)?,
+                Source::Client(client) => {
+                    self.on_client(client)?;
+                    if self.ends_as_saved {
+                        // Nothing that was heard beside may have it go on.
+                        return Ok(());
+                    }
+                }
                 Source::Name(number) => self.names.read(&mut self.host, number),
             }
         }
@@ -180,7 +187,11 @@ impl Process {
                 (Some(_), nix::libc::SIGWINCH) => {}
                 // Before the process runs there is nobody else whom a signal could mean.
                 _ if self.stage != Stage::Running => self.early(signal)?,
-                _ => self.signal(self.main, signal)?,
+                _ => {
+                    // Whoever is held still hears of nothing.
+                    self.let_go()?;
+                    self.signal(self.main, signal)?;
+                }
             }
         }
         Ok(())
@@ -193,10 +204,4 @@ impl Process {
             _ => Ok(()),
         }
     }
-}
-
-fn timespec(duration: Duration) -> Timespec {
-    // Never early: what is waited for would not be due yet, and be waited for again and again.
-    let rounded = duration + Duration::from_micros(999);
-    Timespec { tv_sec: rounded.as_secs().try_into().unwrap_or(i64::MAX), tv_nsec: rounded.subsec_nanos().into() }
 }
