@@ -50,6 +50,8 @@ pub mod at {
     pub const KERNEL: &str = "/kernel";
     /// The first root file system.
     pub const INITRAMFS: &str = "/initramfs";
+    /// The disk that the container writes to.
+    pub const UPPER: &str = "/upper";
     /// What the file server serves; nobody else keeps it.
     pub const VOLUMES: &str = "/volumes";
 
@@ -229,6 +231,8 @@ pub struct Host {
     pub layers: Vec<PathBuf>,
     /// Directories of snapshots, the first one first.
     pub snapshots: Vec<PathBuf>,
+    /// The disk that the container writes to, which belongs to [`USER`]; `None`: it writes to the machine's memory.
+    pub upper: Option<PathBuf>,
     /// What is mounted for its file server.
     pub volumes: Volumes,
 }
@@ -259,6 +263,7 @@ pub fn outside(container: &Spec, driver: &Driver, host: &Host) -> Result<Spec> {
     mounts.extend(files.map(|(source, target)| bind(source, Path::new(target), "ro")));
     mounts.extend(host.layers.iter().enumerate().map(|(number, layer)| bind(layer, &at::layer(number), "ro")));
     mounts.extend(host.snapshots.iter().enumerate().map(|(number, path)| bind(path, &at::snapshot(number), "ro")));
+    mounts.extend(host.upper.iter().map(|disk| bind(disk, Path::new(at::UPPER), "rw")));
     mounts.extend(visible(driver)?.iter().map(|path| bind(path, path, "ro")));
     let mut devices =
         vec![json!({ "path": "/dev/net/tun", "type": "c", "major": 10, "minor": 200, "fileMode": 0o666 })];

@@ -16,6 +16,7 @@
 
 pub mod container;
 pub mod control;
+pub mod disk;
 pub mod driver;
 mod error;
 mod exec;

@@ -1,6 +1,6 @@
 //! `cp`, `export`, `diff` and `commit` of a container in a microVM that runs: by its agent, as its files are in the machine.
 //!
-//! What it has changed goes with its end, so that one that does not run has its image's files.
+//! What it has changed goes with its end, so that one that does not run has its image's files; or it is on a disk of its own, which only its machine reads.
 
 use std::os::fd::AsFd;
 use std::os::unix::fs::DirBuilderExt;
@@ -40,6 +40,12 @@ impl Engine {
             }
             _ if record.state.suspended.is_some() => {
                 return Err(Error::conflict(format!("container {} is suspended: resume it first", record.name)));
+            }
+            _ if self.disk_path(&record)?.is_some() => {
+                return Err(Error::conflict(format!(
+                    "container {} does not run, and what it has changed is on its disk, which only its machine reads: start it first",
+                    record.name
+                )));
             }
             _ => return Ok(None),
         }
@@ -145,7 +151,7 @@ impl Engine {
     }
 
     /// The directory with what is a container's own of its root file system.
-    fn rootfs_directory(&self, record: &ContainerRecord) -> Result<PathBuf> {
+    pub(super) fn rootfs_directory(&self, record: &ContainerRecord) -> Result<PathBuf> {
         let directories = self.graph_dirs(&record.id);
         let upper = directories.ok_or_else(|| Error::system("the container has no root file system"))?.upper;
         Ok(upper.parent().unwrap_or(&upper).to_owned())
@@ -191,8 +197,11 @@ impl Drop for ChangesCopy {
     }
 }
 
-/// Bytes of a machine's files at most: they are in its memory.
+/// Bytes of a machine's files at most: they are on its disk or in its memory.
 fn most(record: &ContainerRecord) -> u64 {
+    if let Ok(Some(disk)) = super::disk::size(&record.host) {
+        return disk;
+    }
     u64::try_from(record.host.resources.memory).ok().filter(|limit| *limit > 0).unwrap_or(1 << 30)
 }
 

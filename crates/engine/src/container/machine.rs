@@ -112,6 +112,8 @@ impl Engine {
         if let Some(origin) = origin {
             fits(origin, &driver, &interfaces)?;
         }
+        let saved_disk = origin.filter(|origin| origin.disk).map(|origin| self.0.snapshots.disk(&origin.id));
+        let disk = self.disk(record, saved_disk.as_deref())?;
         let plan = MachinePlan {
             driver: driver.clone(),
             hardware: Hardware {
@@ -120,7 +122,7 @@ impl Engine {
                 kernel: at::KERNEL.into(),
                 initramfs: at::INITRAMFS.into(),
                 layers: (0..booted.layers.len()).map(at::layer).collect(),
-                upper: None,
+                upper: disk.as_ref().map(|_| at::UPPER.into()),
                 cards: interfaces.iter().map(card).collect(),
                 volumes: (!inside.volumes.is_empty()).then(|| at::VOLUMES.into()),
                 console: record.host.annotations.get(CONSOLE).is_some_and(|value| value == "true"),
@@ -130,7 +132,7 @@ impl Engine {
                 outputs: origin.outputs,
             }),
             configuration: configuration(record, &inside, &interfaces, origin.map(|origin| &**origin)),
-            root: root(&inside),
+            root: root(&inside, disk.is_some()),
             workload: Workload {
                 plan: Blob(workload(record, &inside.spec, record.host.init.unwrap_or(self.0.config.init))?),
                 terminal: record.config.tty,
@@ -140,7 +142,7 @@ impl Engine {
             scratch: at::SCRATCH.into(),
         };
         let directory = self.machine_dir(&record.id);
-        let host = self.write_machine(&directory, &plan, booted, inside.volumes)?;
+        let host = Host { upper: disk, ..self.write_machine(&directory, &plan, booted, inside.volumes)? };
         let outside = microvm::container::outside(spec, &driver, &host).map_err(refused)?;
         let cgroup = self.0.placements.create(record, &outside)?;
         let mut options = CompileOptions {
@@ -207,6 +209,7 @@ impl Engine {
             initramfs: booted.kernel.initramfs.clone(),
             layers: booted.layers.iter().map(|layer| layer.path().to_owned()).collect(),
             snapshots: booted.snapshots.clone(),
+            upper: None,
             volumes,
         })
     }
@@ -400,11 +403,11 @@ fn workload(record: &ContainerRecord, spec: &Spec, init: bool) -> Result<Vec<u8>
     plan.to_bytes().map_err(|error| Error::system(error.to_string()))
 }
 
-fn root(inside: &Inside) -> Root {
+fn root(inside: &Inside, disk: bool) -> Root {
     Root {
         container: CONTAINER,
         lower: Lower::Layers { disk: Disk::Serial(String::new()), layers: Vec::new() },
-        upper: Upper::Memory { size: 0 },
+        upper: if disk { Upper::Disk(MachinePlan::upper()) } else { Upper::Memory { size: 0 } },
         volumes: inside.volumes.devices(),
         files: inside.files.clone(),
         limits: inside.limits.clone(),

@@ -9,6 +9,7 @@ mod attach;
 mod commit;
 mod create;
 mod detach_keys;
+mod disk;
 mod exec;
 mod exit;
 mod files;

@@ -350,6 +350,9 @@ impl Engine {
             }
         };
         let interfaces = record.net.as_ref().map(net::Sandbox::guest_interfaces).unwrap_or_default();
+        // Also of one that is suspended: a start from there that is given up may have written to the disk, which then would be another than memory takes it for.
+        let disk = self.disk_path(record)?;
+        disk.iter().try_for_each(|disk| new.copy_disk(disk))?;
         let (name, lasts) = match kept {
             Kept::Lasting(name) => (name, true),
             Kept::ForNow => (None, false),
@@ -366,6 +369,7 @@ impl Engine {
             memory: saved.memory,
             cards: interfaces.iter().map(|interface| interface.mac.octets()).collect(),
             outputs: saved.outputs,
+            disk: disk.is_some(),
         };
         Ok((new.keep(snapshot, lasts)?, machine))
     }

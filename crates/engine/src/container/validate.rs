@@ -53,6 +53,9 @@ pub(super) fn container(config: &ContainerConfig, host: &HostConfig) -> Result<(
 /// Refuses options of the root file system, in dockerd's words where it could not do it either. `file_system`: the name of what the data directory
 /// is on.
 pub(super) fn storage(host: &HostConfig, file_system: &str) -> Result<()> {
+    if host.isolation == MICROVM || host.runtime == MICROVM {
+        return super::disk::size(host).map(drop);
+    }
     let Some(option) = host.storage_opt.keys().next() else { return Ok(()) };
     if file_system != "xfs" {
         let message = "--storage-opt is supported only for overlay over xfs with 'pquota' mount option";

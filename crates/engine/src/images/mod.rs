@@ -445,7 +445,10 @@ impl Engine {
     /// Bytes of a container's files. One of which that can't be told does not keep all others from being listed.
     pub(crate) async fn size_of(&self, record: &ContainerRecord) -> crate::ContainerSize {
         match self.0.images.rootfs_size(record.id.as_str()).await {
-            Ok(size) => crate::ContainerSize { rw: Some(size.own), root_fs: Some(size.total) },
+            Ok(size) => {
+                let disk = self.disk_usage_of(record);
+                crate::ContainerSize { rw: Some(size.own + disk), root_fs: Some(size.total + disk) }
+            }
             Err(error) => {
                 tracing::debug!(container = %record.id.short(), %error, "could not tell its size");
                 crate::ContainerSize::default()

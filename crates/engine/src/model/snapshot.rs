@@ -60,4 +60,7 @@ pub struct SnapshotRecord {
     pub cards: Vec<[u8; 6]>,
     /// How much of the container's standard output and error had been taken.
     pub outputs: [u64; 2],
+    /// It has a copy of the container's disk; else the container has none.
+    #[serde(default)]
+    pub disk: bool,
 }

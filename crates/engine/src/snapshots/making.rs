@@ -2,7 +2,7 @@
 
 use std::fs::{self, DirBuilder, File};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use microvm::SnapshotFiles;
@@ -38,11 +38,18 @@ impl Snapshots {
 }
 
 impl NewSnapshot {
+    /// Takes a copy of a disk into it.
+    pub(crate) fn copy_disk(&self, disk: &Path) -> Result<()> {
+        let copied = microvm::disk::copy(disk, &self.snapshots.disk(&self.id));
+        copied.map_err(|error| Error::step(format!("copy the disk {}", disk.display()), error))
+    }
+
     /// Bytes that its files take on the disk.
     pub(crate) fn size(&self) -> Result<u64> {
         let size = |file: &File| Ok::<_, std::io::Error>(file.metadata()?.blocks() * 512);
-        let both = size(&self.files.state).and_then(|state| Ok(state + size(&self.files.memory)?));
-        both.map_err(|error| Error::system(format!("look at {}: {error}", self.directory.display())))
+        let disk = fs::metadata(self.snapshots.disk(&self.id)).map_or(0, |disk| disk.blocks() * 512);
+        let all = size(&self.files.state).and_then(|state| Ok(state + size(&self.files.memory)? + disk));
+        all.map_err(|error| Error::system(format!("look at {}: {error}", self.directory.display())))
     }
 
     /// Writes its record: from here on it is there. `lasts`: after a loss of power, too.
@@ -57,6 +64,9 @@ impl NewSnapshot {
             for directory in record.parent.iter().flat_map(|parent| self.snapshots.directories(parent)) {
                 let parent = SnapshotFiles::open(&directory).and_then(|files| files.sync());
                 parent.map_err(|error| Error::system(error.to_string()))?;
+            }
+            if record.disk {
+                microvm::disk::sync(&self.snapshots.disk(&self.id)).map_err(failed)?;
             }
             self.files.sync().map_err(|error| Error::system(error.to_string()))?;
             for directory in [&self.directory, &self.snapshots.root] {

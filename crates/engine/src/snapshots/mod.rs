@@ -76,6 +76,11 @@ impl Snapshots {
         self.root.join(id.as_str())
     }
 
+    /// Where a snapshot's copy of its container's disk is.
+    pub(crate) fn disk(&self, id: &SnapshotId) -> PathBuf {
+        self.directory(id).join("disk")
+    }
+
     /// Keeps a snapshot from being collected.
     pub(crate) fn hold(self: &Arc<Self>, id: &SnapshotId) -> Result<Held> {
         let mut inner = self.inner.lock();
