@@ -7,7 +7,7 @@ use std::process::Command;
 use crate::leftovers::{self, names_in};
 
 /// Directories below the data directory whose entries come and go.
-const DIRECTORIES: [&str; 8] = [
+const DIRECTORIES: [&str; 9] = [
     "containers",
     "volumes",
     "images/blobs/sha256",
@@ -16,6 +16,7 @@ const DIRECTORIES: [&str; 8] = [
     "images/rootfs",
     "images/staging",
     "images/trash",
+    "microvm/snapshots",
 ];
 
 /// Prepared endpoints, which come and go by themselves, are never more.
@@ -39,6 +40,7 @@ pub(crate) fn list(instance: &str, directory: &Path) -> Vec<String> {
         );
     }
     found.extend(names_in(&directory.join("run/shm")).into_iter().map(|id| format!("shm {id}")));
+    found.extend(names_in(&directory.join("run/machines")).into_iter().map(|id| format!("machine {id}")));
     for line in leftovers::find(instance, directory) {
         match line.split_once(' ') {
             Some(("link", name)) if name.contains('-') => {}

@@ -5,6 +5,9 @@
 //! many there are of each kind of step.
 
 mod build;
+mod machines;
+#[path = "../../microvm_kernel.rs"]
+mod microvm_kernel;
 mod point;
 mod rounds;
 mod steps;
@@ -62,6 +65,41 @@ fn while_it_changes_networks_and_volumes() {
 #[test]
 fn while_it_pauses() {
     rounds::run(steps::Pause);
+}
+
+#[test]
+fn while_it_starts_a_machine() {
+    rounds::run(machines::Begin);
+}
+
+#[test]
+fn while_it_runs_something_in_a_machine() {
+    rounds::run(machines::Exec);
+}
+
+#[test]
+fn while_it_saves_a_machine_and_rolls_it_back() {
+    rounds::run(machines::Save);
+}
+
+#[test]
+fn while_it_suspends_a_machine_and_resumes_it() {
+    rounds::run(machines::Suspend);
+}
+
+#[test]
+fn while_it_suspends_a_machine_that_ends_by_itself_then() {
+    rounds::run(machines::SuspendAndEnd::default());
+}
+
+#[test]
+fn while_it_forks_a_machine() {
+    rounds::run(machines::Fork);
+}
+
+#[test]
+fn while_it_ends_a_machine() {
+    rounds::run(machines::End);
 }
 
 #[test]

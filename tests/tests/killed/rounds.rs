@@ -9,11 +9,21 @@ use rand::{Rng, SeedableRng};
 
 use crate::point::{Point, Trail, kill_at};
 
-/// How often each step is cut short, where `STRATUS_KILLS` says nothing else.
+/// How often a step is cut short that says nothing else.
 const KILLS: u32 = 20;
 
 /// Something that a client has the daemon do, in one or more requests.
 pub(crate) trait Step: Sync {
+    /// A daemon that can do it.
+    fn host(&self) -> Daemon {
+        Daemon::start()
+    }
+
+    /// How often it is cut short, where `STRATUS_KILLS` says nothing else.
+    fn kills(&self) -> u32 {
+        KILLS
+    }
+
     /// Makes what the step needs: once.
     fn begin(&mut self, _host: &Daemon) {}
 
@@ -36,9 +46,9 @@ pub(crate) trait Step: Sync {
 /// Cuts `step` short at many points.
 pub(crate) fn run(step: impl Step) {
     let seed = number("STRATUS_SEED").unwrap_or_else(|| rand::rng().random());
-    let kills = number("STRATUS_KILLS").map_or(KILLS, |kills| u32::try_from(kills).unwrap_or(u32::MAX));
+    let kills = number("STRATUS_KILLS").map_or(step.kills(), |kills| u32::try_from(kills).unwrap_or(u32::MAX));
     let mut random = StdRng::seed_from_u64(seed);
-    let mut host = Daemon::start();
+    let mut host = step.host();
     let keys = keys(&mut host);
     // What it started goes before the daemon does.
     let mut step = step;

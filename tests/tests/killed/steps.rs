@@ -7,14 +7,14 @@ use crate::rounds::{Step, comes_to, settled};
 
 /// Sends a request that has to work.
 #[track_caller]
-fn done(host: &Daemon, request: &str, body: &str) -> Value {
+pub(crate) fn done(host: &Daemon, request: &str, body: &str) -> Value {
     let reply = host.ask(request, body).expect("an answer");
     assert!((200..300).contains(&reply.status), "{request}: {reply:?}");
     if reply.body.is_empty() { Value::Null } else { reply.json() }
 }
 
 /// Sends requests until one is not told to be done; how many were.
-fn one_by_one(host: &Daemon, requests: &[(&str, &str)]) -> usize {
+pub(crate) fn one_by_one(host: &Daemon, requests: &[(&str, &str)]) -> usize {
     let told = |(request, body): &&(&str, &str)| match host.ask(request, body) {
         Ok(reply) => {
             assert!((200..300).contains(&reply.status), "{request}: {reply:?}");
@@ -27,7 +27,7 @@ fn one_by_one(host: &Daemon, requests: &[(&str, &str)]) -> usize {
 
 /// What there is, or `None` where nobody has it.
 #[track_caller]
-fn find(host: &Daemon, path: &str) -> Option<Value> {
+pub(crate) fn find(host: &Daemon, path: &str) -> Option<Value> {
     let reply = host.ask(&format!("GET {path}"), "").expect("an answer");
     assert!(matches!(reply.status, 200 | 404), "{path}: {reply:?}");
     (reply.status == 200).then(|| reply.json())

@@ -1,0 +1,404 @@
+//! Containers in microVMs: what a machine has in its memory is lost by no daemon that is killed.
+
+use std::path::PathBuf;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use e2e::{Daemon, eventually};
+use serde_json::{Value, json};
+
+use crate::microvm_kernel;
+use crate::rounds::Step;
+use crate::steps::{done, find, one_by_one};
+
+/// Each takes a boot or two, of some seconds where they are emulated.
+const KILLS: u32 = 8;
+
+fn specification(host: &Daemon, policy: &str) -> String {
+    let port = host.port().to_string();
+    json!({
+        "Image": "busybox",
+        "Cmd": ["httpd", "-f", "-p", "80", "-h", "/etc"],
+        "ExposedPorts": { "80/tcp": {} },
+        "HostConfig": {
+            "Runtime": "microvm",
+            "NanoCpus": 1_000_000_000,
+            "RestartPolicy": { "Name": policy },
+            "PortBindings": { "80/tcp": [{ "HostPort": port }] },
+        },
+    })
+    .to_string()
+}
+
+fn create(host: &Daemon, policy: &str) {
+    done(host, "POST /containers/create?name=box", &specification(host, policy));
+}
+
+fn start(host: &Daemon) {
+    done(host, "POST /containers/box/start", "");
+}
+
+/// `box` runs, and has something in its machine's memory that no start puts there.
+fn run(host: &Daemon) {
+    run_by(host, "unless-stopped");
+}
+
+fn run_by(host: &Daemon, policy: &str) {
+    create(host, policy);
+    start(host);
+    host.slowly("docker exec box sh -c 'echo kept >/kept'").ok();
+}
+
+fn remove(host: &Daemon) {
+    if find(host, "/containers/box/json").is_some() {
+        done(host, "DELETE /containers/box?force=1", "");
+    }
+}
+
+fn state(host: &Daemon) -> Value {
+    find(host, "/containers/box/json").expect("the container")["State"].clone()
+}
+
+fn is_suspended(host: &Daemon) -> bool {
+    let all = find(host, "/containers/json?all=1").expect("a list");
+    let found = all.as_array().expect("a list").iter().find(|one| one["Names"][0] == "/box").expect("the container");
+    found["Status"].as_str().expect("a text").contains("(Suspended)")
+}
+
+/// `box` runs, and everything about it works.
+#[track_caller]
+fn is_alive(host: &Daemon) {
+    assert_eq!(state(host)["Status"], "running");
+    host.slowly("docker exec box head -n 1 /etc/group").says("root:x:0:");
+    eventually("the server", || host.sh("curl -s -m 5 http://127.0.0.1:$PORT/group").stdout().starts_with("root:x:0:"));
+}
+
+/// As [`is_alive`], and it has what was in its memory.
+#[track_caller]
+fn is_as_it_was(host: &Daemon) {
+    is_alive(host);
+    host.slowly("docker exec box cat /kept").says("kept");
+}
+
+/// A container in a machine is made and started.
+pub(crate) struct Begin;
+
+impl Step for Begin {
+    fn host(&self) -> Daemon {
+        microvm_kernel::host()
+    }
+
+    fn kills(&self) -> u32 {
+        KILLS
+    }
+
+    fn act(&self, host: &Daemon) -> usize {
+        let made = specification(host, "unless-stopped");
+        one_by_one(host, &[("POST /containers/create?name=box", &made), ("POST /containers/box/start", "")])
+    }
+
+    fn check(&self, host: &Daemon, told: usize) {
+        if find(host, "/containers/box/json").is_none() {
+            assert_eq!(told, 0, "the container is gone");
+            create(host, "unless-stopped");
+        }
+        if state(host)["Running"] == false {
+            assert!(told < 2, "it does not run: {:#}", state(host));
+            assert_eq!(state(host)["Status"], "created");
+            start(host);
+        }
+        is_alive(host);
+    }
+
+    fn clear(&self, host: &Daemon) {
+        remove(host);
+    }
+}
+
+/// A program is run in a machine.
+pub(crate) struct Exec;
+
+impl Step for Exec {
+    fn host(&self) -> Daemon {
+        microvm_kernel::host()
+    }
+
+    fn kills(&self) -> u32 {
+        KILLS
+    }
+
+    fn prepare(&mut self, host: &Daemon) {
+        run(host);
+    }
+
+    fn act(&self, host: &Daemon) -> usize {
+        let command = json!({ "AttachStdout": true, "Cmd": ["sh", "-c", "echo proof > /proof; echo finished"] });
+        let Ok(made) = host.ask("POST /containers/box/exec", &command.to_string()) else { return 0 };
+        assert_eq!(made.status, 201, "{made:?}");
+        let id = made.json()["Id"].as_str().expect("an identifier").to_owned();
+        let Ok(ran) = host.ask(&format!("POST /exec/{id}/start"), r#"{"Detach":false,"Tty":false}"#) else { return 1 };
+        1 + usize::from(ran.text().contains("finished"))
+    }
+
+    fn check(&self, host: &Daemon, told: usize) {
+        is_as_it_was(host);
+        if told == 2 {
+            host.slowly("docker exec box cat /proof").says("proof");
+        }
+        eventually("it to be alone", || host.slowly("docker top box").lines().len() == 2);
+    }
+
+    fn clear(&self, host: &Daemon) {
+        remove(host);
+    }
+}
+
+/// A machine is saved, and goes back to there.
+pub(crate) struct Save;
+
+impl Step for Save {
+    fn host(&self) -> Daemon {
+        microvm_kernel::host()
+    }
+
+    fn kills(&self) -> u32 {
+        KILLS
+    }
+
+    fn prepare(&mut self, host: &Daemon) {
+        run(host);
+    }
+
+    fn act(&self, host: &Daemon) -> usize {
+        let requests = [
+            ("POST /stratus/containers/box/snapshots?name=one", ""),
+            ("POST /stratus/containers/box/rollback?name=one", ""),
+        ];
+        one_by_one(host, &requests)
+    }
+
+    fn check(&self, host: &Daemon, told: usize) {
+        let snapshots = find(host, "/stratus/containers/box/snapshots").expect("a list");
+        assert!(told == 0 || snapshots.as_array().is_some_and(|all| all.len() == 1), "{snapshots:#}");
+        if state(host)["Running"] == false {
+            // It was ended to go back, and that is what its next start does.
+            assert!(told < 2 && is_suspended(host), "its memory is lost: {:#}", state(host));
+            start(host);
+        }
+        is_as_it_was(host);
+    }
+
+    fn clear(&self, host: &Daemon) {
+        remove(host);
+    }
+}
+
+/// A machine is suspended, and goes on.
+pub(crate) struct Suspend;
+
+impl Step for Suspend {
+    fn host(&self) -> Daemon {
+        microvm_kernel::host()
+    }
+
+    fn kills(&self) -> u32 {
+        KILLS
+    }
+
+    fn prepare(&mut self, host: &Daemon) {
+        run(host);
+    }
+
+    fn act(&self, host: &Daemon) -> usize {
+        let requests = [("POST /stratus/containers/box/suspend", ""), ("POST /stratus/containers/box/resume", "")];
+        one_by_one(host, &requests)
+    }
+
+    fn check(&self, host: &Daemon, told: usize) {
+        if state(host)["Running"] == false {
+            assert!(told < 2 && is_suspended(host), "its memory is lost: {:#}", state(host));
+            start(host);
+            return is_as_it_was(host);
+        }
+        is_as_it_was(host);
+        if told == 0 {
+            // It is as if nobody had wanted anything of it: its policy starts it again when it ends.
+            host.sh("kill -9 $(docker inspect -f '{{.State.Pid}}' box)").ok();
+            eventually("its restart", || state(host)["Running"] == true && is_started_again(host));
+        }
+    }
+
+    fn clear(&self, host: &Daemon) {
+        remove(host);
+    }
+}
+
+fn is_started_again(host: &Daemon) -> bool {
+    find(host, "/containers/box/json").expect("the container")["RestartCount"] == 1
+}
+
+/// A machine is suspended; where it went on, as its daemon was killed, it ends before the next one comes.
+#[derive(Default)]
+pub(crate) struct SuspendAndEnd {
+    process: String,
+    went_on: PathBuf,
+    /// What there was once the daemon was gone.
+    found: Mutex<Option<Found>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Found {
+    Ended,
+    WentOn,
+    Rested,
+}
+
+impl Step for SuspendAndEnd {
+    fn host(&self) -> Daemon {
+        microvm_kernel::host()
+    }
+
+    fn kills(&self) -> u32 {
+        KILLS
+    }
+
+    fn prepare(&mut self, host: &Daemon) {
+        // One that ends by itself stays so.
+        run_by(host, "no");
+        let found = find(host, "/containers/box/json").expect("the container");
+        self.process = found["State"]["Pid"].to_string();
+        let id = &found["Id"].as_str().expect("an identifier")[..12];
+        self.went_on = host.run_dir().join("machines").join(id).join("control/went-on");
+        *self.found.lock().expect("nobody panics") = None;
+    }
+
+    fn act(&self, host: &Daemon) -> usize {
+        one_by_one(host, &[("POST /stratus/containers/box/suspend", "")])
+    }
+
+    fn meanwhile(&self, host: &Daemon) {
+        let runs = || std::path::Path::new("/proc").join(&self.process).join("exe").exists();
+        let mut found = Found::Rested;
+        // Of one that was not saved yet, nothing is heard.
+        for _ in 0..100 {
+            found = match (self.went_on.exists(), runs()) {
+                (true, true) => Found::WentOn,
+                (_, false) => Found::Ended,
+                (false, true) => Found::Rested,
+            };
+            if found != Found::Rested {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(3));
+        }
+        if found != Found::Ended {
+            host.sh(&format!("kill -9 {} || true", self.process)).ok();
+        }
+        *self.found.lock().expect("nobody panics") = Some(found);
+    }
+
+    fn check(&self, host: &Daemon, told: usize) {
+        let found = *self.found.lock().expect("nobody panics");
+        eventually("the end to be heard of", || state(host)["Running"] == false);
+        match found {
+            // Nobody killed the daemon, or it had done all.
+            None | Some(Found::Ended) => assert!(is_suspended(host), "its memory is lost: {:#}", state(host)),
+            Some(Found::WentOn) => {
+                assert_eq!(told, 0);
+                assert!(!is_suspended(host), "an end of its own was taken for the suspension");
+                assert_eq!(state(host)["ExitCode"], 137);
+            }
+            Some(Found::Rested) => assert_eq!(told, 0),
+        }
+        if is_suspended(host) {
+            start(host);
+            is_as_it_was(host);
+        }
+    }
+
+    fn clear(&self, host: &Daemon) {
+        remove(host);
+    }
+}
+
+/// A machine goes on several times over.
+pub(crate) struct Fork;
+
+impl Step for Fork {
+    fn host(&self) -> Daemon {
+        microvm_kernel::host()
+    }
+
+    fn kills(&self) -> u32 {
+        KILLS
+    }
+
+    fn prepare(&mut self, host: &Daemon) {
+        run(host);
+    }
+
+    fn act(&self, host: &Daemon) -> usize {
+        one_by_one(host, &[("POST /stratus/containers/box/fork", r#"{"Count":2}"#)])
+    }
+
+    fn check(&self, host: &Daemon, told: usize) {
+        is_as_it_was(host);
+        let all = find(host, "/containers/json?all=1").expect("a list");
+        let all = all.as_array().expect("a list");
+        assert!(told == 0 || all.len() == 3, "a copy is gone: {all:#?}");
+        // What was made is whole.
+        for one in all {
+            assert_eq!(one["State"], "running", "{one:#}");
+            let id = one["Id"].as_str().expect("an identifier");
+            host.slowly(&format!("docker exec {id} cat /kept")).says("kept");
+        }
+    }
+
+    fn clear(&self, host: &Daemon) {
+        host.slowly("docker rm -f $(docker ps -aq)").ok();
+    }
+}
+
+/// A machine is stopped, and removed.
+pub(crate) struct End;
+
+impl Step for End {
+    fn host(&self) -> Daemon {
+        microvm_kernel::host()
+    }
+
+    fn kills(&self) -> u32 {
+        KILLS
+    }
+
+    fn prepare(&mut self, host: &Daemon) {
+        run(host);
+    }
+
+    fn act(&self, host: &Daemon) -> usize {
+        one_by_one(host, &[("POST /containers/box/stop?t=0", ""), ("DELETE /containers/box", "")])
+    }
+
+    fn check(&self, host: &Daemon, told: usize) {
+        if find(host, "/containers/box/json").is_none() {
+            // Told of or not: it was to go.
+            assert!(told > 0, "it is gone, and was not even told to be stopped");
+            return;
+        }
+        assert!(told < 2, "it is back");
+        if state(host)["Running"] == true {
+            assert_eq!(told, 0, "it runs: {:#}", state(host));
+            // It may be about to die of the signal that it got, and be dead by now.
+            let stopped = host.ask("POST /containers/box/stop?t=0", "").expect("an answer");
+            assert!(matches!(stopped.status, 204 | 304), "{stopped:?}");
+        }
+        eventually("its end", || state(host)["Running"] == false);
+        assert_eq!(state(host)["ExitCode"], 137);
+        start(host);
+        is_alive(host);
+    }
+
+    fn clear(&self, host: &Daemon) {
+        remove(host);
+    }
+}
