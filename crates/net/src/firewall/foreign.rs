@@ -1,7 +1,7 @@
 //! Others' forward chains that would drop our traffic.
 //!
 //! Every base chain at a hook has to let a packet through. dockerd and ufw set the policy of `ip filter FORWARD` to drop,
-//! a server's own `/etc/nftables.conf` may do the same, and firewalld ends its chain with a reject. So each of those gets
+//! a server's own `/etc/nftables.conf` may do the same, and firewalld ends its chain with a reject (see [`super::zones`], too). So each of those gets
 //! an accept rule for each bridge and direction at its head. What may really pass is decided in the instance's own table
 //! afterwards. The rules carry the instance's name as comment, and have the form that the `iptables` programs write
 //! and understand, as a rule they cannot read makes them refuse the whole table.
@@ -11,6 +11,7 @@
 //! through nftables, and tables that only their owner may change.
 
 use super::Firewall;
+use super::zones::{self, Request, Zones};
 use crate::config::Instance;
 use crate::error::{Error, Result};
 use crate::netlink::{Family, Socket};
@@ -35,6 +36,7 @@ pub(crate) struct ForeignChains {
 
 struct Shared {
     state: Mutex<State>,
+    zones: Zones,
 }
 
 struct State {
@@ -58,11 +60,11 @@ impl ForeignChains {
             bridges: bridges.into_iter().collect(),
             told: BTreeSet::new(),
         };
-        let shared = Arc::new(Shared { state: Mutex::new(state) });
+        let shared = Arc::new(Shared { state: Mutex::new(state), zones: Zones::new() });
         // Listen first, look then: nothing falls between.
         let notifications = Socket::open_for(Family::Netfilter, NFTABLES_GROUP)
             .map_err(|e| Error::kernel("listen to nftables' notifications", e))?;
-        shared.state.lock().ensure()?;
+        shared.ensure(&mut shared.state.lock())?;
         warn_of_legacy();
         let (stop, stopped) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
             .map(|(read, write)| (write, read))
@@ -79,16 +81,34 @@ impl ForeignChains {
 
     /// One bridge more.
     pub(crate) fn add_bridge(&self, bridge: &str) -> Result<()> {
-        let mut state = self.shared.state.lock();
-        state.bridges.insert(bridge.to_owned());
-        state.ensure()
+        self.change(|bridges| bridges.insert(bridge.to_owned()))
     }
 
     /// One bridge less.
     pub(crate) fn remove_bridge(&self, bridge: &str) -> Result<()> {
-        let mut state = self.shared.state.lock();
-        state.bridges.remove(bridge);
-        state.ensure()
+        self.change(|bridges| bridges.remove(bridge))
+    }
+
+    fn change(&self, change: impl FnOnce(&mut BTreeSet<String>) -> bool) -> Result<()> {
+        let request = {
+            let mut state = self.shared.state.lock();
+            change(&mut state.bridges);
+            self.shared.ensure(&mut state)?
+        };
+        if let Some(request) = request {
+            self.shared.zones.wait_for(request);
+        }
+        Ok(())
+    }
+}
+
+impl Shared {
+    /// Makes everything of others be as it shall be. Where firewalld runs, it is asked, and what is returned can be waited for.
+    fn ensure(&self, state: &mut State) -> Result<Option<Request>> {
+        let chains = state.nft.forward_chains()?;
+        state.ensure(&chains)?;
+        let runs = chains.iter().any(is_firewallds);
+        Ok(runs.then(|| self.zones.settle(&state.bridges)))
     }
 }
 
@@ -123,7 +143,7 @@ fn watch(shared: &Shared, own: &Firewall, notifications: &Socket, stopped: &Owne
             Ok(false) => {}
             Err(error) => tracing::error!(%error, "the instance's nftables table is gone, and could not be put back"),
         }
-        if let Err(error) = shared.state.lock().ensure() {
+        if let Err(error) = shared.ensure(&mut shared.state.lock()) {
             tracing::warn!(%error, "another firewall's chains could not be opened for containers");
         }
     }
@@ -138,16 +158,13 @@ fn is_of_rules(kind: u16) -> bool {
 
 impl State {
     /// Makes each chain have exactly the rules it shall have.
-    fn ensure(&mut self) -> Result<()> {
-        for chain in self.nft.forward_chains()? {
-            if !in_the_way(&chain) {
-                continue;
-            }
+    fn ensure(&mut self, chains: &[Chain]) -> Result<()> {
+        for chain in chains.iter().filter(|chain| in_the_way(chain)) {
             if chain.owned {
-                self.tell_owned(&chain);
+                self.tell_owned(chain);
                 continue;
             }
-            match ensure_chain(&self.nft, &chain, &self.comment, &self.bridges) {
+            match ensure_chain(&self.nft, chain, &self.comment, &self.bridges) {
                 // The chain went away between looking and changing.
                 Err(error) if error.is_errno(Errno::NOENT) => {}
                 result => result?,
@@ -156,12 +173,12 @@ impl State {
         Ok(())
     }
 
+    /// firewalld's is opened by its zones, and told of there where it is not.
     fn tell_owned(&mut self, chain: &Chain) {
-        if self.told.insert(chain.table.name.clone()) {
+        if !is_firewallds(chain) && self.told.insert(chain.table.name.clone()) {
             tracing::warn!(
                 table = chain.table.name,
-                "another program owns this nftables table and may drop containers' traffic: let the bridges pass there \
-                 (firewalld: firewall-cmd --permanent --zone=trusted --add-interface=BRIDGE, then --reload)"
+                "another program owns this nftables table and may drop containers' traffic: let the bridges pass there"
             );
         }
     }
@@ -169,7 +186,11 @@ impl State {
 
 /// Whether the chain may drop what ours accepts, as far as can be told without understanding its rules.
 fn in_the_way(chain: &Chain) -> bool {
-    !is_ours(&chain.table.name) && (chain.drops || chain.table.name == "firewalld")
+    !is_ours(&chain.table.name) && (chain.drops || is_firewallds(chain))
+}
+
+fn is_firewallds(chain: &Chain) -> bool {
+    chain.table.name == zones::TABLE
 }
 
 fn is_ours(table: &str) -> bool {
@@ -210,11 +231,15 @@ fn is_owned_by(comment: &str, owner: &str) -> bool {
     comment.strip_prefix(owner).is_some_and(|rest| rest.starts_with(' '))
 }
 
-/// Takes an instance's rules out of others' chains.
-pub(crate) fn remove_foreign(instance: &Instance) -> Result<()> {
+/// Takes an instance's rules out of others' chains, and its bridges, of which these are known, out of firewalld's zone.
+pub(crate) fn remove_foreign(instance: &Instance, bridges: &[String]) -> Result<()> {
     let nft = Nft::open()?;
-    for chain in nft.forward_chains()?.iter().filter(|chain| !is_ours(&chain.table.name) && !chain.owned) {
+    let chains = nft.forward_chains()?;
+    for chain in chains.iter().filter(|chain| !is_ours(&chain.table.name) && !chain.owned) {
         ensure_chain(&nft, chain, &instance.table(), &BTreeSet::new())?;
+    }
+    if !bridges.is_empty() && chains.iter().any(is_firewallds) {
+        zones::let_go(bridges);
     }
     Ok(())
 }

@@ -15,6 +15,7 @@
 //! | `proxied4`, `proxied6`, `anyproxied4`, `anyproxied6` | the same of ports that the forwarder carries |
 
 mod foreign;
+mod zones;
 
 pub(crate) use foreign::{ForeignChains, remove_foreign};
 

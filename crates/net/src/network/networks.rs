@@ -335,7 +335,7 @@ impl Networks {
 /// Where the kernel refuses.
 pub fn clean(instance: &Instance) -> Result<Cleaned> {
     let host = RouteSocket::open()?;
-    let mut bridges = 0;
+    let mut bridges = Vec::new();
     for link in host.links()? {
         let is_parent = lan::is_ours(&link, instance);
         if !is_parent && !bridge::is_ours(&link, instance) && !bridge::is_our_port(&link, instance) {
@@ -344,11 +344,14 @@ pub fn clean(instance: &Instance) -> Result<Cleaned> {
         match host.apply(&[crate::route::Change::delete_link(link.index)]) {
             // It went with its namespace meanwhile.
             Err(error) if error.is_errno(rustix::io::Errno::NODEV) => {}
-            result => result.map(|()| bridges += usize::from(link.kind == "bridge"))?,
+            result => result?,
+        }
+        if link.kind == "bridge" {
+            bridges.push(link.name);
         }
     }
-    firewall::remove_foreign(instance)?;
-    Ok(Cleaned { bridges, table: firewall::remove_table(instance)? })
+    firewall::remove_foreign(instance, &bridges)?;
+    Ok(Cleaned { bridges: bridges.len(), table: firewall::remove_table(instance)? })
 }
 
 /// Takes the addresses that administrators' bridges were given from them again, which the networks' records say. As [`clean`], and the
