@@ -26,7 +26,7 @@ use sandbox::{CompileOptions, ExecPlan, InitPlan};
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All readers that need no file system.
-pub const PURE: [Target; 23] = [
+pub const PURE: [Target; 25] = [
     ("api", api),
     ("changes", changes),
     ("configuration", configuration),
@@ -45,9 +45,11 @@ pub const PURE: [Target; 23] = [
     ("runtime_spec", runtime_spec),
     ("session", session),
     ("tar", tar),
+    ("virtio_balloon", virtio_balloon),
     ("virtio_disk", virtio_disk),
     ("virtio_entropy", virtio_entropy),
     ("virtio_files", virtio_files),
+    ("virtio_memory", virtio_memory),
     ("virtio_network", virtio_network),
     ("virtio_vsock", virtio_vsock),
 ];
@@ -61,9 +63,15 @@ pub fn session(data: &[u8]) {
     api_build::fuzz(data);
 }
 
+/// The balloon of a microVM, beside a guest that is made of the bytes.
+pub fn virtio_balloon(data: &[u8]) {
+    vmm::hostile::run(vmm::hostile::Kind::Balloon, data);
+}
+
 /// A disk of a microVM, beside a guest that is made of the bytes: its registers, its rings, its buffers.
 pub fn virtio_disk(data: &[u8]) {
-    vmm::hostile::run(vmm::hostile::Kind::Disk, data);
+    use vmm::hostile::Kind;
+    vmm::hostile::run(if data.len().is_multiple_of(2) { Kind::Disk } else { Kind::LimitedDisk }, data);
 }
 
 /// A file system of a microVM, beside such a guest.
@@ -76,9 +84,15 @@ pub fn virtio_entropy(data: &[u8]) {
     vmm::hostile::run(vmm::hostile::Kind::Entropy, data);
 }
 
+/// Memory that comes to a microVM in blocks, beside such a guest.
+pub fn virtio_memory(data: &[u8]) {
+    vmm::hostile::run(vmm::hostile::Kind::Memory, data);
+}
+
 /// A network card of a microVM, beside such a guest.
 pub fn virtio_network(data: &[u8]) {
-    vmm::hostile::run(vmm::hostile::Kind::Network, data);
+    use vmm::hostile::Kind;
+    vmm::hostile::run(if data.len().is_multiple_of(2) { Kind::Network } else { Kind::LimitedNetwork }, data);
 }
 
 /// Sockets of a microVM, beside such a guest.

@@ -202,7 +202,13 @@ fn make_cgroup(root: &Root) -> Result<(), Failure> {
         }
     }
     fs::create_dir_all(&path).map_err(failed_io("make", &path))?;
-    for (name, value) in &root.limits {
+    limit(root.container, &root.limits)
+}
+
+/// Writes to files of a container's control group.
+pub(crate) fn limit(container: ContainerId, limits: &[(String, String)]) -> Result<(), Failure> {
+    let path = place::cgroup(container);
+    for (name, value) in limits {
         let file = format!("{path}/{}", plain(name)?);
         fs::write(&file, value).map_err(failed_io("write", format!("{value:?} to {file}")))?;
     }

@@ -105,7 +105,6 @@ fn what_a_machine_cannot_have_is_said() {
     host.slowly("docker run -d --name box --runtime microvm busybox sleep 1000").ok();
     for (command, lack) in [
         ("docker top box -o pid,cmd", "other lists of processes than that of `ps -ef`"),
-        ("docker update -m 200m box", "limits that change while they run"),
         ("docker network disconnect bridge box", "network cards that come and go while they run"),
     ] {
         host.sh(command).exits_with(1).complains(&format!("microVMs don't have {lack} yet"));
@@ -117,6 +116,38 @@ fn what_a_machine_cannot_have_is_said() {
         .sh("docker run --rm --runtime microvm busybox true")
         .exits_with(125)
         .complains("there is no kernel for microVMs yet: have one made by `stratus microvm kernel --fetch`");
+}
+
+#[test]
+fn the_limits_of_a_machine_change_while_it_runs() {
+    let host = host();
+    host.slowly("docker run -d --name box -m 100m --runtime microvm busybox sleep 1000").ok();
+    // MiB that the machine's kernel has, and that are in its balloon.
+    let total = || {
+        let told = host.slowly("docker exec box sed -n 's/^MemTotal: *\\([0-9]*\\).*/\\1/p' /proc/meminfo");
+        told.text().parse::<u64>().expect("it is a number") / 1024
+    };
+    let left = || {
+        let told = host.slowly("docker exec box awk '/^balloon_inflate/ { n += $2 } /^balloon_deflate/ { n -= $2 } END { print n / 256 }' /proc/vmstat");
+        told.text().to_owned()
+    };
+    let before = total();
+    host.slowly("docker update -m 500m --memory-swap 500m --cpus 1 box").ok();
+    eventually("it has more", || total() >= before + 400);
+    host.sh("docker inspect -f '{{.HostConfig.Memory}}' box").says("524288000");
+    // The container may use it, which was too much before.
+    host.slowly("docker exec box sh -c 'head -c 200m /dev/zero | tail -c 200m | wc -c'").says("209715200");
+    host.slowly("docker update -m 60m box").ok();
+    eventually("what came has gone", || total() <= before);
+    eventually("it leaves some of what it had", || left() == "40");
+    host.slowly("docker exec box sh -c 'head -c 200m /dev/zero | tail -c 200m | wc -c'").omits("209715200");
+    host.slowly("docker update -m 900g --memory-swap 900g box").exits_with(1).complains("MiB of memory, and not");
+    host.sh("docker inspect -f '{{.HostConfig.Memory}}' box").says("62914560");
+    host.sh("docker pause box && docker update -m 300m box").exits_with(1).complains("unpause it first");
+    host.sh("docker unpause box").ok();
+    // What it is to have it has from the start then.
+    host.slowly("docker restart -t 0 box").ok();
+    assert!(total() < before);
 }
 
 #[test]

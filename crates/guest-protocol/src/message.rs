@@ -264,6 +264,13 @@ pub enum Request {
     },
     /// Become another, after going on from a snapshot: [`Reply::Done`], when all of it is so.
     Renew(Box<Identity>),
+    /// Change the limits of a container that runs, as [`Root::limits`](crate::configuration::Root::limits) says them: [`Reply::Done`].
+    Limit {
+        /// Whose.
+        container: ContainerId,
+        /// Files of its control group, and what is written to them.
+        limits: Vec<(String, String)>,
+    },
     /// End all, write everything to the disks, and end the machine: [`Reply::Done`] comes before the machine's end.
     Shutdown {
         /// How.

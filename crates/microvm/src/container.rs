@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 use guest_protocol::configuration::File;
 use guest_protocol::message::{Blob, ContainerId};
 use guest_protocol::place;
-use oci_spec::runtime::{LinuxNamespaceType, Mount, Spec};
+use oci_spec::runtime::{LinuxNamespaceType, LinuxResources, Mount, Spec};
 use sandbox::MountTree;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use vmm::{MIB, MemorySize, VcpuCount};
 
 use crate::driver::Driver;
@@ -31,6 +31,8 @@ const KERNEL: u64 = 96;
 const MONITOR: u64 = 256;
 /// The most processors of a machine whose container may use all of the host's.
 const VCPUS: usize = 2;
+/// The most memory that a machine may come to have while it runs, in MiB.
+const MOST: u64 = 256 << 10;
 /// The most bytes of a file that is taken into the machine as it is.
 const FILE_MAX: u64 = 1 << 20;
 
@@ -178,8 +180,35 @@ fn take_along(mount: &mut Mount, files: &mut Vec<File>) -> Result<()> {
     Ok(())
 }
 
+/// What a container's limits are in its machine, for its machine, and for the machine's process.
+#[derive(Debug)]
+pub struct Resized {
+    /// Files of the container's control group in the machine, and what is written to them.
+    pub inside: Vec<(String, String)>,
+    /// The machine's memory.
+    pub memory: MemorySize,
+    /// What its process may use of the host.
+    pub outside: LinuxResources,
+}
+
+/// What the limits of a container come to whose machine runs, of which the processors stay as many as they are.
+///
+/// # Errors
+/// The limit of its memory is more than a machine can have.
+pub fn resized(resources: &LinuxResources) -> Result<Resized> {
+    let (_, memory) = size_for(Some(resources))?;
+    let outside = serde_json::from_value(Value::Object(outside_of(resources)?));
+    let outside = outside.map_err(|error| Error::Spec(error.to_string()))?;
+    Ok(Resized { inside: limits(Some(resources)), memory, outside })
+}
+
+/// How much memory a machine may have while it runs that has `memory` at its start: as much as the host has, whose bytes are given.
+pub fn most(memory: MemorySize, host: u64) -> MemorySize {
+    MemorySize::from_mib((host / MIB).min(MOST)).map_or(memory, |most| most.max(memory))
+}
+
 /// Of the container's own limits, those that are kept in the machine.
-fn limits(resources: Option<&oci_spec::runtime::LinuxResources>) -> Vec<(String, String)> {
+fn limits(resources: Option<&LinuxResources>) -> Vec<(String, String)> {
     let Some(resources) = resources else { return Vec::new() };
     let memory = resources.memory().as_ref().and_then(|memory| memory.limit()).filter(|limit| *limit > 0);
     let pids = resources.pids().as_ref().map(|pids| pids.limit()).filter(|limit| *limit > 0);
@@ -193,7 +222,10 @@ fn limits(resources: Option<&oci_spec::runtime::LinuxResources>) -> Vec<(String,
 /// # Errors
 /// The limit is more than a machine can have.
 pub fn size(container: &Spec) -> Result<(VcpuCount, MemorySize)> {
-    let resources = container.linux().as_ref().and_then(|linux| linux.resources().as_ref());
+    size_for(container.linux().as_ref().and_then(|linux| linux.resources().as_ref()))
+}
+
+fn size_for(resources: Option<&LinuxResources>) -> Result<(VcpuCount, MemorySize)> {
     let limit = resources.and_then(|resources| resources.memory().as_ref()?.limit()).filter(|limit| *limit > 0);
     let cpu = resources.and_then(|resources| resources.cpu().as_ref());
     let quota = cpu.and_then(|cpu| {
@@ -235,6 +267,8 @@ pub struct Host {
     pub upper: Option<PathBuf>,
     /// What is mounted for its file server.
     pub volumes: Volumes,
+    /// The most memory that its guest can have.
+    pub most_memory: MemorySize,
 }
 
 /// The specification of the machine's process. Where it has volumes, it begins with what its [file server](files) needs, and gives it up before it
@@ -244,7 +278,7 @@ pub struct Host {
 /// The program's own files can't be told.
 pub fn outside(container: &Spec, driver: &Driver, host: &Host) -> Result<Spec> {
     let terminal = container.process().as_ref().is_some_and(|process| process.terminal().unwrap_or(false));
-    let scratch = format!("size={}m", driver.scratch(size(container)?.1));
+    let scratch = format!("size={}m", driver.scratch(host.most_memory));
     let mut mounts = vec![
         json!({ "destination": "/proc", "type": "proc", "source": "proc", "options": ["nosuid", "noexec", "nodev", "ro"] }),
         json!({ "destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "noexec", "mode=755", "size=64k"] }),
@@ -335,23 +369,29 @@ fn bind(source: &Path, target: &Path, access: &str) -> Value {
 /// What a container's limits on its use of the host are for the machine as a whole.
 fn resources(container: &Spec) -> Result<Value> {
     let given = container.linux().as_ref().and_then(|linux| linux.resources().clone()).unwrap_or_default();
-    let limit = given.memory().as_ref().and_then(|memory| memory.limit()).filter(|limit| *limit > 0);
-    let mut resources = serde_json::to_value(&given).map_err(|error| Error::Spec(error.to_string()))?;
-    let Some(fields) = resources.as_object_mut() else { return Ok(json!({})) };
-    fields.remove("pids");
-    fields.remove("hugepageLimits");
-    fields.remove("memory");
-    if limit.is_some() {
-        let (_, memory) = size(container)?;
-        fields.insert("memory".to_owned(), json!({ "limit": memory.bytes() + MONITOR * MIB }));
-    }
+    let mut fields = outside_of(&given)?;
     let rules = fields.entry("devices").or_insert_with(|| json!([]));
     if let Some(rules) = rules.as_array_mut() {
         for minor in [200, 232] {
             rules.push(json!({ "allow": true, "type": "c", "major": 10, "minor": minor, "access": "rwm" }));
         }
     }
-    Ok(resources)
+    Ok(Value::Object(fields))
+}
+
+/// As before, but for devices.
+fn outside_of(given: &LinuxResources) -> Result<Map<String, Value>> {
+    let limit = given.memory().as_ref().and_then(|memory| memory.limit()).filter(|limit| *limit > 0);
+    let resources = serde_json::to_value(given).map_err(|error| Error::Spec(error.to_string()))?;
+    let Value::Object(mut fields) = resources else { return Ok(Map::new()) };
+    fields.remove("pids");
+    fields.remove("hugepageLimits");
+    fields.remove("memory");
+    if limit.is_some() {
+        let (_, memory) = size_for(Some(given))?;
+        fields.insert("memory".to_owned(), json!({ "limit": memory.bytes() + MONITOR * MIB }));
+    }
+    Ok(fields)
 }
 
 fn uses_kvm(driver: &Driver) -> bool {

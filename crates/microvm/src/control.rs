@@ -25,7 +25,7 @@ use vmm::{MemorySize, SnapshotFiles, VcpuCount};
 use crate::driver::Extent;
 
 /// Grows by one with every change of a type here or of [`guest_protocol`]'s requests.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 /// The most bytes of one body: a plan, or a piece of a file, and what is around it.
 const BODY_MAX: usize = 4 << 20;
 /// How long an answer is waited for, from its question to its last byte: of a guest that is emulated on a busy host, or for a machine to be written to a slow
@@ -64,6 +64,8 @@ pub enum ToMachine {
     /// End the machine as it was saved, for the connection that it rests for: its process ends as one that was killed, and nothing goes on before. Who asks for that
     /// and is gone right after has been heard.
     End,
+    /// Have so much memory from now on.
+    Memory(MemorySize),
     /// Ask the agent for something; not for what belongs to the machine's process itself ([`is_for_others`]).
     Ask(Request),
 }
@@ -79,6 +81,8 @@ pub enum FromMachine {
     Exited(Exit),
     /// What came of a [`ToMachine::Save`].
     Saved(Result<Saved, Failure>),
+    /// What came of a [`ToMachine::Memory`].
+    Resized(Result<(), Failure>),
     /// What came of a [`ToMachine::Ask`], in the order in which they came.
     Answer(Result<Reply, Failure>),
 }
@@ -90,15 +94,24 @@ pub struct Saved {
     pub extent: Extent,
     /// The machine's processors.
     pub vcpus: VcpuCount,
-    /// Its memory.
+    /// Its memory at its start.
     pub memory: MemorySize,
+    /// Memory that it can have.
+    pub most_memory: MemorySize,
     /// How much of the container's standard output and error had been taken by then: what was written behind that comes of whoever goes on.
     pub outputs: [u64; 2],
 }
 
 /// Whether somebody else than the machine's process may ask for that.
 pub(crate) fn is_for_others(request: &Request) -> bool {
-    matches!(request, Request::Stats { .. } | Request::Processes { .. } | Request::File { .. } | Request::Freeze { .. })
+    matches!(
+        request,
+        Request::Stats { .. }
+            | Request::Processes { .. }
+            | Request::File { .. }
+            | Request::Freeze { .. }
+            | Request::Limit { .. }
+    )
 }
 
 /// A stream that can't be read: who is there does not speak this.
@@ -280,6 +293,18 @@ impl Connection {
     /// The machine is gone.
     pub fn end(&self) -> Result<(), ConnectionError> {
         self.send(&ToMachine::End, &[])
+    }
+
+    /// Has the machine have so much memory. Its guest takes it, or leaves it, as it finds the time.
+    ///
+    /// # Errors
+    /// The machine is gone. Why it can't have as much is in the answer.
+    pub fn resize(&mut self, memory: MemorySize) -> Result<Result<(), Failure>, ConnectionError> {
+        self.send(&ToMachine::Memory(memory), &[])?;
+        match self.receive()? {
+            FromMachine::Resized(answer) => Ok(answer),
+            _ => Err(Garbled.into()),
+        }
     }
 
     pub(crate) fn send(&self, message: &impl Serialize, fds: &[BorrowedFd<'_>]) -> Result<(), ConnectionError> {

@@ -42,6 +42,20 @@ pub enum Error {
         /// What.
         what: String,
     },
+    /// What QEMU can't do, and our own hypervisor can.
+    #[error("QEMU has no {what}: leave it away, or run it where KVM runs kernels (--microvm-driver kvm)")]
+    NotByQemu {
+        /// What.
+        what: &'static str,
+    },
+    /// It was started so that it can't have as much memory.
+    #[error("the microVM can have {most} MiB of memory, and not {wanted}, until it is started anew")]
+    Most {
+        /// How much it can have, in MiB.
+        most: u64,
+        /// How much it was to have.
+        wanted: u64,
+    },
     /// A specification could not be made: a fault of this program.
     #[error("make the specification of a machine's process: {0}")]
     Spec(String),

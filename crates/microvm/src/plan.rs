@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use guest_protocol::configuration::{Disk, Machine, Root};
 use guest_protocol::message::Blob;
 use serde::{Deserialize, Serialize};
-use vmm::{MemorySize, VcpuCount};
+use vmm::{Limits, MemorySize, VcpuCount};
 
 use crate::driver::Driver;
 use crate::error::{Error, Result};
@@ -42,8 +42,10 @@ pub struct MachinePlan {
 pub struct Hardware {
     /// Processors.
     pub vcpus: VcpuCount,
-    /// Memory.
+    /// Memory at its start.
     pub memory: MemorySize,
+    /// Memory that it can have while it runs. A machine that goes on has what the saved one could have.
+    pub most_memory: MemorySize,
     /// The kernel.
     pub kernel: PathBuf,
     /// Its first root file system, with the agent.
@@ -52,6 +54,8 @@ pub struct Hardware {
     pub layers: Vec<PathBuf>,
     /// A disk that is written to, if it has one. [`Root::upper`] then names it by [`MachinePlan::upper`].
     pub upper: Option<PathBuf>,
+    /// How much is read of the layers, and how much is read and written of the other disk, at most.
+    pub limits: DiskLimits,
     /// Network cards.
     pub cards: Vec<Card>,
     /// The directory with what is mounted into the container of the host, each volume by its number: served as one virtio-fs device, by a process
@@ -59,6 +63,15 @@ pub struct Hardware {
     pub volumes: Option<PathBuf>,
     /// Have the kernel write to standard error what it has to say: to find out why one does not boot.
     pub console: bool,
+}
+
+/// How much goes through the disks of a machine at most.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskLimits {
+    /// The one with the layers.
+    pub layers: Limits,
+    /// The one that is written to.
+    pub upper: Limits,
 }
 
 /// A snapshot that a machine goes on from.
@@ -79,6 +92,10 @@ pub struct Card {
     pub mac: [u8; 6],
     /// Bytes of the largest packet, without Ethernet's header.
     pub mtu: u16,
+    /// How much the guest receives at most. QEMU has no such limit, and refuses it.
+    pub receive: Limits,
+    /// How much the guest sends at most, likewise.
+    pub send: Limits,
 }
 
 /// The container's process.

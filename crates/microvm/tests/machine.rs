@@ -19,7 +19,7 @@ use guest_protocol::place;
 use guest_spec::spec;
 use microvm::control::Connection;
 use microvm::driver::{Accelerator, Driver, Extent};
-use microvm::{ExecRequest, Hardware, MachinePlan, Origin, SnapshotFiles, Workload};
+use microvm::{Card, DiskLimits, ExecRequest, Hardware, Limits, MachinePlan, Origin, Rate, SnapshotFiles, Workload};
 use oci_spec::runtime::{Process, Spec};
 use sandbox::cgroup::Placement;
 use sandbox::{CompileOptions, ExecOptions, ExecPlan, InitPlan, RootFs};
@@ -161,10 +161,12 @@ impl Place {
             hardware: Hardware {
                 vcpus: VcpuCount::new(1).unwrap(),
                 memory: MemorySize::from_mib(256).unwrap(),
+                most_memory: MemorySize::from_mib(1024).unwrap(),
                 kernel: cloud_kernel::directory().join("vmlinuz"),
                 initramfs: self.path("initramfs"),
                 layers: self.layers.clone(),
                 upper: None,
+                limits: DiskLimits::default(),
                 cards: Vec::new(),
                 volumes: None,
                 console: false,
@@ -347,6 +349,73 @@ fn a_machine_goes_on_from_where_it_was_saved_as_often_as_one_likes_and_as_anothe
 }
 
 #[test]
+fn a_machine_whose_disk_is_limited_reads_it_and_goes_on_from_a_snapshot() {
+    let place = Place::new();
+    let mut plan = place.plan(&["sh", "-c", "read line; cat /etc/layer; md5sum < /bin/busybox; read line"]);
+    let rate = |per_second, burst| Some(Rate { per_second: std::num::NonZeroU64::new(per_second).unwrap(), burst });
+    plan.hardware.limits.layers = Limits { bytes: rate(64 << 20, 0), operations: rate(10_000, 20_000) };
+    let mut first = place.run(&plan);
+    first.reports("machine: started");
+    let (snapshot, saving) = save(&place, "snapshot");
+    drop((first, saving));
+    plan.origin = Some(snapshot);
+    fs::remove_dir_all(&plan.scratch).unwrap();
+    fs::create_dir(&plan.scratch).unwrap();
+    let mut second = place.run(&plan);
+    second.reports("machine: started");
+    second.write("go\n");
+    assert_eq!(second.line(), "the upper one");
+    let sum = Command::new("md5sum").arg("/bin/busybox").output().unwrap();
+    assert_eq!(second.line().split(' ').next(), String::from_utf8_lossy(&sum.stdout).split(' ').next());
+}
+
+/// MiB of memory that the guest's kernel has in all.
+fn total(place: &Place) -> u64 {
+    let told = place.sh("grep MemTotal /proc/meminfo");
+    told.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() / 1024
+}
+
+#[test]
+fn a_machine_has_more_memory_and_less_while_it_runs() {
+    let place = Place::new();
+    let plan = place.plan(&["sh", "-c", "read line; echo end"]);
+    let mut main = place.run(&plan);
+    main.reports("machine: started");
+    let before = total(&place);
+    assert!(before < 256, "{before}");
+    let resize = |mib| {
+        let mut connection = Connection::open(&place.path("control")).unwrap();
+        connection.resize(MemorySize::from_mib(mib).unwrap()).unwrap()
+    };
+    resize(600).unwrap();
+    while total(&place) < before + 340 {}
+    // Less than at its start: what has come goes, and the balloon takes the rest.
+    resize(200).unwrap();
+    while total(&place) > before {}
+    let inflated =
+        "awk '/^balloon_inflate/ { n += $2 } /^balloon_deflate/ { n -= $2 } END { print n / 256 }' /proc/vmstat";
+    while place.sh(inflated).trim() != "56" {}
+    resize(400).unwrap();
+    while total(&place) < before + 140 {}
+    let refused = resize(2000).unwrap_err().to_string();
+    assert!(refused.contains("can have 1024 MiB of memory, and not 2000"), "{refused}");
+    // What it has goes with it.
+    let (snapshot, saving) = save(&place, "snapshot");
+    drop((main, saving));
+    let mut plan = plan.clone();
+    plan.origin = Some(snapshot);
+    fs::remove_dir_all(&plan.scratch).unwrap();
+    fs::create_dir(&plan.scratch).unwrap();
+    let mut main = place.run(&plan);
+    main.reports("machine: started");
+    assert!(total(&place) >= before + 140);
+    resize(256).unwrap();
+    while total(&place) > before {}
+    main.write("over\n");
+    assert_eq!(main.line(), "end");
+}
+
+#[test]
 fn what_is_no_snapshot_of_that_machine_is_refused() {
     let place = Place::new();
     let mut plan = place.plan(&["true"]);
@@ -375,6 +444,12 @@ fn what_does_not_start_says_why() {
         stderr.contains("machine: failed with None: run the microVM: the machine ended by itself: QEMU ended with"),
         "{stderr}"
     );
+    let limited = Limits { bytes: None, operations: Some(Rate { per_second: std::num::NonZeroU64::MIN, burst: 0 }) };
+    let (tap, mac) = ("nosuch".to_owned(), [2, 0, 0, 0, 0, 1]);
+    plan.hardware.cards = vec![Card { tap, mac, mtu: 1500, receive: limited, send: Limits::default() }];
+    let (_, _, stderr) = place.run(&plan).end();
+    assert!(stderr.contains("QEMU has no limit of what goes through a network card"), "{stderr}");
+    plan.hardware.cards.clear();
     plan.driver = Driver::Qemu { program: "/nosuch".into(), accelerator: Accelerator::Emulation };
     let (_, _, stderr) = place.run(&plan).end();
     let told = "machine: failed with None: run the microVM: start /nosuch: No such file or directory (os error 2)\n";

@@ -2,6 +2,7 @@
 
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
+use std::num::NonZeroU64;
 use std::path::PathBuf;
 
 /// Bytes of a mebibyte.
@@ -14,6 +15,8 @@ pub struct Config {
     pub vcpus: VcpuCount,
     /// How much memory at its start.
     pub memory: MemorySize,
+    /// How much it can have while it runs ([`crate::Machine::resize`]). That it may costs nothing.
+    pub most_memory: MemorySize,
     /// The guest's kernel: an ELF file with a PVH entry, or a bzImage.
     pub kernel: PathBuf,
     /// What the kernel has as its first root file system.
@@ -30,6 +33,8 @@ pub struct Config {
     pub vsock: Option<Vsock>,
     /// File systems of the host's, in the order in which the guest finds them.
     pub files: Vec<Files>,
+    /// Whether the guest gives memory back that it does not need, and can be asked for more of it.
+    pub balloon: bool,
 }
 
 /// A file system of the host's, by virtio-fs.
@@ -50,6 +55,28 @@ pub struct Card {
     pub mac: [u8; 6],
     /// Bytes of the largest packet, without Ethernet's header.
     pub mtu: u16,
+    /// How much the guest receives at most. What is more waits in the tap, which drops what it has no room for.
+    pub receive: Limits,
+    /// How much the guest sends at most. What is more waits in the guest.
+    pub send: Limits,
+}
+
+/// How much may go through a device: bytes of data, and requests of a disk or packets of a card. `None` is as much as it can.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limits {
+    /// Bytes.
+    pub bytes: Option<Rate>,
+    /// Requests or packets.
+    pub operations: Option<Rate>,
+}
+
+/// How much of something may go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rate {
+    /// In a second.
+    pub per_second: NonZeroU64,
+    /// What may go at once beyond that, where less went before.
+    pub burst: u64,
 }
 
 /// Sockets between a machine and its host.
@@ -69,6 +96,8 @@ pub struct Disk {
     pub serial: String,
     /// What is on it.
     pub contents: Contents,
+    /// How much is read and written at most. What is more waits.
+    pub limits: Limits,
 }
 
 /// What is on a disk.

@@ -32,7 +32,10 @@ mod parts;
 mod snapshot;
 mod threads;
 
-pub use config::{CONCATENATED_ALIGN, Card, Config, Console, Contents, Disk, Files, MIB, MemorySize, VcpuCount, Vsock};
+pub use config::{
+    CONCATENATED_ALIGN, Card, Config, Console, Contents, Disk, Files, Limits, MIB, MemorySize, Rate, VcpuCount, Vsock,
+};
+pub use devices::virtio::balloon::MemoryStatistics;
 pub use end::End;
 pub use error::{Error, Result};
 pub use kvm::probe::{Virtualization, probe};

@@ -18,7 +18,7 @@ pub(crate) fn load(vcpus: VcpuCount, boot: &Boot, devices: &Devices, memory: &Me
     let initrd = boot.initrd.as_ref().map(|file| initrd(memory, file, kernel.end())).transpose()?;
     command_line(&boot.command_line, memory)?;
     write_generation(memory)?;
-    let rsdp = acpi::write(memory, vcpus, &virtual_devices::windows(devices)?)?;
+    let rsdp = acpi::write(memory, vcpus, &virtual_devices::windows(devices, memory)?)?;
     let entry = match &kernel {
         Kernel::Pvh(kernel) => {
             for segment in kernel.segments() {

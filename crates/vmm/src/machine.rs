@@ -1,16 +1,18 @@
 //! A machine: made of its parts, and what can be done with it.
 
 use crate::arch::current::layout;
-use crate::config::{Config, VcpuCount};
+use crate::config::{Config, MIB, MemorySize, VcpuCount};
 use crate::devices::fixed::{self, Fixed, FixedState};
 use crate::devices::virtio::Attached;
-use crate::devices::virtual_devices::{self, Virtual};
+use crate::devices::virtio::balloon::{Balloon, MemoryStatistics};
+use crate::devices::virtio::memory::Blocks;
+use crate::devices::virtual_devices::{self, All, Spoken, Virtual};
 use crate::end::{End, Ending};
 use crate::error::{Error, Result};
 use crate::events::{Events, Waited};
 use crate::kvm::{self, Buses, Vcpu, Vm};
 use crate::load::load;
-use crate::memory::{Memory, Run};
+use crate::memory::{Memory, More, PAGE, Run};
 use crate::parts::{Devices, Parts};
 use crate::snapshot::{self, Saved, Snapshot, SnapshotFiles};
 use crate::threads::{Thread, Wanted, wake};
@@ -27,6 +29,8 @@ pub struct Machine {
     events: Thread,
     fixed: Fixed,
     devices: Vec<Virtual>,
+    balloon: Option<Spoken<Balloon>>,
+    blocks: Option<Spoken<Blocks>>,
     processors: Vec<Arc<Mutex<Vcpu>>>,
     _buses: Arc<Buses>,
     ending: Arc<Ending>,
@@ -72,8 +76,11 @@ impl Machine {
     /// # Errors
     /// KVM is not there or lacks something, a file can't be read or booted, something does not fit into the memory, the host has no room.
     pub fn of(parts: Parts) -> Result<Machine> {
-        let Parts { vcpus: count, memory, boot, devices } = parts;
-        let memory = Memory::new(memory, &layout::memory(memory))?;
+        let Parts { vcpus: count, memory, most_memory, boot, devices } = parts;
+        let more = More::new(layout::more(memory), memory, most_memory)?;
+        let ranges = layout::memory(memory);
+        // A host that promises no more memory than it has (`vm.overcommit_memory=2`) reserves none for what may come: then none does.
+        let memory = Memory::growing(memory, &ranges, more).or_else(|_| Memory::new(memory, &ranges))?;
         let entry = load(count, &boot, &devices, &memory)?;
         let vm = Vm::new(memory)?;
         let frame = Frame::new(&vm, devices, None)?;
@@ -94,7 +101,9 @@ impl Machine {
     /// As [`Machine::of`]; or the devices are not those of the snapshot, or the host's processors not such as the guest knows.
     pub fn restore(snapshot: &Snapshot, devices: Devices) -> Result<Machine> {
         let saved = snapshot.saved();
-        let memory = Memory::new(saved.memory, &layout::memory(saved.memory))?;
+        let more = (saved.more > 0).then(|| More { start: layout::more(saved.memory), length: saved.more });
+        let memory = Memory::growing(saved.memory, &layout::memory(saved.memory), more)?;
+        saved.plugged.iter().for_each(|range| memory.plug(range.clone()));
         snapshot.map(&memory)?;
         write_generation(&memory)?;
         let vm = Vm::new(memory)?;
@@ -156,6 +165,8 @@ impl Machine {
             name: random()?,
             vcpus: self.count,
             memory: self.vm.memory().size(),
+            more: self.vm.memory().more().map_or(0, |more| more.length),
+            plugged: self.vm.memory().all_plugged(),
             vm: self.vm.save()?,
             processors,
             fixed: self.fixed.save(),
@@ -193,6 +204,55 @@ impl Machine {
         self.devices.iter().for_each(Virtual::rest);
         self.fixed.console.iter().for_each(Thread::rest);
         self.state = State::Rests;
+    }
+
+    /// Asks the guest to have so much memory from now on: more than at its start comes in blocks, what is less it leaves to the host. It does so as it finds the time, or
+    /// not at all, where it needs what it has: how much that is, [`Machine::memory`] says. What keeps it from taking more is that it is given no more.
+    ///
+    /// # Errors
+    /// It can't have as much, or it has no balloon by which it could have less than at its start.
+    pub fn resize(&self, memory: MemorySize) -> Result<()> {
+        let at_start = self.vm.memory().size();
+        let most = self.blocks.as_ref().and_then(|blocks| blocks.with(|blocks| Ok(blocks.most()))).unwrap_or(0);
+        let (more, less) =
+            (memory.bytes().saturating_sub(at_start.bytes()), at_start.bytes().saturating_sub(memory.bytes()));
+        if more > most {
+            return Err(Error::Size(format!(
+                "this machine can have {} MiB of memory, and not {}: it was started so",
+                at_start.mib() + most / MIB,
+                memory.mib()
+            )));
+        }
+        if less > 0 && self.balloon.is_none() {
+            return Err(Error::Size(format!(
+                "this machine has no balloon: it can't have less than {} MiB",
+                at_start.mib()
+            )));
+        }
+        if let Some(balloon) = &self.balloon
+            && balloon.with(|balloon| Ok(balloon.ask_for((less / PAGE) as u32))) == Some(true)
+        {
+            balloon.changed();
+        }
+        if let Some(blocks) = &self.blocks
+            && blocks.with(|blocks| Ok(blocks.ask_for(more))) == Some(true)
+        {
+            blocks.changed();
+        }
+        Ok(())
+    }
+
+    /// How many bytes of memory the guest has. What of those that it had at its start it has left to the host, it says itself.
+    pub fn memory(&self) -> u64 {
+        let plugged = self.blocks.as_ref().and_then(|blocks| blocks.with(|blocks| Ok(blocks.plugged())));
+        let left = self.balloon.as_ref().and_then(|balloon| balloon.with(|balloon| Ok(balloon.left())));
+        let left = left.map_or(0, |pages| u64::from(pages) * PAGE);
+        (self.vm.memory().size().bytes() + plugged.unwrap_or(0)).saturating_sub(left)
+    }
+
+    /// What the guest told last of its memory, if it did, which it is asked for anew: who wants to know how it stands now asks again after a moment.
+    pub fn memory_statistics(&self) -> Option<MemoryStatistics> {
+        self.balloon.as_ref()?.with(Balloon::statistics)?
     }
 
     /// What it does, as far as it was told.
@@ -256,6 +316,8 @@ struct Frame {
     buses: Arc<Buses>,
     fixed: Fixed,
     devices: Vec<Virtual>,
+    balloon: Option<Spoken<Balloon>>,
+    blocks: Option<Spoken<Blocks>>,
     events: Thread,
     generation: EventFd,
 }
@@ -268,15 +330,15 @@ impl Frame {
         let ending = Arc::new(Ending::new()?);
         let mut buses = Buses::default();
         let fixed = fixed::attach(console, saved, vm, &ending, &mut buses.ports)?;
-        let devices = virtual_devices::attach(devices, vm, &ending, &mut buses.memory)?;
+        let All { devices, balloon, blocks } = virtual_devices::attach(devices, vm, &ending, &mut buses.memory)?;
         let events = serve(devices.iter().map(Virtual::attached).collect(), &ending)?;
         let generation = vm.line(layout::GENERATION_LINE)?;
-        Ok(Frame { ending, buses: Arc::new(buses), fixed, devices, events, generation })
+        Ok(Frame { ending, buses: Arc::new(buses), fixed, devices, balloon, blocks, events, generation })
     }
 
     /// Gives each processor its thread.
     fn machine(self, vm: Vm, count: VcpuCount, vcpus: Vec<Vcpu>) -> Result<Machine> {
-        let Frame { ending, buses, fixed, devices, events, generation } = self;
+        let Frame { ending, buses, fixed, devices, balloon, blocks, events, generation } = self;
         let processors: Vec<_> = vcpus.into_iter().map(|vcpu| Arc::new(Mutex::new(vcpu))).collect();
         let thread = |vcpu: &Arc<Mutex<Vcpu>>| kvm::thread(Arc::clone(vcpu), Arc::clone(&buses), &ending);
         let vcpus = processors.iter().map(thread).collect::<Result<_>>()?;
@@ -286,6 +348,8 @@ impl Frame {
             events,
             fixed,
             devices,
+            balloon,
+            blocks,
             processors,
             _buses: buses,
             ending,

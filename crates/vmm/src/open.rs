@@ -25,7 +25,8 @@ impl Config {
             initrd,
             command_line: self.command_line.clone(),
         };
-        Ok(Parts { vcpus: self.vcpus, memory: self.memory, boot, devices: self.open_devices()? })
+        let (memory, most_memory) = (self.memory, self.most_memory);
+        Ok(Parts { vcpus: self.vcpus, memory, most_memory, boot, devices: self.open_devices()? })
     }
 
     /// Opens what its devices are of alone: for a machine that goes on from a snapshot.
@@ -39,6 +40,7 @@ impl Config {
             cards: self.cards.iter().map(Card::open).collect::<Result<_>>()?,
             vsock: self.vsock.as_ref().map(Vsock::open).transpose()?,
             files: self.files.iter().map(Files::open).collect::<Result<_>>()?,
+            balloon: self.balloon,
         })
     }
 }
@@ -79,13 +81,14 @@ impl Disk {
                 DiskContents::Concatenated(paths.iter().map(|path| file(what, path)).collect::<Result<_>>()?)
             }
         };
-        Ok(DiskParts { serial: self.serial.clone(), contents })
+        Ok(DiskParts { serial: self.serial.clone(), contents, limits: self.limits })
     }
 }
 
 impl Card {
     fn open(&self) -> Result<CardParts> {
-        Ok(CardParts { tap: Tap::attach(&self.tap)?, mac: self.mac, mtu: self.mtu })
+        let Card { tap, mac, mtu, receive, send } = self;
+        Ok(CardParts { tap: Tap::attach(tap)?, mac: *mac, mtu: *mtu, receive: *receive, send: *send })
     }
 }
 

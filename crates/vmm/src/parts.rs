@@ -2,7 +2,7 @@
 //!
 //! A process that runs a machine has neither files nor rights: whoever starts it gives it these.
 
-use crate::config::{MemorySize, VcpuCount};
+use crate::config::{Limits, MemorySize, VcpuCount};
 use std::fmt;
 use std::fs::File;
 use std::io;
@@ -17,6 +17,8 @@ pub struct Parts {
     pub vcpus: VcpuCount,
     /// How much memory at its start.
     pub memory: MemorySize,
+    /// How much it can have while it runs ([`crate::Machine::resize`]). That it may costs nothing.
+    pub most_memory: MemorySize,
     /// What it starts from.
     pub boot: Boot,
     /// What it has besides.
@@ -52,6 +54,8 @@ pub struct Devices {
     /// File systems of the host's, in the order in which the guest finds them. A machine that goes on from a snapshot finds them broken: another server knows
     /// nothing of the files that it had open.
     pub files: Vec<FilesParts>,
+    /// Whether the guest gives memory back that it does not need, and can be asked for more of it.
+    pub balloon: bool,
 }
 
 /// A file system of the host's, by virtio-fs.
@@ -70,6 +74,8 @@ pub struct DiskParts {
     pub serial: String,
     /// What is on it.
     pub contents: DiskContents,
+    /// How much is read and written at most.
+    pub limits: Limits,
 }
 
 /// What is on a disk.
@@ -95,6 +101,10 @@ pub struct CardParts {
     pub mac: [u8; 6],
     /// Bytes of the largest packet, without Ethernet's header.
     pub mtu: u16,
+    /// How much the guest receives at most.
+    pub receive: Limits,
+    /// How much the guest sends at most.
+    pub send: Limits,
 }
 
 /// Sockets between a machine and its host.

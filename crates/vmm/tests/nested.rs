@@ -127,7 +127,7 @@ const MOUNT: &str = "/bin/busybox mkdir -p /proc /sys /dev
 ";
 
 /// The modules of the kernel that a guest has.
-const GUEST_MODULES: [&str; 11] = [
+const GUEST_MODULES: [&str; 13] = [
     "virtio_ring",
     "virtio",
     "virtio_mmio",
@@ -139,6 +139,8 @@ const GUEST_MODULES: [&str; 11] = [
     "vsock",
     "vmw_vsock_virtio_transport_common",
     "vmw_vsock_virtio_transport",
+    "virtio_balloon",
+    "virtio_mem",
 ];
 
 fn with_libraries(name: &str, program: &Path) -> Vec<(String, PathBuf)> {
@@ -271,6 +273,64 @@ echo "guest: random $($b dd if=/dev/hwrng bs=64 count=1 2>/dev/null | $b wc -c)"
     assert_eq!(sums.len(), 4, "{told}");
     assert_eq!(sums[0], sums[1], "what the guest reads is not what the host has:\n{told}");
     assert_eq!(sums[2], sums[3], "what the guest wrote is not what the host has:\n{told}");
+}
+
+#[test]
+fn nested_a_guest_gives_memory_back_has_less_and_more_of_it() {
+    let mut host = Host::new();
+    // Fills some of its memory, and frees it when its disk says so.
+    let fill = r#"
+b=/bin/busybox
+said() { $b dd if=/dev/vda bs=512 skip=$1 count=1 iflag=direct 2>/dev/null | $b grep -q said; }
+$b mkdir /fill; $b mount -t tmpfs -o size=200m fill /fill
+$b dd if=/dev/urandom of=/fill/much bs=1M count=100 2>/dev/null
+echo "guest: filled"
+until said 0; do $b usleep 100000; done
+$b rm /fill/much
+until said 1; do $b usleep 100000; done
+# More than it had at its start.
+$b mount -o remount,size=450m /fill
+$b dd if=/dev/zero of=/fill/much bs=1M count=330 2>/dev/null && echo "guest: more"; $b rm /fill/much
+until said 2; do $b usleep 100000; done
+"#;
+    host.add_guest("guest.cpio", &format!("{}\n{fill}", modules()));
+    host.add_text("saved", "said");
+    let told = host.run(
+        r#"truncate -s 1M /disk; mkfifo /control; : > /console
+        say() { dd if=/saved of=/disk bs=512 seek=$1 conv=notrunc 2>/dev/null; }
+        own() { awk '/^RssAnon/ { print int($2 / 1024) }' /proc/$machine/status; }
+        vmm --memory 300 --initrd /guest.cpio --append 'console=ttyS0 quiet memhp_default_state=online_movable' --disk /disk --most-memory 1000 --balloon --control /vmlinux < /control > /console 2>&1 & machine=$!
+        exec 3> /control
+        until grep -q 'guest: filled' /console; do usleep 100000; done
+        echo "host: $([ $(own) -ge 100 ] && echo much || own) after it filled its memory"
+        say 0
+        # Nobody asks for it: the guest tells what is free, some seconds after it is.
+        until [ $(own) -lt 90 ]; do usleep 100000; done
+        echo "host: less after it freed it"
+        echo 'memory 150' >&3
+        until echo tell >&3; usleep 200000; grep -q 'has 150 MiB, Some.*total: Some' /console; do :; done
+        echo 'memory 300' >&3
+        until echo tell >&3; usleep 200000; tail -n 1 /console | grep -q 'has 300 MiB'; do :; done
+        echo "host: it has all again"
+        echo 'memory 620' >&3
+        until echo tell >&3; usleep 200000; tail -n 1 /console | grep -q 'has 620 MiB'; do :; done
+        say 1
+        until grep -q 'guest: more' /console; do usleep 100000; done
+        echo 'memory 300' >&3
+        until echo tell >&3; usleep 200000; tail -n 1 /console | grep -q 'has 300 MiB'; do :; done
+        echo "host: what came has gone"
+        say 2; exec 3>&-; wait $machine; cat /console"#,
+    );
+    for line in [
+        "host: much after it filled its memory",
+        "host: less after it freed it",
+        "host: it has all again",
+        "guest: more",
+        "host: what came has gone",
+        "vmm: PowerOff",
+    ] {
+        assert!(told.contains(line), "{line:?} is not told:\n{told}");
+    }
 }
 
 #[test]

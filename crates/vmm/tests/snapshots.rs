@@ -193,7 +193,7 @@ fn what_is_damaged_or_of_another_machine_is_told() {
     let snapshot = read(&guest, "snapshot");
     let mut devices = guest.config.open_devices().unwrap();
     let contents = vmm::DiskContents::Concatenated(vec![tempfile::tempfile().unwrap()]);
-    devices.disks.push(vmm::DiskParts { serial: String::new(), contents });
+    devices.disks.push(vmm::DiskParts { serial: String::new(), contents, limits: vmm::Limits::default() });
     let error = Machine::restore(&snapshot, devices).unwrap_err().to_string();
     assert!(error.contains("it has 1, and 2 are given"), "{error}");
 }

@@ -45,6 +45,7 @@ impl Agent {
             Request::Stats { container } => return Ok(Some(Reply::Stats(Box::new(observe::stats(container)?)))),
             Request::Processes { container } => return Ok(Some(Reply::Processes(observe::processes(container)?))),
             Request::Freeze { container, frozen } => roots::freeze(container, frozen)?,
+            Request::Limit { container, limits } => roots::limit(container, &limits)?,
             Request::File { container, request } => {
                 let trees = self.trees(container)?;
                 return self.files.answer(&trees, request).map(|reply| Some(Reply::File(reply)));

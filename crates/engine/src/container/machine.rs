@@ -13,15 +13,15 @@ use std::time::Duration;
 use guest_protocol::configuration::{
     Disk, Found, Identity as MachineIdentity, Interface, Lower, Machine, Root, Route, Upper,
 };
-use guest_protocol::message::{Blob, Reply, Request};
+use guest_protocol::message::{Blob, Failure, Reply, Request};
 use guest_protocol::observe::RunningProcess;
 use guest_protocol::place;
 use image::{Digest, ErofsLayer};
 use microvm::container::{CONTAINER, Host, Inside, USER, at};
 use microvm::control::Connection;
 use microvm::driver::Driver;
-use microvm::{Card, ExecRequest, Hardware, MachinePlan, Origin, Volumes, Workload};
-use oci_spec::runtime::{Process, Spec};
+use microvm::{Card, DiskLimits, ExecRequest, Hardware, MachinePlan, Origin, Volumes, Workload};
+use oci_spec::runtime::{LinuxResources, Process, Spec};
 use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags};
@@ -29,8 +29,9 @@ use sandbox::cgroup::Placement;
 use sandbox::plan::NamespaceKind;
 use sandbox::{CompileOptions, ExecOptions, ExecPlan, InitPlan, MountTree, RootFs};
 
+use super::machine_limits::NetworkLimits;
 use super::{Container, ProcessTable};
-use crate::model::{ContainerId, ContainerRecord, SnapshotRecord, Timestamp};
+use crate::model::{ContainerId, ContainerRecord, Phase, SnapshotRecord, Timestamp};
 use crate::snapshots::Held;
 use crate::{Engine, Error, Result};
 
@@ -102,9 +103,12 @@ impl Engine {
         let inside = inside.map_err(refused)?;
         let trees = inside.volumes.moved(trees);
         let origin = booted.origin.as_ref().map(Held::record);
-        let (vcpus, memory) = match origin {
-            Some(origin) => (origin.vcpus, origin.memory),
-            None => microvm::container::size(spec).map_err(refused)?,
+        let (vcpus, memory, most_memory) = match origin {
+            Some(origin) => (origin.vcpus, origin.memory, origin.most_memory.unwrap_or(origin.memory)),
+            None => {
+                let (vcpus, memory) = microvm::container::size(spec).map_err(refused)?;
+                (vcpus, memory, microvm::container::most(memory, crate::system::total_memory()))
+            }
         };
         let (namespace, sandbox) = network.unzip();
         let interfaces = sandbox.map(net::Sandbox::guest_interfaces).unwrap_or_default();
@@ -114,16 +118,19 @@ impl Engine {
         }
         let saved_disk = origin.filter(|origin| origin.disk).map(|origin| self.0.snapshots.disk(&origin.id));
         let disk = self.disk(record, saved_disk.as_deref())?;
+        let limits = NetworkLimits::of(&record.host.annotations)?;
         let plan = MachinePlan {
             driver: driver.clone(),
             hardware: Hardware {
                 vcpus,
                 memory,
+                most_memory,
                 kernel: at::KERNEL.into(),
                 initramfs: at::INITRAMFS.into(),
                 layers: (0..booted.layers.len()).map(at::layer).collect(),
                 upper: disk.as_ref().map(|_| at::UPPER.into()),
-                cards: interfaces.iter().map(card).collect(),
+                limits: DiskLimits::default(),
+                cards: interfaces.iter().map(|interface| card(interface, limits)).collect(),
                 volumes: (!inside.volumes.is_empty()).then(|| at::VOLUMES.into()),
                 console: record.host.annotations.get(CONSOLE).is_some_and(|value| value == "true"),
             },
@@ -211,6 +218,7 @@ impl Engine {
             snapshots: booted.snapshots.clone(),
             upper: None,
             volumes,
+            most_memory: plan.hardware.most_memory,
         })
     }
 
@@ -254,6 +262,37 @@ impl Engine {
             Ok(_) => Err(Error::system("the microVM's agent answered something else than was asked")),
             Err(failure) => Err(Error::system(failure.to_string())),
         }
+    }
+
+    /// Changes the limits of a container that runs in a machine: its own in there, the machine's memory, and what the machine's process may have on the host. Blocks.
+    pub(super) fn update_machine(&self, record: &ContainerRecord, now: &LinuxResources) -> Result<()> {
+        if record.state.phase == Phase::Paused {
+            return Err(Error::conflict(
+                "a container in a microVM answers nobody while it is paused: unpause it first",
+            ));
+        }
+        let was = microvm::container::resized(&crate::spec::limits(&record.host.resources)?).map_err(refused)?;
+        let now = microvm::container::resized(now).map_err(refused)?;
+        let grows = now.memory >= was.memory;
+        let mut outside = now.outside;
+        let in_use = self.0.placements.usage(record).map_or(0, |usage| usage.memory);
+        let limit = outside.memory().as_ref().and_then(|memory| memory.limit()).unwrap_or(0).unsigned_abs();
+        if !grows || limit <= in_use {
+            // Until the guest has left it, its process has it. Nobody is to be killed for that: the limit comes with the next start.
+            outside.set_memory(None);
+        }
+        let mut machine = self.machine_connection(&record.id)?;
+        let resize = |machine: &mut Connection| {
+            machine.resize(now.memory).map_err(|error| Error::system(error.to_string()))?.map_err(not_so)
+        };
+        // More of it first, as it may be refused; nobody uses it before the container's limit lets them.
+        if grows {
+            resize(&mut machine)?;
+        }
+        self.0.placements.update(record, &outside)?;
+        let request = Request::Limit { container: CONTAINER, limits: now.inside };
+        machine.ask(request).map_err(|error| Error::system(error.to_string()))?.map_err(not_so)?;
+        if grows { Ok(()) } else { resize(&mut machine) }
     }
 
     /// Takes away what a machine's process was given.
@@ -344,6 +383,11 @@ fn remove_directory(directory: &Path) -> std::io::Result<()> {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     }
+}
+
+/// What a machine or its agent refuses of new limits.
+fn not_so(failure: Failure) -> Error {
+    Error::conflict(failure.to_string())
 }
 
 /// Refuses what containers in microVMs do not have yet.
@@ -450,9 +494,10 @@ fn configuration(
     Machine { identity, sysctls: inside.sysctls.iter().cloned().chain(links).collect(), names: !interfaces.is_empty() }
 }
 
-fn card(interface: &net::GuestInterface) -> Card {
+fn card(interface: &net::GuestInterface, limits: NetworkLimits) -> Card {
     let mtu = u16::try_from(interface.mtu).unwrap_or(u16::MAX);
-    Card { tap: interface.tap.clone(), mac: interface.mac.octets(), mtu }
+    let NetworkLimits { receive, send } = limits;
+    Card { tap: interface.tap.clone(), mac: interface.mac.octets(), mtu, receive, send }
 }
 
 /// An interface whose card had another address before.

@@ -21,6 +21,7 @@ mod list;
 mod logging;
 mod logs;
 mod machine;
+mod machine_limits;
 mod merge;
 mod mount_points;
 mod names;

@@ -367,6 +367,7 @@ impl Engine {
             driver: self.machine_driver()?.to_string(),
             vcpus: saved.vcpus,
             memory: saved.memory,
+            most_memory: Some(saved.most_memory),
             cards: interfaces.iter().map(|interface| interface.mac.octets()).collect(),
             outputs: saved.outputs,
             disk: disk.is_some(),

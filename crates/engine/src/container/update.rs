@@ -21,9 +21,6 @@ impl Engine {
         let container = self.0.containers.find(reference)?;
         let life = container.life(reference).await?;
         let record = life.record();
-        if record.state.phase.is_live() {
-            super::machine::lacking(&record, "limits that change while they run")?;
-        }
         let refused = |error: Error| Error::conflict(format!("Cannot update container {}: {error}", record.id));
         if record.host.auto_remove && request.restart.as_ref().is_some_and(|policy| *policy != RestartPolicy::No) {
             return Err(refused(Error::invalid(
@@ -42,7 +39,11 @@ impl Engine {
         if record.state.phase.is_live() {
             let limits = crate::spec::limits(&resources)?;
             let (engine, updated) = (self.clone(), record.clone());
-            crate::blocking(move || engine.0.placements.update(&updated, &limits)).await.map_err(refused)?;
+            let update = move || match updated.is_machine() {
+                true => engine.update_machine(&updated, &limits),
+                false => engine.0.placements.update(&updated, &limits),
+            };
+            crate::blocking(update).await.map_err(refused)?;
         }
         let record = self
             .change(&life, |record| {

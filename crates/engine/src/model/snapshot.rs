@@ -54,8 +54,11 @@ pub struct SnapshotRecord {
     pub driver: String,
     /// Its processors.
     pub vcpus: VcpuCount,
-    /// Its memory.
+    /// Its memory at its start.
     pub memory: MemorySize,
+    /// Memory that it can have; `None`: no more than that.
+    #[serde(default)]
+    pub most_memory: Option<MemorySize>,
     /// The addresses of its network cards as the guest has them.
     pub cards: Vec<[u8; 6]>,
     /// How much of the container's standard output and error had been taken.

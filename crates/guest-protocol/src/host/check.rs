@@ -56,6 +56,7 @@ impl Expected {
             | Request::Signal { .. }
             | Request::Resize { .. }
             | Request::Freeze { .. }
+            | Request::Limit { .. }
             | Request::Renew(_)
             | Request::Shutdown { .. } => Self::Done,
         }

@@ -12,7 +12,9 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use guest_protocol::VSOCK_PORT;
 use rustix::event::{EventfdFlags, eventfd};
-use vmm::{Config, Console, Contents, Dial, Disk, End, Files, Machine, Snapshot, SnapshotFiles, VsockParts};
+use vmm::{
+    Config, Console, Contents, Dial, Disk, End, Files, Machine, MemorySize, Snapshot, SnapshotFiles, VsockParts,
+};
 
 use super::{Extent, command_line};
 use crate::error::{Error, Result};
@@ -48,6 +50,10 @@ impl Running {
 
     pub(crate) fn resume(&mut self) {
         self.machine.resume();
+    }
+
+    pub(crate) fn resize(&self, memory: MemorySize) -> Result<()> {
+        Ok(self.machine.resize(memory)?)
     }
 
     pub(crate) fn end(&mut self) -> String {
@@ -146,16 +152,20 @@ fn config(plan: &MachinePlan) -> Config {
     let mut disks = Vec::new();
     if !hardware.layers.is_empty() {
         let contents = Contents::Concatenated(hardware.layers.clone());
-        disks.push(Disk { serial: LAYERS.to_owned(), contents });
+        disks.push(Disk { serial: LAYERS.to_owned(), contents, limits: hardware.limits.layers });
     }
     if let Some(path) = &hardware.upper {
         let contents = Contents::File { path: path.clone(), read_only: false };
-        disks.push(Disk { serial: UPPER.to_owned(), contents });
+        disks.push(Disk { serial: UPPER.to_owned(), contents, limits: hardware.limits.upper });
     }
-    let card = |card: &crate::plan::Card| vmm::Card { tap: card.tap.clone(), mac: card.mac, mtu: card.mtu };
+    let card = |card: &crate::plan::Card| {
+        let crate::plan::Card { tap, mac, mtu, receive, send } = card;
+        vmm::Card { tap: tap.clone(), mac: *mac, mtu: *mtu, receive: *receive, send: *send }
+    };
     Config {
         vcpus: hardware.vcpus,
         memory: hardware.memory,
+        most_memory: hardware.most_memory,
         kernel: hardware.kernel.clone(),
         initrd: Some(hardware.initramfs.clone()),
         command_line: command_line(plan, &format!("vsock:{VSOCK_PORT}")),
@@ -164,5 +174,6 @@ fn config(plan: &MachinePlan) -> Config {
         cards: hardware.cards.iter().map(card).collect(),
         vsock: None,
         files: hardware.volumes.iter().map(|_| files(plan)).collect(),
+        balloon: true,
     }
 }

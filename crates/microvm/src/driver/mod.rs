@@ -29,7 +29,7 @@ pub enum Driver {
 }
 
 impl Driver {
-    /// How large the directory in memory has to be that a machine's process has for files of its own, in MiB.
+    /// How large the directory in memory may get that a machine's process has for files of its own, in MiB. `memory` is the most that the guest can have.
     pub fn scratch(&self, memory: MemorySize) -> u64 {
         let guest = match self {
             Self::Kvm => 0,
@@ -150,6 +150,14 @@ impl Running {
         }
     }
 
+    /// Has the guest have so much memory from now on.
+    pub(crate) fn resize(&mut self, memory: MemorySize) -> Result<()> {
+        match self {
+            Self::Kvm(running) => running.resize(memory),
+            Self::Qemu(running) => running.resize(memory),
+        }
+    }
+
     /// Why it ended, for people.
     pub(crate) fn end(&mut self) -> String {
         match self {
@@ -196,5 +204,9 @@ fn command_line(plan: &MachinePlan, host: &str) -> String {
     // A kernel that panics resets the machine, which ends it; one that waits for a person would stand for ever.
     let console = if plan.hardware.console { "console=ttyS0" } else { "quiet" };
     // Where the host is busy, an emulated timer may miss what a kernel holds against it by default, which then panics.
-    format!("{console} no_timer_check reboot=t panic=-1 stratus.host={host}")
+    // No device needs a copy in low memory, for which a kernel that may get memory above 4 GiB would put 64 MiB aside.
+    // Memory that comes is the processes', so that it can go again, and is used without being asked for.
+    format!(
+        "{console} swiotlb=noforce memhp_default_state=online_movable no_timer_check reboot=t panic=-1 stratus.host={host}"
+    )
 }

@@ -219,6 +219,11 @@ impl Process {
             (ToMachine::Ask(Request::Freeze { frozen, .. }), _) if self.host.is_connected() => {
                 self.on_freeze(number, frozen)
             }
+            (ToMachine::Memory(memory), _) => {
+                let resized = self.machine.resize(memory).map_err(|error| Failure::Refused { why: error.to_string() });
+                self.clients.send(number, &FromMachine::Resized(resized));
+                Ok(())
+            }
             (ToMachine::Ask(request), _) if is_for_others(&request) => match self.host.is_connected() {
                 true => self.ask(request, Asked::Client(number)),
                 false => {
@@ -286,7 +291,8 @@ impl Process {
         let outputs = self.host.taken_of(self.main).unwrap_or_default();
         let saved = self.machine.save(&into).map(|extent| {
             let hardware = &self.plan.hardware;
-            Saved { extent, vcpus: hardware.vcpus, memory: hardware.memory, outputs }
+            let (memory, most_memory) = (hardware.memory, hardware.most_memory);
+            Saved { extent, vcpus: hardware.vcpus, memory, most_memory, outputs }
         });
         let saved = saved.map_err(|error| Failure::Refused { why: error.to_string() });
         self.clients.send(number, &FromMachine::Saved(saved));

@@ -1,9 +1,11 @@
 //! The virtual devices of a machine: which there are, where each is, how it is attached.
 
+use super::virtio::balloon::Balloon;
 use super::virtio::block::{Block, Disk};
 use super::virtio::fs::{self, Fs, TAG_MAX};
+use super::virtio::memory::Blocks;
 use super::virtio::net::{self, Net, Tap};
-use super::virtio::queue::Interrupt;
+use super::virtio::queue::{Interrupt, Nonsense};
 use super::virtio::rng::Rng;
 use super::virtio::transport::{self, Transport, TransportState};
 use super::virtio::vsock::Vsock;
@@ -15,15 +17,16 @@ use crate::config::CONCATENATED_ALIGN;
 use crate::end::Ending;
 use crate::error::{Error, Result};
 use crate::kvm::Vm;
+use crate::memory::Memory;
 use crate::parts::{CardParts, Devices, DiskContents, DiskParts, FilesParts};
 use crate::threads::Wanted;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Where the devices of a machine are: ACPI's tables say so.
-pub(crate) fn windows(devices: &Devices) -> Result<Vec<Window>> {
-    windows_of(
-        1 + usize::from(devices.vsock.is_some()) + devices.disks.len() + devices.cards.len() + devices.files.len(),
-    )
+pub(crate) fn windows(devices: &Devices, memory: &Memory) -> Result<Vec<Window>> {
+    let Devices { console: _, disks, cards, vsock, files, balloon } = devices;
+    let single = [vsock.is_some(), *balloon, memory.more().is_some()].map(usize::from);
+    windows_of(1 + disks.len() + cards.len() + files.len() + single.iter().sum::<usize>())
 }
 
 fn windows_of(count: usize) -> Result<Vec<Window>> {
@@ -75,15 +78,44 @@ impl Virtual {
     }
 }
 
+/// All virtual devices of a machine.
+pub(crate) struct All {
+    /// In the order in which the guest finds them.
+    pub(crate) devices: Vec<Virtual>,
+    /// The one of them that is the balloon, if there is one.
+    pub(crate) balloon: Option<Spoken<Balloon>>,
+    /// The one of them by which memory comes, if any may.
+    pub(crate) blocks: Option<Spoken<Blocks>>,
+}
+
+/// A device that whoever has the machine speaks with.
+pub(crate) struct Spoken<D> {
+    device: Arc<Mutex<D>>,
+    attached: Attached,
+}
+
+impl<D: Device + 'static> Spoken<D> {
+    /// Does something with it. `None`: the guest did what makes no sense, and the device needs a reset.
+    pub(crate) fn with<R>(&self, does: impl FnOnce(&mut D) -> Result<R, Nonsense>) -> Option<R> {
+        self.attached.with(&self.device, does)
+    }
+
+    /// Its configuration is another one.
+    pub(crate) fn changed(&self) {
+        self.attached.changed();
+    }
+}
+
 /// Makes and attaches them.
-pub(crate) fn attach(parts: Devices, vm: &Vm, ending: &Arc<Ending>, bus: &mut Bus) -> Result<Vec<Virtual>> {
-    let Devices { console: _, disks, cards, vsock, files } = parts;
+pub(crate) fn attach(parts: Devices, vm: &Vm, ending: &Arc<Ending>, bus: &mut Bus) -> Result<All> {
+    let Devices { console: _, disks, cards, vsock, files, balloon } = parts;
     let mut devices: Vec<Arc<Mutex<dyn Device>>> = vec![Arc::new(Mutex::new(Rng::default()))];
     for disk in disks {
-        devices.push(Arc::new(Mutex::new(Block::new(of_files(disk)?, ending)?)));
+        let limits = disk.limits;
+        devices.push(Arc::new(Mutex::new(Block::new(of_files(disk)?, limits, ending)?)));
     }
-    for CardParts { tap, mac, mtu } in cards {
-        let net = Net::new(Tap::of(tap)?, net::Card { mac, mtu });
+    for CardParts { tap, mac, mtu, receive, send } in cards {
+        let net = Net::new(Tap::of(tap)?, net::Card { mac, mtu, receive, send });
         devices.push(Arc::new(Mutex::new(net.map_err(Error::host("wait for a tap"))?)));
     }
     if let Some(vsock) = vsock {
@@ -100,6 +132,16 @@ pub(crate) fn attach(parts: Devices, vm: &Vm, ending: &Arc<Ending>, bus: &mut Bu
         let (server, rings) = fs::connect(server)?;
         devices.push(Arc::new(Mutex::new(Fs::new(&tag, rings, Some(server), ending)?)));
     }
+    let balloon = balloon.then(|| Arc::new(Mutex::new(Balloon::default())));
+    devices.extend(balloon.iter().map(|balloon| Arc::clone(balloon) as _));
+    let blocks = match vm.memory().more() {
+        Some(more) => {
+            let blocks = Blocks::new(vm.memory().clone(), more, vm.opener());
+            Some(Arc::new(Mutex::new(blocks.map_err(Error::host("give a guest the memory that it had"))?)))
+        }
+        None => None,
+    };
+    devices.extend(blocks.iter().map(|blocks| Arc::clone(blocks) as _));
     let windows = windows_of(devices.len())?;
     let mut attached = Vec::with_capacity(devices.len());
     for (device, window) in devices.into_iter().zip(windows) {
@@ -112,10 +154,14 @@ pub(crate) fn attach(parts: Devices, vm: &Vm, ending: &Arc<Ending>, bus: &mut Bu
         bus.attach(start, window.length.into(), Arc::clone(&transport) as _);
         attached.push(Virtual { attached: device, transport });
     }
-    Ok(attached)
+    // These are the last ones.
+    let mut last = attached.iter().rev().map(Virtual::attached);
+    let blocks = blocks.and_then(|device| Some(Spoken { device, attached: last.next()? }));
+    let balloon = balloon.and_then(|device| Some(Spoken { device, attached: last.next()? }));
+    Ok(All { devices: attached, balloon, blocks })
 }
 
-fn of_files(DiskParts { serial, contents }: DiskParts) -> Result<Disk> {
+fn of_files(DiskParts { serial, contents, limits: _ }: DiskParts) -> Result<Disk> {
     let failed = Error::host("look at the files of a disk");
     match contents {
         DiskContents::File { file, read_only } => Disk::of_file(file, read_only, &serial).map_err(failed),

@@ -4,6 +4,7 @@ use crate::arch::current::cpuid::Template;
 use crate::arch::current::layout;
 use crate::arch::current::state::VcpuState;
 use crate::config::VcpuCount;
+use crate::devices::virtio::memory::Opener;
 use crate::error::{Error, Result};
 use crate::events::event;
 use crate::kvm::Vcpu;
@@ -14,7 +15,9 @@ use kvm_bindings::{
 };
 use kvm_ioctls::{Cap, IoEventAddress, Kvm, VmFd};
 use std::io;
-use vm_memory::{Address, GuestMemoryBackend, GuestMemoryRegion};
+use std::ops::Range;
+use std::sync::Arc;
+use vm_memory::{Address, GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
 use vmm_sys_util::eventfd::EventFd;
 
 /// What this needs of KVM, beyond what each has had since Linux 5.10.
@@ -30,7 +33,7 @@ const NEEDED: [(Cap, &str); 5] = [
 #[derive(Debug)]
 pub(crate) struct Vm {
     kvm: Kvm,
-    fd: VmFd,
+    fd: Arc<VmFd>,
     template: Template,
     /// What its slots point at: it is mapped for as long as the machine lives.
     memory: Memory,
@@ -57,7 +60,7 @@ impl Vm {
             ..Default::default()
         };
         let _ = fd.enable_cap(&no_counters);
-        let vm = Vm { kvm, fd, template, memory };
+        let vm = Vm { kvm, fd: Arc::new(fd), template, memory };
         vm.mask_8259s()?;
         vm.set_slots()?;
         Ok(vm)
@@ -77,7 +80,7 @@ impl Vm {
     }
 
     fn set_slots(&self) -> Result<()> {
-        for (slot, region) in self.memory.regions().iter().enumerate() {
+        for (slot, region) in self.memory.at_start().enumerate() {
             let slot = kvm_userspace_memory_region {
                 slot: slot as u32,
                 flags: 0,
@@ -91,6 +94,26 @@ impl Vm {
                 .map_err(Error::kvm("to use memory (KVM_SET_USER_MEMORY_REGION)"))?;
         }
         Ok(())
+    }
+
+    /// What gives the guest parts of the memory that comes while it runs, by their numbers, or takes them away. A part that it has not, it finds to be a device that nobody
+    /// answers for.
+    pub(crate) fn opener(&self) -> Opener {
+        let (fd, memory) = (Arc::clone(&self.fd), self.memory.clone());
+        let first = memory.at_start().count() as u32;
+        Box::new(move |number, part: Range<u64>, is_open| {
+            let place = memory.regions().get_host_address(GuestAddress(part.start)).map_err(io::Error::other)?;
+            let slot = kvm_userspace_memory_region {
+                slot: first + number,
+                flags: 0,
+                guest_phys_addr: part.start,
+                memory_size: if is_open { part.end - part.start } else { 0 },
+                userspace_addr: place as u64,
+            };
+            // SAFETY: the part is of a region, which is mapped for as long as `memory` lives, that is as this; the process has no references into it.
+            let set = unsafe { fd.set_user_memory_region(slot) };
+            set.map_err(|error| io::Error::from_raw_os_error(error.errno()))
+        })
     }
 
     /// An event that pulls a line of the I/O APIC for a moment whenever it is written to.

@@ -3,18 +3,23 @@
 //! What a guest starts from (its kernel's segments, its initramfs) is mapped from its file, private to this process: the guest reads the
 //! host's page cache, which all guests share, and a page is copied when the guest writes to it. Nothing is copied to start.
 
+mod given_back;
+mod grown;
 mod mapping;
+mod ranges;
 mod saved;
 
 use crate::config::MemorySize;
 use crate::error::{Error, Result};
+pub(crate) use grown::More;
 use mapping::Mapping;
+use ranges::Ranges;
 use rustix::mm::{Advice, MapFlags, ProtFlags};
 pub(crate) use saved::Run;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestRegionMmap, MmapRegion};
 
 /// Bytes of a page.
@@ -29,17 +34,35 @@ pub(crate) struct Memory {
     regions: GuestMemoryMmap,
     /// What the regions are of.
     _mappings: Arc<[Mapping]>,
-    /// Where files were mapped: first address and length.
-    files: Arc<Mutex<Vec<(u64, u64)>>>,
+    mapped: Arc<Mutex<Mapped>>,
+    /// The last region, where that is for memory that comes while the machine runs.
+    more: Option<More>,
+}
+
+/// What the guest's memory is where it is not as it was made.
+#[derive(Debug, Default)]
+struct Mapped {
+    /// Where files are mapped.
+    files: Ranges,
+    /// Where they were, and zeros are now.
+    holes: Ranges,
+    /// What the guest has of the memory that comes while it runs.
+    plugged: Ranges,
 }
 
 impl Memory {
     /// Memory of that size, at the addresses of `ranges`: first byte and length of each, which are together as long. Nothing of it is taken
     /// from the host before it is touched.
     pub(crate) fn new(size: MemorySize, ranges: &[(GuestAddress, u64)]) -> Result<Memory> {
+        Memory::growing(size, ranges, None)
+    }
+
+    /// As [`Memory::new`], and with room for `more` while the machine runs, behind all others: one reservation of addresses for all that may come.
+    pub(crate) fn growing(size: MemorySize, ranges: &[(GuestAddress, u64)], more: Option<More>) -> Result<Memory> {
         let failed = |source| Error::Memory { size: size.mib(), source };
         let (mut regions, mut mappings) = (Vec::with_capacity(ranges.len()), Vec::with_capacity(ranges.len()));
-        for (start, length) in ranges {
+        let last = more.map(|more| (more.start, more.length));
+        for (start, length) in ranges.iter().chain(&last) {
             let length = usize::try_from(*length).map_err(|_| failed(io::ErrorKind::OutOfMemory.into()))?;
             let mapping = Mapping::new(length).map_err(failed)?;
             let (protection, flags) =
@@ -52,7 +75,7 @@ impl Memory {
             mappings.push(mapping);
         }
         let regions = GuestMemoryMmap::from_regions(regions).map_err(|error| failed(io::Error::other(error)))?;
-        Ok(Memory { size, regions, _mappings: mappings.into(), files: Arc::default() })
+        Ok(Memory { size, regions, _mappings: mappings.into(), mapped: Arc::default(), more })
     }
 
     /// How much it is.
@@ -119,7 +142,9 @@ impl Memory {
         // SAFETY: the range was just mapped, and stays as it is: a dump of this process has nothing of the guest's.
         let hidden = unsafe { rustix::mm::madvise(start, size, Advice::LinuxDontDump) };
         hidden.map_err(Error::host("keep the guest's memory out of dumps"))?;
-        self.files.lock().unwrap_or_else(PoisonError::into_inner).push((at.0, length));
+        let mut mapped = self.mapped();
+        mapped.holes.remove(&(at.0..at.0 + length));
+        mapped.files.insert(at.0..at.0 + length);
         Ok(())
     }
 

@@ -10,7 +10,6 @@ use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
-use std::sync::PoisonError;
 use vm_memory::{Address, Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
 
 /// Pages one behind the other in the file: the number of the first, and how many.
@@ -44,24 +43,36 @@ struct Part {
 }
 
 impl Memory {
+    /// The parts that the guest has: its regions, and what is plugged of the last one. In the file each has its place, whatever is plugged.
     fn parts(&self) -> Vec<Part> {
-        let mut file = 0;
-        let part = |region: &vm_memory::GuestRegionMmap| {
-            let part = Part {
-                guest: region.start_addr().raw_value(),
-                host: region.as_ptr() as u64,
-                file,
-                length: region.len(),
+        let (mut parts, mut file) = (Vec::new(), 0);
+        for region in self.regions().iter() {
+            let (start, length) = (region.start_addr().raw_value(), region.len());
+            let part = |range: Range<u64>| Part {
+                guest: range.start,
+                host: region.as_ptr() as u64 + (range.start - start),
+                file: file + (range.start - start),
+                length: range.end - range.start,
             };
-            file += part.length;
-            part
-        };
-        self.regions().iter().map(part).collect()
+            match self.more() {
+                Some(more) if more.start == region.start_addr() => {
+                    parts.extend(self.all_plugged().into_iter().map(part));
+                }
+                _ => parts.push(part(start..start + length)),
+            }
+            file += length;
+        }
+        parts
+    }
+
+    /// Bytes of the file.
+    fn length_of_file(&self) -> u64 {
+        self.regions().iter().map(GuestMemoryRegion::len).sum()
     }
 
     /// Writes all of it into an empty file. Nothing may write to it meanwhile.
     pub(crate) fn save(&self, to: &File) -> Result<()> {
-        to.set_len(self.size().bytes()).map_err(Error::host(WRITE))?;
+        to.set_len(self.length_of_file()).map_err(Error::host(WRITE))?;
         let pages = pages_of_process();
         for part in self.parts() {
             self.each_piece(part, pages.as_ref(), &mut |piece, entries| {
@@ -71,7 +82,7 @@ impl Memory {
                     entries.is_none_or(|entries| entries[number] & (PRESENT | SWAPPED) != 0) || self.is_of_file(at)
                 };
                 let wanted: Vec<_> = (0..(piece.end - piece.start) as usize).map(may_have).collect();
-                self.write_pages(part, piece.start, &wanted, true, to).map(drop)
+                self.write_pages(part, piece.start, &wanted, to).map(drop)
             })?;
         }
         Ok(())
@@ -79,7 +90,7 @@ impl Memory {
 
     /// Writes into an empty file what of it changed since it was mapped as a whole. Returns which pages that is. Nothing may write to it meanwhile.
     pub(crate) fn save_changed(&self, to: &File) -> Result<Vec<Run>> {
-        to.set_len(self.size().bytes()).map_err(Error::host(WRITE))?;
+        to.set_len(self.length_of_file()).map_err(Error::host(WRITE))?;
         let pages = pages_of_process().map_err(Error::host(
             "ask which pages a machine changed (/proc/self/pagemap): mount /proc for its process, or save all of it",
         ))?;
@@ -87,9 +98,15 @@ impl Memory {
         for part in self.parts() {
             self.each_piece(part, Ok(&pages), &mut |piece, entries| {
                 let entries = entries.unwrap_or_default();
-                let changed = |entry: &u64| entry & SWAPPED != 0 || entry & (PRESENT | OF_FILE) == PRESENT;
-                let wanted: Vec<_> = entries.iter().map(changed).collect();
-                for run in self.write_pages(part, piece.start, &wanted, false, to)? {
+                let at = |number: u64| part.guest + number * PAGE;
+                let holes = self.holes(&(at(piece.start)..at(piece.end)));
+                let changed = |(number, entry): (usize, &u64)| {
+                    entry & SWAPPED != 0
+                        || entry & (PRESENT | OF_FILE) == PRESENT
+                        || holes.iter().any(|hole| hole.contains(&at(piece.start + number as u64)))
+                };
+                let wanted: Vec<_> = entries.iter().enumerate().map(changed).collect();
+                for run in self.write_pages(part, piece.start, &wanted, to)? {
                     match runs.last_mut() {
                         Some(last) if last.first + last.count == run.first => last.count += run.count,
                         _ => runs.push(run),
@@ -116,16 +133,18 @@ impl Memory {
         let parts = self.parts();
         for run in runs {
             let (start, length) = (run.first.saturating_mul(PAGE), run.count.saturating_mul(PAGE));
-            let part = parts.iter().find(|part| {
-                part.file <= start && start.checked_add(length).is_some_and(|end| end <= part.file + part.length)
-            });
-            let part =
-                part.ok_or_else(|| Error::Snapshot("a snapshot has pages that its machine has not".to_owned()))?;
-            let at = GuestAddress(part.guest + (start - part.file));
-            if run.count >= MAPPED {
-                self.map("a snapshot", at, file, start, length)?;
-            } else {
-                self.copy("a snapshot", at, file, start, length)?;
+            let end = start.checked_add(length).filter(|end| *end <= self.length_of_file());
+            let end = end.ok_or_else(|| Error::Snapshot("a snapshot has pages that its machine has not".to_owned()))?;
+            // What was unplugged later is in none.
+            for part in &parts {
+                let (start, end) = (start.max(part.file), end.min(part.file + part.length));
+                let Some(length) = end.checked_sub(start).filter(|length| *length > 0) else { continue };
+                let at = GuestAddress(part.guest + (start - part.file));
+                if length >= MAPPED * PAGE {
+                    self.map("a snapshot", at, file, start, length)?;
+                } else {
+                    self.copy("a snapshot", at, file, start, length)?;
+                }
             }
         }
         Ok(())
@@ -133,12 +152,12 @@ impl Memory {
 
     fn is_whole(&self, file: &File) -> Result<()> {
         let length = file.metadata().map_err(Error::host("look at a snapshot's memory"))?.len();
-        if length == self.size().bytes() {
+        if length == self.length_of_file() {
             Ok(())
         } else {
             Err(Error::Snapshot(format!(
                 "the memory of a snapshot has {length} bytes, and its machine {}: it is of another one, or was cut",
-                self.size().bytes()
+                self.length_of_file()
             )))
         }
     }
@@ -159,8 +178,8 @@ impl Memory {
         Ok(())
     }
 
-    /// Writes the wanted ones of some pages of a region, or those of them that are not all zeros. Returns which those were.
-    fn write_pages(&self, part: Part, first: u64, wanted: &[bool], skip_zeros: bool, to: &File) -> Result<Vec<Run>> {
+    /// Writes the wanted ones of some pages of a region, those that are all zeros as holes. Returns which they were.
+    fn write_pages(&self, part: Part, first: u64, wanted: &[bool], to: &File) -> Result<Vec<Run>> {
         let mut runs = Vec::new();
         let mut next = 0;
         while next < wanted.len() {
@@ -177,7 +196,7 @@ impl Memory {
                 at: at.0,
                 needs: bytes.len() as u64,
             })?;
-            let has_something = |page: &[u8]| !skip_zeros || page.iter().any(|byte| *byte != 0);
+            let has_something = |page: &[u8]| page.iter().any(|byte| *byte != 0);
             let written: Vec<_> = bytes.chunks(PAGE as usize).map(has_something).collect();
             let mut done = 0;
             for alike in written.chunk_by(bool::eq) {
@@ -195,8 +214,12 @@ impl Memory {
 
     /// Whether an address is of what was mapped from a file.
     fn is_of_file(&self, at: u64) -> bool {
-        let files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
-        files.iter().any(|(start, length)| (*start..start + length).contains(&at))
+        self.mapped().files.contains(at)
+    }
+
+    /// Where in a range are zeros, whatever was mapped there.
+    fn holes(&self, range: &Range<u64>) -> Vec<Range<u64>> {
+        self.mapped().holes.within(range)
     }
 }
 

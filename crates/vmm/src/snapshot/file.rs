@@ -15,7 +15,7 @@ use std::os::unix::fs::FileExt;
 use twox_hash::XxHash3_128;
 
 const MAGIC: [u8; 8] = *b"STRASNAP";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const HEADER: usize = 40;
 /// No machine's is longer: 64 processors have some 10 KiB each.
 const MOST: u64 = 64 << 20;

@@ -16,6 +16,7 @@ use crate::memory::{Memory, Run};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::fs::File;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -28,6 +29,9 @@ pub(crate) struct Saved {
     pub(crate) name: Name,
     pub(crate) vcpus: VcpuCount,
     pub(crate) memory: MemorySize,
+    /// How many bytes may come to that, and the addresses of those that have.
+    pub(crate) more: u64,
+    pub(crate) plugged: Vec<Range<u64>>,
     pub(crate) vm: VmState,
     pub(crate) processors: Vec<VcpuState>,
     pub(crate) fixed: FixedState,
@@ -122,7 +126,9 @@ impl Snapshot {
     pub fn read_over(base: Arc<Snapshot>, files: SnapshotFiles) -> Result<Snapshot> {
         let saved = file::read(&files.state)?;
         match &saved.difference {
-            Some((name, _)) if *name == base.saved.name && saved.memory == base.saved.memory => {
+            Some((name, _))
+                if *name == base.saved.name && (saved.memory, saved.more) == (base.saved.memory, base.saved.more) =>
+            {
                 Ok(Snapshot { saved, memory: files.memory, base: Some(base) })
             }
             Some(_) => Err(Error::Snapshot("this snapshot is a difference to another one than was given".to_owned())),
@@ -135,7 +141,7 @@ impl Snapshot {
         self.saved.vcpus
     }
 
-    /// How much memory its machine has.
+    /// How much memory its machine had at its start.
     pub fn memory(&self) -> MemorySize {
         self.saved.memory
     }

@@ -94,6 +94,7 @@ impl Guest {
         let config = Config {
             vcpus: VcpuCount::new(1).unwrap(),
             memory: MemorySize::from_mib(64).unwrap(),
+            most_memory: MemorySize::from_mib(64).unwrap(),
             kernel: path,
             initrd: None,
             command_line: "hello=world".to_owned(),
@@ -102,6 +103,7 @@ impl Guest {
             cards: Vec::new(),
             vsock: None,
             files: Vec::new(),
+            balloon: false,
         };
         Guest { directory, config }
     }

@@ -8,18 +8,20 @@
 //! it here.
 
 mod layers;
+mod limits;
 mod memory;
 mod monitor;
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use rustix::process::PidfdFlags;
-use vmm::SnapshotFiles;
+use vmm::{MemorySize, SnapshotFiles};
 
 use self::layers::Layers;
+use self::memory::Memory;
 use self::monitor::Monitor;
 use super::{Accelerator, command_line, snapshot};
 use crate::error::{Error, Result};
@@ -27,16 +29,13 @@ use crate::plan::{LAYERS, MachinePlan, UPPER};
 
 /// The name of the agent's port.
 const PORT: &str = "agent";
-/// The name of the guest's memory.
-const MEMORY: &str = "memory";
 
 /// A child that is QEMU; it ends with this.
 pub(crate) struct Running {
     child: Child,
     pidfd: OwnedFd,
     monitor: Monitor,
-    /// The guest's memory.
-    memory: PathBuf,
+    memory: Memory,
     /// The image's layers, if it has any.
     layers: Option<Layers>,
 }
@@ -53,7 +52,13 @@ impl Running {
             layers.put_back(&mut self.monitor)?;
         }
         saved?;
-        memory::save(&self.memory, &into.memory)
+        self.memory.save(&into.memory)
+    }
+
+    /// Asks the guest to have so much memory: what is more than at its start comes in blocks, what is less goes into the balloon.
+    pub(crate) fn resize(&mut self, memory: MemorySize) -> Result<()> {
+        let (more, less) = self.memory.difference(memory)?;
+        self.monitor.resize(self.memory.at_start(), more, less)
     }
 
     pub(crate) fn resume(&mut self) -> Result<()> {
@@ -81,13 +86,14 @@ impl Drop for Running {
 }
 
 pub(super) fn start(plan: &MachinePlan, program: &Path, accelerator: Accelerator) -> Result<(Running, OwnedFd)> {
+    limits::check(&plan.hardware.cards)?;
     let (ours, theirs) = inherited("a socket for the machine's agent")?;
     rustix::io::ioctl_fionbio(&ours, true).map_err(Error::system("set up", "a socket for the machine's agent"))?;
     let (monitor, monitored) = inherited("a socket for QEMU's monitor")?;
-    let memory = plan.scratch.join(MEMORY);
+    let memory = Memory::new(&plan.hardware, &plan.scratch);
     let origin = snapshot(plan)?;
     if let Some(origin) = &origin {
-        memory::go_on(&origin.memory, &memory)?;
+        memory.go_on(&origin.memory)?;
     }
 
     let mut command = Command::new(program);
@@ -104,6 +110,8 @@ pub(super) fn start(plan: &MachinePlan, program: &Path, accelerator: Accelerator
     command.args(["-device", "virtio-serial-pci"]);
     command.args(["-device", &format!("virtserialport,chardev={PORT},name={PORT}")]);
     command.args(["-device", "virtio-rng-pci"]);
+    // What the guest does not need it gives back, as holes in the file of its memory.
+    command.args(["-device", "virtio-balloon-pci,id=balloon,deflate-on-oom=on,free-page-reporting=on"]);
     command.args(["-chardev", &format!("socket,id=monitor,fd={}", monitored.as_raw_fd())]);
     command.args(["-mon", "chardev=monitor,mode=control"]);
     if origin.is_some() {
@@ -137,7 +145,7 @@ fn inherited(what: &'static str) -> Result<(OwnedFd, OwnedFd)> {
     Ok((ours, theirs))
 }
 
-fn machine(command: &mut Command, plan: &MachinePlan, accelerator: Accelerator, memory: &Path) {
+fn machine(command: &mut Command, plan: &MachinePlan, accelerator: Accelerator, memory: &Memory) {
     let hardware = &plan.hardware;
     let accelerator = match accelerator {
         Accelerator::Kvm => "kvm",
@@ -145,11 +153,8 @@ fn machine(command: &mut Command, plan: &MachinePlan, accelerator: Accelerator, 
     };
     command.args(["-accel", accelerator, "-cpu", "max"]);
     // Not `microvm`: under load, emulated, its only clock (the PIT) is one that a kernel can't measure by, and then it waits for ever.
-    command.args(["-M", &format!("q35,memory-backend={MEMORY}")]);
-    let size = format!("{}M", hardware.memory.mib());
-    command.args(["-smp", &hardware.vcpus.get().to_string(), "-m", &size]);
-    let file = format!("memory-backend-file,id={MEMORY},size={size},mem-path={},share=on", memory.display());
-    command.args(["-object", &file]);
+    command.args(["-smp", &hardware.vcpus.get().to_string()]);
+    memory.arguments(command);
     command.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
     command.args(["-serial", if hardware.console { "stdio" } else { "none" }]);
     command.args(["-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"]);
@@ -164,12 +169,14 @@ fn disks(command: &mut Command, plan: &MachinePlan) -> Result<Option<Layers>> {
         for node in layers.nodes() {
             command.args(["-blockdev", &node.to_string()]);
         }
-        command.args(["-device", &format!("virtio-blk-pci,drive={LAYERS},serial={LAYERS}")]);
+        let drive = limits::over(command, LAYERS, true, hardware.limits.layers);
+        command.args(["-device", &format!("virtio-blk-pci,drive={drive},serial={LAYERS}")]);
     }
     if let Some(upper) = &hardware.upper {
         let file = format!("file.driver=file,file.filename={},discard=unmap", upper.display());
         command.args(["-blockdev", &format!("driver=raw,node-name={UPPER},{file}")]);
-        command.args(["-device", &format!("virtio-blk-pci,drive={UPPER},serial={UPPER}")]);
+        let drive = limits::over(command, UPPER, false, hardware.limits.upper);
+        command.args(["-device", &format!("virtio-blk-pci,drive={drive},serial={UPPER}")]);
     }
     Ok(layers)
 }

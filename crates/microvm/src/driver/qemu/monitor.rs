@@ -12,12 +12,13 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use qapi::qmp::{
-    MigrationCapability, MigrationCapabilityStatus, MigrationStatus, cont, getfd, migrate, migrate_incoming,
-    migrate_set_capabilities, query_migrate, stop,
+    MigrationCapability, MigrationCapabilityStatus, MigrationStatus, balloon, cont, getfd, migrate, migrate_incoming,
+    migrate_set_capabilities, qom_set, query_migrate, stop,
 };
 use qapi::{Command, Qmp, Stream};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 
+use super::memory::MORE;
 use crate::error::{Error, Result};
 
 /// How long QEMU may take for an answer, and for all of a snapshot but its memory: it is the machine's neighbour, and no friend of ours.
@@ -50,6 +51,18 @@ impl Monitor {
     /// Has it go on.
     pub(super) fn resume(&mut self) -> Result<()> {
         self.execute("have the machine go on", &cont {}).map(drop)
+    }
+
+    /// Has a machine that has `at_start` bytes of memory from its start on have `more`, or `less` than that.
+    pub(super) fn resize(&mut self, at_start: u64, more: Option<u64>, less: u64) -> Result<()> {
+        let tried = "change the machine's memory";
+        if let Some(more) = more {
+            let (path, property) = (format!("/machine/peripheral/{MORE}"), "requested-size".to_owned());
+            self.execute(tried, &qom_set { path, property, value: more.into() })?;
+        }
+        // QEMU's number is what is left of what the guest had at its start: memory that came in blocks it does not count.
+        let value = i64::try_from(at_start - less).unwrap_or(i64::MAX);
+        self.execute(tried, &balloon { value }).map(drop)
     }
 
     /// Writes all of a machine that rests but its memory.

@@ -13,6 +13,7 @@
 //! | `0xc000_0000` | devices |
 //! | `0xfec0_0000` | I/O APIC, local APICs, KVM's own pages |
 //! | `0x1_0000_0000` | the rest of the memory |
+//! | behind all that | what comes while it runs ([`more`]) |
 
 use crate::config::MemorySize;
 use vm_memory::GuestAddress;
@@ -84,6 +85,12 @@ pub(crate) fn memory(size: MemorySize) -> Vec<(GuestAddress, u64)> {
     }
 }
 
+/// Where memory begins that comes while the machine runs, behind memory of that size. Kernels add memory in blocks of 128 MiB, and of up to 2 GiB where there is much.
+pub(crate) fn more(size: MemorySize) -> GuestAddress {
+    let end = memory(size).last().map_or(0, |(start, length)| start.0 + length);
+    GuestAddress(end.max(ABOVE_4_GIB.0).next_multiple_of(2 << 30))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -93,6 +100,8 @@ mod tests {
         let of = |mib| memory(MemorySize::from_mib(mib).unwrap());
         assert_eq!(of(128), [(GuestAddress(0), 128 << 20)]);
         assert_eq!(of(3072), [(GuestAddress(0), 3 << 30)]);
+        let more = |mib| more(MemorySize::from_mib(mib).unwrap()).0 >> 30;
+        assert_eq!((more(128), more(3073), more(5 << 10), more((5 << 10) + 1)), (4, 6, 6, 8));
         assert_eq!(of(3073), [(GuestAddress(0), 3 << 30), (ABOVE_4_GIB, 1 << 20)]);
     }
 }

@@ -7,7 +7,7 @@ use crate::boot::Initrd;
 use crate::error::Result;
 use crate::memory::Memory;
 use linux_loader::loader::elf::start_info::{hvm_memmap_table_entry, hvm_modlist_entry, hvm_start_info};
-use vm_memory::{ByteValued, GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
+use vm_memory::{ByteValued, GuestAddress, GuestMemoryRegion};
 
 /// `XEN_HVM_START_MAGIC_VALUE`
 const MAGIC: u32 = 0x336e_c578;
@@ -32,7 +32,7 @@ pub(crate) fn memory_map(memory: &Memory) -> Vec<Stretch> {
         Stretch { start: 0, length: layout::LOW_END, kind: MEMORY },
         Stretch { start: layout::ACPI.0, length: layout::HIGH.0 - layout::ACPI.0, kind: ACPI },
     ];
-    for region in memory.regions().iter() {
+    for region in memory.at_start() {
         let start = region.start_addr().0.max(layout::HIGH.0);
         map.push(Stretch { start, length: region.start_addr().0 + region.len() - start, kind: MEMORY });
     }

@@ -34,6 +34,11 @@ impl<'m> Buffers<'m> {
         self.left
     }
 
+    /// Where in this process the bytes are that are left, and how many are at each place: for who looks at no contents.
+    pub(crate) fn places(&self) -> impl Iterator<Item = (*const u8, usize)> {
+        self.slices[self.next..].iter().map(|slice| (slice.ptr_guard().as_ptr(), slice.len()))
+    }
+
     /// Takes off the last `count` bytes. `None`: there are not as many.
     pub(crate) fn split_end(&mut self, count: usize) -> Option<Buffers<'m>> {
         let mut rest = self.clone();

@@ -1,7 +1,9 @@
 //! Devices beside guests that were written to break them: a guest's side of a transport and of its rings, for tests and for fuzzing.
 
+use super::balloon::Balloon;
 use super::block::{Block, Disk};
 use super::fs::Echo;
+use super::memory::Blocks;
 use super::net::{Card, Net, Tap};
 use super::queue::Interrupt;
 use super::rng::Rng;
@@ -10,16 +12,19 @@ use super::vsock::Vsock;
 use super::{Attached, Device};
 use crate::arch::current::layout;
 use crate::bus::Registers;
-use crate::config::{self, MemorySize};
+use crate::config::{self, Limits, MemorySize, Rate};
 use crate::end::Ending;
 use crate::events::event;
-use crate::memory::Memory;
+use crate::memory::{Memory, More};
 use crate::threads::Wanted;
 use std::fs::File;
+use std::num::NonZeroU64;
 use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::sync::{Arc, Mutex};
 use vm_memory::{Bytes, GuestAddress};
 
+/// Bytes of memory that may come.
+const MOST: u64 = 256 << 20;
 /// Where a guest's rings begin, and how far apart those of one queue are.
 const RINGS: u64 = 0x10_0000;
 const RING: u64 = 0x4000;
@@ -36,15 +41,42 @@ fn rings(queue: usize) -> u64 {
 pub enum Kind {
     /// A disk of a MiB, in memory.
     Disk,
+    /// The same, of which no more than [`LIMITS`] allow is read and written.
+    LimitedDisk,
     /// A file system, whose server answers each request with itself.
     Files,
     /// A source of entropy.
     Entropy,
+    /// A balloon.
+    Balloon,
+    /// Memory that comes in blocks.
+    Memory,
     /// A network card, whose other end nobody reads.
     Network,
+    /// The same, through which no more than [`LIMITS`] allow goes.
+    LimitedNetwork,
     /// Sockets to the host, where somebody listens at port 1.
     Vsock,
 }
+
+impl Kind {
+    fn limits(self) -> Limits {
+        match self {
+            Kind::LimitedDisk | Kind::LimitedNetwork => LIMITS,
+            _ => Limits::default(),
+        }
+    }
+
+    fn is_network(self) -> bool {
+        matches!(self, Kind::Network | Kind::LimitedNetwork)
+    }
+}
+
+/// So little that a guest waits, and so much that it goes on.
+const LIMITS: Limits = Limits {
+    bytes: Some(Rate { per_second: NonZeroU64::new(1 << 20).unwrap(), burst: 100 }),
+    operations: Some(Rate { per_second: NonZeroU64::new(100).unwrap(), burst: 0 }),
+};
 
 /// A guest with one device.
 pub(super) struct Guest {
@@ -105,7 +137,7 @@ impl Guest {
 
     pub(super) fn of(kind: Kind) -> Guest {
         Guest::new(match kind {
-            Kind::Disk => {
+            Kind::Disk | Kind::LimitedDisk => {
                 let file = rustix::fs::memfd_create("disk", rustix::fs::MemfdFlags::CLOEXEC).map(File::from);
                 let disk = file.and_then(|file| {
                     rustix::fs::ftruncate(&file, 1 << 20)?;
@@ -113,7 +145,7 @@ impl Guest {
                 });
                 let disk = disk.map_err(std::io::Error::from).and_then(|file| Disk::of_file(file, false, "disk"));
                 let ending = Arc::new(Ending::new().unwrap_or_else(|error| panic!("{error}")));
-                let device = Block::new(disk.unwrap_or_else(|error| panic!("{error}")), &ending);
+                let device = Block::new(disk.unwrap_or_else(|error| panic!("{error}")), kind.limits(), &ending);
                 Arc::new(Mutex::new(device.unwrap_or_else(|error| panic!("{error}"))))
             }
             Kind::Files => {
@@ -121,7 +153,13 @@ impl Guest {
                 return Guest { files: Some(server), ..Guest::new(Arc::new(Mutex::new(device))) };
             }
             Kind::Entropy => Arc::new(Mutex::new(Rng::default())),
-            Kind::Network => {
+            Kind::Memory => {
+                let (guest, blocks) = Guest::with_blocks(MOST);
+                guest.attached.with(&blocks, |blocks| Ok(blocks.ask_for(MOST / 2)));
+                return guest;
+            }
+            Kind::Balloon => Arc::new(Mutex::new(Balloon::default())),
+            Kind::Network | Kind::LimitedNetwork => {
                 let (card, other) = UnixDatagram::pair().unwrap_or_else(|error| panic!("{error}"));
                 for end in [&card, &other] {
                     end.set_nonblocking(true).unwrap_or_else(|error| panic!("{error}"));
@@ -130,7 +168,9 @@ impl Guest {
                 for length in [100, 1500, 60_000] {
                     other.send(&vec![1; length]).unwrap_or_else(|error| panic!("{error}"));
                 }
-                let device = Net::new(Tap::of_socket(card.into()), Card { mac: [2, 0, 0, 0, 0, 1], mtu: 1500 });
+                let limits = kind.limits();
+                let card_ = Card { mac: [2, 0, 0, 0, 0, 1], mtu: 1500, receive: limits, send: limits };
+                let device = Net::new(Tap::of_socket(card.into()), card_);
                 let device = device.unwrap_or_else(|error| panic!("{error}"));
                 return Guest { network: Some(other), ..Guest::new(Arc::new(Mutex::new(device))) };
             }
@@ -144,6 +184,24 @@ impl Guest {
                 return Guest { host: Some(Host { directory, listener }), ..Guest::new(Arc::new(Mutex::new(device))) };
             }
         })
+    }
+
+    /// One that may have so many bytes more than at its start. Returns its device, too.
+    pub(super) fn with_blocks(most: u64) -> (Guest, Arc<Mutex<Blocks>>) {
+        let size = MemorySize::from_mib(MemorySize::MIN_MIB).unwrap_or_else(|error| panic!("{error}"));
+        let more = More { start: layout::more(size), length: most };
+        let memory = Memory::growing(size, &layout::memory(size), Some(more)).unwrap_or_else(|error| panic!("{error}"));
+        Guest::with_blocks_of(&memory)
+    }
+
+    fn with_blocks_of(memory: &Memory) -> (Guest, Arc<Mutex<Blocks>>) {
+        let more = memory.more().unwrap_or_else(|| panic!("no memory may come"));
+        let blocks = Blocks::new(memory.clone(), more, Box::new(|_, _, _| Ok(())));
+        let blocks = Arc::new(Mutex::new(blocks.unwrap_or_else(|error| panic!("{error}"))));
+        let mut guest = Guest::new(Arc::clone(&blocks) as _);
+        guest.memory = memory.clone();
+        guest.transport = Transport::new(guest.attached.clone(), memory.clone());
+        (guest, blocks)
     }
 
     pub(super) fn write(&mut self, register: u64, value: u32) {
@@ -230,7 +288,10 @@ impl Guest {
         let state = self.transport.save();
         let read = postcard::to_stdvec(&state).and_then(|bytes| postcard::from_bytes(&bytes));
         assert_eq!(read.as_ref(), Ok(&state), "what was saved is not what is read");
-        let mut other = Guest::of(kind);
+        let mut other = match kind {
+            Kind::Memory => Guest::with_blocks_of(&self.memory).0,
+            kind => Guest::of(kind),
+        };
         other.memory = self.memory.clone();
         other.transport = Transport::new(other.attached.clone(), other.memory.clone());
         other.transport.restore(&state).unwrap_or_else(|why| panic!("{why}"));
@@ -291,13 +352,11 @@ pub fn run(kind: Kind, data: &[u8]) {
                     let wild = next(1) == 7;
                     let address = if wild { next(8) } else { BUFFERS + (next(2) & 0xfff0) };
                     let length = if wild { next(4) as u32 } else { next(2) as u32 };
-                    let plain = if matches!(kind, Kind::Vsock | Kind::Network) && queue == 0 {
-                        [NEXT | WRITE, NEXT | WRITE, WRITE]
-                    } else {
-                        [NEXT, NEXT | WRITE, WRITE]
+                    let plain = match queue {
+                        0 if kind == Kind::Vsock || kind.is_network() => [NEXT | WRITE, NEXT | WRITE, WRITE],
+                        1 if kind == Kind::Vsock || kind.is_network() => [NEXT, NEXT, 0],
+                        _ => [NEXT, NEXT | WRITE, WRITE],
                     };
-                    let plain =
-                        if matches!(kind, Kind::Vsock | Kind::Network) && queue == 1 { [NEXT, NEXT, 0] } else { plain };
                     let flags = if wild { next(2) as u16 } else { plain[usize::from(step)] };
                     let number = (first + step) % size;
                     guest.descriptor(queue, number, Descriptor { address, length, flags, next: (number + 1) % size });
@@ -317,5 +376,11 @@ pub fn run(kind: Kind, data: &[u8]) {
     guest.reset();
 }
 
+#[cfg(test)]
+mod balloon;
+#[cfg(test)]
+mod limits;
+#[cfg(test)]
+mod memory;
 #[cfg(test)]
 mod tests;

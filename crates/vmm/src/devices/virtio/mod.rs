@@ -4,12 +4,15 @@
 //! has the rings over which they speak. Whatever the guest writes into registers, rings and buffers may be wrong on purpose: what makes no
 //! sense sets the device's `DEVICE_NEEDS_RESET`, and the device does nothing more until the guest resets it.
 
+pub(crate) mod balloon;
 pub(crate) mod block;
 pub(crate) mod buffers;
 pub(crate) mod fs;
 #[cfg(any(test, feature = "fuzzing"))]
 #[cfg_attr(not(feature = "fuzzing"), expect(unreachable_pub, reason = "what fuzzing uses is public"))]
 pub(crate) mod hostile;
+pub(crate) mod limit;
+pub(crate) mod memory;
 pub(crate) mod net;
 pub(crate) mod queue;
 pub(crate) mod rng;
@@ -47,6 +50,10 @@ pub(crate) trait Device: Send {
     fn queues(&self) -> &'static [u16];
     /// Its configuration, as the guest reads it.
     fn configuration(&self) -> &[u8];
+    /// How often its configuration has changed since it was made, but for what the guest writes there.
+    fn changes(&self) -> u32 {
+        0
+    }
     /// Which bytes of its configuration may be others when it goes on from a snapshot. The guest is told to look again.
     fn may_change(&self) -> Range<usize> {
         0..0
@@ -80,6 +87,17 @@ pub(crate) trait Device: Send {
     }
     /// How far it is with each of its queues, while it rests: nothing for those that the guest does not use.
     fn positions(&self) -> Vec<Option<Position>>;
+    /// What it knows that neither its configuration as it was made nor its queues say, while it rests.
+    fn state(&self) -> Vec<u8> {
+        Vec::new()
+    }
+    /// It goes on from a snapshot that has this of it, before anything else happens to it. Most have nothing.
+    ///
+    /// # Errors
+    /// It is none; the text says why.
+    fn set_state(&mut self, state: &[u8]) -> Result<(), String> {
+        if state.is_empty() { Ok(()) } else { Err("it has more than it can have".to_owned()) }
+    }
     /// It goes on from a snapshot, on another host perhaps: it was just activated, with queues of which a part was worked off before.
     ///
     /// # Errors
@@ -142,6 +160,28 @@ impl Attached {
     /// What the device waits for besides is there.
     pub(crate) fn ready(&self) {
         self.handle(Device::ready);
+    }
+
+    /// The configuration is another one: the guest is told to look.
+    pub(crate) fn changed(&self) {
+        self.interrupt.pull(queue::CONFIGURATION);
+    }
+
+    /// Does something with the device that the guest has to do with.
+    pub(crate) fn with<D: Device + 'static, R>(
+        &self,
+        device: &Mutex<D>,
+        does: impl FnOnce(&mut D) -> Result<R, Nonsense>,
+    ) -> Option<R> {
+        let mut device = device.lock().unwrap_or_else(PoisonError::into_inner);
+        match does(&mut device) {
+            Ok(done) => Some(done),
+            Err(nonsense) => {
+                device.reset();
+                self.interrupt.fail(&nonsense);
+                None
+            }
+        }
     }
 
     /// It was activated as it was in a snapshot. What the guest put into its queues before is looked at, as nobody tells of it again; and the guest looks at what

@@ -104,6 +104,15 @@ pub(crate) struct Request<'m> {
     pub(crate) writable: Buffers<'m>,
 }
 
+/// What becomes of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// It is answered: so many bytes of it were written.
+    Answered(u32),
+    /// It stays where it is, with all behind it. The guest does not tell of it again: who says this has to look again by itself.
+    Later,
+}
+
 /// What has something for a guest that offers requests to be filled.
 pub(crate) trait Source {
     /// Whether there is something.
@@ -113,6 +122,11 @@ pub(crate) trait Source {
 }
 
 impl<'m> Request<'m> {
+    /// Bytes of all of its buffers.
+    pub(crate) fn len(&self) -> usize {
+        self.readable.len().saturating_add(self.writable.len())
+    }
+
     /// One that is in no queue.
     #[cfg(test)]
     pub(super) fn for_test(readable: Buffers<'m>, writable: Buffers<'m>) -> Request<'m> {
@@ -148,15 +162,18 @@ impl Queue {
 
     /// Has requests that are there handled, by a function that returns how many bytes it wrote, and answered; the guest is told once. A guest that
     /// offers without end gets a ring's length a turn, and whoever waits for this queue is woken for the next one.
-    pub(crate) fn handle(&mut self, handle: impl FnMut(Request<'_>) -> Result<u32, Nonsense>) -> Result<(), Nonsense> {
-        self.handle_while(|| true, handle)
+    pub(crate) fn handle(
+        &mut self,
+        mut handle: impl FnMut(Request<'_>) -> Result<u32, Nonsense>,
+    ) -> Result<(), Nonsense> {
+        self.handle_while(|| true, |request| handle(request).map(Outcome::Answered))
     }
 
-    /// As [`Queue::handle`], for as long as `goes_on` says so. Whoever waits for this queue is woken for the rest.
+    /// As [`Queue::handle`], for as long as `goes_on` says so, and until a request has to wait. Whoever waits for this queue is woken for the rest in the first case.
     pub(crate) fn handle_while(
         &mut self,
         goes_on: impl Fn() -> bool,
-        mut handle: impl FnMut(Request<'_>) -> Result<u32, Nonsense>,
+        mut handle: impl FnMut(Request<'_>) -> Result<Outcome, Nonsense>,
     ) -> Result<(), Nonsense> {
         let memory = self.memory.clone();
         let mut left = self.ring.size();
@@ -165,8 +182,13 @@ impl Queue {
             match self.next(&memory)? {
                 Some(request) => {
                     let number = request.number;
-                    let written = handle(request)?;
-                    self.answer(number, written)?;
+                    match handle(request)? {
+                        Outcome::Answered(written) => self.answer(number, written)?,
+                        Outcome::Later => {
+                            self.put_back(1);
+                            break;
+                        }
+                    }
                     left -= 1;
                 }
                 // The guest may have put something there between the last look and this.

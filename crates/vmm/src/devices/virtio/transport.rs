@@ -74,7 +74,7 @@ pub(crate) struct Transport {
     features: u64,
     queue_select: u32,
     queues: Vec<Ring>,
-    /// How often the configuration has changed.
+    /// How often the configuration had changed before the device was made.
     generation: u32,
 }
 
@@ -98,6 +98,8 @@ pub(crate) struct TransportState {
     why: u32,
     is_broken: bool,
     queues: Vec<RingState>,
+    /// What the device knows besides.
+    device: Vec<u8>,
 }
 
 /// A queue as it was saved.
@@ -134,6 +136,11 @@ impl Transport {
         if self.attached.interrupt.is_broken() { self.status | status::NEEDS_RESET } else { self.status }
     }
 
+    /// A guest that reads a configuration piece by piece sees by this that it changed meanwhile, and reads again (4.2.2.1).
+    fn generation(&self) -> u32 {
+        self.generation.wrapping_add(self.attached.device().changes())
+    }
+
     fn offered(&self) -> u64 {
         self.attached.device().features() | feature::ALL
     }
@@ -153,8 +160,7 @@ impl Transport {
             register::QUEUE_READY => self.selected().is_some_and(|ring| ring.queue.ready()).into(),
             register::INTERRUPT_STATUS => self.attached.interrupt.pending(),
             register::STATUS => self.status(),
-            // It changes only while the machine rests: nobody reads it half.
-            register::CONFIGURATION_GENERATION => self.generation,
+            register::CONFIGURATION_GENERATION => self.generation(),
             // Regions of memory that are shared (4.2.2): there are none, which all ones say.
             0xb0..0xfc => u32::MAX,
             _ => 0,
@@ -243,10 +249,11 @@ impl Transport {
             selects: [self.device_features_select, self.driver_features_select, self.queue_select],
             offered: device.features() | feature::ALL,
             features: self.features,
-            generation: self.generation,
+            generation: self.generation.wrapping_add(device.changes()),
             why: self.attached.interrupt.pending(),
             is_broken: self.attached.interrupt.is_broken(),
             queues: self.queues.iter().enumerate().map(ring).collect(),
+            device: device.state(),
         }
     }
 
@@ -257,7 +264,7 @@ impl Transport {
     pub(crate) fn restore(&mut self, state: &TransportState) -> Result<(), String> {
         let has_changed;
         {
-            let device = self.attached.device();
+            let mut device = self.attached.device();
             if (device.kind(), device.queues().len()) != (state.kind, state.queues.len()) {
                 return Err(format!(
                     "a device of kind {} was saved, and one of kind {} is given",
@@ -265,6 +272,7 @@ impl Transport {
                     device.kind()
                 ));
             }
+            device.set_state(&state.device).map_err(|why| format!("a device of kind {}: {why}", state.kind))?;
             let (now, before, may) = (device.configuration(), &state.configuration, device.may_change());
             let mut places = now.iter().zip(before).enumerate();
             if now.len() != before.len() || places.any(|(at, (now, before))| now != before && !may.contains(&at)) {

@@ -10,15 +10,18 @@ mod request;
 pub(crate) use disk::Disk;
 
 use super::Device;
-use super::queue::{Position, Queue};
+use super::limit::Limiter;
+use super::queue::{Outcome, Position, Queue};
+use crate::config::Limits;
 use crate::confine::Kind;
 use crate::end::Ending;
 use crate::error::Result;
 use crate::events::Waited;
 use crate::threads::{Gate, Thread, Wake, Wanted, wake};
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 use vmm_sys_util::eventfd::EventFd;
 
 /// Its number.
@@ -40,6 +43,8 @@ pub(super) mod feature {
 const QUEUE: u16 = 256;
 /// Buffers of a request: its header and its status take two more.
 const BUFFERS: u32 = QUEUE as u32 - 2;
+/// Bytes of a request that are no data: its header, and its status.
+const NO_DATA: usize = 17;
 /// The size by which a guest's file system should write: 512 << 3. Its blocks have 512 bytes all the same, as partition tables are written in those.
 const PHYSICAL_EXPONENT: u8 = 3;
 const PHYSICAL_SECTORS: u16 = 1 << PHYSICAL_EXPONENT;
@@ -68,18 +73,22 @@ struct Ring {
     queue: Option<Queue>,
     /// The guest did what makes no sense: nothing more is answered until it starts over.
     is_wrong: bool,
+    limiter: Limiter,
+    /// The next request waits until then, as there were too many, or too much.
+    until: Option<Instant>,
 }
 
 impl Block {
     /// A disk as a device, with its thread.
-    pub(crate) fn new(disk: Disk, ending: &Arc<Ending>) -> Result<Block> {
+    pub(crate) fn new(disk: Disk, limits: Limits, ending: &Arc<Ending>) -> Result<Block> {
         let writable = feature::DISCARD | feature::WRITE_ZEROES;
         let features = feature::SEG_MAX
             | feature::TOPOLOGY
             | feature::FLUSH
             | if disk.is_read_only() { feature::READ_ONLY } else { writable };
         let configuration = configuration(&disk);
-        let ring = Mutex::new(Ring { disk, queue: None, is_wrong: false });
+        let limiter = Limiter::new(limits);
+        let ring = Mutex::new(Ring { disk, queue: None, is_wrong: false, limiter, until: None });
         let work = Arc::new(Work { ring, wake: wake()? });
         let (works, event) = (Arc::clone(&work), Arc::clone(&work.wake));
         let thread = Thread::new("disk".to_owned(), Kind::Disk, Some(event), ending, move |gate| {
@@ -142,7 +151,7 @@ impl Device for Block {
     fn activate(&mut self, mut queues: Vec<Option<Queue>>, features: u64) {
         let mut ring = self.work.ring();
         ring.disk.set_write_through(features & feature::FLUSH == 0);
-        (ring.queue, ring.is_wrong) = (queues.pop().flatten(), false);
+        (ring.queue, ring.is_wrong, ring.until) = (queues.pop().flatten(), false, None);
         // It is not full: the thread reads it.
         let _ = self.work.wake.write(1);
     }
@@ -164,16 +173,28 @@ impl Work {
         self.ring.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits until the guest has put something into the queue, and works it off, for as long as the gate is open.
+    /// Waits until the guest has put something into the queue, or what is there may go on, and works it off, for as long as the gate is open.
     fn once(&self, gate: &Gate) {
-        let kick = self.ring().kick();
-        if !wait(kick.as_deref(), &self.wake) {
+        let (kick, until) = self.ring().waits();
+        if !wait(kick.as_deref(), &self.wake, until) {
             return;
         }
         let mut ring = self.ring();
-        let Ring { disk, queue: Some(queue), is_wrong } = &mut *ring else { return };
+        let Ring { disk, queue: Some(queue), is_wrong, limiter, until } = &mut *ring else { return };
         let _ = queue.kick().read();
-        if let Err(nonsense) = queue.handle_while(|| gate.is_open(), |request| request::answer(disk, request)) {
+        *until = None;
+        let handled = queue.handle_while(
+            || gate.is_open(),
+            |request| {
+                if let Some(wait) = limiter.wait() {
+                    *until = Some(Instant::now() + wait);
+                    return Ok(Outcome::Later);
+                }
+                limiter.take(request.len().saturating_sub(NO_DATA));
+                request::answer(disk, request).map(Outcome::Answered)
+            },
+        );
+        if let Err(nonsense) = handled {
             queue.interrupt().fail(&nonsense);
             *is_wrong = true;
         }
@@ -181,21 +202,27 @@ impl Work {
 }
 
 impl Ring {
-    /// What the guest writes to, while that counts.
-    fn kick(&self) -> Option<Arc<EventFd>> {
-        self.queue.as_ref().filter(|_| !self.is_wrong).map(|queue| Arc::clone(queue.kick()))
+    /// What the guest writes to, while that counts; or until when nothing that it asks for does.
+    fn waits(&self) -> (Option<Arc<EventFd>>, Option<Instant>) {
+        match self.queue.as_ref().filter(|_| !self.is_wrong) {
+            Some(_) if self.until.is_some() => (None, self.until),
+            queue => (queue.map(|queue| Arc::clone(queue.kick())), None),
+        }
     }
 }
 
-/// Waits until one of the two is written to. Returns whether the first is.
-fn wait(kick: Option<&EventFd>, wake: &EventFd) -> bool {
+/// Waits until one of the two is written to, or that time has come. Returns whether it has, or the first one is.
+fn wait(kick: Option<&EventFd>, wake: &EventFd, until: Option<Instant>) -> bool {
     let (woken, kicked) = (Waited(wake), kick.map(Waited));
     let mut waited = vec![PollFd::new(&woken, PollFlags::IN)];
     waited.extend(kicked.as_ref().map(|kick| PollFd::new(kick, PollFlags::IN)));
+    let rest = until.map(|until| until.saturating_duration_since(Instant::now()));
+    // What is too long for the kernel is looked at again.
+    let rest = rest.map(|rest| Timespec::try_from(rest).unwrap_or(Timespec { tv_sec: 1, tv_nsec: 0 }));
     // It fails where a signal came, or for want of memory: looked at again.
-    let _ = poll(&mut waited, None);
+    let _ = poll(&mut waited, rest.as_ref());
     if !waited[0].revents().is_empty() {
         let _ = wake.read();
     }
-    waited.get(1).is_some_and(|kick| !kick.revents().is_empty())
+    until.is_some_and(|until| Instant::now() >= until) || waited.get(1).is_some_and(|kick| !kick.revents().is_empty())
 }

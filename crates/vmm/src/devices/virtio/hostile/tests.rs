@@ -3,15 +3,27 @@
 use super::*;
 use proptest::prelude::*;
 
+const KINDS: [Kind; 9] = [
+    Kind::Disk,
+    Kind::LimitedDisk,
+    Kind::Files,
+    Kind::Entropy,
+    Kind::Balloon,
+    Kind::Memory,
+    Kind::Network,
+    Kind::LimitedNetwork,
+    Kind::Vsock,
+];
+
 proptest! {
     #[test]
-    fn no_guest_breaks_a_device(kind in prop::sample::select(vec![Kind::Disk, Kind::Files, Kind::Entropy, Kind::Network, Kind::Vsock]), data in prop::collection::vec(any::<u8>(), 0..1200)) {
+    fn no_guest_breaks_a_device(kind in prop::sample::select(KINDS.to_vec()), data in prop::collection::vec(any::<u8>(), 0..1200)) {
         run(kind, &data);
     }
 }
 
 /// Waits until the device has answered so many requests: a disk does on a thread of its own.
-fn until_answered(guest: &Guest, count: u16) {
+pub(super) fn until_answered(guest: &Guest, count: u16) {
     while guest.answered(0) != count {
         std::thread::yield_now();
     }
@@ -511,7 +523,9 @@ fn a_device_that_is_not_as_the_guest_knows_it_is_refused() {
     let refused = Guest::of(Kind::Entropy).transport.restore(&state).unwrap_err();
     assert!(refused.contains("of kind 1 was saved, and one of kind 4 is given"), "{refused}");
     let (card, _other) = UnixDatagram::pair().unwrap();
-    let device = Net::new(Tap::of_socket(card.into()), Card { mac: [2, 0, 0, 0, 0, 1], mtu: 9000 }).unwrap();
+    let none = Limits::default();
+    let other_card = Card { mac: [2, 0, 0, 0, 0, 1], mtu: 9000, receive: none, send: none };
+    let device = Net::new(Tap::of_socket(card.into()), other_card).unwrap();
     let refused = Guest::new(Arc::new(Mutex::new(device))).transport.restore(&state).unwrap_err();
     assert!(refused.contains("the same MTU"), "{refused}");
 }
@@ -521,7 +535,7 @@ fn with_disk(size: u64, read_only: bool) -> Guest {
     let file = tempfile::tempfile().unwrap();
     file.set_len(size).unwrap();
     let disk = Disk::of_file(file, read_only, "disk").unwrap();
-    Guest::new(Arc::new(Mutex::new(Block::new(disk, &Arc::new(Ending::new().unwrap())).unwrap())))
+    Guest::new(Arc::new(Mutex::new(Block::new(disk, Limits::default(), &Arc::new(Ending::new().unwrap())).unwrap())))
 }
 
 #[test]

@@ -1,18 +1,23 @@
 //! A network card (5.1): packets between the guest and a tap, with what both sides leave to each other (checksums, segmentation).
 
 mod tap;
+mod timer;
 
 pub(crate) use tap::Tap;
 
 use super::Device;
 use super::buffers::Buffers;
-use super::queue::{Nonsense, Position, Queue};
+use super::limit::Limiter;
+use super::queue::{Nonsense, Outcome, Position, Queue, Request};
+use crate::config::Limits;
 use crate::memory::Memory;
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use std::io;
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
 use tap::HEADER;
+use timer::Timer;
 
 /// Its number.
 const KIND: u32 = 1;
@@ -42,19 +47,29 @@ const LARGEST: usize = HEADER + 14 + 65_535;
 /// Where in a packet's header the number of buffers is that it lies in.
 const BUFFER_COUNT: usize = 10;
 
-/// What a card is called, and how large a packet of its network is.
+/// What a card is called, how large a packet of its network is, and how much goes through it at most.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Card {
     pub(crate) mac: [u8; 6],
     pub(crate) mtu: u16,
+    pub(crate) receive: Limits,
+    pub(crate) send: Limits,
 }
+
+/// What the card's events are told apart by.
+const OF_TAP: u64 = 0;
+const OF_TIMER: u64 = 1;
 
 /// The device.
 #[derive(Debug)]
 pub(crate) struct Net {
     tap: Tap,
-    /// Tells once for each time that the tap has something to be received.
+    /// Tells once for each time that the tap has something to be received, and when what had to wait may go on.
     epoll: OwnedFd,
+    /// There where there are limits.
+    timer: Option<Timer>,
+    receives: Limiter,
+    sends: Limiter,
     mtu: u16,
     configuration: [u8; 12],
     features: u64,
@@ -65,12 +80,17 @@ pub(crate) struct Net {
 impl Net {
     pub(crate) fn new(tap: Tap, card: Card) -> io::Result<Net> {
         let epoll = epoll::create(CreateFlags::CLOEXEC)?;
-        epoll::add(&epoll, &tap, EventData::new_u64(0), EventFlags::IN | EventFlags::ET)?;
+        epoll::add(&epoll, &tap, EventData::new_u64(OF_TAP), EventFlags::IN | EventFlags::ET)?;
+        let (receives, sends) = (Limiter::new(card.receive), Limiter::new(card.send));
+        let timer = (receives.is_limited() || sends.is_limited()).then(Timer::new).transpose()?;
+        if let Some(timer) = &timer {
+            epoll::add(&epoll, timer, EventData::new_u64(OF_TIMER), EventFlags::IN)?;
+        }
         // `struct virtio_net_config` (5.1.4): address, status and count of queues (which are not offered), MTU.
         let mut configuration = [0; 12];
         configuration[..6].copy_from_slice(&card.mac);
         configuration[10..].copy_from_slice(&card.mtu.to_le_bytes());
-        Ok(Net { tap, epoll, mtu: card.mtu, configuration, features: 0, rx: None, tx: None })
+        Ok(Net { tap, epoll, timer, receives, sends, mtu: card.mtu, configuration, features: 0, rx: None, tx: None })
     }
 
     /// Bytes that a packet can have, header included, as the guest has said.
@@ -114,13 +134,21 @@ impl Net {
         received
     }
 
-    fn receive_into(&self, queue: &mut Queue) -> Result<(), Nonsense> {
+    fn receive_into(&mut self, queue: &mut Queue) -> Result<(), Nonsense> {
         let memory = queue.memory().clone();
         queue.quiet()?;
-        while let Some(mut room) = self.room(queue, &memory)? {
+        loop {
+            if let Some(wait) = self.receives.wait() {
+                self.look_again_in(wait);
+                break;
+            }
+            let Some(mut room) = self.room(queue, &memory)? else { break };
             let head = room.buffers.clone();
             match room.buffers.once(|list| self.tap.receive(list)) {
-                Ok(count) if count > 0 => settle(queue, &room.requests, head, count)?,
+                Ok(count) if count > 0 => {
+                    self.receives.take(count.saturating_sub(HEADER));
+                    settle(queue, &room.requests, head, count)?;
+                }
                 // Nothing is there; or the tap is gone, as its network is.
                 _ => {
                     queue.put_back(room.requests.len());
@@ -133,19 +161,35 @@ impl Net {
 
     fn send(&mut self) -> Result<(), Nonsense> {
         let Some(mut queue) = self.tx.take() else { return Ok(()) };
-        let tap = &self.tap;
-        let sent = queue.handle(|mut request| {
+        let (tap, sends, mut waits) = (&self.tap, &mut self.sends, None);
+        let send = |mut request: Request<'_>| {
             if request.readable.len() <= HEADER {
                 return Err(Nonsense("a packet is shorter than its header".to_owned()));
             }
+            waits = sends.wait();
+            if waits.is_some() {
+                return Ok(Outcome::Later);
+            }
+            sends.take(request.readable.len() - HEADER);
             if request.readable.len() <= LARGEST {
                 // What the tap does not take is lost, as on any network.
                 let _ = request.readable.once(|list| tap.send(list));
             }
-            Ok(0)
-        });
+            Ok(Outcome::Answered(0))
+        };
+        let sent = queue.handle_while(|| true, send);
+        if let Some(wait) = waits {
+            self.look_again_in(wait);
+        }
         self.tx = Some(queue);
         sent
+    }
+
+    /// Nobody tells of what has to wait: the timer does.
+    fn look_again_in(&mut self, wait: Duration) {
+        if let Some(timer) = &mut self.timer {
+            timer.at(Instant::now() + wait);
+        }
     }
 }
 
@@ -213,10 +257,16 @@ impl Device for Net {
     }
 
     fn ready(&mut self) -> Result<(), Nonsense> {
-        let mut events = [epoll::Event { flags: EventFlags::empty(), data: EventData::new_u64(0) }];
+        let mut events = [epoll::Event { flags: EventFlags::empty(), data: EventData::new_u64(OF_TAP) }; 2];
         let no_time = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
-        // Told once, it is not told again before there is more.
-        let _ = epoll::wait(&self.epoll, &mut events, Some(&no_time));
+        // Told once of the tap, it is not told again before there is more.
+        let count = epoll::wait(&self.epoll, &mut events, Some(&no_time)).unwrap_or(0);
+        if let Some(timer) =
+            self.timer.as_mut().filter(|_| events[..count].iter().any(|event| event.data.u64() == OF_TIMER))
+        {
+            timer.rang();
+            self.send()?;
+        }
         self.receive()
     }
 
