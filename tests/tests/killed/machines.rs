@@ -23,6 +23,7 @@ fn specification(host: &Daemon, policy: &str) -> String {
         "HostConfig": {
             "Runtime": "microvm",
             "NanoCpus": 1_000_000_000,
+            "StorageOpt": { "size": "64m" },
             "RestartPolicy": { "Name": policy },
             "PortBindings": { "80/tcp": [{ "HostPort": port }] },
         },
@@ -38,7 +39,7 @@ fn start(host: &Daemon) {
     done(host, "POST /containers/box/start", "");
 }
 
-/// `box` runs, and has something in its machine's memory that no start puts there.
+/// `box` runs, and has something in its machine's memory and on its disk that no start puts there.
 fn run(host: &Daemon) {
     run_by(host, "unless-stopped");
 }
@@ -46,7 +47,7 @@ fn run(host: &Daemon) {
 fn run_by(host: &Daemon, policy: &str) {
     create(host, policy);
     start(host);
-    host.slowly("docker exec box sh -c 'echo kept >/kept'").ok();
+    host.slowly("docker exec box sh -c 'echo on the disk >/kept; echo in memory >/dev/shm/kept'").ok();
 }
 
 fn remove(host: &Daemon) {
@@ -73,11 +74,16 @@ fn is_alive(host: &Daemon) {
     eventually("the server", || host.sh("curl -s -m 5 http://127.0.0.1:$PORT/group").stdout().starts_with("root:x:0:"));
 }
 
-/// As [`is_alive`], and it has what was in its memory.
+/// As [`is_alive`], and it has what was in its memory and on its disk.
 #[track_caller]
 fn is_as_it_was(host: &Daemon) {
     is_alive(host);
-    host.slowly("docker exec box cat /kept").says("kept");
+    has_what_it_had(host, "box");
+}
+
+#[track_caller]
+fn has_what_it_had(host: &Daemon, name: &str) {
+    host.slowly(&format!("docker exec {name} cat /kept /dev/shm/kept")).says("on the disk\nin memory");
 }
 
 /// A container in a machine is made and started.
@@ -350,7 +356,7 @@ impl Step for Fork {
         for one in all {
             assert_eq!(one["State"], "running", "{one:#}");
             let id = one["Id"].as_str().expect("an identifier");
-            host.slowly(&format!("docker exec {id} cat /kept")).says("kept");
+            has_what_it_had(host, id);
         }
     }
 
