@@ -311,3 +311,107 @@ fn an_image_is_the_same_on_another_day() {
     host.sh("date -s '2001-02-03 04:05:06' && touch context/file").ok();
     host.sh(build).says(&today);
 }
+
+/// firewalld, which the machine has for this test alone: it is off again when this is dropped.
+struct Firewalld<'a>(&'a Server);
+
+impl Firewalld<'_> {
+    /// It has its name on the bus before it is ready.
+    fn start(&self) {
+        self.0.sh("systemctl unmask firewalld && systemctl start firewalld").ok();
+        let mut told = String::new();
+        eventually("firewalld to run", || {
+            let state = self.0.sh("firewall-cmd --state");
+            if state.stderr() != told {
+                told = state.stderr().to_owned();
+                println!("firewalld: {told}");
+            }
+            state.code() == 0
+        });
+    }
+}
+
+impl Drop for Firewalld<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let journal = self.0.sh("journalctl --no-pager --output=cat --unit=firewalld; tail /var/log/firewalld");
+            eprintln!("--- what firewalld logged:\n{journal}---");
+        }
+        self.0.sh("systemctl stop firewalld; systemctl mask firewalld; ip netns del elsewhere; kill $(cat served.pid)");
+    }
+}
+
+/// Beside what the containers serve: the host serves something itself, and so does somebody elsewhere.
+const NEIGHBOURS: &str = "ip netns add elsewhere && ip link add outside type veth peer name eth0 netns elsewhere \
+    && ip addr add 192.0.2.1/24 dev outside && ip link set outside up \
+    && ip -n elsewhere addr add 192.0.2.2/24 dev eth0 && ip -n elsewhere link set eth0 up \
+    && mkdir host there && echo host >host/index.html && echo there >there/index.html \
+    && { busybox httpd -f -h host -p 8090 & echo $!; ip netns exec elsewhere busybox httpd -f -h there -p 8090 & echo $!; } >served.pid 2>&1";
+
+/// Who reaches whom: the host by 127.0.0.1, somebody elsewhere, and a container: by a name, by the host's address (a port of
+/// another network's and one of its own network's), what the host serves itself, and elsewhere.
+const ASKED: &str = "for port in 8080 8081; do curl -s -m 9 http://127.0.0.1:$port; done; \
+    ip netns exec elsewhere curl -s -m 9 http://192.0.2.1:8080; \
+    docker exec client sh -c 'for at in web2 192.0.2.1:8080 192.0.2.1:8081 192.0.2.1:8090 192.0.2.2:8090; do timeout 9 wget -qO- http://$at; done'";
+const ANSWERED: &str = "hello\ntwo\nhello\ntwo\nhello\ntwo\nhost\nthere\n";
+
+fn all_are_reached(host: &Server, when: &str) {
+    println!("{when}");
+    let mut told = String::new();
+    eventually(when, || {
+        let answer = host.sh(ASKED);
+        if answer.stdout() != told {
+            told = answer.stdout().to_owned();
+            println!("{answer}");
+        }
+        told == ANSWERED
+    });
+}
+
+#[test]
+#[ignore = "it takes a machine of its own: cargo xtask server"]
+fn beside_firewalld() {
+    let host = with_service();
+    let firewalld = Firewalld(&host);
+    host.sh(NEIGHBOURS).ok();
+    host.sh(WEB).ok();
+    let serving = |name: &str, port: u16| {
+        format!(
+            "docker run -d --name {name} -p {port}:80 --network net busybox sh -c 'echo two >/index.html; httpd -f -h / -p 80'"
+        )
+    };
+    host.sh(&format!("docker network create net && {}", serving("web2", 8081))).ok();
+    host.sh("docker run -d --name client --network net busybox sleep 100000").ok();
+    all_are_reached(&host, "before it is started");
+    firewalld.start();
+    all_are_reached(&host, "beside it");
+    // It does its work: what the host serves is for containers, and not for everybody.
+    host.sh("ip netns exec elsewhere curl -s -m 9 http://192.0.2.1:8090").exits_with(7);
+    for way in ["--reload", "--complete-reload"] {
+        host.sh(&format!("firewall-cmd {way}")).ok();
+        all_are_reached(&host, way);
+    }
+
+    // What comes while it runs is reached at once, and leaves nothing there.
+    let bound = || host.sh("firewall-cmd --zone=trusted --list-interfaces | tr ' ' '\\n' | sort").text().to_owned();
+    let before = bound();
+    assert_eq!(before.lines().count(), 2, "the bridges of both networks: {before}");
+    host.sh(&serving("later", 8082)).ok();
+    eventually("a port that is published later", || host.sh("curl -s -m 9 http://127.0.0.1:8082").stdout() == "two\n");
+    host.sh(
+        "docker network create new && docker run --rm --network new busybox timeout 9 wget -qO- http://192.0.2.1:8090",
+    )
+    .mentions("host");
+    assert_eq!(bound().lines().count(), 3);
+    host.sh("docker network rm new").ok();
+    assert_eq!(bound(), before);
+
+    host.sh("systemctl stop firewalld").ok();
+    all_are_reached(&host, "without it again");
+    // The daemon is restarted beside it, and taken down.
+    firewalld.start();
+    host.sh("systemctl restart stratus").ok();
+    all_are_reached(&host, "after a restart of the daemon");
+    host.sh("systemctl stop stratus stratus.socket && stratus daemon --clean").ok();
+    assert_eq!(bound(), "");
+}

@@ -14,7 +14,7 @@ const RELEASES: [Release; 2] =
 
 /// A server as its administrator gets it, and what the tests use there.
 const PACKAGES: &str = "apparmor,systemd-sysv,linux-image-cloud-amd64,udev,dbus,iproute2,nftables,ca-certificates,libseccomp2,\
-    libgcc-s1,busybox-static,curl,docker-registry,jq,procps,qemu-user-static,skopeo,strace";
+    libgcc-s1,busybox-static,curl,docker-registry,firewalld,jq,netbase,procps,qemu-user-static,skopeo,strace";
 
 /// Another processor's program, for what is built by an emulator: its package, its place there, and its place on the disk.
 const FOREIGN: Foreign = Foreign {
@@ -31,8 +31,8 @@ struct Foreign {
     place: &'static str,
 }
 
-/// What comes along with those packages and has nothing to do here: it would only take the tests' time.
-const IDLE: [&str; 3] = ["apt-daily.timer", "apt-daily-upgrade.timer", "docker-registry.service"];
+/// What comes along with those packages and has nothing to do here, or not before its test: it would only take the tests' time.
+const IDLE: [&str; 4] = ["apt-daily.timer", "apt-daily-upgrade.timer", "docker-registry.service", "firewalld.service"];
 
 /// In GiB: big enough for all that the tests put there. It takes what is in it.
 const SIZE: u64 = 6;
