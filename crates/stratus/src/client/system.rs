@@ -108,7 +108,8 @@ pub(super) async fn version(context: &Context) -> Result<ExitCode> {
         output::document(&json!({ "Client": { "Version": client }, "Server": server }))?;
     } else {
         let mut table = Table::new(["", "VERSION", "API", "PLATFORM"]);
-        table.row(["client".into(), client.into(), "".into(), format!("linux/{}", std::env::consts::ARCH).into()]);
+        let platform = image::Platform::host();
+        table.row(["client".into(), client.into(), "".into(), platform.to_string().into()]);
         if failure.is_none() {
             let text = |name: &str| server[name].as_str().unwrap_or_default().to_owned();
             let api = format!("{} to {}", text("MinAPIVersion"), text("ApiVersion"));

@@ -7,11 +7,11 @@
 
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::Read as _;
+use std::io::{Read as _, Seek as _};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::os::unix::fs::{DirBuilderExt as _, FileExt as _};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use keeper::client::{Client, List};
 use keeper::protocol::Request;
@@ -207,15 +207,29 @@ struct Note {
     partner: Option<PathBuf>,
 }
 
+/// How long a daemon that was killed may take to let go of what it holds.
+const ENDS_WITHIN: Duration = Duration::from_secs(10);
+/// From one look to the next whether it has.
+const BETWEEN_LOOKS: Duration = Duration::from_millis(5);
+
 impl Bond {
-    /// Opens the file, and locks it where nobody else has; says whether that was so.
+    /// Opens the file, and locks it where nobody else has; says whether that was so. One that was killed a moment ago and still has it is waited for.
     fn open(path: PathBuf) -> Result<(Self, bool), Error> {
         let file = File::options().read(true).write(true).create(true).truncate(false).open(&path);
-        let file = file.map_err(Error::io("open", path.display()))?;
-        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok((Self { file, path }, true)),
-            Err(rustix::io::Errno::WOULDBLOCK) => Ok((Self { file, path }, false)),
-            Err(error) => Err(Error::io("lock", path.display())(error.into())),
+        let bond = Self { file: file.map_err(Error::io("open", path.display()))?, path };
+        let until = Instant::now() + ENDS_WITHIN;
+        loop {
+            match rustix::fs::flock(&bond.file, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => return Ok((bond, true)),
+                Err(rustix::io::Errno::WOULDBLOCK) => {}
+                Err(error) => return Err(Error::io("lock", bond.path.display())(error.into())),
+            }
+            let holder = bond.read()?.daemon;
+            (&bond.file).rewind().map_err(Error::io("read", bond.path.display()))?;
+            if !holder.is_some_and(is_ending) || Instant::now() > until {
+                return Ok((bond, false));
+            }
+            std::thread::sleep(BETWEEN_LOOKS);
         }
     }
 
@@ -242,6 +256,19 @@ impl Bond {
     }
 }
 
+/// Whether a process was killed, and has not ended yet; also where it has by now.
+fn is_ending(process: u32) -> bool {
+    const KILL: u64 = 1 << (9 - 1);
+    let Ok(status) = std::fs::read_to_string(format!("/proc/{process}/status")) else { return true };
+    // proc_pid_status(5): signals that wait for its main thread, and for all of it.
+    let mut lines = status.lines().filter_map(|line| line.split_once(':'));
+    lines.any(|(name, value)| match name {
+        "State" => value.trim_start().starts_with(['Z', 'X']),
+        "SigPnd" | "ShdPnd" => u64::from_str_radix(value.trim(), 16).is_ok_and(|pending| pending & KILL != 0),
+        _ => false,
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -251,6 +278,28 @@ mod tests {
         assert_eq!(name(Path::new("/a")), name(Path::new("/a")));
         assert_ne!(name(Path::new("/a")), name(Path::new("/b")));
         assert_eq!(name(Path::new("/a")).len(), 6);
+    }
+
+    /// Who starts a daemon in the moment in which another was killed need not know when that has ended.
+    #[test]
+    fn one_that_was_killed_just_then_is_waited_for() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("lock");
+        for _ in 0..20 {
+            let (bond, is_free) = Bond::open(path.clone()).unwrap();
+            assert!(is_free);
+            let holder = bond.file.try_clone().unwrap();
+            let mut child = std::process::Command::new("sleep").arg("1000").stdin(holder).spawn().unwrap();
+            bond.file.write_all_at(format!("{}\n/partner\n", child.id()).as_bytes(), 0).unwrap();
+            drop(bond);
+            assert!(!Bond::open(path.clone()).unwrap().1, "it runs");
+            child.kill().unwrap();
+            let (bond, is_free) = Bond::open(path.clone()).unwrap();
+            assert!(is_free);
+            assert_eq!(bond.read().unwrap().partner, Some("/partner".into()));
+            child.wait().unwrap();
+            bond.erase().unwrap();
+        }
     }
 
     #[test]
