@@ -34,7 +34,18 @@ struct WithPackages {
     steps: &'static str,
 }
 
-const WITH_PACKAGES: [WithPackages; 2] = [
+const WITH_PACKAGES: [WithPackages; 3] = [
+    WithPackages {
+        name: "debian-packages",
+        base: DEBIAN,
+        files: &[],
+        // A repository of the packages and of what these need, in the place of Debian's own.
+        steps: "RUN mkdir -p /packages/partial && apt-get update \
+                && apt-get install -y --download-only --no-install-recommends -o Dir::Cache::archives=/packages redis-server redis-tools \
+                && cd /packages && rm -rf partial lock && for file in *.deb; do dpkg-deb -f $file && printf 'Filename: ./%s\\nSize: %s\\nSHA256: %s\\n\\n' \
+                $file $(stat -c %s $file) $(sha256sum $file | cut -d ' ' -f 1); done > Packages \
+                && rm -rf /var/lib/apt/lists/* /etc/apt/sources.list.d/* && echo 'deb [trusted=yes] file:/packages ./' > /etc/apt/sources.list\n",
+    },
     WithPackages {
         name: "python-packages",
         base: "python:3.11-slim-bookworm",

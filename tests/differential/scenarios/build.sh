@@ -57,4 +57,4 @@ printf 'FROM busybox\nRUN ln -s /nowhere /lib\nADD sub.tar /\n' | built
 printf 'FROM busybox\nRUN ln -s lib /lib\nADD sub.tar /\n' | built
 api POST '/v1.41/build?buildargs=nonsense' x | head -1
 printf 'FROM busybox\nRUN echo kept > /kept\nRUN cat /kept; exit 4\n' > app/Dockerfile; for flags in '' --force-rm --rm=false '--rm=false --force-rm'; do docker build --no-cache $flags app >/dev/null 2>&1; echo "with $flags:"; docker ps -aq | xargs -r docker inspect -f '{{.State.Status}} {{.State.ExitCode}} {{json .Config.Cmd}} {{len .Mounts}}'; docker container prune -f >/dev/null; done
-printf 'FROM busybox\nRUN echo kept > /kept && rm /bin/true && mkdir /d && echo x > /d/x\nRUN echo more >> /kept; rm /d/x\n' > app/Dockerfile; docker build --no-cache --rm=false app >/dev/null 2>&1; docker ps -aq | xargs -r -n 1 docker diff; docker container prune -f >/dev/null
+printf 'FROM busybox\nRUN echo kept > /kept && rm /bin/true && mkdir /d && echo x > /d/x\nRUN echo more >> /kept; rm /d/x\n' > app/Dockerfile; docker build --no-cache --rm=false app >/dev/null 2>&1; docker ps -aq | xargs -r -n 1 docker diff | sort; docker container prune -f >/dev/null

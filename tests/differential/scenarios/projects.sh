@@ -8,3 +8,4 @@ clean_up >/dev/null 2>&1; based_on golang debian; project tests/dockerfiles/go-l
 clean_up >/dev/null 2>&1; based_on node; parts=/usr/src project tests/dockerfiles/node-typescript --build-arg VERSION=2.2.0
 clean_up >/dev/null 2>&1; based_on python; parts='/code /usr/local' project tests/dockerfiles/python-plain
 DOCKER_BUILDKIT=0 docker build -q -t python-onbuild-base -f $SOURCES/tests/dockerfiles/python-onbuild/base.Dockerfile $SOURCES/tests/dockerfiles/python-onbuild >/dev/null; parts='/app /venv' project tests/dockerfiles/python-onbuild; docker run --rm built
+clean_up >/dev/null 2>&1; based_on debian-packages; parts='/etc/redis /etc/passwd /etc/group /data /usr/bin' project tests/dockerfiles/redis; docker run --rm built redis-server --version

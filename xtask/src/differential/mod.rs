@@ -34,8 +34,9 @@ const INSIDE: &str = "--inside";
 
 /// The scenario whose images are not made of busybox, and what its Dockerfiles begin with: names of files, and of images or their stand-ins.
 const PROJECTS: &str = "projects";
-const BASES: [(&str, &str); 5] = [
+const BASES: [(&str, &str); 6] = [
     ("debian", "debian:bookworm-slim"),
+    ("debian-packages", "debian-packages"),
     ("gcc", "gcc:12-bookworm"),
     ("golang", "golang:1.19-bookworm"),
     ("node", "node-packages"),
