@@ -141,11 +141,12 @@ impl Engine {
     /// what is paid for and what a guest can say nothing about. One that does not answer in time shows the host's.
     fn sample_inside(&self, record: &ContainerRecord, mut sample: StatsSample) -> StatsSample {
         let limit = u64::try_from(record.host.resources.memory).ok().filter(|limit| *limit > 0);
-        // What the container may have, and else the machine, as it is or was when it was saved.
-        let origin = record.state.origin.as_ref().and_then(|origin| self.0.snapshots.hold(origin).ok());
-        let machine = origin.map(|origin| origin.record().memory).or_else(|| microvm::container::memory(limit).ok());
-        let size = machine.map_or(sample.memory.limit, |size| size.bytes());
-        let size = limit.map_or(size, |limit| limit.min(size));
+        // What the container may have, whatever the machine has for that by now; else the machine, as it is or was when it was saved.
+        let size = limit.unwrap_or_else(|| {
+            let origin = record.state.origin.as_ref().and_then(|origin| self.0.snapshots.hold(origin).ok());
+            let machine = origin.map(|origin| origin.record().memory).or_else(|| microvm::container::memory(None).ok());
+            machine.map_or(sample.memory.limit, |size| size.bytes())
+        });
         sample.memory.limit = size;
         let inside = match self.asked_what_it_uses(record) {
             Ok(inside) => inside,
