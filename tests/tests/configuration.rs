@@ -22,7 +22,7 @@ const fn key(name: &'static str, value: &'static str, command: &'static str, pri
 
 /// In all of them, `%WORK%` stands for the shell's directory, `%RUN%` and `%DATA%` for the daemon's, `%NET%` for the start of
 /// its addresses.
-const KEYS: [Key; 24] = [
+const KEYS: [Key; 25] = [
     key("data-dir", "'%DATA%'", "docker info -f '{{.DockerRootDir}}'", "%DATA%"),
     key("run-dir", "'%RUN%'", "test -S %RUN%/keeper.sock && echo it is there", "it is there"),
     key("group", "'staff'", "stat -c %G %RUN%/docker.sock", "staff"),
@@ -62,6 +62,7 @@ const KEYS: [Key; 24] = [
         "10.9.8.5\tgate",
     ),
     key("init", "true", "docker run --rm busybox cat /proc/1/comm", "init"),
+    key("default-runtime", "'stratus'", "docker info -f '{{.DefaultRuntime}}'", "stratus"),
     key("microvm-driver", "'qemu'", "docker info -f '{{.Runtimes.microvm.Status.driver}}'", "qemu ("),
     key("label", "['rack=7']", "docker info -f '{{.Labels}}'", "[rack=7]"),
     key("metrics-addr", "'127.0.0.1:%NEXT%'", "curl -s -m 5 127.0.0.1:%NEXT%/metrics", "stratus_images 1"),
@@ -103,7 +104,7 @@ fn every_key_has_its_effect() {
     }
     // Flags that are not in the table above have tests of their own elsewhere.
     let builds = ["build-allow-address", "build-allow-entitlement", "build-cache-days", "build-cache-size"];
-    let own = ["config", "clean", "help", "ip-forward-no-drop", "usage-days", "usage-runs"];
+    let own = ["config", "clean", "help", "ip-forward-no-drop", "microvm-boot", "usage-days", "usage-runs"];
     let help = host.sh("$STRATUS daemon --help").ok().stdout().to_owned();
     let words = help.split_whitespace().filter_map(|word| word.strip_prefix("--"));
     let flags: BTreeSet<&str> = words.map(|word| word.trim_end_matches(|c: char| !c.is_ascii_lowercase())).collect();

@@ -10,6 +10,7 @@ use http::request::Parts;
 use http::{HeaderMap, StatusCode};
 use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
+use microvms::Microvms;
 use serde::de::DeserializeOwned;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
@@ -47,6 +48,11 @@ impl Call {
     /// The engine.
     pub(crate) fn engine(&self) -> &Engine {
         &self.door.engine
+    }
+
+    /// Images of microVMs, and the microVMs.
+    pub(crate) fn microvms(&self) -> &Microvms {
+        &self.door.microvms
     }
 
     /// The request's headers.

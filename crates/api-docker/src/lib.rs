@@ -22,6 +22,7 @@ mod filters;
 mod frames;
 mod hijack;
 mod images;
+mod microvms;
 mod networks;
 mod progress;
 mod query;
@@ -45,6 +46,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use ::build::Builder;
+use ::microvms::Microvms;
 use engine::Engine;
 
 /// What this door says about the program behind it.
@@ -62,6 +64,7 @@ pub struct DoorInfo {
 pub struct Door {
     pub(crate) engine: Engine,
     pub(crate) builder: Builder,
+    pub(crate) microvms: Microvms,
     pub(crate) info: DoorInfo,
     /// What is spoken here beside Docker's API.
     pub(crate) protocols: Vec<Arc<Protocol>>,
@@ -70,9 +73,9 @@ pub struct Door {
 }
 
 impl Door {
-    /// A door to `engine`, and to what builds with it.
-    pub fn new(engine: Engine, builder: Builder, info: DoorInfo) -> Self {
-        Self { engine, builder, info, protocols: Vec::new(), requests: AtomicU64::new(0) }
+    /// A door to `engine`, to what builds with it, and to what saves machines with it.
+    pub fn new(engine: Engine, builder: Builder, microvms: Microvms, info: DoorInfo) -> Self {
+        Self { engine, builder, microvms, info, protocols: Vec::new(), requests: AtomicU64::new(0) }
     }
 
     /// The same with a further protocol, of which this door knows nothing but where it is asked for.

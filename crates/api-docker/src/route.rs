@@ -18,7 +18,9 @@ use crate::error::{ApiError, Result};
 use crate::hijack::{Client, Hijacker};
 use crate::query::{self, Query};
 use crate::version::{self, ApiVersion, MAX_API_VERSION};
-use crate::{Door, build, containers, events, images, networks, snapshots, swarm, system, upgrade, usage, volumes};
+use crate::{
+    Door, build, containers, events, images, microvms, networks, snapshots, swarm, system, upgrade, usage, volumes,
+};
 
 type Handler = fn(Call) -> Pin<Box<dyn Future<Output = Result<Response>> + Send>>;
 
@@ -57,6 +59,15 @@ static ROUTES: &[Route] = routes! {
     POST "/stratus/containers/{}/suspend" => snapshots::suspend;
     POST "/stratus/containers/{}/resume" => snapshots::resume;
     POST "/stratus/containers/{}/fork" => snapshots::fork;
+    GET "/stratus/microvms/images" => microvms::images;
+    POST "/stratus/microvms/images" => microvms::build;
+    DELETE "/stratus/microvms/images/{}" => microvms::remove_image;
+    GET "/stratus/microvms" => microvms::list;
+    POST "/stratus/microvms" => microvms::run;
+    GET "/stratus/microvms/{}" => microvms::inspect;
+    POST "/stratus/microvms/{}/suspend" => microvms::suspend;
+    POST "/stratus/microvms/{}/resume" => microvms::resume;
+    DELETE "/stratus/microvms/{}" => microvms::terminate;
 
     HEAD "/containers/{}/archive" => containers::archive::stat;
     GET "/containers/json" => containers::list::list;
@@ -173,13 +184,14 @@ static ROUTES: &[Route] = routes! {
 
 /// Calls that end with their client: streams, and transfers that can be taken up again. Every other call that changes
 /// something goes on to its end, also when its client is gone: half a start or half a removal helps nobody.
-const WITH_CLIENT: [&str; 6] = [
+const WITH_CLIENT: [&str; 7] = [
     "/containers/{}/attach",
     "/containers/{}/wait",
     "/exec/{}/start",
     "/images/create",
     "/images/load",
     "/images/{}/push",
+    "/stratus/microvms/images",
 ];
 
 impl Route {

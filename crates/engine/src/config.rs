@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use crate::model::{LogConfig, Ulimit};
+use crate::model::{LogConfig, MICROVM, Ulimit};
 use crate::{Error, Result};
 
 /// The engine's configuration.
@@ -29,6 +29,8 @@ pub struct EngineConfig {
     pub ulimits: Vec<Ulimit>,
     /// A tiny init in every container that does not say.
     pub init: bool,
+    /// How containers are run that do not say.
+    pub runtime: String,
     /// DNS of containers that do not say: servers, options, search domains.
     pub dns: DnsDefaults,
     /// How long it is known what ended runs used.
@@ -48,6 +50,9 @@ impl EngineConfig {
     pub fn check(&self) -> Result<()> {
         crate::container::check_logging_defaults(&self.log)?;
         let refuse = |key: &str, value: &str, why: &str| Err(Error::invalid(format!("{key} {value:?}: {why}")));
+        if !matches!(self.runtime.as_str(), DEFAULT_RUNTIME | MICROVM) {
+            return refuse("default-runtime", &self.runtime, "write stratus or microvm");
+        }
         if let Some(server) = self.dns.servers.iter().find(|server| server.parse::<std::net::IpAddr>().is_err()) {
             return Err(Error::invalid(format!("dns {server}: a DNS server is given by its IP address")));
         }
@@ -60,6 +65,9 @@ impl EngineConfig {
         }
     }
 }
+
+/// How containers are run where nobody says anything else: as processes of the host's kernel.
+pub const DEFAULT_RUNTIME: &str = "stratus";
 
 fn is_one_word(text: &str) -> bool {
     !text.is_empty() && !text.contains(|c: char| c.is_whitespace() || c.is_control())
@@ -80,6 +88,8 @@ pub struct Machines {
     pub driver: microvm::driver::Choice,
     /// Where their kernel is ([`guest_image::prepared`]).
     pub directory: PathBuf,
+    /// Whether they go on from templates, in place of booting.
+    pub templates: bool,
 }
 
 /// DNS of containers that do not say.

@@ -21,6 +21,7 @@ mod images;
 mod limits;
 mod link;
 mod log_changes;
+mod machine_images;
 mod metering;
 mod names_service;
 mod networks;
@@ -31,6 +32,7 @@ mod spec;
 mod streams;
 mod system;
 mod tally;
+mod templates;
 mod usage;
 mod users;
 mod volumes;
@@ -45,7 +47,7 @@ use store::{Collection, Txn};
 
 pub use apparmor::profile_name as apparmor_profile;
 pub use cleaned::{note as note_clean, take_back_addresses};
-pub use config::{DnsDefaults, EngineConfig, Machines, NetworkDefaults};
+pub use config::{DEFAULT_RUNTIME, DnsDefaults, EngineConfig, Machines, NetworkDefaults};
 pub use container::step::{Access, Lent, LentMount, Secret, file_in_memory, socket_in_memory};
 pub use container::{
     ArchiveStat, Attachment, BlockIoCounters, ByteStream, CONTAINER_FILTERS, CONTAINER_STATES, CommitRequest,
@@ -61,6 +63,7 @@ pub use images::{
 };
 pub use keeper::client::unread;
 pub use limits::Limits;
+pub use machine_images::MachineImage;
 pub use networks::{NETWORK_FILTERS, NetworkDetails};
 pub use streams::{AttachOptions, LogLine, LogOptions, OutputChunk, OutputStream};
 pub use system::{DiskUsage, SystemInfo};
@@ -100,6 +103,8 @@ struct Inner {
     /// By what microVMs are run, once it has been looked for; `None`: nothing here can.
     machine_driver: std::sync::OnceLock<Option<microvm::driver::Driver>>,
     snapshots: Arc<snapshots::Snapshots>,
+    machine_images: machine_images::MachineImages,
+    templates: Arc<templates::Templates>,
     keeper: link::KeeperLink,
     events: Events,
     log_changes: log_changes::LogChanges,

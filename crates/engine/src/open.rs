@@ -9,9 +9,11 @@ use store::{Collection, Store};
 
 use crate::apparmor::Confinement;
 use crate::container::{Container, Execs, Placements, Registry};
+use crate::machine_images::MachineImages;
 use crate::metering::Metering;
 use crate::model::ContainerRecord;
 use crate::snapshots::Snapshots;
+use crate::templates::Templates;
 use crate::volumes::Volumes;
 use crate::{Engine, EngineConfig, Error, Events, Inner, Result, names_service};
 
@@ -90,6 +92,8 @@ impl Engine {
             names: names_service::Names::default(),
             placements: Placements::new(&config.cgroup_parent)?,
             machine_driver: std::sync::OnceLock::new(),
+            machine_images: MachineImages::open(&store)?,
+            templates: Arc::new(Templates::open(config.machines.directory.join("templates"), &boot_id()?)),
             snapshots: Arc::new(Snapshots::open(&store, config.machines.directory.join("snapshots"))?),
             keeper,
             events: Events::default(),

@@ -40,6 +40,8 @@ pub struct SystemInfo {
     pub apparmor: bool,
     /// By what microVMs are run; `None`: nothing here can.
     pub microvm_driver: Option<String>,
+    /// How containers are run that do not say.
+    pub runtime: String,
     /// Default log driver.
     pub log_driver: String,
     /// Version of stratus.
@@ -96,6 +98,7 @@ impl Engine {
             cgroup_version: if self.0.placements.is_pure_v2() { "2" } else { "1" },
             apparmor: self.0.confinement.is_there(),
             microvm_driver: self.driver_of_machines().map(ToString::to_string),
+            runtime: self.0.config.runtime.clone(),
             log_driver: self.0.config.log.driver.clone(),
             version: self.0.config.version.clone(),
             insecure_registries: self.insecure_registries(),

@@ -271,13 +271,14 @@ pub struct Host {
     pub most_memory: MemorySize,
 }
 
-/// The specification of the machine's process. Where it has volumes, it begins with what its [file server](files) needs, and gives it up before it
+/// The specification of a machine's process; `container`: what is to run in it, if anything is. `memory` is the machine's. Where it has volumes, it begins with what its [file server](files) needs, and gives it up before it
 /// makes the machine.
 ///
 /// # Errors
 /// The program's own files can't be told.
-pub fn outside(container: &Spec, driver: &Driver, host: &Host) -> Result<Spec> {
-    let terminal = container.process().as_ref().is_some_and(|process| process.terminal().unwrap_or(false));
+pub fn outside(container: Option<&Spec>, driver: &Driver, host: &Host) -> Result<Spec> {
+    let process_of = container.and_then(|container| container.process().as_ref());
+    let terminal = process_of.is_some_and(|process| process.terminal().unwrap_or(false));
     let scratch = format!("size={}m", driver.scratch(host.most_memory));
     let mut mounts = vec![
         json!({ "destination": "/proc", "type": "proc", "source": "proc", "options": ["nosuid", "noexec", "nodev", "ro"] }),
@@ -367,8 +368,8 @@ fn bind(source: &Path, target: &Path, access: &str) -> Value {
 }
 
 /// What a container's limits on its use of the host are for the machine as a whole.
-fn resources(container: &Spec) -> Result<Value> {
-    let given = container.linux().as_ref().and_then(|linux| linux.resources().clone()).unwrap_or_default();
+fn resources(container: Option<&Spec>) -> Result<Value> {
+    let given = container.and_then(|container| container.linux().as_ref()?.resources().clone()).unwrap_or_default();
     let mut fields = outside_of(&given)?;
     let rules = fields.entry("devices").or_insert_with(|| json!([]));
     if let Some(rules) = rules.as_array_mut() {

@@ -91,6 +91,14 @@ pub enum Error {
         /// Its reason.
         why: String,
     },
+    /// Something is larger than a machine can have it.
+    #[error("{what} take more than {most} bytes, which is what a microVM can have")]
+    TooLarge {
+        /// What.
+        what: &'static str,
+        /// In bytes.
+        most: u64,
+    },
     /// A snapshot is of another machine than the one that was to go on from it.
     #[error("go on from a snapshot: {0}")]
     Origin(&'static str),

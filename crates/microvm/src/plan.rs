@@ -12,6 +12,8 @@ use crate::error::{Error, Result};
 
 /// The serial number of the disk with the layers.
 pub(crate) const LAYERS: &str = "layers";
+/// How large that disk is, in bytes, whatever lies on it: a machine that goes on from a template finds the disk that it knows.
+pub(crate) const LAYERS_SIZE: u64 = 1 << 40;
 /// The serial number of the disk that is written to.
 pub(crate) const UPPER: &str = "upper";
 
@@ -24,13 +26,8 @@ pub struct MachinePlan {
     pub hardware: Hardware,
     /// Where it goes on; `None`: it boots. Its parts are those that the saved machine had, with other files, taps and addresses.
     pub origin: Option<Origin>,
-    /// What its agent makes of it: who it is, its network.
-    pub configuration: Machine,
-    /// The container's root file system. Where it has layers, they are the [`Hardware::layers`], and what is said here of where they lie is
-    /// not looked at.
-    pub root: Root,
-    /// The container's process.
-    pub workload: Workload,
+    /// What is to run in it; `None`: nothing ever does. It is a template: once its agent is there it waits to be saved, for others to go on from.
+    pub container: Option<Contained>,
     /// The Unix socket that it listens at ([`crate::control`]); its directory is there.
     pub control: PathBuf,
     /// A directory in memory for files of its own, which nobody else needs to see ([`Driver::scratch`] says how large).
@@ -74,13 +71,41 @@ pub struct DiskLimits {
     pub upper: Limits,
 }
 
-/// A snapshot that a machine goes on from.
+/// What a machine goes on from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Origin {
-    /// Its directory, and before it those of what it is a difference to ([`crate::driver::Extent`]), the first one first.
-    pub snapshots: Vec<PathBuf>,
-    /// How much of the container's standard output and error was taken before ([`crate::control::Saved`]).
-    pub outputs: [u64; 2],
+pub enum Origin {
+    /// The directory of a machine that was saved when nothing had run in it: it goes on as one that has just booted. It is nobody's base: what is
+    /// saved later is saved whole, as templates come and go.
+    Template(PathBuf),
+    /// A snapshot of what ran.
+    Snapshot {
+        /// Its directory, and before it those of what it is a difference to ([`crate::driver::Extent`]), the first one first.
+        snapshots: Vec<PathBuf>,
+        /// How much of the container's standard output and error was taken before ([`crate::control::Saved`]).
+        outputs: [u64; 2],
+    },
+}
+
+impl Origin {
+    /// The directories that are read, each over the one before.
+    pub(crate) fn snapshots(&self) -> &[PathBuf] {
+        match self {
+            Self::Template(directory) => std::slice::from_ref(directory),
+            Self::Snapshot { snapshots, .. } => snapshots,
+        }
+    }
+}
+
+/// The container of a machine.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Contained {
+    /// What its agent makes of the machine: who it is, its network.
+    pub configuration: Machine,
+    /// The container's root file system. Where it has layers, they are the [`Hardware::layers`], and what is said here of where they lie is
+    /// not looked at.
+    pub root: Root,
+    /// The container's process.
+    pub workload: Workload,
 }
 
 /// A network card, whose other end is a tap in the network namespace of the machine's process.

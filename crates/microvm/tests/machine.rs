@@ -19,7 +19,9 @@ use guest_protocol::place;
 use guest_spec::spec;
 use microvm::control::Connection;
 use microvm::driver::{Accelerator, Driver, Extent};
-use microvm::{Card, DiskLimits, ExecRequest, Hardware, Limits, MachinePlan, Origin, Rate, SnapshotFiles, Workload};
+use microvm::{
+    Card, Contained, DiskLimits, ExecRequest, Hardware, Limits, MachinePlan, Origin, Rate, SnapshotFiles, Workload,
+};
 use oci_spec::runtime::{Process, Spec};
 use sandbox::cgroup::Placement;
 use sandbox::{CompileOptions, ExecOptions, ExecPlan, InitPlan, RootFs};
@@ -172,16 +174,18 @@ impl Place {
                 console: false,
             },
             origin: None,
-            configuration: Configuration::default(),
-            root: Root {
-                container: BOX,
-                lower: Lower::Layers { disk: Disk::Serial(String::new()), layers: Vec::new() },
-                upper: Upper::Memory { size: 64 << 20 },
-                volumes: Vec::new(),
-                files: Vec::new(),
-                limits: Vec::new(),
-            },
-            workload: Workload { plan: Blob(plan), terminal: false, stdin: true },
+            container: Some(Contained {
+                configuration: Configuration::default(),
+                root: Root {
+                    container: BOX,
+                    lower: Lower::Layers { disk: Disk::Serial(String::new()), layers: Vec::new() },
+                    upper: Upper::Memory { size: 64 << 20 },
+                    volumes: Vec::new(),
+                    files: Vec::new(),
+                    limits: Vec::new(),
+                },
+                workload: Workload { plan: Blob(plan), terminal: false, stdin: true },
+            }),
             control: self.path("control"),
             scratch,
         }
@@ -290,7 +294,7 @@ fn save(place: &Place, name: &str) -> (Origin, Connection) {
     let mut connection = Connection::open(&place.path("control")).unwrap();
     let saved = connection.save(&SnapshotFiles::create(&directory).unwrap()).unwrap().unwrap();
     assert_eq!(saved.extent, Extent::Whole);
-    (Origin { snapshots: vec![directory], outputs: saved.outputs }, connection)
+    (Origin::Snapshot { snapshots: vec![directory], outputs: saved.outputs }, connection)
 }
 
 #[test]
@@ -322,8 +326,9 @@ fn a_machine_goes_on_from_where_it_was_saved_as_often_as_one_likes_and_as_anothe
     let copy = |name: &str, origin: &Origin| {
         let mut plan = plan.clone();
         plan.origin = Some(origin.clone());
-        plan.configuration.identity.hostname = Some(name.to_owned());
-        plan.configuration.identity.entropy = Blob(name.as_bytes().to_vec());
+        let identity = &mut plan.container.as_mut().unwrap().configuration.identity;
+        identity.hostname = Some(name.to_owned());
+        identity.entropy = Blob(name.as_bytes().to_vec());
         let own = Place { directory: tempfile::tempdir().unwrap(), layers: place.layers.clone() };
         (plan.control, plan.scratch) = (own.path("control"), own.path("scratch"));
         fs::create_dir(&plan.scratch).unwrap();
@@ -416,17 +421,67 @@ fn a_machine_has_more_memory_and_less_while_it_runs() {
 }
 
 #[test]
+fn machines_go_on_from_a_template_as_if_they_had_booted() {
+    let place = Place::new();
+    let mut template = place.plan(&["true"]);
+    (template.container, template.hardware.layers) = (None, Vec::new());
+    let mut waiting = place.run(&template);
+    waiting.reports("machine: started");
+    let (_, _, stderr) = place.exec(&["true"]).end();
+    assert!(stderr.contains("the container's process does not run"), "{stderr}");
+    let (_, saving) = save(&place, "template");
+    drop((waiting, saving));
+
+    let script = "cat /etc/layer; hostname; cat /proc/sys/kernel/random/uuid; echo $(($(date +%s) / 1000000)); read line; echo $line";
+    let begin = |name: &str| {
+        let own = Place { directory: tempfile::tempdir().unwrap(), layers: place.layers.clone() };
+        let mut plan = own.plan(&["sh", "-c", script]);
+        plan.hardware.initramfs = place.path("initramfs");
+        plan.origin = Some(Origin::Template(place.path("template")));
+        let identity = &mut plan.container.as_mut().unwrap().configuration.identity;
+        identity.hostname = Some(name.to_owned());
+        identity.entropy = Blob(name.as_bytes().to_vec());
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+        identity.clock = Some(u64::try_from(now.as_nanos()).unwrap());
+        let mut machine = own.run(&plan);
+        machine.reports("machine: started");
+        assert_eq!((machine.line(), machine.line()), ("the upper one".to_owned(), name.to_owned()));
+        let random = machine.line();
+        assert_eq!(machine.line(), (now.as_secs() / 1_000_000).to_string());
+        (own, plan, machine, random)
+    };
+    let ((own, plan, mut first, random), (_other, _, second, another)) = (begin("red"), begin("blue"));
+    assert_ne!(random, another);
+    drop(second);
+
+    // What is saved of one depends on no template.
+    let (snapshot, saving) = save(&own, "snapshot");
+    fs::remove_dir_all(place.path("template")).unwrap();
+    first.stdin = None;
+    drop((first, saving));
+    let mut again = plan;
+    again.origin = Some(snapshot);
+    fs::remove_dir_all(&again.scratch).unwrap();
+    fs::create_dir(&again.scratch).unwrap();
+    let mut on = own.run(&again);
+    on.reports("machine: started");
+    on.write("typed later\n");
+    let (status, stdout, stderr) = on.end();
+    assert_eq!((status.code(), stdout.as_str(), stderr.as_str()), (Some(0), "typed later\n", ""));
+}
+
+#[test]
 fn what_is_no_snapshot_of_that_machine_is_refused() {
     let place = Place::new();
     let mut plan = place.plan(&["true"]);
-    plan.origin = Some(Origin { snapshots: vec![place.path("nosuch")], outputs: [0, 0] });
+    plan.origin = Some(Origin::Snapshot { snapshots: vec![place.path("nosuch")], outputs: [0, 0] });
     let (_, _, stderr) = place.run(&plan).end();
     assert!(stderr.contains("a snapshot's file") && stderr.contains("nosuch"), "{stderr}");
     let cut = place.path("cut");
     fs::create_dir(&cut).unwrap();
     fs::write(cut.join("state"), "nothing").unwrap();
     fs::write(cut.join("memory"), "").unwrap();
-    plan.origin = Some(Origin { snapshots: vec![cut], outputs: [0, 0] });
+    plan.origin = Some(Origin::Snapshot { snapshots: vec![cut], outputs: [0, 0] });
     let (_, _, stderr) = place.run(&plan).end();
     assert!(stderr.contains("go on from a snapshot through QEMU's monitor"), "{stderr}");
 }

@@ -31,8 +31,10 @@ struct Listed {
     #[serde(default = "any_command")]
     commands: Vec<String>,
     place: String,
-    /// What dockerd has there. Nothing at all is written as "".
+    /// What dockerd has there, or a container beside a microVM. Nothing at all is written as "".
+    #[serde(alias = "container")]
     dockerd: String,
+    #[serde(alias = "microvm")]
     stratus: String,
     reason: String,
 }

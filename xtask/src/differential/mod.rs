@@ -29,6 +29,11 @@ const PREFIX: &str = "stratus-differential-";
 const SHOW: &str = "--show";
 /// Asks for every difference that is accepted, with the reason: for who makes the list narrower.
 const ACCEPTED: &str = "--accepted";
+/// Asks for containers beside containers with a kernel of their own, both of stratus, in place of dockerd beside stratus.
+const MICROVMS: &str = "--microvms";
+/// What is played so: whatever is about containers that run. The rest is the same code for both.
+const OF_MICROVMS: [&str; 10] =
+    ["config", "events", "exec", "files", "inspect", "limits", "logs", "networks", "run", "volumes"];
 /// Tells that this is one of the two sides, in namespaces of its own.
 const INSIDE: &str = "--inside";
 
@@ -48,12 +53,31 @@ pub(crate) fn run(root: &Path, arguments: &[String]) -> Result<()> {
     if !instance::is_root() {
         bail!("containers need root: try again with sudo");
     }
+    let (arguments, pair) = match arguments {
+        [microvms, rest @ ..] if microvms == MICROVMS => (rest, Pair::MICROVMS),
+        arguments => (arguments, Pair::DOCKERD),
+    };
     match arguments {
         [inside, side, place, only @ ..] if inside == INSIDE => play(root, side.parse()?, Path::new(place), only),
-        [show, only @ ..] if show == SHOW => judge(root, only, Some(Also::Scenarios)),
-        [show, only @ ..] if show == ACCEPTED => judge(root, only, Some(Also::Accepted)),
-        only => judge(root, only, None),
+        [show, only @ ..] if show == SHOW => judge(root, &pair, only, Some(Also::Scenarios)),
+        [show, only @ ..] if show == ACCEPTED => judge(root, &pair, only, Some(Also::Accepted)),
+        only => judge(root, &pair, only, None),
     }
+}
+
+/// What is compared: how it should be, and how it is.
+struct Pair {
+    sides: [Side; 2],
+    /// Below tests/differential: what may differ.
+    accepted: &'static str,
+    /// Without names, these scenarios are played, or all.
+    usual: &'static [&'static str],
+}
+
+impl Pair {
+    const DOCKERD: Self = Self { sides: [Side::Dockerd, Side::Stratus], accepted: "accepted.toml", usual: &[] };
+    const MICROVMS: Self =
+        Self { sides: [Side::Stratus, Side::Machines], accepted: "accepted_microvms.toml", usual: &OF_MICROVMS };
 }
 
 /// What is printed beside what differs and is not accepted.
@@ -72,12 +96,15 @@ fn play(root: &Path, side: Side, place: &Path, only: &[String]) -> Result<()> {
     fs::write(&path, serde_json::to_vec(&transcripts)?).with_context(|| format!("cannot write {}", path.display()))
 }
 
-fn judge(root: &Path, only: &[String], also: Option<Also>) -> Result<()> {
+fn judge(root: &Path, pair: &Pair, only: &[String], also: Option<Also>) -> Result<()> {
     let began = Instant::now();
+    let is_whole = only.is_empty();
+    let usual: Vec<String> = pair.usual.iter().map(|name| (*name).to_owned()).collect();
+    let only = if is_whole { &usual } else { only };
     let program = program(root)?;
     take_down_interrupted(&program);
     let files = root.join("tests/differential");
-    let accepted = Accepted::load(&files.join("accepted.toml"))?;
+    let accepted = Accepted::load(&files.join(pair.accepted))?;
     let scenarios = script::scenarios(&files.join("scenarios"), only)?;
     let place = Place::new(&program)?;
     if scenarios.iter().any(|scenario| scenario.name == PROJECTS) {
@@ -85,31 +112,34 @@ fn judge(root: &Path, only: &[String], also: Option<Also>) -> Result<()> {
     }
     let image = image::busybox()?;
     fs::write(place.path.join(side::ARCHIVE), &image.archive).context("cannot write the image")?;
-    let sides = [Side::Dockerd, Side::Stratus];
+    let sides = pair.sides;
+    if sides.contains(&Side::Machines) {
+        e2e::fetch_kernel();
+    }
     // Both at the same time: there are two processors at least.
     let running = sides.map(|side| start(&place.path, side, only));
-    let [dockerd, stratus] = running.map(|child| child.and_then(|mut child| child.wait().context("cannot wait")));
-    for (side, status) in sides.iter().zip([dockerd?, stratus?]) {
+    let [theirs, ours] = running.map(|child| child.and_then(|mut child| child.wait().context("cannot wait")));
+    for (side, status) in sides.iter().zip([theirs?, ours?]) {
         if !status.success() {
             bail!("the scenarios could not be played through {side} ({status})");
         }
     }
-    let [dockerd, stratus] = sides.map(|side| read(&place.path, side));
-    let (dockerd, stratus) = (dockerd?, stratus?);
+    let [theirs, ours] = sides.map(|side| read(&place.path, side));
+    let (theirs, ours) = (theirs?, ours?);
     if also == Some(Also::Scenarios) {
-        report::show(&dockerd);
+        report::show(&theirs);
     }
-    let [dockerd_words, stratus_words] = sides.map(|side| Normaliser::new(&side.directory(&place.path), &image));
-    let (dockerd, stratus) = ((&dockerd[..], &dockerd_words), (&stratus[..], &stratus_words));
-    let totals = report::compare(dockerd, stratus, &accepted, also == Some(Also::Accepted))?;
+    let [their_words, our_words] = sides.map(|side| Normaliser::new(&side.directory(&place.path), &image));
+    let (theirs, ours) = ((&theirs[..], &their_words), (&ours[..], &our_words));
+    let totals = report::compare(theirs, ours, &accepted, also == Some(Also::Accepted))?;
     println!("\n{totals}; {:.0} s", began.elapsed().as_secs_f64());
     // Parts of the list are for scenarios that were not played.
-    let unneeded: Vec<String> = if only.is_empty() { accepted.unneeded().collect() } else { Vec::new() };
+    let unneeded: Vec<String> = if is_whole { accepted.unneeded().collect() } else { Vec::new() };
     for entry in &unneeded {
-        eprintln!("accepted.toml accepts what does not differ any more: {entry}");
+        eprintln!("{} accepts what does not differ any more: {entry}", pair.accepted);
     }
     if totals.refused > 0 || !unneeded.is_empty() {
-        bail!("mend what differs, or say in {} why it has to", files.join("accepted.toml").display());
+        bail!("mend what differs, or say in {} why it has to", files.join(pair.accepted).display());
     }
     Ok(())
 }
@@ -171,7 +201,10 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        for side in [Side::Dockerd, Side::Stratus] {
+        for side in [Side::Dockerd, Side::Stratus, Side::Machines] {
+            if !side.directory(&self.path).exists() {
+                continue;
+            }
             if let Err(error) = side.sweep(&self.path, &self.program) {
                 eprintln!("{side} could not be taken down: {error:#}");
             }

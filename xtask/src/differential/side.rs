@@ -31,6 +31,8 @@ const API_VERSION: &str = "1.41";
 pub(super) enum Side {
     Dockerd,
     Stratus,
+    /// stratus, by whom every container gets a kernel of its own.
+    Machines,
 }
 
 /// A scenario, and what came of it.
@@ -56,6 +58,7 @@ impl fmt::Display for Side {
         out.write_str(match self {
             Self::Dockerd => "dockerd",
             Self::Stratus => "stratus",
+            Self::Machines => "microvm",
         })
     }
 }
@@ -64,7 +67,7 @@ impl FromStr for Side {
     type Err = anyhow::Error;
 
     fn from_str(name: &str) -> Result<Self> {
-        [Self::Dockerd, Self::Stratus]
+        [Self::Dockerd, Self::Stratus, Self::Machines]
             .into_iter()
             .find(|side| side.to_string() == name)
             .with_context(|| format!("there is no side {name:?}"))
@@ -98,7 +101,7 @@ impl Side {
                 let _ = fs::remove_file(directory.join("daemon/pid"));
                 drop(Dockerd::new(directory.join("daemon"))?);
             }
-            Self::Stratus => instance(&directory, program).clean()?,
+            Self::Stratus | Self::Machines => instance(&directory, program).clean()?,
         }
         Ok(())
     }
@@ -160,7 +163,7 @@ impl Stage {
                 daemon.start_with(command)?;
                 Ok(Daemon::Dockerd { _daemon: daemon })
             }
-            Side::Stratus => {
+            Side::Stratus | Side::Machines => {
                 let running = Running(instance(&self.directory, program));
                 running.0.make_directories()?;
                 let mut command = running.0.daemon_command()?;
@@ -169,9 +172,25 @@ impl Stage {
                 command.args(["--default-address-pool", &format!("{POOL},size=24")]);
                 // dockerd fetches from wherever a Dockerfile says.
                 command.args(["--build-allow-address", "127.0.0.1"]);
+                if self.side == Side::Machines {
+                    command.args(["--default-runtime", "microvm"]);
+                    self.prepare_kernel(program, &running.0)?;
+                }
                 running.0.start_with(command)?;
                 Ok(Daemon::Stratus { _daemon: running })
             }
+        }
+    }
+
+    /// What machines boot, of the files that were fetched before: a side has no network to fetch them by.
+    fn prepare_kernel(&self, program: &Path, instance: &Instance) -> Result<()> {
+        let (vmlinuz, modules) = e2e::kernel_as_packaged(&self.directory.join("kernel"));
+        let mut command = Command::new(program);
+        command.args(["microvm", "kernel", "--use"]).arg(vmlinuz).arg("--modules").arg(modules);
+        let status = command.arg("--data-dir").arg(&instance.data_dir).stdout(Stdio::null()).status();
+        match status.context("cannot run stratus")?.success() {
+            true => Ok(()),
+            false => bail!("the kernel for microVMs could not be prepared"),
         }
     }
 

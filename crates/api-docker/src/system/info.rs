@@ -90,7 +90,7 @@ struct InfoBody {
     experimental_build: bool,
     server_version: &'static str,
     runtimes: BTreeMap<&'static str, RuntimeBody>,
-    default_runtime: &'static str,
+    default_runtime: String,
     swarm: SwarmBody,
     live_restore_enabled: bool,
     isolation: &'static str,
@@ -266,7 +266,7 @@ impl InfoBody {
             experimental_build: false,
             server_version: DOCKER_VERSION,
             runtimes: runtimes(info.microvm_driver),
-            default_runtime: RUNTIME,
+            default_runtime: info.runtime,
             swarm: SwarmBody {
                 node_id: "",
                 node_addr: "",

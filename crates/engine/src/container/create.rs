@@ -222,7 +222,9 @@ impl Engine {
             host.shm_size = crate::spec::SHM_SIZE;
         }
         if host.runtime.is_empty() {
-            "stratus".clone_into(&mut host.runtime);
+            // A step of a build is no container that somebody asked for, and `--isolation` says it, too.
+            let says = record.step || !matches!(host.isolation.as_str(), "" | "default");
+            host.runtime = if says { crate::DEFAULT_RUNTIME.to_owned() } else { daemon.runtime.clone() };
         }
         let resources = &mut host.resources;
         if resources.memory > 0 && resources.memory_swap == 0 {

@@ -20,7 +20,7 @@ use image::{Digest, ErofsLayer};
 use microvm::container::{CONTAINER, Host, Inside, USER, at};
 use microvm::control::Connection;
 use microvm::driver::Driver;
-use microvm::{Card, DiskLimits, ExecRequest, Hardware, MachinePlan, Origin, Volumes, Workload};
+use microvm::{Card, Contained, DiskLimits, ExecRequest, Hardware, MachinePlan, Origin, Volumes, Workload};
 use oci_spec::runtime::{LinuxResources, Process, Spec};
 use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
@@ -30,9 +30,12 @@ use sandbox::plan::NamespaceKind;
 use sandbox::{CompileOptions, ExecOptions, ExecPlan, InitPlan, MountTree, RootFs};
 
 use super::machine_limits::NetworkLimits;
+use super::placement::Placed;
+use super::template::{self, Wanted};
 use super::{Container, ProcessTable};
 use crate::model::{ContainerId, ContainerRecord, Phase, SnapshotRecord, Timestamp};
 use crate::snapshots::Held;
+use crate::templates::{Shape, Template};
 use crate::{Engine, Error, Result};
 
 /// The annotation that has a machine's kernel write what it has to say to the container's standard error.
@@ -40,13 +43,23 @@ const CONSOLE: &str = "stratus.microvm.console";
 
 /// What a machine is booted from.
 pub(super) struct Booted {
-    kernel: guest_image::Prepared,
+    pub(super) kernel: guest_image::Prepared,
     /// The lowest first. Held until the machine's process has them.
-    layers: Vec<ErofsLayer>,
+    pub(super) layers: Vec<ErofsLayer>,
     /// The snapshot that it goes on from instead. Held likewise.
-    origin: Option<Held>,
+    pub(super) origin: Option<Held>,
     /// Its directories, the first one of those that it is a difference to first.
-    snapshots: Vec<PathBuf>,
+    pub(super) snapshots: Vec<PathBuf>,
+}
+
+/// Where a machine begins.
+enum Beginning<'b> {
+    /// It boots; the template that others like it could go on from.
+    Boot(Option<Box<Wanted>>),
+    /// It goes on from a template of its shape.
+    Template(Arc<Template>),
+    /// It goes on from a snapshot of its container, or of one that it is a copy of.
+    Snapshot(&'b SnapshotRecord),
 }
 
 /// The name of the control socket in its directory ([`at::SOCKET`]).
@@ -62,6 +75,10 @@ pub(super) struct MachineStart {
     pub(super) plan: Vec<u8>,
     pub(super) descriptors: Vec<OwnedFd>,
     pub(super) directories: Vec<PathBuf>,
+    /// What it goes on from, if that is a template.
+    pub(super) template: Option<Arc<Template>>,
+    /// The template to be made once it runs, if there is one to be made.
+    pub(super) wanted: Option<Box<Wanted>>,
 }
 
 impl Engine {
@@ -119,39 +136,82 @@ impl Engine {
         let saved_disk = origin.filter(|origin| origin.disk).map(|origin| self.0.snapshots.disk(&origin.id));
         let disk = self.disk(record, saved_disk.as_deref())?;
         let limits = NetworkLimits::of(&record.host.annotations)?;
+        let hardware = Hardware {
+            vcpus,
+            memory,
+            most_memory,
+            kernel: at::KERNEL.into(),
+            initramfs: at::INITRAMFS.into(),
+            layers: (0..booted.layers.len()).map(at::layer).collect(),
+            upper: disk.as_ref().map(|_| at::UPPER.into()),
+            limits: DiskLimits::default(),
+            cards: interfaces.iter().map(|interface| card(interface, limits)).collect(),
+            volumes: (!inside.volumes.is_empty()).then(|| at::VOLUMES.into()),
+            console: record.host.annotations.get(CONSOLE).is_some_and(|value| value == "true"),
+        };
+        let beginning = match origin {
+            Some(origin) => Beginning::Snapshot(origin),
+            None => self.beginning(&driver, &hardware, booted)?,
+        };
         let plan = MachinePlan {
             driver: driver.clone(),
-            hardware: Hardware {
-                vcpus,
-                memory,
-                most_memory,
-                kernel: at::KERNEL.into(),
-                initramfs: at::INITRAMFS.into(),
-                layers: (0..booted.layers.len()).map(at::layer).collect(),
-                upper: disk.as_ref().map(|_| at::UPPER.into()),
-                limits: DiskLimits::default(),
-                cards: interfaces.iter().map(|interface| card(interface, limits)).collect(),
-                volumes: (!inside.volumes.is_empty()).then(|| at::VOLUMES.into()),
-                console: record.host.annotations.get(CONSOLE).is_some_and(|value| value == "true"),
-            },
-            origin: origin.map(|origin| Origin {
-                snapshots: (0..booted.snapshots.len()).map(at::snapshot).collect(),
-                outputs: origin.outputs,
+            origin: origin_of(&beginning, booted),
+            container: Some(Contained {
+                configuration: configuration(record, &inside, &interfaces, &beginning),
+                root: root(&inside, disk.is_some()),
+                workload: Workload {
+                    plan: Blob(workload(record, &inside.spec, record.host.init.unwrap_or(self.0.config.init))?),
+                    terminal: record.config.tty,
+                    stdin: record.config.open_stdin,
+                },
             }),
-            configuration: configuration(record, &inside, &interfaces, origin.map(|origin| &**origin)),
-            root: root(&inside, disk.is_some()),
-            workload: Workload {
-                plan: Blob(workload(record, &inside.spec, record.host.init.unwrap_or(self.0.config.init))?),
-                terminal: record.config.tty,
-                stdin: record.config.open_stdin,
-            },
+            hardware,
             control: at::SOCKET.into(),
             scratch: at::SCRATCH.into(),
         };
         let directory = self.machine_dir(&record.id);
-        let host = Host { upper: disk, ..self.write_machine(&directory, &plan, booted, inside.volumes)? };
-        let outside = microvm::container::outside(spec, &driver, &host).map_err(refused)?;
+        let snapshots = match &beginning {
+            Beginning::Boot(_) => Vec::new(),
+            Beginning::Template(template) => vec![template.directory.clone()],
+            Beginning::Snapshot(_) => booted.snapshots.clone(),
+        };
+        let host = self.write_machine(&directory, &plan, booted, snapshots, inside.volumes)?;
+        let host = Host { upper: disk, ..host };
+        let outside = microvm::container::outside(Some(spec), &driver, &host).map_err(refused)?;
         let cgroup = self.0.placements.create(record, &outside)?;
+        let start = self.machine_process(&outside, &directory, cgroup, trees, namespace)?;
+        Ok(match beginning {
+            Beginning::Boot(wanted) => MachineStart { wanted, ..start },
+            Beginning::Template(template) => MachineStart { template: Some(template), ..start },
+            Beginning::Snapshot(_) => start,
+        })
+    }
+
+    /// Whether a machine that goes on from no snapshot boots.
+    fn beginning(&self, driver: &Driver, hardware: &Hardware, booted: &Booted) -> Result<Beginning<'static>> {
+        // A template has no server of volumes and no disk that its guest could know, and says nothing on a console.
+        let is_more = hardware.volumes.is_some() || hardware.upper.is_some() || hardware.console;
+        if is_more || !self.0.config.machines.templates {
+            return Ok(Beginning::Boot(None));
+        }
+        let mtus = hardware.cards.iter().map(|card| card.mtu).collect();
+        let size = (hardware.vcpus, hardware.memory, hardware.most_memory);
+        let shape = Shape::new(&self.0.config.program, driver, &booted.kernel, size, mtus)?;
+        Ok(match self.0.templates.find(&shape)? {
+            Some(template) => Beginning::Template(template),
+            None => Beginning::Boot(Some(Box::new(Wanted { shape, kernel: booted.kernel.clone() }))),
+        })
+    }
+
+    /// Makes the keeper's plan of a machine's process, which is in a network namespace that is there, or in one of its own.
+    pub(super) fn machine_process(
+        &self,
+        outside: &Spec,
+        directory: &Path,
+        cgroup: Placed,
+        trees: BTreeMap<PathBuf, MountTree>,
+        namespace: Option<net::NetNs>,
+    ) -> Result<MachineStart> {
         let mut options = CompileOptions {
             rootfs: Some(RootFs::Path(directory.join("root"))),
             cgroup: Some(cgroup.placement),
@@ -165,13 +225,13 @@ impl Engine {
             descriptors.push(namespace.into());
         }
         let plan =
-            InitPlan::compile(&outside, &directory, &options).map_err(|error| Error::invalid(error.to_string()))?;
+            InitPlan::compile(outside, directory, &options).map_err(|error| Error::invalid(error.to_string()))?;
         let opened = sandbox::open_trees(&plan);
         descriptors.extend(
             opened.map_err(|error| Error::system(format!("{}: {error}", crate::link::STEPS)).with_exit_code(128))?,
         );
         let plan = plan.to_bytes().map_err(|error| Error::system(error.to_string()))?;
-        Ok(MachineStart { plan, descriptors, directories: cgroup.directories })
+        Ok(MachineStart { plan, descriptors, directories: cgroup.directories, template: None, wanted: None })
     }
 
     /// By what machines are run here, looked for once. Blocks the first time, for some milliseconds.
@@ -192,7 +252,14 @@ impl Engine {
     }
 
     /// Writes what a machine's process reads, and makes the directories that it sees.
-    fn write_machine(&self, directory: &Path, plan: &MachinePlan, booted: &Booted, volumes: Volumes) -> Result<Host> {
+    pub(super) fn write_machine(
+        &self,
+        directory: &Path,
+        plan: &MachinePlan,
+        booted: &Booted,
+        snapshots: Vec<PathBuf>,
+        volumes: Volumes,
+    ) -> Result<Host> {
         let failed = |what: &'static str| {
             let on = directory.display().to_string();
             move |error: std::io::Error| Error::system(format!("{what} {on}: {error}"))
@@ -215,7 +282,7 @@ impl Engine {
             kernel: booted.kernel.kernel.clone(),
             initramfs: booted.kernel.initramfs.clone(),
             layers: booted.layers.iter().map(|layer| layer.path().to_owned()).collect(),
-            snapshots: booted.snapshots.clone(),
+            snapshots,
             upper: None,
             volumes,
             most_memory: plan.hardware.most_memory,
@@ -310,6 +377,9 @@ impl Engine {
     pub(super) fn sweep_machines(&self) {
         let entries = fs::read_dir(self.0.config.run_dir.join("machines")).into_iter().flatten().flatten();
         for entry in entries {
+            if entry.file_name().to_str().is_some_and(|name| self.0.templates.boots(name)) {
+                continue;
+            }
             // Looked for after the directory was seen: one that is being made belongs to who holds its container's life.
             let all = self.0.containers.all();
             let container = all.iter().find(|container| entry.file_name() == container.id.short());
@@ -376,7 +446,7 @@ fn mount_control(directory: &Path) -> rustix::io::Result<()> {
 }
 
 /// Removes a machine's directory; none is as good.
-fn remove_directory(directory: &Path) -> std::io::Result<()> {
+pub(super) fn remove_directory(directory: &Path) -> std::io::Result<()> {
     // One that was cut short may have mounted over another.
     while rustix::mount::unmount(directory.join("control"), UnmountFlags::DETACH).is_ok() {}
     match fs::remove_dir_all(directory) {
@@ -401,7 +471,7 @@ pub(crate) fn lacking(record: &ContainerRecord, what: &str) -> Result<()> {
     }
 }
 
-fn refused(error: microvm::Error) -> Error {
+pub(super) fn refused(error: microvm::Error) -> Error {
     match error {
         microvm::Error::NotBehind { .. } => Error::invalid(error.to_string()),
         microvm::Error::NotThere { .. } => Error::not_implemented(error.to_string()),
@@ -472,23 +542,37 @@ pub(super) fn fits(origin: &SnapshotRecord, driver: &Driver, interfaces: &[net::
     }
 }
 
-/// A machine that goes on from a snapshot finds its network cards by the addresses that they had then.
+/// Where its process finds what it goes on from.
+fn origin_of(beginning: &Beginning<'_>, booted: &Booted) -> Option<Origin> {
+    match beginning {
+        Beginning::Boot(_) => None,
+        Beginning::Template(_) => Some(Origin::Template(at::snapshot(0))),
+        Beginning::Snapshot(origin) => Some(Origin::Snapshot {
+            snapshots: (0..booted.snapshots.len()).map(at::snapshot).collect(),
+            outputs: origin.outputs,
+        }),
+    }
+}
+
+/// A machine that goes on finds its network cards by the addresses that they had then.
 fn configuration(
     record: &ContainerRecord,
     inside: &Inside,
     interfaces: &[net::GuestInterface],
-    origin: Option<&SnapshotRecord>,
+    beginning: &Beginning<'_>,
 ) -> Machine {
     let now = Timestamp::now().as_nanosecond();
+    let others = |then: &[[u8; 6]]| interfaces.iter().zip(then).map(|(card, was)| another(card, *was)).collect();
     let identity = MachineIdentity {
         hostname: Some(record.config.hostname.clone()).filter(|name| !name.is_empty()),
         clock: u64::try_from(now).ok(),
         entropy: Blob(rand::random::<[u8; 64]>().to_vec()),
-        interfaces: match origin {
-            Some(origin) => interfaces.iter().zip(&origin.cards).map(|(card, was)| another(card, *was)).collect(),
-            None => interfaces.iter().map(interface).collect(),
+        interfaces: match beginning {
+            Beginning::Boot(_) => interfaces.iter().map(interface).collect(),
+            Beginning::Template(_) => others(&template::addresses(interfaces.len())),
+            Beginning::Snapshot(origin) => others(&origin.cards),
         },
-        files: if origin.is_some() { inside.files.clone() } else { Vec::new() },
+        files: if matches!(beginning, Beginning::Snapshot(_)) { inside.files.clone() } else { Vec::new() },
     };
     let links = interfaces.iter().flat_map(|interface| interface.sysctls.iter().cloned());
     Machine { identity, sysctls: inside.sysctls.iter().cloned().chain(links).collect(), names: !interfaces.is_empty() }

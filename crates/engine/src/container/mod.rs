@@ -42,6 +42,7 @@ mod stats;
 pub(crate) mod step;
 mod stop;
 mod storage;
+mod template;
 mod top;
 mod update;
 mod validate;

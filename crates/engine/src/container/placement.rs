@@ -9,7 +9,7 @@ use sandbox::cgroup::{self, Cgroup, Layout, Placement};
 
 use super::parents::{self, Parents};
 use crate::limits::Limits;
-use crate::model::{ContainerRecord, Phase};
+use crate::model::{ContainerId, ContainerRecord, Phase};
 use crate::{Error, Result};
 
 /// The cgroups of this instance.
@@ -84,6 +84,15 @@ impl Placements {
         let missing = parents.as_ref().map(|parents| parents.missing(self.layout)).unwrap_or_default();
         cgroup.create(&resources).map_err(failed)?;
         parents::mark(&missing);
+        let placement = cgroup.placement().map_err(failed)?;
+        Ok(Placed { placement, directories: cgroup.kill_directories() })
+    }
+
+    /// Makes the cgroup of something that is no container, beside theirs: what is left of it is swept as theirs are.
+    pub(super) fn create_beside(&self, id: &ContainerId, spec: &Spec) -> Result<Placed> {
+        let cgroup = Cgroup::new(&format!("{}/{id}", self.parent)).map_err(failed)?;
+        let resources = spec.linux().as_ref().and_then(|linux| linux.resources().clone()).unwrap_or_default();
+        cgroup.create(&resources).map_err(failed)?;
         let placement = cgroup.placement().map_err(failed)?;
         Ok(Placed { placement, directories: cgroup.kill_directories() })
     }

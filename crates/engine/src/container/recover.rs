@@ -248,7 +248,7 @@ impl Engine {
 
     /// Ends what the keeper holds, and has it forget that. Not before it has ended: until then the keeper holds on to it, and nothing else
     /// could be started under its name.
-    async fn end_held(&self, entry: &EntryInfo) {
+    pub(super) async fn end_held(&self, entry: &EntryInfo) {
         let Ok(keeper) = self.keeper().await else { return };
         let id = || entry.id.clone();
         // It may end by itself in this moment.
@@ -272,6 +272,9 @@ impl Engine {
         let mut ids = self.0.placements.placed();
         ids.extend(self.with_shm());
         for id in ids {
+            if self.0.templates.boots(&id) {
+                continue;
+            }
             // Whoever starts it holds its life, and whoever is being made has no run yet.
             let container = self.0.containers.by_id(&id);
             let life = container.as_ref().and_then(Container::blocking_life);

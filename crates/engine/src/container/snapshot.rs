@@ -74,6 +74,16 @@ impl Engine {
         Ok(saved)
     }
 
+    /// Saves a running container as it is, while it runs on. Whoever wants to keep that says who needs it before it lets go of it.
+    pub(crate) async fn save_lastingly(&self, reference: &str) -> Result<(Arc<ContainerRecord>, Held)> {
+        let container = self.0.containers.find(reference)?;
+        let life = container.life(reference).await?;
+        let record = runs_in_machine(&life)?;
+        let (engine, run) = (self.clone(), record.clone());
+        let saved = crate::blocking(move || engine.save(&run, Kept::Lasting(None)).map(|(saved, _machine)| saved));
+        Ok((record, saved.await?))
+    }
+
     /// A container's snapshots, the oldest first.
     ///
     /// # Errors
@@ -412,32 +422,35 @@ fn check_name(name: &str) -> Result<&str> {
 
 /// What a copy of a container is made of.
 fn copy_of(record: &ContainerRecord, name: &str, origin: &SnapshotId) -> CreateRequest {
-    let (mut config, mut host) = (record.config.clone(), record.host.clone());
-    config.mac_address = None;
-    if config.hostname == record.id.short() {
-        // Its own, then.
-        config.hostname.clear();
-    }
-    for binding in host.port_bindings.values_mut().flatten() {
-        *binding = PortBinding { host_ports: None, ..binding.clone() };
-    }
-    let endpoint = |request: &EndpointRequest| EndpointRequest {
-        ipv4: None,
-        ipv6: None,
-        link_local: Vec::new(),
-        mac: None,
-        ..request.clone()
-    };
-    let endpoints: BTreeMap<_, _> =
-        record.networks.iter().map(|(network, settings)| (network.clone(), endpoint(&settings.request))).collect();
     CreateRequest {
         name: Some(name.to_owned()),
-        config,
-        host,
-        endpoints,
-        image: Some(record.image_id.clone()),
         state: State { suspended: Some(origin.clone()), ..State::default() },
-        ..CreateRequest::default()
+        ..record.origin_of_copies()
+    }
+}
+
+impl ContainerRecord {
+    /// What it was asked to be, without what only one can have: its addresses, its ports of the host, and its own name where that is its host's.
+    pub(crate) fn origin_of_copies(&self) -> CreateRequest {
+        let (mut config, mut host) = (self.config.clone(), self.host.clone());
+        config.mac_address = None;
+        if config.hostname == self.id.short() {
+            // Its own, then.
+            config.hostname.clear();
+        }
+        for binding in host.port_bindings.values_mut().flatten() {
+            *binding = PortBinding { host_ports: None, ..binding.clone() };
+        }
+        let endpoint = |request: &EndpointRequest| EndpointRequest {
+            ipv4: None,
+            ipv6: None,
+            link_local: Vec::new(),
+            mac: None,
+            ..request.clone()
+        };
+        let endpoints: BTreeMap<_, _> =
+            self.networks.iter().map(|(network, settings)| (network.clone(), endpoint(&settings.request))).collect();
+        CreateRequest { config, host, endpoints, image: Some(self.image_id.clone()), ..CreateRequest::default() }
     }
 }
 

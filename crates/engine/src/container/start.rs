@@ -17,13 +17,15 @@ use sandbox::plan::NamespaceKind;
 use sandbox::{CompileOptions, InitPlan};
 
 use super::links::Link;
-use super::machine::Booted;
+use super::machine::{Booted, MachineStart};
 use super::step::Lent;
 use super::stop::SIGKILL;
+use super::template::Wanted;
 use super::{Container, Life};
 use crate::model::{BeforeStart, ContainerRecord, NetworkMode, Phase, Timestamp, UsernsMode};
 use crate::networks::Joined;
 use crate::spec::{Identity, SpecContext};
+use crate::templates::Template;
 use crate::{Engine, Error, Result, Room};
 
 /// What a start made ahead of the process, and what must be taken back if there will be none.
@@ -35,6 +37,10 @@ struct Prepared {
     log: keeper::protocol::LogConfig,
     /// The program starts at once; else it waits for its network.
     start: bool,
+    /// What its machine goes on from, if that is a template.
+    template: Option<Arc<Template>>,
+    /// The template to be made once its machine runs, if there is one to be made.
+    wanted: Option<Box<Wanted>>,
 }
 
 impl Engine {
@@ -148,7 +154,8 @@ impl Engine {
         let lent = std::mem::take(&mut *container.lent.lock());
         self.look_at_sources(container, &record).await?;
         let booted = self.booted(&record).await?;
-        let prepared = crate::blocking(move || engine.prepare(&prepared_for, lent, booted.as_ref())).await?;
+        let mut prepared = crate::blocking(move || engine.prepare(&prepared_for, lent, booted.as_ref())).await?;
+        let (template, wanted) = (prepared.template.take(), prepared.wanted.take());
         let mut net = prepared.net.clone();
         let run = match prepared.start {
             true => self.run_and_record(life, prepared, by_hand).await,
@@ -157,10 +164,17 @@ impl Engine {
         match run {
             Ok(record) => {
                 life.show(record);
+                if let Some(wanted) = wanted {
+                    self.make_template_beside(wanted);
+                }
                 Ok(life.record())
             }
             Err(error) => {
                 self.release_run(record, net).await?;
+                if let Some(template) = template.filter(|_| !is_of_program(&error)) {
+                    tracing::warn!(%error, "a microVM did not go on from its template, which goes: the next one boots");
+                    self.0.templates.discard(&template);
+                }
                 Err(error)
             }
         }
@@ -329,7 +343,8 @@ impl Engine {
             }
             let machine = self.machine_start(record, &spec, trees, booted, namespace.zip(net.as_ref()))?;
             let recovery = Recovery { cgroups: machine.directories };
-            return Ok(Prepared { plan: machine.plan, descriptors: machine.descriptors, net, recovery, log, start });
+            let MachineStart { plan, descriptors, template, wanted, .. } = machine;
+            return Ok(Prepared { plan, descriptors, net, recovery, log, start, template, wanted });
         }
         let cgroup = self.0.placements.create(record, &spec)?;
         let mut options = CompileOptions {
@@ -362,7 +377,8 @@ impl Engine {
             opened.map_err(|error| Error::system(format!("{}: {error}", crate::link::STEPS)).with_exit_code(128))?,
         );
         let plan = plan.to_bytes().map_err(|error| Error::system(error.to_string()))?;
-        Ok(Prepared { plan, descriptors, net, recovery: Recovery { cgroups: cgroup.directories }, log, start })
+        let recovery = Recovery { cgroups: cgroup.directories };
+        Ok(Prepared { plan, descriptors, net, recovery, log, start, template: None, wanted: None })
     }
 
     fn spec_of(
@@ -421,6 +437,11 @@ impl Engine {
             tracing::warn!(container = %record.id.short(), %error, "could not remove its cgroup");
         }
     }
+}
+
+/// Whether the program itself can't be executed.
+fn is_of_program(error: &Error) -> bool {
+    matches!(error.exit_code(), Some(126 | 127))
 }
 
 fn doomed() -> Error {

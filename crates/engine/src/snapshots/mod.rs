@@ -164,7 +164,7 @@ impl Engine {
         if self.0.snapshots.inner.lock().known.is_empty() {
             return;
         }
-        let mut used = BTreeSet::new();
+        let mut used = self.0.machine_images.snapshots();
         for container in self.0.containers.all() {
             let record = container.record();
             used.extend(record.state.origin.clone());

@@ -18,7 +18,7 @@ use vmm::{
 
 use super::{Extent, command_line};
 use crate::error::{Error, Result};
-use crate::plan::{LAYERS, MachinePlan, UPPER};
+use crate::plan::{LAYERS, MachinePlan, Origin, UPPER};
 
 /// The guest's address; each machine has a vsock of its own, so that it need not differ.
 const CID: u32 = 3;
@@ -30,7 +30,7 @@ const LAYERED: usize = 8;
 /// A machine within this process.
 pub(crate) struct Running {
     machine: Box<Machine>,
-    /// How many snapshots it went on from, one over the other.
+    /// How many snapshots it went on from, one over the other; a template counts for none, as nothing may depend on it.
     layered: usize,
 }
 
@@ -96,13 +96,17 @@ pub(super) fn start(plan: &MachinePlan) -> Result<(Running, Calls)> {
         let console = std::io::stderr().as_fd().try_clone_to_owned();
         parts.devices.console = console.ok();
     }
-    let snapshots = plan.origin.as_ref().map_or(&[][..], |origin| &origin.snapshots);
+    let (snapshots, layered) = match &plan.origin {
+        Some(Origin::Template(directory)) => (std::slice::from_ref(directory), 0),
+        Some(Origin::Snapshot { snapshots, .. }) => (&snapshots[..], snapshots.len()),
+        None => (&[][..], 0),
+    };
     let mut machine = match read(snapshots)? {
         Some(snapshot) => Machine::restore(&snapshot, parts.devices)?,
         None => Machine::of(parts)?,
     };
     machine.start();
-    Ok((Running { machine: Box::new(machine), layered: snapshots.len() }, Calls { streams, event }))
+    Ok((Running { machine: Box::new(machine), layered }, Calls { streams, event }))
 }
 
 /// Reads snapshots, each over the one before.

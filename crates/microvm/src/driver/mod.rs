@@ -193,7 +193,7 @@ pub(crate) fn start(plan: &MachinePlan) -> Result<(Running, Link)> {
 /// The files of the one snapshot that a machine of QEMU's goes on from.
 fn snapshot(plan: &MachinePlan) -> Result<Option<SnapshotFiles>> {
     let Some(origin) = &plan.origin else { return Ok(None) };
-    match origin.snapshots.as_slice() {
+    match origin.snapshots() {
         [directory] => Ok(Some(SnapshotFiles::open(directory)?)),
         _ => Err(crate::Error::Spec("QEMU knows no snapshots that are differences".to_owned())),
     }

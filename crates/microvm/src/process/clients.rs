@@ -276,7 +276,7 @@ impl Process {
             return self.close(number);
         };
         let refused = match (self.stage, &self.plan.hardware.volumes) {
-            (Stage::Running, None) => None,
+            (Stage::Running, None) | (Stage::Waiting, _) => None,
             (Stage::Running, Some(_)) => Some("snapshots of microVMs with volumes are not there yet"),
             _ => Some("the container's process does not run"),
         };

@@ -31,7 +31,7 @@ use crate::container::CONTAINER;
 use crate::driver::{self, Link, Running};
 use crate::error::{Error, Result};
 use crate::files;
-use crate::plan::{LAYERS, MachinePlan};
+use crate::plan::{Contained, LAYERS, LAYERS_SIZE, MachinePlan, Origin};
 
 /// How many bytes of an output may be under way.
 const WINDOW: u32 = 64 << 10;
@@ -61,6 +61,8 @@ enum Stage {
     MakingRoot,
     /// It starts the container's process.
     Starting,
+    /// It has nothing to do: the machine is a template, and waits to be saved.
+    Waiting,
     /// The process runs.
     Running,
     /// The process has ended, and so shall the machine, once it has written what it has: until then.
@@ -158,12 +160,13 @@ impl Process {
         let files = volumes.map(|directory| files::Server::start(directory, &plan.scratch)).transpose()?;
         lay_out(&mut plan)?;
         let clients = Clients::listen(&plan.control)?;
-        let terminal = plan.workload.terminal.then(Terminal::raw).transpose()?;
+        let has_terminal = plan.container.as_ref().is_some_and(|container| container.workload.terminal);
+        let terminal = has_terminal.then(Terminal::raw).transpose()?;
         let (machine, link) = driver::start(&plan)?;
         let main = ProcessId::new(1).ok_or(Error::Gone)?;
         let mut host = Host::new(WINDOW);
-        if let Some(origin) = &plan.origin {
-            host.took(main, origin.outputs);
+        if let Some(Origin::Snapshot { outputs, .. }) = plan.origin {
+            host.took(main, outputs);
         }
         Ok(Self {
             plan,
@@ -200,7 +203,7 @@ impl Process {
             while let Some(event) = self.host.event() {
                 self.on_event(event)?;
             }
-            if self.stage == Stage::Running
+            if matches!(self.stage, Stage::Running | Stage::Waiting)
                 && let Some(report) = report.take()
             {
                 self.warnings.drain(..).for_each(|warning| report.warn(&warning));
@@ -301,17 +304,27 @@ impl Process {
     /// A conversation has begun: the first one, or another after the stream broke off, in which what runs goes on.
     fn on_connected(&mut self, hello: &Hello) -> Result<()> {
         if self.stage == Stage::Booting {
-            self.stage = Stage::Configuring;
-            // A snapshot of before there was a container is configured as a machine that has booted.
-            if self.plan.origin.is_some() && hello.configured {
-                self.adopt(hello)?;
-                self.stage = Stage::Renewing;
-            }
+            self.stage = match (&self.plan.container, &self.plan.origin) {
+                (None, _) => Stage::Waiting,
+                (Some(_), Some(Origin::Snapshot { .. })) => {
+                    self.adopt(hello)?;
+                    Stage::Renewing
+                }
+                (Some(_), Some(Origin::Template(_))) if hello.configured => {
+                    return Err(Error::Origin("something ran in the template"));
+                }
+                (Some(_), _) => Stage::Configuring,
+            };
         }
         if std::mem::take(&mut self.is_to_thaw) {
             self.thaw()?;
         }
         self.ask_stage()
+    }
+
+    /// What is to run in it.
+    fn container(&self) -> Result<&Contained> {
+        self.plan.container.as_ref().ok_or(Error::Gone)
     }
 
     /// Takes over what runs in a machine that goes on from a snapshot: the container's process, and others, which nobody is attached to any more.
@@ -321,7 +334,7 @@ impl Process {
         }
         for held in &hello.processes {
             let is_main = held.process == self.main;
-            let workload = &self.plan.workload;
+            let workload = &self.container()?.workload;
             let (stdin, outputs) = match is_main {
                 true => terminal::standard_streams(workload.stdin || workload.terminal, workload.terminal),
                 false => (None, [None, None]),
@@ -339,10 +352,10 @@ impl Process {
     /// Asks for what the stage is about, which may be repeated.
     fn ask_stage(&mut self) -> Result<()> {
         let request = match self.stage {
-            Stage::Renewing => Request::Renew(Box::new(self.plan.configuration.identity.clone())),
-            Stage::Configuring => Request::Configure(Box::new(self.plan.configuration.clone())),
-            Stage::MakingRoot => Request::MakeRoot(Box::new(self.plan.root.clone())),
-            Stage::Starting => self.start_main(),
+            Stage::Renewing => Request::Renew(Box::new(self.container()?.configuration.identity.clone())),
+            Stage::Configuring => Request::Configure(Box::new(self.container()?.configuration.clone())),
+            Stage::MakingRoot => Request::MakeRoot(Box::new(self.container()?.root.clone())),
+            Stage::Starting => self.start_main()?,
             _ => return Ok(()),
         };
         self.ask(request, Asked::Stage)
@@ -390,8 +403,8 @@ impl Process {
         }
     }
 
-    fn start_main(&mut self) -> Request {
-        let workload = &self.plan.workload;
+    fn start_main(&mut self) -> Result<Request> {
+        let workload = &self.container()?.workload;
         let streams = match &self.terminal {
             Some(terminal) => Streams::Terminal { size: terminal.size() },
             None => Streams::Pipes { stdin: workload.stdin },
@@ -399,7 +412,7 @@ impl Process {
         let plan = Plan::Init(workload.plan.clone());
         let (stdin, outputs) = terminal::standard_streams(workload.stdin || workload.terminal, workload.terminal);
         self.attached.entry(self.main).or_insert_with(|| Attached::new(self.main, stdin, outputs));
-        start(self.main, plan, streams)
+        Ok(start(self.main, plan, streams))
     }
 
     /// A further process is started, or not.
@@ -447,18 +460,26 @@ fn start(process: ProcessId, plan: Plan, streams: Streams) -> Request {
     Request::Start(Box::new(Start { process, container: CONTAINER, plan, streams, window: WINDOW, kept: KEPT }))
 }
 
-/// Says where the layers lie on their disk, the upper one first, as they are put there one after the other.
+/// Says where the layers lie on their disk, the upper one first, as they are put there one after the other, and fills the disk up with a hole.
 fn lay_out(plan: &mut MachinePlan) -> Result<()> {
-    plan.root.container = CONTAINER;
-    let Lower::Layers { disk, layers } = &mut plan.root.lower else { return Ok(()) };
-    *disk = guest_protocol::configuration::Disk::Serial(LAYERS.to_owned());
-    layers.clear();
-    let mut at = 0;
+    let (mut at, mut places) = (0, Vec::new());
     for path in &plan.hardware.layers {
         let length =
             fs::metadata(path).map_err(|source| Error::File { what: "a layer", path: path.clone(), source })?.len();
-        layers.insert(0, (at, length));
+        places.insert(0, (at, length));
         at = (at + length).next_multiple_of(CONCATENATED_ALIGN);
+    }
+    let rest = LAYERS_SIZE.checked_sub(at).filter(|rest| *rest > 0);
+    let rest = rest.ok_or(Error::TooLarge { what: "the image's layers", most: LAYERS_SIZE })?;
+    let path = plan.scratch.join("rest");
+    let hole = fs::File::create(&path).and_then(|hole| hole.set_len(rest));
+    hole.map_err(|source| Error::File { what: "the rest of the layers' disk", path: path.clone(), source })?;
+    plan.hardware.layers.push(path);
+    let Some(container) = &mut plan.container else { return Ok(()) };
+    container.root.container = CONTAINER;
+    if let Lower::Layers { disk, layers } = &mut container.root.lower {
+        *disk = guest_protocol::configuration::Disk::Serial(LAYERS.to_owned());
+        *layers = places;
     }
     Ok(())
 }

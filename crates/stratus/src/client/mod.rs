@@ -283,7 +283,7 @@ async fn dispatch(context: &Context, command: Command) -> Result<ExitCode> {
         Command::Image(command) => images::dispatch(context, command).await,
         Command::Network(command) => networks::dispatch(context, command).await,
         Command::Volume(command) => volumes::dispatch(context, command).await,
-        Command::Microvm(command) => microvm::dispatch(context, command),
+        Command::Microvm(command) => microvm::dispatch(context, command).await,
         Command::Builder(command) => builder::dispatch(context, command).await,
         Command::Events(args) => events::events(context, args).await,
         Command::Usage(args) => usage::usage(context, args).await,

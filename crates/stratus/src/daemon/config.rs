@@ -104,9 +104,16 @@ pub(crate) struct Options {
     /// Run a tiny init in every container that does not say
     #[arg(long)]
     init: bool,
+    /// How containers are run that do not say: as processes of the host's kernel (stratus), or each with a kernel of its
+    /// own (microvm) [default: stratus]
+    #[arg(long, value_name = "RUNTIME")]
+    default_runtime: Option<String>,
     /// By what microVMs are run: kvm, qemu, or auto for the best that this machine can have [default: auto]
     #[arg(long, value_name = "DRIVER")]
     microvm_driver: Option<String>,
+    /// Have every microVM boot: else one goes on from a template of its kind, which was saved before anything ran in it
+    #[arg(long)]
+    microvm_boot: bool,
     /// Days for which it is known what ended runs used (`stratus usage`); 0 for ever [default: 400]
     #[arg(long, value_name = "DAYS")]
     usage_days: Option<u32>,
@@ -179,8 +186,12 @@ struct File {
     #[serde(alias = "ip_forward_no_drop")]
     ip_forward_no_drop: bool,
     init: bool,
+    #[serde(alias = "default_runtime")]
+    default_runtime: Option<String>,
     #[serde(alias = "microvm_driver")]
     microvm_driver: Option<String>,
+    #[serde(alias = "microvm_boot")]
+    microvm_boot: bool,
     #[serde(alias = "usage_days")]
     usage_days: Option<u32>,
     #[serde(alias = "usage_runs")]
@@ -234,7 +245,8 @@ pub(super) struct Config {
     host_gateway: Option<IpAddr>,
     ip_forward_drop: bool,
     init: bool,
-    microvm_driver: microvm::driver::Choice,
+    runtime: String,
+    machines: engine::Machines,
     usage: meter::Retention,
     labels: Vec<String>,
     program: PathBuf,
@@ -321,7 +333,16 @@ impl Config {
             host_gateway,
             ip_forward_drop: !(options.ip_forward_no_drop || file.ip_forward_no_drop),
             init: options.init || file.init,
-            microvm_driver: microvm_driver(options.microvm_driver.as_deref().or(file.microvm_driver.as_deref()))?,
+            runtime: options
+                .default_runtime
+                .clone()
+                .or(file.default_runtime)
+                .unwrap_or_else(|| engine::DEFAULT_RUNTIME.to_owned()),
+            machines: engine::Machines {
+                driver: microvm_driver(options.microvm_driver.as_deref().or(file.microvm_driver.as_deref()))?,
+                directory: data_dir.join("microvm"),
+                templates: !(options.microvm_boot || file.microvm_boot),
+            },
             usage: retention(options.usage_days.or(file.usage_days), options.usage_runs.or(file.usage_runs)),
             labels: labels(list(&options.labels, &file.labels))?,
             program: std::env::current_exe().map_err(Error::io("find", "this program's own file"))?,
@@ -355,10 +376,11 @@ impl Config {
             log: self.log.clone(),
             ulimits: Vec::new(),
             init: self.init,
+            runtime: self.runtime.clone(),
             dns: self.dns.clone(),
             usage: self.usage,
             stop_timeout: 10,
-            machines: engine::Machines { driver: self.microvm_driver, directory: self.data_dir.join("microvm") },
+            machines: self.machines.clone(),
             labels: self.labels.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
         };

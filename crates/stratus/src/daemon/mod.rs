@@ -168,7 +168,8 @@ async fn serve(config: &Config, of_engine: engine::EngineConfig) -> Result<(), E
         }
     });
     let builds = builds(builder.clone());
-    let door = Arc::new(Door::new(engine.clone(), builder.clone(), info).with(builds));
+    let microvms = microvms::Microvms::open(engine.clone()).await?;
+    let door = Arc::new(Door::new(engine.clone(), builder.clone(), microvms, info).with(builds));
     let shutdown = CancellationToken::new();
     let mut servers = tokio::task::JoinSet::new();
     listeners.publish().await?;

@@ -1,23 +1,16 @@
-//! `stratus microvm …`: what containers with a kernel of their own need of this machine.
+//! `stratus microvm kernel`: what microVMs boot.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Subcommand};
+use clap::Args;
 use guest_image::{Files, Prepared, Source};
 use serde_json::json;
 
-use super::Context;
-use super::error::{Error, Result};
-use super::output::{self, Format};
-use super::progress::Single;
-
-/// Containers with a kernel of their own.
-#[derive(Subcommand)]
-pub(crate) enum MicrovmCommand {
-    /// Show or choose the kernel that microVMs boot
-    Kernel(KernelArgs),
-}
+use crate::client::Context;
+use crate::client::error::{Error, Result};
+use crate::client::output::{self, Format};
+use crate::client::progress::Single;
 
 /// Show or choose the kernel that microVMs boot. Without a flag it is shown. Who chooses has to be root on the daemon's machine; microVMs that run
 /// keep the kernel that they have
@@ -53,15 +46,8 @@ impl KernelArgs {
     }
 }
 
-/// `stratus microvm …`
-pub(super) fn dispatch(context: &Context, command: MicrovmCommand) -> Result<ExitCode> {
-    match command {
-        MicrovmCommand::Kernel(args) => kernel(context, &args),
-    }
-}
-
 /// `stratus microvm kernel`
-fn kernel(context: &Context, args: &KernelArgs) -> Result<ExitCode> {
+pub(super) fn kernel(context: &Context, args: &KernelArgs) -> Result<ExitCode> {
     let data_dir = crate::daemon::data_dir(args.data_dir.clone()).map_err(Error::Usage)?;
     let directory = data_dir.join("microvm");
     let prepared = match args.source() {

@@ -1,0 +1,172 @@
+//! How a template of machines is made: a machine of its shape in which nothing runs, held by the keeper as any other, is booted, saved, and ended.
+
+use std::time::Duration;
+
+use keeper::client::{Create, Inspect};
+use keeper::protocol::{LogConfig, Recovery, Stdio};
+use microvm::container::{USER, at};
+use microvm::control::Connection;
+use microvm::driver::Extent;
+use microvm::{Card, DiskLimits, Hardware, Limits, MachinePlan, Volumes};
+
+use super::machine::{Booted, MachineStart, refused, remove_directory};
+use crate::model::ContainerId;
+use crate::templates::{NewTemplate, Shape};
+use crate::{Engine, Error, Result};
+
+/// How long a machine may take to boot: one that is emulated, by a host that is busy.
+const BOOTS_WITHIN: Duration = Duration::from_secs(300);
+
+/// A template that machines could go on from.
+#[derive(Debug)]
+pub(super) struct Wanted {
+    pub(super) shape: Shape,
+    /// What it boots.
+    pub(super) kernel: guest_image::Prepared,
+}
+
+/// The addresses of a template's network cards, which nobody else ever sees.
+pub(super) fn addresses(count: usize) -> Vec<[u8; 6]> {
+    (0..count).map(|number| [0x02, 0, 0, 0, 0, u8::try_from(number).unwrap_or(u8::MAX)]).collect()
+}
+
+impl Engine {
+    /// Has a template made, for the next machine of that shape. Nobody waits for it.
+    pub(super) fn make_template_beside(&self, wanted: Box<Wanted>) {
+        let engine = self.clone();
+        tokio::spawn(async move {
+            if let Err(error) = engine.make_template(wanted).await {
+                tracing::warn!(%error, "could not make a template of microVMs: those of this shape go on being booted");
+            }
+        });
+    }
+
+    async fn make_template(&self, wanted: Box<Wanted>) -> Result<()> {
+        let Some(new) = self.0.templates.begin(&wanted.shape)? else { return Ok(()) };
+        let id = new.machine.clone();
+        let saved = match self.boot(&id, &wanted).await {
+            Ok(()) => self.save_template(&id, new).await,
+            Err(error) => Err(error),
+        };
+        // The machine rests until it is ended.
+        self.end_template(&id).await;
+        let (new, machine) = saved?;
+        drop(machine);
+        // Whoever prepared another kernel meanwhile may have had it boot that.
+        let again = self.shape_again(&wanted)?;
+        if again != wanted.shape {
+            return Err(Error::system("what machines boot was replaced in the middle of it"));
+        }
+        new.keep()
+    }
+
+    fn shape_again(&self, Wanted { shape, kernel }: &Wanted) -> Result<Shape> {
+        let size = (shape.vcpus, shape.memory, shape.most_memory);
+        Shape::new(&self.0.config.program, &shape.driver, kernel, size, shape.mtus.clone())
+    }
+
+    /// Boots a machine until its agent is there.
+    async fn boot(&self, id: &ContainerId, wanted: &Wanted) -> Result<()> {
+        let (engine, of, shape) = (self.clone(), id.clone(), wanted.shape.clone());
+        let kernel = wanted.kernel.clone();
+        let start = crate::blocking(move || engine.template_start(&of, &shape, kernel)).await?;
+        let call = Create {
+            id: id.to_string(),
+            plan: start.plan,
+            plan_descriptors: start.descriptors,
+            stdio: Stdio::Pipes { stdin: false, stdin_once: false },
+            log: LogConfig::None,
+            attach: Vec::new(),
+            recovery: Recovery { cgroups: start.directories },
+            start: true,
+            bound: true,
+        };
+        let keeper = self.keeper().await?;
+        let created = tokio::time::timeout(BOOTS_WITHIN, keeper.call(call)).await;
+        let slow = || Error::system(format!("the machine did not boot within {} seconds", BOOTS_WITHIN.as_secs()));
+        created.map_err(|_| slow())?.map(drop).map_err(crate::keeper_error)
+    }
+
+    /// Saves the machine, which rests while the connection is there.
+    async fn save_template(&self, id: &ContainerId, new: NewTemplate) -> Result<(NewTemplate, Connection)> {
+        let (engine, of) = (self.clone(), id.clone());
+        crate::blocking(move || {
+            let mut machine = engine.machine_connection(&of)?;
+            let saved = machine.save(&new.files).map_err(|error| Error::system(error.to_string()))?;
+            match saved.map_err(|failure| Error::system(format!("save the machine: {failure}")))?.extent {
+                Extent::Whole => Ok((new, machine)),
+                Extent::Difference => {
+                    Err(Error::system("the machine saved a difference to what it did not go on from"))
+                }
+            }
+        })
+        .await
+    }
+
+    /// Makes the plan of its process. Blocks.
+    fn template_start(&self, id: &ContainerId, shape: &Shape, kernel: guest_image::Prepared) -> Result<MachineStart> {
+        let addresses = addresses(shape.mtus.len());
+        let cards = (0..).zip(shape.mtus.iter().zip(addresses));
+        let (send, receive) = (Limits::default(), Limits::default());
+        let cards = cards.map(|(number, (mtu, mac))| Card { tap: tap(number), mac, mtu: *mtu, send, receive });
+        let plan = MachinePlan {
+            driver: shape.driver.clone(),
+            hardware: Hardware {
+                vcpus: shape.vcpus,
+                memory: shape.memory,
+                most_memory: shape.most_memory,
+                kernel: at::KERNEL.into(),
+                initramfs: at::INITRAMFS.into(),
+                layers: Vec::new(),
+                upper: None,
+                limits: DiskLimits::default(),
+                cards: cards.collect(),
+                volumes: None,
+                console: false,
+            },
+            origin: None,
+            container: None,
+            control: at::SOCKET.into(),
+            scratch: at::SCRATCH.into(),
+        };
+        let directory = self.machine_dir(id);
+        let booted = Booted { kernel, layers: Vec::new(), origin: None, snapshots: Vec::new() };
+        let host = self.write_machine(&directory, &plan, &booted, Vec::new(), Volumes::default())?;
+        let outside = microvm::container::outside(None, &shape.driver, &host).map_err(refused)?;
+        let namespace = self.with_taps(shape.mtus.len())?;
+        let cgroup = self.0.placements.create_beside(id, &outside)?;
+        self.machine_process(&outside, &directory, cgroup, Default::default(), Some(namespace))
+    }
+
+    /// A network namespace in which there is nothing but the other ends of so many cards.
+    fn with_taps(&self, count: usize) -> Result<net::NetNs> {
+        let namespace = self.0.networks.new_namespace().map_err(crate::networks::error)?;
+        let made = namespace.enter(|| (0..count).try_for_each(|number| sandbox::tap::make(&tap(number), USER)));
+        made.map_err(crate::networks::error)?.map_err(|error| Error::system(error.to_string()))?;
+        Ok(namespace)
+    }
+
+    /// Ends its machine, and takes away what that was given.
+    async fn end_template(&self, id: &ContainerId) {
+        if let Ok(keeper) = self.keeper().await
+            && let Ok(entry) = keeper.call(Inspect { id: id.to_string() }).await
+        {
+            self.end_held(&entry).await;
+        }
+        let (engine, id) = (self.clone(), id.clone());
+        let cleaned = crate::blocking(move || {
+            let directory = engine.machine_dir(&id);
+            let failed = |error| Error::step(format!("remove {}", directory.display()), error);
+            remove_directory(&directory).map_err(failed)?;
+            engine.0.placements.clean(id.as_str())
+        });
+        if let Err(error) = cleaned.await {
+            tracing::warn!(%error, "could not remove what a template's machine left");
+        }
+    }
+}
+
+/// The other end of a template's card.
+fn tap(number: usize) -> String {
+    format!("tap{number}")
+}

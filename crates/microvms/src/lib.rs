@@ -1,0 +1,64 @@
+//! MicroVMs whose service is up when they begin: images of machines that were booted once and saved when they were ready, and what goes on from them.
+//!
+//! The semantics are those of AWS Lambda MicroVMs (`lambda-microvms`, 2025-09-09): an image has versions, each of which is a container's image with the
+//! memory of a machine in which it runs; a microVM is a container that goes on from there; and the program inside is told what becomes of it by *hooks*,
+//! HTTP requests to a port of its own.
+//!
+//! # Invariants
+//! - A microVM is a container of the engine, known by its label: whatever one can do with a container, one can do with it, and what was removed is gone.
+//! - A version has its record once its machine image is there. A machine image without one is removed at the next start.
+#![forbid(unsafe_code)]
+
+mod build;
+mod hooks;
+mod image;
+mod vm;
+
+use std::sync::Arc;
+
+use engine::{Engine, Error, Result};
+use store::Collection;
+
+pub use build::{BuildImage, Ready};
+pub use hooks::{Hook, Hooks};
+pub use image::ImageVersion;
+pub use vm::{IMAGE_LABEL, Microvm, RunMicrovm};
+
+/// Images of microVMs, and the microVMs. Cheap to clone; all clones are one.
+#[derive(Clone)]
+pub struct Microvms(Arc<Inner>);
+
+struct Inner {
+    engine: Engine,
+    images: Collection<ImageVersion>,
+    /// Held while a version gets its number and its record.
+    numbering: tokio::sync::Mutex<()>,
+}
+
+impl Microvms {
+    /// Takes up what is there, and removes what somebody who was killed left half made.
+    ///
+    /// # Errors
+    /// The store can't be read.
+    pub async fn open(engine: Engine) -> Result<Self> {
+        let images = Collection::new(engine.store(), "microvm-image/");
+        let opened = Self(Arc::new(Inner { engine, images, numbering: tokio::sync::Mutex::default() }));
+        opened.sweep().await?;
+        Ok(opened)
+    }
+
+    async fn sweep(&self) -> Result<()> {
+        let known = self.versions()?;
+        for image in self.0.engine.machine_images() {
+            if !known.iter().any(|version| version.machine_image() == image.name) {
+                tracing::info!(image = image.name, "removing a machine image that was not finished");
+                self.0.engine.remove_machine_image(&image.name).await?;
+            }
+        }
+        self.remove_builds().await
+    }
+}
+
+fn step(tried: &str, error: impl std::fmt::Display) -> Error {
+    Error::system(format!("{tried}: {error}"))
+}

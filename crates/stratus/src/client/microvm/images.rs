@@ -1,0 +1,230 @@
+//! `stratus microvm image …`: machines that were saved when their program was ready.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+
+use crate::client::build::{self, BuildArgs};
+use crate::client::error::{Error, Result};
+use crate::client::options::{Attached, ContainerArgs};
+use crate::client::progress::Single;
+use crate::client::request::{Request, segment};
+use crate::client::table::Table;
+use crate::client::{Context, human, output};
+
+/// Images of microVMs
+#[derive(Subcommand, Debug)]
+pub(crate) enum ImageCommand {
+    /// Build a Dockerfile, boot what comes of it, and save the machine when its program is ready
+    Build(BuildImageArgs),
+    /// The same with a container image that is there
+    Create(CreateImageArgs),
+    /// List images of microVMs
+    #[command(alias = "list")]
+    Ls,
+    /// Remove images of microVMs
+    #[command(alias = "remove")]
+    Rm(RemoveArgs),
+}
+
+/// Build a Dockerfile, boot what comes of it, and save the machine when its program is ready
+#[derive(Args, Debug)]
+pub(crate) struct BuildImageArgs {
+    /// The Dockerfile [default: PATH/Dockerfile]
+    #[arg(long, short, value_name = "FILE")]
+    file: Option<PathBuf>,
+    /// Argument of the build, NAME=VALUE, or NAME for the value it has here; repeats
+    #[arg(long, value_name = "NAME[=VALUE]")]
+    build_arg: Vec<String>,
+    #[command(flatten)]
+    machine: MachineArgs,
+    /// The directory whose files are copied
+    path: PathBuf,
+}
+
+/// Boot a container image, and save the machine when its program is ready
+#[derive(Args, Debug)]
+pub(crate) struct CreateImageArgs {
+    #[command(flatten)]
+    machine: MachineArgs,
+    /// Container image
+    image: String,
+    /// Program and its arguments, in place of the image's
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    command: Vec<String>,
+}
+
+#[derive(Args, Debug)]
+struct MachineArgs {
+    /// Name of the image; one that is there gets another version
+    #[arg(long, short = 't', value_name = "NAME")]
+    name: String,
+    /// Memory, as 256m
+    #[arg(long, short, value_name = "SIZE")]
+    memory: Option<String>,
+    /// Processors, as 2
+    #[arg(long, value_name = "NUMBER")]
+    cpus: Option<String>,
+    /// Variable of its environment; repeats
+    #[arg(long, short, value_name = "NAME[=VALUE]")]
+    env: Vec<String>,
+    /// Publish a port at a free one of the host, for each that goes on from it: PORT; repeats
+    #[arg(long, short, value_name = "PORT")]
+    publish: Vec<String>,
+    /// Network that each is on [default: bridge]
+    #[arg(long, value_name = "NETWORK")]
+    network: Option<String>,
+    /// It is ready when it listens at this port of TCP
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    ready_port: Option<u16>,
+    /// How long it may take to listen, in seconds [default: 300]
+    #[arg(long, value_name = "SECONDS", requires = "ready_port", value_parser = clap::value_parser!(u16).range(1..))]
+    ready_timeout: Option<u16>,
+    /// Where its program listens for hooks: POST /aws/lambda-microvms/runtime/v1/HOOK
+    #[arg(long, value_name = "PORT", requires = "hooks", value_parser = clap::value_parser!(u16).range(1..))]
+    hooks_port: Option<u16>,
+    /// A hook that its program has, with how many seconds it may take: ready, validate, run, resume, suspend, terminate; repeats
+    #[arg(long = "hook", value_name = "HOOK[=SECONDS]", requires = "hooks_port", id = "hooks")]
+    hooks: Vec<String>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct RemoveArgs {
+    /// Images: NAME for all of its versions, or NAME:VERSION
+    #[arg(required = true)]
+    images: Vec<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Version {
+    name: String,
+    version: u32,
+    created: String,
+    image: String,
+    size: u64,
+}
+
+impl Version {
+    fn reference(&self) -> String {
+        format!("{}:{}", self.name, self.version)
+    }
+}
+
+const PATH: &str = "/stratus/microvms/images";
+
+/// `stratus microvm image …`
+pub(super) async fn dispatch(context: &Context, command: ImageCommand) -> Result<ExitCode> {
+    match command {
+        ImageCommand::Build(args) => {
+            let image = built(context, &args).await?;
+            create(context, &args.machine, &image, &[]).await
+        }
+        ImageCommand::Create(args) => create(context, &args.machine, &args.image, &args.command).await,
+        ImageCommand::Ls => {
+            let all = context.daemon.document(Request::get(PATH)).await?;
+            context.show(&all, |all| Ok(listed(&Vec::<Version>::deserialize(all)?)))
+        }
+        ImageCommand::Rm(args) => {
+            let work = async |name: &str| {
+                context.daemon.done(Request::delete(format!("{PATH}/{}", segment(name)))).await.map(drop)
+            };
+            context.each(&args.images, work).await
+        }
+    }
+}
+
+fn listed(all: &[Version]) -> Table {
+    let mut table = Table::new(["IMAGE", "CREATED", "SIZE", "OF"]);
+    for one in all {
+        table.row([
+            one.reference().as_str().into(),
+            human::ago_rfc3339(&one.created).into(),
+            human::decimal(one.size).into(),
+            human::short(&one.image).into(),
+        ]);
+    }
+    table
+}
+
+#[derive(Parser)]
+struct BuildLine {
+    #[command(flatten)]
+    args: BuildArgs,
+}
+
+#[derive(Parser)]
+#[command(disable_help_flag = true)]
+struct ContainerLine {
+    #[command(flatten)]
+    args: ContainerArgs,
+}
+
+/// Builds, as `stratus build` does, and gives the image's id.
+async fn built(context: &Context, args: &BuildImageArgs) -> Result<String> {
+    let failed = || "keep the image's id".to_owned();
+    let place = tempfile::tempdir().map_err(Error::io(failed()))?;
+    let id = place.path().join("id");
+    let mut line: Vec<std::ffi::OsString> = vec!["build".into(), "--iidfile".into(), id.clone().into()];
+    for argument in &args.build_arg {
+        line.extend(["--build-arg".into(), argument.into()]);
+    }
+    if let Some(file) = &args.file {
+        line.extend(["--file".into(), file.into()]);
+    }
+    line.extend(["--".into(), args.path.clone().into()]);
+    let line = BuildLine::try_parse_from(line).map_err(|error| Error::Usage(error.to_string()))?;
+    build::build(context, &line.args).await?;
+    std::fs::read_to_string(&id).map(|id| id.trim().to_owned()).map_err(Error::io(failed()))
+}
+
+async fn create(context: &Context, args: &MachineArgs, image: &str, command: &[String]) -> Result<ExitCode> {
+    let body = json!({
+        "Container": args.container(image, command)?,
+        "Ready": args.ready_port.map(|port| json!({ "Port": port, "Seconds": args.ready_timeout })),
+        "Hooks": args.hooks()?,
+    });
+    let shown = Single::steps(&format!("booting {}", args.name), context.format == output::Format::Table);
+    let made = context.daemon.document(Request::post(PATH).query("name", &args.name).json(&body)).await;
+    shown.end();
+    let made = made?;
+    if context.format == output::Format::Json {
+        output::document(&made)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    output::line(Version::deserialize(made)?.reference())?;
+    Ok(ExitCode::SUCCESS)
+}
+
+impl MachineArgs {
+    /// The request of its container, as `stratus create` makes it.
+    fn container(&self, image: &str, command: &[String]) -> Result<Value> {
+        let mut line = vec!["create".to_owned(), "--runtime=microvm".to_owned()];
+        let one = |name: &str, value: &String| format!("--{name}={value}");
+        line.extend(self.memory.iter().map(|value| one("memory", value)));
+        line.extend(self.cpus.iter().map(|value| one("cpus", value)));
+        line.extend(self.network.iter().map(|value| one("network", value)));
+        line.extend(self.env.iter().map(|value| one("env", value)));
+        line.extend(self.publish.iter().map(|value| one("publish", value)));
+        line.push("--".to_owned());
+        line.push(image.to_owned());
+        line.extend(command.iter().cloned());
+        let line = ContainerLine::try_parse_from(line).map_err(|error| Error::Usage(error.to_string()))?;
+        line.args.body(Attached::default())
+    }
+
+    fn hooks(&self) -> Result<Option<Value>> {
+        let Some(port) = self.hooks_port else { return Ok(None) };
+        let mut seconds = Map::new();
+        for hook in &self.hooks {
+            let (name, time) = hook.split_once('=').map_or((hook.as_str(), None), |(name, time)| (name, Some(time)));
+            let wrong = |_| Error::Usage(format!("--hook {hook:?}: write how many seconds it may take, as run=5"));
+            let time = time.map(str::parse::<u16>).transpose().map_err(wrong)?;
+            seconds.insert(name.to_owned(), json!(time));
+        }
+        Ok(Some(json!({ "Port": port, "Seconds": seconds })))
+    }
+}

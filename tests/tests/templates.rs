@@ -1,0 +1,93 @@
+//! The second microVM of its kind does not boot: it goes on from a template, which was saved before anything ran in it.
+
+#[path = "../microvm_kernel.rs"]
+mod microvm_kernel;
+
+use std::path::PathBuf;
+
+use e2e::{Daemon, eventually};
+use microvm_kernel::host;
+
+/// The templates that are whole.
+fn templates(host: &Daemon) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(host.data().join("microvm/templates")).into_iter().flatten().flatten();
+    entries.map(|entry| entry.path()).filter(|path| !path.to_string_lossy().contains("/new-")).collect()
+}
+
+/// Nothing is left of the machine that one was saved of.
+fn is_alone(host: &Daemon, machines: usize) -> bool {
+    std::fs::read_dir(host.run_dir().join("machines")).into_iter().flatten().count() == machines
+}
+
+/// Whether a container's machine went on from a template: its process sees that then.
+fn began_with_a_template(host: &Daemon, name: &str) -> bool {
+    let pid = host.sh(&format!("docker inspect -f '{{{{.State.Pid}}}}' {name}")).text().to_owned();
+    let seen = std::fs::read_to_string(format!("/proc/{pid}/mountinfo")).expect("it runs");
+    seen.contains("/microvm/templates/")
+}
+
+#[test]
+fn the_next_machine_of_a_kind_goes_on_from_a_template_as_if_it_had_booted() {
+    let mut host = host();
+    let run = |host: &Daemon, name: &str, options: &str| {
+        host.slowly(&format!("docker run -d --name {name} {options} --runtime microvm busybox sleep 1000")).ok();
+        began_with_a_template(host, name)
+    };
+    assert!(!run(&host, "first", ""));
+    eventually("a template", || templates(&host).len() == 1 && is_alone(&host, 1));
+    assert!(run(&host, "second", "-h its-name"));
+    // One of another kind boots, and has another one made.
+    assert!(!run(&host, "larger", "-m 300m"));
+    eventually("a template of that, too", || templates(&host).len() == 2 && is_alone(&host, 3));
+
+    // Its name, network, clock and random numbers are its own, and its files those of its image.
+    assert!(run(&host, "third", ""));
+    host.slowly("docker exec second hostname").says("its-name");
+    host.slowly("docker exec second ping -c 1 -W 5 $(docker inspect -f '{{.NetworkSettings.IPAddress}}' third)")
+        .mentions("1 packets received");
+    let tell = |name: &str, what: &str| host.slowly(&format!("docker exec {name} {what}")).text().to_owned();
+    for what in ["cat /proc/sys/kernel/random/uuid", "cat /sys/class/net/eth0/address"] {
+        assert_ne!(tell("second", what), tell("third", what), "{what}");
+    }
+    let apart = tell("third", "date +%s").parse::<i64>().unwrap() - host.sh("date +%s").text().parse::<i64>().unwrap();
+    assert!(apart.abs() < 30, "its clock is {apart} seconds off");
+    host.slowly("docker exec third ls /").says(host.sh("docker run --rm busybox ls /").text());
+
+    // It is suspended and goes on as any, whatever becomes of the template.
+    host.slowly("docker exec third sh -c 'echo kept >/state' && $STRATUS suspend third").ok();
+    for template in templates(&host) {
+        std::fs::remove_dir_all(template).unwrap();
+    }
+    host.slowly("$STRATUS resume third").ok();
+    host.slowly("docker exec third cat /state").says("kept");
+    host.sh("docker rm -f first second third larger").ok();
+    assert!(!run(&host, "anew", ""));
+    eventually("another template", || templates(&host).len() == 1 && is_alone(&host, 1));
+
+    // It outlives the daemon, and whoever does not want any has every machine boot.
+    host.kill9();
+    host.restart();
+    assert!(run(&host, "later", ""));
+    host.restart_with(&["--microvm-boot"]);
+    assert!(!run(&host, "booted", ""));
+    host.sh("docker rm -f anew later booted").ok();
+}
+
+#[test]
+fn a_daemon_that_is_killed_while_it_makes_a_template_leaves_nothing_of_it() {
+    let mut host = host();
+    host.slowly("docker run --rm --runtime microvm busybox true").ok();
+    eventually("its machine", || !is_alone(&host, 0));
+    host.kill9();
+    host.restart();
+    eventually("nothing is left", || is_alone(&host, 0) && templates(&host).is_empty());
+    // The next one boots, and is followed by one that is whole.
+    host.slowly("docker run --rm --runtime microvm busybox true").ok();
+    eventually("a template", || templates(&host).len() == 1 && is_alone(&host, 0));
+    // One that can't be read is found out, and goes.
+    let template = templates(&host).remove(0);
+    std::fs::write(template.join("state"), "no state").unwrap();
+    host.slowly("docker run --rm --runtime microvm busybox true").exits_with(125).complains("go on from a snapshot");
+    assert!(templates(&host).is_empty());
+    host.slowly("docker run --rm --runtime microvm busybox true").ok();
+}
