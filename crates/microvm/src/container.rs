@@ -395,6 +395,9 @@ fn outside_of(given: &LinuxResources) -> Result<Map<String, Value>> {
     Ok(fields)
 }
 
+/// What the kernel says of huge pages (its Documentation/admin-guide/mm/transhuge.rst).
+const HUGE_PAGES: &str = "/sys/kernel/mm/transparent_hugepage";
+
 fn uses_kvm(driver: &Driver) -> bool {
     use crate::driver::Accelerator;
     matches!(driver, Driver::Kvm | Driver::Qemu { accelerator: Accelerator::Kvm, .. })
@@ -404,8 +407,9 @@ fn uses_kvm(driver: &Driver) -> bool {
 fn visible(driver: &Driver) -> Result<Vec<PathBuf>> {
     match driver {
         Driver::Kvm => libraries(),
-        // It has some hundred of them, and loads more as it goes.
-        Driver::Qemu { .. } => Ok(["/usr", "/lib", "/lib64", "/bin", "/etc/ld.so.cache"]
+        // It has some hundred of them, and loads more as it goes; and where it can't tell how large huge pages are, it complains of that to the container's
+        // standard error.
+        Driver::Qemu { .. } => Ok(["/usr", "/lib", "/lib64", "/bin", "/etc/ld.so.cache", HUGE_PAGES]
             .map(PathBuf::from)
             .into_iter()
             .filter(|path| path.exists())
