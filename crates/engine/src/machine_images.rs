@@ -80,8 +80,6 @@ impl Engine {
             endpoints: origin.endpoints,
             snapshot: snapshot.id.clone(),
         };
-        let of = crate::images::image_id(&image.image).ok_or_else(|| Error::system("the container has no image"))?;
-        self.0.images.hold(&owner(name), &of).await.map_err(crate::images::error)?;
         let put = self.0.machine_images.records.put_if(name, Expect::Absent, &image);
         if let Err(error) = put {
             return Err(match self.machine_image(name) {
@@ -91,7 +89,18 @@ impl Engine {
         }
         let image = Arc::new(image);
         self.0.machine_images.known.lock().insert(name.to_owned(), image.clone());
+        // Until then it is the container that needs it.
+        self.hold_image_of(&image).await?;
         Ok(image)
+    }
+
+    /// Sees that the image which a machine image was made of stays: a daemon that was killed in the middle may not have come to that.
+    ///
+    /// # Errors
+    /// It is gone.
+    pub async fn hold_image_of(&self, image: &MachineImage) -> Result<()> {
+        let of = crate::images::image_id(&image.image).ok_or_else(|| Error::system("the container has no image"))?;
+        self.0.images.hold(&owner(&image.name), &of).await.map_err(crate::images::error)
     }
 
     /// All machine images.
@@ -142,10 +151,11 @@ impl Engine {
     /// There is none of that name.
     pub async fn remove_machine_image(&self, name: &str) -> Result<()> {
         self.machine_image(name)?;
+        // Before the record goes: nobody would know later whose it was.
+        self.0.images.release(&owner(name)).await.map_err(crate::images::error)?;
         let records = &self.0.machine_images.records;
         records.delete(name).map_err(|error| Error::step("forget a machine image", error))?;
         self.0.machine_images.known.lock().remove(name);
-        self.0.images.release(&owner(name)).await.map_err(crate::images::error)?;
         self.collect_snapshots_beside();
         Ok(())
     }

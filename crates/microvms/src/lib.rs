@@ -53,6 +53,8 @@ impl Microvms {
             if !known.iter().any(|version| version.machine_image() == image.name) {
                 tracing::info!(image = image.name, "removing a machine image that was not finished");
                 self.0.engine.remove_machine_image(&image.name).await?;
+            } else if let Err(error) = self.0.engine.hold_image_of(&image).await {
+                tracing::error!(image = image.name, %error, "the container image that it was made of can't be kept");
             }
         }
         self.remove_builds().await
