@@ -8,11 +8,16 @@ use e2e::{Daemon, eventually};
 use serde_json::{Value, json};
 
 use crate::microvm_kernel;
-use crate::rounds::Step;
-use crate::steps::{done, find, one_by_one};
+use crate::rounds::{self, Step};
+use crate::steps::{done, exec, find, one_by_one};
 
 /// Each takes a boot or two, of some seconds where they are emulated.
 const KILLS: u32 = 8;
+
+/// Cuts `step` short, on a host whose machines have a kernel.
+pub(crate) fn run_rounds(step: impl Step) {
+    rounds::run_on(microvm_kernel::host(), KILLS, step);
+}
 
 fn specification(host: &Daemon, policy: &str) -> String {
     let port = host.port().to_string();
@@ -90,14 +95,6 @@ fn has_what_it_had(host: &Daemon, name: &str) {
 pub(crate) struct Begin;
 
 impl Step for Begin {
-    fn host(&self) -> Daemon {
-        microvm_kernel::host()
-    }
-
-    fn kills(&self) -> u32 {
-        KILLS
-    }
-
     fn act(&self, host: &Daemon) -> usize {
         let made = specification(host, "unless-stopped");
         one_by_one(host, &[("POST /containers/create?name=box", &made), ("POST /containers/box/start", "")])
@@ -125,25 +122,12 @@ impl Step for Begin {
 pub(crate) struct Exec;
 
 impl Step for Exec {
-    fn host(&self) -> Daemon {
-        microvm_kernel::host()
-    }
-
-    fn kills(&self) -> u32 {
-        KILLS
-    }
-
     fn prepare(&mut self, host: &Daemon) {
         run(host);
     }
 
     fn act(&self, host: &Daemon) -> usize {
-        let command = json!({ "AttachStdout": true, "Cmd": ["sh", "-c", "echo proof > /proof; echo finished"] });
-        let Ok(made) = host.ask("POST /containers/box/exec", &command.to_string()) else { return 0 };
-        assert_eq!(made.status, 201, "{made:?}");
-        let id = made.json()["Id"].as_str().expect("an identifier").to_owned();
-        let Ok(ran) = host.ask(&format!("POST /exec/{id}/start"), r#"{"Detach":false,"Tty":false}"#) else { return 1 };
-        1 + usize::from(ran.text().contains("finished"))
+        exec(host)
     }
 
     fn check(&self, host: &Daemon, told: usize) {
@@ -163,14 +147,6 @@ impl Step for Exec {
 pub(crate) struct Save;
 
 impl Step for Save {
-    fn host(&self) -> Daemon {
-        microvm_kernel::host()
-    }
-
-    fn kills(&self) -> u32 {
-        KILLS
-    }
-
     fn prepare(&mut self, host: &Daemon) {
         run(host);
     }
@@ -203,14 +179,6 @@ impl Step for Save {
 pub(crate) struct Suspend;
 
 impl Step for Suspend {
-    fn host(&self) -> Daemon {
-        microvm_kernel::host()
-    }
-
-    fn kills(&self) -> u32 {
-        KILLS
-    }
-
     fn prepare(&mut self, host: &Daemon) {
         run(host);
     }
@@ -260,14 +228,6 @@ enum Found {
 }
 
 impl Step for SuspendAndEnd {
-    fn host(&self) -> Daemon {
-        microvm_kernel::host()
-    }
-
-    fn kills(&self) -> u32 {
-        KILLS
-    }
-
     fn prepare(&mut self, host: &Daemon) {
         // One that ends by itself stays so.
         run_by(host, "no");
@@ -331,14 +291,6 @@ impl Step for SuspendAndEnd {
 pub(crate) struct Fork;
 
 impl Step for Fork {
-    fn host(&self) -> Daemon {
-        microvm_kernel::host()
-    }
-
-    fn kills(&self) -> u32 {
-        KILLS
-    }
-
     fn prepare(&mut self, host: &Daemon) {
         run(host);
     }
@@ -369,14 +321,6 @@ impl Step for Fork {
 pub(crate) struct End;
 
 impl Step for End {
-    fn host(&self) -> Daemon {
-        microvm_kernel::host()
-    }
-
-    fn kills(&self) -> u32 {
-        KILLS
-    }
-
     fn prepare(&mut self, host: &Daemon) {
         run(host);
     }

@@ -69,37 +69,37 @@ fn while_it_pauses() {
 
 #[test]
 fn while_it_starts_a_machine() {
-    rounds::run(machines::Begin);
+    machines::run_rounds(machines::Begin);
 }
 
 #[test]
 fn while_it_runs_something_in_a_machine() {
-    rounds::run(machines::Exec);
+    machines::run_rounds(machines::Exec);
 }
 
 #[test]
 fn while_it_saves_a_machine_and_rolls_it_back() {
-    rounds::run(machines::Save);
+    machines::run_rounds(machines::Save);
 }
 
 #[test]
 fn while_it_suspends_a_machine_and_resumes_it() {
-    rounds::run(machines::Suspend);
+    machines::run_rounds(machines::Suspend);
 }
 
 #[test]
 fn while_it_suspends_a_machine_that_ends_by_itself_then() {
-    rounds::run(machines::SuspendAndEnd::default());
+    machines::run_rounds(machines::SuspendAndEnd::default());
 }
 
 #[test]
 fn while_it_forks_a_machine() {
-    rounds::run(machines::Fork);
+    machines::run_rounds(machines::Fork);
 }
 
 #[test]
 fn while_it_ends_a_machine() {
-    rounds::run(machines::End);
+    machines::run_rounds(machines::End);
 }
 
 #[test]

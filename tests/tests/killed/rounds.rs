@@ -14,16 +14,6 @@ const KILLS: u32 = 20;
 
 /// Something that a client has the daemon do, in one or more requests.
 pub(crate) trait Step: Sync {
-    /// A daemon that can do it.
-    fn host(&self) -> Daemon {
-        Daemon::start()
-    }
-
-    /// How often it is cut short, where `STRATUS_KILLS` says nothing else.
-    fn kills(&self) -> u32 {
-        KILLS
-    }
-
     /// Makes what the step needs: once.
     fn begin(&mut self, _host: &Daemon) {}
 
@@ -45,10 +35,14 @@ pub(crate) trait Step: Sync {
 
 /// Cuts `step` short at many points.
 pub(crate) fn run(step: impl Step) {
+    run_on(Daemon::start(), KILLS, step);
+}
+
+/// The same on `host`, as often as `kills` says where `STRATUS_KILLS` says nothing else.
+pub(crate) fn run_on(mut host: Daemon, kills: u32, step: impl Step) {
     let seed = number("STRATUS_SEED").unwrap_or_else(|| rand::rng().random());
-    let kills = number("STRATUS_KILLS").map_or(step.kills(), |kills| u32::try_from(kills).unwrap_or(u32::MAX));
+    let kills = number("STRATUS_KILLS").map_or(kills, |kills| u32::try_from(kills).unwrap_or(u32::MAX));
     let mut random = StdRng::seed_from_u64(seed);
-    let mut host = step.host();
     let keys = keys(&mut host);
     // What it started goes before the daemon does.
     let mut step = step;

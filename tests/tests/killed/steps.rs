@@ -343,6 +343,16 @@ impl Step for Remove {
     }
 }
 
+/// Runs a program in `box` that leaves something there: how many of its requests the client was told to be done.
+pub(crate) fn exec(host: &Daemon) -> usize {
+    let command = json!({ "AttachStdout": true, "Cmd": ["sh", "-c", "echo proof > /proof; echo finished"] });
+    let Ok(made) = host.ask("POST /containers/box/exec", &command.to_string()) else { return 0 };
+    assert_eq!(made.status, 201, "{made:?}");
+    let id = made.json()["Id"].as_str().expect("an identifier").to_owned();
+    let Ok(ran) = host.ask(&format!("POST /exec/{id}/start"), r#"{"Detach":false,"Tty":false}"#) else { return 1 };
+    1 + usize::from(ran.text().contains("finished"))
+}
+
 /// A program is run in a container.
 pub(crate) struct Exec;
 
@@ -352,12 +362,7 @@ impl Step for Exec {
     }
 
     fn act(&self, host: &Daemon) -> usize {
-        let command = json!({ "AttachStdout": true, "Cmd": ["sh", "-c", "echo proof > /proof; echo finished"] });
-        let Ok(made) = host.ask("POST /containers/box/exec", &command.to_string()) else { return 0 };
-        assert_eq!(made.status, 201, "{made:?}");
-        let id = made.json()["Id"].as_str().expect("an identifier").to_owned();
-        let Ok(ran) = host.ask(&format!("POST /exec/{id}/start"), r#"{"Detach":false,"Tty":false}"#) else { return 1 };
-        1 + usize::from(ran.text().contains("finished"))
+        exec(host)
     }
 
     fn check(&self, host: &Daemon, told: usize) {
