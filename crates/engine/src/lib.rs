@@ -53,7 +53,7 @@ pub use container::{
     ArchiveStat, Attachment, BlockIoCounters, ByteStream, CONTAINER_FILTERS, CONTAINER_STATES, CommitRequest,
     ContainerDetails, ContainerSize, CpuCounters, CreateRequest, Created, DetachKeys, ExecConfig, ExecDetails, Forked,
     GraphDirs, InputSink, ListOptions, ListedContainer, LogStream, MemoryCounters, OutputReceiver, ProcessTable,
-    PruneReport, RemoveOptions, StatsSample, UpdateRequest, WaitCondition, WaitResult, until,
+    PruneReport, RemoveOptions, StatsSample, UpdateRequest, WaitCondition, WaitResult, check_saved_name, until,
 };
 pub use error::{Error, ErrorKind, Result};
 pub use events::{Event, EventKind, EventQuery, EventStream, Events};

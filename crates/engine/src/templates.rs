@@ -6,8 +6,8 @@
 //! machines that it is the memory of while they run, which keep its files open.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, DirBuilder};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,6 +21,7 @@ use parking_lot::Mutex;
 use serde::Serialize;
 
 use crate::model::ContainerId;
+use crate::snapshots::{NewFiles, remove};
 use crate::{Error, Result};
 
 /// The most that are kept: one takes what a kernel and its agent have touched, some 60 MB.
@@ -124,11 +125,9 @@ impl Drop for Template {
 pub(crate) struct NewTemplate {
     templates: Arc<Templates>,
     name: String,
-    directory: PathBuf,
-    pub(crate) files: SnapshotFiles,
+    made: NewFiles,
     /// What the machine is called that is saved into it.
     pub(crate) machine: ContainerId,
-    is_kept: bool,
 }
 
 impl Templates {
@@ -178,15 +177,11 @@ impl Templates {
         let machine = ContainerId::random();
         inner.machines.insert(machine.clone());
         drop(inner);
-        let directory = self.root.join(format!("{NEW}{name}"));
-        let failed = |error: std::io::Error| Error::step(format!("make {}", directory.display()), error);
-        DirBuilder::new().recursive(true).mode(0o700).create(&self.root).map_err(failed)?;
-        fs::create_dir(&directory).map_err(failed)?;
-        let files = SnapshotFiles::create(&directory).map_err(|error| {
-            remove(&directory);
-            Error::system(error.to_string())
-        })?;
-        Ok(Some(NewTemplate { templates: self.clone(), name, directory, files, machine, is_kept: false }))
+        let made = NewFiles::make(&self.root, &format!("{NEW}{name}"));
+        if made.is_err() {
+            self.inner.lock().machines.remove(&machine);
+        }
+        Ok(Some(NewTemplate { templates: self.clone(), name, made: made?, machine }))
     }
 
     /// Whether a machine is booted for a template; `id` may be the first digits of its name.
@@ -196,16 +191,18 @@ impl Templates {
 }
 
 impl NewTemplate {
+    /// Its two files.
+    pub(crate) fn files(&self) -> &SnapshotFiles {
+        &self.made.files
+    }
+
     /// It is whole: machines go on from it from now on. Where there are too many, the one goes that was not wanted for the longest.
     pub(crate) fn keep(mut self) -> Result<()> {
-        let failed = |error: std::io::Error| Error::step(format!("keep {}", self.directory.display()), error);
-        for file in [&self.files.state, &self.files.memory] {
-            // Whoever goes on from it is nobody, and has no more than that.
-            file.set_permissions(fs::Permissions::from_mode(0o444)).map_err(failed)?;
-        }
+        self.made.seal()?;
         let directory = self.templates.root.join(&self.name);
-        fs::rename(&self.directory, &directory).map_err(failed)?;
-        self.is_kept = true;
+        let renamed = fs::rename(self.made.directory(), &directory);
+        renamed.map_err(|error| Error::step(format!("keep {}", directory.display()), error))?;
+        self.made.keep();
         let template = Arc::new(Template { directory, is_unwanted: AtomicBool::new(false) });
         let mut inner = self.templates.inner.lock();
         inner.tried.remove(&self.name);
@@ -222,15 +219,6 @@ impl NewTemplate {
 impl Drop for NewTemplate {
     fn drop(&mut self) {
         self.templates.inner.lock().machines.remove(&self.machine);
-        if !self.is_kept {
-            remove(&self.directory);
-        }
-    }
-}
-
-fn remove(directory: &Path) {
-    if let Err(error) = fs::remove_dir_all(directory) {
-        tracing::warn!(directory = %directory.display(), %error, "could not remove a template of machines");
     }
 }
 

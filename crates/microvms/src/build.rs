@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, timeout_at};
 
-use crate::{Hook, Hooks, ImageVersion, Microvms, image};
+use crate::{Hook, Hooks, ImageVersion, Microvms};
 
 /// Has the containers of builds, with the image's name.
 pub(crate) const BUILD_LABEL: &str = "stratus.microvm.build";
@@ -53,7 +53,7 @@ impl Microvms {
     /// # Errors
     /// Its program does not run, does not get ready, or refuses a hook; with the last lines that it wrote. Nothing is left then.
     pub async fn build(&self, request: BuildImage) -> Result<ImageVersion> {
-        image::check_name(&request.name)?;
+        engine::check_saved_name("name of a microVM image", &request.name)?;
         let (mut waits, told) = oneshot::channel();
         let microvms = self.clone();
         // Whoever goes away leaves somebody who takes down what was made.

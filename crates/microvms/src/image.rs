@@ -6,9 +6,6 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Hooks, Microvms, step};
 
-/// The longest name of an image, in bytes.
-const NAME_MAX: usize = 128;
-
 /// A version of an image: a machine that was saved when its program was ready.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ImageVersion {
@@ -35,18 +32,6 @@ impl ImageVersion {
 
 fn key(name: &str, version: u32) -> String {
     format!("{name}:{version}")
-}
-
-/// Refuses what is no name of an image.
-pub(crate) fn check_name(name: &str) -> Result<()> {
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
-    match name.len() <= NAME_MAX && name.starts_with(|c: char| c.is_ascii_alphanumeric()) && name.chars().all(is_plain)
-    {
-        true => Ok(()),
-        false => Err(Error::invalid(format!(
-            "Invalid name of a microVM image ({name}): it takes up to {NAME_MAX} of [a-zA-Z0-9_.-], the first one a letter or a digit"
-        ))),
-    }
 }
 
 impl Microvms {
@@ -111,19 +96,6 @@ impl Microvms {
                 self.0.engine.remove_machine_image(&saved.machine_image()).await?;
                 Err(step("record an image of microVMs", error))
             }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_are_plain_words() {
-        assert!(check_name("web-2.1_b").is_ok());
-        for bad in ["", "-a", "a:1", "a/b", "..", "\u{1b}[31m", &"a".repeat(129)] {
-            assert!(check_name(bad).is_err(), "{bad}");
         }
     }
 }

@@ -67,7 +67,7 @@ pub use list::{
 pub use logs::LogStream;
 pub use prune::{PruneReport, until};
 pub use remove::RemoveOptions;
-pub use snapshot::Forked;
+pub use snapshot::{Forked, check_saved_name};
 pub use stats::{BlockIoCounters, CpuCounters, MemoryCounters, StatsSample};
 pub use top::ProcessTable;
 pub use update::UpdateRequest;

@@ -78,23 +78,17 @@ impl Placements {
     /// Makes a container's cgroup, with the limits of its specification.
     pub(super) fn create(&self, record: &ContainerRecord, spec: &Spec) -> Result<Placed> {
         let cgroup = self.cgroup(record)?;
-        let resources = spec.linux().as_ref().and_then(|linux| linux.resources().clone()).unwrap_or_default();
         let parents = Parents::of(record);
         let _one = parents.is_some().then(|| self.parents.lock());
         let missing = parents.as_ref().map(|parents| parents.missing(self.layout)).unwrap_or_default();
-        cgroup.create(&resources).map_err(failed)?;
+        let placed = made(&cgroup, spec)?;
         parents::mark(&missing);
-        let placement = cgroup.placement().map_err(failed)?;
-        Ok(Placed { placement, directories: cgroup.kill_directories() })
+        Ok(placed)
     }
 
     /// Makes the cgroup of something that is no container, beside theirs: what is left of it is swept as theirs are.
     pub(super) fn create_beside(&self, id: &ContainerId, spec: &Spec) -> Result<Placed> {
-        let cgroup = Cgroup::new(&format!("{}/{id}", self.parent)).map_err(failed)?;
-        let resources = spec.linux().as_ref().and_then(|linux| linux.resources().clone()).unwrap_or_default();
-        cgroup.create(&resources).map_err(failed)?;
-        let placement = cgroup.placement().map_err(failed)?;
-        Ok(Placed { placement, directories: cgroup.kill_directories() })
+        made(&Cgroup::new(&format!("{}/{id}", self.parent)).map_err(failed)?, spec)
     }
 
     /// Where a further process of a running container goes.
@@ -165,6 +159,14 @@ impl Placements {
     pub(super) fn clean(&self, id: &str) -> Result<()> {
         cgroup::clean(&format!("{}/{id}", self.parent)).map_err(failed)
     }
+}
+
+/// Makes a cgroup with the limits of a specification.
+fn made(cgroup: &Cgroup, spec: &Spec) -> Result<Placed> {
+    let resources = spec.linux().as_ref().and_then(|linux| linux.resources().clone()).unwrap_or_default();
+    cgroup.create(&resources).map_err(failed)?;
+    let placement = cgroup.placement().map_err(failed)?;
+    Ok(Placed { placement, directories: cgroup.kill_directories() })
 }
 
 fn failed(error: cgroup::CgroupError) -> Error {

@@ -24,7 +24,9 @@ use crate::{Engine, Error, Result};
 
 /// The most copies of one fork.
 const FORKS: u32 = 1000;
-/// The longest name of a snapshot.
+/// What a snapshot's name is called in errors.
+const SNAPSHOT_NAME: &str = "snapshot name";
+/// The longest name of a saved machine, in bytes.
 const NAME_MAX: usize = 128;
 
 /// Whether a snapshot lasts beyond what is done with it.
@@ -57,7 +59,7 @@ impl Engine {
         let life = container.life(reference).await?;
         let record = runs_in_machine(&life)?;
         let name = match name.filter(|name| !name.is_empty()) {
-            Some(name) => check_name(name)?.to_owned(),
+            Some(name) => check_saved_name(SNAPSHOT_NAME, name)?.to_owned(),
             None => Timestamp::now().strftime("%Y%m%d-%H%M%S.%f").to_string(),
         };
         if self.0.snapshots.of(&record.id).iter().any(|other| other.name.as_deref() == Some(&name)) {
@@ -350,7 +352,7 @@ impl Engine {
     fn save(&self, record: &ContainerRecord, kept: Kept) -> Result<(Held, Connection)> {
         let new = self.0.snapshots.begin()?;
         let mut machine = self.machine_connection(&record.id)?;
-        let saved = machine.save(&new.files).map_err(|error| Error::system(error.to_string()))?;
+        let saved = machine.save(new.files()).map_err(|error| Error::system(error.to_string()))?;
         let saved = saved.map_err(|failure| Error::system(format!("save the machine: {failure}")))?;
         let parent = match (saved.extent, &record.state.origin) {
             (Extent::Whole, _) => None,
@@ -409,13 +411,17 @@ fn runs_in_machine(life: &Life<'_>) -> Result<Arc<ContainerRecord>> {
     Ok(record)
 }
 
-fn check_name(name: &str) -> Result<&str> {
+/// Refuses what is no name of a saved machine; `what` says in the error whose it was to be.
+///
+/// # Errors
+/// It is longer than 128 bytes, or no plain word.
+pub fn check_saved_name<'n>(what: &str, name: &'n str) -> Result<&'n str> {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
     match name.len() <= NAME_MAX && name.chars().all(is_plain) && name.starts_with(|c: char| c.is_ascii_alphanumeric())
     {
         true => Ok(name),
         false => Err(Error::invalid(format!(
-            "Invalid snapshot name ({name}): it takes up to {NAME_MAX} of [a-zA-Z0-9_.-], the first one a letter or a digit"
+            "Invalid {what} ({name}): it takes up to {NAME_MAX} of [a-zA-Z0-9_.-], the first one a letter or a digit"
         ))),
     }
 }
@@ -459,10 +465,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_of_snapshots_are_plain_words() {
-        assert!(check_name("before-upgrade_2.1").is_ok());
-        for bad in ["-a", "a/b", "..", "a b", "\u{1b}[31m", &"a".repeat(129)] {
-            assert!(check_name(bad).is_err(), "{bad}");
+    fn names_of_what_is_saved_are_plain_words() {
+        for good in ["before-upgrade_2.1", "web-2.1_b"] {
+            assert!(check_saved_name(SNAPSHOT_NAME, good).is_ok(), "{good}");
+        }
+        for bad in ["", "-a", "a:1", "a/b", "..", "a b", "\u{1b}[31m", &"a".repeat(129)] {
+            assert!(check_saved_name(SNAPSHOT_NAME, bad).is_err(), "{bad}");
         }
     }
 

@@ -92,7 +92,7 @@ impl Engine {
         let (engine, of) = (self.clone(), id.clone());
         crate::blocking(move || {
             let mut machine = engine.machine_connection(&of)?;
-            let saved = machine.save(&new.files).map_err(|error| Error::system(error.to_string()))?;
+            let saved = machine.save(new.files()).map_err(|error| Error::system(error.to_string()))?;
             match saved.map_err(|failure| Error::system(format!("save the machine: {failure}")))?.extent {
                 Extent::Whole => Ok((new, machine)),
                 Extent::Difference => {

@@ -1,13 +1,13 @@
 //! A snapshot that is being made.
 
-use std::fs::{self, DirBuilder, File};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::fs::{self, File};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::sync::Arc;
 
 use microvm::SnapshotFiles;
 
-use super::{Held, Snapshots};
+use super::{Held, NewFiles, Snapshots};
 use crate::model::{SnapshotId, SnapshotRecord};
 use crate::{Error, Result};
 
@@ -15,29 +15,24 @@ use crate::{Error, Result};
 pub(crate) struct NewSnapshot {
     snapshots: Arc<Snapshots>,
     pub(crate) id: SnapshotId,
-    directory: PathBuf,
-    pub(crate) files: SnapshotFiles,
-    kept: bool,
+    made: NewFiles,
 }
 
 impl Snapshots {
     /// Makes the two empty files of a snapshot.
     pub(crate) fn begin(self: &Arc<Self>) -> Result<NewSnapshot> {
         let id = SnapshotId::random();
-        let directory = self.directory(&id);
-        let failed = |error: std::io::Error| Error::system(format!("make {}: {error}", directory.display()));
-        // Nobody but root: it has what was in a container's memory. A machine's process has it mounted.
-        DirBuilder::new().recursive(true).mode(0o700).create(&self.root).map_err(failed)?;
-        fs::create_dir(&directory).map_err(failed)?;
-        let files = SnapshotFiles::create(&directory).map_err(|error| {
-            super::remove(&directory);
-            Error::system(error.to_string())
-        })?;
-        Ok(NewSnapshot { snapshots: self.clone(), id, directory, files, kept: false })
+        let made = NewFiles::make(&self.root, id.as_str())?;
+        Ok(NewSnapshot { snapshots: self.clone(), id, made })
     }
 }
 
 impl NewSnapshot {
+    /// Its two files.
+    pub(crate) fn files(&self) -> &SnapshotFiles {
+        &self.made.files
+    }
+
     /// Takes a copy of a disk into it.
     pub(crate) fn copy_disk(&self, disk: &Path) -> Result<()> {
         let copied = microvm::disk::copy(disk, &self.snapshots.disk(&self.id));
@@ -48,17 +43,16 @@ impl NewSnapshot {
     pub(crate) fn size(&self) -> Result<u64> {
         let size = |file: &File| Ok::<_, std::io::Error>(file.metadata()?.blocks() * 512);
         let disk = fs::metadata(self.snapshots.disk(&self.id)).map_or(0, |disk| disk.blocks() * 512);
-        let all = size(&self.files.state).and_then(|state| Ok(state + size(&self.files.memory)? + disk));
-        all.map_err(|error| Error::system(format!("look at {}: {error}", self.directory.display())))
+        let files = self.files();
+        let all = size(&files.state).and_then(|state| Ok(state + size(&files.memory)? + disk));
+        all.map_err(|error| Error::system(format!("look at {}: {error}", self.made.directory().display())))
     }
 
     /// Writes its record: from here on it is there. `lasts`: after a loss of power, too.
     pub(crate) fn keep(mut self, record: SnapshotRecord, lasts: bool) -> Result<Held> {
-        let failed = |error: std::io::Error| Error::system(format!("write {}: {error}", self.directory.display()));
-        for file in [&self.files.state, &self.files.memory] {
-            // Whoever goes on from it is nobody, and has no more than that.
-            file.set_permissions(fs::Permissions::from_mode(0o444)).map_err(failed)?;
-        }
+        let directory = self.made.directory().to_owned();
+        let failed = |error: std::io::Error| Error::system(format!("write {}: {error}", directory.display()));
+        self.made.seal()?;
         if lasts {
             // What it is a difference to may have been made for a moment.
             for directory in record.parent.iter().flat_map(|parent| self.snapshots.directories(parent)) {
@@ -68,27 +62,19 @@ impl NewSnapshot {
             if record.disk {
                 microvm::disk::sync(&self.snapshots.disk(&self.id)).map_err(failed)?;
             }
-            self.files.sync().map_err(|error| Error::system(error.to_string()))?;
-            for directory in [&self.directory, &self.snapshots.root] {
+            self.made.files.sync().map_err(|error| Error::system(error.to_string()))?;
+            for directory in [&directory, &self.snapshots.root] {
                 File::open(directory).and_then(|directory| directory.sync_all()).map_err(failed)?;
             }
         }
         let put = self.snapshots.records.put(self.id.as_str(), &record);
         put.map_err(|error| Error::step("record a snapshot", error))?;
-        self.kept = true;
+        self.made.keep();
         let record = Arc::new(record);
         let mut inner = self.snapshots.inner.lock();
         inner.known.insert(self.id.clone(), record.clone());
         *inner.held.entry(self.id.clone()).or_default() += 1;
         drop(inner);
         Ok(Held { snapshots: self.snapshots.clone(), record })
-    }
-}
-
-impl Drop for NewSnapshot {
-    fn drop(&mut self) {
-        if !self.kept {
-            super::remove(&self.directory);
-        }
     }
 }

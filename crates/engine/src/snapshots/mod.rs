@@ -6,6 +6,7 @@
 //!
 //! The files are in a directory for each, which has its record only once they are whole: what has none at a start of the daemon is swept.
 
+mod files;
 mod making;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,6 +16,8 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use store::{Collection, Store};
+
+pub(crate) use files::NewFiles;
 
 use crate::model::{ContainerId, SnapshotId, SnapshotRecord};
 use crate::{Engine, Error, Result};
@@ -146,9 +149,10 @@ fn ancestry<'k>(
     std::iter::successors(first, |record| known.get(record.parent.as_ref()?)).map(|record| &record.id)
 }
 
-fn remove(directory: &Path) {
+/// Removes the files of a machine that was saved.
+pub(crate) fn remove(directory: &Path) {
     if let Err(error) = fs::remove_dir_all(directory) {
-        tracing::warn!(directory = %directory.display(), %error, "could not remove the files of a snapshot");
+        tracing::warn!(directory = %directory.display(), %error, "could not remove the files of a saved machine");
     }
 }
 
