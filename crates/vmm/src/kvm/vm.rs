@@ -49,6 +49,16 @@ impl Vm {
         let fd = kvm.create_vm().map_err(Error::kvm("for a virtual machine (KVM_CREATE_VM)"))?;
         let template = Template::of_host(&kvm)?;
         template.reaches(memory.regions().last_addr().raw_value().saturating_add(1))?;
+        let vm = Vm { kvm, fd: Arc::new(fd), template, memory };
+        // Before anything else of it: a slot waits until no processor reads the slots before it, which is at once while nothing else waits for that. What interrupt
+        // controllers replace is freed at the kernel's leisure (call_srcu, since Linux 6.18), and a slot behind that waits for two ticks: 8 ms of each start.
+        vm.set_slots()?;
+        vm.add_interrupt_controllers()?;
+        Ok(vm)
+    }
+
+    fn add_interrupt_controllers(&self) -> Result<()> {
+        let fd = &self.fd;
         fd.set_identity_map_address(layout::KVM_IDENTITY_MAP)
             .map_err(Error::kvm("for a page (KVM_SET_IDENTITY_MAP_ADDR)"))?;
         fd.set_tss_address(layout::KVM_TSS).map_err(Error::kvm("for three pages (KVM_SET_TSS_ADDR)"))?;
@@ -60,10 +70,7 @@ impl Vm {
             ..Default::default()
         };
         let _ = fd.enable_cap(&no_counters);
-        let vm = Vm { kvm, fd: Arc::new(fd), template, memory };
-        vm.mask_8259s()?;
-        vm.set_slots()?;
-        Ok(vm)
+        self.mask_8259s()
     }
 
     /// Has the two 8259s, of which nobody has told the guest, take no interrupt, as firmware leaves them: else they would raise the vectors of the processor's own
