@@ -28,7 +28,7 @@ help:
 	@echo 'make run           twenty copies of a small web service, and how fast they were'
 	@echo 'make stop          takes them down, and the daemon'
 	@echo 'make test          every check and every test (as root)'
-	@echo 'make differential  the same docker commands through dockerd and through stratus (as root; a part of make test)'
+	@echo 'make differential  the same docker commands through dockerd, stratus and its microVMs (as root; a part of make test)'
 	@echo 'make server        the core of the end-to-end tests on a stock Debian with systemd, in QEMU (as root)'
 	@echo 'make fuzz          has libFuzzer look for input that breaks a reader'
 	@echo 'make bench         measures against peers, and writes docs/benchmarks.md'
@@ -72,12 +72,14 @@ test: toolchain sdks
 	fi
 	cd examples/hello-web && cargo clippy --all-targets -- -D warnings && cargo test
 	cargo xtask differential
+	cargo xtask differential --microvms
 
 .PHONY: differential
 differential: toolchain
 	@contrib/require.sh $(RUN_PACKAGES) $(TEST_PACKAGES)
 	cargo build -p stratus
 	cargo xtask differential
+	cargo xtask differential --microvms
 
 # With no TARGET every reader gets its turn, of FUZZ_SECONDS each. What is found is in fuzz/artifacts.
 .PHONY: fuzz

@@ -6,9 +6,11 @@ use std::os::fd::AsFd;
 use guest_protocol::configuration::Identity;
 use guest_protocol::message::Failure;
 use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use sandbox::Step;
 
 use crate::process::Process;
-use crate::{failed, failed_io, network, refused, roots, sys};
+use crate::{failed, network, refused, roots, sys};
 
 /// Becomes that machine, in what it says. Random numbers first: others may be chosen by what follows.
 pub(crate) fn take_on<'p>(identity: &Identity, containers: impl Iterator<Item = &'p Process>) -> Result<(), Failure> {
@@ -31,7 +33,7 @@ pub(crate) fn take_on<'p>(identity: &Identity, containers: impl Iterator<Item = 
 /// The machine's name, and that of each container, which has a namespace of its own for it.
 fn set_hostname<'p>(name: &str, containers: impl Iterator<Item = &'p Process>) -> Result<(), Failure> {
     let set = || rustix::system::sethostname(name.as_bytes());
-    set().map_err(failed("set the hostname", name))?;
+    set().map_err(asked_for(Step::Hostname, name))?;
     let own = rustix::fs::open("/proc/self/ns/uts", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
         .map_err(failed("open", "/proc/self/ns/uts"))?;
     for container in containers {
@@ -49,7 +51,16 @@ pub(crate) fn write_sysctls(sysctls: &[(String, String)]) -> Result<(), Failure>
             return Err(refused(format!("{name:?} is no path below /proc/sys")));
         }
         let path = format!("/proc/sys/{name}");
-        fs::write(&path, value).map_err(failed_io("write", format!("{value:?} to {path}")))?;
+        let written = fs::write(&path, value).map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO));
+        written.map_err(asked_for(Step::Sysctl, name))?;
     }
     Ok(())
+}
+
+/// A failure of what a container asks for itself, in the words that it would have without a machine.
+fn asked_for(step: Step, detail: &str) -> impl FnOnce(Errno) -> Failure {
+    move |errno| {
+        let errno = errno.raw_os_error();
+        Failure::Sandbox { errno, text: sandbox::Failure { step, errno, detail: detail.to_owned() }.to_string() }
+    }
 }

@@ -32,6 +32,7 @@ const LINK_NAME: u16 = 3;
 const LINK_MTU: u16 = 4;
 const ADDRESS: u16 = 1;
 const LOCAL: u16 = 2;
+const BROADCAST: u16 = 4;
 const ROUTE_TO: u16 = 1;
 const ROUTE_LINK: u16 = 4;
 const ROUTE_BY: u16 = 5;
@@ -109,6 +110,14 @@ fn set_up(rtnetlink: &mut Rtnetlink, interface: &Interface) -> Result<(), Failur
         rtnetlink.route(NEW_ROUTE, index, route).map_err(failed("add a route over"))?;
     }
     Ok(())
+}
+
+/// Everybody's address on an IPv4 network that has one (RFC 3021: those of two addresses have none).
+fn broadcast(address: IpAddr, prefix: u8) -> Option<[u8; 4]> {
+    match address {
+        IpAddr::V4(address) if prefix < 31 => Some((u32::from(address) | u32::MAX >> prefix).to_be_bytes()),
+        _ => None,
+    }
 }
 
 fn is_link_local(address: IpAddr) -> bool {
@@ -196,7 +205,10 @@ impl Rtnetlink {
         let mut fixed = [family, prefix, NO_DAD, 0, 0, 0, 0, 0];
         fixed[4..].copy_from_slice(&link.to_ne_bytes());
         let flags = if kind == NEW_ADDRESS { ACK | CREATE | REPLACE } else { ACK };
-        self.ask(kind, flags, &fixed, &[(LOCAL, &octets), (ADDRESS, &octets)]).map(drop)
+        let broadcast = broadcast(address, prefix);
+        let mut attributes: Vec<(u16, &[u8])> = vec![(LOCAL, &octets), (ADDRESS, &octets)];
+        attributes.extend(broadcast.as_ref().map(|broadcast| (BROADCAST, &broadcast[..])));
+        self.ask(kind, flags, &fixed, &attributes).map(drop)
     }
 
     /// The routes over a link that were made by [`Rtnetlink::route`].

@@ -44,12 +44,17 @@ pub(crate) fn stats(container: ContainerId) -> Result<MachineStats, Failure> {
         memory: number("memory.current"),
         memory_peak: number("memory.peak"),
         inactive_file: value(&read(format!("{path}/memory.stat")), "inactive_file"),
-        oom_kills: value(&read(format!("{path}/memory.events")), "oom_kill"),
+        oom_kills: oom_kills(container),
         pids: number("pids.current"),
         io: [bytes("rbytes="), bytes("wbytes=")],
         machine_memory: ["MemTotal", "MemFree", "MemAvailable"].map(kib),
         processors: std::thread::available_parallelism().map_or(1, |count| count.get() as u32),
     })
+}
+
+/// How many of a container's processes were killed for want of memory.
+pub(crate) fn oom_kills(container: ContainerId) -> u64 {
+    value(&read(format!("{}/memory.events", place::cgroup(container))), "oom_kill ")
 }
 
 /// The processes of a container, those in control groups of its own making included.

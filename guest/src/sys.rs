@@ -135,7 +135,7 @@ pub(crate) fn reap() -> Option<(i32, Exit)> {
         system: microseconds(usage.ru_stime),
         memory: usage.ru_maxrss.cast_unsigned(),
     };
-    Some((pid, Exit { status, usage, outputs: [0, 0] }))
+    Some((pid, Exit { status, usage, outputs: [0, 0], oom_killed: false }))
 }
 
 /// Sends a signal, real-time ones too.

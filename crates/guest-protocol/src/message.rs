@@ -423,6 +423,8 @@ pub struct Exit {
     pub usage: Usage,
     /// How much had been written to its standard output and error by then. What comes behind that is of others, who have them open still.
     pub outputs: [u64; 2],
+    /// Of a container's first process: something in the container was killed for want of memory.
+    pub oom_killed: bool,
 }
 
 /// How a process ended.

@@ -233,9 +233,21 @@ fn size_for(resources: Option<&LinuxResources>) -> Result<(VcpuCount, MemorySize
         Some(quota.div_ceil(cpu.period().filter(|period| *period > 0).unwrap_or(100_000)))
     });
     let here = std::thread::available_parallelism().map_or(1, usize::from);
+    let set = cpu.and_then(|cpu| processors(cpu.cpus().as_deref()?));
+    let here = set.map_or(here, |set| here.min(set));
     let count = quota.map_or(here.min(VCPUS), |quota| usize::try_from(quota).unwrap_or(here).clamp(1, here));
     let count = u8::try_from(count).unwrap_or(VcpuCount::MAX).min(VcpuCount::MAX);
     Ok((VcpuCount::new(count)?, memory(limit.map(i64::unsigned_abs))?))
+}
+
+/// How many processors a list as `0-2,5` names (cpuset(7)); `None`: it is none, which is another's to say.
+fn processors(list: &str) -> Option<usize> {
+    let range = |part: &str| {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let (first, last): (usize, usize) = (first.trim().parse().ok()?, last.trim().parse().ok()?);
+        last.checked_sub(first)?.checked_add(1)
+    };
+    list.split(',').map(range).try_fold(0, |sum: usize, count| sum.checked_add(count?)).filter(|count| *count > 0)
 }
 
 /// The memory of a machine whose container may have so many bytes; `None`: it has no limit.
@@ -441,4 +453,19 @@ fn libraries() -> Result<Vec<PathBuf>> {
     seen.dedup();
     seen.retain(|path| path.exists());
     Ok(seen)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_machine_has_no_more_processors_than_its_container_may_use() {
+        for (list, count) in [("0", 1), ("0-3", 4), ("0-1,5", 3), (" 2 , 4-5\n", 3)] {
+            assert_eq!(processors(list), Some(count), "{list}");
+        }
+        for none in ["", "a", "3-1", "1-", "-", "0-18446744073709551615"] {
+            assert_eq!(processors(none), None, "{none}");
+        }
+    }
 }

@@ -53,6 +53,9 @@ pub fn exec(request: &ExecRequest, report: Report) -> u8 {
                 (Some(report), Refusal::Guest(Failure::Program { errno, text })) => {
                     report.failed(Step::Guest, errno, &text);
                 }
+                (Some(report), Refusal::Guest(Failure::Sandbox { errno, text })) => {
+                    report.failed(Step::InGuest, errno, &text);
+                }
                 (Some(report), failure) => report.failed(Step::Machine, 0, &failure.to_string()),
                 // The machine is gone, and what ran in it.
                 (None, _) => {}

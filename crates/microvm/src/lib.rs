@@ -28,6 +28,6 @@ mod volumes;
 pub use error::Error;
 pub use exec::{ExecRequest, exec};
 pub use plan::{Card, Contained, DiskLimits, Hardware, MachinePlan, Origin, Workload};
-pub use process::{WENT_ON, run};
+pub use process::{OOM_KILLED, WENT_ON, run};
 pub use vmm::{Limits, MemorySize, Rate, SnapshotFiles, VcpuCount};
 pub use volumes::Volumes;

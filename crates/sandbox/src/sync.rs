@@ -118,6 +118,8 @@ steps! {
     Machine => "run the microVM",
     /// Executing the program, somewhere else.
     Guest => "exec",
+    /// Setting up the process, somewhere else.
+    InGuest => "set up the process",
 }
 
 /// A step that failed, or a warning about one that was left out.
@@ -149,7 +151,7 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.step {
             // It has been said where it was seen.
-            Step::Guest => return f.write_str(&self.detail),
+            Step::Guest | Step::InGuest => return f.write_str(&self.detail),
             Step::Machine => return write!(f, "{}: {}", self.step.text(), self.detail),
             _ => {}
         }
@@ -272,7 +274,8 @@ impl Report {
         let _ = report(self.0.as_fd(), Kind::Warning, Step::Machine, 0, &[text.as_bytes()], &[]);
     }
 
-    /// The process does not run, and `detail` says all of why: [`Step::Guest`] where the program can't be executed, else [`Step::Machine`].
+    /// The process does not run, and `detail` says all of why: [`Step::Guest`] where the program can't be executed, [`Step::InGuest`] where something that comes
+    /// before it failed in the guest, else [`Step::Machine`].
     pub fn failed(self, step: Step, errno: i32, detail: &str) {
         let _ = report(self.0.as_fd(), Kind::Failed, step, errno, &[detail.as_bytes()], &[]);
     }

@@ -10,7 +10,7 @@ use sandbox::{ExecPlan, Fds, InitPlan, SpawnError, Spawned, Stdio, SyncChannel, 
 
 use super::{Agent, Token};
 use crate::process::{Ends, Process, State, resize};
-use crate::{failed, refused, sys};
+use crate::{failed, observe, refused, sys};
 
 impl Process {
     /// The conversation in which it was spoken of is over, and with it whoever asked for its start.
@@ -280,6 +280,7 @@ impl Agent {
         }
         let Some(process) = self.processes.get_mut(&id) else { return };
         exit.outputs = process.outputs.each_ref().map(crate::process::Output::written);
+        exit.oom_killed = process.is_init && observe::oom_kills(process.container) > 0;
         process.state = State::Exited(exit);
         if process.stdin.watched
             && let Some(fd) = process.stdin.fd()

@@ -37,6 +37,9 @@ struct Listed {
     #[serde(alias = "microvm")]
     stratus: String,
     reason: String,
+    /// Why other hosts may not need it; nothing: all do.
+    #[serde(default)]
+    host: Option<String>,
 }
 
 /// One that stays, for one pattern of commands.
@@ -44,6 +47,14 @@ struct Entry {
     command: String,
     listed: Rc<Listed>,
     matches: Cell<usize>,
+}
+
+/// An entry that no difference needed.
+pub(super) struct Unneeded<'a> {
+    /// Which.
+    pub(super) entry: String,
+    /// Why this host may not need it; nothing: it is to go.
+    pub(super) host: Option<&'a str>,
 }
 
 /// Stands for text that both sides have.
@@ -83,10 +94,12 @@ impl Accepted {
     }
 
     /// Entries that no difference needed.
-    pub(super) fn unneeded(&self) -> impl Iterator<Item = String> {
+    pub(super) fn unneeded(&self) -> impl Iterator<Item = Unneeded<'_>> {
         self.entries.iter().filter(|entry| entry.matches.get() == 0).map(|Entry { command, listed, .. }| {
-            let Listed { scenario, place, dockerd, stratus, .. } = &**listed;
-            format!("scenario {scenario:?}, command {command:?}, place {place:?}, {dockerd:?} and {stratus:?}")
+            let Listed { scenario, place, dockerd, stratus, host, .. } = &**listed;
+            let entry =
+                format!("scenario {scenario:?}, command {command:?}, place {place:?}, {dockerd:?} and {stratus:?}");
+            Unneeded { entry, host: host.as_deref() }
         })
     }
 }

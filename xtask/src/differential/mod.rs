@@ -12,7 +12,7 @@ mod side;
 
 use crate::instance;
 use crate::workspace::Workspace;
-use accepted::Accepted;
+use accepted::{Accepted, Unneeded};
 use anyhow::{Context, Result, bail};
 use normalise::Normaliser;
 use side::{Side, Transcript};
@@ -134,11 +134,15 @@ fn judge(root: &Path, pair: &Pair, only: &[String], also: Option<Also>) -> Resul
     let totals = report::compare(theirs, ours, &accepted, also == Some(Also::Accepted))?;
     println!("\n{totals}; {:.0} s", began.elapsed().as_secs_f64());
     // Parts of the list are for scenarios that were not played.
-    let unneeded: Vec<String> = if is_whole { accepted.unneeded().collect() } else { Vec::new() };
-    for entry in &unneeded {
-        eprintln!("{} accepts what does not differ any more: {entry}", pair.accepted);
+    let mut needless = false;
+    for Unneeded { entry, host } in accepted.unneeded().filter(|_| is_whole) {
+        match host {
+            Some(why) => eprintln!("{} accepts what does not differ here ({why}): {entry}", pair.accepted),
+            None => eprintln!("{} accepts what does not differ any more: {entry}", pair.accepted),
+        }
+        needless |= host.is_none();
     }
-    if totals.refused > 0 || !unneeded.is_empty() {
+    if totals.refused > 0 || needless {
         bail!("mend what differs, or say in {} why it has to", files.join(pair.accepted).display());
     }
     Ok(())

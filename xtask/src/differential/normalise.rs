@@ -24,6 +24,13 @@ const RULES: &[(&str, &str)] = &[
     (r"\b[A-Z][a-z]{2} [ \d]\d \d\d:\d\d\b", "<time>"),
     // How long ago, and for how long.
     (r"\b([Ll]ess than a second|\d+ seconds?|[Aa]bout a minute|\d+ minutes?)\b", "<while>"),
+    // For how long it ran, as events have it.
+    (r"\bexecDuration=\d+", "execDuration=<while>"),
+    // The directory of a layer, as they come.
+    (r"<here>/data/images/layers/[0-9a-z]+/", "<here>/data/images/layers/<layer>/"),
+    (r"/proc/\d+/ns/", "/proc/<pid>/ns/"),
+    // How a kernel was built: of tmpfs, numbers of files that have 64 bits.
+    (r"\b(tmpfs \S+),inode64\b", "$1"),
     // Who answers. What is asked for is the same version.
     (r"(Api-Version: |API version is )1\.\d\d", "$1<version>"),
     (r"(Server: Docker/)\S+", "$1<version>"),
@@ -45,7 +52,8 @@ const ANSWER: &str = "Error response from daemon: ";
 const GREAT: &str = r"(^|: )[A-Z][a-z]";
 
 /// The fields of documents that hold numbers or words which must differ, and what takes their place.
-const FIELDS: &[(&str, &str)] = &[("time", "<time>"), ("timeNano", "<time>"), ("Pid", "<pid>"), ("Created", "<time>")];
+const FIELDS: &[(&str, &str)] =
+    &[("time", "<time>"), ("timeNano", "<time>"), ("Pid", "<pid>"), ("Created", "<time>"), ("execDuration", "<while>")];
 
 /// Makes what one side said comparable.
 pub(super) struct Normaliser {
@@ -112,6 +120,8 @@ impl Normaliser {
         match (known, &value) {
             // 0 means that there is none.
             (Some((_, word)), Value::Number(number)) if number.as_i64() != Some(0) => (*word).into(),
+            // An attribute of events, which are texts.
+            (Some((_, word)), Value::String(_)) if name == "execDuration" => (*word).into(),
             (None, Value::String(text)) if name == "HostPort" && is_chosen(text) => "<port>".into(),
             (None, Value::String(text)) if name == "message" => self.message(&self.text(text)).into(),
             _ => self.document(value),

@@ -166,7 +166,7 @@ impl Engine {
         };
         if let Some(guest) = guest {
             let options = crate::guest_files::WriteOptions { keep_kinds, owner };
-            self.unpack_into_guest(guest, thread, (at, missing), options, body).await?;
+            self.unpack_into_guest(record.clone(), guest, thread, (at, missing), options, body).await?;
             self.tell_container(&record, "extract-to-dir", []);
             return Ok(());
         }

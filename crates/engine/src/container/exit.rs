@@ -167,7 +167,8 @@ impl Engine {
 
     /// What the run used that ended at `ended`, and what is to be recorded of it.
     fn close_run(&self, record: &ContainerRecord, ended: Timestamp) -> (LastUsage, Option<Closing>) {
-        let usage = self.0.placements.last_usage(record);
+        let mut usage = self.0.placements.last_usage(record);
+        usage.oom_killed |= record.is_machine() && self.oom_killed_inside(&record.id);
         let closing = self.close_count(record, &usage, ended);
         (usage, closing)
     }

@@ -86,6 +86,7 @@ impl Engine {
     /// Unpacks an archive into a directory in a machine.
     pub(super) async fn unpack_into_guest(
         &self,
+        record: Arc<ContainerRecord>,
         mut guest: Guest,
         thread: Thread,
         (at, missing): (PathBuf, String),
@@ -99,6 +100,7 @@ impl Engine {
             if found.stat.mode & KIND != DIRECTORY {
                 return Err(Error::invalid("extraction point is not a directory"));
             }
+            check_writable(&record, &mut guest, &found)?;
             guest_files::write(&mut guest, &guest_files::root(&found.at), reader, &options)
         });
         unpacked.await.map_err(crate::images::error).flatten()
@@ -207,6 +209,22 @@ fn most(record: &ContainerRecord) -> u64 {
 
 fn open(directory: &Path) -> Result<std::fs::File> {
     std::fs::File::open(directory).map_err(|error| Error::step(format!("open {}", directory.display()), error))
+}
+
+/// Refuses to write where nobody may, before anything is: into a read-only root file system or volume.
+fn check_writable(record: &ContainerRecord, guest: &mut Guest, found: &Found) -> Result<()> {
+    let root = guest.stat(&guest_files::root(Path::new("/")))?;
+    let what = if root.is_some_and(|root| root.filesystem == found.stat.filesystem) {
+        record.host.readonly_rootfs.then_some("container rootfs")
+    } else {
+        let above = record.mounts.iter().filter(|mount| found.at.starts_with(&mount.target));
+        let nearest = above.max_by_key(|mount| mount.target.len());
+        nearest.is_some_and(|mount| !mount.writable).then_some("mounted volume")
+    };
+    match what {
+        Some(what) => Err(Error::forbidden(format!("{what} is marked read-only"))),
+        None => Ok(()),
+    }
 }
 
 /// What is at a path. A last symbolic link is not followed, unless the path ends in a slash.

@@ -291,7 +291,17 @@ impl Engine {
 
     /// Whether a container's machine went on after it was saved.
     pub(super) fn went_on(&self, id: &ContainerId) -> bool {
-        fs::symlink_metadata(self.machine_dir(id).join("control").join(microvm::WENT_ON)).is_ok()
+        self.left_word(id, microvm::WENT_ON)
+    }
+
+    /// Whether a container's machine says that something in it was killed for want of memory. Without a machine there is nobody to say so.
+    pub(super) fn oom_killed_inside(&self, id: &ContainerId) -> bool {
+        self.left_word(id, microvm::OOM_KILLED)
+    }
+
+    /// A machine says some things by files beside its control socket, of which only the names are looked at.
+    fn left_word(&self, id: &ContainerId, name: &str) -> bool {
+        fs::symlink_metadata(self.machine_dir(id).join("control").join(name)).is_ok()
     }
 
     /// A connection to a container's machine, whose answers are waited for as long as they may take. Blocks.

@@ -60,7 +60,12 @@ fn piece(number: u32, stream: Stream, offset: u64, bytes: &[u8]) -> Vec<u8> {
     wire
 }
 
-const EXIT: Exit = Exit { status: Status::Code(0), usage: Usage { user: 0, system: 0, memory: 0 }, outputs: [0, 0] };
+const EXIT: Exit = Exit {
+    status: Status::Code(0),
+    usage: Usage { user: 0, system: 0, memory: 0 },
+    outputs: [0, 0],
+    oom_killed: false,
+};
 
 #[test]
 fn output_comes_and_is_taken() {

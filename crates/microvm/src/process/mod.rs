@@ -43,6 +43,8 @@ const CALL: Duration = Duration::from_millis(20);
 const SHUTDOWN: Duration = Duration::from_secs(30);
 /// The name of an empty file beside the control socket, which is there once the machine has gone on after it was saved.
 pub const WENT_ON: &str = "went-on";
+/// The name of an empty file beside the control socket, which is there once something in the container was killed for want of memory.
+pub const OOM_KILLED: &str = "oom-killed";
 /// The exit status of a process that was killed, as that of a container whose machine is gone.
 pub(crate) const KILLED: u8 = 128 | KILL as u8;
 /// The signal that nobody holds back.
@@ -103,10 +105,11 @@ pub fn run(plan: &Path, report: Report) -> u8 {
     }
 }
 
-/// Tells why the process does not run. A program that is not there is told as if it had been looked for on the host.
+/// Tells why the process does not run. What failed in the guest is told in the words that it would have on the host.
 fn tell(report: Report, error: &Error) {
     match error {
         Error::Guest { failure: Failure::Program { errno, text }, .. } => report.failed(Step::Guest, *errno, text),
+        Error::Guest { failure: Failure::Sandbox { errno, text }, .. } => report.failed(Step::InGuest, *errno, text),
         error => report.failed(Step::Machine, 0, &error.to_string()),
     }
 }
@@ -289,6 +292,10 @@ impl Process {
                 self.on_progress(process)
             }
             Event::Exited { process, exit } => {
+                if process == self.main && exit.oom_killed {
+                    // Where that is not possible, nobody is told more than that it was killed.
+                    let _ = fs::write(self.plan.control.with_file_name(OOM_KILLED), []);
+                }
                 if let Some(attached) = self.attached.get_mut(&process) {
                     attached.exit = Some(exit);
                 }
