@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use guest_protocol::configuration::File;
@@ -11,7 +12,7 @@ use guest_protocol::place;
 use oci_spec::runtime::{LinuxNamespaceType, LinuxResources, Mount, Spec};
 use sandbox::MountTree;
 use serde_json::{Map, Value, json};
-use vmm::{MIB, MemorySize, VcpuCount};
+use vmm::{Backing, MIB, MemorySize, VcpuCount};
 
 use crate::driver::Driver;
 use crate::error::{Error, Result};
@@ -281,6 +282,8 @@ pub struct Host {
     pub volumes: Volumes,
     /// The most memory that its guest can have.
     pub most_memory: MemorySize,
+    /// How the memory of what it goes on from gets into it.
+    pub backing: Backing,
 }
 
 /// The specification of a machine's process; `container`: what is to run in it, if anything is. `memory` is the machine's. Where it has volumes, it begins with what its [file server](files) needs, and gives it up before it
@@ -317,6 +320,10 @@ pub fn outside(container: Option<&Spec>, driver: &Driver, host: &Host) -> Result
     if uses_kvm(driver) {
         devices.push(json!({ "path": "/dev/kvm", "type": "c", "major": 10, "minor": 232, "fileMode": 0o666 }));
     }
+    let faults = userfault(&host.backing)?;
+    if let Some((major, minor)) = faults {
+        devices.push(json!({ "path": USERFAULT, "type": "c", "major": major, "minor": minor, "fileMode": 0o666 }));
+    }
     let mut own = process(&[at::PROGRAM, "machine", at::PLAN], terminal);
     if !host.volumes.is_empty() {
         let options = ["nosuid", "noexec", "nodev", "mode=755", "size=64k"];
@@ -336,7 +343,7 @@ pub fn outside(container: Option<&Spec>, driver: &Driver, host: &Host) -> Result
         "linux": {
             "namespaces": namespaces(),
             "devices": devices,
-            "resources": resources(container)?,
+            "resources": resources(container, faults)?,
             "maskedPaths": ["/proc/kcore", "/proc/keys", "/proc/sysrq-trigger", "/proc/timer_list"],
             "readonlyPaths": ["/proc/sys"],
         },
@@ -380,13 +387,13 @@ fn bind(source: &Path, target: &Path, access: &str) -> Value {
 }
 
 /// What a container's limits on its use of the host are for the machine as a whole.
-fn resources(container: Option<&Spec>) -> Result<Value> {
+fn resources(container: Option<&Spec>, faults: Option<(u32, u32)>) -> Result<Value> {
     let given = container.and_then(|container| container.linux().as_ref()?.resources().clone()).unwrap_or_default();
     let mut fields = outside_of(&given)?;
     let rules = fields.entry("devices").or_insert_with(|| json!([]));
     if let Some(rules) = rules.as_array_mut() {
-        for minor in [200, 232] {
-            rules.push(json!({ "allow": true, "type": "c", "major": 10, "minor": minor, "access": "rwm" }));
+        for (major, minor) in [(10, 200), (10, 232)].into_iter().chain(faults) {
+            rules.push(json!({ "allow": true, "type": "c", "major": major, "minor": minor, "access": "rwm" }));
         }
     }
     Ok(Value::Object(fields))
@@ -409,6 +416,24 @@ fn outside_of(given: &LinuxResources) -> Result<Map<String, Value>> {
 
 /// What the kernel says of huge pages (its Documentation/admin-guide/mm/transhuge.rst).
 const HUGE_PAGES: &str = "/sys/kernel/mm/transparent_hugepage";
+
+/// Where whoever may open it has faults of its own memory told, its kernel's as well (userfaultfd(2)).
+const USERFAULT: &str = "/dev/userfaultfd";
+
+/// The numbers of that device, if the machine's process needs it: the host's kernel chose one of them when it booted.
+///
+/// # Errors
+/// The host has none.
+fn userfault(backing: &Backing) -> Result<Option<(u32, u32)>> {
+    if *backing == Backing::Mapped {
+        return Ok(None);
+    }
+    let path = Path::new(USERFAULT);
+    let what = "the device by which faults are told, which Linux has since 6.1,";
+    let found = fs::metadata(path).map_err(|source| Error::File { what, path: path.to_owned(), source })?;
+    let device = found.rdev();
+    Ok(Some((rustix::fs::major(device), rustix::fs::minor(device))))
+}
 
 fn uses_kvm(driver: &Driver) -> bool {
     use crate::driver::Accelerator;

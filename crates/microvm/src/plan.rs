@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use guest_protocol::configuration::{Disk, Machine, Root};
 use guest_protocol::message::Blob;
 use serde::{Deserialize, Serialize};
-use vmm::{Limits, MemorySize, VcpuCount};
+use vmm::{Backing, Limits, MemorySize, VcpuCount};
 
 use crate::driver::Driver;
 use crate::error::{Error, Result};
@@ -26,6 +26,8 @@ pub struct MachinePlan {
     pub hardware: Hardware,
     /// Where it goes on; `None`: it boots. Its parts are those that the saved machine had, with other files, taps and addresses.
     pub origin: Option<Origin>,
+    /// How the memory of what it goes on from gets into it.
+    pub backing: Backing,
     /// What is to run in it; `None`: nothing ever does. It is a template: once its agent is there it waits to be saved, for others to go on from.
     pub container: Option<Contained>,
     /// The Unix socket that it listens at ([`crate::control`]); its directory is there.

@@ -25,7 +25,7 @@ use microvm::{
 use oci_spec::runtime::{Process, Spec};
 use sandbox::cgroup::Placement;
 use sandbox::{CompileOptions, ExecOptions, ExecPlan, InitPlan, RootFs};
-use vmm::{MemorySize, VcpuCount};
+use vmm::{Backing, MemorySize, VcpuCount};
 
 const BOX: ContainerId = ContainerId(1);
 
@@ -174,6 +174,7 @@ impl Place {
                 console: false,
             },
             origin: None,
+            backing: Backing::Mapped,
             container: Some(Contained {
                 configuration: Configuration::default(),
                 root: Root {

@@ -1,9 +1,9 @@
 //! Runs a machine from the command line, with its serial port on standard output: for trying out a kernel, and for the tests.
 //!
-//! `vmm [--cpus N] [--memory MIB] [--most-memory MIB] [--initrd FILE] [--append LINE] [--disk FILE] [--layer FILE…] [--limit BYTES] [--tap NAME] [--vsock PATH] [--balloon] [--control] [--quiet] [--save DIR] KERNEL | --restore DIR`
+//! `vmm [--cpus N] [--memory MIB] [--most-memory MIB] [--initrd FILE] [--append LINE] [--disk FILE] [--layer FILE…] [--limit BYTES] [--tap NAME] [--vsock PATH] [--balloon] [--control] [--quiet] [--save DIR] KERNEL | --restore DIR [--faulted [--ahead FILE]]`
 //!
 //! With `--save`, the machine is saved into a directory, and no more is done, as soon as standard input has something or is at its end. With `--restore`, one goes on that was saved, with devices
-//! as it had.
+//! as it had. With `--faulted`, its memory comes as it is touched, before that what a file says, and what was touched is written there at its end.
 //!
 //! With `--control`, what standard input says is done, line by line, until its end: `memory MIB` has it have that much memory, `tell` writes down what the guest says of
 //! its memory.
@@ -17,11 +17,11 @@ use std::env;
 use std::error::Error;
 use std::ffi::OsString;
 use std::io::BufRead as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use vmm::{
-    Card, Config, Console, Contents, Disk, End, Limits, Machine, MemorySize, Rate, Snapshot, SnapshotFiles, VcpuCount,
-    Vsock,
+    Backing, Card, Config, Console, Contents, Disk, End, Limits, Machine, MemorySize, Rate, Snapshot, SnapshotFiles,
+    VcpuCount, Vsock,
 };
 
 fn main() -> ExitCode {
@@ -52,7 +52,7 @@ fn run(arguments: Vec<OsString>) -> Result<End, Box<dyn Error>> {
         files: Vec::new(),
         balloon: false,
     };
-    let mut is_controlled = false;
+    let (mut is_controlled, mut is_faulted, mut ahead) = (false, false, None);
     let (mut layers, mut save, mut restore, mut limits) = (Vec::new(), None, None, Limits::default());
     let mut rest = arguments.into_iter();
     while let Some(argument) = rest.next() {
@@ -77,6 +77,8 @@ fn run(arguments: Vec<OsString>) -> Result<End, Box<dyn Error>> {
             Some("--layer") => layers.push(value()?.into()),
             Some("--save") => save = Some(PathBuf::from(value()?)),
             Some("--restore") => restore = Some(PathBuf::from(value()?)),
+            Some("--faulted") => is_faulted = true,
+            Some("--ahead") => ahead = Some(PathBuf::from(value()?)),
             Some("--balloon") => config.balloon = true,
             Some("--control") => is_controlled = true,
             Some("--quiet") => config.console = Console::Off,
@@ -88,7 +90,11 @@ fn run(arguments: Vec<OsString>) -> Result<End, Box<dyn Error>> {
         config.disks.push(Disk { serial: "layers".to_owned(), contents: Contents::Concatenated(layers), limits });
     }
     let mut machine = match restore {
-        Some(from) => Machine::restore(&Snapshot::read(SnapshotFiles::open(&from)?)?, config.open_devices()?)?,
+        Some(from) => {
+            let snapshot = Snapshot::read(SnapshotFiles::open(&from)?)?;
+            let backing = if is_faulted { faulted(ahead.as_deref())? } else { Backing::Mapped };
+            Machine::restore_by(&snapshot, config.open_devices()?, &backing)?
+        }
         None => Machine::new(&config)?,
     };
     machine.start();
@@ -104,7 +110,17 @@ fn run(arguments: Vec<OsString>) -> Result<End, Box<dyn Error>> {
             machine.stop();
         }
     }
+    if let Some((path, _)) = ahead.zip(machine.working_set()) {
+        poll(&mut [PollFd::from_borrowed_fd(machine.ended(), PollFlags::IN)], None)?;
+        std::fs::write(path, postcard::to_stdvec(&machine.working_set())?)?;
+    }
     Ok(machine.wait()?)
+}
+
+/// Memory that comes as it is touched, and ahead of that what a file says, where it is there.
+fn faulted(ahead: Option<&Path>) -> Result<Backing, Box<dyn Error>> {
+    let bytes = ahead.and_then(|path| std::fs::read(path).ok());
+    Ok(Backing::Faulted { ahead: bytes.map(|bytes| postcard::from_bytes(&bytes)).transpose()?.flatten() })
 }
 
 /// Does what standard input says, until its end or the machine's.

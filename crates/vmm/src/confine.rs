@@ -10,6 +10,7 @@ use seccompiler::{
 };
 use std::collections::BTreeMap;
 use std::io;
+use std::sync::Once;
 
 /// What a thread is there for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,6 +25,8 @@ pub(crate) enum Kind {
     Events,
     /// Writes what the guest wrote to its serial port.
     Console,
+    /// Brings pages of a snapshot as they are touched.
+    Pages,
 }
 
 /// `KVM_RUN` and `KVM_GET_REGS`, of which the second is for the text of an error (linux/kvm.h).
@@ -35,7 +38,7 @@ const KVM_SET_USER_MEMORY_REGION: u64 = 0x4020_ae46;
 const TUN_SET_OFFLOAD: u64 = 0x4004_54d0;
 
 /// What every thread does: it waits for others, has memory, is signalled, writes to standard error when it panics, and ends.
-const COMMON: [libc::c_long; 20] = [
+const COMMON: [libc::c_long; 21] = [
     libc::SYS_read,
     libc::SYS_write,
     libc::SYS_futex,
@@ -56,6 +59,8 @@ const COMMON: [libc::c_long; 20] = [
     libc::SYS_exit,
     libc::SYS_exit_group,
     libc::SYS_rseq,
+    // The C library's allocator, when a ninth thread allocates: how many of them it is to have memory of their own for.
+    libc::SYS_sched_getaffinity,
 ];
 
 /// What a kind does besides.
@@ -88,6 +93,7 @@ fn own(kind: Kind) -> &'static [libc::c_long] {
             libc::SYS_getrandom,
             libc::SYS_timerfd_settime,
         ],
+        Kind::Pages => &[libc::SYS_pread64, libc::SYS_poll, libc::SYS_ppoll],
         Kind::Console | Kind::Files => &[libc::SYS_poll, libc::SYS_ppoll],
     }
 }
@@ -111,6 +117,7 @@ fn limited(kind: Kind) -> &'static [Limited] {
             (libc::SYS_socket, 0, None, &[libc::AF_UNIX as u64]),
             (libc::SYS_socketpair, 0, None, &[libc::AF_UNIX as u64]),
         ],
+        Kind::Pages => &[(libc::SYS_ioctl, 1, None, &crate::memory::REQUESTS)],
         Kind::Disk | Kind::Console | Kind::Files => &[],
     }
 }
@@ -134,6 +141,16 @@ fn compile(kind: Kind) -> Result<BpfProgram, seccompiler::BackendError> {
     SeccompFilter::new(rules, SeccompAction::KillProcess, SeccompAction::Allow, architecture)?.try_into()
 }
 
+/// Has the C library's allocator look, before the calling thread is confined, at what it looks at once in each process when a thread other than the first gives back memory:
+/// glibc opens `/proc/sys/vm/overcommit_memory` then (its malloc/arena.c).
+pub(crate) fn settle_allocator() {
+    static ONCE: Once = Once::new();
+    // Less than what is mapped by itself, and together more than what is kept: nothing of it is touched.
+    ONCE.call_once(|| {
+        drop((0..8).map(|_| std::hint::black_box(Vec::<u8>::with_capacity(96 << 10))).collect::<Vec<_>>())
+    });
+}
+
 /// Has the filter hold for the calling thread from now on.
 pub(crate) fn apply(filter: &BpfProgram) -> Result<()> {
     seccompiler::apply_filter(filter).map_err(|error| Error::Host {
@@ -147,10 +164,12 @@ mod tests {
     use super::*;
     use std::os::unix::process::ExitStatusExt;
     use std::process::Command;
+    use std::sync::{Arc, Barrier};
     use std::thread;
 
     /// What a thread of that name tries, in a process of its own, which the kernel is to end.
-    const TRIES: [(&str, Kind, fn()); 7] = [
+    const TRIES: [(&str, Kind, fn()); 8] = [
+        ("pages open a file", Kind::Pages, || drop(std::fs::File::open("/dev/null"))),
         ("files open a file", Kind::Files, || drop(std::fs::File::open("/dev/null"))),
         ("vcpu opens a file", Kind::Vcpu, || drop(std::fs::File::open("/dev/null"))),
         ("vcpu asks a terminal", Kind::Vcpu, || {
@@ -201,13 +220,23 @@ mod tests {
 
     #[test]
     fn threads_allocate_and_end_within_their_filters() {
-        for kind in [Kind::Vcpu, Kind::Disk, Kind::Events, Kind::Console, Kind::Files] {
+        for kind in [Kind::Vcpu, Kind::Disk, Kind::Events, Kind::Console, Kind::Files, Kind::Pages] {
             let filter = filter(kind).unwrap();
-            let summed = thread::spawn(move || {
-                apply(&filter).unwrap();
-                (0..200).map(|number| vec![1u8; number * 4096].len()).sum::<usize>()
+            // So many at once that they share what the allocator has, with so much that it gives some back.
+            let together = Arc::new(Barrier::new(20));
+            let threads = (0..20).map(|_| (filter.clone(), Arc::clone(&together)));
+            let threads = threads.map(|(filter, together)| {
+                thread::spawn(move || {
+                    settle_allocator();
+                    together.wait();
+                    apply(&filter).unwrap();
+                    let held: Vec<_> = (0..100).map(|number| vec![1u8; number * 1024]).collect();
+                    held.iter().map(Vec::len).sum::<usize>()
+                })
             });
-            assert_eq!(summed.join().unwrap(), 199 * 100 * 4096);
+            for summed in threads.collect::<Vec<_>>() {
+                assert_eq!(summed.join().unwrap(), 99 * 50 * 1024);
+            }
         }
     }
 }

@@ -40,6 +40,14 @@ pub enum Error {
         /// What it said.
         source: io::Error,
     },
+    /// Faults of the guest's memory are not told to this process.
+    #[error(
+        "have faults of the guest's memory told: {source}; the process has to be able to open /dev/userfaultfd (Linux 6.1), or the host to have vm.unprivileged_userfaultfd=1"
+    )]
+    NoUserfault {
+        /// What the kernel said.
+        source: io::Error,
+    },
     /// Memory for the guest can't be had.
     #[error("{size} MiB of memory for the guest: {source}")]
     Memory {

@@ -40,8 +40,9 @@ pub use end::End;
 pub use error::{Error, Result};
 pub use kvm::probe::{Virtualization, probe};
 pub use machine::{Machine, State};
+pub use memory::WorkingSet;
 pub use parts::{Boot, CardParts, Devices, Dial, DiskContents, DiskParts, FilesParts, Parts, VsockParts};
-pub use snapshot::{Snapshot, SnapshotFiles};
+pub use snapshot::{Backing, Snapshot, SnapshotFiles};
 
 /// Devices beside guests that were written to break them.
 #[cfg(feature = "fuzzing")]

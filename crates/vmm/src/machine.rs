@@ -12,10 +12,10 @@ use crate::error::{Error, Result};
 use crate::events::{Events, Waited};
 use crate::kvm::{self, Buses, Vcpu, Vm};
 use crate::load::load;
-use crate::memory::{Memory, More, PAGE, Run};
+use crate::memory::{Memory, More, PAGE, Pager, Run, Touched, WorkingSet};
 use crate::parts::{Devices, Parts};
-use crate::snapshot::{self, Saved, Snapshot, SnapshotFiles};
-use crate::threads::{Thread, Wanted, wake};
+use crate::snapshot::{self, Backing, Saved, Snapshot, SnapshotFiles};
+use crate::threads::{Gate, Thread, Wanted, wake};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::rand::{GetRandomFlags, getrandom};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -41,6 +41,14 @@ pub struct Machine {
     state: State,
     /// The snapshot that it went on from.
     origin: Option<snapshot::Name>,
+    /// Who brings its memory as it is touched, where that is not mapped: behind all that touch it.
+    pages: Option<Pages>,
+}
+
+/// The thread that brings pages of a snapshot, and what it has brought.
+struct Pages {
+    touched: Touched,
+    _thread: Thread,
 }
 
 /// What a machine does.
@@ -83,7 +91,7 @@ impl Machine {
         let memory = Memory::growing(memory, &ranges, more).or_else(|_| Memory::new(memory, &ranges))?;
         let entry = load(count, &boot, &devices, &memory)?;
         let vm = Vm::new(memory)?;
-        let frame = Frame::new(&vm, devices, None)?;
+        let frame = Frame::new(&vm, devices, None, Arc::new(Ending::new()?))?;
         let prepared = |index| {
             let vcpu = vm.vcpu(index, count)?;
             vcpu.prepare(entry)?;
@@ -100,19 +108,37 @@ impl Machine {
     /// # Errors
     /// As [`Machine::of`]; or the devices are not those of the snapshot, or the host's processors not such as the guest knows.
     pub fn restore(snapshot: &Snapshot, devices: Devices) -> Result<Machine> {
+        Machine::restore_by(snapshot, devices, &Backing::Mapped)
+    }
+
+    /// As [`Machine::restore`], with the memory as `backing` says. Where pages are brought as they are touched, one that can't be read any more ends the machine, as [`End::Failed`].
+    ///
+    /// # Errors
+    /// As [`Machine::restore`]; or the process may not have faults of its memory told.
+    pub fn restore_by(snapshot: &Snapshot, devices: Devices, backing: &Backing) -> Result<Machine> {
         let saved = snapshot.saved();
         let more = (saved.more > 0).then(|| More { start: layout::more(saved.memory), length: saved.more });
-        let memory = Memory::growing(saved.memory, &layout::memory(saved.memory), more)?;
+        let mut memory = Memory::growing(saved.memory, &layout::memory(saved.memory), more)?;
         saved.plugged.iter().for_each(|range| memory.plug(range.clone()));
-        snapshot.map(&memory)?;
+        let ending = Arc::new(Ending::new()?);
+        let pages = match backing {
+            Backing::Mapped => {
+                snapshot.map(&memory)?;
+                None
+            }
+            Backing::Faulted { ahead } => {
+                Some(pages(Pager::new(&mut memory, snapshot.files()?, ahead.as_ref())?, &ending)?)
+            }
+        };
         write_generation(&memory)?;
         let vm = Vm::new(memory)?;
         vm.restore(&saved.vm)?;
-        let frame = Frame::new(&vm, devices, Some(&saved.fixed))?;
+        let frame = Frame::new(&vm, devices, Some(&saved.fixed), ending)?;
         let vcpus = saved.processors.iter().zip(0..);
         let vcpus = vcpus.map(|(state, index)| vm.saved_vcpu(index, saved.vcpus, state)).collect::<Result<_>>()?;
         let mut machine = frame.machine(vm, saved.vcpus, vcpus)?;
         machine.origin = Some(saved.name);
+        machine.pages = pages;
         if machine.devices.len() != saved.devices.len() {
             return Err(Error::Snapshot(format!(
                 "go on from a snapshot with other devices: it has {}, and {} are given",
@@ -122,6 +148,9 @@ impl Machine {
         }
         for (device, state) in machine.devices.iter().zip(&saved.devices) {
             device.restore(state)?;
+        }
+        if let Some(End::Failed(why)) = machine.end() {
+            return Err(Error::Snapshot(why));
         }
         // The guest looks at its generation once it runs.
         machine.generation.write(1).map_err(Error::host("tell a guest that it is a copy"))?;
@@ -173,6 +202,10 @@ impl Machine {
             devices: self.devices.iter().map(Virtual::save).collect(),
             difference: save(self.vm.memory())?,
         };
+        // Its memory may have been out of reach when it was read.
+        if let Some(end) = self.end() {
+            return Err(Error::Snapshot(format!("save a machine that has ended: {end:?}")));
+        }
         snapshot::write(&saved, &into.state)
     }
 
@@ -255,6 +288,12 @@ impl Machine {
         self.balloon.as_ref()?.with(Balloon::statistics)?
     }
 
+    /// Which pages of its snapshot were touched so far, in the order in which they were: what another machine that goes on from the same one is likely to touch. `None`: they don't come as they are
+    /// touched.
+    pub fn working_set(&self) -> Option<WorkingSet> {
+        self.pages.as_ref().map(|pages| pages.touched.working_set())
+    }
+
     /// What it does, as far as it was told.
     pub fn state(&self) -> State {
         self.state
@@ -324,10 +363,9 @@ struct Frame {
 
 impl Frame {
     /// Makes the devices, of which those at fixed places go on from where they were `saved`.
-    fn new(vm: &Vm, devices: Devices, saved: Option<&FixedState>) -> Result<Frame> {
+    fn new(vm: &Vm, devices: Devices, saved: Option<&FixedState>, ending: Arc<Ending>) -> Result<Frame> {
         let mut devices = devices;
         let console = devices.console.take();
-        let ending = Arc::new(Ending::new()?);
         let mut buses = Buses::default();
         let fixed = fixed::attach(console, saved, vm, &ending, &mut buses.ports)?;
         let All { devices, balloon, blocks } = virtual_devices::attach(devices, vm, &ending, &mut buses.memory)?;
@@ -358,6 +396,7 @@ impl Frame {
             count,
             state,
             origin,
+            pages: None,
         })
     }
 }
@@ -376,6 +415,15 @@ fn random() -> Result<[u8; 16]> {
 /// Gives a machine a generation that no other one has.
 pub(crate) fn write_generation(memory: &Memory) -> Result<()> {
     memory.write("the machine's generation", layout::GENERATION, &random()?)
+}
+
+/// The thread that brings pages as they are touched: it works from now on.
+fn pages(pager: Pager, ending: &Arc<Ending>) -> Result<Pages> {
+    let (touched, wake, told) = (pager.touched(), wake()?, Arc::clone(ending));
+    let woken = Arc::clone(&wake);
+    let work = move |gate: &Gate| pager.work(gate, &woken, &told);
+    let thread = Thread::new("pages".to_owned(), crate::confine::Kind::Pages, Some(wake), ending, work)?;
+    Ok(Pages { touched, _thread: thread })
 }
 
 /// The thread that serves the queues of all devices that have none of their own.

@@ -141,6 +141,7 @@ impl Thread {
         let told = Told { ending: Arc::clone(ending), gate: Arc::clone(&gate) };
         let thread = thread::Builder::new().name(name).spawn(move || {
             signal::let_through();
+            confine::settle_allocator();
             match confine::apply(&filter) {
                 Ok(()) => work(&told.gate),
                 Err(error) => told.ending.tell(End::Failed(error.to_string())),

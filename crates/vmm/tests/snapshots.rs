@@ -8,7 +8,7 @@ use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::sync::Arc;
-use vmm::{Console, End, Machine, Snapshot, SnapshotFiles, State};
+use vmm::{Backing, Console, End, Machine, Snapshot, SnapshotFiles, State, WorkingSet};
 
 /// Where the guest counts, in memory.
 const COUNT: u32 = 0x20_0000;
@@ -46,6 +46,11 @@ fn started(guest: &Guest, name: &str, make: impl FnOnce(&vmm::Config) -> Machine
 
 fn restored(snapshot: &Snapshot) -> impl FnOnce(&vmm::Config) -> Machine {
     |config| Machine::restore(snapshot, config.open_devices().unwrap()).unwrap()
+}
+
+/// Its memory comes as it is touched.
+fn faulted(snapshot: &Snapshot, ahead: Option<WorkingSet>) -> impl FnOnce(&vmm::Config) -> Machine {
+    move |config| Machine::restore_by(snapshot, config.open_devices().unwrap(), &Backing::Faulted { ahead }).unwrap()
 }
 
 fn files(guest: &Guest, name: &str) -> SnapshotFiles {
@@ -208,4 +213,60 @@ fn a_machine_that_has_ended_is_not_saved() {
     }
     let error = machine.save(&files(&guest, "snapshot")).unwrap_err().to_string();
     assert!(error.contains("has ended: PowerOff"), "{error}");
+}
+
+#[test]
+fn machines_go_on_with_memory_that_comes_as_it_is_touched() {
+    let guest = counting();
+    let (mut first, one) = started(&guest, "one", |config| Machine::new(config).unwrap());
+    first.save(&files(&guest, "whole")).unwrap();
+    drop(first);
+    let whole = Arc::new(read(&guest, "whole"));
+    let (mut second, two) = started(&guest, "two", faulted(&whole, None));
+    let set = second.working_set().unwrap();
+    assert!((1..4096).contains(&set.pages()), "{set:?}");
+    // A difference has what was written, and not what was only brought.
+    let into = files(&guest, "difference");
+    second.save_difference(&into).unwrap();
+    let blocks = into.memory.metadata().unwrap().blocks() * 512;
+    assert!((4096..=16 << 10).contains(&blocks), "{blocks} bytes");
+    drop(second);
+    let difference = Snapshot::read_over(whole, SnapshotFiles::open(&guest.path("difference")).unwrap()).unwrap();
+    // Of two files now, ahead of need; and mapped, as nothing of it depends on how it came.
+    let (mut third, three) = started(&guest, "three", faulted(&difference, Some(set)));
+    third.save(&files(&guest, "again")).unwrap();
+    third.resume();
+    third.stop();
+    assert_eq!(third.wait().unwrap(), End::Stopped);
+    goes_on(&[&one, &two, &three]);
+    let (fourth, _) = started(&guest, "four", restored(&read(&guest, "again")));
+    drop(fourth);
+}
+
+#[test]
+fn a_machine_whose_memory_is_cut_ends_with_the_reason() {
+    // It reads a word of each page from 2 MiB to 32 MiB, and writes a byte of that to its serial port, again and again: `mov esi, 0x200000; mov dx, 0x3f8`,
+    let begins = Code::default().bytes(&[0xbe]).bytes(&0x20_0000u32.to_le_bytes()).bytes(&[0x66, 0xba, 0xf8, 3]);
+    // `lodsd; out dx, al; add esi, 4092; cmp esi, 32 MiB; jb` to `lodsd`, `jmp` to the first
+    let reads = begins.bytes(&[0xad, 0xee, 0x81, 0xc6]).bytes(&4092u32.to_le_bytes()).bytes(&[0x81, 0xfe]);
+    let reads = reads.bytes(&(32u32 << 20).to_le_bytes()).bytes(&[0x72, 0xf0, 0xeb, 0xe5]);
+    let guest = Guest::code(reads);
+    let mut machine = Machine::new(&guest.config).unwrap();
+    machine.save(&files(&guest, "snapshot")).unwrap();
+    drop(machine);
+    // Something to be read, of which the beginning stays.
+    let memory = File::options().write(true).open(guest.path("snapshot").join("memory")).unwrap();
+    for page in 0x200..0x1000u64 {
+        memory.write_all_at(&[7; 4096], page * 4096).unwrap();
+    }
+    let snapshot = read(&guest, "snapshot");
+    let backing = Backing::Faulted { ahead: None };
+    let mut machine = Machine::restore_by(&snapshot, guest.config.open_devices().unwrap(), &backing).unwrap();
+    memory.set_len(8 << 20).unwrap();
+    machine.start();
+    let End::Failed(why) = machine.wait().unwrap() else { panic!("it ended otherwise") };
+    assert!(why.contains("bring the memory of a snapshot into the machine"), "{why}");
+    // It is told when a machine is made, too.
+    let error = Machine::restore_by(&snapshot, guest.config.open_devices().unwrap(), &backing).unwrap_err();
+    assert!(error.to_string().contains("or was cut"), "{error}");
 }

@@ -20,7 +20,7 @@ use image::{Digest, ErofsLayer};
 use microvm::container::{CONTAINER, Host, Inside, USER, at};
 use microvm::control::Connection;
 use microvm::driver::Driver;
-use microvm::{Card, Contained, DiskLimits, ExecRequest, Hardware, MachinePlan, Origin, Volumes, Workload};
+use microvm::{Backing, Card, Contained, DiskLimits, ExecRequest, Hardware, MachinePlan, Origin, Volumes, Workload};
 use oci_spec::runtime::{LinuxResources, Process, Spec};
 use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
@@ -40,6 +40,8 @@ use crate::{Engine, Error, Result};
 
 /// The annotation that has a machine's kernel write what it has to say to the container's standard error.
 const CONSOLE: &str = "stratus.microvm.console";
+/// The annotation that says how the memory of a snapshot gets into a machine: `mapped` or `faulted`.
+const BACKING: &str = "stratus.microvm.memory";
 
 /// What a machine is booted from.
 pub(super) struct Booted {
@@ -153,9 +155,11 @@ impl Engine {
             Some(origin) => Beginning::Snapshot(origin),
             None => self.beginning(&driver, &hardware, booted)?,
         };
+        let origin = origin_of(&beginning, booted);
         let plan = MachinePlan {
             driver: driver.clone(),
-            origin: origin_of(&beginning, booted),
+            backing: if origin.is_some() { backing(record)? } else { Backing::Mapped },
+            origin,
             container: Some(Contained {
                 configuration: configuration(record, &inside, &interfaces, &beginning),
                 root: root(&inside, disk.is_some()),
@@ -286,6 +290,7 @@ impl Engine {
             upper: None,
             volumes,
             most_memory: plan.hardware.most_memory,
+            backing: plan.backing.clone(),
         })
     }
 
@@ -549,6 +554,18 @@ pub(super) fn fits(origin: &SnapshotRecord, driver: &Driver, interfaces: &[net::
     match (origin.cards.len(), interfaces.len()) {
         (then, now) if then == now => Ok(()),
         (then, now) => refuse(format!("its machine is on {then} networks, and the container on {now}")),
+    }
+}
+
+/// How the memory of what a container's machine goes on from gets into it.
+///
+/// # Errors
+/// Its annotation says something else.
+fn backing(record: &ContainerRecord) -> Result<Backing> {
+    match record.host.annotations.get(BACKING).map(String::as_str) {
+        None | Some("mapped") => Ok(Backing::Mapped),
+        Some("faulted") => Ok(Backing::Faulted { ahead: None }),
+        Some(other) => Err(Error::invalid(format!("the annotation {BACKING}={other} is to be `mapped` or `faulted`"))),
     }
 }
 

@@ -7,7 +7,7 @@ use keeper::protocol::{LogConfig, Recovery, Stdio};
 use microvm::container::{USER, at};
 use microvm::control::Connection;
 use microvm::driver::Extent;
-use microvm::{Card, DiskLimits, Hardware, Limits, MachinePlan, Volumes};
+use microvm::{Backing, Card, DiskLimits, Hardware, Limits, MachinePlan, Volumes};
 
 use super::machine::{Booted, MachineStart, refused, remove_directory};
 use crate::model::ContainerId;
@@ -125,6 +125,7 @@ impl Engine {
                 console: false,
             },
             origin: None,
+            backing: Backing::Mapped,
             container: None,
             control: at::SOCKET.into(),
             scratch: at::SCRATCH.into(),

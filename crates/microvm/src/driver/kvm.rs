@@ -102,7 +102,7 @@ pub(super) fn start(plan: &MachinePlan) -> Result<(Running, Calls)> {
         None => (&[][..], 0),
     };
     let mut machine = match read(snapshots)? {
-        Some(snapshot) => Machine::restore(&snapshot, parts.devices)?,
+        Some(snapshot) => Machine::restore_by(&snapshot, parts.devices, &plan.backing)?,
         None => Machine::of(parts)?,
     };
     machine.start();

@@ -112,7 +112,11 @@ pub(crate) fn attach(parts: Devices, vm: &Vm, ending: &Arc<Ending>, bus: &mut Bu
     let mut devices: Vec<Arc<Mutex<dyn Device>>> = vec![Arc::new(Mutex::new(Rng::default()))];
     for disk in disks {
         let limits = disk.limits;
-        devices.push(Arc::new(Mutex::new(Block::new(of_files(disk)?, limits, ending)?)));
+        devices.push(Arc::new(Mutex::new(Block::new(
+            of_files(disk)?.of_guest(vm.memory().whole().clone()),
+            limits,
+            ending,
+        )?)));
     }
     for CardParts { tap, mac, mtu, receive, send } in cards {
         let net = Net::new(Tap::of(tap)?, net::Card { mac, mtu, receive, send });

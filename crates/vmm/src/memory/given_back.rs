@@ -39,6 +39,9 @@ impl Memory {
     /// Gives back a part of a region, whose addresses in this process are greater by `distance`, counted around.
     fn give_back_within(&self, part: &Range<u64>, distance: u64) {
         let mut mapped = self.mapped();
+        if let (Some(awaited), Some(first)) = (&mut mapped.awaited, self.page_of(GuestAddress(part.start))) {
+            awaited.has_come(first..first + (part.end - part.start) / PAGE);
+        }
         let place = |at: u64| at.wrapping_add(distance) as *mut std::ffi::c_void;
         for own in mapped.files.without(part) {
             let length = (own.end - own.start) as usize;

@@ -3,16 +3,24 @@
 //! What a guest starts from (its kernel's segments, its initramfs) is mapped from its file, private to this process: the guest reads the
 //! host's page cache, which all guests share, and a page is copied when the guest writes to it. Nothing is copied to start.
 
+mod awaited;
 mod given_back;
 mod grown;
 mod mapping;
+mod pager;
 mod ranges;
 mod saved;
+mod sources;
+mod userfault;
 
 use crate::config::MemorySize;
 use crate::error::{Error, Result};
+use awaited::Awaited;
+pub(crate) use awaited::Whole;
+pub use awaited::WorkingSet;
 pub(crate) use grown::More;
 use mapping::Mapping;
+pub(crate) use pager::{Pager, Part, Touched};
 use ranges::Ranges;
 use rustix::mm::{Advice, MapFlags, ProtFlags};
 pub(crate) use saved::Run;
@@ -20,6 +28,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Mutex};
+pub(crate) use userfault::REQUESTS;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestRegionMmap, MmapRegion};
 
 /// Bytes of a page.
@@ -37,6 +46,7 @@ pub(crate) struct Memory {
     mapped: Arc<Mutex<Mapped>>,
     /// The last region, where that is for memory that comes while the machine runs.
     more: Option<More>,
+    whole: Whole,
 }
 
 /// What the guest's memory is where it is not as it was made.
@@ -48,6 +58,8 @@ struct Mapped {
     holes: Ranges,
     /// What the guest has of the memory that comes while it runs.
     plugged: Ranges,
+    /// What comes from files as it is touched.
+    awaited: Option<Awaited>,
 }
 
 impl Memory {
@@ -75,7 +87,7 @@ impl Memory {
             mappings.push(mapping);
         }
         let regions = GuestMemoryMmap::from_regions(regions).map_err(|error| failed(io::Error::other(error)))?;
-        Ok(Memory { size, regions, _mappings: mappings.into(), mapped: Arc::default(), more })
+        Ok(Memory { size, regions, _mappings: mappings.into(), mapped: Arc::default(), more, whole: Whole::default() })
     }
 
     /// How much it is.

@@ -42,6 +42,21 @@ impl Ranges {
         gaps
     }
 
+    /// They with the gaps of less than `gap` between them, and, where they are more than `most` then, with all that lies between the first and the last.
+    pub(super) fn joined(&self, gap: u64, most: usize) -> Vec<Range<u64>> {
+        let mut joined: Vec<Range<u64>> = Vec::new();
+        for (start, end) in &self.0 {
+            match joined.last_mut() {
+                Some(last) if *start < last.end.saturating_add(gap) => last.end = *end,
+                _ => joined.push(*start..*end),
+            }
+        }
+        match &joined[..] {
+            [first, .., last] if joined.len() > most => std::iter::once(first.start..last.end).collect(),
+            _ => joined,
+        }
+    }
+
     pub(super) fn insert(&mut self, range: Range<u64>) {
         if range.is_empty() {
             return;

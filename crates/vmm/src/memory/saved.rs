@@ -4,13 +4,14 @@
 //! what it touches, and what it writes is its own. So what a machine changed since then is what its process has pages of its own of, which the kernel says
 //! (`/proc/self/pagemap`, its Documentation/admin-guide/mm/pagemap.rst): whoever wrote it, a processor or a device, and at no cost while it runs.
 
+use super::awaited::Came;
 use super::{Memory, PAGE};
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
-use vm_memory::{Address, Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
+use vm_memory::{Address, GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
 
 /// Pages one behind the other in the file: the number of the first, and how many.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -66,7 +67,7 @@ impl Memory {
     }
 
     /// Bytes of the file.
-    fn length_of_file(&self) -> u64 {
+    pub(super) fn length_of_file(&self) -> u64 {
         self.regions().iter().map(GuestMemoryRegion::len).sum()
     }
 
@@ -77,9 +78,12 @@ impl Memory {
         for part in self.parts() {
             self.each_piece(part, pages.as_ref(), &mut |piece, entries| {
                 // Without an entry it may be anything, as may be what is mapped from a file and was not touched.
+                let came = self.came(part.guest + piece.start * PAGE, piece.end - piece.start);
                 let may_have = |number: usize| {
                     let at = part.guest + (piece.start + number as u64) * PAGE;
-                    entries.is_none_or(|entries| entries[number] & (PRESENT | SWAPPED) != 0) || self.is_of_file(at)
+                    entries.is_none_or(|entries| entries[number] & (PRESENT | SWAPPED) != 0)
+                        || self.is_of_file(at)
+                        || came[number] == Some(Came::Not)
                 };
                 let wanted: Vec<_> = (0..(piece.end - piece.start) as usize).map(may_have).collect();
                 self.write_pages(part, piece.start, &wanted, to).map(drop)
@@ -100,12 +104,15 @@ impl Memory {
                 let entries = entries.unwrap_or_default();
                 let at = |number: u64| part.guest + number * PAGE;
                 let holes = self.holes(&(at(piece.start)..at(piece.end)));
+                let came = self.came(at(piece.start), piece.end - piece.start);
                 let changed = |(number, entry): (usize, &u64)| {
-                    entry & SWAPPED != 0
+                    came[number] == Some(Came::OrWas)
+                        || entry & SWAPPED != 0
                         || entry & (PRESENT | OF_FILE) == PRESENT
                         || holes.iter().any(|hole| hole.contains(&at(piece.start + number as u64)))
                 };
-                let wanted: Vec<_> = entries.iter().enumerate().map(changed).collect();
+                let mut wanted: Vec<_> = entries.iter().enumerate().map(changed).collect();
+                self.leave_out_same(part, piece.start, &mut wanted)?;
                 for run in self.write_pages(part, piece.start, &wanted, to)? {
                     match runs.last_mut() {
                         Some(last) if last.first + last.count == run.first => last.count += run.count,
@@ -132,9 +139,8 @@ impl Memory {
         self.is_whole(file)?;
         let parts = self.parts();
         for run in runs {
-            let (start, length) = (run.first.saturating_mul(PAGE), run.count.saturating_mul(PAGE));
-            let end = start.checked_add(length).filter(|end| *end <= self.length_of_file());
-            let end = end.ok_or_else(|| Error::Snapshot("a snapshot has pages that its machine has not".to_owned()))?;
+            let pages = self.pages_of(run)?;
+            let (start, end) = (pages.start * PAGE, pages.end * PAGE);
             // What was unplugged later is in none.
             for part in &parts {
                 let (start, end) = (start.max(part.file), end.min(part.file + part.length));
@@ -150,7 +156,31 @@ impl Memory {
         Ok(())
     }
 
-    fn is_whole(&self, file: &File) -> Result<()> {
+    /// The pages that a run is of, if the file has them.
+    pub(super) fn pages_of(&self, run: &Run) -> Result<Range<u64>> {
+        let end = run.first.checked_add(run.count).filter(|end| *end <= self.length_of_file() / PAGE);
+        let end = end.ok_or_else(|| Error::Snapshot("a snapshot has pages that its machine has not".to_owned()))?;
+        Ok(run.first..end)
+    }
+
+    /// The pages that the guest has, by their numbers in a snapshot's files.
+    pub(super) fn saved_pages(&self) -> Vec<Range<u64>> {
+        self.parts().iter().map(|part| part.file / PAGE..(part.file + part.length) / PAGE).collect()
+    }
+
+    /// Leaves out of some pages of a region that are to be written those that are in memory as they are in the files that they came from.
+    fn leave_out_same(&self, part: Part, first: u64, wanted: &mut [bool]) -> Result<()> {
+        if !self.whole().may_be_lost() || !wanted.contains(&true) {
+            return Ok(());
+        }
+        let mut bytes = vec![0; wanted.len() * PAGE as usize];
+        self.read_pages(GuestAddress(part.guest + first * PAGE), &mut bytes)?;
+        let differing = self.differing(part.file / PAGE + first, &bytes)?;
+        wanted.iter_mut().zip(differing).for_each(|(wanted, differs)| *wanted &= differs);
+        Ok(())
+    }
+
+    pub(super) fn is_whole(&self, file: &File) -> Result<()> {
         let length = file.metadata().map_err(Error::host("look at a snapshot's memory"))?.len();
         if length == self.length_of_file() {
             Ok(())
@@ -191,11 +221,7 @@ impl Memory {
             let mut bytes = vec![0; count * PAGE as usize];
             let start = (first + next as u64) * PAGE;
             let at = GuestAddress(part.guest + start);
-            self.regions().read_slice(&mut bytes, at).map_err(|_| Error::DoesNotFit {
-                what: "a snapshot",
-                at: at.0,
-                needs: bytes.len() as u64,
-            })?;
+            self.read_pages(at, &mut bytes)?;
             let has_something = |page: &[u8]| page.iter().any(|byte| *byte != 0);
             let written: Vec<_> = bytes.chunks(PAGE as usize).map(has_something).collect();
             let mut done = 0;

@@ -12,7 +12,7 @@ use crate::devices::fixed::FixedState;
 use crate::devices::virtio::transport::TransportState;
 use crate::error::{Error, Result};
 use crate::kvm::VmState;
-use crate::memory::{Memory, Run};
+use crate::memory::{Memory, Part, Run, WorkingSet};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::fs::File;
@@ -86,6 +86,20 @@ impl SnapshotFiles {
     }
 }
 
+/// How a snapshot's memory gets into a machine that goes on from it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Backing {
+    /// The files are mapped, private to the machine: what copies have not written to is there once, in the host's page cache.
+    #[default]
+    Mapped,
+    /// A thread of the machine's reads a page, and some around it, when it is touched first (userfaultfd(2)): for files that can't be mapped, or are slow to be read in small pieces. What was
+    /// touched is the machine's own then, and shared with nobody. The process has to be able to open `/dev/userfaultfd`.
+    Faulted {
+        /// What is read ahead of need, in this order ([`crate::Machine::working_set`]).
+        ahead: Option<WorkingSet>,
+    },
+}
+
 /// A snapshot that was read, from which any number of machines may go on ([`crate::Machine::restore`]).
 pub struct Snapshot {
     saved: Saved,
@@ -149,6 +163,14 @@ impl Snapshot {
     /// All but the memory.
     pub(crate) fn saved(&self) -> &Saved {
         &self.saved
+    }
+
+    /// The files that the memory is in, the first one with all of it, and for each other one the pages that it has.
+    pub(crate) fn files(&self) -> Result<Vec<Part<'_>>> {
+        let mut files = self.base.as_ref().map_or_else(|| Ok(Vec::new()), |base| base.files())?;
+        let memory = self.memory.try_clone().map_err(Error::host("have a descriptor of a snapshot's memory twice"))?;
+        files.push((memory, self.saved.difference.as_ref().map(|(_, runs)| &runs[..])));
+        Ok(files)
     }
 
     /// Maps the memory, over that of what it is a difference to.

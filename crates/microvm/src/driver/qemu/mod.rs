@@ -18,7 +18,7 @@ use std::process::{Child, Command, Stdio};
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use rustix::process::PidfdFlags;
-use vmm::{MemorySize, SnapshotFiles};
+use vmm::{Backing, MemorySize, SnapshotFiles};
 
 use self::layers::Layers;
 use self::memory::Memory;
@@ -87,6 +87,11 @@ impl Drop for Running {
 
 pub(super) fn start(plan: &MachinePlan, program: &Path, accelerator: Accelerator) -> Result<(Running, OwnedFd)> {
     limits::check(&plan.hardware.cards)?;
+    if plan.backing != Backing::Mapped {
+        return Err(Error::NotThere {
+            what: "memory of a snapshot that comes as it is touched, with QEMU, which has it copied".to_owned(),
+        });
+    }
     let (ours, theirs) = inherited("a socket for the machine's agent")?;
     rustix::io::ioctl_fionbio(&ours, true).map_err(Error::system("set up", "a socket for the machine's agent"))?;
     let (monitor, monitored) = inherited("a socket for QEMU's monitor")?;

@@ -39,6 +39,15 @@ impl<'m> Buffers<'m> {
         self.slices[self.next..].iter().map(|slice| (slice.ptr_guard().as_ptr(), slice.len()))
     }
 
+    /// Touches each page of them, so that it is there: for who has to know, before somebody reads them, whether one could not be brought.
+    pub(crate) fn touch(&self) {
+        for slice in &self.slices[self.next..] {
+            let pages = (0..slice.len()).step_by(crate::memory::PAGE as usize).chain([slice.len() - 1]);
+            let mut byte = [0u8];
+            pages.for_each(|at| drop(slice.offset(at).map(|rest| rest.copy_to(&mut byte))));
+        }
+    }
+
     /// Takes off the last `count` bytes. `None`: there are not as many.
     pub(crate) fn split_end(&mut self, count: usize) -> Option<Buffers<'m>> {
         let mut rest = self.clone();

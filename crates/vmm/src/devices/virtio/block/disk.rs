@@ -2,6 +2,7 @@
 
 use super::super::buffers::Buffers;
 use super::SECTOR;
+use crate::memory::Whole;
 use rustix::fs::FallocateFlags;
 use std::fs::File;
 use std::io;
@@ -29,6 +30,8 @@ pub(crate) struct Disk {
     /// What is written is there after a loss of power at once, as the guest does not say when it has to be (5.2.6.2).
     write_through: bool,
     serial: [u8; 20],
+    /// Of the memory of the guest that writes.
+    whole: Whole,
 }
 
 impl Disk {
@@ -42,6 +45,7 @@ impl Disk {
             read_only,
             write_through: false,
             serial: serial_of(serial),
+            whole: Whole::default(),
         })
     }
 
@@ -56,7 +60,22 @@ impl Disk {
             starts.push(start);
             parts.push(Part { start, length, file, there });
         }
-        Ok((Disk { parts, size, read_only: true, write_through: false, serial: serial_of(serial) }, starts))
+        Ok((
+            Disk {
+                parts,
+                size,
+                read_only: true,
+                write_through: false,
+                serial: serial_of(serial),
+                whole: Whole::default(),
+            },
+            starts,
+        ))
+    }
+
+    /// For a guest whose memory may turn out not to be as it should: then it writes nothing more.
+    pub(crate) fn of_guest(self, whole: Whole) -> Disk {
+        Disk { whole, ..self }
     }
 
     /// Bytes.
@@ -111,6 +130,9 @@ impl Disk {
 
     /// Writes from `offset` on.
     pub(super) fn write(&self, offset: u64, from: &mut Buffers<'_>) -> io::Result<()> {
+        if self.whole.may_be_lost() {
+            from.touch();
+        }
         let file = self.writable()?;
         let mut place = offset;
         from.transfer(|list| {
@@ -142,6 +164,9 @@ impl Disk {
     }
 
     fn writable(&self) -> io::Result<&File> {
+        if !self.whole.is() {
+            return Err(io::Error::other("a part of the guest's memory is lost"));
+        }
         match &self.parts[..] {
             [part] if !self.read_only => Ok(&part.file),
             _ => Err(io::ErrorKind::ReadOnlyFilesystem.into()),
