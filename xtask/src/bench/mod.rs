@@ -10,6 +10,7 @@ mod containers;
 mod daemons;
 mod document;
 mod layers;
+mod microvms;
 mod runtimes;
 
 use crate::instance::{self, release_program};
@@ -39,6 +40,10 @@ pub(crate) fn run(root: &Path, arguments: &[String]) -> Result<()> {
         // In a mount namespace of their own: what they print is read by the bench.
         Some(runtimes::ALONE) => runtimes::alone(&arguments[1..]),
         _ => {
+            // From within there is no network to fetch it by.
+            if arguments.is_empty() || arguments.iter().any(|part| part == "microvms") {
+                e2e::fetch_kernel();
+            }
             let mut command = Command::new("unshare");
             command.args(["--net", "--mount", "--propagation", "private"]);
             command.arg(std::env::current_exe()?).args(["bench", INSIDE]).args(arguments);
@@ -51,7 +56,7 @@ pub(crate) fn run(root: &Path, arguments: &[String]) -> Result<()> {
 }
 
 fn measure(root: &Path, only: &[String]) -> Result<()> {
-    const PARTS: [&str; 5] = ["runtimes", "daemons", "containers", "layers", "builds"];
+    const PARTS: [&str; 6] = ["runtimes", "daemons", "containers", "layers", "builds", "microvms"];
     if let Some(unknown) = only.iter().find(|name| !PARTS.contains(&name.as_str())) {
         bail!("the bench has no part {unknown:?}: there are {}", PARTS.join(", "));
     }
@@ -78,6 +83,9 @@ fn measure(root: &Path, only: &[String]) -> Result<()> {
     }
     if wanted("builds") {
         document.add(progress("builds", || builds::figures(&arena))?);
+    }
+    if wanted("microvms") {
+        document.add(progress("microvms", || microvms::figures(&arena))?);
     }
     let text = document.text(began.elapsed());
     if only.is_empty() {

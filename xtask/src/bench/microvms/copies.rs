@@ -1,0 +1,141 @@
+//! Machines that go on from a snapshot: one by one, and a hundred at once.
+
+use super::super::arena::Arena;
+use super::super::document::{Figure, Target, Unit};
+use super::super::settle;
+use super::guests::{self, ANSWER, WAITS};
+use super::process::{Boots, Process};
+use super::starts::MEBIBYTE;
+use crate::figures::milliseconds;
+use anyhow::{Context, Result, bail};
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+use vmm::{Config, Console, Contents, Disk, Limits, Machine, MemorySize, SnapshotFiles, VcpuCount, Vsock};
+
+const ROUNDS: usize = 11;
+const HUNDRED: usize = 100;
+const HUNDREDS: usize = 3;
+/// A guest that is not ready by then never is.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// By then a shell waits for its word.
+const SETTLED: Duration = Duration::from_millis(50);
+
+/// Sizes of memory, in MiB.
+const SIZES: [(u64, &str); 4] = [
+    (64, "a snapshot from exec to the first instruction of the machine that goes on, 64 MiB"),
+    (256, "the same, 256 MiB"),
+    (1024, "the same, 1 GiB"),
+    (4096, "the same, 4 GiB"),
+];
+
+pub(super) fn figures(arena: &Arena, boots: &Boots) -> Result<Vec<Figure>> {
+    let kernel = arena.path("waiting-kernel");
+    fs::write(&kernel, guests::waiting()).context("cannot write a kernel")?;
+    let boots = Boots { kernel, ..boots.clone() };
+    let mut figures = Vec::new();
+    for (mib, what) in SIZES {
+        let snapshot = save(arena, &boots, mib)?;
+        let times = (0..=ROUNDS).map(|_| goes_on(arena, &boots, mib, &snapshot)).collect::<Result<Vec<_>>>()?;
+        let times = times.into_iter().skip(1).map(milliseconds).collect();
+        let bound = if figures.is_empty() { GOES_ON } else { "" };
+        figures.push(Figure::time(what, vec![("stratus", times)], 5.0, bound));
+    }
+    let snapshot = arena.path(&format!("snapshot-{}", SIZES[1].0));
+    let (mut times, mut memory) = (Vec::new(), Vec::new());
+    for round in 0..=HUNDREDS {
+        let (time, each) = hundred(arena, &boots, SIZES[1].0, &snapshot)?;
+        if round > 0 {
+            times.push(milliseconds(time));
+            memory.extend(each);
+        }
+    }
+    figures.push(Figure::time(
+        "a hundred machines that go on from one snapshot of 256 MiB, until all have answered",
+        vec![("stratus", times)],
+        1000.0,
+        HUNDRED_AT_ONCE,
+    ));
+    figures.push(Figure {
+        what: "each of them, beyond its guest's memory, PSS",
+        unit: Unit::Megabytes,
+        measured: vec![("stratus", memory)],
+        target: Target::AtMost(0.12 * MEBIBYTE),
+        bound: "constants of the program that have addresses in them, heap and stacks: the program's code is charged to all hundred. The guests' memory is the \
+                snapshot's file, once, and what each has written to",
+    });
+    Ok(figures)
+}
+
+const GOES_ON: &str = "until the guest's answer is read from the process: it has seen that it is a copy, by its generation, and written the first four bytes of that. The memory is mapped, \
+    whatever its size; 16 MiB of it had been written to. The guest is one of some instructions, as the host's KVM carries them out one by one";
+const HUNDRED_AT_ONCE: &str = "the two cores: from the word by which shells that wait become machines' processes until the last of all answers, which differ from each other, is read. forkd, \
+    on Firecracker, says of itself: 101 ms on 20 cores, 0.12 MiB each";
+
+/// A machine of that size, saved by this process as one of its kind, with the devices that it would have.
+fn save(arena: &Arena, boots: &Boots, mib: u64) -> Result<PathBuf> {
+    let directory = arena.path(&format!("snapshot-{mib}"));
+    fs::create_dir_all(&directory).with_context(|| format!("cannot create {}", directory.display()))?;
+    let console = directory.join("console");
+    let memory = MemorySize::from_mib(mib)?;
+    let layers = Contents::Concatenated(vec![boots.initramfs.clone()]);
+    let config = Config {
+        vcpus: VcpuCount::new(1)?,
+        memory,
+        most_memory: memory,
+        kernel: boots.kernel.clone(),
+        initrd: None,
+        command_line: String::new(),
+        console: Console::File(console.clone()),
+        disks: vec![Disk { serial: "layers".to_owned(), contents: layers, limits: Limits::default() }],
+        cards: Vec::new(),
+        vsock: Some(Vsock { cid: 3, path: directory.join("vsock") }),
+        files: Vec::new(),
+        balloon: true,
+    };
+    let mut machine = Machine::new(&config)?;
+    machine.start();
+    let began = Instant::now();
+    while fs::read(&console).unwrap_or_default() != [WAITS] {
+        if let Some(end) = machine.end() {
+            bail!("a guest that waits ended: {end:?}");
+        }
+        if began.elapsed() > PATIENCE {
+            bail!("a guest that is to wait does not after {PATIENCE:?}");
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    machine.save(&SnapshotFiles::create(&directory)?)?;
+    Ok(directory)
+}
+
+fn goes_on(arena: &Arena, boots: &Boots, mib: u64, snapshot: &Path) -> Result<Duration> {
+    let mut process = Process::prepare(&arena.program, boots, mib, Some(snapshot), arena.path("machine"))?;
+    std::thread::sleep(SETTLED);
+    settle()?;
+    let began = process.go()?;
+    process.first::<ANSWER>()?;
+    Ok(began.elapsed())
+}
+
+/// How long it takes until a hundred have answered, and the memory of each.
+fn hundred(arena: &Arena, boots: &Boots, mib: u64, snapshot: &Path) -> Result<(Duration, Vec<f64>)> {
+    let prepared = (0..HUNDRED).map(|number| {
+        let directory = arena.path(&format!("machine-{number}"));
+        Process::prepare(&arena.program, boots, mib, Some(snapshot), directory)
+    });
+    let mut processes = prepared.collect::<Result<Vec<_>>>()?;
+    std::thread::sleep(SETTLED);
+    settle()?;
+    let began = Instant::now();
+    processes.iter_mut().try_for_each(|process| process.go().map(drop))?;
+    let answers = processes.iter_mut().map(Process::first::<ANSWER>).collect::<Result<BTreeSet<_>>>()?;
+    let time = began.elapsed();
+    if answers.len() != HUNDRED {
+        bail!("{HUNDRED} machines gave {} answers", answers.len());
+    }
+    std::thread::sleep(SETTLED);
+    let memory = processes.iter().map(|process| process.memory().map(|bytes| bytes as f64 / 1e6));
+    Ok((time, memory.collect::<Result<_>>()?))
+}

@@ -1,0 +1,36 @@
+//! Machines: what our own hypervisor takes, by its process and by what its guests do.
+//!
+//! The process is the one that runs microVMs, `stratus machine`, started as a keeper starts it. Its guests are of two kinds: some of few instructions, on the KVM that the
+//! host has, whatever that is; and a distribution's kernel, in a machine whose processor QEMU emulates with its virtualization, where times say nothing and counts do.
+
+mod copies;
+mod guests;
+mod process;
+mod starts;
+
+use super::arena::Arena;
+use super::document::Figure;
+use anyhow::{Context, Result, bail};
+use process::Boots;
+use std::process::Command;
+
+pub(super) fn figures(arena: &Arena) -> Result<Vec<Figure>> {
+    let boots = prepare(arena)?;
+    let mut figures = starts::figures(arena, &boots)?;
+    figures.extend(copies::figures(arena, &boots)?);
+    Ok(figures)
+}
+
+/// What machines boot: the distribution's kernel, as `stratus microvm kernel` prepares it.
+fn prepare(arena: &Arena) -> Result<Boots> {
+    let (vmlinuz, modules) = e2e::kernel_as_packaged(&arena.path("kernel"));
+    let data = arena.path("microvms-kernel");
+    let mut command = Command::new(&arena.program);
+    command.args(["microvm", "kernel", "--use"]).arg(vmlinuz).arg("--modules").arg(modules);
+    let output = command.arg("--data-dir").arg(&data).output().context("cannot run stratus")?;
+    if !output.status.success() {
+        bail!("the kernel could not be prepared: {}", String::from_utf8_lossy(&output.stderr).trim());
+    }
+    let prepared = data.join("microvm/kernel");
+    Ok(Boots { kernel: prepared.join("vmlinux"), initramfs: prepared.join("initramfs") })
+}
