@@ -65,15 +65,28 @@ impl Memory {
         self.more.map_or_else(Vec::new, |more| self.plugged(&more.range()))
     }
 
+    /// Whether the guest has all of a range, as far as that is memory that may come: devices go nowhere else, or a guest could have them fill what it was not given.
+    pub(crate) fn is_the_guests(&self, at: GuestAddress, length: u64) -> bool {
+        let Some(more) = self.more.map(|more| more.range()) else { return true };
+        let range = at.0.max(more.start)..at.0.saturating_add(length).min(more.end);
+        range.is_empty() || self.mapped().plugged.without(&range).is_empty()
+    }
+
     /// The guest has it now. It reads as zeros.
     pub(crate) fn plug(&self, range: Range<u64>) {
         self.mapped().plugged.insert(range);
     }
 
-    /// The guest has it no more: the host has it back.
+    /// The guest has it no more: the host has it back, with whatever a device that was in the middle of a request has written since then to what went before.
     pub(crate) fn unplug(&self, range: &Range<u64>) {
-        self.mapped().plugged.remove(range);
-        self.give_back(GuestAddress(range.start), range.end - range.start);
+        let gaps = {
+            let mut mapped = self.mapped();
+            mapped.plugged.remove(range);
+            self.more.map(|more| mapped.plugged.without(&more.range())).unwrap_or_default()
+        };
+        for gap in gaps {
+            self.give_back(GuestAddress(gap.start), gap.end - gap.start);
+        }
     }
 }
 
@@ -129,6 +142,28 @@ mod tests {
         third.save(&whole).unwrap();
         use std::os::unix::fs::MetadataExt;
         assert!(whole.metadata().unwrap().blocks() * 512 < 2 * BLOCK, "it has more than one block");
+    }
+
+    #[test]
+    fn the_guest_has_what_is_plugged_and_what_went_before_is_given_back_again() {
+        const BLOCK: u64 = 2 << 20;
+        let (start, mib) = (4u64 << 30, |mib| MemorySize::from_mib(mib).unwrap());
+        let more = More::new(GuestAddress(start), mib(32), mib(100)).unwrap();
+        let memory = Memory::growing(mib(32), &[(GuestAddress(0), 32 << 20)], more).unwrap();
+        memory.plug(start + BLOCK..start + 3 * BLOCK);
+        memory.plug(start + 3 * BLOCK..start + 4 * BLOCK);
+        let has = |at, length| memory.is_the_guests(GuestAddress(at), length);
+        assert!(has(0, 32 << 20) && has(start + BLOCK, 3 * BLOCK) && has(start, 0) && has(u64::MAX, u64::MAX));
+        for (at, length) in
+            [(start, 1), (start + BLOCK - 1, 2), (start + 4 * BLOCK - 1, 2), (start - 1, 2), (0, u64::MAX)]
+        {
+            assert!(!has(at, length), "{at:#x} {length}");
+        }
+        // A device was late.
+        memory.unplug(&(start + BLOCK..start + 2 * BLOCK));
+        memory.write("bytes", GuestAddress(start + BLOCK), &[7; 100]).unwrap();
+        memory.unplug(&(start + 3 * BLOCK..start + 4 * BLOCK));
+        assert_eq!(memory.regions().read_obj::<u64>(GuestAddress(start + BLOCK)).unwrap(), 0);
     }
 
     #[test]

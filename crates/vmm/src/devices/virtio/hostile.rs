@@ -221,6 +221,11 @@ impl Guest {
 
     /// As before, with features of the device's own.
     pub(super) fn set_up_with(&mut self, size: u16, features: u32) {
+        self.set_up_at(size, features, RINGS);
+    }
+
+    /// As before, with its rings from an address on.
+    pub(super) fn set_up_at(&mut self, size: u16, features: u32, start: u64) {
         self.write(0x70, 0);
         self.write(0x70, 1);
         self.write(0x70, 3);
@@ -235,8 +240,9 @@ impl Guest {
             let most = self.read(0x34);
             self.write(0x38, most.min(size.into()));
             for (register, ring) in [(0x80, 0), (0x90, 1), (0xa0, 2)] {
-                self.write(register, (rings(queue as usize) + ring * RING) as u32);
-                self.write(register + 4, 0);
+                let at = start - RINGS + rings(queue as usize) + ring * RING;
+                self.write(register, at as u32);
+                self.write(register + 4, (at >> 32) as u32);
             }
             self.write(0x44, 1);
         }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use virtio_queue::{QueueOwnedT, QueueT};
-use vm_memory::GuestMemoryBackend;
+use vm_memory::{GuestAddress, GuestMemoryBackend};
 use vmm_sys_util::eventfd::EventFd;
 
 /// The guest put something into a queue that makes no sense.
@@ -142,7 +142,12 @@ impl Queue {
         interrupt: Arc<Interrupt>,
         kick: Arc<EventFd>,
     ) -> Option<Queue> {
-        ring.is_valid(memory.regions()).then_some(Queue { ring, memory, interrupt, kick })
+        let size = u64::from(ring.size());
+        // (2.7) With the indexes by which either side says when it wants to be told.
+        let places =
+            [(ring.desc_table(), 16 * size), (ring.avail_ring(), 6 + 2 * size), (ring.used_ring(), 6 + 8 * size)];
+        let is_the_guests = places.iter().all(|(at, length)| memory.is_the_guests(GuestAddress(*at), *length));
+        (is_the_guests && ring.is_valid(memory.regions())).then_some(Queue { ring, memory, interrupt, kick })
     }
 
     /// How far the device is with it.
@@ -240,8 +245,9 @@ impl Queue {
             count += 1;
             is_whole = !descriptor.has_next();
             let length = descriptor.len() as usize;
-            let slice = memory.regions().get_slice(descriptor.addr(), length);
-            let slice = slice.map_err(|_| {
+            let slice = memory.regions().get_slice(descriptor.addr(), length).ok();
+            let slice = slice.filter(|_| memory.is_the_guests(descriptor.addr(), length as u64));
+            let slice = slice.ok_or_else(|| {
                 Nonsense(format!("a buffer of {length} bytes at {:#x} is not in memory", descriptor.addr().0))
             })?;
             let into = if descriptor.is_write_only() {

@@ -76,6 +76,33 @@ fn what_a_guest_gives_back_reads_as_zeros_when_it_has_it_again() {
 }
 
 #[test]
+fn devices_go_nowhere_where_a_guest_has_no_memory() {
+    let (mut guest, blocks) = Guest::with_blocks(MOST);
+    guest.set_up(16);
+    guest.attached.with(&blocks, |blocks| Ok(blocks.ask_for(4 * BLOCK))).unwrap();
+    assert_eq!(ask(&mut guest, 0, PLUG, START + BLOCK, 1), (0, 0));
+    let byte = |guest: &Guest, at| guest.memory.regions().read_obj::<u8>(GuestAddress(at)).unwrap();
+    // An answer into the block, across its end, and into none.
+    for (at, is_its_own) in [(START + BLOCK, true), (START + 2 * BLOCK - 5, false), (START, false)] {
+        guest.set_up(16);
+        guest.put(at, &[0xee; 10]);
+        guest.descriptor(0, 0, Descriptor { address: BUFFERS, length: 24, flags: NEXT, next: 1 });
+        guest.descriptor(0, 1, Descriptor { address: at, length: 10, flags: WRITE, next: 0 });
+        guest.offer(0, 1, &[0], 16);
+        guest.notify(0);
+        let found = (byte(&guest, at) == 0xee, guest.attached.interrupt.is_broken());
+        assert_eq!(found, (!is_its_own, !is_its_own), "{at:#x}");
+    }
+    // A ring where there is none.
+    guest.write(0x70, 0);
+    assert!(!guest.attached.interrupt.is_broken());
+    guest.set_up_at(16, 0, START);
+    assert!(guest.attached.interrupt.is_broken());
+    guest.set_up_at(16, 0, START + BLOCK);
+    assert!(!guest.attached.interrupt.is_broken());
+}
+
+#[test]
 fn a_driver_that_starts_over_and_a_machine_that_goes_on_find_what_they_have() {
     let (mut guest, blocks) = Guest::with_blocks(MOST);
     guest.set_up(16);
