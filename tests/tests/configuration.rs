@@ -22,7 +22,7 @@ const fn key(name: &'static str, value: &'static str, command: &'static str, pri
 
 /// In all of them, `%WORK%` stands for the shell's directory, `%RUN%` and `%DATA%` for the daemon's, `%NET%` for the start of
 /// its addresses.
-const KEYS: [Key; 25] = [
+const KEYS: [Key; 26] = [
     key("data-dir", "'%DATA%'", "docker info -f '{{.DockerRootDir}}'", "%DATA%"),
     key("run-dir", "'%RUN%'", "test -S %RUN%/keeper.sock && echo it is there", "it is there"),
     key("group", "'staff'", "stat -c %G %RUN%/docker.sock", "staff"),
@@ -64,6 +64,12 @@ const KEYS: [Key; 25] = [
     key("init", "true", "docker run --rm busybox cat /proc/1/comm", "init"),
     key("default-runtime", "'stratus'", "docker info -f '{{.DefaultRuntime}}'", "stratus"),
     key("microvm-driver", "'qemu'", "docker info -f '{{.Runtimes.microvm.Status.driver}}'", "qemu ("),
+    key(
+        "microvm-endpoint",
+        "'https://127.0.0.1:%THIRD%'",
+        "curl -s --cacert ca.pem https://127.0.0.1:%THIRD%/",
+        "no token",
+    ),
     key("label", "['rack=7']", "docker info -f '{{.Labels}}'", "[rack=7]"),
     key("metrics-addr", "'127.0.0.1:%NEXT%'", "curl -s -m 5 127.0.0.1:%NEXT%/metrics", "stratus_images 1"),
     key("log-level", "'debug'", "grep -c '\"level\":\"DEBUG\"' ../log | grep -vx 0 && echo it is told", "it is told"),
@@ -92,6 +98,7 @@ fn every_key_has_its_effect() {
         ("%NET%", host.addresses().trim_end_matches(".0.0/16").to_owned()),
         ("%PORT%", host.port().to_string()),
         ("%NEXT%", (host.port() + 1).to_string()),
+        ("%THIRD%", (host.port() + 2).to_string()),
     ];
     let filled = |text: &str| words.iter().fold(text.to_owned(), |text, (name, word)| text.replace(name, word));
     let file: String = KEYS.iter().map(|key| format!("{} = {}\n", key.name, filled(key.value))).collect();
@@ -113,7 +120,7 @@ fn every_key_has_its_effect() {
 }
 
 /// Values that are refused, and what is said.
-const REFUSED: [(&str, &str); 19] = [
+const REFUSED: [(&str, &str); 22] = [
     ("label = 'two words'", "label \"two words\": write NAME=VALUE, with no white space in the name"),
     ("label = ['rack=7', 'the rack=7']", "label \"the rack=7\": write NAME=VALUE"),
     ("dns-search = 'two words'", "dns-search \"two words\": write one domain's name, such as internal.example"),
@@ -124,6 +131,12 @@ const REFUSED: [(&str, &str); 19] = [
         "host = 'unix://docker.sock'",
         "host unix://docker.sock: the socket's path must begin at the root: write unix:///docker.sock",
     ),
+    (
+        "microvm-endpoint = 'https://a.example:1'",
+        "microvm-endpoint https://a.example:1: write an IP address and a port",
+    ),
+    ("microvm-endpoint = '127.0.0.1:1'", "microvm-endpoint 127.0.0.1:1: write http://127.0.0.1:PORT, or https://"),
+    ("microvm-endpoint = 'http://0.0.0.0:1'", "by http it is for this machine alone"),
     ("host = 'docker.sock'", "host docker.sock: write unix:///PATH, tcp://ADDRESS:PORT or fd://"),
     (
         "bridge = 'sixteen-letters-'",

@@ -1,11 +1,12 @@
 //! Images of microVMs, and what goes on from them. Docker has nothing like it.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use bytes::Bytes;
 use engine::CreateRequest;
 use http::StatusCode;
-use microvms::{BuildImage, Hook, Hooks, ImageVersion, Microvm, Ready, RunMicrovm};
+use microvms::{BuildImage, Hook, Hooks, Idle, ImageVersion, Microvm, Policy, Ports, Ready, RunMicrovm};
 use serde::{Deserialize, Serialize};
 
 use crate::body::{self, Response};
@@ -16,6 +17,8 @@ use crate::time::rfc3339;
 
 /// How long a program may take to listen, where nobody says, in seconds.
 const LISTENS_WITHIN: u16 = 300;
+/// For how long a token is good, where nobody says, in seconds.
+const GOOD_FOR: u64 = 15 * 60;
 
 #[derive(Deserialize)]
 #[serde(rename = "MicrovmImage", rename_all = "PascalCase", deny_unknown_fields)]
@@ -56,6 +59,8 @@ struct VersionBody {
     size: u64,
     /// The hooks that its program has.
     hooks: Vec<&'static str>,
+    /// The port at which it was waited for.
+    port: Option<u16>,
 }
 
 impl From<ImageVersion> for VersionBody {
@@ -68,6 +73,7 @@ impl From<ImageVersion> for VersionBody {
             created: rfc3339(version.created),
             image: version.image,
             size: version.size,
+            port: version.port,
         }
     }
 }
@@ -77,6 +83,45 @@ impl From<ImageVersion> for VersionBody {
 struct RunBody {
     /// What its program is told.
     payload: String,
+    /// `null`: it stays as it is, however long nobody asks it anything.
+    idle: Option<IdleBody>,
+    /// Seconds after which it is ended, in any case.
+    maximum_duration: Option<u64>,
+}
+
+/// What becomes of one that nobody asks anything through the endpoint. All times are seconds.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[serde(rename = "Idle", rename_all = "PascalCase", deny_unknown_fields)]
+struct IdleBody {
+    /// It is suspended then.
+    after: u64,
+    /// Suspended for so long, it is ended; `null`: never.
+    #[serde(default)]
+    suspended: Option<u64>,
+    /// A request has it go on.
+    #[serde(default = "yes")]
+    auto_resume: bool,
+}
+
+fn yes() -> bool {
+    true
+}
+
+impl From<IdleBody> for Idle {
+    fn from(body: IdleBody) -> Self {
+        Self {
+            after: Duration::from_secs(body.after),
+            suspended: body.suspended.map(Duration::from_secs),
+            resumes: body.auto_resume,
+        }
+    }
+}
+
+impl From<Idle> for IdleBody {
+    fn from(idle: Idle) -> Self {
+        let suspended = idle.suspended.map(|time| time.as_secs());
+        Self { after: idle.after.as_secs(), suspended, auto_resume: idle.resumes }
+    }
 }
 
 #[derive(Serialize)]
@@ -87,18 +132,45 @@ struct MicrovmBody {
     image: String,
     state: &'static str,
     created: String,
+    /// Where it is asked, with a token.
+    endpoint: String,
+    idle: Option<IdleBody>,
+    maximum_duration: Option<u64>,
 }
 
-impl From<Microvm> for MicrovmBody {
-    fn from(microvm: Microvm) -> Self {
-        Self {
+impl MicrovmBody {
+    async fn of(call: &Call, microvm: Microvm) -> Result<Self> {
+        let policy = microvm.policy()?;
+        Ok(Self {
             state: microvm.state(),
             id: microvm.record.id.to_string(),
             name: microvm.record.name.clone(),
             image: microvm.image,
             created: rfc3339(microvm.record.created),
-        }
+            endpoint: call.microvms().endpoint().await?.to_owned(),
+            idle: policy.idle.map(IdleBody::from),
+            maximum_duration: policy.longest.map(|time| time.as_secs()),
+        })
     }
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename = "Token", rename_all = "PascalCase", default, deny_unknown_fields)]
+struct TokenBody {
+    /// `8080`, `8000-8099`, or `all`; none: where its program was waited for, or 8080.
+    ports: Vec<String>,
+    /// For how long it is good.
+    seconds: Option<u64>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct TokenAnswer {
+    endpoint: String,
+    /// What goes into the head of a request, as it is.
+    headers: BTreeMap<&'static str, String>,
+    ports: String,
+    expires: String,
 }
 
 /// `POST /stratus/microvms/images?name=`
@@ -132,25 +204,50 @@ pub(crate) async fn remove_image(call: Call) -> Result<Response> {
 
 /// `POST /stratus/microvms?image=`; with `name`, under that.
 pub(crate) async fn run(mut call: Call) -> Result<Response> {
-    let RunBody { payload } = call.json_or_default().await?;
+    let RunBody { payload, idle, maximum_duration } = call.json_or_default().await?;
     let request = RunMicrovm {
         image: call.query.text("image").to_owned(),
         name: call.query.given("name").map(str::to_owned),
         payload: Bytes::from(payload),
+        policy: Policy { idle: idle.map(Idle::from), longest: maximum_duration.map(Duration::from_secs) },
     };
     let microvm = call.microvms().run(request).await?;
-    body::json(StatusCode::CREATED, &MicrovmBody::from(microvm))
+    body::json(StatusCode::CREATED, &MicrovmBody::of(&call, microvm).await?)
 }
 
 /// `GET /stratus/microvms`, the newest first.
 pub(crate) async fn list(call: Call) -> Result<Response> {
-    let all = call.microvms().microvms().await?;
-    body::ok_json(&all.into_iter().map(MicrovmBody::from).collect::<Vec<_>>())
+    let mut all = Vec::new();
+    for microvm in call.microvms().microvms().await? {
+        all.push(MicrovmBody::of(&call, microvm).await?);
+    }
+    body::ok_json(&all)
 }
 
 /// `GET /stratus/microvms/{name}`
 pub(crate) async fn inspect(call: Call) -> Result<Response> {
-    body::ok_json(&MicrovmBody::from(call.microvms().microvm(&call.name).await?))
+    let microvm = call.microvms().microvm(&call.name).await?;
+    body::ok_json(&MicrovmBody::of(&call, microvm).await?)
+}
+
+/// `POST /stratus/microvms/{name}/token`
+pub(crate) async fn token(mut call: Call) -> Result<Response> {
+    let TokenBody { ports, seconds } = call.json_or_default().await?;
+    let ports = match ports.as_slice() {
+        [] => None,
+        ports => Some(Ports::new(ports.iter().map(|port| port.parse()).collect::<Result<Vec<_>, _>>()?)?),
+    };
+    let good_for = Duration::from_secs(seconds.unwrap_or(GOOD_FOR));
+    let token = call.microvms().token(&call.name, ports, good_for).await?;
+    body::json(
+        StatusCode::CREATED,
+        &TokenAnswer {
+            endpoint: token.endpoint,
+            headers: BTreeMap::from([(token.header, token.value)]),
+            ports: token.ports.to_string(),
+            expires: rfc3339(token.expires),
+        },
+    )
 }
 
 /// `POST /stratus/microvms/{name}/suspend`

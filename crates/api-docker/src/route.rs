@@ -65,6 +65,7 @@ static ROUTES: &[Route] = routes! {
     GET "/stratus/microvms" => microvms::list;
     POST "/stratus/microvms" => microvms::run;
     GET "/stratus/microvms/{}" => microvms::inspect;
+    POST "/stratus/microvms/{}/token" => microvms::token;
     POST "/stratus/microvms/{}/suspend" => microvms::suspend;
     POST "/stratus/microvms/{}/resume" => microvms::resume;
     DELETE "/stratus/microvms/{}" => microvms::terminate;

@@ -102,14 +102,18 @@ impl Microvms {
         hooks: Option<Hooks>,
     ) -> Result<ImageVersion> {
         self.0.engine.start(container).await?;
-        if let Ready::Listening { port, seconds } = ready {
-            let address = self.address(container).await?;
-            self.while_it_runs(container, listens(address, port, seconds)).await?;
-        }
+        let port = match ready {
+            Ready::Listening { port, seconds } => {
+                let address = self.address(container).await?;
+                self.while_it_runs(container, listens(address, port, seconds)).await?;
+                Some(port)
+            }
+            Ready::Running => None,
+        };
         self.tell(hooks.as_ref(), Hook::Ready, container, Bytes::new()).await?;
         self.number(&name.clone(), |version| async move {
             let version =
-                ImageVersion { name, version, image, hooks, created: engine::model::Timestamp::now(), size: 0 };
+                ImageVersion { name, version, image, hooks, port, created: engine::model::Timestamp::now(), size: 0 };
             let saved = self.0.engine.save_machine_image(container, &version.machine_image()).await?;
             Ok(ImageVersion { created: saved.created, size: saved.size, ..version })
         })

@@ -19,6 +19,9 @@ pub struct ImageVersion {
     pub image: String,
     /// What its program is told.
     pub hooks: Option<Hooks>,
+    /// The port at which it was waited for.
+    #[serde(default)]
+    pub port: Option<u16>,
     /// Bytes that its snapshot takes.
     pub size: u64,
 }

@@ -7,11 +7,17 @@
 //! # Invariants
 //! - A microVM is a container of the engine, known by its label: whatever one can do with a container, one can do with it, and what was removed is gone.
 //! - A version has its record once its machine image is there. A machine image without one is removed at the next start.
+//! - Nothing reaches a program through the endpoint without a token for its microVM and port, and no token reaches a program.
+//! - Who suspends a microVM, has it go on or ends it is alone with it, and no request is on its way to it then.
 #![forbid(unsafe_code)]
 
+mod activity;
 mod build;
+mod endpoint;
 mod hooks;
 mod image;
+mod keeping;
+mod policy;
 mod vm;
 
 use std::sync::Arc;
@@ -19,9 +25,14 @@ use std::sync::Arc;
 use engine::{Engine, Error, Result};
 use store::Collection;
 
+use activity::Activities;
+use endpoint::Endpoint;
+
 pub use build::{BuildImage, Ready};
+pub use endpoint::{Listen, PortRange, Ports, Token};
 pub use hooks::{Hook, Hooks};
 pub use image::ImageVersion;
+pub use policy::{Idle, Policy};
 pub use vm::{IMAGE_LABEL, Microvm, RunMicrovm};
 
 /// Images of microVMs, and the microVMs. Cheap to clone; all clones are one.
@@ -33,17 +44,31 @@ struct Inner {
     images: Collection<ImageVersion>,
     /// Held while a version gets its number and its record.
     numbering: tokio::sync::Mutex<()>,
+    activities: Activities,
+    endpoint: Endpoint,
+    /// Something was done with a microVM that its policy is to hear of.
+    changed: tokio::sync::Notify,
 }
 
 impl Microvms {
-    /// Takes up what is there, and removes what somebody who was killed left half made.
+    /// Takes up what is there, and removes what somebody who was killed left half made. From then on policies are carried out, and the endpoint answers.
     ///
     /// # Errors
-    /// The store can't be read.
-    pub async fn open(engine: Engine) -> Result<Self> {
+    /// The store can't be read, or the endpoint can't be where it was.
+    pub async fn open(engine: Engine, listen: Listen) -> Result<Self> {
         let images = Collection::new(engine.store(), "microvm-image/");
-        let opened = Self(Arc::new(Inner { engine, images, numbering: tokio::sync::Mutex::default() }));
+        let endpoint = Endpoint::open(engine.store())?;
+        let opened = Self(Arc::new(Inner {
+            engine,
+            images,
+            numbering: tokio::sync::Mutex::default(),
+            activities: Activities::default(),
+            endpoint,
+            changed: tokio::sync::Notify::default(),
+        }));
         opened.sweep().await?;
+        opened.begin_endpoint(listen).await?;
+        tokio::spawn(opened.clone().keep_policies());
         Ok(opened)
     }
 

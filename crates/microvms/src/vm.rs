@@ -1,17 +1,23 @@
 //! MicroVMs that go on from an image.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use engine::model::{ContainerRecord, Phase};
 use engine::{Error, RemoveOptions, Result};
 
-use crate::{Hook, Hooks, Microvms, step};
+use crate::activity::Visit;
+use crate::{Hook, Hooks, ImageVersion, Microvms, Policy, step};
 
 /// Has the containers that are microVMs, with `NAME:VERSION` of their image.
 pub const IMAGE_LABEL: &str = "stratus.microvm.image";
 /// Has their hooks, as JSON: they outlive the image.
 const HOOKS_LABEL: &str = "stratus.microvm.hooks";
+/// Has their policy, as JSON.
+const POLICY_LABEL: &str = "stratus.microvm.policy";
+/// Has the port at which their program was waited for.
+const PORT_LABEL: &str = "stratus.microvm.port";
 /// The most bytes that a microVM is begun with.
 const PAYLOAD_MAX: usize = 16 << 10;
 
@@ -24,6 +30,8 @@ pub struct RunMicrovm {
     pub name: Option<String>,
     /// What its program is told by the hook `run`: whose it is, as a rule.
     pub payload: Bytes,
+    /// What becomes of it by itself.
+    pub policy: Policy,
 }
 
 /// A microVM.
@@ -43,6 +51,30 @@ impl Microvm {
             (phase, _) => phase.name(),
         }
     }
+
+    /// What becomes of it by itself.
+    ///
+    /// # Errors
+    /// Somebody else wrote its label.
+    pub fn policy(&self) -> Result<Policy> {
+        Ok(self.labelled(POLICY_LABEL)?.unwrap_or_default())
+    }
+
+    /// Its hooks.
+    fn hooks(&self) -> Result<Option<Hooks>> {
+        self.labelled(HOOKS_LABEL)
+    }
+
+    /// The port where its program listened when its image was saved, where that is known.
+    pub(crate) fn port(&self) -> Option<u16> {
+        self.record.config.labels.get(PORT_LABEL)?.parse().ok()
+    }
+
+    fn labelled<T: serde::de::DeserializeOwned>(&self, label: &str) -> Result<Option<T>> {
+        let text = self.record.config.labels.get(label);
+        let read = text.map(|text| serde_json::from_str(text)).transpose();
+        read.map_err(|error| step(&format!("read the label {label} of {}", self.record.name), error))
+    }
 }
 
 impl Microvms {
@@ -55,6 +87,7 @@ impl Microvms {
             let length = request.payload.len();
             return Err(Error::invalid(format!("the payload has {length} bytes, and {PAYLOAD_MAX} is the most")));
         }
+        request.policy.check()?;
         let version = self.find(&request.image)?;
         let hooks = version.hooks.as_ref();
         if !request.payload.is_empty() && !hooks.is_some_and(|hooks| hooks.has(Hook::Run)) {
@@ -64,11 +97,9 @@ impl Microvms {
             )));
         }
         let name = version.machine_image();
-        let told = hooks.map(serde_json::to_string).transpose().map_err(|error| step("write down its hooks", error))?;
-        let told = told.map(|hooks| (HOOKS_LABEL.to_owned(), hooks));
+        let told = labels(&version, request.policy).map_err(|error| step("write down what it is", error))?;
         let label = |config: &mut engine::model::ContainerConfig, _: &mut _| {
             config.labels.remove(crate::build::BUILD_LABEL);
-            config.labels.insert(IMAGE_LABEL.to_owned(), name.clone());
             config.labels.extend(told);
         };
         let created = self.0.engine.create_of_machine_image(&name, request.name, label).await?;
@@ -78,7 +109,12 @@ impl Microvms {
             self.tell(hooks, Hook::Run, id, request.payload).await?;
             self.microvm(id).await
         };
-        match begun.await {
+        // Its policy leaves it alone until then.
+        let visit = Visit::begin(&self.0.activities.of(id));
+        let begun = begun.await;
+        drop(visit);
+        self.0.changed.notify_one();
+        match begun {
             Ok(microvm) => Ok(microvm),
             Err(error) => {
                 let options = RemoveOptions { force: true, volumes: true, link: false };
@@ -116,9 +152,16 @@ impl Microvms {
     /// # Errors
     /// It does not run, or its program refuses.
     pub async fn suspend(&self, reference: &str) -> Result<()> {
-        let (microvm, hooks) = self.with_hooks(reference).await?;
+        let microvm = self.microvm(reference).await?;
+        let activity = self.0.activities.of(microvm.record.id.as_str());
+        let _alone = activity.gate.lock().await;
+        self.suspend_alone(&microvm).await
+    }
+
+    /// See [`Microvms::suspend`]; the caller holds its gate.
+    pub(crate) async fn suspend_alone(&self, microvm: &Microvm) -> Result<()> {
         let id = microvm.record.id.as_str();
-        self.tell(hooks.as_ref(), Hook::Suspend, id, Bytes::new()).await?;
+        self.tell(microvm.hooks()?.as_ref(), Hook::Suspend, id, Bytes::new()).await?;
         self.0.engine.suspend(id).await
     }
 
@@ -127,10 +170,41 @@ impl Microvms {
     /// # Errors
     /// It is not suspended, or can't go on; or its program refuses, and runs.
     pub async fn resume(&self, reference: &str) -> Result<()> {
-        let (microvm, hooks) = self.with_hooks(reference).await?;
+        let microvm = self.microvm(reference).await?;
+        let activity = self.0.activities.of(microvm.record.id.as_str());
+        let _alone = activity.gate.lock().await;
+        self.resume_alone(&microvm).await
+    }
+
+    async fn resume_alone(&self, microvm: &Microvm) -> Result<()> {
         let id = microvm.record.id.as_str();
         self.0.engine.resume(id).await?;
-        self.tell(hooks.as_ref(), Hook::Resume, id, Bytes::new()).await
+        self.tell(microvm.hooks()?.as_ref(), Hook::Resume, id, Bytes::new()).await
+    }
+
+    /// Somebody comes to a microVM with a request: it runs, and does for as long as that is under way. One that is suspended goes on first, where its
+    /// policy says so.
+    ///
+    /// # Errors
+    /// There is none of that identifier, it does not run, or can't go on.
+    pub(crate) async fn visit(&self, id: &str) -> Result<Visit> {
+        let activity = self.0.activities.of(id);
+        let _alone = activity.gate.lock().await;
+        let microvm = self.microvm(id).await?;
+        let name = &microvm.record.name;
+        match (microvm.record.state.phase, microvm.state()) {
+            (Phase::Running, _) => {}
+            (_, "suspended") => {
+                if !microvm.policy()?.idle.is_some_and(|idle| idle.resumes) {
+                    return Err(Error::unavailable(format!(
+                        "microVM {name} is suspended, and no request has it go on: resume it first"
+                    )));
+                }
+                self.resume_alone(&microvm).await.map_err(|error| error.context(format!("resume microVM {name}")))?;
+            }
+            (_, state) => return Err(Error::unavailable(format!("microVM {name} is {state}"))),
+        }
+        Ok(Visit::begin(&activity))
     }
 
     /// Ends a microVM, and removes it. Its program is told, and can't hinder it.
@@ -138,8 +212,15 @@ impl Microvms {
     /// # Errors
     /// There is none of that name.
     pub async fn terminate(&self, reference: &str) -> Result<()> {
-        let (microvm, hooks) = self.with_hooks(reference).await?;
-        let id = microvm.record.id.as_str();
+        let microvm = self.microvm(reference).await?;
+        let activity = self.0.activities.of(microvm.record.id.as_str());
+        let _alone = activity.gate.lock().await;
+        self.terminate_alone(&microvm).await
+    }
+
+    /// See [`Microvms::terminate`]; the caller holds its gate.
+    pub(crate) async fn terminate_alone(&self, microvm: &Microvm) -> Result<()> {
+        let (id, hooks) = (microvm.record.id.as_str(), microvm.hooks()?);
         if microvm.record.state.phase == Phase::Running
             && let Err(error) = self.tell(hooks.as_ref(), Hook::Terminate, id, Bytes::new()).await
         {
@@ -147,14 +228,21 @@ impl Microvms {
         }
         self.0.engine.remove(id, RemoveOptions { force: true, volumes: true, link: false }).await
     }
+}
 
-    /// With what its program is told.
-    async fn with_hooks(&self, reference: &str) -> Result<(Microvm, Option<Hooks>)> {
-        let microvm = self.microvm(reference).await?;
-        let hooks = microvm.record.config.labels.get(HOOKS_LABEL).map(|hooks| serde_json::from_str(hooks));
-        let hooks = hooks.transpose().map_err(|error| step(&format!("read the hooks of {reference}"), error))?;
-        Ok((microvm, hooks))
+/// What is written down of a microVM that goes on from an image: it outlives that.
+fn labels(version: &ImageVersion, policy: Policy) -> serde_json::Result<BTreeMap<String, String>> {
+    let mut labels = BTreeMap::from([(IMAGE_LABEL.to_owned(), version.machine_image())]);
+    if let Some(hooks) = &version.hooks {
+        labels.insert(HOOKS_LABEL.to_owned(), serde_json::to_string(hooks)?);
     }
+    if let Some(port) = version.port {
+        labels.insert(PORT_LABEL.to_owned(), port.to_string());
+    }
+    if policy != Policy::default() {
+        labels.insert(POLICY_LABEL.to_owned(), serde_json::to_string(&policy)?);
+    }
+    Ok(labels)
 }
 
 /// A container that is a microVM.

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use tokio_rustls::rustls::server::WebPkiClientVerifier;
+use tokio_rustls::rustls::server::danger::ClientCertVerifier;
+use tokio_rustls::rustls::server::{NoClientAuth, WebPkiClientVerifier};
 use tokio_rustls::rustls::{ClientConfig, RootCertStore, ServerConfig};
 
 /// The files of one side, in PEM format.
@@ -47,16 +48,25 @@ impl Identity {
         Self { authority: file("ca.pem"), certificate: file("cert.pem"), key: file("key.pem") }
     }
 
-    /// For the side that is called.
+    /// For the side that is called, where clients show a certificate.
     pub(crate) fn server(&self) -> Result<ServerConfig, Error> {
         let provider = Arc::new(ring::default_provider());
-        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(self.authorities()?), provider.clone())
+        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(self.authorities()?), provider)
             .build()
             .map_err(|error| Error::file(&self.authority, error))?;
-        let mut config = ServerConfig::builder_with_provider(provider)
+        self.server_of(verifier)
+    }
+
+    /// For the side that is called, where clients show something else.
+    pub(crate) fn server_for_all(&self) -> Result<ServerConfig, Error> {
+        self.server_of(Arc::new(NoClientAuth))
+    }
+
+    fn server_of(&self, clients: Arc<dyn ClientCertVerifier>) -> Result<ServerConfig, Error> {
+        let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()
             .map_err(Error::setup)?
-            .with_client_cert_verifier(verifier)
+            .with_client_cert_verifier(clients)
             .with_single_cert(self.chain()?, self.private_key()?)
             .map_err(|error| Error::file(&self.certificate, error))?;
         config.alpn_protocols = vec![b"http/1.1".to_vec()];

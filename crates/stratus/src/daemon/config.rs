@@ -17,8 +17,8 @@ use super::{Error, instance};
 use crate::tls;
 pub(super) use host::Host;
 use values::{
-    absolute, address, bridge, build_cache, entitlements, labels, log_filter, microvm_driver, pairs, pool, reach,
-    registries, retention,
+    absolute, address, bridge, build_cache, entitlements, labels, log_filter, microvm_driver, microvm_endpoint, pairs,
+    pool, reach, registries, retention,
 };
 
 pub(super) const DATA_DIR: &str = "/var/lib/stratus";
@@ -111,6 +111,10 @@ pub(crate) struct Options {
     /// By what microVMs are run: kvm, qemu, or auto for the best that this machine can have [default: auto]
     #[arg(long, value_name = "DRIVER")]
     microvm_driver: Option<String>,
+    /// Where programs in microVMs are asked, by whoever has a token: http://127.0.0.1:PORT, or https://ADDRESS:PORT with
+    /// the certificate of --tlscert [default: a free port of 127.0.0.1, once there are microVMs]
+    #[arg(long, value_name = "URL")]
+    microvm_endpoint: Option<String>,
     /// Have every microVM boot: else one goes on from a template of its kind, which was saved before anything ran in it
     #[arg(long)]
     microvm_boot: bool,
@@ -190,6 +194,7 @@ struct File {
     default_runtime: Option<String>,
     #[serde(alias = "microvm_driver")]
     microvm_driver: Option<String>,
+    microvm_endpoint: Option<String>,
     #[serde(alias = "microvm_boot")]
     microvm_boot: bool,
     #[serde(alias = "usage_days")]
@@ -247,6 +252,8 @@ pub(super) struct Config {
     init: bool,
     runtime: String,
     machines: engine::Machines,
+    /// Where the endpoint of microVMs is, and whether by TLS.
+    pub(super) microvm_endpoint: Option<(SocketAddr, bool)>,
     usage: meter::Retention,
     labels: Vec<String>,
     program: PathBuf,
@@ -343,6 +350,12 @@ impl Config {
                 directory: data_dir.join("microvm"),
                 templates: !(options.microvm_boot || file.microvm_boot),
             },
+            microvm_endpoint: options
+                .microvm_endpoint
+                .as_deref()
+                .or(file.microvm_endpoint.as_deref())
+                .map(microvm_endpoint)
+                .transpose()?,
             usage: retention(options.usage_days.or(file.usage_days), options.usage_runs.or(file.usage_runs)),
             labels: labels(list(&options.labels, &file.labels))?,
             program: std::env::current_exe().map_err(Error::io("find", "this program's own file"))?,

@@ -2,6 +2,8 @@
 
 mod tls;
 
+use std::io::ErrorKind;
+use std::net::SocketAddr;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -86,6 +88,27 @@ async fn tcp(address: &str, config: &Config) -> Result<TlsListener, Error> {
     let server = server(config)?;
     let socket = TcpListener::bind(address).await.map_err(Error::io("listen on", format!("tcp://{address}")))?;
     Ok(TlsListener::new(socket, server))
+}
+
+/// Where programs in microVMs are asked.
+pub(super) async fn microvm_endpoint(config: &Config) -> Result<microvms::Listen, Error> {
+    let Some((address, by_tls)) = config.microvm_endpoint else { return Ok(microvms::Listen::WhenNeeded) };
+    let tls = by_tls.then(|| config.tls.server_for_all().map(Arc::new)).transpose();
+    let refused = |error| Error::Config(format!("microvm-endpoint {address}: {error}. Give --tlscert and --tlskey"));
+    let tls = tls.map_err(refused)?;
+    Ok(microvms::Listen::At { socket: at("microvm-endpoint", address).await?, tls })
+}
+
+/// Listens at the address that a setting names.
+pub(super) async fn at(setting: &str, address: SocketAddr) -> Result<TcpListener, Error> {
+    TcpListener::bind(address).await.map_err(|error| {
+        let what_to_do = match error.kind() {
+            ErrorKind::AddrInUse => ": choose another port, or end who has this one (ss -ltnp shows it)",
+            ErrorKind::AddrNotAvailable => ": choose an address that this machine has (ip address shows them)",
+            _ => "",
+        };
+        Error::Config(format!("{setting} {address}: cannot listen there: {error}{what_to_do}"))
+    })
 }
 
 /// What everybody has to show who comes by TCP: whoever may use the daemon may do everything.

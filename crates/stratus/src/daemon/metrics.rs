@@ -1,7 +1,6 @@
 //! `/metrics` in Prometheus' text format (version 0.0.4).
 
 use std::fmt::Write as _;
-use std::io::ErrorKind;
 use std::net::SocketAddr;
 
 use engine::Engine;
@@ -15,14 +14,7 @@ const REQUEST: usize = 8 << 10;
 
 /// Listens at `address`: who asks is answered once [`serve`] does.
 pub(super) async fn bind(address: SocketAddr) -> Result<TcpListener, Error> {
-    TcpListener::bind(address).await.map_err(|error| {
-        let what_to_do = match error.kind() {
-            ErrorKind::AddrInUse => ": choose another port, or end who has this one (ss -ltnp shows it)",
-            ErrorKind::AddrNotAvailable => ": choose an address that this machine has (ip address shows them)",
-            _ => "",
-        };
-        Error::Config(format!("metrics-addr {address}: cannot listen there: {error}{what_to_do}"))
-    })
+    super::listen::at("metrics-addr", address).await
 }
 
 /// Answers until the daemon ends.

@@ -154,6 +154,7 @@ async fn serve(config: &Config, of_engine: engine::EngineConfig) -> Result<(), E
         Some(address) => Some(metrics::bind(address).await?),
         None => None,
     };
+    let endpoint = listen::microvm_endpoint(config).await?;
     let mut listeners = listen::bind(config).await?;
     let engine = engine::Engine::open(of_engine).await?;
     let info =
@@ -168,7 +169,7 @@ async fn serve(config: &Config, of_engine: engine::EngineConfig) -> Result<(), E
         }
     });
     let builds = builds(builder.clone());
-    let microvms = microvms::Microvms::open(engine.clone()).await?;
+    let microvms = microvms::Microvms::open(engine.clone(), endpoint).await?;
     let door = Arc::new(Door::new(engine.clone(), builder.clone(), microvms, info).with(builds));
     let shutdown = CancellationToken::new();
     let mut servers = tokio::task::JoinSet::new();

@@ -1,5 +1,6 @@
 //! `stratus microvm run`, `ls`, `suspend`, `resume`, `terminate`
 
+use std::collections::BTreeMap;
 use std::process::ExitCode;
 
 use clap::Args;
@@ -21,11 +22,52 @@ pub(crate) struct RunArgs {
     /// What its program is told by the hook run, as who it is for; - for standard input
     #[arg(long, value_name = "TEXT")]
     payload: Option<String>,
+    /// Suspend it when nobody has asked it anything through the endpoint for that time, as 5m
+    #[arg(long, value_name = "TIME", value_parser = seconds)]
+    idle: Option<i64>,
+    /// End it when it has been suspended for that time; 0s: in place of being suspended
+    #[arg(long, value_name = "TIME", requires = "idle", value_parser = seconds)]
+    suspended: Option<i64>,
+    /// Leave it suspended when it is asked something
+    #[arg(long, requires = "idle")]
+    no_auto_resume: bool,
+    /// End it that long after it was run, in any case
+    #[arg(long, value_name = "TIME", value_parser = seconds)]
+    max_duration: Option<i64>,
     /// Print its identifier instead of its name
     #[arg(long, short)]
     quiet: bool,
     /// Image of a microVM, NAME or NAME:VERSION
     image: String,
+}
+
+/// Show all that is known of a microVM, as JSON
+#[derive(Args, Debug)]
+pub(crate) struct InspectArgs {
+    /// MicroVM
+    name: String,
+}
+
+/// Print a token, with which a microVM is asked something through the endpoint
+///
+/// The token goes into the header X-aws-proxy-auth; --output json says where it goes to.
+#[derive(Args, Debug)]
+pub(crate) struct TokenArgs {
+    /// Port of its program that the token is for: 8080, 8000-8099, or all; repeats [default: the one at which its program was
+    /// waited for when its image was made, else 8080]
+    #[arg(long = "port", short, value_name = "PORTS")]
+    ports: Vec<String>,
+    /// How long it is good, an hour at most [default: 15m]
+    #[arg(long, value_name = "TIME", value_parser = seconds)]
+    valid_for: Option<i64>,
+    /// MicroVM
+    name: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Token {
+    headers: BTreeMap<String, String>,
 }
 
 #[derive(Deserialize)]
@@ -54,7 +96,14 @@ pub(super) async fn run(context: &Context, args: RunArgs) -> Result<ExitCode> {
         _ => args.payload,
     };
     let request = Request::post(PATH).query("image", &args.image).maybe("name", args.name.as_ref());
-    let request = request.json(&json!({ "Payload": payload.unwrap_or_default() }));
+    let idle = args
+        .idle
+        .map(|after| json!({ "After": after, "Suspended": args.suspended, "AutoResume": !args.no_auto_resume }));
+    let request = request.json(&json!({
+        "Payload": payload.unwrap_or_default(),
+        "Idle": idle,
+        "MaximumDuration": args.max_duration,
+    }));
     let document = context.daemon.document(request).await?;
     if context.format == output::Format::Json {
         output::document(&document)?;
@@ -62,6 +111,38 @@ pub(super) async fn run(context: &Context, args: RunArgs) -> Result<ExitCode> {
     }
     let microvm = Microvm::deserialize(document)?;
     output::line(if args.quiet { &microvm.id } else { &microvm.name })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Seconds, as `90s` or `5m`: policies know no shorter times.
+fn seconds(text: &str) -> std::result::Result<i64, String> {
+    const SECOND: i64 = 1_000_000_000;
+    let nanoseconds = human::parse_span(text)?;
+    match nanoseconds % SECOND {
+        0 => Ok(nanoseconds / SECOND),
+        _ => Err("write whole seconds, as 90s or 5m".to_owned()),
+    }
+}
+
+/// `stratus microvm inspect`
+pub(super) async fn inspect(context: &Context, args: InspectArgs) -> Result<ExitCode> {
+    output::document(&context.daemon.document(Request::get(path(&args.name))).await?)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// `stratus microvm token`
+pub(super) async fn token(context: &Context, args: TokenArgs) -> Result<ExitCode> {
+    let request = Request::post(format!("{}/token", path(&args.name)));
+    let request = request.json(&json!({ "Ports": args.ports, "Seconds": args.valid_for }));
+    let document = context.daemon.document(request).await?;
+    if context.format == output::Format::Json {
+        output::document(&document)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let token = Token::deserialize(document)?;
+    for value in token.headers.values() {
+        output::line(value)?;
+    }
     Ok(ExitCode::SUCCESS)
 }
 

@@ -25,6 +25,10 @@ pub(crate) enum MicrovmCommand {
     /// List the microVMs that went on from an image
     #[command(alias = "list", alias = "ps")]
     Ls,
+    /// Show all that is known of a microVM, as JSON
+    Inspect(instances::InspectArgs),
+    /// Print a token, with which a microVM is asked something through the endpoint
+    Token(instances::TokenArgs),
     /// Suspend microVMs, once their programs are ready for that
     Suspend(NamesArgs),
     /// Have suspended microVMs go on
@@ -41,6 +45,8 @@ pub(super) async fn dispatch(context: &Context, command: MicrovmCommand) -> Resu
         MicrovmCommand::Image(command) => images::dispatch(context, command).await,
         MicrovmCommand::Run(args) => instances::run(context, args).await,
         MicrovmCommand::Ls => instances::list(context).await,
+        MicrovmCommand::Inspect(args) => instances::inspect(context, args).await,
+        MicrovmCommand::Token(args) => instances::token(context, args).await,
         MicrovmCommand::Suspend(args) => instances::each(context, args, "suspend").await,
         MicrovmCommand::Resume(args) => instances::each(context, args, "resume").await,
         MicrovmCommand::Terminate(args) => instances::terminate(context, args).await,

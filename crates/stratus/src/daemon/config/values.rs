@@ -1,6 +1,7 @@
 //! What single values of the configuration mean, and which of them are refused.
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
@@ -43,6 +44,25 @@ pub(super) fn microvm_driver(text: Option<&str>) -> Result<microvm::driver::Choi
     let text = text.unwrap_or("auto");
     let wrong = || Error::Config(format!("microvm-driver {text:?}: write auto, kvm or qemu"));
     microvm::driver::Choice::parse(text).ok_or_else(wrong)
+}
+
+/// Where the endpoint of microVMs is, and whether by TLS.
+pub(super) fn microvm_endpoint(text: &str) -> Result<(SocketAddr, bool), Error> {
+    let wrong = |why: &str| Error::Config(format!("microvm-endpoint {text}: {why}"));
+    let (tls, address) = match text.split_once("://") {
+        Some(("http", address)) => (false, address),
+        Some(("https", address)) => (true, address),
+        _ => return Err(wrong("write http://127.0.0.1:PORT, or https://ADDRESS:PORT")),
+    };
+    let address = address.trim_end_matches('/').parse::<SocketAddr>();
+    let address = address.map_err(|_| wrong("write an IP address and a port, such as https://10.0.0.1:8443"))?;
+    match tls || address.ip().is_loopback() {
+        true => Ok((address, tls)),
+        // Whoever reads a token on its way can use it.
+        false => Err(wrong(
+            "by http it is for this machine alone, at 127.0.0.1: for others write https://, with --tlscert and --tlskey",
+        )),
+    }
 }
 
 /// What is logged, by level and module. Refuses what would log nothing: to the parser, an unknown level is a module of

@@ -1,0 +1,309 @@
+//! One request: from a client of the endpoint to the program in a microVM, and its answer back.
+
+use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use engine::model::Timestamp;
+use engine::{ErrorKind, WaitCondition};
+use http::header::{self, HeaderName, HeaderValue};
+use http::{Request, Response, StatusCode, Uri, Version};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full};
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::upgrade::{OnUpgrade, Upgraded};
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+
+use super::token::Grant;
+use super::wanted::{PROTOCOL, Wanted, put_upgrade, take_hop};
+use super::{USUAL_PORT, wanted};
+use crate::Microvms;
+use crate::activity::{Activity, Visit};
+
+/// How long a program may take to accept a connection.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+/// A host name of at least so many hexadecimal digits names a microVM.
+const NAME_MIN: usize = 12;
+
+type Answer = UnsyncBoxBody<Bytes, hyper::Error>;
+
+/// A client of the endpoint.
+#[derive(Clone)]
+pub(super) struct Client {
+    pub(super) microvms: Microvms,
+    pub(super) peer: IpAddr,
+    pub(super) scheme: &'static str,
+}
+
+/// Why a request goes nowhere.
+#[derive(Debug)]
+struct Refusal(StatusCode, String);
+
+impl Refusal {
+    fn into_answer(self) -> Response<Answer> {
+        let Self(status, message) = self;
+        let body = serde_json::json!({ "message": message }).to_string();
+        let mut answer = Response::new(Full::new(Bytes::from(body)).map_err(|never| match never {}).boxed_unsync());
+        *answer.status_mut() = status;
+        answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        answer
+    }
+}
+
+impl From<engine::Error> for Refusal {
+    fn from(error: engine::Error) -> Self {
+        let status = match error.kind() {
+            ErrorKind::NotFound => StatusCode::NOT_FOUND,
+            ErrorKind::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+            _ => StatusCode::BAD_GATEWAY,
+        };
+        Self(status, error.to_string())
+    }
+}
+
+impl Client {
+    pub(super) async fn answer(&self, request: Request<Incoming>) -> Response<Answer> {
+        self.forward(request).await.unwrap_or_else(Refusal::into_answer)
+    }
+
+    async fn forward(&self, mut request: Request<Incoming>) -> Result<Response<Answer>, Refusal> {
+        let wanted = Wanted::take(request.headers_mut());
+        let (grant, port) = self.admit(&wanted, &request)?;
+        let visit = self.microvms.visit(&grant.microvm).await?;
+        let address = SocketAddr::new(self.microvms.address(&grant.microvm).await?, port);
+        let becomes = wanted.upgrade.is_some().then(|| hyper::upgrade::on(&mut request));
+        self.rewrite(&mut request, address, wanted.upgrade)?;
+        let mut answer = self.exchange(&grant.microvm, address, request).await?;
+        if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
+            take_hop(answer.headers_mut());
+            return Ok(answer.map(|body| Held { body, _visit: visit }.boxed_unsync()));
+        }
+        let program = hyper::upgrade::on(&mut answer);
+        let (Some(client), Some(upgrade)) = (becomes, take_hop(answer.headers_mut())) else {
+            let text = "the program changes to another protocol, which nobody asked it for";
+            return Err(Refusal(StatusCode::BAD_GATEWAY, text.to_owned()));
+        };
+        put_upgrade(answer.headers_mut(), upgrade);
+        if wanted.offers_ours {
+            // A browser that offered some, and gets none, hangs up.
+            let protocol = answer.headers_mut().entry(header::SEC_WEBSOCKET_PROTOCOL);
+            protocol.or_insert(HeaderValue::from_static(PROTOCOL));
+        }
+        let ended = self.ended(&grant.microvm).await?;
+        tokio::spawn(pipe(client, program, visit.activity().clone(), ended));
+        Ok(answer.map(|_| empty()))
+    }
+
+    /// Whom a request is for, and at which port: if whoever sends it may ask that.
+    fn admit<B>(&self, wanted: &Wanted, request: &Request<B>) -> Result<(Grant, u16), Refusal> {
+        let token = wanted.token.as_deref().ok_or_else(|| {
+            let text = format!("no token: send one in the header {} (stratus microvm token makes it)", wanted::TOKEN);
+            Refusal(StatusCode::UNAUTHORIZED, text)
+        })?;
+        let verified = self.microvms.0.endpoint.signer.verify(token, Timestamp::now());
+        let grant = verified.map_err(|why| Refusal(StatusCode::UNAUTHORIZED, why.to_owned()))?;
+        if request.method() == http::Method::CONNECT {
+            return Err(Refusal(StatusCode::METHOD_NOT_ALLOWED, "CONNECT: this is no proxy to elsewhere".to_owned()));
+        }
+        if let Some(named) = named(request).filter(|named| !grant.microvm.starts_with(named)) {
+            let text = format!("the token is for another microVM than {named}");
+            return Err(Refusal(StatusCode::MISDIRECTED_REQUEST, text));
+        }
+        let port = match wanted.port.as_deref().map(|port| (port, port.parse::<u16>())) {
+            None => grant.ports.only().unwrap_or(USUAL_PORT),
+            Some((_, Ok(port))) => port,
+            Some((text, Err(_))) => {
+                return Err(Refusal(StatusCode::BAD_REQUEST, format!("port {text:?}: it is a number, 1 to 65535")));
+            }
+        };
+        match grant.ports.has(port) {
+            true => Ok((grant, port)),
+            false => {
+                let text = format!("the token is for port {}, and not for port {port}", grant.ports);
+                Err(Refusal(StatusCode::FORBIDDEN, text))
+            }
+        }
+    }
+
+    /// Makes a request what the program behind is to see.
+    fn rewrite<B>(
+        &self,
+        request: &mut Request<B>,
+        address: SocketAddr,
+        upgrade: Option<HeaderValue>,
+    ) -> Result<(), Refusal> {
+        let path = request.uri().path_and_query().cloned();
+        *request.uri_mut() = path.map_or_else(|| Uri::from_static("/"), Uri::from);
+        *request.version_mut() = Version::HTTP_11;
+        let headers = request.headers_mut();
+        let value = |text: String| {
+            let invalid = |error| Refusal(StatusCode::BAD_REQUEST, format!("a header of the request: {error}"));
+            HeaderValue::try_from(text).map_err(invalid)
+        };
+        let before = headers.get(FORWARDED_FOR).and_then(|value| value.to_str().ok());
+        let through = before.map_or_else(|| self.peer.to_string(), |before| format!("{before}, {}", self.peer));
+        headers.insert(FORWARDED_FOR, value(through)?);
+        headers.entry(FORWARDED_PROTO).or_insert(HeaderValue::from_static(self.scheme));
+        let host = match headers.get(header::HOST) {
+            Some(host) => host.clone(),
+            None => value(address.to_string())?,
+        };
+        headers.entry(FORWARDED_HOST).or_insert(host.clone());
+        headers.insert(header::HOST, host);
+        if let Some(upgrade) = upgrade {
+            put_upgrade(headers, upgrade);
+        }
+        Ok(())
+    }
+
+    /// Asks the program, for as long as its microVM runs.
+    async fn exchange(
+        &self,
+        microvm: &str,
+        address: SocketAddr,
+        request: Request<Incoming>,
+    ) -> Result<Response<Incoming>, Refusal> {
+        let refused = |status, why: &dyn std::fmt::Display| {
+            Refusal(status, format!("the program does not answer at port {}: {why}", address.port()))
+        };
+        let ended = self.ended(microvm).await?;
+        let connected = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await;
+        let stream = connected
+            .map_err(|_| refused(StatusCode::GATEWAY_TIMEOUT, &"not within 10 seconds"))?
+            .map_err(|error| refused(StatusCode::BAD_GATEWAY, &error))?;
+        // It would only be slower.
+        let _ = stream.set_nodelay(true);
+        let bad = |error: hyper::Error| refused(StatusCode::BAD_GATEWAY, &error);
+        let handshake = hyper::client::conn::http1::handshake(TokioIo::new(stream));
+        let (mut sender, connection) = handshake.await.map_err(bad)?;
+        tokio::spawn(async move {
+            tokio::select! {
+                () = ended => {}
+                _ = connection.with_upgrades() => {}
+            }
+        });
+        sender.send_request(request).await.map_err(bad)
+    }
+
+    /// Waits until a microVM does not run any more.
+    async fn ended(&self, microvm: &str) -> Result<impl Future<Output = ()> + Send + use<>, Refusal> {
+        let ended = self.microvms.0.engine.wait(microvm, WaitCondition::NotRunning).await?;
+        Ok(async move {
+            ended.await;
+        })
+    }
+}
+
+/// The microVM that a host name is of, as `0123456789ab.localhost`: so that each has an origin of its own in a browser.
+fn named<B>(request: &Request<B>) -> Option<&str> {
+    let host = match request.uri().host() {
+        Some(host) => host,
+        None => request.headers().get(header::HOST)?.to_str().ok()?,
+    };
+    let (label, _) = host.split_once('.')?;
+    (label.len() >= NAME_MIN && label.bytes().all(|byte| byte.is_ascii_hexdigit())).then_some(label)
+}
+
+fn empty() -> Answer {
+    Full::new(Bytes::new()).map_err(|never| match never {}).boxed_unsync()
+}
+
+/// What a program answers: as long as somebody reads it, the request is under way.
+struct Held {
+    body: Incoming,
+    _visit: Visit,
+}
+
+impl Body for Held {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// Carries what a connection has become, for as long as its microVM runs. What comes from the client counts as something asked: an open connection
+/// by itself does not.
+async fn pipe(client: OnUpgrade, program: OnUpgrade, activity: Arc<Activity>, ended: impl Future<Output = ()>) {
+    let both = async {
+        let (client, program) = tokio::try_join!(client, program)?;
+        let mut client = Counted { stream: TokioIo::new(client), activity };
+        // However it ends, both ends are closed.
+        let _ = tokio::io::copy_bidirectional(&mut client, &mut TokioIo::new(program)).await;
+        Ok::<_, hyper::Error>(())
+    };
+    tokio::select! {
+        () = ended => {}
+        _ = both => {}
+    }
+}
+
+/// A client's connection, of which it is seen when something comes.
+struct Counted {
+    stream: TokioIo<Upgraded>,
+    activity: Arc<Activity>,
+}
+
+impl AsyncRead for Counted {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        let before = buffer.filled().len();
+        let polled = Pin::new(&mut self.stream).poll_read(cx, buffer);
+        if buffer.filled().len() > before {
+            self.activity.touch();
+        }
+        polled
+    }
+}
+
+impl AsyncWrite for Counted {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<std::io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_name_may_name_the_microvm() {
+        let of = |host: &str, uri: &str| {
+            let request = Request::builder().uri(uri).header(header::HOST, host).body(()).unwrap();
+            named(&request).map(str::to_owned)
+        };
+        assert_eq!(of("0123456789ab.localhost:4000", "/"), Some("0123456789ab".to_owned()));
+        assert_eq!(of("a", "http://0123456789ab.localhost/x"), Some("0123456789ab".to_owned()));
+        for other in ["127.0.0.1:4000", "localhost", "example.com", "abc.localhost", "0123456789ax.localhost"] {
+            assert_eq!(of(other, "/"), None, "{other}");
+        }
+    }
+}

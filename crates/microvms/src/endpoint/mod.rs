@@ -1,0 +1,245 @@
+//! The endpoint: HTTP and WebSocket to the programs in microVMs, for whoever shows a token. What comes by it has a suspended microVM go on, and is what its
+//! policy takes it to be idle by.
+//!
+//! There is one for all of a daemon's microVMs: the token says which of them is meant.
+
+mod forward;
+mod token;
+mod wanted;
+
+use std::convert::Infallible;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use engine::model::Timestamp;
+use engine::{Error, Result};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use ring::rand::{SecureRandom as _, SystemRandom};
+use serde::{Deserialize, Serialize};
+use store::Collection;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OnceCell, Semaphore};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
+
+use crate::{Microvms, step};
+use token::{Grant, KEY, Signer};
+pub use token::{PortRange, Ports};
+
+/// How long a client may take for a request's head or for TLS, and leave a connection idle.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// The longest head, in bytes.
+const HEAD_MAX: usize = 64 << 10;
+/// The most connections at a time: who comes after that waits.
+const CONNECTIONS: usize = 4096;
+/// How long to wait when the system has no descriptor left for a new connection.
+const BACK_OFF: Duration = Duration::from_millis(50);
+/// Where a program listens that nobody knows the port of, as on AWS.
+const USUAL_PORT: u16 = 8080;
+/// The record's name.
+const RECORD: &str = "endpoint";
+
+/// Where the endpoint is.
+pub enum Listen {
+    /// At a free port of 127.0.0.1, from when somebody needs it first; at the same one from then on.
+    WhenNeeded,
+    /// There.
+    At {
+        /// The socket.
+        socket: TcpListener,
+        /// With TLS.
+        tls: Option<Arc<ServerConfig>>,
+    },
+}
+
+/// What outlives the daemon.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct EndpointRecord {
+    /// What tokens are signed with, in base64.
+    key: String,
+    /// The port of 127.0.0.1 where it was last.
+    port: Option<u16>,
+}
+
+/// The endpoint, whether it is listened at yet or not.
+pub(crate) struct Endpoint {
+    records: Collection<EndpointRecord>,
+    key: [u8; KEY],
+    signer: Signer,
+    /// Its address, once it is listened at.
+    url: OnceCell<String>,
+}
+
+/// A token, and what goes with it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Token {
+    /// The header that it goes into.
+    pub header: &'static str,
+    /// The token.
+    pub value: String,
+    /// The ports that it is for.
+    pub ports: Ports,
+    /// From when on it is no good.
+    pub expires: Timestamp,
+    /// Where to go with it, without a slash at its end.
+    pub endpoint: String,
+}
+
+impl Endpoint {
+    /// With the key that there is, or a new one.
+    pub(crate) fn open(store: &store::Store) -> Result<Self> {
+        let records = Collection::<EndpointRecord>::new(store, "microvm-endpoint/");
+        let read = records.get(RECORD).map_err(|error| step("read the key of microVMs' tokens", error))?;
+        let known = read.and_then(|item| STANDARD.decode(&item.value.key).ok()?.try_into().ok());
+        let key = match known {
+            Some(key) => key,
+            None => {
+                let mut key = [0; KEY];
+                let filled = SystemRandom::new().fill(&mut key);
+                filled.map_err(|error| step("make a key for microVMs' tokens", error))?;
+                key
+            }
+        };
+        Ok(Self { records, key, signer: Signer::new(&key), url: OnceCell::new() })
+    }
+
+    /// The port where it was, where that is known.
+    fn last_port(&self) -> Result<Option<u16>> {
+        let read = self.records.get(RECORD).map_err(|error| step("read where microVMs' endpoint was", error))?;
+        Ok(read.and_then(|item| item.value.port))
+    }
+
+    /// Writes down the key, and where it is.
+    fn remember(&self, port: Option<u16>) -> Result<()> {
+        let record = EndpointRecord { key: STANDARD.encode(self.key), port };
+        self.records.put(RECORD, &record).map_err(|error| step("record microVMs' endpoint", error))?;
+        Ok(())
+    }
+}
+
+impl Microvms {
+    /// Listens at the endpoint, if somebody asked for that, or has used it before.
+    pub(crate) async fn begin_endpoint(&self, listen: Listen) -> Result<()> {
+        let endpoint = &self.0.endpoint;
+        match listen {
+            Listen::At { socket, tls } => {
+                endpoint.remember(endpoint.last_port()?)?;
+                let address = socket.local_addr().map_err(|error| step("find out where it listens", error))?;
+                let scheme = if tls.is_some() { "https" } else { "http" };
+                // Nobody was here before.
+                let _ = endpoint.url.set(format!("{scheme}://{address}"));
+                tokio::spawn(self.clone().serve_endpoint(socket, tls.map(TlsAcceptor::from)));
+                Ok(())
+            }
+            Listen::WhenNeeded => match endpoint.last_port()? {
+                Some(_) => self.endpoint().await.map(drop),
+                None => Ok(()),
+            },
+        }
+    }
+
+    /// Where the endpoint is: it is listened at from now on. Without a slash at its end.
+    ///
+    /// # Errors
+    /// It can't be listened at.
+    pub async fn endpoint(&self) -> Result<&str> {
+        let endpoint = &self.0.endpoint;
+        let listen = || async {
+            let last = endpoint.last_port()?;
+            let socket = match last {
+                Some(port) => TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await.inspect_err(|error| {
+                    tracing::warn!(port, %error, "the endpoint of microVMs can't be where it was: it gets another port");
+                }),
+                None => Err(std::io::ErrorKind::NotFound.into()),
+            };
+            let socket = match socket {
+                Ok(socket) => socket,
+                Err(_) => TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
+                    .await
+                    .map_err(|error| step("listen at 127.0.0.1 for microVMs' endpoint", error))?,
+            };
+            let address = socket.local_addr().map_err(|error| step("find out where it listens", error))?;
+            endpoint.remember(Some(address.port()))?;
+            tokio::spawn(self.clone().serve_endpoint(socket, None));
+            Ok(format!("http://{address}"))
+        };
+        endpoint.url.get_or_try_init(listen).await.map(String::as_str)
+    }
+
+    /// A token for a microVM: for these ports; `None`: for the one at which its program was waited for, or 8080.
+    ///
+    /// # Errors
+    /// There is no such microVM, or the token would be good for no time, or for more than an hour.
+    pub async fn token(&self, reference: &str, ports: Option<Ports>, good_for: Duration) -> Result<Token> {
+        if good_for < Duration::from_secs(1) || good_for > token::LONGEST {
+            return Err(Error::invalid("a token may be good for a second to 60 minutes"));
+        }
+        let microvm = self.microvm(reference).await?;
+        let endpoint = self.endpoint().await?.to_owned();
+        let ports = ports.unwrap_or_else(|| Ports::one(microvm.port().unwrap_or(USUAL_PORT)));
+        let expires = Timestamp::now() + good_for;
+        let grant =
+            Grant { microvm: microvm.record.id.to_string(), ports: ports.clone(), expires: expires.as_second() };
+        let value = self.0.endpoint.signer.sign(&grant)?;
+        Ok(Token { header: "X-aws-proxy-auth", value, ports, expires, endpoint })
+    }
+
+    async fn serve_endpoint(self, socket: TcpListener, tls: Option<TlsAcceptor>) {
+        let places = Arc::new(Semaphore::new(CONNECTIONS));
+        loop {
+            // Nobody closes it.
+            let Ok(place) = places.clone().acquire_owned().await else { return };
+            match socket.accept().await {
+                Ok((stream, peer)) => {
+                    let (microvms, tls) = (self.clone(), tls.clone());
+                    tokio::spawn(async move {
+                        microvms.serve_client(stream, peer, tls).await;
+                        drop(place);
+                    });
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "a connection to the endpoint of microVMs can't be accepted");
+                    tokio::time::sleep(BACK_OFF).await;
+                }
+            }
+        }
+    }
+
+    async fn serve_client(self, stream: TcpStream, peer: SocketAddr, tls: Option<TlsAcceptor>) {
+        // It would only be slower.
+        let _ = stream.set_nodelay(true);
+        let scheme = if tls.is_some() { "https" } else { "http" };
+        let client = forward::Client { microvms: self, peer: peer.ip(), scheme };
+        match tls {
+            None => serve_connection(client, stream).await,
+            Some(tls) => match tokio::time::timeout(PATIENCE, tls.accept(stream)).await {
+                Ok(Ok(stream)) => serve_connection(client, stream).await,
+                // Not worth more: who may not come in, may not fill the log either.
+                Ok(Err(error)) => tracing::debug!(%error, "a client of the endpoint is not let in"),
+                Err(_) => {}
+            },
+        }
+    }
+}
+
+/// Serves one connection to its end, also where it becomes something else.
+async fn serve_connection(client: forward::Client, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
+    let service = service_fn(move |request| {
+        let client = client.clone();
+        async move { Ok::<_, Infallible>(client.answer(request).await) }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(PATIENCE)
+        .max_buf_size(HEAD_MAX)
+        .serve_connection(TokioIo::new(stream), service)
+        .with_upgrades();
+    // Clients come and go as they like.
+    let _ = connection.await;
+}

@@ -1,0 +1,134 @@
+//! Carries out policies: what is idle is suspended, what was suspended for long is ended.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::time::Duration;
+
+use engine::model::{Filters, Phase, Timestamp};
+use engine::{EventQuery, Result};
+use tokio::time::sleep;
+
+use crate::activity::Turn;
+use crate::policy::{Action, Due, Standing};
+use crate::vm::IMAGE_LABEL;
+use crate::{Microvm, Microvms};
+
+/// What did not work is tried again after so long.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+impl Microvms {
+    /// Looks after all microVMs that have a policy, for ever.
+    pub(crate) async fn keep_policies(self) {
+        let of_microvms = BTreeMap::from([("label".to_owned(), BTreeSet::from([IMAGE_LABEL.to_owned()]))]);
+        let query = EventQuery { filters: Filters::new(of_microvms), ..EventQuery::default() };
+        let mut events = self.0.engine.events().listen(query);
+        loop {
+            // Heard before anything is looked at: what happens meanwhile has it looked at again.
+            let changed = self.0.changed.notified();
+            let next = match self.look_after().await {
+                Ok(next) => next,
+                Err(error) => {
+                    tracing::error!(%error, "could not look after the microVMs' policies");
+                    Some(PATIENCE)
+                }
+            };
+            let next = async {
+                match next {
+                    Some(time) => sleep(time).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = next => {}
+                () = changed => {}
+                Some(event) = events.next() => {
+                    // However it was started, it has a while from then on.
+                    if event.action == "start" {
+                        self.0.activities.of(&event.actor).touch();
+                    }
+                }
+            }
+        }
+    }
+
+    /// Begins all that policies want by now, and says after how long something may be wanted next.
+    async fn look_after(&self) -> Result<Option<Duration>> {
+        let all = self.microvms().await?;
+        self.0.activities.keep(&all.iter().map(|microvm| microvm.record.id.to_string()).collect::<HashSet<_>>());
+        let mut next: Option<Duration> = None;
+        for microvm in &all {
+            let due = match self.0.activities.of(microvm.record.id.as_str()).turn() {
+                Turn::Free => self.due(microvm)?,
+                Turn::In(time) => Due::In(time),
+                Turn::Taken => Due::Never,
+            };
+            match due {
+                Due::Now(action) => self.begin(microvm, action),
+                Due::In(time) => next = Some(next.map_or(time, |next| next.min(time))),
+                Due::Never => {}
+            }
+        }
+        Ok(next)
+    }
+
+    /// What a microVM's policy wants as it is now.
+    fn due(&self, microvm: &Microvm) -> Result<Due> {
+        let policy = microvm.policy()?;
+        let (record, state) = (&microvm.record, &microvm.record.state);
+        let standing = match (state.phase, &state.suspended) {
+            (Phase::Running, _) => {
+                self.0.activities.of(record.id.as_str()).idle().map_or(Standing::Busy, Standing::Idle)
+            }
+            // One that was never started goes on from its image in a moment.
+            (Phase::Exited, Some(_)) => Standing::Suspended(since(state.finished_at.unwrap_or(record.created))),
+            _ => Standing::Other,
+        };
+        Ok(policy.due(since(record.created), standing))
+    }
+
+    /// Does what a policy wants beside everything else.
+    fn begin(&self, microvm: &Microvm, action: Action) {
+        let (microvms, id, name) = (self.clone(), microvm.record.id.to_string(), microvm.record.name.clone());
+        let activity = self.0.activities.of(&id);
+        if !activity.begin() {
+            return;
+        }
+        tokio::spawn(async move {
+            let done = microvms.act(&id, action).await;
+            match &done {
+                Ok(true) => tracing::info!(microvm = name, ?action, "by its policy"),
+                Ok(false) => {}
+                Err(error) => tracing::warn!(microvm = name, ?action, %error, "its policy can't be carried out"),
+            }
+            // What refuses to be suspended is asked again when it was idle for that long again.
+            if done.is_err() {
+                activity.touch();
+            }
+            activity.over(done.is_err().then_some(PATIENCE));
+            microvms.0.changed.notify_one();
+        });
+    }
+
+    /// Does that, if it is still wanted once nobody else is at it.
+    async fn act(&self, id: &str, action: Action) -> Result<bool> {
+        let activity = self.0.activities.of(id);
+        let _alone = activity.gate.lock().await;
+        let microvm = match self.microvm(id).await {
+            Err(error) if error.kind() == engine::ErrorKind::NotFound => return Ok(false),
+            microvm => microvm?,
+        };
+        match self.due(&microvm)? {
+            Due::Now(wanted) if wanted == action => {}
+            _ => return Ok(false),
+        }
+        match action {
+            Action::Suspend => self.suspend_alone(&microvm).await?,
+            Action::Terminate => self.terminate_alone(&microvm).await?,
+        }
+        Ok(true)
+    }
+}
+
+/// How long ago something was; a clock that was set back makes that nothing.
+fn since(time: Timestamp) -> Duration {
+    Duration::try_from(Timestamp::now() - time).unwrap_or_default()
+}
