@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, bail};
 use microvm::driver::Driver;
-use microvm::{DiskLimits, Hardware, MachinePlan, MemorySize, Origin, VcpuCount};
+use microvm::{Backing, DiskLimits, Hardware, MachinePlan, MemorySize, Origin, VcpuCount};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use std::fs;
 use std::io::{PipeReader, Read};
@@ -40,6 +40,7 @@ pub(super) fn plan(boots: &Boots, mib: u64, origin: Option<&Path>, directory: &P
             console: true,
         },
         origin: origin.map(|directory| Origin::Template(directory.to_owned())),
+        backing: Backing::default(),
         container: None,
         control: directory.join("control"),
         scratch: directory.to_owned(),
