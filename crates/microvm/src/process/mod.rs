@@ -128,6 +128,8 @@ struct Process {
     /// It takes no more at the moment.
     is_full: bool,
     called: Instant,
+    /// Since when nothing has come; `None`: what is not needed meanwhile was given back.
+    quiet_since: Option<Instant>,
     machine: Running,
     /// The machine is gone.
     has_ended: bool,
@@ -180,6 +182,7 @@ impl Process {
             stream: None,
             is_full: false,
             called: Instant::now(),
+            quiet_since: Some(Instant::now()),
             machine,
             has_ended: false,
             signals,

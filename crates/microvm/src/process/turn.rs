@@ -1,7 +1,7 @@
 //! One turn of the process: waits until something can be done, and does it.
 
 use std::os::fd::AsFd;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use guest_protocol::message::ProcessId;
 use rustix::event::{PollFd, PollFlags, poll};
@@ -14,6 +14,9 @@ use crate::error::{Error, Result};
 
 /// How much is read of the agent's stream at once.
 const PIECE: usize = 64 << 10;
+
+/// Where nothing came for so long, the memory that is not needed meanwhile is given back.
+const QUIET: Duration = Duration::from_secs(1);
 
 /// What is waited for.
 #[derive(Debug, Clone, Copy)]
@@ -34,7 +37,9 @@ impl Process {
     pub(super) fn turn(&mut self) -> Result<()> {
         self.take_port()?;
         self.flush()?;
-        for source in self.wait()? {
+        let ready = self.wait()?;
+        self.keep_only_what_is_needed(ready.is_empty());
+        for source in ready {
             match source {
                 Source::Machine => {
                     self.has_ended = true;
@@ -73,6 +78,16 @@ impl Process {
         }
         self.names.give_up(&mut self.host, Instant::now());
         Ok(())
+    }
+
+    /// The pages of its program that a start needed count for as long as they are mapped, and so does what was allocated for it.
+    fn keep_only_what_is_needed(&mut self, nothing_came: bool) {
+        if !nothing_came {
+            self.quiet_since = Some(Instant::now());
+        } else if self.quiet_since.is_some_and(|since| since.elapsed() >= QUIET) {
+            sandbox::residence::give_back();
+            self.quiet_since = None;
+        }
     }
 
     /// What can be done now.
@@ -121,7 +136,8 @@ impl Process {
             Stage::ShuttingDown(until) => Some(until),
             _ => None,
         };
-        [call, shutdown, self.names.deadline()].into_iter().flatten().min()
+        let quiet = self.quiet_since.map(|since| since + QUIET);
+        [call, shutdown, quiet, self.names.deadline()].into_iter().flatten().min()
     }
 
     /// A port is there from the beginning, and whoever is behind it has to be called until it answers.
