@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use engine::model::{Filters, MICROVM};
 use engine::{CreateRequest, Error, ListOptions, ListedContainer, LogOptions, RemoveOptions, Result, WaitCondition};
+use guest_protocol::plain;
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, timeout_at};
@@ -184,9 +185,10 @@ impl Microvms {
         let mut lines = String::new();
         while let Some(Ok(line)) = log.next().await {
             let text = String::from_utf8_lossy(&line.bytes);
-            lines.extend(["\n    "]);
+            lines.push_str("\n    ");
             // A stranger's text, on its way to a terminal.
-            lines.extend(text.trim_end().chars().filter(|c| !c.is_control()).take(400));
+            let text: String = text.trim_end().chars().take(400).collect();
+            lines.push_str(&plain::text(&text));
         }
         match lines.is_empty() {
             true => error,

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use engine::{Error, Result};
+use guest_protocol::plain;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::{Method, Request, StatusCode, header};
 use hyper_util::rt::TokioIo;
@@ -183,9 +184,8 @@ async fn ask(hook: Hook, address: SocketAddr, body: Bytes) -> Result<(StatusCode
 /// A stranger's text, on its way to a person: its first line, as far as that can be shown.
 fn told(text: &[u8]) -> String {
     let text = String::from_utf8_lossy(text);
-    let line: String =
-        text.trim().lines().next().unwrap_or_default().chars().filter(|c| !c.is_control()).take(200).collect();
-    if line.is_empty() { line } else { format!(": {line}") }
+    let line: String = text.trim().lines().next().unwrap_or_default().chars().take(200).collect();
+    if line.is_empty() { line } else { format!(": {}", plain::text(&line)) }
 }
 
 #[cfg(test)]
@@ -241,7 +241,7 @@ mod tests {
         let hooks = Hooks::new(port, [(Hook::Ready, None), (Hook::Run, None)]).unwrap();
         let refused = hooks.tell(Hook::Run, [127, 0, 0, 1].into(), Bytes::from_static(b"tenant 7")).await;
         let refused = refused.unwrap_err().to_string();
-        assert!(refused.contains("it answers 500 Internal Server Error: no [31mmodel"), "{refused}");
+        assert!(refused.contains("it answers 500 Internal Server Error: no \\u{1b}[31mmodel"), "{refused}");
         assert!(served.await.unwrap()[0].ends_with("\r\n\r\ntenant 7"));
         // And one that it does not have is not asked.
         hooks.tell(Hook::Suspend, [127, 0, 0, 1].into(), Bytes::new()).await.unwrap();
