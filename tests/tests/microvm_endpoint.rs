@@ -164,6 +164,9 @@ async fn what_nobody_asks_anything_is_suspended_and_goes_on_when_somebody_does()
     says_hello(&mut socket).await;
     eventually("it is suspended", || state(&host, "one") == "suspended");
     assert!(!matches!(socket.next().await, Some(Ok(Message::Text(_)))));
+    // Who has it go on, and does not wait for that, leaves one that runs.
+    host.sh("curl -s -m 0.2 -H \"X-aws-proxy-auth: $(cat token)\" $(cat endpoint)/ || true").ok();
+    eventually("it goes on", || host.slowly("docker exec one tail -n 1 /hooks").stdout() == "resume\n");
     // What is under way does: longer than it takes another one to be suspended.
     let waiting = host.session("curl -s -m 300 -H \"X-aws-proxy-auth: $(cat token)\" $(cat endpoint)/wait");
     eventually("it goes on", || state(&host, "one") == "running");

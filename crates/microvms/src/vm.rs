@@ -188,6 +188,13 @@ impl Microvms {
     /// # Errors
     /// There is none of that identifier, it does not run, or can't go on.
     pub(crate) async fn visit(&self, id: &str) -> Result<Visit> {
+        let (microvms, id) = (self.clone(), id.to_owned());
+        // Whoever goes away meanwhile leaves nothing half done.
+        let visit = tokio::spawn(async move { microvms.visit_to_its_end(&id).await });
+        visit.await.map_err(|error| step("have a microVM go on", error))?
+    }
+
+    async fn visit_to_its_end(&self, id: &str) -> Result<Visit> {
         let activity = self.0.activities.of(id);
         let _alone = activity.gate.lock().await;
         let microvm = self.microvm(id).await?;
