@@ -14,13 +14,20 @@
 //! | 2 | a piece of the stream | its offset (8 bytes), then at most [`MAX_DATA`] bytes |
 //! | 3 | a credit: what was taken, and up to where may be sent | two offsets |
 //! | 4 | the end of the stream | its offset |
+//! | 5 | a message, masked | a mask of 16 bytes, and the message, of which each 16 bytes are combined with it (exclusive or) |
+//! | 6 | a piece of the stream, masked | its offset, a mask, and the bytes, likewise |
 //!
 //! A preamble ([`PREAMBLE`], and a token of 8 bytes) begins a conversation, and can stand between any two frames: whoever reads it forgets
 //! what came before. A virtio-serial port has no connections, and may hold the rest of an earlier conversation. So one reads on to the
 //! preamble; a host calls with one, again and again, as nobody may be listening yet; and as a guest answers each with its token, the host
 //! knows which answer is to the last.
+//!
+//! Who sent may be gone in the middle of a frame, and another one call where the rest of it was to come. So no body has a preamble's first bytes in it, nor ends with the
+//! first of them (an offset is less than 2^48): one that would is combined with a mask. Whoever finds them in a body knows that it was broken off, wherever that was.
 
+use std::collections::hash_map::RandomState;
 use std::fmt;
+use std::hash::{BuildHasher, Hasher};
 
 use crate::message::{ProcessId, Stream};
 
@@ -34,6 +41,36 @@ pub const MAX_MESSAGE: usize = 1 << 20;
 pub const MAX_DATA: usize = 32 << 10;
 
 const HEADER: usize = 12;
+/// Bytes of what a message is combined with, where it has a preamble in it.
+const MASK: usize = 16;
+
+/// Where a preamble is first in a body, or begins at its end.
+fn preamble_in(body: &[u8]) -> Option<usize> {
+    let whole = body.windows(PREAMBLE.len()).position(|window| window == PREAMBLE);
+    whole.or_else(|| {
+        (1..PREAMBLE.len().min(body.len() + 1))
+            .rev()
+            .find(|count| body.ends_with(&PREAMBLE[..*count]))
+            .map(|count| body.len() - count)
+    })
+}
+
+fn combine(bytes: &mut [u8], mask: &[u8]) {
+    bytes.iter_mut().zip(mask.iter().cycle()).for_each(|(byte, mask)| *byte ^= mask);
+}
+
+/// A mask, and bytes combined with it, without a preamble in them. Nobody who has a part in the bytes knows the mask before.
+fn masked(bytes: &[u8]) -> Vec<u8> {
+    loop {
+        let half = || RandomState::new().build_hasher().finish().to_le_bytes();
+        let mut all = [&half()[..], &half(), bytes].concat();
+        let (mask, body) = all.split_at_mut(MASK);
+        combine(body, mask);
+        if preamble_in(&all).is_none() {
+            return all;
+        }
+    }
+}
 
 /// A standard stream of a process, on the wire.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -148,9 +185,13 @@ impl Frame<'_> {
                 out.extend_from_slice(PREAMBLE);
                 out.extend_from_slice(&token.to_le_bytes());
             }
-            Self::Message(body) => frame(1, 0, [body, &[]], MAX_MESSAGE),
-            Self::Data { channel, offset, bytes } => {
+            Self::Message(body) if preamble_in(body).is_none() => frame(1, 0, [body, &[]], MAX_MESSAGE),
+            Self::Message(body) => frame(5, 0, [&masked(body), &[]], MASK + MAX_MESSAGE),
+            Self::Data { channel, offset, bytes } if preamble_in(bytes).is_none() => {
                 frame(2, channel.to_bits(), [&offset.to_le_bytes(), bytes], 8 + MAX_DATA);
+            }
+            Self::Data { channel, offset, bytes } => {
+                frame(6, channel.to_bits(), [&offset.to_le_bytes(), &masked(bytes)], 8 + MASK + MAX_DATA);
             }
             Self::Credit { channel, taken, limit } => {
                 frame(3, channel.to_bits(), [&taken.to_le_bytes(), &limit.to_le_bytes()], 16);
@@ -168,6 +209,8 @@ pub struct Decoder {
     read: usize,
     /// A preamble was seen, so that frames begin where one ended.
     aligned: bool,
+    /// So many bytes of a body that is not whole have no preamble in them.
+    searched: usize,
 }
 
 impl Decoder {
@@ -195,7 +238,7 @@ impl Decoder {
 
     /// As [`Decoder::reset`], but for what has come already: a preamble may be in it.
     pub fn resynchronise(&mut self) {
-        self.aligned = false;
+        (self.aligned, self.searched) = (false, 0);
     }
 
     /// The next frame; `None`: more has to come.
@@ -219,12 +262,26 @@ impl Decoder {
         }
         let Some((header, rest)) = rest.split_first_chunk::<HEADER>() else { return Ok(None) };
         let length = check(header)?;
-        if rest.len() < length {
+        let body = &rest[..length.min(rest.len())];
+        // What was searched may have ended with the beginning of one.
+        let from = self.searched.saturating_sub(PREAMBLE.len() - 1).min(body.len());
+        self.searched = body.len();
+        if let Some(at) =
+            preamble_in(&body[from..]).filter(|at| body.len() == length || from + at + PREAMBLE.len() <= body.len())
+        {
+            // It was broken off, and somebody begins anew.
+            self.read += HEADER + from + at;
+            self.searched = 0;
+            return self.next();
+        }
+        if body.len() < length {
             return Ok(None);
         }
+        self.searched = 0;
         let at = self.read + HEADER;
         self.read = at + length;
-        parse(header, &self.buffer[at..self.read]).map(Some)
+        let header = *header;
+        parse(&header, &mut self.buffer[at..self.read]).map(Some)
     }
 
     /// Looks for the preamble, and drops what comes before.
@@ -259,6 +316,8 @@ fn check(header: &[u8; HEADER]) -> Result<usize, BadFrame> {
         2 => 9..=8 + MAX_DATA,
         3 => 16..=16,
         4 => 8..=8,
+        5 => MASK + 1..=MASK + MAX_MESSAGE,
+        6 => 8 + MASK + 1..=8 + MASK + MAX_DATA,
         _ => return Err(BadFrame::Kind(kind)),
     };
     if header[9..] != [0; 3] {
@@ -270,10 +329,23 @@ fn check(header: &[u8; HEADER]) -> Result<usize, BadFrame> {
     }
 }
 
-fn parse<'b>(header: &[u8], body: &'b [u8]) -> Result<Frame<'b>, BadFrame> {
+fn parse<'b>(header: &[u8], body: &'b mut [u8]) -> Result<Frame<'b>, BadFrame> {
     let (bits, kind) = (word(header, 4), header[8]);
+    if matches!(kind, 1 | 5) && bits != 0 {
+        return Err(BadFrame::Channel(bits));
+    }
+    if kind == 5 {
+        let (mask, message) = body.split_at_mut(MASK);
+        combine(message, mask);
+        return Ok(Frame::Message(message));
+    }
+    if kind == 6 {
+        let (mask, bytes) = body[8..].split_at_mut(MASK);
+        combine(bytes, mask);
+    }
+    let body = &*body;
     if kind == 1 {
-        return if bits == 0 { Ok(Frame::Message(body)) } else { Err(BadFrame::Channel(bits)) };
+        return Ok(Frame::Message(body));
     }
     let channel = Channel::from_bits(bits).ok_or(BadFrame::Channel(bits))?;
     let length = BadFrame::Length { kind, length: word(header, 0) };
@@ -281,6 +353,7 @@ fn parse<'b>(header: &[u8], body: &'b [u8]) -> Result<Frame<'b>, BadFrame> {
     let offset = u64::from_le_bytes(*offset);
     Ok(match kind {
         2 => Frame::Data { channel, offset, bytes: rest },
+        6 => Frame::Data { channel, offset, bytes: &rest[MASK..] },
         3 => {
             let limit = rest.first_chunk().ok_or(length)?;
             Frame::Credit { channel, taken: offset, limit: u64::from_le_bytes(*limit) }
@@ -291,20 +364,24 @@ fn parse<'b>(header: &[u8], body: &'b [u8]) -> Result<Frame<'b>, BadFrame> {
 
 pub(crate) fn fuzz(data: &[u8]) {
     let mut decoder = Decoder::aligned();
-    let mut frames = Vec::new();
+    let (mut frames, mut told) = (Vec::new(), Vec::new());
     // Its pieces have any lengths.
     for piece in data.chunk_by(|_, next| next & 7 != 0) {
         decoder.push(piece);
-        loop {
-            match decoder.next() {
-                Ok(Some(frame)) => frame.write(&mut frames),
-                Ok(None) => break,
-                Err(_) => return,
-            }
+        while let Ok(Some(frame)) = decoder.next() {
+            frame.write(&mut frames);
+            told.push(format!("{frame:?}"));
         }
-        assert!(decoder.buffer.len() - decoder.read <= HEADER + MAX_MESSAGE, "more is kept than a frame");
+        let most = HEADER + MASK + MAX_MESSAGE;
+        assert!(decoder.buffer.len() - decoder.read <= most || decoder.next().is_err(), "more is kept than a frame");
     }
-    assert!(data.starts_with(&frames), "what was read is not what was there");
+    // However they came, they are read again as they were.
+    let (mut decoder, mut again) = (Decoder::aligned(), Vec::new());
+    decoder.push(&frames);
+    while let Ok(Some(frame)) = decoder.next() {
+        again.push(format!("{frame:?}"));
+    }
+    assert!(told == again, "what was read is not what was there");
 }
 
 #[cfg(test)]
@@ -345,14 +422,16 @@ mod tests {
         prop::collection::vec(any::<u8>(), 1..most)
     }
 
+    /// No stream is longer.
+    const OFFSETS: std::ops::Range<u64> = 0..1 << 48;
+
     fn frames() -> impl Strategy<Value = Vec<Owned>> {
         let frame = prop_oneof![
             any::<u64>().prop_map(Owned::Preamble),
             bytes(300).prop_map(Owned::Message),
-            (channel(), any::<u64>(), bytes(300)).prop_map(|(channel, at, bytes)| Owned::Data(channel, at, bytes)),
-            (channel(), any::<u64>(), any::<u64>())
-                .prop_map(|(channel, taken, limit)| Owned::Credit(channel, taken, limit)),
-            (channel(), any::<u64>()).prop_map(|(channel, at)| Owned::End(channel, at)),
+            (channel(), OFFSETS, bytes(300)).prop_map(|(channel, at, bytes)| Owned::Data(channel, at, bytes)),
+            (channel(), OFFSETS, OFFSETS).prop_map(|(channel, taken, limit)| Owned::Credit(channel, taken, limit)),
+            (channel(), OFFSETS).prop_map(|(channel, at)| Owned::End(channel, at)),
         ];
         prop::collection::vec(frame, 0..20)
     }
@@ -364,21 +443,84 @@ mod tests {
             prop_assume!(!stale.windows(4).any(|part| part == &PREAMBLE[..4]));
             Frame::Preamble { token: 7 }.write(&mut wire);
             sent.iter().for_each(|frame| frame.frame().write(&mut wire));
-            let (mut decoder, mut again, mut count) = (Decoder::new(), Vec::new(), 0);
+            let (mut decoder, mut told) = (Decoder::new(), Vec::new());
             for piece in wire.chunks(piece) {
                 decoder.push(piece);
                 while let Some(frame) = decoder.next().unwrap() {
-                    frame.write(&mut again);
-                    count += 1;
+                    told.push(format!("{frame:?}"));
                 }
             }
-            prop_assert_eq!(count, sent.len() + 1);
-            prop_assert_eq!(&again[..], &wire[stale.len()..]);
+            let expected = std::iter::once(Frame::Preamble { token: 7 }).chain(sent.iter().map(Owned::frame));
+            prop_assert_eq!(told, expected.map(|frame| format!("{frame:?}")).collect::<Vec<_>>());
         }
 
         #[test]
         fn anything_else_is_refused_or_waited_for(data in bytes(4000)) {
             fuzz(&data);
+        }
+    }
+
+    /// What is left of a host that went away, and another one that calls.
+    fn broken_off(frame: &Frame<'_>, cut: usize, piece: usize) -> Vec<String> {
+        let mut wire = Vec::new();
+        Frame::Preamble { token: 1 }.write(&mut wire);
+        let start = wire.len();
+        frame.write(&mut wire);
+        wire.truncate(start + cut % (wire.len() - start));
+        Frame::Preamble { token: 2 }.write(&mut wire);
+        Frame::Message(b"hello").write(&mut wire);
+        let (mut decoder, mut told) = (Decoder::new(), Vec::new());
+        for piece in wire.chunks(piece) {
+            decoder.push(piece);
+            loop {
+                match decoder.next() {
+                    Ok(Some(frame)) => told.push(format!("{frame:?}")),
+                    Ok(None) => break,
+                    Err(_) => decoder.resynchronise(),
+                }
+            }
+        }
+        told
+    }
+
+    proptest! {
+        #[test]
+        fn another_conversation_is_found_wherever_the_last_one_broke_off(
+            sent in frames().prop_filter("one", |frames| !frames.is_empty()), cut in any::<usize>(), piece in 1usize..50,
+        ) {
+            prop_assume!(!matches!(sent[0], Owned::Preamble(_)));
+            let told = broken_off(&sent[0].frame(), cut, piece);
+            let expected = [Frame::Preamble { token: 1 }, Frame::Preamble { token: 2 }, Frame::Message(b"hello")];
+            prop_assert_eq!(told, expected.map(|frame| format!("{frame:?}")));
+        }
+
+        #[test]
+        fn what_has_a_preamble_in_it_is_sent_whole(before in bytes(70), after in bytes(70), twice in any::<bool>(), piece in 1usize..50) {
+            let body = [&before[..], &PREAMBLE[..], if twice { PREAMBLE } else { b"" }, &after].concat();
+            let mut wire = Vec::new();
+            Frame::Message(&body).write(&mut wire);
+            let mut flow = crate::flow::Outgoing::new(1000, 1000);
+            prop_assert_eq!(flow.write(&body), body.len());
+            let channel = Channel { process: ProcessId::new(1).unwrap(), stream: Stream::Stdin };
+            while let Some((offset, bytes)) = flow.next(MAX_DATA) {
+                Frame::Data { channel, offset, bytes }.write(&mut wire);
+            }
+            prop_assert_eq!(preamble_in(&wire), None);
+            let (mut decoder, mut message, mut streamed) = (Decoder::aligned(), Vec::new(), Vec::new());
+            for piece in wire.chunks(piece) {
+                decoder.push(piece);
+                while let Some(frame) = decoder.next().unwrap() {
+                    match frame {
+                        Frame::Message(body) => message = body.to_vec(),
+                        Frame::Data { offset, bytes, .. } => {
+                            prop_assert_eq!(offset, streamed.len() as u64);
+                            streamed.extend_from_slice(bytes);
+                        }
+                        other => prop_assert!(false, "{:?}", other),
+                    }
+                }
+            }
+            prop_assert!(message == body && streamed == body);
         }
     }
 
