@@ -389,4 +389,6 @@ mod limits;
 #[cfg(test)]
 mod memory;
 #[cfg(test)]
+mod rings;
+#[cfg(test)]
 mod tests;
