@@ -107,6 +107,7 @@ install: $(if $(DESTDIR),,root) toolchain
 bench: toolchain
 	@contrib/require.sh $(RUN_PACKAGES) $(TEST_PACKAGES) $(BENCH_PACKAGES)
 	cargo build --release
+	cargo build --release -p vmm --example vmm
 	cargo xtask bench
 
 .PHONY: toolchain

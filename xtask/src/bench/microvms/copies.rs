@@ -5,7 +5,7 @@ use super::super::document::{Figure, Target, Unit};
 use super::super::settle;
 use super::guests::{self, ANSWER, WAITS};
 use super::process::{Boots, Process};
-use super::starts::MEBIBYTE;
+use super::starts::{MEBIBYTE, RESTS};
 use crate::figures::milliseconds;
 use anyhow::{Context, Result, bail};
 use std::collections::BTreeSet;
@@ -135,7 +135,7 @@ fn hundred(arena: &Arena, boots: &Boots, mib: u64, snapshot: &Path) -> Result<(D
     if answers.len() != HUNDRED {
         bail!("{HUNDRED} machines gave {} answers", answers.len());
     }
-    std::thread::sleep(SETTLED);
+    std::thread::sleep(RESTS);
     let memory = processes.iter().map(|process| process.memory().map(|bytes| bytes as f64 / 1e6));
     Ok((time, memory.collect::<Result<_>>()?))
 }

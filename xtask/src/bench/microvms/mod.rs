@@ -5,32 +5,39 @@
 
 mod copies;
 mod guests;
+mod nested;
 mod process;
+mod service;
 mod starts;
 
 use super::arena::Arena;
 use super::document::Figure;
 use anyhow::{Context, Result, bail};
 use process::Boots;
+use std::path::PathBuf;
 use std::process::Command;
 
 pub(super) fn figures(arena: &Arena) -> Result<Vec<Figure>> {
-    let boots = prepare(arena)?;
+    let (boots, modules) = prepare(arena)?;
     let mut figures = starts::figures(arena, &boots)?;
     figures.extend(copies::figures(arena, &boots)?);
+    figures.extend(nested::figures(arena, &boots, &modules)?);
+    let daemon = arena.instance("microvms");
+    daemon.0.start()?;
+    figures.extend(service::figures(arena, &daemon)?);
     Ok(figures)
 }
 
-/// What machines boot: the distribution's kernel, as `stratus microvm kernel` prepares it.
-fn prepare(arena: &Arena) -> Result<Boots> {
+/// What machines boot: the distribution's kernel, as `stratus microvm kernel` prepares it; and the directory with its modules.
+fn prepare(arena: &Arena) -> Result<(Boots, PathBuf)> {
     let (vmlinuz, modules) = e2e::kernel_as_packaged(&arena.path("kernel"));
-    let data = arena.path("microvms-kernel");
+    let data = arena.path("microvms/data");
     let mut command = Command::new(&arena.program);
-    command.args(["microvm", "kernel", "--use"]).arg(vmlinuz).arg("--modules").arg(modules);
+    command.args(["microvm", "kernel", "--use"]).arg(vmlinuz).arg("--modules").arg(&modules);
     let output = command.arg("--data-dir").arg(&data).output().context("cannot run stratus")?;
     if !output.status.success() {
         bail!("the kernel could not be prepared: {}", String::from_utf8_lossy(&output.stderr).trim());
     }
     let prepared = data.join("microvm/kernel");
-    Ok(Boots { kernel: prepared.join("vmlinux"), initramfs: prepared.join("initramfs") })
+    Ok((Boots { kernel: prepared.join("vmlinux"), initramfs: prepared.join("initramfs") }, modules))
 }
