@@ -254,7 +254,7 @@ echo "guest: random $($b dd if=/dev/hwrng bs=64 count=1 2>/dev/null | $b wc -c)"
     host.add_text("two", "guest: the second layer\n");
     let told = host.run(
         "dd if=/dev/urandom of=/disk bs=1M count=4; truncate -s 8M /disk; dd if=/disk bs=4096 count=256 | md5sum
-        vmm --memory 256 --initrd /guest.cpio --append 'console=ttyS0 quiet' --disk /disk --layer /one --layer /two /vmlinux
+        vmm --memory 256 --initrd /guest.cpio --append 'console=ttyS0 quiet pci=off' --disk /disk --layer /one --layer /two /vmlinux
         echo host: ended with $?
         dd if=/disk bs=1M count=4 | md5sum; dd if=/disk bs=1M skip=4 | md5sum",
     );
@@ -340,7 +340,7 @@ fn nested_a_guest_and_its_host_speak_over_vsock() {
     let told = host.run(
         "talk listen /socket_7 > /heard &
         until [ -e /socket_7 ]; do usleep 10000; done
-        vmm --memory 256 --initrd /guest.cpio --append 'console=ttyS0 quiet' --vsock /socket /vmlinux
+        vmm --memory 256 --initrd /guest.cpio --append 'console=ttyS0 quiet pci=off' --vsock /socket /vmlinux
         echo host: ended with $?, its socket is $([ -e /socket ] && echo there || echo gone)
         # Not while the guest writes to the same console.
         wait; cat /heard",
