@@ -92,6 +92,16 @@ fn what_our_own_hypervisor_saved_goes_on() {
         host.sh(&format!("docker exec {name} hostname")).says(&id);
     }
     host.sh("docker rm -f box box-1 box-2 box-3").ok();
+
+    // What is run of an image is up, and waits on the disk while nobody asks it anything.
+    host.sh("stratus microvm image create -t web -m 64m --cpus 1 --ready-port 80 busybox sh -c 'mkdir /www; echo up >/www/index.html; httpd -f -h /www -p 80'")
+        .says("web:1");
+    host.sh("stratus microvm run --name one --idle 5s web").says("one");
+    let ask = "curl -s -m 60 -H \"X-aws-proxy-auth: $(stratus microvm token one)\" $(stratus microvm inspect one | grep -o 'http://[^\"]*')/";
+    host.sh(ask).says("up");
+    eventually("it is suspended", || host.sh("stratus microvm ls").stdout().contains("suspended"));
+    host.sh(ask).says("up");
+    host.sh("stratus microvm terminate one && stratus microvm image rm web").ok();
     eventually("what nothing needs is gone", || {
         host.sh("ls /var/lib/stratus/microvm/snapshots | wc -l").stdout().trim() == "0"
     });
