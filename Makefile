@@ -73,6 +73,7 @@ test: toolchain sdks
 	cd examples/hello-web && cargo clippy --all-targets -- -D warnings && cargo test
 	cargo xtask differential
 	cargo xtask differential --microvms
+	cargo xtask machines
 
 .PHONY: differential
 differential: toolchain

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crate::machine::DEADLINE;
 use crate::slot::Slot;
-use crate::{Outcome, Session, Waiting, holdings, leftovers};
+use crate::{Outcome, Session, Waiting, holdings, leftovers, machines};
 
 /// Makes the root file system of the image `busybox` in the directory `base`.
 pub(crate) const BASE: &str = "mkdir -p base/bin base/etc base/tmp base/root base/dev base/proc base/sys \
@@ -66,6 +66,7 @@ impl Daemon {
             let path = daemon.path(directory);
             fs::create_dir_all(&path).unwrap_or_else(|error| panic!("create {}: {error}", path.display()));
         }
+        machines::prepare(&daemon.data());
         daemon.restart();
         let bridge = "docker network inspect bridge -f '{{index .Options \"com.docker.network.bridge.name\"}}'";
         daemon.instance = daemon.sh(bridge).text().trim_start_matches("st").to_owned();
@@ -363,6 +364,7 @@ impl Daemon {
         if !self.flags.iter().any(|flag| flag == "--config") {
             let pool = format!("{},size=24", self.slot.addresses());
             command.args(self.directories()).args(["--default-address-pool", &pool]);
+            command.args(machines::flags());
         }
         command
     }

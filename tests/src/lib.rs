@@ -18,6 +18,7 @@ mod http;
 mod kernel;
 mod leftovers;
 mod machine;
+mod machines;
 mod outcome;
 mod power;
 mod registry;

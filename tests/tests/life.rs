@@ -169,8 +169,8 @@ fn memory_and_process_limits() {
 fn health_checks() {
     let host = Daemon::start();
     host.sh(
-        "docker run -d --name box --health-cmd 'test -f /ok && echo fine' --health-interval 100ms --health-retries 2 \
-             busybox sh -c 'touch /ok; sleep 1000'",
+        "docker run -d --name box --health-cmd 'test ! -e /bad && echo fine' --health-interval 100ms --health-retries 2 \
+             busybox sleep 1000",
     )
     .ok();
     let health = "docker inspect -f '{{.State.Health.Status}}' box";
@@ -180,7 +180,7 @@ fn health_checks() {
     let mut events = host.session("docker events --filter event=health_status --format '{{.Action}}'");
     host.sh("docker inspect -f '{{(index .State.Health.Log 0).ExitCode}} {{(index .State.Health.Log 0).Output}}' box")
         .says("0 fine");
-    host.sh("docker exec box rm /ok").ok();
+    host.sh("docker exec box touch /bad").ok();
     eventually("it to be unhealthy", || host.sh(health).text() == "unhealthy");
     events.waits_for("health_status: unhealthy").signal("INT");
     events.exit_code();

@@ -9,8 +9,10 @@ mod floors;
 mod http;
 mod instance;
 mod licences;
+mod machines;
 mod memory;
 mod peers;
+mod programs;
 mod safety;
 mod server;
 mod source;
@@ -37,6 +39,8 @@ Usage: cargo xtask CHORE
             names of scenarios it plays those; with --show before them it prints what dockerd says, too
   floors    fails where a crate uses one of its own or a higher floor, or has `unsafe` where none may be
   licences  fails where a crate from outside has a licence or a source that deny.toml does not allow
+  machines  runs some of the containers' end-to-end tests with a kernel of its own for each container, and fails where one ends otherwise
+            than tests/behind_machines.toml says; --all runs all that it names, and names of files in tests/tests those
   server    boots a stock Debian in QEMU, installs stratus there, and runs the core of the end-to-end tests; with names
             of files in tests/tests it runs those";
 
@@ -61,6 +65,7 @@ fn run(mut arguments: impl Iterator<Item = String>) -> Result<()> {
         },
         Some("differential") => differential::run(&root()?, &arguments.collect::<Vec<_>>()),
         Some("floors") => check_floors(&root()?),
+        Some("machines") => machines::run(&root()?, &arguments.collect::<Vec<_>>()),
         Some("licences") => check_licences(&root()?),
         Some("server") => server::run(&root()?, &arguments.collect::<Vec<_>>()),
         None | Some("help" | "--help" | "-h") => {

@@ -205,9 +205,9 @@ pub(crate) fn exec_error(error: ClientError) -> Error {
 const VICE_VERSA: &str = "Are you trying to mount a directory onto a file (or vice-versa)? Check if the specified host path exists \
      and is the expected type";
 
-/// Whether it is the step of a container's mounts, by the name that the keeper gives it.
-fn is_mount(step: &str) -> bool {
-    step == format!("{:?}", Step::Mount)
+/// Whether it is the step of a container's mounts, by the name that the keeper gives it, or what a machine's agent says of that.
+fn is_mount(step: &str, text: &str) -> bool {
+    step == format!("{:?}", Step::Mount) || (step == format!("{:?}", Step::InGuest) && text.starts_with("mount "))
 }
 
 /// `steps`: what Docker says comes before a failure of the sandbox.
@@ -221,7 +221,9 @@ fn in_words(error: ClientError, steps: &str) -> Error {
             let missing = *errno == Errno::NOENT.raw_os_error();
             Error::invalid(runtime(text)).with_exit_code(if missing { 127 } else { 126 })
         }
-        Failure::Sandbox { step, errno, text } if is_mount(step) && *errno == Some(Errno::NOTDIR.raw_os_error()) => {
+        Failure::Sandbox { step, errno, text }
+            if is_mount(step, text) && *errno == Some(Errno::NOTDIR.raw_os_error()) =>
+        {
             Error::invalid(format!("{}: {VICE_VERSA}", runtime(text))).with_exit_code(127)
         }
         Failure::Sandbox { text, .. } => Error::system(runtime(text)).with_exit_code(128),

@@ -1,12 +1,12 @@
 //! The second disk: the program, what installs it, the tests, and the `docker` client that the tests use here.
 
+use crate::programs;
 use crate::server::disk;
 use crate::workspace::Workspace;
 use anyhow::{Context, Result, bail};
-use serde::Deserialize;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 /// In GiB. Most of it is what a debugger needs.
 const SIZE: u64 = 2;
@@ -31,23 +31,9 @@ impl Drop for Freight {
     }
 }
 
-/// One line of what cargo tells of a build.
-#[derive(Deserialize)]
-struct Message {
-    reason: String,
-    target: Option<Built>,
-    executable: Option<PathBuf>,
-}
-
-#[derive(Deserialize)]
-struct Built {
-    name: String,
-    kind: Vec<String>,
-}
-
 /// Builds the program and the tests, and puts them onto a disk: all tests that `is_wanted`, by their files' names.
 pub(super) fn pack(root: &Path, workspace: &Workspace, is_wanted: impl Fn(&str) -> bool) -> Result<Freight> {
-    let mut programs = build(root)?;
+    let mut programs = programs::build(root, &[])?;
     programs.retain(|program| !program.is_test || is_wanted(&program.name));
     if !programs.iter().any(|program| program.is_test) {
         bail!("no test in tests/tests has such a name");
@@ -68,37 +54,6 @@ pub(super) fn pack(root: &Path, workspace: &Workspace, is_wanted: impl Fn(&str) 
     disk::run(Command::new("chmod").arg("755").arg(&run))?;
     disk::format(&tree, &freight.path(), SIZE)?;
     Ok(freight)
-}
-
-struct Program {
-    name: String,
-    is_test: bool,
-    executable: PathBuf,
-}
-
-fn build(root: &Path) -> Result<Vec<Program>> {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let mut programs = Vec::new();
-    for arguments in [["build", "--package=stratus"].as_slice(), &["test", "--package=e2e", "--no-run"]] {
-        let mut command = Command::new(&cargo);
-        command.args(arguments).args(["--quiet", "--message-format=json-render-diagnostics"]);
-        let output = command.current_dir(root).stderr(Stdio::inherit()).output().context("cannot run cargo")?;
-        if !output.status.success() {
-            bail!("cargo {} failed ({})", arguments.join(" "), output.status);
-        }
-        programs.extend(String::from_utf8_lossy(&output.stdout).lines().filter_map(program));
-    }
-    Ok(programs)
-}
-
-/// The executable that a line of cargo's tells of, if it is one that is needed.
-fn program(line: &str) -> Option<Program> {
-    let message: Message =
-        serde_json::from_str(line).ok().filter(|message: &Message| message.reason == "compiler-artifact")?;
-    let built = message.target?;
-    let is_test = built.kind.iter().any(|kind| kind == "test");
-    let is_needed = is_test || built.kind.iter().any(|kind| kind == "bin");
-    Some(Program { name: built.name, is_test, executable: message.executable.filter(|_| is_needed)? })
 }
 
 fn find(program: &str) -> Result<PathBuf> {

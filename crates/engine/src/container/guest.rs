@@ -74,7 +74,7 @@ impl Engine {
         .await?;
         let name = if as_dot { ".".into() } else { PathBuf::from(found.shown.name.trim_start_matches('/')) };
         let name = if name.as_os_str().is_empty() { ".".into() } else { name };
-        let options = ReadOptions { name, one_file_system: false };
+        let options = ReadOptions { name, one_file_system: false, skip_kernel: true };
         let shown = found.shown.clone();
         let stream = ByteStream::produced(thread, move |writer| {
             guest_files::read(&mut guest, &guest_files::root(&found.at), &found.stat, &options, writer)
@@ -111,7 +111,7 @@ impl Engine {
         self.tell_container(&container.record(), "export", []);
         ByteStream::produced(thread, move |writer| {
             let found = find(&mut guest, Path::new("/"), "the root is gone")?;
-            let options = ReadOptions { name: PathBuf::from("."), one_file_system: true };
+            let options = ReadOptions { name: PathBuf::from("."), one_file_system: true, skip_kernel: true };
             guest_files::read(&mut guest, &guest_files::root(Path::new("/")), &found.stat, &options, writer)
         })
     }

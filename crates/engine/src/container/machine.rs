@@ -33,7 +33,7 @@ use super::machine_limits::NetworkLimits;
 use super::placement::Placed;
 use super::template::{self, Wanted};
 use super::{Container, ProcessTable};
-use crate::model::{ContainerId, ContainerRecord, Phase, SnapshotRecord, Timestamp};
+use crate::model::{ContainerId, ContainerRecord, NetworkMode, Phase, SnapshotRecord, Timestamp};
 use crate::snapshots::Held;
 use crate::templates::{Shape, Template};
 use crate::{Engine, Error, Result};
@@ -118,6 +118,9 @@ impl Engine {
         booted: &Booted,
         network: Option<(net::NetNs, &net::Sandbox)>,
     ) -> Result<MachineStart> {
+        if matches!(record.host.network_mode, NetworkMode::Container(_)) {
+            return Err(refused(microvm::Error::NotBehind { what: "the network of another container".to_owned() }));
+        }
         let inside = microvm::container::inside(spec.clone(), &self.container_dir(&record.id), &trees);
         let inside = inside.map_err(refused)?;
         let trees = inside.volumes.moved(trees);

@@ -23,7 +23,12 @@ pub(crate) struct ReadOptions {
     pub(crate) name: PathBuf,
     /// Of what is mounted below, only the directory.
     pub(crate) one_file_system: bool,
+    /// Of what the kernel makes up below the path, only the directory: what is in there are no files to be copied.
+    pub(crate) skip_kernel: bool,
 }
+
+/// Where a container has what its kernel makes up.
+const MADE_UP: [&str; 4] = ["/proc", "/sys", "/dev/pts", "/dev/mqueue"];
 
 /// Writes what is at a path as an archive (PAX).
 pub(crate) fn read(guest: &mut Guest, at: &At, stat: &Stat, options: &ReadOptions, to: impl Write) -> Result<()> {
@@ -32,6 +37,7 @@ pub(crate) fn read(guest: &mut Guest, at: &At, stat: &Stat, options: &ReadOption
         archive: Builder::new(std::io::BufWriter::with_capacity(BUFFER, to)),
         names: HashMap::new(),
         file_system: options.one_file_system.then_some(stat.filesystem),
+        skips_other_than: options.skip_kernel.then_some(stat.filesystem),
     };
     packer.pack(at, stat, &options.name, 0)?;
     packer.archive.into_inner().and_then(|mut to| to.flush()).map_err(written)
@@ -43,6 +49,8 @@ struct Packer<'g, W: Write> {
     /// Files with several names, by their numbers: the first of those.
     names: HashMap<(u64, u64), PathBuf>,
     file_system: Option<u64>,
+    /// What is not of this one, and made up by the kernel, is left out.
+    skips_other_than: Option<u64>,
 }
 
 impl<W: Write> Packer<'_, W> {
@@ -81,7 +89,11 @@ impl<W: Write> Packer<'_, W> {
                 let mut directory = name.as_os_str().to_owned();
                 directory.push("/");
                 self.archive.append_data(&mut header, directory, std::io::empty()).map_err(written)?;
-                if self.file_system.is_some_and(|wanted| wanted != stat.filesystem) {
+                let path = Path::new(OsStr::from_bytes(&at.path.0));
+                let is_made_up = MADE_UP.iter().any(|made_up| path == Path::new(made_up));
+                if self.file_system.is_some_and(|wanted| wanted != stat.filesystem)
+                    || (is_made_up && self.skips_other_than.is_some_and(|start| start != stat.filesystem))
+                {
                     return Ok(());
                 }
                 for (entry, stat) in self.guest.list(at)? {

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use oci_spec::runtime::{Linux, LinuxIdMappingBuilder, LinuxNamespace, LinuxNamespaceType, Root, Spec};
 use sandbox::SeccompFilter;
 
-use crate::model::{CgroupNamespace, ContainerRecord, IpcMode, PidMode, UtsMode};
+use crate::model::{CgroupNamespace, ContainerRecord, HostConfig, IpcMode, PidMode, UtsMode};
 use crate::{Error, Result};
 
 pub(crate) use defaults::{READONLY_PATHS, SHM_SIZE, masked_paths};
@@ -115,9 +115,11 @@ fn linux(
     caps: &std::collections::HashSet<oci_spec::runtime::Capability>,
 ) -> Result<Linux> {
     let host = &record.host;
-    let devices = devices::requested(host)?;
+    // Behind a hypervisor a privileged one may do all that its own kernel lets it, and that has no device of the host.
+    let of_devices = HostConfig { privileged: host.privileged && !record.is_machine(), ..host.clone() };
+    let devices = devices::requested(&of_devices)?;
     let mut limits = limits(&host.resources)?;
-    limits.set_devices(Some(resources::device_rules(host, &devices)?));
+    limits.set_devices(Some(resources::device_rules(&of_devices, &devices)?));
     let open = host.privileged || security.system_paths_unconfined;
     let paths = |given: &Option<Vec<String>>, default: fn() -> Vec<String>| match (given, open) {
         (Some(given), _) => given.clone(),

@@ -12,7 +12,7 @@ use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFla
 use vmm::SnapshotFiles;
 
 use super::streams::Attached;
-use super::{Asked, Process, Stage, WENT_ON, start};
+use super::{Asked, Process, Stage, WENT_ON, start, too_long};
 use crate::container::CONTAINER;
 use crate::control::{Decoder, FromMachine, Hello, Saved, ToMachine, VERSION, frame, is_for_others};
 use crate::error::{Error, Result};
@@ -314,7 +314,14 @@ impl Process {
         let Some(client) = self.clients.open.get_mut(&number) else { return Ok(()) };
         client.process = Some(process);
         self.attached.insert(process, Attached::new(process, stdin, outputs));
-        self.ask(start(process, plan, streams), Asked::Start(process))
+        match self.ask(start(process, plan, streams), Asked::Start(process)) {
+            Err(Error::TooLong(_)) => {
+                self.attached.remove(&process);
+                self.clients.refused(process, too_long());
+                Ok(())
+            }
+            asked => asked,
+        }
     }
 }
 

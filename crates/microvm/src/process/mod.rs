@@ -368,7 +368,12 @@ impl Process {
             Stage::Starting => self.start_main()?,
             _ => return Ok(()),
         };
-        self.ask(request, Asked::Stage)
+        match self.ask(request, Asked::Stage) {
+            Err(Error::TooLong(_)) if self.stage == Stage::Starting => {
+                Err(Error::Guest { tried: "start the process", failure: too_long() })
+            }
+            asked => asked,
+        }
     }
 
     fn on_stage(&mut self, result: Result<Reply, Failure>) -> Result<()> {
@@ -464,6 +469,15 @@ impl Process {
         self.attached.remove(&process);
         self.ask(Request::Forget { process }, Asked::Nobody)
     }
+}
+
+/// A process is started by one message.
+fn too_long() -> Failure {
+    let text = format!(
+        "exec: argument list too long: what a microVM is told of a process, its arguments and variables, may have {} bytes",
+        guest_protocol::frame::MAX_MESSAGE
+    );
+    Failure::Program { errno: nix::libc::E2BIG, text }
 }
 
 fn start(process: ProcessId, plan: Plan, streams: Streams) -> Request {

@@ -1,0 +1,196 @@
+//! `cargo xtask machines`: the containers' end-to-end tests, each container of theirs with a kernel of its own.
+//!
+//! tests/behind_machines.toml says which, and which of them can't pass, and why: one of these that passes is an error, as one of the others that fails.
+
+use crate::instance;
+use crate::programs;
+use anyhow::{Context, Result, bail};
+use serde::Deserialize;
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::Mutex;
+use std::time::Instant;
+
+/// Asks for all of them, and not for those alone that take no more than some minutes.
+const ALL: &str = "--all";
+/// So many tests at once: they wait for their machines more than they compute.
+const AT_ONCE: usize = 3;
+/// In seconds. A test that takes longer hangs.
+const PATIENCE: &str = "600";
+
+/// tests/behind_machines.toml.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct List {
+    /// Files of tests/tests that are played whenever no others are named.
+    usual: Vec<String>,
+    /// What can be played besides.
+    more: Vec<String>,
+    #[serde(rename = "fails")]
+    failures: Vec<Failing>,
+}
+
+/// A test that can't pass.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Failing {
+    /// `FILE::TEST`.
+    test: String,
+    reason: String,
+}
+
+struct Test {
+    name: String,
+    file: String,
+    function: String,
+    program: PathBuf,
+}
+
+impl List {
+    fn load(path: &Path) -> Result<Self> {
+        let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let list: Self = toml::from_str(&text).with_context(|| format!("cannot read {}", path.display()))?;
+        match list.failures.iter().find(|failing| failing.reason.trim().is_empty()) {
+            Some(failing) => bail!("{}: there is no reason why {} fails", path.display(), failing.test),
+            None => Ok(list),
+        }
+    }
+
+    fn reasons(&self) -> BTreeMap<&str, &str> {
+        self.failures.iter().map(|failing| (failing.test.as_str(), failing.reason.as_str())).collect()
+    }
+}
+
+/// Plays the usual tests, or all, or those of the files that are named, and fails where one does not end as the list says.
+pub(crate) fn run(root: &Path, arguments: &[String]) -> Result<()> {
+    if !instance::is_root() {
+        bail!("containers need root: try again with sudo");
+    }
+    let began = Instant::now();
+    let path = root.join("tests/behind_machines.toml");
+    let list = List::load(&path)?;
+    let files: Vec<&str> = match arguments {
+        [] => list.usual.iter().map(String::as_str).collect(),
+        [all] if all == ALL => list.usual.iter().chain(&list.more).map(String::as_str).collect(),
+        named => named.iter().map(String::as_str).collect(),
+    };
+    let programs = programs::build(root, &files)?;
+    let found = |name: &str, is_test| {
+        let program = programs.iter().find(|program| program.name == name && program.is_test == is_test);
+        program.with_context(|| format!("there is no program {name}"))
+    };
+    let mut tests = Vec::new();
+    for file in &files {
+        tests.extend(tests_of(file, &found(file, true)?.executable)?);
+    }
+    let reasons = list.reasons();
+    let is_there = |test: &str| tests.iter().any(|known: &Test| known.name == test);
+    let is_played = |test: &str| files.iter().any(|file| test.starts_with(&format!("{file}::")));
+    if let Some(gone) = reasons.keys().find(|test| is_played(test) && !is_there(test)) {
+        bail!("{} names a test that is not there: {gone}", path.display());
+    }
+    let place = Place::new()?;
+    let kernel = prepare(&found("stratus", false)?.executable, &place.0)?;
+    let outcomes = play(root, &kernel, &tests)?;
+    let wrong = judge(&outcomes, &reasons);
+    println!("\n{} tests behind machines; {:.0} s", tests.len(), began.elapsed().as_secs_f64());
+    match wrong {
+        0 => Ok(()),
+        wrong => bail!("{wrong} did not end as {} says: mend them, or say there why they can't pass", path.display()),
+    }
+}
+
+fn tests_of(file: &str, program: &Path) -> Result<Vec<Test>> {
+    let output = Command::new(program).args(["--list", "--format", "terse"]).output();
+    let output = output.with_context(|| format!("cannot run {}", program.display()))?;
+    let listed = String::from_utf8_lossy(&output.stdout);
+    let functions = listed.lines().filter_map(|line| line.strip_suffix(": test"));
+    let test = |function: &str| Test {
+        name: format!("{file}::{function}"),
+        file: file.to_owned(),
+        function: function.to_owned(),
+        program: program.to_owned(),
+    };
+    Ok(functions.map(test).collect())
+}
+
+/// A directory that goes when it is dropped.
+struct Place(PathBuf);
+
+impl Place {
+    fn new() -> Result<Self> {
+        let path = std::env::temp_dir().join(format!("stratus-machines-{}", std::process::id()));
+        fs::create_dir_all(&path).with_context(|| format!("cannot create {}", path.display()))?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_dir_all(&self.0) {
+            eprintln!("cannot remove {}: {error}", self.0.display());
+        }
+    }
+}
+
+/// Prepares the kernel that all daemons take. Gives its directory.
+fn prepare(stratus: &Path, place: &Path) -> Result<PathBuf> {
+    let (vmlinuz, modules) = e2e::kernel_as_packaged(&place.join("package"));
+    let data = place.join("data");
+    let mut command = Command::new(stratus);
+    command.args(["microvm", "kernel", "--use"]).arg(vmlinuz).arg("--modules").arg(modules);
+    let output = command.arg("--data-dir").arg(&data).output().context("cannot run stratus")?;
+    if !output.status.success() {
+        bail!("the kernel for microVMs could not be prepared: {}", String::from_utf8_lossy(&output.stderr).trim());
+    }
+    Ok(data.join("microvm/kernel"))
+}
+
+/// What came of each test, in their order.
+fn play<'t>(root: &Path, kernel: &Path, tests: &'t [Test]) -> Result<Vec<(&'t Test, Output)>> {
+    let left = Mutex::new(tests.iter().enumerate());
+    let outcomes = Mutex::new(BTreeMap::new());
+    let next = || left.lock().ok().and_then(|mut left| left.next());
+    let worker = || -> Result<()> {
+        while let Some((number, test)) = next() {
+            let began = Instant::now();
+            let mut command = Command::new("timeout");
+            command.args(["-k", "5", PATIENCE]).arg(&test.program).args(["--exact", &test.function]);
+            command.env("E2E_MACHINES", kernel).current_dir(root.join("tests"));
+            let output = command.output().context("cannot run timeout")?;
+            let word = if output.status.success() { "passes" } else { "fails" };
+            println!("{word:6} {:5.1} s  {}", began.elapsed().as_secs_f64(), test.name);
+            outcomes.lock().expect("no thread panics with it").insert(number, (test, output));
+        }
+        Ok(())
+    };
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..AT_ONCE).map(|_| scope.spawn(worker)).collect();
+        workers.into_iter().try_for_each(|worker| worker.join().expect("no worker panics"))
+    })?;
+    Ok(outcomes.into_inner().expect("no thread panics with it").into_values().collect())
+}
+
+/// Tells what did not end as it has to, and counts it.
+fn judge(outcomes: &[(&Test, Output)], reasons: &BTreeMap<&str, &str>) -> usize {
+    let mut wrong = 0;
+    for (test, output) in outcomes {
+        match (output.status.success(), reasons.get(test.name.as_str())) {
+            (true, Some(reason)) => println!("\n{} passes, and was not to: {reason}", test.name),
+            (false, None) => {
+                let how = output.status.code().map_or_else(
+                    || format!("signal {}", output.status.signal().unwrap_or(0)),
+                    |code| format!("status {code}"),
+                );
+                println!("\n{} of tests/tests/{}.rs fails ({how}):", test.function, test.file);
+                println!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+            }
+            _ => continue,
+        }
+        wrong += 1;
+    }
+    wrong
+}
