@@ -37,6 +37,8 @@ pub(crate) struct Process {
     pub(crate) container: ContainerId,
     /// It is its container's first one.
     pub(crate) is_init: bool,
+    /// How often somebody in its container had been killed for want of memory when this run of the machine began.
+    pub(crate) oom_kills_before: u64,
     pub(crate) terminal: Option<TerminalSize>,
     /// How many bytes of an output may be sent before any is taken.
     pub(crate) window: u32,

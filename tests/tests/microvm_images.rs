@@ -129,8 +129,14 @@ fn what_does_not_get_ready_is_no_image() {
     host.kill9();
     host.restart();
     host.sh("$STRATUS microvm image ls --output json; docker ps -aq").says("[]");
-    host.sh("docker run -d --name plain busybox sleep 1000 && $STRATUS microvm suspend plain")
+    // Whatever a container's labels say, it is an ordinary one.
+    let labels = "--label stratus.microvm.image=a:1 --label stratus.microvm.build=a";
+    host.sh(&format!("docker run -d --name plain {labels} busybox sleep 1000 && $STRATUS microvm suspend plain"))
         .exits_with(1)
         .complains("container plain did not go on from an image of microVMs");
+    host.sh("$STRATUS microvm ls --output json").says("[]");
+    host.kill9();
+    host.restart();
+    host.sh("docker ps --format '{{.Names}}'").says("plain");
     host.sh("docker rm -f plain").ok();
 }

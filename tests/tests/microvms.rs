@@ -108,6 +108,15 @@ fn what_a_machine_cannot_have_is_said() {
         host.sh(command).exits_with(1).complains(&format!("microVMs don't have {lack} yet"));
     }
     host.sh("docker top box").prints("UID").prints("sleep 1000");
+    host.sh("docker run --rm --runtime microvm --device-cgroup-rule 'c 1:3 r' busybox true")
+        .exits_with(125)
+        .complains("a rule for devices of the host can't be had behind a hypervisor");
+    // Nor has a container of the host's kernel anything of its machine's process.
+    for (option, what) in [("--network", "network"), ("--pid", "PID")] {
+        host.sh(&format!("docker run --rm {option} container:box busybox true"))
+            .exits_with(125)
+            .complains(&format!("cannot join {what} of container box: it has a kernel of its own"));
+    }
     host.sh("docker run --rm --runtime no-such-runtime busybox true").exits_with(125).complains("no-such-runtime");
     let without = Daemon::start();
     without

@@ -139,3 +139,15 @@ fn forks_go_on_as_others() {
     let snapshots = host.data().join("microvm/snapshots");
     eventually("what nothing goes on from is gone", || std::fs::read_dir(&snapshots).unwrap().next().is_none());
 }
+
+#[test]
+fn what_was_killed_before_it_was_saved_is_not_killed_again() {
+    let host = host();
+    let work = "tail /dev/zero; echo $? >/done; while [ ! -e /go ]; do sleep 0.1; done";
+    host.slowly(&format!("docker run -d --name box -m 32m --runtime microvm busybox sh -c '{work}'")).ok();
+    eventually("one of its processes is killed", || host.slowly("docker exec box cat /done").stdout() == "137\n");
+    host.slowly("$STRATUS suspend box && $STRATUS resume box").ok();
+    host.slowly("docker exec box touch /go && docker wait box").says("0");
+    host.sh("docker inspect -f '{{.State.OOMKilled}}' box").says("false");
+    host.sh("docker rm box").ok();
+}

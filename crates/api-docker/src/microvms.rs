@@ -140,12 +140,12 @@ struct MicrovmBody {
 
 impl MicrovmBody {
     async fn of(call: &Call, microvm: Microvm) -> Result<Self> {
-        let policy = microvm.policy()?;
+        let policy = microvm.policy();
         Ok(Self {
             state: microvm.state(),
             id: microvm.record.id.to_string(),
             name: microvm.record.name.clone(),
-            image: microvm.image,
+            image: microvm.image().to_owned(),
             created: rfc3339(microvm.record.created),
             endpoint: call.microvms().endpoint().await?.to_owned(),
             idle: policy.idle.map(IdleBody::from),

@@ -117,7 +117,8 @@ impl Engine {
         found.ok_or_else(|| Error::not_found(format!("No such machine image: {name}")))
     }
 
-    /// Makes a container that goes on from a machine image when it is started. `change` may ask for more than its container was.
+    /// Makes a container that goes on from a machine image when it is started, for `purpose` ([`crate::model::ContainerRecord::purpose`]). `change` may
+    /// ask for more than its container was.
     ///
     /// # Errors
     /// There is no such machine image, or the container can't be made as asked.
@@ -125,6 +126,7 @@ impl Engine {
         &self,
         name: &str,
         container: Option<String>,
+        purpose: String,
         change: impl FnOnce(&mut ContainerConfig, &mut HostConfig) + Send,
     ) -> Result<Created> {
         let image = self.machine_image(name)?;
@@ -140,6 +142,7 @@ impl Engine {
             endpoints,
             image,
             state,
+            purpose: Some(purpose),
             ..CreateRequest::default()
         })
         .await

@@ -398,6 +398,13 @@ impl Engine {
     /// Opens a namespace of another container, and tells its path.
     fn join_namespace(&self, joined: &mut Joined, reference: &str, what: &str, kind: NamespaceKind) -> Result<PathBuf> {
         let other = self.running(reference, what)?.record();
+        if other.is_machine() {
+            // What there is on the host is the namespace of the machine's process, and not of what runs inside.
+            return Err(Error::invalid(format!(
+                "cannot join {what} of container {}: it has a kernel of its own, which nothing outside shares",
+                other.name
+            )));
+        }
         let path = |pid: u32| PathBuf::from(format!("/proc/{pid}/ns/{}", kind.proc_name()));
         let opened = self.of_process(&other, |pid| {
             rustix::fs::open(path(pid), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())

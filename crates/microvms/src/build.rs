@@ -1,21 +1,19 @@
 //! How an image of microVMs is made: a container's machine boots, its program gets ready, and the machine is saved; then one goes on from that, to be tried out.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use bytes::Bytes;
-use engine::model::{Filters, MICROVM};
-use engine::{CreateRequest, Error, ListOptions, ListedContainer, LogOptions, RemoveOptions, Result, WaitCondition};
+use engine::model::MICROVM;
+use engine::{CreateRequest, Error, ListOptions, LogOptions, RemoveOptions, Result, WaitCondition};
 use guest_protocol::plain;
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, timeout_at};
 
+use crate::purpose::{Purpose, Told};
 use crate::{Hook, Hooks, ImageVersion, Microvms};
 
-/// Has the containers of builds, with the image's name.
-pub(crate) const BUILD_LABEL: &str = "stratus.microvm.build";
 /// Between two looks whether somebody listens at a port.
 const PAUSE: Duration = Duration::from_millis(50);
 /// How many lines of its log are told of a program that does not get ready.
@@ -74,7 +72,7 @@ impl Microvms {
         MICROVM.clone_into(&mut container.host.runtime);
         // Its end is an error, which is told with what it wrote.
         container.host.auto_remove = false;
-        container.config.labels.insert(BUILD_LABEL.to_owned(), name.clone());
+        container.purpose = Some(Purpose::Build(name.clone()).written()?);
         let created = self.0.engine.create(container).await?;
         let made = tokio::select! {
             made = self.boot_and_save(created.id.as_str(), (name, of), ready, hooks) => made,
@@ -126,11 +124,8 @@ impl Microvms {
         if !version.hooks.as_ref().is_some_and(|hooks| hooks.has(Hook::Validate)) {
             return Ok(());
         }
-        let name = version.name.clone();
-        let label = |config: &mut engine::model::ContainerConfig, _: &mut _| {
-            config.labels.insert(BUILD_LABEL.to_owned(), name);
-        };
-        let tried = self.0.engine.create_of_machine_image(&version.machine_image(), None, label).await?;
+        let purpose = Purpose::Build(version.name.clone()).written()?;
+        let tried = self.0.engine.create_of_machine_image(&version.machine_image(), None, purpose, |_, _| {}).await?;
         let id = tried.id.as_str();
         let valid = async {
             self.0.engine.start(id).await?;
@@ -200,22 +195,22 @@ impl Microvms {
     async fn take_away(&self, container: &str) {
         let options = RemoveOptions { force: true, volumes: true, link: false };
         if let Err(error) = self.0.engine.remove(container, options).await {
-            tracing::warn!(container, %error, "could not remove the container that an image of microVMs was made of");
+            tracing::warn!(container, %error, "could not remove what an image of microVMs was made of, or what was not told whose it is");
         }
     }
 
-    /// Removes the containers of builds that nobody waits for any more, as their daemon was killed.
-    pub(crate) async fn remove_builds(&self) -> Result<()> {
-        for listed in self.labelled(BUILD_LABEL).await? {
-            self.take_away(listed.record.id.as_str()).await;
+    /// Removes what nobody waits for any more, as the daemon was killed: containers of builds, and microVMs that were not told whose they are.
+    pub(crate) async fn remove_unfinished(&self) -> Result<()> {
+        for listed in self.0.engine.list(&ListOptions { all: true, ..ListOptions::default() }).await? {
+            match Purpose::of(&listed.record) {
+                None | Some(Purpose::Microvm(Told { begun: true, .. })) => {}
+                Some(Purpose::Build(_) | Purpose::Microvm(_)) => {
+                    tracing::info!(container = listed.record.name, "removing what was not finished");
+                    self.take_away(listed.record.id.as_str()).await;
+                }
+            }
         }
         Ok(())
-    }
-
-    /// The containers that have a label, whether they run or not, the newest first.
-    pub(crate) async fn labelled(&self, label: &str) -> Result<Vec<ListedContainer>> {
-        let filters = Filters::new(BTreeMap::from([("label".to_owned(), BTreeSet::from([label.to_owned()]))]));
-        self.0.engine.list(&ListOptions { all: true, filters, ..ListOptions::default() }).await
     }
 }
 

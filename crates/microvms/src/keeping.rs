@@ -12,6 +12,8 @@ use crate::policy::{Action, Due, Standing};
 use crate::vm::IMAGE_LABEL;
 use crate::{Microvm, Microvms};
 
+/// How many policies are carried out at a time: all that were idle when a daemon began come due in one moment, and each is some 60 MB on the disk.
+pub(crate) const AT_A_TIME: usize = 2;
 /// What did not work is tried again after so long.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -40,12 +42,7 @@ impl Microvms {
             tokio::select! {
                 () = next => {}
                 () = changed => {}
-                Some(event) = events.next() => {
-                    // However it was started, it has a while from then on.
-                    if event.action == "start" {
-                        self.0.activities.of(&event.actor).touch();
-                    }
-                }
+                Some(_) = events.next() => {}
             }
         }
     }
@@ -57,7 +54,7 @@ impl Microvms {
         let mut next: Option<Duration> = None;
         for microvm in &all {
             let due = match self.0.activities.of(microvm.record.id.as_str()).turn() {
-                Turn::Free => self.due(microvm)?,
+                Turn::Free => self.due(microvm),
                 Turn::In(time) => Due::In(time),
                 Turn::Taken => Due::Never,
             };
@@ -71,18 +68,21 @@ impl Microvms {
     }
 
     /// What a microVM's policy wants as it is now.
-    fn due(&self, microvm: &Microvm) -> Result<Due> {
-        let policy = microvm.policy()?;
+    fn due(&self, microvm: &Microvm) -> Due {
+        let policy = microvm.policy();
         let (record, state) = (&microvm.record, &microvm.record.state);
         let standing = match (state.phase, &state.suspended) {
-            (Phase::Running, _) => {
-                self.0.activities.of(record.id.as_str()).idle().map_or(Standing::Busy, Standing::Idle)
-            }
+            _ if microvm.state() == "pending" => Standing::Other,
+            (Phase::Running, _) => match self.0.activities.of(record.id.as_str()).idle() {
+                None => Standing::Busy,
+                // However it was started, it has its time from then on.
+                Some(time) => Standing::Idle(state.started_at.map_or(time, |started| time.min(since(started)))),
+            },
             // One that was never started goes on from its image in a moment.
             (Phase::Exited, Some(_)) => Standing::Suspended(since(state.finished_at.unwrap_or(record.created))),
             _ => Standing::Other,
         };
-        Ok(policy.due(since(record.created), standing))
+        policy.due(since(record.created), standing)
     }
 
     /// Does what a policy wants beside everything else.
@@ -93,7 +93,9 @@ impl Microvms {
             return;
         }
         tokio::spawn(async move {
+            let turn = microvms.0.acting.acquire().await;
             let done = microvms.act(&id, action).await;
+            drop(turn);
             match &done {
                 Ok(true) => tracing::info!(microvm = name, ?action, "by its policy"),
                 Ok(false) => {}
@@ -116,7 +118,7 @@ impl Microvms {
             Err(error) if error.kind() == engine::ErrorKind::NotFound => return Ok(false),
             microvm => microvm?,
         };
-        match self.due(&microvm)? {
+        match self.due(&microvm) {
             Due::Now(wanted) if wanted == action => {}
             _ => return Ok(false),
         }

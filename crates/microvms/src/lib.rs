@@ -5,10 +5,12 @@
 //! HTTP requests to a port of its own.
 //!
 //! # Invariants
-//! - A microVM is a container of the engine, known by its label: whatever one can do with a container, one can do with it, and what was removed is gone.
+//! - A microVM is a container of the engine, whose record says what it is: whatever one can do with a container, one can do with it, and what was removed is
+//!   gone. No client and no image can say that of a container.
 //! - A version has its record once its machine image is there. A machine image without one is removed at the next start.
 //! - Nothing reaches a program through the endpoint without a token for its microVM and port, and no token reaches a program.
-//! - Who suspends a microVM, has it go on or ends it is alone with it, and no request is on its way to it then.
+//! - Of what is done here, one thing at a time suspends a microVM, has it go on or ends it; no request begins meanwhile, and none is under way where a
+//!   policy suspends it.
 #![forbid(unsafe_code)]
 
 mod activity;
@@ -18,6 +20,7 @@ mod hooks;
 mod image;
 mod keeping;
 mod policy;
+mod purpose;
 mod vm;
 
 use std::sync::Arc;
@@ -46,6 +49,8 @@ struct Inner {
     numbering: tokio::sync::Mutex<()>,
     activities: Activities,
     endpoint: Endpoint,
+    /// How many policies are carried out at a time: each may save a machine.
+    acting: tokio::sync::Semaphore,
     /// Something was done with a microVM that its policy is to hear of.
     changed: tokio::sync::Notify,
 }
@@ -64,6 +69,7 @@ impl Microvms {
             numbering: tokio::sync::Mutex::default(),
             activities: Activities::default(),
             endpoint,
+            acting: tokio::sync::Semaphore::new(keeping::AT_A_TIME),
             changed: tokio::sync::Notify::default(),
         }));
         opened.sweep().await?;
@@ -82,7 +88,7 @@ impl Microvms {
                 tracing::error!(image = image.name, %error, "the container image that it was made of can't be kept");
             }
         }
-        self.remove_builds().await
+        self.remove_unfinished().await
     }
 }
 

@@ -82,23 +82,24 @@ impl Policy {
 
     /// What is to be done with a microVM that was run so long ago, and is as `standing` says.
     pub(crate) fn due(&self, age: Duration, standing: Standing) -> Due {
-        let end = self.longest.map(|longest| after(longest, age, Action::Terminate));
-        let idle = self.idle.and_then(|idle| match standing {
+        let end = self.longest.map_or(Due::Never, |longest| after(longest, age, Action::Terminate));
+        let idle = self.idle.map_or(Due::Never, |idle| match standing {
             // What ends this moment is idle that long after it at the earliest.
-            Standing::Busy => Some(Due::In(idle.after)),
+            Standing::Busy => Due::In(idle.after),
             Standing::Idle(time) if idle.suspended.is_some_and(|time| time.is_zero()) => {
-                Some(after(idle.after, time, Action::Terminate))
+                after(idle.after, time, Action::Terminate)
             }
-            Standing::Idle(time) => Some(after(idle.after, time, Action::Suspend)),
-            Standing::Suspended(time) => idle.suspended.map(|longest| after(longest, time, Action::Terminate)),
-            Standing::Other => None,
+            Standing::Idle(time) => after(idle.after, time, Action::Suspend),
+            Standing::Suspended(time) => {
+                idle.suspended.map_or(Due::Never, |longest| after(longest, time, Action::Terminate))
+            }
+            Standing::Other => Due::Never,
         });
         match (end, idle) {
-            (None, None) => Due::Never,
-            (Some(one), None) | (None, Some(one)) => one,
-            (Some(Due::Now(action)), _) | (_, Some(Due::Now(action))) => Due::Now(action),
-            (Some(Due::In(one)), Some(Due::In(other))) => Due::In(one.min(other)),
-            (Some(Due::Never), Some(other)) | (Some(other), Some(Due::Never)) => other,
+            // The end goes before everything else.
+            (Due::Now(action), _) | (_, Due::Now(action)) => Due::Now(action),
+            (Due::In(one), Due::In(other)) => Due::In(one.min(other)),
+            (Due::Never, other) | (other, Due::Never) => other,
         }
     }
 }

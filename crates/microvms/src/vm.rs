@@ -1,23 +1,18 @@
 //! MicroVMs that go on from an image.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use engine::model::{ContainerRecord, Phase};
-use engine::{Error, RemoveOptions, Result};
+use engine::model::{ContainerRecord, Filters, Phase};
+use engine::{Error, ListOptions, RemoveOptions, Result};
 
 use crate::activity::Visit;
-use crate::{Hook, Hooks, ImageVersion, Microvms, Policy, step};
+use crate::purpose::{Purpose, Told};
+use crate::{Hook, Hooks, Microvms, Policy, step};
 
-/// Has the containers that are microVMs, with `NAME:VERSION` of their image.
+/// Has `NAME:VERSION` of their image, for people and their filters. Nothing goes by it: whoever makes a container, or an image, can write it.
 pub const IMAGE_LABEL: &str = "stratus.microvm.image";
-/// Has their hooks, as JSON: they outlive the image.
-const HOOKS_LABEL: &str = "stratus.microvm.hooks";
-/// Has their policy, as JSON.
-const POLICY_LABEL: &str = "stratus.microvm.policy";
-/// Has the port at which their program was waited for.
-const PORT_LABEL: &str = "stratus.microvm.port";
 /// The most bytes that a microVM is begun with.
 const PAYLOAD_MAX: usize = 16 << 10;
 
@@ -39,41 +34,37 @@ pub struct RunMicrovm {
 pub struct Microvm {
     /// Its container.
     pub record: Arc<ContainerRecord>,
-    /// `NAME:VERSION` of its image.
-    pub image: String,
+    told: Told,
 }
 
 impl Microvm {
-    /// `running`, `suspended`, or what has become of its container.
+    /// `NAME:VERSION` of its image.
+    pub fn image(&self) -> &str {
+        &self.told.image
+    }
+
+    /// `pending` until its program was told whose it is, `running`, `suspended`, or what has become of its container.
     pub fn state(&self) -> &'static str {
         match (self.record.state.phase, &self.record.state.suspended) {
+            _ if !self.told.begun => "pending",
             (Phase::Exited | Phase::Created, Some(_)) => "suspended",
             (phase, _) => phase.name(),
         }
     }
 
     /// What becomes of it by itself.
-    ///
-    /// # Errors
-    /// Somebody else wrote its label.
-    pub fn policy(&self) -> Result<Policy> {
-        Ok(self.labelled(POLICY_LABEL)?.unwrap_or_default())
-    }
-
-    /// Its hooks.
-    fn hooks(&self) -> Result<Option<Hooks>> {
-        self.labelled(HOOKS_LABEL)
+    pub fn policy(&self) -> Policy {
+        self.told.policy
     }
 
     /// The port where its program listened when its image was saved, where that is known.
     pub(crate) fn port(&self) -> Option<u16> {
-        self.record.config.labels.get(PORT_LABEL)?.parse().ok()
+        self.told.port
     }
 
-    fn labelled<T: serde::de::DeserializeOwned>(&self, label: &str) -> Result<Option<T>> {
-        let text = self.record.config.labels.get(label);
-        let read = text.map(|text| serde_json::from_str(text)).transpose();
-        read.map_err(|error| step(&format!("read the label {label} of {}", self.record.name), error))
+    /// Its hooks.
+    fn hooks(&self) -> Option<&Hooks> {
+        self.told.hooks.as_ref()
     }
 }
 
@@ -97,24 +88,32 @@ impl Microvms {
             )));
         }
         let name = version.machine_image();
-        let told = labels(&version, request.policy).map_err(|error| step("write down what it is", error))?;
-        let label = |config: &mut engine::model::ContainerConfig, _: &mut _| {
-            config.labels.remove(crate::build::BUILD_LABEL);
-            config.labels.extend(told);
+        let told = |begun| Told {
+            image: name.clone(),
+            hooks: version.hooks.clone(),
+            port: version.port,
+            policy: request.policy,
+            begun,
         };
-        let created = self.0.engine.create_of_machine_image(&name, request.name, label).await?;
+        let (purpose, begun) = (Purpose::Microvm(told(false)).written()?, Purpose::Microvm(told(true)).written()?);
+        let label = |config: &mut engine::model::ContainerConfig, _: &mut _| {
+            config.labels.insert(IMAGE_LABEL.to_owned(), name.clone());
+        };
+        let created = self.0.engine.create_of_machine_image(&name, request.name, purpose, label).await?;
         let id = created.id.as_str();
-        let begun = async {
+        let begun_by = async {
             self.0.engine.start(id).await?;
             self.tell(hooks, Hook::Run, id, request.payload).await?;
+            // Who is killed before that leaves one that is taken away.
+            self.0.engine.set_purpose(id, begun).await?;
             self.microvm(id).await
         };
         // Its policy leaves it alone until then.
         let visit = Visit::begin(&self.0.activities.of(id));
-        let begun = begun.await;
+        let done = begun_by.await;
         drop(visit);
         self.0.changed.notify_one();
-        match begun {
+        match done {
             Ok(microvm) => Ok(microvm),
             Err(error) => {
                 let options = RemoveOptions { force: true, volumes: true, link: false };
@@ -143,7 +142,9 @@ impl Microvms {
     /// # Errors
     /// None that a caller could bring about.
     pub async fn microvms(&self) -> Result<Vec<Microvm>> {
-        let listed = self.labelled(IMAGE_LABEL).await?;
+        let labelled = BTreeMap::from([("label".to_owned(), BTreeSet::from([IMAGE_LABEL.to_owned()]))]);
+        let options = ListOptions { all: true, filters: Filters::new(labelled), ..ListOptions::default() };
+        let listed = self.0.engine.list(&options).await?;
         Ok(listed.into_iter().filter_map(|listed| of(listed.record)).collect())
     }
 
@@ -161,7 +162,7 @@ impl Microvms {
     /// See [`Microvms::suspend`]; the caller holds its gate.
     pub(crate) async fn suspend_alone(&self, microvm: &Microvm) -> Result<()> {
         let id = microvm.record.id.as_str();
-        self.tell(microvm.hooks()?.as_ref(), Hook::Suspend, id, Bytes::new()).await?;
+        self.tell(microvm.hooks(), Hook::Suspend, id, Bytes::new()).await?;
         self.0.engine.suspend(id).await
     }
 
@@ -179,7 +180,7 @@ impl Microvms {
     async fn resume_alone(&self, microvm: &Microvm) -> Result<()> {
         let id = microvm.record.id.as_str();
         self.0.engine.resume(id).await?;
-        self.tell(microvm.hooks()?.as_ref(), Hook::Resume, id, Bytes::new()).await
+        self.tell(microvm.hooks(), Hook::Resume, id, Bytes::new()).await
     }
 
     /// Somebody comes to a microVM with a request: it runs, and does for as long as that is under way. One that is suspended goes on first, where its
@@ -200,9 +201,9 @@ impl Microvms {
         let microvm = self.microvm(id).await?;
         let name = &microvm.record.name;
         match (microvm.record.state.phase, microvm.state()) {
-            (Phase::Running, _) => {}
+            (Phase::Running, "running") => {}
             (_, "suspended") => {
-                if !microvm.policy()?.idle.is_some_and(|idle| idle.resumes) {
+                if !microvm.policy().idle.is_some_and(|idle| idle.resumes) {
                     return Err(Error::unavailable(format!(
                         "microVM {name} is suspended, and no request has it go on: resume it first"
                     )));
@@ -214,7 +215,7 @@ impl Microvms {
         Ok(Visit::begin(&activity))
     }
 
-    /// Ends a microVM, and removes it. Its program is told, and can't hinder it.
+    /// Ends a microVM, and removes it. Its program is told, and can take no more than the time of that, and of a hook that it is at.
     ///
     /// # Errors
     /// There is none of that name.
@@ -227,9 +228,9 @@ impl Microvms {
 
     /// See [`Microvms::terminate`]; the caller holds its gate.
     pub(crate) async fn terminate_alone(&self, microvm: &Microvm) -> Result<()> {
-        let (id, hooks) = (microvm.record.id.as_str(), microvm.hooks()?);
+        let id = microvm.record.id.as_str();
         if microvm.record.state.phase == Phase::Running
-            && let Err(error) = self.tell(hooks.as_ref(), Hook::Terminate, id, Bytes::new()).await
+            && let Err(error) = self.tell(microvm.hooks(), Hook::Terminate, id, Bytes::new()).await
         {
             tracing::warn!(microvm = microvm.record.name, %error, "its program did not end well");
         }
@@ -237,23 +238,10 @@ impl Microvms {
     }
 }
 
-/// What is written down of a microVM that goes on from an image: it outlives that.
-fn labels(version: &ImageVersion, policy: Policy) -> serde_json::Result<BTreeMap<String, String>> {
-    let mut labels = BTreeMap::from([(IMAGE_LABEL.to_owned(), version.machine_image())]);
-    if let Some(hooks) = &version.hooks {
-        labels.insert(HOOKS_LABEL.to_owned(), serde_json::to_string(hooks)?);
-    }
-    if let Some(port) = version.port {
-        labels.insert(PORT_LABEL.to_owned(), port.to_string());
-    }
-    if policy != Policy::default() {
-        labels.insert(POLICY_LABEL.to_owned(), serde_json::to_string(&policy)?);
-    }
-    Ok(labels)
-}
-
 /// A container that is a microVM.
 fn of(record: Arc<ContainerRecord>) -> Option<Microvm> {
-    let image = record.config.labels.get(IMAGE_LABEL)?.clone();
-    Some(Microvm { record, image })
+    match Purpose::of(&record)? {
+        Purpose::Microvm(told) => Some(Microvm { record, told }),
+        Purpose::Build(_) => None,
+    }
 }

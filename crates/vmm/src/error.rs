@@ -42,7 +42,7 @@ pub enum Error {
     },
     /// Faults of the guest's memory are not told to this process.
     #[error(
-        "have faults of the guest's memory told: {source}; the process has to be able to open /dev/userfaultfd (Linux 6.1), or the host to have vm.unprivileged_userfaultfd=1"
+        "have faults of the guest's memory told: {source}; the process has to be able to open /dev/userfaultfd, which Linux has from 6.1 on"
     )]
     NoUserfault {
         /// What the kernel said.

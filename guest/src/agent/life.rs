@@ -53,6 +53,7 @@ impl Agent {
             id: start.process,
             container: start.container,
             is_init: matches!(start.plan, Plan::Init(_)),
+            oom_kills_before: 0,
             terminal,
             window: start.window,
             spoken_of: false,
@@ -280,7 +281,7 @@ impl Agent {
         }
         let Some(process) = self.processes.get_mut(&id) else { return };
         exit.outputs = process.outputs.each_ref().map(crate::process::Output::written);
-        exit.oom_killed = process.is_init && observe::oom_kills(process.container) > 0;
+        exit.oom_killed = process.is_init && observe::oom_kills(process.container) > process.oom_kills_before;
         process.state = State::Exited(exit);
         if process.stdin.watched
             && let Some(fd) = process.stdin.fd()

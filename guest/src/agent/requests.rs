@@ -50,7 +50,12 @@ impl Agent {
                 let trees = self.trees(container)?;
                 return self.files.answer(&trees, request).map(|reply| Some(Reply::File(reply)));
             }
-            Request::Renew(identity) => identity::take_on(&identity, self.containers())?,
+            Request::Renew(identity) => {
+                identity::take_on(&identity, self.containers())?;
+                for process in self.processes.values_mut() {
+                    process.oom_kills_before = observe::oom_kills(process.container);
+                }
+            }
             Request::Shutdown { how } => self.shut_down(how),
         }
         Ok(Some(Reply::Done))

@@ -33,6 +33,8 @@ pub struct CreateRequest {
     pub image: Option<String>,
     /// Where it is to begin: a copy goes on from a snapshot.
     pub state: State,
+    /// What it is made for ([`ContainerRecord::purpose`]).
+    pub purpose: Option<String>,
 }
 
 /// A container that was made.
@@ -47,7 +49,8 @@ pub struct Created {
 impl Engine {
     /// Makes a container. When it returns, the container is in the store.
     pub async fn create(&self, request: CreateRequest) -> Result<Created> {
-        let CreateRequest { name, platform, mut config, mut host, endpoints, unfinished, image, state } = request;
+        let CreateRequest { name, platform, mut config, mut host, endpoints, unfinished, image, state, purpose } =
+            request;
         let id = ContainerId::random();
         let reservation = self.reserve_name(name.as_deref(), &id)?;
         if config.image.is_empty() {
@@ -83,6 +86,7 @@ impl Engine {
         }
         let mut record = self.new_record(&id, reservation.name(), config, host, endpoints, &image)?;
         record.state = state;
+        record.purpose = purpose;
         if record.argv().is_empty() {
             return Err(Error::invalid("no command specified"));
         }
@@ -104,6 +108,17 @@ impl Engine {
         }
         self.tell_container(&record, "create", []);
         Ok(Created { id, warnings })
+    }
+
+    /// Writes down what a container is for from now on ([`ContainerRecord::purpose`]).
+    ///
+    /// # Errors
+    /// There is no such container, or the disk is full.
+    pub async fn set_purpose(&self, reference: &str, purpose: String) -> Result<()> {
+        let container = self.0.containers.find(reference)?;
+        let life = container.life(reference).await?;
+        self.change(&life, |record| record.purpose = Some(purpose)).await?;
+        Ok(())
     }
 
     async fn mount_points_of(&self, record: &ContainerRecord, unfinished: Option<&Unfinished>) -> Result<MountPoints> {
@@ -184,6 +199,7 @@ impl Engine {
             step: matches!(image.base, image::Base::Layers { .. }),
             state: State::default(),
             before_start: None,
+            purpose: None,
         };
         self.apply_defaults(&mut record);
         Ok(record)

@@ -118,8 +118,12 @@ impl Engine {
         booted: &Booted,
         network: Option<(net::NetNs, &net::Sandbox)>,
     ) -> Result<MachineStart> {
+        let not_behind = |what: &str| Err(refused(microvm::Error::NotBehind { what: what.to_owned() }));
         if matches!(record.host.network_mode, NetworkMode::Container(_)) {
-            return Err(refused(microvm::Error::NotBehind { what: "the network of another container".to_owned() }));
+            return not_behind("the network of another container");
+        }
+        if !record.host.resources.device_cgroup_rules.is_empty() {
+            return not_behind("a rule for devices of the host");
         }
         let inside = microvm::container::inside(spec.clone(), &self.container_dir(&record.id), &trees);
         let inside = inside.map_err(refused)?;

@@ -40,6 +40,9 @@ pub struct ContainerRecord {
     /// It is a step of a build: whoever builds takes what it changed, and removes it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub step: bool,
+    /// What it was made for, in the words of whoever made it (a crate of a higher floor): no client and no image says that, and no copy has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub purpose: Option<String>,
     /// Where it is.
     pub state: State,
     /// Where it was before its start. Only the store has it: the record of a start is written while the start goes on, and the
@@ -91,6 +94,7 @@ impl ContainerRecord {
             step: false,
             state: State::default(),
             before_start: None,
+            purpose: None,
         }
     }
 }

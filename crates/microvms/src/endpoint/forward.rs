@@ -16,8 +16,10 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
+use percent_encoding::percent_decode_str;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::token::Grant;
 use super::wanted::{PROTOCOL, Wanted, put_upgrade, take_hop};
@@ -41,6 +43,8 @@ pub(super) struct Client {
     pub(super) microvms: Microvms,
     pub(super) peer: IpAddr,
     pub(super) scheme: &'static str,
+    /// Its place among the connections.
+    pub(super) place: Arc<OwnedSemaphorePermit>,
 }
 
 /// Why a request goes nowhere.
@@ -54,6 +58,10 @@ impl Refusal {
         let mut answer = Response::new(Full::new(Bytes::from(body)).map_err(|never| match never {}).boxed_unsync());
         *answer.status_mut() = status;
         answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        if status == StatusCode::UNAUTHORIZED {
+            // Nobody holds a place who may not be here.
+            answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
         answer
     }
 }
@@ -98,20 +106,29 @@ impl Client {
             protocol.or_insert(HeaderValue::from_static(PROTOCOL));
         }
         let ended = self.ended(&grant.microvm).await?;
-        tokio::spawn(pipe(client, program, visit.activity().clone(), ended));
+        let (activity, place) = (visit.activity().clone(), self.place.clone());
+        tokio::spawn(async move {
+            pipe(client, program, activity, ended).await;
+            drop(place);
+        });
         Ok(answer.map(|_| empty()))
     }
 
     /// Whom a request is for, and at which port: if whoever sends it may ask that.
     fn admit<B>(&self, wanted: &Wanted, request: &Request<B>) -> Result<(Grant, u16), Refusal> {
         let token = wanted.token.as_deref().ok_or_else(|| {
-            let text = format!("no token: send one in the header {} (stratus microvm token makes it)", wanted::TOKEN);
+            let text =
+                format!("no token: send one in the header {} (stratus microvm token makes it)", wanted::TOKEN_NAME);
             Refusal(StatusCode::UNAUTHORIZED, text)
         })?;
         let verified = self.microvms.0.endpoint.signer.verify(token, Timestamp::now());
         let grant = verified.map_err(|why| Refusal(StatusCode::UNAUTHORIZED, why.to_owned()))?;
         if request.method() == http::Method::CONNECT {
             return Err(Refusal(StatusCode::METHOD_NOT_ALLOWED, "CONNECT: this is no proxy to elsewhere".to_owned()));
+        }
+        if is_a_hook(request.uri().path()) {
+            // The daemon alone tells a program what becomes of it, and whose it is.
+            return Err(Refusal(StatusCode::FORBIDDEN, "hooks are the daemon's alone".to_owned()));
         }
         if let Some(named) = named(request).filter(|named| !grant.microvm.starts_with(named)) {
             let text = format!("the token is for another microVM than {named}");
@@ -148,15 +165,15 @@ impl Client {
             let invalid = |error| Refusal(StatusCode::BAD_REQUEST, format!("a header of the request: {error}"));
             HeaderValue::try_from(text).map_err(invalid)
         };
-        let before = headers.get(FORWARDED_FOR).and_then(|value| value.to_str().ok());
-        let through = before.map_or_else(|| self.peer.to_string(), |before| format!("{before}, {}", self.peer));
-        headers.insert(FORWARDED_FOR, value(through)?);
-        headers.entry(FORWARDED_PROTO).or_insert(HeaderValue::from_static(self.scheme));
+        let before = headers.get_all(FORWARDED_FOR).iter().filter_map(|value| value.to_str().ok());
+        let through: Vec<_> = before.map(str::to_owned).chain([self.peer.to_string()]).collect();
+        headers.insert(FORWARDED_FOR, value(through.join(", "))?);
+        headers.insert(FORWARDED_PROTO, HeaderValue::from_static(self.scheme));
         let host = match headers.get(header::HOST) {
             Some(host) => host.clone(),
             None => value(address.to_string())?,
         };
-        headers.entry(FORWARDED_HOST).or_insert(host.clone());
+        headers.insert(FORWARDED_HOST, host.clone());
         headers.insert(header::HOST, host);
         if let Some(upgrade) = upgrade {
             put_upgrade(headers, upgrade);
@@ -179,8 +196,7 @@ impl Client {
         let stream = connected
             .map_err(|_| refused(StatusCode::GATEWAY_TIMEOUT, &"not within 10 seconds"))?
             .map_err(|error| refused(StatusCode::BAD_GATEWAY, &error))?;
-        // It would only be slower.
-        let _ = stream.set_nodelay(true);
+        super::prepare(&stream);
         let bad = |error: hyper::Error| refused(StatusCode::BAD_GATEWAY, &error);
         let handshake = hyper::client::conn::http1::handshake(TokioIo::new(stream));
         let (mut sender, connection) = handshake.await.map_err(bad)?;
@@ -210,6 +226,22 @@ fn named<B>(request: &Request<B>) -> Option<&str> {
     };
     let (label, _) = host.split_once('.')?;
     (label.len() >= NAME_MIN && label.bytes().all(|byte| byte.is_ascii_hexdigit())).then_some(label)
+}
+
+/// Whether a path may lead to a program's hooks, however it is written: whoever reads it may decode it, and take out what leads nowhere.
+fn is_a_hook(path: &str) -> bool {
+    let mut decoded = percent_decode_str(path).decode_utf8_lossy().into_owned();
+    // Some decode twice.
+    decoded = percent_decode_str(&decoded).decode_utf8_lossy().to_ascii_lowercase();
+    let mut parts = Vec::new();
+    for part in decoded.split(['/', '\\']) {
+        match part {
+            "" | "." => {}
+            ".." => drop(parts.pop()),
+            part => parts.push(part),
+        }
+    }
+    parts.starts_with(&["aws", "lambda-microvms", "runtime"])
 }
 
 fn empty() -> Answer {
@@ -293,6 +325,26 @@ impl AsyncWrite for Counted {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn hooks_are_found_however_they_are_written() {
+        for hook in [
+            "/aws/lambda-microvms/runtime/v1/run",
+            "//aws///lambda-microvms/./runtime/v1/run",
+            "/x/../aws/lambda-microvms/runtime/v1/run",
+            "/aws/lambda%2Dmicrovms%2Fruntime/v1/run",
+            "/aws/lambda-microvms/%2572untime/v1/run",
+            "/AWS/Lambda-MicroVMs/runtime/v1/run",
+            "/aws\\lambda-microvms\\runtime",
+        ] {
+            assert!(is_a_hook(hook), "{hook}");
+        }
+        for other in
+            ["/", "/aws", "/aws/lambda-microvms", "/runtime/v1/run", "/a/aws/lambda-microvms/runtime/v1", "/%ff"]
+        {
+            assert!(!is_a_hook(other), "{other}");
+        }
+    }
 
     #[test]
     fn a_host_name_may_name_the_microvm() {

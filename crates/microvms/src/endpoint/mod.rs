@@ -20,11 +20,12 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use ring::rand::{SecureRandom as _, SystemRandom};
+use rustix::net::sockopt;
 use serde::{Deserialize, Serialize};
 use store::Collection;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OnceCell, Semaphore};
+use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 
@@ -34,9 +35,11 @@ pub use token::{PortRange, Ports};
 
 /// How long a client may take for a request's head or for TLS, and leave a connection idle.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// How long who was silent for that may take to show that it is there, each of some times that it is asked.
+const KEEPALIVE: Duration = Duration::from_secs(10);
 /// The longest head, in bytes.
 const HEAD_MAX: usize = 64 << 10;
-/// The most connections at a time: who comes after that waits.
+/// The most connections at a time, whatever they have become: who comes after that waits.
 const CONNECTIONS: usize = 4096;
 /// How long to wait when the system has no descriptor left for a new connection.
 const BACK_OFF: Duration = Duration::from_millis(50);
@@ -132,8 +135,13 @@ impl Microvms {
                 endpoint.remember(endpoint.last_port()?)?;
                 let address = socket.local_addr().map_err(|error| step("find out where it listens", error))?;
                 let scheme = if tls.is_some() { "https" } else { "http" };
+                let host = match address.ip().is_unspecified() {
+                    // Wherever it is called from, its name leads here, and a certificate may have it.
+                    true => format!("{}:{}", node_name(), address.port()),
+                    false => address.to_string(),
+                };
                 // Nobody was here before.
-                let _ = endpoint.url.set(format!("{scheme}://{address}"));
+                let _ = endpoint.url.set(format!("{scheme}://{host}"));
                 tokio::spawn(self.clone().serve_endpoint(socket, tls.map(TlsAcceptor::from)));
                 Ok(())
             }
@@ -187,7 +195,7 @@ impl Microvms {
         let grant =
             Grant { microvm: microvm.record.id.to_string(), ports: ports.clone(), expires: expires.as_second() };
         let value = self.0.endpoint.signer.sign(&grant)?;
-        Ok(Token { header: "X-aws-proxy-auth", value, ports, expires, endpoint })
+        Ok(Token { header: wanted::TOKEN_NAME, value, ports, expires, endpoint })
     }
 
     async fn serve_endpoint(self, socket: TcpListener, tls: Option<TlsAcceptor>) {
@@ -198,10 +206,7 @@ impl Microvms {
             match socket.accept().await {
                 Ok((stream, peer)) => {
                     let (microvms, tls) = (self.clone(), tls.clone());
-                    tokio::spawn(async move {
-                        microvms.serve_client(stream, peer, tls).await;
-                        drop(place);
-                    });
+                    tokio::spawn(microvms.serve_client(stream, peer, tls, Arc::new(place)));
                 }
                 Err(error) => {
                     tracing::warn!(%error, "a connection to the endpoint of microVMs can't be accepted");
@@ -211,11 +216,16 @@ impl Microvms {
         }
     }
 
-    async fn serve_client(self, stream: TcpStream, peer: SocketAddr, tls: Option<TlsAcceptor>) {
-        // It would only be slower.
-        let _ = stream.set_nodelay(true);
+    async fn serve_client(
+        self,
+        stream: TcpStream,
+        peer: SocketAddr,
+        tls: Option<TlsAcceptor>,
+        place: Arc<OwnedSemaphorePermit>,
+    ) {
+        prepare(&stream);
         let scheme = if tls.is_some() { "https" } else { "http" };
-        let client = forward::Client { microvms: self, peer: peer.ip(), scheme };
+        let client = forward::Client { microvms: self, peer: peer.ip(), scheme, place };
         match tls {
             None => serve_connection(client, stream).await,
             Some(tls) => match tokio::time::timeout(PATIENCE, tls.accept(stream)).await {
@@ -228,7 +238,21 @@ impl Microvms {
     }
 }
 
-/// Serves one connection to its end, also where it becomes something else.
+/// This machine's name.
+fn node_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+/// Makes a connection one that does not wait for more to send, and that ends where nobody is at its other end any more.
+fn prepare(stream: &TcpStream) {
+    // Without that it is slower, or lasts longer.
+    let _ = stream.set_nodelay(true);
+    let _ = sockopt::set_socket_keepalive(stream, true);
+    let _ = sockopt::set_tcp_keepidle(stream, PATIENCE);
+    let _ = sockopt::set_tcp_keepintvl(stream, KEEPALIVE);
+}
+
+/// Serves one connection to its end, or until it becomes something else.
 async fn serve_connection(client: forward::Client, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
     let service = service_fn(move |request| {
         let client = client.clone();

@@ -5,7 +5,9 @@
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
-/// Has the token.
+/// The header with the token, as people write it.
+pub(super) const TOKEN_NAME: &str = "X-aws-proxy-auth";
+/// The same, as it is compared.
 pub(super) const TOKEN: HeaderName = HeaderName::from_static("x-aws-proxy-auth");
 /// Has the port.
 pub(super) const PORT: HeaderName = HeaderName::from_static("x-aws-proxy-port");

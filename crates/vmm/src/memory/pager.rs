@@ -173,9 +173,12 @@ impl Pager {
         if !self.has_failed && self.is_away(page) {
             let around = self.readahead.around(page);
             self.touched.add(&around);
-            // What is waited for first, and then what is before it.
-            self.bring(page..around.end)?;
-            self.bring(around.start..page)?;
+            // What is waited for first, and then what is before it. Where some of that can't be had, only what is waited for is an error.
+            if self.bring(page..around.end).is_err() {
+                self.bring(page..page + 1)?;
+            } else {
+                let _ = self.bring(around.start..page);
+            }
         }
         // It was given back, or no file has it; or it has come meanwhile.
         let range = address..address + PAGE;
@@ -199,7 +202,11 @@ impl Pager {
             self.ahead.pop_front();
         }
         self.touched.add(&pages);
-        self.bring(pages)
+        if self.bring(pages).is_err() {
+            // Whoever touches what can't be had is told.
+            self.ahead.clear();
+        }
+        Ok(())
     }
 
     /// Brings those of some pages that are still in a file.
