@@ -122,16 +122,21 @@ impl Engine {
             Some(EntryInfo { exit: Some(exit), .. }) if live => self.end_found(life, self.end_of(&exit)).await,
             Some(entry) => {
                 self.end_held(&entry).await;
-                if live { self.end_lost(life).await } else { self.begin_policy(&life, &record, booted).await }
+                if live { self.end_lost(life).await } else { self.recover_idle(life, &record, booted).await }
             }
             None if live => self.end_lost(life).await,
-            // A copy that was to be started with all others of its fork, of which nobody was told.
-            None if record.state.phase == Phase::Created && record.state.suspended.is_some() => {
-                tracing::info!(container = %life.id.short(), "removing a copy of a fork that was given up with its daemon");
-                self.remove_locked(life, true).await.map(|()| false)
-            }
-            None => self.begin_policy(&life, &record, booted).await,
+            None => self.recover_idle(life, &record, booted).await,
         }
+    }
+
+    /// What does not run, whether the keeper had heard of its start or not.
+    async fn recover_idle(&self, life: Life<'_>, record: &ContainerRecord, booted: bool) -> Result<bool> {
+        // A copy that was to be started with all others of its fork, of which nobody was told.
+        if record.state.phase == Phase::Created && record.state.suspended.is_some() {
+            tracing::info!(container = %life.id.short(), "removing a copy of a fork that was given up with its daemon");
+            return self.remove_locked(life, true).await.map(|()| false);
+        }
+        self.begin_policy(&life, record, booted).await
     }
 
     /// What came of a start whose record was written while it went on.
