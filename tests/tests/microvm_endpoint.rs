@@ -226,8 +226,9 @@ fn what_was_suspended_for_long_or_is_too_old_is_ended() {
     gone(&host, "four");
     // Also where its time comes while the daemon is away.
     host.slowly("$STRATUS microvm run --name five --max-duration 8s web").says("five");
+    let created = host.sh("date -d $($STRATUS microvm inspect five | jq -r .Created) +%s").text().to_owned();
     host.kill9();
-    std::thread::sleep(Duration::from_secs(8));
+    eventually("its time is over", || host.sh(&format!("test $(date +%s) -gt $(({created} + 8))")).code() == 0);
     host.restart();
     gone(&host, "five");
     host.slowly("$STRATUS microvm terminate three").ok();

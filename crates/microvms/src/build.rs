@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use bytes::Bytes;
-use engine::model::MICROVM;
+use engine::model::{ContainerRecord, MICROVM};
 use engine::{CreateRequest, Error, ListOptions, LogOptions, RemoveOptions, Result, WaitCondition};
 use guest_protocol::plain;
 use tokio::net::TcpStream;
@@ -161,16 +161,8 @@ impl Microvms {
     }
 
     /// Where a container that runs is reached from the host.
-    pub(crate) async fn address(&self, container: &str) -> Result<IpAddr> {
-        let record = self.0.engine.inspect(container, false).await?.record;
-        if !record.state.phase.is_live() {
-            return Err(Error::conflict(format!("its program has ended with exit status {}", record.state.exit_code)));
-        }
-        let mut networks = record.networks.values();
-        let address = networks
-            .find_map(|on| on.ipv4.map(|net| IpAddr::from(net.addr())).or(on.ipv6.map(|net| net.addr().into())));
-        address
-            .ok_or_else(|| Error::invalid("it is on no network: nobody can tell whether it listens, or ask its hooks"))
+    async fn address(&self, container: &str) -> Result<IpAddr> {
+        address(&self.0.engine.inspect(container, false).await?.record)
     }
 
     /// An error with the last lines that a container wrote.
@@ -212,6 +204,17 @@ impl Microvms {
         }
         Ok(())
     }
+}
+
+/// Where a container that runs is reached from the host.
+pub(crate) fn address(record: &ContainerRecord) -> Result<IpAddr> {
+    if !record.state.phase.is_live() {
+        return Err(Error::conflict(format!("its program has ended with exit status {}", record.state.exit_code)));
+    }
+    let mut networks = record.networks.values();
+    let address =
+        networks.find_map(|on| on.ipv4.map(|net| IpAddr::from(net.addr())).or(on.ipv6.map(|net| net.addr().into())));
+    address.ok_or_else(|| Error::invalid("it is on no network: nobody can tell whether it listens, or ask its hooks"))
 }
 
 /// Waits until somebody listens.

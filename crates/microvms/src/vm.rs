@@ -1,6 +1,7 @@
 //! MicroVMs that go on from an image.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -8,6 +9,7 @@ use engine::model::{ContainerRecord, Filters, Phase};
 use engine::{Error, ListOptions, RemoveOptions, Result};
 
 use crate::activity::Visit;
+use crate::build::address;
 use crate::purpose::{Purpose, Told};
 use crate::{Hook, Hooks, Microvms, Policy, step};
 
@@ -101,7 +103,7 @@ impl Microvms {
         };
         let created = self.0.engine.create_of_machine_image(&name, request.name, purpose, label).await?;
         let id = created.id.as_str();
-        let begun_by = async {
+        let beginning = async {
             self.0.engine.start(id).await?;
             self.tell(hooks, Hook::Run, id, request.payload).await?;
             // Who is killed before that leaves one that is taken away.
@@ -110,7 +112,7 @@ impl Microvms {
         };
         // Its policy leaves it alone until then.
         let visit = Visit::begin(&self.0.activities.of(id));
-        let done = begun_by.await;
+        let done = beginning.await;
         drop(visit);
         self.0.changed.notify_one();
         match done {
@@ -183,22 +185,22 @@ impl Microvms {
         self.tell(microvm.hooks(), Hook::Resume, id, Bytes::new()).await
     }
 
-    /// Somebody comes to a microVM with a request: it runs, and does for as long as that is under way. One that is suspended goes on first, where its
-    /// policy says so.
+    /// Somebody comes to a microVM with a request: it runs, and does for as long as that is under way, and is reached at that address. One that is
+    /// suspended goes on first, where its policy says so.
     ///
     /// # Errors
     /// There is none of that identifier, it does not run, or can't go on.
-    pub(crate) async fn visit(&self, id: &str) -> Result<Visit> {
+    pub(crate) async fn visit(&self, id: &str) -> Result<(Visit, IpAddr)> {
         let (microvms, id) = (self.clone(), id.to_owned());
         // Whoever goes away meanwhile leaves nothing half done.
         let visit = tokio::spawn(async move { microvms.visit_to_its_end(&id).await });
         visit.await.map_err(|error| step("have a microVM go on", error))?
     }
 
-    async fn visit_to_its_end(&self, id: &str) -> Result<Visit> {
+    async fn visit_to_its_end(&self, id: &str) -> Result<(Visit, IpAddr)> {
         let activity = self.0.activities.of(id);
         let _alone = activity.gate.lock().await;
-        let microvm = self.microvm(id).await?;
+        let mut microvm = self.microvm(id).await?;
         let name = &microvm.record.name;
         match (microvm.record.state.phase, microvm.state()) {
             (Phase::Running, "running") => {}
@@ -209,10 +211,12 @@ impl Microvms {
                     )));
                 }
                 self.resume_alone(&microvm).await.map_err(|error| error.context(format!("resume microVM {name}")))?;
+                // It may have another address.
+                microvm = self.microvm(id).await?;
             }
             (_, state) => return Err(Error::unavailable(format!("microVM {name} is {state}"))),
         }
-        Ok(Visit::begin(&activity))
+        Ok((Visit::begin(&activity), address(&microvm.record)?))
     }
 
     /// Ends a microVM, and removes it. Its program is told, and can take no more than the time of that, and of a hook that it is at.

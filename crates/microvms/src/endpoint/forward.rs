@@ -85,8 +85,8 @@ impl Client {
     async fn forward(&self, mut request: Request<Incoming>) -> Result<Response<Answer>, Refusal> {
         let wanted = Wanted::take(request.headers_mut());
         let (grant, port) = self.admit(&wanted, &request)?;
-        let visit = self.microvms.visit(&grant.microvm).await?;
-        let address = SocketAddr::new(self.microvms.address(&grant.microvm).await?, port);
+        let (visit, address) = self.microvms.visit(&grant.microvm).await?;
+        let address = SocketAddr::new(address, port);
         let becomes = wanted.upgrade.is_some().then(|| hyper::upgrade::on(&mut request));
         self.rewrite(&mut request, address, wanted.upgrade)?;
         let mut answer = self.exchange(&grant.microvm, address, request).await?;

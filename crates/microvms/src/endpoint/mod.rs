@@ -73,7 +73,10 @@ struct EndpointRecord {
 /// The endpoint, whether it is listened at yet or not.
 pub(crate) struct Endpoint {
     records: Collection<EndpointRecord>,
-    key: [u8; KEY],
+    /// As it was written down when the daemon began, if it was.
+    known: Option<EndpointRecord>,
+    /// What tokens are signed with, in base64.
+    key: String,
     signer: Signer,
     /// Its address, once it is listened at.
     url: OnceCell<String>,
@@ -99,8 +102,9 @@ impl Endpoint {
     pub(crate) fn open(store: &store::Store) -> Result<Self> {
         let records = Collection::<EndpointRecord>::new(store, "microvm-endpoint/");
         let read = records.get(RECORD).map_err(|error| step("read the key of microVMs' tokens", error))?;
-        let known = read.and_then(|item| STANDARD.decode(&item.value.key).ok()?.try_into().ok());
-        let key = match known {
+        let known = read.map(|item| item.value);
+        let decoded = known.as_ref().and_then(|known| STANDARD.decode(&known.key).ok()?.try_into().ok());
+        let key: [u8; KEY] = match decoded {
             Some(key) => key,
             None => {
                 let mut key = [0; KEY];
@@ -109,19 +113,20 @@ impl Endpoint {
                 key
             }
         };
-        Ok(Self { records, key, signer: Signer::new(&key), url: OnceCell::new() })
+        Ok(Self { records, known, key: STANDARD.encode(key), signer: Signer::new(&key), url: OnceCell::new() })
     }
 
     /// The port where it was, where that is known.
-    fn last_port(&self) -> Result<Option<u16>> {
-        let read = self.records.get(RECORD).map_err(|error| step("read where microVMs' endpoint was", error))?;
-        Ok(read.and_then(|item| item.value.port))
+    fn last_port(&self) -> Option<u16> {
+        self.known.as_ref()?.port
     }
 
-    /// Writes down the key, and where it is.
+    /// Writes down the key, and where it is, unless that is known.
     fn remember(&self, port: Option<u16>) -> Result<()> {
-        let record = EndpointRecord { key: STANDARD.encode(self.key), port };
-        self.records.put(RECORD, &record).map_err(|error| step("record microVMs' endpoint", error))?;
+        let record = EndpointRecord { key: self.key.clone(), port };
+        if self.known.as_ref() != Some(&record) {
+            self.records.put(RECORD, &record).map_err(|error| step("record microVMs' endpoint", error))?;
+        }
         Ok(())
     }
 }
@@ -132,7 +137,7 @@ impl Microvms {
         let endpoint = &self.0.endpoint;
         match listen {
             Listen::At { socket, tls } => {
-                endpoint.remember(endpoint.last_port()?)?;
+                endpoint.remember(endpoint.last_port())?;
                 let address = socket.local_addr().map_err(|error| step("find out where it listens", error))?;
                 let scheme = if tls.is_some() { "https" } else { "http" };
                 let host = match address.ip().is_unspecified() {
@@ -145,7 +150,7 @@ impl Microvms {
                 tokio::spawn(self.clone().serve_endpoint(socket, tls.map(TlsAcceptor::from)));
                 Ok(())
             }
-            Listen::WhenNeeded => match endpoint.last_port()? {
+            Listen::WhenNeeded => match endpoint.last_port() {
                 Some(_) => self.endpoint().await.map(drop),
                 None => Ok(()),
             },
@@ -159,7 +164,7 @@ impl Microvms {
     pub async fn endpoint(&self) -> Result<&str> {
         let endpoint = &self.0.endpoint;
         let listen = || async {
-            let last = endpoint.last_port()?;
+            let last = endpoint.last_port();
             let socket = match last {
                 Some(port) => TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await.inspect_err(|error| {
                     tracing::warn!(port, %error, "the endpoint of microVMs can't be where it was: it gets another port");

@@ -1,5 +1,6 @@
 //! The buffers of a request: parts of the guest's memory, in the order in which the guest listed them.
 
+use crate::memory::{PAGE, Whole};
 use std::io;
 use vm_memory::VolatileSlice;
 
@@ -39,10 +40,14 @@ impl<'m> Buffers<'m> {
         self.slices[self.next..].iter().map(|slice| (slice.ptr_guard().as_ptr(), slice.len()))
     }
 
-    /// Touches each page of them, so that it is there: for who has to know, before somebody reads them, whether one could not be brought.
-    pub(crate) fn touch(&self) {
+    /// Touches each page of them, so that it is there, in memory of which some may be lost: for who has to know, before somebody reads them, whether it is
+    /// whole.
+    pub(crate) fn touch(&self, whole: &Whole) {
+        if !whole.may_be_lost() {
+            return;
+        }
         for slice in &self.slices[self.next..] {
-            let pages = (0..slice.len()).step_by(crate::memory::PAGE as usize).chain([slice.len() - 1]);
+            let pages = (0..slice.len()).step_by(PAGE as usize).chain([slice.len() - 1]);
             let mut byte = [0u8];
             pages.for_each(|at| drop(slice.offset(at).map(|rest| rest.copy_to(&mut byte))));
         }

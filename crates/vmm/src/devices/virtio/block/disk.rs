@@ -130,9 +130,7 @@ impl Disk {
 
     /// Writes from `offset` on.
     pub(super) fn write(&self, offset: u64, from: &mut Buffers<'_>) -> io::Result<()> {
-        if self.whole.may_be_lost() {
-            from.touch();
-        }
+        from.touch(&self.whole);
         let file = self.writable()?;
         let mut place = offset;
         from.transfer(|list| {

@@ -216,11 +216,9 @@ impl Lane {
             queue.quiet()?;
             while let Some(slot) = self.ring.free() {
                 let Some(mut request) = queue.next(memory)? else { break };
-                if memory.whole().may_be_lost() {
-                    request.readable.touch();
-                    if !memory.whole().is() {
-                        return Err(Nonsense("a request of a guest of whose memory a part is lost".to_owned()));
-                    }
+                request.readable.touch(memory.whole());
+                if !memory.whole().is() {
+                    return Err(Nonsense("a request of a guest of whose memory a part is lost".to_owned()));
                 }
                 self.ring.give(slot, &mut request.readable, request.writable.len())?;
                 pending.resize_with(pending.len().max(slot + 1), || None);
