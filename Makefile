@@ -4,7 +4,7 @@ BUILD_PACKAGES = ca-certificates curl gcc libc6-dev libcap-ng-dev libseccomp-dev
 RUN_PACKAGES = mmdebstrap
 # The clients and the peers of the tests: stratus is judged beside them. QEMU emulates a machine that has virtualization.
 TEST_PACKAGES = attr busybox-static bzip2 containerd crun db5.3-util docker-cli~ docker-compose~ docker-registry docker.io e2fsprogs erofs-utils git iproute2 jq nftables \
-	openssh-client openssh-server openssl podman procps qemu-system-x86 rpm runc skopeo sqlite3 strace util-linux xfsprogs xz-utils zstd
+	openssh-client openssh-server openssl podman procps qemu-system-x86 qemu-utils rpm runc skopeo sqlite3 strace util-linux xfsprogs xz-utils zstd
 # A peer of the bench alone.
 BENCH_PACKAGES = buildah
 # An emulated machine, and what its disk is made with.

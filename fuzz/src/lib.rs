@@ -26,7 +26,7 @@ use sandbox::{CompileOptions, ExecPlan, InitPlan};
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All readers that need no file system.
-pub const PURE: [Target; 25] = [
+pub const PURE: [Target; 26] = [
     ("api", api),
     ("changes", changes),
     ("configuration", configuration),
@@ -39,6 +39,7 @@ pub const PURE: [Target; 25] = [
     ("glob", glob),
     ("guest", guest),
     ("keeper", keeper),
+    ("qcow2", qcow2),
     ("reference", reference),
     ("registry", registry),
     ("rpm", rpm),
@@ -72,6 +73,11 @@ pub fn virtio_balloon(data: &[u8]) {
 pub fn virtio_disk(data: &[u8]) {
     use vmm::hostile::Kind;
     vmm::hostile::run(if data.len().is_multiple_of(2) { Kind::Disk } else { Kind::LimitedDisk }, data);
+}
+
+/// An image that is a disk of a microVM, made of the bytes: 64 that say what is read and written, and the file.
+pub fn qcow2(data: &[u8]) {
+    vmm::hostile::run_image(data);
 }
 
 /// A file system of a microVM, beside such a guest.

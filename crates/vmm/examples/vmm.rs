@@ -1,6 +1,6 @@
 //! Runs a machine from the command line, with its serial port on standard output: for trying out a kernel, and for the tests.
 //!
-//! `vmm [--cpus N] [--memory MIB] [--most-memory MIB] [--initrd FILE] [--append LINE] [--disk FILE] [--layer FILE…] [--limit BYTES] [--tap NAME] [--vsock PATH] [--balloon] [--control] [--quiet] [--save DIR] KERNEL | --restore DIR [--faulted [--ahead FILE]]`
+//! `vmm [--cpus N] [--memory MIB] [--most-memory MIB] [--initrd FILE] [--append LINE] [--disk FILE] [--qcow2 FILE] [--layer FILE…] [--limit BYTES] [--tap NAME] [--vsock PATH] [--balloon] [--control] [--quiet] [--save DIR] KERNEL | --restore DIR [--faulted [--ahead FILE]]`
 //!
 //! With `--save`, the machine is saved into a directory, and no more is done, as soon as standard input has something or is at its end. With `--restore`, one goes on that was saved, with devices
 //! as it had. With `--faulted`, its memory comes as it is touched, before that what a file says, and what was touched is written there at its end.
@@ -66,6 +66,10 @@ fn run(arguments: Vec<OsString>) -> Result<End, Box<dyn Error>> {
             Some("--append") => config.command_line = text(value()?)?,
             Some("--disk") => {
                 let contents = Contents::File { path: value()?.into(), read_only: false };
+                config.disks.push(Disk { serial: format!("disk{}", config.disks.len()), contents, limits });
+            }
+            Some("--qcow2") => {
+                let contents = Contents::Qcow2 { path: value()?.into(), read_only: false };
                 config.disks.push(Disk { serial: format!("disk{}", config.disks.len()), contents, limits });
             }
             Some("--vsock") => config.vsock = Some(Vsock { cid: 3, path: value()?.into() }),

@@ -1,6 +1,7 @@
 //! What can go wrong, with what was tried on what.
 
 use crate::boot;
+use crate::devices::virtio::block::ImageError;
 use std::io;
 use std::path::PathBuf;
 
@@ -69,6 +70,14 @@ pub enum Error {
     /// What is to be booted is nothing that can be.
     #[error(transparent)]
     Boot(#[from] boot::Error),
+    /// An image is not taken for a disk.
+    #[error("the qcow2 image of the disk {serial:?}: {source}")]
+    Image {
+        /// The disk's serial.
+        serial: String,
+        /// Why it is not.
+        source: ImageError,
+    },
     /// A snapshot can't be made, or gone on from.
     #[error("{0}")]
     Snapshot(String),

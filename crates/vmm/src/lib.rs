@@ -36,6 +36,7 @@ pub use config::{
     CONCATENATED_ALIGN, Card, Config, Console, Contents, Disk, Files, Limits, MIB, MemorySize, Rate, VcpuCount, Vsock,
 };
 pub use devices::virtio::balloon::MemoryStatistics;
+pub use devices::virtio::block::ImageError;
 pub use end::End;
 pub use error::{Error, Result};
 pub use kvm::probe::{Virtualization, probe};
@@ -47,5 +48,6 @@ pub use snapshot::{Backing, Snapshot, SnapshotFiles};
 /// Devices beside guests that were written to break them.
 #[cfg(feature = "fuzzing")]
 pub mod hostile {
+    pub use crate::devices::virtio::block::qcow2::hostile::run as run_image;
     pub use crate::devices::virtio::hostile::{Kind, run};
 }

@@ -72,10 +72,15 @@ impl Console {
 impl Disk {
     fn open(&self) -> Result<DiskParts> {
         let what = "a disk's file";
+        let open = |path: &Path, read_only: bool| {
+            File::options().read(true).write(!read_only).open(path).map_err(failed(what, path))
+        };
         let contents = match &self.contents {
             Contents::File { path, read_only } => {
-                let opened = File::options().read(true).write(!read_only).open(path);
-                DiskContents::File { file: opened.map_err(failed(what, path))?, read_only: *read_only }
+                DiskContents::File { file: open(path, *read_only)?, read_only: *read_only }
+            }
+            Contents::Qcow2 { path, read_only } => {
+                DiskContents::Qcow2 { file: open(path, *read_only)?, read_only: *read_only }
             }
             Contents::Concatenated(paths) => {
                 DiskContents::Concatenated(paths.iter().map(|path| file(what, path)).collect::<Result<_>>()?)

@@ -88,6 +88,13 @@ pub enum DiskContents {
         /// Whether the guest can't write to it.
         read_only: bool,
     },
+    /// What a qcow2 image holds, in whole sectors of 512 bytes. It names no other file: one that does is refused.
+    Qcow2 {
+        /// The image, open for writing too unless the disk is read-only.
+        file: File,
+        /// Whether the guest can't write to it.
+        read_only: bool,
+    },
     /// What several files hold, one behind the other, each from a multiple of [`crate::CONCATENATED_ALIGN`] bytes on; the guest can't write to it.
     Concatenated(Vec<File>),
 }

@@ -169,6 +169,9 @@ fn of_files(DiskParts { serial, contents, limits: _ }: DiskParts) -> Result<Disk
     let failed = Error::host("look at the files of a disk");
     match contents {
         DiskContents::File { file, read_only } => Disk::of_file(file, read_only, &serial).map_err(failed),
+        DiskContents::Qcow2 { file, read_only } => {
+            Disk::of_qcow2(file, read_only, &serial).map_err(|source| Error::Image { serial, source })
+        }
         DiskContents::Concatenated(files) => Ok(Disk::of_files(files, CONCATENATED_ALIGN, &serial).map_err(failed)?.0),
     }
 }

@@ -1,7 +1,8 @@
-//! Where a disk's contents are: in parts of files, one behind the other.
+//! Where a disk's contents are: in parts of files, one behind the other, or in an image.
 
 use super::super::buffers::Buffers;
-use super::SECTOR;
+use super::qcow2::{ImageError, Qcow2};
+use super::{PHYSICAL_SECTORS, SECTOR};
 use crate::memory::Whole;
 use rustix::fs::FallocateFlags;
 use std::fs::File;
@@ -21,10 +22,19 @@ struct Part {
     there: u64,
 }
 
+/// What a disk holds, and how.
+#[derive(Debug)]
+enum Contents {
+    /// As it is: parts of files.
+    Parts(Vec<Part>),
+    /// In QEMU's format.
+    Qcow2(Box<Qcow2>),
+}
+
 /// A disk's contents.
 #[derive(Debug)]
 pub(crate) struct Disk {
-    parts: Vec<Part>,
+    contents: Contents,
     size: u64,
     read_only: bool,
     /// What is written is there after a loss of power at once, as the guest does not say when it has to be (5.2.6.2).
@@ -40,8 +50,24 @@ impl Disk {
         let there = file.metadata()?.len();
         let length = there / SECTOR * SECTOR;
         Ok(Disk {
-            parts: vec![Part { start: 0, length, file, there }],
+            contents: Contents::Parts(vec![Part { start: 0, length, file, there }]),
             size: length,
+            read_only,
+            write_through: false,
+            serial: serial_of(serial),
+            whole: Whole::default(),
+        })
+    }
+
+    /// A qcow2 image as a disk. A last part of a sector is not on it.
+    ///
+    /// # Errors
+    /// It is none, or none that is taken.
+    pub(crate) fn of_qcow2(file: File, read_only: bool, serial: &str) -> Result<Disk, ImageError> {
+        let image = Qcow2::of(file, read_only)?;
+        Ok(Disk {
+            size: image.size() / SECTOR * SECTOR,
+            contents: Contents::Qcow2(Box::new(image)),
             read_only,
             write_through: false,
             serial: serial_of(serial),
@@ -62,7 +88,7 @@ impl Disk {
         }
         Ok((
             Disk {
-                parts,
+                contents: Contents::Parts(parts),
                 size,
                 read_only: true,
                 write_through: false,
@@ -88,6 +114,15 @@ impl Disk {
         self.read_only
     }
 
+    /// How many bytes a part of it has that can be given back by itself. `None`: none can.
+    pub(super) fn gives_back(&self) -> Option<u64> {
+        match &self.contents {
+            _ if self.read_only => None,
+            Contents::Parts(_) => Some(PHYSICAL_SECTORS as u64 * SECTOR),
+            Contents::Qcow2(image) => image.gives_back(),
+        }
+    }
+
     /// Whether what is written has to be there after a loss of power at once.
     pub(super) fn set_write_through(&mut self, write_through: bool) {
         self.write_through = write_through;
@@ -102,9 +137,13 @@ impl Disk {
     ///
     /// # Errors
     /// What the file says, or that it was cut.
-    pub(super) fn read(&self, mut offset: u64, into: &mut Buffers<'_>) -> io::Result<()> {
+    pub(in super::super) fn read(&mut self, mut offset: u64, into: &mut Buffers<'_>) -> io::Result<()> {
+        let parts = match &mut self.contents {
+            Contents::Parts(parts) => parts,
+            Contents::Qcow2(image) => return image.read(offset, into),
+        };
         while into.len() > 0 {
-            let (part, at, most) = self.at(offset, into.len());
+            let (part, at, most) = at(parts, self.size, offset, into.len());
             let Some(mut buffers) = into.take(most) else { return Err(io::ErrorKind::InvalidInput.into()) };
             if let Some(Part { file, there, .. }) = part {
                 let mut place = at;
@@ -129,9 +168,16 @@ impl Disk {
     }
 
     /// Writes from `offset` on.
-    pub(super) fn write(&self, offset: u64, from: &mut Buffers<'_>) -> io::Result<()> {
+    pub(super) fn write(&mut self, offset: u64, from: &mut Buffers<'_>) -> io::Result<()> {
         from.touch(&self.whole);
-        let file = self.writable()?;
+        self.may_write()?;
+        let file = match &mut self.contents {
+            Contents::Parts(parts) => the_one(parts)?,
+            Contents::Qcow2(image) => {
+                image.write(offset, from, || whole(&self.whole))?;
+                return self.written();
+            }
+        };
         let mut place = offset;
         from.transfer(|list| {
             // SAFETY: as above; the guest may change what is written while it is, which is its own matter.
@@ -150,39 +196,67 @@ impl Disk {
 
     /// Makes sure that what was written is there after a loss of power.
     pub(super) fn flush(&self) -> io::Result<()> {
-        if self.read_only { Ok(()) } else { self.writable()?.sync_data() }
+        if self.read_only {
+            return Ok(());
+        }
+        self.may_write()?;
+        match &self.contents {
+            Contents::Parts(parts) => the_one(parts)?.sync_data(),
+            Contents::Qcow2(image) => image.flush(),
+        }
+    }
+
+    /// Has its file hold all that was written: nothing of it is in this process alone then.
+    pub(super) fn settle(&self) -> io::Result<()> {
+        match &self.contents {
+            Contents::Qcow2(image) if !self.read_only => image.settle(),
+            _ => Ok(()),
+        }
     }
 
     /// Has a range be zeros, without blocks of its own where the file system can.
-    pub(super) fn zero(&self, offset: u64, length: u64, may_be_hole: bool) -> io::Result<()> {
-        let file = self.writable()?;
-        let hole = if may_be_hole { FallocateFlags::PUNCH_HOLE } else { FallocateFlags::ZERO_RANGE };
-        rustix::fs::fallocate(file, hole | FallocateFlags::KEEP_SIZE, offset, length)?;
+    pub(super) fn zero(&mut self, offset: u64, length: u64, may_be_hole: bool) -> io::Result<()> {
+        self.may_write()?;
+        match &mut self.contents {
+            Contents::Parts(parts) => {
+                let hole = if may_be_hole { FallocateFlags::PUNCH_HOLE } else { FallocateFlags::ZERO_RANGE };
+                rustix::fs::fallocate(the_one(parts)?, hole | FallocateFlags::KEEP_SIZE, offset, length)?;
+            }
+            Contents::Qcow2(image) => image.zero(offset, length, may_be_hole)?,
+        }
         self.written()
     }
 
-    fn writable(&self) -> io::Result<&File> {
-        if !self.whole.is() {
-            return Err(io::Error::other("a part of the guest's memory is lost"));
-        }
-        match &self.parts[..] {
-            [part] if !self.read_only => Ok(&part.file),
-            _ => Err(io::ErrorKind::ReadOnlyFilesystem.into()),
-        }
+    fn may_write(&self) -> io::Result<()> {
+        whole(&self.whole)?;
+        if self.read_only { Err(io::ErrorKind::ReadOnlyFilesystem.into()) } else { Ok(()) }
     }
+}
 
-    /// What is at an offset: the part and where in its file, if any, and how many bytes from there on are of the same kind, `most` at the most.
-    fn at(&self, offset: u64, most: usize) -> (Option<&Part>, u64, usize) {
-        let after = self.parts.partition_point(|part| part.start <= offset);
-        let until = |end: u64| usize::try_from(end - offset).unwrap_or(usize::MAX).min(most);
-        if let Some(part) =
-            after.checked_sub(1).map(|before| &self.parts[before]).filter(|part| offset - part.start < part.length)
-        {
-            return (Some(part), offset - part.start, until(part.start + part.length));
-        }
-        let next = self.parts.get(after).map_or(self.size.max(offset + most as u64), |part| part.start);
-        (None, 0, until(next))
+/// Who lost a part of the guest's memory writes nothing of it.
+fn whole(whole: &Whole) -> io::Result<()> {
+    if whole.is() { Ok(()) } else { Err(io::Error::other("a part of the guest's memory is lost")) }
+}
+
+/// The file of a disk that has one: others can't be written to.
+fn the_one(parts: &[Part]) -> io::Result<&File> {
+    match parts {
+        [part] => Ok(&part.file),
+        _ => Err(io::ErrorKind::ReadOnlyFilesystem.into()),
     }
+}
+
+/// What is at an offset of a disk of that size: the part and where in its file, if any, and how many bytes from there on are of the same kind, `most` at the most.
+fn at(parts: &[Part], size: u64, offset: u64, most: usize) -> (Option<&Part>, u64, usize) {
+    let after = parts.partition_point(|part| part.start <= offset);
+    let until = |end: u64| usize::try_from(end - offset).unwrap_or(usize::MAX).min(most);
+    if let Some(part) =
+        after.checked_sub(1).map(|before| &parts[before]).filter(|part| offset - part.start < part.length)
+    {
+        return (Some(part), offset - part.start, until(part.start + part.length));
+    }
+    let next = parts.get(after).map_or(size.max(offset + most as u64), |part| part.start);
+    (None, 0, until(next))
 }
 
 /// Cut to 20 bytes, filled up with zeros (5.2.6).
@@ -206,7 +280,7 @@ mod tests {
         file
     }
 
-    fn read(disk: &Disk, offset: u64, length: usize) -> Vec<u8> {
+    fn read(disk: &mut Disk, offset: u64, length: usize) -> Vec<u8> {
         let mut bytes = vec![0xee; length];
         let mut buffers = Buffers::default();
         let slice = VolatileSlice::from(&mut bytes[..]);
@@ -218,7 +292,7 @@ mod tests {
 
     #[test]
     fn parts_lie_one_behind_the_other_with_zeros_between() {
-        let (disk, starts) =
+        let (mut disk, starts) =
             Disk::of_files(vec![file(&[1; 1000]), file(&[2; 5000]), file(&[3; 1])], 4096, "layers").unwrap();
         assert_eq!(starts, [0, 4096, 12288]);
         assert_eq!(disk.size(), 12288 + 512);
@@ -226,9 +300,9 @@ mod tests {
         expected[..1000].fill(1);
         expected[4096..9096].fill(2);
         expected[12288] = 3;
-        assert!(read(&disk, 0, expected.len()) == expected);
+        assert!(read(&mut disk, 0, expected.len()) == expected);
         for offset in (0..disk.size() - 1536).step_by(512) {
-            assert!(read(&disk, offset, 1536) == expected[offset as usize..offset as usize + 1536], "at {offset}");
+            assert!(read(&mut disk, offset, 1536) == expected[offset as usize..offset as usize + 1536], "at {offset}");
         }
     }
 
@@ -236,8 +310,8 @@ mod tests {
     fn a_file_that_was_cut_is_an_error_and_no_zeros() {
         let whole = file(&[1; 5000]);
         let cut = whole.try_clone().unwrap();
-        let (disk, _) = Disk::of_files(vec![whole], 4096, "layers").unwrap();
-        assert_eq!(read(&disk, 4608, 512)[300..], [1; 92].iter().chain(&[0; 120]).copied().collect::<Vec<u8>>());
+        let (mut disk, _) = Disk::of_files(vec![whole], 4096, "layers").unwrap();
+        assert_eq!(read(&mut disk, 4608, 512)[300..], [1; 92].iter().chain(&[0; 120]).copied().collect::<Vec<u8>>());
         cut.set_len(4700).unwrap();
         let mut bytes = [0; 512];
         for (offset, is_there) in [(0, true), (4096, true), (4608, false)] {
@@ -249,13 +323,13 @@ mod tests {
 
     #[test]
     fn what_is_read_only_is_not_written_to() {
-        let disk = Disk::of_file(file(&[1; 1024]), true, "").unwrap();
+        let mut disk = Disk::of_file(file(&[1; 1024]), true, "").unwrap();
         let mut bytes = [9; 512];
         let mut buffers = Buffers::default();
         buffers.push(VolatileSlice::from(&mut bytes[..])).unwrap();
         assert_eq!(disk.write(0, &mut buffers).unwrap_err().kind(), io::ErrorKind::ReadOnlyFilesystem);
         assert!(disk.zero(0, 512, true).is_err());
         disk.flush().unwrap();
-        assert_eq!(read(&disk, 0, 3), [1; 3]);
+        assert_eq!(read(&mut disk, 0, 3), [1; 3]);
     }
 }

@@ -1,20 +1,26 @@
 //! A disk (5.2).
 //!
 //! - [`disk`]: where its contents are
+//! - [`qcow2`]: contents that are in an image of that format
 //! - [`request`]: what the guest may ask
 //! - here: its configuration, and the thread that works the requests off
 
 mod disk;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod qcow2;
+#[cfg(not(any(test, feature = "fuzzing")))]
+mod qcow2;
 mod request;
 
 pub(crate) use disk::Disk;
+pub use qcow2::ImageError;
 
 use super::Device;
 use super::limit::Limiter;
 use super::queue::{Outcome, Position, Queue};
 use crate::config::Limits;
 use crate::confine::Kind;
-use crate::end::Ending;
+use crate::end::{End, Ending};
 use crate::error::Result;
 use crate::events::Waited;
 use crate::threads::{Gate, Thread, Wake, Wanted, wake};
@@ -85,17 +91,19 @@ impl Block {
         let features = feature::SEG_MAX
             | feature::TOPOLOGY
             | feature::FLUSH
-            | if disk.is_read_only() { feature::READ_ONLY } else { writable };
+            | if disk.is_read_only() { feature::READ_ONLY } else { 0 }
+            | if disk.gives_back().is_some() { writable } else { 0 };
         let configuration = configuration(&disk);
         let limiter = Limiter::new(limits);
         let ring = Mutex::new(Ring { disk, queue: None, is_wrong: false, limiter, until: None });
         let work = Arc::new(Work { ring, wake: wake()? });
-        let (works, event) = (Arc::clone(&work), Arc::clone(&work.wake));
+        let (works, event, ends) = (Arc::clone(&work), Arc::clone(&work.wake), Arc::clone(ending));
         let thread = Thread::new("disk".to_owned(), Kind::Disk, Some(event), ending, move |gate| {
             while gate.pass() {
                 while gate.is_open() {
                     works.once(gate);
                 }
+                works.settle(&ends);
             }
         })?;
         Ok(Block { configuration, features, work, thread })
@@ -110,11 +118,11 @@ fn configuration(disk: &Disk) -> [u8; 60] {
     put(12, &BUFFERS.to_le_bytes());
     put(24, &[PHYSICAL_EXPONENT, 0]);
     put(26, &PHYSICAL_SECTORS.to_le_bytes());
-    if !disk.is_read_only() {
+    if let Some(part) = disk.gives_back() {
         // Discarding and zeroing: how much at once, in how many parts, and how aligned; zeroes may be holes.
         put(36, &MOST_SECTORS.to_le_bytes());
         put(40, &1u32.to_le_bytes());
-        put(44, &u32::from(PHYSICAL_SECTORS).to_le_bytes());
+        put(44, &u32::try_from(part / SECTOR).unwrap_or(u32::MAX).to_le_bytes());
         put(48, &MOST_SECTORS.to_le_bytes());
         put(52, &1u32.to_le_bytes());
         put(56, &[1]);
@@ -171,6 +179,13 @@ impl Device for Block {
 impl Work {
     fn ring(&self) -> MutexGuard<'_, Ring> {
         self.ring.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Before the thread rests: whoever waits for that may copy the disk's file, or open it.
+    fn settle(&self, ending: &Ending) {
+        if let Err(error) = self.ring().disk.settle() {
+            ending.tell(End::Failed(format!("write the tables of a disk's image: {error}")));
+        }
     }
 
     /// Waits until the guest has put something into the queue, or what is there may go on, and works it off, for as long as the gate is open.

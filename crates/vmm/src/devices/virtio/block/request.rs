@@ -70,7 +70,7 @@ fn range(disk: &Disk, sector: u64, length: usize) -> io::Result<u64> {
 }
 
 /// Discards or zeroes the one range that such a request may have.
-fn give_back(disk: &Disk, discard: bool, of: &mut Buffers<'_>) -> io::Result<()> {
+fn give_back(disk: &mut Disk, discard: bool, of: &mut Buffers<'_>) -> io::Result<()> {
     let segment: [u8; 16] = of.array().ok_or(io::ErrorKind::InvalidInput)?;
     if of.len() > 0 {
         return Err(io::ErrorKind::InvalidInput.into());
