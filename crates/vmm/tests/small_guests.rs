@@ -6,7 +6,7 @@ mod small;
 use small::{CODE, Code, Guest, SERIAL};
 use std::fs;
 use std::path::Path;
-use vmm::{End, Machine, State};
+use vmm::{Contents, Disk, End, Limits, Machine, State};
 
 #[test]
 fn a_guest_speaks_and_switches_itself_off() {
@@ -191,4 +191,18 @@ fn what_is_missing_or_too_large_is_told_with_its_name() {
     guest.config.initrd = None;
     guest.config.command_line = "x".repeat(3000);
     assert!(told(&guest).contains("has 3000 bytes, and may have 2047"), "{}", told(&guest));
+}
+
+#[test]
+fn the_format_of_a_disk_is_what_its_config_says_and_not_what_it_holds() {
+    let mut guest = Guest::code(Code::default().power_off());
+    let path = guest.path("image");
+    // Version 3, with the name of another file.
+    fs::write(&path, [&b"QFI\xfb\0\0\0\x03\0\0\0\0\0\0\x01\0"[..], &[0; 1008]].concat()).unwrap();
+    let disk = |contents| vec![Disk { serial: "data".to_owned(), contents, limits: Limits::default() }];
+    guest.config.disks = disk(Contents::Qcow2 { path: path.clone(), read_only: true });
+    let told = Machine::new(&guest.config).unwrap_err().to_string();
+    assert!(told.starts_with("the qcow2 image of the disk \"data\": it names a backing file"), "{told}");
+    guest.config.disks = disk(Contents::File { path, read_only: true });
+    Machine::new(&guest.config).unwrap();
 }
