@@ -3,14 +3,14 @@
 use std::fs;
 use std::os::fd::AsFd;
 
-use guest_protocol::configuration::Identity;
+use guest_protocol::configuration::{Identity, Network};
 use guest_protocol::message::Failure;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use sandbox::Step;
 
 use crate::process::Process;
-use crate::{failed, network, refused, roots, sys};
+use crate::{cards, failed, network, refused, roots, sys};
 
 /// Becomes that machine, in what it says. Random numbers first: others may be chosen by what follows.
 pub(crate) fn take_on<'p>(identity: &Identity, containers: impl Iterator<Item = &'p Process>) -> Result<(), Failure> {
@@ -28,6 +28,15 @@ pub(crate) fn take_on<'p>(identity: &Identity, containers: impl Iterator<Item = 
         set_hostname(name, containers)?;
     }
     network::configure(&identity.interfaces)
+}
+
+/// Is on that network from now on, whose cards have come, or are to go.
+pub(crate) fn move_to(network: &Network) -> Result<(), Failure> {
+    cards::leave_others(&network.interfaces)?;
+    cards::look();
+    network::configure(&network.interfaces)?;
+    write_sysctls(&network.sysctls)?;
+    roots::write_files(&network.files)
 }
 
 /// The machine's name, and that of each container, which has a namespace of its own for it.

@@ -7,6 +7,7 @@
 
 mod agent;
 mod boot;
+mod cards;
 mod disks;
 mod files;
 mod identity;

@@ -81,6 +81,9 @@ fn set_up(rtnetlink: &mut Rtnetlink, interface: &Interface) -> Result<(), Failur
         // Neither can be changed while it is up. Its routes go with that.
         rtnetlink.set_link(index, false, &[]).map_err(failed("bring down"))?;
     }
+    if renamed {
+        make_way(rtnetlink, name)?;
+    }
     let terminated = [name.as_bytes(), b"\0"].concat();
     let mtu = interface.mtu.map(u32::to_ne_bytes);
     let mut attributes: Vec<(u16, &[u8])> = Vec::new();
@@ -110,6 +113,16 @@ fn set_up(rtnetlink: &mut Rtnetlink, interface: &Interface) -> Result<(), Failur
         rtnetlink.route(NEW_ROUTE, index, route).map_err(failed("add a route over"))?;
     }
     Ok(())
+}
+
+/// Gives another name to who has this one. It gets its own when its turn comes, as it is found by its address.
+fn make_way(rtnetlink: &mut Rtnetlink, name: &str) -> Result<(), Failure> {
+    let failed = |tried| failed(tried, name);
+    let links = rtnetlink.links().map_err(failed("look for"))?;
+    let Some(other) = links.into_iter().find(|link| link.name == name) else { return Ok(()) };
+    rtnetlink.set_link(other.index, false, &[]).map_err(failed("bring down"))?;
+    let aside = format!("aside{}\0", other.index);
+    rtnetlink.set_link(other.index, false, &[(LINK_NAME, aside.as_bytes())]).map_err(failed("rename"))
 }
 
 /// Everybody's address on an IPv4 network that has one (RFC 3021: those of two addresses have none).

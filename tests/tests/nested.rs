@@ -106,3 +106,38 @@ fn what_our_own_hypervisor_saved_goes_on() {
         host.sh("ls /var/lib/stratus/microvm/snapshots | wc -l").stdout().trim() == "0"
     });
 }
+
+#[test]
+#[ignore = "it takes a machine of its own: cargo xtask server nested"]
+fn network_cards_come_and_go_behind_our_own_hypervisor() {
+    let host = with_kvm();
+    host.sh("docker network create one && docker network create two").ok();
+    host.sh("docker run -d --name web --network two busybox sh -c 'mkdir /www; echo hello >/www/index.html; httpd -f -h /www'")
+        .ok();
+    host.sh("docker run -d --name client --network one -m 64m --cpus 1 --runtime microvm busybox sleep 100000").ok();
+    let interfaces = |names: &str| {
+        host.sh("docker exec client sh -c 'echo $(ls /sys/class/net)'").says(names);
+    };
+    interfaces("eth0 lo");
+    host.sh("docker network connect two client").ok();
+    interfaces("eth0 eth1 lo");
+    host.sh("docker exec client wget -qO- http://web").says("hello");
+    host.sh("docker exec web ping -c 1 -W 60 client").mentions("1 packets received");
+    // The one that it began with goes, and comes again.
+    host.sh("docker network disconnect one client").ok();
+    interfaces("eth1 lo");
+    host.sh("docker exec client wget -qO- http://web").says("hello");
+    host.sh("docker network connect one client").ok();
+    interfaces("eth0 eth1 lo");
+    // What is saved goes on with the cards that came, each on its network.
+    host.sh("stratus suspend client && stratus resume client").ok();
+    host.sh("docker exec client wget -qO- http://web").says("hello");
+    host.sh("stratus fork client --name copy").says("copy");
+    host.sh("docker exec copy wget -qO- http://web").says("hello");
+    host.sh("docker exec web ping -c 1 -W 60 copy").mentions("1 packets received");
+    host.sh("docker network disconnect two copy").ok();
+    host.sh("docker exec copy wget -qO- http://web").exits_with(1).complains("bad address");
+    host.sh("docker network connect two copy && docker exec copy wget -qO- http://web").says("hello");
+    host.sh("docker exec client wget -qO- http://web").says("hello");
+    host.sh("docker rm -f client copy web && docker network rm one two").ok();
+}

@@ -11,7 +11,7 @@ use sandbox::plan::NamespaceKind;
 
 use net::{Endpoint, EndpointSpec, Network, NetworkSpec, PortSpec, SandboxSpec};
 
-use crate::container::{Container, Life, connects_late};
+use crate::container::{Container, Life, changes_network, connects_late};
 use crate::events::EventKind;
 use crate::model::{
     ContainerRecord, EndpointRequest, EndpointSettings, ExposedPort, Filters, IpcMode, NetworkMode, Phase, PidMode,
@@ -202,9 +202,7 @@ impl Engine {
                 record.name, network.name
             )));
         }
-        if record.state.phase.is_live() {
-            crate::container::lacking(&record, "network cards that come and go while they run")?;
-        }
+        changes_network(&record)?;
         let mut settings = EndpointSettings { request, network_id: network.id.clone(), ..EndpointSettings::default() };
         let mut sandbox = record.net.clone();
         if record.state.phase.is_live() {
@@ -212,12 +210,10 @@ impl Engine {
             let namespace = self.namespace_of_running(&record).await?;
             // A daemon that is killed in the middle of it leaves word for the next one.
             self.change(&life, |record| record.connecting = true).await?;
-            let (engine, live) = (self.clone(), sandbox.clone());
+            let (engine, live, of) = (self.clone(), sandbox.clone(), Arc::clone(&record));
             let connected = crate::blocking(move || {
-                let mut live =
-                    live.ok_or_else(|| Error::conflict("the container has no network namespace of its own"))?;
-                let endpoint = engine.0.networks.connect(&namespace, &mut live, spec).map_err(error)?;
-                Ok((live, endpoint))
+                let live = live.ok_or_else(|| Error::conflict("the container has no network namespace of its own"))?;
+                engine.connect_running(&namespace, &of, live, spec)
             });
             let (live, endpoint) = match connected.await {
                 Ok(connected) => connected,
@@ -234,14 +230,39 @@ impl Engine {
                 record.networks.remove("none");
                 record.networks.insert(network.name.clone(), settings);
                 record.net = sandbox;
-                record.connecting = false;
+                // A machine is told of its files behind this.
+                record.connecting = record.is_machine() && record.state.phase.is_live();
             })
             .await?;
         if record.state.phase.is_live() {
             self.refresh_network(&record).await;
+            self.settle_machine(&life).await?;
             self.tell_network(&network, "connect", [("container", record.id.to_string())]);
         }
         Ok(())
+    }
+
+    /// Puts a running container on one more network, and its machine, if it has one: on both, or none. Blocks.
+    fn connect_running(
+        &self,
+        namespace: &net::NetNs,
+        record: &ContainerRecord,
+        before: net::Sandbox,
+        spec: EndpointSpec,
+    ) -> Result<(net::Sandbox, Endpoint)> {
+        let mut live = before.clone();
+        let endpoint = self.0.networks.connect(namespace, &mut live, spec).map_err(error)?;
+        if record.is_machine()
+            && let Err(failed) = self.machine_network(record, &live)
+        {
+            // A card that came goes, before its tap does.
+            if let Err(again) = self.machine_network(record, &before) {
+                tracing::warn!(container = %record.id.short(), error = %again, "its microVM may have a card too many");
+            }
+            self.0.networks.disconnect(namespace, &mut live, &endpoint.network).map_err(error)?;
+            return Err(failed);
+        }
+        Ok((live, endpoint))
     }
 
     /// Takes a container off a network.
@@ -271,16 +292,20 @@ impl Engine {
                 record.id, network.name
             )));
         }
-        if record.state.phase.is_live() {
-            crate::container::lacking(&record, "network cards that come and go while they run")?;
-        }
+        changes_network(&record)?;
         let before = record.networks.get(&network.name).cloned();
-        let record = self.change(&life, |record| drop(record.networks.remove(&network.name))).await?;
+        let change = |record: &mut ContainerRecord| {
+            record.networks.remove(&network.name);
+            // A daemon that is killed in the middle of it leaves word for the next one.
+            record.connecting = record.is_machine() && record.state.phase.is_live();
+        };
+        let record = self.change(&life, change).await?;
         if !record.state.phase.is_live() {
             return Ok(());
         }
         if let Err(error) = self.leave_networks(&life).await {
             self.change(&life, |record| record.networks.extend(before.map(|own| (network.name.clone(), own)))).await?;
+            self.settle_machine(&life).await?;
             return Err(error);
         }
         self.tell_network(&network, "disconnect", [("container", record.id.to_string())]);
@@ -292,15 +317,19 @@ impl Engine {
     pub(crate) async fn leave_networks(&self, life: &Life<'_>) -> Result<()> {
         let record = life.record();
         let Some(mut live) = record.net.clone() else { return Ok(()) };
-        let named = |endpoint: &&Endpoint| !record.networks.iter().any(|(name, own)| is_of(endpoint, name, own));
-        let leaving: Vec<String> =
-            live.endpoints.iter().filter(named).map(|endpoint| endpoint.network.clone()).collect();
+        let leaving = leaving(&record, &live);
         if leaving.is_empty() {
-            return Ok(());
+            return self.settle_machine(life).await;
         }
         let namespace = self.namespace_of_running(&record).await?;
-        let engine = self.clone();
+        let (engine, of) = (self.clone(), Arc::clone(&record));
         let left = crate::blocking(move || {
+            // First its machine, which would see a cable that is cut. It is cut in any case.
+            if of.is_machine()
+                && let Err(error) = engine.machine_network(&of, &staying(&of, &live))
+            {
+                tracing::warn!(container = %of.id.short(), %error, "its microVM did not leave a network by itself");
+            }
             for network in leaving {
                 engine.0.networks.disconnect(&namespace, &mut live, &network).map_err(error)?;
             }
@@ -309,7 +338,24 @@ impl Engine {
         let left = left.await?;
         let record = self.change(life, |record| record.net = Some(left)).await?;
         self.refresh_network(&record).await;
-        Ok(())
+        self.settle_machine(life).await
+    }
+
+    /// Has a machine be on the networks that its container's record names, with the files that say so: where that was to change. One that does not answer is told with the
+    /// next change.
+    async fn settle_machine(&self, life: &Life<'_>) -> Result<()> {
+        let record = life.record();
+        if !record.is_machine() || !record.connecting {
+            return Ok(());
+        }
+        if let Some(live) = record.net.clone().filter(|_| record.state.phase == Phase::Running) {
+            let (engine, of) = (self.clone(), Arc::clone(&record));
+            let settled = crate::blocking(move || engine.machine_network(&of, &staying(&of, &live)));
+            if let Err(error) = settled.await {
+                tracing::warn!(container = %record.id.short(), %error, "its microVM was not told of its networks");
+            }
+        }
+        self.change(life, |record| record.connecting = false).await.map(drop)
     }
 
     /// Takes back what a connection has changed that a killed daemon began: its link goes with everything else that belongs to no
@@ -322,6 +368,10 @@ impl Engine {
         if let Some(live) = record.net.clone() {
             let (engine, namespace) = (self.clone(), self.namespace_of_running(&record).await?);
             crate::blocking(move || engine.0.networks.settle(&namespace, &live).map_err(error)).await?;
+        }
+        if record.is_machine() {
+            self.refresh_network(&record).await;
+            return self.settle_machine(life).await;
         }
         self.change(life, |record| record.connecting = false).await.map(drop)
     }
@@ -465,6 +515,19 @@ impl Engine {
         attributes.insert("type".to_owned(), network.driver.as_str().to_owned());
         self.0.events.tell(EventKind::Network, action, &network.id, attributes);
     }
+}
+
+/// The networks of a sandbox that its container's record does not name any more.
+fn leaving(record: &ContainerRecord, live: &net::Sandbox) -> Vec<String> {
+    let named = |endpoint: &&Endpoint| record.networks.iter().any(|(name, own)| is_of(endpoint, name, own));
+    live.endpoints.iter().filter(|endpoint| !named(endpoint)).map(|endpoint| endpoint.network.clone()).collect()
+}
+
+/// A sandbox without those.
+fn staying(record: &ContainerRecord, live: &net::Sandbox) -> net::Sandbox {
+    let (mut staying, leaving) = (live.clone(), leaving(record, live));
+    staying.endpoints.retain(|endpoint| !leaving.contains(&endpoint.network));
+    staying
 }
 
 /// What a container asks of its network; `None`: it has no namespace of its own.

@@ -32,6 +32,17 @@ pub struct Identity {
     pub files: Vec<File>,
 }
 
+/// The network of a machine that runs, as it is to be from now on.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Network {
+    /// All of its interfaces, but for the loopback. Network cards that none of them is for are left, so that they may go.
+    pub interfaces: Vec<Interface>,
+    /// What is written below `/proc/sys` then: the path there, and the value.
+    pub sysctls: Vec<(String, String)>,
+    /// Files as in [`Identity::files`].
+    pub files: Vec<File>,
+}
+
 /// A network interface.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Interface {

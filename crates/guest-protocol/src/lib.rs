@@ -26,7 +26,7 @@ pub mod observe;
 pub mod plain;
 
 /// The version of the messages that this build speaks.
-pub const PROTOCOL: u32 = 4;
+pub const PROTOCOL: u32 = 5;
 
 /// The port of vsock on which a host listens unless the kernel's command line says another.
 pub const VSOCK_PORT: u32 = 1024;

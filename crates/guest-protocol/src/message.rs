@@ -8,7 +8,7 @@ use std::fmt;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::configuration::{Identity, Machine, Root};
+use crate::configuration::{Identity, Machine, Network, Root};
 use crate::files::{FileReply, FileRequest};
 use crate::frame::MAX_MESSAGE;
 use crate::observe::{MachineStats, RunningProcess};
@@ -276,6 +276,8 @@ pub enum Request {
         /// How.
         how: End,
     },
+    /// Have another network: [`Reply::Done`], when all of it is so.
+    Network(Box<Network>),
 }
 
 /// How a machine ends.

@@ -10,6 +10,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use guest_protocol::configuration::Network;
 use guest_protocol::host::Fitting;
 use guest_protocol::message::{Blob, Exit, Failure, Reply, Request, Streams, TerminalSize};
 use guest_protocol::plain;
@@ -23,9 +24,10 @@ use serde::{Deserialize, Serialize};
 use vmm::{MemorySize, SnapshotFiles, VcpuCount};
 
 use crate::driver::Extent;
+use crate::plan::Card;
 
 /// Grows by one with every change of a type here or of [`guest_protocol`]'s requests.
-pub const VERSION: u32 = 4;
+pub const VERSION: u32 = 5;
 /// The most bytes of one body: a plan, or a piece of a file, and what is around it.
 const BODY_MAX: usize = 4 << 20;
 /// How long an answer is waited for, from its question to its last byte: of a guest that is emulated on a busy host, or for a machine to be written to a slow
@@ -66,6 +68,8 @@ pub enum ToMachine {
     End,
     /// Have so much memory from now on.
     Memory(MemorySize),
+    /// Be on another network from now on.
+    Network(Box<NetworkWish>),
     /// Ask the agent for something; not for what belongs to the machine's process itself ([`is_for_others`]).
     Ask(Request),
 }
@@ -83,12 +87,23 @@ pub enum FromMachine {
     Saved(Result<Saved, Failure>),
     /// What came of a [`ToMachine::Memory`].
     Resized(Result<(), Failure>),
+    /// What came of a [`ToMachine::Network`].
+    Networked(Result<(), Failure>),
     /// What came of a [`ToMachine::Ask`], in the order in which they came.
     Answer(Result<Reply, Failure>),
 }
 
+/// The network that a machine is to be on: all of it, whatever it is on before.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct NetworkWish {
+    /// Its network cards. Those that it has, and that are not named, go; others come.
+    pub cards: Vec<Card>,
+    /// What the guest makes of them.
+    pub network: Network,
+}
+
 /// What was saved.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Saved {
     /// How much of it.
     pub extent: Extent,
@@ -98,6 +113,8 @@ pub struct Saved {
     pub memory: MemorySize,
     /// Memory that it can have.
     pub most_memory: MemorySize,
+    /// The addresses of its network cards, by their places.
+    pub cards: Vec<Option<[u8; 6]>>,
     /// How much of the container's standard output and error had been taken by then: what was written behind that comes of whoever goes on.
     pub outputs: [u64; 2],
 }
@@ -303,6 +320,21 @@ impl Connection {
         self.send(&ToMachine::Memory(memory), &[])?;
         match self.receive()? {
             FromMachine::Resized(answer) => Ok(answer),
+            _ => Err(Garbled.into()),
+        }
+    }
+
+    /// Has the machine be on another network. Whoever gives up waiting has its cards gone that were to go; others may have come.
+    ///
+    /// # Errors
+    /// The machine is gone, or does not answer. Why it could not be done is in the answer.
+    pub fn network(&mut self, wish: NetworkWish) -> Result<Result<(), Failure>, ConnectionError> {
+        self.send(&ToMachine::Network(Box::new(wish)), &[])?;
+        match self.receive()? {
+            FromMachine::Networked(answer) => Ok(answer.map_err(|mut failure| {
+                plain::failure(&mut failure);
+                failure
+            })),
             _ => Err(Garbled.into()),
         }
     }

@@ -104,7 +104,10 @@ fn run(request: &ExecRequest, report: &mut Option<Report>) -> Result<u8, Refusal
                     return Err(Refusal::Guest(failure));
                 }
                 FromMachine::Exited(exit) => return Ok(Status::shell(exit.status)),
-                FromMachine::Answer(_) | FromMachine::Saved(_) | FromMachine::Resized(_) => {}
+                FromMachine::Answer(_)
+                | FromMachine::Saved(_)
+                | FromMachine::Resized(_)
+                | FromMachine::Networked(_) => {}
             }
         }
         let mut fds = [PollFd::new(&machine, PollFlags::IN), PollFd::new(&signals, PollFlags::IN)];

@@ -27,7 +27,7 @@ mod volumes;
 
 pub use error::Error;
 pub use exec::{ExecRequest, exec};
-pub use plan::{Card, Contained, DiskLimits, Hardware, MachinePlan, Origin, Workload};
+pub use plan::{Card, Contained, DiskLimits, Hardware, MachinePlan, Origin, Workload, places};
 pub use process::{OOM_KILLED, WENT_ON, run};
 pub use vmm::{Backing, Limits, MemorySize, Rate, SnapshotFiles, VcpuCount};
 pub use volumes::Volumes;

@@ -55,13 +55,25 @@ pub struct Hardware {
     pub upper: Option<PathBuf>,
     /// How much is read of the layers, and how much is read and written of the other disk, at most.
     pub limits: DiskLimits,
-    /// Network cards.
-    pub cards: Vec<Card>,
+    /// Places for network cards, and what is there. In the others cards may come while it runs ([`crate::control::NetworkWish`]). A machine that goes on has the places of
+    /// the saved one, with cards where that had some.
+    pub cards: Vec<Option<Card>>,
     /// The directory with what is mounted into the container of the host, each volume by its number: served as one virtio-fs device, by a process
     /// of its own, and seen by nobody else.
     pub volumes: Option<PathBuf>,
     /// Have the kernel write to standard error what it has to say: to find out why one does not boot.
     pub console: bool,
+}
+
+/// Places for network cards that a machine has, where it does not begin with more cards. One in which nothing is costs three accesses to its registers when a kernel boots; the
+/// lines of interrupts set a limit to how many there can be.
+pub(crate) const PLACES: usize = 4;
+
+/// The places of a machine that begins with these cards.
+pub fn places(cards: impl IntoIterator<Item = Card>) -> Vec<Option<Card>> {
+    let mut places: Vec<_> = cards.into_iter().map(Some).collect();
+    places.resize(places.len().max(PLACES), None);
+    places
 }
 
 /// How much goes through the disks of a machine at most.

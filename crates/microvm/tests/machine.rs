@@ -169,7 +169,7 @@ impl Place {
                 layers: self.layers.clone(),
                 upper: None,
                 limits: DiskLimits::default(),
-                cards: Vec::new(),
+                cards: microvm::places([]),
                 volumes: None,
                 console: false,
             },
@@ -502,7 +502,7 @@ fn what_does_not_start_says_why() {
     );
     let limited = Limits { bytes: None, operations: Some(Rate { per_second: std::num::NonZeroU64::MIN, burst: 0 }) };
     let (tap, mac) = ("nosuch".to_owned(), [2, 0, 0, 0, 0, 1]);
-    plan.hardware.cards = vec![Card { tap, mac, mtu: 1500, receive: limited, send: Limits::default() }];
+    plan.hardware.cards = vec![Some(Card { tap, mac, mtu: 1500, receive: limited, send: Limits::default() })];
     let (_, _, stderr) = place.run(&plan).end();
     assert!(stderr.contains("QEMU has no limit of what goes through a network card"), "{stderr}");
     plan.hardware.cards.clear();

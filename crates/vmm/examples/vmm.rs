@@ -75,7 +75,7 @@ fn run(arguments: Vec<OsString>) -> Result<End, Box<dyn Error>> {
             Some("--vsock") => config.vsock = Some(Vsock { cid: 3, path: value()?.into() }),
             Some("--tap") => {
                 let mac = [2, 0, 0, 0, 0, config.cards.len() as u8 + 1];
-                config.cards.push(Card { tap: text(value()?)?, mac, mtu: 1500, receive: limits, send: limits });
+                config.cards.push(Some(Card { tap: text(value()?)?, mac, mtu: 1500, receive: limits, send: limits }));
             }
             Some("--limit") => limits.bytes = Some(Rate { per_second: text(value()?)?.parse()?, burst: 0 }),
             Some("--layer") => layers.push(value()?.into()),

@@ -27,8 +27,8 @@ pub struct Config {
     pub console: Console,
     /// Its disks, in the order in which the guest finds them.
     pub disks: Vec<Disk>,
-    /// Its network cards, in the order in which the guest finds them.
-    pub cards: Vec<Card>,
+    /// The places of its network cards, in the order in which the guest finds them. `None`: nothing is there, and a card may come while it runs ([`crate::Machine::plug`]).
+    pub cards: Vec<Option<Card>>,
     /// Sockets between it and the host.
     pub vsock: Option<Vsock>,
     /// File systems of the host's, in the order in which the guest finds them.

@@ -6,14 +6,14 @@ use crate::devices::fixed::{self, Fixed, FixedState};
 use crate::devices::virtio::Attached;
 use crate::devices::virtio::balloon::{Balloon, MemoryStatistics};
 use crate::devices::virtio::memory::Blocks;
-use crate::devices::virtual_devices::{self, All, Spoken, Virtual};
+use crate::devices::virtual_devices::{self, All, Place, Spoken, Virtual};
 use crate::end::{End, Ending};
 use crate::error::{Error, Result};
 use crate::events::{Events, Waited};
 use crate::kvm::{self, Buses, Vcpu, Vm};
 use crate::load::load;
 use crate::memory::{Memory, More, PAGE, Pager, Run, Touched, WorkingSet};
-use crate::parts::{Devices, Parts};
+use crate::parts::{CardParts, Devices, Parts};
 use crate::snapshot::{self, Backing, Saved, Snapshot, SnapshotFiles};
 use crate::threads::{Gate, Thread, Wanted, wake};
 use rustix::event::{PollFd, PollFlags, poll};
@@ -29,6 +29,7 @@ pub struct Machine {
     events: Thread,
     fixed: Fixed,
     devices: Vec<Virtual>,
+    cards: Vec<Place>,
     balloon: Option<Spoken<Balloon>>,
     blocks: Option<Spoken<Blocks>>,
     processors: Vec<Arc<Mutex<Vcpu>>>,
@@ -275,6 +276,26 @@ impl Machine {
         Ok(())
     }
 
+    /// Has a network card come to one of its places (those of [`Config::cards`], from 0 on) where none is. The guest finds it when it is told to look there.
+    ///
+    /// # Errors
+    /// There is no such place, or it is taken; or `card` has no tap.
+    pub fn plug(&self, place: usize, card: CardParts) -> Result<()> {
+        let free = self.cards.get(place).filter(|place| !place.is_taken());
+        let free = free.ok_or_else(|| {
+            Error::Size(format!("this machine has no place {place} for a network card, or one is there already"))
+        })?;
+        free.change(Some(card))
+    }
+
+    /// Has the network card of a place go, if one is there. The guest should have left it; if it has not, it has a card that does nothing.
+    ///
+    /// # Errors
+    /// None that a caller could bring about.
+    pub fn unplug(&self, place: usize) -> Result<()> {
+        self.cards.get(place).map_or(Ok(()), |place| place.change(None))
+    }
+
     /// How many bytes of memory the guest has. What of those that it had at its start it has left to the host, it says itself.
     pub fn memory(&self) -> u64 {
         let plugged = self.blocks.as_ref().and_then(|blocks| blocks.with(|blocks| Ok(blocks.plugged())));
@@ -355,6 +376,7 @@ struct Frame {
     buses: Arc<Buses>,
     fixed: Fixed,
     devices: Vec<Virtual>,
+    cards: Vec<Place>,
     balloon: Option<Spoken<Balloon>>,
     blocks: Option<Spoken<Blocks>>,
     events: Thread,
@@ -368,15 +390,15 @@ impl Frame {
         let console = devices.console.take();
         let mut buses = Buses::default();
         let fixed = fixed::attach(console, saved, vm, &ending, &mut buses.ports)?;
-        let All { devices, balloon, blocks } = virtual_devices::attach(devices, vm, &ending, &mut buses.memory)?;
+        let All { devices, cards, balloon, blocks } = virtual_devices::attach(devices, vm, &ending, &mut buses.memory)?;
         let events = serve(devices.iter().map(Virtual::attached).collect(), &ending)?;
         let generation = vm.line(layout::GENERATION_LINE)?;
-        Ok(Frame { ending, buses: Arc::new(buses), fixed, devices, balloon, blocks, events, generation })
+        Ok(Frame { ending, buses: Arc::new(buses), fixed, devices, cards, balloon, blocks, events, generation })
     }
 
     /// Gives each processor its thread.
     fn machine(self, vm: Vm, count: VcpuCount, vcpus: Vec<Vcpu>) -> Result<Machine> {
-        let Frame { ending, buses, fixed, devices, balloon, blocks, events, generation } = self;
+        let Frame { ending, buses, fixed, devices, cards, balloon, blocks, events, generation } = self;
         let processors: Vec<_> = vcpus.into_iter().map(|vcpu| Arc::new(Mutex::new(vcpu))).collect();
         let thread = |vcpu: &Arc<Mutex<Vcpu>>| kvm::thread(Arc::clone(vcpu), Arc::clone(&buses), &ending);
         let vcpus = processors.iter().map(thread).collect::<Result<_>>()?;
@@ -386,6 +408,7 @@ impl Frame {
             events,
             fixed,
             devices,
+            cards,
             balloon,
             blocks,
             processors,

@@ -37,7 +37,7 @@ impl Config {
         Ok(Devices {
             console: self.console.open()?,
             disks: self.disks.iter().map(Disk::open).collect::<Result<_>>()?,
-            cards: self.cards.iter().map(Card::open).collect::<Result<_>>()?,
+            cards: self.cards.iter().map(|card| card.as_ref().map(Card::open).transpose()).collect::<Result<_>>()?,
             vsock: self.vsock.as_ref().map(Vsock::open).transpose()?,
             files: self.files.iter().map(Files::open).collect::<Result<_>>()?,
             balloon: self.balloon,
@@ -91,7 +91,11 @@ impl Disk {
 }
 
 impl Card {
-    fn open(&self) -> Result<CardParts> {
+    /// Attaches to its tap.
+    ///
+    /// # Errors
+    /// There is none that this process may have.
+    pub fn open(&self) -> Result<CardParts> {
         let Card { tap, mac, mtu, receive, send } = self;
         Ok(CardParts { tap: Tap::attach(tap)?, mac: *mac, mtu: *mtu, receive: *receive, send: *send })
     }

@@ -47,8 +47,8 @@ pub struct Devices {
     pub console: Option<OwnedFd>,
     /// Its disks, in the order in which the guest finds them.
     pub disks: Vec<DiskParts>,
-    /// Its network cards, in the order in which the guest finds them.
-    pub cards: Vec<CardParts>,
+    /// The places of its network cards, in the order in which the guest finds them, and what is there.
+    pub cards: Vec<Option<CardParts>>,
     /// Sockets between it and the host.
     pub vsock: Option<VsockParts>,
     /// File systems of the host's, in the order in which the guest finds them. A machine that goes on from a snapshot finds them broken: another server knows

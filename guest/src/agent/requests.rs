@@ -56,6 +56,7 @@ impl Agent {
                     process.oom_kills_before = observe::oom_kills(process.container);
                 }
             }
+            Request::Network(network) => identity::move_to(&network)?,
             Request::Shutdown { how } => self.shut_down(how),
         }
         Ok(Some(Reply::Done))

@@ -30,6 +30,7 @@ use sandbox::plan::NamespaceKind;
 use sandbox::{CompileOptions, ExecOptions, ExecPlan, InitPlan, MountTree, RootFs};
 
 use super::machine_limits::NetworkLimits;
+use super::machine_network::{Seats, networks};
 use super::placement::Placed;
 use super::template::{self, Wanted};
 use super::{Container, ProcessTable};
@@ -142,6 +143,7 @@ impl Engine {
         if let Some(origin) = origin {
             fits(origin, &driver, &interfaces)?;
         }
+        let seats = Seats::of(origin.map(|origin| &**origin), &networks(sandbox));
         let saved_disk = origin.filter(|origin| origin.disk).map(|origin| self.0.snapshots.disk(&origin.id));
         let disk = self.disk(record, saved_disk.as_deref())?;
         let limits = NetworkLimits::of(&record.host.annotations)?;
@@ -154,7 +156,10 @@ impl Engine {
             layers: (0..booted.layers.len()).map(at::layer).collect(),
             upper: disk.as_ref().map(|_| at::UPPER.into()),
             limits: DiskLimits::default(),
-            cards: interfaces.iter().map(|interface| card(interface, limits)).collect(),
+            cards: match origin {
+                Some(origin) => seats.seated(origin, &interfaces, limits),
+                None => microvm::places(interfaces.iter().map(|interface| card(interface, limits))),
+            },
             volumes: (!inside.volumes.is_empty()).then(|| at::VOLUMES.into()),
             console: record.host.annotations.get(CONSOLE).is_some_and(|value| value == "true"),
         };
@@ -168,7 +173,7 @@ impl Engine {
             backing: if origin.is_some() { backing(record)? } else { Backing::Mapped },
             origin,
             container: Some(Contained {
-                configuration: configuration(record, &inside, &interfaces, &beginning),
+                configuration: configuration(record, &inside, &interfaces, &beginning, &seats),
                 root: root(&inside, disk.is_some()),
                 workload: Workload {
                     plan: Blob(workload(record, &inside.spec, record.host.init.unwrap_or(self.0.config.init))?),
@@ -205,7 +210,7 @@ impl Engine {
         if is_more || !self.0.config.machines.templates {
             return Ok(Beginning::Boot(None));
         }
-        let mtus = hardware.cards.iter().map(|card| card.mtu).collect();
+        let mtus = hardware.cards.iter().flatten().map(|card| card.mtu).collect();
         let size = (hardware.vcpus, hardware.memory, hardware.most_memory);
         let shape = Shape::new(&self.0.config.program, driver, &booted.kernel, size, mtus)?;
         Ok(match self.0.templates.find(&shape)? {
@@ -594,9 +599,12 @@ fn configuration(
     inside: &Inside,
     interfaces: &[net::GuestInterface],
     beginning: &Beginning<'_>,
+    seats: &Seats,
 ) -> Machine {
     let now = Timestamp::now().as_nanosecond();
-    let others = |then: &[[u8; 6]]| interfaces.iter().zip(then).map(|(card, was)| another(card, *was)).collect();
+    let others = |then: &[[u8; 6]]| {
+        interfaces.iter().zip(&seats.0).filter_map(|(card, seat)| Some(another(card, *then.get(*seat)?))).collect()
+    };
     let identity = MachineIdentity {
         hostname: Some(record.config.hostname.clone()).filter(|name| !name.is_empty()),
         clock: u64::try_from(now).ok(),
@@ -609,10 +617,10 @@ fn configuration(
         files: if matches!(beginning, Beginning::Snapshot(_)) { inside.files.clone() } else { Vec::new() },
     };
     let links = interfaces.iter().flat_map(|interface| interface.sysctls.iter().cloned());
-    Machine { identity, sysctls: inside.sysctls.iter().cloned().chain(links).collect(), names: !interfaces.is_empty() }
+    Machine { identity, sysctls: inside.sysctls.iter().cloned().chain(links).collect(), names: true }
 }
 
-fn card(interface: &net::GuestInterface, limits: NetworkLimits) -> Card {
+pub(super) fn card(interface: &net::GuestInterface, limits: NetworkLimits) -> Card {
     let mtu = u16::try_from(interface.mtu).unwrap_or(u16::MAX);
     let NetworkLimits { receive, send } = limits;
     Card { tap: interface.tap.clone(), mac: interface.mac.octets(), mtu, receive, send }
@@ -623,7 +631,7 @@ fn another(card: &net::GuestInterface, was: [u8; 6]) -> Interface {
     Interface { found: Found::Mac(was), mac: Some(card.mac.octets()), ..interface(card) }
 }
 
-fn interface(interface: &net::GuestInterface) -> Interface {
+pub(super) fn interface(interface: &net::GuestInterface) -> Interface {
     let route = |route: &net::GuestRoute| Route { to: (route.to.addr(), route.to.prefix_len()), by: Some(route.by) };
     Interface {
         found: Found::Mac(interface.mac.octets()),

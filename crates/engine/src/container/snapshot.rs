@@ -13,6 +13,7 @@ use futures_util::future::join_all;
 use microvm::control::Connection;
 use microvm::driver::Extent;
 
+use super::machine_network;
 use super::stop::{SIGKILL, not_running, stuck};
 use super::{Container, CreateRequest, Life, RemoveOptions};
 use crate::model::{
@@ -380,7 +381,9 @@ impl Engine {
             vcpus: saved.vcpus,
             memory: saved.memory,
             most_memory: Some(saved.most_memory),
+            places: Some(machine_network::places_of(&interfaces, &saved.cards)?),
             cards: interfaces.iter().map(|interface| interface.mac.octets()).collect(),
+            networks: machine_network::networks(record.net.as_ref()),
             outputs: saved.outputs,
             disk: disk.is_some(),
         };

@@ -120,7 +120,7 @@ impl Engine {
                 layers: Vec::new(),
                 upper: None,
                 limits: DiskLimits::default(),
-                cards: cards.collect(),
+                cards: microvm::places(cards),
                 volumes: None,
                 console: false,
             },

@@ -22,7 +22,7 @@ pub use host::{
 pub use id::{ContainerId, IdError};
 pub use network::{EndpointRequest, EndpointSettings};
 pub use record::{BeforeStart, ContainerRecord, MountPoint, MountPointKind};
-pub use snapshot::{SnapshotId, SnapshotRecord};
+pub use snapshot::{CardPlaces, SnapshotId, SnapshotRecord};
 pub use state::{Halting, Health, HealthResult, HealthStatus, Phase, State};
 
 /// A point in time, UTC, with nanoseconds.

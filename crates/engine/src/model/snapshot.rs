@@ -61,9 +61,24 @@ pub struct SnapshotRecord {
     pub most_memory: Option<MemorySize>,
     /// The addresses of its network cards as the guest has them.
     pub cards: Vec<[u8; 6]>,
+    /// The networks that those are on, by their identifiers.
+    #[serde(default)]
+    pub networks: Vec<String>,
+    /// Where those are in the machine; `None`: one after the other, and it has no other places.
+    #[serde(default)]
+    pub places: Option<CardPlaces>,
     /// How much of the container's standard output and error had been taken.
     pub outputs: [u64; 2],
     /// It has a copy of the container's disk; else the container has none.
     #[serde(default)]
     pub disk: bool,
+}
+
+/// Where the network cards of a machine are.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CardPlaces {
+    /// How many places it has.
+    pub count: usize,
+    /// That of each card, below `count`, and no two the same.
+    pub of_cards: Vec<usize>,
 }

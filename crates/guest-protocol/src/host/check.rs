@@ -58,6 +58,7 @@ impl Expected {
             | Request::Freeze { .. }
             | Request::Limit { .. }
             | Request::Renew(_)
+            | Request::Network(_)
             | Request::Shutdown { .. } => Self::Done,
         }
     }

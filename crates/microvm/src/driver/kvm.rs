@@ -18,7 +18,7 @@ use vmm::{
 
 use super::{Extent, command_line};
 use crate::error::{Error, Result};
-use crate::plan::{LAYERS, MachinePlan, Origin, UPPER};
+use crate::plan::{Card, LAYERS, MachinePlan, Origin, UPPER};
 
 /// The guest's address; each machine has a vsock of its own, so that it need not differ.
 const CID: u32 = 3;
@@ -54,6 +54,14 @@ impl Running {
 
     pub(crate) fn resize(&self, memory: MemorySize) -> Result<()> {
         Ok(self.machine.resize(memory)?)
+    }
+
+    pub(crate) fn plug(&self, place: usize, card: &Card) -> Result<()> {
+        Ok(self.machine.plug(place, self::card(card).open()?)?)
+    }
+
+    pub(crate) fn unplug(&self, place: usize) -> Result<()> {
+        Ok(self.machine.unplug(place)?)
     }
 
     pub(crate) fn end(&mut self) -> String {
@@ -151,6 +159,10 @@ fn files(plan: &MachinePlan) -> Files {
     Files { tag: crate::volumes::TAG.to_owned(), server: plan.scratch.join(crate::files::SOCKET) }
 }
 
+fn card(Card { tap, mac, mtu, receive, send }: &Card) -> vmm::Card {
+    vmm::Card { tap: tap.clone(), mac: *mac, mtu: *mtu, receive: *receive, send: *send }
+}
+
 fn config(plan: &MachinePlan) -> Config {
     let hardware = &plan.hardware;
     let mut disks = Vec::new();
@@ -162,10 +174,6 @@ fn config(plan: &MachinePlan) -> Config {
         let contents = Contents::File { path: path.clone(), read_only: false };
         disks.push(Disk { serial: UPPER.to_owned(), contents, limits: hardware.limits.upper });
     }
-    let card = |card: &crate::plan::Card| {
-        let crate::plan::Card { tap, mac, mtu, receive, send } = card;
-        vmm::Card { tap: tap.clone(), mac: *mac, mtu: *mtu, receive: *receive, send: *send }
-    };
     Config {
         vcpus: hardware.vcpus,
         memory: hardware.memory,
@@ -176,7 +184,7 @@ fn config(plan: &MachinePlan) -> Config {
         command_line: format!("{} pci=off", command_line(plan, &format!("vsock:{VSOCK_PORT}"))),
         console: Console::Off,
         disks,
-        cards: hardware.cards.iter().map(card).collect(),
+        cards: hardware.cards.iter().map(|place| place.as_ref().map(card)).collect(),
         vsock: None,
         files: hardware.volumes.iter().map(|_| files(plan)).collect(),
         balloon: true,

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use vmm::{MemorySize, SnapshotFiles};
 
 use crate::error::Result;
-use crate::plan::MachinePlan;
+use crate::plan::{Card, MachinePlan};
 
 /// By what a machine is run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -155,6 +155,22 @@ impl Running {
         match self {
             Self::Kvm(running) => running.resize(memory),
             Self::Qemu(running) => running.resize(memory),
+        }
+    }
+
+    /// Has a network card come, to a place where none is. The guest finds it when it looks.
+    pub(crate) fn plug(&mut self, place: usize, card: &Card) -> Result<()> {
+        match self {
+            Self::Kvm(running) => running.plug(place, card),
+            Self::Qemu(running) => running.plug(place, card),
+        }
+    }
+
+    /// Has the network card of a place go, which the guest should have left. It is on no network then, also where this fails: its place is not free in that case.
+    pub(crate) fn unplug(&mut self, place: usize) -> Result<()> {
+        match self {
+            Self::Kvm(running) => running.unplug(place),
+            Self::Qemu(running) => running.unplug(place),
         }
     }
 

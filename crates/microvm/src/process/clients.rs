@@ -111,7 +111,7 @@ impl Clients {
     }
 
     /// The machine rests for one of them.
-    fn hold(&self) -> bool {
+    pub(super) fn hold(&self) -> bool {
         self.open.values().any(|client| client.holds)
     }
 
@@ -127,6 +127,11 @@ impl Clients {
     /// Says what came of a question.
     pub(super) fn answer(&mut self, number: u64, result: Result<Reply, Failure>) {
         self.send(number, &FromMachine::Answer(result));
+    }
+
+    /// Says what came of a change of the network.
+    pub(super) fn networked(&mut self, number: u64, result: Result<(), Failure>) {
+        self.send(number, &FromMachine::Networked(result));
     }
 
     /// Says that a process runs. `false`: nobody is there who wants it to.
@@ -189,6 +194,7 @@ impl Process {
     /// Whoever stood for a process takes it along.
     fn close(&mut self, number: u64) -> Result<()> {
         let client = self.clients.open.remove(&number);
+        self.give_up_network(number);
         if client.as_ref().is_some_and(|client| client.holds) && !self.clients.hold() {
             // Whoever finds the machine ended later knows by this that it was not as it was saved any more.
             let _ = fs::write(self.went_on(), []);
@@ -224,6 +230,7 @@ impl Process {
                 self.clients.send(number, &FromMachine::Resized(resized));
                 Ok(())
             }
+            (ToMachine::Network(wish), None) => self.on_network(number, *wish),
             (ToMachine::Ask(request), _) if is_for_others(&request) => match self.host.is_connected() {
                 true => self.ask(request, Asked::Client(number)),
                 false => {
@@ -280,7 +287,7 @@ impl Process {
             (Stage::Running, Some(_)) => Some("snapshots of microVMs with volumes are not there yet"),
             _ => Some("the container's process does not run"),
         };
-        if let Some(why) = refused {
+        if let Some(why) = refused.or(self.cards.keep_from_saving()) {
             let refused = FromMachine::Saved(Err(Failure::Refused { why: why.to_owned() }));
             self.clients.send(number, &refused);
             return Ok(());
@@ -292,7 +299,8 @@ impl Process {
         let saved = self.machine.save(&into).map(|extent| {
             let hardware = &self.plan.hardware;
             let (memory, most_memory) = (hardware.memory, hardware.most_memory);
-            Saved { extent, vcpus: hardware.vcpus, memory, most_memory, outputs }
+            let cards = hardware.cards.iter().map(|place| place.as_ref().map(|card| card.mac)).collect();
+            Saved { extent, vcpus: hardware.vcpus, memory, most_memory, cards, outputs }
         });
         let saved = saved.map_err(|error| Failure::Refused { why: error.to_string() });
         self.clients.send(number, &FromMachine::Saved(saved));

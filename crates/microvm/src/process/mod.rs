@@ -3,6 +3,7 @@
 //! One thread and one `poll` for the agent's stream, signals, standard streams, the control socket, names, and the machine's end; the
 //! hypervisor has threads of its own.
 
+mod cards;
 mod clients;
 mod names;
 mod signals;
@@ -22,6 +23,7 @@ use guest_protocol::message::{End, Exit, Failure, Hello, Plan, ProcessId, Reply,
 use sandbox::{Report, Step};
 use vmm::CONCATENATED_ALIGN;
 
+use self::cards::Cards;
 use self::clients::Clients;
 use self::names::Names;
 pub(crate) use self::signals::Signals;
@@ -82,6 +84,8 @@ enum Asked {
     Client(u64),
     /// The container's processes to go on, which has to come about.
     Thaw,
+    /// Another network, by the number of the change.
+    Network(u64),
     /// Nobody waits for it.
     Nobody,
 }
@@ -140,6 +144,7 @@ struct Process {
     last: u32,
     asked: BTreeMap<u64, Asked>,
     clients: Clients,
+    cards: Cards,
     /// Whoever it rests for wants it to end.
     ends_as_saved: bool,
     /// Once the agent is there again, the container's processes are to go on.
@@ -192,6 +197,7 @@ impl Process {
             last: main.get(),
             asked: BTreeMap::new(),
             clients,
+            cards: Cards::default(),
             ends_as_saved: false,
             is_to_thaw: false,
             names: Names::default(),
@@ -269,6 +275,7 @@ impl Process {
                     self.clients.answer(client, result);
                     Ok(())
                 }
+                Some(Asked::Network(change)) => self.on_networked(change, result),
                 Some(Asked::Thaw | Asked::Nobody) | None => Ok(()),
             },
             Event::Unanswered { number } => {
@@ -277,6 +284,10 @@ impl Process {
                         .clients
                         .answer(client, Err(Failure::Refused { why: "the machine's agent was away".to_owned() })),
                     Some(Asked::Thaw) => self.is_to_thaw = true,
+                    Some(Asked::Network(change)) => {
+                        let why = "the machine's agent was away".to_owned();
+                        return self.on_networked(change, Err(Failure::Refused { why }));
+                    }
                     _ => {}
                 }
                 Ok(())

@@ -78,10 +78,45 @@ impl Virtual {
     }
 }
 
+/// The place of a network card.
+pub(crate) struct Place {
+    net: Arc<Mutex<Net>>,
+    transport: Arc<Mutex<Transport>>,
+}
+
+impl Place {
+    /// Whether a card is there.
+    pub(crate) fn is_taken(&self) -> bool {
+        self.net.lock().unwrap_or_else(PoisonError::into_inner).is_plugged()
+    }
+
+    /// Has a card come, or go. In either case nothing remains of what the guest has set up there.
+    pub(crate) fn change(&self, card: Option<CardParts>) -> Result<()> {
+        let card = card.map(of_tap).transpose()?;
+        // In this order a processor takes them that accesses a register.
+        let mut transport = self.transport.lock().unwrap_or_else(PoisonError::into_inner);
+        transport.reset();
+        let mut net = self.net.lock().unwrap_or_else(PoisonError::into_inner);
+        match card {
+            Some((tap, card)) => net.plug(tap, card).map_err(Error::host("wait for a tap")),
+            None => {
+                net.unplug();
+                Ok(())
+            }
+        }
+    }
+}
+
+fn of_tap(CardParts { tap, mac, mtu, receive, send }: CardParts) -> Result<(Tap, net::Card)> {
+    Ok((Tap::of(tap)?, net::Card { mac, mtu, receive, send }))
+}
+
 /// All virtual devices of a machine.
 pub(crate) struct All {
     /// In the order in which the guest finds them.
     pub(crate) devices: Vec<Virtual>,
+    /// Those of them that are places of network cards.
+    pub(crate) cards: Vec<Place>,
     /// The one of them that is the balloon, if there is one.
     pub(crate) balloon: Option<Spoken<Balloon>>,
     /// The one of them by which memory comes, if any may.
@@ -118,10 +153,16 @@ pub(crate) fn attach(parts: Devices, vm: &Vm, ending: &Arc<Ending>, bus: &mut Bu
             ending,
         )?)));
     }
-    for CardParts { tap, mac, mtu, receive, send } in cards {
-        let net = Net::new(Tap::of(tap)?, net::Card { mac, mtu, receive, send });
-        devices.push(Arc::new(Mutex::new(net.map_err(Error::host("wait for a tap"))?)));
+    let first_card = devices.len();
+    let mut nets = Vec::with_capacity(cards.len());
+    for card in cards {
+        let net = match card.map(of_tap).transpose()? {
+            Some((tap, card)) => Net::new(tap, card),
+            None => Net::place(),
+        };
+        nets.push(Arc::new(Mutex::new(net.map_err(Error::host("wait for a tap"))?)));
     }
+    devices.extend(nets.iter().map(|net| Arc::clone(net) as _));
     if let Some(vsock) = vsock {
         let vsock = Vsock::new(vsock).map_err(Error::host("listen at the host's end of a machine's sockets"))?;
         devices.push(Arc::new(Mutex::new(vsock)));
@@ -158,11 +199,13 @@ pub(crate) fn attach(parts: Devices, vm: &Vm, ending: &Arc<Ending>, bus: &mut Bu
         bus.attach(start, window.length.into(), Arc::clone(&transport) as _);
         attached.push(Virtual { attached: device, transport });
     }
+    let transports = attached[first_card..].iter().map(|device| Arc::clone(&device.transport));
+    let cards = nets.into_iter().zip(transports).map(|(net, transport)| Place { net, transport }).collect();
     // These are the last ones.
     let mut last = attached.iter().rev().map(Virtual::attached);
     let blocks = blocks.and_then(|device| Some(Spoken { device, attached: last.next()? }));
     let balloon = balloon.and_then(|device| Some(Spoken { device, attached: last.next()? }));
-    Ok(All { devices: attached, balloon, blocks })
+    Ok(All { devices: attached, cards, balloon, blocks })
 }
 
 fn of_files(DiskParts { serial, contents, limits: _ }: DiskParts) -> Result<Disk> {

@@ -7,6 +7,7 @@
 //! a snapshot's may be written to by nobody, and QEMU opens no memory that it can't write to before version 8.2. So copies of a machine share none of
 //! it here.
 
+mod cards;
 mod layers;
 mod limits;
 mod memory;
@@ -25,7 +26,7 @@ use self::memory::Memory;
 use self::monitor::Monitor;
 use super::{Accelerator, command_line, snapshot};
 use crate::error::{Error, Result};
-use crate::plan::{LAYERS, MachinePlan, UPPER};
+use crate::plan::{Card, LAYERS, MachinePlan, UPPER};
 
 /// The name of the agent's port.
 const PORT: &str = "agent";
@@ -59,6 +60,14 @@ impl Running {
     pub(crate) fn resize(&mut self, memory: MemorySize) -> Result<()> {
         let (more, less) = self.memory.difference(memory)?;
         self.monitor.resize(self.memory.at_start(), more, less)
+    }
+
+    pub(crate) fn plug(&mut self, place: usize, card: &Card) -> Result<()> {
+        cards::plug(&mut self.monitor, place, card)
+    }
+
+    pub(crate) fn unplug(&mut self, place: usize) -> Result<()> {
+        cards::unplug(&mut self.monitor, place)
     }
 
     pub(crate) fn resume(&mut self) -> Result<()> {
@@ -105,12 +114,7 @@ pub(super) fn start(plan: &MachinePlan, program: &Path, accelerator: Accelerator
     machine(&mut command, plan, accelerator, &memory);
     let layers = disks(&mut command, plan)?;
     volumes(&mut command, plan);
-    for (number, card) in plan.hardware.cards.iter().enumerate() {
-        let mac: Vec<_> = card.mac.iter().map(|byte| format!("{byte:02x}")).collect();
-        command.args(["-netdev", &format!("tap,id=net{number},ifname={},script=no,downscript=no", card.tap)]);
-        let device = format!("virtio-net-pci,netdev=net{number},mac={},host_mtu={},romfile=", mac.join(":"), card.mtu);
-        command.args(["-device", &device]);
-    }
+    cards::arguments(&mut command, &plan.hardware.cards);
     command.args(["-chardev", &format!("socket,id={PORT},fd={}", theirs.as_raw_fd())]);
     command.args(["-device", "virtio-serial-pci"]);
     command.args(["-device", &format!("virtserialport,chardev={PORT},name={PORT}")]);

@@ -385,6 +385,8 @@ pub fn run(kind: Kind, data: &[u8]) {
 #[cfg(test)]
 mod balloon;
 #[cfg(test)]
+mod cards;
+#[cfg(test)]
 mod images;
 #[cfg(test)]
 mod limits;

@@ -339,7 +339,8 @@ impl Transport {
         self.attached.device().activate(queues, features);
     }
 
-    fn reset(&mut self) {
+    /// Nothing remains of what the guest has set up.
+    pub(crate) fn reset(&mut self) {
         self.attached.device().reset();
         self.queues = fresh(&self.attached);
         self.attached.interrupt.reset();

@@ -1,4 +1,7 @@
 //! A network card (5.1): packets between the guest and a tap, with what both sides leave to each other (checksums, segmentation).
+//!
+//! One may come and go while the machine runs. Until it comes its place is there, and has the number of no device (4.2.2), at which a driver stops looking: it costs
+//! a guest three reads at its start, and the host a file of events. Whoever speaks with the guest has it look again, and leave the card before it goes.
 
 mod tap;
 mod timer;
@@ -19,8 +22,9 @@ use std::time::{Duration, Instant};
 use tap::HEADER;
 use timer::Timer;
 
-/// Its number.
+/// Its number, and that of a place where nothing is.
 const KIND: u32 = 1;
+const NOTHING: u32 = 0;
 const RX: usize = 0;
 const TX: usize = 1;
 
@@ -60,42 +64,90 @@ pub(crate) struct Card {
 const OF_TAP: u64 = 0;
 const OF_TIMER: u64 = 1;
 
-/// The device.
+/// The host's side of a card.
 #[derive(Debug)]
-pub(crate) struct Net {
+struct Plugged {
     tap: Tap,
-    /// Tells once for each time that the tap has something to be received, and when what had to wait may go on.
-    epoll: OwnedFd,
     /// There where there are limits.
     timer: Option<Timer>,
     receives: Limiter,
     sends: Limiter,
     mtu: u16,
+}
+
+/// The device, or its place.
+#[derive(Debug)]
+pub(crate) struct Net {
+    /// `None`: nothing is there.
+    card: Option<Plugged>,
+    /// Tells once for each time that the tap has something to be received, and when what had to wait may go on.
+    epoll: OwnedFd,
     configuration: [u8; 12],
+    changes: u32,
     features: u64,
     rx: Option<Queue>,
     tx: Option<Queue>,
 }
 
 impl Net {
-    pub(crate) fn new(tap: Tap, card: Card) -> io::Result<Net> {
+    /// A place for one.
+    pub(crate) fn place() -> io::Result<Net> {
         let epoll = epoll::create(CreateFlags::CLOEXEC)?;
-        epoll::add(&epoll, &tap, EventData::new_u64(OF_TAP), EventFlags::IN | EventFlags::ET)?;
+        Ok(Net { card: None, epoll, configuration: [0; 12], changes: 0, features: 0, rx: None, tx: None })
+    }
+
+    pub(crate) fn new(tap: Tap, card: Card) -> io::Result<Net> {
+        let mut net = Net::place()?;
+        net.plug(tap, card)?;
+        // It never was another one.
+        net.changes = 0;
+        Ok(net)
+    }
+
+    /// Whether there is a card.
+    pub(crate) fn is_plugged(&self) -> bool {
+        self.card.is_some()
+    }
+
+    /// A card comes, in the place of what was there. The guest has to set it up anew.
+    pub(crate) fn plug(&mut self, tap: Tap, card: Card) -> io::Result<()> {
+        self.unplug();
+        epoll::add(&self.epoll, &tap, EventData::new_u64(OF_TAP), EventFlags::IN | EventFlags::ET)?;
         let (receives, sends) = (Limiter::new(card.receive), Limiter::new(card.send));
         let timer = (receives.is_limited() || sends.is_limited()).then(Timer::new).transpose()?;
         if let Some(timer) = &timer {
-            epoll::add(&epoll, timer, EventData::new_u64(OF_TIMER), EventFlags::IN)?;
+            epoll::add(&self.epoll, timer, EventData::new_u64(OF_TIMER), EventFlags::IN)?;
         }
         // `struct virtio_net_config` (5.1.4): address, status and count of queues (which are not offered), MTU.
-        let mut configuration = [0; 12];
-        configuration[..6].copy_from_slice(&card.mac);
-        configuration[10..].copy_from_slice(&card.mtu.to_le_bytes());
-        Ok(Net { tap, epoll, timer, receives, sends, mtu: card.mtu, configuration, features: 0, rx: None, tx: None })
+        self.configuration[..6].copy_from_slice(&card.mac);
+        self.configuration[10..].copy_from_slice(&card.mtu.to_le_bytes());
+        self.card = Some(Plugged { tap, timer, receives, sends, mtu: card.mtu });
+        Ok(())
     }
 
-    /// Bytes that a packet can have, header included, as the guest has said.
-    fn largest(&self) -> usize {
-        if self.features & (feature::GUEST_TSO4 | feature::GUEST_TSO6) != 0 {
+    /// The card goes, whatever the guest does with it: nothing is received or sent any more. What was waited for goes with its descriptors.
+    pub(crate) fn unplug(&mut self) {
+        self.reset();
+        (self.card, self.configuration) = (None, [0; 12]);
+        self.changes = self.changes.wrapping_add(1);
+    }
+
+    /// Receives what there is, as long as the guest has room for the largest packet there can be.
+    fn receive(&mut self) -> Result<(), Nonsense> {
+        let (Some(card), Some(queue)) = (&mut self.card, &mut self.rx) else { return Ok(()) };
+        card.receive_into(queue, self.features)
+    }
+
+    fn send(&mut self) -> Result<(), Nonsense> {
+        let (Some(card), Some(queue)) = (&mut self.card, &mut self.tx) else { return Ok(()) };
+        card.send_from(queue)
+    }
+}
+
+impl Plugged {
+    /// Bytes that a packet can have, header included, as the guest has said by what it accepted.
+    fn largest(&self, features: u64) -> usize {
+        if features & (feature::GUEST_TSO4 | feature::GUEST_TSO6) != 0 {
             LARGEST
         } else {
             // Ethernet's header, and a tag of a VLAN.
@@ -104,9 +156,9 @@ impl Net {
     }
 
     /// Takes as many requests as the largest packet needs, if there are as many: their numbers and lengths, and all of their buffers.
-    fn room<'m>(&self, queue: &mut Queue, memory: &'m Memory) -> Result<Option<Room<'m>>, Nonsense> {
+    fn room<'m>(&self, queue: &mut Queue, memory: &'m Memory, features: u64) -> Result<Option<Room<'m>>, Nonsense> {
         // Without merging a packet has one request, and what does not fit into that is lost.
-        let needed = if self.features & feature::MERGED_BUFFERS != 0 { self.largest() } else { 1 };
+        let needed = if features & feature::MERGED_BUFFERS != 0 { self.largest(features) } else { 1 };
         let mut room = Room::default();
         while room.buffers.len() < needed {
             match queue.next(memory)? {
@@ -126,15 +178,7 @@ impl Net {
         Ok(Some(room))
     }
 
-    /// Receives what there is, as long as the guest has room for the largest packet there can be.
-    fn receive(&mut self) -> Result<(), Nonsense> {
-        let Some(mut queue) = self.rx.take() else { return Ok(()) };
-        let received = self.receive_into(&mut queue);
-        self.rx = Some(queue);
-        received
-    }
-
-    fn receive_into(&mut self, queue: &mut Queue) -> Result<(), Nonsense> {
+    fn receive_into(&mut self, queue: &mut Queue, features: u64) -> Result<(), Nonsense> {
         let memory = queue.memory().clone();
         queue.quiet()?;
         loop {
@@ -142,7 +186,7 @@ impl Net {
                 self.look_again_in(wait);
                 break;
             }
-            let Some(mut room) = self.room(queue, &memory)? else { break };
+            let Some(mut room) = self.room(queue, &memory, features)? else { break };
             let head = room.buffers.clone();
             match room.buffers.once(|list| self.tap.receive(list)) {
                 Ok(count) if count > 0 => {
@@ -159,8 +203,7 @@ impl Net {
         queue.tell()
     }
 
-    fn send(&mut self) -> Result<(), Nonsense> {
-        let Some(mut queue) = self.tx.take() else { return Ok(()) };
+    fn send_from(&mut self, queue: &mut Queue) -> Result<(), Nonsense> {
         let (tap, sends, mut waits) = (&self.tap, &mut self.sends, None);
         let send = |mut request: Request<'_>| {
             if request.readable.len() <= HEADER {
@@ -181,7 +224,6 @@ impl Net {
         if let Some(wait) = waits {
             self.look_again_in(wait);
         }
-        self.tx = Some(queue);
         sent
     }
 
@@ -223,7 +265,7 @@ fn settle(queue: &mut Queue, requests: &[(u16, usize)], mut head: Buffers<'_>, c
 
 impl Device for Net {
     fn kind(&self) -> u32 {
-        KIND
+        if self.card.is_some() { KIND } else { NOTHING }
     }
 
     fn features(&self) -> u64 {
@@ -238,15 +280,21 @@ impl Device for Net {
         &self.configuration
     }
 
+    fn changes(&self) -> u32 {
+        self.changes
+    }
+
     /// Its address, which a driver reads once: whoever speaks with the guest has it take another one.
     fn may_change(&self) -> Range<usize> {
         0..6
     }
 
     fn activate(&mut self, queues: Vec<Option<Queue>>, features: u64) {
+        // A guest that sets up what is not there has set up nothing.
+        let Some(card) = &self.card else { return };
         self.features = features;
         // A tap that can't leave it to the guest does it itself, which is right as well.
-        let _ = self.tap.set_offload(features);
+        let _ = card.tap.set_offload(features);
         let mut queues = queues.into_iter();
         self.rx = queues.next().flatten();
         self.tx = queues.next().flatten();
@@ -261,9 +309,8 @@ impl Device for Net {
         let no_time = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
         // Told once of the tap, it is not told again before there is more.
         let count = epoll::wait(&self.epoll, &mut events, Some(&no_time)).unwrap_or(0);
-        if let Some(timer) =
-            self.timer.as_mut().filter(|_| events[..count].iter().any(|event| event.data.u64() == OF_TIMER))
-        {
+        let rang = events[..count].iter().any(|event| event.data.u64() == OF_TIMER);
+        if let Some(timer) = self.card.as_mut().and_then(|card| card.timer.as_mut()).filter(|_| rang) {
             timer.rang();
             self.send()?;
         }
