@@ -1,17 +1,15 @@
-//! Block devices: found, cut into partitions, mounted.
+//! Block devices: found, and mounted.
 
 use std::ffi::CString;
 use std::fs;
-use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use guest_protocol::configuration::Disk;
 use guest_protocol::message::Failure;
-use rustix::fs::{Mode, OFlags};
 use rustix::mount::{MountFlags, mount};
 
-use crate::{failed, failed_io, refused, sys};
+use crate::{failed, failed_io, refused};
 
 /// How long a device may take to be there: the kernel looks for devices beside everything else.
 const APPEARS: Duration = Duration::from_secs(5);
@@ -43,32 +41,6 @@ pub(crate) fn find(disk: &Disk) -> Result<String, Failure> {
         names.filter_map(|entry| entry.file_name().into_string().ok()).find(|name| is_it(name))
     };
     wait_for(|| format!("disk {disk:?}"), look)
-}
-
-/// Makes parts of a disk partitions, and mounts each as EROFS at `/run/layers/DISK/N`. Says where, relative to `/run/layers`.
-pub(crate) fn mount_layers(disk: &Disk, layers: &[(u64, u64)]) -> Result<Vec<String>, Failure> {
-    let name = find(disk)?;
-    let device = format!("/dev/{name}");
-    let open = rustix::fs::open(&device, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
-    let open = open.map_err(failed("open", &device))?;
-    let mut mounted = Vec::with_capacity(layers.len());
-    for (at, (offset, length)) in layers.iter().enumerate() {
-        if offset % 512 != 0 || length % 512 != 0 {
-            return Err(refused(format!("a layer at {offset} with {length} bytes: both have to be multiples of 512")));
-        }
-        let number = at + 1;
-        let part =
-            format!("{device}{}{number}", if name.ends_with(|last: char| last.is_ascii_digit()) { "p" } else { "" });
-        sys::add_partition(open.as_fd(), number as i32, *offset, *length).map_err(failed("make a partition", &part))?;
-        let relative = format!("{name}/{number}");
-        let target = format!("/run/layers/{relative}");
-        if !is_mounted(&target) {
-            let flags = MountFlags::RDONLY | MountFlags::NODEV;
-            mount_device(&part, &target, "erofs", flags, "")?;
-        }
-        mounted.push(relative);
-    }
-    Ok(mounted)
 }
 
 /// Mounts a device on a directory that is made.

@@ -100,11 +100,6 @@ pub(crate) struct OpenFiles {
 }
 
 impl OpenFiles {
-    /// Closes all.
-    pub(crate) fn clear(&mut self) {
-        self.open.clear();
-    }
-
     pub(crate) fn answer(&mut self, trees: &Trees, request: FileRequest) -> Result<FileReply, Failure> {
         match request {
             FileRequest::Stat(at) => stat(trees.hold(&at)?.as_fd(), &shown(&at)).map(FileReply::Stat),

@@ -11,6 +11,7 @@ mod cards;
 mod disks;
 mod files;
 mod identity;
+mod layers;
 mod link;
 mod names;
 mod network;

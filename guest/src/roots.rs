@@ -11,17 +11,21 @@ use guest_protocol::configuration::{File, Lower, Root, Upper, Volume, VolumeKind
 use guest_protocol::message::{ContainerId, Failure};
 use guest_protocol::place;
 use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 use rustix::mount::{
     MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_bind_recursive, mount_change, unmount,
 };
 
 use crate::files::Trees;
+use crate::layers::{LAYERS, Layers};
 use crate::{disks, failed, failed_io, refused, sys};
 
 /// `mount(2)` takes its options in one page.
 const OPTIONS_MAX: usize = 4095;
 /// How long processes may take to be stopped.
 const FREEZES: Duration = Duration::from_secs(10);
+/// How long what is killed may take to end.
+const ENDS: Duration = Duration::from_secs(10);
 /// What a container may be limited by.
 const CONTROLLERS: [&str; 5] = ["cpu", "cpuset", "io", "memory", "pids"];
 
@@ -29,6 +33,7 @@ const CONTROLLERS: [&str; 5] = ["cpu", "cpuset", "io", "memory", "pids"];
 #[derive(Debug, Default)]
 pub(crate) struct Roots {
     made: BTreeMap<ContainerId, Root>,
+    layers: Layers,
 }
 
 impl Roots {
@@ -39,7 +44,7 @@ impl Roots {
             Some(_) => return Err(refused(format!("container {} has another root already", root.container))),
             None => {}
         }
-        let made = make(root);
+        let made = self.make_anew(root);
         match &made {
             Ok(()) => {
                 self.made.insert(root.container, root.clone());
@@ -48,9 +53,60 @@ impl Roots {
             Err(_) => {
                 let _ = unmount(place::root(root.container).as_str(), UnmountFlags::DETACH);
                 let _ = unmount(changes(root.container).as_str(), UnmountFlags::DETACH);
+                self.layers.release(root.container);
             }
         }
         made
+    }
+
+    fn make_anew(&mut self, root: &Root) -> Result<(), Failure> {
+        make_cgroup(root)?;
+        write_files(&root.files)?;
+        root.volumes.iter().try_for_each(make_volume)?;
+        let target = place::root(root.container);
+        fs::create_dir_all(&target).map_err(failed_io("make", &target))?;
+        let (directory, lower) = match &root.lower {
+            Lower::Layers { disk, layers } => (LAYERS.to_owned(), self.layers.mount(root.container, disk, layers)?),
+            Lower::Directory(path) => (path.clone(), vec![".".to_owned()]),
+            Lower::Nothing => (String::new(), Vec::new()),
+        };
+        let upper = make_upper(root)?;
+        match (lower.is_empty(), upper) {
+            (true, None) => Err(refused("a root file system of nothing")),
+            (true, Some(upper)) => bind(&format!("{upper}/upper"), &target),
+            // Nothing lies upon it.
+            (false, None) if lower.len() == 1 => {
+                bind(&format!("{directory}/{}", lower[0]), &target)?;
+                let readonly = MountFlags::BIND | MountFlags::RDONLY;
+                rustix::mount::mount_remount(target.as_str(), readonly, "").map_err(failed("make read-only", &target))
+            }
+            (false, upper) => mount_overlay(&directory, &lower, upper.as_deref(), &target),
+        }
+    }
+
+    /// Takes a container's root away, with all that it changed, after the end of what is left in it; none is as good.
+    pub(crate) fn remove(&mut self, container: ContainerId) -> Result<(), Failure> {
+        let Some(made) = self.made.get(&container) else { return Ok(()) };
+        end_all(container)?;
+        let directory = format!("{}/{container}", place::CONTAINERS);
+        for path in [place::root(container), changes(container)] {
+            match unmount(path.as_str(), UnmountFlags::empty()) {
+                // It is no mount: it was unmounted by an earlier try.
+                Ok(()) | Err(Errno::INVAL | Errno::NOENT) => {}
+                Err(errno) => return Err(failed("unmount", path)(errno)),
+            }
+        }
+        fs::remove_dir_all(&directory).map_err(failed_io("remove", directory))?;
+        for file in &made.files {
+            // Nobody has it any more.
+            let _ = fs::remove_file(place::file(plain(&file.name)?));
+        }
+        self.made.remove(&container);
+        self.layers.release(container);
+        match self.layers.is_stuck() {
+            true => Err(refused(format!("a layer of container {container} is in use"))),
+            false => Ok(()),
+        }
     }
 
     /// A container's trees; `init`: its first process, if it runs.
@@ -84,31 +140,6 @@ impl Roots {
 /// The directory with a container's upper and work directories.
 fn changes(container: ContainerId) -> String {
     format!("{}/{container}/changes", place::CONTAINERS)
-}
-
-fn make(root: &Root) -> Result<(), Failure> {
-    make_cgroup(root)?;
-    write_files(&root.files)?;
-    root.volumes.iter().try_for_each(make_volume)?;
-    let target = place::root(root.container);
-    fs::create_dir_all(&target).map_err(failed_io("make", &target))?;
-    let (directory, lower) = match &root.lower {
-        Lower::Layers { disk, layers } => ("/run/layers".to_owned(), disks::mount_layers(disk, layers)?),
-        Lower::Directory(path) => (path.clone(), vec![".".to_owned()]),
-        Lower::Nothing => (String::new(), Vec::new()),
-    };
-    let upper = make_upper(root)?;
-    match (lower.is_empty(), upper) {
-        (true, None) => Err(refused("a root file system of nothing")),
-        (true, Some(upper)) => bind(&format!("{upper}/upper"), &target),
-        // Nothing lies upon it.
-        (false, None) if lower.len() == 1 => {
-            bind(&format!("{directory}/{}", lower[0]), &target)?;
-            let readonly = MountFlags::BIND | MountFlags::RDONLY;
-            rustix::mount::mount_remount(target.as_str(), readonly, "").map_err(failed("make read-only", &target))
-        }
-        (false, upper) => mount_overlay(&directory, &lower, upper.as_deref(), &target),
-    }
 }
 
 fn bind(source: &str, target: &str) -> Result<(), Failure> {
@@ -225,6 +256,23 @@ pub(crate) fn kill(container: ContainerId, signal: i32) -> Result<(), Failure> {
         let _ = sys::kill(pid, signal);
     }
     Ok(())
+}
+
+/// Kills all that is left in a container, waits for its end, and takes its control group away.
+fn end_all(container: ContainerId) -> Result<(), Failure> {
+    let path = place::cgroup(container);
+    let end = Instant::now() + ENDS;
+    loop {
+        match fs::remove_dir(&path) {
+            Ok(()) => return Ok(()),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            Err(error) if Instant::now() > end => return Err(failed_io("remove", path)(error)),
+            Err(_) => {
+                let _ = kill(container, libc::SIGKILL);
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
+    }
 }
 
 /// Stops a container's processes, or lets them go on; all of them are when it returns.

@@ -43,8 +43,24 @@ pub(crate) fn load_module(file: BorrowedFd<'_>, parameters: &CStr) -> Result<()>
 
 /// Makes a part of a disk a partition (`linux/blkpg.h`): `start` and `length` in bytes. One that is there already is no error.
 pub(crate) fn add_partition(disk: BorrowedFd<'_>, number: i32, start: u64, length: u64) -> Result<()> {
-    const BLKPG: c_ulong = 0x1269;
     const ADD_PARTITION: c_int = 1;
+    match partition(disk, ADD_PARTITION, number, start, length) {
+        Err(Errno::BUSY) => Ok(()),
+        other => other,
+    }
+}
+
+/// Has a part of a disk be no partition any more. None that is there is no error.
+pub(crate) fn remove_partition(disk: BorrowedFd<'_>, number: i32) -> Result<()> {
+    const REMOVE_PARTITION: c_int = 2;
+    match partition(disk, REMOVE_PARTITION, number, 0, 0) {
+        Err(Errno::NXIO) => Ok(()),
+        other => other,
+    }
+}
+
+fn partition(disk: BorrowedFd<'_>, operation: c_int, number: i32, start: u64, length: u64) -> Result<()> {
+    const BLKPG: c_ulong = 0x1269;
     #[repr(C)]
     struct Partition {
         start: i64,
@@ -63,12 +79,9 @@ pub(crate) fn add_partition(disk: BorrowedFd<'_>, number: i32, start: u64, lengt
     let (Ok(start), Ok(length)) = (start, length) else { return Err(Errno::RANGE) };
     let mut partition = Partition { start, length, number, names: [0; 128] };
     let size = size_of::<Partition>() as c_int;
-    let argument = Argument { operation: ADD_PARTITION, flags: 0, length: size, data: &raw mut partition };
+    let argument = Argument { operation, flags: 0, length: size, data: &raw mut partition };
     // SAFETY: the structure that the request takes, which points to a partition of the length said; both live over the call.
-    match check(unsafe { libc::ioctl(disk.as_raw_fd(), BLKPG as _, &raw const argument) }.into()) {
-        Ok(_) | Err(Errno::BUSY) => Ok(()),
-        Err(errno) => Err(errno),
-    }
+    check(unsafe { libc::ioctl(disk.as_raw_fd(), BLKPG as _, &raw const argument) }.into()).map(drop)
 }
 
 /// Adds to the kernel's random pool, counts it, and has the generator start anew (random(4)).

@@ -421,7 +421,10 @@ impl Engine {
     /// Namespaces of other containers, which must run. Blocks.
     pub(crate) fn joined_namespaces(&self, record: &ContainerRecord) -> Result<Joined> {
         let mut joined = Joined::default();
-        if let NetworkMode::Container(name) = &record.host.network_mode {
+        // In a machine of another container its network is that one's.
+        if let NetworkMode::Container(name) = &record.host.network_mode
+            && !record.is_machine()
+        {
             joined.network = Some(self.join_namespace(&mut joined, name, "network", NamespaceKind::Network)?);
         }
         if let IpcMode::Container(name) = &record.host.ipc_mode {
@@ -451,8 +454,13 @@ impl Engine {
         if other.is_machine() {
             // What there is on the host is the namespace of the machine's process, and not of what runs inside.
             return Err(Error::invalid(format!(
-                "cannot join {what} of container {}: it has a kernel of its own, which nothing outside shares",
-                other.name
+                "cannot join {what} of container {}: it has a kernel of its own, which nothing outside shares{}",
+                other.name,
+                if kind == NamespaceKind::Network {
+                    " (with --runtime microvm a container comes into its microVM)"
+                } else {
+                    ""
+                }
             )));
         }
         let path = |pid: u32| PathBuf::from(format!("/proc/{pid}/ns/{}", kind.proc_name()));
@@ -465,7 +473,7 @@ impl Engine {
         Ok(path(other.state.pid))
     }
 
-    fn running(&self, reference: &str, what: &str) -> Result<Arc<Container>> {
+    pub(crate) fn running(&self, reference: &str, what: &str) -> Result<Arc<Container>> {
         let other = self.0.containers.find(reference)?;
         match other.record().state.phase {
             Phase::Running | Phase::Paused => Ok(other),

@@ -172,7 +172,7 @@ pub struct Hello {
     pub boot: [u8; 16],
     /// Which conversation since it booted this is, from 1 on.
     pub conversation: u64,
-    /// What it can do beyond [`crate::PROTOCOL`]; none so far.
+    /// What it can do beyond [`crate::PROTOCOL`]: bits of [`feature`].
     pub features: u64,
     /// [`Request::Configure`] was done.
     pub configured: bool,
@@ -278,6 +278,18 @@ pub enum Request {
     },
     /// Have another network: [`Reply::Done`], when all of it is so.
     Network(Box<Network>),
+    /// Take a container's root file system away, with all that it changed and what of it is left running: [`Reply::Done`], also where there is none. Its number is never used again.
+    /// Guests with [`feature::SEVERAL`] know it.
+    RemoveRoot {
+        /// Whose.
+        container: ContainerId,
+    },
+}
+
+/// What guests can do beyond [`crate::PROTOCOL`] ([`Hello::features`]).
+pub mod feature {
+    /// Several containers beside each other, which come and go.
+    pub const SEVERAL: u64 = 1;
 }
 
 /// How a machine ends.

@@ -21,7 +21,7 @@ use crate::volumes::Volumes;
 
 /// The user and group of a machine's process on the host, who own nothing.
 pub const USER: u32 = 65534;
-/// The one container of a machine.
+/// The first container of a machine.
 pub const CONTAINER: ContainerId = ContainerId(1);
 
 /// The machine's memory where a container has no limit.
@@ -30,6 +30,8 @@ const MEMORY: u64 = 512;
 const KERNEL: u64 = 96;
 /// What the machine's process may have beyond its guest's memory, in MiB: the monitor's own, and buffers.
 const MONITOR: u64 = 256;
+/// What the process may have that stands for another container in a machine, in MiB.
+const STAND_IN: u64 = 64;
 /// The most processors of a machine whose container may use all of the host's.
 const VCPUS: usize = 2;
 /// The most memory that a machine may come to have while it runs, in MiB.
@@ -55,6 +57,8 @@ pub mod at {
     pub const INITRAMFS: &str = "/initramfs";
     /// The disk that the container writes to.
     pub const UPPER: &str = "/upper";
+    /// For what a container that came into the machine of another one has to say.
+    pub const WORDS: &str = "/words";
     /// What the file server serves; nobody else keeps it.
     pub const VOLUMES: &str = "/volumes";
 
@@ -84,12 +88,22 @@ pub struct Inside {
     pub limits: Vec<(String, String)>,
 }
 
-/// Takes from a container's specification what is done in the machine. `own` are files of the host that are mounted into the container and that
-/// nobody changes while it runs: they are taken along as they are. `parts` are what its mounts show where that is part of a tree, by their destinations.
+/// Files of the host that are mounted into a container and that nobody changes while it runs.
+#[derive(Debug, Clone, Copy)]
+pub struct OwnFiles<'f> {
+    /// The directory of its own, which are taken along as they are.
+    pub own: &'f Path,
+    /// Where it comes into the machine of another container: that one's directory, whose files are there already.
+    pub first: Option<&'f Path>,
+    /// Its number in the machine.
+    pub container: ContainerId,
+}
+
+/// Takes from a container's specification what is done in the machine. `parts` are what its mounts show where that is part of a tree, by their destinations.
 ///
 /// # Errors
 /// It asks for something that is not possible behind a hypervisor, or is not there yet: what, is said.
-pub fn inside(spec: Spec, own: &Path, parts: &BTreeMap<PathBuf, MountTree>) -> Result<Inside> {
+pub fn inside(spec: Spec, own: OwnFiles<'_>, parts: &BTreeMap<PathBuf, MountTree>) -> Result<Inside> {
     let linux = spec.linux().clone().unwrap_or_default();
     let of_links = linux.sysctl().iter().flatten().filter(|(name, _)| is_of_network(name));
     let mut sysctls: Vec<_> = of_links.map(|(name, value)| (name.replace('.', "/"), value.clone())).collect();
@@ -100,7 +114,11 @@ pub fn inside(spec: Spec, own: &Path, parts: &BTreeMap<PathBuf, MountTree>) -> R
     let mut mounts = spec.mounts().clone().unwrap_or_default();
     for mount in mounts.iter_mut().filter(|mount| is_bind(mount)) {
         match mount.source() {
-            Some(source) if source.starts_with(own) => take_along(mount, &mut files)?,
+            Some(source) if source.starts_with(own.own) => take_along(mount, own.container, &mut files)?,
+            Some(source) if own.first.is_some_and(|first| source.starts_with(first)) => {
+                let name = name_of(source, CONTAINER);
+                mount.set_source(Some(place::file(&name).into()));
+            }
             _ => volumes.take(mount, parts.contains_key(mount.destination()))?,
         }
     }
@@ -165,8 +183,14 @@ fn is_bind(mount: &Mount) -> bool {
         || mount.options().iter().flatten().any(|option| matches!(option.as_str(), "bind" | "rbind"))
 }
 
+/// What a file of a container is called in its machine. Those of the first one have their own names.
+fn name_of(source: &Path, container: ContainerId) -> String {
+    let name = source.file_name().unwrap_or_default().to_string_lossy();
+    if container == CONTAINER { name.into_owned() } else { format!("{container}.{name}") }
+}
+
 /// Of a bind mount of one of our own files, a mount of a file that the machine gets.
-fn take_along(mount: &mut Mount, files: &mut Vec<File>) -> Result<()> {
+fn take_along(mount: &mut Mount, container: ContainerId, files: &mut Vec<File>) -> Result<()> {
     let target = mount.destination().display().to_string();
     let source = mount.source().clone().unwrap_or_default();
     let failed = |error| Error::File { what: "a file of the container", path: source.clone(), source: error };
@@ -174,7 +198,7 @@ fn take_along(mount: &mut Mount, files: &mut Vec<File>) -> Result<()> {
     if length > FILE_MAX {
         return Err(Error::NotThere { what: format!("a file of {length} bytes ({target})") });
     }
-    let name = source.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let name = name_of(&source, container);
     let contents = Blob(fs::read(&source).map_err(failed)?);
     mount.set_source(Some(place::file(&name).into()));
     files.push(File { name, mode: 0o644, contents });
@@ -215,6 +239,20 @@ fn limits(resources: Option<&LinuxResources>) -> Vec<(String, String)> {
     let pids = resources.pids().as_ref().map(|pids| pids.limit()).filter(|limit| *limit > 0);
     let limit = |name: &str, value: Option<i64>| value.map(|value| (name.to_owned(), value.to_string()));
     [limit("memory.max", memory), limit("pids.max", pids)].into_iter().flatten().collect()
+}
+
+/// The limits of a container that comes into the machine of another one, all of which are kept in the machine: files of its control group, and what is written to them; and by how many bytes
+/// the machine grows for it, which is the limit of its memory. Without one it has what the machine has.
+pub fn limits_beside(container: &Spec) -> (Vec<(String, String)>, u64) {
+    let resources = container.linux().as_ref().and_then(|linux| linux.resources().as_ref());
+    let mut limits = limits(resources);
+    let memory = resources.and_then(|resources| resources.memory().as_ref()?.limit()).filter(|limit| *limit > 0);
+    let cpu = resources.and_then(|resources| resources.cpu().as_ref());
+    if let Some(quota) = cpu.and_then(|cpu| cpu.quota()).filter(|quota| *quota > 0) {
+        let period = cpu.and_then(|cpu| cpu.period()).filter(|period| *period > 0).unwrap_or(100_000);
+        limits.push(("cpu.max".to_owned(), format!("{quota} {period}")));
+    }
+    (limits, memory.unwrap_or(0).unsigned_abs())
 }
 
 /// How large a machine is for a container: its memory holds the container's limit and the kernel, and its processors are as many as the container may
@@ -295,15 +333,10 @@ pub fn outside(container: Option<&Spec>, driver: &Driver, host: &Host) -> Result
     let process_of = container.and_then(|container| container.process().as_ref());
     let terminal = process_of.is_some_and(|process| process.terminal().unwrap_or(false));
     let scratch = format!("size={}m", driver.scratch(host.most_memory));
-    let mut mounts = vec![
-        json!({ "destination": "/proc", "type": "proc", "source": "proc", "options": ["nosuid", "noexec", "nodev", "ro"] }),
-        json!({ "destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "noexec", "mode=755", "size=64k"] }),
-        json!({ "destination": "/dev/pts", "type": "devpts", "source": "devpts",
-            "options": ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"] }),
-        json!({ "destination": at::SCRATCH, "type": "tmpfs", "source": "tmpfs",
-            "options": ["nosuid", "noexec", "nodev", "mode=700", scratch, format!("uid={USER}"), format!("gid={USER}")] }),
-        bind(&host.control, Path::new(at::CONTROL), "rw"),
-    ];
+    let mut mounts = own_mounts();
+    mounts.push(json!({ "destination": at::SCRATCH, "type": "tmpfs", "source": "tmpfs",
+        "options": ["nosuid", "noexec", "nodev", "mode=700", scratch, format!("uid={USER}"), format!("gid={USER}")] }));
+    mounts.push(bind(&host.control, Path::new(at::CONTROL), "rw"));
     let files = [
         (&host.program, at::PROGRAM),
         (&host.plan, at::PLAN),
@@ -335,15 +368,61 @@ pub fn outside(container: Option<&Spec>, driver: &Driver, host: &Host) -> Result
         own["user"] = json!({ "uid": 0, "gid": 0 });
         own["capabilities"] = json!({ "bounding": names, "effective": names, "permitted": names });
     }
+    confined_process(own, &mounts, &json!(devices), &resources(container, faults)?)
+}
+
+/// What the process sees of the host that stands for a container in the machine of another one.
+#[derive(Debug)]
+pub struct MemberHost {
+    /// This program, which brings the directories of its libraries along.
+    pub program: PathBuf,
+    /// The file with the plan.
+    pub plan: PathBuf,
+    /// The directory of the machine's control socket.
+    pub control: PathBuf,
+    /// A directory of its own, which belongs to [`USER`].
+    pub words: PathBuf,
+    /// EROFS files, the lowest first.
+    pub layers: Vec<PathBuf>,
+}
+
+/// The specification of the process that stands for a container in the machine of another one. What that uses is the machine's.
+///
+/// # Errors
+/// The program's own files can't be told.
+pub fn beside(container: &Spec, host: &MemberHost) -> Result<Spec> {
+    let terminal = container.process().as_ref().is_some_and(|process| process.terminal().unwrap_or(false));
+    let mut mounts = own_mounts();
+    mounts.push(bind(&host.control, Path::new(at::CONTROL), "rw"));
+    mounts.push(bind(&host.words, Path::new(at::WORDS), "rw"));
+    mounts
+        .extend([(&host.program, at::PROGRAM), (&host.plan, at::PLAN)].map(|(from, to)| bind(from, to.as_ref(), "ro")));
+    mounts.extend(host.layers.iter().enumerate().map(|(number, layer)| bind(layer, &at::layer(number), "ro")));
+    mounts.extend(libraries()?.iter().map(|path| bind(path, path, "ro")));
+    let limits = json!({ "memory": { "limit": STAND_IN * MIB }, "pids": { "limit": 16 } });
+    confined_process(process(&[at::PROGRAM, "machine-member", at::PLAN], terminal), &mounts, &json!([]), &limits)
+}
+
+/// What every process that has to do with a machine has mounted.
+fn own_mounts() -> Vec<Value> {
+    vec![
+        json!({ "destination": "/proc", "type": "proc", "source": "proc", "options": ["nosuid", "noexec", "nodev", "ro"] }),
+        json!({ "destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "noexec", "mode=755", "size=64k"] }),
+        json!({ "destination": "/dev/pts", "type": "devpts", "source": "devpts",
+            "options": ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"] }),
+    ]
+}
+
+fn confined_process(process: Value, mounts: &[Value], devices: &Value, resources: &Value) -> Result<Spec> {
     let spec = json!({
         "ociVersion": "1.2.0",
-        "process": own,
+        "process": process,
         "root": { "path": "root", "readonly": true },
         "mounts": mounts,
         "linux": {
             "namespaces": namespaces(),
             "devices": devices,
-            "resources": resources(container, faults)?,
+            "resources": resources,
             "maskedPaths": ["/proc/kcore", "/proc/keys", "/proc/sysrq-trigger", "/proc/timer_list"],
             "readonlyPaths": ["/proc/sys"],
         },

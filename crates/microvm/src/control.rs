@@ -10,9 +10,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use guest_protocol::configuration::Network;
+use guest_protocol::configuration::{Network, Root};
 use guest_protocol::host::Fitting;
-use guest_protocol::message::{Blob, Exit, Failure, Reply, Request, Streams, TerminalSize};
+use guest_protocol::message::{Blob, ContainerId, Exit, Failure, Reply, Request, Streams, TerminalSize};
 use guest_protocol::plain;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::{Errno, IoSlice, IoSliceMut};
@@ -27,7 +27,7 @@ use crate::driver::Extent;
 use crate::plan::Card;
 
 /// Grows by one with every change of a type here or of [`guest_protocol`]'s requests.
-pub const VERSION: u32 = 5;
+pub const VERSION: u32 = 6;
 /// The most bytes of one body: a plan, or a piece of a file, and what is around it.
 const BODY_MAX: usize = 4 << 20;
 /// How long an answer is waited for, from its question to its last byte: of a guest that is emulated on a busy host, or for a machine to be written to a slow
@@ -48,9 +48,11 @@ pub struct Hello {
 /// To the machine's process.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum ToMachine {
-    /// Run a further process in its container, whose streams are the descriptors that come along: three, or a terminal's one. The connection
+    /// Run a further process in a container, whose streams are the descriptors that come along: three, or a terminal's one. The connection
     /// stands for it: what ends the one ends the other.
     Run {
+        /// Whose.
+        container: ContainerId,
         /// An `ExecPlan` of `sandbox`.
         plan: Blob,
         /// Its streams.
@@ -66,13 +68,35 @@ pub enum ToMachine {
     /// End the machine as it was saved, for the connection that it rests for: its process ends as one that was killed, and nothing goes on before. Who asks for that
     /// and is gone right after has been heard.
     End,
-    /// Have so much memory from now on.
+    /// Have so much memory from now on, beside what other containers brought along.
     Memory(MemorySize),
     /// Be on another network from now on.
     Network(Box<NetworkWish>),
     /// Ask the agent for something; not for what belongs to the machine's process itself ([`is_for_others`]).
     Ask(Request),
+    /// A layer of the container that the connection will stand for, whose descriptor comes along: the lowest one first. Nothing is answered.
+    Layer,
+    /// Run another container, whose first process's streams come along as with [`ToMachine::Run`]. The connection stands for it.
+    Join(Box<Join>),
 }
+
+/// A container that comes into a machine.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Join {
+    /// A number that no other one in this machine has, had, or will have.
+    pub container: ContainerId,
+    /// Its root file system; what is below it are the layers that came before.
+    pub root: Root,
+    /// By how many bytes the machine grows for it.
+    pub memory: u64,
+    /// An `InitPlan` of `sandbox`.
+    pub plan: Blob,
+    /// Its streams.
+    pub streams: Streams,
+}
+
+/// The most layers of a container: overlayfs takes no more below one.
+pub(crate) const LAYERS_MAX: usize = 500;
 
 /// From the machine's process.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -488,7 +512,11 @@ mod tests {
     #[test]
     fn messages_come_whole_with_their_descriptors_in_whatever_pieces() {
         let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
-        let run = ToMachine::Run { plan: Blob(vec![7; 200_000]), streams: Streams::Pipes { stdin: false } };
+        let run = ToMachine::Run {
+            container: ContainerId(1),
+            plan: Blob(vec![7; 200_000]),
+            streams: Streams::Pipes { stdin: false },
+        };
         let frames = [frame(&Hello { version: VERSION }).unwrap(), frame(&run).unwrap()].concat();
         let file = std::fs::File::open("/dev/null").unwrap();
         let writer = std::thread::spawn(move || {

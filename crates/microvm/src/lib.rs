@@ -21,12 +21,15 @@ pub mod driver;
 mod error;
 mod exec;
 pub mod files;
+mod member;
 mod plan;
 mod process;
+mod stand_in;
 mod volumes;
 
 pub use error::Error;
 pub use exec::{ExecRequest, exec};
+pub use member::{MemberPlan, join};
 pub use plan::{Card, Contained, DiskLimits, Hardware, MachinePlan, Origin, Workload, places};
 pub use process::{OOM_KILLED, WENT_ON, run};
 pub use vmm::{Backing, Limits, MemorySize, Rate, SnapshotFiles, VcpuCount};

@@ -207,7 +207,13 @@ impl Place {
             ..ExecOptions::default()
         };
         let plan = ExecPlan::compile(&process, &spec, &options).unwrap().to_bytes().unwrap();
-        let request = ExecRequest { control: self.path("control"), plan: Blob(plan), terminal: false, stdin: true };
+        let request = ExecRequest {
+            control: self.path("control"),
+            container: BOX,
+            plan: Blob(plan),
+            terminal: false,
+            stdin: true,
+        };
         let file = self.path(&format!("exec{}", NUMBER.fetch_add(1, std::sync::atomic::Ordering::Relaxed)));
         fs::write(&file, request.to_bytes().unwrap()).unwrap();
         Running::new(Command::new(example()).arg("exec").arg(file))

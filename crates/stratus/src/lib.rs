@@ -49,6 +49,7 @@ pub fn main() -> ExitCode {
         Some("forward") => return net::forward::main(arguments.skip(1)),
         Some("runtime") => return sandbox::runtime::main(arguments),
         Some("machine") => return machine(arguments.nth(1)),
+        Some("machine-member") => return machine_member(arguments.nth(1)),
         Some("machine-exec") => return machine_exec(arguments.nth(1)),
         Some(microvm::files::ROLE) => return machine_files(arguments.nth(1), arguments.next()),
         _ => {}
@@ -78,6 +79,14 @@ fn machine(plan: Option<OsString>) -> ExitCode {
     match (plan, sandbox::Report::inherited()) {
         (Some(plan), Ok(report)) => ExitCode::from(microvm::run(Path::new(&plan), report)),
         _ => misused("machine"),
+    }
+}
+
+/// A process that stands for a container in the microVM of another one, in a sandbox of its own. Its only argument is the file with its plan.
+fn machine_member(plan: Option<OsString>) -> ExitCode {
+    match (plan, sandbox::Report::inherited()) {
+        (Some(plan), Ok(report)) => ExitCode::from(microvm::join(Path::new(&plan), report)),
+        _ => misused("machine-member"),
     }
 }
 

@@ -5,6 +5,7 @@ use crate::config::{Config, MIB, MemorySize, VcpuCount};
 use crate::devices::fixed::{self, Fixed, FixedState};
 use crate::devices::virtio::Attached;
 use crate::devices::virtio::balloon::{Balloon, MemoryStatistics};
+use crate::devices::virtio::block::DiskHandle;
 use crate::devices::virtio::memory::Blocks;
 use crate::devices::virtual_devices::{self, All, Place, Spoken, Virtual};
 use crate::end::{End, Ending};
@@ -18,6 +19,7 @@ use crate::snapshot::{self, Backing, Saved, Snapshot, SnapshotFiles};
 use crate::threads::{Gate, Thread, Wanted, wake};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::rand::{GetRandomFlags, getrandom};
+use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use vmm_sys_util::eventfd::EventFd;
@@ -32,6 +34,7 @@ pub struct Machine {
     cards: Vec<Place>,
     balloon: Option<Spoken<Balloon>>,
     blocks: Option<Spoken<Blocks>>,
+    disks: Vec<DiskHandle>,
     processors: Vec<Arc<Mutex<Vcpu>>>,
     _buses: Arc<Buses>,
     ending: Arc<Ending>,
@@ -296,6 +299,17 @@ impl Machine {
         self.cards.get(place).map_or(Ok(()), |place| place.change(None))
     }
 
+    /// Lays a file over a part of the disk with that serial number, which can't be written to: the guest finds it from `start` on, in bytes. `None`: what was laid
+    /// there is not there any more. What is covered are zeros, and no driver is told: its guest has to know that there is something now.
+    ///
+    /// # Errors
+    /// There is no such disk, it can be written to, or the file has no room on it.
+    pub fn lay(&self, serial: &str, start: u64, file: Option<File>) -> Result<()> {
+        let disk = self.disks.iter().find(|disk| disk.is(serial));
+        let laid = disk.map_or_else(|| Err(std::io::ErrorKind::NotFound.into()), |disk| disk.lay(start, file));
+        laid.map_err(Error::host("lay a file over a part of a disk"))
+    }
+
     /// How many bytes of memory the guest has. What of those that it had at its start it has left to the host, it says itself.
     pub fn memory(&self) -> u64 {
         let plugged = self.blocks.as_ref().and_then(|blocks| blocks.with(|blocks| Ok(blocks.plugged())));
@@ -379,6 +393,7 @@ struct Frame {
     cards: Vec<Place>,
     balloon: Option<Spoken<Balloon>>,
     blocks: Option<Spoken<Blocks>>,
+    disks: Vec<DiskHandle>,
     events: Thread,
     generation: EventFd,
 }
@@ -390,15 +405,16 @@ impl Frame {
         let console = devices.console.take();
         let mut buses = Buses::default();
         let fixed = fixed::attach(console, saved, vm, &ending, &mut buses.ports)?;
-        let All { devices, cards, balloon, blocks } = virtual_devices::attach(devices, vm, &ending, &mut buses.memory)?;
+        let All { devices, cards, balloon, blocks, disks } =
+            virtual_devices::attach(devices, vm, &ending, &mut buses.memory)?;
         let events = serve(devices.iter().map(Virtual::attached).collect(), &ending)?;
         let generation = vm.line(layout::GENERATION_LINE)?;
-        Ok(Frame { ending, buses: Arc::new(buses), fixed, devices, cards, balloon, blocks, events, generation })
+        Ok(Frame { ending, buses: Arc::new(buses), fixed, devices, cards, balloon, blocks, disks, events, generation })
     }
 
     /// Gives each processor its thread.
     fn machine(self, vm: Vm, count: VcpuCount, vcpus: Vec<Vcpu>) -> Result<Machine> {
-        let Frame { ending, buses, fixed, devices, cards, balloon, blocks, events, generation } = self;
+        let Frame { ending, buses, fixed, devices, cards, balloon, blocks, disks, events, generation } = self;
         let processors: Vec<_> = vcpus.into_iter().map(|vcpu| Arc::new(Mutex::new(vcpu))).collect();
         let thread = |vcpu: &Arc<Mutex<Vcpu>>| kvm::thread(Arc::clone(vcpu), Arc::clone(&buses), &ending);
         let vcpus = processors.iter().map(thread).collect::<Result<_>>()?;
@@ -411,6 +427,7 @@ impl Frame {
             cards,
             balloon,
             blocks,
+            disks,
             processors,
             _buses: buses,
             ending,

@@ -9,7 +9,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
-use guest_protocol::message::{End, Failure, ProcessId, Stream};
+use guest_protocol::message::{ContainerId, End, Failure, ProcessId, Stream};
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::io::Errno;
 use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec};
@@ -113,7 +113,8 @@ pub(crate) struct Agent {
     home: Home,
     roots: Roots,
     names: Names,
-    files: OpenFiles,
+    /// Files that the host has open, by their containers.
+    files: BTreeMap<ContainerId, OpenFiles>,
     /// The stream that was the last to be sent of.
     turn: (u32, u8),
     ending: Option<End>,
@@ -147,7 +148,7 @@ impl Agent {
             home: Home::default(),
             roots: Roots::default(),
             names: Names::default(),
-            files: OpenFiles::default(),
+            files: BTreeMap::new(),
             turn: (0, 0),
             ending: None,
         })

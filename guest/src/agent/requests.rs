@@ -48,7 +48,8 @@ impl Agent {
             Request::Limit { container, limits } => roots::limit(container, &limits)?,
             Request::File { container, request } => {
                 let trees = self.trees(container)?;
-                return self.files.answer(&trees, request).map(|reply| Some(Reply::File(reply)));
+                let files = self.files.entry(container).or_default();
+                return files.answer(&trees, request).map(|reply| Some(Reply::File(reply)));
             }
             Request::Renew(identity) => {
                 identity::take_on(&identity, self.containers())?;
@@ -57,6 +58,13 @@ impl Agent {
                 }
             }
             Request::Network(network) => identity::move_to(&network)?,
+            Request::RemoveRoot { container } => {
+                if self.containers().any(|process| process.container == container) {
+                    return Err(refused(format!("container {container} runs")));
+                }
+                self.files.remove(&container);
+                self.roots.remove(container)?;
+            }
             Request::Shutdown { how } => self.shut_down(how),
         }
         Ok(Some(Reply::Done))

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use guest_protocol::PROTOCOL;
 use guest_protocol::frame::{Channel, Frame, MAX_DATA};
-use guest_protocol::message::{Greeting, Hello, ProcessId, Stream, ToGuest, ToHost, decode, encode};
+use guest_protocol::message::{Greeting, Hello, ProcessId, Stream, ToGuest, ToHost, decode, encode, feature};
 use rustix::event::epoll::EventFlags;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
@@ -48,7 +48,7 @@ impl Agent {
             release: env!("CARGO_PKG_VERSION").to_owned(),
             boot: self.boot,
             conversation: self.conversation,
-            features: 0,
+            features: feature::SEVERAL,
             configured: self.configured,
             // Of one that sets itself up nobody was told: its start is asked for again.
             processes: self.processes.values().filter(|process| !process.is_starting()).map(Process::held).collect(),

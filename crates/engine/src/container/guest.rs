@@ -50,7 +50,7 @@ impl Engine {
             _ => return Ok(None),
         }
         let engine = self.clone();
-        crate::blocking(move || engine.machine_connection(&record.id).map(Guest::new).map(Some)).await
+        crate::blocking(move || engine.machine_of(&record).map(Guest::new).map(Some)).await
     }
 
     /// What is at a path in a machine.

@@ -13,11 +13,11 @@ use std::time::Duration;
 use guest_protocol::configuration::{
     Disk, Found, Identity as MachineIdentity, Interface, Lower, Machine, Root, Route, Upper,
 };
-use guest_protocol::message::{Blob, Failure, Reply, Request};
+use guest_protocol::message::{Blob, ContainerId as GuestContainer, Failure, Reply, Request};
 use guest_protocol::observe::RunningProcess;
 use guest_protocol::place;
 use image::{Digest, ErofsLayer};
-use microvm::container::{CONTAINER, Host, Inside, USER, at};
+use microvm::container::{CONTAINER, Host, OwnFiles, USER, at};
 use microvm::control::Connection;
 use microvm::driver::Driver;
 use microvm::{Backing, Card, Contained, DiskLimits, ExecRequest, Hardware, MachinePlan, Origin, Volumes, Workload};
@@ -31,10 +31,11 @@ use sandbox::{CompileOptions, ExecOptions, ExecPlan, InitPlan, MountTree, RootFs
 
 use super::machine_limits::NetworkLimits;
 use super::machine_network::{Seats, networks};
+use super::member::Inside;
 use super::placement::Placed;
 use super::template::{self, Wanted};
 use super::{Container, ProcessTable};
-use crate::model::{ContainerId, ContainerRecord, NetworkMode, Phase, SnapshotRecord, Timestamp};
+use crate::model::{ContainerId, ContainerRecord, Phase, SnapshotRecord, Timestamp, Within};
 use crate::snapshots::Held;
 use crate::templates::{Shape, Template};
 use crate::{Engine, Error, Result};
@@ -82,6 +83,8 @@ pub(super) struct MachineStart {
     pub(super) template: Option<Arc<Template>>,
     /// The template to be made once it runs, if there is one to be made.
     pub(super) wanted: Option<Box<Wanted>>,
+    /// The machine of another container that it comes into, if it has none of its own.
+    pub(super) within: Option<Within>,
 }
 
 impl Engine {
@@ -120,13 +123,12 @@ impl Engine {
         network: Option<(net::NetNs, &net::Sandbox)>,
     ) -> Result<MachineStart> {
         let not_behind = |what: &str| Err(refused(microvm::Error::NotBehind { what: what.to_owned() }));
-        if matches!(record.host.network_mode, NetworkMode::Container(_)) {
-            return not_behind("the network of another container");
-        }
         if !record.host.resources.device_cgroup_rules.is_empty() {
             return not_behind("a rule for devices of the host");
         }
-        let inside = microvm::container::inside(spec.clone(), &self.container_dir(&record.id), &trees);
+        let own = self.container_dir(&record.id);
+        let files = OwnFiles { own: &own, first: None, container: CONTAINER };
+        let inside = microvm::container::inside(spec.clone(), files, &trees);
         let inside = inside.map_err(refused)?;
         let trees = inside.volumes.moved(trees);
         let origin = booted.origin.as_ref().map(Held::record);
@@ -174,9 +176,14 @@ impl Engine {
             origin,
             container: Some(Contained {
                 configuration: configuration(record, &inside, &interfaces, &beginning, &seats),
-                root: root(&inside, disk.is_some()),
+                root: root(&inside, CONTAINER, disk.is_some()),
                 workload: Workload {
-                    plan: Blob(workload(record, &inside.spec, record.host.init.unwrap_or(self.0.config.init))?),
+                    plan: Blob(workload(
+                        record,
+                        &inside.spec,
+                        record.host.init.unwrap_or(self.0.config.init),
+                        CONTAINER,
+                    )?),
                     terminal: record.config.tty,
                     stdin: record.config.open_stdin,
                 },
@@ -247,7 +254,14 @@ impl Engine {
             opened.map_err(|error| Error::system(format!("{}: {error}", crate::link::STEPS)).with_exit_code(128))?,
         );
         let plan = plan.to_bytes().map_err(|error| Error::system(error.to_string()))?;
-        Ok(MachineStart { plan, descriptors, directories: cgroup.directories, template: None, wanted: None })
+        Ok(MachineStart {
+            plan,
+            descriptors,
+            directories: cgroup.directories,
+            template: None,
+            wanted: None,
+            within: None,
+        })
     }
 
     /// By what machines are run here, looked for once. Blocks the first time, for some milliseconds.
@@ -276,21 +290,7 @@ impl Engine {
         snapshots: Vec<PathBuf>,
         volumes: Volumes,
     ) -> Result<Host> {
-        let failed = |what: &'static str| {
-            let on = directory.display().to_string();
-            move |error: std::io::Error| Error::system(format!("{what} {on}: {error}"))
-        };
-        let control = directory.join("control");
-        // What an earlier run has left.
-        remove_directory(directory).map_err(failed("remove"))?;
-        // Nobody but root: the plan has the container's environment. The machine's process has it mounted.
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(failed("make"))?;
-        fs::create_dir(directory.join("root")).map_err(failed("make the root directory in"))?;
-        fs::create_dir(&control).map_err(failed("make the control directory in"))?;
-        mount_control(&control).map_err(|errno| failed("mount the control directory in")(errno.into()))?;
-        let file = directory.join("plan");
-        fs::write(&file, plan.to_bytes().map_err(refused)?).map_err(failed("write the plan in"))?;
-        fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).map_err(failed("write the plan in"))?;
+        let (file, control) = self.machine_files(directory, &plan.to_bytes().map_err(refused)?)?;
         Ok(Host {
             program: self.0.config.program.clone(),
             plan: file,
@@ -306,6 +306,26 @@ impl Engine {
         })
     }
 
+    /// Makes the directory of a machine's process, or of one that stands for a container in a machine: where its plan is then, and the directory that belongs to it.
+    pub(super) fn machine_files(&self, directory: &Path, plan: &[u8]) -> Result<(PathBuf, PathBuf)> {
+        let failed = |what: &'static str| {
+            let on = directory.display().to_string();
+            move |error: std::io::Error| Error::system(format!("{what} {on}: {error}"))
+        };
+        let control = directory.join("control");
+        // What an earlier run has left.
+        remove_directory(directory).map_err(failed("remove"))?;
+        // Nobody but root: the plan has the container's environment. The machine's process has it mounted.
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(failed("make"))?;
+        fs::create_dir(directory.join("root")).map_err(failed("make the root directory in"))?;
+        fs::create_dir(&control).map_err(failed("make the control directory in"))?;
+        mount_control(&control).map_err(|errno| failed("mount the control directory in")(errno.into()))?;
+        let file = directory.join("plan");
+        fs::write(&file, plan).map_err(failed("write the plan in"))?;
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).map_err(failed("write the plan in"))?;
+        Ok((file, control))
+    }
+
     /// Whether a container's machine went on after it was saved.
     pub(super) fn went_on(&self, id: &ContainerId) -> bool {
         self.left_word(id, microvm::WENT_ON)
@@ -319,6 +339,12 @@ impl Engine {
     /// A machine says some things by files beside its control socket, of which only the names are looked at.
     fn left_word(&self, id: &ContainerId, name: &str) -> bool {
         fs::symlink_metadata(self.machine_dir(id).join("control").join(name)).is_ok()
+    }
+
+    /// A connection to the machine that a container is in, and its number there; answers are waited for as long as they may take. Blocks.
+    pub(super) fn machine_of(&self, record: &ContainerRecord) -> Result<(Connection, GuestContainer)> {
+        let Inside { owner, number } = Inside::of(record);
+        Ok((self.machine_connection(&owner)?, number))
     }
 
     /// A connection to a container's machine, whose answers are waited for as long as they may take. Blocks.
@@ -348,8 +374,8 @@ impl Engine {
         }
         let engine = self.clone();
         let answer = crate::blocking(move || {
-            let mut machine = engine.machine_connection(&record.id)?;
-            machine.ask(Request::Processes { container: CONTAINER }).map_err(|error| Error::system(error.to_string()))
+            let (mut machine, container) = engine.machine_of(&record)?;
+            machine.ask(Request::Processes { container }).map_err(|error| Error::system(error.to_string()))
         });
         match answer.await? {
             Ok(Reply::Processes(processes)) => Ok(table(&processes)),
@@ -365,12 +391,22 @@ impl Engine {
                 "a container in a microVM answers nobody while it is paused: unpause it first",
             ));
         }
+        super::member::not_within(record, "limits that change")?;
         let was = microvm::container::resized(&crate::spec::limits(&record.host.resources)?).map_err(refused)?;
         let now = microvm::container::resized(now).map_err(refused)?;
         let grows = now.memory >= was.memory;
         let mut outside = now.outside;
         let in_use = self.0.placements.usage(record).map_or(0, |usage| usage.memory);
-        let limit = outside.memory().as_ref().and_then(|memory| memory.limit()).unwrap_or(0).unsigned_abs();
+        let limit = outside.memory().as_ref().and_then(|memory| memory.limit()).unwrap_or(0);
+        let others = self.memory_of_members(&record.id);
+        let limit = if limit > 0 { limit.saturating_add_unsigned(others) } else { limit };
+        if limit > 0
+            && let Some(mut memory) = *outside.memory()
+        {
+            memory.set_limit(Some(limit));
+            outside.set_memory(Some(memory));
+        }
+        let limit = limit.unsigned_abs();
         if !grows || limit <= in_use {
             // Until the guest has left it, its process has it. Nobody is to be killed for that: the limit comes with the next start.
             outside.set_memory(None);
@@ -429,10 +465,11 @@ impl Engine {
         process: &Process,
     ) -> Result<Vec<u8>> {
         let confined = microvm::container::confined(spec.clone()).map_err(refused)?;
+        let home = Inside::of(record);
         let mut within = process.clone();
         within.set_apparmor_profile(None);
         let options = ExecOptions {
-            cgroup: Some(placement()?),
+            cgroup: Some(placement(home.number)?),
             seccomp: crate::spec::default_filter(record)?,
             ..ExecOptions::default()
         };
@@ -440,9 +477,9 @@ impl Engine {
             ExecPlan::compile(&within, &confined, &options).map_err(|error| Error::invalid(error.to_string()))?;
         let plan = Blob(plan.to_bytes().map_err(|error| Error::system(error.to_string()))?);
         let terminal = process.terminal().unwrap_or(false);
-        let request = ExecRequest { control: at::SOCKET.into(), plan, terminal, stdin: true };
+        let request = ExecRequest { control: at::SOCKET.into(), container: home.number, plan, terminal, stdin: true };
         let name = id.get(..16).unwrap_or(id);
-        let file = self.machine_dir(&record.id).join("control").join(name);
+        let file = self.machine_dir(&home.owner).join("control").join(name);
         let failed = |error: std::io::Error| Error::system(format!("write {}: {error}", file.display()));
         // The directory is the machine's: whatever it has put there is not written to, and nothing is given away by its name.
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -527,15 +564,20 @@ fn table(processes: &[RunningProcess]) -> ProcessTable {
     ProcessTable { titles: titles.map(str::to_owned).into(), rows: processes.iter().map(row).collect() }
 }
 
-fn placement() -> Result<Placement> {
-    Placement::unified_at(Path::new(&place::cgroup(CONTAINER))).map_err(|error| Error::system(error.to_string()))
+fn placement(container: GuestContainer) -> Result<Placement> {
+    Placement::unified_at(Path::new(&place::cgroup(container))).map_err(|error| Error::system(error.to_string()))
 }
 
 /// The plan of the container's process, as the agent carries it out; `init`: behind an init of ours.
-fn workload(record: &ContainerRecord, spec: &Spec, init: bool) -> Result<Vec<u8>> {
+pub(super) fn workload(
+    record: &ContainerRecord,
+    spec: &Spec,
+    init: bool,
+    container: GuestContainer,
+) -> Result<Vec<u8>> {
     let options = CompileOptions {
-        rootfs: Some(RootFs::Path(place::root(CONTAINER).into())),
-        cgroup: Some(placement()?),
+        rootfs: Some(RootFs::Path(place::root(container).into())),
+        cgroup: Some(placement(container)?),
         seccomp: crate::spec::default_filter(record)?,
         init,
         ..CompileOptions::default()
@@ -544,9 +586,9 @@ fn workload(record: &ContainerRecord, spec: &Spec, init: bool) -> Result<Vec<u8>
     plan.to_bytes().map_err(|error| Error::system(error.to_string()))
 }
 
-fn root(inside: &Inside, disk: bool) -> Root {
+pub(super) fn root(inside: &microvm::container::Inside, container: GuestContainer, disk: bool) -> Root {
     Root {
-        container: CONTAINER,
+        container,
         lower: Lower::Layers { disk: Disk::Serial(String::new()), layers: Vec::new() },
         upper: if disk { Upper::Disk(MachinePlan::upper()) } else { Upper::Memory { size: 0 } },
         volumes: inside.volumes.devices(),
@@ -596,7 +638,7 @@ fn origin_of(beginning: &Beginning<'_>, booted: &Booted) -> Option<Origin> {
 /// A machine that goes on finds its network cards by the addresses that they had then.
 fn configuration(
     record: &ContainerRecord,
-    inside: &Inside,
+    inside: &microvm::container::Inside,
     interfaces: &[net::GuestInterface],
     beginning: &Beginning<'_>,
     seats: &Seats,

@@ -23,6 +23,7 @@ mod logs;
 mod machine;
 mod machine_limits;
 mod machine_network;
+mod member;
 mod merge;
 mod mount_points;
 mod names;

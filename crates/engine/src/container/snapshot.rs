@@ -407,6 +407,7 @@ fn runs_in_machine(life: &Life<'_>) -> Result<Arc<ContainerRecord>> {
         }
         _ => return Err(not_running(&record)),
     }
+    super::member::not_within(&record, "memory that could be saved")?;
     // What is in the machine's memory is saved with that.
     if record.mounts.iter().any(|mount| mount.kind != MountPointKind::Tmpfs) {
         super::lacking(&record, "snapshots of containers with volumes")?;

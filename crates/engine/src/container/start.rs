@@ -22,7 +22,7 @@ use super::step::Lent;
 use super::stop::SIGKILL;
 use super::template::Wanted;
 use super::{Container, Life};
-use crate::model::{BeforeStart, ContainerRecord, NetworkMode, Phase, Timestamp, UsernsMode};
+use crate::model::{BeforeStart, ContainerRecord, NetworkMode, Phase, Timestamp, UsernsMode, Within};
 use crate::networks::Joined;
 use crate::spec::{Identity, SpecContext};
 use crate::templates::Template;
@@ -41,6 +41,8 @@ struct Prepared {
     template: Option<Arc<Template>>,
     /// The template to be made once its machine runs, if there is one to be made.
     wanted: Option<Box<Wanted>>,
+    /// The machine of another container that it comes into.
+    within: Option<Within>,
 }
 
 impl Engine {
@@ -101,7 +103,13 @@ impl Engine {
     }
 
     /// The record of a run that begins now.
-    fn begun(&self, record: &ContainerRecord, net: Option<&net::Sandbox>, by_hand: bool) -> ContainerRecord {
+    fn begun(
+        &self,
+        record: &ContainerRecord,
+        net: Option<&net::Sandbox>,
+        within: Option<Within>,
+        by_hand: bool,
+    ) -> ContainerRecord {
         let mut record = record.clone();
         show_network(&mut record, net);
         if let Some((name, id)) = self.network_without_endpoint(&record)
@@ -118,6 +126,7 @@ impl Engine {
         state.oom_killed = false;
         state.has_run = true;
         state.origin = state.suspended.take();
+        state.within = within;
         if by_hand {
             state.stopped_by_hand = false;
             state.restart_count = 0;
@@ -183,7 +192,7 @@ impl Engine {
     /// Has the keeper run it, and writes down meanwhile that it does: who looks into the store finds what was before, too.
     async fn run_and_record(&self, life: &Life<'_>, prepared: Prepared, by_hand: bool) -> Result<ContainerRecord> {
         let before = life.record();
-        let mut record = self.begun(&before, prepared.net.as_ref(), by_hand);
+        let mut record = self.begun(&before, prepared.net.as_ref(), prepared.within.clone(), by_hand);
         let network_ids = before.networks.iter().map(|(name, settings)| (name.clone(), settings.network_id.clone()));
         let was = BeforeStart { state: before.state.clone(), network_ids: network_ids.collect() };
         record.before_start = Some(Box::new(was));
@@ -209,7 +218,7 @@ impl Engine {
             self.forget(before.id.as_str()).await;
             return Err(error);
         }
-        let mut record = self.begun(&before, net.as_ref(), by_hand);
+        let mut record = self.begun(&before, net.as_ref(), None, by_hand);
         record.state.pid = pid;
         let recorded = self.record(&record, None, Room::Ordinary).await;
         self.recorded_or_killed(recorded, record).await
@@ -341,10 +350,13 @@ impl Engine {
             if let Some(namespace) = &namespace {
                 self.attach_dns(record, net.as_ref(), namespace.try_clone().map_err(crate::networks::error)?);
             }
-            let machine = self.machine_start(record, &spec, trees, booted, namespace.zip(net.as_ref()))?;
+            let machine = match self.comes_into(record)? {
+                Some(owner) => self.member_start(record, &owner, &spec, booted)?,
+                None => self.machine_start(record, &spec, trees, booted, namespace.zip(net.as_ref()))?,
+            };
             let recovery = Recovery { cgroups: machine.directories };
-            let MachineStart { plan, descriptors, template, wanted, .. } = machine;
-            return Ok(Prepared { plan, descriptors, net, recovery, log, start, template, wanted });
+            let MachineStart { plan, descriptors, template, wanted, within, .. } = machine;
+            return Ok(Prepared { plan, descriptors, net, recovery, log, start, template, wanted, within });
         }
         let cgroup = self.0.placements.create(record, &spec)?;
         let mut options = CompileOptions {
@@ -378,7 +390,7 @@ impl Engine {
         );
         let plan = plan.to_bytes().map_err(|error| Error::system(error.to_string()))?;
         let recovery = Recovery { cgroups: cgroup.directories };
-        Ok(Prepared { plan, descriptors, net, recovery, log, start, template: None, wanted: None })
+        Ok(Prepared { plan, descriptors, net, recovery, log, start, template: None, wanted: None, within: None })
     }
 
     fn spec_of(

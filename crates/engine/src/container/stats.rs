@@ -6,6 +6,7 @@ use guest_protocol::message::{Reply, Request};
 use guest_protocol::observe::MachineStats;
 
 use super::Container;
+use super::member::Inside;
 use crate::model::{ContainerRecord, Phase, Timestamp};
 use crate::{Engine, Error, Result};
 
@@ -171,8 +172,9 @@ impl Engine {
     }
 
     fn asked_what_it_uses(&self, record: &ContainerRecord) -> Result<MachineStats> {
-        let request = Request::Stats { container: microvm::container::CONTAINER };
-        let mut machine = self.patient_connection(&record.id, PATIENCE)?;
+        let Inside { owner, number } = Inside::of(record);
+        let request = Request::Stats { container: number };
+        let mut machine = self.patient_connection(&owner, PATIENCE)?;
         match machine.ask(request).map_err(|error| Error::system(error.to_string()))? {
             Ok(Reply::Stats(inside)) => Ok(*inside),
             Ok(_) => Err(Error::system("the microVM's agent answered something else than was asked")),

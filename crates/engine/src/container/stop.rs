@@ -168,6 +168,7 @@ impl Engine {
             }
             _ => return Err(not_running(&record)),
         }
+        super::member::not_within(&record, "pause")?;
         self.freeze(&record, true).await?;
         let record = self.note(&life, None, |record| record.state.phase = Phase::Paused).await;
         self.tell_container(&record, "pause", []);

@@ -14,8 +14,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use guest_protocol::files::{At, FileReply, FileRequest, Stat, Tree};
-use guest_protocol::message::{Blob, Failure, Reply, Request};
-use microvm::container::CONTAINER;
+use guest_protocol::message::{Blob, ContainerId, Failure, Reply, Request};
 use microvm::control::Connection;
 
 pub(crate) use changes::pull;
@@ -42,11 +41,12 @@ const LINKS: usize = 40;
 /// The agent of a container's machine, asked for files. Every call waits for its answer.
 pub(crate) struct Guest {
     machine: Connection,
+    container: ContainerId,
 }
 
 impl Guest {
-    pub(crate) fn new(machine: Connection) -> Self {
-        Self { machine }
+    pub(crate) fn new((machine, container): (Connection, ContainerId)) -> Self {
+        Self { machine, container }
     }
 
     fn request(&mut self, request: Request) -> Result<Result<Reply, Failure>> {
@@ -55,12 +55,12 @@ impl Guest {
 
     /// Stops the container's processes, or lets them go on. The agent is none of them.
     pub(crate) fn freeze(&mut self, frozen: bool) -> Result<()> {
-        let answer = self.request(Request::Freeze { container: CONTAINER, frozen })?;
+        let answer = self.request(Request::Freeze { container: self.container, frozen })?;
         answer.map(drop).map_err(|failure| Error::system(failure.to_string()))
     }
 
     fn try_ask(&mut self, request: FileRequest) -> Result<Result<FileReply, Failure>> {
-        match self.request(Request::File { container: CONTAINER, request })? {
+        match self.request(Request::File { container: self.container, request })? {
             Ok(Reply::File(reply)) => Ok(Ok(reply)),
             Ok(_) => Err(unfit()),
             Err(failure) => Ok(Err(failure)),

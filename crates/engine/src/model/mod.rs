@@ -23,7 +23,7 @@ pub use id::{ContainerId, IdError};
 pub use network::{EndpointRequest, EndpointSettings};
 pub use record::{BeforeStart, ContainerRecord, MountPoint, MountPointKind};
 pub use snapshot::{CardPlaces, SnapshotId, SnapshotRecord};
-pub use state::{Halting, Health, HealthResult, HealthStatus, Phase, State};
+pub use state::{Halting, Health, HealthResult, HealthStatus, Phase, State, Within};
 
 /// A point in time, UTC, with nanoseconds.
 pub type Timestamp = jiff::Timestamp;

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use serde::{Deserialize, Serialize};
 
-use super::{SnapshotId, Timestamp};
+use super::{ContainerId, SnapshotId, Timestamp};
 
 /// The phases of a container's life.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -90,8 +90,22 @@ pub struct State {
     /// The snapshot that its present run went on from.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub origin: Option<SnapshotId>,
+    /// The machine of another container that its present run is in.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub within: Option<Within>,
     /// It has been started at least once since the daemon's policies know it.
     pub has_run: bool,
+}
+
+/// A run in the machine of another container.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Within {
+    /// The container whose machine it is.
+    pub owner: ContainerId,
+    /// Its number in there, which is 1 for the owner.
+    pub number: u32,
+    /// By how many bytes the machine has grown for it.
+    pub memory: u64,
 }
 
 /// A run that is being ended by a kill, so that the next one goes on from a snapshot.

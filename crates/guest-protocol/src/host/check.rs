@@ -59,6 +59,7 @@ impl Expected {
             | Request::Limit { .. }
             | Request::Renew(_)
             | Request::Network(_)
+            | Request::RemoveRoot { .. }
             | Request::Shutdown { .. } => Self::Done,
         }
     }

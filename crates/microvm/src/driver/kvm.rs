@@ -3,6 +3,7 @@
 //! Its threads live in this process, each behind a filter for what it does. The agent's connections come from one of them, as pairs of sockets:
 //! nothing of it is in a file system.
 
+use std::fs::File;
 use std::io::{Error as IoError, ErrorKind};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -13,12 +14,13 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use guest_protocol::VSOCK_PORT;
 use rustix::event::{EventfdFlags, eventfd};
 use vmm::{
-    Config, Console, Contents, Dial, Disk, End, Files, Machine, MemorySize, Snapshot, SnapshotFiles, VsockParts,
+    CONCATENATED_ALIGN, Config, Console, Contents, Dial, Disk, End, Files, Machine, MemorySize, Snapshot,
+    SnapshotFiles, VsockParts,
 };
 
 use super::{Extent, command_line};
 use crate::error::{Error, Result};
-use crate::plan::{Card, LAYERS, MachinePlan, Origin, UPPER};
+use crate::plan::{Card, LAYERS, LAYERS_SIZE, MachinePlan, Origin, UPPER};
 
 /// The guest's address; each machine has a vsock of its own, so that it need not differ.
 const CID: u32 = 3;
@@ -64,6 +66,10 @@ impl Running {
         Ok(self.machine.unplug(place)?)
     }
 
+    pub(crate) fn lay(&self, start: u64, file: Option<File>) -> Result<()> {
+        Ok(self.machine.lay(LAYERS, start, file)?)
+    }
+
     pub(crate) fn end(&mut self) -> String {
         self.machine.end().map_or_else(|| "its end was not told".to_owned(), words)
     }
@@ -98,7 +104,7 @@ pub(super) fn start(plan: &MachinePlan) -> Result<(Running, Calls)> {
     let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK | EventfdFlags::SEMAPHORE;
     let event = Arc::new(eventfd(0, flags).map_err(Error::system("make", "an eventfd"))?);
     let (sender, streams) = sync_channel(WAITING);
-    let mut parts = config(plan).open()?;
+    let mut parts = config(plan, rest(plan)?).open()?;
     parts.devices.vsock = Some(VsockParts { cid: CID, listener: None, dial: dial(sender, Arc::clone(&event)) });
     if plan.hardware.console {
         let console = std::io::stderr().as_fd().try_clone_to_owned();
@@ -163,13 +169,24 @@ fn card(Card { tap, mac, mtu, receive, send }: &Card) -> vmm::Card {
     vmm::Card { tap: tap.clone(), mac: *mac, mtu: *mtu, receive: *receive, send: *send }
 }
 
-fn config(plan: &MachinePlan) -> Config {
-    let hardware = &plan.hardware;
-    let mut disks = Vec::new();
-    if !hardware.layers.is_empty() {
-        let contents = Contents::Concatenated(hardware.layers.clone());
-        disks.push(Disk { serial: LAYERS.to_owned(), contents, limits: hardware.limits.layers });
+/// What is behind the layers on their disk: a file of zeros.
+fn rest(plan: &MachinePlan) -> Result<PathBuf> {
+    let mut end = 0u64;
+    for path in &plan.hardware.layers {
+        let found = std::fs::metadata(path);
+        let found = found.map_err(|source| Error::File { what: "a layer", path: path.clone(), source })?;
+        end = (end + found.len()).next_multiple_of(CONCATENATED_ALIGN);
     }
+    let path = plan.scratch.join("rest");
+    let hole = File::create(&path).and_then(|hole| hole.set_len(LAYERS_SIZE.saturating_sub(end)));
+    hole.map_err(|source| Error::File { what: "the rest of the layers' disk", path: path.clone(), source })?;
+    Ok(path)
+}
+
+fn config(plan: &MachinePlan, rest: PathBuf) -> Config {
+    let hardware = &plan.hardware;
+    let contents = Contents::Concatenated(hardware.layers.iter().cloned().chain([rest]).collect());
+    let mut disks = vec![Disk { serial: LAYERS.to_owned(), contents, limits: hardware.limits.layers }];
     if let Some(path) = &hardware.upper {
         let contents = Contents::File { path: path.clone(), read_only: false };
         disks.push(Disk { serial: UPPER.to_owned(), contents, limits: hardware.limits.upper });

@@ -5,6 +5,7 @@
 mod kvm;
 mod qemu;
 
+use std::fs::File;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
@@ -171,6 +172,14 @@ impl Running {
         match self {
             Self::Kvm(running) => running.unplug(place),
             Self::Qemu(running) => running.unplug(place),
+        }
+    }
+
+    /// Lays files over parts of the disk with the layers, where zeros are, at offsets in bytes; `None`: what was laid there is taken away. On an error some of them may be there.
+    pub(crate) fn lay(&mut self, files: Vec<(u64, Option<File>)>) -> Result<()> {
+        match self {
+            Self::Kvm(running) => files.into_iter().try_for_each(|(start, file)| running.lay(start, file)),
+            Self::Qemu(running) => running.lay(files),
         }
     }
 

@@ -5,7 +5,7 @@ use std::fs;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use guest_protocol::message::{Exit, Failure, Plan, ProcessId, Reply, Request, Streams};
+use guest_protocol::message::{ContainerId, Exit, Failure, Plan, ProcessId, Reply, Request, Streams};
 use rustix::event::PollFlags;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags, SocketType};
@@ -14,7 +14,7 @@ use vmm::SnapshotFiles;
 use super::streams::Attached;
 use super::{Asked, Process, Stage, WENT_ON, start, too_long};
 use crate::container::CONTAINER;
-use crate::control::{Decoder, FromMachine, Hello, Saved, ToMachine, VERSION, frame, is_for_others};
+use crate::control::{Decoder, FromMachine, Hello, LAYERS_MAX, Saved, ToMachine, VERSION, frame, is_for_others};
 use crate::error::{Error, Result};
 
 /// Connections at once; more wait.
@@ -33,8 +33,12 @@ struct Client {
     process: Option<ProcessId>,
     /// The machine rests for it.
     holds: bool,
-    /// The container is held still for it.
-    freezes: bool,
+    /// The container that is held still for it.
+    freezes: Option<ContainerId>,
+    /// The container of its process.
+    container: ContainerId,
+    /// Layers of the container that it will stand for.
+    layers: Vec<OwnedFd>,
     out: Vec<u8>,
 }
 
@@ -82,11 +86,12 @@ impl Clients {
         }
         self.last += 1;
         let (decoder, out) = (Decoder::default(), Vec::new());
-        let client = Client { socket, decoder, greeted: false, process: None, holds: false, freezes: false, out };
+        let (process, freezes, container, layers) = (None, None, CONTAINER, Vec::new());
+        let client = Client { socket, decoder, greeted: false, process, holds: false, freezes, container, layers, out };
         self.open.insert(self.last, client);
     }
 
-    fn send(&mut self, number: u64, message: &impl serde::Serialize) {
+    pub(super) fn send(&mut self, number: u64, message: &impl serde::Serialize) {
         let Some(client) = self.open.get_mut(&number) else { return };
         match frame(message) {
             Ok(bytes) => {
@@ -115,9 +120,27 @@ impl Clients {
         self.open.values().any(|client| client.holds)
     }
 
-    /// The container is held still for one of them.
-    fn freeze(&self) -> bool {
-        self.open.values().any(|client| client.freezes)
+    /// A container is held still for one of them.
+    fn freezes(&self, container: ContainerId) -> bool {
+        self.open.values().any(|client| client.freezes == Some(container))
+    }
+
+    /// The layers that a client has sent, and what else it has.
+    pub(super) fn take_layers(&mut self, number: u64) -> (Vec<OwnedFd>, Vec<OwnedFd>) {
+        let Some(client) = self.open.get_mut(&number) else { return (Vec::new(), Vec::new()) };
+        (std::mem::take(&mut client.layers), client.decoder.take_fds())
+    }
+
+    /// A client stands for a process of a container from now on.
+    pub(super) fn stand_for(&mut self, number: u64, process: ProcessId, container: ContainerId) {
+        if let Some(client) = self.open.get_mut(&number) {
+            (client.process, client.container) = (Some(process), container);
+        }
+    }
+
+    /// Whether somebody stands for a process.
+    pub(super) fn stands_for(&self, process: ProcessId) -> bool {
+        self.of(process).is_some()
     }
 
     fn of(&self, process: ProcessId) -> Option<u64> {
@@ -192,7 +215,7 @@ impl Process {
     }
 
     /// Whoever stood for a process takes it along.
-    fn close(&mut self, number: u64) -> Result<()> {
+    pub(super) fn close(&mut self, number: u64) -> Result<()> {
         let client = self.clients.open.remove(&number);
         self.give_up_network(number);
         if client.as_ref().is_some_and(|client| client.holds) && !self.clients.hold() {
@@ -200,8 +223,10 @@ impl Process {
             let _ = fs::write(self.went_on(), []);
             self.machine.resume()?;
         }
-        if client.as_ref().is_some_and(|client| client.freezes) && !self.clients.freeze() {
-            self.thaw()?;
+        if let Some(container) = client.as_ref().and_then(|client| client.freezes)
+            && !self.clients.freezes(container)
+        {
+            self.thaw(container)?;
         }
         let process = client.and_then(|client| client.process);
         let runs = |attached: &Attached| attached.started && attached.exit.is_none();
@@ -214,19 +239,30 @@ impl Process {
     fn on_wish(&mut self, number: u64, wish: ToMachine) -> Result<()> {
         let process = self.clients.open.get(&number).and_then(|client| client.process);
         match (wish, process) {
-            (ToMachine::Run { plan, streams }, None) => self.on_run(number, Plan::Exec(plan), streams),
-            (ToMachine::Signal(signal), Some(process)) => self.signal(process, signal),
+            (ToMachine::Run { container, plan, streams }, None) => {
+                self.on_run(number, container, Plan::Exec(plan), streams)
+            }
+            (ToMachine::Layer, None) => self.on_layer(number),
+            (ToMachine::Join(join), None) => self.on_join(number, *join),
+            (ToMachine::Signal(signal), Some(process)) => {
+                if self.members.is_first(process) {
+                    // Whoever is held still hears of nothing.
+                    let container = self.clients.open.get(&number).map_or(CONTAINER, |client| client.container);
+                    self.let_go(container)?;
+                }
+                self.signal(process, signal)
+            }
             (ToMachine::Resize(size), Some(process)) => self.ask(Request::Resize { process, size }, Asked::Nobody),
             (ToMachine::Save, _) => self.on_save(number),
             (ToMachine::End, _) if self.clients.open.get(&number).is_some_and(|client| client.holds) => {
                 self.ends_as_saved = true;
                 Ok(())
             }
-            (ToMachine::Ask(Request::Freeze { frozen, .. }), _) if self.host.is_connected() => {
-                self.on_freeze(number, frozen)
+            (ToMachine::Ask(Request::Freeze { container, frozen }), _) if self.host.is_connected() => {
+                self.on_freeze(number, container, frozen)
             }
             (ToMachine::Memory(memory), _) => {
-                let resized = self.machine.resize(memory).map_err(|error| Failure::Refused { why: error.to_string() });
+                let resized = self.have_memory(memory).map_err(|error| Failure::Refused { why: error.to_string() });
                 self.clients.send(number, &FromMachine::Resized(resized));
                 Ok(())
             }
@@ -243,32 +279,50 @@ impl Process {
         }
     }
 
-    /// Holds the container still for a client, or not any more. It goes on when nobody wants it held: also where whoever did is gone.
-    fn on_freeze(&mut self, number: u64, frozen: bool) -> Result<()> {
-        let by_others = self.clients.open.iter().any(|(other, client)| *other != number && client.freezes);
+    /// Holds a container still for a client, or not any more. It goes on when nobody wants it held: also where whoever did is gone.
+    fn on_freeze(&mut self, number: u64, container: ContainerId, frozen: bool) -> Result<()> {
+        let is_another = |other: &u64, client: &Client| *other != number && client.freezes == Some(container);
+        let by_others = self.clients.open.iter().any(|(other, client)| is_another(other, client));
         let Some(client) = self.clients.open.get_mut(&number) else { return Ok(()) };
-        client.freezes = frozen;
+        if client.freezes.is_some_and(|held| held != container) {
+            // One at a time.
+            return self.close(number);
+        }
+        client.freezes = frozen.then_some(container);
         match by_others {
             true => {
                 self.clients.answer(number, Ok(Reply::Done));
                 Ok(())
             }
-            false => self.ask(Request::Freeze { container: CONTAINER, frozen }, Asked::Client(number)),
+            false => self.ask(Request::Freeze { container, frozen }, Asked::Client(number)),
         }
     }
 
-    /// Lets the container go on, whoever holds it still.
-    pub(super) fn let_go(&mut self) -> Result<()> {
-        if !self.clients.freeze() {
+    /// Lets a container go on, whoever holds it still.
+    pub(super) fn let_go(&mut self, container: ContainerId) -> Result<()> {
+        if !self.clients.freezes(container) {
             return Ok(());
         }
-        self.clients.open.values_mut().for_each(|client| client.freezes = false);
-        self.thaw()
+        let of_it = self.clients.open.values_mut().filter(|client| client.freezes == Some(container));
+        of_it.for_each(|client| client.freezes = None);
+        self.thaw(container)
     }
 
-    /// Has the container's processes go on, now or when the agent is there again.
-    pub(super) fn thaw(&mut self) -> Result<()> {
-        self.ask(Request::Freeze { container: CONTAINER, frozen: false }, Asked::Thaw)
+    /// Has a container's processes go on, now or when the agent is there again.
+    pub(super) fn thaw(&mut self, container: ContainerId) -> Result<()> {
+        self.ask(Request::Freeze { container, frozen: false }, Asked::Thaw(container))
+    }
+
+    /// A layer of the container that a client will stand for.
+    fn on_layer(&mut self, number: u64) -> Result<()> {
+        let Some(client) = self.clients.open.get_mut(&number) else { return Ok(()) };
+        match <[OwnedFd; 1]>::try_from(client.decoder.take_fds()) {
+            Ok([layer]) if client.layers.len() < LAYERS_MAX => {
+                client.layers.push(layer);
+                Ok(())
+            }
+            _ => self.close(number),
+        }
     }
 
     /// The file that is there once the machine has gone on after it was saved.
@@ -286,6 +340,10 @@ impl Process {
             (Stage::Running, None) | (Stage::Waiting, _) => None,
             (Stage::Running, Some(_)) => Some("snapshots of microVMs with volumes are not there yet"),
             _ => Some("the container's process does not run"),
+        };
+        let refused = match self.members.is_empty() {
+            true => refused,
+            false => Some("another container runs in this microVM, which no snapshot can have: end that first"),
         };
         if let Some(why) = refused.or(self.cards.keep_from_saving()) {
             let refused = FromMachine::Saved(Err(Failure::Refused { why: why.to_owned() }));
@@ -307,7 +365,7 @@ impl Process {
         Ok(())
     }
 
-    fn on_run(&mut self, number: u64, plan: Plan, streams: Streams) -> Result<()> {
+    fn on_run(&mut self, number: u64, container: ContainerId, plan: Plan, streams: Streams) -> Result<()> {
         let refused = |why: &str| FromMachine::Refused(Failure::Refused { why: why.to_owned() });
         let fds = self.clients.open.get_mut(&number).map(|client| client.decoder.take_fds()).unwrap_or_default();
         if self.stage != Stage::Running {
@@ -319,10 +377,9 @@ impl Process {
             self.clients.send(number, &refused("the microVM has had as many processes as it can: restart it"));
             return Ok(());
         };
-        let Some(client) = self.clients.open.get_mut(&number) else { return Ok(()) };
-        client.process = Some(process);
+        self.clients.stand_for(number, process, container);
         self.attached.insert(process, Attached::new(process, stdin, outputs));
-        match self.ask(start(process, plan, streams), Asked::Start(process)) {
+        match self.ask(start(process, container, plan, streams), Asked::Start(process)) {
             Err(Error::TooLong(_)) => {
                 self.attached.remove(&process);
                 self.clients.refused(process, too_long());
@@ -334,7 +391,7 @@ impl Process {
 }
 
 /// Standard input and the outputs, of what came along.
-fn descriptors(streams: Streams, fds: Vec<OwnedFd>) -> Option<(Option<OwnedFd>, [Option<OwnedFd>; 2])> {
+pub(super) fn descriptors(streams: Streams, fds: Vec<OwnedFd>) -> Option<(Option<OwnedFd>, [Option<OwnedFd>; 2])> {
     let mut fds = fds.into_iter();
     match streams {
         Streams::Terminal { .. } => {

@@ -5,13 +5,14 @@
 
 mod cards;
 mod clients;
+mod members;
 mod names;
 mod signals;
 mod streams;
 mod terminal;
 mod turn;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -19,12 +20,14 @@ use std::time::{Duration, Instant};
 
 use guest_protocol::configuration::Lower;
 use guest_protocol::host::{Event, Host};
-use guest_protocol::message::{End, Exit, Failure, Hello, Plan, ProcessId, Reply, Request, Start, Streams};
+use guest_protocol::message::{
+    ContainerId, End, Exit, Failure, Hello, Plan, ProcessId, Reply, Request, Start, Streams, feature,
+};
 use sandbox::{Report, Step};
-use vmm::CONCATENATED_ALIGN;
 
 use self::cards::Cards;
 use self::clients::Clients;
+use self::members::Members;
 use self::names::Names;
 pub(crate) use self::signals::Signals;
 use self::streams::Attached;
@@ -33,7 +36,7 @@ use crate::container::CONTAINER;
 use crate::driver::{self, Link, Running};
 use crate::error::{Error, Result};
 use crate::files;
-use crate::plan::{Contained, LAYERS, LAYERS_SIZE, MachinePlan, Origin};
+use crate::plan::{Contained, LAYERS, MachinePlan, Origin};
 
 /// How many bytes of an output may be under way.
 const WINDOW: u32 = 64 << 10;
@@ -82,8 +85,10 @@ enum Asked {
     Start(ProcessId),
     /// Somebody's question.
     Client(u64),
-    /// The container's processes to go on, which has to come about.
-    Thaw,
+    /// A container's processes to go on, which has to come about.
+    Thaw(ContainerId),
+    /// The root of the container that this is the first process of, to be there or to be gone.
+    Member(ProcessId),
     /// Another network, by the number of the change.
     Network(u64),
     /// Nobody waits for it.
@@ -145,10 +150,13 @@ struct Process {
     asked: BTreeMap<u64, Asked>,
     clients: Clients,
     cards: Cards,
+    members: Members,
+    /// The agent knows how to have several containers.
+    takes_several: bool,
     /// Whoever it rests for wants it to end.
     ends_as_saved: bool,
-    /// Once the agent is there again, the container's processes are to go on.
-    is_to_thaw: bool,
+    /// Once the agent is there again, these containers' processes are to go on.
+    to_thaw: BTreeSet<ContainerId>,
     names: Names,
     warnings: Vec<String>,
 }
@@ -168,7 +176,7 @@ impl Process {
             return Err(Error::NotThere { what: "snapshots with volumes".to_owned() });
         }
         let files = volumes.map(|directory| files::Server::start(directory, &plan.scratch)).transpose()?;
-        lay_out(&mut plan)?;
+        let members = lay_out(&mut plan)?;
         let clients = Clients::listen(&plan.control)?;
         let has_terminal = plan.container.as_ref().is_some_and(|container| container.workload.terminal);
         let terminal = has_terminal.then(Terminal::raw).transpose()?;
@@ -198,8 +206,10 @@ impl Process {
             asked: BTreeMap::new(),
             clients,
             cards: Cards::default(),
+            members,
+            takes_several: false,
             ends_as_saved: false,
-            is_to_thaw: false,
+            to_thaw: BTreeSet::new(),
             names: Names::default(),
             warnings: Vec::new(),
         })
@@ -276,19 +286,17 @@ impl Process {
                     Ok(())
                 }
                 Some(Asked::Network(change)) => self.on_networked(change, result),
-                Some(Asked::Thaw | Asked::Nobody) | None => Ok(()),
+                Some(Asked::Member(process)) => self.on_member(process, Some(result)),
+                Some(Asked::Thaw(_) | Asked::Nobody) | None => Ok(()),
             },
             Event::Unanswered { number } => {
                 match self.asked.remove(&number) {
-                    Some(Asked::Client(client)) => self
-                        .clients
-                        .answer(client, Err(Failure::Refused { why: "the machine's agent was away".to_owned() })),
-                    Some(Asked::Thaw) => self.is_to_thaw = true,
-                    Some(Asked::Network(change)) => {
-                        let why = "the machine's agent was away".to_owned();
-                        return self.on_networked(change, Err(Failure::Refused { why }));
-                    }
-                    _ => {}
+                    Some(Asked::Client(client)) => self.clients.answer(client, Err(members::away())),
+                    Some(Asked::Thaw(container)) => drop(self.to_thaw.insert(container)),
+                    Some(Asked::Member(process)) => return self.on_member(process, None),
+                    Some(Asked::Network(change)) => return self.on_networked(change, Err(members::away())),
+                    Some(Asked::Start(process)) => return self.on_started(process, Err(members::away())),
+                    Some(Asked::Stage | Asked::Nobody) | None => {}
                 }
                 Ok(())
             }
@@ -313,6 +321,7 @@ impl Process {
                 if let Some(attached) = self.attached.get_mut(&process) {
                     attached.exit = Some(exit);
                 }
+                self.remove_root(process)?;
                 self.on_progress(process)
             }
             Event::Name { number, tcp, query } => {
@@ -337,9 +346,11 @@ impl Process {
                 (Some(_), _) => Stage::Configuring,
             };
         }
-        if std::mem::take(&mut self.is_to_thaw) {
-            self.thaw()?;
+        self.takes_several = hello.features & feature::SEVERAL != 0;
+        for container in std::mem::take(&mut self.to_thaw) {
+            self.thaw(container)?;
         }
+        self.remove_roots()?;
         self.ask_stage()
     }
 
@@ -399,7 +410,7 @@ impl Process {
             (Stage::Renewing, _) => {
                 self.stage = Stage::Running;
                 // It may have been saved while somebody held it still, who is not here.
-                self.thaw()?;
+                self.thaw(CONTAINER)?;
                 return self.resize();
             }
             (Stage::Configuring, _) => self.stage = Stage::MakingRoot,
@@ -438,7 +449,7 @@ impl Process {
         let plan = Plan::Init(workload.plan.clone());
         let (stdin, outputs) = terminal::standard_streams(workload.stdin || workload.terminal, workload.terminal);
         self.attached.entry(self.main).or_insert_with(|| Attached::new(self.main, stdin, outputs));
-        Ok(start(self.main, plan, streams))
+        Ok(start(self.main, CONTAINER, plan, streams))
     }
 
     /// A further process is started, or not.
@@ -455,11 +466,7 @@ impl Process {
                 }
                 Ok(())
             }
-            Err(failure) => {
-                self.attached.remove(&process);
-                self.clients.refused(process, failure);
-                Ok(())
-            }
+            Err(failure) => self.member_failed(process, failure),
         }
     }
 
@@ -491,30 +498,19 @@ fn too_long() -> Failure {
     Failure::Program { errno: nix::libc::E2BIG, text }
 }
 
-fn start(process: ProcessId, plan: Plan, streams: Streams) -> Request {
-    Request::Start(Box::new(Start { process, container: CONTAINER, plan, streams, window: WINDOW, kept: KEPT }))
+fn start(process: ProcessId, container: ContainerId, plan: Plan, streams: Streams) -> Request {
+    Request::Start(Box::new(Start { process, container, plan, streams, window: WINDOW, kept: KEPT }))
 }
 
-/// Says where the layers lie on their disk, the upper one first, as they are put there one after the other, and fills the disk up with a hole.
-fn lay_out(plan: &mut MachinePlan) -> Result<()> {
-    let (mut at, mut places) = (0, Vec::new());
-    for path in &plan.hardware.layers {
-        let length =
-            fs::metadata(path).map_err(|source| Error::File { what: "a layer", path: path.clone(), source })?.len();
-        places.insert(0, (at, length));
-        at = (at + length).next_multiple_of(CONCATENATED_ALIGN);
+/// Says where the layers lie on their disk, the upper one first. Behind them is a hole.
+fn lay_out(plan: &mut MachinePlan) -> Result<Members> {
+    let (members, places) = Members::new(plan.hardware.memory, &plan.hardware.layers)?;
+    if let Some(container) = &mut plan.container {
+        container.root.container = CONTAINER;
+        if let Lower::Layers { disk, layers } = &mut container.root.lower {
+            *disk = guest_protocol::configuration::Disk::Serial(LAYERS.to_owned());
+            *layers = places;
+        }
     }
-    let rest = LAYERS_SIZE.checked_sub(at).filter(|rest| *rest > 0);
-    let rest = rest.ok_or(Error::TooLarge { what: "the image's layers", most: LAYERS_SIZE })?;
-    let path = plan.scratch.join("rest");
-    let hole = fs::File::create(&path).and_then(|hole| hole.set_len(rest));
-    hole.map_err(|source| Error::File { what: "the rest of the layers' disk", path: path.clone(), source })?;
-    plan.hardware.layers.push(path);
-    let Some(container) = &mut plan.container else { return Ok(()) };
-    container.root.container = CONTAINER;
-    if let Lower::Layers { disk, layers } = &mut container.root.lower {
-        *disk = guest_protocol::configuration::Disk::Serial(LAYERS.to_owned());
-        *layers = places;
-    }
-    Ok(())
+    Ok(members)
 }

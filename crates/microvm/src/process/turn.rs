@@ -8,6 +8,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 
 use super::{CALL, Process, Stage};
+use crate::container::CONTAINER;
 use crate::control::timespec;
 use crate::driver::Link;
 use crate::error::{Error, Result};
@@ -205,7 +206,7 @@ impl Process {
                 _ if self.stage != Stage::Running => self.early(signal)?,
                 _ => {
                     // Whoever is held still hears of nothing.
-                    self.let_go()?;
+                    self.let_go(CONTAINER)?;
                     self.signal(self.main, signal)?;
                 }
             }

@@ -1,7 +1,7 @@
 //! The virtual devices of a machine: which there are, where each is, how it is attached.
 
 use super::virtio::balloon::Balloon;
-use super::virtio::block::{Block, Disk};
+use super::virtio::block::{Block, Disk, DiskHandle};
 use super::virtio::fs::{self, Fs, TAG_MAX};
 use super::virtio::memory::Blocks;
 use super::virtio::net::{self, Net, Tap};
@@ -121,6 +121,8 @@ pub(crate) struct All {
     pub(crate) balloon: Option<Spoken<Balloon>>,
     /// The one of them by which memory comes, if any may.
     pub(crate) blocks: Option<Spoken<Blocks>>,
+    /// Its disks.
+    pub(crate) disks: Vec<DiskHandle>,
 }
 
 /// A device that whoever has the machine speaks with.
@@ -145,13 +147,12 @@ impl<D: Device + 'static> Spoken<D> {
 pub(crate) fn attach(parts: Devices, vm: &Vm, ending: &Arc<Ending>, bus: &mut Bus) -> Result<All> {
     let Devices { console: _, disks, cards, vsock, files, balloon } = parts;
     let mut devices: Vec<Arc<Mutex<dyn Device>>> = vec![Arc::new(Mutex::new(Rng::default()))];
+    let mut handles = Vec::with_capacity(disks.len());
     for disk in disks {
         let limits = disk.limits;
-        devices.push(Arc::new(Mutex::new(Block::new(
-            of_files(disk)?.of_guest(vm.memory().whole().clone()),
-            limits,
-            ending,
-        )?)));
+        let block = Block::new(of_files(disk)?.of_guest(vm.memory().whole().clone()), limits, ending)?;
+        handles.push(block.disk());
+        devices.push(Arc::new(Mutex::new(block)));
     }
     let first_card = devices.len();
     let mut nets = Vec::with_capacity(cards.len());
@@ -205,7 +206,7 @@ pub(crate) fn attach(parts: Devices, vm: &Vm, ending: &Arc<Ending>, bus: &mut Bu
     let mut last = attached.iter().rev().map(Virtual::attached);
     let blocks = blocks.and_then(|device| Some(Spoken { device, attached: last.next()? }));
     let balloon = balloon.and_then(|device| Some(Spoken { device, attached: last.next()? }));
-    Ok(All { devices: attached, cards, balloon, blocks })
+    Ok(All { devices: attached, cards, balloon, blocks, disks: handles })
 }
 
 fn of_files(DiskParts { serial, contents, limits: _ }: DiskParts) -> Result<Disk> {

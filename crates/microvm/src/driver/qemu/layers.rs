@@ -3,6 +3,7 @@
 //! The one form of a disk that QEMU knows and that is a list of files is VMware's, of which it saves no machine, as it might keep some of it in memory.
 //! So the guest's disk lies over that, and while a machine is saved over nothing.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -14,7 +15,7 @@ use vmm::CONCATENATED_ALIGN;
 
 use super::monitor::Monitor;
 use crate::error::{Error, Result};
-use crate::plan::LAYERS;
+use crate::plan::{LAYERS, LAYERS_SIZE};
 
 /// The node of the list of files, and that of nothing.
 const LIST: &str = "list";
@@ -25,18 +26,65 @@ const SECTOR: u64 = 512;
 /// The layers of a machine.
 pub(super) struct Layers {
     list: PathBuf,
-    /// In bytes.
-    size: u64,
+    /// What is where nothing lies: a file of zeros, as large as the disk.
+    hole: PathBuf,
+    /// What is on it, by where it begins.
+    extents: BTreeMap<u64, Extent>,
+}
+
+/// A file on the disk.
+struct Extent {
+    /// In bytes, a multiple of a sector's.
+    length: u64,
+    /// Where QEMU finds it.
+    path: PathBuf,
+    /// The set of descriptors by which it has it, where it is laid over the rest.
+    set: Option<i64>,
 }
 
 impl Layers {
-    /// Makes one disk of files, if there are any.
-    pub(super) fn new(layers: &[PathBuf], scratch: &Path) -> Result<Option<Self>> {
-        if layers.is_empty() {
-            return Ok(None);
+    /// Makes one disk of files, each from a multiple of [`CONCATENATED_ALIGN`] bytes on.
+    pub(super) fn new(layers: &[PathBuf], scratch: &Path) -> Result<Self> {
+        let failed = |path: &Path| {
+            let path = path.to_owned();
+            move |source| Error::File { what: "a layer's disk", path, source }
+        };
+        let (hole, list) = (scratch.join("hole"), scratch.join("layers.vmdk"));
+        File::create(&hole).and_then(|file| file.set_len(LAYERS_SIZE)).map_err(failed(&hole))?;
+        let (mut extents, mut at) = (BTreeMap::new(), 0u64);
+        for path in layers {
+            let length = fs::metadata(path).map_err(failed(path))?.len();
+            extents.insert(at, Extent { length, path: path.clone(), set: None });
+            at = (at + length).next_multiple_of(CONCATENATED_ALIGN);
         }
-        let (list, size) = concatenated(layers, scratch)?;
-        Ok(Some(Self { list, size }))
+        let made = Self { list, hole, extents };
+        made.write()?;
+        Ok(made)
+    }
+
+    /// Writes the list of what is on the disk (Virtual Disk Format 5.0, "Extent Descriptions").
+    fn write(&self) -> Result<()> {
+        let mut list =
+            "# Disk DescriptorFile\nversion=1\nCID=fffffffe\nparentCID=ffffffff\ncreateType=\"twoGbMaxExtentFlat\"\n"
+                .to_owned();
+        let mut extent = |length: u64, path: &Path| {
+            if length > 0 {
+                // Writing to text that is in memory can't fail.
+                let _ = writeln!(list, "RW {} FLAT \"{}\" 0", length / SECTOR, path.display());
+            }
+        };
+        let mut at = 0;
+        for (start, Extent { length, path, .. }) in &self.extents {
+            extent(start - at, &self.hole);
+            extent(*length, path);
+            at = start + length;
+        }
+        extent(LAYERS_SIZE - at, &self.hole);
+        fs::write(&self.list, list).map_err(|source| Error::File {
+            what: "a layer's disk",
+            path: self.list.clone(),
+            source,
+        })
     }
 
     /// The nodes of QEMU's that it is made of.
@@ -49,9 +97,28 @@ impl Layers {
         json!({ "driver": "vmdk", "node-name": LIST, "read-only": true, "file": file })
     }
 
+    /// Lays files over parts of the disk of a machine that rests, or takes away what was.
+    pub(super) fn lay(&mut self, monitor: &mut Monitor, files: Vec<(u64, Option<File>)>) -> Result<()> {
+        let failed = |source| Error::File { what: "a layer", path: PathBuf::from("laid over the disk"), source };
+        let mut gone = Vec::new();
+        for (start, file) in files {
+            gone.extend(self.extents.remove(&start).and_then(|extent| extent.set));
+            if let Some(file) = file {
+                let length = file.metadata().map_err(failed)?.len();
+                let set = monitor.give(file.into())?;
+                self.extents.insert(start, Extent { length, path: format!("/dev/fdset/{set}").into(), set: Some(set) });
+            }
+        }
+        self.take_out(monitor)?;
+        let written = self.write();
+        self.put_back(monitor)?;
+        written?;
+        gone.into_iter().try_for_each(|set| monitor.take_back(set))
+    }
+
     /// Puts nothing below the disk of a machine that rests.
     pub(super) fn take_out(&self, monitor: &mut Monitor) -> Result<()> {
-        let nothing = json!({ "driver": "null-co", "node-name": NOTHING, "read-only": true, "size": self.size });
+        let nothing = json!({ "driver": "null-co", "node-name": NOTHING, "read-only": true, "size": LAYERS_SIZE });
         exchange(monitor, nothing, NOTHING, LIST)
     }
 
@@ -95,31 +162,4 @@ impl Command for Reopen {
     type Ok = Empty;
     const NAME: &'static str = "blockdev-reopen";
     const ALLOW_OOB: bool = false;
-}
-
-/// Makes one disk of several files, each from a multiple of [`CONCATENATED_ALIGN`] bytes on, and says how large it is (Virtual Disk Format 5.0, "Extent Descriptions").
-fn concatenated(layers: &[PathBuf], scratch: &Path) -> Result<(PathBuf, u64)> {
-    let failed = |path: &Path| {
-        let path = path.to_owned();
-        move |source| Error::File { what: "a layer's disk", path, source }
-    };
-    let gap = scratch.join("gap");
-    File::create(&gap).and_then(|file| file.set_len(CONCATENATED_ALIGN)).map_err(failed(&gap))?;
-    let mut list =
-        "# Disk DescriptorFile\nversion=1\nCID=fffffffe\nparentCID=ffffffff\ncreateType=\"twoGbMaxExtentFlat\"\n"
-            .to_owned();
-    let mut size = 0;
-    for layer in layers {
-        let length = fs::metadata(layer).map_err(failed(layer))?.len();
-        let rest = length.next_multiple_of(CONCATENATED_ALIGN) - length;
-        // Writing to text that is in memory can't fail.
-        let _ = writeln!(list, "RW {} FLAT \"{}\" 0", length / SECTOR, layer.display());
-        size += length + rest;
-        if rest > 0 {
-            let _ = writeln!(list, "RW {} FLAT \"{}\" 0", rest / SECTOR, gap.display());
-        }
-    }
-    let path = scratch.join("layers.vmdk");
-    fs::write(&path, list).map_err(failed(&path))?;
-    Ok((path, size))
 }

@@ -13,6 +13,7 @@ mod limits;
 mod memory;
 mod monitor;
 
+use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -37,21 +38,16 @@ pub(crate) struct Running {
     pidfd: OwnedFd,
     monitor: Monitor,
     memory: Memory,
-    /// The image's layers, if it has any.
-    layers: Option<Layers>,
+    layers: Layers,
 }
 
 impl Running {
     /// Stops it, and saves all of it.
     pub(crate) fn save(&mut self, into: &SnapshotFiles) -> Result<()> {
         self.monitor.stop()?;
-        if let Some(layers) = &self.layers {
-            layers.take_out(&mut self.monitor)?;
-        }
+        self.layers.take_out(&mut self.monitor)?;
         let saved = self.monitor.save(&into.state);
-        if let Some(layers) = &self.layers {
-            layers.put_back(&mut self.monitor)?;
-        }
+        self.layers.put_back(&mut self.monitor)?;
         saved?;
         self.memory.save(&into.memory)
     }
@@ -72,6 +68,14 @@ impl Running {
 
     pub(crate) fn resume(&mut self) -> Result<()> {
         self.monitor.resume()
+    }
+
+    /// The guest rests meanwhile, as its disk is made anew.
+    pub(crate) fn lay(&mut self, files: Vec<(u64, Option<File>)>) -> Result<()> {
+        self.monitor.stop()?;
+        let laid = self.layers.lay(&mut self.monitor, files);
+        self.monitor.resume()?;
+        laid
     }
 
     pub(crate) fn ended(&self) -> BorrowedFd<'_> {
@@ -171,16 +175,14 @@ fn machine(command: &mut Command, plan: &MachinePlan, accelerator: Accelerator, 
     command.args(["-append", &command_line(plan, &format!("port:{PORT}"))]);
 }
 
-fn disks(command: &mut Command, plan: &MachinePlan) -> Result<Option<Layers>> {
+fn disks(command: &mut Command, plan: &MachinePlan) -> Result<Layers> {
     let hardware = &plan.hardware;
     let layers = Layers::new(&hardware.layers, &plan.scratch)?;
-    if let Some(layers) = &layers {
-        for node in layers.nodes() {
-            command.args(["-blockdev", &node.to_string()]);
-        }
-        let drive = limits::over(command, LAYERS, true, hardware.limits.layers);
-        command.args(["-device", &format!("virtio-blk-pci,drive={drive},serial={LAYERS}")]);
+    for node in layers.nodes() {
+        command.args(["-blockdev", &node.to_string()]);
     }
+    let drive = limits::over(command, LAYERS, true, hardware.limits.layers);
+    command.args(["-device", &format!("virtio-blk-pci,drive={drive},serial={LAYERS}")]);
     if let Some(upper) = &hardware.upper {
         let file = format!("file.driver=file,file.filename={},discard=unmap", upper.display());
         command.args(["-blockdev", &format!("driver=raw,node-name={UPPER},{file}")]);

@@ -12,8 +12,8 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use qapi::qmp::{
-    MigrationCapability, MigrationCapabilityStatus, MigrationStatus, balloon, cont, getfd, migrate, migrate_incoming,
-    migrate_set_capabilities, qom_set, query_migrate, stop,
+    MigrationCapability, MigrationCapabilityStatus, MigrationStatus, add_fd, balloon, cont, getfd, migrate,
+    migrate_incoming, migrate_set_capabilities, qom_set, query_migrate, remove_fd, stop,
 };
 use qapi::{Command, Qmp, Stream};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
@@ -103,6 +103,19 @@ impl Monitor {
         self.greet(tried)?;
         self.qmp.inner_mut().get_mut_write().fd = Some(fd);
         self.execute(tried, &getfd { fdname: STREAM.to_owned() }).map(drop)
+    }
+
+    /// Gives QEMU a descriptor, which it finds at `/dev/fdset/N` from then on: the number.
+    pub(super) fn give(&mut self, fd: OwnedFd) -> Result<i64> {
+        let tried = "give QEMU a file";
+        self.greet(tried)?;
+        self.qmp.inner_mut().get_mut_write().fd = Some(fd);
+        Ok(self.execute(tried, &add_fd { fdset_id: None, opaque: None })?.fdset_id)
+    }
+
+    /// Takes back a descriptor that QEMU was given, once it has it open no more.
+    pub(super) fn take_back(&mut self, set: i64) -> Result<()> {
+        self.execute("take a file back from QEMU", &remove_fd { fd: None, fdset_id: set }).map(drop)
     }
 
     /// Until what it does in the background is done.

@@ -8,6 +8,7 @@ use rustix::fs::FallocateFlags;
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
+use std::sync::Arc;
 
 /// A part of a disk.
 #[derive(Debug)]
@@ -17,7 +18,7 @@ struct Part {
     /// How many bytes.
     length: u64,
     /// Where they are: at the beginning of this.
-    file: File,
+    file: Arc<File>,
     /// How many bytes that had: what is behind them is zero. A file that has fewer now was cut, and what is missing is not there.
     there: u64,
 }
@@ -50,7 +51,7 @@ impl Disk {
         let there = file.metadata()?.len();
         let length = there / SECTOR * SECTOR;
         Ok(Disk {
-            contents: Contents::Parts(vec![Part { start: 0, length, file, there }]),
+            contents: Contents::Parts(vec![Part { start: 0, length, file: Arc::new(file), there }]),
             size: length,
             read_only,
             write_through: false,
@@ -84,7 +85,7 @@ impl Disk {
             let length = there.next_multiple_of(SECTOR);
             size = start + length;
             starts.push(start);
-            parts.push(Part { start, length, file, there });
+            parts.push(Part { start, length, file: Arc::new(file), there });
         }
         Ok((
             Disk {
@@ -97,6 +98,38 @@ impl Disk {
             },
             starts,
         ))
+    }
+
+    /// Lays a file over what is at `start`, so that the guest finds it there from then on; `None`: zeros are there, as far as the file went that begins there. What is covered is
+    /// expected to be zeros, and is cut.
+    ///
+    /// # Errors
+    /// The disk can be written to, or the file does not lie on it as a whole.
+    pub(super) fn lay(&mut self, start: u64, file: Option<File>) -> io::Result<()> {
+        let Contents::Parts(parts) = &mut self.contents else { return Err(io::ErrorKind::ReadOnlyFilesystem.into()) };
+        let Some(file) = file else {
+            parts.retain(|part| part.start != start);
+            return Ok(());
+        };
+        let there = file.metadata()?.len();
+        let length = there.next_multiple_of(SECTOR);
+        let end =
+            start.checked_add(length).filter(|end| *end <= self.size && self.read_only && start.is_multiple_of(SECTOR));
+        let end = end.ok_or(io::ErrorKind::InvalidInput)?;
+        for part in std::mem::take(parts) {
+            let (from, until) = (part.start, part.start + part.length);
+            if from < start.min(until) {
+                let length = start.min(until) - from;
+                parts.push(Part { start: from, length, file: Arc::clone(&part.file), there: part.there.min(length) });
+            }
+            if end.max(from) < until {
+                let length = until - end.max(from);
+                parts.push(Part { start: end.max(from), length, file: part.file, there: part.there.min(length) });
+            }
+        }
+        parts.push(Part { start, length, file: Arc::new(file), there });
+        parts.sort_by_key(|part| part.start);
+        Ok(())
     }
 
     /// For a guest whose memory may turn out not to be as it should: then it writes nothing more.
@@ -260,7 +293,7 @@ fn at(parts: &[Part], size: u64, offset: u64, most: usize) -> (Option<&Part>, u6
 }
 
 /// Cut to 20 bytes, filled up with zeros (5.2.6).
-fn serial_of(serial: &str) -> [u8; 20] {
+pub(super) fn serial_of(serial: &str) -> [u8; 20] {
     let mut bytes = [0; 20];
     for (to, from) in bytes.iter_mut().zip(serial.bytes()) {
         *to = from;
@@ -319,6 +352,32 @@ mod tests {
             buffers.push(VolatileSlice::from(&mut bytes[..])).unwrap();
             assert_eq!(disk.read(offset, &mut buffers).is_ok(), is_there, "at {offset}");
         }
+    }
+
+    #[test]
+    fn files_are_laid_over_what_is_zeros_and_taken_away_again() {
+        let (mut disk, _) = Disk::of_files(vec![file(&[1; 4096]), file(&[0; 32768])], 4096, "layers").unwrap();
+        disk.lay(8192, Some(file(&[2; 5000]))).unwrap();
+        disk.lay(16384, Some(file(&[3; 512]))).unwrap();
+        let expected = |second: u8, third: u8| {
+            let mut bytes = vec![0; 36864];
+            bytes[..4096].fill(1);
+            bytes[8192..13192].fill(second);
+            bytes[16384..16896].fill(third);
+            bytes
+        };
+        assert!(read(&mut disk, 0, 36864) == expected(2, 3));
+        disk.lay(8192, None).unwrap();
+        assert!(read(&mut disk, 0, 36864) == expected(0, 3));
+        // Where one was, another one can be, also one that is shorter or reaches further.
+        disk.lay(8192, Some(file(&[4; 5000]))).unwrap();
+        assert!(read(&mut disk, 0, 36864) == expected(4, 3));
+        for (start, length) in [(32768, 4097), (8191, 512), (u64::MAX - 511, 512)] {
+            assert!(disk.lay(start, Some(file(&vec![5; length]))).is_err(), "at {start}");
+        }
+        assert!(read(&mut disk, 0, 36864) == expected(4, 3));
+        let mut written = Disk::of_file(file(&[0; 4096]), false, "").unwrap();
+        assert!(written.lay(0, Some(file(&[5; 512]))).is_err());
     }
 
     #[test]

@@ -25,6 +25,8 @@ use crate::error::Result;
 use crate::events::Waited;
 use crate::threads::{Gate, Thread, Wake, Wanted, wake};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use std::fs::File;
+use std::io;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -107,6 +109,26 @@ impl Block {
             }
         })?;
         Ok(Block { configuration, features, work, thread })
+    }
+
+    /// The disk, beside the device.
+    pub(crate) fn disk(&self) -> DiskHandle {
+        DiskHandle(Arc::clone(&self.work))
+    }
+}
+
+/// A disk, for whoever has the machine.
+pub(crate) struct DiskHandle(Arc<Work>);
+
+impl DiskHandle {
+    /// Whether it is the disk with this serial number.
+    pub(crate) fn is(&self, serial: &str) -> bool {
+        *self.0.ring().disk.serial() == disk::serial_of(serial)
+    }
+
+    /// See [`Disk::lay`]. What the guest is having answered at that moment is waited for.
+    pub(crate) fn lay(&self, start: u64, file: Option<File>) -> io::Result<()> {
+        self.0.ring().disk.lay(start, file)
     }
 }
 

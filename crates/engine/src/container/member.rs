@@ -1,0 +1,158 @@
+//! A container in the machine of another one: with `--network container:NAME`, where that is in a microVM and this one is to be, too. They share its kernel, its processors and its network, as
+//! the containers of a pod do, and have root file systems and limits of their own.
+//!
+//! The keeper holds a process that stands for it ([`microvm::MemberPlan`]), so that everything about its run is as for any container. It ends with the machine.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use guest_protocol::configuration::Root;
+use guest_protocol::message::Blob;
+use microvm::container::{CONTAINER, MemberHost, OwnFiles, at};
+use microvm::{MemberPlan, MemorySize};
+use oci_spec::runtime::{LinuxMemoryBuilder, LinuxResourcesBuilder, Spec};
+use sandbox::MountTree;
+
+use super::machine::{Booted, MachineStart, refused, root, workload};
+use crate::model::{ContainerId, ContainerRecord, NetworkMode, Phase, Within};
+use crate::{Engine, Error, Result};
+
+/// Where a container is that runs in a machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Inside {
+    /// Whose machine that is: the container that it was made for, which may be the same.
+    pub(crate) owner: ContainerId,
+    /// Its number in there.
+    pub(crate) number: guest_protocol::message::ContainerId,
+}
+
+impl Inside {
+    /// Where a container is; what it is in is its own machine, unless its record says another.
+    pub(crate) fn of(record: &ContainerRecord) -> Self {
+        match &record.state.within {
+            Some(within) => {
+                Self { owner: within.owner.clone(), number: guest_protocol::message::ContainerId(within.number) }
+            }
+            None => Self { owner: record.id.clone(), number: CONTAINER },
+        }
+    }
+}
+
+/// Refuses what one that shares another container's machine can't have by itself.
+pub(super) fn not_within(record: &ContainerRecord, what: &str) -> Result<()> {
+    match &record.state.within {
+        Some(within) => Err(Error::not_implemented(format!(
+            "container {} runs in the microVM of container {}, and has no {what} of its own there yet",
+            record.name,
+            within.owner.short()
+        ))),
+        None => Ok(()),
+    }
+}
+
+impl Engine {
+    /// The container whose machine this one comes into; `None`: it has its own, or none.
+    ///
+    /// # Errors
+    /// The other one does not run, or is in no machine.
+    pub(super) fn comes_into(&self, record: &ContainerRecord) -> Result<Option<Arc<ContainerRecord>>> {
+        let NetworkMode::Container(name) = &record.host.network_mode else { return Ok(None) };
+        if !record.is_machine() {
+            return Ok(None);
+        }
+        let other = self.running(name, "network")?.record();
+        if !other.is_machine() {
+            let what = format!("the network of {}, which shares the host's kernel", other.name);
+            return Err(refused(microvm::Error::NotBehind { what }));
+        }
+        if let Some(within) = &other.state.within {
+            return Err(Error::invalid(format!(
+                "container {} is itself in the microVM of container {}: join that one",
+                other.name,
+                within.owner.short()
+            )));
+        }
+        match other.state.phase {
+            Phase::Paused => {
+                Err(Error::conflict(format!("the microVM of container {} is paused: unpause it first", other.name)))
+            }
+            _ => Ok(Some(other)),
+        }
+    }
+
+    /// Makes the plan of the process that stands for a container in the machine of another one. Blocks.
+    pub(super) fn member_start(
+        &self,
+        record: &ContainerRecord,
+        owner: &ContainerRecord,
+        spec: &Spec,
+        booted: &Booted,
+    ) -> Result<MachineStart> {
+        let lacks = |what: &str| Err(refused(microvm::Error::NotThere { what: what.to_owned() }));
+        if super::disk::size(&record.host)?.is_some() {
+            return lacks("disks of containers that come into another one's");
+        }
+        let container = guest_protocol::message::ContainerId(rand::random_range(CONTAINER.0 + 1..=u32::MAX));
+        let (own, first) = (self.container_dir(&record.id), self.container_dir(&owner.id));
+        let files = OwnFiles { own: &own, first: Some(&first), container };
+        let inside = microvm::container::inside(spec.clone(), files, &BTreeMap::<PathBuf, MountTree>::new());
+        let inside = inside.map_err(refused)?;
+        if !inside.volumes.is_empty() {
+            return lacks("volumes of containers that come into another one's");
+        }
+        if !inside.sysctls.is_empty() {
+            return lacks("settings of the network (sysctl) of containers that come into another one's");
+        }
+        let (limits, memory) = microvm::container::limits_beside(spec);
+        let plan = workload(record, &inside.spec, record.host.init.unwrap_or(self.0.config.init), container)?;
+        let plan = MemberPlan {
+            control: at::SOCKET.into(),
+            words: at::WORDS.into(),
+            container,
+            layers: (0..booted.layers.len()).map(at::layer).collect(),
+            root: Root { limits, ..root(&inside, container, false) },
+            memory,
+            plan: Blob(plan),
+            terminal: record.config.tty,
+            stdin: record.config.open_stdin,
+        };
+        let directory = self.machine_dir(&record.id);
+        let (plan, words) = self.machine_files(&directory, &plan.to_bytes().map_err(refused)?)?;
+        let host = MemberHost {
+            program: self.0.config.program.clone(),
+            plan,
+            control: self.machine_dir(&owner.id).join("control"),
+            words,
+            layers: booted.layers.iter().map(|layer| layer.path().to_owned()).collect(),
+        };
+        let outside = microvm::container::beside(spec, &host).map_err(refused)?;
+        self.raise_machine(owner, memory)?;
+        let cgroup = self.0.placements.create(record, &outside)?;
+        let within = Within { owner: owner.id.clone(), number: container.0, memory };
+        let start = self.machine_process(&outside, &directory, cgroup, BTreeMap::new(), None)?;
+        Ok(MachineStart { within: Some(within), ..start })
+    }
+
+    /// By how many bytes a container's machine has grown for others.
+    pub(super) fn memory_of_members(&self, owner: &ContainerId) -> u64 {
+        let all = self.0.containers.all();
+        let records = all.iter().map(|container| container.record()).filter(|record| record.state.phase.is_live());
+        let within = records.filter_map(|record| record.state.within.clone());
+        within.filter(|within| within.owner == *owner).map(|within| within.memory).sum()
+    }
+
+    /// Lets the process of a machine have more of the host's memory, if it has a limit. With the next start of its container it has its own again.
+    fn raise_machine(&self, owner: &ContainerRecord, more: u64) -> Result<()> {
+        let limits = microvm::container::resized(&crate::spec::limits(&owner.host.resources)?).map_err(refused)?;
+        let limit = limits.outside.memory().as_ref().and_then(|memory| memory.limit()).filter(|limit| *limit > 0);
+        let (Some(limit), 1..) = (limit, more) else { return Ok(()) };
+        let all = limit.saturating_add_unsigned(self.memory_of_members(&owner.id)).saturating_add_unsigned(more);
+        // No more than a machine can have, which its own process says.
+        MemorySize::from_mib(all.unsigned_abs() >> 20).map_err(|error| Error::invalid(error.to_string()))?;
+        let memory = LinuxMemoryBuilder::default().limit(all).build();
+        let resources = memory.and_then(|memory| LinuxResourcesBuilder::default().memory(memory).build());
+        let resources = resources.map_err(|error| Error::system(error.to_string()))?;
+        self.0.placements.update(owner, &resources)
+    }
+}

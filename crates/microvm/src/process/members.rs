@@ -1,0 +1,329 @@
+//! Other containers in the machine: each has a root file system and a limit of its own, and the network of the first one.
+//!
+//! One comes with the connection of a process that stands for it ([`crate::member`]), and goes with that or by its own end; with the first one's end the machine ends, and all of them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+
+use guest_protocol::configuration::{Disk, Lower};
+use guest_protocol::message::{Blob, ContainerId, Failure, Plan, ProcessId, Reply, Request, Streams};
+use vmm::{CONCATENATED_ALIGN, MIB, MemorySize};
+
+use super::clients::descriptors;
+use super::streams::Attached;
+use super::{Asked, Process, Stage, start};
+use crate::container::CONTAINER;
+use crate::control::{FromMachine, Join};
+use crate::error::{Error, Result};
+use crate::plan::{LAYERS, LAYERS_SIZE};
+
+/// What lies on the disk with the layers, and who lies upon it.
+#[derive(Debug)]
+pub(super) struct Members {
+    /// The memory that the first container's machine is to have.
+    memory: MemorySize,
+    /// By where they begin, in bytes.
+    layers: BTreeMap<u64, Layer>,
+    by_process: BTreeMap<ProcessId, Member>,
+}
+
+/// A layer.
+#[derive(Debug)]
+struct Layer {
+    /// The file's device and inode.
+    file: (u64, u64),
+    /// In bytes.
+    length: u64,
+    under: BTreeSet<ContainerId>,
+}
+
+/// A container that is not the first one.
+#[derive(Debug)]
+struct Member {
+    container: ContainerId,
+    /// By how many bytes the machine has grown for it.
+    memory: u64,
+    stage: MemberStage,
+}
+
+/// How far it is.
+#[derive(Debug)]
+enum MemberStage {
+    /// Its root file system is being made; what is run then.
+    MakingRoot(Blob, Streams),
+    /// Its process is started, or runs.
+    Running,
+    /// It is over, and its root file system is being taken away.
+    Removing,
+}
+
+/// Where a container's layers lie, the upper one first: offset and length in bytes; and those of them that do not lie there yet.
+type Placed = (Vec<(u64, u64)>, Vec<(u64, File)>);
+
+impl Members {
+    /// Of a machine with these layers, the lowest one first. Says where they lie.
+    pub(super) fn new(memory: MemorySize, layers: &[PathBuf]) -> Result<(Self, Vec<(u64, u64)>)> {
+        let mut members = Self { memory, layers: BTreeMap::new(), by_process: BTreeMap::new() };
+        let open = |path: &PathBuf| {
+            File::open(path).map_err(|source| Error::File { what: "a layer", path: path.clone(), source })
+        };
+        let files = layers.iter().map(open).collect::<Result<Vec<_>>>()?;
+        let (places, _) = members.place(CONTAINER, files)?;
+        Ok((members, places))
+    }
+
+    /// None is there.
+    pub(super) fn is_empty(&self) -> bool {
+        self.by_process.is_empty()
+    }
+
+    /// Whether a process is the first one of a container that came.
+    pub(super) fn is_first(&self, process: ProcessId) -> bool {
+        self.by_process.contains_key(&process)
+    }
+
+    /// All of the machine's memory.
+    fn memory(&self) -> Result<MemorySize> {
+        let more: u64 = self.by_process.values().map(|member| member.memory).sum();
+        Ok(MemorySize::from_mib(self.memory.mib() + more.div_ceil(MIB))?)
+    }
+
+    /// Finds places for the layers of a container, the lowest one first: where they lie, the upper one first, and those that do not lie there yet.
+    fn place(&mut self, container: ContainerId, files: Vec<File>) -> Result<Placed> {
+        let (mut places, mut new) = (Vec::new(), Vec::new());
+        for file in files {
+            let found = rustix::fs::fstat(&file).map_err(Error::system("look at", "a layer"))?;
+            let (file_is, length) = ((found.st_dev, found.st_ino), found.st_size.unsigned_abs());
+            let lies = self.layers.iter().find(|(_, layer)| layer.file == file_is).map(|(at, _)| *at);
+            let at = match lies {
+                Some(at) => at,
+                None => {
+                    let at = self.gap(length)?;
+                    new.push((at, file));
+                    at
+                }
+            };
+            let layer = self.layers.entry(at).or_insert(Layer { file: file_is, length, under: BTreeSet::new() });
+            layer.under.insert(container);
+            places.insert(0, (at, layer.length));
+        }
+        Ok((places, new))
+    }
+
+    /// The first place where nothing lies.
+    fn gap(&self, length: u64) -> Result<u64> {
+        let mut at = 0u64;
+        for (start, layer) in &self.layers {
+            if start - at >= length {
+                break;
+            }
+            at = (start + layer.length).next_multiple_of(CONCATENATED_ALIGN);
+        }
+        match at.checked_add(length) {
+            // Behind the last one is always something, which nobody has to be told of.
+            Some(end) if end < LAYERS_SIZE => Ok(at),
+            _ => Err(Error::TooLarge { what: "the images' layers", most: LAYERS_SIZE }),
+        }
+    }
+
+    /// A container lies upon none of them any more. Where those begin that nobody does.
+    fn leave(&mut self, container: ContainerId) -> Vec<u64> {
+        for layer in self.layers.values_mut() {
+            layer.under.remove(&container);
+        }
+        let left: Vec<_> = self.layers.iter().filter(|(_, layer)| layer.under.is_empty()).map(|(at, _)| *at).collect();
+        self.layers.retain(|_, layer| !layer.under.is_empty());
+        left
+    }
+}
+
+impl Process {
+    /// The machine is to have so much memory for its first container.
+    pub(super) fn have_memory(&mut self, memory: MemorySize) -> Result<()> {
+        let was = std::mem::replace(&mut self.members.memory, memory);
+        let resized = self.members.memory().and_then(|all| self.machine.resize(all));
+        if resized.is_err() {
+            self.members.memory = was;
+        }
+        resized
+    }
+
+    /// Runs another container, for the client that stands for it.
+    pub(super) fn on_join(&mut self, number: u64, join: Join) -> Result<()> {
+        let (layers, fds) = self.clients.take_layers(number);
+        let Some((stdin, outputs)) = descriptors(join.streams, fds) else { return self.close(number) };
+        let refused = |why: &str| FromMachine::Refused(Failure::Refused { why: why.to_owned() });
+        let is_there = |member: &Member| member.container == join.container;
+        if self.stage != Stage::Running {
+            self.clients.send(number, &refused("the microVM's first container does not run"));
+            return Ok(());
+        }
+        if !self.takes_several {
+            let why = "the microVM goes on from what an older version of stratus has saved, and takes no other container: restart it";
+            self.clients.send(number, &refused(why));
+            return Ok(());
+        }
+        if join.container == CONTAINER || self.members.by_process.values().any(is_there) {
+            self.clients.send(number, &refused("there is a container of that number in the microVM"));
+            return Ok(());
+        }
+        let Some(process) = self.next_process() else {
+            self.clients.send(number, &refused("the microVM has had as many processes as it can: restart it"));
+            return Ok(());
+        };
+        let Join { container, mut root, memory, plan, streams } = join;
+        let member = Member { container, memory, stage: MemberStage::MakingRoot(plan, streams) };
+        self.members.by_process.insert(process, member);
+        let places = match self.make_room(container, layers) {
+            Ok(places) => places,
+            Err(error) => {
+                self.forget_member(process)?;
+                self.clients.send(number, &refused(&error.to_string()));
+                return Ok(());
+            }
+        };
+        (root.container, root.lower) =
+            (container, Lower::Layers { disk: Disk::Serial(LAYERS.to_owned()), layers: places });
+        self.clients.stand_for(number, process, container);
+        self.attached.insert(process, Attached::new(process, stdin, outputs));
+        match self.ask(Request::MakeRoot(Box::new(root)), Asked::Member(process)) {
+            Err(Error::TooLong(_)) => {
+                let failure =
+                    Failure::Refused { why: "its files and mounts are more than fit into a message".to_owned() };
+                self.member_failed(process, failure)?;
+                self.forget_member(process)
+            }
+            asked => asked,
+        }
+    }
+
+    /// Puts layers on their disk, and has the machine be as large as it is to be. Says where they lie.
+    fn make_room(&mut self, container: ContainerId, layers: Vec<OwnedFd>) -> Result<Vec<(u64, u64)>> {
+        let (places, new) = self.members.place(container, layers.into_iter().map(File::from).collect())?;
+        if !new.is_empty() {
+            self.machine.lay(new.into_iter().map(|(at, file)| (at, Some(file))).collect())?;
+        }
+        let memory = self.members.memory()?;
+        if memory > self.members.memory {
+            self.machine.resize(memory)?;
+        }
+        Ok(places)
+    }
+
+    /// What came of making or removing a member's root, or nothing did, as the conversation broke off.
+    pub(super) fn on_member(&mut self, process: ProcessId, result: Option<Result<Reply, Failure>>) -> Result<()> {
+        let Some(member) = self.members.by_process.get_mut(&process) else { return Ok(()) };
+        let container = member.container;
+        match (std::mem::replace(&mut member.stage, MemberStage::Removing), result) {
+            (MemberStage::MakingRoot(plan, streams), Some(Ok(_))) if self.clients.stands_for(process) => {
+                member.stage = MemberStage::Running;
+                let started = self.ask(start(process, container, Plan::Init(plan), streams), Asked::Start(process));
+                match started {
+                    Err(Error::TooLong(_)) => self.member_failed(process, super::too_long()),
+                    asked => asked,
+                }
+            }
+            (MemberStage::MakingRoot(..), Some(Ok(_))) => self.remove_root(process),
+            (MemberStage::MakingRoot(..), Some(Err(failure))) => {
+                self.member_failed(process, failure)?;
+                self.forget_member(process)
+            }
+            (MemberStage::MakingRoot(..), None) => self.member_failed(process, away()),
+            (MemberStage::Running, _) => {
+                member.stage = MemberStage::Running;
+                Ok(())
+            }
+            // Its layers are not there any more for anybody in the guest.
+            (MemberStage::Removing, Some(Ok(_))) => self.forget_member(process),
+            // What the guest did not let go of stays where it lies, and is asked for again with its next conversation.
+            (MemberStage::Removing, _) => Ok(()),
+        }
+    }
+
+    /// A process was not started: where it is a member's, its root goes.
+    pub(super) fn member_failed(&mut self, process: ProcessId, failure: Failure) -> Result<()> {
+        self.attached.remove(&process);
+        self.clients.refused(process, failure);
+        self.remove_root(process)
+    }
+
+    /// A process is over: where it is a member's first one, its root goes.
+    pub(super) fn remove_root(&mut self, process: ProcessId) -> Result<()> {
+        let Some(member) = self.members.by_process.get_mut(&process) else { return Ok(()) };
+        member.stage = MemberStage::Removing;
+        let container = member.container;
+        self.ask(Request::RemoveRoot { container }, Asked::Member(process))
+    }
+
+    /// A conversation has begun: what was to go is asked for again.
+    pub(super) fn remove_roots(&mut self) -> Result<()> {
+        let is_over = |member: &Member| matches!(member.stage, MemberStage::Removing);
+        let over: Vec<_> =
+            self.members.by_process.iter().filter(|(_, member)| is_over(member)).map(|(process, _)| *process).collect();
+        over.into_iter().try_for_each(|process| self.remove_root(process))
+    }
+
+    /// Nothing of a member is left in the guest: neither is on the disk, nor is its memory the machine's.
+    fn forget_member(&mut self, process: ProcessId) -> Result<()> {
+        let Some(member) = self.members.by_process.remove(&process) else { return Ok(()) };
+        let left = self.members.leave(member.container);
+        if !left.is_empty() {
+            self.machine.lay(left.into_iter().map(|at| (at, None)).collect())?;
+        }
+        match member.memory {
+            0 => Ok(()),
+            _ => self.members.memory().and_then(|all| self.machine.resize(all)),
+        }
+    }
+}
+
+/// The agent was away when something was asked.
+pub(super) fn away() -> Failure {
+    Failure::Refused { why: "the machine's agent was away".to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(length: u64) -> File {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(length).unwrap();
+        file
+    }
+
+    #[test]
+    fn layers_lie_once_for_all_who_lie_upon_them_and_go_with_the_last() {
+        let (mut members, none) = Members::new(MemorySize::from_mib(512).unwrap(), &[]).unwrap();
+        assert!(none.is_empty());
+        let (base, first, second) = (file(8192), file(1024), file(512));
+        let again = |file: &File| file.try_clone().unwrap();
+        let [one, two, three] = [1, 2, 3].map(ContainerId);
+        let (places, new) = members.place(one, vec![again(&base), again(&first)]).unwrap();
+        let align = CONCATENATED_ALIGN;
+        let behind = 8192u64.next_multiple_of(align);
+        assert_eq!(places, [(behind, 1024), (0, 8192)]);
+        assert_eq!(new.iter().map(|(at, _)| *at).collect::<Vec<_>>(), [0, behind]);
+        let (places, new) = members.place(two, vec![again(&base), again(&second)]).unwrap();
+        assert_eq!((places, new.len()), (vec![(behind + align, 512), (0, 8192)], 1));
+        // What is free is taken first.
+        assert_eq!(members.leave(one), [behind]);
+        let (places, _) = members.place(three, vec![file(align)]).unwrap();
+        assert_eq!(places, [(behind, align)]);
+        assert_eq!(members.leave(two), [0, behind + align]);
+        assert_eq!(members.leave(three), [behind]);
+        assert!(members.layers.is_empty());
+    }
+
+    #[test]
+    fn what_has_no_room_is_refused() {
+        let (mut members, _) = Members::new(MemorySize::from_mib(512).unwrap(), &[]).unwrap();
+        assert!(members.gap(LAYERS_SIZE).is_err());
+        members.place(ContainerId(2), vec![file(512)]).unwrap();
+        assert!(members.gap(LAYERS_SIZE - CONCATENATED_ALIGN).is_err());
+        assert!(members.gap(u64::MAX).is_err());
+        assert!(members.gap(LAYERS_SIZE / 2).is_ok());
+    }
+}

@@ -1,0 +1,136 @@
+//! Several containers in one microVM: `docker run --runtime microvm --network container:NAME`, as the containers of a pod.
+
+#[path = "../microvm_kernel.rs"]
+mod microvm_kernel;
+
+use e2e::eventually;
+use microvm_kernel::host;
+
+#[test]
+fn a_container_comes_into_the_machine_of_another_one() {
+    let mut host = host();
+    let serve = "mkdir /www; echo main > /www/index.html; httpd -f -h /www -p 80";
+    host.slowly(&format!(
+        "docker run -d --name main -h pod -p $PORT:8080 -m 100m --runtime microvm busybox sh -c '{serve}'"
+    ))
+    .ok();
+    let boot = host.slowly("docker exec main cat /proc/sys/kernel/random/boot_id").text().to_owned();
+    let side = "mkdir /www; echo side > /www/index.html; trap \"echo told; exit 5\" TERM; httpd -h /www -p 8080; echo serves; while :; do sleep 0.1; done";
+    host.slowly(&format!(
+        "docker run -d --name side --network container:main -m 64m --cpus 0.5 -e A=b --runtime microvm busybox sh -c '{side}'"
+    ))
+    .ok();
+    // One kernel and one network; processes, files and limits of its own.
+    host.slowly("docker exec side cat /proc/sys/kernel/random/boot_id").says(&boot);
+    eventually("it serves", || host.sh("docker logs side").stdout() == "serves\n");
+    host.slowly("docker exec side wget -q -O - http://127.0.0.1/").says("main");
+    host.slowly("docker exec main wget -q -O - http://127.0.0.1:8080/").says("side");
+    host.sh("curl -s -m 20 http://127.0.0.1:$PORT").says("side");
+    host.slowly("docker exec side cat /www/index.html").says("side");
+    host.slowly("docker exec side sh -c 'ps | grep -c [h]ttpd.-f; true'").says("0");
+    host.slowly("docker exec side cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/cpu.max").says("67108864\n50000 100000");
+    host.slowly("docker exec main cat /sys/fs/cgroup/memory.max").says("104857600");
+    host.slowly("docker exec side sh -c 'echo $A; cat /etc/hostname; grep -c pod /etc/hosts'").says("b\npod\n1");
+    eventually("the machine has grown", || {
+        let total = "docker exec main sh -c 'grep MemTotal /proc/meminfo'";
+        let kilobytes: Option<u64> = host.slowly(total).text().split_whitespace().nth(1).and_then(|kb| kb.parse().ok());
+        // 196 MiB were there, of which the kernel has its part.
+        kilobytes.is_some_and(|kilobytes| kilobytes > 200 << 10)
+    });
+    // What it writes, what it has, and what it uses are its own.
+    host.slowly("docker exec side sh -c 'echo new > /new'; docker diff side | grep -c new").says("1");
+    host.slowly("docker diff main").omits("new");
+    host.slowly(
+        "echo in > in; docker cp in side:/in && docker exec side cat /in && docker cp side:/new out && cat out",
+    )
+    .says("in\nnew");
+    host.slowly("docker top side").mentions("httpd -h /www -p 8080").omits("sleep 1000");
+    host.slowly("docker stats --no-stream --format '{{.MemUsage}}' side").mentions("64MiB");
+
+    // The daemon is killed: neither notices.
+    host.kill9();
+    host.sh("curl -s -m 20 http://127.0.0.1:$PORT").says("side");
+    host.restart();
+    host.slowly("docker exec side cat /proc/sys/kernel/random/boot_id").says(&boot);
+
+    // It ends alone, and comes again, into the same machine, as its image is.
+    host.slowly("docker kill -s TERM side && docker wait side").says("side\n5");
+    host.sh("docker logs side").says("serves\ntold");
+    host.slowly("docker start side").ok();
+    host.slowly("docker exec side cat /proc/sys/kernel/random/boot_id").says(&boot);
+    host.slowly("docker exec side sh -c 'ls /new; true'").complains("No such file");
+    host.slowly("docker kill side && docker wait side").says("side\n137");
+    host.slowly("docker exec main wget -q -O - http://127.0.0.1/").says("main");
+    // With the machine it ends.
+    host.slowly("docker start side").ok();
+    host.slowly("docker rm -f main").ok();
+    host.slowly("docker wait side").says("137");
+    host.sh("docker start side").exits_with(1).complains("No such container: ");
+    host.sh("docker rm side && docker ps -aq").says("side");
+    let machines = host.run_dir().join("machines");
+    eventually("nothing is left", || std::fs::read_dir(&machines).expect("it is there").next().is_none());
+}
+
+#[test]
+fn many_come_and_go_with_images_of_their_own() {
+    let host = host();
+    host.sh(
+        "mkdir one && printf 'FROM busybox\\nRUN echo one > /which\\n' > one/Dockerfile && docker build -q -t one one",
+    )
+    .ok();
+    host.sh("mkdir two && printf 'FROM one\\nRUN echo two > /which\\n' > two/Dockerfile && docker build -q -t two two")
+        .ok();
+    host.slowly("docker run -d --name main --runtime microvm busybox sleep 1000").ok();
+    let run = "docker run --rm --network container:main --runtime microvm";
+    // Streams, exit statuses, and what can't be executed, as in any container.
+    host.slowly(&format!(
+        "printf 'a\\nb\\n' | {run} -i two sh -c 'cat; cat /which; echo bad >&2; exit 7' 2>err; echo $?; cat err"
+    ))
+    .says("a\nb\ntwo\n7\nbad");
+    host.slowly(&format!("{run} busybox no-such-program")).exits_with(127).complains("executable file not found");
+    host.slowly(&format!("{run} -m 100m busybox sh -c 'x=a; while :; do x=$x$x; done'")).exits_with(137);
+    // Some at once, many times over: what lies on their disk, and their memory, goes with them.
+    for _ in 0..3 {
+        let all = ["one", "two", "busybox"].map(|image| format!("{run} {image} cat /which & "));
+        host.slowly(&format!("({} wait) 2>/dev/null | sort", all.concat())).says("one\ntwo");
+    }
+    let left = "docker exec main sh -c 'ls /sys/block/vd?/ | grep -c ^vd'";
+    eventually("their layers are gone", || host.slowly(left).text() == "1");
+    host.slowly("docker exec main sh -c 'ls -d /sys/fs/cgroup'").ok();
+    let terminal = host.terminal(&format!("{run} -it one sh -c 'stty size; read line; echo read $line'"));
+    terminal.waits_for("24 80");
+    drop(terminal);
+    host.slowly("docker rm -f main").ok();
+}
+
+#[test]
+fn what_cannot_be_shared_is_said() {
+    let host = host();
+    host.sh("docker run -d --name plain busybox sleep 1000").ok();
+    host.slowly("docker run -d --name main --runtime microvm busybox sleep 1000").ok();
+    let run = "docker run --rm --network container:main --runtime microvm";
+    host.sh("docker run --rm --network container:plain --runtime microvm busybox true")
+        .exits_with(125)
+        .complains("the network of plain, which shares the host's kernel");
+    host.sh("docker run --rm --network container:main busybox true")
+        .exits_with(125)
+        .complains("with --runtime microvm a container comes into its microVM");
+    host.sh(&format!("{run} -v /tmp:/data busybox true")).exits_with(125).complains("volumes of containers that come");
+    host.sh(&format!("{run} --storage-opt size=1g busybox true")).exits_with(125).complains("disks of containers");
+    host.sh(&format!("{run} --ipc container:main busybox true")).exits_with(125).complains("IPC");
+    host.slowly("docker run -d --name side --network container:main --runtime microvm busybox sleep 1000").ok();
+    host.sh("docker run --rm --network container:side --runtime microvm busybox true")
+        .exits_with(125)
+        .complains("is itself in the microVM of container");
+    host.sh("docker pause side").exits_with(1).complains("has no pause of its own there yet");
+    host.sh("docker update -m 100m side").exits_with(1).complains("has no limits that change of its own there yet");
+    host.sh("$STRATUS suspend side").exits_with(1).complains("has no memory that could be saved of its own there yet");
+    host.slowly("$STRATUS suspend main").exits_with(1).complains("another container runs in this microVM");
+    host.slowly("docker exec main true").ok();
+    host.slowly("docker pause main").ok();
+    host.sh(&format!("{run} busybox true")).exits_with(125).complains("is paused: unpause it first");
+    host.slowly("docker unpause main && docker exec side true").ok();
+    host.slowly("docker stop -t 0 main && docker wait side").says("main\n137");
+    host.sh("docker start side").exits_with(1).complains("cannot join network of a non running container");
+    host.sh("docker rm -f main side plain").ok();
+}
