@@ -16,7 +16,7 @@ use guest_image::{Prepared, Source};
 use guest_protocol::configuration::{
     Disk, Found, Identity, Interface, Lower, Machine as Configuration, Root, Route, Upper,
 };
-use guest_protocol::message::{Blob, End, Reply, Request, Status, Stream, Streams};
+use guest_protocol::message::{Blob, ContainerId, End, Reply, Request, Status, Stream, Streams};
 use serde_json::json;
 use support::{BOX, Machine, busybox, init, spec};
 
@@ -207,6 +207,49 @@ fn an_image_runs_in_a_machine_of_its_own() {
     let checked = Command::new("e2fsck").args(["-n", "-f"]).arg(copy.path()).output().unwrap();
     let told = String::from_utf8_lossy(&checked.stdout);
     assert!(checked.status.success() && !told.contains("recovering journal"), "{told}");
+}
+
+#[test]
+fn containers_come_and_go_upon_layers_that_they_share() {
+    let files = Files::new();
+    let mut machine = files.machine(None);
+    machine.configure(Configuration::default());
+    let Request::MakeRoot(first) = files.root(Upper::Memory { size: 32 << 20 }, &[]) else { panic!("a root") };
+    machine.ask(Request::MakeRoot(first.clone())).unwrap();
+    let partitions = "ls -d /sys/block/*/*/partition | wc -l";
+    let main = machine.start(&["sh", "-c", "read line"]);
+    let alone = machine.sh(partitions);
+    let Lower::Layers { disk, layers } = first.lower.clone() else { panic!("layers") };
+    let Some(((bottom, _), rest)) = layers.split_last().map(|(bottom, rest)| (*bottom, rest)) else { panic!("layers") };
+    assert!(!rest.is_empty());
+    for number in [2, 3, 4] {
+        let container = ContainerId(number);
+        // Only the lowest one of the layers: the same partition, and no other.
+        let lower = Lower::Layers { disk: disk.clone(), layers: layers[layers.len() - 1..].to_vec() };
+        let root = Root { container, lower, ..(*first).clone() };
+        for _ in 0..2 {
+            assert_eq!(machine.ask(Request::MakeRoot(Box::new(root.clone()))), Ok(Reply::Done));
+        }
+        assert_eq!(machine.sh(partitions), alone);
+        let other = Root { limits: vec![("pids.max".to_owned(), "9".to_owned())], ..root.clone() };
+        assert!(machine.ask(Request::MakeRoot(Box::new(other))).is_err(), "another root for the same container");
+        // A layer that begins where another one does, and is shorter, is none of these.
+        let wrong = Lower::Layers { disk: disk.clone(), layers: vec![(bottom, 512)] };
+        let wrong = Root { container: ContainerId(number + 10), lower: wrong, ..root };
+        assert!(machine.ask(Request::MakeRoot(Box::new(wrong))).is_err());
+        for _ in 0..2 {
+            assert_eq!(machine.ask(Request::RemoveRoot { container }), Ok(Reply::Done));
+        }
+    }
+    // One that runs keeps its root.
+    assert!(machine.ask(Request::RemoveRoot { container: BOX }).is_err());
+    machine.host.write_stdin(main, b"typed\n");
+    assert_eq!(machine.outcome(main).status, Status::Code(0));
+    assert_eq!(machine.ask(Request::RemoveRoot { container: BOX }), Ok(Reply::Done));
+    // All of it was let go of: it can be there again.
+    assert_eq!(machine.ask(Request::MakeRoot(first)), Ok(Reply::Done));
+    let again = machine.start(&["true"]);
+    assert_eq!(machine.outcome(again).status, Status::Code(0));
 }
 
 #[test]

@@ -44,6 +44,12 @@ fn a_service_behind_our_own_hypervisor() {
         .exits_with(4)
         .prints("got typed");
     // Its process on the host is nobody, and has no capability left.
+    // Another container in the same machine, with a layer that comes to its disk while it runs.
+    host.sh("docker run --name made busybox sh -c 'echo other >/which' && docker commit made other && docker rm made")
+        .ok();
+    host.sh("docker run --rm --network container:web -m 64m --runtime microvm other sh -c 'cat /which; wget -q -O - http://127.0.0.1/'")
+        .prints("other\nhello from web");
+    host.sh("docker run --rm --network container:web --runtime microvm busybox ls /which").complains("No such file");
     let pid = host.sh("docker inspect -f '{{.State.Pid}}' web").text().to_owned();
     host.sh(&format!("grep -E '^(Uid|CapEff|NoNewPrivs):' /proc/{pid}/status | tr -s '\\t ' ' '"))
         .says("Uid: 65534 65534 65534 65534\nCapEff: 0000000000000000\nNoNewPrivs: 1");
