@@ -25,6 +25,8 @@ struct Layer {
     partition: i32,
     /// Who lies upon it.
     under: BTreeSet<ContainerId>,
+    /// Who was the last to lie upon it, where nobody does and it could not be let go of.
+    last: Option<ContainerId>,
 }
 
 impl Layers {
@@ -58,6 +60,9 @@ impl Layers {
             if layer.length != length {
                 return Err(refused(format!("a layer at {offset} has {} bytes, and not {length}", layer.length)));
             }
+            if layer.under.is_empty() {
+                return Err(refused(format!("a layer at {offset} was to go, and something has it open still")));
+            }
             layer.under.insert(container);
             return Ok(relative(disk, layer.partition));
         }
@@ -77,30 +82,28 @@ impl Layers {
         }
         mounted?;
         let under = BTreeSet::from([container]);
-        self.0.insert((disk.to_owned(), offset), Layer { length, partition, under });
+        self.0.insert((disk.to_owned(), offset), Layer { length, partition, under, last: None });
         Ok(relative)
     }
 
-    /// A container lies upon none any more: those upon which nobody does are unmounted, and their partitions go. What the kernel does not let go of stays mounted, as it would
-    /// be read where something else comes to lie: so it is told.
-    pub(crate) fn release(&mut self, container: ContainerId) {
+    /// A container lies upon none any more: those upon which nobody does are unmounted, and their partitions go. `false`: something has one open still (a file that was handed to
+    /// another container, a loop device); it is tried again with the next that goes.
+    pub(crate) fn release(&mut self, container: ContainerId) -> bool {
+        for layer in self.0.values_mut() {
+            if layer.under.remove(&container) && layer.under.is_empty() {
+                layer.last = Some(container);
+            }
+        }
         self.0.retain(|(disk, _), layer| {
-            let was = layer.under.remove(&container);
-            if !was || !layer.under.is_empty() {
+            if !layer.under.is_empty() {
                 return true;
             }
             let target = format!("{LAYERS}/{}", relative(disk, layer.partition));
             let _ = unmount(target.as_str(), UnmountFlags::empty());
-            match open(disk).map(|device| sys::remove_partition(device.as_fd(), layer.partition)) {
-                Ok(Ok(())) => false,
-                Ok(Err(_)) | Err(_) => true,
-            }
+            let gone = open(disk).map(|device| sys::remove_partition(device.as_fd(), layer.partition));
+            !matches!(gone, Ok(Ok(())))
         });
-    }
-
-    /// Whether one that nobody lies upon could not be let go of.
-    pub(crate) fn is_stuck(&self) -> bool {
-        self.0.values().any(|layer| layer.under.is_empty())
+        !self.0.values().any(|layer| layer.under.is_empty() && layer.last == Some(container))
     }
 }
 

@@ -24,8 +24,8 @@ use crate::{disks, failed, failed_io, refused, sys};
 const OPTIONS_MAX: usize = 4095;
 /// How long processes may take to be stopped.
 const FREEZES: Duration = Duration::from_secs(10);
-/// How long what is killed may take to end.
-const ENDS: Duration = Duration::from_secs(10);
+/// How long what is killed may take to end. Nothing else is done meanwhile; what is left after that is asked for again.
+const ENDS: Duration = Duration::from_secs(2);
 /// What a container may be limited by.
 const CONTROLLERS: [&str; 5] = ["cpu", "cpuset", "io", "memory", "pids"];
 
@@ -33,12 +33,17 @@ const CONTROLLERS: [&str; 5] = ["cpu", "cpuset", "io", "memory", "pids"];
 #[derive(Debug, Default)]
 pub(crate) struct Roots {
     made: BTreeMap<ContainerId, Root>,
+    /// Of these something is there, which could neither be made whole nor taken away.
+    half: BTreeMap<ContainerId, Root>,
     layers: Layers,
 }
 
 impl Roots {
     /// Makes a container's root, unless it is made.
     pub(crate) fn make(&mut self, root: &Root) -> Result<(), Failure> {
+        if self.half.contains_key(&root.container) {
+            return Err(refused(format!("what there is of a root of container {} has to go first", root.container)));
+        }
         match self.made.get(&root.container) {
             Some(made) if made == root => return Ok(()),
             Some(_) => return Err(refused(format!("container {} has another root already", root.container))),
@@ -51,9 +56,9 @@ impl Roots {
             }
             // What is there of it would stand in the way of another try.
             Err(_) => {
-                let _ = unmount(place::root(root.container).as_str(), UnmountFlags::DETACH);
-                let _ = unmount(changes(root.container).as_str(), UnmountFlags::DETACH);
-                self.layers.release(root.container);
+                if self.undo(root).is_err() {
+                    self.half.insert(root.container, root.clone());
+                }
             }
         }
         made
@@ -86,26 +91,39 @@ impl Roots {
 
     /// Takes a container's root away, with all that it changed, after the end of what is left in it; none is as good.
     pub(crate) fn remove(&mut self, container: ContainerId) -> Result<(), Failure> {
-        let Some(made) = self.made.get(&container) else { return Ok(()) };
+        let made = self.made.get(&container).or_else(|| self.half.get(&container));
+        let Some(made) = made.cloned() else { return Ok(()) };
+        self.undo(&made)?;
+        self.made.remove(&container);
+        self.half.remove(&container);
+        Ok(())
+    }
+
+    /// Takes away what there is of a root, as far as it was made.
+    fn undo(&mut self, root: &Root) -> Result<(), Failure> {
+        let container = root.container;
         end_all(container)?;
         let directory = format!("{}/{container}", place::CONTAINERS);
         for path in [place::root(container), changes(container)] {
             match unmount(path.as_str(), UnmountFlags::empty()) {
-                // It is no mount: it was unmounted by an earlier try.
+                // It is no mount, or was unmounted by an earlier try.
                 Ok(()) | Err(Errno::INVAL | Errno::NOENT) => {}
                 Err(errno) => return Err(failed("unmount", path)(errno)),
             }
         }
-        fs::remove_dir_all(&directory).map_err(failed_io("remove", directory))?;
-        for file in &made.files {
+        match fs::remove_dir_all(&directory) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(failed_io("remove", directory)(error));
+            }
+            _ => {}
+        }
+        for file in &root.files {
             // Nobody has it any more.
             let _ = fs::remove_file(place::file(plain(&file.name)?));
         }
-        self.made.remove(&container);
-        self.layers.release(container);
-        match self.layers.is_stuck() {
-            true => Err(refused(format!("a layer of container {container} is in use"))),
-            false => Ok(()),
+        match self.layers.release(container) {
+            true => Ok(()),
+            false => Err(refused(format!("something has a layer of container {container} open"))),
         }
     }
 
@@ -263,7 +281,7 @@ fn end_all(container: ContainerId) -> Result<(), Failure> {
     let path = place::cgroup(container);
     let end = Instant::now() + ENDS;
     loop {
-        match fs::remove_dir(&path) {
+        match remove_cgroups(Path::new(&path)) {
             Ok(()) => return Ok(()),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
             Err(error) if Instant::now() > end => return Err(failed_io("remove", path)(error)),
@@ -273,6 +291,17 @@ fn end_all(container: ContainerId) -> Result<(), Failure> {
             }
         }
     }
+}
+
+/// Removes a control group with those that processes in it made below, as deep as they are.
+fn remove_cgroups(path: &Path) -> std::io::Result<()> {
+    let (mut found, mut next) = (vec![path.to_owned()], 0);
+    while let Some(parent) = found.get(next).cloned() {
+        next += 1;
+        let below = fs::read_dir(&parent)?.flatten();
+        found.extend(below.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).map(|entry| entry.path()));
+    }
+    found.iter().rev().try_for_each(fs::remove_dir)
 }
 
 /// Stops a container's processes, or lets them go on; all of them are when it returns.

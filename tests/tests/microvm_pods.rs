@@ -104,6 +104,55 @@ fn many_come_and_go_with_images_of_their_own() {
 }
 
 #[test]
+fn a_layer_that_an_image_has_twice_lies_where_it_is_uppermost() {
+    let host = host();
+    host.sh("mkdir c && echo one > c/one && echo two > c/two && printf 'FROM busybox\nCOPY one /x\nCOPY two /x\nCOPY one /x\n' > c/Dockerfile && docker build -q -t twice c")
+        .ok();
+    let ids = host.sh(
+        "docker image inspect -f '{{json .RootFS.Layers}}' twice | tr -d '[]' | tr , '\n' | sort | uniq -d | wc -l",
+    );
+    assert_eq!(ids.text(), "1", "no layer is there twice");
+    host.slowly("docker run -d --name main --runtime microvm twice sleep 1000").ok();
+    host.slowly("docker exec main cat /x").says("one");
+    host.slowly("docker run --rm --network container:main --runtime microvm twice cat /x").says("one");
+    host.slowly("docker run --rm --network container:main --runtime microvm busybox ls /x").complains("No such file");
+    host.slowly("docker exec main cat /x").says("one");
+    host.slowly("docker rm -f main").ok();
+}
+
+#[test]
+fn what_one_leaves_behind_keeps_nobody_else_away() {
+    let host = host();
+    host.slowly("docker run -d --name main -m 128m --runtime microvm busybox sleep 1000").ok();
+    let run = "docker run --network container:main --runtime microvm";
+    // Control groups of its own, with what runs in them.
+    let groups = "mount -t cgroup2 none /mnt && mkdir -p /mnt/one/two && sh -c 'echo $$ > /mnt/one/two/cgroup.procs; exec sleep 1000' & until grep -q . /mnt/one/two/cgroup.procs 2>/dev/null; do sleep 0.1; done; exit 3";
+    host.slowly(&format!("{run} --rm --privileged busybox sh -c \"{groups}\"")).exits_with(3);
+    // Two at once, whose memory adds up on the host as well.
+    host.slowly(&format!(
+        "({run} -d --name one -m 200m busybox sleep 1000 & {run} -d --name two -m 200m busybox sleep 1000; wait) >/dev/null"
+    ))
+    .ok();
+    let limit = host.sh("cat $(find /sys/fs/cgroup -path \"*$(docker inspect -f '{{.Id}}' main)*\" \\( -name memory.limit_in_bytes -o -name memory.max \\) | head -n 1)");
+    let limit: u64 = limit.text().parse().expect("it is a number");
+    // The machine's own is 128 + 96 MiB, and 256 for its process.
+    assert_eq!(limit >> 20, 128 + 96 + 256 + 400);
+    host.slowly("docker exec two sh -c 'head -c 150000000 /dev/zero | tail | wc -c'").says("150000000");
+    host.slowly("docker exec one sh -c 'head -c 150000000 /dev/zero | tail | wc -c'").says("150000000");
+    // A policy of its own can change; one whose machine is paused answers nobody.
+    host.slowly("docker update --restart on-failure:3 one").ok();
+    host.slowly("docker pause main").ok();
+    host.slowly("docker exec one true").exits_with(126).prints("the microVM of container main is paused");
+    host.slowly("docker unpause main && docker exec one true").ok();
+    host.slowly("docker rm -f one two").ok();
+    // What they had is gone, so that the machine can be saved.
+    eventually("it is saved", || host.slowly("$STRATUS suspend main").code() == 0);
+    host.slowly("$STRATUS resume main").ok();
+    host.slowly(&format!("{run} --rm busybox echo again")).says("again");
+    host.slowly("docker rm -f main").ok();
+}
+
+#[test]
 fn what_cannot_be_shared_is_said() {
     let host = host();
     host.sh("docker run -d --name plain busybox sleep 1000").ok();

@@ -101,6 +101,8 @@ struct Inner {
     names: names_service::Names,
     placements: Placements,
     /// By what microVMs are run, once it has been looked for; `None`: nothing here can.
+    /// What containers have brought along into machines of others.
+    guests: parking_lot::Mutex<container::Guests>,
     machine_driver: std::sync::OnceLock<Option<microvm::driver::Driver>>,
     snapshots: Arc<snapshots::Snapshots>,
     machine_images: machine_images::MachineImages,

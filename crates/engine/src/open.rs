@@ -91,6 +91,7 @@ impl Engine {
             networks,
             names: names_service::Names::default(),
             placements: Placements::new(&config.cgroup_parent)?,
+            guests: parking_lot::Mutex::default(),
             machine_driver: std::sync::OnceLock::new(),
             machine_images: MachineImages::open(&store)?,
             templates: Arc::new(Templates::open(config.machines.directory.join("templates"), &boot_id()?)),

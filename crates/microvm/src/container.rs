@@ -30,12 +30,14 @@ const MEMORY: u64 = 512;
 const KERNEL: u64 = 96;
 /// What the machine's process may have beyond its guest's memory, in MiB: the monitor's own, and buffers.
 const MONITOR: u64 = 256;
-/// What the process may have that stands for another container in a machine, in MiB.
-const STAND_IN: u64 = 64;
+/// What the process may have that stands for another container in a machine, with all that stand for further ones of its, in MiB.
+const STAND_IN: u64 = 512;
 /// The most processors of a machine whose container may use all of the host's.
 const VCPUS: usize = 2;
 /// The most memory that a machine may come to have while it runs, in MiB.
 const MOST: u64 = 256 << 10;
+/// Of the first container's own files, those that all others in its machine see, too.
+const SHARED: [&str; 2] = ["hosts", "resolv.conf"];
 /// The most bytes of a file that is taken into the machine as it is.
 const FILE_MAX: u64 = 1 << 20;
 
@@ -123,6 +125,14 @@ pub fn inside(spec: Spec, own: OwnFiles<'_>, parts: &BTreeMap<PathBuf, MountTree
         }
     }
     spec.set_mounts(Some(mounts));
+    if own.first.is_none() {
+        // Where something else is mounted over one of them, whoever comes into the machine has it all the same.
+        for name in SHARED.iter().filter(|name| own.own.join(name).exists()) {
+            if files.iter().all(|file: &File| file.name != **name) {
+                files.push(taken_along(&own.own.join(name), own.container)?);
+            }
+        }
+    }
     Ok(Inside { spec, files, volumes, sysctls, limits })
 }
 
@@ -191,18 +201,21 @@ fn name_of(source: &Path, container: ContainerId) -> String {
 
 /// Of a bind mount of one of our own files, a mount of a file that the machine gets.
 fn take_along(mount: &mut Mount, container: ContainerId, files: &mut Vec<File>) -> Result<()> {
-    let target = mount.destination().display().to_string();
-    let source = mount.source().clone().unwrap_or_default();
-    let failed = |error| Error::File { what: "a file of the container", path: source.clone(), source: error };
-    let length = fs::metadata(&source).map_err(failed)?.len();
-    if length > FILE_MAX {
-        return Err(Error::NotThere { what: format!("a file of {length} bytes ({target})") });
-    }
-    let name = name_of(&source, container);
-    let contents = Blob(fs::read(&source).map_err(failed)?);
-    mount.set_source(Some(place::file(&name).into()));
-    files.push(File { name, mode: 0o644, contents });
+    let file = taken_along(&mount.source().clone().unwrap_or_default(), container)?;
+    mount.set_source(Some(place::file(&file.name).into()));
+    files.push(file);
     Ok(())
+}
+
+/// A file of the host as the machine gets it.
+fn taken_along(source: &Path, container: ContainerId) -> Result<File> {
+    let failed = |error| Error::File { what: "a file of the container", path: source.to_owned(), source: error };
+    let length = fs::metadata(source).map_err(failed)?.len();
+    if length > FILE_MAX {
+        return Err(Error::NotThere { what: format!("a file of {length} bytes ({})", source.display()) });
+    }
+    let contents = Blob(fs::read(source).map_err(failed)?);
+    Ok(File { name: name_of(source, container), mode: 0o644, contents })
 }
 
 /// What a container's limits are in its machine, for its machine, and for the machine's process.
@@ -399,7 +412,7 @@ pub fn beside(container: &Spec, host: &MemberHost) -> Result<Spec> {
         .extend([(&host.program, at::PROGRAM), (&host.plan, at::PLAN)].map(|(from, to)| bind(from, to.as_ref(), "ro")));
     mounts.extend(host.layers.iter().enumerate().map(|(number, layer)| bind(layer, &at::layer(number), "ro")));
     mounts.extend(libraries()?.iter().map(|path| bind(path, path, "ro")));
-    let limits = json!({ "memory": { "limit": STAND_IN * MIB }, "pids": { "limit": 16 } });
+    let limits = json!({ "memory": { "limit": STAND_IN * MIB } });
     confined_process(process(&[at::PROGRAM, "machine-member", at::PLAN], terminal), &mounts, &json!([]), &limits)
 }
 

@@ -120,6 +120,8 @@ pub struct Contained {
     pub root: Root,
     /// The container's process.
     pub workload: Workload,
+    /// The memory that the machine is to have for it: of one that goes on, it may be another than that at its start.
+    pub memory: MemorySize,
 }
 
 /// A network card, whose other end is a tap in the network namespace of the machine's process.

@@ -186,6 +186,7 @@ impl Place {
                     limits: Vec::new(),
                 },
                 workload: Workload { plan: Blob(plan), terminal: false, stdin: true },
+                memory: MemorySize::from_mib(256).unwrap(),
             }),
             control: self.path("control"),
             scratch,

@@ -104,8 +104,7 @@ impl Engine {
         })?;
         let id = record.image_id.parse().map_err(|_| Error::system("the container has no image"))?;
         let mut layers = Vec::new();
-        for layer in self.0.images.layers(&id).map_err(crate::images::error)? {
-            let diff_id: Digest = layer.diff_id;
+        for diff_id in once(self.0.images.layers(&id).map_err(crate::images::error)?.into_iter().map(|it| it.diff_id)) {
             layers.push(self.0.images.erofs(&diff_id).await.map_err(crate::images::error)?);
         }
         let origin = record.state.suspended.as_ref().map(|id| self.0.snapshots.hold(id)).transpose()?;
@@ -132,12 +131,10 @@ impl Engine {
         let inside = inside.map_err(refused)?;
         let trees = inside.volumes.moved(trees);
         let origin = booted.origin.as_ref().map(Held::record);
+        let (vcpus, wanted) = microvm::container::size(spec).map_err(refused)?;
         let (vcpus, memory, most_memory) = match origin {
             Some(origin) => (origin.vcpus, origin.memory, origin.most_memory.unwrap_or(origin.memory)),
-            None => {
-                let (vcpus, memory) = microvm::container::size(spec).map_err(refused)?;
-                (vcpus, memory, microvm::container::most(memory, crate::system::total_memory()))
-            }
+            None => (vcpus, wanted, microvm::container::most(wanted, crate::system::total_memory())),
         };
         let (namespace, sandbox) = network.unzip();
         let interfaces = sandbox.map(net::Sandbox::guest_interfaces).unwrap_or_default();
@@ -187,6 +184,7 @@ impl Engine {
                     terminal: record.config.tty,
                     stdin: record.config.open_stdin,
                 },
+                memory: wanted,
             }),
             hardware,
             control: at::SOCKET.into(),
@@ -343,7 +341,7 @@ impl Engine {
 
     /// A connection to the machine that a container is in, and its number there; answers are waited for as long as they may take. Blocks.
     pub(super) fn machine_of(&self, record: &ContainerRecord) -> Result<(Connection, GuestContainer)> {
-        let Inside { owner, number } = Inside::of(record);
+        let Inside { owner, number } = self.inside(record)?;
         Ok((self.machine_connection(&owner)?, number))
     }
 
@@ -395,22 +393,6 @@ impl Engine {
         let was = microvm::container::resized(&crate::spec::limits(&record.host.resources)?).map_err(refused)?;
         let now = microvm::container::resized(now).map_err(refused)?;
         let grows = now.memory >= was.memory;
-        let mut outside = now.outside;
-        let in_use = self.0.placements.usage(record).map_or(0, |usage| usage.memory);
-        let limit = outside.memory().as_ref().and_then(|memory| memory.limit()).unwrap_or(0);
-        let others = self.memory_of_members(&record.id);
-        let limit = if limit > 0 { limit.saturating_add_unsigned(others) } else { limit };
-        if limit > 0
-            && let Some(mut memory) = *outside.memory()
-        {
-            memory.set_limit(Some(limit));
-            outside.set_memory(Some(memory));
-        }
-        let limit = limit.unsigned_abs();
-        if !grows || limit <= in_use {
-            // Until the guest has left it, its process has it. Nobody is to be killed for that: the limit comes with the next start.
-            outside.set_memory(None);
-        }
         let mut machine = self.machine_connection(&record.id)?;
         let resize = |machine: &mut Connection| {
             machine.resize(now.memory).map_err(|error| Error::system(error.to_string()))?.map_err(not_so)
@@ -419,10 +401,27 @@ impl Engine {
         if grows {
             resize(&mut machine)?;
         }
-        self.0.placements.update(record, &outside)?;
+        self.limit_machine(record, now.outside, grows)?;
         let request = Request::Limit { container: CONTAINER, limits: now.inside };
         machine.ask(request).map_err(|error| Error::system(error.to_string()))?.map_err(not_so)?;
         if grows { Ok(()) } else { resize(&mut machine) }
+    }
+
+    /// Changes what a machine's process may use of the host. Until the guest has left it, its process has what it had: nobody is to be killed for that, and a lower limit comes with the next start.
+    fn limit_machine(&self, record: &ContainerRecord, mut outside: LinuxResources, grows: bool) -> Result<()> {
+        let in_use = self.0.placements.usage(record).map_or(0, |usage| usage.memory);
+        // Held until the limits are there: another container may come into the machine at the same time.
+        let guests = self.0.guests.lock();
+        let limit = outside.memory().as_ref().and_then(|memory| memory.limit()).filter(|limit| *limit > 0);
+        let limit = limit.map(|limit| limit.saturating_add_unsigned(guests.memory(&record.id)));
+        match (limit, *outside.memory()) {
+            (Some(limit), Some(mut memory)) if grows && limit.unsigned_abs() > in_use => {
+                memory.set_limit(Some(limit));
+                outside.set_memory(Some(memory));
+            }
+            _ => drop(outside.set_memory(None)),
+        }
+        self.0.placements.update(record, &outside)
     }
 
     /// Takes away what a machine's process was given.
@@ -465,7 +464,7 @@ impl Engine {
         process: &Process,
     ) -> Result<Vec<u8>> {
         let confined = microvm::container::confined(spec.clone()).map_err(refused)?;
-        let home = Inside::of(record);
+        let home = self.inside(record)?;
         let mut within = process.clone();
         within.set_apparmor_profile(None);
         let options = ExecOptions {
@@ -499,6 +498,16 @@ impl Engine {
         let plan = ExecPlan::compile(process, &outside, &options).map_err(|error| Error::invalid(error.to_string()))?;
         plan.to_bytes().map_err(|error| Error::system(error.to_string()))
     }
+}
+
+/// Layers, the lowest first, each where it lies uppermost: below that nothing of it shows, and overlayfs takes none twice.
+fn once(layers: impl Iterator<Item = Digest>) -> Vec<Digest> {
+    let mut kept: Vec<Digest> = Vec::new();
+    for layer in layers {
+        kept.retain(|below| *below != layer);
+        kept.push(layer);
+    }
+    kept
 }
 
 /// Mounts memory for a control directory, which is its machine's: whatever that writes there, it has no more than this.

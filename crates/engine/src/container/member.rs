@@ -127,32 +127,72 @@ impl Engine {
             layers: booted.layers.iter().map(|layer| layer.path().to_owned()).collect(),
         };
         let outside = microvm::container::beside(spec, &host).map_err(refused)?;
-        self.raise_machine(owner, memory)?;
+        self.raise_machine(record, owner, memory)?;
         let cgroup = self.0.placements.create(record, &outside)?;
         let within = Within { owner: owner.id.clone(), number: container.0, memory };
         let start = self.machine_process(&outside, &directory, cgroup, BTreeMap::new(), None)?;
         Ok(MachineStart { within: Some(within), ..start })
     }
 
-    /// By how many bytes a container's machine has grown for others.
-    pub(super) fn memory_of_members(&self, owner: &ContainerId) -> u64 {
-        let all = self.0.containers.all();
-        let records = all.iter().map(|container| container.record()).filter(|record| record.state.phase.is_live());
-        let within = records.filter_map(|record| record.state.within.clone());
-        within.filter(|within| within.owner == *owner).map(|within| within.memory).sum()
+    /// Where a container is that is to be asked something.
+    ///
+    /// # Errors
+    /// Nobody answers there, as the machine is paused.
+    pub(super) fn inside(&self, record: &ContainerRecord) -> Result<Inside> {
+        let inside = Inside::of(record);
+        if inside.owner != record.id {
+            let owner = self.0.containers.find(inside.owner.as_str())?.record();
+            if owner.state.phase == Phase::Paused {
+                return Err(Error::conflict(format!(
+                    "the microVM of container {} is paused: unpause it first",
+                    owner.name
+                )));
+            }
+        }
+        Ok(inside)
     }
 
-    /// Lets the process of a machine have more of the host's memory, if it has a limit. With the next start of its container it has its own again.
-    fn raise_machine(&self, owner: &ContainerRecord, more: u64) -> Result<()> {
+    /// Lets the process of a machine have so many bytes more of the host's memory for a container that comes, if it has a limit. It is never lowered while the machine runs: the guest may not have left what one
+    /// had that is gone.
+    fn raise_machine(&self, record: &ContainerRecord, owner: &ContainerRecord, more: u64) -> Result<()> {
         let limits = microvm::container::resized(&crate::spec::limits(&owner.host.resources)?).map_err(refused)?;
         let limit = limits.outside.memory().as_ref().and_then(|memory| memory.limit()).filter(|limit| *limit > 0);
+        // Held until the limit is there: others may come at the same time.
+        let mut guests = self.0.guests.lock();
+        guests.comes(record.id.clone(), owner.id.clone(), more);
         let (Some(limit), 1..) = (limit, more) else { return Ok(()) };
-        let all = limit.saturating_add_unsigned(self.memory_of_members(&owner.id)).saturating_add_unsigned(more);
+        let wanted = limit.unsigned_abs().saturating_add(guests.memory(&owner.id));
         // No more than a machine can have, which its own process says.
-        MemorySize::from_mib(all.unsigned_abs() >> 20).map_err(|error| Error::invalid(error.to_string()))?;
-        let memory = LinuxMemoryBuilder::default().limit(all).build();
+        MemorySize::from_mib(wanted >> 20).map_err(|error| Error::invalid(error.to_string()))?;
+        let now = self.0.placements.cgroup(owner)?.stats().map_err(|error| Error::system(error.to_string()))?;
+        if now.memory.limit.is_none_or(|now| now >= wanted) {
+            return Ok(());
+        }
+        let wanted = i64::try_from(wanted).unwrap_or(i64::MAX);
+        let memory = LinuxMemoryBuilder::default().limit(wanted).build();
         let resources = memory.and_then(|memory| LinuxResourcesBuilder::default().memory(memory).build());
         let resources = resources.map_err(|error| Error::system(error.to_string()))?;
         self.0.placements.update(owner, &resources)
+    }
+}
+
+/// What containers have brought along into machines of others: those that run, and those that are about to.
+#[derive(Debug, Default)]
+pub(crate) struct Guests(BTreeMap<ContainerId, (ContainerId, u64)>);
+
+impl Guests {
+    /// A container comes into the machine of `owner`, which grows by so many bytes.
+    pub(super) fn comes(&mut self, container: ContainerId, owner: ContainerId, memory: u64) {
+        self.0.insert(container, (owner, memory));
+    }
+
+    /// It has ended, or did not come.
+    pub(super) fn goes(&mut self, container: &ContainerId) {
+        self.0.remove(container);
+    }
+
+    /// By how many bytes a container's machine has grown for others.
+    pub(super) fn memory(&self, owner: &ContainerId) -> u64 {
+        self.0.values().filter(|(of, _)| of == owner).fold(0, |sum, (_, memory)| sum.saturating_add(*memory))
     }
 }

@@ -67,6 +67,7 @@ pub use list::{
     CONTAINER_FILTERS, CONTAINER_STATES, ContainerDetails, ContainerSize, GraphDirs, ListOptions, ListedContainer,
 };
 pub use logs::LogStream;
+pub(crate) use member::Guests;
 pub use prune::{PruneReport, until};
 pub use remove::RemoveOptions;
 pub use snapshot::{Forked, check_saved_name};

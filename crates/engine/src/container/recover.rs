@@ -113,6 +113,9 @@ impl Engine {
                     // Its machine went on when the daemon that was about to end it was ended itself.
                     self.change(&life, |record| record.state.halting = None).await?;
                 }
+                if let Some(within) = &record.state.within {
+                    self.0.guests.lock().comes(record.id.clone(), within.owner.clone(), within.memory);
+                }
                 self.resume_count(&record);
                 self.adopt(container, &record).await;
                 self.0.placements.settle_freezer(&record)?;

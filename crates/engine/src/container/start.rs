@@ -434,6 +434,7 @@ impl Engine {
     /// Takes back what other containers may wait for: network and volumes.
     pub(super) fn release_shared(&self, record: &ContainerRecord, net: Option<&net::Sandbox>) {
         self.detach_dns(&record.id);
+        self.0.guests.lock().goes(&record.id);
         self.remove_machine(record);
         if let Some(net) = net
             && let Err(error) = self.0.networks.tear_down(net)

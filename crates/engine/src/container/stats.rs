@@ -144,7 +144,12 @@ impl Engine {
         let limit = u64::try_from(record.host.resources.memory).ok().filter(|limit| *limit > 0);
         // What the container may have, whatever the machine has for that by now; else the machine, as it is or was when it was saved.
         let size = limit.unwrap_or_else(|| {
-            let origin = record.state.origin.as_ref().and_then(|origin| self.0.snapshots.hold(origin).ok());
+            let owner = self.0.containers.find(Inside::of(record).owner.as_str()).map(|owner| owner.record());
+            let owner = owner.as_deref().unwrap_or(record);
+            if let Some(limit) = u64::try_from(owner.host.resources.memory).ok().filter(|limit| *limit > 0) {
+                return limit;
+            }
+            let origin = owner.state.origin.as_ref().and_then(|origin| self.0.snapshots.hold(origin).ok());
             let machine = origin.map(|origin| origin.record().memory).or_else(|| microvm::container::memory(None).ok());
             machine.map_or(sample.memory.limit, |size| size.bytes())
         });
@@ -172,7 +177,7 @@ impl Engine {
     }
 
     fn asked_what_it_uses(&self, record: &ContainerRecord) -> Result<MachineStats> {
-        let Inside { owner, number } = Inside::of(record);
+        let Inside { owner, number } = self.inside(record)?;
         let request = Request::Stats { container: number };
         let mut machine = self.patient_connection(&owner, PATIENCE)?;
         match machine.ask(request).map_err(|error| Error::system(error.to_string()))? {

@@ -36,7 +36,9 @@ impl Engine {
             )));
         }
         validate::resources(&resources)?;
-        if record.state.phase.is_live() {
+        // One in the machine of another one has no limits that could change yet.
+        let as_before = record.state.within.is_some() && resources == record.host.resources;
+        if record.state.phase.is_live() && !as_before {
             let limits = crate::spec::limits(&resources)?;
             let (engine, updated) = (self.clone(), record.clone());
             let update = move || match updated.is_machine() {

@@ -175,11 +175,12 @@ impl Running {
         }
     }
 
-    /// Lays files over parts of the disk with the layers, where zeros are, at offsets in bytes; `None`: what was laid there is taken away. On an error some of them may be there.
-    pub(crate) fn lay(&mut self, files: Vec<(u64, Option<File>)>) -> Result<()> {
+    /// Lays files over parts of the disk with the layers, where zeros are, at offsets in bytes; `None`: what was laid there is taken away. On an error some of them may be there. `rests`: the machine
+    /// does, and has to go on resting.
+    pub(crate) fn lay(&mut self, files: Vec<(u64, Option<File>)>, rests: bool) -> Result<()> {
         match self {
             Self::Kvm(running) => files.into_iter().try_for_each(|(start, file)| running.lay(start, file)),
-            Self::Qemu(running) => running.lay(files),
+            Self::Qemu(running) => running.lay(files, rests),
         }
     }
 

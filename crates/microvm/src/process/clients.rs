@@ -332,6 +332,7 @@ impl Process {
 
     /// Saves the machine, which rests then as long as the client is there. Nothing else is done meanwhile: the guest does nothing either.
     fn on_save(&mut self, number: u64) -> Result<()> {
+        let others = self.members_keep_from_saving()?;
         let Some(client) = self.clients.open.get_mut(&number) else { return Ok(()) };
         let Ok([state, memory]) = <[OwnedFd; 2]>::try_from(client.decoder.take_fds()) else {
             return self.close(number);
@@ -341,11 +342,7 @@ impl Process {
             (Stage::Running, Some(_)) => Some("snapshots of microVMs with volumes are not there yet"),
             _ => Some("the container's process does not run"),
         };
-        let refused = match self.members.is_empty() {
-            true => refused,
-            false => Some("another container runs in this microVM, which no snapshot can have: end that first"),
-        };
-        if let Some(why) = refused.or(self.cards.keep_from_saving()) {
+        if let Some(why) = refused.or(others).or(self.cards.keep_from_saving()) {
             let refused = FromMachine::Saved(Err(Failure::Refused { why: why.to_owned() }));
             self.clients.send(number, &refused);
             return Ok(());

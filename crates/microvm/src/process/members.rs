@@ -19,6 +19,9 @@ use crate::control::{FromMachine, Join};
 use crate::error::{Error, Result};
 use crate::plan::{LAYERS, LAYERS_SIZE};
 
+/// As many containers may have ended that the guest has not let go of; then nobody else comes.
+const REMOVING: usize = 8;
+
 /// What lies on the disk with the layers, and who lies upon it.
 #[derive(Debug)]
 pub(super) struct Members {
@@ -74,11 +77,6 @@ impl Members {
         Ok((members, places))
     }
 
-    /// None is there.
-    pub(super) fn is_empty(&self) -> bool {
-        self.by_process.is_empty()
-    }
-
     /// Whether a process is the first one of a container that came.
     pub(super) fn is_first(&self, process: ProcessId) -> bool {
         self.by_process.contains_key(&process)
@@ -86,8 +84,14 @@ impl Members {
 
     /// All of the machine's memory.
     fn memory(&self) -> Result<MemorySize> {
-        let more: u64 = self.by_process.values().map(|member| member.memory).sum();
-        Ok(MemorySize::from_mib(self.memory.mib() + more.div_ceil(MIB))?)
+        let more = self.by_process.values().fold(0u64, |sum, member| sum.saturating_add(member.memory));
+        Ok(MemorySize::from_mib(self.memory.mib().saturating_add(more.div_ceil(MIB)))?)
+    }
+
+    /// Those whose root is being taken away, or could not be.
+    fn removing(&self) -> impl Iterator<Item = ProcessId> {
+        let is_over = |member: &Member| matches!(member.stage, MemberStage::Removing);
+        self.by_process.iter().filter(move |(_, member)| is_over(member)).map(|(process, _)| *process)
     }
 
     /// Finds places for the layers of a container, the lowest one first: where they lie, the upper one first, and those that do not lie there yet.
@@ -106,7 +110,10 @@ impl Members {
                 }
             };
             let layer = self.layers.entry(at).or_insert(Layer { file: file_is, length, under: BTreeSet::new() });
-            layer.under.insert(container);
+            // Where it is there twice, the upper one counts: nothing of the other shows, and overlayfs takes none twice.
+            if !layer.under.insert(container) {
+                places.retain(|(place, _)| *place != at);
+            }
             places.insert(0, (at, layer.length));
         }
         Ok((places, new))
@@ -128,14 +135,17 @@ impl Members {
         }
     }
 
-    /// A container lies upon none of them any more. Where those begin that nobody does.
+    /// A container lies upon none of them any more. Where those begin that nobody does, which are to be [taken away](Self::take_away).
     fn leave(&mut self, container: ContainerId) -> Vec<u64> {
         for layer in self.layers.values_mut() {
             layer.under.remove(&container);
         }
-        let left: Vec<_> = self.layers.iter().filter(|(_, layer)| layer.under.is_empty()).map(|(at, _)| *at).collect();
-        self.layers.retain(|_, layer| !layer.under.is_empty());
-        left
+        self.layers.iter().filter(|(_, layer)| layer.under.is_empty()).map(|(at, _)| *at).collect()
+    }
+
+    /// Nothing lies there any more.
+    fn take_away(&mut self, places: &[u64]) {
+        places.iter().for_each(|at| drop(self.layers.remove(at)));
     }
 }
 
@@ -158,6 +168,17 @@ impl Process {
         let is_there = |member: &Member| member.container == join.container;
         if self.stage != Stage::Running {
             self.clients.send(number, &refused("the microVM's first container does not run"));
+            return Ok(());
+        }
+        if self.clients.hold() {
+            self.clients.send(number, &refused("the microVM rests, as it is being saved: try again"));
+            return Ok(());
+        }
+        // What could not be taken away is tried again.
+        self.remove_roots()?;
+        if self.members.removing().count() >= REMOVING {
+            let why = "the microVM does not let go of containers that have ended: restart it";
+            self.clients.send(number, &refused(why));
             return Ok(());
         }
         if !self.takes_several {
@@ -203,7 +224,7 @@ impl Process {
     fn make_room(&mut self, container: ContainerId, layers: Vec<OwnedFd>) -> Result<Vec<(u64, u64)>> {
         let (places, new) = self.members.place(container, layers.into_iter().map(File::from).collect())?;
         if !new.is_empty() {
-            self.machine.lay(new.into_iter().map(|(at, file)| (at, Some(file))).collect())?;
+            self.machine.lay(new.into_iter().map(|(at, file)| (at, Some(file))).collect(), false)?;
         }
         let memory = self.members.memory()?;
         if memory > self.members.memory {
@@ -226,10 +247,7 @@ impl Process {
                 }
             }
             (MemberStage::MakingRoot(..), Some(Ok(_))) => self.remove_root(process),
-            (MemberStage::MakingRoot(..), Some(Err(failure))) => {
-                self.member_failed(process, failure)?;
-                self.forget_member(process)
-            }
+            (MemberStage::MakingRoot(..), Some(Err(failure))) => self.member_failed(process, failure),
             (MemberStage::MakingRoot(..), None) => self.member_failed(process, away()),
             (MemberStage::Running, _) => {
                 member.stage = MemberStage::Running;
@@ -237,7 +255,7 @@ impl Process {
             }
             // Its layers are not there any more for anybody in the guest.
             (MemberStage::Removing, Some(Ok(_))) => self.forget_member(process),
-            // What the guest did not let go of stays where it lies, and is asked for again with its next conversation.
+            // What the guest did not let go of stays where it lies, and is asked for again with the next who comes, or when the machine is to be saved.
             (MemberStage::Removing, _) => Ok(()),
         }
     }
@@ -253,30 +271,55 @@ impl Process {
     pub(super) fn remove_root(&mut self, process: ProcessId) -> Result<()> {
         let Some(member) = self.members.by_process.get_mut(&process) else { return Ok(()) };
         member.stage = MemberStage::Removing;
-        let container = member.container;
+        let (container, memory) = (member.container, std::mem::take(&mut member.memory));
+        if memory > 0 {
+            // At once, whenever the guest says that it has let go of the rest: its memory is the host's.
+            let resized = self.members.memory().and_then(|all| self.machine.resize(all));
+            resized.unwrap_or_else(|error| complain(&error));
+        }
         self.ask(Request::RemoveRoot { container }, Asked::Member(process))
     }
 
-    /// A conversation has begun: what was to go is asked for again.
+    /// What was to go, and is there still, is asked for again.
     pub(super) fn remove_roots(&mut self) -> Result<()> {
-        let is_over = |member: &Member| matches!(member.stage, MemberStage::Removing);
-        let over: Vec<_> =
-            self.members.by_process.iter().filter(|(_, member)| is_over(member)).map(|(process, _)| *process).collect();
+        let is_asked = |process: &ProcessId| {
+            self.asked.values().any(|asked| matches!(asked, Asked::Member(other) if other == process))
+        };
+        let over: Vec<_> = self.members.removing().filter(|process| !is_asked(process)).collect();
         over.into_iter().try_for_each(|process| self.remove_root(process))
     }
 
-    /// Nothing of a member is left in the guest: neither is on the disk, nor is its memory the machine's.
+    /// Why the machine can't be saved, as others are in it.
+    pub(super) fn members_keep_from_saving(&mut self) -> Result<Option<&'static str>> {
+        self.remove_roots()?;
+        let runs = self.members.removing().count() < self.members.by_process.len();
+        Ok(match (self.members.by_process.is_empty(), runs) {
+            (true, _) => None,
+            (false, true) => Some("another container runs in this microVM, which no snapshot can have: end that first"),
+            (false, false) => Some("what another container had in this microVM is not taken away yet: try again"),
+        })
+    }
+
+    /// Nothing of a member is left in the guest: nothing of it is on the disk any more either. What the machine's driver refuses stays there.
     fn forget_member(&mut self, process: ProcessId) -> Result<()> {
+        self.attached.remove(&process);
         let Some(member) = self.members.by_process.remove(&process) else { return Ok(()) };
         let left = self.members.leave(member.container);
-        if !left.is_empty() {
-            self.machine.lay(left.into_iter().map(|at| (at, None)).collect())?;
+        let gone = match left.is_empty() {
+            true => Ok(()),
+            false => self.machine.lay(left.iter().map(|at| (*at, None)).collect(), self.clients.hold()),
+        };
+        match gone {
+            Ok(()) => self.members.take_away(&left),
+            Err(error) => complain(&error),
         }
-        match member.memory {
-            0 => Ok(()),
-            _ => self.members.memory().and_then(|all| self.machine.resize(all)),
-        }
+        Ok(())
     }
+}
+
+/// What nobody waits for, and ends nothing, is told on standard error.
+fn complain(error: &Error) {
+    eprintln!("\rstratus: {error}\r");
 }
 
 /// The agent was away when something was asked.
@@ -310,11 +353,17 @@ mod tests {
         assert_eq!((places, new.len()), (vec![(behind + align, 512), (0, 8192)], 1));
         // What is free is taken first.
         assert_eq!(members.leave(one), [behind]);
+        members.take_away(&[behind]);
         let (places, _) = members.place(three, vec![file(align)]).unwrap();
         assert_eq!(places, [(behind, align)]);
         assert_eq!(members.leave(two), [0, behind + align]);
-        assert_eq!(members.leave(three), [behind]);
+        // What could not be taken away is tried again with the next.
+        assert_eq!(members.leave(three), [0, behind, behind + align]);
+        members.take_away(&[0, behind, behind + align]);
         assert!(members.layers.is_empty());
+        // One that is there twice lies there once, where the upper one is.
+        let (places, new) = members.place(one, vec![again(&base), again(&first), again(&base)]).unwrap();
+        assert_eq!((places, new.len()), (vec![(0, 8192), (behind, 1024)], 2));
     }
 
     #[test]

@@ -157,6 +157,8 @@ struct Process {
     ends_as_saved: bool,
     /// Once the agent is there again, these containers' processes are to go on.
     to_thaw: BTreeSet<ContainerId>,
+    /// Likewise, these processes are to be forgotten, as their starts were not answered.
+    to_forget: BTreeSet<ProcessId>,
     names: Names,
     warnings: Vec<String>,
 }
@@ -210,6 +212,7 @@ impl Process {
             takes_several: false,
             ends_as_saved: false,
             to_thaw: BTreeSet::new(),
+            to_forget: BTreeSet::new(),
             names: Names::default(),
             warnings: Vec::new(),
         })
@@ -295,7 +298,11 @@ impl Process {
                     Some(Asked::Thaw(container)) => drop(self.to_thaw.insert(container)),
                     Some(Asked::Member(process)) => return self.on_member(process, None),
                     Some(Asked::Network(change)) => return self.on_networked(change, Err(members::away())),
-                    Some(Asked::Start(process)) => return self.on_started(process, Err(members::away())),
+                    Some(Asked::Start(process)) => {
+                        // Whether it runs nobody knows: it is not to.
+                        self.to_forget.insert(process);
+                        return self.on_started(process, Err(members::away()));
+                    }
                     Some(Asked::Stage | Asked::Nobody) | None => {}
                 }
                 Ok(())
@@ -349,6 +356,9 @@ impl Process {
         self.takes_several = hello.features & feature::SEVERAL != 0;
         for container in std::mem::take(&mut self.to_thaw) {
             self.thaw(container)?;
+        }
+        for process in std::mem::take(&mut self.to_forget) {
+            self.ask(Request::Forget { process }, Asked::Nobody)?;
         }
         self.remove_roots()?;
         self.ask_stage()
@@ -504,7 +514,8 @@ fn start(process: ProcessId, container: ContainerId, plan: Plan, streams: Stream
 
 /// Says where the layers lie on their disk, the upper one first. Behind them is a hole.
 fn lay_out(plan: &mut MachinePlan) -> Result<Members> {
-    let (members, places) = Members::new(plan.hardware.memory, &plan.hardware.layers)?;
+    let memory = plan.container.as_ref().map_or(plan.hardware.memory, |container| container.memory);
+    let (members, places) = Members::new(memory, &plan.hardware.layers)?;
     if let Some(container) = &mut plan.container {
         container.root.container = CONTAINER;
         if let Lower::Layers { disk, layers } = &mut container.root.lower {

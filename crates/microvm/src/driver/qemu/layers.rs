@@ -30,9 +30,12 @@ pub(super) struct Layers {
     hole: PathBuf,
     /// What is on it, by where it begins.
     extents: BTreeMap<u64, Extent>,
+    /// Nothing is below the disk.
+    is_out: bool,
 }
 
 /// A file on the disk.
+#[derive(Clone)]
 struct Extent {
     /// In bytes, a multiple of a sector's.
     length: u64,
@@ -57,7 +60,7 @@ impl Layers {
             extents.insert(at, Extent { length, path: path.clone(), set: None });
             at = (at + length).next_multiple_of(CONCATENATED_ALIGN);
         }
-        let made = Self { list, hole, extents };
+        let made = Self { list, hole, extents, is_out: false };
         made.write()?;
         Ok(made)
     }
@@ -100,31 +103,53 @@ impl Layers {
     /// Lays files over parts of the disk of a machine that rests, or takes away what was.
     pub(super) fn lay(&mut self, monitor: &mut Monitor, files: Vec<(u64, Option<File>)>) -> Result<()> {
         let failed = |source| Error::File { what: "a layer", path: PathBuf::from("laid over the disk"), source };
-        let mut gone = Vec::new();
+        let (mut gone, mut given) = (Vec::new(), Vec::new());
+        let mut extents = self.extents.clone();
         for (start, file) in files {
-            gone.extend(self.extents.remove(&start).and_then(|extent| extent.set));
+            gone.extend(extents.remove(&start).and_then(|extent| extent.set));
             if let Some(file) = file {
                 let length = file.metadata().map_err(failed)?.len();
                 let set = monitor.give(file.into())?;
-                self.extents.insert(start, Extent { length, path: format!("/dev/fdset/{set}").into(), set: Some(set) });
+                given.push(set);
+                extents.insert(start, Extent { length, path: format!("/dev/fdset/{set}").into(), set: Some(set) });
             }
         }
+        let was = std::mem::replace(&mut self.extents, extents);
+        let laid = self.exchange(monitor);
+        if laid.is_err() && !self.is_out {
+            self.extents = was;
+            gone = given;
+        }
+        let taken = gone.into_iter().try_for_each(|set| monitor.take_back(set));
+        laid.and(taken)
+    }
+
+    /// Has QEMU read the list anew.
+    fn exchange(&mut self, monitor: &mut Monitor) -> Result<()> {
         self.take_out(monitor)?;
         let written = self.write();
         self.put_back(monitor)?;
-        written?;
-        gone.into_iter().try_for_each(|set| monitor.take_back(set))
+        written
+    }
+
+    /// Nothing is below the disk, as they could not be put back.
+    pub(super) fn are_out(&self) -> bool {
+        self.is_out
     }
 
     /// Puts nothing below the disk of a machine that rests.
-    pub(super) fn take_out(&self, monitor: &mut Monitor) -> Result<()> {
+    pub(super) fn take_out(&mut self, monitor: &mut Monitor) -> Result<()> {
         let nothing = json!({ "driver": "null-co", "node-name": NOTHING, "read-only": true, "size": LAYERS_SIZE });
-        exchange(monitor, nothing, NOTHING, LIST)
+        exchange(monitor, nothing, NOTHING, LIST)?;
+        self.is_out = true;
+        Ok(())
     }
 
     /// Puts the files back there.
-    pub(super) fn put_back(&self, monitor: &mut Monitor) -> Result<()> {
-        exchange(monitor, self.files(), LIST, NOTHING)
+    pub(super) fn put_back(&mut self, monitor: &mut Monitor) -> Result<()> {
+        exchange(monitor, self.files(), LIST, NOTHING)?;
+        self.is_out = false;
+        Ok(())
     }
 }
 
@@ -137,7 +162,11 @@ fn over(below: &str) -> Value {
 fn exchange(monitor: &mut Monitor, node: Value, is: &'static str, was: &'static str) -> Result<()> {
     let tried = "exchange what is below a disk";
     monitor.execute(tried, &Add(node))?;
-    monitor.execute(tried, &Reopen { options: [over(is)] })?;
+    if let Err(error) = monitor.execute(tried, &Reopen { options: [over(is)] }) {
+        // Else the next one of that name could not be added.
+        let _ = monitor.execute(tried, &qapi::qmp::blockdev_del { node_name: is.to_owned() });
+        return Err(error);
+    }
     monitor.execute(tried, &qapi::qmp::blockdev_del { node_name: was.to_owned() }).map(drop)
 }
 

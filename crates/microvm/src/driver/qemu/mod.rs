@@ -71,10 +71,17 @@ impl Running {
     }
 
     /// The guest rests meanwhile, as its disk is made anew.
-    pub(crate) fn lay(&mut self, files: Vec<(u64, Option<File>)>) -> Result<()> {
+    pub(crate) fn lay(&mut self, files: Vec<(u64, Option<File>)>, rests: bool) -> Result<()> {
         self.monitor.stop()?;
         let laid = self.layers.lay(&mut self.monitor, files);
-        self.monitor.resume()?;
+        if self.layers.are_out() {
+            // Its guest would take zeros for what it reads, and keep them.
+            let _ = self.child.kill();
+            return laid;
+        }
+        if !rests {
+            self.monitor.resume()?;
+        }
         laid
     }
 
