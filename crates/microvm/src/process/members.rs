@@ -20,7 +20,7 @@ use crate::error::{Error, Result};
 use crate::plan::{LAYERS, LAYERS_SIZE};
 
 /// As many containers may have ended that the guest has not let go of; then nobody else comes.
-const REMOVING: usize = 8;
+const REMOVING: usize = 64;
 
 /// What lies on the disk with the layers, and who lies upon it.
 #[derive(Debug)]
@@ -246,7 +246,11 @@ impl Process {
                     asked => asked,
                 }
             }
-            (MemberStage::MakingRoot(..), Some(Ok(_))) => self.remove_root(process),
+            (MemberStage::MakingRoot(..), Some(Ok(_))) => {
+                // Nobody stands for it any more.
+                self.attached.remove(&process);
+                self.remove_root(process)
+            }
             (MemberStage::MakingRoot(..), Some(Err(failure))) => self.member_failed(process, failure),
             (MemberStage::MakingRoot(..), None) => self.member_failed(process, away()),
             (MemberStage::Running, _) => {
@@ -302,7 +306,6 @@ impl Process {
 
     /// Nothing of a member is left in the guest: nothing of it is on the disk any more either. What the machine's driver refuses stays there.
     fn forget_member(&mut self, process: ProcessId) -> Result<()> {
-        self.attached.remove(&process);
         let Some(member) = self.members.by_process.remove(&process) else { return Ok(()) };
         let left = self.members.leave(member.container);
         let gone = match left.is_empty() {
