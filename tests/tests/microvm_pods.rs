@@ -121,6 +121,43 @@ fn a_layer_that_an_image_has_twice_lies_where_it_is_uppermost() {
 }
 
 #[test]
+fn what_one_leaves_behind_keeps_nobody_else_away() {
+    let host = host();
+    host.slowly("docker run -d --name main -m 128m --runtime microvm busybox sleep 1000").ok();
+    let run = "docker run --network container:main --runtime microvm";
+    // Control groups of its own, with what runs in it.
+    let groups =
+        "mkdir /groups && mount -t cgroup2 none /groups && mkdir -p /groups/one/two || exit 4; sleep 1000 & exit 3";
+    host.slowly(&format!("{run} --rm --privileged busybox sh -c \"{groups}\"")).exits_with(3);
+    // Two at once, whose memory adds up on the host as well.
+    host.slowly(&format!(
+        "({run} -d --name one -m 200m busybox sleep 1000 & {run} -d --name two -m 200m busybox sleep 1000; wait) >/dev/null"
+    ))
+    .ok();
+    let limit = host.sh("cat $(find /sys/fs/cgroup -path \"*$(docker inspect -f '{{.Id}}' main)*\" \\( -name memory.limit_in_bytes -o -name memory.max \\) | head -n 1)");
+    let limit: u64 = limit.text().parse().expect("it is a number");
+    // The machine's own is 128 + 96 MiB, and 256 for its process.
+    assert_eq!(limit >> 20, 128 + 96 + 256 + 400);
+    host.slowly("docker exec two sh -c 'head -c 150000000 /dev/zero | tail | wc -c'").says("150000000");
+    host.slowly("docker exec one sh -c 'head -c 150000000 /dev/zero | tail | wc -c'").says("150000000");
+    // A policy of its own can change; one whose machine is paused answers nobody.
+    host.slowly("docker update --restart on-failure:3 one").ok();
+    host.slowly("docker pause main").ok();
+    host.slowly("docker exec one true").exits_with(126).prints("the microVM of container main is paused");
+    host.slowly("docker unpause main && docker exec one true").ok();
+    host.slowly("docker rm -f one two").ok();
+    // What they had is gone, so that the machine can be saved.
+    eventually("their memory is given back", || {
+        let total = host.slowly("docker exec main grep MemTotal /proc/meminfo");
+        total.text().split_whitespace().nth(1).and_then(|kb| kb.parse::<u64>().ok()).is_some_and(|kb| kb < 224 << 10)
+    });
+    eventually("it is saved", || host.slowly("$STRATUS suspend main").code() == 0);
+    host.slowly("$STRATUS resume main").ok();
+    host.slowly(&format!("{run} --rm busybox echo again")).says("again");
+    host.slowly("docker rm -f main").ok();
+}
+
+#[test]
 fn what_cannot_be_shared_is_said() {
     let host = host();
     host.sh("docker run -d --name plain busybox sleep 1000").ok();
