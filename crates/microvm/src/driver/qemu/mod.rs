@@ -117,9 +117,6 @@ pub(super) fn start(plan: &MachinePlan, program: &Path, accelerator: Accelerator
     let (monitor, monitored) = inherited("a socket for QEMU's monitor")?;
     let memory = Memory::new(&plan.hardware, &plan.scratch);
     let origin = snapshot(plan)?;
-    if let Some(origin) = &origin {
-        memory.go_on(&origin.memory)?;
-    }
 
     let mut command = Command::new(program);
     machine(&mut command, plan, accelerator, &memory);
@@ -151,7 +148,8 @@ pub(super) fn start(plan: &MachinePlan, program: &Path, accelerator: Accelerator
     drop((theirs, monitored));
     let mut running = Running { child, pidfd, monitor: Monitor::new(monitor)?, memory, layers };
     if let Some(origin) = origin {
-        running.monitor.go_on(origin.state)?;
+        let Running { monitor, memory, .. } = &mut running;
+        monitor.go_on(origin.state, || memory.go_on(&origin.memory))?;
         running.resume()?;
     }
     Ok((running, ours))

@@ -79,12 +79,14 @@ impl Monitor {
         copied.join().unwrap_or_else(|_| Err(ErrorKind::Other.into())).map_err(failed(tried))
     }
 
-    /// Has a machine that was started for that go on from all that was saved but the memory, which it has already. It rests then.
-    pub(super) fn go_on(&mut self, state: File) -> Result<()> {
+    /// Has a machine that was started for that go on from all that was saved. `memory` gives it the memory, of which QEMU reads nothing: that is done once its devices are there. It rests then.
+    pub(super) fn go_on(&mut self, state: File, memory: impl FnOnce() -> Result<()>) -> Result<()> {
         let tried = "go on from a snapshot";
         let (ours, theirs) = UnixStream::pair().map_err(failed(tried))?;
         let copied = copies(tried, state, ours)?;
+        // It answers when all of it is made.
         self.without_memory(tried)?;
+        memory()?;
         self.lend(tried, theirs.into())?;
         let uri = Some(format!("fd:{STREAM}"));
         self.execute(tried, &migrate_incoming { channels: None, exit_on_error: None, uri })?;
