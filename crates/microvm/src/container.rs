@@ -12,7 +12,7 @@ use guest_protocol::place;
 use oci_spec::runtime::{LinuxNamespaceType, LinuxResources, Mount, Spec};
 use sandbox::MountTree;
 use serde_json::{Map, Value, json};
-use vmm::{Backing, MIB, MemorySize, VcpuCount};
+use vmm::{MIB, MemorySize, VcpuCount};
 
 use crate::driver::Driver;
 use crate::error::{Error, Result};
@@ -333,8 +333,19 @@ pub struct Host {
     pub volumes: Volumes,
     /// The most memory that its guest can have.
     pub most_memory: MemorySize,
-    /// How the memory of what it goes on from gets into it.
-    pub backing: Backing,
+    /// Whether its process has faults of its own memory told.
+    pub faults: Faults,
+}
+
+/// Whether a machine's process has faults of its own memory told, its kernel's as well (userfaultfd(2)), for which it has to open a device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Faults {
+    /// It has not.
+    Unused,
+    /// It has, where the host can: else it does without.
+    Useful,
+    /// It has.
+    Needed,
 }
 
 /// The specification of a machine's process; `container`: what is to run in it, if anything is. `memory` is the machine's. Where it has volumes, it begins with what its [file server](files) needs, and gives it up before it
@@ -366,7 +377,7 @@ pub fn outside(container: Option<&Spec>, driver: &Driver, host: &Host) -> Result
     if uses_kvm(driver) {
         devices.push(json!({ "path": "/dev/kvm", "type": "c", "major": 10, "minor": 232, "fileMode": 0o666 }));
     }
-    let faults = userfault(&host.backing)?;
+    let faults = userfault(host.faults)?;
     if let Some((major, minor)) = faults {
         devices.push(json!({ "path": USERFAULT, "type": "c", "major": major, "minor": minor, "fileMode": 0o666 }));
     }
@@ -512,19 +523,26 @@ const HUGE_PAGES: &str = "/sys/kernel/mm/transparent_hugepage";
 /// Where whoever may open it has faults of its own memory told, its kernel's as well (userfaultfd(2)).
 const USERFAULT: &str = "/dev/userfaultfd";
 
-/// The numbers of that device, if the machine's process needs it: the host's kernel chose one of them when it booted.
+/// The numbers of that device, if the machine's process is to have it: the host's kernel chose one of them when it booted.
 ///
 /// # Errors
-/// The host has none.
-fn userfault(backing: &Backing) -> Result<Option<(u32, u32)>> {
-    if *backing == Backing::Mapped {
+/// It needs it, and the host has none.
+fn userfault(faults: Faults) -> Result<Option<(u32, u32)>> {
+    if faults == Faults::Unused || faults == Faults::Useful && !has_huge_pages() {
         return Ok(None);
     }
     let path = Path::new(USERFAULT);
     let what = "the device by which faults are told, which Linux has since 6.1,";
-    let found = fs::metadata(path).map_err(|source| Error::File { what, path: path.to_owned(), source })?;
-    let device = found.rdev();
-    Ok(Some((rustix::fs::major(device), rustix::fs::minor(device))))
+    match fs::metadata(path) {
+        Ok(found) => Ok(Some((rustix::fs::major(found.rdev()), rustix::fs::minor(found.rdev())))),
+        Err(_) if faults == Faults::Useful => Ok(None),
+        Err(source) => Err(Error::File { what, path: path.to_owned(), source }),
+    }
+}
+
+/// Whether the host has huge pages for whoever asks for them.
+fn has_huge_pages() -> bool {
+    fs::read_to_string(Path::new(HUGE_PAGES).join("enabled")).is_ok_and(|policy| !policy.contains("[never]"))
 }
 
 fn uses_kvm(driver: &Driver) -> bool {

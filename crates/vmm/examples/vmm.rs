@@ -1,6 +1,6 @@
 //! Runs a machine from the command line, with its serial port on standard output: for trying out a kernel, and for the tests.
 //!
-//! `vmm [--cpus N] [--memory MIB] [--most-memory MIB] [--initrd FILE] [--append LINE] [--disk FILE] [--qcow2 FILE] [--layer FILE…] [--limit BYTES] [--tap NAME] [--vsock PATH] [--balloon] [--control] [--quiet] [--save DIR] KERNEL | --restore DIR [--faulted [--ahead FILE]]`
+//! `vmm [--cpus N] [--memory MIB] [--most-memory MIB] [--initrd FILE] [--append LINE] [--disk FILE] [--qcow2 FILE] [--layer FILE…] [--limit BYTES] [--tap NAME] [--vsock PATH] [--balloon] [--huge] [--control] [--quiet] [--save DIR] KERNEL | --restore DIR [--faulted [--ahead FILE]]`
 //!
 //! With `--save`, the machine is saved into a directory, and no more is done, as soon as standard input has something or is at its end. With `--restore`, one goes on that was saved, with devices
 //! as it had. With `--faulted`, its memory comes as it is touched, before that what a file says, and what was touched is written there at its end.
@@ -20,8 +20,8 @@ use std::io::BufRead as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use vmm::{
-    Backing, Card, Config, Console, Contents, Disk, End, Limits, Machine, MemorySize, Rate, Snapshot, SnapshotFiles,
-    VcpuCount, Vsock,
+    Backing, Card, Config, Console, Contents, Disk, End, Limits, Machine, MemorySize, Pages, Rate, Snapshot,
+    SnapshotFiles, VcpuCount, Vsock,
 };
 
 fn main() -> ExitCode {
@@ -51,6 +51,7 @@ fn run(arguments: Vec<OsString>) -> Result<End, Box<dyn Error>> {
         vsock: None,
         files: Vec::new(),
         balloon: false,
+        pages: Pages::Small,
     };
     let (mut is_controlled, mut is_faulted, mut ahead) = (false, false, None);
     let (mut layers, mut save, mut restore, mut limits) = (Vec::new(), None, None, Limits::default());
@@ -84,6 +85,7 @@ fn run(arguments: Vec<OsString>) -> Result<End, Box<dyn Error>> {
             Some("--faulted") => is_faulted = true,
             Some("--ahead") => ahead = Some(PathBuf::from(value()?)),
             Some("--balloon") => config.balloon = true,
+            Some("--huge") => config.pages = Pages::Huge,
             Some("--control") => is_controlled = true,
             Some("--quiet") => config.console = Console::Off,
             _ => config.kernel = argument.into(),

@@ -17,6 +17,8 @@ pub struct Config {
     pub memory: MemorySize,
     /// How much it can have while it runs ([`crate::Machine::resize`]). That it may costs nothing.
     pub most_memory: MemorySize,
+    /// In what pages it has its memory.
+    pub pages: Pages,
     /// The guest's kernel: an ELF file with a PVH entry, or a bzImage.
     pub kernel: PathBuf,
     /// What the kernel has as its first root file system.
@@ -35,6 +37,18 @@ pub struct Config {
     pub files: Vec<Files>,
     /// Whether the guest gives memory back that it does not need, and can be asked for more of it.
     pub balloon: bool,
+}
+
+/// In what pages a machine that boots has its memory. One that goes on from a snapshot has that mapped, in small ones.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Pages {
+    /// As the host's policy has them (`/sys/kernel/mm/transparent_hugepage/enabled`), and what the guest starts from in pages of 4 KiB that are mapped from their files: guests share what
+    /// they don't write to, and each such page takes a processor out of the guest when it is touched first, and mostly again when it is written to.
+    #[default]
+    Small,
+    /// Of 2 MiB, where the host has them: a guest comes out once for each that it touches, and has all of it to itself. Needs `/dev/userfaultfd`; where the process can't open that, what the
+    /// guest starts from is mapped as with [`Pages::Small`].
+    Huge,
 }
 
 /// A file system of the host's, by virtio-fs.

@@ -33,7 +33,8 @@ mod snapshot;
 mod threads;
 
 pub use config::{
-    CONCATENATED_ALIGN, Card, Config, Console, Contents, Disk, Files, Limits, MIB, MemorySize, Rate, VcpuCount, Vsock,
+    CONCATENATED_ALIGN, Card, Config, Console, Contents, Disk, Files, Limits, MIB, MemorySize, Pages, Rate, VcpuCount,
+    Vsock,
 };
 pub use devices::virtio::balloon::MemoryStatistics;
 pub use devices::virtio::block::ImageError;

@@ -1,7 +1,7 @@
 //! A machine: made of its parts, and what can be done with it.
 
 use crate::arch::current::layout;
-use crate::config::{Config, MIB, MemorySize, VcpuCount};
+use crate::config::{Config, MIB, MemorySize, Pages, VcpuCount};
 use crate::devices::fixed::{self, Fixed, FixedState};
 use crate::devices::virtio::Attached;
 use crate::devices::virtio::balloon::{Balloon, MemoryStatistics};
@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 use crate::events::{Events, Waited};
 use crate::kvm::{self, Buses, Vcpu, Vm};
 use crate::load::load;
-use crate::memory::{Memory, More, PAGE, Pager, Run, Touched, WorkingSet};
+use crate::memory::{Filler, Memory, More, PAGE, Pager, Run, Touched, Userfault, WorkingSet};
 use crate::parts::{CardParts, Devices, Parts};
 use crate::snapshot::{self, Backing, Saved, Snapshot, SnapshotFiles};
 use crate::threads::{Gate, Thread, Wanted, wake};
@@ -46,11 +46,13 @@ pub struct Machine {
     /// The snapshot that it went on from.
     origin: Option<snapshot::Name>,
     /// Who brings its memory as it is touched, where that is not mapped: behind all that touch it.
-    pages: Option<Pages>,
+    pages: Option<Brought>,
+    /// Who makes what the guest starts from as it is touched, likewise.
+    _fills: Option<Thread>,
 }
 
 /// The thread that brings pages of a snapshot, and what it has brought.
-struct Pages {
+struct Brought {
     touched: Touched,
     _thread: Thread,
 }
@@ -88,21 +90,29 @@ impl Machine {
     /// # Errors
     /// KVM is not there or lacks something, a file can't be read or booted, something does not fit into the memory, the host has no room.
     pub fn of(parts: Parts) -> Result<Machine> {
-        let Parts { vcpus: count, memory, most_memory, boot, devices } = parts;
+        let Parts { vcpus: count, memory, most_memory, pages, boot, devices } = parts;
         let more = More::new(layout::more(memory), memory, most_memory)?;
         let ranges = layout::memory(memory);
         // A host that promises no more memory than it has (`vm.overcommit_memory=2`) reserves none for what may come: then none does.
         let memory = Memory::growing(memory, &ranges, more).or_else(|_| Memory::new(memory, &ranges))?;
+        let faults = (pages == Pages::Huge).then(Userfault::new).and_then(Result::ok);
+        if faults.is_some() {
+            memory.in_huge_pages();
+        }
         let entry = load(count, &boot, &devices, &memory)?;
+        let ending = Arc::new(Ending::new()?);
+        let fills = faults.map(|faults| fills(Filler::new(faults, &memory)?, &ending)).transpose()?;
         let vm = Vm::new(memory)?;
-        let frame = Frame::new(&vm, devices, None, Arc::new(Ending::new()?))?;
+        let frame = Frame::new(&vm, devices, None, ending)?;
         let prepared = |index| {
             let vcpu = vm.vcpu(index, count)?;
             vcpu.prepare(entry)?;
             Ok(vcpu)
         };
         let vcpus = (0..count.get()).map(prepared).collect::<Result<_>>()?;
-        frame.machine(vm, count, vcpus)
+        let mut machine = frame.machine(vm, count, vcpus)?;
+        machine._fills = fills;
+        Ok(machine)
     }
 
     /// Makes a machine that goes on from a snapshot, and rests until it is started. It has a generation of its own (vmgenid), by which the guest knows that it is a copy;
@@ -437,6 +447,7 @@ impl Frame {
             state,
             origin,
             pages: None,
+            _fills: None,
         })
     }
 }
@@ -458,12 +469,20 @@ pub(crate) fn write_generation(memory: &Memory) -> Result<()> {
 }
 
 /// The thread that brings pages as they are touched: it works from now on.
-fn pages(pager: Pager, ending: &Arc<Ending>) -> Result<Pages> {
+fn pages(pager: Pager, ending: &Arc<Ending>) -> Result<Brought> {
     let (touched, wake, told) = (pager.touched(), wake()?, Arc::clone(ending));
     let woken = Arc::clone(&wake);
     let work = move |gate: &Gate| pager.work(gate, &woken, &told);
     let thread = Thread::new("pages".to_owned(), crate::confine::Kind::Pages, Some(wake), ending, work)?;
-    Ok(Pages { touched, _thread: thread })
+    Ok(Brought { touched, _thread: thread })
+}
+
+/// The thread that makes what a guest starts from as it is touched: it works from now on.
+fn fills(filler: Filler, ending: &Arc<Ending>) -> Result<Thread> {
+    let (wake, told) = (wake()?, Arc::clone(ending));
+    let woken = Arc::clone(&wake);
+    let work = move |gate: &Gate| filler.work(gate, &woken, &told);
+    Thread::new("fills".to_owned(), crate::confine::Kind::Pages, Some(wake), ending, work)
 }
 
 /// The thread that serves the queues of all devices that have none of their own.

@@ -25,8 +25,8 @@ impl Config {
             initrd,
             command_line: self.command_line.clone(),
         };
-        let (memory, most_memory) = (self.memory, self.most_memory);
-        Ok(Parts { vcpus: self.vcpus, memory, most_memory, boot, devices: self.open_devices()? })
+        let (memory, most_memory, pages) = (self.memory, self.most_memory, self.pages);
+        Ok(Parts { vcpus: self.vcpus, memory, most_memory, pages, boot, devices: self.open_devices()? })
     }
 
     /// Opens what its devices are of alone: for a machine that goes on from a snapshot.

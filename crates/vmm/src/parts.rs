@@ -2,7 +2,7 @@
 //!
 //! A process that runs a machine has neither files nor rights: whoever starts it gives it these.
 
-use crate::config::{Limits, MemorySize, VcpuCount};
+use crate::config::{Limits, MemorySize, Pages, VcpuCount};
 use std::fmt;
 use std::fs::File;
 use std::io;
@@ -19,6 +19,8 @@ pub struct Parts {
     pub memory: MemorySize,
     /// How much it can have while it runs ([`crate::Machine::resize`]). That it may costs nothing.
     pub most_memory: MemorySize,
+    /// In what pages it has its memory.
+    pub pages: Pages,
     /// What it starts from.
     pub boot: Boot,
     /// What it has besides.

@@ -6,7 +6,7 @@ mod small;
 use small::{CODE, Code, Guest, SERIAL};
 use std::fs;
 use std::path::Path;
-use vmm::{Contents, Disk, End, Limits, Machine, State};
+use vmm::{Contents, Disk, End, Limits, Machine, Pages, State};
 
 #[test]
 fn a_guest_speaks_and_switches_itself_off() {
@@ -191,6 +191,27 @@ fn what_is_missing_or_too_large_is_told_with_its_name() {
     guest.config.initrd = None;
     guest.config.command_line = "x".repeat(3000);
     assert!(told(&guest).contains("has 3000 bytes, and may have 2047"), "{}", told(&guest));
+}
+
+#[test]
+fn what_a_guest_starts_from_is_the_same_in_huge_pages() {
+    // From some way into a piece to the end of the memory; the guest reads its first and last bytes, writes between them, and reads that.
+    let length = (3u32 << 20) + 4;
+    let first = (64 << 20) - (3 << 20) - 4096;
+    let code = Code::default().dump(first, SERIAL).dump(first + length - 4, SERIAL);
+    let written = (first + (2 << 20)).to_le_bytes();
+    let code = code.bytes(&[0xc7, 0x05]).bytes(&written).bytes(b"mine").dump(first + (2 << 20), SERIAL);
+    let mut guest = Guest::code(code.dump(first + (2 << 20) + 4, SERIAL).power_off());
+    let initrd = guest.path("initrd");
+    let bytes = [&b"head"[..], &vec![b'.'; length as usize - 8], b"tail"].concat();
+    fs::write(&initrd, &bytes).unwrap();
+    guest.config.initrd = Some(initrd.clone());
+    for pages in [Pages::Small, Pages::Huge] {
+        guest.config.pages = pages;
+        fs::write(guest.path("console"), "").unwrap();
+        assert_eq!(guest.run(), (End::PowerOff, b"headtailmine....".to_vec()), "{pages:?}");
+        assert!(fs::read(&initrd).unwrap() == bytes, "{pages:?}: the guest wrote into a file of the host's");
+    }
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::sync::Arc;
-use vmm::{Backing, Console, End, Machine, Snapshot, SnapshotFiles, State, WorkingSet};
+use vmm::{Backing, Console, End, Machine, Pages, Snapshot, SnapshotFiles, State, WorkingSet};
 
 /// Where the guest counts, in memory.
 const COUNT: u32 = 0x20_0000;
@@ -109,6 +109,31 @@ fn a_machine_goes_on_after_it_was_saved_and_the_memory_of_what_it_never_touched_
     }
     drop(machine);
     goes_on(&[&console]);
+}
+
+#[test]
+fn what_was_never_touched_of_what_a_machine_starts_from_is_saved() {
+    let mut guest = counting();
+    let initrd = guest.path("initrd");
+    fs::write(&initrd, vec![b'i'; 5 << 20]).unwrap();
+    guest.config.initrd = Some(initrd);
+    for pages in [Pages::Small, Pages::Huge] {
+        guest.config.pages = pages;
+        let (mut machine, console) = started(&guest, &format!("{pages:?}"), |config| Machine::new(config).unwrap());
+        let into = files(&guest, &format!("snapshot-{pages:?}"));
+        machine.save(&into).unwrap();
+        let mut saved = vec![0; 5 << 20];
+        into.memory.read_exact_at(&mut saved, 59 << 20).unwrap();
+        assert!(saved.iter().all(|byte| *byte == b'i'), "{pages:?}");
+        // It goes on, and so does a copy.
+        machine.resume();
+        until(&console, fs::metadata(&console).unwrap().len() + 10, &machine);
+        drop(machine);
+        goes_on(&[&console]);
+        let snapshot = read(&guest, &format!("snapshot-{pages:?}"));
+        let (copy, _) = started(&guest, &format!("copy-{pages:?}"), restored(&snapshot));
+        drop(copy);
+    }
 }
 
 #[test]

@@ -300,7 +300,7 @@ impl Engine {
             upper: None,
             volumes,
             most_memory: plan.hardware.most_memory,
-            backing: plan.backing.clone(),
+            faults: plan.faults(),
         })
     }
 

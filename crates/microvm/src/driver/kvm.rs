@@ -195,6 +195,7 @@ fn config(plan: &MachinePlan, rest: PathBuf) -> Config {
         vcpus: hardware.vcpus,
         memory: hardware.memory,
         most_memory: hardware.most_memory,
+        pages: plan.pages(),
         kernel: hardware.kernel.clone(),
         initrd: Some(hardware.initramfs.clone()),
         // There is no PCI bus: a kernel that looks for one comes out of the guest 92 times.

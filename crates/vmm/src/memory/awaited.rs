@@ -8,7 +8,7 @@ use super::{Memory, PAGE, Run};
 use crate::error::{Error, Result};
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 use vm_memory::{Address, Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
 
 /// What has come of what files have.
@@ -55,32 +55,50 @@ impl Awaited {
 /// Whether the guest's memory has all that it should: a file may not have had a page when it was touched, which then is zeros. Whoever takes something from the guest to where
 /// it lasts looks at this after it has read it, and before it writes. Clones look at the same.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Whole(Option<Arc<AtomicBool>>);
+pub(crate) struct Whole(Arc<AtomicU8>);
+
+/// All is there; some has to come; some can't come any more.
+const IS_THERE: u8 = 0;
+const MAY_BE_LOST: u8 = 1;
+const LOST: u8 = 2;
 
 impl Whole {
     /// Whether pages may come at all.
     pub(crate) fn may_be_lost(&self) -> bool {
-        self.0.is_some()
+        self.0.load(Ordering::SeqCst) != IS_THERE
     }
 
     /// Whether nothing is missing.
     pub(crate) fn is(&self) -> bool {
-        !self.0.as_ref().is_some_and(|lost| lost.load(Ordering::SeqCst))
+        self.0.load(Ordering::SeqCst) != LOST
     }
 
-    /// Something is.
+    /// Something has to come.
+    pub(super) fn may_lose(&self) {
+        self.change(IS_THERE, MAY_BE_LOST);
+    }
+
+    /// Something is missing, unless all is there.
     pub(super) fn lose(&self) {
-        if let Some(lost) = &self.0 {
-            lost.store(true, Ordering::SeqCst);
-        }
+        self.change(MAY_BE_LOST, LOST);
+    }
+
+    /// All has come, unless something is missing.
+    pub(super) fn keep(&self) {
+        self.change(MAY_BE_LOST, IS_THERE);
+    }
+
+    fn change(&self, from: u8, to: u8) {
+        // Else it stays as it is.
+        let _ = self.0.compare_exchange(from, to, Ordering::SeqCst, Ordering::SeqCst);
     }
 }
 
 impl Memory {
     /// From now on it has what files have, from which it comes as it is touched: somebody has to answer for that ([`super::Pager`]) before anybody touches it.
-    pub(super) fn await_pages(&mut self, sources: Arc<Sources>) {
+    pub(super) fn await_pages(&self, sources: Arc<Sources>) {
         self.mapped().awaited = Some(Awaited::new(sources, self.length_of_file() / PAGE));
-        self.whole = Whole(Some(Arc::default()));
+        self.whole.may_lose();
     }
 
     /// Whether it has all that it should.

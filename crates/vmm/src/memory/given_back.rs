@@ -42,6 +42,9 @@ impl Memory {
         if let (Some(awaited), Some(first)) = (&mut mapped.awaited, self.page_of(GuestAddress(part.start))) {
             awaited.has_come(first..first + (part.end - part.start) / PAGE);
         }
+        if let Some(pieces) = &mut mapped.pieces {
+            pieces.forget(part);
+        }
         let place = |at: u64| at.wrapping_add(distance) as *mut std::ffi::c_void;
         for own in mapped.files.without(part) {
             let length = (own.end - own.start) as usize;

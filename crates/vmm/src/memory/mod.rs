@@ -1,13 +1,16 @@
 //! The guest's memory: pages of this process, and files that are mapped over them.
 //!
 //! What a guest starts from (its kernel's segments, its initramfs) is mapped from its file, private to this process: the guest reads the
-//! host's page cache, which all guests share, and a page is copied when the guest writes to it. Nothing is copied to start.
+//! host's page cache, which all guests share, and a page is copied when the guest writes to it. Nothing is copied to start. Or it comes in huge pages as it is
+//! touched first ([`pieces`]), which the guest then has of its own.
 
 mod awaited;
+mod filler;
 mod given_back;
 mod grown;
 mod mapping;
 mod pager;
+mod pieces;
 mod ranges;
 mod saved;
 mod sources;
@@ -18,9 +21,11 @@ use crate::error::{Error, Result};
 use awaited::Awaited;
 pub(crate) use awaited::Whole;
 pub use awaited::WorkingSet;
+pub(crate) use filler::Filler;
 pub(crate) use grown::More;
 use mapping::Mapping;
 pub(crate) use pager::{Pager, Part, Touched};
+use pieces::Pieces;
 use ranges::Ranges;
 use rustix::mm::{Advice, MapFlags, ProtFlags};
 pub(crate) use saved::Run;
@@ -28,7 +33,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Mutex};
-pub(crate) use userfault::REQUESTS;
+pub(crate) use userfault::{REQUESTS, Userfault};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestRegionMmap, MmapRegion};
 
 /// Bytes of a page.
@@ -60,6 +65,8 @@ struct Mapped {
     plugged: Ranges,
     /// What comes from files as it is touched.
     awaited: Option<Awaited>,
+    /// What is put there when it is touched first, if anything is.
+    pieces: Option<Pieces>,
 }
 
 impl Memory {
@@ -112,7 +119,7 @@ impl Memory {
     }
 
     /// Puts `length` bytes of `file` from `offset` on to an address: whole pages are mapped where both the file's offset and the address
-    /// begin one, the rest is copied.
+    /// begin one, the rest is copied; or it is put there when it is touched first ([`Memory::in_huge_pages`]).
     pub(crate) fn put_file(
         &self,
         what: &'static str,
@@ -124,6 +131,16 @@ impl Memory {
         if !self.has(at, length) {
             return Err(Error::DoesNotFit { what, at: at.0, needs: length });
         }
+        let (start, end) = (at.0, at.0 + length);
+        let Some(later) = self.lay_pieces(&(start..end), file, offset)? else {
+            return self.put_at_once(what, at, file, offset, length);
+        };
+        self.put_at_once(what, at, file, offset, later.start - start)?;
+        let behind = offset + (later.end - start);
+        self.put_at_once(what, GuestAddress(later.end), file, behind, end - later.end)
+    }
+
+    fn put_at_once(&self, what: &'static str, at: GuestAddress, file: &File, offset: u64, length: u64) -> Result<()> {
         let pages = if at.0.is_multiple_of(PAGE) && offset.is_multiple_of(PAGE) { length - length % PAGE } else { 0 };
         self.map(what, at, file, offset, pages)?;
         self.copy(what, GuestAddress(at.0 + pages), file, offset + pages, length - pages)

@@ -74,6 +74,7 @@ impl Memory {
     /// Writes all of it into an empty file. Nothing may write to it meanwhile.
     pub(crate) fn save(&self, to: &File) -> Result<()> {
         to.set_len(self.length_of_file()).map_err(Error::host(WRITE))?;
+        self.bring_pieces().map_err(Error::host("put the kernel or its initramfs into the guest's memory"))?;
         let pages = pages_of_process();
         for part in self.parts() {
             self.each_piece(part, pages.as_ref(), &mut |piece, entries| {

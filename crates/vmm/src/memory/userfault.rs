@@ -43,14 +43,14 @@ pub(super) enum Put {
 
 /// The descriptor, of which faults in registered ranges are read, those of the kernel on this process's behalf as well: KVM's are such.
 #[derive(Debug)]
-pub(super) struct Userfault(OwnedFd);
+pub(crate) struct Userfault(OwnedFd);
 
 impl Userfault {
     /// Makes one. The memory is that of this process alone.
     ///
     /// # Errors
     /// The process may not have one.
-    pub(super) fn new() -> Result<Userfault> {
+    pub(crate) fn new() -> Result<Userfault> {
         let fd = by_device().or_else(|_| by_call()).map_err(|source| Error::NoUserfault { source })?;
         let mut api = uffdio_api { api: u64::from(UFFD_API), features: 0, ioctls: 0 };
         // SAFETY: the request reads and writes a structure of that type, which lives for as long as the call.

@@ -95,6 +95,7 @@ impl Guest {
             vcpus: VcpuCount::new(1).unwrap(),
             memory: MemorySize::from_mib(64).unwrap(),
             most_memory: MemorySize::from_mib(64).unwrap(),
+            pages: vmm::Pages::default(),
             kernel: path,
             initrd: None,
             command_line: "hello=world".to_owned(),

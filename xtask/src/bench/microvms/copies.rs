@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
-use vmm::{Config, Console, Contents, Disk, Limits, Machine, MemorySize, SnapshotFiles, VcpuCount, Vsock};
+use vmm::{Config, Console, Contents, Disk, Limits, Machine, MemorySize, Pages, SnapshotFiles, VcpuCount, Vsock};
 
 const ROUNDS: usize = 11;
 const HUNDRED: usize = 100;
@@ -84,6 +84,7 @@ fn save(arena: &Arena, boots: &Boots, mib: u64) -> Result<PathBuf> {
         vcpus: VcpuCount::new(1)?,
         memory,
         most_memory: memory,
+        pages: Pages::Small,
         kernel: boots.kernel.clone(),
         initrd: None,
         command_line: String::new(),
