@@ -243,9 +243,37 @@ mod tests {
         assert_eq!(made(memory, 5), 5);
         // It looks around now and then, and then nothing can be lost any more.
         while memory.whole().may_be_lost() {
-            std::thread::yield_now();
+            std::thread::sleep(std::time::Duration::from_millis(10));
         }
         assert_eq!(filled.ending.told(), None);
+    }
+
+    #[test]
+    fn what_nobody_touches_is_there_after_some_time() {
+        let (file, bytes) = file(8 * MIB);
+        let filled = filled(&[(&file, 4 * MIB, 0, 8 * MIB)]);
+        while filled.memory.whole().may_be_lost() {
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        assert_eq!(made(&filled.memory, 4), 4);
+        assert!(read(&filled.memory, 4 * MIB, 8 * MIB) == bytes);
+    }
+
+    #[test]
+    fn giving_back_while_pieces_come_leaves_zeros() {
+        let (file, bytes) = file(8 * MIB);
+        let filled = filled(&[(&file, 4 * MIB, 0, 8 * MIB)]);
+        let memory = &filled.memory;
+        std::thread::scope(|scope| {
+            scope.spawn(|| (0..2048).map(|page| byte(memory, 4 * MIB + page * PAGE)).max());
+            scope.spawn(|| {
+                (0..2048).rev().step_by(2).for_each(|page| memory.give_back(GuestAddress(4 * MIB + page * PAGE), PAGE));
+            });
+        });
+        for page in 0..2048 {
+            let expected = if page % 2 == 1 { 0 } else { bytes[(page * PAGE) as usize + 9] };
+            assert_eq!(byte(memory, 4 * MIB + page * PAGE + 9), expected, "page {page}");
+        }
     }
 
     #[test]

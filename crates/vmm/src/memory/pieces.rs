@@ -109,8 +109,7 @@ impl Memory {
     /// # Errors
     /// A file can't be read or was cut, or the host has no memory.
     pub(super) fn bring_piece(&self, at: GuestAddress) -> io::Result<()> {
-        let mut mapped = self.mapped();
-        self.bring(&mut mapped, at.0 / HUGE * HUGE)
+        self.bring(at.0 / HUGE * HUGE)
     }
 
     /// Makes all pieces that were not yet.
@@ -118,28 +117,37 @@ impl Memory {
     /// # Errors
     /// As [`Memory::bring_piece`].
     pub(super) fn bring_pieces(&self) -> io::Result<()> {
-        loop {
-            let mut mapped = self.mapped();
-            let next = mapped.pieces.as_ref().and_then(|pieces| pieces.0.keys().next().copied());
-            let Some(piece) = next else { return Ok(()) };
-            self.bring(&mut mapped, piece)?;
+        let next = || self.mapped().pieces.as_ref().and_then(|pieces| pieces.0.keys().next().copied());
+        while let Some(piece) = next() {
+            self.bring(piece)?;
         }
+        Ok(())
     }
 
-    /// What is noted is locked meanwhile: what is given back is not in a piece that comes after that.
-    fn bring(&self, mapped: &mut Mapped, piece: u64) -> io::Result<()> {
-        let Some(pieces) = &mut mapped.pieces else { return Ok(()) };
-        let Some(parts) = pieces.0.get(&piece) else { return Ok(()) };
+    /// Nothing is locked while files are read; what was given back meanwhile is not in the piece that comes.
+    fn bring(&self, piece: u64) -> io::Result<()> {
         let place = self.regions().get_host_address(GuestAddress(piece)).map_err(io::Error::other)?;
-        let mut page = HugePage::new()?;
-        for FilePart { at, file, offset } in parts {
-            let inside = (at.start - piece) as usize..(at.end - piece) as usize;
-            file.read_exact_at(&mut page.bytes()[inside], *offset)?;
+        let parts_of = |mapped: &Mapped| mapped.pieces.as_ref().and_then(|pieces| pieces.0.get(&piece).cloned());
+        loop {
+            let Some(parts) = parts_of(&self.mapped()) else { return Ok(()) };
+            let mut page = HugePage::new()?;
+            for FilePart { at, file, offset } in &parts {
+                let inside = (at.start - piece) as usize..(at.end - piece) as usize;
+                file.read_exact_at(&mut page.bytes()[inside], *offset)?;
+            }
+            let mut mapped = self.mapped();
+            match (parts_of(&mapped), &mut mapped.pieces) {
+                (Some(now), Some(pieces)) if now.iter().map(|part| &part.at).eq(parts.iter().map(|part| &part.at)) => {
+                    // SAFETY: the place is of a region, which is mapped for as long as `self` lives, and nobody has touched it; nothing in this process has a reference into it.
+                    unsafe { page.move_to(place.cast())? };
+                    pieces.0.remove(&piece);
+                    return Ok(());
+                }
+                // A part of it was given back: again without that. That can't be as often as the guest likes, as each time there is less of it.
+                (Some(_), _) => {}
+                (None, _) => return Ok(()),
+            }
         }
-        // SAFETY: the place is of a region, which is mapped for as long as `self` lives, and nobody has touched it; nothing in this process has a reference into it.
-        unsafe { page.move_to(place.cast())? };
-        pieces.0.remove(&piece);
-        Ok(())
     }
 }
 

@@ -74,7 +74,7 @@ pub(super) fn figures(arena: &Arena, boots: &Boots) -> Result<Vec<Figure>> {
 
 const GOES_ON: &str = "until the guest's answer is read from the process: it has seen that it is a copy, by its generation, and written the first four bytes of that. The memory is mapped, \
     whatever its size; 16 MiB of it had been written to. The guest is one of some instructions, as the host's KVM carries them out one by one";
-const LARGE: &str = "as before, and what KVM makes for so much memory where it has no two-dimensional paging, as the host's: a word for each page of a slot, and half a word of other kinds, 10 MiB of the kernel's \
+const LARGE: &str = "as before, and what KVM makes for so much memory where it has no two-dimensional paging, as the host's: some ten bytes for each page of a slot, 10 MiB of the kernel's \
     memory. That takes 0.6 ms where the kernel has such pages at hand, and 1 to 3 ms where it has to find them; nothing else grows. With EPT or NPT there is no such table. Several slots are no faster, and beside a \
     slot that is being made there is 0.3 ms of other work at most";
 const HUNDRED_AT_ONCE: &str = "the two cores: from the word by which shells that wait become machines' processes until the last of all answers, which differ from each other, is read. forkd, \
