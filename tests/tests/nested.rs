@@ -115,6 +115,29 @@ fn what_our_own_hypervisor_saved_goes_on() {
 
 #[test]
 #[ignore = "it takes a machine of its own: cargo xtask server nested"]
+fn memory_that_comes_and_goes_is_saved_in_the_middle_of_that() {
+    let host = with_kvm();
+    let total = || {
+        let told = host.sh("docker exec box grep MemTotal /proc/meminfo");
+        told.stdout().split_whitespace().nth(1).and_then(|kilobytes| kilobytes.parse::<u64>().ok())
+    };
+    host.sh("docker run -d --name box -m 64m --cpus 1 --shm-size 100m --runtime microvm busybox sleep 100000").ok();
+    host.sh("docker update -m 300m --memory-swap 1g box").ok();
+    eventually("more memory", || total().is_some_and(|kilobytes| kilobytes > 300 << 10));
+    let kept = "yes stratus | head -c 40000000 >/dev/shm/kept; md5sum /dev/shm/kept";
+    let kept = host.sh(&format!("docker exec box sh -c '{kept}'")).text().to_owned();
+    host.sh("stratus suspend box && stratus resume box").ok();
+    host.sh("docker exec box md5sum /dev/shm/kept").says(&kept);
+    // While the guest gives it back, and has to bring elsewhere what is in it.
+    host.sh("docker update -m 64m box && stratus suspend box && stratus resume box").ok();
+    host.sh("docker exec box md5sum /dev/shm/kept").says(&kept);
+    eventually("less memory", || total().is_some_and(|kilobytes| kilobytes < 160 << 10));
+    host.sh("docker exec box md5sum /dev/shm/kept").says(&kept);
+    host.sh("docker rm -f box").ok();
+}
+
+#[test]
+#[ignore = "it takes a machine of its own: cargo xtask server nested"]
 fn network_cards_come_and_go_behind_our_own_hypervisor() {
     let host = with_kvm();
     host.sh("docker network create one && docker network create two").ok();

@@ -115,6 +115,28 @@ fn a_driver_that_starts_over_and_a_machine_that_goes_on_find_what_they_have() {
     assert_eq!([40, 48].map(|at| told(&mut guest, at)), [4 * BLOCK, 9 * BLOCK]);
 }
 
+#[test]
+fn a_machine_that_is_saved_while_its_guest_gives_blocks_back_has_the_rest_to_give() {
+    let (mut guest, blocks) = Guest::with_blocks(MOST);
+    guest.set_up(16);
+    guest.attached.with(&blocks, |blocks| Ok(blocks.ask_for(4 * BLOCK))).unwrap();
+    assert_eq!(ask(&mut guest, 0, PLUG, START, 4), (0, 0));
+    guest.put(START + BLOCK, &[7; 100]);
+    guest.attached.with(&blocks, |blocks| Ok(blocks.ask_for(0))).unwrap();
+    assert_eq!(ask(&mut guest, 1, UNPLUG, START + 2 * BLOCK, 1), (0, 0));
+    let mut guest = guest.goes_on(Kind::Memory);
+    assert_eq!([40, 48].map(|at| told(&mut guest, at)), [3 * BLOCK, 0]);
+    let kept: u8 = guest.memory.regions().read_obj(GuestAddress(START + BLOCK)).unwrap();
+    assert_eq!(kept, 7);
+    // It is given nothing meanwhile, and what it asked for last is not there twice.
+    assert_eq!(ask(&mut guest, 2, PLUG, START + 2 * BLOCK, 1), (1, 0));
+    assert_eq!(ask(&mut guest, 3, UNPLUG, START + 2 * BLOCK, 1), (3, 0));
+    for (index, block) in [(4, 3), (5, 0), (6, 1)] {
+        assert_eq!(ask(&mut guest, index, UNPLUG, START + block * BLOCK, 1), (0, 0));
+    }
+    assert_eq!(told(&mut guest, 40), 0);
+}
+
 proptest! {
     /// Beside a list of what a guest has, and of what it was given.
     #[test]
