@@ -14,11 +14,10 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use guest_protocol::VSOCK_PORT;
 use rustix::event::{EventfdFlags, eventfd};
 use vmm::{
-    CONCATENATED_ALIGN, Config, Console, Contents, Dial, Disk, End, Files, Machine, MemorySize, Snapshot,
-    SnapshotFiles, VsockParts,
+    Config, Console, Contents, Dial, Disk, End, Files, Machine, MemorySize, Snapshot, SnapshotFiles, VsockParts,
 };
 
-use super::{Extent, command_line};
+use super::{Extent, Laid, command_line};
 use crate::error::{Error, Result};
 use crate::plan::{Card, LAYERS, LAYERS_SIZE, MachinePlan, Origin, UPPER};
 
@@ -100,11 +99,11 @@ impl AsFd for Calls {
     }
 }
 
-pub(super) fn start(plan: &MachinePlan) -> Result<(Running, Calls)> {
+pub(super) fn start(plan: &MachinePlan, layers: Vec<Laid>) -> Result<(Running, Calls)> {
     let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK | EventfdFlags::SEMAPHORE;
     let event = Arc::new(eventfd(0, flags).map_err(Error::system("make", "an eventfd"))?);
     let (sender, streams) = sync_channel(WAITING);
-    let mut parts = config(plan, rest(plan)?).open()?;
+    let mut parts = config(plan, zeros(plan)?).open()?;
     parts.devices.vsock = Some(VsockParts { cid: CID, listener: None, dial: dial(sender, Arc::clone(&event)) });
     if plan.hardware.console {
         let console = std::io::stderr().as_fd().try_clone_to_owned();
@@ -119,6 +118,7 @@ pub(super) fn start(plan: &MachinePlan) -> Result<(Running, Calls)> {
         Some(snapshot) => Machine::restore_by(&snapshot, parts.devices, &plan.backing)?,
         None => Machine::of(parts)?,
     };
+    layers.into_iter().try_for_each(|layer| machine.lay(LAYERS, layer.start, Some(layer.file)))?;
     machine.start();
     Ok((Running { machine: Box::new(machine), layered }, Calls { streams, event }))
 }
@@ -169,23 +169,17 @@ fn card(Card { tap, mac, mtu, receive, send }: &Card) -> vmm::Card {
     vmm::Card { tap: tap.clone(), mac: *mac, mtu: *mtu, receive: *receive, send: *send }
 }
 
-/// What is behind the layers on their disk: a file of zeros.
-fn rest(plan: &MachinePlan) -> Result<PathBuf> {
-    let mut end = 0u64;
-    for path in &plan.hardware.layers {
-        let found = std::fs::metadata(path);
-        let found = found.map_err(|source| Error::File { what: "a layer", path: path.clone(), source })?;
-        end = (end + found.len()).next_multiple_of(CONCATENATED_ALIGN);
-    }
-    let path = plan.scratch.join("rest");
-    let hole = File::create(&path).and_then(|hole| hole.set_len(LAYERS_SIZE.saturating_sub(end)));
-    hole.map_err(|source| Error::File { what: "the rest of the layers' disk", path: path.clone(), source })?;
+/// What the layers are laid over: a file of zeros, as large as their disk.
+fn zeros(plan: &MachinePlan) -> Result<PathBuf> {
+    let path = plan.scratch.join("zeros");
+    let made = File::create(&path).and_then(|file| file.set_len(LAYERS_SIZE));
+    made.map_err(|source| Error::File { what: "the layers' disk", path: path.clone(), source })?;
     Ok(path)
 }
 
-fn config(plan: &MachinePlan, rest: PathBuf) -> Config {
+fn config(plan: &MachinePlan, zeros: PathBuf) -> Config {
     let hardware = &plan.hardware;
-    let contents = Contents::Concatenated(hardware.layers.iter().cloned().chain([rest]).collect());
+    let contents = Contents::File { path: zeros, read_only: true };
     let mut disks = vec![Disk { serial: LAYERS.to_owned(), contents, limits: hardware.limits.layers }];
     if let Some(path) = &hardware.upper {
         let contents = Contents::File { path: path.clone(), read_only: false };

@@ -117,6 +117,16 @@ pub(crate) enum Link {
     Port(OwnedFd),
 }
 
+/// A file on the disk with the layers, which has zeros wherever none is.
+#[derive(Debug)]
+pub(crate) struct Laid {
+    /// Where it begins there, in bytes.
+    pub(crate) start: u64,
+    /// Where it is found, for a program that opens it itself.
+    pub(crate) path: PathBuf,
+    pub(crate) file: File,
+}
+
 /// A machine that was started.
 pub(crate) enum Running {
     Kvm(kvm::Running),
@@ -202,15 +212,15 @@ pub enum Extent {
     Difference,
 }
 
-/// Starts a machine: has it boot, or go on from a snapshot.
+/// Starts a machine: has it boot, or go on from a snapshot. `layers` are on its disk of that name.
 ///
 /// # Errors
 /// It can't be made of its parts, or its driver is not there.
-pub(crate) fn start(plan: &MachinePlan) -> Result<(Running, Link)> {
+pub(crate) fn start(plan: &MachinePlan, layers: Vec<Laid>) -> Result<(Running, Link)> {
     match &plan.driver {
-        Driver::Kvm => kvm::start(plan).map(|(running, calls)| (Running::Kvm(running), Link::Calls(calls))),
+        Driver::Kvm => kvm::start(plan, layers).map(|(running, calls)| (Running::Kvm(running), Link::Calls(calls))),
         Driver::Qemu { program, accelerator } => {
-            let (running, port) = qemu::start(plan, program, *accelerator)?;
+            let (running, port) = qemu::start(plan, layers, program, *accelerator)?;
             Ok((Running::Qemu(Box::new(running)), Link::Port(port)))
         }
     }

@@ -2,44 +2,33 @@
 //!
 //! One comes with the connection of a process that stands for it ([`crate::member`]), and goes with that or by its own end; with the first one's end the machine ends, and all of them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
 
 use guest_protocol::configuration::{Disk, Lower};
 use guest_protocol::message::{Blob, ContainerId, Failure, Plan, ProcessId, Reply, Request, Streams};
-use vmm::{CONCATENATED_ALIGN, MIB, MemorySize};
+use vmm::{MIB, MemorySize};
 
 use super::clients::descriptors;
+use super::layers::{Layers, Place};
 use super::streams::Attached;
 use super::{Asked, Process, Stage, start};
 use crate::container::CONTAINER;
 use crate::control::{FromMachine, Join};
 use crate::error::{Error, Result};
-use crate::plan::{LAYERS, LAYERS_SIZE};
+use crate::plan::LAYERS;
 
 /// As many containers may have ended that the guest has not let go of; then nobody else comes.
 const REMOVING: usize = 64;
 
-/// What lies on the disk with the layers, and who lies upon it.
+/// The containers that came, and what all of them have in common.
 #[derive(Debug)]
 pub(super) struct Members {
     /// The memory that the first container's machine is to have.
     memory: MemorySize,
-    /// By where they begin, in bytes.
-    layers: BTreeMap<u64, Layer>,
+    layers: Layers,
     by_process: BTreeMap<ProcessId, Member>,
-}
-
-/// A layer.
-#[derive(Debug)]
-struct Layer {
-    /// The file's device and inode.
-    file: (u64, u64),
-    /// In bytes.
-    length: u64,
-    under: BTreeSet<ContainerId>,
 }
 
 /// A container that is not the first one.
@@ -62,19 +51,10 @@ enum MemberStage {
     Removing,
 }
 
-/// Where a container's layers lie, the upper one first: offset and length in bytes; and those of them that do not lie there yet.
-type Placed = (Vec<(u64, u64)>, Vec<(u64, File)>);
-
 impl Members {
-    /// Of a machine with these layers, the lowest one first. Says where they lie.
-    pub(super) fn new(memory: MemorySize, layers: &[PathBuf]) -> Result<(Self, Vec<(u64, u64)>)> {
-        let mut members = Self { memory, layers: BTreeMap::new(), by_process: BTreeMap::new() };
-        let open = |path: &PathBuf| {
-            File::open(path).map_err(|source| Error::File { what: "a layer", path: path.clone(), source })
-        };
-        let files = layers.iter().map(open).collect::<Result<Vec<_>>>()?;
-        let (places, _) = members.place(CONTAINER, files)?;
-        Ok((members, places))
+    /// Of a machine that has so much memory, and in which nothing lies but its first container's layers.
+    pub(super) fn new(memory: MemorySize, layers: Layers) -> Self {
+        Self { memory, layers, by_process: BTreeMap::new() }
     }
 
     /// Whether a process is the first one of a container that came.
@@ -92,60 +72,6 @@ impl Members {
     fn removing(&self) -> impl Iterator<Item = ProcessId> {
         let is_over = |member: &Member| matches!(member.stage, MemberStage::Removing);
         self.by_process.iter().filter(move |(_, member)| is_over(member)).map(|(process, _)| *process)
-    }
-
-    /// Finds places for the layers of a container, the lowest one first: where they lie, the upper one first, and those that do not lie there yet.
-    fn place(&mut self, container: ContainerId, files: Vec<File>) -> Result<Placed> {
-        let (mut places, mut new) = (Vec::new(), Vec::new());
-        for file in files {
-            let found = rustix::fs::fstat(&file).map_err(Error::system("look at", "a layer"))?;
-            let (file_is, length) = ((found.st_dev, found.st_ino), found.st_size.unsigned_abs());
-            let lies = self.layers.iter().find(|(_, layer)| layer.file == file_is).map(|(at, _)| *at);
-            let at = match lies {
-                Some(at) => at,
-                None => {
-                    let at = self.gap(length)?;
-                    new.push((at, file));
-                    at
-                }
-            };
-            let layer = self.layers.entry(at).or_insert(Layer { file: file_is, length, under: BTreeSet::new() });
-            // Where it is there twice, the upper one counts: nothing of the other shows, and overlayfs takes none twice.
-            if !layer.under.insert(container) {
-                places.retain(|(place, _)| *place != at);
-            }
-            places.insert(0, (at, layer.length));
-        }
-        Ok((places, new))
-    }
-
-    /// The first place where nothing lies.
-    fn gap(&self, length: u64) -> Result<u64> {
-        let mut at = 0u64;
-        for (start, layer) in &self.layers {
-            if start - at >= length {
-                break;
-            }
-            at = (start + layer.length).next_multiple_of(CONCATENATED_ALIGN);
-        }
-        match at.checked_add(length) {
-            // Behind the last one is always something, which nobody has to be told of.
-            Some(end) if end < LAYERS_SIZE => Ok(at),
-            _ => Err(Error::TooLarge { what: "the images' layers", most: LAYERS_SIZE }),
-        }
-    }
-
-    /// A container lies upon none of them any more. Where those begin that nobody does, which are to be [taken away](Self::take_away).
-    fn leave(&mut self, container: ContainerId) -> Vec<u64> {
-        for layer in self.layers.values_mut() {
-            layer.under.remove(&container);
-        }
-        self.layers.iter().filter(|(_, layer)| layer.under.is_empty()).map(|(at, _)| *at).collect()
-    }
-
-    /// Nothing lies there any more.
-    fn take_away(&mut self, places: &[u64]) {
-        places.iter().for_each(|at| drop(self.layers.remove(at)));
     }
 }
 
@@ -221,8 +147,8 @@ impl Process {
     }
 
     /// Puts layers on their disk, and has the machine be as large as it is to be. Says where they lie.
-    fn make_room(&mut self, container: ContainerId, layers: Vec<OwnedFd>) -> Result<Vec<(u64, u64)>> {
-        let (places, new) = self.members.place(container, layers.into_iter().map(File::from).collect())?;
+    fn make_room(&mut self, container: ContainerId, layers: Vec<OwnedFd>) -> Result<Vec<Place>> {
+        let (places, new) = self.members.layers.place(container, layers.into_iter().map(File::from).collect())?;
         if !new.is_empty() {
             self.machine.lay(new.into_iter().map(|(at, file)| (at, Some(file))).collect(), false)?;
         }
@@ -307,13 +233,13 @@ impl Process {
     /// Nothing of a member is left in the guest: nothing of it is on the disk any more either. What the machine's driver refuses stays there.
     fn forget_member(&mut self, process: ProcessId) -> Result<()> {
         let Some(member) = self.members.by_process.remove(&process) else { return Ok(()) };
-        let left = self.members.leave(member.container);
+        let left = self.members.layers.leave(member.container);
         let gone = match left.is_empty() {
             true => Ok(()),
             false => self.machine.lay(left.iter().map(|at| (*at, None)).collect(), self.clients.hold()),
         };
         match gone {
-            Ok(()) => self.members.take_away(&left),
+            Ok(()) => self.members.layers.take_away(&left),
             Err(error) => complain(&error),
         }
         Ok(())
@@ -328,54 +254,4 @@ fn complain(error: &Error) {
 /// The agent was away when something was asked.
 pub(super) fn away() -> Failure {
     Failure::Refused { why: "the machine's agent was away".to_owned() }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn file(length: u64) -> File {
-        let file = tempfile::tempfile().unwrap();
-        file.set_len(length).unwrap();
-        file
-    }
-
-    #[test]
-    fn layers_lie_once_for_all_who_lie_upon_them_and_go_with_the_last() {
-        let (mut members, none) = Members::new(MemorySize::from_mib(512).unwrap(), &[]).unwrap();
-        assert!(none.is_empty());
-        let (base, first, second) = (file(8192), file(1024), file(512));
-        let again = |file: &File| file.try_clone().unwrap();
-        let [one, two, three] = [1, 2, 3].map(ContainerId);
-        let (places, new) = members.place(one, vec![again(&base), again(&first)]).unwrap();
-        let align = CONCATENATED_ALIGN;
-        let behind = 8192u64.next_multiple_of(align);
-        assert_eq!(places, [(behind, 1024), (0, 8192)]);
-        assert_eq!(new.iter().map(|(at, _)| *at).collect::<Vec<_>>(), [0, behind]);
-        let (places, new) = members.place(two, vec![again(&base), again(&second)]).unwrap();
-        assert_eq!((places, new.len()), (vec![(behind + align, 512), (0, 8192)], 1));
-        // What is free is taken first.
-        assert_eq!(members.leave(one), [behind]);
-        members.take_away(&[behind]);
-        let (places, _) = members.place(three, vec![file(align)]).unwrap();
-        assert_eq!(places, [(behind, align)]);
-        assert_eq!(members.leave(two), [0, behind + align]);
-        // What could not be taken away is tried again with the next.
-        assert_eq!(members.leave(three), [0, behind, behind + align]);
-        members.take_away(&[0, behind, behind + align]);
-        assert!(members.layers.is_empty());
-        // One that is there twice lies there once, where the upper one is.
-        let (places, new) = members.place(one, vec![again(&base), again(&first), again(&base)]).unwrap();
-        assert_eq!((places, new.len()), (vec![(0, 8192), (behind, 1024)], 2));
-    }
-
-    #[test]
-    fn what_has_no_room_is_refused() {
-        let (mut members, _) = Members::new(MemorySize::from_mib(512).unwrap(), &[]).unwrap();
-        assert!(members.gap(LAYERS_SIZE).is_err());
-        members.place(ContainerId(2), vec![file(512)]).unwrap();
-        assert!(members.gap(LAYERS_SIZE - CONCATENATED_ALIGN).is_err());
-        assert!(members.gap(u64::MAX).is_err());
-        assert!(members.gap(LAYERS_SIZE / 2).is_ok());
-    }
 }

@@ -5,6 +5,7 @@
 
 mod cards;
 mod clients;
+mod layers;
 mod members;
 mod names;
 mod signals;
@@ -27,13 +28,14 @@ use sandbox::{Report, Step};
 
 use self::cards::Cards;
 use self::clients::Clients;
+use self::layers::Layers;
 use self::members::Members;
 use self::names::Names;
 pub(crate) use self::signals::Signals;
 use self::streams::Attached;
 pub(crate) use self::terminal::Terminal;
 use crate::container::CONTAINER;
-use crate::driver::{self, Link, Running};
+use crate::driver::{self, Laid, Link, Running};
 use crate::error::{Error, Result};
 use crate::files;
 use crate::plan::{Contained, LAYERS, MachinePlan, Origin};
@@ -178,11 +180,11 @@ impl Process {
             return Err(Error::NotThere { what: "snapshots with volumes".to_owned() });
         }
         let files = volumes.map(|directory| files::Server::start(directory, &plan.scratch)).transpose()?;
-        let members = lay_out(&mut plan)?;
+        let (members, layers) = lay_out(&mut plan)?;
         let clients = Clients::listen(&plan.control)?;
         let has_terminal = plan.container.as_ref().is_some_and(|container| container.workload.terminal);
         let terminal = has_terminal.then(Terminal::raw).transpose()?;
-        let (machine, link) = driver::start(&plan)?;
+        let (machine, link) = driver::start(&plan, layers)?;
         let main = ProcessId::new(1).ok_or(Error::Gone)?;
         let mut host = Host::new(WINDOW);
         if let Some(Origin::Snapshot { outputs, .. }) = plan.origin {
@@ -512,10 +514,10 @@ fn start(process: ProcessId, container: ContainerId, plan: Plan, streams: Stream
     Request::Start(Box::new(Start { process, container, plan, streams, window: WINDOW, kept: KEPT }))
 }
 
-/// Says where the layers lie on their disk, the upper one first. Behind them is a hole.
-fn lay_out(plan: &mut MachinePlan) -> Result<Members> {
+/// Says where the layers lie on their disk, the upper one first: to the container, and to the machine's driver.
+fn lay_out(plan: &mut MachinePlan) -> Result<(Members, Vec<Laid>)> {
     let memory = plan.container.as_ref().map_or(plan.hardware.memory, |container| container.memory);
-    let (members, places) = Members::new(memory, &plan.hardware.layers)?;
+    let (layers, laid, places) = Layers::of_first(&plan.hardware.layers)?;
     if let Some(container) = &mut plan.container {
         container.root.container = CONTAINER;
         if let Lower::Layers { disk, layers } = &mut container.root.lower {
@@ -523,5 +525,5 @@ fn lay_out(plan: &mut MachinePlan) -> Result<Members> {
             *layers = places;
         }
     }
-    Ok(members)
+    Ok((Members::new(memory, layers), laid))
 }

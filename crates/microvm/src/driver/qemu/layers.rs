@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 use qapi::{Command, Empty};
 use serde::Serialize;
 use serde_json::{Value, json};
-use vmm::CONCATENATED_ALIGN;
 
+use super::super::Laid;
 use super::monitor::Monitor;
 use crate::error::{Error, Result};
 use crate::plan::{LAYERS, LAYERS_SIZE};
@@ -46,19 +46,18 @@ struct Extent {
 }
 
 impl Layers {
-    /// Makes one disk of files, each from a multiple of [`CONCATENATED_ALIGN`] bytes on.
-    pub(super) fn new(layers: &[PathBuf], scratch: &Path) -> Result<Self> {
+    /// Makes one disk of files, each where it is laid.
+    pub(super) fn new(layers: Vec<Laid>, scratch: &Path) -> Result<Self> {
         let failed = |path: &Path| {
             let path = path.to_owned();
             move |source| Error::File { what: "a layer's disk", path, source }
         };
         let (hole, list) = (scratch.join("hole"), scratch.join("layers.vmdk"));
         File::create(&hole).and_then(|file| file.set_len(LAYERS_SIZE)).map_err(failed(&hole))?;
-        let (mut extents, mut at) = (BTreeMap::new(), 0u64);
-        for path in layers {
-            let length = fs::metadata(path).map_err(failed(path))?.len();
-            extents.insert(at, Extent { length, path: path.clone(), set: None });
-            at = (at + length).next_multiple_of(CONCATENATED_ALIGN);
+        let mut extents = BTreeMap::new();
+        for Laid { start, path, file } in layers {
+            let length = file.metadata().map_err(failed(&path))?.len();
+            extents.insert(start, Extent { length, path, set: None });
         }
         let made = Self { list, hole, extents, is_out: false };
         made.write()?;

@@ -25,7 +25,7 @@ use vmm::{Backing, MemorySize, SnapshotFiles};
 use self::layers::Layers;
 use self::memory::Memory;
 use self::monitor::Monitor;
-use super::{Accelerator, command_line, snapshot};
+use super::{Accelerator, Laid, command_line, snapshot};
 use crate::error::{Error, Result};
 use crate::plan::{Card, LAYERS, MachinePlan, UPPER};
 
@@ -105,7 +105,12 @@ impl Drop for Running {
     }
 }
 
-pub(super) fn start(plan: &MachinePlan, program: &Path, accelerator: Accelerator) -> Result<(Running, OwnedFd)> {
+pub(super) fn start(
+    plan: &MachinePlan,
+    layers: Vec<Laid>,
+    program: &Path,
+    accelerator: Accelerator,
+) -> Result<(Running, OwnedFd)> {
     limits::check(&plan.hardware.cards)?;
     if plan.backing != Backing::Mapped {
         return Err(Error::NotThere {
@@ -120,7 +125,7 @@ pub(super) fn start(plan: &MachinePlan, program: &Path, accelerator: Accelerator
 
     let mut command = Command::new(program);
     machine(&mut command, plan, accelerator, &memory);
-    let layers = disks(&mut command, plan)?;
+    let layers = disks(&mut command, plan, layers)?;
     volumes(&mut command, plan);
     cards::arguments(&mut command, &plan.hardware.cards);
     command.args(["-chardev", &format!("socket,id={PORT},fd={}", theirs.as_raw_fd())]);
@@ -180,9 +185,9 @@ fn machine(command: &mut Command, plan: &MachinePlan, accelerator: Accelerator, 
     command.args(["-append", &command_line(plan, &format!("port:{PORT}"))]);
 }
 
-fn disks(command: &mut Command, plan: &MachinePlan) -> Result<Layers> {
+fn disks(command: &mut Command, plan: &MachinePlan, layers: Vec<Laid>) -> Result<Layers> {
     let hardware = &plan.hardware;
-    let layers = Layers::new(&hardware.layers, &plan.scratch)?;
+    let layers = Layers::new(layers, &plan.scratch)?;
     for node in layers.nodes() {
         command.args(["-blockdev", &node.to_string()]);
     }
