@@ -158,6 +158,82 @@ fn what_one_leaves_behind_keeps_nobody_else_away() {
 }
 
 #[test]
+fn one_is_paused_and_goes_on_by_itself() {
+    let mut host = host();
+    let count = "n=0; while :; do n=$((n + 1)); echo $n >/n; sleep 0.1; done";
+    host.slowly(&format!("docker run -d --name main --runtime microvm busybox sh -c '{count}'")).ok();
+    host.slowly(&format!(
+        "docker run -d --name side --network container:main --runtime microvm busybox sh -c '{count}'"
+    ))
+    .ok();
+    let counted =
+        |host: &e2e::Daemon, name: &str| host.slowly(&format!("docker exec {name} cat /n")).text().parse::<u64>().ok();
+    eventually("it counts", || counted(&host, "side").is_some());
+    host.slowly("docker pause side").ok();
+    host.sh("docker ps --format '{{.Names}} {{.Status}}' | grep -c Paused").says("1");
+    host.sh("docker pause side").exits_with(1).complains("is already paused");
+    host.sh("docker exec side true").exits_with(1).complains("is paused");
+    let processes = host.slowly("docker stats --no-stream --format '{{.PIDs}}' side").text().parse::<u32>();
+    assert!(processes.is_ok_and(|count| (1..3).contains(&count)), "they are those in the machine");
+    let before = counted(&host, "main");
+    eventually("the first one goes on", || counted(&host, "main") > before);
+    // It lasts beyond the daemon.
+    host.kill9();
+    host.restart();
+    // Whoever goes on has another `sleep` ten times a second.
+    let stands = host.slowly("docker top side").text().to_owned();
+    for _ in 0..5 {
+        host.slowly("docker top side").says(&stands);
+    }
+    host.sh("docker inspect -f '{{.State.Status}}' side").says("paused");
+    host.slowly("docker unpause side").ok();
+    host.sh("docker unpause side").exits_with(1).complains("is not paused");
+    let before = counted(&host, "side");
+    eventually("it goes on", || counted(&host, "side") > before);
+    // What is paused ends when it is told to, and begins anew as one that is not.
+    host.slowly("docker pause side && docker kill side && docker wait side").says("side\nside\n137");
+    host.slowly("docker start side && docker pause side && docker stop -t 0 side && docker start side").ok();
+    eventually("it counts", || counted(&host, "side").is_some());
+    host.slowly("docker pause side && docker rm -f side").ok();
+    host.slowly("docker exec main true && docker rm -f main").ok();
+}
+
+#[test]
+fn what_one_may_use_changes_while_it_runs() {
+    let mut host = host();
+    host.slowly("docker run -d --name main -m 128m --runtime microvm busybox sleep 1000").ok();
+    host.slowly("docker run -d --name side --network container:main --runtime microvm busybox sleep 1000").ok();
+    let limits = "docker exec side sh -c 'cd /sys/fs/cgroup; cat memory.max pids.max cpu.max'";
+    host.slowly(limits).says("max\nmax\nmax 100000");
+    host.slowly("docker update -m 200m --memory-swap 200m --cpus 0.5 --pids-limit 20 side").ok();
+    host.slowly(limits).says("209715200\n20\n50000 100000");
+    // The machine has grown by that, and its process may have as much.
+    let total = |host: &e2e::Daemon| {
+        let told = host.slowly("docker exec main grep MemTotal /proc/meminfo");
+        told.text().split_whitespace().nth(1).and_then(|kilobytes| kilobytes.parse::<u64>().ok())
+    };
+    eventually("the machine is larger", || total(&host).is_some_and(|kilobytes| kilobytes > 350 << 10));
+    host.slowly("docker exec side sh -c 'head -c 150000000 /dev/zero | tail | wc -c'").says("150000000");
+    host.slowly("docker stats --no-stream --format '{{.MemUsage}}' side").mentions("200MiB");
+    host.slowly("docker exec main cat /sys/fs/cgroup/memory.max").says("134217728");
+    // More than the host has is refused, and changes nothing.
+    host.slowly("docker update -m 900g --memory-swap 900g side").exits_with(1).complains("MiB of memory, and not");
+    host.slowly(limits).says("209715200\n20\n50000 100000");
+    // It is counted by a daemon that comes later, and goes with less of it, or none.
+    host.kill9();
+    host.restart();
+    host.slowly("docker update -m 20m --pids-limit -1 side").ok();
+    host.slowly(limits).says("20971520\nmax\n50000 100000");
+    eventually("the machine is smaller", || total(&host).is_some_and(|kilobytes| kilobytes < 244 << 10));
+    host.slowly("docker update -m 100m --memory-swap 200m main").ok();
+    host.slowly("docker exec main cat /sys/fs/cgroup/memory.max").says("104857600");
+    host.slowly("docker exec side cat /sys/fs/cgroup/memory.max").says("20971520");
+    host.slowly("docker restart -t 0 side").ok();
+    host.slowly(limits).says("20971520\nmax\n50000 100000");
+    host.slowly("docker rm -f side main").ok();
+}
+
+#[test]
 fn what_cannot_be_shared_is_said() {
     let host = host();
     host.sh("docker run -d --name plain busybox sleep 1000").ok();
@@ -176,12 +252,12 @@ fn what_cannot_be_shared_is_said() {
     host.sh("docker run --rm --network container:side --runtime microvm busybox true")
         .exits_with(125)
         .complains("is itself in the microVM of container");
-    host.sh("docker pause side").exits_with(1).complains("has no pause of its own there yet");
-    host.sh("docker update -m 100m side").exits_with(1).complains("has no limits that change of its own there yet");
     host.sh("$STRATUS suspend side").exits_with(1).complains("has no memory that could be saved of its own there yet");
     host.slowly("$STRATUS suspend main").exits_with(1).complains("another container runs in this microVM");
     host.slowly("docker exec main true").ok();
     host.slowly("docker pause main").ok();
+    host.sh("docker pause side").exits_with(1).complains("the microVM of container main is paused");
+    host.sh("docker update -m 100m side").exits_with(1).complains("the microVM of container main is paused");
     host.sh(&format!("{run} busybox true")).exits_with(125).complains("is paused: unpause it first");
     host.slowly("docker unpause main && docker exec side true").ok();
     host.slowly("docker stop -t 0 main && docker wait side").says("main\n137");

@@ -237,7 +237,23 @@ pub fn resized(resources: &LinuxResources) -> Result<Resized> {
     let (_, memory) = size_for(Some(resources))?;
     let outside = serde_json::from_value(Value::Object(outside_of(resources)?));
     let outside = outside.map_err(|error| Error::Spec(error.to_string()))?;
-    Ok(Resized { inside: limits(Some(resources)), memory, outside })
+    Ok(Resized { inside: changed(limits(Some(resources)), &["memory.max", "pids.max"]), memory, outside })
+}
+
+/// What the limits of a container come to that is in the machine of another one: as [`limits_beside`], for one that runs.
+pub fn resized_beside(resources: &LinuxResources) -> (Vec<(String, String)>, u64) {
+    let (limits, memory) = beside_of(Some(resources));
+    (changed(limits, &["memory.max", "pids.max", "cpu.max"]), memory)
+}
+
+/// Limits over what was written to those files before: where there is none now, there is to be none.
+fn changed(mut limits: Vec<(String, String)>, files: &[&str]) -> Vec<(String, String)> {
+    for file in files {
+        if !limits.iter().any(|(name, _)| name == file) {
+            limits.push(((*file).to_owned(), "max".to_owned()));
+        }
+    }
+    limits
 }
 
 /// How much memory a machine may have while it runs that has `memory` at its start: as much as the host has, whose bytes are given.
@@ -257,7 +273,10 @@ fn limits(resources: Option<&LinuxResources>) -> Vec<(String, String)> {
 /// The limits of a container that comes into the machine of another one, all of which are kept in the machine: files of its control group, and what is written to them; and by how many bytes
 /// the machine grows for it, which is the limit of its memory. Without one it has what the machine has.
 pub fn limits_beside(container: &Spec) -> (Vec<(String, String)>, u64) {
-    let resources = container.linux().as_ref().and_then(|linux| linux.resources().as_ref());
+    beside_of(container.linux().as_ref().and_then(|linux| linux.resources().as_ref()))
+}
+
+fn beside_of(resources: Option<&LinuxResources>) -> (Vec<(String, String)>, u64) {
     let mut limits = limits(resources);
     let memory = resources.and_then(|resources| resources.memory().as_ref()?.limit()).filter(|limit| *limit > 0);
     let cpu = resources.and_then(|resources| resources.cpu().as_ref());

@@ -78,6 +78,10 @@ pub enum ToMachine {
     Layer,
     /// Run another container, whose first process's streams come along as with [`ToMachine::Run`]. The connection stands for it.
     Join(Box<Join>),
+    /// Hold a container that came still until it is asked to go on, whoever is connected by then. What is not there is not held: that it goes on is granted.
+    Pause(ContainerId, bool),
+    /// Be so many bytes larger from now on than without that container, which came.
+    MemoryFor(ContainerId, u64),
 }
 
 /// A container that comes into a machine.
@@ -109,11 +113,11 @@ pub enum FromMachine {
     Exited(Exit),
     /// What came of a [`ToMachine::Save`].
     Saved(Result<Saved, Failure>),
-    /// What came of a [`ToMachine::Memory`].
+    /// What came of a [`ToMachine::Memory`] or a [`ToMachine::MemoryFor`].
     Resized(Result<(), Failure>),
     /// What came of a [`ToMachine::Network`].
     Networked(Result<(), Failure>),
-    /// What came of a [`ToMachine::Ask`], in the order in which they came.
+    /// What came of a [`ToMachine::Ask`] or a [`ToMachine::Pause`], in the order in which they came.
     Answer(Result<Reply, Failure>),
 }
 
@@ -341,9 +345,40 @@ impl Connection {
     /// # Errors
     /// The machine is gone. Why it can't have as much is in the answer.
     pub fn resize(&mut self, memory: MemorySize) -> Result<Result<(), Failure>, ConnectionError> {
-        self.send(&ToMachine::Memory(memory), &[])?;
+        self.resized(&ToMachine::Memory(memory))
+    }
+
+    /// Has the machine be so many bytes larger than without a container that came into it.
+    ///
+    /// # Errors
+    /// As [`Connection::resize`].
+    pub fn resize_for(&mut self, container: ContainerId, bytes: u64) -> Result<Result<(), Failure>, ConnectionError> {
+        self.resized(&ToMachine::MemoryFor(container, bytes))
+    }
+
+    fn resized(&mut self, wish: &ToMachine) -> Result<Result<(), Failure>, ConnectionError> {
+        self.send(wish, &[])?;
         match self.receive()? {
-            FromMachine::Resized(answer) => Ok(answer),
+            FromMachine::Resized(answer) => Ok(answer.map_err(|mut failure| {
+                plain::failure(&mut failure);
+                failure
+            })),
+            _ => Err(Garbled.into()),
+        }
+    }
+
+    /// Has a container that came into the machine be held still, or go on, beyond the end of this connection.
+    ///
+    /// # Errors
+    /// The machine is gone. Why it is not so is in the answer: then nothing holds it.
+    pub fn pause(&mut self, container: ContainerId, paused: bool) -> Result<Result<(), Failure>, ConnectionError> {
+        self.send(&ToMachine::Pause(container, paused), &[])?;
+        match self.receive()? {
+            FromMachine::Answer(Ok(Reply::Done)) => Ok(Ok(())),
+            FromMachine::Answer(Err(mut failure)) => {
+                plain::failure(&mut failure);
+                Ok(Err(failure))
+            }
             _ => Err(Garbled.into()),
         }
     }

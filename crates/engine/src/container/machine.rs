@@ -389,7 +389,6 @@ impl Engine {
                 "a container in a microVM answers nobody while it is paused: unpause it first",
             ));
         }
-        super::member::not_within(record, "limits that change")?;
         let was = microvm::container::resized(&crate::spec::limits(&record.host.resources)?).map_err(refused)?;
         let now = microvm::container::resized(now).map_err(refused)?;
         let grows = now.memory >= was.memory;
@@ -529,7 +528,7 @@ pub(super) fn remove_directory(directory: &Path) -> std::io::Result<()> {
 }
 
 /// What a machine or its agent refuses of new limits.
-fn not_so(failure: Failure) -> Error {
+pub(super) fn not_so(failure: Failure) -> Error {
     Error::conflict(failure.to_string())
 }
 

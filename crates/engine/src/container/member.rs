@@ -6,17 +6,23 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use guest_protocol::configuration::Root;
 use guest_protocol::message::Blob;
+use guest_protocol::message::Request;
 use microvm::container::{CONTAINER, MemberHost, OwnFiles, at};
+use microvm::control::{Connection, ConnectionError};
 use microvm::{MemberPlan, MemorySize};
-use oci_spec::runtime::{LinuxMemoryBuilder, LinuxResourcesBuilder, Spec};
+use oci_spec::runtime::{LinuxMemoryBuilder, LinuxResources, LinuxResourcesBuilder, Spec};
 use sandbox::MountTree;
 
-use super::machine::{Booted, MachineStart, refused, root, workload};
+use super::machine::{Booted, MachineStart, not_so, refused, root, workload};
 use crate::model::{ContainerId, ContainerRecord, NetworkMode, Phase, Within};
 use crate::{Engine, Error, Result};
+
+/// How long a machine may take to say whether one in it is paused, when a daemon takes it up.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Where a container is that runs in a machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -152,6 +158,57 @@ impl Engine {
         Ok(inside)
     }
 
+    /// Changes the limits of a container that is in the machine of another one: its own in there, and by how many bytes that machine is larger for it, which it returns. Blocks.
+    pub(super) fn update_member(&self, record: &ContainerRecord, within: &Within, now: &LinuxResources) -> Result<u64> {
+        let Inside { owner, number } = self.inside(record)?;
+        let owner = self.0.containers.find(owner.as_str())?.record();
+        let (limits, memory) = microvm::container::resized_beside(now);
+        let mut machine = self.machine_connection(&owner.id)?;
+        let resize = |machine: &mut Connection, bytes| machine.resize_for(number, bytes).map_err(told)?.map_err(not_so);
+        let counts = |bytes: u64| self.0.guests.lock().comes(record.id.clone(), owner.id.clone(), bytes);
+        // More of it first, as it may be refused; nobody uses it before the container's limit lets them.
+        let grows = memory > within.memory;
+        let grown = match grows {
+            true => self.raise_machine(record, &owner, memory).and_then(|()| resize(&mut machine, memory)),
+            false => Ok(()),
+        };
+        let limited = grown.and_then(|()| {
+            machine.ask(Request::Limit { container: number, limits }).map_err(told)?.map_err(not_so).map(drop)
+        });
+        if let Err(error) = limited {
+            if grows {
+                // Its limit is what it was, whatever the machine does.
+                let _ = resize(&mut machine, within.memory);
+                counts(within.memory);
+            }
+            return Err(error);
+        }
+        if memory < within.memory {
+            resize(&mut machine, memory)?;
+            counts(memory);
+        }
+        Ok(memory)
+    }
+
+    /// Holds a container that is in the machine of another one still, or lets it go on: that lasts beyond this daemon. Blocks.
+    pub(super) fn pause_member(&self, record: &ContainerRecord, paused: bool) -> Result<()> {
+        let (mut machine, number) = self.machine_of(record)?;
+        machine.pause(number, paused).map_err(told)?.map_err(not_so)
+    }
+
+    /// Pauses such a container, or lets it go on, as its record says: a daemon that was killed in between left it otherwise.
+    pub(super) async fn settle_member(&self, record: &Arc<ContainerRecord>) {
+        let (engine, found) = (self.clone(), record.clone());
+        let settled = crate::blocking(move || {
+            let Inside { owner, number } = engine.inside(&found)?;
+            let mut machine = engine.patient_connection(&owner, PATIENCE)?;
+            machine.pause(number, found.state.phase == Phase::Paused).map_err(told)?.map_err(not_so)
+        });
+        if let Err(error) = settled.await {
+            tracing::warn!(container = %record.id.short(), %error, "its machine does not say whether it is paused");
+        }
+    }
+
     /// Lets the process of a machine have so many bytes more of the host's memory for a container that comes, if it has a limit. It is never lowered while the machine runs: the guest may not have left what one
     /// had that is gone.
     fn raise_machine(&self, record: &ContainerRecord, owner: &ContainerRecord, more: u64) -> Result<()> {
@@ -174,6 +231,10 @@ impl Engine {
         let resources = resources.map_err(|error| Error::system(error.to_string()))?;
         self.0.placements.update(owner, &resources)
     }
+}
+
+fn told(error: ConnectionError) -> Error {
+    Error::system(error.to_string())
 }
 
 /// What containers have brought along into machines of others: those that run, and those that are about to.

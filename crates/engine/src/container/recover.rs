@@ -118,7 +118,10 @@ impl Engine {
                 }
                 self.resume_count(&record);
                 self.adopt(container, &record).await;
-                self.0.placements.settle_freezer(&record)?;
+                match &record.state.within {
+                    Some(_) => self.settle_member(&record).await,
+                    None => self.0.placements.settle_freezer(&record)?,
+                }
                 self.settle_networks(&life).await?;
                 self.leave_networks(&life).await.map(|()| false)
             }

@@ -132,7 +132,10 @@ impl Engine {
             unified: self.0.placements.is_pure_v2(),
             ..empty
         };
-        Ok(match record.is_machine() && record.state.phase == Phase::Running {
+        // The machine of one that is paused answers nobody, unless it is another one's.
+        let answers = record.state.phase == Phase::Running
+            || (record.state.phase == Phase::Paused && record.state.within.is_some());
+        Ok(match record.is_machine() && answers {
             true => self.sample_inside(&record, sample),
             false => sample,
         })

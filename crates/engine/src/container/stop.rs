@@ -79,9 +79,13 @@ impl Engine {
             self.note_stopped_by_hand(&container).await;
         }
         self.let_go(&container, &record).await?;
-        if record.state.phase == Phase::Paused && number == SIGKILL {
+        if record.state.phase == Phase::Paused && record.state.within.is_none() && number == SIGKILL {
             self.signal(&record, number).await?;
-            return self.unpause_container(&container).await;
+            return match self.unpause_container(&container).await {
+                // What is frozen may be killed as well, and its end have been heard of by now.
+                Err(_) if !container.record().state.phase.is_live() => Ok(()),
+                unpaused => unpaused,
+            };
         }
         if number == SIGKILL {
             let mut turns = container.turns();
@@ -128,8 +132,8 @@ impl Engine {
         turns: &mut tokio::sync::watch::Receiver<super::Turn>,
         before: u64,
     ) -> Result<bool> {
-        if record.state.phase == Phase::Paused {
-            // A frozen process takes no signal on v1 until it is thawed.
+        if record.state.phase == Phase::Paused && record.state.within.is_none() {
+            // A frozen process takes no signal on v1 until it is thawed; within machines is none.
             self.freeze(record, false).await?;
         }
         Ok(turned(turns, Some(KILL_PATIENCE), move |turn| turn.removed || turn.exits > before).await)
@@ -168,7 +172,6 @@ impl Engine {
             }
             _ => return Err(not_running(&record)),
         }
-        super::member::not_within(&record, "pause")?;
         self.freeze(&record, true).await?;
         let record = self.note(&life, None, |record| record.state.phase = Phase::Paused).await;
         self.tell_container(&record, "pause", []);
@@ -203,7 +206,12 @@ impl Engine {
 
     pub(super) async fn freeze(&self, record: &Arc<ContainerRecord>, frozen: bool) -> Result<()> {
         let (engine, record) = (self.clone(), record.clone());
-        crate::blocking(move || engine.0.placements.freeze(&record, frozen)).await
+        crate::blocking(move || match record.state.within {
+            // Its processes are in a machine that runs on.
+            Some(_) => engine.pause_member(&record, frozen),
+            None => engine.0.placements.freeze(&record, frozen),
+        })
+        .await
     }
 
     /// Ends the wait for a restart. `false`: there was none.

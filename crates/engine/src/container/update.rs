@@ -36,20 +36,26 @@ impl Engine {
             )));
         }
         validate::resources(&resources)?;
-        // One in the machine of another one has no limits that could change yet.
+        // By how much the machine of another one is larger for this one.
+        let mut memory = None;
+        // A machine that answers nobody keeps nobody from another policy.
         let as_before = record.state.within.is_some() && resources == record.host.resources;
         if record.state.phase.is_live() && !as_before {
             let limits = crate::spec::limits(&resources)?;
             let (engine, updated) = (self.clone(), record.clone());
-            let update = move || match updated.is_machine() {
-                true => engine.update_machine(&updated, &limits),
-                false => engine.0.placements.update(&updated, &limits),
+            let update = move || match &updated.state.within {
+                Some(within) => engine.update_member(&updated, within, &limits).map(Some),
+                None if updated.is_machine() => engine.update_machine(&updated, &limits).map(|()| None),
+                None => engine.0.placements.update(&updated, &limits).map(|()| None),
             };
-            crate::blocking(update).await.map_err(refused)?;
+            memory = crate::blocking(update).await.map_err(refused)?;
         }
         let record = self
             .change(&life, |record| {
                 record.host.resources = resources;
+                if let (Some(within), Some(memory)) = (&mut record.state.within, memory) {
+                    within.memory = memory;
+                }
                 if let Some(restart) = request.restart {
                     record.host.restart = restart;
                 }

@@ -121,7 +121,7 @@ impl Clients {
     }
 
     /// A container is held still for one of them.
-    fn freezes(&self, container: ContainerId) -> bool {
+    pub(super) fn freezes(&self, container: ContainerId) -> bool {
         self.open.values().any(|client| client.freezes == Some(container))
     }
 
@@ -266,6 +266,12 @@ impl Process {
                 self.clients.send(number, &FromMachine::Resized(resized));
                 Ok(())
             }
+            (ToMachine::MemoryFor(container, bytes), _) => {
+                let resized = self.have_memory_for(container, bytes);
+                self.clients.send(number, &FromMachine::Resized(resized));
+                Ok(())
+            }
+            (ToMachine::Pause(container, paused), _) => self.on_pause(number, container, paused),
             (ToMachine::Network(wish), None) => self.on_network(number, *wish),
             (ToMachine::Ask(request), _) if is_for_others(&request) => match self.host.is_connected() {
                 true => self.ask(request, Asked::Client(number)),
@@ -289,7 +295,7 @@ impl Process {
             return self.close(number);
         }
         client.freezes = frozen.then_some(container);
-        match by_others {
+        match by_others || self.members.is_paused(container) {
             true => {
                 self.clients.answer(number, Ok(Reply::Done));
                 Ok(())
@@ -308,8 +314,11 @@ impl Process {
         self.thaw(container)
     }
 
-    /// Has a container's processes go on, now or when the agent is there again.
+    /// Has a container's processes go on, now or when the agent is there again; but not those of one that is paused.
     pub(super) fn thaw(&mut self, container: ContainerId) -> Result<()> {
+        if self.members.is_paused(container) {
+            return Ok(());
+        }
         self.ask(Request::Freeze { container, frozen: false }, Asked::Thaw(container))
     }
 

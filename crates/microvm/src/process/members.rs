@@ -37,6 +37,8 @@ struct Member {
     container: ContainerId,
     /// By how many bytes the machine has grown for it.
     memory: u64,
+    /// It is held still until somebody has it go on.
+    paused: bool,
     stage: MemberStage,
 }
 
@@ -55,6 +57,18 @@ impl Members {
     /// Of a machine that has so much memory, and in which nothing lies but its first container's layers.
     pub(super) fn new(memory: MemorySize, layers: Layers) -> Self {
         Self { memory, layers, by_process: BTreeMap::new() }
+    }
+
+    /// A container that came and has not ended.
+    fn there(&mut self, container: ContainerId) -> Option<&mut Member> {
+        let is_it =
+            |member: &&mut Member| member.container == container && !matches!(member.stage, MemberStage::Removing);
+        self.by_process.values_mut().find(is_it)
+    }
+
+    /// Whether a container is held still whoever is connected.
+    pub(super) fn is_paused(&self, container: ContainerId) -> bool {
+        self.by_process.values().any(|member| member.container == container && member.paused)
     }
 
     /// Whether a process is the first one of a container that came.
@@ -84,6 +98,59 @@ impl Process {
             self.members.memory = was;
         }
         resized
+    }
+
+    /// The machine is to be so many bytes larger than without that container.
+    pub(super) fn have_memory_for(&mut self, container: ContainerId, bytes: u64) -> Result<(), Failure> {
+        let Some(member) = self.members.there(container) else { return Err(not_there()) };
+        let was = std::mem::replace(&mut member.memory, bytes);
+        let resized = self.members.memory().and_then(|all| self.machine.resize(all));
+        resized.map_err(|error| {
+            if let Some(member) = self.members.there(container) {
+                member.memory = was;
+            }
+            Failure::Refused { why: error.to_string() }
+        })
+    }
+
+    /// A container that came is to be held still, or to go on, for whoever asks.
+    pub(super) fn on_pause(&mut self, number: u64, container: ContainerId, paused: bool) -> Result<()> {
+        let was = match self.members.there(container) {
+            Some(member) => std::mem::replace(&mut member.paused, paused),
+            None if paused => {
+                self.clients.answer(number, Err(not_there()));
+                return Ok(());
+            }
+            // It has ended, and is not held.
+            None => false,
+        };
+        // What a client holds still goes on with that.
+        if was == paused || self.clients.freezes(container) {
+            self.clients.answer(number, Ok(Reply::Done));
+            return Ok(());
+        }
+        if !self.host.is_connected() {
+            return self.on_paused(number, container, Err(away()));
+        }
+        self.ask(Request::Freeze { container, frozen: paused }, Asked::Pause(number, container))
+    }
+
+    /// What came of that. Where it could not be, the container goes on, now or when the agent is there again.
+    pub(super) fn on_paused(
+        &mut self,
+        number: u64,
+        container: ContainerId,
+        result: Result<Reply, Failure>,
+    ) -> Result<()> {
+        let failed = result.is_err();
+        self.clients.answer(number, result);
+        match self.members.there(container).filter(|_| failed) {
+            Some(member) => {
+                member.paused = false;
+                self.thaw(container)
+            }
+            None => Ok(()),
+        }
     }
 
     /// Runs another container, for the client that stands for it.
@@ -121,7 +188,7 @@ impl Process {
             return Ok(());
         };
         let Join { container, mut root, memory, plan, streams } = join;
-        let member = Member { container, memory, stage: MemberStage::MakingRoot(plan, streams) };
+        let member = Member { container, memory, paused: false, stage: MemberStage::MakingRoot(plan, streams) };
         self.members.by_process.insert(process, member);
         let places = match self.make_room(container, layers) {
             Ok(places) => places,
@@ -200,7 +267,7 @@ impl Process {
     /// A process is over: where it is a member's first one, its root goes.
     pub(super) fn remove_root(&mut self, process: ProcessId) -> Result<()> {
         let Some(member) = self.members.by_process.get_mut(&process) else { return Ok(()) };
-        member.stage = MemberStage::Removing;
+        (member.stage, member.paused) = (MemberStage::Removing, false);
         let (container, memory) = (member.container, std::mem::take(&mut member.memory));
         if memory > 0 {
             // At once, whenever the guest says that it has let go of the rest: its memory is the host's.
@@ -249,6 +316,11 @@ impl Process {
 /// What nobody waits for, and ends nothing, is told on standard error.
 fn complain(error: &Error) {
     eprintln!("\rstratus: {error}\r");
+}
+
+/// Somebody speaks of a container that is not there, or not any more.
+fn not_there() -> Failure {
+    Failure::Refused { why: "there is no such container in the microVM".to_owned() }
 }
 
 /// The agent was away when something was asked.

@@ -89,6 +89,8 @@ enum Asked {
     Client(u64),
     /// A container's processes to go on, which has to come about.
     Thaw(ContainerId),
+    /// A client's container to be held still, or to go on.
+    Pause(u64, ContainerId),
     /// The root of the container that this is the first process of, to be there or to be gone.
     Member(ProcessId),
     /// Another network, by the number of the change.
@@ -291,6 +293,7 @@ impl Process {
                     Ok(())
                 }
                 Some(Asked::Network(change)) => self.on_networked(change, result),
+                Some(Asked::Pause(client, container)) => self.on_paused(client, container, result),
                 Some(Asked::Member(process)) => self.on_member(process, Some(result)),
                 Some(Asked::Thaw(_) | Asked::Nobody) | None => Ok(()),
             },
@@ -298,6 +301,9 @@ impl Process {
                 match self.asked.remove(&number) {
                     Some(Asked::Client(client)) => self.clients.answer(client, Err(members::away())),
                     Some(Asked::Thaw(container)) => drop(self.to_thaw.insert(container)),
+                    Some(Asked::Pause(client, container)) => {
+                        return self.on_paused(client, container, Err(members::away()));
+                    }
                     Some(Asked::Member(process)) => return self.on_member(process, None),
                     Some(Asked::Network(change)) => return self.on_networked(change, Err(members::away())),
                     Some(Asked::Start(process)) => {
