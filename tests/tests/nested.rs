@@ -99,6 +99,20 @@ fn what_our_own_hypervisor_saved_goes_on() {
     }
     host.sh("docker rm -f box box-1 box-2 box-3").ok();
 
+    // What the first one that goes on touches is kept for the next one, where memory comes as it is touched.
+    host.sh(&format!("docker run -d --name slow --annotation stratus.microvm.memory=faulted -p 127.0.0.1:0:80 -m 64m --cpus 1 --runtime microvm busybox sh -c '{count}'"))
+        .ok();
+    eventually("it counts", || counts("slow"));
+    host.sh("stratus snapshot create slow first").says("first");
+    for _ in 0..2 {
+        host.sh("stratus rollback slow first").ok();
+        eventually("it counts", || counts("slow"));
+        eventually("what it touches is kept", || {
+            host.sh("stat -c '%a %U' /var/lib/stratus/microvm/snapshots/*/touched").stdout() == "444 root\n"
+        });
+    }
+    host.sh("docker rm -f slow").ok();
+
     // What is run of an image is up, and waits on the disk while nobody asks it anything.
     host.sh("stratus microvm image create -t web -m 64m --cpus 1 --ready-port 80 busybox sh -c 'mkdir /www; echo up >/www/index.html; httpd -f -h /www -p 80'")
         .says("web:1");
@@ -169,4 +183,60 @@ fn network_cards_come_and_go_behind_our_own_hypervisor() {
     host.sh("docker network connect two copy && docker exec copy wget -qO- http://web").says("hello");
     host.sh("docker exec client wget -qO- http://web").says("hello");
     host.sh("docker rm -f client copy web && docker network rm one two").ok();
+}
+
+#[test]
+#[ignore = "it takes a machine of its own: cargo xtask server nested"]
+fn volumes_go_on_with_what_was_saved() {
+    let host = with_kvm();
+    // It has two files open, and appends to one of them for ever.
+    let append = "exec 3>>/data/log 4</data/gone; n=0; while :; do n=$((n + 1)); echo $n >&3; sleep 0.2; done";
+    host.sh("docker volume create data && touch $(docker volume inspect -f '{{.Mountpoint}}' data)/gone")
+        .mentions("data");
+    let data = host.sh("docker volume inspect -f '{{.Mountpoint}}' data").text().to_owned();
+    let run = "docker run --runtime microvm -m 64m --cpus 1 -v data:/data";
+    host.sh(&format!("{run} -d --name box -v /anonymous busybox sh -c '{append}'")).ok();
+    let lines = || host.sh(&format!("wc -l <{data}/log")).stdout().trim().parse::<u64>().unwrap_or(0);
+    let grows = |who: &str| {
+        let before = lines();
+        eventually(who, || lines() > before + 2);
+    };
+    grows("it appends");
+    eventually("the next one goes on from a template", || {
+        host.sh("docker rm -f next");
+        host.sh(&format!("{run} -d --name next busybox sleep 1000")).ok();
+        host.sh("grep -c /microvm/templates/ /proc/$(docker inspect -f '{{.State.Pid}}' next)/mountinfo").stdout()
+            == "1\n"
+    });
+    host.sh("docker exec next head -n 1 /data/log").says("1");
+    host.sh("docker rm -f next").ok();
+
+    // What the host does meanwhile it finds as it is by then.
+    host.sh("stratus suspend box").ok();
+    host.sh(&format!("rm {data}/gone && echo of the host >>{data}/log")).ok();
+    let rests = lines();
+    host.sh("stratus resume box").ok();
+    eventually("it appends again", || lines() > rests + 2);
+    host.sh("docker exec box sh -c 'ls /data; cat /proc/1/fd/4'").exits_with(1).prints("log");
+
+    // Volumes are the host's: nothing of them goes back.
+    host.sh("stratus snapshot create box one").says("one");
+    host.sh("docker exec box sh -c 'echo kept >/data/kept; echo shared >/anonymous/file'").ok();
+    host.sh("stratus rollback box one").ok();
+    grows("it appends after a rollback");
+    host.sh("docker exec box cat /data/kept /anonymous/file").says("kept\nshared");
+
+    // Copies share them, with what they have open there.
+    host.sh("stratus fork box --count 2").says("box-1\nbox-2");
+    host.sh("docker rm -f -v box").ok();
+    for (name, other) in [("box-1", "box-2"), ("box-2", "box-1")] {
+        host.sh(&format!("docker pause {other}")).ok();
+        grows(name);
+        host.sh(&format!("docker exec {name} cat /data/kept /anonymous/file")).says("kept\nshared");
+        host.sh(&format!("docker unpause {other}")).ok();
+    }
+    host.sh("docker rm -f -v box-1 box-2").ok();
+    host.sh("docker volume ls -q").says("data");
+    host.sh("docker volume rm data").ok();
+    host.sh("stratus run --rm --isolation microvm -v /kept busybox true").ok();
 }

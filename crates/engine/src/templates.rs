@@ -42,6 +42,8 @@ pub(crate) struct Shape {
     pub(crate) most_memory: MemorySize,
     /// Of each of its network cards, bytes of the largest packet.
     pub(crate) mtus: Vec<u16>,
+    /// It has a file server, which the guest has not mounted anything of.
+    pub(crate) has_volumes: bool,
     /// The files that it is run by, and boots.
     files: Vec<Stamp>,
 }
@@ -72,6 +74,7 @@ impl Shape {
         kernel: &Prepared,
         (vcpus, memory, most_memory): (VcpuCount, MemorySize, MemorySize),
         mtus: Vec<u16>,
+        has_volumes: bool,
     ) -> Result<Self> {
         let emulator = match driver {
             Driver::Kvm => None,
@@ -79,7 +82,7 @@ impl Shape {
         };
         let files = [program, &kernel.kernel, &kernel.initramfs].into_iter().chain(emulator);
         let files = files.map(Stamp::of).collect::<Result<_>>()?;
-        Ok(Self { driver: driver.clone(), vcpus, memory, most_memory, mtus, files })
+        Ok(Self { driver: driver.clone(), vcpus, memory, most_memory, mtus, has_volumes, files })
     }
 
     /// What a template of it is called in a boot of the host.
@@ -233,6 +236,7 @@ mod tests {
             memory: MemorySize::from_mib(memory).unwrap(),
             most_memory: MemorySize::from_mib(1024).unwrap(),
             mtus: vec![1500],
+            has_volumes: false,
             files: Vec::new(),
         }
     }

@@ -348,8 +348,8 @@ pub struct Host {
     pub snapshots: Vec<PathBuf>,
     /// The disk that the container writes to, which belongs to [`USER`]; `None`: it writes to the machine's memory.
     pub upper: Option<PathBuf>,
-    /// What is mounted for its file server.
-    pub volumes: Volumes,
+    /// What is mounted for its file server, if it has one: nothing for a template, whose server has nothing to serve.
+    pub volumes: Option<Volumes>,
     /// The most memory that its guest can have.
     pub most_memory: MemorySize,
     /// Whether its process has faults of its own memory told.
@@ -401,10 +401,10 @@ pub fn outside(container: Option<&Spec>, driver: &Driver, host: &Host) -> Result
         devices.push(json!({ "path": USERFAULT, "type": "c", "major": major, "minor": minor, "fileMode": 0o666 }));
     }
     let mut own = process(&[at::PROGRAM, "machine", at::PLAN], terminal);
-    if !host.volumes.is_empty() {
+    if let Some(volumes) = &host.volumes {
         let options = ["nosuid", "noexec", "nodev", "mode=755", "size=64k"];
         mounts.push(json!({ "destination": at::VOLUMES, "type": "tmpfs", "source": "tmpfs", "options": options }));
-        for mount in host.volumes.mounts() {
+        for mount in volumes.mounts() {
             mounts.push(serde_json::to_value(mount).map_err(|error| Error::Spec(error.to_string()))?);
         }
         let names: Vec<_> = files::CAPABILITIES.iter().map(|(name, _)| *name).chain(files::FOR_THE_START).collect();

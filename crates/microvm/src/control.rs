@@ -21,13 +21,13 @@ use rustix::net::{
 };
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use vmm::{MemorySize, SnapshotFiles, VcpuCount};
+use vmm::{MemorySize, SnapshotFiles, VcpuCount, WorkingSet};
 
 use crate::driver::Extent;
 use crate::plan::Card;
 
 /// Grows by one with every change of a type here or of [`guest_protocol`]'s requests.
-pub const VERSION: u32 = 6;
+pub const VERSION: u32 = 7;
 /// The most bytes of one body: a plan, or a piece of a file, and what is around it.
 const BODY_MAX: usize = 4 << 20;
 /// How long an answer is waited for, from its question to its last byte: of a guest that is emulated on a busy host, or for a machine to be written to a slow
@@ -72,6 +72,8 @@ pub enum ToMachine {
     Memory(MemorySize),
     /// Be on another network from now on.
     Network(Box<NetworkWish>),
+    /// Say which pages of what it went on from the machine has touched.
+    Touched,
     /// Ask the agent for something; not for what belongs to the machine's process itself ([`is_for_others`]).
     Ask(Request),
     /// A layer of the container that the connection will stand for, whose descriptor comes along: the lowest one first. Nothing is answered.
@@ -117,6 +119,8 @@ pub enum FromMachine {
     Resized(Result<(), Failure>),
     /// What came of a [`ToMachine::Network`].
     Networked(Result<(), Failure>),
+    /// What came of a [`ToMachine::Touched`]: nothing where its memory does not come as it is touched.
+    Touched(Option<WorkingSet>),
     /// What came of a [`ToMachine::Ask`] or a [`ToMachine::Pause`], in the order in which they came.
     Answer(Result<Reply, Failure>),
 }
@@ -394,6 +398,18 @@ impl Connection {
                 plain::failure(&mut failure);
                 failure
             })),
+            _ => Err(Garbled.into()),
+        }
+    }
+
+    /// Asks which pages of what it went on from the machine has touched, if it can tell.
+    ///
+    /// # Errors
+    /// The machine is gone.
+    pub fn touched(&mut self) -> Result<Option<WorkingSet>, ConnectionError> {
+        self.send(&ToMachine::Touched, &[])?;
+        match self.receive()? {
+            FromMachine::Touched(touched) => Ok(touched),
             _ => Err(Garbled.into()),
         }
     }

@@ -102,6 +102,11 @@ pub enum Error {
     /// A snapshot is of another machine than the one that was to go on from it.
     #[error("go on from a snapshot: {0}")]
     Origin(&'static str),
+    /// The driver can't save a machine together with what its file server knows.
+    #[error(
+        "a microVM with volumes can be suspended, saved and copied by our own hypervisor alone (--microvm-driver kvm): QEMU does not save which files of them it has open"
+    )]
+    NotSaved,
     /// The process that serves the container's volumes does not begin, or has ended.
     #[error("serve the container's volumes: {0}")]
     Files(String),

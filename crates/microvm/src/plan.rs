@@ -15,6 +15,8 @@ use crate::error::{Error, Result};
 pub(crate) const LAYERS: &str = "layers";
 /// How large that disk is, in bytes, whatever lies on it: a machine that goes on from a template finds the disk that it knows.
 pub(crate) const LAYERS_SIZE: u64 = 1 << 40;
+/// The file beside a snapshot, or in a template, with which of its pages were touched by who went on from it ([`vmm::WorkingSet`]).
+pub const TOUCHED: &str = "touched";
 /// The serial number of the disk that is written to.
 pub(crate) const UPPER: &str = "upper";
 

@@ -106,7 +106,8 @@ fn stand(
                 FromMachine::Answer(_)
                 | FromMachine::Saved(_)
                 | FromMachine::Resized(_)
-                | FromMachine::Networked(_) => {}
+                | FromMachine::Networked(_)
+                | FromMachine::Touched(_) => {}
             }
         }
         let mut fds = [PollFd::new(&machine, PollFlags::IN), PollFd::new(&signals, PollFlags::IN)];

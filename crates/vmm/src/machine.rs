@@ -213,7 +213,7 @@ impl Machine {
             vm: self.vm.save()?,
             processors,
             fixed: self.fixed.save(),
-            devices: self.devices.iter().map(Virtual::save).collect(),
+            devices: self.devices.iter().map(Virtual::save).collect::<Result<_>>()?,
             difference: save(self.vm.memory())?,
         };
         // Its memory may have been out of reach when it was read.

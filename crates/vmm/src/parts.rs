@@ -53,8 +53,8 @@ pub struct Devices {
     pub cards: Vec<Option<CardParts>>,
     /// Sockets between it and the host.
     pub vsock: Option<VsockParts>,
-    /// File systems of the host's, in the order in which the guest finds them. A machine that goes on from a snapshot finds them broken: another server knows
-    /// nothing of the files that it had open.
+    /// File systems of the host's, in the order in which the guest finds them. The server of a machine that goes on from a snapshot takes over which files the
+    /// guest knew and had open: they are as they are by then, and of those that are gone the guest gets errors.
     pub files: Vec<FilesParts>,
     /// Whether the guest gives memory back that it does not need, and can be asked for more of it.
     pub balloon: bool,

@@ -10,7 +10,7 @@ use crate::events::EventKind;
 use crate::images::{ResolvedImage, Unfinished};
 use crate::model::{
     CgroupNamespace, ContainerConfig, ContainerId, ContainerRecord, EndpointRequest, EndpointSettings, HostConfig,
-    IpcMode, NetworkMode, PidMode, State, Timestamp, UtsMode,
+    IpcMode, MountPoint, NetworkMode, PidMode, State, Timestamp, UtsMode,
 };
 use crate::{Engine, Error, Result, Volume};
 
@@ -35,6 +35,8 @@ pub struct CreateRequest {
     pub state: State,
     /// What it is made for ([`ContainerRecord::purpose`]).
     pub purpose: Option<String>,
+    /// The mount points of another container, which it shares, in place of those that it would have.
+    pub mounts: Option<Vec<MountPoint>>,
 }
 
 /// A container that was made.
@@ -49,8 +51,18 @@ pub struct Created {
 impl Engine {
     /// Makes a container. When it returns, the container is in the store.
     pub async fn create(&self, request: CreateRequest) -> Result<Created> {
-        let CreateRequest { name, platform, mut config, mut host, endpoints, unfinished, image, state, purpose } =
-            request;
+        let CreateRequest {
+            name,
+            platform,
+            mut config,
+            mut host,
+            endpoints,
+            unfinished,
+            image,
+            state,
+            purpose,
+            mounts,
+        } = request;
         let id = ContainerId::random();
         let reservation = self.reserve_name(name.as_deref(), &id)?;
         if config.image.is_empty() {
@@ -91,7 +103,10 @@ impl Engine {
             return Err(Error::invalid("no command specified"));
         }
         super::logging::check(&record.host.log)?;
-        let mounts = self.mount_points_of(&record, unfinished).await?;
+        let mounts = match mounts {
+            Some(points) => self.shared_mount_points(&id, points),
+            None => self.mount_points_of(&record, unfinished).await?,
+        };
         record.mounts.clone_from(&mounts.points);
         if let Err(error) = self.make(&record, (&image, unfinished), &mounts.new_volumes, reservation).await {
             let engine = self.clone();

@@ -85,6 +85,8 @@ pub(super) struct MachineStart {
     pub(super) wanted: Option<Box<Wanted>>,
     /// The machine of another container that it comes into, if it has none of its own.
     pub(super) within: Option<Within>,
+    /// Where what it touches of what it goes on from is to be kept, if that is not known yet.
+    pub(super) untold: Option<PathBuf>,
 }
 
 impl Engine {
@@ -198,9 +200,11 @@ impl Engine {
         };
         let host = self.write_machine(&directory, &plan, booted, snapshots, inside.volumes)?;
         let host = Host { upper: disk, ..host };
+        let untold = super::touched::untold(&plan, &host);
         let outside = microvm::container::outside(Some(spec), &driver, &host).map_err(refused)?;
         let cgroup = self.0.placements.create(record, &outside)?;
         let start = self.machine_process(&outside, &directory, cgroup, trees, namespace)?;
+        let start = MachineStart { untold, ..start };
         Ok(match beginning {
             Beginning::Boot(wanted) => MachineStart { wanted, ..start },
             Beginning::Template(template) => MachineStart { template: Some(template), ..start },
@@ -210,14 +214,15 @@ impl Engine {
 
     /// Whether a machine that goes on from no snapshot boots.
     fn beginning(&self, driver: &Driver, hardware: &Hardware, booted: &Booted) -> Result<Beginning<'static>> {
-        // A template has no server of volumes and no disk that its guest could know, and says nothing on a console.
-        let is_more = hardware.volumes.is_some() || hardware.upper.is_some() || hardware.console;
+        // A template has no disk that its guest could know, and says nothing on a console. Whose volumes it serves is seen by who mounts them.
+        let has_volumes = hardware.volumes.is_some();
+        let is_more = has_volumes && !driver.saves_volumes() || hardware.upper.is_some() || hardware.console;
         if is_more || !self.0.config.machines.templates {
             return Ok(Beginning::Boot(None));
         }
         let mtus = hardware.cards.iter().flatten().map(|card| card.mtu).collect();
         let size = (hardware.vcpus, hardware.memory, hardware.most_memory);
-        let shape = Shape::new(&self.0.config.program, driver, &booted.kernel, size, mtus)?;
+        let shape = Shape::new(&self.0.config.program, driver, &booted.kernel, size, mtus, has_volumes)?;
         Ok(match self.0.templates.find(&shape)? {
             Some(template) => Beginning::Template(template),
             None => Beginning::Boot(Some(Box::new(Wanted { shape, kernel: booted.kernel.clone() }))),
@@ -259,6 +264,7 @@ impl Engine {
             template: None,
             wanted: None,
             within: None,
+            untold: None,
         })
     }
 
@@ -298,7 +304,7 @@ impl Engine {
             layers: booted.layers.iter().map(|layer| layer.path().to_owned()).collect(),
             snapshots,
             upper: None,
-            volumes,
+            volumes: plan.hardware.volumes.is_some().then_some(volumes),
             most_memory: plan.hardware.most_memory,
             faults: plan.faults(),
         })
@@ -546,7 +552,7 @@ pub(crate) fn lacking(record: &ContainerRecord, what: &str) -> Result<()> {
 pub(super) fn refused(error: microvm::Error) -> Error {
     match error {
         microvm::Error::NotBehind { .. } => Error::invalid(error.to_string()),
-        microvm::Error::NotThere { .. } => Error::not_implemented(error.to_string()),
+        microvm::Error::NotThere { .. } | microvm::Error::NotSaved => Error::not_implemented(error.to_string()),
         error => Error::system(error.to_string()),
     }
 }

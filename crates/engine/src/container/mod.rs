@@ -46,6 +46,7 @@ mod stop;
 mod storage;
 mod template;
 mod top;
+mod touched;
 mod update;
 mod validate;
 mod wait;

@@ -48,6 +48,12 @@ impl Engine {
         }
     }
 
+    /// Those of another container, which has their volumes for as long as this takes.
+    pub(super) fn shared_mount_points(&self, id: &ContainerId, points: Vec<MountPoint>) -> MountPoints {
+        let claims = points.iter().filter_map(MountPoint::volume).map(|name| self.0.volumes.claim(name, id)).collect();
+        MountPoints { points, claims, ..MountPoints::none(id) }
+    }
+
     /// Takes volumes away that were made for a container that came to nothing, and that nobody else uses by now. Blocks.
     pub(super) fn drop_volumes(&self, mounts: MountPoints) {
         drop(mounts.claims);

@@ -58,7 +58,7 @@ impl Engine {
     pub async fn snapshot(&self, reference: &str, name: Option<&str>) -> Result<SnapshotRecord> {
         let container = self.0.containers.find(reference)?;
         let life = container.life(reference).await?;
-        let record = runs_in_machine(&life)?;
+        let record = self.can_be_saved(&life)?;
         let name = match name.filter(|name| !name.is_empty()) {
             Some(name) => check_saved_name(SNAPSHOT_NAME, name)?.to_owned(),
             None => Timestamp::now().strftime("%Y%m%d-%H%M%S.%f").to_string(),
@@ -81,7 +81,11 @@ impl Engine {
     pub(crate) async fn save_lastingly(&self, reference: &str) -> Result<(Arc<ContainerRecord>, Held)> {
         let container = self.0.containers.find(reference)?;
         let life = container.life(reference).await?;
-        let record = runs_in_machine(&life)?;
+        let record = self.can_be_saved(&life)?;
+        // What is run of it outlives the container, and would have no volumes of that.
+        if has_volumes(&record) {
+            super::lacking(&record, "machine images of containers with volumes")?;
+        }
         let (engine, run) = (self.clone(), record.clone());
         let saved = crate::blocking(move || engine.save(&run, Kept::Lasting(None)).map(|(saved, _machine)| saved));
         Ok((record, saved.await?))
@@ -134,7 +138,7 @@ impl Engine {
         let mut turns = container.turns();
         let before = turns.borrow_and_update().exits;
         let life = container.life(reference).await?;
-        let record = runs_in_machine(&life)?;
+        let record = self.can_be_saved(&life)?;
         let (engine, run) = (self.clone(), record.clone());
         let (saved, machine) = crate::blocking(move || engine.save(&run, Kept::Lasting(None))).await?;
         let halting = Halting { snapshot: saved.record().id.clone(), rests: true };
@@ -236,7 +240,7 @@ impl Engine {
         }
         let (record, saved) = {
             let life = container.life(reference).await?;
-            let record = runs_in_machine(&life)?;
+            let record = self.can_be_saved(&life)?;
             let (engine, run) = (self.clone(), record.clone());
             // It goes on as soon as it is saved.
             let saved = crate::blocking(move || engine.save(&run, Kept::ForNow).map(|(saved, _machine)| saved));
@@ -349,6 +353,15 @@ impl Engine {
         }
     }
 
+    /// The record of a container whose machine can be saved.
+    fn can_be_saved(&self, life: &Life<'_>) -> Result<Arc<ContainerRecord>> {
+        let record = runs_in_machine(life)?;
+        if has_volumes(&record) && !self.machine_driver()?.saves_volumes() {
+            return Err(super::machine::refused(microvm::Error::NotSaved));
+        }
+        Ok(record)
+    }
+
     /// Saves a running machine, which rests until the connection is dropped. Blocks.
     fn save(&self, record: &ContainerRecord, kept: Kept) -> Result<(Held, Connection)> {
         let new = self.0.snapshots.begin()?;
@@ -408,11 +421,12 @@ fn runs_in_machine(life: &Life<'_>) -> Result<Arc<ContainerRecord>> {
         _ => return Err(not_running(&record)),
     }
     super::member::not_within(&record, "memory that could be saved")?;
-    // What is in the machine's memory is saved with that.
-    if record.mounts.iter().any(|mount| mount.kind != MountPointKind::Tmpfs) {
-        super::lacking(&record, "snapshots of containers with volumes")?;
-    }
     Ok(record)
+}
+
+/// Whether it has anything of the host's. What is in the machine's memory is saved with that.
+fn has_volumes(record: &ContainerRecord) -> bool {
+    record.mounts.iter().any(|mount| mount.kind != MountPointKind::Tmpfs)
 }
 
 /// Refuses what is no name of a saved machine; `what` says in the error whose it was to be.
@@ -430,11 +444,12 @@ pub fn check_saved_name<'n>(what: &str, name: &'n str) -> Result<&'n str> {
     }
 }
 
-/// What a copy of a container is made of.
+/// What a copy of a container is made of. It shares the volumes of that, anonymous ones as well: what runs in it has their files open.
 fn copy_of(record: &ContainerRecord, name: &str, origin: &SnapshotId) -> CreateRequest {
     CreateRequest {
         name: Some(name.to_owned()),
         state: State { suspended: Some(origin.clone()), ..State::default() },
+        mounts: Some(record.mounts.clone()),
         ..record.origin_of_copies()
     }
 }

@@ -8,6 +8,7 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use keeper::client::{Create, Start};
@@ -43,6 +44,8 @@ struct Prepared {
     wanted: Option<Box<Wanted>>,
     /// The machine of another container that it comes into.
     within: Option<Within>,
+    /// Where what its machine touches is to be kept ([`super::touched`]).
+    untold: Option<PathBuf>,
 }
 
 impl Engine {
@@ -165,6 +168,7 @@ impl Engine {
         let booted = self.booted(&record).await?;
         let mut prepared = crate::blocking(move || engine.prepare(&prepared_for, lent, booted.as_ref())).await?;
         let (template, wanted) = (prepared.template.take(), prepared.wanted.take());
+        let untold = prepared.untold.take();
         let mut net = prepared.net.clone();
         let run = match prepared.start {
             true => self.run_and_record(life, prepared, by_hand).await,
@@ -175,6 +179,9 @@ impl Engine {
                 life.show(record);
                 if let Some(wanted) = wanted {
                     self.make_template_beside(wanted);
+                }
+                if let Some(directory) = untold {
+                    self.keep_touched_beside(container.id.clone(), directory);
                 }
                 Ok(life.record())
             }
@@ -355,8 +362,8 @@ impl Engine {
                 None => self.machine_start(record, &spec, trees, booted, namespace.zip(net.as_ref()))?,
             };
             let recovery = Recovery { cgroups: machine.directories };
-            let MachineStart { plan, descriptors, template, wanted, within, .. } = machine;
-            return Ok(Prepared { plan, descriptors, net, recovery, log, start, template, wanted, within });
+            let MachineStart { plan, descriptors, template, wanted, within, untold, .. } = machine;
+            return Ok(Prepared { plan, descriptors, net, recovery, log, start, template, wanted, within, untold });
         }
         let cgroup = self.0.placements.create(record, &spec)?;
         let mut options = CompileOptions {
@@ -390,7 +397,8 @@ impl Engine {
         );
         let plan = plan.to_bytes().map_err(|error| Error::system(error.to_string()))?;
         let recovery = Recovery { cgroups: cgroup.directories };
-        Ok(Prepared { plan, descriptors, net, recovery, log, start, template: None, wanted: None, within: None })
+        let (template, wanted, within, untold) = (None, None, None, None);
+        Ok(Prepared { plan, descriptors, net, recovery, log, start, template, wanted, within, untold })
     }
 
     fn spec_of(

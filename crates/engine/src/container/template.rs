@@ -62,7 +62,7 @@ impl Engine {
 
     fn shape_again(&self, Wanted { shape, kernel }: &Wanted) -> Result<Shape> {
         let size = (shape.vcpus, shape.memory, shape.most_memory);
-        Shape::new(&self.0.config.program, &shape.driver, kernel, size, shape.mtus.clone())
+        Shape::new(&self.0.config.program, &shape.driver, kernel, size, shape.mtus.clone(), shape.has_volumes)
     }
 
     /// Boots a machine until its agent is there.
@@ -121,7 +121,7 @@ impl Engine {
                 upper: None,
                 limits: DiskLimits::default(),
                 cards: microvm::places(cards),
-                volumes: None,
+                volumes: shape.has_volumes.then(|| at::VOLUMES.into()),
                 console: false,
             },
             origin: None,

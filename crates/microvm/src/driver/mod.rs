@@ -10,7 +10,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
-use vmm::{MemorySize, SnapshotFiles};
+use vmm::{MemorySize, SnapshotFiles, WorkingSet};
 
 use crate::error::Result;
 use crate::plan::{Card, MachinePlan};
@@ -30,6 +30,11 @@ pub enum Driver {
 }
 
 impl Driver {
+    /// Whether a machine with volumes can be saved and gone on from: QEMU's device for them can't be before version 8.2, nor one that was saved then be read by all.
+    pub fn saves_volumes(&self) -> bool {
+        matches!(self, Self::Kvm)
+    }
+
     /// How large the directory in memory may get that a machine's process has for files of its own, in MiB. `memory` is the most that the guest can have.
     pub fn scratch(&self, memory: MemorySize) -> u64 {
         let guest = match self {
@@ -191,6 +196,14 @@ impl Running {
         match self {
             Self::Kvm(running) => files.into_iter().try_for_each(|(start, file)| running.lay(start, file)),
             Self::Qemu(running) => running.lay(files, rests),
+        }
+    }
+
+    /// Which pages of what it went on from were touched so far, where they come as they are.
+    pub(crate) fn touched(&self) -> Option<WorkingSet> {
+        match self {
+            Self::Kvm(running) => running.touched(),
+            Self::Qemu(_) => None,
         }
     }
 

@@ -16,7 +16,7 @@ use rustix::thread::CapabilitySet;
 use vhost::vhost_user::Listener;
 use vhost_user_backend::VhostUserDaemon;
 use virtiofsd::passthrough::xattrmap::XattrMap;
-use virtiofsd::passthrough::{CachePolicy, Config, NegotiationMode, PassthroughFs};
+use virtiofsd::passthrough::{CachePolicy, Config, MigrationOnError, NegotiationMode, PassthroughFs};
 use virtiofsd::vhost_user::{VhostUserFsBackend, VhostUserFsBackendBuilder};
 use vm_memory_of_virtiofsd::{GuestMemoryAtomic, GuestMemoryMmap};
 
@@ -92,6 +92,9 @@ fn begin(directory: &Path, socket: &Path) -> Result<(Daemon, Listener)> {
         announce_submounts: true,
         // Else the guest would ask for a file's capabilities at each write.
         killpriv_v2: true,
+        // Of what is gone when a guest goes on that knew it, that guest alone gets errors. Files are found by their paths, and not by handles, which the
+        // filter refuses.
+        migration_on_error: MigrationOnError::GuestError,
         guest_fd_limit: limit.saturating_sub(OWN_DESCRIPTORS),
         ..Config::default()
     })?;

@@ -261,6 +261,10 @@ impl Process {
             (ToMachine::Ask(Request::Freeze { container, frozen }), _) if self.host.is_connected() => {
                 self.on_freeze(number, container, frozen)
             }
+            (ToMachine::Touched, _) => {
+                self.clients.send(number, &FromMachine::Touched(self.machine.touched()));
+                Ok(())
+            }
             (ToMachine::Memory(memory), _) => {
                 let resized = self.have_memory(memory).map_err(|error| Failure::Refused { why: error.to_string() });
                 self.clients.send(number, &FromMachine::Resized(resized));
@@ -346,13 +350,15 @@ impl Process {
         let Ok([state, memory]) = <[OwnedFd; 2]>::try_from(client.decoder.take_fds()) else {
             return self.close(number);
         };
-        let refused = match (self.stage, &self.plan.hardware.volumes) {
-            (Stage::Running, None) | (Stage::Waiting, _) => None,
-            (Stage::Running, Some(_)) => Some("snapshots of microVMs with volumes are not there yet"),
-            _ => Some("the container's process does not run"),
+        let is_saved_whole = self.plan.hardware.volumes.is_none() || self.plan.driver.saves_volumes();
+        let refused = match self.stage {
+            Stage::Running | Stage::Waiting if is_saved_whole => None,
+            Stage::Running | Stage::Waiting => Some(Error::NotSaved.to_string()),
+            _ => Some("the container's process does not run".to_owned()),
         };
-        if let Some(why) = refused.or(others).or(self.cards.keep_from_saving()) {
-            let refused = FromMachine::Saved(Err(Failure::Refused { why: why.to_owned() }));
+        let others = others.or(self.cards.keep_from_saving()).map(str::to_owned);
+        if let Some(why) = refused.or(others) {
+            let refused = FromMachine::Saved(Err(Failure::Refused { why }));
             self.clients.send(number, &refused);
             return Ok(());
         }

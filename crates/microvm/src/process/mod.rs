@@ -178,8 +178,8 @@ impl Process {
         let mut plan = MachinePlan::from_bytes(&bytes)?;
         // Before anything that is the guest's is looked at: until then this process is root.
         let volumes = plan.hardware.volumes.as_deref();
-        if volumes.is_some() && plan.origin.is_some() {
-            return Err(Error::NotThere { what: "snapshots with volumes".to_owned() });
+        if volumes.is_some() && plan.origin.is_some() && !plan.driver.saves_volumes() {
+            return Err(Error::NotSaved);
         }
         let files = volumes.map(|directory| files::Server::start(directory, &plan.scratch)).transpose()?;
         let (members, layers) = lay_out(&mut plan)?;

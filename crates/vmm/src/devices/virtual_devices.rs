@@ -67,8 +67,9 @@ impl Virtual {
     }
 
     /// Where it is, while the machine rests.
-    pub(crate) fn save(&self) -> TransportState {
-        self.transport.lock().unwrap_or_else(PoisonError::into_inner).save()
+    pub(crate) fn save(&self) -> Result<TransportState> {
+        let saved = self.transport.lock().unwrap_or_else(PoisonError::into_inner).save();
+        saved.map_err(|why| Error::Snapshot(format!("save a device: {why}")))
     }
 
     /// Goes on from there.

@@ -4,7 +4,7 @@
 //! is zeros. Whoever changes one or the other has [`Mapped`](super::Mapped) locked, so that a page can't come from the file after it was given back.
 
 use super::sources::Sources;
-use super::{Memory, PAGE, Run};
+use super::{Memory, PAGE};
 use crate::error::{Error, Result};
 use std::ops::Range;
 use std::sync::Arc;
@@ -194,15 +194,4 @@ pub(super) enum Came {
     Not,
     /// It has come, or was given back.
     OrWas,
-}
-
-/// Pages in the order in which they were touched first, in runs: what a machine that goes on from the same snapshot is likely to need.
-#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct WorkingSet(pub(super) Vec<Run>);
-
-impl WorkingSet {
-    /// How many pages it has.
-    pub fn pages(&self) -> u64 {
-        self.0.iter().map(|run| run.count).sum()
-    }
 }

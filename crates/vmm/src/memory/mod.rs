@@ -15,12 +15,12 @@ mod ranges;
 mod saved;
 mod sources;
 mod userfault;
+mod working_set;
 
 use crate::config::MemorySize;
 use crate::error::{Error, Result};
 use awaited::Awaited;
 pub(crate) use awaited::Whole;
-pub use awaited::WorkingSet;
 pub(crate) use filler::Filler;
 pub(crate) use grown::More;
 use mapping::Mapping;
@@ -35,6 +35,7 @@ use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Mutex};
 pub(crate) use userfault::{REQUESTS, Userfault};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestRegionMmap, MmapRegion};
+pub use working_set::WorkingSet;
 
 /// Bytes of a page.
 pub(crate) const PAGE: u64 = 4096;

@@ -5,9 +5,9 @@
 //!
 //! What can't be read is told as the machine's end, and reads as zeros, so that nobody waits for it for ever; what the guest then asks of its disks is refused ([`Whole`](super::Whole)).
 
-use super::awaited::WorkingSet;
 use super::sources::{Sources, filled};
 use super::userfault::{Put, Userfault};
+use super::working_set::{MOST_RUNS, WorkingSet};
 use super::{Memory, PAGE, Run};
 use crate::end::{End, Ending};
 use crate::error::{Error, Result};
@@ -30,8 +30,6 @@ const AHEAD: u64 = 64;
 const GAP: u64 = 256;
 /// The most ranges. Where there are more, all is one.
 const MOST_RANGES: usize = 4096;
-/// The most runs of a working set.
-const MOST_RUNS: usize = 1 << 16;
 
 /// Which pages were touched, for as long as the machine lives.
 #[derive(Clone, Debug, Default)]

@@ -291,7 +291,7 @@ impl Guest {
     /// again.
     pub(super) fn goes_on(self, kind: Kind) -> Guest {
         self.attached.rest();
-        let state = self.transport.save();
+        let state = self.transport.save().unwrap_or_else(|why| panic!("{why}"));
         let read = postcard::to_stdvec(&state).and_then(|bytes| postcard::from_bytes(&bytes));
         assert_eq!(read.as_ref(), Ok(&state), "what was saved is not what is read");
         let mut other = match kind {

@@ -88,8 +88,11 @@ pub(crate) trait Device: Send {
     /// How far it is with each of its queues, while it rests: nothing for those that the guest does not use.
     fn positions(&self) -> Vec<Option<Position>>;
     /// What it knows that neither its configuration as it was made nor its queues say, while it rests.
-    fn state(&self) -> Vec<u8> {
-        Vec::new()
+    ///
+    /// # Errors
+    /// Whoever else knows of it does not say so; the text says why.
+    fn state(&self) -> Result<Vec<u8>, String> {
+        Ok(Vec::new())
     }
     /// It goes on from a snapshot that has this of it, before anything else happens to it. Most have nothing.
     ///

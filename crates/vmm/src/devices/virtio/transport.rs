@@ -227,7 +227,10 @@ impl Transport {
     }
 
     /// What the registers say, and how far the device is, while it rests.
-    pub(crate) fn save(&self) -> TransportState {
+    ///
+    /// # Errors
+    /// The device can't be saved; the text says why.
+    pub(crate) fn save(&self) -> Result<TransportState, String> {
         let device = self.attached.device();
         let positions = device.positions();
         let ring = |(number, ring): (usize, &Ring)| {
@@ -242,7 +245,7 @@ impl Transport {
                 position: positions.get(number).copied().flatten().unwrap_or_default(),
             }
         };
-        TransportState {
+        Ok(TransportState {
             kind: device.kind(),
             configuration: device.configuration().to_vec(),
             status: self.status,
@@ -253,8 +256,8 @@ impl Transport {
             why: self.attached.interrupt.pending(),
             is_broken: self.attached.interrupt.is_broken(),
             queues: self.queues.iter().enumerate().map(ring).collect(),
-            device: device.state(),
-        }
+            device: device.state()?,
+        })
     }
 
     /// Has the device, which nobody has used yet, go on from there.

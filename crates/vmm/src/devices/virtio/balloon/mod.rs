@@ -221,8 +221,8 @@ impl Device for Balloon {
         self.queues.iter().map(|queue| queue.as_ref().map(Queue::position)).collect()
     }
 
-    fn state(&self) -> Vec<u8> {
-        self.configuration.to_vec()
+    fn state(&self) -> Result<Vec<u8>, String> {
+        Ok(self.configuration.to_vec())
     }
 
     fn set_state(&mut self, state: &[u8]) -> Result<(), String> {

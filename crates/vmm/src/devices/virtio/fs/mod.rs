@@ -5,18 +5,23 @@
 //! the server's rings, and the server sees nothing of the guest but what is asked of it.
 //!
 //! - [`shared`]: that memory, and the rings in it
-//! - [`server`]: how the server comes by them
+//! - [`server`]: how the server comes by them, says what it knows, and takes over what another one knew
+//! - [`session`]: what is saved of a guest that has it mounted
 //! - here: the device and the thread that copies
 
 #[cfg(any(test, feature = "fuzzing"))]
 mod echo;
 mod server;
+mod session;
 mod shared;
+#[cfg(test)]
+mod tests;
 
 #[cfg(any(test, feature = "fuzzing"))]
 pub(super) use echo::Echo;
 
 pub(crate) use server::connect;
+use session::{ANSWER_MAX, GREETING_MAX, Mounted, Session};
 pub(crate) use shared::Ring;
 
 use super::Device;
@@ -46,7 +51,7 @@ pub(crate) struct Fs {
     work: Arc<Work>,
     thread: Thread,
     /// The server ends with its connection.
-    _server: Option<server::Connection>,
+    server: Option<server::Connection>,
 }
 
 /// What the device and its thread share.
@@ -67,7 +72,11 @@ struct State {
 struct Lane {
     ring: Ring,
     queue: Option<Queue>,
+    session: Session,
 }
+
+/// Which of them requests go through, but for urgent ones.
+const REQUEST_LANE: usize = 1;
 
 /// Requests that the server has, by their slots in its ring: the guest's number, and where the answer goes. A slot of the ring may be taken by none of these:
 /// then nobody waits for its answer any more.
@@ -84,7 +93,7 @@ impl Fs {
         let mut configuration = [0; TAG_MAX + 4];
         configuration.iter_mut().zip(tag.bytes().take(TAG_MAX)).for_each(|(to, byte)| *to = byte);
         configuration[TAG_MAX..].copy_from_slice(&1u32.to_le_bytes());
-        let lanes = rings.map(|ring| Lane { ring, queue: None });
+        let lanes = rings.map(|ring| Lane { ring, queue: None, session: Session::default() });
         let work = Arc::new(Work { state: Mutex::new(State { lanes, is_wrong: false }), wake: wake()? });
         let (works, event) = (Arc::clone(&work), Arc::clone(&work.wake));
         let thread = Thread::new("files".to_owned(), Kind::Files, Some(event), ending, move |gate| {
@@ -94,7 +103,7 @@ impl Fs {
                 }
             }
         })?;
-        Ok(Fs { configuration, work, thread, _server: server })
+        Ok(Fs { configuration, work, thread, server })
     }
 }
 
@@ -133,15 +142,31 @@ impl Device for Fs {
         self.work.state().lanes.iter().map(|lane| lane.queue.as_ref().map(Queue::position)).collect()
     }
 
-    /// The server of a machine that goes on elsewhere knows nothing of the files that the guest has open.
-    fn restored(&mut self) -> Result<(), Nonsense> {
-        Err(Nonsense("a file system whose server is another one".to_owned()))
+    /// What the server knows of the guest: nothing as long as that has not mounted it.
+    fn state(&self) -> Result<Vec<u8>, String> {
+        let state = self.work.state();
+        match (state.lanes[REQUEST_LANE].session.greeting(), &self.server) {
+            (Some(greeting), Some(server)) => {
+                Mounted { greeting: greeting.to_vec(), server: server.save()? }.to_bytes()
+            }
+            _ => Ok(Vec::new()),
+        }
+    }
+
+    /// Has the server take that over. It is greeted first as the guest did once: what the two agreed on then, its own state has only in part.
+    fn set_state(&mut self, state: &[u8]) -> Result<(), String> {
+        let Some(mounted) = Mounted::from_bytes(state)? else { return Ok(()) };
+        let server = self.server.as_ref().ok_or("a file system that has no server")?;
+        self.work.state().lanes[REQUEST_LANE].greet(&mounted.greeting)?;
+        server.load(&mounted.server)
     }
 
     fn reset(&mut self) {
         // It rests once the server has answered what it has.
         self.thread.rest();
-        self.work.state().lanes.iter_mut().for_each(|lane| lane.queue = None);
+        for lane in &mut self.work.state().lanes {
+            (lane.queue, lane.session) = (None, Session::default());
+        }
         self.thread.want(Wanted::Run);
     }
 }
@@ -209,6 +234,13 @@ impl Work {
 }
 
 impl Lane {
+    /// Tells the server what a guest once greeted it with.
+    fn greet(&mut self, greeting: &[u8]) -> Result<(), String> {
+        let answer = self.ring.ask(greeting, ANSWER_MAX, server::PATIENCE)?;
+        self.session.note(greeting);
+        session::check(&answer)
+    }
+
     /// Gives the server what the guest asks for, as long as there are slots for it.
     fn take_requests<'m>(&mut self, memory: &'m Memory, pending: &mut Pending<'m>) -> Result<(), Nonsense> {
         let Some(queue) = &mut self.queue else { return Ok(()) };
@@ -221,6 +253,7 @@ impl Lane {
                     return Err(Nonsense("a request of a guest of whose memory a part is lost".to_owned()));
                 }
                 self.ring.give(slot, &mut request.readable, request.writable.len())?;
+                self.session.note(&self.ring.request(slot, GREETING_MAX)?);
                 pending.resize_with(pending.len().max(slot + 1), || None);
                 pending[slot] = Some((request.number, request.writable));
             }

@@ -4,17 +4,123 @@ use super::super::feature;
 use super::QUEUES;
 use super::shared::{REQUESTS, Ring, Shared, URGENT};
 use crate::error::{Error, Result};
-use std::io;
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::Shutdown;
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
-use vhost::vhost_user::message::{VhostUserHeaderFlag, VhostUserProtocolFeatures, VhostUserVirtioFeatures};
+use std::time::{Duration, Instant};
+use vhost::vhost_user::message::{
+    VhostTransferStateDirection as Direction, VhostTransferStatePhase, VhostUserHeaderFlag, VhostUserProtocolFeatures,
+    VhostUserVirtioFeatures,
+};
 use vhost::vhost_user::{Frontend, VhostUserFrontend};
 use vhost::{VhostBackend, VhostUserMemoryRegionInfo, VringConfigData};
 use vm_memory::{GuestAddress, GuestMemoryBackend};
 
+/// Bytes of what a server may say that it knows: some hundred thousand files with their names.
+const STATE_MAX: usize = 16 << 20;
+/// How long it may take to say so, or to take it over, while its machine rests. It looks each file up.
+pub(super) const PATIENCE: Duration = Duration::from_secs(30);
+
 /// The connection to a server, which ends with it.
 pub(crate) struct Connection {
-    _frontend: Frontend,
+    frontend: Frontend,
+}
+
+impl Connection {
+    /// All that the server knows of its guest, at most [`STATE_MAX`] bytes, in a form of its own: which files and directories that has seen, and which it has
+    /// open. The server has nothing to do at that moment, and goes on after it.
+    ///
+    /// # Errors
+    /// It can't say so, says more, or takes too long; the text says which.
+    pub(super) fn save(&self) -> Result<Vec<u8>, String> {
+        let mut stream = self.transfer(Direction::SAVE).map_err(|error| failed("save what it knows", &error))?;
+        let state = read_all(&mut stream, STATE_MAX).map_err(|error| failed("save what it knows", &error))?;
+        self.check("save what it knows")?;
+        Ok(state)
+    }
+
+    /// Has the server go on from what another one has [saved](Connection::save). Files that are not where they were are ones that the guest gets errors of.
+    ///
+    /// # Errors
+    /// It can't make sense of it, or takes too long.
+    pub(super) fn load(&self, state: &[u8]) -> Result<(), String> {
+        let tried = "take over what another one knew";
+        let handed = self.transfer(Direction::LOAD).and_then(|mut stream| {
+            write_all(&mut stream, state)?;
+            stream.shutdown(Shutdown::Write)?;
+            // It closes its end once it is done.
+            read_all(&mut stream, 0)
+        });
+        handed.map_err(|error| failed(tried, &error))?;
+        self.check(tried)
+    }
+
+    /// Begins to hand over a state; the server is at the other end of the stream.
+    fn transfer(&self, direction: Direction) -> io::Result<UnixStream> {
+        let (ours, theirs) = UnixStream::pair()?;
+        let began = self.frontend.set_device_state_fd(direction, VhostTransferStatePhase::STOPPED, theirs.into());
+        match began {
+            Ok(None) => Ok(ours),
+            Ok(Some(_)) => Err(io::Error::other("it wants another way to hand it over")),
+            Err(error) => Err(io::Error::other(error)),
+        }
+    }
+
+    /// Whether what was handed over arrived. It is asked only when its end of the stream is closed: it answers after that without having to wait.
+    fn check(&self, tried: &str) -> Result<(), String> {
+        self.frontend.check_device_state().map_err(|error| failed(tried, &error))
+    }
+}
+
+fn failed(tried: &str, error: &dyn std::fmt::Display) -> String {
+    format!("have the server of a file system {tried}: {error}")
+}
+
+/// Reads until the other end is closed: so many bytes at most, and not for ever.
+fn read_all(from: &mut UnixStream, most: usize) -> io::Result<Vec<u8>> {
+    let (mut all, mut part) = (Vec::new(), [0; 16 << 10]);
+    let until = Instant::now() + PATIENCE;
+    loop {
+        from.set_read_timeout(Some(rest(until)?))?;
+        match from.read(&mut part) {
+            Ok(0) => return Ok(all),
+            Ok(read) if all.len() + read > most => {
+                let why = format!("its guest knows of too many files: they take more than {most} bytes");
+                return Err(io::Error::new(ErrorKind::FileTooLarge, why));
+            }
+            Ok(read) => all.extend_from_slice(&part[..read]),
+            Err(error) if is_to_be_tried_again(&error) => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Writes all of it, and not for ever.
+fn write_all(to: &mut UnixStream, mut bytes: &[u8]) -> io::Result<()> {
+    let until = Instant::now() + PATIENCE;
+    while !bytes.is_empty() {
+        to.set_write_timeout(Some(rest(until)?))?;
+        match to.write(bytes) {
+            Ok(written) => bytes = &bytes[written..],
+            Err(error) if is_to_be_tried_again(&error) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+fn is_to_be_tried_again(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::Interrupted | ErrorKind::WouldBlock)
+}
+
+/// How long there is left.
+fn rest(until: Instant) -> io::Result<Duration> {
+    let left = until.saturating_duration_since(Instant::now());
+    if left.is_zero() {
+        return Err(io::Error::new(ErrorKind::TimedOut, format!("it takes more than {} seconds", PATIENCE.as_secs())));
+    }
+    Ok(left)
 }
 
 /// Gives the server at the other end of a socket memory and rings of its own: one of what must not wait, one of requests.
@@ -26,7 +132,7 @@ pub(crate) fn connect(socket: UnixStream) -> Result<(Connection, [Ring; QUEUES])
     let frontend = introduce(socket, &shared, &rings);
     let frontend =
         frontend.map_err(|error| Error::Host { what: "speak with a file server", source: io::Error::other(error) })?;
-    Ok((Connection { _frontend: frontend }, rings))
+    Ok((Connection { frontend }, rings))
 }
 
 fn introduce(socket: UnixStream, shared: &Shared, rings: &[Ring; QUEUES]) -> Result<Frontend, vhost::Error> {
@@ -37,7 +143,8 @@ fn introduce(socket: UnixStream, shared: &Shared, rings: &[Ring; QUEUES]) -> Res
     server.set_features(offered & wanted)?;
     // Each request is answered, so that one that fails is known to have.
     let answers = VhostUserProtocolFeatures::REPLY_ACK;
-    let protocol = server.get_protocol_features()? & (answers | VhostUserProtocolFeatures::MQ);
+    let wanted = answers | VhostUserProtocolFeatures::MQ | VhostUserProtocolFeatures::DEVICE_STATE;
+    let protocol = server.get_protocol_features()? & wanted;
     server.set_protocol_features(protocol)?;
     if protocol.contains(answers) {
         server.set_hdr_flags(VhostUserHeaderFlag::NEED_REPLY);

@@ -6,11 +6,13 @@
 use super::super::buffers::Buffers;
 use super::super::queue::Nonsense;
 use crate::error::{Error, Result};
-use crate::events::event;
+use crate::events::{Waited, event};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{MemfdFlags, memfd_create};
 use std::fs::File;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 use vm_memory::{Bytes, FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
 use vmm_sys_util::eventfd::EventFd;
 
@@ -131,7 +133,12 @@ impl Ring {
         let into = self.shared.memory.get_slice(GuestAddress(start), length).map_err(lost)?;
         request.read_into(into);
         // Both are within a slot.
-        let (length, room) = (length as u32, room as u32);
+        self.publish(slot, length as u32, room as u32)
+    }
+
+    /// Gives the server what is in a free slot.
+    fn publish(&mut self, slot: usize, length: u32, room: u32) -> Result<(), Nonsense> {
+        let start = self.slot(slot);
         let first = 2 * slot as u16;
         let more = if room > 0 { NEXT } else { 0 };
         self.describe(first, start, length, more, first + 1)?;
@@ -144,6 +151,48 @@ impl Ring {
         memory.store(self.given.to_le(), GuestAddress(available + 2), Ordering::Release).map_err(lost)?;
         self.taken[slot] = Some((length, room));
         Ok(())
+    }
+
+    /// What the server was given in a slot, but no more than so many bytes.
+    pub(super) fn request(&self, slot: usize, most: usize) -> Result<Vec<u8>, Nonsense> {
+        let Some(Some((length, _))) = self.taken.get(slot) else { return Ok(Vec::new()) };
+        let mut request = vec![0; most.min(*length as usize)];
+        self.shared.memory.read_slice(&mut request, GuestAddress(self.slot(slot))).map_err(lost)?;
+        Ok(request)
+    }
+
+    /// Asks the server something that does not come from the guest, with so much room for its answer, while nothing else is with it.
+    ///
+    /// # Errors
+    /// It does not answer in that time, or answers nonsense; the text says which.
+    pub(super) fn ask(&mut self, request: &[u8], room: u32, patience: Duration) -> Result<Vec<u8>, String> {
+        let slot = self.free().ok_or("a file server is busy")?;
+        if (request.len() as u64).saturating_add(room.into()) > self.shape.bytes {
+            return Err(format!("a request of {} bytes to a file server is too long", request.len()));
+        }
+        let start = self.slot(slot);
+        self.shared.memory.write_slice(request, GuestAddress(start)).map_err(|error| lost(error).0)?;
+        self.publish(slot, request.len() as u32, room).map_err(|nonsense| nonsense.0)?;
+        self.tell();
+        let until = Instant::now() + patience;
+        let (answered, length) = loop {
+            if let Some(answer) = self.answer().map_err(|nonsense| nonsense.0)? {
+                break answer;
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(format!("a file server does not answer within {} seconds", patience.as_secs()));
+            }
+            let left = Timespec::try_from(left).map_err(|error| error.to_string())?;
+            // It fails where a signal came: looked at again.
+            let _ = poll(&mut [PollFd::new(&Waited(&self.call), PollFlags::IN)], Some(&left));
+            let _ = self.call.read();
+        };
+        let mut answer = vec![0; length as usize];
+        let start = self.slot(answered) + request.len() as u64;
+        self.shared.memory.read_slice(&mut answer, GuestAddress(start)).map_err(|error| lost(error).0)?;
+        self.release(answered);
+        Ok(answer)
     }
 
     fn describe(&self, number: u16, address: u64, length: u32, flags: u16, next: u16) -> Result<(), Nonsense> {

@@ -80,7 +80,7 @@ fn a_file_is_whole_once_its_disk_rests_and_who_goes_on_has_it() {
     // It is not flushed.
     assert_eq!(ask(&mut guest, 1, 1, 5000, &[7; 512], 0), 0);
     guest.attached.rest();
-    let state = guest.transport.save();
+    let state = guest.transport.save().unwrap();
     // A copy, as a snapshot has one, with which a guest goes on.
     let copy = tempfile::tempfile().unwrap();
     let mut bytes = vec![0; file.metadata().unwrap().len() as usize];

@@ -246,8 +246,8 @@ impl Device for Blocks {
     }
 
     /// How much the host would like. What is plugged goes with the memory.
-    fn state(&self) -> Vec<u8> {
-        self.requested.to_le_bytes().to_vec()
+    fn state(&self) -> Result<Vec<u8>, String> {
+        Ok(self.requested.to_le_bytes().to_vec())
     }
 
     fn set_state(&mut self, state: &[u8]) -> Result<(), String> {
