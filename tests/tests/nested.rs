@@ -53,6 +53,8 @@ fn a_service_behind_our_own_hypervisor() {
     let pid = host.sh("docker inspect -f '{{.State.Pid}}' web").text().to_owned();
     host.sh(&format!("grep -E '^(Uid|CapEff|NoNewPrivs):' /proc/{pid}/status | tr -s '\\t ' ' '"))
         .says("Uid: 65534 65534 65534 65534\nCapEff: 0000000000000000\nNoNewPrivs: 1");
+    // Each of its threads has a filter, and they have been at work for a while.
+    host.sh(&format!("grep -h '^Seccomp:' /proc/{pid}/task/*/status | sort -u | tr -s '\\t ' ' '")).says("Seccomp: 2");
     host.sh("kill -9 $(systemctl show --value --property=MainPID stratus)").ok();
     eventually("another daemon", || host.sh("docker version").code() == 0);
     host.sh("curl -s -m 20 http://127.0.0.1:8080").says("hello from web");

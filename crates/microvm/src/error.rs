@@ -65,6 +65,9 @@ pub enum Error {
     /// The hypervisor refused.
     #[error("make the machine: {0}")]
     Machine(#[from] vmm::Error),
+    /// The process' own thread could not be confined.
+    #[error("confine the microVM's process (seccomp): {0}")]
+    Confine(String),
     /// QEMU could not be started.
     #[error("start {}: {source}", program.display())]
     Qemu {

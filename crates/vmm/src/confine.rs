@@ -2,7 +2,10 @@
 //!
 //! By `seccompiler`, which is made for this and nothing else, of Rust alone: `sandbox` compiles profiles of containers with libseccomp, whose C library the
 //! hypervisor would have in its process for four fixed lists. What a thread does beyond its list ends the process: whoever made it do so is in it.
-//! Paths are on no list: all that a machine's threads work with was opened before.
+//! Paths are on no list of theirs: all that a machine's threads work with was opened before. Whoever has the machine has a thread of its own, and says
+//! itself what that does besides ([`Filter`]).
+
+mod owner;
 
 use crate::error::{Error, Result};
 use seccompiler::{
@@ -99,7 +102,7 @@ fn own(kind: Kind) -> &'static [libc::c_long] {
 }
 
 /// Calls that are allowed where an argument is one of some: the call, the argument's number, a mask of it and the values.
-type Limited = (libc::c_long, u8, Option<u64>, &'static [u64]);
+pub type Limited = (libc::c_long, u8, Option<u64>, &'static [u64]);
 
 /// What every thread does in this form alone: memory is mapped, and its protection changed, never so that it could be run; a descriptor is looked at before it is
 /// closed, where Rust's library was built to.
@@ -122,23 +125,78 @@ fn limited(kind: Kind) -> &'static [Limited] {
     }
 }
 
-/// The filter of a kind of thread.
-pub(crate) fn filter(kind: Kind) -> Result<BpfProgram> {
-    compile(kind).map_err(|error| Error::Host { what: "make a seccomp filter", source: io::Error::other(error) })
+/// What a thread may ask for: what every thread does, and more. It is made for a thread that lives long, and holds for those that it makes as well.
+///
+/// Whatever else it does ends its process by `SIGSYS` (seccomp(2), `SECCOMP_RET_KILL_PROCESS`), of which the kernel writes a line into its log.
+#[derive(Debug)]
+pub struct Filter {
+    rules: BTreeMap<i64, Vec<SeccompRule>>,
+    /// Something could not be made a rule.
+    failed: Option<seccompiler::BackendError>,
 }
 
-fn compile(kind: Kind) -> Result<BpfProgram, seccompiler::BackendError> {
-    let mut rules: BTreeMap<i64, Vec<SeccompRule>> =
-        COMMON.iter().chain(own(kind)).map(|call| (*call, vec![])).collect();
-    for (call, argument, mask, values) in COMMON_LIMITED.iter().chain(limited(kind)) {
-        for value in *values {
-            let operator = mask.map_or(SeccompCmpOp::Eq, SeccompCmpOp::MaskedEq);
-            let condition = SeccompCondition::new(*argument, SeccompCmpArgLen::Dword, operator, *value)?;
-            rules.entry(*call).or_default().push(SeccompRule::new(vec![condition])?);
-        }
+impl Default for Filter {
+    /// What every thread does.
+    fn default() -> Filter {
+        let empty = Filter { rules: BTreeMap::new(), failed: None };
+        empty.calls(&COMMON).limited(&COMMON_LIMITED)
     }
-    let architecture = TargetArch::try_from(std::env::consts::ARCH)?;
-    SeccompFilter::new(rules, SeccompAction::KillProcess, SeccompAction::Allow, architecture)?.try_into()
+}
+
+impl Filter {
+    /// These calls, whatever their arguments are.
+    #[must_use]
+    pub fn calls(mut self, calls: &[libc::c_long]) -> Filter {
+        self.rules.extend(calls.iter().map(|call| (*call, Vec::new())));
+        self
+    }
+
+    /// These calls where an argument is one of some.
+    #[must_use]
+    pub fn limited(mut self, calls: &[Limited]) -> Filter {
+        for (call, argument, mask, values) in calls {
+            for value in *values {
+                let operator = mask.map_or(SeccompCmpOp::Eq, SeccompCmpOp::MaskedEq);
+                let condition = SeccompCondition::new(*argument, SeccompCmpArgLen::Dword, operator, *value);
+                match condition.and_then(|condition| SeccompRule::new(vec![condition])) {
+                    Ok(rule) => self.rules.entry(*call).or_default().push(rule),
+                    Err(error) => self.failed = Some(error),
+                }
+            }
+        }
+        self
+    }
+
+    /// What saving, resizing, pausing and ending a [`Machine`](crate::Machine) takes of the thread that has it.
+    #[must_use]
+    pub fn of_machine(self) -> Filter {
+        self.calls(&owner::CALLS).limited(&owner::LIMITED)
+    }
+
+    /// Has it hold for the calling thread from now on, and for all that it makes.
+    ///
+    /// # Errors
+    /// The kernel has no seccomp, or no memory.
+    pub fn apply(self) -> Result<()> {
+        apply(&self.compile().map_err(not_made)?)
+    }
+
+    fn compile(self) -> Result<BpfProgram, seccompiler::BackendError> {
+        if let Some(error) = self.failed {
+            return Err(error);
+        }
+        let architecture = TargetArch::try_from(std::env::consts::ARCH)?;
+        SeccompFilter::new(self.rules, SeccompAction::KillProcess, SeccompAction::Allow, architecture)?.try_into()
+    }
+}
+
+fn not_made(error: seccompiler::BackendError) -> Error {
+    Error::Host { what: "make a seccomp filter", source: io::Error::other(error) }
+}
+
+/// The filter of a kind of thread.
+pub(crate) fn filter(kind: Kind) -> Result<BpfProgram> {
+    Filter::default().calls(own(kind)).limited(limited(kind)).compile().map_err(not_made)
 }
 
 /// Has the C library's allocator look, before the calling thread is confined, at what it looks at once in each process when a thread other than the first gives back memory:

@@ -36,6 +36,7 @@ pub use config::{
     CONCATENATED_ALIGN, Card, Config, Console, Contents, Disk, Files, Limits, MIB, MemorySize, Pages, Rate, VcpuCount,
     Vsock,
 };
+pub use confine::{Filter, Limited};
 pub use devices::virtio::balloon::MemoryStatistics;
 pub use devices::virtio::block::ImageError;
 pub use end::End;

@@ -8,7 +8,7 @@ use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::sync::Arc;
-use vmm::{Backing, Console, End, Machine, Pages, Snapshot, SnapshotFiles, State, WorkingSet};
+use vmm::{Backing, Console, End, Filter, Machine, MemorySize, Pages, Snapshot, SnapshotFiles, State, WorkingSet};
 
 /// Where the guest counts, in memory.
 const COUNT: u32 = 0x20_0000;
@@ -294,4 +294,39 @@ fn a_machine_whose_memory_is_cut_ends_with_the_reason() {
     // It is told when a machine is made, too.
     let error = Machine::restore_by(&snapshot, guest.config.open_devices().unwrap(), &backing).unwrap_err();
     assert!(error.to_string().contains("or was cut"), "{error}");
+}
+
+/// Who does otherwise than the filter says is killed, and this test with it.
+#[test]
+fn a_machine_is_saved_resized_and_ended_within_the_filter_of_whoever_has_it() {
+    let guest = counting();
+    let confined = |mut machine: Machine, into: SnapshotFiles, is_difference: bool| {
+        let thread = std::thread::spawn(move || {
+            Filter::default().of_machine().apply().unwrap();
+            match is_difference {
+                true => machine.save_difference(&into).unwrap(),
+                false => machine.save(&into).unwrap(),
+            }
+            machine.resume();
+            let more = machine.resize(MemorySize::from_mib(4096).unwrap());
+            assert!(more.unwrap_err().to_string().contains("can have"));
+            assert!(machine.memory() > 0 && machine.memory_statistics().is_none());
+            machine.pause();
+            machine.resume();
+            machine.stop();
+            assert_eq!(machine.wait().unwrap(), End::Stopped);
+        });
+        thread.join().unwrap();
+    };
+    let (first, _) = started(&guest, "first", |config| Machine::new(config).unwrap());
+    confined(first, files(&guest, "snapshot"), false);
+    let snapshot = read(&guest, "snapshot");
+    let (mapped, _) = started(&guest, "mapped", restored(&snapshot));
+    confined(mapped, files(&guest, "difference"), true);
+    if Path::new("/dev/userfaultfd").exists() {
+        for (number, is_difference) in [false, true].into_iter().enumerate() {
+            let (brought, _) = started(&guest, &format!("brought{number}"), faulted(&snapshot, None));
+            confined(brought, files(&guest, &format!("of brought {number}")), is_difference);
+        }
+    }
 }

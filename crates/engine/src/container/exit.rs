@@ -35,6 +35,10 @@ pub(super) enum Noticed {
     ByRecovery,
 }
 
+/// The signal by which the kernel ends a process that makes a system call which its filter has not (`SIGSYS`, seccomp(2)).
+const BAD_CALL: u8 = 31;
+const BROKE_ITS_FILTER: &str = "the microVM's process was ended by the kernel, as it made a system call that it has no reason to make (seccomp): its guest may have broken out into it, or it is a fault of stratus; the kernel's log says which call (type=1326)";
+
 /// The exit code of what SIGKILL ended, as shells have it.
 pub(super) const KILLED: i32 = 137;
 
@@ -44,16 +48,18 @@ impl End {
         let error = "the keeper that held it ended (the machine was booted, or the keeper was killed)";
         Self { code: ExitStatus::Unknown.shell_code().into(), at, error: error.to_owned(), seen: false }
     }
-}
 
-impl From<&Exit> for End {
-    fn from(exit: &Exit) -> Self {
+    /// Of what the keeper saw.
+    pub(super) fn of(record: &ContainerRecord, exit: &Exit) -> Self {
         let at = Timestamp::from_nanosecond(exit.at.0.into()).unwrap_or_else(|_| Timestamp::now());
-        match exit.status {
+        let error = match exit.status {
             // A later keeper found that it was there no more.
-            ExitStatus::Unknown => Self::lost(at),
-            status => Self { code: status.shell_code().into(), at, error: String::new(), seen: true },
-        }
+            ExitStatus::Unknown => return Self::lost(at),
+            // No signal that somebody sends does: its process hands those on to the container's.
+            ExitStatus::Signal { signal: BAD_CALL, .. } if record.is_machine() => BROKE_ITS_FILTER,
+            _ => "",
+        };
+        Self { code: exit.status.shell_code().into(), at, error: error.to_owned(), seen: true }
     }
 }
 
@@ -63,7 +69,8 @@ impl Engine {
         let Ok(life) = container.life(container.id.as_str()).await else {
             return self.forget(container.id.as_str()).await;
         };
-        match self.end_locked(life, exit.into(), Noticed::AtOnce).await {
+        let end = End::of(&life.container().record(), exit);
+        match self.end_locked(life, end, Noticed::AtOnce).await {
             Ok(Some(pause)) => self.restart_after(container, pause),
             Ok(None) => {}
             Err(error) => tracing::error!(container = %container.id.short(), %error, "could not record its end"),
@@ -346,6 +353,20 @@ mod tests {
         assert!(next_pause(&record(policy.clone(), 1), &end(1, 1)).is_some());
         assert!(next_pause(&record(policy.clone(), 2), &end(1, 1)).is_none());
         assert!(next_pause(&record(policy, 0), &end(0, 1)).is_none());
+    }
+
+    #[test]
+    fn a_machine_that_broke_its_filter_is_told_as_that() {
+        use keeper::protocol::{UnixNanos, Usage};
+        let by = |status| Exit { status, at: UnixNanos(1), usage: Usage::default() };
+        let bad_call = by(ExitStatus::Signal { signal: BAD_CALL, core: false });
+        let mut machine = record(RestartPolicy::No, 0);
+        machine.host.isolation = crate::model::MICROVM.to_owned();
+        let told = End::of(&machine, &bad_call);
+        assert_eq!((told.code, told.error.contains("type=1326")), (159, true));
+        // A program in the guest that its own filter ended, and an ordinary container's.
+        assert_eq!(End::of(&machine, &by(ExitStatus::Code(159))).error, "");
+        assert_eq!(End::of(&record(RestartPolicy::No, 0), &bad_call).error, "");
     }
 
     #[test]

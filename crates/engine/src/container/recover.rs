@@ -125,7 +125,7 @@ impl Engine {
                 self.settle_networks(&life).await?;
                 self.leave_networks(&life).await.map(|()| false)
             }
-            Some(EntryInfo { exit: Some(exit), .. }) if live => self.end_found(life, self.end_of(&exit)).await,
+            Some(EntryInfo { exit: Some(exit), .. }) if live => self.end_found(life, self.end_of(&record, &exit)).await,
             Some(entry) => {
                 self.end_held(&entry).await;
                 if live { self.end_lost(life).await } else { self.recover_idle(life, &record, booted).await }
@@ -196,8 +196,8 @@ impl Engine {
     }
 
     /// How it ended while nobody looked.
-    fn end_of(&self, exit: &Exit) -> End {
-        let mut end = End::from(exit);
+    fn end_of(&self, record: &ContainerRecord, exit: &Exit) -> End {
+        let mut end = End::of(record, exit);
         let cleaned = crate::cleaned::moment(&self.0.config.data_dir);
         if end.code == KILLED && cleaned.is_some_and(|cleaned| cleaned <= end.at) {
             end.error = CLEANED.to_owned();

@@ -5,6 +5,7 @@
 
 mod cards;
 mod clients;
+mod confine;
 mod layers;
 mod members;
 mod names;
@@ -187,6 +188,8 @@ impl Process {
         let has_terminal = plan.container.as_ref().is_some_and(|container| container.workload.terminal);
         let terminal = has_terminal.then(Terminal::raw).transpose()?;
         let (machine, link) = driver::start(&plan, layers)?;
+        // Nothing that a guest said was read yet.
+        confine::confine(&plan.driver)?;
         let main = ProcessId::new(1).ok_or(Error::Gone)?;
         let mut host = Host::new(WINDOW);
         if let Some(Origin::Snapshot { outputs, .. }) = plan.origin {
