@@ -4,6 +4,9 @@
 mod cloud_kernel;
 #[path = "../../../tests/guest_spec.rs"]
 mod guest_spec;
+#[allow(dead_code, reason = "others use the rest of it")]
+#[path = "../../vmm/tests/small/mod.rs"]
+mod small;
 
 use std::env;
 use std::fs::{self, File};
@@ -517,4 +520,33 @@ fn what_does_not_start_says_why() {
     let (_, _, stderr) = place.run(&plan).end();
     let told = "machine: failed with None: run the microVM: start /nosuch: No such file or directory (os error 2)\n";
     assert_eq!(stderr, told);
+}
+
+#[test]
+fn our_own_hypervisors_process_waits_answers_and_ends_within_its_filter() {
+    let place = Place::new();
+    let mut plan = place.plan(&["true"]);
+    // A guest that this host's KVM runs, whichever it is: it has no agent, and jumps to itself.
+    fs::write(place.path("guest"), small::kernel(&[0xeb, 0xfe])).unwrap();
+    (plan.driver, plan.hardware.kernel) = (Driver::Kvm, place.path("guest"));
+    let main = place.run(&plan);
+    let mut connection = loop {
+        if let Ok(connection) = Connection::open(&place.path("control")) {
+            break connection;
+        }
+    };
+    connection.resize(MemorySize::from_mib(600).unwrap()).unwrap().unwrap();
+    let refused = connection.ask(Request::Processes { container: BOX }).unwrap().unwrap_err().to_string();
+    assert!(refused.contains("still booting"), "{refused}");
+    // Long enough for it to give back what it does not need.
+    std::thread::sleep(std::time::Duration::from_millis(1500));
+    let filters = fs::read_dir(format!("/proc/{}/task", main.child.id())).unwrap().map(|task| {
+        let status = fs::read_to_string(task.unwrap().path().join("status")).unwrap();
+        status.lines().find(|line| line.starts_with("Seccomp:")).unwrap().to_owned()
+    });
+    // One thread is the example's own, which listens to what is reported.
+    assert_eq!(filters.filter(|filter| filter == "Seccomp:\t0").count(), 1);
+    main.signal(nix::sys::signal::Signal::SIGTERM);
+    let (_, _, stderr) = main.end();
+    assert!(stderr.contains("machine: failed with"), "{stderr}");
 }
