@@ -20,6 +20,9 @@ const CALLS: &[libc::c_long] = &[
     libc::SYS_sendmsg,
     libc::SYS_sendto,
     libc::SYS_openat,
+    // Who comes as another container brings its layers along, each of which lies on the disk once.
+    libc::SYS_fstat,
+    libc::SYS_newfstatat,
     libc::SYS_unlinkat,
     #[cfg(target_arch = "x86_64")]
     libc::SYS_unlink,

@@ -87,7 +87,7 @@ fn a_guest_that_uses_what_is_not_there_gets_nothing_and_breaks_nothing() {
 #[test]
 fn a_place_goes_on_as_a_place_and_a_card_as_a_card() {
     let (mut guest, _net) = place();
-    let empty = guest.transport.save();
+    let empty = guest.transport.save().unwrap();
     let (mut other, _net) = place();
     other.transport.restore(&empty).unwrap();
     assert_eq!(other.read(0x08), 0);
@@ -96,7 +96,7 @@ fn a_place_goes_on_as_a_place_and_a_card_as_a_card() {
     let (mut came, net) = place();
     change(&mut came, &net, Some((tap().0, card(1))));
     came.set_up(8);
-    let with_card = came.transport.save();
+    let with_card = came.transport.save().unwrap();
     // In the copy it is there from the beginning.
     let mut copy = Guest::of(Kind::Network);
     copy.memory = came.memory.clone();
