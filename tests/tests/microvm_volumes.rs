@@ -123,7 +123,7 @@ fn a_machine_that_is_killed_leaves_its_volumes_and_nothing_mounted() {
     eventually("the file", || host.slowly("docker exec box cat /data/file").stdout() == "kept\nkept\n");
     // QEMU can't save what the server knows of the guest: it says so, and what runs is left as it is.
     for command in ["suspend box", "snapshot create box", "fork box"] {
-        host.sh(&format!("stratus {command}"))
+        host.sh(&format!("$STRATUS {command}"))
             .complains("a microVM with volumes can be suspended, saved and copied by our own hypervisor alone");
     }
     host.sh("docker exec box cat /data/file").says("kept\nkept");

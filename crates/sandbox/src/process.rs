@@ -14,6 +14,11 @@ pub(crate) fn start_time_of_living(pid: i32) -> Option<u64> {
     Stat::read(pid).filter(|stat| !stat.has_ended())?.started()
 }
 
+/// Whether it is a thread of the kernel's own: no signal or freezer reaches it.
+pub(crate) fn is_of_kernel(pid: i32) -> bool {
+    Stat::read(pid).is_some_and(|stat| stat.is_of_kernel())
+}
+
 /// What proc_pid_stat(5) tells after the program's name: the third field and all that follow.
 struct Stat(String);
 
@@ -27,6 +32,12 @@ impl Stat {
     /// A field by its number in the manual.
     fn field(&self, number: usize) -> Option<&str> {
         self.0.split_whitespace().nth(number - 3)
+    }
+
+    /// `PF_KTHREAD` of its flags (linux/sched.h).
+    fn is_of_kernel(&self) -> bool {
+        const KERNEL_THREAD: u32 = 0x0020_0000;
+        self.field(9).and_then(|flags| flags.parse::<u32>().ok()).is_some_and(|flags| flags & KERNEL_THREAD != 0)
     }
 
     fn started(&self) -> Option<u64> {
@@ -43,6 +54,14 @@ impl Stat {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_kernel_has_threads_of_its_own() {
+        // Number 2 is the one that makes the others, where the tests see those.
+        let of_kernel = fs::read_to_string("/proc/2/comm").is_ok_and(|name| name.trim() == "kthreadd");
+        assert_eq!(is_of_kernel(2), of_kernel);
+        assert!(!is_of_kernel(std::process::id().cast_signed()));
+    }
 
     #[test]
     fn the_remains_of_a_process_have_a_start_and_no_life() {

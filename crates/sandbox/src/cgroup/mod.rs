@@ -304,7 +304,10 @@ impl Cgroup {
             controller: "freezer",
             field: if frozen { "pause" } else { "resume" },
         })?;
-        if self.layout.is_unified() { v2::set_frozen(&directory, frozen) } else { v1::set_frozen(&directory, frozen) }
+        match self.layout.v2() {
+            Some(mount) if self.layout.is_unified() => v2::set_frozen(mount, &directory, frozen),
+            _ => v1::set_frozen(&directory, frozen),
+        }
     }
 
     /// Whether it is frozen. False where there is no freezer, or no such cgroup.

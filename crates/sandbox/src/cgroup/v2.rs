@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use oci_spec::runtime::{LinuxBlockIo, LinuxCpu, LinuxMemory, LinuxResources};
-use rustix::event::{PollFd, PollFlags};
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::inotify;
 
 use super::v1::{positive_or_max, rdma};
@@ -240,27 +240,48 @@ pub(super) fn is_frozen(directory: &Path) -> bool {
     fs::read_to_string(directory.join("cgroup.freeze")).is_ok_and(|text| text.trim() == "1")
 }
 
-pub(super) fn set_frozen(directory: &Path, frozen: bool) -> Result<()> {
-    const PATIENCE_MS: i64 = 10_000;
+/// `mount` is the hierarchy's root.
+pub(super) fn set_frozen(mount: &Path, directory: &Path, frozen: bool) -> Result<()> {
+    const SOON: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
+    const PATIENCE: Timespec = Timespec { tv_sec: 10, tv_nsec: 0 };
     let path = directory.join("cgroup.events");
     let events = fs::File::open(&path).map_err(CgroupError::io("open", &path))?;
     write(directory, "cgroup.freeze", if frozen { "1" } else { "0" })?;
-    let timeout = rustix::event::Timespec { tv_sec: PATIENCE_MS / 1000, tv_nsec: 0 };
+    if becomes_frozen(&events, directory, frozen, &SOON)? {
+        return Ok(());
+    }
+    put_kernel_threads_away(mount, directory);
+    if becomes_frozen(&events, directory, frozen, &PATIENCE)? {
+        return Ok(());
+    }
+    let what = if frozen { "its processes do not freeze" } else { "its processes do not thaw" };
+    Err(CgroupError::Stuck { path: directory.to_owned(), what })
+}
+
+/// Whether all have frozen, or thawed, before nothing changes for so long.
+fn becomes_frozen(events: &fs::File, directory: &Path, frozen: bool, timeout: &Timespec) -> Result<bool> {
     while event(directory, "frozen ") != Some(u64::from(frozen)) {
         // The kernel notifies of a change of cgroup.events as an exceptional condition.
-        let mut poll = [PollFd::new(&events, PollFlags::PRI)];
-        match rustix::event::poll(&mut poll, Some(&timeout)) {
-            Ok(0) => {
-                let what = if frozen { "its processes do not freeze" } else { "its processes do not thaw" };
-                return Err(CgroupError::Stuck { path: directory.to_owned(), what });
-            }
+        let mut poll = [PollFd::new(events, PollFlags::PRI)];
+        match rustix::event::poll(&mut poll, Some(timeout)) {
+            Ok(0) => return Ok(false),
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            Err(errno) => return Err(CgroupError::io("poll", &path)(errno.into())),
+            Err(errno) => return Err(CgroupError::io("poll", &directory.join("cgroup.events"))(errno.into())),
         }
         // Reading rearms the notification.
-        let _ = std::io::Read::read(&mut &events, &mut [0; 128]);
+        let _ = std::io::Read::read(&mut &*events, &mut [0; 128]);
     }
-    Ok(())
+    Ok(true)
+}
+
+/// Moves the kernel's own threads to the root. They never freeze, but are counted, so that a cgroup that has one is never told to have frozen: before Linux 6.13
+/// KVM puts one (`kvm-nx-lpage-recovery`) where the process is that makes a machine. It ends with that, wherever it is.
+fn put_kernel_threads_away(mount: &Path, directory: &Path) {
+    let processes = fs::read_to_string(directory.join("cgroup.procs")).unwrap_or_default();
+    for pid in processes.lines().filter_map(|pid| pid.parse().ok()).filter(|pid| crate::process::is_of_kernel(*pid)) {
+        // One that can't be moved is told of as all that do not freeze are.
+        let _ = write(mount, "cgroup.procs", &pid.to_string());
+    }
 }
 
 pub(super) fn oom_watch(directory: &Path) -> Result<OwnedFd> {
