@@ -11,6 +11,14 @@ use std::time::{Duration, Instant};
 
 /// Several times what all of it takes: who is not ready by then hangs.
 const PATIENCE: Duration = Duration::from_secs(20 * 60);
+/// How often it is looked at whether the machine computes.
+const LOOK: Duration = Duration::from_secs(5);
+/// A machine that has not computed for so long does not any more: systemd alone wakes more often.
+const STILL: Duration = Duration::from_secs(90);
+/// Ticks that QEMU itself uses in that time beside a machine that does nothing.
+const AT_REST: u64 = 1;
+/// So often a machine may stand still. One of some twelve that run machines of their own does, with QEMU 7.2.
+const STANDSTILLS: usize = 3;
 /// The line with which the tests end.
 const PASSED: &str = "verdict: passed";
 /// All that QEMU emulates, but for the word of a processor that its string instructions are fast: software emulation takes
@@ -32,30 +40,82 @@ impl Drop for Machine {
     }
 }
 
-/// Boots it, passes on what the tests say, and waits for its end.
+/// Boots it, passes on what the tests say, and waits for its end. Where the emulation stands still, it is booted anew.
 pub(super) fn run(disk: &Disk, freight: &Path, processors: u8, arguments: &str) -> Result<()> {
     let console = freight.with_file_name("console");
-    let mut machine = boot(disk, freight, processors, arguments, &console)?;
+    for _ in 0..STANDSTILLS {
+        let mut machine = boot(disk, freight, processors, arguments, &console)?;
+        if let Some(passed) = attend(&mut machine, &console)? {
+            let status = machine.qemu.wait().context("cannot wait for QEMU")?;
+            if !passed || !status.success() {
+                show(&console);
+                bail!("the tests on the server failed (QEMU: {status})");
+            }
+            return Ok(());
+        }
+        show(&console);
+        println!("QEMU stands still: the machine's processors wait for an interrupt that its emulation lost. It is booted anew.");
+    }
+    bail!("QEMU stood still {STANDSTILLS} times")
+}
+
+/// Whether the tests passed; `None` where they came to no end because the machine stands still.
+fn attend(machine: &mut Machine, console: &Path) -> Result<Option<bool>> {
     let said = listen(&mut machine.qemu)?;
     let until = Instant::now() + PATIENCE;
+    let mut life = Life::of(machine.qemu.id());
     let mut passed = false;
     loop {
-        match said.recv_timeout(until.saturating_duration_since(Instant::now())) {
+        match said.recv_timeout(LOOK) {
             Ok(line) if line == PASSED => passed = true,
             Ok(line) => println!("| {line}"),
-            Err(mpsc::RecvTimeoutError::Disconnected) => break,
-            Err(mpsc::RecvTimeoutError::Timeout) => {
-                show(&console);
+            Err(mpsc::RecvTimeoutError::Disconnected) => return Ok(Some(passed)),
+            Err(mpsc::RecvTimeoutError::Timeout) if Instant::now() > until => {
+                show(console);
                 bail!("the server is not ready after {} minutes", PATIENCE.as_secs() / 60);
+            }
+            Err(mpsc::RecvTimeoutError::Timeout) => {
+                if life.stands_still() {
+                    return Ok(None);
+                }
             }
         }
     }
-    let status = machine.qemu.wait().context("cannot wait for QEMU")?;
-    if !passed || !status.success() {
-        show(&console);
-        bail!("the tests on the server failed (QEMU: {status})");
+}
+
+/// Whether a process computes. A machine that runs a kernel does, at each of its clock's ticks, even where all that it runs waits for ever: only one whose
+/// processor was halted and is told of no interrupt any more does not.
+struct Life {
+    process: u32,
+    used: Option<u64>,
+    since: Instant,
+}
+
+impl Life {
+    fn of(process: u32) -> Life {
+        Life { process, used: None, since: Instant::now() }
     }
-    Ok(())
+
+    /// Whether it has used no processor time worth mentioning for [`STILL`].
+    fn stands_still(&mut self) -> bool {
+        let used = self.used_now();
+        let is_alive = match (self.used, used) {
+            (Some(before), Some(now)) => now > before + AT_REST,
+            // It is gone, which is told by its output, or was not looked at before.
+            _ => true,
+        };
+        if is_alive {
+            (self.used, self.since) = (used, Instant::now());
+        }
+        self.since.elapsed() > STILL
+    }
+
+    /// Processor time so far, in the kernel's ticks of a hundredth of a second (proc_pid_stat(5), fields 14 and 15).
+    fn used_now(&self) -> Option<u64> {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.process)).ok()?;
+        let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(14 - 3);
+        Some(fields.next()?.parse::<u64>().ok()? + fields.next()?.parse::<u64>().ok()?)
+    }
 }
 
 fn boot(disk: &Disk, freight: &Path, processors: u8, arguments: &str, console: &Path) -> Result<Machine> {
