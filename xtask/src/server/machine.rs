@@ -54,7 +54,9 @@ pub(super) fn run(disk: &Disk, freight: &Path, processors: u8, arguments: &str) 
             return Ok(());
         }
         show(&console);
-        println!("QEMU stands still: the machine's processors wait for an interrupt that its emulation lost. It is booted anew.");
+        println!(
+            "QEMU stands still: the machine's processors wait for an interrupt that its emulation lost. It is booted anew."
+        );
     }
     bail!("QEMU stood still {STANDSTILLS} times")
 }
