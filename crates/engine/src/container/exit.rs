@@ -224,12 +224,20 @@ impl Engine {
 
     /// Starts a container that waits for its restart; where that fails, it waits again.
     pub(super) async fn start_by_policy(&self, container: &Arc<Container>) {
+        let is_due = |life: &Life<'_>| life.record().state.phase.awaits_start() && !life.is_doomed();
+        match container.life(container.id.as_str()).await {
+            // A task that waited for this ends itself: it is no longer one that a start should end.
+            Ok(life) if is_due(&life) => container.tasks.lock().clear(),
+            _ => return,
+        }
+        if self.waits_for_machine(container).await {
+            // That is no try of its own.
+            return self.restart_after(container, FIRST_PAUSE);
+        }
         let Ok(life) = container.life(container.id.as_str()).await else { return };
-        if !life.record().state.phase.awaits_start() || life.is_doomed() {
+        if !is_due(&life) {
             return;
         }
-        // A task that waited for this ends itself: it is no longer one that a start should end.
-        container.tasks.lock().clear();
         let started = match life.files.settle(&life).await {
             Ok(()) => self.start_locked(&life, false).await,
             busy => busy,

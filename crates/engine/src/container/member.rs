@@ -17,11 +17,12 @@ use microvm::{MemberPlan, MemorySize};
 use oci_spec::runtime::{LinuxMemoryBuilder, LinuxResources, LinuxResourcesBuilder, Spec};
 use sandbox::MountTree;
 
+use super::Container;
 use super::machine::{Booted, MachineStart, not_so, refused, root, workload};
 use crate::model::{ContainerId, ContainerRecord, NetworkMode, Phase, Within};
 use crate::{Engine, Error, Result};
 
-/// How long a machine may take to say whether one in it is paused, when a daemon takes it up.
+/// How long a machine's process may take to say that it is there, or whether one in it is paused.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Where a container is that runs in a machine.
@@ -84,6 +85,24 @@ impl Engine {
                 Err(Error::conflict(format!("the microVM of container {} is paused: unpause it first", other.name)))
             }
             _ => Ok(Some(other)),
+        }
+    }
+
+    /// Whether the machine that a container comes into is still to come: its first container waits for its own start by policy, or has ended, of which nobody has heard yet. A start of that which
+    /// is under way is waited for. The caller does not hold the container's life.
+    pub(super) async fn waits_for_machine(&self, container: &Container) -> bool {
+        let record = container.record();
+        let NetworkMode::Container(name) = &record.host.network_mode else { return false };
+        let Ok(owner) = self.0.containers.find(name) else { return false };
+        if !record.is_machine() || !owner.record().is_machine() {
+            return false;
+        }
+        match owner.settled().await.state.phase {
+            Phase::Running => {
+                let (engine, id) = (self.clone(), owner.id.clone());
+                crate::blocking(move || engine.patient_connection(&id, PATIENCE)).await.is_err()
+            }
+            phase => phase.awaits_start(),
         }
     }
 
