@@ -1,68 +1,20 @@
-//! Builds the agent in a directory of its own, by another run of cargo.
-//!
-//! What makes that robust: it has a target directory of its own, so that it never waits for the run that waits for it; what the outer run
-//! sets for its compilers (clippy's driver, flags, profiles) is not passed on; the versions are the workspace's (`--locked`), all
-//! of which the outer run has fetched already, as the agent's are among its own; and it shares the outer run's jobs.
+//! Builds the agent.
 #![forbid(unsafe_code)]
 
-use std::env;
-use std::ffi::OsString;
-use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+mod program;
 
-/// What the agent is made of, from the workspace's root.
-const SOURCES: [&str; 9] = [
-    "Cargo.lock",
-    "Cargo.toml",
+/// What the agent is made of.
+const SOURCES: [&str; 8] = [
     "guest/Cargo.toml",
     "guest/src",
     "crates/guest-protocol/Cargo.toml",
     "crates/guest-protocol/src",
     "crates/sandbox/Cargo.toml",
+    "crates/sandbox/build.rs",
     "crates/sandbox/init",
     "crates/sandbox/src",
 ];
 
-/// What the outer run's settings begin with. `CARGO_HOME` and what says how to reach the network stay.
-const NOT_PASSED: [&str; 9] = [
-    "CARGO_BUILD_",
-    "CARGO_CFG_",
-    "CARGO_ENCODED_",
-    "CARGO_FEATURE_",
-    "CARGO_INCREMENTAL",
-    "CARGO_PKG_",
-    "CARGO_PROFILE_",
-    "CARGO_TARGET_",
-    "RUSTC_W",
-];
-
 fn main() {
-    let variable = |name| env::var_os(name).unwrap_or_else(|| panic!("cargo sets {name}"));
-    let output = PathBuf::from(variable("OUT_DIR"));
-    let root = Path::new(&variable("CARGO_MANIFEST_DIR")).join("../..");
-    for source in SOURCES {
-        println!("cargo::rerun-if-changed={}", root.join(source).display());
-    }
-    let target = variable("TARGET").into_string().expect("a target has a plain name");
-    // All profiles of the outer run share what is built: TARGET_DIRECTORY/PROFILE/build/PACKAGE/out.
-    let directory = output.ancestors().nth(4).unwrap_or(&output).join("guest");
-
-    let mut cargo = Command::new(variable("CARGO"));
-    let passed = |name: &OsString| {
-        let name = name.to_string_lossy();
-        NOT_PASSED.iter().any(|prefix| name.starts_with(prefix)) || name == "RUSTFLAGS"
-    };
-    env::vars_os().map(|(name, _)| name).filter(passed).for_each(|name| {
-        cargo.env_remove(name);
-    });
-    cargo.current_dir(&root);
-    cargo.args(["build", "--quiet", "--locked", "--package", "guest", "--profile", "guest", "--target", &target]);
-    cargo.arg("--target-dir").arg(&directory);
-    cargo.env("CARGO_INCREMENTAL", "0").env("CARGO_ENCODED_RUSTFLAGS", "-Ctarget-feature=+crt-static");
-    let status = cargo.status().unwrap_or_else(|error| panic!("run {cargo:?}: {error}"));
-    assert!(status.success(), "the agent does not build: {cargo:?}");
-    let program = directory.join(&target).join("guest/guest");
-    let copied = fs::copy(&program, output.join("guest"));
-    copied.unwrap_or_else(|error| panic!("copy {}: {error}", program.display()));
+    program::build("guest", &SOURCES);
 }

@@ -201,3 +201,30 @@ fn files_go_into_a_machine_and_out_of_it() {
         .exits_with(1)
         .complains("microVMs don't have copies into one that does not run yet");
 }
+
+#[test]
+fn the_program_of_machines_is_one_file_that_no_machine_can_change() {
+    let host = host();
+    let place = host.data().join("microvm");
+    let place = place.display();
+    // It is executed from a directory from which nobody else may.
+    host.sh(&format!("mount --bind {place} {place} && mount -o remount,bind,noexec,nosuid {place}")).ok();
+    host.slowly("docker run -d --name box --runtime microvm busybox sleep 1000").ok();
+    host.sh(&format!("stat -c %a {place}/machine")).says("555");
+    host.sh(&format!("{place}/machine")).exits_with(126);
+    let pid = host.sh("docker inspect -f '{{.State.Pid}}' box").text().to_owned();
+    host.sh(&format!("awk '$5 == \"/machine\" {{ print $6 }}' /proc/{pid}/mountinfo")).mentions("ro,");
+    host.sh(&format!("cmp /proc/{pid}/exe {place}/machine && test ! -e /proc/{pid}/root/stratus")).ok();
+    // What is left of another release is replaced, and who runs by it runs on.
+    host.sh(&format!(
+        "cp {place}/machine {place}/other && echo >> {place}/other && mv -f {place}/other {place}/machine"
+    ))
+    .ok();
+    host.slowly("docker run -d --name next --runtime microvm busybox sleep 1000").ok();
+    host.sh(&format!("cmp /proc/{pid}/exe {place}/machine")).ok();
+    host.sh(&format!("test $(stat -L -c %i /proc/{pid}/exe) != $(stat -c %i {place}/machine)")).ok();
+    host.slowly("docker exec box echo goes on && docker exec next echo is there").says("goes on\nis there");
+    host.sh("docker rm -f box next").ok();
+    // Its template may be under way.
+    host.sh(&format!("umount -l {place}")).ok();
+}

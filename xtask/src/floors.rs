@@ -4,9 +4,10 @@ use crate::workspace::Workspace;
 use std::fmt;
 
 /// Every crate's floor. ARCHITECTURE.md says what each is.
-const FLOORS: [(&str, Floor); 27] = [
+const FLOORS: [(&str, Floor); 29] = [
     ("guest-image", Floor(0)),
     ("guest-protocol", Floor(0)),
+    ("machine-program", Floor(0)),
     ("store", Floor(0)),
     ("image", Floor(1)),
     ("keeper", Floor(1)),
@@ -31,6 +32,7 @@ const FLOORS: [(&str, Floor); 27] = [
     // These stand apart: above all floors, so that nothing can use them.
     ("e2e", APART),
     ("guest", APART),
+    ("machine", APART),
     ("xtask", APART),
     ("fuzz", APART),
 ];

@@ -22,6 +22,7 @@ mod limits;
 mod link;
 mod log_changes;
 mod machine_images;
+mod machine_program;
 mod metering;
 mod names_service;
 mod networks;
@@ -104,6 +105,7 @@ struct Inner {
     /// What containers have brought along into machines of others.
     guests: parking_lot::Mutex<container::Guests>,
     machine_driver: std::sync::OnceLock<Option<microvm::driver::Driver>>,
+    machine_program: machine_program::MachineProgram,
     snapshots: Arc<snapshots::Snapshots>,
     machine_images: machine_images::MachineImages,
     templates: Arc<templates::Templates>,

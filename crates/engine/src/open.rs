@@ -10,6 +10,7 @@ use store::{Collection, Store};
 use crate::apparmor::Confinement;
 use crate::container::{Container, Execs, Placements, Registry};
 use crate::machine_images::MachineImages;
+use crate::machine_program::MachineProgram;
 use crate::metering::Metering;
 use crate::model::ContainerRecord;
 use crate::snapshots::Snapshots;
@@ -93,6 +94,7 @@ impl Engine {
             placements: Placements::new(&config.cgroup_parent)?,
             guests: parking_lot::Mutex::default(),
             machine_driver: std::sync::OnceLock::new(),
+            machine_program: MachineProgram::new(config.machines.program, &config.machines.directory),
             machine_images: MachineImages::open(&store)?,
             templates: Arc::new(Templates::open(config.machines.directory.join("templates"), &boot_id()?)),
             snapshots: Arc::new(Snapshots::open(&store, config.machines.directory.join("snapshots"))?),

@@ -67,9 +67,9 @@ impl Stamp {
 }
 
 impl Shape {
-    /// The shape of a machine of these parts, which `program` runs.
+    /// The shape of a machine of these parts, which is run by `programs`.
     pub(crate) fn new(
-        program: &Path,
+        programs: [&Path; 2],
         driver: &Driver,
         kernel: &Prepared,
         (vcpus, memory, most_memory): (VcpuCount, MemorySize, MemorySize),
@@ -80,7 +80,7 @@ impl Shape {
             Driver::Kvm => None,
             Driver::Qemu { program, .. } => Some(program.as_path()),
         };
-        let files = [program, &kernel.kernel, &kernel.initramfs].into_iter().chain(emulator);
+        let files = programs.into_iter().chain([kernel.kernel.as_path(), &kernel.initramfs]).chain(emulator);
         let files = files.map(Stamp::of).collect::<Result<_>>()?;
         Ok(Self { driver: driver.clone(), vcpus, memory, most_memory, mtus, has_volumes, files })
     }

@@ -16,8 +16,8 @@ use vmm::{MIB, MemorySize, VcpuCount};
 
 use crate::driver::Driver;
 use crate::error::{Error, Result};
-use crate::files;
 use crate::volumes::Volumes;
+use crate::{files, role};
 
 /// The user and group of a machine's process on the host, who own nothing.
 pub const USER: u32 = 65534;
@@ -43,8 +43,10 @@ const FILE_MAX: u64 = 1 << 20;
 
 /// Where things are in the sandbox of a machine's process.
 pub mod at {
-    /// This program.
-    pub const PROGRAM: &str = "/stratus";
+    /// The program of a machine's process, and of those that stand for something in it ([`role`](crate::role)).
+    pub const PROGRAM: &str = "/machine";
+    /// The program that serves volumes ([`files`](crate::files)), where there are some.
+    pub const FILE_SERVER: &str = "/stratus";
     /// The [plan](crate::MachinePlan).
     pub const PLAN: &str = "/plan";
     /// The directory of the control socket, and of requests of further processes.
@@ -332,7 +334,7 @@ pub fn memory(limit: Option<u64>) -> Result<MemorySize> {
 /// What the machine's process sees of the host.
 #[derive(Debug)]
 pub struct Host {
-    /// This program, which brings the directories of its libraries along.
+    /// The machine's program.
     pub program: PathBuf,
     /// The file with the plan.
     pub plan: PathBuf,
@@ -348,6 +350,8 @@ pub struct Host {
     pub snapshots: Vec<PathBuf>,
     /// The disk that the container writes to, which belongs to [`USER`]; `None`: it writes to the machine's memory.
     pub upper: Option<PathBuf>,
+    /// The program that has the role of its [file server](files::ROLE), which brings the directories of its libraries along.
+    pub file_server: PathBuf,
     /// What is mounted for its file server, if it has one: nothing for a template, whose server has nothing to serve.
     pub volumes: Option<Volumes>,
     /// The most memory that its guest can have.
@@ -371,7 +375,7 @@ pub enum Faults {
 /// makes the machine.
 ///
 /// # Errors
-/// The program's own files can't be told.
+/// The file server's own files can't be told.
 pub fn outside(container: Option<&Spec>, driver: &Driver, host: &Host) -> Result<Spec> {
     let process_of = container.and_then(|container| container.process().as_ref());
     let terminal = process_of.is_some_and(|process| process.terminal().unwrap_or(false));
@@ -380,17 +384,13 @@ pub fn outside(container: Option<&Spec>, driver: &Driver, host: &Host) -> Result
     mounts.push(json!({ "destination": at::SCRATCH, "type": "tmpfs", "source": "tmpfs",
         "options": ["nosuid", "noexec", "nodev", "mode=700", scratch, format!("uid={USER}"), format!("gid={USER}")] }));
     mounts.push(bind(&host.control, Path::new(at::CONTROL), "rw"));
-    let files = [
-        (&host.program, at::PROGRAM),
-        (&host.plan, at::PLAN),
-        (&host.kernel, at::KERNEL),
-        (&host.initramfs, at::INITRAMFS),
-    ];
+    let files = [(&host.plan, at::PLAN), (&host.kernel, at::KERNEL), (&host.initramfs, at::INITRAMFS)];
+    mounts.push(program(&host.program, at::PROGRAM));
     mounts.extend(files.map(|(source, target)| bind(source, Path::new(target), "ro")));
     mounts.extend(host.layers.iter().enumerate().map(|(number, layer)| bind(layer, &at::layer(number), "ro")));
     mounts.extend(host.snapshots.iter().enumerate().map(|(number, path)| bind(path, &at::snapshot(number), "ro")));
     mounts.extend(host.upper.iter().map(|disk| bind(disk, Path::new(at::UPPER), "rw")));
-    mounts.extend(visible(driver)?.iter().map(|path| bind(path, path, "ro")));
+    mounts.extend(visible(driver).iter().map(|path| bind(path, path, "ro")));
     let mut devices =
         vec![json!({ "path": "/dev/net/tun", "type": "c", "major": 10, "minor": 200, "fileMode": 0o666 })];
     if uses_kvm(driver) {
@@ -400,7 +400,7 @@ pub fn outside(container: Option<&Spec>, driver: &Driver, host: &Host) -> Result
     if let Some((major, minor)) = faults {
         devices.push(json!({ "path": USERFAULT, "type": "c", "major": major, "minor": minor, "fileMode": 0o666 }));
     }
-    let mut own = process(&[at::PROGRAM, "machine", at::PLAN], terminal);
+    let mut own = process(&[at::PROGRAM, role::RUN, at::PLAN], terminal);
     if let Some(volumes) = &host.volumes {
         let options = ["nosuid", "noexec", "nodev", "mode=755", "size=64k"];
         mounts.push(json!({ "destination": at::VOLUMES, "type": "tmpfs", "source": "tmpfs", "options": options }));
@@ -408,6 +408,10 @@ pub fn outside(container: Option<&Spec>, driver: &Driver, host: &Host) -> Result
             mounts.push(serde_json::to_value(mount).map_err(|error| Error::Spec(error.to_string()))?);
         }
         let names: Vec<_> = files::CAPABILITIES.iter().map(|(name, _)| *name).chain(files::FOR_THE_START).collect();
+        mounts.push(program(&host.file_server, at::FILE_SERVER));
+        if matches!(driver, Driver::Kvm) {
+            mounts.extend(libraries()?.iter().map(|path| bind(path, path, "ro")));
+        }
         own["user"] = json!({ "uid": 0, "gid": 0 });
         own["capabilities"] = json!({ "bounding": names, "effective": names, "permitted": names });
     }
@@ -417,7 +421,7 @@ pub fn outside(container: Option<&Spec>, driver: &Driver, host: &Host) -> Result
 /// What the process sees of the host that stands for a container in the machine of another one.
 #[derive(Debug)]
 pub struct MemberHost {
-    /// This program, which brings the directories of its libraries along.
+    /// The machine's program.
     pub program: PathBuf,
     /// The file with the plan.
     pub plan: PathBuf,
@@ -438,12 +442,11 @@ pub fn beside(container: &Spec, host: &MemberHost) -> Result<Spec> {
     let mut mounts = own_mounts();
     mounts.push(bind(&host.control, Path::new(at::CONTROL), "rw"));
     mounts.push(bind(&host.words, Path::new(at::WORDS), "rw"));
-    mounts
-        .extend([(&host.program, at::PROGRAM), (&host.plan, at::PLAN)].map(|(from, to)| bind(from, to.as_ref(), "ro")));
+    mounts.push(program(&host.program, at::PROGRAM));
+    mounts.push(bind(&host.plan, at::PLAN.as_ref(), "ro"));
     mounts.extend(host.layers.iter().enumerate().map(|(number, layer)| bind(layer, &at::layer(number), "ro")));
-    mounts.extend(libraries()?.iter().map(|path| bind(path, path, "ro")));
     let limits = json!({ "memory": { "limit": STAND_IN * MIB } });
-    confined_process(process(&[at::PROGRAM, "machine-member", at::PLAN], terminal), &mounts, &json!([]), &limits)
+    confined_process(process(&[at::PROGRAM, role::JOIN, at::PLAN], terminal), &mounts, &json!([]), &limits)
 }
 
 /// What every process that has to do with a machine has mounted.
@@ -501,6 +504,12 @@ fn process(arguments: &[&str], terminal: bool) -> Value {
 
 fn namespaces() -> Value {
     json!([{ "type": "pid" }, { "type": "mount" }, { "type": "ipc" }, { "type": "uts" }, { "type": "network" }])
+}
+
+/// A file that is executed, also where the file system that it lies on is mounted for none to be.
+fn program(source: &Path, target: &str) -> Value {
+    let options = ["bind", "nosuid", "nodev", "rprivate", "ro", "exec"];
+    json!({ "destination": target, "type": "bind", "source": source, "options": options })
 }
 
 fn bind(source: &Path, target: &Path, access: &str) -> Value {
@@ -569,17 +578,17 @@ fn uses_kvm(driver: &Driver) -> bool {
     matches!(driver, Driver::Kvm | Driver::Qemu { accelerator: Accelerator::Kvm, .. })
 }
 
-/// What else of the host's files has to be seen, where it is: libraries, and QEMU's own files.
-fn visible(driver: &Driver) -> Result<Vec<PathBuf>> {
+/// What else of the host's files has to be seen, where it is: QEMU's.
+fn visible(driver: &Driver) -> Vec<PathBuf> {
     match driver {
-        Driver::Kvm => libraries(),
+        Driver::Kvm => Vec::new(),
         // It has some hundred of them, and loads more as it goes; and where it can't tell how large huge pages are, it complains of that to the container's
         // standard error.
-        Driver::Qemu { .. } => Ok(["/usr", "/lib", "/lib64", "/bin", "/etc/ld.so.cache", HUGE_PAGES]
+        Driver::Qemu { .. } => ["/usr", "/lib", "/lib64", "/bin", "/etc/ld.so.cache", HUGE_PAGES]
             .map(PathBuf::from)
             .into_iter()
             .filter(|path| path.exists())
-            .collect()),
+            .collect(),
     }
 }
 

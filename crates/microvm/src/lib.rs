@@ -1,6 +1,6 @@
 //! A machine that behaves like the process that it runs.
 //!
-//! A container in a microVM is a sandbox like any other, whose program is [`run`]: a virtual machine monitor that boots a kernel with the agent
+//! A container in a microVM is a sandbox like any other, whose program is [`run`] (of `machine/`, which is nothing but that): a virtual machine monitor that boots a kernel with the agent
 //! ([`guest_protocol`]), has it run the container's process, and stands for that process on the host. Its standard streams and its terminal are
 //! the process's, the signals that it gets go to the process, and it ends as the process ends. So whoever holds sandboxes (the keeper) holds
 //! machines, and logs, attaching, restarts and a daemon that is killed need nothing of their own.
@@ -24,6 +24,7 @@ pub mod files;
 mod member;
 mod plan;
 mod process;
+pub mod role;
 mod stand_in;
 mod volumes;
 

@@ -10,7 +10,6 @@ mod kernel;
 mod tls;
 
 use std::ffi::OsString;
-use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
@@ -48,9 +47,6 @@ pub fn main() -> ExitCode {
         Some("keeper") => return keep(arguments.skip(1)),
         Some("forward") => return net::forward::main(arguments.skip(1)),
         Some("runtime") => return sandbox::runtime::main(arguments),
-        Some("machine") => return machine(arguments.nth(1)),
-        Some("machine-member") => return machine_member(arguments.nth(1)),
-        Some("machine-exec") => return machine_exec(arguments.nth(1)),
         Some(microvm::files::ROLE) => return machine_files(arguments.nth(1), arguments.next()),
         _ => {}
     }
@@ -74,49 +70,16 @@ pub fn check_configuration(text: &str) -> Result<(), String> {
     daemon::check_configuration(text)
 }
 
-/// The process of a microVM, in its sandbox. Its only argument is the file with its plan.
-fn machine(plan: Option<OsString>) -> ExitCode {
-    match (plan, sandbox::Report::inherited()) {
-        (Some(plan), Ok(report)) => ExitCode::from(microvm::run(Path::new(&plan), report)),
-        _ => misused("machine"),
-    }
-}
-
-/// A process that stands for a container in the microVM of another one, in a sandbox of its own. Its only argument is the file with its plan.
-fn machine_member(plan: Option<OsString>) -> ExitCode {
-    match (plan, sandbox::Report::inherited()) {
-        (Some(plan), Ok(report)) => ExitCode::from(microvm::join(Path::new(&plan), report)),
-        _ => misused("machine-member"),
-    }
-}
-
-/// A process that stands for one in a microVM, in the sandbox of its process. Its only argument is the file with what is wanted, which goes with it.
-fn machine_exec(request: Option<OsString>) -> ExitCode {
-    let Some((path, Ok(report))) = request.map(|path| (path, sandbox::Report::inherited())) else {
-        return misused("machine-exec");
-    };
-    let bytes = std::fs::read(&path);
-    let _ = std::fs::remove_file(&path);
-    match bytes.map(|bytes| microvm::ExecRequest::from_bytes(&bytes)) {
-        Ok(Ok(request)) => ExitCode::from(microvm::exec(&request, report)),
-        _ => {
-            report.failed(sandbox::Step::Machine, 0, "what is wanted of it can't be read");
-            ExitCode::FAILURE
-        }
-    }
-}
-
 /// The process that serves a microVM's volumes, beside its process: of which directory, at which socket.
 fn machine_files(directory: Option<OsString>, socket: Option<OsString>) -> ExitCode {
     match (directory, socket) {
         (Some(directory), Some(socket)) => ExitCode::from(microvm::files::serve(directory.as_ref(), socket.as_ref())),
-        _ => misused(microvm::files::ROLE),
+        _ => {
+            let role = microvm::files::ROLE;
+            eprintln!("stratus {role}: it is started by a microVM's process, and does nothing by itself");
+            ExitCode::FAILURE
+        }
     }
-}
-
-fn misused(role: &str) -> ExitCode {
-    eprintln!("stratus {role}: it is started by the daemon's keeper, and does nothing by itself");
-    ExitCode::FAILURE
 }
 
 /// The keeper clones containers, so it runs from where no container can write to its program.

@@ -142,7 +142,10 @@ impl Thread {
         let thread = thread::Builder::new().name(name).spawn(move || {
             signal::let_through();
             confine::settle_allocator();
-            match confine::apply(&filter) {
+            let confined = confine::apply(&filter);
+            // The kernel has a copy.
+            drop(filter);
+            match confined {
                 Ok(()) => work(&told.gate),
                 Err(error) => told.ending.tell(End::Failed(error.to_string())),
             }

@@ -20,7 +20,9 @@ use image::{Digest, ErofsLayer};
 use microvm::container::{CONTAINER, Host, OwnFiles, USER, at};
 use microvm::control::Connection;
 use microvm::driver::Driver;
-use microvm::{Backing, Card, Contained, DiskLimits, ExecRequest, Hardware, MachinePlan, Origin, Volumes, Workload};
+use microvm::{
+    Backing, Card, Contained, DiskLimits, ExecRequest, Hardware, MachinePlan, Origin, Volumes, Workload, role,
+};
 use oci_spec::runtime::{LinuxResources, Process, Spec};
 use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
@@ -222,7 +224,7 @@ impl Engine {
         }
         let mtus = hardware.cards.iter().flatten().map(|card| card.mtu).collect();
         let size = (hardware.vcpus, hardware.memory, hardware.most_memory);
-        let shape = Shape::new(&self.0.config.program, driver, &booted.kernel, size, mtus, has_volumes)?;
+        let shape = Shape::new(self.machine_programs()?, driver, &booted.kernel, size, mtus, has_volumes)?;
         Ok(match self.0.templates.find(&shape)? {
             Some(template) => Beginning::Template(template),
             None => Beginning::Boot(Some(Box::new(Wanted { shape, kernel: booted.kernel.clone() }))),
@@ -268,6 +270,11 @@ impl Engine {
         })
     }
 
+    /// The programs of a machine's process and of its file server.
+    pub(super) fn machine_programs(&self) -> Result<[&Path; 2]> {
+        Ok([self.0.machine_program.path()?, &self.0.config.program])
+    }
+
     /// By what machines are run here, looked for once. Blocks the first time, for some milliseconds.
     pub(crate) fn driver_of_machines(&self) -> Option<&Driver> {
         self.0.machine_driver.get_or_init(|| self.0.config.machines.driver.driver()).as_ref()
@@ -295,8 +302,10 @@ impl Engine {
         volumes: Volumes,
     ) -> Result<Host> {
         let (file, control) = self.machine_files(directory, &plan.to_bytes().map_err(refused)?)?;
+        let [program, file_server] = self.machine_programs()?;
         Ok(Host {
-            program: self.0.config.program.clone(),
+            program: program.to_owned(),
+            file_server: file_server.to_owned(),
             plan: file,
             control,
             kernel: booted.kernel.kernel.clone(),
@@ -492,7 +501,7 @@ impl Engine {
         std::io::Write::write_all(&mut made, &request.to_bytes().map_err(refused)?).map_err(failed)?;
         std::os::unix::fs::fchown(&made, Some(USER), Some(USER)).map_err(failed)?;
 
-        let arguments = [at::PROGRAM, "machine-exec", &format!("{}/{name}", at::CONTROL)];
+        let arguments = [at::PROGRAM, role::EXEC, &format!("{}/{name}", at::CONTROL)];
         let outside = microvm::container::further(&arguments, terminal).map_err(refused)?;
         let process = outside.process().as_ref().ok_or_else(|| Error::system("the specification has no process"))?;
         let options = ExecOptions {

@@ -145,7 +145,7 @@ impl Engine {
         let directory = self.machine_dir(&record.id);
         let (plan, words) = self.machine_files(&directory, &plan.to_bytes().map_err(refused)?)?;
         let host = MemberHost {
-            program: self.0.config.program.clone(),
+            program: self.0.machine_program.path()?.to_owned(),
             plan,
             control: self.machine_dir(&owner.id).join("control"),
             words,

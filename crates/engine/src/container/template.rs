@@ -62,7 +62,7 @@ impl Engine {
 
     fn shape_again(&self, Wanted { shape, kernel }: &Wanted) -> Result<Shape> {
         let size = (shape.vcpus, shape.memory, shape.most_memory);
-        Shape::new(&self.0.config.program, &shape.driver, kernel, size, shape.mtus.clone(), shape.has_volumes)
+        Shape::new(self.machine_programs()?, &shape.driver, kernel, size, shape.mtus.clone(), shape.has_volumes)
     }
 
     /// Boots a machine until its agent is there.

@@ -9,25 +9,9 @@ use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule, TargetArch,
 };
 
-/// No thread of this process, and nothing that it executes, has more capabilities than these from now on.
-pub(super) fn bound(kept: CapabilitySet) -> Result<(), Errno> {
-    for number in 0..u64::BITS {
-        let capability = CapabilitySet::from_bits_retain(1 << number);
-        if kept.contains(capability) {
-            continue;
-        }
-        match rustix::thread::remove_capability_from_bounding_set(capability) {
-            // The kernel has no more of them.
-            Err(Errno::INVAL) => break,
-            removed => removed?,
-        }
-    }
-    Ok(())
-}
-
 /// Leaves this thread, and those that it makes, these capabilities.
 pub(super) fn keep(kept: CapabilitySet) -> Result<(), Errno> {
-    bound(kept)?;
+    super::start::bound(kept)?;
     let sets = CapabilitySets { effective: kept, permitted: kept, inheritable: CapabilitySet::empty() };
     rustix::thread::set_capabilities(None, sets)
 }

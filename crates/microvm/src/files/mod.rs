@@ -10,17 +10,22 @@
 //! not look whether a name is one (`../x` is none): what a guest can reach by such is what the server's root has, which is the container's own volumes, each
 //! in its mode; the kernel resolves `..` and links within that.
 
+#[cfg(feature = "file-server")]
 mod confine;
+#[cfg(feature = "file-server")]
 mod server;
 mod start;
 
 use rustix::thread::CapabilitySet;
 
+#[cfg(feature = "file-server")]
 pub use server::serve;
 pub(crate) use start::Server;
 
 /// The role in which `stratus` is the server.
 pub const ROLE: &str = "machine-files";
+/// What the server says once it serves.
+const READY: &str = "ready";
 /// The name of the server's socket in the machine's directory for such.
 pub(crate) const SOCKET: &str = "files";
 

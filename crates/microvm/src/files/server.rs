@@ -20,11 +20,8 @@ use virtiofsd::passthrough::{CachePolicy, Config, MigrationOnError, NegotiationM
 use virtiofsd::vhost_user::{VhostUserFsBackend, VhostUserFsBackendBuilder};
 use vm_memory_of_virtiofsd::{GuestMemoryAtomic, GuestMemoryMmap};
 
-use super::{CAPABILITIES, confine};
+use super::{CAPABILITIES, READY, confine};
 use crate::container::USER;
-
-/// What the server says once it serves.
-pub(super) const READY: &str = "ready";
 
 /// How many requests are worked on at once: one that waits for the disk holds up no other.
 const THREADS: usize = 4;

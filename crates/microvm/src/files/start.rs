@@ -12,7 +12,7 @@ use rustix::process::{DumpableBehavior, PidfdFlags, set_dumpable_behavior};
 use rustix::thread::{CapabilitySet, CapabilitySets};
 
 use super::{ROLE, SOCKET};
-use crate::container::USER;
+use crate::container::{USER, at};
 use crate::error::{Error, Result};
 
 /// A child that serves files. It ends with its client, or with this process, which is the first one of its PID namespace; nobody waits for it, as it has more
@@ -29,7 +29,7 @@ impl Server {
     /// # Errors
     /// The server does not begin, and says why; this process has other threads, or can't become nobody.
     pub(crate) fn start(directory: &Path, scratch: &Path) -> Result<Self> {
-        let program = std::env::current_exe().map_err(|error| Error::Files(error.to_string()))?;
+        let program = at::FILE_SERVER;
         let mut command = Command::new(program);
         command.arg(ROLE).arg(directory).arg(scratch.join(SOCKET));
         command.env_clear().stdin(Stdio::null()).stdout(Stdio::piped());
@@ -45,7 +45,7 @@ impl Server {
             heard.map_err(|error| Error::Files(format!("hear of its process: {error}")))?;
         }
         let server = Self { child, pidfd };
-        if told != super::server::READY {
+        if told != super::READY {
             return Err(Error::Files(if told.is_empty() { "its process ended".to_owned() } else { told }));
         }
         unmount(directory, UnmountFlags::DETACH)
@@ -80,7 +80,7 @@ fn become_nobody() -> Result<()> {
         return Err(Error::Files(format!("this process has {threads} threads, and only one of them would be nobody")));
     }
     let failed = || Error::system("give up", "the rights that a file server takes");
-    super::confine::bound(CapabilitySet::empty()).map_err(failed())?;
+    bound(CapabilitySet::empty()).map_err(failed())?;
     let user = rustix::process::Uid::from_raw(USER);
     let group = rustix::process::Gid::from_raw(USER);
     rustix::thread::set_thread_groups(&[]).map_err(failed())?;
@@ -97,4 +97,20 @@ fn become_nobody() -> Result<()> {
     }
     // The kernel takes that from whoever changes its user, and with it the process's own files in `/proc`.
     set_dumpable_behavior(DumpableBehavior::Dumpable).map_err(failed())
+}
+
+/// No thread of this process, and nothing that it executes, has more capabilities than these from now on.
+pub(super) fn bound(kept: CapabilitySet) -> Result<(), Errno> {
+    for number in 0..u64::BITS {
+        let capability = CapabilitySet::from_bits_retain(1 << number);
+        if kept.contains(capability) {
+            continue;
+        }
+        match rustix::thread::remove_capability_from_bounding_set(capability) {
+            // The kernel has no more of them.
+            Err(Errno::INVAL) => break,
+            removed => removed?,
+        }
+    }
+    Ok(())
 }

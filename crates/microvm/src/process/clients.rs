@@ -181,6 +181,8 @@ impl Clients {
 
 impl Process {
     /// Something came of a client, or there is room for what it is to be told.
+    // Its variables are none of the stack of a turn that waits.
+    #[inline(never)]
     pub(super) fn on_client(&mut self, number: u64) -> Result<()> {
         self.clients.flush(number);
         let Some(client) = self.clients.open.get_mut(&number) else { return Ok(()) };

@@ -88,9 +88,9 @@ impl Attached {
     /// Takes what can be read from its standard input to the guest.
     pub(super) fn read(&mut self, host: &mut Host) {
         let Some(stdin) = &self.stdin else { return };
-        let mut bytes = [0; PIECE];
-        let room = host.stdin_room(self.process).min(bytes.len());
-        match rustix::io::read(stdin, &mut bytes[..room]) {
+        // On the stack it would be there in each turn, whatever comes.
+        let mut bytes = vec![0; host.stdin_room(self.process).min(PIECE)];
+        match rustix::io::read(stdin, &mut bytes[..]) {
             Ok(0) => {
                 host.close_stdin(self.process);
                 self.stdin = None;

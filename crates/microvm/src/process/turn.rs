@@ -4,6 +4,7 @@ use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use guest_protocol::message::ProcessId;
+use rustix::buffer::spare_capacity;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 
@@ -179,12 +180,15 @@ impl Process {
         }
     }
 
+    // As `on_client`.
+    #[inline(never)]
     fn receive(&mut self) -> Result<()> {
         let Some(stream) = &self.stream else { return Ok(()) };
-        let mut bytes = [0; PIECE];
-        match rustix::io::read(stream, &mut bytes) {
+        // On the stack it would be there in each turn, whatever comes.
+        let mut bytes = Vec::with_capacity(PIECE);
+        match rustix::io::read(stream, spare_capacity(&mut bytes)) {
             Ok(0) => self.hang_up(),
-            Ok(count) => self.host.receive(&bytes[..count])?,
+            Ok(_) => self.host.receive(&bytes)?,
             Err(Errno::AGAIN | Errno::INTR) => {}
             Err(_) => self.hang_up(),
         }
@@ -197,6 +201,8 @@ impl Process {
         self.host.reconnect();
     }
 
+    // As `on_client`.
+    #[inline(never)]
     fn on_signals(&mut self) -> Result<()> {
         while let Some(signal) = self.signals.next() {
             match (&self.terminal, signal) {

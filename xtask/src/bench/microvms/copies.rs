@@ -119,7 +119,7 @@ fn save(arena: &Arena, boots: &Boots, mib: u64) -> Result<PathBuf> {
 }
 
 fn goes_on(arena: &Arena, boots: &Boots, mib: u64, snapshot: &Path) -> Result<Duration> {
-    let mut process = Process::prepare(&arena.program, boots, mib, Some(snapshot), arena.path("machine"))?;
+    let mut process = Process::prepare(boots, mib, Some(snapshot), arena.path("machine"))?;
     std::thread::sleep(SETTLED);
     settle()?;
     let began = process.go()?;
@@ -131,7 +131,7 @@ fn goes_on(arena: &Arena, boots: &Boots, mib: u64, snapshot: &Path) -> Result<Du
 fn hundred(arena: &Arena, boots: &Boots, mib: u64, snapshot: &Path) -> Result<(Duration, Vec<f64>)> {
     let prepared = (0..HUNDRED).map(|number| {
         let directory = arena.path(&format!("machine-{number}"));
-        Process::prepare(&arena.program, boots, mib, Some(snapshot), directory)
+        Process::prepare(boots, mib, Some(snapshot), directory)
     });
     let mut processes = prepared.collect::<Result<Vec<_>>>()?;
     std::thread::sleep(SETTLED);

@@ -1,6 +1,6 @@
 //! Machines: what our own hypervisor takes, by its process and by what its guests do.
 //!
-//! The process is the one that runs microVMs, `stratus machine`, started as a keeper starts it. Its guests are of two kinds: some of few instructions, on the KVM that the
+//! The process is the one that runs microVMs, of the program that stratus carries (`machine/`), started as a keeper starts it. Its guests are of two kinds: some of few instructions, on the KVM that the
 //! host has, whatever that is; and a distribution's kernel, in a machine whose processor QEMU emulates with its virtualization, where times say nothing and counts do.
 
 mod copies;
@@ -14,7 +14,7 @@ use super::arena::Arena;
 use super::document::Figure;
 use anyhow::{Context, Result, bail};
 use process::Boots;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 pub(super) fn figures(arena: &Arena) -> Result<Vec<Figure>> {
@@ -39,5 +39,17 @@ fn prepare(arena: &Arena) -> Result<(Boots, PathBuf)> {
         bail!("the kernel could not be prepared: {}", String::from_utf8_lossy(&output.stderr).trim());
     }
     let prepared = data.join("microvm/kernel");
-    Ok((Boots { kernel: prepared.join("vmlinux"), initramfs: prepared.join("initramfs") }, modules))
+    let program = machine_program(&arena.program)?;
+    Ok((Boots { program, kernel: prepared.join("vmlinux"), initramfs: prepared.join("initramfs") }, modules))
+}
+
+/// The program that `stratus` carries, where its build has left it: beside the profile's directory.
+fn machine_program(stratus: &Path) -> Result<PathBuf> {
+    let target = stratus.ancestors().nth(2).context("stratus is in no target directory")?;
+    let architecture = std::env::consts::ARCH;
+    let program = target.join(format!("guest/{architecture}-unknown-linux-gnu/guest/machine"));
+    if !program.is_file() {
+        bail!("{} is not there: cargo build --release", program.display());
+    }
+    Ok(program)
 }

@@ -1,8 +1,8 @@
-//! The process of a machine, as a keeper starts it: `stratus machine`.
+//! The process of a machine, as a keeper starts it: the program `machine`.
 
 use anyhow::{Context, Result, bail};
 use microvm::driver::Driver;
-use microvm::{Backing, DiskLimits, Hardware, MachinePlan, MemorySize, Origin, VcpuCount};
+use microvm::{Backing, DiskLimits, Hardware, MachinePlan, MemorySize, Origin, VcpuCount, role};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use std::fs;
 use std::io::{PipeReader, Read};
@@ -12,11 +12,13 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// Waits until it is told to, and becomes the program then, with its report's socket where it expects it.
-const SHELL: &str = r#"read go; exec "$0" machine "$1" 3<&0 < /dev/null"#;
+const SHELL: &str = r#"read go; exec "$0" "$1" "$2" 3<&0 < /dev/null"#;
 
-/// What a machine boots.
+/// What a machine is run by, and boots.
 #[derive(Debug, Clone)]
 pub(super) struct Boots {
+    /// The program of its process.
+    pub(super) program: PathBuf,
     pub(super) kernel: PathBuf,
     pub(super) initramfs: PathBuf,
 }
@@ -61,13 +63,7 @@ pub(super) struct Process {
 
 impl Process {
     /// `directory` is made for it.
-    pub(super) fn prepare(
-        program: &Path,
-        boots: &Boots,
-        mib: u64,
-        from: Option<&Path>,
-        directory: PathBuf,
-    ) -> Result<Self> {
+    pub(super) fn prepare(boots: &Boots, mib: u64, from: Option<&Path>, directory: PathBuf) -> Result<Self> {
         fs::create_dir_all(&directory).with_context(|| format!("cannot create {}", directory.display()))?;
         let file = directory.join("plan");
         fs::write(&file, plan(boots, mib, from, &directory)?.to_bytes()?).context("cannot write a machine's plan")?;
@@ -75,7 +71,7 @@ impl Process {
             socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).context("no sockets")?;
         let (told, stderr) = std::io::pipe().context("no pipe")?;
         let mut command = Command::new("sh");
-        command.args(["-c", SHELL]).arg(program).arg(&file);
+        command.args(["-c", SHELL]).arg(&boots.program).arg(role::RUN).arg(&file);
         command.stdin(Stdio::from(theirs)).stdout(Stdio::null()).stderr(stderr);
         let child = command.spawn().context("cannot run sh")?;
         Ok(Self { child, report, told, directory, before: Duration::ZERO })

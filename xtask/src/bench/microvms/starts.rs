@@ -96,7 +96,7 @@ pub(super) fn figures(arena: &Arena, boots: &Boots) -> Result<Vec<Figure>> {
 
 /// A machine whose guest has written its byte, how long that took from exec on, and of processors.
 fn start(arena: &Arena, boots: &Boots, mib: u64) -> Result<(Process, Duration, Duration)> {
-    let mut process = Process::prepare(&arena.program, boots, mib, None, arena.path("machine"))?;
+    let mut process = Process::prepare(boots, mib, None, arena.path("machine"))?;
     std::thread::sleep(SETTLED);
     let began = process.go()?;
     let [byte] = process.first()?;
