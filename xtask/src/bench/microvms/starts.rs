@@ -110,8 +110,8 @@ fn start(arena: &Arena, boots: &Boots, mib: u64) -> Result<(Process, Duration, D
 /// A mebibyte, in megabytes.
 pub(super) const MEBIBYTE: f64 = 1.048_576;
 const QEMU: &str = "QEMU's microvm, emulation";
-const MEMORY: &str = "what is the process's alone: constants of the program that have addresses in them, which the loader writes, heap and stacks; and \
-    pages of the program's and its libraries' files, which all of its processes share, and which one alone is charged with as a whole. Firecracker, built \
+const MEMORY: &str = "what is the process's alone: constants of the program that have addresses in them, heap and stacks; and, four fifths of it, \
+    pages of the program's file, which all of its processes share, and which one alone is charged with as a whole. Firecracker, built \
     and measured on this kind of machine: 2.9 MB";
 const START: &str = "until the byte that the guest's first instructions, put at the kernel's entry, write to its serial port is read from the process: an exit and a thread \
     more than the instruction itself. The kernel's file is mapped, and not copied. Firecracker, which copies it, on this kind of machine: 34 to 38 ms, 27 ms of processor \
