@@ -391,7 +391,11 @@ mod images;
 #[cfg(test)]
 mod limits;
 #[cfg(test)]
+mod logged_file;
+#[cfg(test)]
 mod memory;
+#[cfg(test)]
+mod power_loss;
 #[cfg(test)]
 mod rings;
 #[cfg(test)]

@@ -34,6 +34,8 @@ pub(super) struct Qcow2 {
     image: FormatAccess<ImageFile>,
     header: Header,
     buffer: Vec<u8>,
+    /// Clusters were freed, and the file's tables may say after a loss of power that they are not.
+    has_freed: bool,
 }
 
 impl std::fmt::Debug for Qcow2 {
@@ -55,7 +57,7 @@ impl Qcow2 {
             .data_file(None)
             .open(DenyImplicitOpenGate::default())
             .map_err(|error| ImageError::damaged(error.to_string()))?;
-        Ok(Qcow2 { image: FormatAccess::new(format), header, buffer: Vec::new() })
+        Ok(Qcow2 { image: FormatAccess::new(format), header, buffer: Vec::new(), has_freed: false })
     }
 
     /// Bytes of the disk.
@@ -87,6 +89,7 @@ impl Qcow2 {
         from: &mut Buffers<'_>,
         may: impl Fn() -> io::Result<()>,
     ) -> io::Result<()> {
+        self.may_use_what_was_freed()?;
         while from.len() > 0 {
             let part = self.buffer(from.len());
             let (image, buffer) = (&self.image, &mut self.buffer[..part]);
@@ -100,11 +103,23 @@ impl Qcow2 {
 
     /// Has a range be zeros, and its clusters free where they may be.
     pub(super) fn zero(&mut self, offset: u64, length: u64, may_be_hole: bool) -> io::Result<()> {
+        self.may_use_what_was_freed()?;
         if !may_be_hole {
             return self.image.write_zeroes(offset, length);
         }
+        self.has_freed = true;
         self.give_back(offset, length)?;
         self.image.discard_to_zero(offset, length)
+    }
+
+    /// Before anything is written, which may be into clusters that were freed: what had them has to be without them after a loss of power, too, or it would be found with what is written now. The
+    /// library keeps the order of its tables, and does not sync between them.
+    fn may_use_what_was_freed(&mut self) -> io::Result<()> {
+        if self.has_freed {
+            self.flush()?;
+            self.has_freed = false;
+        }
+        Ok(())
     }
 
     /// Gives the file's blocks of whole clusters in a range back, which are to be zeros: the library only notes that they are free. That comes first, as they may be another's after it.
