@@ -76,11 +76,7 @@ impl Shape {
         mtus: Vec<u16>,
         has_volumes: bool,
     ) -> Result<Self> {
-        let emulator = match driver {
-            Driver::Kvm => None,
-            Driver::Qemu { program, .. } => Some(program.as_path()),
-        };
-        let files = programs.into_iter().chain([kernel.kernel.as_path(), &kernel.initramfs]).chain(emulator);
+        let files = programs.into_iter().chain([kernel.kernel.as_path(), &kernel.initramfs]).chain(driver.program());
         let files = files.map(Stamp::of).collect::<Result<_>>()?;
         Ok(Self { driver: driver.clone(), vcpus, memory, most_memory, mtus, has_volumes, files })
     }

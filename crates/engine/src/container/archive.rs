@@ -104,7 +104,7 @@ impl Engine {
     pub async fn archive_stat(&self, reference: &str, path: &str) -> Result<ArchiveStat> {
         let container = self.0.containers.find(reference)?;
         let (at, missing) = (absolute(path)?, missing(path, reference));
-        if let Some(guest) = self.guest(&container).await? {
+        if let Some(guest) = self.guest(&container, Some(&at)).await? {
             return self.stat_of_guest(guest, at, missing).await;
         }
         let root = self.files_to_read(&container, reference).await?;
@@ -116,7 +116,7 @@ impl Engine {
         let container = self.0.containers.find(reference)?;
         let (at, missing) = (absolute(path)?, missing(path, reference));
         let thread = self.archive_thread().await?;
-        if let Some(guest) = self.guest(&container).await? {
+        if let Some(guest) = self.guest(&container, Some(&at)).await? {
             let as_dot = path.ends_with("/.");
             return self.archive_of_guest(&container, guest, thread, (at, missing), as_dot).await;
         }
@@ -148,7 +148,7 @@ impl Engine {
     ) -> Result<()> {
         let container = self.0.containers.find(reference)?;
         let (at, missing) = (absolute(path)?, missing(path, reference));
-        let guest = self.guest(&container).await?;
+        let guest = self.guest(&container, Some(&at)).await?;
         if guest.is_none() {
             // It would be lost with the next start.
             super::lacking(&container.record(), "copies into one that does not run")?;
@@ -202,7 +202,7 @@ impl Engine {
     pub async fn changes(&self, reference: &str) -> Result<Vec<image::Change>> {
         let container = self.0.containers.find(reference)?;
         let listed = async |upper| self.0.images.diff(container.id.as_str(), upper).await.map_err(crate::images::error);
-        let Some(guest) = self.guest(&container).await? else { return listed(None).await };
+        let Some(guest) = self.guest(&container, None).await? else { return listed(None).await };
         let (record, _files) = {
             let life = container.life(reference).await?;
             // It is there to the end, even if the container is removed meanwhile.
@@ -218,7 +218,7 @@ impl Engine {
     pub async fn export(&self, reference: &str) -> Result<ByteStream> {
         let container = self.0.containers.find(reference)?;
         let thread = self.archive_thread().await?;
-        if let Some(guest) = self.guest(&container).await? {
+        if let Some(guest) = self.guest(&container, None).await? {
             return Ok(self.export_of_guest(&container, guest, thread));
         }
         let lease = container.files.read(&container.life(reference).await?)?;

@@ -13,9 +13,20 @@ use image::pace::Thread;
 use super::Container;
 use super::archive::ArchiveStat;
 use crate::guest_files::{self, DIRECTORY, Guest, KIND, LINK, ReadOptions, WriteOptions};
-use crate::model::{ContainerRecord, Phase, Timestamp};
+use crate::model::{ContainerRecord, MountPointKind, Phase, Timestamp};
 use crate::streams::ByteStream;
 use crate::{Engine, Error, Result};
+
+/// Whether it ran, and could write to its root.
+fn has_lost_changes(record: &ContainerRecord) -> bool {
+    record.state.started_at.is_some() && !record.host.readonly_rootfs
+}
+
+/// Whether that is in a volume, which is the host's, by the path as it is given.
+fn is_in_volume(record: &ContainerRecord, at: &Path) -> bool {
+    let volumes = record.mounts.iter().filter(|mount| mount.kind != MountPointKind::Tmpfs);
+    volumes.map(|mount| Path::new(&mount.target)).any(|target| at.starts_with(target))
+}
 
 /// What is at a path in a guest.
 struct Found {
@@ -27,7 +38,11 @@ struct Found {
 
 impl Engine {
     /// The agent of a container's machine that runs; `None`: its files are on the host, as it is no machine or does not run.
-    pub(super) async fn guest(&self, container: &Arc<Container>) -> Result<Option<Guest>> {
+    ///
+    /// # Errors
+    /// It has ended, and what it changed went with its machine: that is no file that could be read, and an image without it would not be the container's. What is `at` a path of one
+    /// of its volumes is there.
+    pub(super) async fn guest(&self, container: &Arc<Container>, at: Option<&Path>) -> Result<Option<Guest>> {
         let record = container.settled().await;
         if !record.is_machine() {
             return Ok(None);
@@ -44,6 +59,12 @@ impl Engine {
             _ if self.disk_path(&record)?.is_some() => {
                 return Err(Error::conflict(format!(
                     "container {} does not run, and what it has changed is on its disk, which only its machine reads: start it first",
+                    record.name
+                )));
+            }
+            _ if has_lost_changes(&record) && !at.is_some_and(|at| is_in_volume(&record, at)) => {
+                return Err(Error::conflict(format!(
+                    "container {} has ended, and what it changed went with its microVM's memory: do this while it runs, or give it a disk that keeps what is written (--storage-opt size=…)",
                     record.name
                 )));
             }

@@ -8,8 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use microvm::container::Host;
-use microvm::driver::Driver;
-use microvm::{Backing, MachinePlan, TOUCHED};
+use microvm::{MachinePlan, TOUCHED};
 
 use crate::model::ContainerId;
 use crate::{Engine, Error, Result};
@@ -19,8 +18,7 @@ const SETTLED: Duration = Duration::from_secs(5);
 
 /// Where it is to be kept: beside what a machine goes on from, if it can tell, and nobody has told before.
 pub(super) fn untold(plan: &MachinePlan, host: &Host) -> Option<PathBuf> {
-    let tells = plan.driver == Driver::Kvm && matches!(plan.backing, Backing::Faulted { .. });
-    let directory = host.snapshots.last().filter(|_| tells)?;
+    let directory = host.snapshots.last().filter(|_| plan.driver.tells_touched(&plan.backing))?;
     (!directory.join(TOUCHED).exists()).then(|| directory.clone())
 }
 

@@ -7,10 +7,10 @@ mod qemu;
 
 use std::fs::File;
 use std::os::fd::{BorrowedFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use vmm::{MemorySize, SnapshotFiles, WorkingSet};
+use vmm::{Backing, MemorySize, SnapshotFiles, WorkingSet};
 
 use crate::error::Result;
 use crate::plan::{Card, MachinePlan};
@@ -33,6 +33,19 @@ impl Driver {
     /// Whether a machine with volumes can be saved and gone on from: QEMU's device for them can't be before version 8.2, nor one that was saved then be read by all.
     pub fn saves_volumes(&self) -> bool {
         matches!(self, Self::Kvm)
+    }
+
+    /// Whether a machine whose memory comes so can tell which of it was touched.
+    pub fn tells_touched(&self, backing: &Backing) -> bool {
+        matches!((self, backing), (Self::Kvm, Backing::Faulted { .. }))
+    }
+
+    /// The program that is executed besides, if there is one.
+    pub fn program(&self) -> Option<&Path> {
+        match self {
+            Self::Kvm => None,
+            Self::Qemu { program, .. } => Some(program),
+        }
     }
 
     /// How large the directory in memory may get that a machine's process has for files of its own, in MiB. `memory` is the most that the guest can have.
