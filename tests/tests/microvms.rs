@@ -205,7 +205,7 @@ fn files_go_into_a_machine_and_out_of_it() {
     host.sh("docker diff fresh").says("");
     host.sh("docker cp much fresh:/tmp")
         .exits_with(1)
-        .complains("microVMs don't have copies into one that does not run yet");
+        .complains("microVMs don't have copies into one that does not run, but for its volumes, yet");
 }
 
 #[test]

@@ -11,9 +11,9 @@ docker kill --signal CONT one
 docker rename one uno; docker update --cpu-shares 100 uno
 docker network disconnect net uno; docker network connect bridge uno
 docker restart --timeout 0 uno
-docker stop --timeout 0 uno
 docker export uno | tail -c 1 | wc -c
-docker commit uno committed | wc -c
+docker commit --pause=false uno committed | wc -c
+docker stop --timeout 0 uno
 docker tag committed again; docker rmi again; docker rmi committed | wc -l
 docker rm uno
 docker run --rm --name two busybox sh -c 'exit 3'

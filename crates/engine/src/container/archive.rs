@@ -104,11 +104,16 @@ impl Engine {
     pub async fn archive_stat(&self, reference: &str, path: &str) -> Result<ArchiveStat> {
         let container = self.0.containers.find(reference)?;
         let (at, missing) = (absolute(path)?, missing(path, reference));
-        if let Some(guest) = self.guest(&container, Some(&at)).await? {
+        if let Some(guest) = self.guest(&container).await? {
             return self.stat_of_guest(guest, at, missing).await;
         }
         let root = self.files_to_read(&container, reference).await?;
-        crate::blocking(move || stat(&root, &at, &missing)).await
+        let record = container.record();
+        crate::blocking(move || {
+            super::guest::check_kept(&record, root.as_fd(), &at)?;
+            stat(&root, &at, &missing)
+        })
+        .await
     }
 
     /// An archive of what is at a path in a container.
@@ -116,12 +121,14 @@ impl Engine {
         let container = self.0.containers.find(reference)?;
         let (at, missing) = (absolute(path)?, missing(path, reference));
         let thread = self.archive_thread().await?;
-        if let Some(guest) = self.guest(&container, Some(&at)).await? {
+        if let Some(guest) = self.guest(&container).await? {
             let as_dot = path.ends_with("/.");
             return self.archive_of_guest(&container, guest, thread, (at, missing), as_dot).await;
         }
         let root = self.files_to_read(&container, reference).await?;
+        let record = container.record();
         let (root, at, found) = crate::blocking(move || {
+            super::guest::check_kept(&record, root.as_fd(), &at)?;
             let found = stat(&root, &at, &missing)?;
             Ok((root, at, found))
         })
@@ -148,11 +155,7 @@ impl Engine {
     ) -> Result<()> {
         let container = self.0.containers.find(reference)?;
         let (at, missing) = (absolute(path)?, missing(path, reference));
-        let guest = self.guest(&container, Some(&at)).await?;
-        if guest.is_none() {
-            // It would be lost with the next start.
-            super::lacking(&container.record(), "copies into one that does not run")?;
-        }
+        let guest = self.guest(&container).await?;
         let body = body.paced(self.0.images.threads().pace());
         // Before the container's files are held for it.
         let thread = self.archive_thread().await?;
@@ -184,7 +187,9 @@ impl Engine {
         };
         let (options, reader) =
             (WriteOptions { keep_kinds, owner, ids: root.ids(), ..WriteOptions::default() }, body.into_reader());
+        let of = record.clone();
         let unpacked = thread.run(move || {
+            super::guest::check_lasting(&of, root.as_fd(), &at)?;
             let found = stat(&root, &at, &missing)?;
             let is_directory = found.mode & 0o170_000 == 0o040_000 || !found.link_target.is_empty();
             if !is_directory {
@@ -202,7 +207,7 @@ impl Engine {
     pub async fn changes(&self, reference: &str) -> Result<Vec<image::Change>> {
         let container = self.0.containers.find(reference)?;
         let listed = async |upper| self.0.images.diff(container.id.as_str(), upper).await.map_err(crate::images::error);
-        let Some(guest) = self.guest(&container, None).await? else { return listed(None).await };
+        let Some(guest) = self.guest_of_all(&container).await? else { return listed(None).await };
         let (record, _files) = {
             let life = container.life(reference).await?;
             // It is there to the end, even if the container is removed meanwhile.
@@ -218,7 +223,7 @@ impl Engine {
     pub async fn export(&self, reference: &str) -> Result<ByteStream> {
         let container = self.0.containers.find(reference)?;
         let thread = self.archive_thread().await?;
-        if let Some(guest) = self.guest(&container, None).await? {
+        if let Some(guest) = self.guest_of_all(&container).await? {
             return Ok(self.export_of_guest(&container, guest, thread));
         }
         let lease = container.files.read(&container.life(reference).await?)?;

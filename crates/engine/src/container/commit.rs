@@ -32,7 +32,7 @@ impl Engine {
     /// Makes an image of a container. Gives its identifier.
     pub async fn commit(&self, request: CommitRequest) -> Result<String> {
         let container = self.0.containers.find(&request.container)?;
-        let guest = self.guest(&container, None).await?;
+        let guest = self.guest_of_all(&container).await?;
         let (record, _files) = {
             let life = container.life(&request.container).await?;
             // What is committed is there to the end, even if the container is removed meanwhile.

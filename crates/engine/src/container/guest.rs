@@ -2,30 +2,61 @@
 //!
 //! What it has changed goes with its end, so that one that does not run has its image's files; or it is on a disk of its own, which only its machine reads.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use guest_protocol::files::Stat;
 use image::pace::Thread;
+use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, StatxFlags, openat2, statx};
 
 use super::Container;
 use super::archive::ArchiveStat;
 use crate::guest_files::{self, DIRECTORY, Guest, KIND, LINK, ReadOptions, WriteOptions};
-use crate::model::{ContainerRecord, MountPointKind, Phase, Timestamp};
+use crate::model::{ContainerRecord, Phase, Timestamp};
 use crate::streams::ByteStream;
 use crate::{Engine, Error, Result};
 
-/// Whether it ran, and could write to its root.
+/// Whether it is in a machine, ran, and could write to its root.
 fn has_lost_changes(record: &ContainerRecord) -> bool {
-    record.state.started_at.is_some() && !record.host.readonly_rootfs
+    record.is_machine() && record.state.started_at.is_some() && !record.host.readonly_rootfs
 }
 
-/// Whether that is in a volume, which is the host's, by the path as it is given.
-fn is_in_volume(record: &ContainerRecord, at: &Path) -> bool {
-    let volumes = record.mounts.iter().filter(|mount| mount.kind != MountPointKind::Tmpfs);
-    volumes.map(|mount| Path::new(&mount.target)).any(|target| at.starts_with(target))
+fn lost(record: &ContainerRecord) -> Error {
+    Error::conflict(format!(
+        "container {} has ended, and what it changed went with its microVM's memory: do this while it runs, or give it a disk that keeps what is written (--storage-opt size=…)",
+        record.name
+    ))
+}
+
+/// Whether what is at a path in the `root` of a container that does not run, or would be, is what the container had there: of a machine's, what is in a volume is.
+///
+/// # Errors
+/// It was in the machine's memory, if anywhere.
+pub(super) fn check_kept(record: &ContainerRecord, root: BorrowedFd<'_>, at: &Path) -> Result<()> {
+    if has_lost_changes(record) && !is_in_volume(root, at) { Err(lost(record)) } else { Ok(()) }
+}
+
+/// Whether what is put into a directory in the `root` of a container that does not run is there when it does: of a machine's, what is in a volume is.
+pub(super) fn check_lasting(record: &ContainerRecord, root: BorrowedFd<'_>, directory: &Path) -> Result<()> {
+    match is_in_volume(root, &directory.join(".")) {
+        true => Ok(()),
+        false => super::lacking(record, "copies into one that does not run, but for its volumes,"),
+    }
+}
+
+/// By the mount that it is in, or, where there is nothing, its parent would be.
+fn is_in_volume(root: BorrowedFd<'_>, at: &Path) -> bool {
+    let mount =
+        |fd: BorrowedFd<'_>| statx(fd, "", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID).map(|found| found.stx_mnt_id);
+    let mut looked = at.ancestors().map(|at| {
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        openat2(root, at, flags, Mode::empty(), ResolveFlags::IN_ROOT)
+    });
+    // The root is there.
+    let Some(Ok(found)) = looked.find(Result::is_ok) else { return false };
+    mount(found.as_fd()).is_ok_and(|found| mount(root) != Ok(found))
 }
 
 /// What is at a path in a guest.
@@ -38,11 +69,7 @@ struct Found {
 
 impl Engine {
     /// The agent of a container's machine that runs; `None`: its files are on the host, as it is no machine or does not run.
-    ///
-    /// # Errors
-    /// It has ended, and what it changed went with its machine: that is no file that could be read, and an image without it would not be the container's. What is `at` a path of one
-    /// of its volumes is there.
-    pub(super) async fn guest(&self, container: &Arc<Container>, at: Option<&Path>) -> Result<Option<Guest>> {
+    pub(super) async fn guest(&self, container: &Arc<Container>) -> Result<Option<Guest>> {
         let record = container.settled().await;
         if !record.is_machine() {
             return Ok(None);
@@ -62,16 +89,20 @@ impl Engine {
                     record.name
                 )));
             }
-            _ if has_lost_changes(&record) && !at.is_some_and(|at| is_in_volume(&record, at)) => {
-                return Err(Error::conflict(format!(
-                    "container {} has ended, and what it changed went with its microVM's memory: do this while it runs, or give it a disk that keeps what is written (--storage-opt size=…)",
-                    record.name
-                )));
-            }
             _ => return Ok(None),
         }
         let engine = self.clone();
         crate::blocking(move || engine.machine_of(&record).map(Guest::new).map(Some)).await
+    }
+
+    /// As [`Engine::guest`], for whoever needs all files that the container has.
+    ///
+    /// # Errors
+    /// It has ended, and what it changed went with its machine: an image without that would not be the container's.
+    pub(super) async fn guest_of_all(&self, container: &Arc<Container>) -> Result<Option<Guest>> {
+        let guest = self.guest(container).await?;
+        let record = container.record();
+        if guest.is_none() && has_lost_changes(&record) { Err(lost(&record)) } else { Ok(guest) }
     }
 
     /// What is at a path in a machine.
