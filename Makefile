@@ -56,7 +56,7 @@ sdks:
 .PHONY: test
 test: toolchain sdks
 	@contrib/require-rust.sh fmt clippy
-	@contrib/require.sh $(RUN_PACKAGES) $(TEST_PACKAGES)
+	@contrib/require.sh $(RUN_PACKAGES) $(TEST_PACKAGES) $(SERVER_PACKAGES)
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
 	cargo xtask floors
@@ -74,6 +74,7 @@ test: toolchain sdks
 	cargo xtask differential
 	cargo xtask differential --microvms
 	cargo xtask machines
+	cargo xtask nested
 
 .PHONY: differential
 differential: toolchain

@@ -26,11 +26,7 @@ impl Server {
     /// # Panics
     /// On any machine but those that `cargo xtask server` boots.
     pub fn install() -> Self {
-        let kernel = fs::read_to_string("/proc/cmdline").expect("read the kernel's command line");
-        assert!(
-            kernel.split_whitespace().any(|word| word == PERMISSION),
-            "this would change the machine that it runs on: run it by cargo xtask server"
-        );
+        assert!(Self::is_here(), "this would change the machine that it runs on: run it by cargo xtask server");
         let lock = File::create(std::env::temp_dir().join("stratus-server.lock")).expect("create a lock");
         lock.lock().expect("wait for the machine");
         let work = std::env::temp_dir().join("stratus-server");
@@ -40,6 +36,15 @@ impl Server {
         let server = Self { work, _lock: lock };
         server.sh("$CONTRIB/install.sh $STRATUS").mentions("systemctl enable --now stratus");
         server
+    }
+
+    /// Whether this machine is one that `cargo xtask server` boots.
+    ///
+    /// # Panics
+    /// Where there is no procfs.
+    pub fn is_here() -> bool {
+        let kernel = fs::read_to_string("/proc/cmdline").expect("read the kernel's command line");
+        kernel.split_whitespace().any(|word| word == PERMISSION)
     }
 
     /// What one types into a shell as root. `$STRATUS` is the program under test, `$CONTRIB` the directory that has what

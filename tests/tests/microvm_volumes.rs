@@ -121,10 +121,15 @@ fn a_machine_that_is_killed_leaves_its_volumes_and_nothing_mounted() {
     host.sh(&format!("grep -c {} /proc/self/mountinfo", host.data().join("volumes").display())).exits_with(1);
     host.slowly("docker start box").ok();
     eventually("the file", || host.slowly("docker exec box cat /data/file").stdout() == "kept\nkept\n");
-    // QEMU can't save what the server knows of the guest: it says so, and what runs is left as it is.
-    for command in ["suspend box", "snapshot create box", "fork box"] {
-        host.sh(&format!("$STRATUS {command}"))
-            .complains("a microVM with volumes can be suspended, saved and copied by our own hypervisor alone");
+    // QEMU can't save what the server knows of the guest: it says so, and what runs is left as it is. Our own hypervisor can.
+    let driver = host.sh("docker info -f '{{.Runtimes.microvm.Status.driver}}'").text().to_owned();
+    for command in ["suspend box && $STRATUS resume box", "snapshot create box", "fork box && docker rm -f box-1"] {
+        let tried = host.slowly(&format!("$STRATUS {command}"));
+        if driver == "kvm" {
+            tried.ok();
+        } else {
+            tried.complains("a microVM with volumes can be suspended, saved and copied by our own hypervisor alone");
+        }
     }
     host.sh("docker exec box cat /data/file").says("kept\nkept");
     // Without its server there is nothing to go on with: that is said, and no request hangs.

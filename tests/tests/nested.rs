@@ -1,26 +1,34 @@
-//! Containers in microVMs by our own hypervisor, on a server whose KVM runs kernels.
+//! Containers in microVMs by our own hypervisor, on a machine whose KVM runs kernels: the host itself, or a server that QEMU emulates, KVM and all,
+//! where what takes a tenth of a second elsewhere takes seconds.
 //!
-//! `cargo xtask server` boots one for them, which QEMU emulates, KVM and all: what takes a tenth of a second elsewhere takes seconds here.
+//! `cargo xtask nested` finds out which.
 
-use e2e::{Server, eventually};
+use std::process::Command;
 
-/// An installed daemon that found KVM, and a kernel for its machines.
-fn with_kvm() -> Server {
-    let host = Server::install();
-    host.sh("modprobe kvm-amd nested=1 && ls /dev/kvm").says("/dev/kvm");
-    host.sh("systemctl enable --now stratus").ok();
-    host.sh("stratus microvm kernel --installed").ok();
-    host.import_busybox();
+use e2e::{Daemon, Server, eventually};
+
+/// A daemon that found KVM, and has a kernel for its machines.
+fn with_kvm() -> Daemon {
+    let load = "[ -e /dev/kvm ] || modprobe kvm-amd nested=1 || modprobe kvm-intel";
+    assert!(Command::new("sh").args(["-c", load]).status().expect("run sh").success(), "there is no KVM");
+    let host = Daemon::start();
+    let kernel = if Server::is_here() {
+        "--installed".to_owned()
+    } else {
+        let (vmlinuz, modules) = e2e::kernel_as_packaged(&host.work().join("kernel"));
+        format!("--use {} --modules {}", vmlinuz.display(), modules.display())
+    };
+    host.slowly(&format!("$STRATUS microvm kernel {kernel} --data-dir {}", host.data().display())).ok();
     host
 }
 
 #[test]
-#[ignore = "it takes a machine of its own: cargo xtask server nested"]
+#[ignore = "it takes a KVM that runs kernels: cargo xtask nested"]
 fn a_service_behind_our_own_hypervisor() {
-    let host = with_kvm();
-    host.sh("stratus info").mentions("kvm");
+    let mut host = with_kvm();
+    host.sh("$STRATUS info").mentions("kvm");
     host.sh("docker info -f '{{.Runtimes.microvm.Status.driver}}'").says("kvm");
-    host.sh("stratus run --rm --isolation microvm busybox sh -c 'echo hello; exit 7'").exits_with(7).prints("hello");
+    host.sh("$STRATUS run --rm --isolation microvm busybox sh -c 'echo hello; exit 7'").exits_with(7).prints("hello");
     host.sh("docker run --rm --runtime microvm busybox no-such-program").exits_with(127);
     // A volume: written in a machine, the same on the host, and what is read-only is so.
     host.sh("docker run --rm --runtime microvm -v data:/data -v /etc/hostname:/name:ro busybox sh -c 'dd if=/dev/urandom of=/data/much bs=1M count=2 2>/dev/null; md5sum < /data/much > /data/sum; chown 7:8 /data/sum; cat /name; rm -f /name; echo no > /name'")
@@ -34,11 +42,11 @@ fn a_service_behind_our_own_hypervisor() {
     host.sh("docker volume rm data").ok();
     let serve = "mkdir /www; echo hello from $(hostname) > /www/index.html; dd if=/dev/urandom of=/www/much bs=1M count=4 2>/dev/null; trap \"echo told to end; exit 3\" TERM; httpd -h /www -p 80; echo serving; while :; do sleep 0.2; done";
     host.sh(&format!(
-        "docker run -d --name web -h web -p 8080:80 -m 64m --cpus 1 --runtime microvm busybox sh -c '{serve}'"
+        "docker run -d --name web -h web -p $PORT:80 -m 64m --cpus 1 --runtime microvm busybox sh -c '{serve}'"
     ))
     .ok();
-    eventually("the server", || host.sh("curl -s -m 20 http://127.0.0.1:8080").stdout() == "hello from web\n");
-    host.sh("curl -s -m 120 http://127.0.0.1:8080/much | md5sum | cut -d' ' -f1")
+    eventually("the server", || host.sh("curl -s -m 20 http://127.0.0.1:$PORT").stdout() == "hello from web\n");
+    host.sh("curl -s -m 120 http://127.0.0.1:$PORT/much | md5sum | cut -d' ' -f1")
         .says(host.sh("docker exec web md5sum /www/much | cut -d' ' -f1").text());
     host.sh("echo typed | docker exec -i web sh -c 'read line; echo got $line; exit 4'")
         .exits_with(4)
@@ -55,9 +63,9 @@ fn a_service_behind_our_own_hypervisor() {
         .says("Uid: 65534 65534 65534 65534\nCapEff: 0000000000000000\nNoNewPrivs: 1");
     // Each of its threads has a filter, and they have been at work for a while.
     host.sh(&format!("grep -h '^Seccomp:' /proc/{pid}/task/*/status | sort -u | tr -s '\\t ' ' '")).says("Seccomp: 2");
-    host.sh("kill -9 $(systemctl show --value --property=MainPID stratus)").ok();
-    eventually("another daemon", || host.sh("docker version").code() == 0);
-    host.sh("curl -s -m 20 http://127.0.0.1:8080").says("hello from web");
+    host.kill9();
+    host.restart();
+    host.sh("curl -s -m 20 http://127.0.0.1:$PORT").says("hello from web");
     host.sh("docker stop -t 60 web").ok();
     host.sh("docker inspect -f '{{.State.ExitCode}}' web").says("3");
     host.sh("docker logs web").says("serving\ntold to end");
@@ -68,9 +76,10 @@ fn a_service_behind_our_own_hypervisor() {
 }
 
 #[test]
-#[ignore = "it takes a machine of its own: cargo xtask server nested"]
+#[ignore = "it takes a KVM that runs kernels: cargo xtask nested"]
 fn what_our_own_hypervisor_saved_goes_on() {
     let host = with_kvm();
+    let snapshots = host.data().join("microvm/snapshots");
     let count = "mkdir /www; httpd -h /www -p 80; n=0; while :; do n=$((n + 1)); echo $n >/www/n.new; mv /www/n.new /www/n; sleep 0.2; done";
     host.sh(&format!(
         "docker run -d --name box -p 127.0.0.1:0:80 -m 64m --cpus 1 --runtime microvm busybox sh -c '{count}'"
@@ -83,16 +92,16 @@ fn what_our_own_hypervisor_saved_goes_on() {
     eventually("it counts", || counts("box"));
     host.sh("docker exec box sh -c 'echo one >/state'").ok();
     // Whole at first, then what changed since the one that it went on from.
-    host.sh("stratus suspend box").ok();
+    host.sh("$STRATUS suspend box").ok();
     host.sh("docker ps -a --format '{{.Status}}'").mentions("(Suspended)");
-    host.sh("stratus resume box").ok();
+    host.sh("$STRATUS resume box").ok();
     host.sh("docker exec box cat /state").says("one");
-    host.sh("stratus snapshot create box second").says("second");
-    host.sh("stratus snapshot ls box --output json | grep -c Parent").says("1");
+    host.sh("$STRATUS snapshot create box second").says("second");
+    host.sh("$STRATUS snapshot ls box --output json | grep -c Parent").says("1");
     host.sh("docker exec box rm /state").ok();
-    host.sh("stratus rollback box second").ok();
+    host.sh("$STRATUS rollback box second").ok();
     host.sh("docker exec box cat /state").says("one");
-    host.sh("stratus fork box --count 3").says("box-1\nbox-2\nbox-3");
+    host.sh("$STRATUS fork box --count 3").says("box-1\nbox-2\nbox-3");
     for name in ["box", "box-1", "box-2", "box-3"] {
         eventually("each counts", || counts(name));
         host.sh(&format!("docker exec {name} cat /state")).says("one");
@@ -105,32 +114,61 @@ fn what_our_own_hypervisor_saved_goes_on() {
     host.sh(&format!("docker run -d --name slow --annotation stratus.microvm.memory=faulted -p 127.0.0.1:0:80 -m 64m --cpus 1 --runtime microvm busybox sh -c '{count}'"))
         .ok();
     eventually("it counts", || counts("slow"));
-    host.sh("stratus snapshot create slow first").says("first");
+    host.sh("$STRATUS snapshot create slow first").says("first");
     for _ in 0..2 {
-        host.sh("stratus rollback slow first").ok();
+        host.sh("$STRATUS rollback slow first").ok();
         eventually("it counts", || counts("slow"));
         eventually("what it touches is kept", || {
-            host.sh("stat -c '%a %U' /var/lib/stratus/microvm/snapshots/*/touched").stdout() == "444 root\n"
+            host.sh(&format!("stat -c '%a %U' {}/*/touched", snapshots.display())).stdout() == "444 root\n"
         });
     }
     host.sh("docker rm -f slow").ok();
 
     // What is run of an image is up, and waits on the disk while nobody asks it anything.
-    host.sh("stratus microvm image create -t web -m 64m --cpus 1 --ready-port 80 busybox sh -c 'mkdir /www; echo up >/www/index.html; httpd -f -h /www -p 80'")
+    host.sh("$STRATUS microvm image create -t web -m 64m --cpus 1 --ready-port 80 busybox sh -c 'mkdir /www; echo up >/www/index.html; httpd -f -h /www -p 80'")
         .says("web:1");
-    host.sh("stratus microvm run --name one --idle 5s web").says("one");
-    let ask = "curl -s -m 60 -H \"X-aws-proxy-auth: $(stratus microvm token one)\" $(stratus microvm inspect one | grep -o 'http://[^\"]*')/";
+    host.sh("$STRATUS microvm run --name one --idle 5s web").says("one");
+    let ask = "curl -s -m 60 -H \"X-aws-proxy-auth: $($STRATUS microvm token one)\" $($STRATUS microvm inspect one | grep -o 'http://[^\"]*')/";
     host.sh(ask).says("up");
-    eventually("it is suspended", || host.sh("stratus microvm ls").stdout().contains("suspended"));
+    eventually("it is suspended", || host.sh("$STRATUS microvm ls").stdout().contains("suspended"));
     host.sh(ask).says("up");
-    host.sh("stratus microvm terminate one && stratus microvm image rm web").ok();
+    host.sh("$STRATUS microvm terminate one && $STRATUS microvm image rm web").ok();
     eventually("what nothing needs is gone", || {
-        host.sh("ls /var/lib/stratus/microvm/snapshots | wc -l").stdout().trim() == "0"
+        std::fs::read_dir(&snapshots).is_ok_and(|mut left| left.next().is_none())
     });
 }
 
 #[test]
-#[ignore = "it takes a machine of its own: cargo xtask server nested"]
+#[ignore = "it takes a KVM that runs kernels: cargo xtask nested"]
+fn ten_go_on_from_one_and_each_answers_with_its_own_name() {
+    let host = with_kvm();
+    let serve = "mkdir -p /www/cgi-bin; printf \"#!/bin/sh\\necho; hostname\" >/www/cgi-bin/name; chmod +x /www/cgi-bin/name; httpd -f -h /www -p 80";
+    host.sh(&format!(
+        "docker run -d --name box -p 127.0.0.1:0:80 -m 64m --cpus 1 --runtime microvm busybox sh -c '{serve}'"
+    ))
+    .ok();
+    let says = |name: &str| {
+        let seen = host.sh(&format!("curl -s -m 60 http://$(docker port {name} 80 | head -n 1)/cgi-bin/name"));
+        seen.stdout().trim().to_owned()
+    };
+    let id = |name: &str| host.sh(&format!("docker inspect -f '{{{{slice .Id 0 12}}}}' {name}")).text().to_owned();
+    let first = id("box");
+    eventually("it answers", || says("box") == first);
+    let names: Vec<String> = (1..=10).map(|number| format!("box-{number}")).collect();
+    host.sh("$STRATUS fork box --count 10").says(&names.join("\n"));
+    for name in &names {
+        let id = id(name);
+        eventually("each answers", || says(name) == id);
+    }
+    assert_eq!(says("box"), first);
+    // All of them have their memory of one file.
+    let mapped = host.sh("for name in $(docker ps -q); do grep -c 'snapshots/.*/memory' /proc/$(docker inspect -f '{{.State.Pid}}' $name)/maps; done | grep -vc '^0$'");
+    mapped.says("10");
+    host.sh(&format!("docker rm -f box {}", names.join(" "))).ok();
+}
+
+#[test]
+#[ignore = "it takes a KVM that runs kernels: cargo xtask nested"]
 fn memory_that_comes_and_goes_is_saved_in_the_middle_of_that() {
     let host = with_kvm();
     let total = || {
@@ -142,10 +180,10 @@ fn memory_that_comes_and_goes_is_saved_in_the_middle_of_that() {
     eventually("more memory", || total().is_some_and(|kilobytes| kilobytes > 300 << 10));
     let kept = "yes stratus | head -c 40000000 >/dev/shm/kept; md5sum /dev/shm/kept";
     let kept = host.sh(&format!("docker exec box sh -c '{kept}'")).text().to_owned();
-    host.sh("stratus suspend box && stratus resume box").ok();
+    host.sh("$STRATUS suspend box && $STRATUS resume box").ok();
     host.sh("docker exec box md5sum /dev/shm/kept").says(&kept);
     // While the guest gives it back, and has to bring elsewhere what is in it.
-    host.sh("docker update -m 64m box && stratus suspend box && stratus resume box").ok();
+    host.sh("docker update -m 64m box && $STRATUS suspend box && $STRATUS resume box").ok();
     host.sh("docker exec box md5sum /dev/shm/kept").says(&kept);
     eventually("less memory", || total().is_some_and(|kilobytes| kilobytes < 160 << 10));
     host.sh("docker exec box md5sum /dev/shm/kept").says(&kept);
@@ -153,7 +191,7 @@ fn memory_that_comes_and_goes_is_saved_in_the_middle_of_that() {
 }
 
 #[test]
-#[ignore = "it takes a machine of its own: cargo xtask server nested"]
+#[ignore = "it takes a KVM that runs kernels: cargo xtask nested"]
 fn network_cards_come_and_go_behind_our_own_hypervisor() {
     let host = with_kvm();
     host.sh("docker network create one && docker network create two").ok();
@@ -175,9 +213,9 @@ fn network_cards_come_and_go_behind_our_own_hypervisor() {
     host.sh("docker network connect one client").ok();
     interfaces("eth0 eth1 lo");
     // What is saved goes on with the cards that came, each on its network.
-    host.sh("stratus suspend client && stratus resume client").ok();
+    host.sh("$STRATUS suspend client && $STRATUS resume client").ok();
     host.sh("docker exec client wget -qO- http://web").says("hello");
-    host.sh("stratus fork client --name copy").says("copy");
+    host.sh("$STRATUS fork client --name copy").says("copy");
     host.sh("docker exec copy wget -qO- http://web").says("hello");
     host.sh("docker exec web ping -c 1 -W 60 copy").mentions("1 packets received");
     host.sh("docker network disconnect two copy").ok();
@@ -188,7 +226,7 @@ fn network_cards_come_and_go_behind_our_own_hypervisor() {
 }
 
 #[test]
-#[ignore = "it takes a machine of its own: cargo xtask server nested"]
+#[ignore = "it takes a KVM that runs kernels: cargo xtask nested"]
 fn volumes_go_on_with_what_was_saved() {
     let host = with_kvm();
     // It has two files open, and appends to one of them for ever.
@@ -214,22 +252,22 @@ fn volumes_go_on_with_what_was_saved() {
     host.sh("docker rm -f next").ok();
 
     // What the host does meanwhile it finds as it is by then.
-    host.sh("stratus suspend box").ok();
+    host.sh("$STRATUS suspend box").ok();
     host.sh(&format!("rm {data}/gone && echo of the host >>{data}/log")).ok();
     let rests = lines();
-    host.sh("stratus resume box").ok();
+    host.sh("$STRATUS resume box").ok();
     eventually("it appends again", || lines() > rests + 2);
     host.sh("docker exec box sh -c 'ls /data; cat /proc/1/fd/4'").exits_with(1).prints("log");
 
     // Volumes are the host's: nothing of them goes back.
-    host.sh("stratus snapshot create box one").says("one");
+    host.sh("$STRATUS snapshot create box one").says("one");
     host.sh("docker exec box sh -c 'echo kept >/data/kept; echo shared >/anonymous/file'").ok();
-    host.sh("stratus rollback box one").ok();
+    host.sh("$STRATUS rollback box one").ok();
     grows("it appends after a rollback");
     host.sh("docker exec box cat /data/kept /anonymous/file").says("kept\nshared");
 
     // Copies share them, with what they have open there.
-    host.sh("stratus fork box --count 2").says("box-1\nbox-2");
+    host.sh("$STRATUS fork box --count 2").says("box-1\nbox-2");
     host.sh("docker rm -f -v box").ok();
     for (name, other) in [("box-1", "box-2"), ("box-2", "box-1")] {
         host.sh(&format!("docker pause {other}")).ok();
@@ -240,5 +278,5 @@ fn volumes_go_on_with_what_was_saved() {
     host.sh("docker rm -f -v box-1 box-2").ok();
     host.sh("docker volume ls -q").says("data");
     host.sh("docker volume rm data").ok();
-    host.sh("stratus run --rm --isolation microvm -v /kept busybox true").ok();
+    host.sh("$STRATUS run --rm --isolation microvm -v /kept busybox true").ok();
 }

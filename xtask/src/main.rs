@@ -11,6 +11,7 @@ mod instance;
 mod licences;
 mod machines;
 mod memory;
+mod nested;
 mod peers;
 mod programs;
 mod safety;
@@ -41,6 +42,8 @@ Usage: cargo xtask CHORE
   licences  fails where a crate from outside has a licence or a source that deny.toml does not allow
   machines  runs some of the containers' end-to-end tests with a kernel of its own for each container, and fails where one ends otherwise
             than tests/behind_machines.toml says; --all runs all that it names, and names of files in tests/tests those
+  nested    runs the tests of containers behind our own hypervisor (tests/tests/nested.rs): on the host itself where its KVM runs kernels, else
+            on a server that is emulated
   server    boots a stock Debian in QEMU, installs stratus there, and runs the core of the end-to-end tests; with names
             of files in tests/tests it runs those";
 
@@ -66,6 +69,7 @@ fn run(mut arguments: impl Iterator<Item = String>) -> Result<()> {
         Some("differential") => differential::run(&root()?, &arguments.collect::<Vec<_>>()),
         Some("floors") => check_floors(&root()?),
         Some("machines") => machines::run(&root()?, &arguments.collect::<Vec<_>>()),
+        Some("nested") => nested::run(&root()?),
         Some("licences") => check_licences(&root()?),
         Some("server") => server::run(&root()?, &arguments.collect::<Vec<_>>()),
         None | Some("help" | "--help" | "-h") => {

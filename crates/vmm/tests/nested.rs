@@ -1,6 +1,5 @@
-//! A stock kernel behind this hypervisor, on real virtualization: within QEMU's emulation of a processor that has it.
-//!
-//! The host's own KVM need not be able to run a kernel, and the times that these tests take say nothing: what a guest does, it does.
+//! A stock kernel behind this hypervisor, on real virtualization: the host's own KVM where it runs kernels, else within QEMU's emulation of a
+//! processor that has it. The times that these tests take there say nothing: what a guest does, it does.
 
 #[path = "../../../tests/cloud_kernel.rs"]
 mod cloud_kernel;
@@ -14,9 +13,10 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
+use vmm::Virtualization;
 use vmm::boot::Kernel;
 
-/// A KVM host in an emulated machine, with this crate's example `vmm`, a kernel for its guests in both forms, and whatever else is added.
+/// A KVM host, in an emulated machine or in a root directory and namespaces of its own, with this crate's example `vmm`, a kernel for its guests in both forms, and whatever else is added.
 struct Host {
     directory: TempDir,
     files: Vec<(String, PathBuf)>,
@@ -81,11 +81,18 @@ impl Host {
         self.add(name, &archive);
     }
 
-    /// Boots the host and has it run `script`. Returns what was written to its console, the guests' included.
-    fn run(mut self, script: &str) -> String {
+    /// Has the host run `script`. Returns what was written to its console, the guests' included.
+    fn run(self, script: &str) -> String {
+        match vmm::probe() {
+            Ok(Virtualization::Hardware) => self.run_here(script),
+            _ => self.run_emulated(script),
+        }
+    }
+
+    /// Boots it in QEMU.
+    fn run_emulated(mut self, script: &str) -> String {
         let modules = "insmod /modules/irqbypass.ko; insmod /modules/kvm.ko; insmod /modules/kvm-amd.ko nested=1 npt=1; insmod /modules/tun.ko";
-        let path = "export PATH=/bin; /bin/busybox --install /bin";
-        self.add_text("init", &format!("#!/bin/busybox sh\n{path}\n{MOUNT}{modules}\n{script}\npoweroff -f\n"));
+        self.add_text("init", &format!("#!/bin/busybox sh\n{PATH}{MOUNT}{modules}\n{script}\npoweroff -f\n"));
         let archive = self.directory.path().join("host");
         pack(&archive, &self.files);
         let mut qemu = Command::new("qemu-system-x86_64");
@@ -95,10 +102,31 @@ impl Host {
         qemu.args(["-nodefaults", "-no-user-config", "-nographic", "-serial", "stdio", "-no-reboot"]);
         qemu.arg("-kernel").arg(cloud_kernel::directory().join("vmlinuz")).arg("-initrd").arg(&archive);
         qemu.args(["-append", "console=ttyS0 quiet reboot=t panic=-1"]);
+        self.attend(qemu)
+    }
+
+    /// Runs it on this machine, whose KVM is its, with the same files and a network, mounts and processes of its own.
+    fn run_here(mut self, script: &str) -> String {
+        self.add_text("init", &format!("#!/bin/busybox sh\n{PATH}{MOUNT}{script}\nexit 0\n"));
+        let root = self.directory.path().join("root");
+        for (name, file) in &self.files {
+            let place = root.join(name);
+            fs::create_dir_all(place.parent().unwrap()).unwrap();
+            fs::copy(file, &place).unwrap();
+            fs::set_permissions(&place, fs::Permissions::from_mode(0o755)).unwrap();
+        }
+        let mut unshare = Command::new("unshare");
+        unshare.args(["--mount", "--net", "--uts", "--ipc", "--pid", "--fork", "--kill-child", "chroot"]);
+        unshare.arg(root).arg("/init");
+        self.attend(unshare)
+    }
+
+    /// Waits for the end of a host, which has to be a good one.
+    fn attend(&self, mut host: Command) -> String {
         let console = self.directory.path().join("told");
         let out = || File::options().append(true).create(true).open(&console).unwrap();
-        qemu.stdin(Stdio::null()).stdout(out()).stderr(out());
-        let mut running = qemu.spawn().unwrap_or_else(|error| panic!("run {qemu:?}: {error}"));
+        host.stdin(Stdio::null()).stdout(out()).stderr(out());
+        let mut running = host.spawn().unwrap_or_else(|error| panic!("run {host:?}: {error}"));
         let started = Instant::now();
         let status = loop {
             if let Some(status) = running.try_wait().unwrap() {
@@ -119,6 +147,9 @@ impl Host {
 
 /// A host that is not done by then never is: they take half a minute, and several times that where other tests run beside.
 const HANGS: Duration = Duration::from_secs(600);
+
+/// How its scripts find programs.
+const PATH: &str = "export PATH=/bin; /bin/busybox --install /bin\n";
 
 /// What a first root file system has to mount, and nothing said if it lacks it.
 const MOUNT: &str = "/bin/busybox mkdir -p /proc /sys /dev
