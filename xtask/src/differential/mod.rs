@@ -32,8 +32,8 @@ const ACCEPTED: &str = "--accepted";
 /// Asks for containers beside containers with a kernel of their own, both of stratus, in place of dockerd beside stratus.
 const MICROVMS: &str = "--microvms";
 /// What is played so: whatever is about containers that run. The rest is the same code for both.
-const OF_MICROVMS: [&str; 10] =
-    ["config", "events", "exec", "files", "inspect", "limits", "logs", "networks", "run", "volumes"];
+const OF_MICROVMS: [&str; 11] =
+    ["config", "events", "exec", "files", "inspect", "limits", "logs", "networks", "run", "system", "volumes"];
 /// Tells that this is one of the two sides, in namespaces of its own.
 const INSIDE: &str = "--inside";
 
