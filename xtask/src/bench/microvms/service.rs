@@ -69,7 +69,8 @@ pub(super) fn figures(arena: &Arena, daemon: &Running) -> Result<Vec<Figure>> {
             let members = family(&processes()?, service.pid);
             seen.memory.push(members.iter().map(|process| pss(process.pid)).sum::<u64>() as f64 / 1e6);
             if *form == Form::MicroVm {
-                shared.push(files_of(first.pid)?.intersection(&files_of(service.pid)?).count() as f64);
+                let (layers, both) = (layers(&daemon.0.data_dir)?, [files_of(first.pid)?, files_of(service.pid)?]);
+                shared.push(layers.iter().filter(|layer| both.iter().all(|open| open.contains(layer))).count() as f64);
             }
             service.end(&mut api)?;
         }
@@ -100,7 +101,7 @@ fn rows([process, container, machine]: [Seen; 3], booted: f64, shared: Vec<f64>)
             bound: "what the data directory grows by: the container's record, its log and its own few files",
         },
         Figure {
-            what: "files that it and the first one have open, each in the host's memory once: the image's layers",
+            what: "layers of the image, of one, that it and the first one have open, in the host's memory once",
             unit: Unit::Calls,
             measured: vec![("stratus", shared)],
             target: Target::AtLeast(1.0),
@@ -256,6 +257,14 @@ fn wait_for_template(data: &Path) -> Result<()> {
         before = now;
     }
     bail!("there is no template in {} after {PATIENCE:?}", templates.display())
+}
+
+/// The layers' files, as machines have them.
+fn layers(data: &Path) -> Result<HashSet<(u64, u64)>> {
+    let directory = data.join("images/erofs");
+    let entries = fs::read_dir(&directory).with_context(|| format!("cannot read {}", directory.display()))?;
+    let files = entries.flatten().filter_map(|entry| entry.metadata().ok());
+    Ok(files.map(|file| (file.dev(), file.ino())).collect())
 }
 
 /// The files on disks that a process and those below it have open.
