@@ -17,7 +17,7 @@ use std::io::{self, ErrorKind, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use oci_spec::runtime::LinuxResources;
 use serde::{Deserialize, Serialize};
@@ -360,9 +360,19 @@ pub fn clean(parent: &str) -> Result<()> {
     if !group.exists() {
         return Ok(());
     }
-    group.kill(libc::SIGKILL)?;
-    group.delete()
+    let until = Instant::now() + CLEANED_WITHIN;
+    loop {
+        group.kill(libc::SIGKILL)?;
+        match group.delete() {
+            Err(CgroupError::Io { source, .. })
+                if source.raw_os_error() == Some(libc::EBUSY) && Instant::now() < until => {}
+            other => return other,
+        }
+    }
 }
+
+/// What is killed ends by itself. A machine's process has much memory to give back before, and a busy host other things to do.
+const CLEANED_WITHIN: Duration = Duration::from_secs(30);
 
 fn children(directory: &Path) -> Vec<PathBuf> {
     let Ok(entries) = fs::read_dir(directory) else { return Vec::new() };
