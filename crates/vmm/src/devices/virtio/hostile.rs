@@ -387,6 +387,8 @@ mod balloon;
 #[cfg(test)]
 mod cards;
 #[cfg(test)]
+mod floods;
+#[cfg(test)]
 mod images;
 #[cfg(test)]
 mod limits;

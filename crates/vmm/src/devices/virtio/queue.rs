@@ -160,6 +160,11 @@ impl Queue {
         &self.kick
     }
 
+    /// How many entries it has.
+    pub(crate) fn size(&self) -> u16 {
+        self.ring.size()
+    }
+
     /// The device's line.
     pub(crate) fn interrupt(&self) -> &Arc<Interrupt> {
         &self.interrupt

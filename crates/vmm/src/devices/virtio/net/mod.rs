@@ -132,7 +132,7 @@ impl Net {
         self.changes = self.changes.wrapping_add(1);
     }
 
-    /// Receives what there is, as long as the guest has room for the largest packet there can be.
+    /// Receives what there is, as long as the guest has room for the largest packet there can be, and as many as its ring has at once.
     fn receive(&mut self) -> Result<(), Nonsense> {
         let (Some(card), Some(queue)) = (&mut self.card, &mut self.rx) else { return Ok(()) };
         card.receive_into(queue, self.features)
@@ -161,6 +161,10 @@ impl Plugged {
         let needed = if features & feature::MERGED_BUFFERS != 0 { self.largest(features) } else { 1 };
         let mut room = Room::default();
         while room.buffers.len() < needed {
+            // A guest that offers requests without room as fast as they are taken would have this process remember them all.
+            if room.requests.len() == usize::from(queue.size()) {
+                return Err(Nonsense("a whole ring of requests has no room for a packet".to_owned()));
+            }
             match queue.next(memory)? {
                 Some(request) => {
                     room.requests.push((request.number, request.writable.len()));
@@ -181,7 +185,8 @@ impl Plugged {
     fn receive_into(&mut self, queue: &mut Queue, features: u64) -> Result<(), Nonsense> {
         let memory = queue.memory().clone();
         queue.quiet()?;
-        loop {
+        // Where packets come as fast as the guest takes them, others have their turn all the same.
+        for turn in (0..queue.size()).rev() {
             if let Some(wait) = self.receives.wait() {
                 self.look_again_in(wait);
                 break;
@@ -192,6 +197,10 @@ impl Plugged {
                 Ok(count) if count > 0 => {
                     self.receives.take(count.saturating_sub(HEADER));
                     settle(queue, &room.requests, head, count)?;
+                    if turn == 0 {
+                        // It is not full: it was read before.
+                        let _ = queue.kick().write(1);
+                    }
                 }
                 // Nothing is there; or the tap is gone, as its network is.
                 _ => {
