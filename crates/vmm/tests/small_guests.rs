@@ -59,6 +59,17 @@ fn instructions_that_repeat_themselves_are_many_accesses() {
 }
 
 #[test]
+fn a_guest_reads_who_runs_it() {
+    // mov eax, 0x40000100; cpuid; then ebx, ecx and edx into memory, and out.
+    let mut code = Code::default().bytes(&[0xb8]).bytes(&0x4000_0100u32.to_le_bytes()).bytes(&[0x0f, 0xa2]);
+    for (register, at) in [(0x1d, 0x20_0000u32), (0x0d, 0x20_0004), (0x15, 0x20_0008)] {
+        code = code.bytes(&[0x89, register]).bytes(&at.to_le_bytes());
+    }
+    let code = (0..3).fold(code, |code, word| code.dump(0x20_0000 + word * 4, SERIAL));
+    assert_eq!(Guest::code(code.power_off()).run(), (End::PowerOff, b"StratusVMM\0\0".to_vec()));
+}
+
+#[test]
 fn the_old_interrupt_controllers_take_nothing() {
     let code = Code::default().pass(0x21, SERIAL).pass(0xa1, SERIAL).power_off();
     assert_eq!(Guest::code(code).run().1, [0xff; 2]);

@@ -397,6 +397,8 @@ mod logged_file;
 #[cfg(test)]
 mod memory;
 #[cfg(test)]
+mod offloads;
+#[cfg(test)]
 mod power_loss;
 #[cfg(test)]
 mod rings;
