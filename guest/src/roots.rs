@@ -176,7 +176,8 @@ fn make_upper(root: &Root) -> Result<Option<String>, Failure> {
         }
         Upper::Disk(disk) => {
             let device = format!("/dev/{}", disks::find(disk)?);
-            disks::mount_device(&device, &target, "ext4", MountFlags::NOATIME, "")?;
+            // The host has the blocks of what is deleted back with the journal's next commit.
+            disks::mount_device(&device, &target, "ext4", MountFlags::NOATIME, "discard")?;
         }
     }
     for name in ["upper", "work"] {

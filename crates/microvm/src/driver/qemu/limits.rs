@@ -15,7 +15,7 @@ pub(super) fn over(command: &mut Command, node: &'static str, read_only: bool, l
     }
     let (group, limited) = (format!("{node}-limits"), format!("{node}-limited"));
     command.args(["-object", &self::group(&group, limits).to_string()]);
-    let over = json!({ "driver": "throttle", "node-name": limited, "read-only": read_only, "throttle-group": group, "file": node });
+    let over = json!({ "driver": "throttle", "node-name": limited, "read-only": read_only, "throttle-group": group, "file": node, "discard": "unmap" });
     command.args(["-blockdev", &over.to_string()]);
     limited
 }
@@ -64,7 +64,7 @@ mod tests {
         let limits = json!({ "bps-total": 1 << 20, "bps-total-max": 1 << 22, "iops-total": MOST });
         let group = json!({ "qom-type": "throttle-group", "id": "disk-limits", "limits": limits });
         assert_eq!(serde_json::from_str::<Value>(object).unwrap(), group);
-        let over = json!({ "driver": "throttle", "node-name": "disk-limited", "read-only": true, "throttle-group": "disk-limits", "file": "disk" });
+        let over = json!({ "driver": "throttle", "node-name": "disk-limited", "read-only": true, "throttle-group": "disk-limits", "file": "disk", "discard": "unmap" });
         assert_eq!(serde_json::from_str::<Value>(node).unwrap(), over);
     }
 }
