@@ -1,6 +1,7 @@
 //! `cargo xtask machines`: the containers' end-to-end tests, each container of theirs with a kernel of its own.
 //!
-//! tests/behind_machines.toml says which, and which of them can't pass, and why: one of these that passes is an error, as one of the others that fails.
+//! tests/behind_machines.toml says which, and which of them can't pass, how they fail, and why: one of these that passes is an error, or that fails in
+//! another way, as one of the others that fails.
 
 use crate::instance;
 use crate::programs;
@@ -20,6 +21,8 @@ const ALL: &str = "--all";
 const AT_ONCE: usize = 3;
 /// In seconds. A test that takes longer hangs.
 const PATIENCE: &str = "600";
+/// What timeout(1) ends with then.
+const TIMED_OUT: i32 = 124;
 
 /// tests/behind_machines.toml.
 #[derive(Deserialize)]
@@ -39,6 +42,9 @@ struct List {
 struct Failing {
     /// `FILE::TEST`.
     test: String,
+    /// A part of what it then says. Only what fails sometimes may do without.
+    #[serde(default)]
+    says: String,
     reason: String,
     /// It passes where nothing comes in between: either end is as it has to be.
     #[serde(default)]
@@ -56,8 +62,11 @@ impl List {
     fn load(path: &Path) -> Result<Self> {
         let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
         let list: Self = toml::from_str(&text).with_context(|| format!("cannot read {}", path.display()))?;
-        match list.failures.iter().find(|failing| failing.reason.trim().is_empty()) {
-            Some(failing) => bail!("{}: there is no reason why {} fails", path.display(), failing.test),
+        let is_empty = |failing: &&Failing| {
+            failing.reason.trim().is_empty() || (failing.says.trim().is_empty() && !failing.sometimes)
+        };
+        match list.failures.iter().find(is_empty) {
+            Some(failing) => bail!("{}: it is not said how or why {} fails", path.display(), failing.test),
             None => Ok(list),
         }
     }
@@ -181,21 +190,64 @@ fn play<'t>(root: &Path, kernel: &Path, tests: &'t [Test]) -> Result<Vec<(&'t Te
 fn judge(outcomes: &[(&Test, Output)], failures: &BTreeMap<&str, &Failing>) -> usize {
     let mut wrong = 0;
     for (test, output) in outcomes {
-        match (output.status.success(), failures.get(test.name.as_str())) {
-            (true, Some(failing)) if !failing.sometimes => {
-                println!("\n{} passes, and was not to: {}", test.name, failing.reason);
-            }
-            (false, None) => {
-                let how = output.status.code().map_or_else(
-                    || format!("signal {}", output.status.signal().unwrap_or(0)),
-                    |code| format!("status {code}"),
-                );
-                println!("\n{} of tests/tests/{}.rs fails ({how}):", test.function, test.file);
-                println!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-            }
-            _ => continue,
+        let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        let Some(problem) = problem(output, &said, failures.get(test.name.as_str()).copied()) else { continue };
+        println!("\n{} of tests/tests/{}.rs {problem}", test.function, test.file);
+        if !output.status.success() {
+            println!("{said}");
         }
         wrong += 1;
     }
     wrong
+}
+
+/// In which way a test did not end as it has to; nothing: it did.
+fn problem(output: &Output, said: &str, failing: Option<&Failing>) -> Option<String> {
+    let status = output.status;
+    match (status.success(), failing) {
+        (true, None) => None,
+        (true, Some(failing)) if failing.sometimes => None,
+        (true, Some(failing)) => Some(format!("passes, and was not to: {}", failing.reason)),
+        // One that hangs fails in no way that a list could tell.
+        (false, Some(failing)) if status.code() != Some(TIMED_OUT) && said.contains(&failing.says) => None,
+        (false, failing) => {
+            let how = status
+                .code()
+                .map_or_else(|| format!("signal {}", status.signal().unwrap_or(0)), |code| format!("status {code}"));
+            let otherwise = failing.map(|failing| format!(", and does not say {:?}", failing.says));
+            Some(format!("fails ({how}){}:", otherwise.unwrap_or_default()))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::ExitStatus;
+
+    fn judged(code: i32, said: &str, failing: Option<&Failing>) -> Option<String> {
+        let output = Output { status: ExitStatus::from_raw(code << 8), stdout: Vec::new(), stderr: Vec::new() };
+        problem(&output, said, failing)
+    }
+
+    #[test]
+    fn a_listed_test_fails_as_the_list_says_and_in_no_other_way() {
+        let listed = |sometimes| Failing {
+            test: "run::all".to_owned(),
+            says: "can't be had".to_owned(),
+            reason: "It can't.".to_owned(),
+            sometimes,
+        };
+        let (always, sometimes) = (listed(false), listed(true));
+        assert_eq!(judged(0, "", None), None);
+        assert_eq!(judged(101, "a device can't be had", Some(&always)), None);
+        assert_eq!(judged(0, "", Some(&sometimes)), None);
+        assert!(judged(0, "", Some(&always)).is_some_and(|told| told.starts_with("passes, and was not to")));
+        for failing in [&always, &sometimes] {
+            let told = judged(101, "something else", Some(failing)).unwrap();
+            assert_eq!(told, "fails (status 101), and does not say \"can't be had\":");
+        }
+        assert!(judged(TIMED_OUT, "can't be had", Some(&always)).is_some());
+        assert_eq!(judged(101, "", None).as_deref(), Some("fails (status 101):"));
+    }
 }
