@@ -106,3 +106,28 @@ fn statistics_are_told_once_for_each_time_that_they_are_asked_for() {
         assert_eq!(guest.answered(2), round + 1);
     }
 }
+
+#[test]
+fn a_guest_short_of_memory_takes_pages_back_without_asking() {
+    const MUST_TELL_HOST: u32 = 1 << 0;
+    const DEFLATE_ON_OOM: u32 = 1 << 2;
+    let (mut guest, balloon) = with_balloon();
+    guest.write(0x14, 0);
+    assert_eq!(guest.read(0x10) & (MUST_TELL_HOST | DEFLATE_ON_OOM), DEFLATE_ON_OOM);
+    guest.set_up_with(16, DEFLATE_ON_OOM);
+    assert_eq!(guest.read(0x70), 15);
+    guest.attached.with(&balloon, |balloon| Ok(balloon.ask_for(4))).unwrap();
+    guest.put(PAGES, &vec![7; 4 * PAGE as usize]);
+    let numbers: Vec<u8> = (0..4).flat_map(|page| ((PAGES / PAGE) as u32 + page).to_le_bytes()).collect();
+    guest.put(BUFFERS, &numbers);
+    offer(&mut guest, 0, 0, BUFFERS, 16, 0);
+    guest.write(0x104, 4);
+    assert_eq!(pages(&guest, 4), [0; 4]);
+    // It uses two of them before it tells, while the host would still like all four.
+    guest.put(PAGES, &vec![8; 2 * PAGE as usize]);
+    guest.put(BUFFERS, &numbers[..8]);
+    offer(&mut guest, 1, 0, BUFFERS, 8, 0);
+    guest.write(0x104, 2);
+    assert_eq!((guest.answered(1), pages(&guest, 4)), (1, vec![8, 8, 0, 0]));
+    assert_eq!((guest.read(0x100), balloon.lock().unwrap().left(), guest.read(0x70)), (4, 2, 15));
+}
