@@ -250,7 +250,11 @@ pub(super) fn set_frozen(mount: &Path, directory: &Path, frozen: bool) -> Result
     if becomes_frozen(&events, directory, frozen, &SOON)? {
         return Ok(());
     }
-    put_kernel_threads_away(mount, directory);
+    if frozen && put_kernel_threads_away(mount, directory) {
+        // Whether all have frozen is counted when one does, and not when one goes.
+        write(directory, "cgroup.freeze", "0")?;
+        write(directory, "cgroup.freeze", "1")?;
+    }
     if becomes_frozen(&events, directory, frozen, &PATIENCE)? {
         return Ok(());
     }
@@ -274,14 +278,13 @@ fn becomes_frozen(events: &fs::File, directory: &Path, frozen: bool, timeout: &T
     Ok(true)
 }
 
-/// Moves the kernel's own threads to the root. They never freeze, but are counted, so that a cgroup that has one is never told to have frozen: before Linux 6.13
-/// KVM puts one (`kvm-nx-lpage-recovery`) where the process is that makes a machine. It ends with that, wherever it is.
-fn put_kernel_threads_away(mount: &Path, directory: &Path) {
+/// Moves the kernel's own threads to the root, and says whether there were any. They never freeze, but are counted, so that a cgroup that has one is never told to have frozen: before
+/// Linux 6.13 KVM puts one (`kvm-nx-lpage-recovery`) where the process is that makes a machine. It ends with that, wherever it is.
+fn put_kernel_threads_away(mount: &Path, directory: &Path) -> bool {
     let processes = fs::read_to_string(directory.join("cgroup.procs")).unwrap_or_default();
-    for pid in processes.lines().filter_map(|pid| pid.parse().ok()).filter(|pid| crate::process::is_of_kernel(*pid)) {
-        // One that can't be moved is told of as all that do not freeze are.
-        let _ = write(mount, "cgroup.procs", &pid.to_string());
-    }
+    let threads = processes.lines().filter_map(|pid| pid.parse().ok()).filter(|pid| crate::process::is_of_kernel(*pid));
+    // One that can't be moved is told of as all that do not freeze are.
+    threads.filter(|pid| write(mount, "cgroup.procs", &pid.to_string()).is_ok()).count() > 0
 }
 
 pub(super) fn oom_watch(directory: &Path) -> Result<OwnedFd> {
