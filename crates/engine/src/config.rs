@@ -87,7 +87,7 @@ pub struct Machines {
     /// How that by which they are run is chosen.
     pub driver: microvm::driver::Choice,
     /// The program of their processes on the host, whose file is in `directory`.
-    pub program: &'static [u8],
+    pub program: crate::ProgramAt,
     /// Where their kernel is ([`guest_image::prepared`]).
     pub directory: PathBuf,
     /// Whether they go on from templates, in place of booting.

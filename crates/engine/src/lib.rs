@@ -65,6 +65,7 @@ pub use images::{
 pub use keeper::client::unread;
 pub use limits::Limits;
 pub use machine_images::MachineImage;
+pub use machine_program::ProgramAt;
 pub use networks::{NETWORK_FILTERS, NetworkDetails};
 pub use streams::{AttachOptions, LogLine, LogOptions, OutputChunk, OutputStream};
 pub use system::{DiskUsage, SystemInfo};

@@ -94,7 +94,7 @@ impl Engine {
             placements: Placements::new(&config.cgroup_parent)?,
             guests: parking_lot::Mutex::default(),
             machine_driver: std::sync::OnceLock::new(),
-            machine_program: MachineProgram::new(config.machines.program, &config.machines.directory),
+            machine_program: MachineProgram::new(config.machines.program, &config.machines.directory, &boot_id()?),
             machine_images: MachineImages::open(&store)?,
             templates: Arc::new(Templates::open(config.machines.directory.join("templates"), &boot_id()?)),
             snapshots: Arc::new(Snapshots::open(&store, config.machines.directory.join("snapshots"))?),

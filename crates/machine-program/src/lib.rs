@@ -3,38 +3,65 @@
 //! It is a program of its own, and not a role of the one that carries it, as the dynamic loader writes a large program's constants anew in each
 //! process: they would be most of what a machine takes beyond its guest's memory. It is built by `build.rs` as the agent is (`guest-image`), and is in
 //! a crate of its own so that nothing but this is built again when the hypervisor changes.
+//!
+//! It may lie anywhere, and is at one address in all processes that execute the same file: whoever writes that chooses it at random ([`at`]).
 #![forbid(unsafe_code)]
 
-/// The program: static, so that it needs no file but itself, and at a random address in each process.
-pub const PROGRAM: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/machine"));
+/// The program for the address 0.
+const IMAGE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/image"));
+/// Where in it the address is to be added: offsets of four bytes, little-endian.
+const WORDS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/words"));
+
+/// The program for an address, a multiple of a page's size: static, so that it needs no file but itself, and with all its constants in the file, so that its
+/// processes share them.
+pub fn at(address: u64) -> Vec<u8> {
+    let mut program = IMAGE.to_vec();
+    let (words, _) = WORDS.as_chunks();
+    for at in words.iter().map(|at| u32::from_le_bytes(*at) as usize) {
+        // What the build has written lies in it.
+        if let Some(word) = program.get_mut(at..).and_then(|rest| rest.first_chunk_mut()) {
+            *word = u64::from_le_bytes(*word).wrapping_add(address).to_le_bytes();
+        }
+    }
+    program
+}
 
 #[cfg(test)]
 mod tests {
-    use super::PROGRAM;
+    use super::*;
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+    use std::process::Command;
 
-    /// A word of two bytes of the file's header (elf(5)).
-    fn word(at: usize) -> u16 {
-        u16::from_le_bytes([PROGRAM[at], PROGRAM[at + 1]])
+    #[test]
+    fn it_runs_wherever_it_is_put() {
+        let directory = tempfile::tempdir().unwrap();
+        for address in [0x5555_5555_4000u64, 0x5a3b_1c2d_0000, 0x6555_5555_5000] {
+            let path = directory.path().join(format!("{address:x}"));
+            fs::write(&path, at(address)).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+            let output = Command::new(&path).output().unwrap();
+            assert_eq!(output.status.code(), Some(1), "{output:?}");
+            assert!(String::from_utf8_lossy(&output.stderr).contains("does nothing by itself"), "{output:?}");
+        }
+    }
+
+    /// The kinds of its program headers.
+    fn kinds(program: &[u8]) -> Vec<u32> {
+        let count = usize::from(u16::from_le_bytes([program[56], program[57]]));
+        let kind = |number: usize| program[64 + 56 * number..].first_chunk().map(|bytes| u32::from_le_bytes(*bytes));
+        (0..count).filter_map(kind).collect()
     }
 
     #[test]
-    fn it_is_static_may_lie_anywhere_and_has_few_constants_with_addresses() {
-        const SHARED_OBJECT: u16 = 3;
+    fn it_is_static_and_its_addresses_are_what_differs() {
         const INTERPRETER: u32 = 3;
-        const CONSTANTS: u32 = 0x6474_e552;
-        assert!(PROGRAM.starts_with(b"\x7fELF"));
-        assert_eq!(word(16), SHARED_OBJECT, "it has one address for all");
-        // Program headers: 56 bytes each, the kind first, the length in memory at 40.
-        let headers = (0..usize::from(word(56))).map(|number| &PROGRAM[64 + 56 * number..][..56]);
-        let headers: Vec<_> = headers
-            .map(|header| {
-                let kind = u32::from_le_bytes(header[..4].try_into().unwrap());
-                (kind, u64::from_le_bytes(header[40..48].try_into().unwrap()))
-            })
-            .collect();
-        assert!(headers.iter().all(|(kind, _)| *kind != INTERPRETER), "it names a dynamic loader");
-        let constants = headers.iter().find(|(kind, _)| *kind == CONSTANTS).map(|(_, length)| *length);
-        // Each process has them for itself.
-        assert!(constants.is_some_and(|length| length <= 80 << 10), "{constants:?} bytes");
+        let (one, other) = (at(0), at(0x1000_0000));
+        assert!(!kinds(&one).contains(&INTERPRETER), "it names a dynamic loader");
+        assert_eq!(one.len(), other.len());
+        let differ = one.iter().zip(&other).filter(|(one, other)| one != other).count();
+        // One byte of each word.
+        assert_eq!(differ, WORDS.len() / 4);
+        assert!(WORDS.len() / 4 > 1000);
     }
 }

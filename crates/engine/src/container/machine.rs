@@ -18,7 +18,7 @@ use guest_protocol::observe::RunningProcess;
 use guest_protocol::place;
 use image::{Digest, ErofsLayer};
 use microvm::container::{CONTAINER, Host, OwnFiles, USER, at};
-use microvm::control::Connection;
+use microvm::control::{Connection, ConnectionError};
 use microvm::driver::Driver;
 use microvm::{
     Backing, Card, Contained, DiskLimits, ExecRequest, Hardware, MachinePlan, Origin, Volumes, Workload, role,
@@ -377,7 +377,11 @@ impl Engine {
             return Err(Error::system(format!("{} is no socket", path.display())));
         }
         let held = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&socket));
-        Connection::open_within(Path::new(&held), patience).map_err(|error| Error::system(error.to_string()))
+        Connection::open_within(Path::new(&held), patience).map_err(|error| match error {
+            // That does not change by itself.
+            ConnectionError::Version { .. } => Error::conflict(error.to_string()),
+            error => Error::system(error.to_string()),
+        })
     }
 
     /// The processes in a container's machine, as `ps -ef` shows processes, by their numbers in the container.
@@ -469,6 +473,21 @@ impl Engine {
         }
     }
 
+    /// Refuses a machine that an older release has started: there is no program in its root by which a further process could be had.
+    fn check_release(&self, owner: &ContainerId) -> Result<()> {
+        let owner = self.0.containers.find(owner.as_str())?.record();
+        let root = format!("/proc/{}/root", owner.state.pid);
+        // One that has ended since is told as that by whoever goes on.
+        if Path::new(&root).exists() && !Path::new(&format!("{root}{}", at::PROGRAM)).exists() {
+            let why = format!(
+                "the microVM of container {} was started by another version of stratus: restart it",
+                owner.name
+            );
+            return Err(Error::conflict(why));
+        }
+        Ok(())
+    }
+
     /// Makes the plan of a process on the host that stands for a further one in a container's machine. `id` is nobody else's. Blocks.
     pub(super) fn machine_exec(
         &self,
@@ -479,6 +498,7 @@ impl Engine {
     ) -> Result<Vec<u8>> {
         let confined = microvm::container::confined(spec.clone()).map_err(refused)?;
         let home = self.inside(record)?;
+        self.check_release(&home.owner)?;
         let mut within = process.clone();
         within.set_apparmor_profile(None);
         let options = ExecOptions {

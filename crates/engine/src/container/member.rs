@@ -20,7 +20,7 @@ use sandbox::MountTree;
 use super::Container;
 use super::machine::{Booted, MachineStart, not_so, refused, root, workload};
 use crate::model::{ContainerId, ContainerRecord, NetworkMode, Phase, Within};
-use crate::{Engine, Error, Result};
+use crate::{Engine, Error, ErrorKind, Result};
 
 /// How long a machine's process may take to say that it is there, or whether one in it is paused.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -100,7 +100,9 @@ impl Engine {
         match owner.settled().await.state.phase {
             Phase::Running => {
                 let (engine, id) = (self.clone(), owner.id.clone());
-                crate::blocking(move || engine.patient_connection(&id, PATIENCE)).await.is_err()
+                let machine = crate::blocking(move || engine.patient_connection(&id, PATIENCE)).await;
+                // Where no waiting helps, the start says why.
+                machine.is_err_and(|error| error.kind() != ErrorKind::Conflict)
             }
             phase => phase.awaits_start(),
         }

@@ -181,7 +181,7 @@ impl Engine {
                     self.make_template_beside(wanted);
                 }
                 if let Some(directory) = untold {
-                    self.keep_touched_beside(container.id.clone(), directory);
+                    self.keep_touched_beside(container, directory);
                 }
                 Ok(life.record())
             }

@@ -8,8 +8,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use microvm::container::Host;
-use microvm::{MachinePlan, TOUCHED};
+use microvm::{MachinePlan, TOUCHED, WorkingSet};
 
+use super::Container;
 use crate::model::ContainerId;
 use crate::{Engine, Error, Result};
 
@@ -19,7 +20,8 @@ const SETTLED: Duration = Duration::from_secs(5);
 /// Where it is to be kept: beside what a machine goes on from, if it can tell, and nobody has told before.
 pub(super) fn untold(plan: &MachinePlan, host: &Host) -> Option<PathBuf> {
     let directory = host.snapshots.last().filter(|_| plan.driver.tells_touched(&plan.backing))?;
-    (!directory.join(TOUCHED).exists()).then(|| directory.clone())
+    let is_kept = File::open(directory.join(TOUCHED)).is_ok_and(|file| WorkingSet::read(&file).is_ok());
+    (!is_kept).then(|| directory.clone())
 }
 
 /// Writes the file, whole or not at all; `by` makes it, of several at once.
@@ -36,10 +38,15 @@ fn keep(directory: &Path, by: &ContainerId, bytes: &[u8]) -> io::Result<()> {
 
 impl Engine {
     /// Has it kept, once a machine that was just started has touched what it needs. Nobody waits for it; should the machine have ended by then, the next one is asked.
-    pub(super) fn keep_touched_beside(&self, id: ContainerId, directory: PathBuf) {
-        let engine = self.clone();
+    pub(super) fn keep_touched_beside(&self, container: &Container, directory: PathBuf) {
+        let (engine, id, turns) = (self.clone(), container.id.clone(), container.turns());
+        let run = turns.borrow().exits;
         tokio::spawn(async move {
             tokio::time::sleep(SETTLED).await;
+            // What runs by then may have gone on from something else.
+            if turns.borrow().exits != run {
+                return;
+            }
             let kept = crate::blocking(move || engine.keep_touched(&id, &directory)).await;
             if let Err(error) = kept {
                 tracing::debug!(%error, "could not keep what a microVM touched of what it went on from");

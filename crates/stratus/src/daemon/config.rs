@@ -347,7 +347,7 @@ impl Config {
                 .unwrap_or_else(|| engine::DEFAULT_RUNTIME.to_owned()),
             machines: engine::Machines {
                 driver: microvm_driver(options.microvm_driver.as_deref().or(file.microvm_driver.as_deref()))?,
-                program: machine_program::PROGRAM,
+                program: machine_program::at,
                 directory: data_dir.join("microvm"),
                 templates: !(options.microvm_boot || file.microvm_boot),
             },

@@ -122,13 +122,20 @@ impl Pager {
             .map(|(pages, host)| host..host + (pages.end - pages.start) * PAGE)
             .collect();
         registered.iter().try_for_each(|range| faults.register(range))?;
+        // Whoever told it may have told the same again and again: in all it brings no more pages than there are.
+        let mut rest = all.iter().map(|pages| pages.end - pages.start).sum::<u64>();
+        let ahead = ahead.iter().flat_map(|set| &set.0).filter(|run| memory.pages_of(run).is_ok()).copied();
+        let ahead = ahead.map_while(|run| {
+            rest = rest.checked_sub(run.count)?;
+            Some(run)
+        });
         Ok(Pager {
             faults,
+            ahead: ahead.collect(),
             memory: memory.clone(),
             sources,
             registered,
             touched: Touched::default(),
-            ahead: ahead.iter().flat_map(|set| &set.0).filter(|run| memory.pages_of(run).is_ok()).copied().collect(),
             readahead: Readahead { next: u64::MAX, count: AROUND },
             buffer: Vec::new(),
             has_failed: false,

@@ -6,6 +6,8 @@
 mod copies;
 mod guests;
 mod nested;
+#[path = "../../../../crates/machine-program/placeable.rs"]
+mod placeable;
 mod process;
 mod service;
 mod starts;
@@ -13,8 +15,10 @@ mod starts;
 use super::arena::Arena;
 use super::document::Figure;
 use anyhow::{Context, Result, bail};
+use placeable::Placeable;
 use process::Boots;
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
 use std::process::Command;
 
 pub(super) fn figures(arena: &Arena) -> Result<Vec<Figure>> {
@@ -39,17 +43,27 @@ fn prepare(arena: &Arena) -> Result<(Boots, PathBuf)> {
         bail!("the kernel could not be prepared: {}", String::from_utf8_lossy(&output.stderr).trim());
     }
     let prepared = data.join("microvm/kernel");
-    let program = machine_program(&arena.program)?;
+    let program = machine_program(arena)?;
     Ok((Boots { program, kernel: prepared.join("vmlinux"), initramfs: prepared.join("initramfs") }, modules))
 }
 
-/// The program that `stratus` carries, where its build has left it: beside the profile's directory.
-fn machine_program(stratus: &Path) -> Result<PathBuf> {
-    let target = stratus.ancestors().nth(2).context("stratus is in no target directory")?;
+/// The program that `stratus` carries, where its build has left it, beside the profile's directory, put at an address as the daemon does.
+fn machine_program(arena: &Arena) -> Result<PathBuf> {
+    // `R_X86_64_RELATIVE`; one of the addresses that are chosen from.
+    const RELATIVE: u64 = 8;
+    const ADDRESS: u64 = 0x5a3b_1c2d_0000;
+    let target = arena.program.ancestors().nth(2).context("stratus is in no target directory")?;
     let architecture = std::env::consts::ARCH;
-    let program = target.join(format!("guest/{architecture}-unknown-linux-gnu/guest/machine"));
-    if !program.is_file() {
-        bail!("{} is not there: cargo build --release", program.display());
+    let built = target.join(format!("guest/{architecture}-unknown-linux-gnu/guest/machine"));
+    let built = std::fs::read(&built).with_context(|| format!("{}: cargo build --release", built.display()))?;
+    let Placeable { mut image, words } = Placeable::new(built, RELATIVE).map_err(anyhow::Error::msg)?;
+    for at in words {
+        let word = image.get_mut(at as usize..).and_then(|rest| rest.first_chunk_mut());
+        let word = word.context("a word behind the program's end")?;
+        *word = (u64::from_le_bytes(*word) + ADDRESS).to_le_bytes();
     }
+    let program = arena.path("machine");
+    std::fs::write(&program, image)?;
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755))?;
     Ok(program)
 }
