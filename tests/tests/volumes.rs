@@ -331,3 +331,15 @@ fn a_start_that_waits_for_a_file_system_is_given_up() {
     eventually("another start", || host.sh("docker start stopped").code() == 0);
     host.sh("docker exec stopped ls /sub").ok();
 }
+
+#[test]
+fn what_several_share_goes_with_the_last_of_them() {
+    let host = Daemon::start();
+    for _ in 0..10 {
+        host.sh("docker run -d --name one -v /shared busybox sleep 1000 && docker run -d --name two --volumes-from one busybox sleep 1000").ok();
+        host.sh("docker run -d --name three --volumes-from two busybox sleep 1000").ok();
+        // The client has all of them removed at once.
+        host.sh("docker rm -f -v one two three").ok();
+        host.sh("docker volume ls -q").says("");
+    }
+}

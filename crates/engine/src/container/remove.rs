@@ -7,7 +7,7 @@ use super::stop::SIGKILL;
 use super::{Container, Life};
 use crate::model::{ContainerRecord, MountPoint, Phase};
 use crate::volumes::Leaving;
-use crate::{Engine, Error, Result};
+use crate::{Engine, Error, ErrorKind, Result};
 
 /// How long copies of a removed container's files may take, before they are no longer a part of its removal.
 const COPIES: Duration = Duration::from_secs(3);
@@ -91,10 +91,27 @@ impl Engine {
     /// Removes a container that does not run.
     pub(super) async fn remove_locked(&self, life: Life<'_>, volumes: bool) -> Result<()> {
         life.abort_tasks();
-        let volumes = if volumes { self.anonymous_volumes(&life.record()) } else { Vec::new() };
+        let record = life.record();
+        let wanted = record.mounts.iter().filter(|mount| volumes && mount.anonymous).filter_map(MountPoint::volume);
+        let volumes = if volumes { self.anonymous_volumes(&record) } else { Vec::new() };
+        let shared = wanted.filter(|name| volumes.iter().all(|volume| volume.name != **name));
+        let shared: Vec<String> = shared.map(str::to_owned).collect();
         self.delete_record(&life.id, &volumes, None).await?;
         self.removed(life, volumes).await;
+        self.drop_shared_volumes(shared).await;
         Ok(())
+    }
+
+    /// Removes anonymous volumes that others used as well when their container began to go: if those went in the same moment, each has left them to the other.
+    async fn drop_shared_volumes(&self, names: Vec<String>) {
+        for name in names {
+            match self.volume_remove(&name, true).await {
+                Ok(()) => {}
+                // Somebody uses it, and takes it along.
+                Err(error) if error.kind() == ErrorKind::Conflict => {}
+                Err(error) => tracing::warn!(volume = name, %error, "could not remove an anonymous volume"),
+            }
+        }
     }
 
     /// A container's record is deleted, and those of `volumes`: nobody sees them any more, and their files go.
