@@ -7,6 +7,9 @@
 //! It may lie anywhere, and is at one address in all processes that execute the same file: whoever writes that chooses it at random ([`at`]).
 #![forbid(unsafe_code)]
 
+#[path = "../words.rs"]
+mod words;
+
 /// The program for the address 0.
 const IMAGE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/image"));
 /// Where in it the address is to be added: offsets of four bytes, little-endian.
@@ -17,12 +20,7 @@ const WORDS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/words"));
 pub fn at(address: u64) -> Vec<u8> {
     let mut program = IMAGE.to_vec();
     let (words, _) = WORDS.as_chunks();
-    for at in words.iter().map(|at| u32::from_le_bytes(*at) as usize) {
-        // What the build has written lies in it.
-        if let Some(word) = program.get_mut(at..).and_then(|rest| rest.first_chunk_mut()) {
-            *word = u64::from_le_bytes(*word).wrapping_add(address).to_le_bytes();
-        }
-    }
+    words::add(&mut program, words.iter().map(|at| u32::from_le_bytes(*at)), address);
     program
 }
 

@@ -49,6 +49,11 @@ impl MachinePlan {
         if self.origin.is_none() && self.hardware.memory.mib() >= HUGE_FROM { Pages::Huge } else { Pages::Small }
     }
 
+    /// Whether all of it can be saved and gone on from: the files that a server of volumes has open are not always known.
+    pub(crate) fn is_saved_whole(&self) -> bool {
+        self.hardware.volumes.is_none() || self.driver.saves_volumes()
+    }
+
     /// Whether its process has faults of its own memory told.
     pub fn faults(&self) -> Faults {
         match (&self.driver, &self.backing) {

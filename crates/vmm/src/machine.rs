@@ -16,7 +16,7 @@ use crate::load::load;
 use crate::memory::{Filler, Memory, More, PAGE, Pager, Run, Touched, Userfault, WorkingSet};
 use crate::parts::{CardParts, Devices, Parts};
 use crate::snapshot::{self, Backing, Saved, Snapshot, SnapshotFiles};
-use crate::threads::{Gate, Thread, Wanted, wake};
+use crate::threads::{Gate, Thread, Wake, Wanted, wake};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::rand::{GetRandomFlags, getrandom};
 use std::fs::File;
@@ -470,19 +470,23 @@ pub(crate) fn write_generation(memory: &Memory) -> Result<()> {
 
 /// The thread that brings pages as they are touched: it works from now on.
 fn pages(pager: Pager, ending: &Arc<Ending>) -> Result<Brought> {
-    let (touched, wake, told) = (pager.touched(), wake()?, Arc::clone(ending));
-    let woken = Arc::clone(&wake);
-    let work = move |gate: &Gate| pager.work(gate, &woken, &told);
-    let thread = Thread::new("pages".to_owned(), crate::confine::Kind::Pages, Some(wake), ending, work)?;
+    let (touched, told) = (pager.touched(), Arc::clone(ending));
+    let thread = answers("pages", ending, move |gate, wake| pager.work(gate, wake, &told))?;
     Ok(Brought { touched, _thread: thread })
 }
 
 /// The thread that makes what a guest starts from as it is touched: it works from now on.
 fn fills(filler: Filler, ending: &Arc<Ending>) -> Result<Thread> {
-    let (wake, told) = (wake()?, Arc::clone(ending));
+    let told = Arc::clone(ending);
+    answers("fills", ending, move |gate, wake| filler.work(gate, wake, &told))
+}
+
+/// A thread that answers faults of the guest's memory.
+fn answers(name: &str, ending: &Arc<Ending>, work: impl FnOnce(&Gate, &Wake) + Send + 'static) -> Result<Thread> {
+    let wake = wake()?;
     let woken = Arc::clone(&wake);
-    let work = move |gate: &Gate| filler.work(gate, &woken, &told);
-    Thread::new("fills".to_owned(), crate::confine::Kind::Pages, Some(wake), ending, work)
+    let work = move |gate: &Gate| work(gate, &woken);
+    Thread::new(name.to_owned(), crate::confine::Kind::Pages, Some(wake), ending, work)
 }
 
 /// The thread that serves the queues of all devices that have none of their own.

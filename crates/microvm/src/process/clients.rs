@@ -352,9 +352,8 @@ impl Process {
         let Ok([state, memory]) = <[OwnedFd; 2]>::try_from(client.decoder.take_fds()) else {
             return self.close(number);
         };
-        let is_saved_whole = self.plan.hardware.volumes.is_none() || self.plan.driver.saves_volumes();
         let refused = match self.stage {
-            Stage::Running | Stage::Waiting if is_saved_whole => None,
+            Stage::Running | Stage::Waiting if self.plan.is_saved_whole() => None,
             Stage::Running | Stage::Waiting => Some(Error::NotSaved.to_string()),
             _ => Some("the container's process does not run".to_owned()),
         };

@@ -178,10 +178,10 @@ impl Process {
         })?;
         let mut plan = MachinePlan::from_bytes(&bytes)?;
         // Before anything that is the guest's is looked at: until then this process is root.
-        let volumes = plan.hardware.volumes.as_deref();
-        if volumes.is_some() && plan.origin.is_some() && !plan.driver.saves_volumes() {
+        if plan.origin.is_some() && !plan.is_saved_whole() {
             return Err(Error::NotSaved);
         }
+        let volumes = plan.hardware.volumes.as_deref();
         let files = volumes.map(|directory| files::Server::start(directory, &plan.scratch)).transpose()?;
         let (members, layers) = lay_out(&mut plan)?;
         let clients = Clients::listen(&plan.control)?;

@@ -11,6 +11,8 @@ mod placeable;
 mod process;
 mod service;
 mod starts;
+#[path = "../../../../crates/machine-program/words.rs"]
+mod words;
 
 use super::arena::Arena;
 use super::document::Figure;
@@ -57,11 +59,7 @@ fn machine_program(arena: &Arena) -> Result<PathBuf> {
     let built = target.join(format!("guest/{architecture}-unknown-linux-gnu/guest/machine"));
     let built = std::fs::read(&built).with_context(|| format!("{}: cargo build --release", built.display()))?;
     let Placeable { mut image, words } = Placeable::new(built, RELATIVE).map_err(anyhow::Error::msg)?;
-    for at in words {
-        let word = image.get_mut(at as usize..).and_then(|rest| rest.first_chunk_mut());
-        let word = word.context("a word behind the program's end")?;
-        *word = (u64::from_le_bytes(*word) + ADDRESS).to_le_bytes();
-    }
+    words::add(&mut image, words, ADDRESS);
     let program = arena.path("machine");
     std::fs::write(&program, image)?;
     std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755))?;
