@@ -113,6 +113,6 @@ pub use remove::{ImageUser, LabelFilter, PruneFilters, RemoveOptions, Removed};
 pub use rootfs::{
     Base, Change, ChangeKind, ImageTree, LayerDirs, MountedRootfs, NewRootfs, OVERLAY_OPTIONS, Over, Rootfs, RootfsSize,
 };
-pub use rootfs::{tree_bytes, tree_size};
+pub use rootfs::{copy_changes, tree_bytes, tree_size};
 pub use skeleton::is_place;
 pub use tree::remove_tree;

@@ -5,6 +5,7 @@ mod composed;
 mod diff;
 mod life;
 mod mount;
+mod own;
 mod shared;
 
 pub(crate) use birth::Birthplaces;
@@ -15,6 +16,7 @@ pub(crate) use life::open_directory;
 pub use life::{Base, NewRootfs};
 pub use mount::MountedRootfs;
 pub(crate) use mount::in_own_namespace;
+pub use own::copy_changes;
 pub use shared::LayerDirs;
 
 use composed::Writes;

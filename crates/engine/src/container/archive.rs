@@ -110,8 +110,8 @@ impl Engine {
         let root = self.files_to_read(&container, reference).await?;
         let record = container.record();
         crate::blocking(move || {
-            super::guest::check_kept(&record, root.as_fd(), &at)?;
-            stat(&root, &at, &missing)
+            // Who copies into it asks what is there, too: what its next start has.
+            stat(&root, &at, &missing).map_err(|error| super::guest::or_lost(&record, root.as_fd(), &at, error))
         })
         .await
     }
@@ -189,8 +189,8 @@ impl Engine {
             (WriteOptions { keep_kinds, owner, ids: root.ids(), ..WriteOptions::default() }, body.into_reader());
         let of = record.clone();
         let unpacked = thread.run(move || {
-            super::guest::check_lasting(&of, root.as_fd(), &at)?;
-            let found = stat(&root, &at, &missing)?;
+            let found =
+                stat(&root, &at, &missing).map_err(|error| super::guest::or_lost(&of, root.as_fd(), &at, error))?;
             let is_directory = found.mode & 0o170_000 == 0o040_000 || !found.link_target.is_empty();
             if !is_directory {
                 return Err(Error::invalid("extraction point is not a directory"));
@@ -269,6 +269,10 @@ impl Engine {
                 None => container.files.written().await,
             }
         };
+        if record.is_machine() {
+            let (engine, record) = (self.clone(), record.clone());
+            crate::blocking(move || engine.forget_copied_layer(&record)).await?;
+        }
         let (volumes, over) = self.mounted_over(&record).await?;
         let images = &self.0.images;
         let rootfs = images.mount_rootfs(record.id.as_str(), over, record.host.readonly_rootfs).await;
@@ -365,7 +369,8 @@ impl Engine {
             let (passwd, group) = (read_file(root, "etc/passwd")?, read_file(root, "etc/group")?);
             Ok(crate::spec::UserDatabase { passwd, group })
         };
-        if record.state.phase.is_live() {
+        // The root of a machine's process is not the container's.
+        if record.state.phase.is_live() && !record.is_machine() {
             return read(runtime.block_on(self.running_root(record))?.root.as_fd());
         }
         let mounted = runtime.block_on(self.0.images.view_rootfs(record.id.as_str(), Vec::new()));

@@ -16,7 +16,7 @@ use super::archive::ArchiveStat;
 use crate::guest_files::{self, DIRECTORY, Guest, KIND, LINK, ReadOptions, WriteOptions};
 use crate::model::{ContainerRecord, Phase, Timestamp};
 use crate::streams::ByteStream;
-use crate::{Engine, Error, Result};
+use crate::{Engine, Error, ErrorKind, Result};
 
 /// Whether it is in a machine, ran, and could write to its root.
 fn has_lost_changes(record: &ContainerRecord) -> bool {
@@ -38,11 +38,11 @@ pub(super) fn check_kept(record: &ContainerRecord, root: BorrowedFd<'_>, at: &Pa
     if has_lost_changes(record) && !is_in_volume(root, at) { Err(lost(record)) } else { Ok(()) }
 }
 
-/// Whether what is put into a directory in the `root` of a container that does not run is there when it does: of a machine's, what is in a volume is.
-pub(super) fn check_lasting(record: &ContainerRecord, root: BorrowedFd<'_>, directory: &Path) -> Result<()> {
-    match is_in_volume(root, &directory.join(".")) {
-        true => Ok(()),
-        false => super::lacking(record, "copies into one that does not run, but for its volumes,"),
+/// What is said where nothing is found at a path in the `root` of a container that does not run: of a machine's it may have been there while that ran.
+pub(super) fn or_lost(record: &ContainerRecord, root: BorrowedFd<'_>, at: &Path, error: Error) -> Error {
+    match error.kind() {
+        ErrorKind::NotFound => check_kept(record, root, at).err().unwrap_or(error),
+        _ => error,
     }
 }
 
@@ -83,7 +83,8 @@ impl Engine {
             _ if record.state.suspended.is_some() => {
                 return Err(Error::conflict(format!("container {} is suspended: resume it first", record.name)));
             }
-            _ if self.disk_path(&record)?.is_some() => {
+            // One that never ran has nothing on it.
+            _ if self.disk_path(&record)?.is_some_and(|disk| disk.exists()) => {
                 return Err(Error::conflict(format!(
                     "container {} does not run, and what it has changed is on its disk, which only its machine reads: start it first",
                     record.name
@@ -178,8 +179,11 @@ impl Engine {
     ) -> Result<ChangesCopy> {
         let most = most(record);
         let above = self.rootfs_directory(record)?;
+        let copied = self.0.images.rootfs(record.id.as_str()).map_err(crate::images::error)?.upper;
         crate::blocking(move || {
             let copy = ChangesCopy::new(&above)?;
+            // What its machine changed lies over what had been copied into the container.
+            image::copy_changes(&copied, &copy.0).map_err(crate::images::error)?;
             let into = open(&copy.0)?;
             if still {
                 guest.freeze(true)?;

@@ -51,11 +51,25 @@ const BACKING: &str = "stratus.microvm.memory";
 pub(super) struct Booted {
     pub(super) kernel: guest_image::Prepared,
     /// The lowest first. Held until the machine's process has them.
-    pub(super) layers: Vec<ErofsLayer>,
+    pub(super) layers: Vec<BootedLayer>,
     /// The snapshot that it goes on from instead. Held likewise.
     pub(super) origin: Option<Held>,
     /// Its directories, the first one of those that it is a difference to first.
     pub(super) snapshots: Vec<PathBuf>,
+}
+
+/// A layer, as an EROFS file.
+pub(super) struct BootedLayer {
+    path: PathBuf,
+    /// One of an image, which stays meanwhile.
+    _held: Option<ErofsLayer>,
+}
+
+impl BootedLayer {
+    /// Where it is.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
 }
 
 /// Where a machine begins.
@@ -109,9 +123,18 @@ impl Engine {
         let id = record.image_id.parse().map_err(|_| Error::system("the container has no image"))?;
         let mut layers = Vec::new();
         for diff_id in once(self.0.images.layers(&id).map_err(crate::images::error)?.into_iter().map(|it| it.diff_id)) {
-            layers.push(self.0.images.erofs(&diff_id).await.map_err(crate::images::error)?);
+            let layer = self.0.images.erofs(&diff_id).await.map_err(crate::images::error)?;
+            layers.push(BootedLayer { path: layer.path().to_owned(), _held: Some(layer) });
         }
         let origin = record.state.suspended.as_ref().map(|id| self.0.snapshots.hold(id)).transpose()?;
+        let copied = match &origin {
+            Some(origin) => self.saved_layer(origin.record()),
+            None => {
+                let (engine, record) = (self.clone(), record.clone());
+                crate::blocking(move || engine.copied_layer(&record)).await?
+            }
+        };
+        layers.extend(copied.map(|path| BootedLayer { path, _held: None }));
         let snapshots = origin.as_ref().map(|held| self.0.snapshots.directories(&held.record().id)).unwrap_or_default();
         Ok(Some(Booted { kernel, layers, origin, snapshots }))
     }
@@ -147,6 +170,9 @@ impl Engine {
             fits(origin, &driver, &interfaces)?;
         }
         let seats = Seats::of(origin.map(|origin| &**origin), &networks(sandbox));
+        if let Some(origin) = origin {
+            self.restore_copied(record, origin)?;
+        }
         let saved_disk = origin.filter(|origin| origin.disk).map(|origin| self.0.snapshots.disk(&origin.id));
         let disk = self.disk(record, saved_disk.as_deref())?;
         let limits = NetworkLimits::of(&record.host.annotations)?;

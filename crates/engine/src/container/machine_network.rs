@@ -146,6 +146,7 @@ mod tests {
             places: None,
             outputs: [0; 2],
             disk: false,
+            copied: false,
         }
     }
 

@@ -7,6 +7,7 @@ mod adapt;
 mod archive;
 mod attach;
 mod commit;
+mod copied;
 mod create;
 mod detach_keys;
 mod disk;

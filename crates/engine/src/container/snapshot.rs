@@ -365,6 +365,7 @@ impl Engine {
     /// Saves a running machine, which rests until the connection is dropped. Blocks.
     fn save(&self, record: &ContainerRecord, kept: Kept) -> Result<(Held, Connection)> {
         let new = self.0.snapshots.begin()?;
+        let copied = self.save_copied(record, &new)?;
         let mut machine = self.machine_connection(&record.id)?;
         let saved = machine.save(new.files()).map_err(|error| Error::system(error.to_string()))?;
         let saved = saved.map_err(|failure| Error::system(format!("save the machine: {failure}")))?;
@@ -399,6 +400,7 @@ impl Engine {
             networks: machine_network::networks(record.net.as_ref()),
             outputs: saved.outputs,
             disk: disk.is_some(),
+            copied,
         };
         Ok((new.keep(snapshot, lasts)?, machine))
     }

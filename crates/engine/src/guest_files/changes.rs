@@ -1,6 +1,6 @@
 //! What a container in a machine changed, brought to where an ordinary container's changes are: so that they are listed and committed by the same code.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::Read;
@@ -28,7 +28,8 @@ const USER: &[u8] = b"user.";
 /// What an entry costs of the bytes that there may be, whatever is in it: an inode of the host's.
 const ENTRY: u64 = 4096;
 
-/// Copies a guest's changes into an empty directory, in overlayfs's own form; at most so many bytes of files, holes included.
+/// Copies a guest's changes into a directory, in overlayfs's own form, over what the container was given beforehand, which is there in that form, and nothing else; at most so many bytes of files, holes
+/// included.
 pub(crate) fn pull(guest: &mut Guest, into: BorrowedFd<'_>, most: u64) -> Result<()> {
     let at = At { tree: Tree::Changes, path: Blob(b"/".to_vec()) };
     let mut puller = Puller { guest, rest: most, names: HashMap::new(), root: into };
@@ -50,7 +51,12 @@ impl Puller<'_> {
         if depth > DEPTH {
             return Err(Error::invalid(format!("{path}: more than {DEPTH} directories deep")));
         }
+        let mut seen = HashSet::new();
         for (name, stat) in self.guest.list(at)? {
+            // A second one would take the place of the first, by whose path other files may be found.
+            if !seen.insert(name.0.clone()) {
+                return Err(super::unfit());
+            }
             self.entry(&below(at, &name.0), &stat, into, OsStr::from_bytes(&name.0), depth)?;
         }
         Ok(())
@@ -68,6 +74,8 @@ impl Puller<'_> {
             return Ok(());
         }
         let failed = |errno: Errno| Error::step(format!("copy {shown} out of the microVM"), errno);
+        let hides = stat.extended.iter().any(|(key, _)| key.0 == OPAQUE);
+        let is_there = make_room(into, name, is_directory && !hides).map_err(failed)?;
         let first = (stat.mode & KIND != DIRECTORY && stat.links > 1).then(|| self.names.get(&stat.inode)).flatten();
         if let Some(first) = first {
             // Made here a moment ago, in directories that are ours.
@@ -75,13 +83,15 @@ impl Puller<'_> {
         }
         match stat.mode & KIND {
             DIRECTORY => {
-                rustix::fs::mkdirat(into, name, Mode::RWXU).map_err(failed)?;
+                if !is_there {
+                    rustix::fs::mkdirat(into, name, Mode::RWXU).map_err(failed)?;
+                }
                 let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
                 let directory = rustix::fs::openat(into, name, flags, Mode::empty()).map_err(failed)?;
                 self.entries(at, directory.as_fd(), &shown, depth + 1)?;
                 // It was changed by no more than the start of the container.
-                let hides = stat.extended.iter().any(|(key, _)| key.0 == OPAQUE);
-                if path == Path::new("etc") && !hides && rustix::fs::unlinkat(into, name, AtFlags::REMOVEDIR).is_ok() {
+                let is_made_here = path == Path::new("etc") && !hides && !is_there;
+                if is_made_here && rustix::fs::unlinkat(into, name, AtFlags::REMOVEDIR).is_ok() {
                     return Ok(());
                 }
             }
@@ -120,6 +130,19 @@ impl Puller<'_> {
         contents.end()?;
         copied.and_then(|()| file.set_len(size)).map_err(failed)
     }
+}
+
+/// Takes away what is called so; `keeps_directory`: unless it is a directory, which is not one that hides what lies below it. Whether that is there.
+fn make_room(into: BorrowedFd<'_>, name: &OsStr, keeps_directory: bool) -> rustix::io::Result<bool> {
+    let kind = match rustix::fs::statat(into, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(found) => FileType::from_raw_mode(found.st_mode),
+        Err(Errno::NOENT) => return Ok(false),
+        Err(other) => return Err(other),
+    };
+    if kind == FileType::Directory && keeps_directory {
+        return Ok(true);
+    }
+    image::tree::remove(into, name.as_bytes()).map(|()| false)
 }
 
 /// Copies all bytes; what has nothing but zeros stays a hole.

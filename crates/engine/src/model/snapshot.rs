@@ -72,6 +72,9 @@ pub struct SnapshotRecord {
     /// It has a copy of the container's disk; else the container has none.
     #[serde(default)]
     pub disk: bool,
+    /// It has what was copied into the container while that did not run; else nothing was.
+    #[serde(default)]
+    pub copied: bool,
 }
 
 /// Where the network cards of a machine are.

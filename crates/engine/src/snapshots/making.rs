@@ -43,8 +43,9 @@ impl NewSnapshot {
     pub(crate) fn size(&self) -> Result<u64> {
         let size = |file: &File| Ok::<_, std::io::Error>(file.metadata()?.blocks() * 512);
         let disk = fs::metadata(self.snapshots.disk(&self.id)).map_or(0, |disk| disk.blocks() * 512);
+        let copies = image::tree_bytes(&self.snapshots.copied(&self.id).upper).unwrap_or(0);
         let files = self.files();
-        let all = size(&files.state).and_then(|state| Ok(state + size(&files.memory)? + disk));
+        let all = size(&files.state).and_then(|state| Ok(state + size(&files.memory)? + disk + copies));
         all.map_err(|error| Error::system(format!("look at {}: {error}", self.made.directory().display())))
     }
 
@@ -61,6 +62,9 @@ impl NewSnapshot {
             }
             if record.disk {
                 microvm::disk::sync(&self.snapshots.disk(&self.id)).map_err(failed)?;
+            }
+            if record.copied {
+                self.snapshots.copied(&self.id).sync().map_err(failed)?;
             }
             self.made.files.sync().map_err(|error| Error::system(error.to_string()))?;
             for directory in [&directory, &self.snapshots.root] {

@@ -6,6 +6,7 @@
 //!
 //! The files are in a directory for each, which has its record only once they are whole: what has none at a start of the daemon is swept.
 
+mod copied;
 mod files;
 mod making;
 
@@ -17,7 +18,9 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use store::{Collection, Store};
 
+pub(crate) use copied::{SavedCopies, name_also};
 pub(crate) use files::NewFiles;
+pub(crate) use making::NewSnapshot;
 
 use crate::model::{ContainerId, SnapshotId, SnapshotRecord};
 use crate::{Engine, Error, Result};
@@ -82,6 +85,11 @@ impl Snapshots {
     /// Where a snapshot's copy of its container's disk is.
     pub(crate) fn disk(&self, id: &SnapshotId) -> PathBuf {
         self.directory(id).join("disk")
+    }
+
+    /// Where a snapshot has what was copied into its container, if that is [anything](SnapshotRecord::copied).
+    pub(crate) fn copied(&self, id: &SnapshotId) -> SavedCopies {
+        SavedCopies::below(&self.directory(id))
     }
 
     /// Keeps a snapshot from being collected.

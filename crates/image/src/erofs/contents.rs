@@ -15,7 +15,7 @@ use std::os::unix::fs::FileExt as _;
 const PIECE: usize = 128 << 10;
 
 /// Copies a part of one file to a place in another.
-pub(super) fn copy(from: &OwnedFd, part: Range<u64>, to: &File, at: u64) -> io::Result<()> {
+pub(crate) fn copy(from: &OwnedFd, part: Range<u64>, to: &File, at: u64) -> io::Result<()> {
     let (mut read, mut write) = (part.start, at);
     while read < part.end {
         let length = usize::try_from(part.end - read).unwrap_or(usize::MAX).min(1 << 30);
@@ -58,7 +58,7 @@ pub(super) fn has_holes(file: &OwnedFd, size: u64) -> Result<bool, Errno> {
 }
 
 /// The parts of a file that are no holes, in order.
-pub(super) fn data(file: &OwnedFd, size: u64, visit: &mut dyn FnMut(Range<u64>) -> io::Result<()>) -> io::Result<()> {
+pub(crate) fn data(file: &OwnedFd, size: u64, visit: &mut dyn FnMut(Range<u64>) -> io::Result<()>) -> io::Result<()> {
     let mut at = 0;
     while at < size {
         let begin = match rustix::fs::seek(file, SeekFrom::Data(at)) {

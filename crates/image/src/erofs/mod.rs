@@ -20,7 +20,7 @@
 //! What there is, a layer's record says, once it is on the disk. What no record says is removed at the next start.
 
 mod attributes;
-mod contents;
+pub(crate) mod contents;
 mod directory;
 mod format;
 mod space;
@@ -38,7 +38,7 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use std::collections::{HashMap, HashSet};
 use std::fs::{self, File, OpenOptions};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 
@@ -166,6 +166,18 @@ fn write(inner: &Inner, layer: &LayerRecord, path: &Path) -> Result<ErofsRecord>
         inner.reaper.discard(path)?;
     }
     noted.map(|()| record)
+}
+
+/// Writes a directory in overlayfs' form as an EROFS file, beside which it is until it is whole and on the disk.
+pub(crate) fn write_directory(directory: &Path, path: &Path, identity: &Digest) -> Result<()> {
+    let staged = Staged { path: path.with_extension("new") };
+    let failed = |e: std::io::Error| Error::io(format!("writing {} as an EROFS file", directory.display()), e);
+    // What a start that was killed has left is written anew.
+    let new = OpenOptions::new().read(true).write(true).create(true).truncate(true).mode(0o644).open(&staged.path);
+    let (file, _) = write::write(vec![pack::open(directory)?], new.map_err(failed)?, identity)?;
+    // For the processes of machines, who are nobody, whatever the umask is.
+    let readable = file.set_permissions(fs::Permissions::from_mode(0o644));
+    readable.and_then(|()| file.sync_all()).and_then(|()| fs::rename(&staged.path, path)).map_err(failed)
 }
 
 /// A file that is being written. It goes where it does not get its name.

@@ -1,0 +1,136 @@
+//! Files of a container in a microVM that does not run: into it, out of it, and what becomes of them.
+
+#[path = "../microvm_kernel.rs"]
+mod microvm_kernel;
+
+use e2e::eventually;
+use microvm_kernel::host;
+
+#[test]
+fn what_is_copied_in_is_there_when_it_starts() {
+    let mut host = host();
+    host.sh("mkdir -p tree/deep && echo below >tree/deep/file && ln -s deep/file tree/link && echo hello >greeting && chmod 640 greeting").ok();
+    host.sh("docker create --name box --runtime microvm busybox sh -c 'cat /greeting /new/link; stat -c %a:%u /greeting; exec sleep 10000'").ok();
+    host.sh("docker cp greeting box:/ && docker cp tree box:/new && docker cp greeting box:/etc/group").ok();
+    host.sh("docker cp greeting box:/no/such/f").fails_with("Could not find the file /no/such in container box");
+    // What never ran has what was copied into it, and nothing else.
+    host.sh("docker cp box:/new/deep/file - | tar -xO && docker cp -L box:/new/link got && cat got")
+        .says("below\nbelow");
+    let diff = "docker diff box | grep -vE '^. /(dev|etc|proc|sys)' | sort | xargs";
+    host.sh(diff).says("A /greeting A /new A /new/deep A /new/deep/file A /new/link");
+    host.sh("docker export box | tar -t | grep -cE '^(greeting|new/deep/file|bin/sh)$'").says("3");
+    host.sh("docker commit box before && docker run --rm before cat /greeting /etc/group").mentions("hello\nhello");
+    host.slowly("docker start box").ok();
+    eventually("what it says", || host.sh("docker logs box").text() == "hello\nbelow\n640:0");
+    // While it runs, what it changes lies over that.
+    host.slowly(diff).says("A /greeting A /new A /new/deep A /new/deep/file A /new/link");
+    host.slowly("docker exec box sh -c 'cat /etc/group; echo mine >/greeting; rm /new/deep/file; rm -r /etc/group; echo more >/new/more'")
+        .says("hello");
+    host.slowly(diff).says("A /greeting A /new A /new/deep A /new/link A /new/more");
+    host.slowly("docker diff box | grep group").says("D /etc/group");
+    host.slowly(
+        "docker commit box during && docker run --rm during sh -c 'cat /greeting /new/more; ls /new /etc/group'",
+    )
+    .prints("mine\nmore\n/new:\ndeep\nlink\nmore")
+    .complains("/etc/group: No such file");
+    // It goes with the end; what was copied stays, and more may come. What it had when it ran, nobody can say.
+    host.slowly("docker stop -t 1 box").ok();
+    host.sh("docker cp box:/greeting .").fails_with("went with its microVM's memory");
+    host.sh("docker commit box after").fails_with("went with its microVM's memory");
+    host.sh("echo second >second && docker cp second box:/new/deep && docker cp second box:/new/nothing/f")
+        .fails_with("went with its microVM's memory");
+    host.kill9();
+    host.restart();
+    host.slowly("docker start box && docker exec box cat /greeting /new/deep/file /new/deep/second /etc/group")
+        .mentions("hello\nbelow\nsecond\nhello");
+    host.sh("docker rm -f box").ok();
+    // One that keeps nothing of what it does may be asked at any time.
+    host.slowly("docker create --name locked --runtime microvm --read-only busybox true").ok();
+    host.sh("docker cp greeting locked:/f").fails_with("marked read-only");
+    host.slowly("docker start -a locked && docker cp locked:/etc/passwd - | tar -t && docker commit locked").ok();
+}
+
+#[test]
+fn programs_and_users_may_come_by_a_copy() {
+    let host = host();
+    host.sh("printf '#!/bin/sh\\nid -u; cat /run.d/conf\\n' >run && chmod 755 run && echo 'fred:x:77:77::/:/bin/sh' >passwd && echo set >conf").ok();
+    host.sh("docker create --name box --runtime microvm -v conf:/run.d -u fred busybox /run").ok();
+    host.sh("docker cp passwd box:/etc/passwd && docker cp run box:/run && docker cp conf box:/run.d/conf").ok();
+    host.slowly("docker start -a box").says("77\nset");
+    // In the machine of another one as well.
+    host.slowly("docker run -d --name first --runtime microvm busybox sleep 10000").ok();
+    host.sh("docker create --name second --runtime microvm --network container:first busybox sh -c 'cat /etc/passwd; exec sleep 10000' && docker cp passwd second:/etc/passwd")
+        .ok();
+    host.slowly("docker start second").ok();
+    eventually("what it says", || host.sh("docker logs second").text() == "fred:x:77:77::/:/bin/sh");
+    host.slowly("docker exec -u fred second id -u").says("77");
+    host.sh("docker rm -f box first second").ok();
+}
+
+#[test]
+fn what_was_copied_in_is_part_of_what_is_saved() {
+    let host = host();
+    host.sh("echo one >one && echo two >two").ok();
+    host.sh("docker create --name box --runtime microvm busybox sleep 10000 && docker cp one box:/file").ok();
+    host.slowly("docker start box && $STRATUS snapshot create box first").ok();
+    host.slowly("$STRATUS fork box --name copy && docker exec copy cat /file").mentions("one");
+    host.slowly(
+        "docker stop -t 1 copy && docker cp two copy:/other && docker start copy && docker exec copy cat /file /other",
+    )
+    .mentions("one\ntwo");
+    // One that is suspended finds what it had, and nothing new.
+    host.slowly("$STRATUS suspend box").ok();
+    host.sh("docker cp two box:/file").fails_with("resume it first");
+    host.slowly("$STRATUS resume box && docker exec box cat /file").says("box\none");
+    host.slowly("docker stop -t 1 box && docker cp two box:/file && docker cp two box:/later && docker start box && docker exec box cat /file /later")
+        .mentions("two\ntwo");
+    host.slowly("$STRATUS rollback box first").ok();
+    host.slowly("docker exec box sh -c 'cat /file; ls /later'").prints("one").complains("No such file");
+    host.slowly("docker diff box | grep -E 'file|later'").says("A /file");
+    // A start that begins anew has what the snapshot had, as with its disk.
+    host.slowly("docker stop -t 1 box && docker start box && docker exec box sh -c 'cat /file; ls /later'")
+        .prints("one\n")
+        .complains("No such file");
+    host.sh("docker rm -f box copy").ok();
+    let snapshots = host.data().join("microvm/snapshots");
+    eventually("they are gone", || std::fs::read_dir(&snapshots).unwrap().next().is_none());
+}
+
+#[test]
+fn what_has_a_disk_may_be_copied_into_before_its_first_start() {
+    let host = host();
+    host.sh("echo one >one").ok();
+    host.sh("docker create --name box --runtime microvm --storage-opt size=64m busybox sh -c 'cat /file; echo mine >/file; exec sleep 10000'").ok();
+    host.sh("docker cp one box:/file && docker cp box:/file - | tar -xO").says("one");
+    host.slowly("docker start box").ok();
+    eventually("what it says", || host.sh("docker logs box").text() == "one");
+    host.slowly("docker stop -t 1 box").ok();
+    host.sh("docker cp one box:/file").fails_with("start it first");
+    host.slowly("docker start box && docker exec box cat /file").mentions("mine");
+    host.slowly("docker commit box image && docker run --rm image cat /file").mentions("mine");
+    host.sh("docker rm -f box").ok();
+}
+
+#[test]
+fn a_daemon_that_is_killed_in_a_copy_leaves_what_can_be_started() {
+    use std::io::Write as _;
+    let mut host = host();
+    host.sh(
+        "echo one >one && docker create --name box --runtime microvm busybox sleep 10000 && docker cp one box:/one",
+    )
+    .ok();
+    // It has a layer by then, which the next copy makes an old one.
+    host.slowly("docker start box && docker stop -t 1 box").ok();
+    let mut stream = host.connect();
+    let head =
+        "PUT /containers/box/archive?path=/ HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 10240\r\n\r\n";
+    let archive = host.sh("mkdir two && tar -c two | head -c 512").stdout().to_owned();
+    stream.write_all(head.as_bytes()).expect("send a request");
+    stream.write_all(archive.as_bytes()).expect("send a beginning");
+    let upper = format!("find {} -path '*/upper/two'", host.data().display());
+    eventually("the copy to begin", || !host.sh(&upper).lines().is_empty());
+    host.kill9();
+    host.restart();
+    host.slowly("docker start box && docker exec box ls -d /one /two").mentions("/one\n/two");
+    host.sh("docker rm -f box").ok();
+}
