@@ -159,6 +159,12 @@ impl OpenFiles {
                 set(trees.hold(&at)?.as_fd(), &attributes, &shown(&at))?;
                 Ok(FileReply::Done)
             }
+            FileRequest::Sync(tree) => {
+                let at = At { tree, path: Blob::default() };
+                let directory = trees.open(&at, OFlags::RDONLY | OFlags::DIRECTORY)?;
+                rustix::fs::syncfs(directory).map_err(failed("sync", "a container's files"))?;
+                Ok(FileReply::Done)
+            }
         }
     }
 

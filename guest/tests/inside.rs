@@ -74,6 +74,7 @@ fn files_go_in_and_come_out() {
     machine.file(FileRequest::Make { at: at("/new/link"), what, attributes: Attributes::default() }).unwrap();
     let what = Make::Node { kind: libc::S_IFIFO, device: 0 };
     machine.file(FileRequest::Make { at: at("/new/pipe"), what, attributes: Attributes::default() }).unwrap();
+    machine.file(FileRequest::Sync(Tree::Changes)).unwrap();
     assert_eq!(machine.sh("stat -c '%a %u:%g %s %Y %h' /new/program"), "4755 5:6 200000 1000000000 2\n");
     assert_eq!(machine.sh("readlink /new/link; stat -c %F /new/pipe"), "/etc/passwd\nfifo\n");
     assert_eq!(stat(&mut machine, at("/new/program")).extended, attributes.extended);

@@ -97,18 +97,86 @@ fn what_was_copied_in_is_part_of_what_is_saved() {
 }
 
 #[test]
-fn what_has_a_disk_may_be_copied_into_before_its_first_start() {
-    let host = host();
-    host.sh("echo one >one").ok();
-    host.sh("docker create --name box --runtime microvm --storage-opt size=64m busybox sh -c 'cat /file; echo mine >/file; exec sleep 10000'").ok();
+fn what_is_on_a_disk_is_there_whether_it_runs_or_not() {
+    let mut host = host();
+    host.sh("echo one >one && echo two >two").ok();
+    host.sh("docker create --name box --runtime microvm --storage-opt size=64m busybox sh -c 'cat /file; echo mine >/file; rm -f /etc/group; sync; echo kept; exec sleep 10000'").ok();
+    // Before its first start nothing is on it.
     host.sh("docker cp one box:/file && docker cp box:/file - | tar -xO").says("one");
     host.slowly("docker start box").ok();
-    eventually("what it says", || host.sh("docker logs box").text() == "one");
+    eventually("what it says", || host.sh("docker logs box").text() == "one\nkept");
     host.slowly("docker stop -t 1 box").ok();
-    host.sh("docker cp one box:/file").fails_with("start it first");
-    host.slowly("docker start box && docker exec box cat /file").mentions("mine");
-    host.slowly("docker commit box image && docker run --rm image cat /file").mentions("mine");
+    host.slowly("docker cp box:/file - | tar -xO").says("mine");
+    host.slowly("mkdir -p tree/in && echo below >tree/in/file && docker cp two box:/two && docker cp tree box:/tree && docker cp -L box:/tree/in/file got && cat got")
+        .says("below");
+    host.slowly("docker cp two box:/no/such/f").fails_with("Could not find the file /no/such in container box");
+    host.slowly("docker diff box | grep -E '/(file|two|group)$' | sort")
+        .says("A /file\nA /tree/in/file\nA /two\nD /etc/group");
+    host.slowly("docker export box | tar -t | grep -cE '^(two|tree/in/file|bin/sh|etc/group)$'").says("3");
+    host.slowly("docker commit box image && docker run --rm image cat /file /two").mentions("mine\ntwo");
+    // A start has the disk at once, though a machine was there for it a moment ago.
+    host.slowly("docker start box && docker exec box cat /two /tree/in/file").says("box\ntwo\nbelow");
+    host.slowly("docker stop -t 1 box").ok();
+    // What a client was told is there is there, whatever becomes of the daemon and of the machine.
+    host.slowly("docker cp one box:/synced").ok();
+    host.kill9();
+    host.restart();
+    host.slowly("docker cp box:/synced - | tar -xO").says("one");
+    host.slowly("docker start box && docker exec box cat /synced /file").says("box\none\nmine");
+    host.slowly("docker stop -t 1 box && docker cp box:/synced - | tar -t").mentions("synced");
+    // Nobody needs it any more.
+    eventually("the machine for its files to end", || host.sh(&machines(&host)).lines().is_empty());
     host.sh("docker rm -f box").ok();
+}
+
+#[test]
+fn volumes_of_what_has_a_disk_are_the_hosts() {
+    let host = host();
+    host.sh("echo one >one").ok();
+    host.slowly("docker run -d --name box --runtime microvm --storage-opt size=64m -v data:/srv/data busybox sh -c 'ln -s /srv/data /away; echo inside >/srv/data/in; sync; echo ready; exec sleep 10000'")
+        .ok();
+    eventually("its files", || host.sh("docker logs box").text() == "ready");
+    host.slowly("docker stop -t 1 box").ok();
+    // By its own path, and by a link on the disk.
+    host.slowly("docker cp box:/srv/data/in - | tar -xO && docker cp box:/away/in - | tar -xO").says("inside\ninside");
+    host.slowly("docker cp one box:/srv/data/first && docker cp one box:/away/second && docker run --rm -v data:/d busybox ls /d | xargs")
+        .says("first in second");
+    // Neither without what is in it, nor below what is mounted later.
+    host.slowly("docker cp box:/srv out").fails_with("there is a volume of a container that does not run at /srv/data");
+    host.slowly("mkdir -p srv/data && cp one srv/data/third && tar -c srv/data/third | docker cp - box:/")
+        .fails_with("there is a volume of a container that does not run at /srv/data/third");
+    host.slowly(
+        "docker cp one box:/srv/beside && docker start box && docker exec box cat /srv/beside /srv/data/second",
+    )
+    .says("box\none\none");
+    host.sh("docker rm -f box && docker volume rm data").ok();
+}
+
+#[test]
+fn a_start_waits_for_who_uses_a_disk_and_a_removal_for_nobody() {
+    use std::io::{Read as _, Write as _};
+    let host = host();
+    host.slowly("docker run --name box --runtime microvm --storage-opt size=64m busybox sh -c 'echo mine >/file'").ok();
+    let mut stream = host.connect();
+    let head =
+        "PUT /containers/box/archive?path=/ HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 10240\r\n\r\n";
+    let archive = host.sh("mkdir two && tar -c two | head -c 512").stdout().to_owned();
+    stream.write_all(head.as_bytes()).expect("send a request");
+    stream.write_all(archive.as_bytes()).expect("send a beginning");
+    eventually("the copy to begin", || host.sh("docker cp box:/two - | tar -t").stdout().contains("two"));
+    // Others use it as well.
+    host.slowly("docker cp box:/file - | tar -xO").says("mine");
+    host.slowly("docker start box").fails_with("files of container box are being copied");
+    host.sh("docker rm -f box").ok();
+    let mut answer = String::new();
+    let _ = stream.read_to_string(&mut answer);
+    assert!(!answer.starts_with("HTTP/1.1 200"), "{answer}");
+    eventually("the machine for its files to end", || host.sh(&machines(&host)).lines().is_empty());
+}
+
+/// Lists what is there for machines.
+fn machines(host: &e2e::Daemon) -> String {
+    format!("find {}/machines -mindepth 1 -maxdepth 1", host.run_dir().display())
 }
 
 #[test]

@@ -97,6 +97,8 @@ pub enum FileRequest {
         /// Which.
         attributes: Attributes,
     },
+    /// What was written to the file system of a tree is to be there after a loss of power: [`FileReply::Done`].
+    Sync(Tree),
 }
 
 /// What can be made.

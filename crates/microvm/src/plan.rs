@@ -146,8 +146,8 @@ pub struct Contained {
     /// The container's root file system. Where it has layers, they are the [`Hardware::layers`], and what is said here of where they lie is
     /// not looked at.
     pub root: Root,
-    /// The container's process.
-    pub workload: Workload,
+    /// The container's process; `None`: it has none, and the machine is there for its files.
+    pub workload: Option<Workload>,
     /// The memory that the machine is to have for it: of one that goes on, it may be another than that at its start.
     pub memory: MemorySize,
 }

@@ -189,7 +189,7 @@ impl Place {
                     files: Vec::new(),
                     limits: Vec::new(),
                 },
-                workload: Workload { plan: Blob(plan), terminal: false, stdin: true },
+                workload: Some(Workload { plan: Blob(plan), terminal: false, stdin: true }),
                 memory: MemorySize::from_mib(256).unwrap(),
             }),
             control: self.path("control"),

@@ -104,7 +104,8 @@ impl Engine {
     pub async fn archive_stat(&self, reference: &str, path: &str) -> Result<ArchiveStat> {
         let container = self.0.containers.find(reference)?;
         let (at, missing) = (absolute(path)?, missing(path, reference));
-        if let Some(guest) = self.guest(&container).await? {
+        let (guest, at) = self.guest_at(&container, at, false).await?;
+        if let Some(guest) = guest {
             return self.stat_of_guest(guest, at, missing).await;
         }
         let root = self.files_to_read(&container, reference).await?;
@@ -121,7 +122,8 @@ impl Engine {
         let container = self.0.containers.find(reference)?;
         let (at, missing) = (absolute(path)?, missing(path, reference));
         let thread = self.archive_thread().await?;
-        if let Some(guest) = self.guest(&container).await? {
+        let (guest, at) = self.guest_at(&container, at, false).await?;
+        if let Some(guest) = guest {
             let as_dot = path.ends_with("/.");
             return self.archive_of_guest(&container, guest, thread, (at, missing), as_dot).await;
         }
@@ -155,7 +157,7 @@ impl Engine {
     ) -> Result<()> {
         let container = self.0.containers.find(reference)?;
         let (at, missing) = (absolute(path)?, missing(path, reference));
-        let guest = self.guest(&container).await?;
+        let (guest, at) = self.guest_at(&container, at, true).await?;
         let body = body.paced(self.0.images.threads().pace());
         // Before the container's files are held for it.
         let thread = self.archive_thread().await?;
@@ -169,6 +171,12 @@ impl Engine {
         };
         if let Some(guest) = guest {
             let options = crate::guest_files::WriteOptions { keep_kinds, owner };
+            let mut turns = container.turns();
+            let removed = Error::conflict(format!("container {reference} is removed"));
+            let body = body.until(async move {
+                drop(turns.wait_for(|turn| turn.removed).await);
+                removed
+            });
             self.unpack_into_guest(record.clone(), guest, thread, (at, missing), options, body).await?;
             self.tell_container(&record, "extract-to-dir", []);
             return Ok(());
@@ -207,12 +215,13 @@ impl Engine {
     pub async fn changes(&self, reference: &str) -> Result<Vec<image::Change>> {
         let container = self.0.containers.find(reference)?;
         let listed = async |upper| self.0.images.diff(container.id.as_str(), upper).await.map_err(crate::images::error);
-        let Some(guest) = self.guest_of_all(&container).await? else { return listed(None).await };
         let (record, _files) = {
             let life = container.life(reference).await?;
             // It is there to the end, even if the container is removed meanwhile.
             (life.record(), container.files.read(&life)?)
         };
+        // Whoever has this is waited for by a start, which has the life.
+        let Some(guest) = self.guest_of_all(&container).await? else { return listed(None).await };
         let copy = self.copy_of_changes(&record, guest, false).await?;
         let listed = listed(Some(copy.path().to_owned())).await;
         copy.remove().await?;
@@ -269,7 +278,8 @@ impl Engine {
                 None => container.files.written().await,
             }
         };
-        if record.is_machine() {
+        // With a disk only volumes are written to, and what lies below the disk stays.
+        if record.is_machine() && self.written_disk(&record)?.is_none() {
             let (engine, record) = (self.clone(), record.clone());
             crate::blocking(move || engine.forget_copied_layer(&record)).await?;
         }

@@ -32,12 +32,13 @@ impl Engine {
     /// Makes an image of a container. Gives its identifier.
     pub async fn commit(&self, request: CommitRequest) -> Result<String> {
         let container = self.0.containers.find(&request.container)?;
-        let guest = self.guest_of_all(&container).await?;
         let (record, _files) = {
             let life = container.life(&request.container).await?;
             // What is committed is there to the end, even if the container is removed meanwhile.
             (life.record(), container.files.read(&life)?)
         };
+        // Whoever has this is waited for by a start, which has the life.
+        let guest = self.guest_of_all(&container).await?;
         if matches!(record.state.phase, Phase::Removing | Phase::Dead) {
             return Err(Error::conflict(format!("You cannot commit container {} which is being removed", record.id)));
         }

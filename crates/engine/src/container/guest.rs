@@ -1,6 +1,6 @@
 //! `cp`, `export`, `diff` and `commit` of a container in a microVM that runs: by its agent, as its files are in the machine.
 //!
-//! What it has changed goes with its end, so that one that does not run has its image's files; or it is on a disk of its own, which only its machine reads.
+//! What it has changed goes with its end, so that one that does not run has its image's files, and what was copied into it; or it is on a disk of its own, which only a machine reads ([`super::file_machine`]).
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::DirBuilderExt;
@@ -14,7 +14,7 @@ use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, StatxFlags, openat2, statx
 use super::Container;
 use super::archive::ArchiveStat;
 use crate::guest_files::{self, DIRECTORY, Guest, KIND, LINK, ReadOptions, WriteOptions};
-use crate::model::{ContainerRecord, Phase, Timestamp};
+use crate::model::{ContainerRecord, MountPointKind, Phase, Timestamp};
 use crate::streams::ByteStream;
 use crate::{Engine, Error, ErrorKind, Result};
 
@@ -84,16 +84,45 @@ impl Engine {
                 return Err(Error::conflict(format!("container {} is suspended: resume it first", record.name)));
             }
             // One that never ran has nothing on it.
-            _ if self.disk_path(&record)?.is_some_and(|disk| disk.exists()) => {
-                return Err(Error::conflict(format!(
-                    "container {} does not run, and what it has changed is on its disk, which only its machine reads: start it first",
-                    record.name
-                )));
+            _ if self.written_disk(&record)?.is_some() => {
+                return match self.guest_of_disk(container).await? {
+                    Some(guest) => Ok(Some(guest)),
+                    // Its own machine is there by now.
+                    None => Box::pin(self.guest(container)).await,
+                };
             }
             _ => return Ok(None),
         }
         let engine = self.clone();
         crate::blocking(move || engine.machine_of(&record).map(Guest::new).map(Some)).await
+    }
+
+    /// The agent that reads and writes what is at a path in a container, and the path; no agent: it is on the host. Volumes are, and a machine of one that does not run has none of them. `into`: what a last link leads
+    /// to is meant, as with a slash at the path's end.
+    pub(super) async fn guest_at(
+        &self,
+        container: &Arc<Container>,
+        at: PathBuf,
+        into: bool,
+    ) -> Result<(Option<Guest>, PathBuf)> {
+        let Some(mut guest) = self.guest(container).await? else { return Ok((None, at)) };
+        let record = container.record();
+        let mounts = record.mounts.iter().filter(|mount| mount.kind != MountPointKind::Tmpfs);
+        let targets: Vec<_> = mounts.map(|mount| Path::new(&mount.target).join(".")).collect();
+        if !guest.is_at_rest() || targets.is_empty() {
+            return Ok((Some(guest), at));
+        }
+        crate::blocking(move || {
+            guest.cover(&targets)?;
+            let follows = into || guest_files::is_followed(&at);
+            let wanted = |path: PathBuf| if follows { path.join(".") } else { path };
+            let found = guest.resolve(&wanted(at.clone()))?;
+            match guest.is_covered(&found) {
+                true => Ok((None, wanted(found))),
+                false => Ok((Some(guest), at)),
+            }
+        })
+        .await
     }
 
     /// As [`Engine::guest`], for whoever needs all files that the container has.
@@ -122,6 +151,9 @@ impl Engine {
     ) -> Result<(ArchiveStat, ByteStream)> {
         let (mut guest, found) = crate::blocking(move || {
             let found = find(&mut guest, &at, &missing)?;
+            if found.stat.mode & KIND == DIRECTORY {
+                guest.check_whole(&found.at)?;
+            }
             Ok((guest, found))
         })
         .await?;
@@ -154,7 +186,9 @@ impl Engine {
                 return Err(Error::invalid("extraction point is not a directory"));
             }
             check_writable(&record, &mut guest, &found)?;
-            guest_files::write(&mut guest, &guest_files::root(&found.at), reader, &options)
+            guest_files::write(&mut guest, &guest_files::root(&found.at), reader, &options)?;
+            // A machine that is there for this alone is killed afterwards, or with the daemon.
+            if guest.is_at_rest() { guest.sync() } else { Ok(()) }
         });
         unpacked.await.map_err(crate::images::error).flatten()
     }
@@ -177,7 +211,7 @@ impl Engine {
         mut guest: Guest,
         still: bool,
     ) -> Result<ChangesCopy> {
-        let most = most(record);
+        let (most, still) = (most(record), still && !guest.is_at_rest());
         let above = self.rootfs_directory(record)?;
         let copied = self.0.images.rootfs(record.id.as_str()).map_err(crate::images::error)?.upper;
         crate::blocking(move || {
@@ -285,10 +319,7 @@ fn check_writable(record: &ContainerRecord, guest: &mut Guest, found: &Found) ->
 
 /// What is at a path. A last symbolic link is not followed, unless the path ends in a slash.
 fn find(guest: &mut Guest, path: &Path, missing: &str) -> Result<Found> {
-    use std::os::unix::ffi::OsStrExt;
-    let bytes = path.as_os_str().as_bytes();
-    let follow = bytes.ends_with(b"/") || bytes.ends_with(b"/.");
-    let at = if follow { guest.target(path)? } else { path.to_owned() };
+    let at = if guest_files::is_followed(path) { guest.target(path)? } else { path.to_owned() };
     let stat = guest.stat(&guest_files::root(&at))?.ok_or_else(|| Error::not_found(missing))?;
     let link_target = match stat.mode & KIND {
         LINK => guest.target(&at)?.to_string_lossy().into_owned(),

@@ -204,7 +204,7 @@ impl Engine {
             container: Some(Contained {
                 configuration: configuration(record, &inside, &interfaces, &beginning, &seats),
                 root: root(&inside, CONTAINER, disk.is_some()),
-                workload: Workload {
+                workload: Some(Workload {
                     plan: Blob(workload(
                         record,
                         &inside.spec,
@@ -213,7 +213,7 @@ impl Engine {
                     )?),
                     terminal: record.config.tty,
                     stdin: record.config.open_stdin,
-                },
+                }),
                 memory: wanted,
             }),
             hardware,
@@ -483,9 +483,12 @@ impl Engine {
     pub(super) fn sweep_machines(&self) {
         let entries = fs::read_dir(self.0.config.run_dir.join("machines")).into_iter().flatten().flatten();
         for entry in entries {
-            if entry.file_name().to_str().is_some_and(|name| self.0.templates.boots(name)) {
+            let name = entry.file_name();
+            let name = name.to_string_lossy();
+            if self.0.templates.boots(&name) {
                 continue;
             }
+            let Ok(_left) = self.take_left_file_machine(&name) else { continue };
             // Looked for after the directory was seen: one that is being made belongs to who holds its container's life.
             let all = self.0.containers.all();
             let container = all.iter().find(|container| entry.file_name() == container.id.short());

@@ -6,6 +6,7 @@
 mod adapt;
 mod archive;
 mod attach;
+mod beside;
 mod commit;
 mod copied;
 mod create;
@@ -13,6 +14,7 @@ mod detach_keys;
 mod disk;
 mod exec;
 mod exit;
+mod file_machine;
 mod files;
 mod guest;
 mod health;
@@ -79,6 +81,7 @@ pub use update::UpdateRequest;
 pub use wait::{WaitCondition, WaitResult};
 
 pub(crate) use exec::Execs;
+pub(crate) use file_machine::Use as FileMachineUse;
 pub(crate) use logging::check_logging_defaults;
 pub(crate) use machine::lacking;
 pub(crate) use machine_network::changes_network;
@@ -98,6 +101,8 @@ pub(crate) struct Container {
     turns: watch::Sender<Turn>,
     /// Who works on its files, and does not hold its life for that.
     files: lease::Files,
+    /// In which its disk is read and written while it does not run.
+    file_machine: file_machine::FileMachine,
     /// How many forced removals of it are under way: nothing starts it any more.
     doomed: AtomicUsize,
     /// Who wants its end while a start waits for a file system.
@@ -182,6 +187,7 @@ impl Container {
             life: tokio::sync::Mutex::new(()),
             turns: watch::Sender::new(turn),
             files: lease::Files::default(),
+            file_machine: file_machine::FileMachine::default(),
             doomed: AtomicUsize::new(0),
             sources: sources::Sources::default(),
             held_still: parking_lot::Mutex::default(),

@@ -286,6 +286,7 @@ impl Engine {
             if self.0.templates.boots(&id) {
                 continue;
             }
+            let Ok(_left) = self.take_left_file_machine(&id) else { continue };
             // Whoever starts it holds its life, and whoever is being made has no run yet.
             let container = self.0.containers.by_id(&id);
             let life = container.as_ref().and_then(Container::blocking_life);

@@ -138,6 +138,7 @@ impl Engine {
         let (engine, container) = (self.clone(), container.clone());
         // Only who removes images waits for files to go: a daemon that is killed meanwhile sweeps them at its next start.
         tokio::spawn(async move {
+            engine.remove_file_machine(&container, &record).await;
             let mut unused = std::pin::pin!(container.files.unused());
             if tokio::time::timeout(COPIES, &mut unused).await.is_err() {
                 // Somebody copies them, who may take as long as he likes: nobody else need wait for that.

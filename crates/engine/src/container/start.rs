@@ -65,6 +65,7 @@ impl Engine {
             return Err(doomed());
         }
         life.files.settle(&life).await?;
+        let _disk = self.take_disk(&life).await?;
         life.abort_tasks();
         let started = self.start_locked(&life, true).await;
         // What is suspended is not lost where it can't go on at the moment.
@@ -161,6 +162,8 @@ impl Engine {
     /// Prepares, has the keeper run it, and writes down that it runs. On an error nothing is left.
     async fn run(&self, life: &Life<'_>, by_hand: bool) -> Result<Arc<ContainerRecord>> {
         let container = life.container();
+        // Who starts it by hand has taken it.
+        let _disk = if by_hand { None } else { self.take_disk(container).await? };
         let record = container.record();
         let (engine, prepared_for) = (self.clone(), record.clone());
         let lent = std::mem::take(&mut *container.lent.lock());

@@ -1,21 +1,14 @@
 //! How a template of machines is made: a machine of its shape in which nothing runs, held by the keeper as any other, is booted, saved, and ended.
 
-use std::time::Duration;
-
-use keeper::client::{Create, Inspect};
-use keeper::protocol::{LogConfig, Recovery, Stdio};
 use microvm::container::{USER, at};
 use microvm::control::Connection;
 use microvm::driver::Extent;
 use microvm::{Backing, Card, DiskLimits, Hardware, Limits, MachinePlan, Volumes};
 
-use super::machine::{Booted, MachineStart, refused, remove_directory};
+use super::machine::{Booted, MachineStart, refused};
 use crate::model::ContainerId;
 use crate::templates::{NewTemplate, Shape};
 use crate::{Engine, Error, Result};
-
-/// How long a machine may take to boot: one that is emulated, by a host that is busy.
-const BOOTS_WITHIN: Duration = Duration::from_secs(300);
 
 /// A template that machines could go on from.
 #[derive(Debug)]
@@ -49,7 +42,9 @@ impl Engine {
             Err(error) => Err(error),
         };
         // The machine rests until it is ended.
-        self.end_template(&id).await;
+        if let Err(error) = self.end_beside(&id).await {
+            tracing::warn!(%error, "could not remove what a template's machine left");
+        }
         let (new, machine) = saved?;
         drop(machine);
         // Whoever prepared another kernel meanwhile may have had it boot that.
@@ -70,21 +65,7 @@ impl Engine {
         let (engine, of, shape) = (self.clone(), id.clone(), wanted.shape.clone());
         let kernel = wanted.kernel.clone();
         let start = crate::blocking(move || engine.template_start(&of, &shape, kernel)).await?;
-        let call = Create {
-            id: id.to_string(),
-            plan: start.plan,
-            plan_descriptors: start.descriptors,
-            stdio: Stdio::Pipes { stdin: false, stdin_once: false },
-            log: LogConfig::None,
-            attach: Vec::new(),
-            recovery: Recovery { cgroups: start.directories },
-            start: true,
-            bound: true,
-        };
-        let keeper = self.keeper().await?;
-        let created = tokio::time::timeout(BOOTS_WITHIN, keeper.call(call)).await;
-        let slow = || Error::system(format!("the machine did not boot within {} seconds", BOOTS_WITHIN.as_secs()));
-        created.map_err(|_| slow())?.map(drop).map_err(crate::keeper_error)
+        self.boot_beside(id, start).await
     }
 
     /// Saves the machine, which rests while the connection is there.
@@ -145,25 +126,6 @@ impl Engine {
         let made = namespace.enter(|| (0..count).try_for_each(|number| sandbox::tap::make(&tap(number), USER)));
         made.map_err(crate::networks::error)?.map_err(|error| Error::system(error.to_string()))?;
         Ok(namespace)
-    }
-
-    /// Ends its machine, and takes away what that was given.
-    async fn end_template(&self, id: &ContainerId) {
-        if let Ok(keeper) = self.keeper().await
-            && let Ok(entry) = keeper.call(Inspect { id: id.to_string() }).await
-        {
-            self.end_held(&entry).await;
-        }
-        let (engine, id) = (self.clone(), id.clone());
-        let cleaned = crate::blocking(move || {
-            let directory = engine.machine_dir(&id);
-            let failed = |error| Error::step(format!("remove {}", directory.display()), error);
-            remove_directory(&directory).map_err(failed)?;
-            engine.0.placements.clean(id.as_str())
-        });
-        if let Err(error) = cleaned.await {
-            tracing::warn!(%error, "could not remove what a template's machine left");
-        }
     }
 }
 

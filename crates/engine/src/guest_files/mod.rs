@@ -9,9 +9,9 @@ mod contents;
 mod read;
 mod write;
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use guest_protocol::files::{At, FileReply, FileRequest, Stat, Tree};
 use guest_protocol::message::{Blob, ContainerId, Failure, Reply, Request};
@@ -21,6 +21,7 @@ pub(crate) use changes::pull;
 pub(crate) use read::{ReadOptions, read};
 pub(crate) use write::{WriteOptions, write};
 
+use crate::container::FileMachineUse;
 use crate::{Error, Result};
 
 /// The kinds of a file (inode(7)).
@@ -42,11 +43,64 @@ const LINKS: usize = 40;
 pub(crate) struct Guest {
     machine: Connection,
     container: ContainerId,
+    /// The machine is there for the files of a container that does not run, for as long as this is.
+    at_rest: Option<FileMachineUse>,
+    /// Where volumes are mounted when the container runs: what is there now is not to be seen.
+    covered: Vec<PathBuf>,
 }
 
 impl Guest {
     pub(crate) fn new((machine, container): (Connection, ContainerId)) -> Self {
-        Self { machine, container }
+        Self { machine, container, at_rest: None, covered: Vec::new() }
+    }
+
+    /// That of a machine in which nothing runs.
+    pub(crate) fn at_rest((machine, container): (Connection, ContainerId), used: FileMachineUse) -> Self {
+        Self { machine, container, at_rest: Some(used), covered: Vec::new() }
+    }
+
+    /// Whether nothing runs in the machine.
+    pub(crate) fn is_at_rest(&self) -> bool {
+        self.at_rest.is_some()
+    }
+
+    /// Notes where volumes are mounted when the container runs.
+    pub(crate) fn cover(&mut self, targets: &[PathBuf]) -> Result<()> {
+        self.covered = targets.iter().map(|target| self.resolve(target)).collect::<Result<_>>()?;
+        Ok(())
+    }
+
+    /// Whether what is at a path, in which no link leads elsewhere, is below a volume.
+    pub(crate) fn is_covered(&self, path: &Path) -> bool {
+        self.covered.iter().any(|covered| path.starts_with(covered))
+    }
+
+    /// Refuses to read a directory in which there is a volume, as that would be left out.
+    pub(crate) fn check_whole(&mut self, directory: &Path) -> Result<()> {
+        if self.covered.is_empty() {
+            return Ok(());
+        }
+        let directory = self.resolve(&directory.join("."))?;
+        match self.covered.iter().find(|covered| covered.starts_with(&directory)) {
+            Some(covered) => Err(apart(covered)),
+            None => Ok(()),
+        }
+    }
+
+    /// Refuses to write what a volume would hide.
+    fn check_uncovered(&mut self, at: &At) -> Result<()> {
+        if self.covered.is_empty() {
+            return Ok(());
+        }
+        match self.resolve(Path::new(OsStr::from_bytes(&at.path.0)))? {
+            path if self.is_covered(&path) => Err(apart(&path)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Has the guest write to its disk what it has to.
+    pub(crate) fn sync(&mut self) -> Result<()> {
+        self.order(FileRequest::Sync(Tree::Changes))
     }
 
     fn request(&mut self, request: Request) -> Result<Result<Reply, Failure>> {
@@ -107,6 +161,41 @@ impl Guest {
         Err(Error::invalid(format!("too many levels of symbolic links: {}", path.display())))
     }
 
+    /// The path of what is at a path without any link in it, as the guest's kernel goes it; a last one is followed where that [is meant](is_followed). What is not there is where it would be made.
+    pub(crate) fn resolve(&mut self, path: &Path) -> Result<PathBuf> {
+        let parts = |path: &Path| -> Vec<OsString> {
+            let parts = path.components().filter_map(|part| match part {
+                Component::Normal(name) => Some(name.to_owned()),
+                Component::ParentDir => Some("..".into()),
+                _ => None,
+            });
+            parts.rev().collect()
+        };
+        let (mut todo, mut done, mut links) = (parts(path), PathBuf::from("/"), 0);
+        while let Some(part) = todo.pop() {
+            if part == ".." {
+                done.pop();
+                continue;
+            }
+            let at = root(&done.join(&part));
+            let is_on_the_way = !todo.is_empty() || is_followed(path);
+            if !is_on_the_way || self.stat(&at)?.is_none_or(|stat| stat.mode & KIND != LINK) {
+                done.push(part);
+                continue;
+            }
+            links += 1;
+            if links > LINKS {
+                return Err(Error::invalid(format!("too many levels of symbolic links: {}", path.display())));
+            }
+            let to = self.read_link(&at)?;
+            if to.is_absolute() {
+                done = PathBuf::from("/");
+            }
+            todo.extend(parts(&to));
+        }
+        Ok(done)
+    }
+
     /// All entries of a directory.
     fn list(&mut self, at: &At) -> Result<Vec<(Blob, Stat)>> {
         let mut all = Vec::new();
@@ -122,6 +211,20 @@ impl Guest {
             }
         }
     }
+}
+
+/// Whether a last link of a path is followed, as with a slash at its end.
+pub(crate) fn is_followed(path: &Path) -> bool {
+    let bytes = path.as_os_str().as_bytes();
+    bytes.ends_with(b"/") || bytes.ends_with(b"/.")
+}
+
+/// What has to do with a volume of a container that does not run can't go through a machine that has none.
+fn apart(covered: &Path) -> Error {
+    Error::conflict(format!(
+        "there is a volume of a container that does not run at {}: copy that by its own path, or start the container first",
+        guest_protocol::plain::name(covered.as_os_str().as_bytes())
+    ))
 }
 
 /// A path in the container, as it sees it.
@@ -144,10 +247,10 @@ fn normal(path: &Path) -> PathBuf {
     let mut normal = PathBuf::from("/");
     for part in path.components() {
         match part {
-            std::path::Component::ParentDir => {
+            Component::ParentDir => {
                 normal.pop();
             }
-            std::path::Component::Normal(name) => normal.push(name),
+            Component::Normal(name) => normal.push(name),
             _ => {}
         }
     }

@@ -30,6 +30,7 @@ pub(crate) fn write(guest: &mut Guest, directory: &At, from: impl Read, options:
         let mut entry = entry.map_err(unreadable)?;
         let Some(path) = inner(&entry.path_bytes())? else { continue };
         let at = below(directory, path.as_os_str().as_bytes());
+        guest.check_uncovered(&at)?;
         let attributes = attributes(&mut entry, options)?;
         make_way(guest, directory, &path, &at, entry.header().entry_type(), options)?;
         if entry.header().entry_type() == EntryType::Directory {

@@ -49,7 +49,8 @@ impl Expected {
                 | FileRequest::Close(_)
                 | FileRequest::Make { .. }
                 | FileRequest::Remove(_)
-                | FileRequest::Set { .. } => ExpectedFile::Done,
+                | FileRequest::Set { .. }
+                | FileRequest::Sync(_) => ExpectedFile::Done,
             }),
             Request::Configure(_)
             | Request::MakeRoot(_)

@@ -39,7 +39,7 @@ use crate::container::CONTAINER;
 use crate::driver::{self, Laid, Link, Running};
 use crate::error::{Error, Result};
 use crate::files;
-use crate::plan::{Contained, LAYERS, MachinePlan, Origin};
+use crate::plan::{Contained, LAYERS, MachinePlan, Origin, Workload};
 
 /// How many bytes of an output may be under way.
 const WINDOW: u32 = 64 << 10;
@@ -71,7 +71,7 @@ enum Stage {
     MakingRoot,
     /// It starts the container's process.
     Starting,
-    /// It has nothing to do: the machine is a template, and waits to be saved.
+    /// It has nothing to do: the machine is a template, and waits to be saved; or it is there for its container's files.
     Waiting,
     /// The process runs.
     Running,
@@ -185,7 +185,8 @@ impl Process {
         let files = volumes.map(|directory| files::Server::start(directory, &plan.scratch)).transpose()?;
         let (members, layers) = lay_out(&mut plan)?;
         let clients = Clients::listen(&plan.control)?;
-        let has_terminal = plan.container.as_ref().is_some_and(|container| container.workload.terminal);
+        let workload = plan.container.as_ref().and_then(|container| container.workload.as_ref());
+        let has_terminal = workload.is_some_and(|workload| workload.terminal);
         let terminal = has_terminal.then(Terminal::raw).transpose()?;
         let (machine, link) = driver::start(&plan, layers)?;
         // Nothing that a guest said was read yet.
@@ -380,6 +381,11 @@ impl Process {
         self.plan.container.as_ref().ok_or(Error::Gone)
     }
 
+    /// The container's process.
+    fn workload(&self) -> Result<&Workload> {
+        self.container()?.workload.as_ref().ok_or(Error::Gone)
+    }
+
     /// Takes over what runs in a machine that goes on from a snapshot: the container's process, and others, which nobody is attached to any more.
     fn adopt(&mut self, hello: &Hello) -> Result<()> {
         if !hello.processes.iter().any(|held| held.process == self.main) {
@@ -387,7 +393,7 @@ impl Process {
         }
         for held in &hello.processes {
             let is_main = held.process == self.main;
-            let workload = &self.container()?.workload;
+            let workload = self.workload()?;
             let (stdin, outputs) = match is_main {
                 true => terminal::standard_streams(workload.stdin || workload.terminal, workload.terminal),
                 false => (None, [None, None]),
@@ -435,7 +441,9 @@ impl Process {
                 return self.resize();
             }
             (Stage::Configuring, _) => self.stage = Stage::MakingRoot,
-            (Stage::MakingRoot, _) => self.stage = Stage::Starting,
+            (Stage::MakingRoot, _) => {
+                self.stage = if self.container()?.workload.is_some() { Stage::Starting } else { Stage::Waiting };
+            }
             (_, Ok(reply)) => {
                 if let Reply::Started { warnings } = reply {
                     self.warnings = warnings;
@@ -462,7 +470,7 @@ impl Process {
     }
 
     fn start_main(&mut self) -> Result<Request> {
-        let workload = &self.container()?.workload;
+        let workload = self.workload()?;
         let streams = match &self.terminal {
             Some(terminal) => Streams::Terminal { size: terminal.size() },
             None => Streams::Pipes { stdin: workload.stdin },
