@@ -91,6 +91,10 @@ pub enum CgroupError {
     },
 }
 
+/// Why processes are stuck that were to stop, or to go on.
+const DO_NOT_FREEZE: &str = "its processes do not freeze, and go on: one of them waits for the kernel, as for a file system that does not answer";
+const DO_NOT_THAW: &str = "its processes do not thaw";
+
 impl CgroupError {
     pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
@@ -289,7 +293,7 @@ impl Cgroup {
         }
     }
 
-    /// Stops every process until [`thaw`](Self::thaw). Returns when all have stopped.
+    /// Stops every process until [`thaw`](Self::thaw). Returns when all have stopped. Where one does not within some seconds, all go on.
     pub fn freeze(&self) -> Result<()> {
         self.set_frozen(true)
     }

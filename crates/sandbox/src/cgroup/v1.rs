@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use oci_spec::runtime::{LinuxBlockIo, LinuxCpu, LinuxMemory, LinuxResources, LinuxThrottleDevice};
 
-use super::{CgroupError, Hierarchy, Layout, Result, below, devices, write, write_each};
+use super::{CgroupError, DO_NOT_FREEZE, DO_NOT_THAW, Hierarchy, Layout, Result, below, devices, write, write_each};
 
 /// Creates the directory in one hierarchy, and its parents.
 pub(super) fn make(hierarchy: &Hierarchy, path: &str) -> Result<()> {
@@ -276,7 +276,8 @@ pub(super) fn set_frozen(directory: &Path, frozen: bool) -> Result<()> {
     if frozen {
         write(directory, "freezer.state", "THAWED")?;
     }
-    Err(CgroupError::Stuck { path: directory.to_owned(), what: "its processes do not freeze" })
+    let what = if frozen { DO_NOT_FREEZE } else { DO_NOT_THAW };
+    Err(CgroupError::Stuck { path: directory.to_owned(), what })
 }
 
 /// An eventfd that counts how often memory ran out.

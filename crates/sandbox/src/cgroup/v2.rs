@@ -10,7 +10,7 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::inotify;
 
 use super::v1::{positive_or_max, rdma};
-use super::{CgroupError, Result, below, devices, write};
+use super::{CgroupError, DO_NOT_FREEZE, DO_NOT_THAW, Result, below, devices, write};
 
 /// Creates the directory and its parents, each with all controllers handed down.
 pub(super) fn make(mount: &Path, path: &str) -> Result<()> {
@@ -258,7 +258,11 @@ pub(super) fn set_frozen(mount: &Path, directory: &Path, frozen: bool) -> Result
     if becomes_frozen(&events, directory, frozen, &PATIENCE)? {
         return Ok(());
     }
-    let what = if frozen { "its processes do not freeze" } else { "its processes do not thaw" };
+    if frozen {
+        // Those that did freeze would be held for good by who was told that it failed.
+        write(directory, "cgroup.freeze", "0")?;
+    }
+    let what = if frozen { DO_NOT_FREEZE } else { DO_NOT_THAW };
     Err(CgroupError::Stuck { path: directory.to_owned(), what })
 }
 
