@@ -88,3 +88,30 @@ fn a_daemon_that_comes_back_to_a_machine_that_hangs_answers() {
     only_it_is_lost(&host);
     host.sh("docker rm -f box other").ok();
 }
+
+#[test]
+fn a_daemon_that_comes_back_asks_a_machine_that_hangs_once_for_all_that_is_in_it() {
+    let mut host = host();
+    host.slowly("docker run -d --name main --cpus 1 --runtime microvm busybox sleep 1000").ok();
+    let members = ["one", "two", "three"];
+    for name in members {
+        let run = "docker run -d --network container:main -m 32m --runtime microvm";
+        host.slowly(&format!("{run} --name {name} busybox sleep 1000")).ok();
+    }
+    host.slowly("docker pause two").ok();
+    let pid = machine(&host, "main");
+    host.sh(&format!("kill -STOP {pid} $(pgrep -P {pid})")).ok();
+    host.kill9();
+    host.restart();
+    host.sh("docker ps --format '{{.Names}} {{.State}}'").says("three running\ntwo paused\none running\nmain running");
+    assert_eq!(host.log().matches("does not say which containers in it are paused").count(), 1);
+
+    // One that answers again is as it is said to be.
+    host.kill9();
+    host.sh(&format!("kill -CONT {pid} $(pgrep -P {pid})")).ok();
+    host.restart();
+    host.slowly("docker exec one echo here").says("here");
+    host.slowly("docker unpause two && docker exec two echo here").mentions("here");
+    assert_eq!(host.log().matches("does not say which containers in it are paused").count(), 1);
+    host.sh("docker rm -f main one two three").ok();
+}

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use guest_protocol::configuration::Root;
 use guest_protocol::message::Blob;
 use guest_protocol::message::Request;
@@ -217,16 +218,43 @@ impl Engine {
         machine.pause(number, paused).map_err(told)?.map_err(not_so)
     }
 
-    /// Pauses such a container, or lets it go on, as its record says: a daemon that was killed in between left it otherwise.
-    pub(super) async fn settle_member(&self, record: &Arc<ContainerRecord>) {
-        let (engine, found) = (self.clone(), record.clone());
-        let settled = crate::blocking(move || {
-            let Inside { owner, number } = engine.inside(&found)?;
-            let mut machine = engine.patient_connection(&owner, PATIENCE)?;
-            machine.pause(number, found.state.phase == Phase::Paused).map_err(told)?.map_err(not_so)
-        });
-        if let Err(error) = settled.await {
-            tracing::warn!(container = %record.id.short(), %error, "its machine does not say whether it is paused");
+    /// Pauses those containers that are in machines of others, or lets them go on, as their records say: a daemon that was killed in between left them otherwise. One machine does not wait for
+    /// another, and one that does not answer is asked once.
+    pub(super) async fn settle_members(&self, containers: &[Arc<Container>]) {
+        let mut machines: BTreeMap<ContainerId, Vec<&Arc<Container>>> = BTreeMap::new();
+        for container in containers {
+            if let Some(within) = &container.record().state.within {
+                machines.entry(within.owner.clone()).or_default().push(container);
+            }
+        }
+        join_all(machines.into_iter().map(|(owner, members)| self.settle_members_of(owner, members))).await;
+    }
+
+    async fn settle_members_of(&self, owner: ContainerId, members: Vec<&Arc<Container>>) {
+        for container in members {
+            let Ok(life) = container.life(container.id.as_str()).await else { continue };
+            let record = life.record();
+            if !record.state.phase.is_live() || record.state.within.as_ref().is_none_or(|within| within.owner != owner)
+            {
+                continue;
+            }
+            let (engine, found) = (self.clone(), Arc::clone(&record));
+            let answer = crate::blocking(move || {
+                let Inside { owner, number } = engine.inside(&found)?;
+                let mut machine = engine.patient_connection(&owner, PATIENCE)?;
+                machine.pause(number, found.state.phase == Phase::Paused).map_err(told)
+            });
+            match answer.await {
+                Ok(Ok(())) => {}
+                Ok(Err(failure)) => {
+                    let error = not_so(failure);
+                    tracing::warn!(container = %record.id.short(), %error, "whether it is paused may be otherwise than is said");
+                }
+                Err(error) => {
+                    tracing::warn!(machine = %owner.short(), %error, "a machine does not say which containers in it are paused");
+                    return;
+                }
+            }
         }
     }
 

@@ -61,16 +61,17 @@ impl Engine {
         }
         let booted = self.0.booted.swap(false, Ordering::SeqCst);
         let mut waiting = Vec::new();
-        for container in containers {
+        for container in &containers {
             let entry = held.remove(container.id.as_str());
-            match self.recover_one(&container, entry, booted).await {
-                Ok(true) => waiting.push(container),
+            match self.recover_one(container, entry, booted).await {
+                Ok(true) => waiting.push(Arc::clone(container)),
                 Ok(false) => {}
                 Err(error) => {
                     tracing::error!(container = %container.id.short(), %error, "could not take it up again");
                 }
             }
         }
+        self.settle_members(&containers).await;
         crate::cleaned::forget(&self.0.config.data_dir)?;
         self.start_in_order(waiting);
         // Side by side: each takes a moment to end.
@@ -118,9 +119,8 @@ impl Engine {
                 }
                 self.resume_count(&record);
                 self.adopt(container, &record).await;
-                match &record.state.within {
-                    Some(_) => self.settle_member(&record).await,
-                    None => self.0.placements.settle_freezer(&record)?,
+                if record.state.within.is_none() {
+                    self.0.placements.settle_freezer(&record)?;
                 }
                 self.settle_networks(&life).await?;
                 self.leave_networks(&life).await.map(|()| false)
