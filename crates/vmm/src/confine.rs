@@ -32,6 +32,18 @@ pub(crate) enum Kind {
     Pages,
 }
 
+impl Kind {
+    /// What one waits for that does not come to rest, for people.
+    pub(crate) fn waits_for(self) -> &'static str {
+        match self {
+            Kind::Vcpu => "a processor of it, which waits for a device",
+            Kind::Disk => "one of its disks, which does not answer",
+            Kind::Files => "the server of its volumes, one of which does not answer",
+            Kind::Events | Kind::Console | Kind::Pages => "a thread of its own",
+        }
+    }
+}
+
 /// `KVM_RUN` and `KVM_GET_REGS`, of which the second is for the text of an error (linux/kvm.h).
 const KVM_RUN: u64 = 0xae80;
 const KVM_GET_REGS: u64 = 0x8090_ae81;

@@ -81,6 +81,14 @@ pub enum Error {
     /// A snapshot can't be made, or gone on from.
     #[error("{0}")]
     Snapshot(String),
+    /// Something of a machine does not come to rest; it goes on as before.
+    #[error("have the machine rest: after {seconds} seconds it still waits for {what}; it goes on")]
+    Busy {
+        /// What is waited for.
+        what: &'static str,
+        /// For how long it was.
+        seconds: u64,
+    },
     /// A size that no machine has.
     #[error("{0}")]
     Size(String),

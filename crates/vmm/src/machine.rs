@@ -2,6 +2,7 @@
 
 use crate::arch::current::layout;
 use crate::config::{Config, MIB, MemorySize, Pages, VcpuCount};
+use crate::confine::Kind;
 use crate::devices::fixed::{self, Fixed, FixedState};
 use crate::devices::virtio::Attached;
 use crate::devices::virtio::balloon::{Balloon, MemoryStatistics};
@@ -22,6 +23,7 @@ use rustix::rand::{GetRandomFlags, getrandom};
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 use vmm_sys_util::eventfd::EventFd;
 
 /// A machine. It is made resting; dropping it ends it, and waits until nothing of it runs any more.
@@ -50,6 +52,9 @@ pub struct Machine {
     /// Who makes what the guest starts from as it is touched, likewise.
     _fills: Option<Thread>,
 }
+
+/// How long everything of a machine may take to rest. What takes longer waits for the host.
+const RESTS_WITHIN: Duration = Duration::from_secs(30);
 
 /// The thread that brings pages of a snapshot, and what it has brought.
 struct Brought {
@@ -198,7 +203,7 @@ impl Machine {
         into: &SnapshotFiles,
         save: impl FnOnce(&Memory) -> Result<Option<(snapshot::Name, Vec<Run>)>>,
     ) -> Result<()> {
-        self.pause();
+        self.pause()?;
         if let Some(end) = self.end() {
             return Err(Error::Snapshot(format!("save a machine that has ended: {end:?}")));
         }
@@ -225,11 +230,17 @@ impl Machine {
 
     /// Has it begin, or go on after a pause. Nothing happens where it runs, or has ended.
     pub fn start(&mut self) {
+        if self.state == State::Rests {
+            self.run_all();
+            self.state = State::Runs;
+        }
+    }
+
+    fn run_all(&self) {
         self.fixed.console.iter().for_each(|thread| thread.want(Wanted::Run));
         self.devices.iter().for_each(|device| device.want(Wanted::Run));
         self.events.want(Wanted::Run);
         self.vcpus.iter().for_each(|thread| thread.want(Wanted::Run));
-        self.state = State::Runs;
     }
 
     /// As [`Machine::start`], by the name that goes with [`Machine::pause`].
@@ -239,18 +250,39 @@ impl Machine {
 
     /// Has everything of it rest, and waits until it does: from then on nothing of the guest changes, no processor's access to a device is pending, and no
     /// request is half done.
-    pub fn pause(&mut self) {
+    ///
+    /// # Errors
+    /// [`Error::Busy`]: for half a minute something does not, as the host does not answer a request of it. Then it goes on as before.
+    pub fn pause(&mut self) -> Result<()> {
+        match self.rest_until(Instant::now() + RESTS_WITHIN) {
+            Ok(()) => {
+                self.state = State::Rests;
+                Ok(())
+            }
+            Err(kind) => Err(Error::Busy { what: kind.waits_for(), seconds: RESTS_WITHIN.as_secs() }),
+        }
+    }
+
+    /// Has everything rest by then, or go on as before: the kind of thread that does not rest is told.
+    fn rest_until(&self, until: Instant) -> Result<(), Kind> {
         // All of them are told before the first is waited for: one may wait for what another one keeps busy.
         self.vcpus.iter().for_each(|thread| thread.want(Wanted::Rest));
-        self.vcpus.iter().for_each(Thread::wait_for_rest);
+        if let Err(kind) = self.vcpus.iter().try_for_each(|thread| thread.wait_for_rest_until(until)) {
+            // Nothing else was told anything, and a device may be in the hands of who does not rest.
+            self.vcpus.iter().for_each(|thread| thread.want(Wanted::Run));
+            return Err(kind);
+        }
         for vcpu in &self.processors {
             // The guest's watchdogs are told that it did not run. A guest that has no clock of KVM's can't be.
             let _ = lock(vcpu).fd().kvmclock_ctrl();
         }
-        self.events.rest();
-        self.devices.iter().for_each(Virtual::rest);
-        self.fixed.console.iter().for_each(Thread::rest);
-        self.state = State::Rests;
+        let rested = self.events.rest_until(until);
+        let rested = rested.and_then(|()| self.devices.iter().try_for_each(|device| device.rest_until(until)));
+        let rested = rested.and_then(|()| self.fixed.console.iter().try_for_each(|thread| thread.rest_until(until)));
+        if rested.is_err() {
+            self.run_all();
+        }
+        rested
     }
 
     /// Asks the guest to have so much memory from now on: more than at its start comes in blocks, what is less it leaves to the host. It does so as it finds the time, or
@@ -486,7 +518,7 @@ fn answers(name: &str, ending: &Arc<Ending>, work: impl FnOnce(&Gate, &Wake) + S
     let wake = wake()?;
     let woken = Arc::clone(&wake);
     let work = move |gate: &Gate| work(gate, &woken);
-    Thread::new(name.to_owned(), crate::confine::Kind::Pages, Some(wake), ending, work)
+    Thread::new(name.to_owned(), Kind::Pages, Some(wake), ending, work)
 }
 
 /// The thread that serves the queues of all devices that have none of their own.
@@ -508,7 +540,7 @@ fn serve(devices: Vec<Attached>, ending: &Arc<Ending>) -> Result<Thread> {
         device.waits_for(|fd| events.add(&fd, move || ready.ready())).transpose()?;
     }
     let told = Arc::clone(ending);
-    Thread::new("events".to_owned(), crate::confine::Kind::Events, Some(wake), ending, move |gate| {
+    Thread::new("events".to_owned(), Kind::Events, Some(wake), ending, move |gate| {
         while gate.pass() {
             while gate.is_open() {
                 if let Err(error) = events.wait() {

@@ -11,6 +11,7 @@ use crate::kvm::signal;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
+use std::time::Instant;
 use vmm_sys_util::eventfd::EventFd;
 
 /// What a thread is to do.
@@ -106,6 +107,19 @@ impl Gate {
             state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
     }
+
+    /// As before, but no longer than that. Returns whether it does.
+    fn wait_for_rest_until(&self, until: Instant) -> bool {
+        let mut state = self.state();
+        while state.1 == Doing::Runs {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            state = self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        true
+    }
 }
 
 /// An event by which a thread is taken out of what it waits for, if it waits for it with the rest. A signal comes besides: it ends a system call that waits, and
@@ -120,6 +134,7 @@ pub(crate) fn wake() -> Result<Wake> {
 /// A thread of a machine. When this is dropped it is told to end, and waited for.
 #[derive(Debug)]
 pub(crate) struct Thread {
+    kind: Kind,
     gate: Arc<Gate>,
     wake: Option<Wake>,
     thread: Option<JoinHandle<()>>,
@@ -151,7 +166,7 @@ impl Thread {
             }
             drop(told);
         });
-        Ok(Thread { gate, wake, thread: Some(thread.map_err(Error::host("start a thread of a machine"))?) })
+        Ok(Thread { kind, gate, wake, thread: Some(thread.map_err(Error::host("start a thread of a machine"))?) })
     }
 
     /// Tells it what to do, and does not wait until it does.
@@ -171,10 +186,27 @@ impl Thread {
         self.gate.wait_for_rest();
     }
 
+    /// As [`Thread::wait_for_rest`], but no longer than that.
+    ///
+    /// # Errors
+    /// It goes on with what it does, or waits for; what kind of thread it is.
+    pub(crate) fn wait_for_rest_until(&self, until: Instant) -> Result<(), Kind> {
+        if self.gate.wait_for_rest_until(until) { Ok(()) } else { Err(self.kind) }
+    }
+
     /// Tells it to rest, and waits until it does.
     pub(crate) fn rest(&self) {
         self.want(Wanted::Rest);
         self.wait_for_rest();
+    }
+
+    /// As [`Thread::rest`], but waits no longer than that. Where it does not rest by then, it is told to run again by whoever gives up.
+    ///
+    /// # Errors
+    /// As [`Thread::wait_for_rest_until`].
+    pub(crate) fn rest_until(&self, until: Instant) -> Result<(), Kind> {
+        self.want(Wanted::Rest);
+        self.wait_for_rest_until(until)
     }
 }
 

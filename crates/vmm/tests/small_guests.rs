@@ -124,7 +124,7 @@ fn a_machine_is_started_paused_resumed_and_stopped() {
     machine.start();
     for _ in 0..20 {
         until_it_says_more(&guest, console_length(&guest));
-        machine.pause();
+        machine.pause().unwrap();
         let before = console_length(&guest);
         (0..100).for_each(|_| std::thread::yield_now());
         assert_eq!(console_length(&guest), before);
@@ -145,7 +145,7 @@ fn machines_go_away_wherever_they_are() {
     drop(machine);
     let mut machine = Machine::new(&guest.config).unwrap();
     machine.start();
-    machine.pause();
+    machine.pause().unwrap();
     drop(machine);
 }
 
@@ -158,7 +158,7 @@ fn who_waits_for_many_things_hears_of_the_end() {
     rustix::event::poll(&mut waited, None).unwrap();
     assert_eq!(machine.end(), Some(End::PowerOff));
     // What has ended can be told to rest all the same.
-    machine.pause();
+    machine.pause().unwrap();
     assert_eq!(machine.wait().unwrap(), End::PowerOff);
 }
 

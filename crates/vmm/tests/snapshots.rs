@@ -311,7 +311,7 @@ fn a_machine_is_saved_resized_and_ended_within_the_filter_of_whoever_has_it() {
             let more = machine.resize(MemorySize::from_mib(4096).unwrap());
             assert!(more.unwrap_err().to_string().contains("can have"));
             assert!(machine.memory() > 0 && machine.memory_statistics().is_none());
-            machine.pause();
+            machine.pause().unwrap();
             machine.resume();
             machine.stop();
             assert_eq!(machine.wait().unwrap(), End::Stopped);

@@ -14,6 +14,7 @@ use crate::arch::current::acpi::Window;
 use crate::arch::current::layout;
 use crate::bus::Bus;
 use crate::config::CONCATENATED_ALIGN;
+use crate::confine::Kind;
 use crate::end::Ending;
 use crate::error::{Error, Result};
 use crate::kvm::Vm;
@@ -21,6 +22,7 @@ use crate::memory::Memory;
 use crate::parts::{CardParts, Devices, DiskContents, DiskParts, FilesParts};
 use crate::threads::Wanted;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 /// Where the devices of a machine are: ACPI's tables say so.
 pub(crate) fn windows(devices: &Devices, memory: &Memory) -> Result<Vec<Window>> {
@@ -61,9 +63,12 @@ impl Virtual {
         self.attached.want(wanted);
     }
 
-    /// Has its own thread, if it has one, rest, and waits until it does.
-    pub(crate) fn rest(&self) {
-        self.attached.rest();
+    /// Has its own thread, if it has one, rest, and waits until it does, but no longer than that.
+    ///
+    /// # Errors
+    /// As [`Attached::rest_until`].
+    pub(crate) fn rest_until(&self, until: Instant) -> Result<(), Kind> {
+        self.attached.rest_until(until)
     }
 
     /// Where it is, while the machine rests.

@@ -87,7 +87,7 @@ pub(super) struct Guest {
     #[cfg_attr(not(test), expect(dead_code, reason = "it is there to be connected to"))]
     host: Option<Host>,
     /// The server of its file system.
-    #[expect(dead_code, reason = "it is there to serve")]
+    #[cfg_attr(not(test), expect(dead_code, reason = "it is there to serve"))]
     files: Option<Echo>,
     /// The other end of its network card.
     #[cfg_attr(not(test), expect(dead_code, reason = "it is there to be sent to"))]

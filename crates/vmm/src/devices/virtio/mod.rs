@@ -19,11 +19,13 @@ pub(crate) mod rng;
 pub(crate) mod transport;
 pub(crate) mod vsock;
 
+use crate::confine::Kind;
 use crate::threads::{Thread, Wanted};
 use queue::{Interrupt, Nonsense, Position, Queue};
 use std::ops::Range;
 use std::os::fd::BorrowedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 use vmm_sys_util::eventfd::EventFd;
 
 /// Feature bits that are of no kind of device (6).
@@ -139,10 +141,19 @@ impl Attached {
     }
 
     /// Has its own thread, if it has one, rest, and waits until it does.
+    #[cfg(any(test, feature = "fuzzing"))]
     pub(crate) fn rest(&self) {
         if let Some(thread) = self.device().thread() {
             thread.rest();
         }
+    }
+
+    /// Has its own thread, if it has one, rest, and waits until it does, but no longer than that.
+    ///
+    /// # Errors
+    /// It does not rest by then; the kind of thread that does not.
+    pub(crate) fn rest_until(&self, until: Instant) -> Result<(), Kind> {
+        self.device().thread().map_or(Ok(()), |thread| thread.rest_until(until))
     }
 
     /// What is to be waited for on the device's behalf, one for each queue.

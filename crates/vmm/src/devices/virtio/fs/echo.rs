@@ -6,8 +6,8 @@ use crate::end::Ending;
 use crate::error::{Error, Result};
 use crate::events::Waited;
 use rustix::event::{PollFd, PollFlags, poll};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use virtio_queue::{QueueOwnedT, QueueT};
 use vm_memory::{Bytes, GuestMemoryMmap};
@@ -16,6 +16,10 @@ use vmm_sys_util::eventfd::EventFd;
 /// The server; it ends with this.
 pub(in super::super) struct Echo {
     is_over: Arc<AtomicBool>,
+    /// It was told of a request.
+    is_asked: Arc<AtomicBool>,
+    /// It has this while it answers.
+    turn: Arc<Mutex<()>>,
     kick: EventFd,
     thread: Option<JoinHandle<()>>,
 }
@@ -42,17 +46,32 @@ impl Echo {
         }
         let kick = copy(rings[0].kick())?;
         let is_over = Arc::new(AtomicBool::new(false));
-        let ends = Arc::clone(&is_over);
+        let (is_asked, turn) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(())));
+        let (ends, asked, turns) = (Arc::clone(&is_over), Arc::clone(&is_asked), Arc::clone(&turn));
         let thread = thread::spawn(move || {
             while !ends.load(Ordering::SeqCst) {
                 let waited: Vec<_> = served.iter().map(|served| Waited(&served.kick)).collect();
                 let mut polled: Vec<_> = waited.iter().map(|event| PollFd::new(event, PollFlags::IN)).collect();
                 let _ = poll(&mut polled, None);
+                asked.store(true, Ordering::SeqCst);
+                let _turn = turns.lock().unwrap_or_else(PoisonError::into_inner);
                 served.iter_mut().for_each(Served::answer);
             }
         });
         let fs = Fs::new("echo", rings, None, &Arc::new(Ending::new()?))?;
-        Ok((fs, Echo { is_over, kick, thread: Some(thread) }))
+        Ok((fs, Echo { is_over, is_asked, turn, kick, thread: Some(thread) }))
+    }
+
+    /// It answers nothing until what this returns is dropped.
+    #[cfg(test)]
+    pub(in super::super) fn hang(&self) -> MutexGuard<'_, ()> {
+        self.turn.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether it was ever told of a request.
+    #[cfg(test)]
+    pub(in super::super) fn is_asked(&self) -> bool {
+        self.is_asked.load(Ordering::SeqCst)
     }
 }
 

@@ -674,3 +674,25 @@ fn a_file_system_goes_on_with_its_queues_where_they_were() {
     ask(&mut other, 2);
     other.reset();
 }
+
+#[test]
+fn nobody_waits_for_ever_for_a_file_server_that_hangs() {
+    let mut guest = Guest::of(Kind::Files);
+    let server = guest.files.take().unwrap();
+    guest.set_up(64);
+    let hangs = server.hang();
+    ask_files(&mut guest, 1, &[b"right"], 8);
+    guest.notify(1);
+    while !server.is_asked() {
+        std::thread::yield_now();
+    }
+    let soon = std::time::Instant::now() + std::time::Duration::from_millis(50);
+    assert_eq!(guest.attached.rest_until(soon), Err(crate::confine::Kind::Files));
+    // It goes on, and rests once it is answered.
+    guest.attached.want(Wanted::Run);
+    drop(hangs);
+    while guest.answered(1) != 1 {
+        std::thread::yield_now();
+    }
+    guest.attached.rest();
+}
