@@ -1,5 +1,7 @@
 //! Volumes of containers in microVMs: what a container has mounted, its machine has, by a process that serves files and sees nothing else.
 
+#[path = "../hung_volume.rs"]
+mod hung_volume;
 #[path = "../microvm_kernel.rs"]
 mod microvm_kernel;
 
@@ -137,4 +139,11 @@ fn a_machine_that_is_killed_leaves_its_volumes_and_nothing_mounted() {
     host.sh(&format!("kill -9 $(pgrep -P {pid} -f machine-files) && docker wait box")).says("137");
     host.sh("docker logs box 2>&1").mentions("serve the container's volumes: its process ended with signal: 9");
     host.sh("docker rm box && docker volume rm data").ok();
+}
+
+#[test]
+fn a_volume_that_hangs_holds_up_nobody_for_ever() {
+    let host = host();
+    let driver = host.sh("docker info -f '{{.Runtimes.microvm.Status.driver}}'").text().to_owned();
+    hung_volume::holds_up_nobody_for_ever(&host, driver == "kvm");
 }

@@ -3,6 +3,9 @@
 //!
 //! `cargo xtask nested` finds out which.
 
+#[path = "../hung_volume.rs"]
+mod hung_volume;
+
 use std::process::Command;
 
 use e2e::{Daemon, Server, eventually};
@@ -229,10 +232,12 @@ fn network_cards_come_and_go_behind_our_own_hypervisor() {
 #[ignore = "it takes a KVM that runs kernels: cargo xtask nested"]
 fn volumes_go_on_with_what_was_saved() {
     let host = with_kvm();
-    // It has two files open, and appends to one of them for ever.
-    let append = "exec 3>>/data/log 4</data/gone; n=0; while :; do n=$((n + 1)); echo $n >&3; sleep 0.2; done";
-    host.sh("docker volume create data && touch $(docker volume inspect -f '{{.Mountpoint}}' data)/gone")
-        .mentions("data");
+    // It has three files open, and appends to two of them for ever.
+    let append = "exec 3>>/data/log 4</data/gone 5>>/data/replaced; n=0; while :; do n=$((n + 1)); echo $n >&5; echo $n >&3; sleep 0.2; done";
+    host.sh(
+        "docker volume create data && cd $(docker volume inspect -f '{{.Mountpoint}}' data) && touch gone replaced",
+    )
+    .mentions("data");
     let data = host.sh("docker volume inspect -f '{{.Mountpoint}}' data").text().to_owned();
     let run = "docker run --runtime microvm -m 64m --cpus 1 -v data:/data";
     host.sh(&format!("{run} -d --name box -v /anonymous busybox sh -c '{append}'")).ok();
@@ -251,13 +256,19 @@ fn volumes_go_on_with_what_was_saved() {
     host.sh("docker exec next head -n 1 /data/log").says("1");
     host.sh("docker rm -f next").ok();
 
-    // What the host does meanwhile it finds as it is by then.
+    // What the host does meanwhile it finds as it is by then; what took the place of what it had open is another file.
     host.sh("$STRATUS suspend box").ok();
-    host.sh(&format!("rm {data}/gone && echo of the host >>{data}/log")).ok();
+    host.sh(&format!(
+        "rm {data}/gone && echo of the host >>{data}/log && echo new >{data}/new && mv {data}/new {data}/replaced"
+    ))
+    .ok();
     let rests = lines();
     host.sh("$STRATUS resume box").ok();
     eventually("it appends again", || lines() > rests + 2);
     host.sh("docker exec box sh -c 'ls /data; cat /proc/1/fd/4'").exits_with(1).prints("log");
+    host.sh("docker exec box sh -c 'cat /data/replaced; cat /proc/1/fd/5'").exits_with(1).prints("new");
+    host.sh("docker logs box 2>&1").mentions("write error: Input/output error");
+    host.sh(&format!("cat {data}/replaced")).says("new");
 
     // Volumes are the host's: nothing of them goes back.
     host.sh("$STRATUS snapshot create box one").says("one");
@@ -279,4 +290,38 @@ fn volumes_go_on_with_what_was_saved() {
     host.sh("docker volume ls -q").says("data");
     host.sh("docker volume rm data").ok();
     host.sh("$STRATUS run --rm --isolation microvm -v /kept busybox true").ok();
+}
+
+#[test]
+#[ignore = "it takes a KVM that runs kernels: cargo xtask nested"]
+fn a_volume_that_hangs_holds_up_no_machine_of_our_own_hypervisor() {
+    hung_volume::holds_up_nobody_for_ever(&with_kvm(), true);
+}
+
+#[test]
+#[ignore = "it takes a KVM that runs kernels: cargo xtask nested"]
+fn volumes_whose_files_are_not_known_again_keep_a_machine_from_being_saved() {
+    let host = with_kvm();
+    // An image's layers are known again, where they are mounted over each other as well.
+    host.project("FROM busybox\nRUN echo one >/one\nRUN echo two >/two\n", &[]);
+    host.sh("docker build -q -t layered app").ok();
+    let run = "docker run -d -m 64m --cpus 1 --runtime microvm";
+    host.sh(&format!(
+        "{run} --name box --mount type=image,src=layered,dst=/image busybox sh -c 'exec sleep 100000 </image/two'"
+    ))
+    .ok();
+    host.sh("$STRATUS suspend box && $STRATUS resume box").ok();
+    host.sh("docker exec box cat /proc/1/fd/0 /image/one").says("two\none");
+    host.sh("docker rm -f box").ok();
+
+    // A file system in memory that has nothing but files.
+    host.sh("mkdir ram && mount -t ramfs none ram").ok();
+    host.sh(&format!("{run} --name box -v $PWD/ram:/ram busybox sleep 100000")).ok();
+    for command in ["suspend box", "snapshot create box", "fork box"] {
+        host.sh(&format!("$STRATUS {command}"))
+            .exits_with(1)
+            .complains("a volume on a file system of the type ramfs can't be suspended, saved or copied");
+    }
+    host.sh("docker exec box sh -c 'echo here >/ram/file' && cat ram/file").says("here");
+    host.sh("docker rm -f box && umount ram").ok();
 }

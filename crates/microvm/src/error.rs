@@ -110,6 +110,14 @@ pub enum Error {
         "a microVM with volumes can be suspended, saved and copied by our own hypervisor alone (--microvm-driver kvm): QEMU does not save which files of them it has open"
     )]
     NotSaved,
+    /// Whether a file of a volume is the same after all that time could not be told.
+    #[error(
+        "a microVM with a volume on a file system of the type {kinds} can't be suspended, saved or copied: that has no handles of files (name_to_handle_at(2)), by which the one that goes on could tell whether it finds the same files; have the volume elsewhere: ext4, XFS, Btrfs and tmpfs have them"
+    )]
+    NoHandles {
+        /// The types of those file systems.
+        kinds: String,
+    },
     /// The process that serves the container's volumes does not begin, or has ended.
     #[error("serve the container's volumes: {0}")]
     Files(String),

@@ -325,7 +325,7 @@ impl Engine {
         let mut trees = BTreeMap::new();
         for mount in &record.mounts {
             let root = match (mount.kind, image_id(&mount.source), sources.get(&mount.target)) {
-                (MountPointKind::Image, Some(image), _) => self.image_tree(&record.id, &image)?,
+                (MountPointKind::Image, Some(image), _) => self.image_tree(record, &image)?,
                 (MountPointKind::Volume, _, Some(source)) if !mount.subpath.is_empty() => {
                     sandbox::RootFs::Path(source.into())
                 }
@@ -338,14 +338,15 @@ impl Engine {
     }
 
     /// The files of an image that is mounted in a container.
-    fn image_tree(&self, container: &ContainerId, image: &ImageId) -> Result<sandbox::RootFs> {
-        let tree = self.0.images.mounted_image(container.as_str(), image).map_err(error)?;
+    fn image_tree(&self, record: &ContainerRecord, image: &ImageId) -> Result<sandbox::RootFs> {
+        let tree = self.0.images.mounted_image(record.id.as_str(), image).map_err(error)?;
+        let options = if record.is_machine() { &LAYERS_WITH_HANDLES } else { &image::OVERLAY_OPTIONS };
         Ok(sandbox::RootFs::Overlay {
             layers_dir: tree.layers_dir,
             lower: tree.lower,
             upper: None,
             work: None,
-            options: overlay_options(),
+            options: overlay_options(options),
             mount_point: None,
         })
     }
@@ -426,7 +427,7 @@ impl Engine {
             lower: rootfs.lower,
             upper: Some(rootfs.upper),
             work: Some(rootfs.work),
-            options: overlay_options(),
+            options: overlay_options(&image::OVERLAY_OPTIONS),
             mount_point: Some(self.0.config.run_dir.join("bundle/rootfs")),
         })
     }
@@ -474,8 +475,13 @@ fn named(name: &str) -> BTreeMap<String, String> {
     BTreeMap::from([("name".to_owned(), name.to_owned())])
 }
 
-fn overlay_options() -> Vec<String> {
-    image::OVERLAY_OPTIONS.iter().map(|(name, value)| format!("{name}={value}")).collect()
+/// As [`image::OVERLAY_OPTIONS`], of layers to which nothing is written: their files have handles, where those of the layers have, by which the server of a machine that goes on knows
+/// them again.
+const LAYERS_WITH_HANDLES: [(&str, &str); 3] =
+    [("redirect_dir", "nofollow"), ("metacopy", "off"), ("nfs_export", "on")];
+
+fn overlay_options(options: &[(&str, &str)]) -> Vec<String> {
+    options.iter().map(|(name, value)| format!("{name}={value}")).collect()
 }
 
 /// The images that are mounted in a container.

@@ -13,6 +13,8 @@
 #[cfg(feature = "file-server")]
 mod confine;
 #[cfg(feature = "file-server")]
+mod handles;
+#[cfg(feature = "file-server")]
 mod server;
 mod start;
 
@@ -24,7 +26,7 @@ pub(crate) use start::Server;
 
 /// The role in which `stratus` is the server.
 pub const ROLE: &str = "machine-files";
-/// What the server says once it serves.
+/// What the server says once it serves. What follows are the types of the file systems whose files have no handles, each with a space before it.
 const READY: &str = "ready";
 /// The name of the server's socket in the machine's directory for such.
 pub(crate) const SOCKET: &str = "files";

@@ -1,6 +1,7 @@
 //! The server itself.
 
 use std::error::Error as Cause;
+use std::fs;
 use std::io::Write;
 use std::os::unix::fs::chown;
 use std::os::unix::net::UnixListener;
@@ -20,7 +21,7 @@ use virtiofsd::passthrough::{CachePolicy, Config, MigrationOnError, NegotiationM
 use virtiofsd::vhost_user::{VhostUserFsBackend, VhostUserFsBackendBuilder};
 use vm_memory_of_virtiofsd::{GuestMemoryAtomic, GuestMemoryMmap};
 
-use super::{CAPABILITIES, READY, confine};
+use super::{CAPABILITIES, READY, confine, handles};
 use crate::container::USER;
 
 /// How many requests are worked on at once: one that waits for the disk holds up no other.
@@ -41,14 +42,15 @@ const ATTRIBUTES: &str = "
 
 type Result<T, E = Box<dyn Cause>> = std::result::Result<T, E>;
 
-/// Serves the directory at the socket, for one client, until that is gone. On standard output it says `ready`, or why it does not serve.
+/// Serves the directory at the socket, for one client, until that is gone. On standard output it says `ready`, and which types of file systems have no handles of files, or why it does not serve.
 ///
 /// It needs a process of one thread that is root.
 pub fn serve(directory: &Path, socket: &Path) -> u8 {
     let mut stdout = std::io::stdout();
     match begin(directory, socket) {
-        Ok((mut daemon, mut listener)) => {
-            let told = stdout.write_all(READY.as_bytes()).and_then(|()| stdout.flush());
+        Ok((mut daemon, mut listener, lacking)) => {
+            let ready: String = [READY].into_iter().chain(lacking.iter().flat_map(|kind| [" ", kind])).collect();
+            let told = stdout.write_all(ready.as_bytes()).and_then(|()| stdout.flush());
             // Whoever reads it waits for its end.
             let closed = told.is_ok() && rustix::stdio::dup2_stdout(std::io::stderr()).is_ok();
             let served = closed && daemon.start(&mut listener).is_ok() && is_over(daemon.wait());
@@ -68,9 +70,11 @@ fn is_over(waited: Result<(), vhost_user_backend::Error>) -> bool {
 
 type Daemon = VhostUserDaemon<Arc<VhostUserFsBackend<PassthroughFs>>>;
 
-fn begin(directory: &Path, socket: &Path) -> Result<(Daemon, Listener)> {
+fn begin(directory: &Path, socket: &Path) -> Result<(Daemon, Listener, Vec<String>)> {
     let listener = UnixListener::bind(socket).map_err(|error| format!("listen at {}: {error}", socket.display()))?;
     chown(socket, Some(USER), Some(USER)).map_err(|error| format!("give away {}: {error}", socket.display()))?;
+    let lacking = fs::read_to_string("/proc/self/mountinfo").and_then(|mounts| handles::lacking(directory, &mounts));
+    let lacking = lacking.map_err(|error| format!("look for handles of files in {}: {error}", directory.display()))?;
     let own = enter(directory).map_err(|error| format!("see nothing but {}: {error}", directory.display()))?;
     let limit = descriptors().map_err(|error| format!("set the limit of descriptors: {error}"))?;
     let kept = CAPABILITIES.iter().fold(CapabilitySet::empty(), |all, (_, one)| all | *one);
@@ -89,16 +93,17 @@ fn begin(directory: &Path, socket: &Path) -> Result<(Daemon, Listener)> {
         announce_submounts: true,
         // Else the guest would ask for a file's capabilities at each write.
         killpriv_v2: true,
-        // Of what is gone when a guest goes on that knew it, that guest alone gets errors. Files are found by their paths, and not by handles, which the
-        // filter refuses.
+        // Of what is gone when a guest goes on that knew it, that guest alone gets errors. Files are found by their paths, as the filter refuses to open
+        // one by a handle, and are held against the handles that they had: one that took another one's place is not taken for it.
         migration_on_error: MigrationOnError::GuestError,
+        migration_verify_handles: true,
         guest_fd_limit: limit.saturating_sub(OWN_DESCRIPTORS),
         ..Config::default()
     })?;
     let backend = VhostUserFsBackendBuilder::default().set_thread_pool_size(THREADS).build(files)?;
     let memory = GuestMemoryAtomic::new(GuestMemoryMmap::new());
     let daemon = VhostUserDaemon::new("files".to_owned(), Arc::new(backend), memory);
-    Ok((daemon.map_err(|error| error.to_string())?, Listener::from(listener)))
+    Ok((daemon.map_err(|error| error.to_string())?, Listener::from(listener), lacking))
 }
 
 /// From here on the directory is all that this process can name, and nothing can be made in it beside what is mounted there. Returns the directory of its own

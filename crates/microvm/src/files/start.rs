@@ -20,6 +20,8 @@ use crate::error::{Error, Result};
 pub(crate) struct Server {
     child: Child,
     pidfd: OwnedFd,
+    /// The types of the file systems whose files have no handles.
+    lacking: Vec<String>,
 }
 
 impl Server {
@@ -44,14 +46,27 @@ impl Server {
             let heard = stdout.read_to_string(&mut told);
             heard.map_err(|error| Error::Files(format!("hear of its process: {error}")))?;
         }
-        let server = Self { child, pidfd };
-        if told != super::READY {
+        let mut words = told.split(' ');
+        if words.next() != Some(super::READY) {
             return Err(Error::Files(if told.is_empty() { "its process ended".to_owned() } else { told }));
         }
+        let lacking = words.map(str::to_owned).collect();
+        let server = Self { child, pidfd, lacking };
         unmount(directory, UnmountFlags::DETACH)
             .map_err(Error::system("leave to its server", directory.display().to_string()))?;
         become_nobody()?;
         Ok(server)
+    }
+
+    /// Whether each file that it serves is known for good, so that whoever goes on can tell whether it finds the same one.
+    ///
+    /// # Errors
+    /// Some are on file systems that have nothing for that.
+    pub(crate) fn knows_files_again(&self) -> Result<()> {
+        match &self.lacking[..] {
+            [] => Ok(()),
+            kinds => Err(Error::NoHandles { kinds: kinds.join(", ") }),
+        }
     }
 
     /// Readable once it has ended.

@@ -352,9 +352,10 @@ impl Process {
         let Ok([state, memory]) = <[OwnedFd; 2]>::try_from(client.decoder.take_fds()) else {
             return self.close(number);
         };
-        let refused = match self.stage {
-            Stage::Running | Stage::Waiting if self.plan.is_saved_whole() => None,
-            Stage::Running | Stage::Waiting => Some(Error::NotSaved.to_string()),
+        let lacking = self.files.as_ref().and_then(|files| files.knows_files_again().err());
+        let refused = match (self.stage, lacking) {
+            (Stage::Running | Stage::Waiting, _) if !self.plan.is_saved_whole() => Some(Error::NotSaved.to_string()),
+            (Stage::Running | Stage::Waiting, lacking) => lacking.map(|error| error.to_string()),
             _ => Some("the container's process does not run".to_owned()),
         };
         let others = others.or(self.cards.keep_from_saving()).map(str::to_owned);

@@ -6,11 +6,13 @@
 //!
 //! - [`shared`]: that memory, and the rings in it
 //! - [`server`]: how the server comes by them, says what it knows, and takes over what another one knew
+//! - [`known`]: what of that has to be understood
 //! - [`session`]: what is saved of a guest that has it mounted
 //! - here: the device and the thread that copies
 
 #[cfg(any(test, feature = "fuzzing"))]
 mod echo;
+mod known;
 mod server;
 mod session;
 mod shared;

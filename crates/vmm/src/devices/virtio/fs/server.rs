@@ -2,12 +2,14 @@
 
 use super::super::feature;
 use super::QUEUES;
+use super::known::{self, Known};
 use super::shared::{REQUESTS, Ring, Shared, URGENT};
 use crate::error::{Error, Result};
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::Shutdown;
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use vhost::vhost_user::message::{
     VhostTransferStateDirection as Direction, VhostTransferStatePhase, VhostUserHeaderFlag, VhostUserProtocolFeatures,
@@ -19,12 +21,18 @@ use vm_memory::{GuestAddress, GuestMemoryBackend};
 
 /// Bytes of what a server may say that it knows: some hundred thousand files with their names.
 const STATE_MAX: usize = 16 << 20;
-/// How long it may take to say so, or to take it over, while its machine rests. It looks each file up.
+/// How long it may take to say so, while its machine rests, or to answer anything else.
 pub(super) const PATIENCE: Duration = Duration::from_secs(30);
+/// How much longer it may take to take it over for each file: it looks each up, on a disk that may be slow and that nobody has read from before.
+const FOR_EACH: Duration = Duration::from_millis(20);
+/// How long a save that took too long is looked at again: for as long as something of it comes so soon.
+const LOOK: Duration = Duration::from_millis(200);
 
 /// The connection to a server, which ends with it.
 pub(crate) struct Connection {
     frontend: Frontend,
+    /// A save that took too long. It goes on in the server, and one beside it would take from it what it has found, and lose it: no other one is begun until it is at its end.
+    unfinished: Mutex<Option<UnixStream>>,
 }
 
 impl Connection {
@@ -32,25 +40,48 @@ impl Connection {
     /// open. The server has nothing to do at that moment, and goes on after it.
     ///
     /// # Errors
-    /// It can't say so, says more, or takes too long; the text says which.
+    /// It can't say so, says more, or takes too long, now or at an earlier time; the text says which.
     pub(super) fn save(&self) -> Result<Vec<u8>, String> {
-        let mut stream = self.transfer(Direction::SAVE).map_err(|error| failed("save what it knows", &error))?;
-        let state = read_all(&mut stream, STATE_MAX).map_err(|error| failed("save what it knows", &error))?;
-        self.check("save what it knows")?;
-        Ok(state)
+        self.save_within(PATIENCE)
+    }
+
+    pub(super) fn save_within(&self, patience: Duration) -> Result<Vec<u8>, String> {
+        let tried = "save what it knows";
+        let mut unfinished = self.unfinished.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(stream) = &mut *unfinished
+            && !is_at_its_end(stream)
+        {
+            let why = "it is still at a save that took too long before; try again later, or start the machine anew";
+            return Err(failed(tried, &why));
+        }
+        *unfinished = None;
+        let mut stream = self.transfer(Direction::SAVE).map_err(|error| failed(tried, &error))?;
+        match read_all(&mut stream, STATE_MAX, Limit::of(patience)) {
+            Ok(state) => self.check(tried).and_then(|()| known::with_any_root(state)),
+            Err(error) => {
+                *unfinished = Some(stream);
+                Err(failed(tried, &error))
+            }
+        }
     }
 
     /// Has the server go on from what another one has [saved](Connection::save). Files that are not where they were are ones that the guest gets errors of.
     ///
     /// # Errors
-    /// It can't make sense of it, or takes too long.
+    /// It can't make sense of it, or takes too long for so many files.
     pub(super) fn load(&self, state: &[u8]) -> Result<(), String> {
+        self.load_within(state, PATIENCE, FOR_EACH)
+    }
+
+    pub(super) fn load_within(&self, state: &[u8], patience: Duration, for_each: Duration) -> Result<(), String> {
         let tried = "take over what another one knew";
+        let files = Known::read(state)?.files;
+        let limit = Limit::of(patience + for_each.saturating_mul(u32::try_from(files).unwrap_or(u32::MAX)));
         let handed = self.transfer(Direction::LOAD).and_then(|mut stream| {
-            write_all(&mut stream, state)?;
+            write_all(&mut stream, state, limit)?;
             stream.shutdown(Shutdown::Write)?;
             // It closes its end once it is done.
-            read_all(&mut stream, 0)
+            read_all(&mut stream, 0, limit)
         });
         handed.map_err(|error| failed(tried, &error))?;
         self.check(tried)
@@ -77,12 +108,48 @@ fn failed(tried: &str, error: &dyn std::fmt::Display) -> String {
     format!("have the server of a file system {tried}: {error}")
 }
 
-/// Reads until the other end is closed: so many bytes at most, and not for ever.
-fn read_all(from: &mut UnixStream, most: usize) -> io::Result<Vec<u8>> {
-    let (mut all, mut part) = (Vec::new(), [0; 16 << 10]);
-    let until = Instant::now() + PATIENCE;
+/// For how long something is waited for, and until when.
+#[derive(Clone, Copy)]
+struct Limit {
+    length: Duration,
+    until: Instant,
+}
+
+impl Limit {
+    /// It begins now.
+    fn of(length: Duration) -> Limit {
+        Limit { length, until: Instant::now() + length }
+    }
+
+    /// How long there is left.
+    fn rest(&self) -> io::Result<Duration> {
+        let left = self.until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            let text = format!("it takes more than {} seconds", self.length.as_secs());
+            return Err(io::Error::new(ErrorKind::TimedOut, text));
+        }
+        Ok(left)
+    }
+}
+
+/// Whether the other end is closed. What is still to be read before that is read as long as it comes, and lost.
+fn is_at_its_end(stream: &mut UnixStream) -> bool {
+    let mut part = [0; 16 << 10];
     loop {
-        from.set_read_timeout(Some(rest(until)?))?;
+        match stream.set_read_timeout(Some(LOOK)).and_then(|()| stream.read(&mut part)) {
+            Ok(0) => return true,
+            Ok(_) => {}
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return error.kind() != ErrorKind::WouldBlock,
+        }
+    }
+}
+
+/// Reads until the other end is closed: so many bytes at most, and not for ever.
+fn read_all(from: &mut UnixStream, most: usize, limit: Limit) -> io::Result<Vec<u8>> {
+    let (mut all, mut part) = (Vec::new(), [0; 16 << 10]);
+    loop {
+        from.set_read_timeout(Some(limit.rest()?))?;
         match from.read(&mut part) {
             Ok(0) => return Ok(all),
             Ok(read) if all.len() + read > most => {
@@ -97,10 +164,9 @@ fn read_all(from: &mut UnixStream, most: usize) -> io::Result<Vec<u8>> {
 }
 
 /// Writes all of it, and not for ever.
-fn write_all(to: &mut UnixStream, mut bytes: &[u8]) -> io::Result<()> {
-    let until = Instant::now() + PATIENCE;
+fn write_all(to: &mut UnixStream, mut bytes: &[u8], limit: Limit) -> io::Result<()> {
     while !bytes.is_empty() {
-        to.set_write_timeout(Some(rest(until)?))?;
+        to.set_write_timeout(Some(limit.rest()?))?;
         match to.write(bytes) {
             Ok(written) => bytes = &bytes[written..],
             Err(error) if is_to_be_tried_again(&error) => {}
@@ -114,15 +180,6 @@ fn is_to_be_tried_again(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::Interrupted | ErrorKind::WouldBlock)
 }
 
-/// How long there is left.
-fn rest(until: Instant) -> io::Result<Duration> {
-    let left = until.saturating_duration_since(Instant::now());
-    if left.is_zero() {
-        return Err(io::Error::new(ErrorKind::TimedOut, format!("it takes more than {} seconds", PATIENCE.as_secs())));
-    }
-    Ok(left)
-}
-
 /// Gives the server at the other end of a socket memory and rings of its own: one of what must not wait, one of requests.
 ///
 /// # Errors
@@ -132,7 +189,7 @@ pub(crate) fn connect(socket: UnixStream) -> Result<(Connection, [Ring; QUEUES])
     let frontend = introduce(socket, &shared, &rings);
     let frontend =
         frontend.map_err(|error| Error::Host { what: "speak with a file server", source: io::Error::other(error) })?;
-    Ok((Connection { frontend }, rings))
+    Ok((Connection { frontend, unfinished: Mutex::default() }, rings))
 }
 
 fn introduce(socket: UnixStream, shared: &Shared, rings: &[Ring; QUEUES]) -> Result<Frontend, vhost::Error> {

@@ -4,12 +4,18 @@ use super::session::Mounted;
 use super::*;
 use proptest::prelude::*;
 use std::fs;
+use std::io::{self, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Condvar, Mutex as Lock};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 use tempfile::TempDir;
 use vhost_user_backend::VhostUserDaemon;
+use virtiofsd::filesystem::{FileSystem, SerializableFileSystem};
 use virtiofsd::passthrough::{Config, MigrationOnError, PassthroughFs};
+use virtiofsd::read_dir::ReadDir;
 use virtiofsd::vhost_user::VhostUserFsBackendBuilder;
 use vm_memory_of_virtiofsd::{GuestMemoryAtomic, GuestMemoryMmap};
 
@@ -35,17 +41,22 @@ struct Served {
 impl Served {
     /// Nothing has mounted it yet.
     fn new(directory: &Path) -> Served {
-        let at = tempfile::tempdir().unwrap();
-        let socket = at.path().join("files");
-        let listener = UnixListener::bind(&socket).unwrap();
         let files = PassthroughFs::new(Config {
             root_dir: directory.to_str().unwrap().to_owned(),
             migration_on_error: MigrationOnError::GuestError,
+            migration_verify_handles: true,
             xattr: true,
             posix_acl: virtiofsd::passthrough::NegotiationMode::Auto,
             ..Config::default()
         });
-        let backend = VhostUserFsBackendBuilder::default().build(files.unwrap()).unwrap();
+        Served::by(files.unwrap())
+    }
+
+    fn by(files: impl FileSystem + SerializableFileSystem + Send + Sync + 'static) -> Served {
+        let at = tempfile::tempdir().unwrap();
+        let socket = at.path().join("files");
+        let listener = UnixListener::bind(&socket).unwrap();
+        let backend = VhostUserFsBackendBuilder::default().build(files).unwrap();
         let server = thread::spawn(move || {
             let memory = GuestMemoryAtomic::new(GuestMemoryMmap::new());
             let mut daemon = VhostUserDaemon::new("files".to_owned(), Arc::new(backend), memory).unwrap();
@@ -67,6 +78,10 @@ impl Served {
 
     fn fs(&self) -> &Fs {
         self.fs.as_ref().unwrap()
+    }
+
+    fn server(&self) -> &server::Connection {
+        self.fs().server.as_ref().unwrap()
     }
 
     fn save(&self) -> Vec<u8> {
@@ -95,7 +110,11 @@ impl Served {
 
     /// Opens a file: its number, and that of what is open.
     fn open(&self, name: &str, flags: u32) -> (u64, u64) {
-        let node = self.look_up(name);
+        self.open_below(ROOT, name, flags)
+    }
+
+    fn open_below(&self, directory: u64, name: &str, flags: u32) -> (u64, u64) {
+        let node = word(&self.ask(LOOKUP, directory, &[name.as_bytes(), &[0]].concat()).unwrap());
         (node, word(&self.ask(OPEN, node, &words(&[flags, 0])).unwrap()))
     }
 
@@ -193,7 +212,7 @@ fn open_files_go_on_with_another_server() {
         let attribute = [&words(&[1, 0, 0, 0])[..], b"user.a\0v"].concat();
         match other.ask(SETXATTR, log.0, &attribute) {
             Ok(_) | Err(libc::EOPNOTSUPP) => {}
-            Err(error) => panic!("{}", std::io::Error::from_raw_os_error(error)),
+            Err(error) => panic!("{}", io::Error::from_raw_os_error(error)),
         }
     }
     assert_eq!(fs::read_to_string(at("log")).unwrap(), "log\none\ntwo\nof the host\nthree\nfour\n");
@@ -204,6 +223,140 @@ fn open_files_go_on_with_another_server() {
     last.go_on(&state).unwrap();
     last.write(log, b"five\n").unwrap();
     assert!(last.read(deleted).is_err());
+}
+
+#[test]
+fn what_took_a_files_place_is_not_taken_for_it() {
+    let files = directory(&["replaced", "made-again", "one", "other", "kept", "moved"]);
+    let at = |name: &str| files.path().join(name);
+    fs::create_dir(at("dir")).unwrap();
+    fs::write(at("dir/inner"), "inner\n").unwrap();
+    let first = Served::mounted(files.path());
+    let open = |name| first.open(name, READ_WRITE);
+    let (replaced, again, one, other, kept, moved) =
+        (open("replaced"), open("made-again"), open("one"), open("other"), open("kept"), open("moved"));
+    let inner = first.open_below(first.look_up("dir"), "inner", READ_WRITE);
+    let state = first.save();
+    drop(first);
+
+    fs::write(at("new"), "new\n").unwrap();
+    fs::rename(at("new"), at("replaced")).unwrap();
+    // This one is likely to have the number that the other one had.
+    fs::remove_file(at("made-again")).unwrap();
+    fs::write(at("made-again"), "new\n").unwrap();
+    for (from, to) in [("one", "third"), ("other", "one"), ("third", "other"), ("moved", "elsewhere"), ("dir", "was")] {
+        fs::rename(at(from), at(to)).unwrap();
+    }
+    fs::create_dir(at("dir")).unwrap();
+    fs::hard_link(at("was/inner"), at("dir/inner")).unwrap();
+    // Whoever goes on has a root of its own, in which the same files are.
+    let root = tempfile::tempdir_in(files.path().parent().unwrap()).unwrap();
+    for name in ["replaced", "made-again", "one", "other", "kept", "elsewhere"] {
+        fs::hard_link(at(name), root.path().join(name)).unwrap();
+    }
+    for root in [files.path(), root.path()] {
+        let mut second = Served::new(root);
+        second.go_on(&state).unwrap();
+        for file in [replaced, again, one, other, moved, inner] {
+            assert_eq!(second.write(file, b"wrong"), Err(libc::EIO), "{file:?}");
+            assert_eq!(second.read(file), Err(libc::EIO), "{file:?}");
+        }
+        second.write(kept, b"K").unwrap();
+        // Who opens the path anew has what is there by now.
+        let anew = second.open("replaced", READ_WRITE);
+        assert_ne!(anew.0, replaced.0);
+        assert_eq!(second.read(anew).unwrap(), b"new\n");
+        // What is lost stays so.
+        let mut third = Served::new(root);
+        third.go_on(&second.save()).unwrap();
+        assert_eq!(third.write(one, b"wrong"), Err(libc::EIO));
+        third.write(kept, b"k").unwrap();
+    }
+    let contents = [("replaced", "new\n"), ("made-again", "new\n"), ("one", "other\n"), ("other", "one\n")];
+    for (name, content) in contents.into_iter().chain([("elsewhere", "moved\n"), ("was/inner", "inner\n")]) {
+        assert_eq!(fs::read_to_string(at(name)).unwrap(), content);
+    }
+    assert_eq!(fs::read_to_string(at("kept")).unwrap(), "kept\n");
+}
+
+/// A server of nothing, which takes its time to say what it knows, and to take it over.
+#[derive(Default)]
+struct Slow {
+    state: Vec<u8>,
+    /// It says nothing until this is so.
+    may_save: (Lock<bool>, Condvar),
+    saves: AtomicUsize,
+    loads_for: Duration,
+}
+
+/// The same, for a server and for the test.
+struct Shown(Arc<Slow>);
+
+impl FileSystem for Shown {
+    type Inode = u64;
+    type Handle = u64;
+    type DirIter = ReadDir<Vec<u8>>;
+}
+
+impl SerializableFileSystem for Shown {
+    fn prepare_serialization(&self, _cancel: Arc<AtomicBool>) {
+        self.0.saves.fetch_add(1, Ordering::SeqCst);
+        let (may, changed) = &self.0.may_save;
+        drop(changed.wait_while(may.lock().unwrap(), |may| !*may).unwrap());
+    }
+
+    fn serialize(&self, mut pipe: fs::File) -> io::Result<()> {
+        pipe.write_all(&self.0.state)
+    }
+
+    fn deserialize_and_apply(&self, mut pipe: fs::File) -> io::Result<()> {
+        pipe.read_to_end(&mut Vec::new())?;
+        thread::sleep(self.0.loads_for);
+        Ok(())
+    }
+}
+
+/// What a server says that knows so many files that are gone, and something more.
+fn known(files: u32, more: usize) -> Vec<u8> {
+    let nodes: Vec<_> = (2..files + 2).map(|number| (u64::from(number), 1u64, 2u32, None::<()>)).collect();
+    let known = postcard::to_stdvec(&(1u32, nodes, 9u64, Vec::<()>::new())).unwrap();
+    [known, vec![7; more]].concat()
+}
+
+#[test]
+fn a_save_that_takes_too_long_has_no_other_one_beside_it() {
+    // More than fits into what is between the two, so that it is at its end only when somebody reads it.
+    let slow = Arc::new(Slow { state: known(3, 4 << 20), ..Slow::default() });
+    let served = Served::by(Shown(Arc::clone(&slow)));
+    let first = served.server().save_within(Duration::from_millis(10)).unwrap_err();
+    assert!(first.contains("it takes more than"), "{first}");
+    let is_busy = |why: &str| why.contains("still at a save that took too long");
+    for _ in 0..2 {
+        let second = served.server().save().unwrap_err();
+        assert!(is_busy(&second), "{second}");
+    }
+    assert_eq!(slow.saves.load(Ordering::SeqCst), 1);
+    *slow.may_save.0.lock().unwrap() = true;
+    slow.may_save.1.notify_all();
+    // What was left of the first one is none of the next.
+    let state = loop {
+        match served.server().save() {
+            Ok(state) => break state,
+            Err(why) => assert!(is_busy(&why), "{why}"),
+        }
+    };
+    assert!(state == slow.state);
+    assert_eq!(slow.saves.load(Ordering::SeqCst), 2);
+}
+
+#[test]
+fn who_has_many_files_to_look_up_may_take_longer() {
+    let slow = Arc::new(Slow { loads_for: Duration::from_millis(300), ..Slow::default() });
+    let (patience, for_each) = (Duration::from_millis(50), Duration::from_secs(1));
+    let load = |files| Served::by(Shown(Arc::clone(&slow))).server().load_within(&known(files, 0), patience, for_each);
+    load(100).unwrap();
+    let why = load(0).unwrap_err();
+    assert!(why.contains("it takes more than 0 seconds"), "{why}");
 }
 
 #[test]
