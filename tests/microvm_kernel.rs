@@ -4,7 +4,7 @@ use e2e::Daemon;
 
 pub(crate) fn host() -> Daemon {
     let host = Daemon::start();
-    let (vmlinuz, modules) = e2e::kernel_as_packaged(&host.work().join("kernel"));
+    let (vmlinuz, modules) = e2e::kernel_as_packaged();
     let data = host.data();
     host.slowly(&format!(
         "$STRATUS microvm kernel --use {} --modules {} --data-dir {}",

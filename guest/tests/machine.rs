@@ -26,7 +26,7 @@ const MAC: [u8; 6] = [0x52, 0x54, 0, 0x12, 0x34, 0x56];
 
 /// The distribution's kernel, prepared as a daemon does it.
 fn kernel(directory: &Path) -> Prepared {
-    let (kernel, modules) = cloud_kernel::as_packaged(directory);
+    let (kernel, modules) = cloud_kernel::packaged(cloud_kernel::Of::Here);
     let source = Source::Files(guest_image::Files { kernel, modules });
     guest_image::prepare(&directory.join("microvm"), &source, &unpack, &|_| {}).unwrap()
 }

@@ -31,7 +31,7 @@ mod world;
 pub use bases::base_archive;
 pub use daemon::Daemon;
 pub use http::{Cut, Reply};
-pub use kernel::{fetch_kernel, kernel_as_packaged};
+pub use kernel::{Release, fetch_kernel, kernel_as_packaged, kernel_of};
 pub use machine::{Waiting, eventually};
 pub use outcome::Outcome;
 pub use registry::Registry;

@@ -3,6 +3,8 @@
 #[path = "../microvm_kernel.rs"]
 mod microvm_kernel;
 
+use std::time::{Duration, Instant};
+
 use e2e::eventually;
 use microvm_kernel::host;
 
@@ -32,8 +34,11 @@ fn what_is_written_to_a_disk_outlives_the_run() {
     host.sh("docker kill box").ok();
     host.kill9();
     host.restart();
-    host.slowly("docker start box && docker exec box sh -c 'cat /kept /synced; wc -l </starts; ls /etc/group'")
-        .prints("kept\nsynced\n3");
+    // Its own program says that it started, and nobody waited for that yet.
+    host.slowly("docker start box && docker exec box sh -c 'until [ $(wc -l </starts) = 3 ]; do sleep 0.1; done'").ok();
+    host.slowly("docker exec box sh -c 'cat /kept /synced; ls /etc/group'")
+        .prints("kept\nsynced")
+        .complains("No such file or directory");
     // What it takes is counted.
     host.slowly("docker exec box sh -c 'head -c 20000000 /dev/urandom >/much; sync'").ok();
     let size = || host.sh("docker ps -s --format '{{.Size}}'").text().to_owned();
@@ -48,6 +53,22 @@ fn what_is_written_to_a_disk_outlives_the_run() {
     assert_eq!(host.sh(&disks).lines().len(), 1);
     host.sh("docker rm -f box").ok();
     eventually("its disk to go", || host.sh(&disks).lines().is_empty());
+}
+
+#[test]
+fn what_goes_through_a_disk_is_limited() {
+    let host = host();
+    host.sh("docker run --runtime microvm --annotation stratus.microvm.disk.bytes=4M busybox true")
+        .exits_with(125)
+        .complains("stratus.microvm.disk.bytes=4M is to be a number of bytes a second, and not 0");
+    let limits = "--annotation stratus.microvm.disk.bytes=4000000 --annotation stratus.microvm.disk.operations=1000000";
+    host.slowly(&format!("docker run -d --name box --runtime microvm --storage-opt size=64m {limits} busybox top"))
+        .ok();
+    // 12 MiB of 4 MB a second, of which a tenth may go at once: as long as the clock says at the least, however fast the machine is.
+    let began = Instant::now();
+    host.slowly("docker exec box dd if=/dev/urandom of=/much bs=1M count=12 conv=fsync").ok();
+    assert!(began.elapsed() > Duration::from_millis(2900), "{:?}", began.elapsed());
+    host.sh("docker rm -f box").ok();
 }
 
 #[test]

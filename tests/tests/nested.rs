@@ -18,7 +18,7 @@ fn with_kvm() -> Daemon {
     let kernel = if Server::is_here() {
         "--installed".to_owned()
     } else {
-        let (vmlinuz, modules) = e2e::kernel_as_packaged(&host.work().join("kernel"));
+        let (vmlinuz, modules) = e2e::kernel_as_packaged();
         format!("--use {} --modules {}", vmlinuz.display(), modules.display())
     };
     host.slowly(&format!("$STRATUS microvm kernel {kernel} --data-dir {}", host.data().display())).ok();

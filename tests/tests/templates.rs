@@ -82,6 +82,35 @@ fn the_next_machine_of_a_kind_goes_on_from_a_template_as_if_it_had_booted() {
 }
 
 #[test]
+fn machines_with_disks_of_one_size_share_a_template_and_no_byte_of_a_disk() {
+    let host = host();
+    let run = |name: &str, size: &str| {
+        host.slowly(&format!(
+            "docker run -d --name {name} --runtime microvm --storage-opt size={size} busybox sleep 1000"
+        ))
+        .ok();
+        began_with_a_template(&host, name)
+    };
+    assert!(!run("first", "64m"));
+    eventually("a template", || templates(&host).len() == 1 && is_alone(&host, 1));
+    host.slowly("docker exec first sh -c 'echo first >/whose; sync'").ok();
+    assert!(run("second", "64m") && run("third", "64m"));
+    for name in ["second", "third"] {
+        host.slowly(&format!("docker exec {name} sh -c 'ls /whose; echo {name} >/whose; sync'")).complains("/whose");
+    }
+    host.slowly("docker exec second dd if=/dev/zero of=/much bs=1M count=100").complains("No space left on device");
+    // What was written is there again, in a machine that goes on from the template as well.
+    host.slowly("docker stop -t 1 second && docker start second").ok();
+    assert!(began_with_a_template(&host, "second"));
+    host.slowly("docker exec second cat /whose").says("second");
+    host.slowly("docker exec third cat /whose").says("third");
+    // One with another disk is of another kind.
+    assert!(!run("larger", "200m"));
+    host.slowly("docker exec larger dd if=/dev/zero of=/much bs=1M count=100").ok();
+    host.sh("docker rm -f first second third larger").ok();
+}
+
+#[test]
 fn a_daemon_that_is_killed_while_it_makes_a_template_leaves_nothing_of_it() {
     let mut host = host();
     host.slowly("docker run --rm --runtime microvm busybox true").ok();

@@ -150,7 +150,7 @@ impl Drop for Place {
 
 /// Prepares the kernel that all daemons take. Gives its directory.
 fn prepare(stratus: &Path, place: &Path) -> Result<PathBuf> {
-    let (vmlinuz, modules) = e2e::kernel_as_packaged(&place.join("package"));
+    let (vmlinuz, modules) = e2e::kernel_as_packaged();
     let data = place.join("data");
     let mut command = Command::new(stratus);
     command.args(["microvm", "kernel", "--use"]).arg(vmlinuz).arg("--modules").arg(modules);

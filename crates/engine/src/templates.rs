@@ -16,7 +16,7 @@ use std::time::{Instant, SystemTime};
 use guest_image::Prepared;
 use image::Digest;
 use microvm::driver::Driver;
-use microvm::{MemorySize, SnapshotFiles, VcpuCount};
+use microvm::{Hardware, MemorySize, SnapshotFiles, VcpuCount};
 use parking_lot::Mutex;
 use serde::Serialize;
 
@@ -44,6 +44,8 @@ pub(crate) struct Shape {
     pub(crate) mtus: Vec<u16>,
     /// It has a file server, which the guest has not mounted anything of.
     pub(crate) has_volumes: bool,
+    /// Bytes of the disk that it writes to, of which the guest has looked at nothing yet.
+    pub(crate) disk: Option<u64>,
     /// The files that it is run by, and boots.
     files: Vec<Stamp>,
 }
@@ -67,18 +69,30 @@ impl Stamp {
 }
 
 impl Shape {
-    /// The shape of a machine of these parts, which is run by `programs`.
+    /// The shape of a machine of these parts, of which the disk that it writes to has so many bytes, if it has one, and which is run by `programs`.
     pub(crate) fn new(
         programs: [&Path; 2],
         driver: &Driver,
         kernel: &Prepared,
-        (vcpus, memory, most_memory): (VcpuCount, MemorySize, MemorySize),
-        mtus: Vec<u16>,
-        has_volumes: bool,
+        hardware: &Hardware,
+        disk: Option<u64>,
     ) -> Result<Self> {
-        let files = programs.into_iter().chain([kernel.kernel.as_path(), &kernel.initramfs]).chain(driver.program());
-        let files = files.map(Stamp::of).collect::<Result<_>>()?;
-        Ok(Self { driver: driver.clone(), vcpus, memory, most_memory, mtus, has_volumes, files })
+        let Hardware { vcpus, memory, most_memory, .. } = *hardware;
+        Ok(Self {
+            driver: driver.clone(),
+            vcpus,
+            memory,
+            most_memory,
+            mtus: hardware.cards.iter().flatten().map(|card| card.mtu).collect(),
+            has_volumes: hardware.volumes.is_some(),
+            disk,
+            files: stamps(programs, driver, kernel)?,
+        })
+    }
+
+    /// What a machine of these parts would have now, as what it is run by and boots may be another meanwhile.
+    pub(crate) fn as_of_now(&self, programs: [&Path; 2], kernel: &Prepared) -> Result<Self> {
+        Ok(Self { files: stamps(programs, &self.driver, kernel)?, ..self.clone() })
     }
 
     /// What a template of it is called in a boot of the host.
@@ -86,6 +100,11 @@ impl Shape {
         let text = serde_json::to_vec(self).map_err(|error| Error::system(format!("name a template: {error}")))?;
         Ok(format!("{boot}-{}", Digest::of(&text).hex()))
     }
+}
+
+fn stamps(programs: [&Path; 2], driver: &Driver, kernel: &Prepared) -> Result<Vec<Stamp>> {
+    let files = programs.into_iter().chain([kernel.kernel.as_path(), &kernel.initramfs]).chain(driver.program());
+    files.map(Stamp::of).collect()
 }
 
 /// All templates.
@@ -233,6 +252,7 @@ mod tests {
             most_memory: MemorySize::from_mib(1024).unwrap(),
             mtus: vec![1500],
             has_volumes: false,
+            disk: None,
             files: Vec::new(),
         }
     }

@@ -28,6 +28,20 @@ pub enum Error {
         /// The modules.
         modules: PathBuf,
     },
+    /// A kernel from before what the agent makes containers with.
+    #[error(
+        "the kernel {kernel} is of version {version}, and a container in a microVM takes Linux {}.{} or newer (mount_setattr(2)). \
+         The distribution's kernel for clouds may be newer: stratus microvm kernel --fetch",
+        oldest.0, oldest.1
+    )]
+    TooOld {
+        /// The kernel.
+        kernel: PathBuf,
+        /// Its version.
+        version: String,
+        /// The oldest that would do.
+        oldest: (u32, u32),
+    },
     /// The kernel lacks something that a guest needs.
     #[error(
         "the kernel of the modules in {modules} has no {module}, which a microVM needs {}: \

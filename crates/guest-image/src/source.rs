@@ -7,6 +7,9 @@ use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+/// The first one that has mount_setattr(2), by which a container's mounts get what the specification says of them.
+const OLDEST: (u32, u32) = (5, 12);
+
 /// Where a kernel and its modules come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
@@ -71,16 +74,29 @@ impl Files {
     }
 
     /// The version of both.
+    ///
+    /// # Errors
+    /// They are of two, or of one that is too old.
     pub(crate) fn version(&self) -> Result<String, Error> {
         let path = self.modules.canonicalize().map_err(Error::io("find the modules", &self.modules))?;
         let modules = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        match version_of(&self.kernel)? {
+        let kernel = self.kernel.clone();
+        match version_of(&kernel)? {
             Some(version) if version != modules => {
-                Err(Error::OtherModules { kernel: self.kernel.clone(), version, modules: self.modules.clone() })
+                Err(Error::OtherModules { kernel, version, modules: self.modules.clone() })
+            }
+            _ if release(&modules).is_some_and(|release| release < OLDEST) => {
+                Err(Error::TooOld { kernel, version: modules, oldest: OLDEST })
             }
             _ => Ok(modules),
         }
     }
+}
+
+/// The first two numbers of a version. `None`: it does not begin with any, as somebody named it otherwise.
+fn release(version: &str) -> Option<(u32, u32)> {
+    let mut numbers = version.split(|letter: char| !letter.is_ascii_digit());
+    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
 }
 
 /// The version that a bzImage says that it is of (the kernel's Documentation/arch/x86/boot.rst, `kernel_version`). `None`: it is none, or says nothing.
@@ -147,6 +163,24 @@ mod tests {
         let files = found().unwrap();
         assert!(files.kernel.ends_with("boot/vmlinuz-6.1.0-56-cloud-amd64"), "{files:?}");
         assert!(files.modules.ends_with("lib/modules/6.1.0-56-cloud-amd64"), "{files:?}");
+    }
+
+    #[test]
+    fn a_kernel_that_is_too_old_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let version = |name: &str| {
+            let (kernel, modules) = (dir.path().join("vmlinux"), dir.path().join(name));
+            fs::write(&kernel, "").unwrap();
+            fs::create_dir_all(&modules).unwrap();
+            Files { kernel, modules }.version()
+        };
+        for old in ["5.10.0-32-cloud-amd64", "4.19.0", "5.11"] {
+            let told = version(old).unwrap_err().to_string();
+            assert!(told.contains(&format!("of version {old}")) && told.contains("5.12 or newer"), "{told}");
+        }
+        for new in ["5.12.0", "5.15.0-91-generic", "6.1.0-56", "10.0", "of-my-own"] {
+            assert_eq!(version(new).unwrap(), new);
+        }
     }
 
     #[test]

@@ -3,6 +3,8 @@
 #[path = "../../../tests/cloud_kernel.rs"]
 mod cloud_kernel;
 
+use cloud_kernel::Of;
+
 use guest_image::{AGENT, Error, Files, Modules, Prepared, Source, agent_digest, prepare, prepared, write_initramfs};
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -24,7 +26,7 @@ struct Kernel {
 impl Kernel {
     fn new() -> Kernel {
         let dir = tempfile::tempdir().unwrap();
-        let (kernel, modules) = cloud_kernel::as_packaged(dir.path());
+        let (kernel, modules) = as_packaged(dir.path());
         // Some distributions pack them, each in its way.
         let packed: [(&str, Pack); 3] = [("gz", gzip), ("xz", xz), ("zst", zst)];
         for directory in DIRECTORIES {
@@ -55,6 +57,20 @@ impl Kernel {
             }
         }
     }
+}
+
+/// Makes in a directory what the kernel's package has, of which the tests change something: the kernel, and the modules that matter here.
+fn as_packaged(place: &Path) -> (PathBuf, PathBuf) {
+    let (kernel, packaged) = cloud_kernel::packaged(Of::Here);
+    let modules = place.join(packaged.file_name().unwrap());
+    let unpacked = fs::read_dir(kernel.parent().unwrap()).unwrap().flatten().map(|entry| entry.path());
+    for (number, module) in unpacked.filter(|path| path.extension().is_some_and(|ending| ending == "ko")).enumerate() {
+        let directory = modules.join(DIRECTORIES[number % 3]);
+        fs::create_dir_all(&directory).unwrap();
+        fs::copy(&module, directory.join(module.file_name().unwrap())).unwrap();
+    }
+    fs::write(modules.join("modules.builtin"), "kernel/fs/ext4/ext4.ko\nkernel/drivers/virt/vmgenid.ko\n").unwrap();
+    (kernel, modules)
 }
 
 /// Of what can be read again.
@@ -141,7 +157,7 @@ fn a_kernel_is_prepared_once_and_found() {
         assert_eq!(place(none), None, "{none}: {list}");
     }
     assert_eq!(list.lines().count() + 5, files.len());
-    let erofs = fs::read(cloud_kernel::directory().join("erofs.ko")).unwrap();
+    let erofs = fs::read(cloud_kernel::directory(Of::Here).join("erofs.ko")).unwrap();
     assert!(files["modules/erofs.ko"] == (0o100_644, erofs));
 
     // The same gives the same bytes, and what was there has given way.

@@ -3,6 +3,8 @@
 
 #[path = "../../../tests/cloud_kernel.rs"]
 mod cloud_kernel;
+
+use cloud_kernel::Of;
 #[path = "../../../tests/guest_spec.rs"]
 mod guest_spec;
 #[allow(dead_code, reason = "others use the rest of it")]
@@ -35,7 +37,7 @@ const BOX: ContainerId = ContainerId(1);
 
 /// What a machine is booted with.
 fn initramfs(directory: &Path) {
-    let (_, modules) = cloud_kernel::as_packaged(&directory.join("kernel"));
+    let (_, modules) = cloud_kernel::packaged(Of::Here);
     let file = File::create(directory.join("initramfs")).unwrap();
     guest_image::write_initramfs(&Modules::pick(&modules).unwrap(), BufWriter::new(file)).unwrap();
 }
@@ -168,7 +170,7 @@ impl Place {
                 vcpus: VcpuCount::new(1).unwrap(),
                 memory: MemorySize::from_mib(256).unwrap(),
                 most_memory: MemorySize::from_mib(1024).unwrap(),
-                kernel: cloud_kernel::directory().join("vmlinuz"),
+                kernel: cloud_kernel::directory(Of::Here).join("vmlinuz"),
                 initramfs: self.path("initramfs"),
                 layers: self.layers.clone(),
                 upper: None,

@@ -309,7 +309,7 @@ fn the_kernel_of_microvms_is_chosen_and_shown() {
     };
     let (code, words) = run(&[]);
     assert!(code == 1 && words.contains("has been prepared") && words.contains("--fetch"), "{words}");
-    let (vmlinuz, modules) = cloud_kernel::as_packaged(directory.path());
+    let (vmlinuz, modules) = cloud_kernel::packaged(cloud_kernel::Of::Here);
     let (vmlinuz, version) = (vmlinuz.display().to_string(), modules.file_name().unwrap().to_str().unwrap());
     let modules = modules.display().to_string();
     let (code, words) = run(&["--use", "/bin/true", "--modules", &modules]);

@@ -2,18 +2,19 @@
 //!
 //! By `seccompiler`, which is made for this and nothing else, of Rust alone: `sandbox` compiles profiles of containers with libseccomp, whose C library the
 //! hypervisor would have in its process for four fixed lists. What a thread does beyond its list ends the process: whoever made it do so is in it.
-//! Paths are on no list of theirs: all that a machine's threads work with was opened before. Whoever has the machine has a thread of its own, and says
-//! itself what that does besides ([`Filter`]).
+//! Paths are on no list of theirs: all that a machine's threads work with was opened before. To open a file is refused, and does not end the process, as the C
+//! library does so on its own where nobody expects it. Whoever has the machine has a thread of its own, and says itself what that does besides ([`Filter`]).
 
 mod owner;
 
 use crate::error::{Error, Result};
 use seccompiler::{
-    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule, TargetArch,
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
+    TargetArch, sock_filter,
 };
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::Once;
+use std::mem::offset_of;
 
 /// What a thread is there for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -139,7 +140,8 @@ fn limited(kind: Kind) -> &'static [Limited] {
 
 /// What a thread may ask for: what every thread does, and more. It is made for a thread that lives long, and holds for those that it makes as well.
 ///
-/// Whatever else it does ends its process by `SIGSYS` (seccomp(2), `SECCOMP_RET_KILL_PROCESS`), of which the kernel writes a line into its log.
+/// Whatever else it does ends its process by `SIGSYS` (seccomp(2), `SECCOMP_RET_KILL_PROCESS`), of which the kernel writes a line into its log; but `openat`, where
+/// it is not on the list, fails with `EACCES`.
 #[derive(Debug)]
 pub struct Filter {
     rules: BTreeMap<i64, Vec<SeccompRule>>,
@@ -198,8 +200,28 @@ impl Filter {
             return Err(error);
         }
         let architecture = TargetArch::try_from(std::env::consts::ARCH)?;
-        SeccompFilter::new(self.rules, SeccompAction::KillProcess, SeccompAction::Allow, architecture)?.try_into()
+        let opens = self.rules.contains_key(&libc::SYS_openat);
+        let listed: BpfProgram =
+            SeccompFilter::new(self.rules, SeccompAction::KillProcess, SeccompAction::Allow, architecture)?
+                .try_into()?;
+        Ok(if opens { listed } else { OPENING_IS_REFUSED.into_iter().chain(listed).collect() })
     }
+}
+
+/// What comes before a list that does not have `openat`. glibc opens `/proc/sys/vm/overcommit_memory` when a thread other than the first first gives back memory (its
+/// malloc/arena.c), which may be at any time, and goes on where it may not; Rust's library opens `/proc/self/exe` for the trace of a panic.
+///
+/// In whatever way another architecture's calls are numbered: what is refused here would have ended the process.
+const OPENING_IS_REFUSED: [sock_filter; 3] = [
+    bpf(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, offset_of!(libc::seccomp_data, nr) as u32, 0),
+    // On to what follows, or past it.
+    bpf(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, libc::SYS_openat as u32, 1),
+    bpf(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ERRNO | libc::EACCES as u32, 0),
+];
+
+/// An instruction of the kernel's classic BPF (its networking/filter.rst), which leaves out so many where what it compares differs.
+const fn bpf(code: u32, k: u32, otherwise: u8) -> sock_filter {
+    sock_filter { code: code as u16, jt: 0, jf: otherwise, k }
 }
 
 fn not_made(error: seccompiler::BackendError) -> Error {
@@ -209,16 +231,6 @@ fn not_made(error: seccompiler::BackendError) -> Error {
 /// The filter of a kind of thread.
 pub(crate) fn filter(kind: Kind) -> Result<BpfProgram> {
     Filter::default().calls(own(kind)).limited(limited(kind)).compile().map_err(not_made)
-}
-
-/// Has the C library's allocator look, before the calling thread is confined, at what it looks at once in each process when a thread other than the first gives back memory:
-/// glibc opens `/proc/sys/vm/overcommit_memory` then (its malloc/arena.c).
-pub(crate) fn settle_allocator() {
-    static ONCE: Once = Once::new();
-    // Less than what is mapped by itself, and together more than what is kept: nothing of it is touched.
-    ONCE.call_once(|| {
-        drop((0..8).map(|_| std::hint::black_box(Vec::<u8>::with_capacity(96 << 10))).collect::<Vec<_>>())
-    });
 }
 
 /// Has the filter hold for the calling thread from now on.
@@ -237,11 +249,12 @@ mod tests {
     use std::sync::{Arc, Barrier};
     use std::thread;
 
+    const KINDS: [Kind; 6] = [Kind::Vcpu, Kind::Disk, Kind::Events, Kind::Console, Kind::Files, Kind::Pages];
+
     /// What a thread of that name tries, in a process of its own, which the kernel is to end.
-    const TRIES: [(&str, Kind, fn()); 8] = [
-        ("pages open a file", Kind::Pages, || drop(std::fs::File::open("/dev/null"))),
-        ("files open a file", Kind::Files, || drop(std::fs::File::open("/dev/null"))),
-        ("vcpu opens a file", Kind::Vcpu, || drop(std::fs::File::open("/dev/null"))),
+    const TRIES: [(&str, Kind, fn()); 7] = [
+        ("pages look at a file", Kind::Pages, || drop(std::fs::metadata("/dev/null"))),
+        ("files take away a file", Kind::Files, || drop(std::fs::remove_file("/nothing of that name"))),
         ("vcpu asks a terminal", Kind::Vcpu, || {
             // SAFETY: the request is given no memory.
             let _ = unsafe { libc::ioctl(0, libc::TIOCEXCL) };
@@ -289,15 +302,26 @@ mod tests {
     }
 
     #[test]
+    fn nothing_is_opened() {
+        for kind in KINDS {
+            let filter = filter(kind).unwrap();
+            let opened = thread::spawn(move || {
+                apply(&filter).unwrap();
+                std::fs::File::open("/dev/null").map(|_| ())
+            });
+            assert_eq!(opened.join().unwrap().unwrap_err().kind(), io::ErrorKind::PermissionDenied, "{kind:?}");
+        }
+    }
+
+    #[test]
     fn threads_allocate_and_end_within_their_filters() {
-        for kind in [Kind::Vcpu, Kind::Disk, Kind::Events, Kind::Console, Kind::Files, Kind::Pages] {
+        for kind in KINDS {
             let filter = filter(kind).unwrap();
             // So many at once that they share what the allocator has, with so much that it gives some back.
             let together = Arc::new(Barrier::new(20));
             let threads = (0..20).map(|_| (filter.clone(), Arc::clone(&together)));
             let threads = threads.map(|(filter, together)| {
                 thread::spawn(move || {
-                    settle_allocator();
                     together.wait();
                     apply(&filter).unwrap();
                     let held: Vec<_> = (0..100).map(|number| vec![1u8; number * 1024]).collect();

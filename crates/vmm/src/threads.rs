@@ -156,7 +156,6 @@ impl Thread {
         let told = Told { ending: Arc::clone(ending), gate: Arc::clone(&gate) };
         let thread = thread::Builder::new().name(name).spawn(move || {
             signal::let_through();
-            confine::settle_allocator();
             let confined = confine::apply(&filter);
             // The kernel has a copy.
             drop(filter);

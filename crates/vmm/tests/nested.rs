@@ -4,6 +4,7 @@
 #[path = "../../../tests/cloud_kernel.rs"]
 mod cloud_kernel;
 
+use cloud_kernel::Of;
 use std::env;
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
@@ -24,7 +25,7 @@ struct Host {
 
 impl Host {
     fn new() -> Host {
-        let kernel = cloud_kernel::directory();
+        let kernel = cloud_kernel::directory(Of::Here);
         let directory = tempfile::tempdir().unwrap();
         let unpacked = directory.path().join("vmlinux");
         let Ok(Kernel::BzImage(packed)) =
@@ -62,21 +63,29 @@ impl Host {
         let libraries = Command::new("ldd").arg(program).output().unwrap();
         for word in String::from_utf8(libraries.stdout).unwrap().split_whitespace().filter(|word| word.starts_with('/'))
         {
-            self.add(&word[1..], Path::new(word));
+            // Another program may have it as well.
+            if !self.files.iter().any(|(name, _)| *name == word[1..]) {
+                self.add(&word[1..], Path::new(word));
+            }
         }
     }
 
     /// A first root file system for a guest: busybox, and `init`, a script for its shell.
     fn add_guest(&mut self, name: &str, init: &str) {
+        self.add_guest_of(Of::Here, name, init);
+    }
+
+    /// The same for a guest with the kernel of another release, `/modules/list` among it.
+    fn add_guest_of(&mut self, of: Of, name: &str, init: &str) {
+        let kernel = cloud_kernel::directory(of);
         let script = self.directory.path().join(format!("{name}-init"));
         fs::write(&script, format!("#!/bin/busybox sh\n{MOUNT}{init}\n/bin/busybox poweroff -f\n")).unwrap();
         let archive = self.directory.path().join(name);
         let mut files = vec![("init".to_owned(), script), ("bin/busybox".to_owned(), busybox())];
         files.extend(with_libraries("bin/talk", &example("talk")));
-        files
-            .extend(GUEST_MODULES.map(|module| {
-                (format!("modules/{module}.ko"), cloud_kernel::directory().join(format!("{module}.ko")))
-            }));
+        let list = fs::read_to_string(kernel.join("list")).unwrap();
+        let modules = list.lines().chain(["list"]);
+        files.extend(modules.map(|module| (format!("modules/{module}"), kernel.join(module))));
         pack(&archive, &files);
         self.add(name, &archive);
     }
@@ -100,7 +109,7 @@ impl Host {
         // waiting for a lock that is only held with interrupts off. (In 6 runs of 8 while its serial console was busy; with one in none of 16.)
         qemu.args(["-accel", "tcg,thread=single", "-M", "q35", "-smp", "1", "-cpu", "max", "-m", "2560"]);
         qemu.args(["-nodefaults", "-no-user-config", "-nographic", "-serial", "stdio", "-no-reboot"]);
-        qemu.arg("-kernel").arg(cloud_kernel::directory().join("vmlinuz")).arg("-initrd").arg(&archive);
+        qemu.arg("-kernel").arg(cloud_kernel::directory(Of::Here).join("vmlinuz")).arg("-initrd").arg(&archive);
         qemu.args(["-append", "console=ttyS0 quiet reboot=t panic=-1"]);
         self.attend(qemu)
     }
@@ -156,23 +165,6 @@ const MOUNT: &str = "/bin/busybox mkdir -p /proc /sys /dev
 /bin/busybox mount -t proc proc /proc; /bin/busybox mount -t sysfs sysfs /sys; /bin/busybox mount -t devtmpfs dev /dev
 /bin/busybox mount -t debugfs debug /sys/kernel/debug
 ";
-
-/// The modules of the kernel that a guest has.
-const GUEST_MODULES: [&str; 13] = [
-    "virtio_ring",
-    "virtio",
-    "virtio_mmio",
-    "virtio_blk",
-    "virtio-rng",
-    "failover",
-    "net_failover",
-    "virtio_net",
-    "vsock",
-    "vmw_vsock_virtio_transport_common",
-    "vmw_vsock_virtio_transport",
-    "virtio_balloon",
-    "virtio_mem",
-];
 
 fn with_libraries(name: &str, program: &Path) -> Vec<(String, PathBuf)> {
     let mut files = vec![(name.to_owned(), program.to_owned())];
@@ -256,9 +248,7 @@ fn nested_a_stock_kernel_boots_with_its_processors_and_switches_itself_off() {
 }
 
 /// Loads what a guest needs for its virtual devices.
-fn modules() -> String {
-    format!("for module in {}; do /bin/busybox insmod /modules/$module.ko; done", GUEST_MODULES.join(" "))
-}
+const MODULES: &str = "for module in $(/bin/busybox cat /modules/list); do /bin/busybox insmod /modules/$module; done";
 
 #[test]
 fn nested_a_guest_reads_and_writes_its_disks() {
@@ -266,7 +256,7 @@ fn nested_a_guest_reads_and_writes_its_disks() {
     host.add_guest(
         "guest.cpio",
         &format!(
-            r#"{}
+            r#"{MODULES}
 b=/bin/busybox
 for disk in vda vdb; do
     echo "guest: $disk $($b cat /sys/block/$disk/serial) sectors $($b cat /sys/block/$disk/size) read-only $($b cat /sys/block/$disk/ro)"
@@ -277,8 +267,7 @@ $b dd if=/copy of=/dev/vda bs=1M seek=4 conv=fsync 2>/dev/null && echo "guest: c
 $b dd if=/dev/zero of=/dev/vdb count=1 2>/dev/null || echo "guest: layers are not written to"
 $b dd if=/dev/vdb bs=1M skip=1 2>/dev/null
 echo "guest: random $($b dd if=/dev/hwrng bs=64 count=1 2>/dev/null | $b wc -c)"
-"#,
-            modules()
+"#
         ),
     );
     host.add_text("one", "the first layer");
@@ -307,6 +296,95 @@ echo "guest: random $($b dd if=/dev/hwrng bs=64 count=1 2>/dev/null | $b wc -c)"
 }
 
 #[test]
+fn nested_a_guest_has_a_file_system_on_a_qcow2_image() {
+    let mut host = Host::new();
+    let image = host.directory.path().join("disk.qcow2");
+    let made = Command::new("qemu-img").args(["create", "-q", "-f", "qcow2"]).arg(&image).arg("64M").status().unwrap();
+    assert!(made.success());
+    host.add("disk.qcow2", &image);
+    host.add_program("bin/qemu-img", Path::new("/usr/bin/qemu-img"));
+    // The first makes it, both write to it, and the second gives back what the first one wrote.
+    host.add_guest(
+        "guest.cpio",
+        &format!(
+            r#"{MODULES}
+b=/bin/busybox
+$b mkdir /disk
+$b mount -t ext4 /dev/vda /disk 2>/dev/null || {{ $b mke2fs /dev/vda >/dev/null; $b mount -t ext4 /dev/vda /disk; echo "guest: made"; }}
+[ ! -e /disk/much ] || echo "guest: has $($b md5sum < /disk/much)"
+$b rm -f /disk/much
+$b dd if=/dev/urandom of=/disk/much bs=1M count=8 2>/dev/null
+$b sync; $b fstrim /disk; $b umount /disk
+$b mount -t ext4 /dev/vda /disk && echo "guest: wrote $($b md5sum < /disk/much)"; $b umount /disk
+"#
+        ),
+    );
+    let told = host.run(
+        "for run in 1 2 3; do
+            vmm --memory 256 --initrd /guest.cpio --append 'console=ttyS0 quiet' --qcow2 /disk.qcow2 /vmlinux
+            qemu-img check /disk.qcow2
+            echo host: takes $(($(stat -c %b /disk.qcow2) / 2048)) MiB
+        done",
+    );
+    let sums = |what: &str| -> Vec<String> {
+        told.lines().filter_map(|line| line.strip_prefix(&format!("guest: {what} "))).map(str::to_owned).collect()
+    };
+    let (wrote, has) = (sums("wrote"), sums("has"));
+    assert_eq!((wrote.len(), has.len(), told.matches("guest: made").count()), (3, 2, 1), "{told}");
+    assert_eq!(wrote[..2], has[..], "what one wrote is not what the next one has:\n{told}");
+    assert_eq!(told.matches("No errors were found on the image").count(), 3, "{told}");
+    // What was deleted is the host's again.
+    let taken =
+        told.lines().filter_map(|line| line.strip_prefix("host: takes ")?.strip_suffix(" MiB")?.parse::<u32>().ok());
+    assert_eq!(taken.filter(|mib| (8..14).contains(mib)).count(), 3, "{told}");
+}
+
+#[test]
+fn nested_kernels_of_other_releases_find_their_devices_and_hear_that_they_are_copies() {
+    for (of, version, hears) in [(Of::Bullseye, "5.10", false), (Of::Trixie, "6.12", true)] {
+        let mut host = Host::new();
+        host.add("kernel", &cloud_kernel::directory(of).join("vmlinuz"));
+        let serve = r#"
+b=/bin/busybox
+echo "guest: kernel $($b uname -r), $($b grep -c ^processor /proc/cpuinfo) processors, clock $($b cat /sys/devices/system/clocksource/clocksource0/current_clocksource)"
+echo "guest: $($b cat /sys/class/net/eth0/address), disk $($b dd if=/dev/vda bs=1M skip=1 2>/dev/null | $b md5sum)"
+/bin/talk 7 > /dev/null && echo "guest: spoke"
+$b dd if=/dev/vda of=/dev/null bs=512 count=1 2>/dev/null; echo "guest: waits"
+until $b dd if=/dev/vda bs=512 count=1 iflag=direct 2>/dev/null | $b grep -q said; do $b usleep 100000; done
+echo "guest: heard $($b dmesg | $b grep -c 'crng reseeded due to virtual machine fork')"
+"#;
+        host.add_guest_of(of, "guest.cpio", &format!("{MODULES}\n{serve}"));
+        host.add_text("saved", "said");
+        let told = host.run(
+            "dd if=/dev/urandom of=/disk bs=1M count=2 2>/dev/null; mkfifo /save; touch /console
+            talk listen /socket_7 > /dev/null 2>&1 &
+            until [ -e /socket_7 ]; do usleep 10000; done
+            vmm --memory 256 --cpus 2 --disk /disk --tap tap0 --vsock /socket --balloon --save /snapshot --initrd /guest.cpio --append 'console=ttyS0 quiet' /kernel < /save > /console 2>&1 & machine=$!
+            exec 3> /save
+            until grep -q 'guest: waits' /console; do usleep 50000; done
+            mkdir /snapshot; echo >&3; wait $machine; cat /console
+            dd if=/saved of=/disk bs=512 conv=notrunc 2>/dev/null
+            vmm --restore /snapshot --disk /disk --tap tap0 --vsock /socket
+            echo \"host: disk $(dd if=/disk bs=1M skip=1 2>/dev/null | md5sum)\"",
+        );
+        assert!(told.contains(&format!("guest: kernel {version}.")), "{told}");
+        for line in [
+            ", 2 processors, clock kvm-clock",
+            "guest: 02:00:00:00:00:01, disk ",
+            "guest: spoke",
+            "vmm: Stopped",
+            // Since Linux 5.18 it has a driver that does something about it.
+            if hears { "guest: heard 1" } else { "guest: heard 0" },
+            "vmm: PowerOff",
+        ] {
+            assert!(told.contains(line), "{line:?} is not told:\n{told}");
+        }
+        let sum = told.lines().find_map(|line| line.strip_prefix("host: disk ")).unwrap();
+        assert!(told.contains(&format!(", disk {sum}")), "what the guest reads is not what the host has:\n{told}");
+    }
+}
+
+#[test]
 fn nested_a_guest_gives_memory_back_has_less_and_more_of_it() {
     let mut host = Host::new();
     // Fills some of its memory, and frees it when its disk says so.
@@ -324,7 +402,7 @@ $b mount -o remount,size=450m /fill
 $b dd if=/dev/zero of=/fill/much bs=1M count=330 2>/dev/null && echo "guest: more"; $b rm /fill/much
 until said 2; do $b usleep 100000; done
 "#;
-    host.add_guest("guest.cpio", &format!("{}\n{fill}", modules()));
+    host.add_guest("guest.cpio", &format!("{MODULES}\n{fill}"));
     host.add_text("saved", "said");
     let told = host.run(
         r#"truncate -s 1M /disk; mkfifo /control; : > /console
@@ -367,7 +445,7 @@ until said 2; do $b usleep 100000; done
 #[test]
 fn nested_a_guest_and_its_host_speak_over_vsock() {
     let mut host = Host::new();
-    host.add_guest("guest.cpio", &format!("{}\n/bin/talk 7", modules()));
+    host.add_guest("guest.cpio", &format!("{MODULES}\n/bin/talk 7"));
     let told = host.run(
         "talk listen /socket_7 > /heard &
         until [ -e /socket_7 ]; do usleep 10000; done
@@ -400,7 +478,7 @@ printf '#!/bin/busybox sh\n/bin/busybox echo; /bin/busybox touch /end\n' > /www/
 $b httpd -h /www -p 80
 until [ -e /end ]; do $b usleep 20000; done
 "#;
-    host.add_guest("guest.cpio", &format!("{}\n{serve}", modules()));
+    host.add_guest("guest.cpio", &format!("{MODULES}\n{serve}"));
     let told = host.run(
         "vmm --memory 256 --initrd /guest.cpio --append 'console=ttyS0 quiet' --tap tap0 /vmlinux > /console 2>&1 & machine=$!
         until ip link set tap0 up 2>/dev/null; do usleep 20000; done
@@ -444,7 +522,7 @@ $b chmod +x /www/cgi-bin/*
 $b httpd -h /www -p 80
 until [ -e /end ]; do $b usleep 20000; done
 "#;
-    host.add_guest("guest.cpio", &format!("{}\n{serve}", modules()));
+    host.add_guest("guest.cpio", &format!("{MODULES}\n{serve}"));
     // Runs in a network of its own: the machine, and a client of it.
     host.add_text(
         "go",

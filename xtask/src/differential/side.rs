@@ -184,7 +184,7 @@ impl Stage {
 
     /// What machines boot, of the files that were fetched before: a side has no network to fetch them by.
     fn prepare_kernel(&self, program: &Path, instance: &Instance) -> Result<()> {
-        let (vmlinuz, modules) = e2e::kernel_as_packaged(&self.directory.join("kernel"));
+        let (vmlinuz, modules) = e2e::kernel_as_packaged();
         let mut command = Command::new(program);
         command.args(["microvm", "kernel", "--use"]).arg(vmlinuz).arg("--modules").arg(modules);
         let status = command.arg("--data-dir").arg(&instance.data_dir).stdout(Stdio::null()).status();

@@ -20,9 +20,7 @@ use image::{Digest, ErofsLayer};
 use microvm::container::{CONTAINER, Host, OwnFiles, USER, at};
 use microvm::control::{Connection, ConnectionError};
 use microvm::driver::Driver;
-use microvm::{
-    Backing, Card, Contained, DiskLimits, ExecRequest, Hardware, MachinePlan, Origin, Volumes, Workload, role,
-};
+use microvm::{Backing, Card, Contained, ExecRequest, Hardware, MachinePlan, Origin, Volumes, Workload, role};
 use oci_spec::runtime::{LinuxResources, Process, Spec};
 use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
@@ -31,7 +29,7 @@ use sandbox::cgroup::Placement;
 use sandbox::plan::NamespaceKind;
 use sandbox::{CompileOptions, ExecOptions, ExecPlan, InitPlan, MountTree, RootFs};
 
-use super::machine_limits::NetworkLimits;
+use super::machine_limits::{self, NetworkLimits};
 use super::machine_network::{Seats, networks};
 use super::member::Inside;
 use super::placement::Placed;
@@ -184,7 +182,7 @@ impl Engine {
             initramfs: at::INITRAMFS.into(),
             layers: (0..booted.layers.len()).map(at::layer).collect(),
             upper: disk.as_ref().map(|_| at::UPPER.into()),
-            limits: DiskLimits::default(),
+            limits: machine_limits::of_disks(&record.host.annotations)?,
             cards: match origin {
                 Some(origin) => seats.seated(origin, &interfaces, limits),
                 None => microvm::places(interfaces.iter().map(|interface| card(interface, limits))),
@@ -194,7 +192,7 @@ impl Engine {
         };
         let beginning = match origin {
             Some(origin) => Beginning::Snapshot(origin),
-            None => self.beginning(&driver, &hardware, booted)?,
+            None => self.beginning(&driver, &hardware, super::disk::size(&record.host)?, booted)?,
         };
         let origin = origin_of(&beginning, booted);
         let plan = MachinePlan {
@@ -240,17 +238,20 @@ impl Engine {
         })
     }
 
-    /// Whether a machine that goes on from no snapshot boots.
-    fn beginning(&self, driver: &Driver, hardware: &Hardware, booted: &Booted) -> Result<Beginning<'static>> {
-        // A template has no disk that its guest could know, and says nothing on a console. Whose volumes it serves is seen by who mounts them.
-        let has_volumes = hardware.volumes.is_some();
-        let is_more = has_volumes && !driver.saves_volumes() || hardware.upper.is_some() || hardware.console;
+    /// Whether a machine that goes on from no snapshot boots. The disk that it writes to has so many bytes.
+    fn beginning(
+        &self,
+        driver: &Driver,
+        hardware: &Hardware,
+        disk: Option<u64>,
+        booted: &Booted,
+    ) -> Result<Beginning<'static>> {
+        // A template says nothing on a console. Whose volumes it serves is seen by who mounts them, and what is on its disk by who mounts that.
+        let is_more = hardware.volumes.is_some() && !driver.saves_volumes() || hardware.console;
         if is_more || !self.0.config.machines.templates {
             return Ok(Beginning::Boot(None));
         }
-        let mtus = hardware.cards.iter().flatten().map(|card| card.mtu).collect();
-        let size = (hardware.vcpus, hardware.memory, hardware.most_memory);
-        let shape = Shape::new(self.machine_programs()?, driver, &booted.kernel, size, mtus, has_volumes)?;
+        let shape = Shape::new(self.machine_programs()?, driver, &booted.kernel, hardware, disk)?;
         Ok(match self.0.templates.find(&shape)? {
             Some(template) => Beginning::Template(template),
             None => Beginning::Boot(Some(Box::new(Wanted { shape, kernel: booted.kernel.clone() }))),

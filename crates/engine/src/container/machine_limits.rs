@@ -1,15 +1,18 @@
-//! How much a container's machine may receive and send, which its annotations say: Docker has no such limits.
+//! How much goes through the network cards and disks of a container's machine, which its annotations say: Docker has no such limits.
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU64;
 
-use microvm::{Limits, Rate};
+use microvm::{DiskLimits, Limits, Rate};
 
 use crate::{Error, Result};
 
 /// Bytes a second that each network card of the machine receives or sends at most.
 const RECEIVE: &str = "stratus.microvm.network.receive";
 const SEND: &str = "stratus.microvm.network.send";
+/// Bytes a second that are read and written of each disk of the machine at most, and requests.
+const DISK_BYTES: &str = "stratus.microvm.disk.bytes";
+const DISK_OPERATIONS: &str = "stratus.microvm.disk.operations";
 
 /// How much goes through each network card of a machine.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -24,17 +27,31 @@ impl NetworkLimits {
     /// # Errors
     /// One is no number of bytes.
     pub(super) fn of(annotations: &BTreeMap<String, String>) -> Result<NetworkLimits> {
-        Ok(NetworkLimits { receive: limits(annotations, RECEIVE)?, send: limits(annotations, SEND)? })
+        let bytes =
+            |name| -> Result<Limits> { Ok(Limits { bytes: rate(annotations, name, "bytes")?, operations: None }) };
+        Ok(NetworkLimits { receive: bytes(RECEIVE)?, send: bytes(SEND)? })
     }
 }
 
-fn limits(annotations: &BTreeMap<String, String>, name: &str) -> Result<Limits> {
-    let Some(text) = annotations.get(name) else { return Ok(Limits::default()) };
+/// How much goes through each disk of a machine, as annotations say.
+///
+/// # Errors
+/// One is no number of bytes or of requests.
+pub(super) fn of_disks(annotations: &BTreeMap<String, String>) -> Result<DiskLimits> {
+    let each = Limits {
+        bytes: rate(annotations, DISK_BYTES, "bytes")?,
+        operations: rate(annotations, DISK_OPERATIONS, "requests")?,
+    };
+    Ok(DiskLimits { layers: each, upper: each })
+}
+
+fn rate(annotations: &BTreeMap<String, String>, name: &str, of: &str) -> Result<Option<Rate>> {
+    let Some(text) = annotations.get(name) else { return Ok(None) };
     let per_second: NonZeroU64 = text.parse().map_err(|_| {
-        Error::invalid(format!("the annotation {name}={text} is to be a number of bytes a second, and not 0"))
+        Error::invalid(format!("the annotation {name}={text} is to be a number of {of} a second, and not 0"))
     })?;
     // A tenth of a second may go at once.
-    Ok(Limits { bytes: Some(Rate { per_second, burst: per_second.get() / 10 }), operations: None })
+    Ok(Some(Rate { per_second, burst: per_second.get() / 10 }))
 }
 
 #[cfg(test)]
@@ -44,6 +61,21 @@ mod tests {
     fn of(annotations: &[(&str, &str)]) -> Result<NetworkLimits> {
         let owned = annotations.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
         NetworkLimits::of(&owned.collect())
+    }
+
+    #[test]
+    fn annotations_limit_a_machine_s_disks() {
+        let of = |name: &str, value: &str| of_disks(&[(name.to_owned(), value.to_owned())].into());
+        assert_eq!(of("other", "x").unwrap(), DiskLimits::default());
+        let rate = Rate { per_second: NonZeroU64::new(200).unwrap(), burst: 20 };
+        let limited = of(DISK_OPERATIONS, "200").unwrap();
+        assert_eq!(limited.upper, Limits { bytes: None, operations: Some(rate) });
+        assert_eq!(limited.layers, limited.upper);
+        assert_eq!(of(DISK_BYTES, "200").unwrap().upper, Limits { bytes: Some(rate), operations: None });
+        for (name, what) in [(DISK_BYTES, "bytes"), (DISK_OPERATIONS, "requests")] {
+            let error = of(name, "10M").unwrap_err().to_string();
+            assert!(error.contains(name) && error.contains("10M") && error.contains(what), "{error}");
+        }
     }
 
     #[test]

@@ -1,10 +1,13 @@
 //! How a template of machines is made: a machine of its shape in which nothing runs, held by the keeper as any other, is booted, saved, and ended.
 
-use microvm::container::{USER, at};
+use std::path::{Path, PathBuf};
+
+use microvm::container::{Host, USER, at};
 use microvm::control::Connection;
 use microvm::driver::Extent;
 use microvm::{Backing, Card, DiskLimits, Hardware, Limits, MachinePlan, Volumes};
 
+use super::disk::DISK;
 use super::machine::{Booted, MachineStart, refused};
 use crate::model::ContainerId;
 use crate::templates::{NewTemplate, Shape};
@@ -56,8 +59,7 @@ impl Engine {
     }
 
     fn shape_again(&self, Wanted { shape, kernel }: &Wanted) -> Result<Shape> {
-        let size = (shape.vcpus, shape.memory, shape.most_memory);
-        Shape::new(self.machine_programs()?, &shape.driver, kernel, size, shape.mtus.clone(), shape.has_volumes)
+        shape.as_of_now(self.machine_programs()?, kernel)
     }
 
     /// Boots a machine until its agent is there.
@@ -99,7 +101,7 @@ impl Engine {
                 kernel: at::KERNEL.into(),
                 initramfs: at::INITRAMFS.into(),
                 layers: Vec::new(),
-                upper: None,
+                upper: shape.disk.map(|_| at::UPPER.into()),
                 limits: DiskLimits::default(),
                 cards: microvm::places(cards),
                 volumes: shape.has_volumes.then(|| at::VOLUMES.into()),
@@ -114,6 +116,7 @@ impl Engine {
         let directory = self.machine_dir(id);
         let booted = Booted { kernel, layers: Vec::new(), origin: None, snapshots: Vec::new() };
         let host = self.write_machine(&directory, &plan, &booted, Vec::new(), Volumes::default())?;
+        let host = Host { upper: shape.disk.map(|size| empty_disk(&directory, size)).transpose()?, ..host };
         let outside = microvm::container::outside(None, &shape.driver, &host).map_err(refused)?;
         let namespace = self.with_taps(shape.mtus.len())?;
         let cgroup = self.0.placements.create_beside(id, &outside)?;
@@ -127,6 +130,14 @@ impl Engine {
         made.map_err(crate::networks::error)?.map_err(|error| Error::system(error.to_string()))?;
         Ok(namespace)
     }
+}
+
+/// A disk of so many bytes, beside a machine's plan, for a guest that does not look at it.
+fn empty_disk(directory: &Path, size: u64) -> Result<PathBuf> {
+    let path = directory.join(DISK);
+    let made = microvm::disk::make(&path, size, rand::random());
+    made.map_err(|error| Error::step(format!("make the disk {}", path.display()), error))?;
+    Ok(path)
 }
 
 /// The other end of a template's card.

@@ -5,6 +5,7 @@ use super::super::document::{Figure, Target, Unit};
 use super::super::settle;
 use super::guests::{self, ANSWER, WAITS};
 use super::process::{Boots, Process};
+use super::saves;
 use super::starts::{MEBIBYTE, RESTS};
 use crate::figures::milliseconds;
 use anyhow::{Context, Result, bail};
@@ -19,6 +20,8 @@ const HUNDRED: usize = 100;
 const HUNDREDS: usize = 3;
 /// A guest that is not ready by then never is.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// Where in a machine's directory its guest's words go.
+const CONSOLE: &str = "console";
 /// By then a shell waits for its word.
 const SETTLED: Duration = Duration::from_millis(50);
 
@@ -34,10 +37,16 @@ pub(super) fn figures(arena: &Arena, boots: &Boots) -> Result<Vec<Figure>> {
     let kernel = arena.path("waiting-kernel");
     fs::write(&kernel, guests::waiting()).context("cannot write a kernel")?;
     let boots = Boots { kernel, ..boots.clone() };
+    let mut figures = saves::figures(arena, &boots)?;
+    figures.extend(copied(arena, &boots)?);
+    Ok(figures)
+}
+
+fn copied(arena: &Arena, boots: &Boots) -> Result<Vec<Figure>> {
     let mut figures = Vec::new();
     for (mib, what) in SIZES {
-        let snapshot = save(arena, &boots, mib)?;
-        let times = (0..=ROUNDS).map(|_| goes_on(arena, &boots, mib, &snapshot)).collect::<Result<Vec<_>>>()?;
+        let snapshot = save(arena, boots, mib)?;
+        let times = (0..=ROUNDS).map(|_| goes_on(arena, boots, mib, &snapshot)).collect::<Result<Vec<_>>>()?;
         let times = times.into_iter().skip(1).map(milliseconds).collect();
         let bound = match mib {
             64 => GOES_ON,
@@ -49,7 +58,7 @@ pub(super) fn figures(arena: &Arena, boots: &Boots) -> Result<Vec<Figure>> {
     let snapshot = arena.path(&format!("snapshot-{}", SIZES[1].0));
     let (mut times, mut memory) = (Vec::new(), Vec::new());
     for round in 0..=HUNDREDS {
-        let (time, each) = hundred(arena, &boots, SIZES[1].0, &snapshot)?;
+        let (time, each) = hundred(arena, boots, SIZES[1].0, &snapshot)?;
         if round > 0 {
             times.push(milliseconds(time));
             memory.extend(each);
@@ -83,11 +92,40 @@ const HUNDRED_AT_ONCE: &str = "the two cores: from the word by which shells that
 /// A machine of that size, saved by this process as one of its kind, with the devices that it would have.
 fn save(arena: &Arena, boots: &Boots, mib: u64) -> Result<PathBuf> {
     let directory = arena.path(&format!("snapshot-{mib}"));
-    fs::create_dir_all(&directory).with_context(|| format!("cannot create {}", directory.display()))?;
-    let console = directory.join("console");
+    waits(boots, mib, &directory)?.save(&SnapshotFiles::create(&directory)?)?;
+    Ok(directory)
+}
+
+/// A machine of that size, with a place for its console and sockets, which is made: whose guest waits.
+pub(super) fn waits(boots: &Boots, mib: u64, directory: &Path) -> Result<Machine> {
+    fs::create_dir_all(directory).with_context(|| format!("cannot create {}", directory.display()))?;
+    let mut machine = Machine::new(&config(boots, mib, directory)?)?;
+    machine.start();
+    says(&machine, directory, |bytes| bytes == [WAITS])?;
+    Ok(machine)
+}
+
+/// Waits until the guest of a machine has said something that is `awaited`.
+pub(super) fn says(machine: &Machine, directory: &Path, awaited: impl Fn(&[u8]) -> bool) -> Result<()> {
+    let console = directory.join(CONSOLE);
+    let began = Instant::now();
+    while !awaited(&fs::read(&console).unwrap_or_default()) {
+        if let Some(end) = machine.end() {
+            bail!("a guest that waits ended: {end:?}");
+        }
+        if began.elapsed() > PATIENCE {
+            bail!("a guest does not say what it is to say after {PATIENCE:?}");
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    Ok(())
+}
+
+/// The machine, with the devices that one of its kind would have.
+pub(super) fn config(boots: &Boots, mib: u64, directory: &Path) -> Result<Config> {
     let memory = MemorySize::from_mib(mib)?;
     let layers = Contents::Concatenated(vec![boots.initramfs.clone()]);
-    let config = Config {
+    Ok(Config {
         vcpus: VcpuCount::new(1)?,
         memory,
         most_memory: memory,
@@ -95,27 +133,13 @@ fn save(arena: &Arena, boots: &Boots, mib: u64) -> Result<PathBuf> {
         kernel: boots.kernel.clone(),
         initrd: None,
         command_line: String::new(),
-        console: Console::File(console.clone()),
+        console: Console::File(directory.join(CONSOLE)),
         disks: vec![Disk { serial: "layers".to_owned(), contents: layers, limits: Limits::default() }],
         cards: Vec::new(),
         vsock: Some(Vsock { cid: 3, path: directory.join("vsock") }),
         files: Vec::new(),
         balloon: true,
-    };
-    let mut machine = Machine::new(&config)?;
-    machine.start();
-    let began = Instant::now();
-    while fs::read(&console).unwrap_or_default() != [WAITS] {
-        if let Some(end) = machine.end() {
-            bail!("a guest that waits ended: {end:?}");
-        }
-        if began.elapsed() > PATIENCE {
-            bail!("a guest that is to wait does not after {PATIENCE:?}");
-        }
-        std::thread::sleep(Duration::from_millis(1));
-    }
-    machine.save(&SnapshotFiles::create(&directory)?)?;
-    Ok(directory)
+    })
 }
 
 fn goes_on(arena: &Arena, boots: &Boots, mib: u64, snapshot: &Path) -> Result<Duration> {

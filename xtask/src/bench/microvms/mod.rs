@@ -9,6 +9,7 @@ mod nested;
 #[path = "../../../../crates/machine-program/placeable.rs"]
 mod placeable;
 mod process;
+mod saves;
 mod service;
 mod starts;
 #[path = "../../../../crates/machine-program/words.rs"]
@@ -36,7 +37,7 @@ pub(super) fn figures(arena: &Arena) -> Result<Vec<Figure>> {
 
 /// What machines boot: the distribution's kernel, as `stratus microvm kernel` prepares it; and the directory with its modules.
 fn prepare(arena: &Arena) -> Result<(Boots, PathBuf)> {
-    let (vmlinuz, modules) = e2e::kernel_as_packaged(&arena.path("kernel"));
+    let (vmlinuz, modules) = e2e::kernel_as_packaged();
     let data = arena.path("microvms/data");
     let mut command = Command::new(&arena.program);
     command.args(["microvm", "kernel", "--use"]).arg(vmlinuz).arg("--modules").arg(&modules);

@@ -143,7 +143,7 @@ fn run(directory: &Path, archive: &Path) -> Result<String> {
     // One processor, as crates/vmm/tests/nested.rs says.
     qemu.args(["-accel", "tcg,thread=single", "-M", "q35", "-smp", "1", "-cpu", "max", "-m", "2560"]);
     qemu.args(["-nodefaults", "-no-user-config", "-nographic", "-serial", "stdio", "-no-reboot"]);
-    qemu.arg("-kernel").arg(e2e::kernel_as_packaged(&directory.join("kernel")).0).arg("-initrd").arg(archive);
+    qemu.arg("-kernel").arg(e2e::kernel_as_packaged().0).arg("-initrd").arg(archive);
     qemu.args(["-append", "console=ttyS0 quiet reboot=t panic=-1"]);
     let out = File::create(&console).context("cannot write a console's file")?;
     qemu.stdin(Stdio::null()).stdout(out.try_clone()?).stderr(out);
