@@ -8,7 +8,7 @@ directory=$1
 suite=${2:-}
 host="irqbypass kvm kvm-amd tun"
 guest="virtio_ring virtio virtio_mmio virtio_pci_legacy_dev virtio_pci_modern_dev virtio_pci virtio_blk failover net_failover virtio_net
-	virtio_console virtio-rng vsock vmw_vsock_virtio_transport_common vmw_vsock_virtio_transport libcrc32c erofs overlay fuse virtiofs
+	virtio_console rng-core virtio-rng vsock vmw_vsock_virtio_transport_common vmw_vsock_virtio_transport libcrc32c erofs overlay fuse virtiofs
 	virtio_balloon virtio_mem"
 
 wanted=$(sha256sum < "$0")

@@ -340,48 +340,62 @@ $b mount -t ext4 /dev/vda /disk && echo "guest: wrote $($b md5sum < /disk/much)"
 }
 
 #[test]
-fn nested_kernels_of_other_releases_find_their_devices_and_hear_that_they_are_copies() {
-    for (of, version, hears) in [(Of::Bullseye, "5.10", false), (Of::Trixie, "6.12", true)] {
-        let mut host = Host::new();
-        host.add("kernel", &cloud_kernel::directory(of).join("vmlinuz"));
-        let serve = r#"
+fn nested_a_kernel_of_debian_11_finds_its_devices_and_goes_on_from_a_snapshot() {
+    // In its emulation QEMU lets a guest choose the states that XSAVE saves without a word to KVM (XSETBV), whose answers to CPUID then are not of these: this
+    // kernel takes them for true, and its signals end whom they are for. Newer ones see it.
+    another_kernel(Of::Bullseye, "5.10", "noxsave", "guest: heard 0");
+}
+
+#[test]
+fn nested_a_kernel_of_debian_13_finds_its_devices_and_hears_that_it_is_a_copy() {
+    // Since Linux 5.18 there is a driver that does something about it.
+    another_kernel(Of::Trixie, "6.12", "", "guest: heard 1");
+}
+
+/// Boots another release's kernel, has it use its devices, and go on from a snapshot.
+#[track_caller]
+fn another_kernel(of: Of, version: &str, more: &str, hears: &str) {
+    let mut host = Host::new();
+    host.add("kernel", &cloud_kernel::directory(of).join("vmlinuz"));
+    let serve = r#"
 b=/bin/busybox
 echo "guest: kernel $($b uname -r), $($b grep -c ^processor /proc/cpuinfo) processors, clock $($b cat /sys/devices/system/clocksource/clocksource0/current_clocksource)"
 echo "guest: $($b cat /sys/class/net/eth0/address), disk $($b dd if=/dev/vda bs=1M skip=1 2>/dev/null | $b md5sum)"
+echo "guest: random $($b dd if=/dev/hwrng bs=64 count=1 2>/dev/null | $b wc -c)"
 /bin/talk 7 > /dev/null && echo "guest: spoke"
-$b dd if=/dev/vda of=/dev/null bs=512 count=1 2>/dev/null; echo "guest: waits"
+echo "guest: waits"
 until $b dd if=/dev/vda bs=512 count=1 iflag=direct 2>/dev/null | $b grep -q said; do $b usleep 100000; done
 echo "guest: heard $($b dmesg | $b grep -c 'crng reseeded due to virtual machine fork')"
 "#;
-        host.add_guest_of(of, "guest.cpio", &format!("{MODULES}\n{serve}"));
-        host.add_text("saved", "said");
-        let told = host.run(
-            "dd if=/dev/urandom of=/disk bs=1M count=2 2>/dev/null; mkfifo /save; touch /console
-            talk listen /socket_7 > /dev/null 2>&1 &
-            until [ -e /socket_7 ]; do usleep 10000; done
-            vmm --memory 256 --cpus 2 --disk /disk --tap tap0 --vsock /socket --balloon --save /snapshot --initrd /guest.cpio --append 'console=ttyS0 quiet' /kernel < /save > /console 2>&1 & machine=$!
-            exec 3> /save
-            until grep -q 'guest: waits' /console; do usleep 50000; done
-            mkdir /snapshot; echo >&3; wait $machine; cat /console
-            dd if=/saved of=/disk bs=512 conv=notrunc 2>/dev/null
-            vmm --restore /snapshot --disk /disk --tap tap0 --vsock /socket
-            echo \"host: disk $(dd if=/disk bs=1M skip=1 2>/dev/null | md5sum)\"",
-        );
-        assert!(told.contains(&format!("guest: kernel {version}.")), "{told}");
-        for line in [
-            ", 2 processors, clock kvm-clock",
-            "guest: 02:00:00:00:00:01, disk ",
-            "guest: spoke",
-            "vmm: Stopped",
-            // Since Linux 5.18 it has a driver that does something about it.
-            if hears { "guest: heard 1" } else { "guest: heard 0" },
-            "vmm: PowerOff",
-        ] {
-            assert!(told.contains(line), "{line:?} is not told:\n{told}");
-        }
-        let sum = told.lines().find_map(|line| line.strip_prefix("host: disk ")).unwrap();
-        assert!(told.contains(&format!(", disk {sum}")), "what the guest reads is not what the host has:\n{told}");
+    host.add_guest_of(of, "guest.cpio", &format!("{MODULES}\n{serve}"));
+    host.add_text("saved", "said");
+    let told = host.run(&format!(
+        r#"dd if=/dev/urandom of=/disk bs=1M count=2 2>/dev/null; mkfifo /save; mkdir /snapshot; touch /console
+        talk listen /socket_7 > /dev/null 2>&1 &
+        until [ -e /socket_7 ]; do usleep 10000; done
+        devices="--disk /disk --tap tap0 --vsock /socket --balloon"
+        vmm --memory 256 --cpus 2 $devices --save /snapshot --initrd /guest.cpio --append 'console=ttyS0 quiet {more}' /kernel < /save > /console 2>&1 & machine=$!
+        exec 3> /save
+        until grep -q 'guest: waits' /console; do usleep 50000; done
+        echo >&3; wait $machine; cat /console
+        dd if=/saved of=/disk bs=512 conv=notrunc 2>/dev/null
+        vmm $devices --restore /snapshot
+        echo "host: disk $(dd if=/disk bs=1M skip=1 2>/dev/null | md5sum)""#
+    ));
+    for line in [
+        &format!("guest: kernel {version}."),
+        ", 2 processors, clock kvm-clock",
+        "guest: 02:00:00:00:00:01, disk ",
+        "guest: random 64",
+        "guest: spoke",
+        "vmm: Stopped",
+        hears,
+        "vmm: PowerOff",
+    ] {
+        assert!(told.contains(line), "{line:?} is not told:\n{told}");
     }
+    let sum = told.lines().find_map(|line| line.strip_prefix("host: disk ")).unwrap();
+    assert!(told.contains(&format!(", disk {sum}")), "what the guest reads is not what the host has:\n{told}");
 }
 
 #[test]

@@ -301,11 +301,16 @@ impl Guest {
         other.memory = self.memory.clone();
         other.transport = Transport::new(other.attached.clone(), other.memory.clone());
         other.transport.restore(&state).unwrap_or_else(|why| panic!("{why}"));
-        let waited_for = other.attached.waited_for().len();
-        (0..waited_for)
-            .filter(|queue| other.attached.kicks[*queue].read().is_ok())
-            .for_each(|queue| other.attached.notified(queue));
+        other.handle_what_was_told();
         other
+    }
+
+    /// What whoever waits for a device's queues does, where it has no thread of its own.
+    pub(super) fn handle_what_was_told(&self) {
+        let waited_for = self.attached.waited_for().len();
+        (0..waited_for)
+            .filter(|queue| self.attached.kicks[*queue].read().is_ok())
+            .for_each(|queue| self.attached.notified(queue));
     }
 
     /// Resets the device: whatever it was at is over then.

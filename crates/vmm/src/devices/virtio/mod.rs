@@ -202,11 +202,16 @@ impl Attached {
     /// was answered, as an interrupt may have been on its way.
     fn restored(&self) {
         self.handle(Device::restored);
+        self.look();
+        self.interrupt.pull(queue::USED_BUFFER);
+    }
+
+    /// Has what is in the queues already looked at, of which nobody told since the device was activated.
+    fn look(&self) {
         for kick in &self.kicks {
-            // It is not full: nobody has written to it yet.
+            // One that is full was written to before.
             let _ = kick.write(1);
         }
-        self.interrupt.pull(queue::USED_BUFFER);
     }
 
     fn handle(&self, handle: impl FnOnce(&mut (dyn Device + 'static)) -> Result<(), Nonsense>) {

@@ -219,6 +219,8 @@ impl Transport {
         self.status |= added;
         if added & status::DRIVER_OK != 0 && self.status & status::FEATURES_OK != 0 {
             self.activate();
+            // A driver is to tell of nothing before this (3.1.1). Some do, and wait for an answer: that of Linux 5.10 for entropy.
+            self.attached.look();
         }
     }
 

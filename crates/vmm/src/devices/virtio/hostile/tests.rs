@@ -78,6 +78,18 @@ fn entropy_fills_buffers_over_and_over() {
 }
 
 #[test]
+fn what_a_driver_told_of_before_it_was_ready_is_answered_when_it_is() {
+    let mut guest = Guest::of(Kind::Entropy);
+    guest.descriptor(0, 0, Descriptor { address: BUFFERS, length: 32, flags: WRITE, next: 0 });
+    guest.offer(0, 1, &[0], 4);
+    guest.notify(0);
+    assert_eq!(guest.answered(0), 0);
+    guest.set_up(4);
+    guest.handle_what_was_told();
+    assert_eq!((guest.answered(0), guest.read(0x60)), (1, 1));
+}
+
+#[test]
 fn a_disk_answers_through_its_ring() {
     let mut guest = Guest::of(Kind::Disk);
     guest.set_up(8);
