@@ -1,4 +1,4 @@
-//! Network cards that come and go while the machine runs: found in the places where they may be, and left before they go.
+//! Devices that come and go while the machine runs, network cards above all: found in the places where they may be, and left before they go.
 //!
 //! By virtio over MMIO a place where nothing is has the number of no device, at which the kernel's driver gave up when the machine booted (virtio 4.2.2): it is asked to
 //! look there again. A bus of PCI tells of what comes by itself.
@@ -16,6 +16,9 @@ use crate::failed_io;
 const DRIVER: &str = "/sys/bus/platform/drivers/virtio-mmio";
 const DEVICES: &str = "/sys/bus/platform/devices";
 const NAME: &str = "LNRO0005";
+/// Devices of PCI.
+const PORTS: &str = "/sys/bus/pci/devices";
+const RESCAN: &str = "/sys/bus/pci/rescan";
 /// Network interfaces.
 const INTERFACES: &str = "/sys/class/net";
 
@@ -26,6 +29,32 @@ pub(crate) fn look() {
         if let Some(name) = name.filter(|_| !device.join("driver").exists()) {
             // Most places are still free, which is an error here.
             let _ = fs::write(format!("{DRIVER}/bind"), name);
+        }
+    }
+}
+
+/// Has the kernel look again at one place, by its name, where nothing was, or where what is there was left.
+pub(crate) fn look_at(place: &str) {
+    if place.starts_with(NAME) {
+        // Where its driver is there already, it refuses.
+        let _ = fs::write(format!("{DRIVER}/bind"), place);
+    } else {
+        // What comes for the first time it sees by itself.
+        let _ = fs::write(RESCAN, "1");
+    }
+}
+
+/// Leaves what is in a place, if anything is.
+pub(crate) fn leave_place(place: &str) {
+    if place.starts_with(NAME) {
+        let _ = fs::write(format!("{DRIVER}/unbind"), place);
+        return;
+    }
+    // What is behind a port is in its directory, by its own address.
+    for device in entries(&format!("{PORTS}/{place}")) {
+        let is_device = device.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"0000:"));
+        if is_device {
+            let _ = fs::write(device.join("remove"), "1");
         }
     }
 }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use guest_protocol::configuration::Disk;
 use guest_protocol::message::Failure;
+use rustix::fs::{Mode, OFlags};
 use rustix::mount::{MountFlags, mount};
 
 use crate::{failed, failed_io, refused};
@@ -63,6 +64,12 @@ pub(crate) fn is_mounted(path: &str) -> bool {
     let path = Path::new(path);
     let above = path.parent().unwrap_or(path);
     matches!((device(path), device(above)), (Ok(here), Ok(there)) if here != there)
+}
+
+/// Everything of one file system is where it belongs when this returns, as far as it can be.
+pub(crate) fn sync_one(directory: &str) {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let _ = rustix::fs::open(directory, flags, Mode::empty()).and_then(rustix::fs::syncfs);
 }
 
 /// Everything is on the disks when this returns.

@@ -19,6 +19,7 @@ mod observe;
 mod process;
 mod roots;
 mod sys;
+mod volumes;
 
 use std::process::ExitCode;
 
@@ -41,6 +42,15 @@ fn failed_io(tried: &'static str, on: impl Into<String>) -> impl FnOnce(std::io:
 
 fn refused(why: impl Into<String>) -> Failure {
     Failure::Refused { why: why.into() }
+}
+
+/// A name without directories.
+fn plain(name: &str) -> Result<&str, Failure> {
+    match name {
+        "" | "." | ".." => Err(refused(format!("{name:?} is no name"))),
+        _ if name.contains('/') => Err(refused(format!("{name:?} is no name: it has directories in it"))),
+        _ => Ok(name),
+    }
 }
 
 /// With an address it is an ordinary process, for tests of itself; as a machine's first one it finds the address on the kernel's

@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use guest_protocol::configuration::{File, Lower, Root, Upper, Volume, VolumeKind};
+use guest_protocol::configuration::{File, Lower, Root, Upper};
 use guest_protocol::message::{ContainerId, Failure};
 use guest_protocol::place;
 use rustix::fs::{Mode, OFlags};
@@ -18,7 +18,7 @@ use rustix::mount::{
 
 use crate::files::Trees;
 use crate::layers::{LAYERS, Layers};
-use crate::{disks, failed, failed_io, refused, sys};
+use crate::{disks, failed, failed_io, plain, refused, sys, volumes};
 
 /// `mount(2)` takes its options in one page.
 const OPTIONS_MAX: usize = 4095;
@@ -67,7 +67,7 @@ impl Roots {
     fn make_anew(&mut self, root: &Root) -> Result<(), Failure> {
         make_cgroup(root)?;
         write_files(&root.files)?;
-        root.volumes.iter().try_for_each(make_volume)?;
+        root.volumes.iter().try_for_each(volumes::make)?;
         let target = place::root(root.container);
         fs::create_dir_all(&target).map_err(failed_io("make", &target))?;
         let (directory, lower) = match &root.lower {
@@ -111,6 +111,8 @@ impl Roots {
                 Err(errno) => return Err(failed("unmount", path)(errno)),
             }
         }
+        let others = self.made.values().chain(self.half.values());
+        volumes::leave(root, others.filter(|other| other.container != container))?;
         match fs::remove_dir_all(&directory) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 return Err(failed_io("remove", directory)(error));
@@ -203,23 +205,6 @@ fn mount_overlay(directory: &str, lower: &[String], upper: Option<&str>, target:
     mounted.and(back).map_err(failed("mount the overlay", target))
 }
 
-fn make_volume(volume: &Volume) -> Result<(), Failure> {
-    let target = place::volume(plain(&volume.name)?);
-    if disks::is_mounted(&target) {
-        return Ok(());
-    }
-    let flags = if volume.readonly { MountFlags::RDONLY } else { MountFlags::empty() };
-    match &volume.kind {
-        VolumeKind::Virtiofs { tag } => disks::mount_device(tag, &target, "virtiofs", flags, &volume.options),
-        VolumeKind::Memory { size } => {
-            let size = if *size == 0 { String::new() } else { format!("size={size}") };
-            let options: Vec<&str> =
-                [size.as_str(), &volume.options].into_iter().filter(|text| !text.is_empty()).collect();
-            disks::mount_device("volume", &target, "tmpfs", flags, &options.join(","))
-        }
-    }
-}
-
 /// Writes files that the host gives, in their place where they are there: whoever has one mounted sees what is new.
 pub(crate) fn write_files(files: &[File]) -> Result<(), Failure> {
     fs::create_dir_all(place::FILES).map_err(failed_io("make", place::FILES))?;
@@ -230,15 +215,6 @@ pub(crate) fn write_files(files: &[File]) -> Result<(), Failure> {
             .map_err(failed_io("set the mode of", &path))?;
     }
     Ok(())
-}
-
-/// A name without directories.
-fn plain(name: &str) -> Result<&str, Failure> {
-    match name {
-        "" | "." | ".." => Err(refused(format!("{name:?} is no name"))),
-        _ if name.contains('/') => Err(refused(format!("{name:?} is no name: it has directories in it"))),
-        _ => Ok(name),
-    }
 }
 
 fn make_cgroup(root: &Root) -> Result<(), Failure> {

@@ -61,6 +61,18 @@ fn a_service_behind_our_own_hypervisor() {
     host.sh("docker run --rm --network container:web -m 64m --runtime microvm other sh -c 'cat /which; wget -q -O - http://127.0.0.1/'")
         .prints("other\nhello from web");
     host.sh("docker run --rm --network container:web --runtime microvm busybox ls /which").complains("No such file");
+    // Its volumes are on a device that comes with the first who has some, and comes again when it has gone.
+    host.sh("docker run --rm --network container:web -v data:/data --runtime microvm busybox sh -c 'dd if=/dev/urandom of=/data/much bs=1M count=2 2>/dev/null; md5sum </data/much >/data/sum; chown 7:8 /data/sum'")
+        .ok();
+    host.sh(
+        "cd $(docker volume inspect -f '{{.Mountpoint}}' data) && md5sum <much | diff - sum && stat -c '%u %g' sum",
+    )
+    .says("7 8");
+    host.sh("docker run --rm --network container:web -v data:/data:ro -v /etc/hostname:/name --runtime microvm busybox sh -c 'md5sum </data/much | diff - /data/sum && cat /name; touch /data/no'")
+        .exits_with(1)
+        .prints(host.sh("cat /etc/hostname").text())
+        .complains("Read-only file system");
+    host.sh("docker volume rm data").ok();
     let pid = host.sh("docker inspect -f '{{.State.Pid}}' web").text().to_owned();
     host.sh(&format!("grep -E '^(Uid|CapEff|NoNewPrivs):' /proc/{pid}/status | tr -s '\\t ' ' '"))
         .says("Uid: 65534 65534 65534 65534\nCapEff: 0000000000000000\nNoNewPrivs: 1");
@@ -94,11 +106,19 @@ fn what_our_own_hypervisor_saved_goes_on() {
     };
     eventually("it counts", || counts("box"));
     host.sh("docker exec box sh -c 'echo one >/state'").ok();
+    // What had the volumes of another container is gone with that.
+    host.sh(
+        "docker run --rm --network container:box -v data:/data --runtime microvm busybox sh -c 'echo kept >/data/file'",
+    )
+    .ok();
     // Whole at first, then what changed since the one that it went on from.
-    host.sh("$STRATUS suspend box").ok();
+    eventually("it is saved", || host.sh("$STRATUS suspend box").code() == 0);
     host.sh("docker ps -a --format '{{.Status}}'").mentions("(Suspended)");
     host.sh("$STRATUS resume box").ok();
     host.sh("docker exec box cat /state").says("one");
+    host.sh("docker run --rm --network container:box -v data:/data --runtime microvm busybox cat /data/file")
+        .says("kept");
+    host.sh("docker volume rm data").ok();
     host.sh("$STRATUS snapshot create box second").says("second");
     host.sh("$STRATUS snapshot ls box --output json | grep -c Parent").says("1");
     host.sh("docker exec box rm /state").ok();

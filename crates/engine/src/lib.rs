@@ -102,9 +102,11 @@ struct Inner {
     networks: Arc<net::Networks>,
     names: names_service::Names,
     placements: Placements,
-    /// By what microVMs are run, once it has been looked for; `None`: nothing here can.
     /// What containers have brought along into machines of others.
     guests: parking_lot::Mutex<container::Guests>,
+    /// What serves volumes of containers that are in machines of others.
+    file_servers: container::FileServers,
+    /// By what microVMs are run, once it has been looked for; `None`: nothing here can.
     machine_driver: std::sync::OnceLock<Option<microvm::driver::Driver>>,
     machine_program: machine_program::MachineProgram,
     snapshots: Arc<snapshots::Snapshots>,

@@ -93,6 +93,7 @@ impl Engine {
             names: names_service::Names::default(),
             placements: Placements::new(&config.cgroup_parent)?,
             guests: parking_lot::Mutex::default(),
+            file_servers: Default::default(),
             machine_driver: std::sync::OnceLock::new(),
             machine_program: MachineProgram::new(config.machines.program, &config.machines.directory, &boot_id()?),
             machine_images: MachineImages::open(&store)?,

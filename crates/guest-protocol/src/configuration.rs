@@ -171,4 +171,12 @@ pub enum VolumeKind {
         /// How many.
         size: u64,
     },
+    /// A virtio-fs device that comes while the machine runs, and goes: it is looked for, and left when no root has it any more. Guests with [`feature::PLUGGED_FILES`](crate::message::feature::PLUGGED_FILES)
+    /// know it.
+    Plugged {
+        /// Its tag.
+        tag: String,
+        /// What the kernel calls its place: a device of ACPI's, or a port of PCI.
+        place: String,
+    },
 }

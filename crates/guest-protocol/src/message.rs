@@ -290,6 +290,8 @@ pub enum Request {
 pub mod feature {
     /// Several containers beside each other, which come and go.
     pub const SEVERAL: u64 = 1;
+    /// File systems that come while the machine runs, and go ([`VolumeKind::Plugged`](crate::configuration::VolumeKind::Plugged)).
+    pub const PLUGGED_FILES: u64 = 2;
 }
 
 /// How a machine ends.

@@ -114,7 +114,7 @@ pub fn inside(spec: Spec, own: OwnFiles<'_>, parts: &BTreeMap<PathBuf, MountTree
     sysctls.sort();
     let limits = limits(linux.resources().as_ref());
     let mut spec = confined(spec)?;
-    let (mut files, mut volumes) = (Vec::new(), Volumes::default());
+    let (mut files, mut volumes) = (Vec::new(), Volumes::of(own.container));
     let mut mounts = spec.mounts().clone().unwrap_or_default();
     for mount in mounts.iter_mut().filter(|mount| is_bind(mount)) {
         match mount.source() {
@@ -407,15 +407,57 @@ pub fn outside(container: Option<&Spec>, driver: &Driver, host: &Host) -> Result
         for mount in volumes.mounts() {
             mounts.push(serde_json::to_value(mount).map_err(|error| Error::Spec(error.to_string()))?);
         }
-        let names: Vec<_> = files::CAPABILITIES.iter().map(|(name, _)| *name).chain(files::FOR_THE_START).collect();
-        mounts.push(program(&host.file_server, at::FILE_SERVER));
-        if matches!(driver, Driver::Kvm) {
-            mounts.extend(libraries()?.iter().map(|path| bind(path, path, "ro")));
+        match driver {
+            Driver::Kvm => mounts.extend(of_file_server(&host.file_server)?),
+            // It sees all libraries.
+            Driver::Qemu { .. } => mounts.push(program(&host.file_server, at::FILE_SERVER)),
         }
-        own["user"] = json!({ "uid": 0, "gid": 0 });
-        own["capabilities"] = json!({ "bounding": names, "effective": names, "permitted": names });
+        begin_as_root(&mut own);
     }
     confined_process(own, &mounts, &json!(devices), &resources(container, faults)?)
+}
+
+/// What the process sees of the host that serves volumes of containers that come into a machine.
+#[derive(Debug)]
+pub struct ServerHost {
+    /// The program that has the role of a [file server](files::SHARED_ROLE).
+    pub program: PathBuf,
+    /// The directory in which volumes are mounted, for the process alone, at files and directories that are there.
+    pub volumes: PathBuf,
+    /// The directory for its socket ([`files::SOCKET`]).
+    pub socket: PathBuf,
+}
+
+/// The specification of the process that serves volumes of containers that come into a machine. What it uses is the machine's.
+///
+/// # Errors
+/// The program's own files can't be told.
+pub fn serving(host: &ServerHost) -> Result<Spec> {
+    let mut mounts = own_mounts();
+    mounts.push(bind(&host.volumes, Path::new(at::VOLUMES), "rw"));
+    mounts.push(bind(&host.socket, Path::new(at::SCRATCH), "rw"));
+    mounts.extend(of_file_server(&host.program)?);
+    let socket = Path::new(at::SCRATCH).join(files::SOCKET);
+    let socket = socket.to_str().ok_or_else(|| Error::Spec("the path of a socket".to_owned()))?;
+    let mut own = process(&[at::FILE_SERVER, files::SHARED_ROLE, at::VOLUMES, socket], false);
+    begin_as_root(&mut own);
+    confined_process(own, &mounts, &json!([]), &json!({}))
+}
+
+/// The program of a file server, with its libraries.
+fn of_file_server(path: &Path) -> Result<Vec<Value>> {
+    let libraries = libraries()?;
+    Ok([program(path, at::FILE_SERVER)]
+        .into_iter()
+        .chain(libraries.iter().map(|path| bind(path, path, "ro")))
+        .collect())
+}
+
+/// Has a process begin with what a file server takes.
+fn begin_as_root(process: &mut Value) {
+    let names: Vec<_> = files::CAPABILITIES.iter().map(|(name, _)| *name).chain(files::FOR_THE_START).collect();
+    process["user"] = json!({ "uid": 0, "gid": 0 });
+    process["capabilities"] = json!({ "bounding": names, "effective": names, "permitted": names });
 }
 
 /// What the process sees of the host that stands for a container in the machine of another one.

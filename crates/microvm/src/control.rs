@@ -27,7 +27,7 @@ use crate::driver::Extent;
 use crate::plan::Card;
 
 /// Grows by one with every change of a type here or of [`guest_protocol`]'s requests.
-pub const VERSION: u32 = 7;
+pub const VERSION: u32 = 8;
 /// The most bytes of one body: a plan, or a piece of a file, and what is around it.
 const BODY_MAX: usize = 4 << 20;
 /// How long an answer is waited for, from its question to its last byte: of a guest that is emulated on a busy host, or for a machine to be written to a slow
@@ -84,6 +84,10 @@ pub enum ToMachine {
     Pause(ContainerId, bool),
     /// Be so many bytes larger from now on than without that container, which came.
     MemoryFor(ContainerId, u64),
+    /// Say whether a file system is there for the volumes of containers that come, and keep it for as long as the connection lasts.
+    KeepFiles,
+    /// Have that file system come, whose server is at the other end of the socket that comes along. It is kept as by [`ToMachine::KeepFiles`].
+    Files,
 }
 
 /// A container that comes into a machine.
@@ -121,7 +125,9 @@ pub enum FromMachine {
     Networked(Result<(), Failure>),
     /// What came of a [`ToMachine::Touched`]: nothing where its memory does not come as it is touched.
     Touched(Option<WorkingSet>),
-    /// What came of a [`ToMachine::Ask`] or a [`ToMachine::Pause`], in the order in which they came.
+    /// What came of a [`ToMachine::KeepFiles`].
+    HasFiles(bool),
+    /// What came of a [`ToMachine::Ask`], a [`ToMachine::Pause`] or a [`ToMachine::Files`], in the order in which they came.
     Answer(Result<Reply, Failure>),
 }
 
@@ -147,6 +153,8 @@ pub struct Saved {
     pub most_memory: MemorySize,
     /// The addresses of its network cards, by their places.
     pub cards: Vec<Option<[u8; 6]>>,
+    /// It has a place for the file system of containers that come ([`Hardware::files_place`](crate::Hardware::files_place)).
+    pub files_place: bool,
     /// How much of the container's standard output and error had been taken by then: what was written behind that comes of whoever goes on.
     pub outputs: [u64; 2],
 }
@@ -377,6 +385,11 @@ impl Connection {
     /// The machine is gone. Why it is not so is in the answer: then nothing holds it.
     pub fn pause(&mut self, container: ContainerId, paused: bool) -> Result<Result<(), Failure>, ConnectionError> {
         self.send(&ToMachine::Pause(container, paused), &[])?;
+        self.done()
+    }
+
+    /// The answer to what has nothing to say but that it is done.
+    fn done(&mut self) -> Result<Result<(), Failure>, ConnectionError> {
         match self.receive()? {
             FromMachine::Answer(Ok(Reply::Done)) => Ok(Ok(())),
             FromMachine::Answer(Err(mut failure)) => {
@@ -385,6 +398,27 @@ impl Connection {
             }
             _ => Err(Garbled.into()),
         }
+    }
+
+    /// Whether the machine has the file system for the volumes of containers that come. It stays there until the end of this connection at least.
+    ///
+    /// # Errors
+    /// The machine is gone.
+    pub fn keep_files(&mut self) -> Result<bool, ConnectionError> {
+        self.send(&ToMachine::KeepFiles, &[])?;
+        match self.receive()? {
+            FromMachine::HasFiles(has) => Ok(has),
+            _ => Err(Garbled.into()),
+        }
+    }
+
+    /// Has that file system come, with a connection to its [server](crate::files). It stays there until the end of this connection at least.
+    ///
+    /// # Errors
+    /// The machine is gone. Why it can't come is in the answer.
+    pub fn files(&mut self, server: BorrowedFd<'_>) -> Result<Result<(), Failure>, ConnectionError> {
+        self.send(&ToMachine::Files, &[server])?;
+        self.done()
     }
 
     /// Has the machine be on another network. Whoever gives up waiting has its cards gone that were to go; others may have come.

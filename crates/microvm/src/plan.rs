@@ -89,6 +89,9 @@ pub struct Hardware {
     /// The directory with what is mounted into the container of the host, each volume by its number: served as one virtio-fs device, by a process
     /// of its own, and seen by nobody else.
     pub volumes: Option<PathBuf>,
+    /// Whether there is a place for a file system that comes while it runs, with the volumes of containers that come ([`crate::control::ToMachine::Files`]). A machine that goes on has it where
+    /// the saved one had it.
+    pub files_place: bool,
     /// Have the kernel write to standard error what it has to say: to find out why one does not boot.
     pub console: bool,
 }
@@ -221,6 +224,7 @@ mod tests {
                 limits: DiskLimits::default(),
                 cards: Vec::new(),
                 volumes: None,
+                files_place: true,
                 console: false,
             },
             origin: None,

@@ -107,7 +107,8 @@ fn stand(
                 | FromMachine::Saved(_)
                 | FromMachine::Resized(_)
                 | FromMachine::Networked(_)
-                | FromMachine::Touched(_) => {}
+                | FromMachine::Touched(_)
+                | FromMachine::HasFiles(_) => {}
             }
         }
         let mut fds = [PollFd::new(&machine, PollFlags::IN), PollFd::new(&signals, PollFlags::IN)];

@@ -1,5 +1,8 @@
 //! A container's binds and volumes, taken apart: what is mounted of the host for the machine's [file server](crate::files), and what the machine mounts
 //! of what that serves.
+//!
+//! The first container's are there from the machine's start on. Those that come have a device and a server of their own, for all of them: where a volume is there has the number of its container before
+//! that of the volume.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -7,36 +10,57 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
 use guest_protocol::configuration::{Volume, VolumeKind};
+use guest_protocol::message::ContainerId;
 use guest_protocol::place;
 use oci_spec::runtime::Mount;
 
-use crate::container::at;
+use crate::container::{CONTAINER, at};
 use crate::error::{Error, Result};
 
-/// The tag of the one virtio-fs device, and the name by which the agent mounts it.
+/// The tag of the first container's virtio-fs device, and the name by which the agent mounts it.
 pub(crate) const TAG: &str = "volumes";
+/// The same of all others.
+pub(crate) const SHARED_TAG: &str = "shared-volumes";
 
 /// What mount propagation has for options (mount_namespaces(7)).
 const PROPAGATIONS: [&str; 8] =
     ["private", "rprivate", "slave", "rslave", "shared", "rshared", "unbindable", "runbindable"];
 
-/// What of the host a machine's file server serves: one mount for each volume, below [`at::VOLUMES`], by its number.
-#[derive(Debug, Clone, Default, PartialEq)]
+/// What of the host a machine's file server serves of a container's: one mount for each volume.
+#[derive(Debug, Clone, PartialEq)]
 pub struct Volumes {
+    container: ContainerId,
     mounts: Vec<Mount>,
     /// Where each is in the container.
     targets: Vec<PathBuf>,
 }
 
+impl Default for Volumes {
+    /// None of a machine's first container.
+    fn default() -> Self {
+        Self::of(CONTAINER)
+    }
+}
+
 impl Volumes {
+    /// None yet.
+    pub(crate) fn of(container: ContainerId) -> Self {
+        Self { container, mounts: Vec::new(), targets: Vec::new() }
+    }
+
     /// There are none.
     pub fn is_empty(&self) -> bool {
         self.mounts.is_empty()
     }
 
-    /// What is mounted for the file server.
-    pub(crate) fn mounts(&self) -> &[Mount] {
+    /// What is mounted for the file server: below [`at::VOLUMES`], or, of a container that comes, in the root of a server that runs.
+    pub fn mounts(&self) -> &[Mount] {
         &self.mounts
+    }
+
+    /// The tag of the device that they are on.
+    fn tag(&self) -> &'static str {
+        if self.container == CONTAINER { TAG } else { SHARED_TAG }
     }
 
     /// What belongs to mounts of the container by their destinations, by the destinations that they have for the file server.
@@ -47,12 +71,13 @@ impl Volumes {
 
     /// What the agent mounts before the container's root: all of them at once.
     pub fn devices(&self) -> Vec<Volume> {
-        let device = Volume {
-            name: TAG.to_owned(),
-            kind: VolumeKind::Virtiofs { tag: TAG.to_owned() },
-            readonly: false,
-            options: String::new(),
+        let (name, tag) = (self.tag().to_owned(), self.tag().to_owned());
+        let kind = match self.container {
+            CONTAINER => VolumeKind::Virtiofs { tag },
+            // Its machine says where it is.
+            _ => VolumeKind::Plugged { tag, place: String::new() },
         };
+        let device = Volume { name, kind, readonly: false, options: String::new() };
         if self.is_empty() { Vec::new() } else { vec![device] }
     }
 
@@ -83,18 +108,22 @@ impl Volumes {
             }
         }
 
-        let number = self.mounts.len().to_string();
+        let number = self.mounts.len();
+        let (directory, name) = match self.container {
+            CONTAINER => (at::VOLUMES, number.to_string()),
+            container => ("/", format!("{container}.{number}")),
+        };
         let mut outside = mount.clone();
         let more = ["nosuid", "nodev", "noexec"].map(str::to_owned);
         outside
-            .set_destination(Path::new(at::VOLUMES).join(&number))
+            .set_destination(Path::new(directory).join(&name))
             .set_options(Some(options.iter().cloned().chain(more).collect()));
         self.mounts.push(outside);
         self.targets.push(mount.destination().clone());
 
         let within = options.into_iter().filter(|option| !PROPAGATIONS.contains(&option.as_str()));
         mount
-            .set_source(Some(PathBuf::from(place::volume(TAG)).join(number)))
+            .set_source(Some(PathBuf::from(place::volume(self.tag())).join(name)))
             .set_options(Some(within.chain(["rprivate".to_owned()]).collect()));
         Ok(())
     }

@@ -177,6 +177,7 @@ impl Place {
                 limits: DiskLimits::default(),
                 cards: microvm::places([]),
                 volumes: None,
+                files_place: true,
                 console: false,
             },
             origin: None,

@@ -15,6 +15,7 @@ pub mod apart;
 pub mod apparmor;
 pub mod cgroup;
 mod child;
+mod elsewhere;
 pub mod memory;
 pub mod plan;
 mod process;
@@ -29,6 +30,7 @@ pub mod sync;
 mod sys;
 pub mod tap;
 
+pub use elsewhere::{ElsewhereError, mount_in};
 pub use plan::{CompileOptions, ExecOptions, ExecPlan, InitPlan, MountTree, PlanError, RootFs, SeccompFilter};
 pub use spawn::{Fds, Home, SpawnError, Spawned, Stdio, open_trees, spawn, spawn_exec};
 pub use sync::{Failure, Report, Step, SyncChannel, SyncEvent};

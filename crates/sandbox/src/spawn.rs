@@ -16,6 +16,7 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType};
 
 pub use self::home::Home;
+pub(crate) use self::prepare::detached;
 pub use self::trees::open_trees;
 use crate::child::{self, Prepared};
 use crate::plan::{ExecPlan, IdMaps, InitPlan, NamespaceKind, NamespaceSource, ProcessPlan};

@@ -47,7 +47,9 @@ pub fn main() -> ExitCode {
         Some("keeper") => return keep(arguments.skip(1)),
         Some("forward") => return net::forward::main(arguments.skip(1)),
         Some("runtime") => return sandbox::runtime::main(arguments),
-        Some(microvm::files::ROLE) => return machine_files(arguments.nth(1), arguments.next()),
+        Some(role @ (microvm::files::ROLE | microvm::files::SHARED_ROLE)) => {
+            return machine_files(role, arguments.nth(1), arguments.next());
+        }
         _ => {}
     }
     let cli = client::with_connection(Cli::command());
@@ -71,12 +73,18 @@ pub fn check_configuration(text: &str) -> Result<(), String> {
 }
 
 /// The process that serves a microVM's volumes, beside its process: of which directory, at which socket.
-fn machine_files(directory: Option<OsString>, socket: Option<OsString>) -> ExitCode {
-    match (directory, socket) {
-        (Some(directory), Some(socket)) => ExitCode::from(microvm::files::serve(directory.as_ref(), socket.as_ref())),
+fn machine_files(role: &str, directory: Option<OsString>, socket: Option<OsString>) -> ExitCode {
+    let shared = role == microvm::files::SHARED_ROLE;
+    let report = if shared { sandbox::Report::inherited().ok() } else { None };
+    match (directory, socket, report) {
+        (Some(directory), Some(socket), Some(report)) => {
+            ExitCode::from(microvm::files::serve_shared(directory.as_ref(), socket.as_ref(), report))
+        }
+        (Some(directory), Some(socket), None) if !shared => {
+            ExitCode::from(microvm::files::serve(directory.as_ref(), socket.as_ref()))
+        }
         _ => {
-            let role = microvm::files::ROLE;
-            eprintln!("stratus {role}: it is started by a microVM's process, and does nothing by itself");
+            eprintln!("stratus {role}: it is started for a microVM, and does nothing by itself");
             ExitCode::FAILURE
         }
     }

@@ -50,6 +50,7 @@ fn run(arguments: Vec<OsString>) -> Result<End, Box<dyn Error>> {
         cards: Vec::new(),
         vsock: None,
         files: Vec::new(),
+        files_place: false,
         balloon: false,
         pages: Pages::Small,
     };

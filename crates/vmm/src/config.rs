@@ -35,6 +35,8 @@ pub struct Config {
     pub vsock: Option<Vsock>,
     /// File systems of the host's, in the order in which the guest finds them.
     pub files: Vec<Files>,
+    /// Whether there is a place for another one, which may come while it runs ([`crate::Machine::plug_files`]).
+    pub files_place: bool,
     /// Whether the guest gives memory back that it does not need, and can be asked for more of it.
     pub balloon: bool,
 }

@@ -8,14 +8,14 @@ use crate::devices::virtio::Attached;
 use crate::devices::virtio::balloon::{Balloon, MemoryStatistics};
 use crate::devices::virtio::block::DiskHandle;
 use crate::devices::virtio::memory::Blocks;
-use crate::devices::virtual_devices::{self, All, Place, Spoken, Virtual};
+use crate::devices::virtual_devices::{self, All, FilesPlace, Place, Spoken, Virtual};
 use crate::end::{End, Ending};
 use crate::error::{Error, Result};
 use crate::events::{Events, Waited};
 use crate::kvm::{self, Buses, Vcpu, Vm};
 use crate::load::load;
 use crate::memory::{Filler, Memory, More, PAGE, Pager, Run, Touched, Userfault, WorkingSet};
-use crate::parts::{CardParts, Devices, Parts};
+use crate::parts::{CardParts, Devices, FilesParts, Parts};
 use crate::snapshot::{self, Backing, Saved, Snapshot, SnapshotFiles};
 use crate::threads::{Gate, Thread, Wake, Wanted, wake};
 use rustix::event::{PollFd, PollFlags, poll};
@@ -34,6 +34,7 @@ pub struct Machine {
     fixed: Fixed,
     devices: Vec<Virtual>,
     cards: Vec<Place>,
+    files_place: Option<FilesPlace>,
     balloon: Option<Spoken<Balloon>>,
     blocks: Option<Spoken<Blocks>>,
     disks: Vec<DiskHandle>,
@@ -341,6 +342,28 @@ impl Machine {
         self.cards.get(place).map_or(Ok(()), |place| place.change(None))
     }
 
+    /// Has a file system come to the place for one ([`Devices::files_place`]), where none is. The guest finds it when it is told to look there. Returns which of the machine's
+    /// devices that is, in the order in which the guest finds them, from 0 on.
+    ///
+    /// # Errors
+    /// There is no such place, or it is taken; or the server does not speak vhost-user.
+    pub fn plug_files(&self, files: FilesParts) -> Result<usize> {
+        let free = self.files_place.as_ref().filter(|place| !place.is_taken()).ok_or_else(|| {
+            Error::Size("this machine has no place for a file system, or one is there already".to_owned())
+        })?;
+        let wanted = if self.state == State::Runs { Wanted::Run } else { Wanted::Rest };
+        free.change(Some(files), wanted)?;
+        Ok(free.number())
+    }
+
+    /// Has the file system go that came to that place, if one is there, once its server has answered what it was asked. The guest should have left it; if it has not, it has one that does nothing.
+    ///
+    /// # Errors
+    /// None that a caller could bring about.
+    pub fn unplug_files(&self) -> Result<()> {
+        self.files_place.as_ref().map_or(Ok(()), |place| place.change(None, Wanted::Rest))
+    }
+
     /// Lays a file over a part of the disk with that serial number, which can't be written to: the guest finds it from `start` on, in bytes. `None`: what was laid
     /// there is not there any more. What is covered are zeros, and no driver is told: its guest has to know that there is something now.
     ///
@@ -433,6 +456,7 @@ struct Frame {
     fixed: Fixed,
     devices: Vec<Virtual>,
     cards: Vec<Place>,
+    files_place: Option<FilesPlace>,
     balloon: Option<Spoken<Balloon>>,
     blocks: Option<Spoken<Blocks>>,
     disks: Vec<DiskHandle>,
@@ -447,16 +471,18 @@ impl Frame {
         let console = devices.console.take();
         let mut buses = Buses::default();
         let fixed = fixed::attach(console, saved, vm, &ending, &mut buses.ports)?;
-        let All { devices, cards, balloon, blocks, disks } =
+        let All { devices, cards, files_place, balloon, blocks, disks } =
             virtual_devices::attach(devices, vm, &ending, &mut buses.memory)?;
         let events = serve(devices.iter().map(Virtual::attached).collect(), &ending)?;
         let generation = vm.line(layout::GENERATION_LINE)?;
-        Ok(Frame { ending, buses: Arc::new(buses), fixed, devices, cards, balloon, blocks, disks, events, generation })
+        let buses = Arc::new(buses);
+        Ok(Frame { ending, buses, fixed, devices, cards, files_place, balloon, blocks, disks, events, generation })
     }
 
     /// Gives each processor its thread.
     fn machine(self, vm: Vm, count: VcpuCount, vcpus: Vec<Vcpu>) -> Result<Machine> {
-        let Frame { ending, buses, fixed, devices, cards, balloon, blocks, disks, events, generation } = self;
+        let Frame { ending, buses, fixed, devices, cards, files_place, balloon, blocks, disks, events, generation } =
+            self;
         let processors: Vec<_> = vcpus.into_iter().map(|vcpu| Arc::new(Mutex::new(vcpu))).collect();
         let thread = |vcpu: &Arc<Mutex<Vcpu>>| kvm::thread(Arc::clone(vcpu), Arc::clone(&buses), &ending);
         let vcpus = processors.iter().map(thread).collect::<Result<_>>()?;
@@ -467,6 +493,7 @@ impl Frame {
             fixed,
             devices,
             cards,
+            files_place,
             balloon,
             blocks,
             disks,

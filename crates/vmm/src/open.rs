@@ -40,6 +40,7 @@ impl Config {
             cards: self.cards.iter().map(|card| card.as_ref().map(Card::open).transpose()).collect::<Result<_>>()?,
             vsock: self.vsock.as_ref().map(Vsock::open).transpose()?,
             files: self.files.iter().map(Files::open).collect::<Result<_>>()?,
+            files_place: self.files_place,
             balloon: self.balloon,
         })
     }

@@ -56,6 +56,8 @@ pub struct Devices {
     /// File systems of the host's, in the order in which the guest finds them. The server of a machine that goes on from a snapshot takes over which files the
     /// guest knew and had open: they are as they are by then, and of those that are gone the guest gets errors.
     pub files: Vec<FilesParts>,
+    /// Whether there is a place for another one, which may come while it runs ([`crate::Machine::plug_files`]).
+    pub files_place: bool,
     /// Whether the guest gives memory back that it does not need, and can be asked for more of it.
     pub balloon: bool,
 }

@@ -194,6 +194,7 @@ impl Engine {
                 limits: DiskLimits::default(),
                 cards: Vec::new(),
                 volumes: None,
+                files_place: false,
                 console: false,
             },
             origin: None,

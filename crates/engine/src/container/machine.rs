@@ -101,6 +101,8 @@ pub(super) struct MachineStart {
     pub(super) within: Option<Within>,
     /// Where what it touches of what it goes on from is to be kept, if that is not known yet.
     pub(super) untold: Option<PathBuf>,
+    /// What keeps its volumes served in the machine that it comes into, until it is there.
+    pub(super) keeps: Option<Connection>,
 }
 
 impl Engine {
@@ -188,6 +190,7 @@ impl Engine {
                 None => microvm::places(interfaces.iter().map(|interface| card(interface, limits))),
             },
             volumes: (!inside.volumes.is_empty()).then(|| at::VOLUMES.into()),
+            files_place: origin.is_none_or(|origin| origin.files_place),
             console: record.host.annotations.get(CONSOLE).is_some_and(|value| value == "true"),
         };
         let beginning = match origin {
@@ -294,6 +297,7 @@ impl Engine {
             wanted: None,
             within: None,
             untold: None,
+            keeps: None,
         })
     }
 

@@ -1,7 +1,8 @@
 //! A container in the machine of another one: with `--network container:NAME`, where that is in a microVM and this one is to be, too. They share its kernel, its processors and its network, as
 //! the containers of a pod do, and have root file systems and limits of their own.
 //!
-//! The keeper holds a process that stands for it ([`microvm::MemberPlan`]), so that everything about its run is as for any container. It ends with the machine.
+//! The keeper holds a process that stands for it ([`microvm::MemberPlan`]), so that everything about its run is as for any container. It ends with the machine. Its volumes are served as
+//! [`member_volumes`](super::member_volumes) says.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -115,6 +116,7 @@ impl Engine {
         record: &ContainerRecord,
         owner: &ContainerRecord,
         spec: &Spec,
+        trees: BTreeMap<PathBuf, MountTree>,
         booted: &Booted,
     ) -> Result<MachineStart> {
         let lacks = |what: &str| Err(refused(microvm::Error::NotThere { what: what.to_owned() }));
@@ -124,11 +126,8 @@ impl Engine {
         let container = guest_protocol::message::ContainerId(rand::random_range(CONTAINER.0 + 1..=u32::MAX));
         let (own, first) = (self.container_dir(&record.id), self.container_dir(&owner.id));
         let files = OwnFiles { own: &own, first: Some(&first), container };
-        let inside = microvm::container::inside(spec.clone(), files, &BTreeMap::<PathBuf, MountTree>::new());
+        let inside = microvm::container::inside(spec.clone(), files, &trees);
         let inside = inside.map_err(refused)?;
-        if !inside.volumes.is_empty() {
-            return lacks("volumes of containers that come into another one's");
-        }
         if !inside.sysctls.is_empty() {
             return lacks("settings of the network (sysctl) of containers that come into another one's");
         }
@@ -155,11 +154,15 @@ impl Engine {
             layers: booted.layers.iter().map(|layer| layer.path().to_owned()).collect(),
         };
         let outside = microvm::container::beside(spec, &host).map_err(refused)?;
-        self.raise_machine(record, owner, memory)?;
-        let cgroup = self.0.placements.create(record, &outside)?;
         let within = Within { owner: owner.id.clone(), number: container.0, memory };
+        self.raise_machine(record, owner, &within)?;
+        let keeps = match inside.volumes.is_empty() {
+            true => None,
+            false => Some(self.serve_volumes(owner, &inside.volumes, &inside.volumes.moved(trees))?),
+        };
+        let cgroup = self.0.placements.create(record, &outside)?;
         let start = self.machine_process(&outside, &directory, cgroup, BTreeMap::new(), None)?;
-        Ok(MachineStart { within: Some(within), ..start })
+        Ok(MachineStart { within: Some(within), keeps, ..start })
     }
 
     /// Where a container is that is to be asked something.
@@ -187,11 +190,13 @@ impl Engine {
         let (limits, memory) = microvm::container::resized_beside(now);
         let mut machine = self.machine_connection(&owner.id)?;
         let resize = |machine: &mut Connection, bytes| machine.resize_for(number, bytes).map_err(told)?.map_err(not_so);
-        let counts = |bytes: u64| self.0.guests.lock().comes(record.id.clone(), owner.id.clone(), bytes);
+        let counts = |memory: u64| self.0.guests.lock().comes(record.id.clone(), Within { memory, ..within.clone() });
         // More of it first, as it may be refused; nobody uses it before the container's limit lets them.
         let grows = memory > within.memory;
         let grown = match grows {
-            true => self.raise_machine(record, &owner, memory).and_then(|()| resize(&mut machine, memory)),
+            true => self
+                .raise_machine(record, &owner, &Within { memory, ..within.clone() })
+                .and_then(|()| resize(&mut machine, memory)),
             false => Ok(()),
         };
         let limited = grown.and_then(|()| {
@@ -260,13 +265,13 @@ impl Engine {
 
     /// Lets the process of a machine have so many bytes more of the host's memory for a container that comes, if it has a limit. It is never lowered while the machine runs: the guest may not have left what one
     /// had that is gone.
-    fn raise_machine(&self, record: &ContainerRecord, owner: &ContainerRecord, more: u64) -> Result<()> {
+    fn raise_machine(&self, record: &ContainerRecord, owner: &ContainerRecord, within: &Within) -> Result<()> {
         let limits = microvm::container::resized(&crate::spec::limits(&owner.host.resources)?).map_err(refused)?;
         let limit = limits.outside.memory().as_ref().and_then(|memory| memory.limit()).filter(|limit| *limit > 0);
         // Held until the limit is there: others may come at the same time.
         let mut guests = self.0.guests.lock();
-        guests.comes(record.id.clone(), owner.id.clone(), more);
-        let (Some(limit), 1..) = (limit, more) else { return Ok(()) };
+        guests.comes(record.id.clone(), within.clone());
+        let (Some(limit), 1..) = (limit, within.memory) else { return Ok(()) };
         let wanted = limit.unsigned_abs().saturating_add(guests.memory(&owner.id));
         // No more than a machine can have, which its own process says.
         MemorySize::from_mib(wanted >> 20).map_err(|error| Error::invalid(error.to_string()))?;
@@ -286,23 +291,23 @@ fn told(error: ConnectionError) -> Error {
     Error::system(error.to_string())
 }
 
-/// What containers have brought along into machines of others: those that run, and those that are about to.
+/// Containers in machines of others: those that run, and those that are about to.
 #[derive(Debug, Default)]
-pub(crate) struct Guests(BTreeMap<ContainerId, (ContainerId, u64)>);
+pub(crate) struct Guests(BTreeMap<ContainerId, Within>);
 
 impl Guests {
-    /// A container comes into the machine of `owner`, which grows by so many bytes.
-    pub(super) fn comes(&mut self, container: ContainerId, owner: ContainerId, memory: u64) {
-        self.0.insert(container, (owner, memory));
+    /// A container comes into a machine.
+    pub(super) fn comes(&mut self, container: ContainerId, within: Within) {
+        self.0.insert(container, within);
     }
 
-    /// It has ended, or did not come.
-    pub(super) fn goes(&mut self, container: &ContainerId) {
-        self.0.remove(container);
+    /// It has ended, or did not come: says where it was.
+    pub(super) fn goes(&mut self, container: &ContainerId) -> Option<Within> {
+        self.0.remove(container)
     }
 
     /// By how many bytes a container's machine has grown for others.
     pub(super) fn memory(&self, owner: &ContainerId) -> u64 {
-        self.0.values().filter(|(of, _)| of == owner).fold(0, |sum, (_, memory)| sum.saturating_add(*memory))
+        self.0.values().filter(|within| within.owner == *owner).fold(0, |sum, within| sum.saturating_add(within.memory))
     }
 }

@@ -27,6 +27,7 @@ mod machine;
 mod machine_limits;
 mod machine_network;
 mod member;
+mod member_volumes;
 mod merge;
 mod mount_points;
 mod names;
@@ -72,6 +73,7 @@ pub use list::{
 };
 pub use logs::LogStream;
 pub(crate) use member::Guests;
+pub(crate) use member_volumes::FileServers;
 pub use prune::{PruneReport, until};
 pub use remove::RemoveOptions;
 pub use snapshot::{Forked, check_saved_name};

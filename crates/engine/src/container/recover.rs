@@ -115,7 +115,7 @@ impl Engine {
                     self.change(&life, |record| record.state.halting = None).await?;
                 }
                 if let Some(within) = &record.state.within {
-                    self.0.guests.lock().comes(record.id.clone(), within.owner.clone(), within.memory);
+                    self.0.guests.lock().comes(record.id.clone(), within.clone());
                 }
                 self.resume_count(&record);
                 self.adopt(container, &record).await;
@@ -173,9 +173,12 @@ impl Engine {
         Ok(())
     }
 
-    /// Whether it is a further process in a container that runs, which its daemon's end does not end: nobody can be attached
+    /// Whether it is a further process in a container that runs, or serves volumes in its machine, which its daemon's end does not end: nobody can be attached
     /// to it any more, and its end is told to nobody. A health check is waited for by nobody, and begun anew.
     fn goes_on(&self, entry: &EntryInfo) -> bool {
+        if self.adopt_file_server(entry) {
+            return true;
+        }
         let container = entry.sandbox.as_deref().and_then(|id| self.0.containers.by_id(id));
         entry.state == Held::Running
             && !entry.own

@@ -398,6 +398,7 @@ impl Engine {
             places: Some(machine_network::places_of(&interfaces, &saved.cards)?),
             cards: interfaces.iter().map(|interface| interface.mac.octets()).collect(),
             networks: machine_network::networks(record.net.as_ref()),
+            files_place: saved.files_place,
             outputs: saved.outputs,
             disk: disk.is_some(),
             copied,

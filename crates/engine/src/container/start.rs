@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use keeper::client::{Create, Start};
 use keeper::protocol::{Recovery, Request, Stdio, TerminalSize};
+use microvm::control::Connection;
 use oci_spec::runtime::Spec;
 use sandbox::plan::NamespaceKind;
 use sandbox::{CompileOptions, InitPlan};
@@ -46,6 +47,8 @@ struct Prepared {
     within: Option<Within>,
     /// Where what its machine touches is to be kept ([`super::touched`]).
     untold: Option<PathBuf>,
+    /// What keeps its volumes served in the machine that it comes into, until it is there.
+    keeps: Option<Connection>,
 }
 
 impl Engine {
@@ -172,6 +175,7 @@ impl Engine {
         let mut prepared = crate::blocking(move || engine.prepare(&prepared_for, lent, booted.as_ref())).await?;
         let (template, wanted) = (prepared.template.take(), prepared.wanted.take());
         let untold = prepared.untold.take();
+        let _keeps = prepared.keeps.take();
         let mut net = prepared.net.clone();
         let run = match prepared.start {
             true => self.run_and_record(life, prepared, by_hand).await,
@@ -361,12 +365,24 @@ impl Engine {
                 self.attach_dns(record, net.as_ref(), namespace.try_clone().map_err(crate::networks::error)?);
             }
             let machine = match self.comes_into(record)? {
-                Some(owner) => self.member_start(record, &owner, &spec, booted)?,
+                Some(owner) => self.member_start(record, &owner, &spec, trees, booted)?,
                 None => self.machine_start(record, &spec, trees, booted, namespace.zip(net.as_ref()))?,
             };
             let recovery = Recovery { cgroups: machine.directories };
-            let MachineStart { plan, descriptors, template, wanted, within, untold, .. } = machine;
-            return Ok(Prepared { plan, descriptors, net, recovery, log, start, template, wanted, within, untold });
+            let MachineStart { plan, descriptors, template, wanted, within, untold, keeps, .. } = machine;
+            return Ok(Prepared {
+                plan,
+                descriptors,
+                net,
+                recovery,
+                log,
+                start,
+                template,
+                wanted,
+                within,
+                untold,
+                keeps,
+            });
         }
         let cgroup = self.0.placements.create(record, &spec)?;
         let mut options = CompileOptions {
@@ -400,8 +416,8 @@ impl Engine {
         );
         let plan = plan.to_bytes().map_err(|error| Error::system(error.to_string()))?;
         let recovery = Recovery { cgroups: cgroup.directories };
-        let (template, wanted, within, untold) = (None, None, None, None);
-        Ok(Prepared { plan, descriptors, net, recovery, log, start, template, wanted, within, untold })
+        let (template, wanted, within, untold, keeps) = (None, None, None, None, None);
+        Ok(Prepared { plan, descriptors, net, recovery, log, start, template, wanted, within, untold, keeps })
     }
 
     fn spec_of(
@@ -445,7 +461,9 @@ impl Engine {
     /// Takes back what other containers may wait for: network and volumes.
     pub(super) fn release_shared(&self, record: &ContainerRecord, net: Option<&net::Sandbox>) {
         self.detach_dns(&record.id);
-        self.0.guests.lock().goes(&record.id);
+        let gone = self.0.guests.lock().goes(&record.id).or_else(|| record.state.within.clone());
+        gone.iter().for_each(|within| self.leave_volumes(within));
+        self.forget_file_server(&record.id);
         self.remove_machine(record);
         if let Some(net) = net
             && let Err(error) = self.0.networks.tear_down(net)

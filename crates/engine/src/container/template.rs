@@ -105,6 +105,7 @@ impl Engine {
                 limits: DiskLimits::default(),
                 cards: microvm::places(cards),
                 volumes: shape.has_volumes.then(|| at::VOLUMES.into()),
+                files_place: true,
                 console: false,
             },
             origin: None,

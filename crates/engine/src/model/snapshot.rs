@@ -67,6 +67,9 @@ pub struct SnapshotRecord {
     /// Where those are in the machine; `None`: one after the other, and it has no other places.
     #[serde(default)]
     pub places: Option<CardPlaces>,
+    /// It has a place for the volumes of containers that come into it.
+    #[serde(default)]
+    pub files_place: bool,
     /// How much of the container's standard output and error had been taken.
     pub outputs: [u64; 2],
     /// It has a copy of the container's disk; else the container has none.

@@ -14,8 +14,8 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use guest_protocol::VSOCK_PORT;
 use rustix::event::{EventfdFlags, eventfd};
 use vmm::{
-    Backing, Config, Console, Contents, Dial, Disk, End, Files, Machine, MemorySize, Snapshot, SnapshotFiles,
-    VsockParts, WorkingSet,
+    Backing, Config, Console, Contents, Dial, Disk, End, Files, FilesParts, Machine, MemorySize, Snapshot,
+    SnapshotFiles, VsockParts, WorkingSet,
 };
 
 use super::{Extent, Laid, command_line};
@@ -64,6 +64,16 @@ impl Running {
 
     pub(crate) fn unplug(&self, place: usize) -> Result<()> {
         Ok(self.machine.unplug(place)?)
+    }
+
+    pub(crate) fn plug_files(&self, tag: &str, server: OwnedFd) -> Result<String> {
+        let number = self.machine.plug_files(FilesParts { tag: tag.to_owned(), server: server.into() })?;
+        // As Linux numbers devices of one kind that ACPI names (its drivers/acpi/scan.c).
+        Ok(format!("LNRO0005:{number:02x}"))
+    }
+
+    pub(crate) fn unplug_files(&self) -> Result<()> {
+        Ok(self.machine.unplug_files()?)
     }
 
     pub(crate) fn lay(&self, start: u64, file: Option<File>) -> Result<()> {
@@ -215,6 +225,7 @@ fn config(plan: &MachinePlan, zeros: PathBuf) -> Config {
         cards: hardware.cards.iter().map(|place| place.as_ref().map(card)).collect(),
         vsock: None,
         files: hardware.volumes.iter().map(|_| files(plan)).collect(),
+        files_place: hardware.files_place,
         balloon: true,
     }
 }

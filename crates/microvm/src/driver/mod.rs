@@ -203,6 +203,22 @@ impl Running {
         }
     }
 
+    /// Has a file system come to the place for one, where none is, whose server is at the other end of a connection. The guest finds it when it looks. Returns what its kernel calls the place.
+    pub(crate) fn plug_files(&mut self, tag: &str, server: OwnedFd) -> Result<String> {
+        match self {
+            Self::Kvm(running) => running.plug_files(tag, server),
+            Self::Qemu(running) => running.plug_files(tag, server),
+        }
+    }
+
+    /// Has it go, which the guest has left. Its server is told by the end of that connection.
+    pub(crate) fn unplug_files(&mut self) -> Result<()> {
+        match self {
+            Self::Kvm(running) => running.unplug_files(),
+            Self::Qemu(running) => running.unplug_files(),
+        }
+    }
+
     /// Lays files over parts of the disk with the layers, where zeros are, at offsets in bytes; `None`: what was laid there is taken away. On an error some of them may be there. `rests`: the machine
     /// does, and has to go on resting.
     pub(crate) fn lay(&mut self, files: Vec<(u64, Option<File>)>, rests: bool) -> Result<()> {

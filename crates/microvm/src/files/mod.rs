@@ -21,15 +21,17 @@ mod start;
 use rustix::thread::CapabilitySet;
 
 #[cfg(feature = "file-server")]
-pub use server::serve;
+pub use server::{serve, serve_shared};
 pub(crate) use start::Server;
 
 /// The role in which `stratus` is the server.
 pub const ROLE: &str = "machine-files";
+/// The role in which it is that of containers which came into a machine: nobody's child but the keeper's, who hears its report, in a sandbox of its own.
+pub const SHARED_ROLE: &str = "machine-shared-files";
 /// What the server says once it serves. What follows are the types of the file systems whose files have no handles, each with a space before it.
 const READY: &str = "ready";
 /// The name of the server's socket in the machine's directory for such.
-pub(crate) const SOCKET: &str = "files";
+pub const SOCKET: &str = "files";
 
 /// What serving files of several users takes (capabilities(7)).
 pub(crate) const CAPABILITIES: [(&str, CapabilitySet); 8] = [

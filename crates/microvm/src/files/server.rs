@@ -14,6 +14,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
 use rustix::process::{Resource, Rlimit};
 use rustix::thread::CapabilitySet;
+use sandbox::{Report, Step};
 use vhost::vhost_user::Listener;
 use vhost_user_backend::VhostUserDaemon;
 use virtiofsd::passthrough::xattrmap::XattrMap;
@@ -48,19 +49,38 @@ type Result<T, E = Box<dyn Cause>> = std::result::Result<T, E>;
 pub fn serve(directory: &Path, socket: &Path) -> u8 {
     let mut stdout = std::io::stdout();
     match begin(directory, socket) {
-        Ok((mut daemon, mut listener, lacking)) => {
+        Ok((begun, lacking)) => {
             let ready: String = [READY].into_iter().chain(lacking.iter().flat_map(|kind| [" ", kind])).collect();
             let told = stdout.write_all(ready.as_bytes()).and_then(|()| stdout.flush());
             // Whoever reads it waits for its end.
             let closed = told.is_ok() && rustix::stdio::dup2_stdout(std::io::stderr()).is_ok();
-            let served = closed && daemon.start(&mut listener).is_ok() && is_over(daemon.wait());
-            u8::from(!served)
+            if closed { serve_one(begun) } else { 1 }
         }
         Err(error) => {
             let _ = stdout.write_all(error.to_string().as_bytes());
             1
         }
     }
+}
+
+/// As [`serve`], for whoever waits for its report.
+pub fn serve_shared(directory: &Path, socket: &Path, report: Report) -> u8 {
+    match begin(directory, socket) {
+        // Such volumes are not saved, so that nobody asks for handles.
+        Ok((begun, _)) => {
+            report.executing();
+            serve_one(begun)
+        }
+        Err(error) => {
+            report.failed(Step::Machine, 0, &format!("serve the container's volumes: {error}"));
+            1
+        }
+    }
+}
+
+fn serve_one((mut daemon, mut listener): (Daemon, Listener)) -> u8 {
+    let served = daemon.start(&mut listener).is_ok() && is_over(daemon.wait());
+    u8::from(!served)
 }
 
 /// Its client is gone, as a machine that has ended is.
@@ -70,7 +90,7 @@ fn is_over(waited: Result<(), vhost_user_backend::Error>) -> bool {
 
 type Daemon = VhostUserDaemon<Arc<VhostUserFsBackend<PassthroughFs>>>;
 
-fn begin(directory: &Path, socket: &Path) -> Result<(Daemon, Listener, Vec<String>)> {
+fn begin(directory: &Path, socket: &Path) -> Result<((Daemon, Listener), Vec<String>)> {
     let listener = UnixListener::bind(socket).map_err(|error| format!("listen at {}: {error}", socket.display()))?;
     chown(socket, Some(USER), Some(USER)).map_err(|error| format!("give away {}: {error}", socket.display()))?;
     let lacking = fs::read_to_string("/proc/self/mountinfo").and_then(|mounts| handles::lacking(directory, &mounts));
@@ -103,7 +123,7 @@ fn begin(directory: &Path, socket: &Path) -> Result<(Daemon, Listener, Vec<Strin
     let backend = VhostUserFsBackendBuilder::default().set_thread_pool_size(THREADS).build(files)?;
     let memory = GuestMemoryAtomic::new(GuestMemoryMmap::new());
     let daemon = VhostUserDaemon::new("files".to_owned(), Arc::new(backend), memory);
-    Ok((daemon.map_err(|error| error.to_string())?, Listener::from(listener), lacking))
+    Ok(((daemon.map_err(|error| error.to_string())?, Listener::from(listener)), lacking))
 }
 
 /// From here on the directory is all that this process can name, and nothing can be made in it beside what is mounted there. Returns the directory of its own

@@ -39,6 +39,8 @@ struct Client {
     container: ContainerId,
     /// Layers of the container that it will stand for.
     layers: Vec<OwnedFd>,
+    /// The file system of containers that come stays for it.
+    keeps_files: bool,
     out: Vec<u8>,
 }
 
@@ -85,9 +87,18 @@ impl Clients {
             return;
         }
         self.last += 1;
-        let (decoder, out) = (Decoder::default(), Vec::new());
-        let (process, freezes, container, layers) = (None, None, CONTAINER, Vec::new());
-        let client = Client { socket, decoder, greeted: false, process, holds: false, freezes, container, layers, out };
+        let client = Client {
+            socket,
+            decoder: Decoder::default(),
+            greeted: false,
+            process: None,
+            holds: false,
+            freezes: None,
+            container: CONTAINER,
+            layers: Vec::new(),
+            keeps_files: false,
+            out: Vec::new(),
+        };
         self.open.insert(self.last, client);
     }
 
@@ -123,6 +134,23 @@ impl Clients {
     /// A container is held still for one of them.
     pub(super) fn freezes(&self, container: ContainerId) -> bool {
         self.open.values().any(|client| client.freezes == Some(container))
+    }
+
+    /// The file system of containers that come stays for a client.
+    pub(super) fn keep_files(&mut self, number: u64) {
+        if let Some(client) = self.open.get_mut(&number) {
+            client.keeps_files = true;
+        }
+    }
+
+    /// It stays for one of them.
+    pub(super) fn keeps_files(&self) -> bool {
+        self.open.values().any(|client| client.keeps_files)
+    }
+
+    /// The descriptors that came along with a client's message.
+    pub(super) fn take_fds(&mut self, number: u64) -> Vec<OwnedFd> {
+        self.open.get_mut(&number).map(|client| client.decoder.take_fds()).unwrap_or_default()
     }
 
     /// The layers that a client has sent, and what else it has.
@@ -278,6 +306,11 @@ impl Process {
                 Ok(())
             }
             (ToMachine::Pause(container, paused), _) => self.on_pause(number, container, paused),
+            (ToMachine::KeepFiles, None) => {
+                self.on_keep_files(number);
+                Ok(())
+            }
+            (ToMachine::Files, None) => self.on_files(number),
             (ToMachine::Network(wish), None) => self.on_network(number, *wish),
             (ToMachine::Ask(request), _) if is_for_others(&request) => match self.host.is_connected() {
                 true => self.ask(request, Asked::Client(number)),
@@ -372,7 +405,8 @@ impl Process {
             let hardware = &self.plan.hardware;
             let (memory, most_memory) = (hardware.memory, hardware.most_memory);
             let cards = hardware.cards.iter().map(|place| place.as_ref().map(|card| card.mac)).collect();
-            Saved { extent, vcpus: hardware.vcpus, memory, most_memory, cards, outputs }
+            let files_place = hardware.files_place;
+            Saved { extent, vcpus: hardware.vcpus, memory, most_memory, cards, files_place, outputs }
         });
         let saved = saved.map_err(|error| Failure::Refused { why: error.to_string() });
         self.clients.send(number, &FromMachine::Saved(saved));
@@ -381,7 +415,7 @@ impl Process {
 
     fn on_run(&mut self, number: u64, container: ContainerId, plan: Plan, streams: Streams) -> Result<()> {
         let refused = |why: &str| FromMachine::Refused(Failure::Refused { why: why.to_owned() });
-        let fds = self.clients.open.get_mut(&number).map(|client| client.decoder.take_fds()).unwrap_or_default();
+        let fds = self.clients.take_fds(number);
         if self.stage != Stage::Running {
             self.clients.send(number, &refused("the container's process does not run"));
             return Ok(());

@@ -31,20 +31,29 @@ const CALLS: &[libc::c_long] = &[
     libc::SYS_waitid,
     // Names are asked for at the resolver in this network namespace.
     libc::SYS_connect,
+    // A thread of its own: see `THREAD`.
+    libc::SYS_clone3,
+    libc::SYS_set_robust_list,
 ];
 
-/// A descriptor is copied; streams don't block; a terminal has a size.
+/// A thread shares all with this one: it is no process.
+const THREAD: u64 = (libc::CLONE_VM | libc::CLONE_FILES | libc::CLONE_SIGHAND | libc::CLONE_THREAD) as u64;
+
+/// A descriptor is copied; streams don't block; a terminal has a size. A thread is made where a file system comes while the machine runs, and where QEMU's state is copied.
 const LIMITED: &[Limited] = &[
     (libc::SYS_fcntl, 1, None, &[libc::F_DUPFD_CLOEXEC as u64]),
     (libc::SYS_ioctl, 1, None, &[libc::FIONBIO, libc::TIOCGWINSZ]),
     (libc::SYS_socket, 0, None, &[libc::AF_INET as u64]),
+    (libc::SYS_clone, 0, Some(THREAD), &[THREAD]),
+    // With a process' first thread glibc installs its handler of that signal of its own (its nptl/pthread_create.c, SIGSETXID).
+    (libc::SYS_rt_sigaction, 0, None, &[33]),
+    (libc::SYS_prctl, 0, None, &[libc::PR_SET_NAME as u64]),
 ];
 
 /// What QEMU's driver does besides: its monitor lends a pair of sockets, whose other end a thread copies; the guest's memory is copied by its holes; a QEMU
 /// that is wanted no more is killed.
 const QEMU: &[libc::c_long] = &[
     libc::SYS_clock_nanosleep,
-    libc::SYS_clone3,
     libc::SYS_copy_file_range,
     libc::SYS_fstat,
     libc::SYS_ftruncate,
@@ -52,34 +61,22 @@ const QEMU: &[libc::c_long] = &[
     libc::SYS_lseek,
     libc::SYS_recvfrom,
     libc::SYS_sendfile,
-    libc::SYS_set_robust_list,
     libc::SYS_splice,
     libc::SYS_statx,
 ];
 
-/// A thread shares all with this one: it is no process.
-const THREAD: u64 = (libc::CLONE_VM | libc::CLONE_FILES | libc::CLONE_SIGHAND | libc::CLONE_THREAD) as u64;
-
-const QEMU_LIMITED: &[Limited] = &[
-    (libc::SYS_clone, 0, Some(THREAD), &[THREAD]),
-    (libc::SYS_kill, 1, None, &[libc::SIGKILL as u64]),
-    // With a process' first thread glibc installs its handler of that signal of its own (its nptl/pthread_create.c, SIGSETXID).
-    (libc::SYS_rt_sigaction, 0, None, &[33]),
-    (libc::SYS_prctl, 0, None, &[libc::PR_SET_NAME as u64]),
-    (libc::SYS_socketpair, 0, None, &[libc::AF_UNIX as u64]),
-];
+const QEMU_LIMITED: &[Limited] =
+    &[(libc::SYS_kill, 1, None, &[libc::SIGKILL as u64]), (libc::SYS_socketpair, 0, None, &[libc::AF_UNIX as u64])];
 
 /// Leaves the calling thread, and those that it makes, what it does beside a machine that runs so. Anything else ends the process by `SIGSYS`.
 pub(super) fn confine(driver: &Driver) -> Result<()> {
     // Rustix asks for it once: before Linux 6.4, which has a call for that, in a file of `/proc` that it opens by a call of its own.
     let _ = rustix::param::page_size();
     let filter = Filter::default().calls(CALLS).limited(LIMITED);
+    without_clone3()?;
     let filter = match driver {
         Driver::Kvm => filter.of_machine(),
-        Driver::Qemu { .. } => {
-            without_clone3()?;
-            filter.calls(QEMU).limited(QEMU_LIMITED)
-        }
+        Driver::Qemu { .. } => filter.calls(QEMU).limited(QEMU_LIMITED),
     };
     Ok(filter.apply()?)
 }
@@ -112,7 +109,7 @@ mod tests {
 
     const TRIES: [Try; 9] = [
         ("gives back what it allocated", allocate, true, true),
-        ("names a thread of its own", name_a_thread, false, true),
+        ("names a thread of its own", name_a_thread, true, true),
         (
             "asks whether it could become root",
             || _ = rustix::thread::set_thread_uid(rustix::process::Uid::ROOT),

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::fd::OwnedFd;
 
-use guest_protocol::configuration::{Disk, Lower};
+use guest_protocol::configuration::{Disk, Lower, Root, VolumeKind};
 use guest_protocol::message::{Blob, ContainerId, Failure, Plan, ProcessId, Reply, Request, Streams};
 use vmm::{MIB, MemorySize};
 
@@ -39,7 +39,20 @@ struct Member {
     memory: u64,
     /// It is held still until somebody has it go on.
     paused: bool,
+    /// What it has of the file system of containers that came.
+    files: Files,
     stage: MemberStage,
+}
+
+/// What a container has of the file system of those that came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Files {
+    /// Nothing.
+    None,
+    /// Volumes, and it may have written there what is in the guest's memory.
+    Mounted,
+    /// It had some: the guest has said how far it could let go of them.
+    Left,
 }
 
 /// How far it is.
@@ -74,6 +87,16 @@ impl Members {
     /// Whether a process is the first one of a container that came.
     pub(super) fn is_first(&self, process: ProcessId) -> bool {
         self.by_process.contains_key(&process)
+    }
+
+    /// Whether something of the file system of those that came is mounted for one of them, or may be.
+    pub(super) fn have_files(&self) -> bool {
+        self.by_process.values().any(|member| member.files != Files::None)
+    }
+
+    /// Whether something that a container has written, whose first process this is, may still be on its way to where it belongs.
+    pub(super) fn writes(&self, process: ProcessId) -> bool {
+        self.by_process.get(&process).is_some_and(|member| member.files == Files::Mounted)
     }
 
     /// All of the machine's memory.
@@ -188,8 +211,15 @@ impl Process {
             return Ok(());
         };
         let Join { container, mut root, memory, plan, streams } = join;
-        let member = Member { container, memory, paused: false, stage: MemberStage::MakingRoot(plan, streams) };
-        self.members.by_process.insert(process, member);
+        let files = match self.place_files(&mut root) {
+            Ok(files) => files,
+            Err(why) => {
+                self.clients.send(number, &refused(why));
+                return Ok(());
+            }
+        };
+        let stage = MemberStage::MakingRoot(plan, streams);
+        self.members.by_process.insert(process, Member { container, memory, paused: false, files, stage });
         let places = match self.make_room(container, layers) {
             Ok(places) => places,
             Err(error) => {
@@ -211,6 +241,18 @@ impl Process {
             }
             asked => asked,
         }
+    }
+
+    /// Says where the file system is that a container has volumes of.
+    fn place_files(&self, root: &mut Root) -> Result<Files, &'static str> {
+        let mut files = Files::None;
+        for volume in &mut root.volumes {
+            let VolumeKind::Plugged { place, .. } = &mut volume.kind else { continue };
+            let there = self.shared_files.place().ok_or("nobody serves the container's volumes in the microVM")?;
+            there.clone_into(place);
+            files = Files::Mounted;
+        }
+        Ok(files)
     }
 
     /// Puts layers on their disk, and has the machine be as large as it is to be. Says where they lie.
@@ -251,9 +293,18 @@ impl Process {
                 Ok(())
             }
             // Its layers are not there any more for anybody in the guest.
-            (MemberStage::Removing, Some(Ok(_))) => self.forget_member(process),
+            (MemberStage::Removing, Some(Ok(_))) => {
+                self.forget_member(process)?;
+                self.on_progress(process)
+            }
             // What the guest did not let go of stays where it lies, and is asked for again with the next who comes, or when the machine is to be saved.
-            (MemberStage::Removing, _) => Ok(()),
+            (MemberStage::Removing, Some(Err(_))) => {
+                if member.files == Files::Mounted {
+                    member.files = Files::Left;
+                }
+                self.on_progress(process)
+            }
+            (MemberStage::Removing, None) => Ok(()),
         }
     }
 
@@ -289,8 +340,12 @@ impl Process {
     /// Why the machine can't be saved, as others are in it.
     pub(super) fn members_keep_from_saving(&mut self) -> Result<Option<&'static str>> {
         self.remove_roots()?;
+        self.let_files_go();
         let runs = self.members.removing().count() < self.members.by_process.len();
         Ok(match (self.members.by_process.is_empty(), runs) {
+            (true, _) if self.shared_files.are_there() => {
+                Some("the file system of another container is not taken away yet: try again")
+            }
             (true, _) => None,
             (false, true) => Some("another container runs in this microVM, which no snapshot can have: end that first"),
             (false, false) => Some("what another container had in this microVM is not taken away yet: try again"),
@@ -314,7 +369,7 @@ impl Process {
 }
 
 /// What nobody waits for, and ends nothing, is told on standard error.
-fn complain(error: &Error) {
+pub(super) fn complain(error: &Error) {
     eprintln!("\rstratus: {error}\r");
 }
 

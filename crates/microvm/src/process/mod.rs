@@ -9,6 +9,7 @@ mod confine;
 mod layers;
 mod members;
 mod names;
+mod shared_files;
 mod signals;
 mod streams;
 mod terminal;
@@ -32,6 +33,7 @@ use self::clients::Clients;
 use self::layers::Layers;
 use self::members::Members;
 use self::names::Names;
+use self::shared_files::SharedFiles;
 pub(crate) use self::signals::Signals;
 use self::streams::Attached;
 pub(crate) use self::terminal::Terminal;
@@ -156,8 +158,12 @@ struct Process {
     clients: Clients,
     cards: Cards,
     members: Members,
+    /// What has the volumes of containers that came.
+    shared_files: SharedFiles,
     /// The agent knows how to have several containers.
     takes_several: bool,
+    /// The agent knows of file systems that come while the machine runs.
+    takes_files: bool,
     /// Whoever it rests for wants it to end.
     ends_as_saved: bool,
     /// Once the agent is there again, these containers' processes are to go on.
@@ -217,7 +223,9 @@ impl Process {
             clients,
             cards: Cards::default(),
             members,
+            shared_files: SharedFiles::default(),
             takes_several: false,
+            takes_files: false,
             ends_as_saved: false,
             to_thaw: BTreeSet::new(),
             to_forget: BTreeSet::new(),
@@ -258,13 +266,19 @@ impl Process {
         match self.stage {
             Stage::ShuttingDown(until) => Ok((Instant::now() >= until).then_some(exit)),
             // Nothing lasts beyond it. What was written to a volume by `mmap(2)` is in the guest's memory until it is told.
-            _ if self.plan.hardware.upper.is_none() && self.plan.hardware.volumes.is_none() => Ok(Some(exit)),
+            _ if !self.has_something_to_write() => Ok(Some(exit)),
             _ => {
                 self.stage = Stage::ShuttingDown(Instant::now() + SHUTDOWN);
                 self.ask(Request::Shutdown { how: End::PowerOff }, Asked::Nobody)?;
                 Ok(None)
             }
         }
+    }
+
+    /// Whether the guest may have something of what lasts in its memory.
+    fn has_something_to_write(&self) -> bool {
+        let hardware = &self.plan.hardware;
+        hardware.upper.is_some() || hardware.volumes.is_some() || self.shared_files.are_there()
     }
 
     /// The machine is gone: as it should be, or not.
@@ -366,6 +380,7 @@ impl Process {
             };
         }
         self.takes_several = hello.features & feature::SEVERAL != 0;
+        self.takes_files = hello.features & feature::PLUGGED_FILES != 0;
         for container in std::mem::take(&mut self.to_thaw) {
             self.thaw(container)?;
         }
@@ -505,6 +520,10 @@ impl Process {
 
     /// Something of a process is where it belongs: tells its end, behind all that it wrote; and the guest need not remember one of which no more comes.
     fn on_progress(&mut self, process: ProcessId) -> Result<()> {
+        // What it has written to volumes is to be there for whoever hears of its end.
+        if self.members.writes(process) {
+            return Ok(());
+        }
         let Some(attached) = self.attached.get_mut(&process).filter(|_| process != self.main) else { return Ok(()) };
         if let Some(exit) = attached.exit.filter(|_| !attached.told && attached.is_over()) {
             attached.told = true;

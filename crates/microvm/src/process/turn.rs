@@ -25,6 +25,7 @@ const QUIET: Duration = Duration::from_secs(1);
 enum Source {
     Machine,
     Files,
+    SharedFiles,
     Agent,
     Call,
     Signals,
@@ -49,6 +50,10 @@ impl Process {
                 }
                 // The machine's own end follows, or has come.
                 Source::Files => self.files.take().map_or(Ok(()), |mut files| files.end())?,
+                Source::SharedFiles => {
+                    let why = "the process that serves those of containers that came has ended";
+                    return Err(Error::Files(why.to_owned()));
+                }
                 Source::Agent => self.receive()?,
                 Source::Call => {
                     if let Link::Calls(calls) = &self.link {
@@ -101,6 +106,8 @@ impl Process {
             (Source::ControlListener, self.clients.listener(), input),
         ];
         waited.extend(self.files.iter().map(|files| (Source::Files, files.ended(), input)));
+        // It is hung up, or nothing.
+        waited.extend(self.shared_files.server().map(|server| (Source::SharedFiles, server, PollFlags::empty())));
         match (&self.stream, &self.link) {
             (Some(stream), _) => {
                 let full = if self.is_full { output } else { PollFlags::empty() };

@@ -233,7 +233,7 @@ fn place<'a, 'p: 'a>(
 }
 
 /// `relatime` and the like come as a clear of the whole access-time mode.
-pub(super) fn set_attributes(plan: &MountPlan<'_>, tree: BorrowedFd<'_>) -> Result<()> {
+pub(crate) fn set_attributes(plan: &MountPlan<'_>, tree: BorrowedFd<'_>) -> Result<()> {
     if plan.set | plan.clear != 0 {
         sys::mount_setattr(tree, false, &MountAttr { set: plan.set, clear: plan.clear, ..MountAttr::default() })?;
     }
@@ -249,7 +249,7 @@ fn set_propagation(plan: &MountPlan<'_>, tree: BorrowedFd<'_>) -> Result<()> {
 }
 
 /// Applies `MS_SHARED` and the like, with or without `MS_REC`.
-pub(super) fn propagate(tree: BorrowedFd<'_>, flags: u64) -> Result<()> {
+pub(crate) fn propagate(tree: BorrowedFd<'_>, flags: u64) -> Result<()> {
     let attr = MountAttr { propagation: flags & !libc::MS_REC, ..MountAttr::default() };
     sys::mount_setattr(tree, flags & libc::MS_REC != 0, &attr)
 }

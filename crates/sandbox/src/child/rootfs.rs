@@ -71,7 +71,7 @@ pub(crate) fn overlay_on(overlay: &OverlayPlan<'_>, mount_point: &CStr) -> std::
 
 /// A part of an overlay as a detached tree. The overlay is mounted on `scratch` for the moment that this takes, in a
 /// mount namespace that passes nothing on from there.
-pub(super) fn overlay_beneath(
+pub(crate) fn overlay_beneath(
     overlay: &OverlayPlan<'_>,
     scratch: &CStr,
     subpath: &CStr,

@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::{Process, Spec};
+use oci_spec::runtime::{Mount, Process, Spec};
 use serde::{Deserialize, Serialize};
 
 pub use namespaces::NamespaceKind;
@@ -359,6 +359,18 @@ impl<'p> ExecPlan<'p> {
     pub fn seccomp_agent(&self) -> Option<&SeccompAgent> {
         self.seccomp_agent.as_ref()
     }
+}
+
+/// Mounts of a specification alone, each of which is to be a bind.
+pub(crate) fn binds(
+    mounts: &[Mount],
+    trees: &BTreeMap<PathBuf, MountTree>,
+) -> Result<Vec<MountPlan<'static>>, PlanError> {
+    let mut spec = Spec::default();
+    spec.set_mounts(Some(mounts.to_vec()));
+    let namespaces = NamespacePlan { new: 0, join: Vec::new(), time_offsets: String::new() };
+    let options = CompileOptions { trees: trees.clone(), ..CompileOptions::default() };
+    Ok(mounts::compile(&spec, Path::new("/"), &namespaces, None, &options)?.mounts)
 }
 
 /// What a program that reports does so by has the place of the first descriptor that would be kept.

@@ -114,10 +114,18 @@ pub(super) fn container<'f>(
 /// A detached clone that follows the host's mounts but never leads back to them.
 pub(super) fn tree(at: BorrowedFd<'_>, path: &CStr, subpath: &CStr, recursive: bool) -> Result<OwnedFd, SpawnError> {
     let name = if subpath.is_empty() { text(path) } else { format!("{}/{}", text(path), text(subpath)) };
-    let failed = || SpawnError::prepare("open", name.clone());
-    let tree = clone_beneath(at, path, subpath, recursive).map_err(failed())?;
+    detached_at(at, path, subpath, recursive).map_err(SpawnError::prepare("open", name))
+}
+
+/// As [`tree`], of a path of the host's.
+pub(crate) fn detached(path: &CStr, subpath: &CStr, recursive: bool) -> Result<OwnedFd, Errno> {
+    detached_at(CWD, path, subpath, recursive)
+}
+
+fn detached_at(at: BorrowedFd<'_>, path: &CStr, subpath: &CStr, recursive: bool) -> Result<OwnedFd, Errno> {
+    let tree = clone_beneath(at, path, subpath, recursive)?;
     let slave = MountAttr { propagation: libc::MS_SLAVE, ..MountAttr::default() };
-    sys::mount_setattr(tree.as_fd(), true, &slave).map_err(failed())?;
+    sys::mount_setattr(tree.as_fd(), true, &slave)?;
     Ok(tree)
 }
 

@@ -8,7 +8,7 @@ use kvm_bindings::{
 
 /// The files of a snapshot are as long as its memory, and written in pieces; which pages a machine has of its own, `/proc/self/pagemap` says; a snapshot
 /// has a name that no other one has; a card that was held back is looked at anew.
-pub(super) const CALLS: [libc::c_long; 16] = [
+pub(super) const CALLS: [libc::c_long; 20] = [
     libc::SYS_ftruncate,
     libc::SYS_pwrite64,
     libc::SYS_pread64,
@@ -28,13 +28,19 @@ pub(super) const CALLS: [libc::c_long; 16] = [
     libc::SYS_fstat,
     libc::SYS_newfstatat,
     libc::SYS_statx,
+    // A file system that is plugged in has memory that it shares with its server, and a thread, which confines itself further.
+    libc::SYS_memfd_create,
+    libc::SYS_eventfd2,
+    libc::SYS_seccomp,
+    libc::SYS_getsockopt,
 ];
 
 /// Of KVM, what a snapshot has of it: nothing that a running machine could be changed by.
-pub(super) const LIMITED: [Limited; 3] = [
+pub(super) const LIMITED: [Limited; 4] = [
     (libc::SYS_ioctl, 1, None, &REQUESTS),
     (libc::SYS_ioctl, 1, None, &TAP),
     (libc::SYS_socketpair, 0, None, &[libc::AF_UNIX as u64]),
+    (libc::SYS_prctl, 0, None, &[libc::PR_SET_NO_NEW_PRIVS as u64]),
 ];
 
 /// Of a tap, what has a network card come that is plugged in: `TUNSETIFF`, `TUNSETVNETHDRSZ` and `TUNSETOFFLOAD` (linux/if_tun.h), and that it does not block.

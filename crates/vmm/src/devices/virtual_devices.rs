@@ -26,8 +26,8 @@ use std::time::Instant;
 
 /// Where the devices of a machine are: ACPI's tables say so.
 pub(crate) fn windows(devices: &Devices, memory: &Memory) -> Result<Vec<Window>> {
-    let Devices { console: _, disks, cards, vsock, files, balloon } = devices;
-    let single = [vsock.is_some(), *balloon, memory.more().is_some()].map(usize::from);
+    let Devices { console: _, disks, cards, vsock, files, files_place, balloon } = devices;
+    let single = [vsock.is_some(), *files_place, *balloon, memory.more().is_some()].map(usize::from);
     windows_of(1 + disks.len() + cards.len() + files.len() + single.iter().sum::<usize>())
 }
 
@@ -113,6 +113,49 @@ impl Place {
     }
 }
 
+/// The place for a file system.
+pub(crate) struct FilesPlace {
+    place: Arc<Mutex<fs::Place>>,
+    transport: Arc<Mutex<Transport>>,
+    /// Which of the devices it is, in the order in which the guest finds them.
+    number: usize,
+    ending: Arc<Ending>,
+}
+
+impl FilesPlace {
+    /// Which of the devices it is, in the order in which the guest finds them, from 0 on.
+    pub(crate) fn number(&self) -> usize {
+        self.number
+    }
+
+    /// Whether a file system is there.
+    pub(crate) fn is_taken(&self) -> bool {
+        self.place.lock().unwrap_or_else(PoisonError::into_inner).is_taken()
+    }
+
+    /// Has a file system come, which does what is `wanted`, or has it go. In either case nothing remains of what the guest has set up there.
+    pub(crate) fn change(&self, files: Option<FilesParts>, wanted: Wanted) -> Result<()> {
+        let fs = files.map(|files| of_server(files, &self.ending)).transpose()?;
+        if let Some(thread) = fs.as_ref().and_then(Device::thread) {
+            thread.want(wanted);
+        }
+        // In this order a processor takes them that accesses a register.
+        let mut transport = self.transport.lock().unwrap_or_else(PoisonError::into_inner);
+        transport.reset();
+        self.place.lock().unwrap_or_else(PoisonError::into_inner).put(fs);
+        Ok(())
+    }
+}
+
+/// A file system of a server's.
+fn of_server(FilesParts { tag, server }: FilesParts, ending: &Arc<Ending>) -> Result<Fs> {
+    if tag.is_empty() || tag.len() > TAG_MAX {
+        return Err(Error::Size(format!("the tag of a file system has 1 to {TAG_MAX} bytes, and not {}", tag.len())));
+    }
+    let (server, rings) = fs::connect(server)?;
+    Fs::new(&tag, rings, Some(server), ending)
+}
+
 fn of_tap(CardParts { tap, mac, mtu, receive, send }: CardParts) -> Result<(Tap, net::Card)> {
     Ok((Tap::of(tap)?, net::Card { mac, mtu, receive, send }))
 }
@@ -123,6 +166,8 @@ pub(crate) struct All {
     pub(crate) devices: Vec<Virtual>,
     /// Those of them that are places of network cards.
     pub(crate) cards: Vec<Place>,
+    /// The one of them that is a place for a file system, if there is one.
+    pub(crate) files_place: Option<FilesPlace>,
     /// The one of them that is the balloon, if there is one.
     pub(crate) balloon: Option<Spoken<Balloon>>,
     /// The one of them by which memory comes, if any may.
@@ -151,7 +196,7 @@ impl<D: Device + 'static> Spoken<D> {
 
 /// Makes and attaches them.
 pub(crate) fn attach(parts: Devices, vm: &Vm, ending: &Arc<Ending>, bus: &mut Bus) -> Result<All> {
-    let Devices { console: _, disks, cards, vsock, files, balloon } = parts;
+    let Devices { console: _, disks, cards, vsock, files, files_place, balloon } = parts;
     let mut devices: Vec<Arc<Mutex<dyn Device>>> = vec![Arc::new(Mutex::new(Rng::default()))];
     let mut handles = Vec::with_capacity(disks.len());
     for disk in disks {
@@ -174,16 +219,12 @@ pub(crate) fn attach(parts: Devices, vm: &Vm, ending: &Arc<Ending>, bus: &mut Bu
         let vsock = Vsock::new(vsock).map_err(Error::host("listen at the host's end of a machine's sockets"))?;
         devices.push(Arc::new(Mutex::new(vsock)));
     }
-    for FilesParts { tag, server } in files {
-        if tag.is_empty() || tag.len() > TAG_MAX {
-            return Err(Error::Size(format!(
-                "the tag of a file system has 1 to {TAG_MAX} bytes, and not {}",
-                tag.len()
-            )));
-        }
-        let (server, rings) = fs::connect(server)?;
-        devices.push(Arc::new(Mutex::new(Fs::new(&tag, rings, Some(server), ending)?)));
+    for files in files {
+        devices.push(Arc::new(Mutex::new(of_server(files, ending)?)));
     }
+    let files_at = devices.len();
+    let files_place = files_place.then(|| Arc::new(Mutex::new(fs::Place::default())));
+    devices.extend(files_place.iter().map(|place| Arc::clone(place) as _));
     let balloon = balloon.then(|| Arc::new(Mutex::new(Balloon::default())));
     devices.extend(balloon.iter().map(|balloon| Arc::clone(balloon) as _));
     let blocks = match vm.memory().more() {
@@ -208,11 +249,15 @@ pub(crate) fn attach(parts: Devices, vm: &Vm, ending: &Arc<Ending>, bus: &mut Bu
     }
     let transports = attached[first_card..].iter().map(|device| Arc::clone(&device.transport));
     let cards = nets.into_iter().zip(transports).map(|(net, transport)| Place { net, transport }).collect();
+    let files_place = files_place.and_then(|place| {
+        let (number, ending) = (files_at, Arc::clone(ending));
+        Some(FilesPlace { place, number, transport: Arc::clone(&attached.get(files_at)?.transport), ending })
+    });
     // These are the last ones.
     let mut last = attached.iter().rev().map(Virtual::attached);
     let blocks = blocks.and_then(|device| Some(Spoken { device, attached: last.next()? }));
     let balloon = balloon.and_then(|device| Some(Spoken { device, attached: last.next()? }));
-    Ok(All { devices: attached, cards, balloon, blocks, disks: handles })
+    Ok(All { devices: attached, cards, files_place, balloon, blocks, disks: handles })
 }
 
 fn of_files(DiskParts { serial, contents, limits: _ }: DiskParts) -> Result<Disk> {

@@ -104,6 +104,7 @@ impl Guest {
             cards: Vec::new(),
             vsock: None,
             files: Vec::new(),
+            files_place: false,
             balloon: false,
         };
         Guest { directory, config }

@@ -138,6 +138,7 @@ pub(super) fn config(boots: &Boots, mib: u64, directory: &Path) -> Result<Config
         cards: Vec::new(),
         vsock: Some(Vsock { cid: 3, path: directory.join("vsock") }),
         files: Vec::new(),
+        files_place: true,
         balloon: true,
     })
 }

@@ -39,6 +39,7 @@ pub(super) fn plan(boots: &Boots, mib: u64, origin: Option<&Path>, directory: &P
             limits: DiskLimits::default(),
             cards: Vec::new(),
             volumes: None,
+            files_place: true,
             console: true,
         },
         origin: origin.map(|directory| Origin::Template(directory.to_owned())),

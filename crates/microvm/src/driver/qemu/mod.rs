@@ -8,6 +8,7 @@
 //! it here.
 
 mod cards;
+mod files;
 mod layers;
 mod limits;
 mod memory;
@@ -39,6 +40,8 @@ pub(crate) struct Running {
     monitor: Monitor,
     memory: Memory,
     layers: Layers,
+    /// A file system came, and went.
+    had_files: bool,
 }
 
 impl Running {
@@ -64,6 +67,21 @@ impl Running {
 
     pub(crate) fn unplug(&mut self, place: usize) -> Result<()> {
         cards::unplug(&mut self.monitor, place)
+    }
+
+    pub(crate) fn plug_files(&mut self, tag: &str, server: OwnedFd) -> Result<String> {
+        if self.had_files {
+            // The guest would not find it (QEMU 7.2).
+            let what =
+                "volumes of other containers in a microVM that was saved after it had some, until it is restarted";
+            return Err(Error::NotByQemu { what });
+        }
+        files::plug(&mut self.monitor, tag, server)
+    }
+
+    pub(crate) fn unplug_files(&mut self) -> Result<()> {
+        self.had_files = true;
+        files::unplug(&mut self.monitor)
     }
 
     pub(crate) fn resume(&mut self) -> Result<()> {
@@ -128,6 +146,9 @@ pub(super) fn start(
     let layers = disks(&mut command, plan, layers)?;
     volumes(&mut command, plan);
     cards::arguments(&mut command, &plan.hardware.cards);
+    if plan.hardware.files_place {
+        files::place(&mut command, plan.hardware.cards.len());
+    }
     command.args(["-chardev", &format!("socket,id={PORT},fd={}", theirs.as_raw_fd())]);
     command.args(["-device", "virtio-serial-pci"]);
     command.args(["-device", &format!("virtserialport,chardev={PORT},name={PORT}")]);
@@ -151,7 +172,7 @@ pub(super) fn start(
     let pidfd = pidfd.map_err(Error::system("open", "the process of QEMU"))?;
     // Whoever has the other ends as well would never see QEMU's end.
     drop((theirs, monitored));
-    let mut running = Running { child, pidfd, monitor: Monitor::new(monitor)?, memory, layers };
+    let mut running = Running { child, pidfd, monitor: Monitor::new(monitor)?, memory, layers, had_files: false };
     if let Some(origin) = origin {
         let Running { monitor, memory, .. } = &mut running;
         monitor.go_on(origin.state, || memory.go_on(&origin.memory))?;

@@ -72,7 +72,7 @@ impl Monitor {
         let to = state.try_clone().map_err(failed(tried))?;
         let copied = copies(tried, ours, to)?;
         self.without_memory(tried)?;
-        self.lend(tried, theirs.into())?;
+        self.lend(tried, STREAM, theirs.into())?;
         let uri = Some(format!("fd:{STREAM}"));
         self.execute(tried, &migrate { channels: None, detach: None, resume: None, uri })?;
         self.wait(tried)?;
@@ -87,7 +87,7 @@ impl Monitor {
         // It answers when all of it is made.
         self.without_memory(tried)?;
         memory()?;
-        self.lend(tried, theirs.into())?;
+        self.lend(tried, STREAM, theirs.into())?;
         let uri = Some(format!("fd:{STREAM}"));
         self.execute(tried, &migrate_incoming { channels: None, exit_on_error: None, uri })?;
         self.wait(tried)?;
@@ -100,11 +100,11 @@ impl Monitor {
         self.execute(tried, &migrate_set_capabilities { capabilities: vec![capability] }).map(drop)
     }
 
-    /// Gives QEMU the stream's other end.
-    fn lend(&mut self, tried: &'static str, fd: OwnedFd) -> Result<()> {
+    /// Gives QEMU a descriptor, which has that name there until it is used.
+    pub(super) fn lend(&mut self, tried: &'static str, name: &str, fd: OwnedFd) -> Result<()> {
         self.greet(tried)?;
         self.qmp.inner_mut().get_mut_write().fd = Some(fd);
-        self.execute(tried, &getfd { fdname: STREAM.to_owned() }).map(drop)
+        self.execute(tried, &getfd { fdname: name.to_owned() }).map(drop)
     }
 
     /// Gives QEMU a descriptor, which it finds at `/dev/fdset/N` from then on: the number.

@@ -392,6 +392,8 @@ mod balloon;
 #[cfg(test)]
 mod cards;
 #[cfg(test)]
+mod files;
+#[cfg(test)]
 mod floods;
 #[cfg(test)]
 mod images;

@@ -69,6 +69,10 @@ pub(crate) trait Device: Send {
     fn thread(&self) -> Option<&Thread> {
         None
     }
+    /// Whether it has such a thread, or is to have one. It is the same for as long as the device lives.
+    fn has_own_thread(&self) -> bool {
+        self.thread().is_some()
+    }
     /// The guest has put something into a queue.
     ///
     /// # Errors
@@ -158,7 +162,7 @@ impl Attached {
 
     /// What is to be waited for on the device's behalf, one for each queue.
     pub(crate) fn waited_for(&self) -> &[Arc<EventFd>] {
-        if self.device().thread().is_some() { &[] } else { &self.kicks }
+        if self.device().has_own_thread() { &[] } else { &self.kicks }
     }
 
     /// Has `wait` wait for what the device waits for besides.

@@ -8,11 +8,13 @@
 //! - [`server`]: how the server comes by them, says what it knows, and takes over what another one knew
 //! - [`known`]: what of that has to be understood
 //! - [`session`]: what is saved of a guest that has it mounted
+//! - [`place`]: where one may come while the machine runs
 //! - here: the device and the thread that copies
 
 #[cfg(any(test, feature = "fuzzing"))]
 mod echo;
 mod known;
+mod place;
 mod server;
 mod session;
 mod shared;
@@ -22,6 +24,7 @@ mod tests;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(super) use echo::Echo;
 
+pub(crate) use place::Place;
 pub(crate) use server::connect;
 use session::{ANSWER_MAX, GREETING_MAX, Mounted, Session};
 pub(crate) use shared::Ring;

@@ -590,7 +590,7 @@ fn a_guest_that_goes_on_hears_once_that_its_connections_are_over() {
 }
 
 /// A request to a file system: its parts, and the room for its answer.
-fn ask_files(guest: &mut Guest, index: u16, parts: &[&[u8]], room: u32) {
+pub(super) fn ask_files(guest: &mut Guest, index: u16, parts: &[&[u8]], room: u32) {
     let first = (index - 1) * 4 % 64;
     let mut at = BUFFERS + u64::from(index % 16) * 0x1000;
     for (number, part) in (first..).zip(parts) {

@@ -1,0 +1,131 @@
+//! Volumes of containers that come into the microVM of another one.
+
+#[path = "../microvm_kernel.rs"]
+mod microvm_kernel;
+
+use e2e::eventually;
+use microvm_kernel::host;
+
+/// What serves volumes of those that came into the machine of `main`: in that one's cgroup, with places of theirs.
+const SERVER: &str = "for pid in $(sort -u $(find /sys/fs/cgroup -path \"*$(docker inspect -f '{{.Id}}' main)*\" -name cgroup.procs)); do tr '\\0' ' ' 2>/dev/null </proc/$pid/cmdline | grep -q machine-shared-files && ls /proc/$pid/root/ | grep -q '[.]' && echo $pid; done; true";
+
+#[test]
+fn those_that_come_have_what_is_theirs_of_the_host() {
+    let host = host();
+    host.project("FROM busybox\nRUN mkdir /kept && echo from the image > /kept/file && chown -R 5:6 /kept && chmod 750 /kept\nVOLUME /kept\n", &[]);
+    host.slowly("docker build -q -t with-volume app").ok();
+    host.sh("mkdir -p dir/below && echo one > dir/file && echo alone > alone && mkdir empty").ok();
+    host.slowly("docker run -d --name main --runtime microvm busybox sleep 1000").ok();
+    let run = "docker run --network container:main --runtime microvm";
+    // A named one: what it writes is there when it has ended, and the same to a container of the host's kernel.
+    host.slowly(&format!("{run} --rm -v data:/data busybox sh -c 'echo from a member > /data/file; chown 7:8 /data/file; chmod 640 /data/file'"))
+        .ok();
+    host.sh("docker run --rm -v data:/data busybox sh -c 'cat /data/file; stat -c \"%u %g %a\" /data/file'")
+        .says("from a member\n7 8 640");
+    host.slowly(&format!("{run} --rm -v data:/data:ro busybox sh -c 'cat /data/file; touch /data/no'"))
+        .exits_with(1)
+        .prints("from a member")
+        .complains("Read-only file system");
+    // Directories and files, memory, one mounted upon another, each in its mode.
+    host.slowly(&format!("{run} -d --name side -v $PWD/dir:/dir -v $PWD/alone:/etc/alone:ro -v $PWD/empty:/dir/below:ro --tmpfs /t:size=1m,mode=1750,uid=3 busybox sleep 1000"))
+        .ok();
+    let inside = |line: &str| host.slowly(&format!("docker exec side sh -c '{line}'"));
+    inside("cat /dir/file /etc/alone; stat -c \"%u %a\" /t; echo two > /dir/second; mv /dir/file /dir/third; sync")
+        .says("one\nalone\n3 1750");
+    inside("echo no >> /etc/alone").fails_with("Read-only file system");
+    inside("touch /dir/below/x").fails_with("Read-only file system");
+    host.sh("cat dir/second dir/third && echo from the host > dir/fourth").says("two\none");
+    eventually("what the host did", || inside("cat /dir/fourth").stdout() == "from the host\n");
+    // What the one has the other has not, nor the first one.
+    host.slowly("docker exec main sh -c 'ls /dir; mount | grep -c virtiofs'").fails_with("No such file");
+    // Those of an image, anonymous ones that go with their container, and parts; what is copied up.
+    host.slowly(&format!("{run} --name first -v named:/kept with-volume sh -c 'stat -c \"%u %g %a\" /kept; cat /kept/file; mkdir /kept/part; echo deep > /kept/part/file'"))
+        .says("5 6 750\nfrom the image");
+    host.slowly(&format!("{run} --rm with-volume cat /kept/file")).says("from the image");
+    host.sh("docker volume ls -q").says("data\nnamed");
+    host.slowly(&format!(
+        "{run} --rm --volumes-from first:ro busybox sh -c 'cat /kept/part/file; echo no > /kept/file'"
+    ))
+    .exits_with(1)
+    .prints("deep")
+    .complains("Read-only file system");
+    host.slowly(&format!(
+        "{run} --rm --mount type=volume,src=named,dst=/part,volume-subpath=part busybox cat /part/file"
+    ))
+    .says("deep");
+    host.slowly(&format!(
+        "{run} --rm --mount type=image,src=with-volume,dst=/image busybox sh -c 'cat /image/kept/file; touch /image/no'"
+    ))
+    .exits_with(1)
+    .prints("from the image")
+    .complains("Read-only file system");
+    // Some at once, which share one.
+    let adds = |name: &str| format!("{run} --rm -v data:/data busybox sh -c 'echo {name} >> /data/all' & ");
+    host.slowly(&format!("{}{}{} wait; true", adds("a"), adds("b"), adds("c"))).ok();
+    host.sh("sort $(docker volume inspect -f '{{.Mountpoint}}' data)/all").says("a\nb\nc");
+    // What can't be had is said, and leaves nothing.
+    host.sh("mkfifo pipe").ok();
+    host.slowly(&format!("{run} --rm -v $PWD/pipe:/pipe busybox true")).exits_with(125).complains("a pipe of the host");
+    host.slowly(&format!("{run} --rm -v named:/kept busybox no-such-program")).exits_with(127);
+    // What serves them stays for others.
+    assert!(host.sh(SERVER).text().parse::<u32>().is_ok(), "one process serves them");
+    host.slowly("docker rm -f side first && docker volume rm data named").ok();
+    host.sh(&format!("ls {}/machines/*/volumes", host.run_dir().display())).says("");
+    // The machine is as it was before: it can be saved.
+    eventually("it is saved", || host.slowly("$STRATUS suspend main").code() == 0);
+    host.slowly("$STRATUS resume main").ok();
+    host.sh(SERVER).says("");
+    host.slowly(&format!("{run} --rm -v data:/data busybox sh -c 'echo again > /data/file; cat /data/file'"))
+        .says("again");
+    host.slowly("docker rm -f main && docker volume rm data").ok();
+}
+
+#[test]
+fn whoever_dies_leaves_volumes_and_nothing_mounted() {
+    let mut host = host();
+    // The first one has volumes as well: those are another device.
+    host.slowly(
+        "docker run -d --name main --runtime microvm -v own:/own busybox sh -c 'echo own > /own/file; sleep 1000'",
+    )
+    .ok();
+    let run = "docker run -d --network container:main --runtime microvm";
+    let write = "echo kept >> /data/file; sleep 1000";
+    host.slowly(&format!("{run} --name side --restart on-failure:3 -v data:/data busybox sh -c '{write}'")).ok();
+    host.slowly(&format!("{run} --name other -v data:/data:ro -v $PWD:/host busybox sleep 1000")).ok();
+    eventually("the file", || host.slowly("docker exec other cat /data/file").stdout() == "kept\n");
+    host.slowly("docker exec main cat /own/file").says("own");
+    // Who serves sees what they have, each in its mode, and has what serving takes; it is the machine's in all that it uses.
+    let pid = host.sh("docker inspect -f '{{.State.Pid}}' main").text().to_owned();
+    let server = host.sh(SERVER).text().to_owned();
+    host.sh(&format!("ls /proc/{server}/root/ | grep -c '^[0-9]*\\.[01]$'")).says("3");
+    host.sh(&format!("grep -E '^(CapEff|CapBnd|NoNewPrivs|Seccomp):' /proc/{server}/status | tr -s '\\t ' ' '"))
+        .says("CapEff: 00000000880000db\nCapBnd: 00000000880000db\nNoNewPrivs: 1\nSeccomp: 2");
+    host.sh(&format!("touch /proc/{server}/root/x")).complains("Read-only file system");
+    host.sh(&format!("cat /proc/{pid}/cgroup | sort > a; cat /proc/{server}/cgroup | sort | diff a -")).ok();
+
+    // The daemon is killed: what it was goes on, and others come.
+    host.kill9();
+    host.restart();
+    host.slowly("docker exec other cat /data/file").says("kept");
+    host.slowly("docker run --rm --network container:main --runtime microvm -v data:/data busybox cat /data/file")
+        .says("kept");
+    host.sh(SERVER).says(&server);
+    // What stands for one is killed: that one ends, and comes again by its policy.
+    host.sh("kill -9 $(docker inspect -f '{{.State.Pid}}' side)").ok();
+    eventually("it is there again", || host.slowly("docker exec other cat /data/file").stdout() == "kept\nkept\n");
+    host.sh("docker inspect -f '{{.RestartCount}}' side").says("1");
+    host.slowly("docker rm -f side").ok();
+    host.slowly("docker exec other cat /data/file").says("kept\nkept");
+    // Without its server there is nothing to go on with, for all of them: that is said, and no request hangs.
+    host.sh(&format!("kill -9 {server} && docker wait main other")).says("137\n137");
+    host.sh("docker logs main 2>&1").mentions("the process that serves those of containers that came has ended");
+    host.sh(&format!("grep -c {} /proc/self/mountinfo", host.data().join("volumes").display())).exits_with(1);
+    host.slowly("docker start main && docker start other && docker exec other cat /data/file")
+        .says("main\nother\nkept\nkept");
+    // With the machine all goes.
+    host.sh("kill -9 $(docker inspect -f '{{.State.Pid}}' main) && docker wait main other").says("137\n137");
+    host.sh(&format!("grep -c {} /proc/self/mountinfo", host.data().join("volumes").display())).exits_with(1);
+    host.sh("docker rm main other && docker volume rm data own").ok();
+    let machines = host.run_dir().join("machines");
+    eventually("nothing is left", || std::fs::read_dir(&machines).expect("it is there").next().is_none());
+}
