@@ -144,6 +144,7 @@ mod tests {
             cards: Vec::new(),
             networks: networks.iter().map(|name| (*name).to_owned()).collect(),
             places: None,
+            files_place: false,
             outputs: [0; 2],
             disk: false,
             copied: false,

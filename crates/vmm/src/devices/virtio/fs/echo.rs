@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::events::Waited;
 use rustix::event::{PollFd, PollFlags, poll};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use virtio_queue::{QueueOwnedT, QueueT};
 use vm_memory::{Bytes, GuestMemoryMmap};
@@ -17,8 +17,10 @@ use vmm_sys_util::eventfd::EventFd;
 pub(in super::super) struct Echo {
     is_over: Arc<AtomicBool>,
     /// It was told of a request.
+    #[cfg_attr(not(test), expect(dead_code, reason = "tests alone ask"))]
     is_asked: Arc<AtomicBool>,
     /// It has this while it answers.
+    #[cfg_attr(not(test), expect(dead_code, reason = "tests alone have it wait"))]
     turn: Arc<Mutex<()>>,
     kick: EventFd,
     thread: Option<JoinHandle<()>>,
@@ -64,7 +66,7 @@ impl Echo {
 
     /// It answers nothing until what this returns is dropped.
     #[cfg(test)]
-    pub(in super::super) fn hang(&self) -> MutexGuard<'_, ()> {
+    pub(in super::super) fn hang(&self) -> std::sync::MutexGuard<'_, ()> {
         self.turn.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

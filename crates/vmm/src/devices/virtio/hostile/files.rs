@@ -71,7 +71,7 @@ fn a_guest_that_uses_its_place_gets_nothing_and_breaks_nothing() {
 
 #[test]
 fn a_place_goes_on_as_a_place() {
-    let (mut guest, _place) = place();
+    let (guest, _place) = place();
     let empty = guest.transport.save().unwrap();
     let (mut other, place) = place();
     other.transport.restore(&empty).unwrap();
