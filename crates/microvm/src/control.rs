@@ -88,6 +88,9 @@ pub enum ToMachine {
     KeepFiles,
     /// Have that file system come, whose server is at the other end of the socket that comes along. It is kept as by [`ToMachine::KeepFiles`].
     Files,
+    /// Kill the process of the machine's first container, so that the guest writes what it has and ends, as after any end. Answered by [`Reply::Done`] once the agent is being
+    /// told, or where that is under way; not answered, but by the connection's end, where there is none to be told.
+    Kill,
 }
 
 /// A container that comes into a machine.
@@ -432,6 +435,18 @@ impl Connection {
                 plain::failure(&mut failure);
                 failure
             })),
+            _ => Err(Garbled.into()),
+        }
+    }
+
+    /// Has the process of the machine's first container killed, and the guest end as after any end: this does not wait for it.
+    ///
+    /// # Errors
+    /// The machine is gone, does not run, or rests.
+    pub fn kill(&mut self) -> Result<(), ConnectionError> {
+        self.send(&ToMachine::Kill, &[])?;
+        match self.receive()? {
+            FromMachine::Answer(Ok(Reply::Done)) => Ok(()),
             _ => Err(Garbled.into()),
         }
     }

@@ -428,7 +428,7 @@ fn runs_in_machine(life: &Life<'_>) -> Result<Arc<ContainerRecord>> {
 }
 
 /// Whether it has anything of the host's. What is in the machine's memory is saved with that.
-fn has_volumes(record: &ContainerRecord) -> bool {
+pub(super) fn has_volumes(record: &ContainerRecord) -> bool {
     record.mounts.iter().any(|mount| mount.kind != MountPointKind::Tmpfs)
 }
 

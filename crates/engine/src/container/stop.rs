@@ -4,8 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use keeper::protocol::Request;
+use tokio::sync::watch;
 
-use super::{Container, turned};
+use super::snapshot::has_volumes;
+use super::{Container, Turn, turned};
 use crate::model::{ContainerRecord, Phase};
 use crate::{Engine, Error, Result, signals};
 
@@ -13,6 +15,10 @@ pub(super) const SIGKILL: i32 = 9;
 const SIGTERM: i32 = 15;
 /// How long the kernel may take to end a killed process before the user is told.
 const KILL_PATIENCE: Duration = Duration::from_secs(10);
+/// How long a machine's process may take to hear that its container is to be killed.
+const ASKED_WITHIN: Duration = Duration::from_secs(2);
+/// How long a guest may take to write what a killed process of its has written.
+const WRITES_WITHIN: Duration = Duration::from_secs(10);
 
 impl Engine {
     /// Stops a container: its signal, and SIGKILL when the time is up. `timeout` in seconds; negative: no end.
@@ -45,7 +51,7 @@ impl Engine {
         let mut turns = container.turns();
         let before = turns.borrow_and_update().exits;
         self.note_stopped_by_hand(container).await;
-        let ended = move |turn: &super::Turn| turn.removed || turn.exits > before;
+        let ended = move |turn: &Turn| turn.removed || turn.exits > before;
         self.let_go(container, &record).await?;
         self.signal(&record, number).await?;
         let seconds = timeout.or(record.config.stop_timeout).unwrap_or(self.0.config.stop_timeout);
@@ -110,9 +116,41 @@ impl Engine {
     }
 
     pub(super) async fn signal(&self, record: &ContainerRecord, number: i32) -> Result<()> {
-        self.send(record, number).await?;
+        let inside = if number == SIGKILL { self.kill_inside(record).await } else { None };
+        if inside.is_none() {
+            self.send(record, number).await?;
+        }
         self.tell_container(record, "kill", [("signal", number.to_string())]);
+        if let Some((mut turns, before)) = inside
+            && !turned(&mut turns, Some(WRITES_WITHIN), move |turn| turn.removed || turn.exits > before).await
+        {
+            self.send(record, number).await?;
+        }
         Ok(())
+    }
+
+    /// Has the process of a container killed within its machine: what it wrote to a disk, or to a volume by `mmap(2)`, the guest may have in its memory alone, and writes
+    /// it then as after any end. Returns what tells that end, and how many there were before. `None`: there is no such machine, or nobody there hears.
+    async fn kill_inside(&self, record: &ContainerRecord) -> Option<(watch::Receiver<Turn>, u64)> {
+        let lasts = !record.host.storage_opt.is_empty() || has_volumes(record);
+        let is_alone = record.is_machine() && record.state.within.is_none();
+        if !(lasts && is_alone) {
+            return None;
+        }
+        let container = self.0.containers.find(record.id.as_str()).ok()?;
+        // One that is paused hears nothing, and one that was when its record was looked at may go on by now.
+        if container.record().state.phase != Phase::Running {
+            return None;
+        }
+        let mut turns = container.turns();
+        let before = turns.borrow_and_update().exits;
+        let (engine, id) = (self.clone(), record.id.clone());
+        let asked = crate::blocking(move || {
+            let mut machine = engine.patient_connection(&id, ASKED_WITHIN)?;
+            machine.kill().map_err(|error| Error::system(error.to_string()))
+        });
+        // One that has ended in this moment hears nothing.
+        asked.await.ok().map(|()| (turns, before))
     }
 
     /// As [`signal`](Self::signal), without telling anybody.
@@ -129,7 +167,7 @@ impl Engine {
     pub(super) async fn is_over(
         &self,
         record: &Arc<ContainerRecord>,
-        turns: &mut tokio::sync::watch::Receiver<super::Turn>,
+        turns: &mut watch::Receiver<Turn>,
         before: u64,
     ) -> Result<bool> {
         if record.state.phase == Phase::Paused && record.state.within.is_none() {

@@ -311,6 +311,7 @@ impl Process {
                 Ok(())
             }
             (ToMachine::Files, None) => self.on_files(number),
+            (ToMachine::Kill, None) => self.on_kill(number),
             (ToMachine::Network(wish), None) => self.on_network(number, *wish),
             (ToMachine::Ask(request), _) if is_for_others(&request) => match self.host.is_connected() {
                 true => self.ask(request, Asked::Client(number)),
@@ -322,6 +323,21 @@ impl Process {
             },
             _ => self.close(number),
         }
+    }
+
+    /// Kills the first container's process inside, unless it has ended and the guest writes already.
+    fn on_kill(&mut self, number: u64) -> Result<()> {
+        match self.stage {
+            Stage::Running if self.host.is_connected() && !self.clients.hold() => {
+                // What is held still would be killed when it goes on.
+                self.let_go(CONTAINER)?;
+                self.signal(self.main, super::KILL)?;
+            }
+            Stage::ShuttingDown(_) => {}
+            _ => return self.close(number),
+        }
+        self.clients.answer(number, Ok(Reply::Done));
+        Ok(())
     }
 
     /// Holds a container still for a client, or not any more. It goes on when nobody wants it held: also where whoever did is gone.
