@@ -3,7 +3,7 @@
 use super::super::arena::Arena;
 use super::super::document::{Figure, Target, Unit};
 use super::super::settle;
-use super::guests::{self, ANSWER, WAITS};
+use super::guests::{self, ANSWER, ANSWERED, WAITS};
 use super::process::{Boots, Process};
 use super::saves;
 use super::starts::{MEBIBYTE, RESTS};
@@ -58,7 +58,8 @@ fn copied(arena: &Arena, boots: &Boots) -> Result<Vec<Figure>> {
     let snapshot = arena.path(&format!("snapshot-{}", SIZES[1].0));
     let (mut times, mut memory) = (Vec::new(), Vec::new());
     for round in 0..=HUNDREDS {
-        let (time, each) = hundred(arena, boots, SIZES[1].0, &snapshot)?;
+        let time = hundred(arena, boots, SIZES[1].0, &snapshot)?;
+        let each = memory_of_a_hundred(arena, boots, SIZES[1].0, &snapshot)?;
         if round > 0 {
             times.push(milliseconds(time));
             memory.extend(each);
@@ -71,7 +72,7 @@ fn copied(arena: &Arena, boots: &Boots) -> Result<Vec<Figure>> {
         HUNDRED_AT_ONCE,
     ));
     figures.push(Figure {
-        what: "each of them, beyond its guest's memory, PSS",
+        what: "each of a hundred, with no console as microVMs of containers are, beyond its guest's memory, PSS",
         unit: Unit::Megabytes,
         measured: vec![("stratus", memory)],
         target: Target::AtMost(0.12 * MEBIBYTE),
@@ -152,8 +153,8 @@ fn goes_on(arena: &Arena, boots: &Boots, mib: u64, snapshot: &Path) -> Result<Du
     Ok(began.elapsed())
 }
 
-/// How long it takes until a hundred have answered, and the memory of each.
-fn hundred(arena: &Arena, boots: &Boots, mib: u64, snapshot: &Path) -> Result<(Duration, Vec<f64>)> {
+/// How long it takes until a hundred have answered.
+fn hundred(arena: &Arena, boots: &Boots, mib: u64, snapshot: &Path) -> Result<Duration> {
     let prepared = (0..HUNDRED).map(|number| {
         let directory = arena.path(&format!("machine-{number}"));
         Process::prepare(boots, mib, Some(snapshot), directory)
@@ -168,7 +169,31 @@ fn hundred(arena: &Arena, boots: &Boots, mib: u64, snapshot: &Path) -> Result<(D
     if answers.len() != HUNDRED {
         bail!("{HUNDRED} machines gave {} answers", answers.len());
     }
+    Ok(time)
+}
+
+/// The memory of each of a hundred that have answered, whose consoles go nowhere.
+fn memory_of_a_hundred(arena: &Arena, boots: &Boots, mib: u64, snapshot: &Path) -> Result<Vec<f64>> {
+    let prepared = (0..HUNDRED).map(|number| {
+        let directory = arena.path(&format!("machine-{number}"));
+        Process::prepare_silent(boots, mib, snapshot, directory)
+    });
+    let mut processes = prepared.collect::<Result<Vec<_>>>()?;
+    processes.iter_mut().try_for_each(|process| process.go().map(drop))?;
+    let began = Instant::now();
+    loop {
+        let told = processes.iter().map(|process| process.peek::<ANSWER>(snapshot, ANSWERED));
+        let told = told.collect::<Result<Vec<_>>>()?;
+        let answers: BTreeSet<_> = told.into_iter().flatten().filter(|answer| *answer != [0; ANSWER]).collect();
+        if answers.len() == HUNDRED {
+            break;
+        }
+        if began.elapsed() > PATIENCE {
+            bail!("{HUNDRED} machines gave {} answers within {PATIENCE:?}", answers.len());
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
     std::thread::sleep(RESTS);
     let memory = processes.iter().map(|process| process.memory().map(|bytes| bytes as f64 / 1e6));
-    Ok((time, memory.collect::<Result<_>>()?))
+    memory.collect()
 }

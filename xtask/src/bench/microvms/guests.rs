@@ -15,6 +15,8 @@ pub(super) const ANSWER: usize = 4;
 const TOUCHED: [u32; 2] = [32 << 20, 48 << 20];
 /// Where the hypervisor writes a machine's generation (`vmm`, `arch/x86_64/layout.rs`).
 const GENERATION: u32 = 0xf_f000;
+/// Where in its memory a guest that goes on from a snapshot has the same, for whoever looks there: until then it has zeros.
+pub(super) const ANSWERED: u64 = 5 << 20;
 /// Where a guest's code lies.
 const CODE: u32 = 1 << 20;
 /// `cli; hlt`, and again.
@@ -54,7 +56,7 @@ fn entry(file: &[u8]) -> Option<usize> {
 }
 
 /// A kernel that writes to each page of 16 MiB, says that it [`WAITS`], waits until its generation is another one, as it is in each machine that goes on from a snapshot,
-/// writes the first bytes of it, and halts.
+/// writes the first bytes of it, to its memory and to its serial port, and halts.
 pub(super) fn waiting() -> Vec<u8> {
     let generation = GENERATION.to_le_bytes();
     let code = [
@@ -73,6 +75,9 @@ pub(super) fn waiting() -> Vec<u8> {
         &[0xa1],
         &generation,
         &[0x39, 0xd8, 0x74, 0xf7],
+        // mov [where it is looked for], eax
+        &[0xa3],
+        &(ANSWERED as u32).to_le_bytes(),
         // mov dx, 0x3f8; out dx, al; shr eax, 8, four times
         &[0x66, 0xba, 0xf8, 0x03],
         &[0xee, 0xc1, 0xe8, 8].repeat(ANSWER),

@@ -6,7 +6,9 @@ use microvm::{Backing, DiskLimits, Hardware, MachinePlan, MemorySize, Origin, Vc
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use std::fs;
 use std::io::{PipeReader, Read};
+use std::ops::Range;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -24,7 +26,13 @@ pub(super) struct Boots {
 }
 
 /// The plan of a machine with one processor and the devices that every microVM has, in which nothing is to run.
-pub(super) fn plan(boots: &Boots, mib: u64, origin: Option<&Path>, directory: &Path) -> Result<MachinePlan> {
+pub(super) fn plan(
+    boots: &Boots,
+    mib: u64,
+    origin: Option<&Path>,
+    directory: &Path,
+    console: bool,
+) -> Result<MachinePlan> {
     let memory = MemorySize::from_mib(mib)?;
     Ok(MachinePlan {
         driver: Driver::Kvm,
@@ -40,7 +48,7 @@ pub(super) fn plan(boots: &Boots, mib: u64, origin: Option<&Path>, directory: &P
             cards: Vec::new(),
             volumes: None,
             files_place: true,
-            console: true,
+            console,
         },
         origin: origin.map(|directory| Origin::Template(directory.to_owned())),
         backing: Backing::default(),
@@ -65,9 +73,19 @@ pub(super) struct Process {
 impl Process {
     /// `directory` is made for it.
     pub(super) fn prepare(boots: &Boots, mib: u64, from: Option<&Path>, directory: PathBuf) -> Result<Self> {
+        Self::prepare_with(boots, mib, from, directory, true)
+    }
+
+    /// As [`Self::prepare`], and nobody hears what its guest writes to its serial port, as nobody does of a container's.
+    pub(super) fn prepare_silent(boots: &Boots, mib: u64, from: &Path, directory: PathBuf) -> Result<Self> {
+        Self::prepare_with(boots, mib, Some(from), directory, false)
+    }
+
+    fn prepare_with(boots: &Boots, mib: u64, from: Option<&Path>, directory: PathBuf, console: bool) -> Result<Self> {
         fs::create_dir_all(&directory).with_context(|| format!("cannot create {}", directory.display()))?;
         let file = directory.join("plan");
-        fs::write(&file, plan(boots, mib, from, &directory)?.to_bytes()?).context("cannot write a machine's plan")?;
+        let plan = plan(boots, mib, from, &directory, console)?;
+        fs::write(&file, plan.to_bytes()?).context("cannot write a machine's plan")?;
         let (report, theirs) =
             socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).context("no sockets")?;
         let (told, stderr) = std::io::pipe().context("no pipe")?;
@@ -101,6 +119,24 @@ impl Process {
         }
     }
 
+    /// What its guest has at an address of its memory, where that is mapped from the file `memory` of the snapshot that it goes on from. `None`: it is not yet.
+    pub(super) fn peek<const N: usize>(&self, snapshot: &Path, address: u64) -> Result<Option<[u8; N]>> {
+        let name = snapshot.join("memory");
+        let process = PathBuf::from(format!("/proc/{}", self.child.id()));
+        let maps = fs::read_to_string(process.join("maps")).context("a machine's process ended")?;
+        let of_it = maps.lines().filter(|line| line.ends_with(&*name.to_string_lossy()));
+        let Some(at) = of_it.filter_map(mapping).find_map(|(range, offset)| {
+            let at = range.start.checked_add(address.checked_sub(offset)?)?;
+            range.contains(&at).then_some(at)
+        }) else {
+            return Ok(None);
+        };
+        let mut bytes = [0; N];
+        let memory = fs::File::open(process.join("mem")).context("a machine's process ended")?;
+        memory.read_exact_at(&mut bytes, at).context("cannot look into a machine's memory")?;
+        Ok(Some(bytes))
+    }
+
     /// What its threads have had of processors since it was told to go.
     pub(super) fn processor_time(&self) -> Result<Duration> {
         processor_time(self.child.id()).map(|time| time.saturating_sub(self.before))
@@ -119,6 +155,14 @@ impl Drop for Process {
         let _ = self.child.wait();
         let _ = fs::remove_dir_all(&self.directory);
     }
+}
+
+/// Where a line of `/proc/PID/maps` says that a file is mapped, and from which offset on (proc_pid_maps(5)).
+fn mapping(line: &str) -> Option<(Range<u64>, u64)> {
+    let mut words = line.split_whitespace();
+    let (start, end) = words.next()?.split_once('-')?;
+    let number = |text| u64::from_str_radix(text, 16).ok();
+    Some((number(start)?..number(end)?, number(words.nth(1)?)?))
 }
 
 /// What all threads of a process have had of processors (the kernel's Documentation/scheduler/sched-stats.rst: the first figure, in nanoseconds).
