@@ -191,7 +191,8 @@ fn make_upper(root: &Root) -> Result<Option<String>, Failure> {
 
 /// By relative names from within the layers' directory: a hundred of them fit into the page that the kernel takes.
 fn mount_overlay(directory: &str, lower: &[String], upper: Option<&str>, target: &str) -> Result<(), Failure> {
-    let mut options = format!("lowerdir={}", lower.join(":"));
+    // As the host mounts layers, whatever the kernel's defaults are: what is copied of an upper directory is in no form that only the kernel which wrote it understands.
+    let mut options = format!("redirect_dir=off,metacopy=off,index=off,lowerdir={}", lower.join(":"));
     if let Some(upper) = upper {
         options += &format!(",upperdir={upper}/upper,workdir={upper}/work");
     }

@@ -203,6 +203,7 @@ impl Engine {
             if !is_directory {
                 return Err(Error::invalid("extraction point is not a directory"));
             }
+            super::guest::check_off_disk(&of, root.as_fd(), &at)?;
             check_writable(&root, &at)?;
             archive::write_path(root.as_fd(), &at, reader, &options).map_err(crate::images::error)
         });
@@ -251,13 +252,21 @@ impl Engine {
         self.0.images.threads().take().await.map_err(crate::images::error)
     }
 
+    /// What a container that runs sees. That of a machine's process is not its container's, whose files whoever found it not running has not asked its agent for.
+    async fn root_of_live(&self, record: &Arc<ContainerRecord>) -> Result<Root> {
+        if record.is_machine() {
+            return Err(Error::conflict(format!("container {} was started in this moment: try again", record.name)));
+        }
+        self.running_root(record).await.map(Root::Running)
+    }
+
     async fn files_to_read(&self, container: &Arc<Container>, reference: &str) -> Result<Root> {
         let (record, lease) = {
             let life = container.life(reference).await?;
             (life.record(), container.files.read(&life)?)
         };
         if record.state.phase.is_live() {
-            return self.running_root(&record).await.map(Root::Running);
+            return self.root_of_live(&record).await;
         }
         let (volumes, over) = self.mounted_over(&record).await?;
         let rootfs = self.0.images.view_rootfs(record.id.as_str(), over).await.map_err(crate::images::error)?;
@@ -269,7 +278,7 @@ impl Engine {
             let life = container.life(reference).await?;
             let record = life.record();
             if record.state.phase.is_live() {
-                return self.running_root(&record).await.map(Root::Running);
+                return self.root_of_live(&record).await;
             }
             let lease = container.files.write(&life)?;
             drop(life);
@@ -278,14 +287,15 @@ impl Engine {
                 None => container.files.written().await,
             }
         };
-        // With a disk only volumes are written to, and what lies below the disk stays.
-        if record.is_machine() && self.written_disk(&record)?.is_none() {
+        // With a disk only volumes are written to, whatever links an archive has, and what lies below the disk stays.
+        let has_disk = record.is_machine() && self.written_disk(&record)?.is_some();
+        if record.is_machine() && !has_disk {
             let (engine, record) = (self.clone(), record.clone());
             crate::blocking(move || engine.forget_copied_layer(&record)).await?;
         }
         let (volumes, over) = self.mounted_over(&record).await?;
         let images = &self.0.images;
-        let rootfs = images.mount_rootfs(record.id.as_str(), over, record.host.readonly_rootfs).await;
+        let rootfs = images.mount_rootfs(record.id.as_str(), over, record.host.readonly_rootfs || has_disk).await;
         let rootfs = rootfs.map_err(crate::images::error)?;
         Ok(Root::Mounted(Mounted { rootfs, _volumes: volumes, _lease: Lease::Writing { _lease: lease } }))
     }

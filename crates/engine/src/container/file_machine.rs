@@ -130,7 +130,8 @@ impl Engine {
     async fn boot_file_machine(&self, container: &Arc<Container>) -> Result<Option<Use>> {
         let mut known = container.file_machine.known.clone().write_owned().await;
         let record = container.record();
-        if record.state.phase.is_live() {
+        // Whoever asked looks again.
+        if record.state.phase.is_live() || record.state.suspended.is_some() {
             return Ok(None);
         }
         if *known != Known::Up {
@@ -225,10 +226,10 @@ impl Engine {
         Ok(())
     }
 
-    /// Takes a container's disk for a run, which is to begin while this is held: whoever works on its files is waited for, with patience. `None`: nothing is on it yet.
+    /// Takes a container's disk for a run, which is to begin while this is held: whoever works on its files is waited for, with patience. `None`: it has none.
     pub(super) async fn take_disk(&self, container: &Container) -> Result<Option<DiskTaken>> {
         let record = container.record();
-        if self.written_disk(&record)?.is_none() {
+        if self.disk_path(&record)?.is_none() {
             return Ok(None);
         }
         let taken = tokio::time::timeout(PATIENCE, container.file_machine.known.clone().write_owned()).await;

@@ -24,10 +24,22 @@ fn has_lost_changes(record: &ContainerRecord) -> bool {
 }
 
 fn lost(record: &ContainerRecord) -> Error {
+    if !record.host.storage_opt.is_empty() {
+        return Error::conflict(format!(
+            "a link in a volume of container {}, which does not run, leads to its disk: copy that by its own path, or start the container first",
+            record.name
+        ));
+    }
     Error::conflict(format!(
         "container {} has ended, and what it changed went with its microVM's memory: do this while it runs, or give it a disk that keeps what is written (--storage-opt size=…)",
         record.name
     ))
+}
+
+/// Refuses to write where a link in a volume leads out of it, of a container that does not run and has a disk: what is on the disk its machine alone reads.
+pub(super) fn check_off_disk(record: &ContainerRecord, root: BorrowedFd<'_>, at: &Path) -> Result<()> {
+    let has_disk = record.is_machine() && !record.host.storage_opt.is_empty() && record.state.started_at.is_some();
+    if has_disk && !is_in_volume(root, at) { Err(lost(record)) } else { Ok(()) }
 }
 
 /// Whether what is at a path in the `root` of a container that does not run, or would be, is what the container had there: of a machine's, what is in a volume is.

@@ -138,8 +138,10 @@ impl Engine {
         let (engine, container) = (self.clone(), container.clone());
         // Only who removes images waits for files to go: a daemon that is killed meanwhile sweeps them at its next start.
         tokio::spawn(async move {
-            engine.remove_file_machine(&container, &record).await;
-            let mut unused = std::pin::pin!(container.files.unused());
+            let mut unused = std::pin::pin!(async {
+                engine.remove_file_machine(&container, &record).await;
+                container.files.unused().await;
+            });
             if tokio::time::timeout(COPIES, &mut unused).await.is_err() {
                 // Somebody copies them, who may take as long as he likes: nobody else need wait for that.
                 leaving = None;

@@ -34,6 +34,8 @@ pub(crate) const PIPE: u32 = 0o010_000;
 pub(crate) const SOCKET: u32 = 0o140_000;
 /// How many entries a directory may have.
 const ENTRIES: usize = 1 << 20;
+/// How many bytes its entries' names and extended attributes may have.
+const LISTED: usize = 64 << 20;
 /// How deep a tree may be.
 const DEPTH: usize = 512;
 /// How many symbolic links a path may lead over, as the kernel has it.
@@ -173,6 +175,12 @@ impl Guest {
         };
         let (mut todo, mut done, mut links) = (parts(path), PathBuf::from("/"), 0);
         while let Some(part) = todo.pop() {
+            // What is below a volume the host finds, where that is mounted: what the machine has there is hidden when the container runs.
+            if self.is_covered(&done) {
+                done.push(part);
+                done.extend(todo.into_iter().rev());
+                return Ok(done);
+            }
             if part == ".." {
                 done.pop();
                 continue;
@@ -198,12 +206,19 @@ impl Guest {
 
     /// All entries of a directory.
     fn list(&mut self, at: &At) -> Result<Vec<(Blob, Stat)>> {
-        let mut all = Vec::new();
+        let (mut all, mut bytes) = (Vec::new(), 0);
         loop {
             let list = FileRequest::List { at: at.clone(), skip: all.len() as u64 };
             let FileReply::Entries { entries, more } = self.ask(list)? else { return Err(unfit()) };
             if all.len() + entries.len() > ENTRIES {
                 return Err(Error::invalid(format!("a directory in the microVM has more than {ENTRIES} entries")));
+            }
+            bytes += entries.iter().map(|(name, stat)| name.0.len() + of_attributes(stat)).sum::<usize>();
+            if bytes > LISTED {
+                let most = LISTED >> 20;
+                return Err(Error::invalid(format!(
+                    "names and attributes of a directory in the microVM take more than {most} MiB"
+                )));
             }
             all.extend(entries);
             if !more {
@@ -211,6 +226,11 @@ impl Guest {
             }
         }
     }
+}
+
+/// How many bytes the extended attributes of a file take.
+fn of_attributes(stat: &Stat) -> usize {
+    stat.extended.iter().map(|(key, value)| key.0.len() + value.0.len()).sum()
 }
 
 /// Whether a last link of a path is followed, as with a slash at its end.

@@ -27,6 +27,8 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 const FOR_EACH: Duration = Duration::from_millis(20);
 /// How long a save that took too long is looked at again: for as long as something of it comes so soon.
 const LOOK: Duration = Duration::from_millis(200);
+/// For how long at most.
+const DRAINED: Duration = Duration::from_secs(5);
 
 /// The connection to a server, which ends with it.
 pub(crate) struct Connection {
@@ -132,10 +134,11 @@ impl Limit {
     }
 }
 
-/// Whether the other end is closed. What is still to be read before that is read as long as it comes, and lost.
+/// Whether the other end is closed. What is still to be read before that is read as long as it comes, but not for ever, and lost.
 fn is_at_its_end(stream: &mut UnixStream) -> bool {
     let mut part = [0; 16 << 10];
-    loop {
+    let limit = Limit::of(DRAINED);
+    while limit.rest().is_ok() {
         match stream.set_read_timeout(Some(LOOK)).and_then(|()| stream.read(&mut part)) {
             Ok(0) => return true,
             Ok(_) => {}
@@ -143,6 +146,7 @@ fn is_at_its_end(stream: &mut UnixStream) -> bool {
             Err(error) => return error.kind() != ErrorKind::WouldBlock,
         }
     }
+    false
 }
 
 /// Reads until the other end is closed: so many bytes at most, and not for ever.
