@@ -572,12 +572,16 @@ fn resources(container: Option<&Spec>, faults: Option<(u32, u32)>) -> Result<Val
     Ok(Value::Object(fields))
 }
 
+/// Processes and threads of a machine on the host: of its processors, its devices, QEMU's work, the servers of its files, and those who stand for what runs in it.
+const PROCESSES: i64 = 4096;
+
 /// As before, but for devices.
 fn outside_of(given: &LinuxResources) -> Result<Map<String, Value>> {
     let limit = given.memory().as_ref().and_then(|memory| memory.limit()).filter(|limit| *limit > 0);
     let resources = serde_json::to_value(given).map_err(|error| Error::Spec(error.to_string()))?;
     let Value::Object(mut fields) = resources else { return Ok(Map::new()) };
-    fields.remove("pids");
+    // The container's limit is the agent's to keep. A process that a guest has taken over is not to take all numbers that the host has.
+    fields.insert("pids".to_owned(), json!({ "limit": PROCESSES }));
     fields.remove("hugepageLimits");
     fields.remove("memory");
     if limit.is_some() {

@@ -36,6 +36,11 @@ struct Server {
 }
 
 impl FileServers {
+    /// Whether there is one for a machine, or was since its start.
+    pub(super) fn have(&self, owner: &ContainerId) -> bool {
+        self.0.lock().contains_key(owner)
+    }
+
     /// That of a machine, for one who begins it or has something mounted there.
     fn of(&self, owner: &ContainerId) -> Arc<Mutex<Option<Server>>> {
         Arc::clone(self.0.lock().entry(owner.clone()).or_default())
@@ -67,6 +72,10 @@ impl Engine {
         let mut machine = self.machine_connection(&owner.id)?;
         let is_there = machine.keep_files().map_err(|error| Error::system(error.to_string()))?;
         if !is_there {
+            // One that nobody is connected with, as a daemon was killed in the middle of this.
+            if let Some(other) = server.take() {
+                let _ = rustix::process::pidfd_send_signal(&other.pidfd, rustix::process::Signal::KILL);
+            }
             *server = Some(self.begin_server(owner, &places, &mut machine)?);
         }
         let Some(server) = &*server else {

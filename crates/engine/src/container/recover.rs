@@ -59,6 +59,10 @@ impl Engine {
                 self.adopt_volumes(&container.record());
             }
         }
+        // Before anything is started again that may want volumes there.
+        for entry in held.values() {
+            self.adopt_file_server(entry);
+        }
         let booted = self.0.booted.swap(false, Ordering::SeqCst);
         let mut waiting = Vec::new();
         for container in &containers {

@@ -132,7 +132,9 @@ impl Engine {
     /// Has the process of a container killed within its machine: what it wrote to a disk, or to a volume by `mmap(2)`, the guest may have in its memory alone, and writes
     /// it then as after any end. Returns what tells that end, and how many there were before. `None`: there is no such machine, or nobody there hears.
     async fn kill_inside(&self, record: &ContainerRecord) -> Option<(watch::Receiver<Turn>, u64)> {
-        let lasts = !record.host.storage_opt.is_empty() || has_volumes(record);
+        // Those of others that came into it are its server's.
+        let has_guests_volumes = self.0.file_servers.have(&record.id);
+        let lasts = !record.host.storage_opt.is_empty() || has_volumes(record) || has_guests_volumes;
         let is_alone = record.is_machine() && record.state.within.is_none();
         if !(lasts && is_alone) {
             return None;
