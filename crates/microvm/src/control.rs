@@ -445,10 +445,7 @@ impl Connection {
     /// The machine is gone, does not run, or rests.
     pub fn kill(&mut self) -> Result<(), ConnectionError> {
         self.send(&ToMachine::Kill, &[])?;
-        match self.receive()? {
-            FromMachine::Answer(Ok(Reply::Done)) => Ok(()),
-            _ => Err(Garbled.into()),
-        }
+        self.done()?.map_err(|_| Garbled.into())
     }
 
     /// Asks which pages of what it went on from the machine has touched, if it can tell.

@@ -59,13 +59,10 @@ impl Host {
 
     /// A program with the libraries that it is linked with.
     fn add_program(&mut self, name: &str, program: &Path) {
-        self.add(name, program);
-        let libraries = Command::new("ldd").arg(program).output().unwrap();
-        for word in String::from_utf8(libraries.stdout).unwrap().split_whitespace().filter(|word| word.starts_with('/'))
-        {
+        for (name, file) in with_libraries(name, program) {
             // Another program may have it as well.
-            if !self.files.iter().any(|(name, _)| *name == word[1..]) {
-                self.add(&word[1..], Path::new(word));
+            if !self.files.iter().any(|(other, _)| *other == name) {
+                self.add(&name, &file);
             }
         }
     }

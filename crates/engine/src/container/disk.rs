@@ -16,6 +16,11 @@ const SIZE: &str = "size";
 /// The name of its file, in the directory of the container's root file system and in that of a snapshot.
 pub(super) const DISK: &str = "disk";
 
+/// Whether a container is a machine that writes to a disk of its own.
+pub(super) fn has_disk(record: &ContainerRecord) -> bool {
+    record.is_machine() && !record.host.storage_opt.is_empty()
+}
+
 /// How many bytes a machine's disk has; `None`: it has none.
 ///
 /// # Errors

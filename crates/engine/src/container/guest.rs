@@ -13,6 +13,7 @@ use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, StatxFlags, openat2, statx
 
 use super::Container;
 use super::archive::ArchiveStat;
+use super::disk::has_disk;
 use crate::guest_files::{self, DIRECTORY, Guest, KIND, LINK, ReadOptions, WriteOptions};
 use crate::model::{ContainerRecord, MountPointKind, Phase, Timestamp};
 use crate::streams::ByteStream;
@@ -24,7 +25,7 @@ fn has_lost_changes(record: &ContainerRecord) -> bool {
 }
 
 fn lost(record: &ContainerRecord) -> Error {
-    if !record.host.storage_opt.is_empty() {
+    if has_disk(record) {
         return Error::conflict(format!(
             "a link in a volume of container {}, which does not run, leads to its disk: copy that by its own path, or start the container first",
             record.name
@@ -38,8 +39,8 @@ fn lost(record: &ContainerRecord) -> Error {
 
 /// Refuses to write where a link in a volume leads out of it, of a container that does not run and has a disk: what is on the disk its machine alone reads.
 pub(super) fn check_off_disk(record: &ContainerRecord, root: BorrowedFd<'_>, at: &Path) -> Result<()> {
-    let has_disk = record.is_machine() && !record.host.storage_opt.is_empty() && record.state.started_at.is_some();
-    if has_disk && !is_in_volume(root, at) { Err(lost(record)) } else { Ok(()) }
+    let is_on_disk = has_disk(record) && record.state.started_at.is_some();
+    if is_on_disk && !is_in_volume(root, at) { Err(lost(record)) } else { Ok(()) }
 }
 
 /// Whether what is at a path in the `root` of a container that does not run, or would be, is what the container had there: of a machine's, what is in a volume is.

@@ -6,6 +6,7 @@ use std::time::Duration;
 use keeper::protocol::Request;
 use tokio::sync::watch;
 
+use super::disk::has_disk;
 use super::snapshot::has_volumes;
 use super::{Container, Turn, turned};
 use crate::model::{ContainerRecord, Phase};
@@ -51,7 +52,7 @@ impl Engine {
         let mut turns = container.turns();
         let before = turns.borrow_and_update().exits;
         self.note_stopped_by_hand(container).await;
-        let ended = move |turn: &Turn| turn.removed || turn.exits > before;
+        let ended = ended_after(before);
         self.let_go(container, &record).await?;
         self.signal(&record, number).await?;
         let seconds = timeout.or(record.config.stop_timeout).unwrap_or(self.0.config.stop_timeout);
@@ -97,7 +98,7 @@ impl Engine {
             let mut turns = container.turns();
             let before = turns.borrow_and_update().exits;
             self.signal(&record, number).await?;
-            turned(&mut turns, Some(KILL_PATIENCE), move |turn| turn.removed || turn.exits > before).await;
+            turned(&mut turns, Some(KILL_PATIENCE), ended_after(before)).await;
             return Ok(());
         }
         self.signal(&record, number).await
@@ -122,7 +123,7 @@ impl Engine {
         }
         self.tell_container(record, "kill", [("signal", number.to_string())]);
         if let Some((mut turns, before)) = inside
-            && !turned(&mut turns, Some(WRITES_WITHIN), move |turn| turn.removed || turn.exits > before).await
+            && !turned(&mut turns, Some(WRITES_WITHIN), ended_after(before)).await
         {
             self.send(record, number).await?;
         }
@@ -134,7 +135,7 @@ impl Engine {
     async fn kill_inside(&self, record: &ContainerRecord) -> Option<(watch::Receiver<Turn>, u64)> {
         // Those of others that came into it are its server's.
         let has_guests_volumes = self.0.file_servers.have(&record.id);
-        let lasts = !record.host.storage_opt.is_empty() || has_volumes(record) || has_guests_volumes;
+        let lasts = has_disk(record) || has_volumes(record) || has_guests_volumes;
         let is_alone = record.is_machine() && record.state.within.is_none();
         if !(lasts && is_alone) {
             return None;
@@ -176,7 +177,7 @@ impl Engine {
             // A frozen process takes no signal on v1 until it is thawed; within machines is none.
             self.freeze(record, false).await?;
         }
-        Ok(turned(turns, Some(KILL_PATIENCE), move |turn| turn.removed || turn.exits > before).await)
+        Ok(turned(turns, Some(KILL_PATIENCE), ended_after(before)).await)
     }
 
     /// Stops it, if it runs, and starts it.
@@ -274,6 +275,11 @@ impl Engine {
         self.tell_container(&record, "stop", []);
         Ok(true)
     }
+}
+
+/// Whether a container has ended since it had so often, or is no more.
+fn ended_after(before: u64) -> impl Fn(&Turn) -> bool + Copy {
+    move |turn| turn.removed || turn.exits > before
 }
 
 fn stop_signal(record: &ContainerRecord) -> Result<i32> {
