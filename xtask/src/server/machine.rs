@@ -4,23 +4,23 @@ use crate::server::disk::Disk;
 use anyhow::{Context, Result, bail};
 use std::fs::File;
 use std::io::{BufRead, BufReader};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{self, Receiver};
 use std::time::{Duration, Instant};
 
-/// Several times what all of it takes: who is not ready by then hangs.
-const PATIENCE: Duration = Duration::from_secs(20 * 60);
+/// Several times what all of it takes: who is not ready by then hangs, unseen by what looks for that there (`run.sh`).
+const PATIENCE: Duration = Duration::from_secs(45 * 60);
 /// How often it is looked at whether the machine computes.
 const LOOK: Duration = Duration::from_secs(5);
-/// A machine that has not computed for so long does not any more: systemd alone wakes more often.
-const STILL: Duration = Duration::from_secs(90);
-/// Ticks that QEMU itself uses in that time beside a machine that does nothing.
-const AT_REST: u64 = 1;
+/// A processor that has told nothing for so long does not compute any more, or the machine does not boot: it tells every five seconds.
+const STILL: Duration = Duration::from_secs(180);
 /// So often a machine may stand still. One of some twelve that run machines of their own does, with QEMU 7.2.
 const STANDSTILLS: usize = 3;
 /// The line with which the tests end.
 const PASSED: &str = "verdict: passed";
+/// What is before the name of a file of tests that passed.
+const FILE_PASSED: &str = "passed: ";
 /// All that QEMU emulates, but for the word of a processor that its string instructions are fast: software emulation takes
 /// them byte by byte, and a kernel that hears no such word clears a page in half the time.
 const PROCESSOR: &str = "max,-erms,-fsrm";
@@ -40,87 +40,115 @@ impl Drop for Machine {
     }
 }
 
-/// Boots it, passes on what the tests say, and waits for its end. Where the emulation stands still, it is booted anew.
+/// What is written of a machine beside the tests' words, in the freight's directory.
+struct Words {
+    /// What its kernel and systemd say.
+    console: PathBuf,
+    /// A line of each processor's number, again and again.
+    beats: PathBuf,
+}
+
+/// Boots it, passes on what the tests say, and waits for its end. Where the emulation stands still, it is booted anew, for what did not pass before.
 pub(super) fn run(disk: &Disk, freight: &Path, processors: u8, arguments: &str) -> Result<()> {
-    let console = freight.with_file_name("console");
+    let words = Words { console: freight.with_file_name("console"), beats: freight.with_file_name("beats") };
+    let mut passed = Vec::new();
     for _ in 0..STANDSTILLS {
-        let mut machine = boot(disk, freight, processors, arguments, &console)?;
-        if let Some(passed) = attend(&mut machine, &console)? {
-            let status = machine.qemu.wait().context("cannot wait for QEMU")?;
-            if !passed || !status.success() {
-                show(&console);
-                bail!("the tests on the server failed (QEMU: {status})");
+        let arguments = match passed.is_empty() {
+            true => arguments.to_owned(),
+            false => format!("{arguments} stratus.passed={}", passed.join(",")),
+        };
+        let mut machine = boot(disk, freight, processors, &arguments, &words)?;
+        let still = match attend(&mut machine, processors, &words, &mut passed)? {
+            End::Over { passed: true } => {
+                let status = machine.qemu.wait().context("cannot wait for QEMU")?;
+                if status.success() {
+                    return Ok(());
+                }
+                bail!("the tests on the server passed, and QEMU failed ({status})");
             }
-            return Ok(());
-        }
-        show(&console);
+            End::Over { passed: false } => {
+                show(&words.console);
+                bail!("the tests on the server failed");
+            }
+            End::StandsStill(processor) => processor,
+        };
+        show(&words.console);
         println!(
-            "QEMU stands still: the machine's processors wait for an interrupt that its emulation lost. It is booted anew."
+            "Processor {still} of the machine stands still, as the emulation does now and then. It is booted anew."
         );
     }
     bail!("QEMU stood still {STANDSTILLS} times")
 }
 
-/// Whether the tests passed; `None` where they came to no end because the machine stands still.
-fn attend(machine: &mut Machine, console: &Path) -> Result<Option<bool>> {
+/// How the attendance of a machine ends.
+enum End {
+    Over {
+        passed: bool,
+    },
+    /// This processor does not compute.
+    StandsStill(usize),
+}
+
+/// Passes on what the tests say until there is an end, and adds the files of those that pass.
+fn attend(machine: &mut Machine, processors: u8, words: &Words, files: &mut Vec<String>) -> Result<End> {
     let said = listen(&mut machine.qemu)?;
     let until = Instant::now() + PATIENCE;
-    let mut life = Life::of(machine.qemu.id());
-    let mut passed = false;
+    let mut life = Life::of(processors);
+    let (mut passed, mut last) = (false, String::new());
     loop {
         match said.recv_timeout(LOOK) {
-            Ok(line) if line == PASSED => passed = true,
-            Ok(line) => println!("| {line}"),
-            Err(mpsc::RecvTimeoutError::Disconnected) => return Ok(Some(passed)),
+            Ok(line) => {
+                passed |= line == PASSED;
+                files.extend(line.strip_prefix(FILE_PASSED).map(str::to_owned));
+                println!("| {line}");
+                last = line;
+            }
+            Err(mpsc::RecvTimeoutError::Disconnected) => return Ok(End::Over { passed }),
             Err(mpsc::RecvTimeoutError::Timeout) if Instant::now() > until => {
-                show(console);
-                bail!("the server is not ready after {} minutes", PATIENCE.as_secs() / 60);
+                show(&words.console);
+                bail!("the server is not ready after {} minutes; the last it said: {last}", PATIENCE.as_secs() / 60);
             }
             Err(mpsc::RecvTimeoutError::Timeout) => {
-                if life.stands_still() {
-                    return Ok(None);
+                if let Some(processor) = life.stands_still(&words.beats) {
+                    return Ok(End::StandsStill(processor));
                 }
             }
         }
     }
 }
 
-/// Whether a process computes. A machine that runs a kernel does, at each of its clock's ticks, even where all that it runs waits for ever: only one whose
-/// processor was halted and is told of no interrupt any more does not.
-struct Life {
-    process: u32,
-    used: Option<u64>,
+/// Which of a machine's processors compute. QEMU 7.2 now and then loses the interrupt that a halted one waits for, be it the only one or one of several: what is to run on it
+/// waits for ever, beside others that go on.
+struct Life(Vec<Beats>);
+
+/// What a processor has told: how often, and when it was first seen to have told so often.
+struct Beats {
+    count: usize,
     since: Instant,
 }
 
 impl Life {
-    fn of(process: u32) -> Life {
-        Life { process, used: None, since: Instant::now() }
+    fn of(processors: u8) -> Life {
+        Life((0..processors).map(|_| Beats { count: 0, since: Instant::now() }).collect())
     }
 
-    /// Whether it has used no processor time worth mentioning for [`STILL`].
-    fn stands_still(&mut self) -> bool {
-        let used = self.used_now();
-        let is_alive = match (self.used, used) {
-            (Some(before), Some(now)) => now > before + AT_REST,
-            // It is gone, which is told by its output, or was not looked at before.
-            _ => true,
-        };
-        if is_alive {
-            (self.used, self.since) = (used, Instant::now());
+    /// The processor that has told nothing for [`STILL`], if there is one.
+    fn stands_still(&mut self, told: &Path) -> Option<usize> {
+        // Before the machine is up nobody tells anything.
+        let told = std::fs::read_to_string(told).unwrap_or_default();
+        for (processor, beats) in self.0.iter_mut().enumerate() {
+            let count = told.lines().filter(|line| line.trim().parse() == Ok(processor)).count();
+            if count != beats.count {
+                *beats = Beats { count, since: Instant::now() };
+            }
         }
-        self.since.elapsed() > STILL
-    }
-
-    /// Processor time so far, in the kernel's ticks of a hundredth of a second (proc_pid_stat(5), fields 14 and 15).
-    fn used_now(&self) -> Option<u64> {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.process)).ok()?;
-        let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(14 - 3);
-        Some(fields.next()?.parse::<u64>().ok()? + fields.next()?.parse::<u64>().ok()?)
+        self.0.iter().position(|beats| beats.since.elapsed() > STILL)
     }
 }
 
-fn boot(disk: &Disk, freight: &Path, processors: u8, arguments: &str, console: &Path) -> Result<Machine> {
+fn boot(disk: &Disk, freight: &Path, processors: u8, arguments: &str, words: &Words) -> Result<Machine> {
+    // What an earlier one told is not this one's.
+    File::create(&words.beats).with_context(|| format!("cannot write {}", words.beats.display()))?;
     // It ends with this program, whatever kills that.
     let mut qemu = Command::new("setpriv");
     qemu.args(["--pdeathsig", "KILL", "qemu-system-x86_64"]);
@@ -133,8 +161,9 @@ fn boot(disk: &Disk, freight: &Path, processors: u8, arguments: &str, console: &
     qemu.args(["-append", &format!("{always} {arguments}")]);
     qemu.args(["-drive", &format!("file={},format=raw,if=virtio,snapshot=on,cache=unsafe", escaped(&disk.image()))]);
     qemu.args(["-drive", &format!("file={},format=raw,if=virtio,readonly=on", escaped(freight))]);
-    qemu.args(["-chardev", &format!("file,id=console,path={}", escaped(console)), "-serial", "chardev:console"]);
+    qemu.args(["-chardev", &format!("file,id=console,path={}", escaped(&words.console)), "-serial", "chardev:console"]);
     qemu.args(["-chardev", "stdio,id=tests,signal=off", "-serial", "chardev:tests"]);
+    qemu.args(["-chardev", &format!("file,id=beats,path={}", escaped(&words.beats)), "-serial", "chardev:beats"]);
     qemu.stdin(Stdio::null()).stdout(Stdio::piped());
     Ok(Machine { qemu: qemu.spawn().context("cannot run setpriv, which starts QEMU")? })
 }
