@@ -24,6 +24,9 @@ const NOT_PASSED: [&str; 9] = [
     "RUSTC_W",
 ];
 
+/// Static; and, by the linker that Rust takes where it has its own, with what is written beginning on a page of its own, so that it is on no more of them than it has to be.
+const FLAGS: [&str; 2] = ["-Ctarget-feature=+crt-static", "-Clink-arg=-Wl,-z,separate-loadable-segments"];
+
 /// Builds the program of the package `name`, which is made of `sources`, paths from the workspace's root: it is in `OUT_DIR`, by that name.
 pub(crate) fn build(name: &str, sources: &[&str]) {
     let variable = |name| env::var_os(name).unwrap_or_else(|| panic!("cargo sets {name}"));
@@ -49,7 +52,7 @@ pub(crate) fn build(name: &str, sources: &[&str]) {
     cargo.args(["build", "--quiet", "--locked", "--package", name, "--profile", "guest", "--target", &target]);
     cargo.arg("--target-dir").arg(&directory);
     // A static program is one that may lie at any address all the same.
-    cargo.env("CARGO_INCREMENTAL", "0").env("CARGO_ENCODED_RUSTFLAGS", "-Ctarget-feature=+crt-static");
+    cargo.env("CARGO_INCREMENTAL", "0").env("CARGO_ENCODED_RUSTFLAGS", FLAGS.join("\x1f"));
     let status = cargo.status().unwrap_or_else(|error| panic!("run {cargo:?}: {error}"));
     assert!(status.success(), "{name} does not build: {cargo:?}");
     let program = directory.join(&target).join("guest").join(name);

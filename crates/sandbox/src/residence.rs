@@ -57,13 +57,14 @@ fn give_back_stack() {
 unsafe extern "C" fn give_back_program(info: *mut libc::dl_phdr_info, _size: usize, _data: *mut c_void) -> c_int {
     // SAFETY: dl_iterate_phdr(3) gives a pointer to a structure that lives as long as the call, in which `dlpi_phdr`
     // points to `dlpi_phnum` program headers; they are part of the program's file and are never written.
-    let (base, headers) = unsafe {
+    let headers = unsafe {
         let info = &*info;
-        (info.dlpi_addr as usize, std::slice::from_raw_parts(info.dlpi_phdr, usize::from(info.dlpi_phnum)))
+        std::slice::from_raw_parts(info.dlpi_phdr, usize::from(info.dlpi_phnum))
     };
+    let Some(base) = base_of_segments(headers) else { return 1 };
     let page = rustix::param::page_size();
     for header in headers.iter().filter(|header| header.p_type == libc::PT_LOAD && header.p_flags & libc::PF_W == 0) {
-        let start = base + header.p_vaddr as usize;
+        let start = base.wrapping_add(header.p_vaddr as usize);
         // Whole pages only: others begin or end in a segment beside it.
         let (from, to) = (start.next_multiple_of(page), (start + header.p_memsz as usize) / page * page);
         if from >= to {
@@ -79,6 +80,18 @@ unsafe extern "C" fn give_back_program(info: *mut libc::dl_phdr_info, _size: usi
     }
     // Ends the iteration.
     1
+}
+
+/// What is to be added to the address of a segment that is mapped (elf(5), `PT_LOAD`): by where the headers themselves are, which are in one of them. The C library's word (`dlpi_addr`) is that
+/// of a program whose headers agree with each other, which those of one that was put at an address do not: there, addresses of these segments alone are absolute.
+fn base_of_segments(headers: &[libc::Elf64_Phdr]) -> Option<usize> {
+    let table = headers.iter().find(|header| header.p_type == libc::PT_PHDR)?;
+    let holds = |header: &&libc::Elf64_Phdr| {
+        header.p_type == libc::PT_LOAD && (header.p_offset..header.p_offset + header.p_filesz).contains(&table.p_offset)
+    };
+    let segment = headers.iter().find(holds)?;
+    let stands = segment.p_vaddr + (table.p_offset - segment.p_offset);
+    Some(headers.as_ptr().addr().wrapping_sub(stands as usize))
 }
 
 #[cfg(test)]
@@ -130,5 +143,34 @@ mod tests {
         assert!(after < before / 2, "{after} kB of {before} kB are mapped");
         let named: Vec<_> = std::hint::black_box(&TABLE).iter().map(|change| change("Kept")).collect();
         assert_eq!(named, ["kept", "KEPT"]);
+    }
+
+    /// The headers of a program whose first segment begins so far below where they are, and at that address.
+    fn headers(address: impl FnOnce(usize) -> usize) -> (Vec<libc::Elf64_Phdr>, usize) {
+        const BEFORE: usize = 64;
+        let of = |p_type, p_offset: usize, p_filesz| libc::Elf64_Phdr {
+            p_type,
+            p_flags: libc::PF_R,
+            p_offset: p_offset as u64,
+            p_vaddr: 0,
+            p_paddr: 0,
+            p_filesz,
+            p_memsz: p_filesz,
+            p_align: 4096,
+        };
+        let mut headers = vec![of(libc::PT_PHDR, BEFORE, 112), of(libc::PT_LOAD, 0, 8192)];
+        let begins = headers.as_ptr().addr() - BEFORE;
+        headers[1].p_vaddr = address(begins) as u64;
+        (headers, begins)
+    }
+
+    #[test]
+    fn where_a_program_lies_is_told_by_its_headers() {
+        // Wherever the kernel likes, and where the file says.
+        let (anywhere, begins) = headers(|_| 0);
+        assert_eq!(base_of_segments(&anywhere), Some(begins));
+        let (placed, _) = headers(|begins| begins);
+        assert_eq!(base_of_segments(&placed), Some(0));
+        assert_eq!(base_of_segments(&placed[1..]), None);
     }
 }

@@ -30,6 +30,7 @@ mod memory;
 mod open;
 mod parts;
 mod snapshot;
+mod stack;
 mod threads;
 
 pub use config::{

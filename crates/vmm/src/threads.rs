@@ -8,6 +8,7 @@ use crate::end::{End, Ending};
 use crate::error::{Error, Result};
 use crate::events::event;
 use crate::kvm::signal;
+use crate::stack;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -85,7 +86,8 @@ impl Gate {
         }
     }
 
-    fn want(&self, wanted: Wanted) {
+    /// Says so to the thread. Returns whether it rests, and so hears of it by this alone.
+    fn want(&self, wanted: Wanted) -> bool {
         let mut state = self.state();
         // Nobody wants anything of what is to end.
         if state.0 != Wanted::End {
@@ -93,6 +95,7 @@ impl Gate {
             self.wanted.store(wanted as u8, Ordering::Release);
             self.changed.notify_all();
         }
+        state.1 == Doing::Rests
     }
 
     fn ended(&self) {
@@ -151,14 +154,16 @@ impl Thread {
         work: impl FnOnce(&Gate) + Send + 'static,
     ) -> Result<Thread> {
         signal::install()?;
+        let _ = stack::page_size();
         let gate = Arc::new(Gate::new());
         let filter = confine::filter(kind)?;
         let told = Told { ending: Arc::clone(ending), gate: Arc::clone(&gate) };
-        let thread = thread::Builder::new().name(name).spawn(move || {
+        let thread = thread::Builder::new().name(name).stack_size(stack::SIZE).spawn(move || {
             signal::let_through();
             let confined = confine::apply(&filter);
             // The kernel has a copy.
             drop(filter);
+            stack::give_back();
             match confined {
                 Ok(()) => work(&told.gate),
                 Err(error) => told.ending.tell(End::Failed(error.to_string())),
@@ -170,12 +175,13 @@ impl Thread {
 
     /// Tells it what to do, and does not wait until it does.
     pub(crate) fn want(&self, wanted: Wanted) {
-        self.gate.want(wanted);
+        let rests = self.gate.want(wanted);
         if let Some(event) = &self.wake {
             // It is not full: the thread reads it.
             let _ = event.write(1);
         }
-        if let Some(thread) = &self.thread {
+        // What rests is in no call that a signal would have to end, and its handler would take a page of the stack.
+        if let Some(thread) = self.thread.as_ref().filter(|_| !rests) {
             signal::send(thread);
         }
     }

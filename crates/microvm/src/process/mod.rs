@@ -175,7 +175,9 @@ struct Process {
 }
 
 impl Process {
-    fn start(path: &Path) -> Result<Self> {
+    /// In memory of its own, and apart from who calls: what is on the first thread's stack once stays there for as long as the machine runs.
+    #[inline(never)]
+    fn start(path: &Path) -> Result<Box<Self>> {
         let signals = Signals::block()?;
         let bytes = fs::read(path).map_err(|source| Error::File {
             what: "the machine's plan",
@@ -202,7 +204,7 @@ impl Process {
         if let Some(Origin::Snapshot { outputs, .. }) = plan.origin {
             host.took(main, outputs);
         }
-        Ok(Self {
+        Ok(Box::new(Self {
             plan,
             files,
             stage: Stage::Booting,
@@ -231,10 +233,11 @@ impl Process {
             to_forget: BTreeSet::new(),
             names: Names::default(),
             warnings: Vec::new(),
-        })
+        }))
     }
 
     /// Until it has ended.
+    #[inline(never)]
     fn run(&mut self, report: &mut Option<Report>) -> Result<u8> {
         loop {
             self.turn()?;

@@ -12,6 +12,7 @@ mod process;
 mod saves;
 mod service;
 mod starts;
+mod states;
 #[path = "../../../../crates/machine-program/words.rs"]
 mod words;
 
@@ -32,6 +33,7 @@ pub(super) fn figures(arena: &Arena) -> Result<Vec<Figure>> {
     let daemon = arena.instance("microvms");
     daemon.0.start()?;
     figures.extend(service::figures(arena, &daemon)?);
+    figures.extend(states::figures(&daemon)?);
     Ok(figures)
 }
 
@@ -61,7 +63,7 @@ fn machine_program(arena: &Arena) -> Result<PathBuf> {
     let built = std::fs::read(&built).with_context(|| format!("{}: cargo build --release", built.display()))?;
     let Placeable { mut image, words } = Placeable::new(built, RELATIVE).map_err(anyhow::Error::msg)?;
     words::add(&mut image, words, ADDRESS);
-    let program = arena.path("machine");
+    let program = arena.path("machine-program");
     std::fs::write(&program, image)?;
     std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755))?;
     Ok(program)

@@ -91,6 +91,9 @@ impl Process {
         let (told, stderr) = std::io::pipe().context("no pipe")?;
         let mut command = Command::new("sh");
         command.args(["-c", SHELL]).arg(&boots.program).arg(role::RUN).arg(&file);
+        // What the daemon gives it.
+        let (name, value) = microvm::container::FRUGAL;
+        command.env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").env(name, value);
         command.stdin(Stdio::from(theirs)).stdout(Stdio::null()).stderr(stderr);
         let child = command.spawn().context("cannot run sh")?;
         Ok(Self { child, report, told, directory, before: Duration::ZERO })

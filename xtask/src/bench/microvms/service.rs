@@ -32,7 +32,7 @@ const PORT: u16 = 8080;
 
 /// Where a service is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Form {
+pub(super) enum Form {
     Process,
     Container,
     MicroVm,
@@ -137,7 +137,7 @@ fn rows([process, container, machine]: [Seen; 3], booted: f64, shared: Vec<f64>)
 }
 
 /// A service that answers.
-struct Service {
+pub(super) struct Service {
     start: Duration,
     pid: u32,
     disk: u64,
@@ -168,7 +168,7 @@ impl Service {
         Ok(Self { start, pid, disk, what: What::Process(child) })
     }
 
-    fn in_container(api: &mut Connection<UnixStream>, form: Form, port: u16, data: &Path) -> Result<Self> {
+    pub(super) fn in_container(api: &mut Connection<UnixStream>, form: Form, port: u16, data: &Path) -> Result<Self> {
         let runtime = if form == Form::MicroVm { "microvm" } else { "stratus" };
         let published = format!("{PORT}/tcp");
         let wanted = json!({
@@ -192,7 +192,15 @@ impl Service {
         Ok(Self { start, pid, disk, what: What::Container(id) })
     }
 
-    fn end(self, api: &mut Connection<UnixStream>) -> Result<()> {
+    /// The container's identifier, if it is in one.
+    pub(super) fn container(&self) -> Option<&str> {
+        match &self.what {
+            What::Process(_) => None,
+            What::Container(id) => Some(id),
+        }
+    }
+
+    pub(super) fn end(self, api: &mut Connection<UnixStream>) -> Result<()> {
         match self.what {
             What::Process(mut child) => {
                 child.kill().context("cannot end a service")?;
@@ -205,7 +213,7 @@ impl Service {
     }
 }
 
-fn until_it_answers(port: u16, began: Instant) -> Result<Duration> {
+pub(super) fn until_it_answers(port: u16, began: Instant) -> Result<Duration> {
     while began.elapsed() < PATIENCE {
         if ask(port).is_ok() {
             return Ok(began.elapsed());

@@ -20,7 +20,7 @@ const OF_MEMORY: usize = 5;
 /// By then a shell waits for its word.
 const SETTLED: Duration = Duration::from_millis(50);
 /// By then a machine's process to which nothing comes has given back what it does not need.
-pub(super) const RESTS: Duration = Duration::from_millis(1500);
+pub(super) const RESTS: Duration = Duration::from_secs(3);
 
 pub(super) fn figures(arena: &Arena, boots: &Boots) -> Result<Vec<Figure>> {
     let kernel = arena.path("first-instruction");

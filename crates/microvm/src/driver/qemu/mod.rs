@@ -142,6 +142,8 @@ pub(super) fn start(
     let origin = snapshot(plan)?;
 
     let mut command = Command::new(program);
+    // What holds for this process is not for QEMU, which has many threads that allocate.
+    command.env_remove(crate::container::FRUGAL.0);
     machine(&mut command, plan, accelerator, &memory);
     let layers = disks(&mut command, plan, layers)?;
     volumes(&mut command, plan);

@@ -213,9 +213,14 @@ impl Work {
     /// Waits until the guest has put something into the queue, or what is there may go on, and works it off, for as long as the gate is open.
     fn once(&self, gate: &Gate) {
         let (kick, until) = self.ring().waits();
-        if !wait(kick.as_deref(), &self.wake, until) {
-            return;
+        if wait(kick.as_deref(), &self.wake, until) {
+            self.work_off(gate);
         }
+    }
+
+    /// Apart from who waits: what this takes of the stack, one that never does anything need not have.
+    #[inline(never)]
+    fn work_off(&self, gate: &Gate) {
         let mut ring = self.ring();
         let Ring { disk, queue: Some(queue), is_wrong, limiter, until } = &mut *ring else { return };
         let _ = queue.kick().read();
