@@ -138,10 +138,14 @@ impl Outgoing {
     }
 }
 
-/// A stream's reader: the host for output, the guest for input.
+/// A stream's reader: the host for output.
+///
+/// What has come is kept by whoever reads it until he has taken it, whatever becomes of the conversation: what comes again in the next one is told from what is new.
 #[derive(Debug, Clone)]
 pub struct Incoming {
     window: u64,
+    /// Where this conversation is: before what has come, as long as that comes again.
+    at: u64,
     received: u64,
     taken: u64,
     limit: u64,
@@ -152,7 +156,7 @@ impl Incoming {
     /// Goes on at an offset, with at most `window` bytes that were sent and not taken.
     pub fn new(at: u64, window: u32) -> Self {
         let window = u64::from(window);
-        Self { window, received: at, taken: at, limit: at.saturating_add(window), ended: false }
+        Self { window, at, received: at, taken: at, limit: at.saturating_add(window), ended: false }
     }
 
     /// Up to where everything was taken.
@@ -165,30 +169,27 @@ impl Incoming {
         self.received
     }
 
-    /// Up to where the writer may send.
-    pub fn limit(&self) -> u64 {
-        self.limit
-    }
-
     /// Whether the end has come.
     pub fn is_ended(&self) -> bool {
         self.ended
     }
 
-    /// A piece has come.
+    /// A piece has come. Says how many of its first bytes came in an earlier conversation.
     ///
     /// # Errors
     /// It does not follow what came before, is more than may be sent, or comes behind the end.
-    pub fn receive(&mut self, offset: u64, length: usize) -> Result<(), BadFlow> {
+    pub fn receive(&mut self, offset: u64, length: usize) -> Result<usize, BadFlow> {
         let end = offset.checked_add(length as u64).ok_or(BadFlow::Excess)?;
-        if self.ended || offset != self.received {
-            return Err(BadFlow::Gap { expected: self.received, got: offset });
+        if self.ended || offset != self.at {
+            return Err(BadFlow::Gap { expected: self.at, got: offset });
         }
         if end > self.limit {
             return Err(BadFlow::Excess);
         }
-        self.received = end;
-        Ok(())
+        let known = usize::try_from(self.received.saturating_sub(offset)).unwrap_or(usize::MAX).min(length);
+        self.at = end;
+        self.received = self.received.max(end);
+        Ok(known)
     }
 
     /// The end has come.
@@ -196,8 +197,8 @@ impl Incoming {
     /// # Errors
     /// It is not where the stream is, or has come before.
     pub fn end(&mut self, offset: u64) -> Result<(), BadFlow> {
-        if self.ended || offset != self.received {
-            return Err(BadFlow::Gap { expected: self.received, got: offset });
+        if self.ended || offset != self.at || offset < self.received {
+            return Err(BadFlow::Gap { expected: self.at.max(self.received), got: offset });
         }
         self.ended = true;
         Ok(())
@@ -218,17 +219,19 @@ impl Incoming {
     pub fn credit(&mut self) -> Option<(u64, u64)> {
         let limit = self.taken.saturating_add(self.window);
         let due = limit - self.limit >= self.window.div_ceil(2) || (self.ended && self.taken == self.received);
-        if !due || limit == self.limit {
+        // What was taken meanwhile, and comes again, the writer has not sent yet.
+        if !due || limit == self.limit || self.taken > self.at {
             return None;
         }
         self.limit = limit;
         Some((self.taken, limit))
     }
 
-    /// The conversation is over: what was not taken comes again.
-    pub fn pause(&mut self) {
-        (self.received, self.ended) = (self.taken, false);
+    /// Another conversation begins: `(taken, limit)`, from where the writer sends again, and up to where he may.
+    pub fn resume(&mut self) -> (u64, u64) {
+        (self.at, self.ended) = (self.taken, false);
         self.limit = self.taken.saturating_add(self.window);
+        (self.taken, self.limit)
     }
 }
 
@@ -297,7 +300,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever breaks when: everything that was written is taken once, in order.
+        /// Whatever breaks when: everything that was written is taken once, in order, also what had come and was not taken yet.
         #[test]
         fn nothing_is_lost_or_told_twice(steps in steps(), window in 1u32..128) {
             let mut out = Outgoing::new(256, u64::from(window));
@@ -313,8 +316,8 @@ mod tests {
                     }
                     Step::Send(most) => {
                         if let Some((offset, bytes)) = out.next(most) {
-                            into.receive(offset, bytes.len()).unwrap();
-                            at_reader.extend(bytes.iter().copied());
+                            let known = into.receive(offset, bytes.len()).unwrap();
+                            at_reader.extend(bytes[known..].iter().copied());
                         }
                     }
                     Step::Take(count) => {
@@ -326,9 +329,8 @@ mod tests {
                     }
                     Step::Break => {
                         out.pause();
-                        into.pause();
-                        at_reader.clear();
-                        out.resume(into.taken(), into.limit()).unwrap();
+                        let (taken, limit) = into.resume();
+                        out.resume(taken, limit).unwrap();
                     }
                 }
             }

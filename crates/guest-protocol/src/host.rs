@@ -238,11 +238,9 @@ impl Host {
         (self.written, self.names) = (0, 0);
         let unanswered = std::mem::take(&mut self.pending);
         self.events.extend(unanswered.into_keys().map(|number| Event::Unanswered { number }));
-        // What was handed out as an event counts as taken only when somebody says so, and comes again else.
-        self.events
-            .retain(|event| !matches!(event, Event::Output { .. } | Event::OutputEnd { .. } | Event::Name { .. }));
+        // The end of an output is told again; what has come of it is not.
+        self.events.retain(|event| !matches!(event, Event::OutputEnd { .. } | Event::Name { .. }));
         for process in self.processes.values_mut() {
-            process.outputs.iter_mut().for_each(Incoming::pause);
             process.stdin.iter_mut().for_each(Outgoing::pause);
         }
     }
@@ -434,7 +432,7 @@ impl Host {
             }
             let ours = self.processes.get_mut(&process).ok_or(Nonsense::Process(process))?;
             check::resume(ours, held)?;
-            let [stdout, stderr] = ours.outputs.each_ref().map(|output| (output.taken(), output.limit()));
+            let [stdout, stderr] = ours.outputs.each_mut().map(Incoming::resume);
             resume.push(Resume { process, stdout, stderr });
         }
         if known {
@@ -520,8 +518,10 @@ impl Host {
         match frame {
             Frame::Data { offset, bytes, .. } => {
                 let output = output_of(ours, stream).ok_or(Nonsense::Unexpected("a piece of standard input"))?;
-                output.receive(offset, bytes.len()).map_err(bad)?;
-                self.events.push_back(Event::Output { process, stream, bytes: bytes.to_vec() });
+                let known = output.receive(offset, bytes.len()).map_err(bad)?;
+                if known < bytes.len() {
+                    self.events.push_back(Event::Output { process, stream, bytes: bytes[known..].to_vec() });
+                }
             }
             Frame::End { offset, .. } => {
                 let output = output_of(ours, stream).ok_or(Nonsense::Unexpected("the end of standard input"))?;

@@ -135,6 +135,7 @@ pub(super) fn resume(ours: &mut Process, held: &Held) -> Result<(), Nonsense> {
     }
     for ((output, position), stream) in ours.outputs.iter().zip(held.outputs).zip([Stream::Stdout, Stream::Stderr]) {
         let (first, end, wanted) = (position.taken, position.written, output.taken());
+        let wanted = if end < output.received() { output.received() } else { wanted };
         if !(first..=end).contains(&wanted) {
             let error = BadFlow::Resume { wanted, first, end };
             return Err(Nonsense::Flow(Channel { process, stream }, error));

@@ -190,14 +190,36 @@ fn what_broke_off_goes_on() {
     host.reconnect();
     let unanswered: Vec<_> = std::iter::from_fn(|| host.event()).collect();
     assert_eq!(unanswered, [asked, again].map(|number| Event::Unanswered { number }));
-    // It has ended meanwhile. Three bytes were taken, two come again. Of the other process the guest has not heard.
-    let mut one = held(1, 0, 5);
+    // It has ended meanwhile. Of the other process the guest has not heard.
+    let mut one = held(1, 0, 7);
     one.exit = Some(EXIT);
     host.receive(&begun(vec![one])).unwrap();
     assert!(matches!(host.event(), Some(Event::Connected(_))));
     assert_eq!(host.event(), Some(Event::Exited { process: process(1), exit: EXIT }));
-    assert!(host.receive(&piece(1, Stream::Stdout, 3, b"45")).is_ok());
+    // What came and was not taken yet is known, wherever it is cut; it is taken meanwhile, of which the guest hears once it has sent it.
+    assert!(host.receive(&piece(1, Stream::Stdout, 3, b"4")).is_ok());
+    host.taken(process(1), Stream::Stdout, 2);
+    assert!(host.receive(&piece(1, Stream::Stdout, 4, b"567")).is_ok());
+    let output = Event::Output { process: process(1), stream: Stream::Stdout, bytes: b"67".to_vec() };
+    assert_eq!(host.event(), Some(output));
+    assert_eq!(host.taken_of(process(1)), Some([5, 0]));
     assert!(host.receive(&piece(2, Stream::Stdout, 0, b"x")).is_err());
+}
+
+#[test]
+fn a_guest_that_takes_back_what_it_wrote_is_cut_off() {
+    let written = || {
+        let mut host = running(1);
+        host.receive(&piece(1, Stream::Stdout, 0, b"12345")).unwrap();
+        host.reconnect();
+        host
+    };
+    assert!(written().receive(&begun(vec![held(1, 0, 4)])).is_err());
+    let mut host = written();
+    host.receive(&begun(vec![held(1, 0, 5)])).unwrap();
+    let mut end = Vec::new();
+    Frame::End { channel: Channel { process: process(1), stream: Stream::Stdout }, offset: 0 }.write(&mut end);
+    assert!(host.receive(&end).is_err());
 }
 
 #[test]
