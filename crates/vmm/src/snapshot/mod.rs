@@ -5,6 +5,7 @@
 //! to again. A snapshot may be a difference to the one that its machine went on from, and is then read over that.
 
 mod file;
+mod lease;
 
 use crate::arch::current::state::VcpuState;
 use crate::config::{MemorySize, VcpuCount};
@@ -75,6 +76,18 @@ impl SnapshotFiles {
             file.sync_data().map_err(Error::host("have a snapshot on its disk"))?;
         }
         Ok(())
+    }
+
+    /// Whether somebody still has one of them open for writing, or mapped so: files that were [opened](SnapshotFiles::open) to be read. A file system that knows no leases (fcntl(2)) does not tell.
+    ///
+    /// # Errors
+    /// The kernel refuses to say.
+    pub fn are_written(&self) -> Result<bool> {
+        let mut written = false;
+        for file in [&self.state, &self.memory] {
+            written |= lease::is_written(file).map_err(Error::host("look who writes to a snapshot"))?;
+        }
+        Ok(written)
     }
 
     fn by(directory: &Path, options: &std::fs::OpenOptions) -> Result<SnapshotFiles> {

@@ -15,6 +15,8 @@ const NEWEST: u32 = 1;
 pub(super) struct Known {
     /// How many files and directories are looked up, or opened.
     pub(super) files: usize,
+    /// All that are looked for have handles, but the root: releases before they were kept had none.
+    pub(super) has_handles: bool,
     /// Where the root's handle is.
     root: Option<Range<usize>>,
 }
@@ -89,13 +91,16 @@ impl Known {
             ));
         }
         let nodes: u64 = reader.next()?;
-        let mut root = None;
+        let (mut root, mut has_handles) = (None, true);
         for _ in 0..nodes {
             let node: Node<'_> = reader.next()?;
             let start = reader.at;
-            reader.next::<Option<Handle<'_>>>()?;
-            if matches!(node.location, Location::Root) {
-                root = Some(start..reader.at);
+            let handle = reader.next::<Option<Handle<'_>>>()?;
+            match node.location {
+                Location::Root => root = Some(start..reader.at),
+                // It is an error to the guest, whatever has its name.
+                Location::Nowhere => {}
+                _ => has_handles &= handle.is_some(),
             }
         }
         // The number of the next one.
@@ -105,7 +110,7 @@ impl Known {
             reader.next::<Open>()?;
         }
         // Each of them has some bytes.
-        Ok(Known { files: (nodes + open) as usize, root })
+        Ok(Known { files: (nodes + open) as usize, has_handles, root })
     }
 }
 
@@ -137,8 +142,12 @@ mod tests {
     type Of = Option<(u64, i32, &'static [u8])>;
 
     fn state(version: u32, root: Of) -> Vec<u8> {
+        state_with(version, root, Some((300, -1, b"file")))
+    }
+
+    fn state_with(version: u32, root: Of, file: Of) -> Vec<u8> {
         let nodes = [
-            (2u64, 1u64, Place::Below { parent: 1, name: "file" }, Some((300u64, -1i32, &b"file"[..]))),
+            (2u64, 1u64, Place::Below { parent: 1, name: "file" }, file),
             (1, 200, Place::Root, root),
             (3, 1, Place::Nowhere, None),
         ];
@@ -154,6 +163,14 @@ mod tests {
         assert_eq!(with_any_root(whole).unwrap(), state(1, None));
         assert_eq!(with_any_root(state(0, None)).unwrap(), state(0, None));
         assert!(Known::read(&state(2, None)).unwrap_err().contains("version 3"));
+    }
+
+    #[test]
+    fn what_was_saved_before_handles_were_kept_is_told() {
+        for (handle, has_handles) in [(Some((300, 1, &b"file"[..])), true), (None, false)] {
+            let known = Known::read(&state_with(1, None, handle)).unwrap();
+            assert_eq!(known.has_handles, has_handles);
+        }
     }
 
     proptest! {

@@ -77,7 +77,11 @@ impl Connection {
 
     pub(super) fn load_within(&self, state: &[u8], patience: Duration, for_each: Duration) -> Result<(), String> {
         let tried = "take over what another one knew";
-        let files = Known::read(state)?.files;
+        let Known { files, has_handles, .. } = Known::read(state)?;
+        if !has_handles {
+            let why = "it was saved by a release that kept no handles of files (name_to_handle_at(2)), by which those that are found could be told from others that took their places; start the machine anew, and save it again";
+            return Err(failed(tried, &why));
+        }
         let limit = Limit::of(patience + for_each.saturating_mul(u32::try_from(files).unwrap_or(u32::MAX)));
         let handed = self.transfer(Direction::LOAD).and_then(|mut stream| {
             write_all(&mut stream, state, limit)?;
