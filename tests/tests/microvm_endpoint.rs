@@ -151,7 +151,19 @@ async fn who_has_a_token_is_let_in() {
     host.sh(&format!("{ask} echo \"$TOKEN\" >token; echo $ENDPOINT >endpoint")).ok();
     host.kill9();
     host.restart();
+    let asked = |host: &Daemon| host.sh("$STRATUS microvm inspect one | jq -r .LastAsked").text().to_owned();
+    let before = asked(&host);
+    assert!(before.starts_with("20"), "{before}");
     host.sh("curl -s -m 60 -H \"X-aws-proxy-auth: $(cat token)\" $(cat endpoint)/again").prints("GET /again");
+    // It is taken back, for good, and another one is none the worse.
+    host.sh("$STRATUS microvm token --revoke one").ok();
+    host.sh("curl -s -m 60 -H \"X-aws-proxy-auth: $(cat token)\" $(cat endpoint)/").prints("the token was taken back");
+    host.sh("$STRATUS microvm token one >token").ok();
+    host.kill9();
+    host.restart();
+    host.sh(&format!("{ask} curl -s -m 60 -H \"X-aws-proxy-auth: $(cat token)\" $ENDPOINT/new")).prints("GET /new");
+    host.sh("$STRATUS microvm token --revoke three").exits_with(1).complains("No such container: three");
+    host.sh("$STRATUS microvm token --revoke -p 80 one").exits_with(2).complains("cannot be used with");
     host.slowly("$STRATUS microvm suspend one").ok();
     host.sh("curl -s -m 60 -H \"X-aws-proxy-auth: $(cat token)\" $(cat endpoint)/").prints("resume it first");
     host.slowly("$STRATUS microvm terminate one").ok();
@@ -195,6 +207,8 @@ async fn what_nobody_asks_anything_is_suspended_and_goes_on_when_somebody_does()
     awake.waits_for("GET /wait2");
     eventually("it is asked", || host.slowly("docker exec one tail -n 1 /hooks").text() == "suspend");
     assert_eq!(state(&host, "one"), "running");
+    eventually("it is said", || host.sh("$STRATUS microvm ls").stdout().contains("running (its policy fails)"));
+    host.sh("$STRATUS microvm inspect one | jq -r .PolicyError").mentions("500");
     // The policy outlives the daemon.
     host.kill9();
     host.restart();
@@ -241,4 +255,31 @@ fn what_was_suspended_for_long_or_is_too_old_is_ended() {
     host.kill9();
     host.restart();
     host.sh("docker ps -aq").says("");
+}
+
+#[test]
+fn whoever_suspends_a_microvm_or_has_it_go_on_has_its_program_told() {
+    let host = with_image();
+    host.slowly("$STRATUS microvm run --name one web").says("one");
+    let told = |name: &str| host.slowly(&format!("docker exec {name} cat /hooks")).text().replace('\n', " ");
+    // By the commands for containers, too.
+    host.slowly("$STRATUS suspend one && $STRATUS resume one").ok();
+    assert_eq!(told("one"), "ready suspend resume");
+    host.slowly("docker exec one touch /refuse-suspend && $STRATUS suspend one").fails_with("500");
+    host.slowly("docker exec one rm /refuse-suspend && $STRATUS snapshot create one first").ok();
+    host.slowly("docker exec one sh -c 'echo later >>/hooks' && $STRATUS rollback one first").ok();
+    assert_eq!(told("one"), "ready suspend resume suspend resume");
+    host.slowly("$STRATUS fork one --name copy").says("copy");
+    assert_eq!(told("copy"), "ready suspend resume suspend resume resume");
+    host.sh("docker rm -f copy").ok();
+    // What is under way is answered first.
+    host.sh(&format!("{} echo \"$TOKEN\" >token; echo $ENDPOINT >endpoint", with_token("one"))).ok();
+    let awake = asks(&host, "/wait1");
+    eventually("the request", || host.slowly("docker exec one ps").stdout().contains("/program"));
+    let suspending = host.session("$STRATUS microvm suspend one");
+    host.slowly("docker exec one touch /go1").ok();
+    awake.waits_for("GET /wait1");
+    suspending.waits_for("one");
+    assert_eq!(state(&host, "one"), "suspended");
+    host.slowly("$STRATUS microvm terminate one").ok();
 }

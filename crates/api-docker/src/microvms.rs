@@ -136,6 +136,10 @@ struct MicrovmBody {
     endpoint: String,
     idle: Option<IdleBody>,
     maximum_duration: Option<u64>,
+    /// When somebody asked it something through the endpoint, within a minute.
+    last_asked: Option<String>,
+    /// Why its policy could not be carried out the last time.
+    policy_error: Option<String>,
 }
 
 impl MicrovmBody {
@@ -150,6 +154,8 @@ impl MicrovmBody {
             endpoint: call.microvms().endpoint().await?.to_owned(),
             idle: policy.idle.map(IdleBody::from),
             maximum_duration: policy.longest.map(|time| time.as_secs()),
+            last_asked: call.microvms().asked(&microvm).map(rfc3339),
+            policy_error: call.microvms().hindrance(&microvm),
         })
     }
 }
@@ -248,6 +254,12 @@ pub(crate) async fn token(mut call: Call) -> Result<Response> {
             expires: rfc3339(token.expires),
         },
     )
+}
+
+/// `DELETE /stratus/microvms/{name}/token`: no token that there is is good any more.
+pub(crate) async fn take_tokens_back(call: Call) -> Result<Response> {
+    call.microvms().take_tokens_back(&call.name).await?;
+    Ok(body::no_content())
 }
 
 /// `POST /stratus/microvms/{name}/suspend`

@@ -66,6 +66,7 @@ static ROUTES: &[Route] = routes! {
     POST "/stratus/microvms" => microvms::run;
     GET "/stratus/microvms/{}" => microvms::inspect;
     POST "/stratus/microvms/{}/token" => microvms::token;
+    DELETE "/stratus/microvms/{}/token" => microvms::take_tokens_back;
     POST "/stratus/microvms/{}/suspend" => microvms::suspend;
     POST "/stratus/microvms/{}/resume" => microvms::resume;
     DELETE "/stratus/microvms/{}" => microvms::terminate;

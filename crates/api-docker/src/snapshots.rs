@@ -54,19 +54,19 @@ pub(crate) async fn remove(call: Call) -> Result<Response> {
 
 /// `POST /stratus/containers/{name}/rollback`; with `name`, to that snapshot, else to the newest.
 pub(crate) async fn rollback(call: Call) -> Result<Response> {
-    call.engine().rollback(&call.name, call.query.given("name")).await?;
+    call.microvms().rollback_container(&call.name, call.query.given("name")).await?;
     Ok(body::no_content())
 }
 
 /// `POST /stratus/containers/{name}/suspend`
 pub(crate) async fn suspend(call: Call) -> Result<Response> {
-    call.engine().suspend(&call.name).await?;
+    call.microvms().suspend_container(&call.name).await?;
     Ok(body::no_content())
 }
 
 /// `POST /stratus/containers/{name}/resume`
 pub(crate) async fn resume(call: Call) -> Result<Response> {
-    call.engine().resume(&call.name).await?;
+    call.microvms().resume_container(&call.name).await?;
     Ok(body::no_content())
 }
 
@@ -94,7 +94,7 @@ pub(crate) async fn fork(mut call: Call) -> Result<Response> {
         0 => u32::try_from(names.len()).unwrap_or(u32::MAX).max(1),
         count => count,
     };
-    let copies = call.engine().fork(&call.name, count, &names).await?;
+    let copies = call.microvms().fork_container(&call.name, count, &names).await?;
     let shown =
         copies.into_iter().map(|copy| CopyBody { id: copy.id.to_string(), name: copy.name, warnings: copy.warnings });
     body::json(http::StatusCode::CREATED, &shown.collect::<Vec<_>>())

@@ -4,18 +4,32 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use engine::Result;
+use engine::model::Timestamp;
 use parking_lot::Mutex;
+use store::Store;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use crate::noted::{GRAIN, Noted, Notes};
+
 /// All microVMs that somebody asks something, or a policy looks after.
-#[derive(Default)]
-pub(crate) struct Activities(Mutex<HashMap<String, Arc<Activity>>>);
+pub(crate) struct Activities {
+    notes: Arc<Notes>,
+    known: Mutex<HashMap<String, Arc<Activity>>>,
+}
 
 /// What goes on with one microVM.
 pub(crate) struct Activity {
     /// Held by whoever suspends it, has it go on, or ends it, and by a request until it is counted: so that none meets one that is being suspended.
     pub(crate) gate: tokio::sync::Mutex<()>,
+    id: String,
+    notes: Arc<Notes>,
+    /// Held while something is written down, so that the last that is written is how it is.
+    writing: Mutex<()>,
     seen: Mutex<Seen>,
+    /// The last request that was under way is over.
+    left: Notify,
 }
 
 struct Seen {
@@ -23,10 +37,16 @@ struct Seen {
     visits: usize,
     /// When the last one ended, or something came for one.
     last: Instant,
+    /// As it is, or will be, written down.
+    noted: Noted,
+    /// When that was last done for a request.
+    written: Option<Instant>,
     /// A policy is at it.
     acting: bool,
     /// What a policy wanted did not work: it waits until then.
     patience: Option<Instant>,
+    /// Why that did not work.
+    refused: Option<String>,
 }
 
 /// Whether a policy may do something.
@@ -41,35 +61,123 @@ pub(crate) enum Turn {
 }
 
 impl Activities {
+    /// With what an earlier daemon wrote down.
+    ///
+    /// # Errors
+    /// The store can't be read.
+    pub(crate) fn open(store: &Store) -> Result<Self> {
+        let (notes, noted) = Notes::open(store)?;
+        let notes = Arc::new(notes);
+        let activity = |(id, noted): (String, Noted)| (id.clone(), Arc::new(Activity::new(id, notes.clone(), noted)));
+        let known = noted.into_iter().map(activity).collect();
+        Ok(Self { notes, known: Mutex::new(known) })
+    }
+
     /// That of a microVM, by its container's identifier.
     pub(crate) fn of(&self, id: &str) -> Arc<Activity> {
-        self.0.lock().entry(id.to_owned()).or_default().clone()
+        let mut known = self.known.lock();
+        let new = || Arc::new(Activity::new(id.to_owned(), self.notes.clone(), Noted::default()));
+        known.entry(id.to_owned()).or_insert_with(new).clone()
     }
 
-    /// Forgets all others.
+    /// Forgets all others. Blocks where something of them is written down.
     pub(crate) fn keep(&self, known: &HashSet<String>) {
         // What somebody else holds comes from one that is gone, or is just being made.
-        self.0.lock().retain(|id, activity| known.contains(id) || Arc::strong_count(activity) > 1);
-    }
-}
-
-impl Default for Activity {
-    fn default() -> Self {
-        let seen = Seen { visits: 0, last: Instant::now(), acting: false, patience: None };
-        Self { gate: tokio::sync::Mutex::default(), seen: Mutex::new(seen) }
+        let is_kept = |id: &String, activity: &Arc<Activity>| known.contains(id) || Arc::strong_count(activity) > 1;
+        let mut all = self.known.lock();
+        let (kept, gone) = std::mem::take(&mut *all).into_iter().partition(|(id, activity)| is_kept(id, activity));
+        *all = kept;
+        drop(all);
+        let gone: HashMap<String, Arc<Activity>> = gone;
+        gone.iter().filter(|(_, activity)| activity.is_noted()).for_each(|(id, _)| self.notes.forget(id));
     }
 }
 
 impl Activity {
+    fn new(id: String, notes: Arc<Notes>, noted: Noted) -> Self {
+        let now = Instant::now();
+        // At the latest that is possible: somebody may have asked within the minute after that.
+        let ago = noted.asked.map(|asked| Duration::try_from(Timestamp::now() - asked).unwrap_or_default());
+        let ago = ago.unwrap_or_default().saturating_sub(GRAIN);
+        let seen = Seen {
+            visits: 0,
+            last: now.checked_sub(ago).unwrap_or(now),
+            noted,
+            written: None,
+            acting: false,
+            patience: None,
+            refused: None,
+        };
+        let gate = tokio::sync::Mutex::default();
+        Self { gate, id, notes, writing: Mutex::default(), seen: Mutex::new(seen), left: Notify::new() }
+    }
+
     /// Something came for it.
-    pub(crate) fn touch(&self) {
-        self.seen.lock().last = Instant::now();
+    pub(crate) fn touch(self: &Arc<Self>) {
+        let mut seen = self.seen.lock();
+        let now = Instant::now();
+        seen.last = now;
+        if seen.written.is_some_and(|written| now - written < GRAIN) {
+            return;
+        }
+        seen.written = Some(now);
+        seen.noted.asked = Some(Timestamp::now());
+        drop(seen);
+        let activity = self.clone();
+        // Nobody waits for the disk. Where the daemon ends, it is as it was.
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn_blocking(move || activity.write(|notes, id, noted| notes.write_soon(id, noted)));
+        }
+    }
+
+    fn write<T>(&self, by: impl FnOnce(&Notes, &str, &Noted) -> T) -> T {
+        let _one = self.writing.lock();
+        let noted = self.seen.lock().noted.clone();
+        by(&self.notes, &self.id, &noted)
+    }
+
+    fn is_noted(&self) -> bool {
+        self.seen.lock().noted != Noted::default()
+    }
+
+    /// When somebody asked it something, as far as that is written down.
+    pub(crate) fn asked(&self) -> Option<Timestamp> {
+        self.seen.lock().noted.asked
+    }
+
+    /// What a token says that is good.
+    pub(crate) fn tokens(&self) -> u64 {
+        self.seen.lock().noted.tokens
+    }
+
+    /// No token that there is is good any more. Blocks.
+    ///
+    /// # Errors
+    /// It can't be written down: they are good again after a restart.
+    pub(crate) fn take_tokens_back(&self) -> Result<()> {
+        self.seen.lock().noted.tokens += 1;
+        self.write(Notes::write)
     }
 
     /// For how long nobody has asked it anything; `None`: somebody does.
     pub(crate) fn idle(&self) -> Option<Duration> {
         let seen = self.seen.lock();
         (seen.visits == 0).then(|| seen.last.elapsed())
+    }
+
+    /// Waits until no request is under way, no longer than that. The caller holds the gate, so that none begins.
+    pub(crate) async fn left_within(&self, patience: Duration) {
+        let left = async {
+            loop {
+                let left = self.left.notified();
+                if self.seen.lock().visits == 0 {
+                    return;
+                }
+                left.await;
+            }
+        };
+        // What takes longer is cut off.
+        let _ = tokio::time::timeout(patience, left).await;
     }
 
     /// Whether its policy may do something.
@@ -88,11 +196,23 @@ impl Activity {
         !std::mem::replace(&mut self.seen.lock().acting, true)
     }
 
-    /// What a policy began is over; where it did not work it is tried again after a while.
-    pub(crate) fn over(&self, patience: Option<Duration>) {
+    /// What a policy began is over.
+    pub(crate) fn over(&self) {
         let mut seen = self.seen.lock();
-        seen.acting = false;
-        seen.patience = patience.map(|time| Instant::now() + time);
+        (seen.acting, seen.patience, seen.refused) = (false, None, None);
+    }
+
+    /// What a policy began did not work, and why: it is tried again after a while, and no sooner than if somebody had asked it something now.
+    pub(crate) fn refused(&self, why: String, patience: Duration) {
+        let mut seen = self.seen.lock();
+        let now = Instant::now();
+        (seen.acting, seen.patience, seen.refused) = (false, Some(now + patience), Some(why));
+        seen.last = now;
+    }
+
+    /// Why what its policy wanted last did not work.
+    pub(crate) fn hindrance(&self) -> Option<String> {
+        self.seen.lock().refused.clone()
     }
 }
 
@@ -100,7 +220,14 @@ impl Activity {
 pub(crate) struct Visit(Arc<Activity>);
 
 impl Visit {
+    /// Somebody asks it something.
     pub(crate) fn begin(activity: &Arc<Activity>) -> Self {
+        activity.touch();
+        Self::ours(activity)
+    }
+
+    /// Not a request, but what has to be done before there can be one.
+    pub(crate) fn ours(activity: &Arc<Activity>) -> Self {
         activity.seen.lock().visits += 1;
         Self(activity.clone())
     }
@@ -115,6 +242,9 @@ impl Drop for Visit {
         let mut seen = self.0.seen.lock();
         seen.visits -= 1;
         seen.last = Instant::now();
+        if seen.visits == 0 {
+            self.0.left.notify_waiters();
+        }
     }
 }
 
@@ -124,21 +254,66 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_visit_counts_until_it_is_over() {
-        let all = Activities::default();
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(directory.path().join("store")).unwrap();
+        let all = Activities::open(&store).unwrap();
         let activity = all.of("a");
         tokio::time::advance(Duration::from_secs(5)).await;
         assert_eq!(activity.idle(), Some(Duration::from_secs(5)));
-        let visit = Visit::begin(&activity);
+        let visit = Visit::ours(&activity);
         assert_eq!(activity.idle(), None);
         drop(visit);
         assert_eq!((activity.idle(), activity.turn()), (Some(Duration::ZERO), Turn::Free));
         assert!(activity.begin() && !activity.begin());
         assert_eq!(activity.turn(), Turn::Taken);
-        activity.over(Some(Duration::from_secs(2)));
-        assert_eq!(activity.turn(), Turn::In(Duration::from_secs(2)));
+        activity.refused("not now".to_owned(), Duration::from_secs(2));
+        assert_eq!(
+            (activity.turn(), activity.hindrance()),
+            (Turn::In(Duration::from_secs(2)), Some("not now".to_owned()))
+        );
         tokio::time::advance(Duration::from_secs(2)).await;
         assert_eq!((activity.idle(), activity.turn()), (Some(Duration::from_secs(2)), Turn::Free));
+        assert!(activity.begin());
+        activity.over();
+        assert_eq!(activity.hindrance(), None);
         all.keep(&HashSet::new());
         assert!(Arc::ptr_eq(&activity, &all.of("a")), "somebody holds it");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_suspends_it_waits_for_who_is_there_and_not_for_ever() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(directory.path().join("store")).unwrap();
+        let activity = Activities::open(&store).unwrap().of("a");
+        let visits = [Visit::ours(&activity), Visit::ours(&activity)];
+        let waiting = tokio::spawn({
+            let activity = activity.clone();
+            async move { activity.left_within(Duration::from_secs(3600)).await }
+        });
+        tokio::task::yield_now().await;
+        assert!(!waiting.is_finished());
+        drop(visits);
+        waiting.await.unwrap();
+        let _stays = Visit::ours(&activity);
+        activity.left_within(Duration::from_secs(30)).await;
+    }
+
+    #[test]
+    fn what_is_written_down_outlives_the_daemon_and_goes_with_the_microvm() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(directory.path().join("store")).unwrap();
+        let hour = Duration::from_secs(3600);
+        {
+            let all = Activities::open(&store).unwrap();
+            let activity = all.of("a");
+            activity.seen.lock().noted.asked = Some(Timestamp::now() - hour);
+            activity.take_tokens_back().unwrap();
+        }
+        let all = Activities::open(&store).unwrap();
+        let idle = all.of("a").idle().unwrap();
+        assert!(hour - GRAIN <= idle && idle <= hour + GRAIN, "{idle:?}");
+        assert_eq!((all.of("a").tokens(), all.of("b").tokens()), (1, 0));
+        all.keep(&HashSet::new());
+        assert_eq!(Activities::open(&store).unwrap().of("a").tokens(), 0);
     }
 }

@@ -10,7 +10,7 @@ use tokio::time::sleep;
 use crate::activity::Turn;
 use crate::policy::{Action, Due, Standing};
 use crate::vm::IMAGE_LABEL;
-use crate::{Microvm, Microvms};
+use crate::{Microvm, Microvms, step};
 
 /// How many policies are carried out at a time: all that were idle when a daemon began come due in one moment, and each is some 60 MB on the disk.
 pub(crate) const AT_A_TIME: usize = 2;
@@ -50,7 +50,10 @@ impl Microvms {
     /// Begins all that policies want by now, and says after how long something may be wanted next.
     async fn look_after(&self) -> Result<Option<Duration>> {
         let all = self.microvms().await?;
-        self.0.activities.keep(&all.iter().map(|microvm| microvm.record.id.to_string()).collect::<HashSet<_>>());
+        let (microvms, known) = (self.clone(), all.iter().map(|microvm| microvm.record.id.to_string()));
+        let known: HashSet<_> = known.collect();
+        let kept = tokio::task::spawn_blocking(move || microvms.0.activities.keep(&known)).await;
+        kept.map_err(|error| step("forget microVMs that are gone", error))?;
         let mut next: Option<Duration> = None;
         for microvm in &all {
             let due = match self.0.activities.of(microvm.record.id.as_str()).turn() {
@@ -101,11 +104,11 @@ impl Microvms {
                 Ok(false) => {}
                 Err(error) => tracing::warn!(microvm = name, ?action, %error, "its policy can't be carried out"),
             }
-            // What refuses to be suspended is asked again when it was idle for that long again.
-            if done.is_err() {
-                activity.touch();
+            match done {
+                Ok(_) => activity.over(),
+                // It is asked again when it was idle for that long again.
+                Err(error) => activity.refused(error.to_string(), PATIENCE),
             }
-            activity.over(done.is_err().then_some(PATIENCE));
             microvms.0.changed.notify_one();
         });
     }

@@ -10,7 +10,7 @@
 //! - A version has its record once its machine image is there. A machine image without one is removed at the next start.
 //! - Nothing reaches a program through the endpoint without a token for its microVM and port, and no token reaches a program.
 //! - Of what is done here, one thing at a time suspends a microVM, has it go on or ends it; no request begins meanwhile, and none is under way where a
-//!   policy suspends it.
+//!   policy suspends it. Whoever does that by hand waits for those that are, and not for ever.
 #![forbid(unsafe_code)]
 
 mod activity;
@@ -19,6 +19,7 @@ mod endpoint;
 mod hooks;
 mod image;
 mod keeping;
+mod noted;
 mod policy;
 mod purpose;
 mod vm;
@@ -63,11 +64,12 @@ impl Microvms {
     pub async fn open(engine: Engine, listen: Listen) -> Result<Self> {
         let images = Collection::new(engine.store(), "microvm-image/");
         let endpoint = Endpoint::open(engine.store())?;
+        let activities = Activities::open(engine.store())?;
         let opened = Self(Arc::new(Inner {
             engine,
             images,
             numbering: tokio::sync::Mutex::default(),
-            activities: Activities::default(),
+            activities,
             endpoint,
             acting: tokio::sync::Semaphore::new(keeping::AT_A_TIME),
             changed: tokio::sync::Notify::default(),

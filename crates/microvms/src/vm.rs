@@ -3,10 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
-use engine::model::{ContainerRecord, Filters, Phase};
-use engine::{Error, ListOptions, RemoveOptions, Result};
+use engine::model::{ContainerRecord, Filters, Phase, Timestamp};
+use engine::{Error, Forked, ListOptions, RemoveOptions, Result};
+use futures_util::future::join_all;
 
 use crate::activity::Visit;
 use crate::build::address;
@@ -17,6 +19,8 @@ use crate::{Hook, Hooks, Microvms, Policy, step};
 pub const IMAGE_LABEL: &str = "stratus.microvm.image";
 /// The most bytes that a microVM is begun with.
 const PAYLOAD_MAX: usize = 16 << 10;
+/// How long requests that are under way may take to end before a microVM is suspended by hand.
+const LEAVE_WITHIN: Duration = Duration::from_secs(30);
 
 /// A microVM to be run.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -111,7 +115,7 @@ impl Microvms {
             self.microvm(id).await
         };
         // Its policy leaves it alone until then.
-        let visit = Visit::begin(&self.0.activities.of(id));
+        let visit = Visit::ours(&self.0.activities.of(id));
         let done = beginning.await;
         drop(visit);
         self.0.changed.notify_one();
@@ -150,7 +154,17 @@ impl Microvms {
         Ok(listed.into_iter().filter_map(|listed| of(listed.record)).collect())
     }
 
-    /// Suspends a microVM: it keeps its memory and files on the disk, and goes on from there.
+    /// Why what a microVM's policy wanted last did not work, as its program refuses to be suspended, for example.
+    pub fn hindrance(&self, microvm: &Microvm) -> Option<String> {
+        self.0.activities.of(microvm.record.id.as_str()).hindrance()
+    }
+
+    /// When somebody asked a microVM something through its endpoint, and within the minute after that; `None`: nobody has yet.
+    pub fn asked(&self, microvm: &Microvm) -> Option<Timestamp> {
+        self.0.activities.of(microvm.record.id.as_str()).asked()
+    }
+
+    /// Suspends a microVM: it keeps its memory and files on the disk, and goes on from there. Requests that are under way have some time to end.
     ///
     /// # Errors
     /// It does not run, or its program refuses.
@@ -158,7 +172,65 @@ impl Microvms {
         let microvm = self.microvm(reference).await?;
         let activity = self.0.activities.of(microvm.record.id.as_str());
         let _alone = activity.gate.lock().await;
+        activity.left_within(LEAVE_WITHIN).await;
         self.suspend_alone(&microvm).await
+    }
+
+    /// Suspends a container that may be a microVM, whose program hears of it then.
+    ///
+    /// # Errors
+    /// As [`Microvms::suspend`].
+    pub async fn suspend_container(&self, reference: &str) -> Result<()> {
+        match self.if_microvm(reference).await? {
+            Some(_) => self.suspend(reference).await,
+            None => self.0.engine.suspend(reference).await,
+        }
+    }
+
+    /// Has a suspended container go on that may be a microVM, whose program hears of it then.
+    ///
+    /// # Errors
+    /// As [`Microvms::resume`].
+    pub async fn resume_container(&self, reference: &str) -> Result<()> {
+        match self.if_microvm(reference).await? {
+            Some(_) => self.resume(reference).await,
+            None => self.0.engine.resume(reference).await,
+        }
+    }
+
+    /// Has a container go on from one of its snapshots; `None`: the newest. It may be a microVM, whose program hears that it goes on.
+    ///
+    /// # Errors
+    /// It has none of that name, or can't go on from it; or its program refuses, and runs.
+    pub async fn rollback_container(&self, reference: &str, snapshot: Option<&str>) -> Result<()> {
+        let Some(microvm) = self.if_microvm(reference).await? else {
+            return self.0.engine.rollback(reference, snapshot).await;
+        };
+        let id = microvm.record.id.as_str();
+        let activity = self.0.activities.of(id);
+        let _alone = activity.gate.lock().await;
+        self.0.engine.rollback(id, snapshot).await?;
+        self.tell(microvm.hooks(), Hook::Resume, id, Bytes::new()).await
+    }
+
+    /// Makes copies of a container that go on beside it, as [`Engine::fork`]. It may be a microVM: what is made of it are ordinary containers, whose programs hear that they go on.
+    ///
+    /// # Errors
+    /// As [`Engine::fork`]; of a copy whose program refuses it is said, and it runs.
+    pub async fn fork_container(&self, reference: &str, count: u32, names: &[String]) -> Result<Vec<Forked>> {
+        let microvm = self.if_microvm(reference).await?;
+        let mut copies = self.0.engine.fork(reference, count, names).await?;
+        let Some(microvm) = microvm else { return Ok(copies) };
+        let told = copies.iter().map(|copy| self.tell(microvm.hooks(), Hook::Resume, copy.id.as_str(), Bytes::new()));
+        let told = join_all(told).await;
+        for (copy, told) in copies.iter_mut().zip(told) {
+            copy.warnings.extend(told.err().map(|error| error.to_string()));
+        }
+        Ok(copies)
+    }
+
+    async fn if_microvm(&self, reference: &str) -> Result<Option<Microvm>> {
+        Ok(of(self.0.engine.inspect(reference, false).await?.record))
     }
 
     /// See [`Microvms::suspend`]; the caller holds its gate.

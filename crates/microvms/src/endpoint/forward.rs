@@ -123,6 +123,10 @@ impl Client {
         })?;
         let verified = self.microvms.0.endpoint.signer.verify(token, Timestamp::now());
         let grant = verified.map_err(|why| Refusal(StatusCode::UNAUTHORIZED, why.to_owned()))?;
+        // Of one that is gone nothing is known any more.
+        if grant.generation < self.microvms.0.activities.of(&grant.microvm).tokens() {
+            return Err(Refusal(StatusCode::UNAUTHORIZED, "the token was taken back: ask for another one".to_owned()));
+        }
         if request.method() == http::Method::CONNECT {
             return Err(Refusal(StatusCode::METHOD_NOT_ALLOWED, "CONNECT: this is no proxy to elsewhere".to_owned()));
         }

@@ -197,10 +197,22 @@ impl Microvms {
         let endpoint = self.endpoint().await?.to_owned();
         let ports = ports.unwrap_or_else(|| Ports::one(microvm.port().unwrap_or(USUAL_PORT)));
         let expires = Timestamp::now() + good_for;
-        let grant =
-            Grant { microvm: microvm.record.id.to_string(), ports: ports.clone(), expires: expires.as_second() };
+        let id = microvm.record.id.to_string();
+        let generation = self.0.activities.of(&id).tokens();
+        let grant = Grant { microvm: id, ports: ports.clone(), expires: expires.as_second(), generation };
         let value = self.0.endpoint.signer.sign(&grant)?;
         Ok(Token { header: wanted::TOKEN_NAME, value, ports, expires, endpoint })
+    }
+
+    /// Takes all tokens of a microVM back that there are. What was begun with one goes on to its end.
+    ///
+    /// # Errors
+    /// There is no such microVM; or it can't be written down, and they are good again after a restart of the daemon.
+    pub async fn take_tokens_back(&self, reference: &str) -> Result<()> {
+        let microvm = self.microvm(reference).await?;
+        let activity = self.0.activities.of(microvm.record.id.as_str());
+        let taken = tokio::task::spawn_blocking(move || activity.take_tokens_back()).await;
+        taken.map_err(|error| step("take tokens back", error))?
     }
 
     async fn serve_endpoint(self, socket: TcpListener, tls: Option<TlsAcceptor>) {

@@ -107,6 +107,9 @@ pub(super) struct Grant {
     /// Seconds since 1970, at which it is good no more.
     #[serde(rename = "e")]
     pub(super) expires: i64,
+    /// How often all tokens of the microVM had been taken back when this was made.
+    #[serde(rename = "g", default)]
+    pub(super) generation: u64,
 }
 
 /// What signs tokens.
@@ -155,7 +158,7 @@ mod tests {
     }
 
     fn grant() -> Grant {
-        Grant { microvm: "abc".to_owned(), ports: ports(&["80", "8000-8099"]).unwrap(), expires: 1000 }
+        Grant { microvm: "abc".to_owned(), ports: ports(&["80", "8000-8099"]).unwrap(), expires: 1000, generation: 2 }
     }
 
     fn at(second: i64) -> Timestamp {

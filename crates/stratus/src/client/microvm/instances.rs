@@ -60,6 +60,9 @@ pub(crate) struct TokenArgs {
     /// How long it is good, an hour at most [default: 15m]
     #[arg(long, value_name = "TIME", value_parser = seconds)]
     valid_for: Option<i64>,
+    /// Take back all that there are instead: none of them is good any more
+    #[arg(long, conflicts_with_all = ["ports", "valid_for"])]
+    revoke: bool,
     /// MicroVM
     name: String,
 }
@@ -78,6 +81,17 @@ struct Microvm {
     image: String,
     state: String,
     created: String,
+    policy_error: Option<String>,
+}
+
+impl Microvm {
+    /// What it is, for people.
+    fn state(&self) -> String {
+        match &self.policy_error {
+            Some(_) => format!("{} (its policy fails)", self.state),
+            None => self.state.clone(),
+        }
+    }
 }
 
 const PATH: &str = "/stratus/microvms";
@@ -132,7 +146,12 @@ pub(super) async fn inspect(context: &Context, args: InspectArgs) -> Result<Exit
 
 /// `stratus microvm token`
 pub(super) async fn token(context: &Context, args: TokenArgs) -> Result<ExitCode> {
-    let request = Request::post(format!("{}/token", path(&args.name)));
+    let tokens = format!("{}/token", path(&args.name));
+    if args.revoke {
+        context.daemon.done(Request::delete(tokens)).await?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let request = Request::post(tokens);
     let request = request.json(&json!({ "Ports": args.ports, "Seconds": args.valid_for }));
     let document = context.daemon.document(request).await?;
     if context.format == output::Format::Json {
@@ -156,7 +175,7 @@ pub(super) async fn list(context: &Context) -> Result<ExitCode> {
                 one.name.as_str().into(),
                 human::short(&one.id).into(),
                 one.image.as_str().into(),
-                one.state.as_str().into(),
+                one.state().as_str().into(),
                 human::ago_rfc3339(&one.created).into(),
             ]);
         }
