@@ -65,6 +65,34 @@ fn programs_and_users_may_come_by_a_copy() {
     eventually("what it says", || host.sh("docker logs second").text() == "fred:x:77:77::/:/bin/sh");
     host.slowly("docker exec -u fred second id -u").says("77");
     host.sh("docker rm -f box first second").ok();
+    // Who its user is its own files say, whether it runs or not.
+    host.sh("docker create --name box --runtime microvm --storage-opt size=64m -u fred busybox sleep 10000 && docker cp passwd box:/etc/passwd")
+        .ok();
+    host.slowly("docker start box && docker exec -u 0 box sed -i s/77:77/88:89/ /etc/passwd").ok();
+    host.slowly(
+        "docker cp -a conf box:/while && docker stop -t 1 box && docker cp -a conf box:/after && docker start box",
+    )
+    .ok();
+    host.slowly("docker exec -u 0 box stat -c %u:%g /while /after").says("88:89\n88:89");
+    host.sh("docker rm -f box").ok();
+}
+
+#[test]
+fn an_exec_whose_client_is_gone_leaves_no_file() {
+    use std::io::Write as _;
+    let host = host();
+    host.slowly("docker run -d --name box --runtime microvm busybox sleep 10000").ok();
+    for _ in 0..10 {
+        let made = host.ask("POST /containers/box/exec", r#"{"Cmd":["true"]}"#).expect("an answer");
+        let id = made.text().split('"').nth(3).expect("an identifier").to_owned();
+        let mut stream = host.connect();
+        let head = "Host: x\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}";
+        stream.write_all(format!("POST /exec/{id}/start HTTP/1.1\r\n{head}").as_bytes()).expect("send a request");
+    }
+    let files = format!("find {}/machines/*/control -type f -name '????????????????'", host.run_dir().display());
+    eventually("what they were told to go", || host.sh(&files).lines().is_empty());
+    host.slowly("docker exec box true").ok();
+    host.sh("docker rm -f box").ok();
 }
 
 #[test]

@@ -66,6 +66,8 @@ fn a_suspended_container_goes_on_where_it_was() {
 fn a_container_goes_back_to_where_it_was_saved() {
     let host = host();
     host.slowly("docker run -d --name box --runtime microvm -t busybox sh -c 'echo begun; n=0; while read line; do n=$((n + 1)); echo $n $line; done'").ok();
+    // Nothing says that it did so before anybody else did something in there.
+    eventually("it begins", || host.sh("docker logs box").text() == "begun");
     host.slowly("docker exec box sh -c 'echo one >/state'").ok();
     host.slowly("$STRATUS snapshot create box first").says("first");
     host.sh("$STRATUS snapshot create box first").exits_with(1).complains("has a snapshot \"first\" already");
@@ -165,4 +167,39 @@ fn what_was_killed_before_it_was_saved_is_not_killed_again() {
     host.slowly("docker exec box touch /go && docker wait box").says("0");
     host.sh("docker inspect -f '{{.State.OOMKilled}}' box").says("false");
     host.sh("docker rm box").ok();
+}
+
+/// Lists what there is of containers' own files beside what they have.
+fn put_aside(host: &Daemon) -> Vec<String> {
+    let names = "-name next -o -name former -o -name '*.new' -o -name upper.next";
+    let found = host.sh(&format!("find {}/containers -mindepth 2 -maxdepth 2 {names}", host.data().display()));
+    found.lines().into_iter().map(str::to_owned).collect()
+}
+
+#[test]
+fn a_rollback_that_fails_leaves_a_container_what_is_its_own() {
+    let host = host();
+    host.sh("echo one >one && echo two >two && docker create --name plain --runtime microvm busybox sleep 10000 && docker cp one plain:/file").ok();
+    host.slowly("docker start plain && $STRATUS snapshot create plain first && docker stop -t 1 plain").ok();
+    host.sh("docker cp two plain:/file && docker cp two plain:/later").ok();
+    host.slowly("docker run -d --name box --runtime microvm --storage-opt size=64m busybox sleep 10000").ok();
+    host.slowly("docker exec box sh -c 'echo one >/file' && $STRATUS snapshot create box first").ok();
+    host.slowly("docker exec box sh -c 'echo two >/file; sync'").ok();
+    let states = format!("{}/microvm/snapshots/*/state", host.data().display());
+    host.sh(&format!("for state in {states}; do cp $state $state.whole && echo none >$state; done")).ok();
+    // One that does not run, and one that is ended for it.
+    host.slowly("$STRATUS rollback plain first").fails_with("go on from a snapshot");
+    host.slowly("$STRATUS rollback box first").fails_with("go on from a snapshot");
+    assert_eq!(put_aside(&host), [""; 0]);
+    host.slowly("docker start plain && docker exec plain cat /file /later").says("plain\ntwo\ntwo");
+    host.sh("docker ps -a --filter name=box --format '{{.Status}}'").mentions("(Suspended)");
+    host.slowly("docker stop box && docker start box && docker exec box cat /file").says("box\nbox\ntwo");
+    // Once it can go on from there, it does.
+    host.sh(&format!("for state in {states}; do mv $state.whole $state; done")).ok();
+    host.slowly("$STRATUS rollback plain first && docker exec plain sh -c 'cat /file; ls /later'")
+        .prints("one")
+        .complains("No such file");
+    host.slowly("$STRATUS rollback box first && docker exec box cat /file").mentions("one");
+    assert_eq!(put_aside(&host), [""; 0]);
+    host.sh("docker rm -f plain box").ok();
 }

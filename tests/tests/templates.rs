@@ -128,3 +128,27 @@ fn a_daemon_that_is_killed_while_it_makes_a_template_leaves_nothing_of_it() {
     assert!(templates(&host).is_empty());
     host.slowly("docker run --rm --runtime microvm busybox true").ok();
 }
+
+#[test]
+fn a_disk_that_cannot_be_mounted_is_no_fault_of_the_template() {
+    let host = host();
+    let run = |name: &str| {
+        host.slowly(&format!(
+            "docker run -d --name {name} --runtime microvm --storage-opt size=64m busybox sleep 1000"
+        ))
+        .ok();
+    };
+    run("first");
+    eventually("a template", || templates(&host).len() == 1 && is_alone(&host, 1));
+    run("second");
+    assert!(began_with_a_template(&host, "second"));
+    host.slowly("docker stop -t 1 second").ok();
+    let id = host.sh("docker inspect -f '{{.Id}}' second").text().to_owned();
+    let disk = host.data().join("containers").join(id).join("disk");
+    host.sh(&format!("dd if=/dev/zero of={} bs=1M count=8 conv=notrunc", disk.display())).ok();
+    host.slowly("docker start second").fails_with("mount");
+    assert_eq!(templates(&host).len(), 1);
+    run("third");
+    assert!(began_with_a_template(&host, "third"));
+    host.sh("docker rm -f first second third").ok();
+}

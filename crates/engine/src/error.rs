@@ -30,6 +30,7 @@ pub struct Error {
     kind: ErrorKind,
     message: String,
     exit_code: Option<i32>,
+    is_of_saved: bool,
 }
 
 /// What the engine's calls return.
@@ -39,7 +40,7 @@ macro_rules! constructors {
     ($($(#[$doc:meta])* $name:ident => $kind:ident;)*) => {
         $($(#[$doc])*
         pub fn $name(message: impl Into<String>) -> Self {
-            Self { kind: ErrorKind::$kind, message: message.into(), exit_code: None }
+            Self { kind: ErrorKind::$kind, message: message.into(), exit_code: None, is_of_saved: false }
         })*
     };
 }
@@ -80,6 +81,17 @@ impl Error {
     pub fn with_exit_code(mut self, code: i32) -> Self {
         self.exit_code = Some(code);
         self
+    }
+
+    /// The same failure, of a machine for which what it was to go on from is to blame.
+    pub(crate) fn of_saved(mut self) -> Self {
+        self.is_of_saved = true;
+        self
+    }
+
+    /// Whether what a machine was to go on from is to blame, which no other one goes on from then.
+    pub(crate) fn is_of_saved(&self) -> bool {
+        self.is_of_saved
     }
 
     /// The same failure, with what failed said before it.

@@ -112,6 +112,8 @@ struct Inner {
     snapshots: Arc<snapshots::Snapshots>,
     machine_images: machine_images::MachineImages,
     templates: Arc<templates::Templates>,
+    /// Waited for by machines for the files of containers that do not run.
+    file_machine_turns: tokio::sync::Semaphore,
     keeper: link::KeeperLink,
     events: Events,
     log_changes: log_changes::LogChanges,

@@ -5,7 +5,7 @@ use std::pin::Pin;
 use keeper::client::{
     AsyncClient, Client, ClientError, Events, StartOptions, bring_up_to_date, ensure_running, recover_orphans,
 };
-use keeper::protocol::{Event, Failure};
+use keeper::protocol::{Event, ExitStatus, Failure};
 use parking_lot::RwLock;
 use rustix::io::Errno;
 use sandbox::Step;
@@ -205,6 +205,9 @@ pub(crate) fn exec_error(error: ClientError) -> Error {
 const VICE_VERSA: &str = "Are you trying to mount a directory onto a file (or vice-versa)? Check if the specified host path exists \
      and is the expected type";
 
+/// The signal of whoever touches mapped memory that its file does not have (signal(7)).
+const SIGBUS: u8 = 7;
+
 /// Whether it is the step of a container's mounts, by the name that the keeper gives it, or what a machine's agent says of that.
 fn is_mount(step: &str, text: &str) -> bool {
     step == format!("{:?}", Step::Mount) || (step == format!("{:?}", Step::InGuest) && text.starts_with("mount "))
@@ -226,8 +229,16 @@ fn in_words(error: ClientError, steps: &str) -> Error {
         {
             Error::invalid(format!("{}: {VICE_VERSA}", runtime(text))).with_exit_code(127)
         }
-        Failure::Sandbox { text, .. } => Error::system(runtime(text)).with_exit_code(128),
-        Failure::Died { .. } => Error::system(runtime(&failure.to_string())).with_exit_code(128),
+        Failure::Sandbox { step, text, .. } => {
+            let error = Error::system(runtime(text)).with_exit_code(128);
+            if *step == format!("{:?}", Step::Saved) { error.of_saved() } else { error }
+        }
+        Failure::Died { status, .. } => {
+            let error = Error::system(runtime(&failure.to_string())).with_exit_code(128);
+            // The memory of what was saved is shorter than it was.
+            let is_of_saved = matches!(status, ExitStatus::Signal { signal: SIGBUS, .. });
+            if is_of_saved { error.of_saved() } else { error }
+        }
         Failure::Unknown { .. } | Failure::WrongState { .. } => Error::conflict(failure.to_string()),
         _ => Error::system(failure.to_string()),
     }

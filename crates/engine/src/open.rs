@@ -97,6 +97,7 @@ impl Engine {
             machine_driver: std::sync::OnceLock::new(),
             machine_program: MachineProgram::new(config.machines.program, &config.machines.directory, &boot_id()?),
             machine_images: MachineImages::open(&store)?,
+            file_machine_turns: crate::container::file_machine_turns(),
             templates: Arc::new(Templates::open(config.machines.directory.join("templates"), &boot_id()?)),
             snapshots: Arc::new(Snapshots::open(&store, config.machines.directory.join("snapshots"))?),
             keeper,

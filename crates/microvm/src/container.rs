@@ -27,7 +27,7 @@ pub const CONTAINER: ContainerId = ContainerId(1);
 /// The machine's memory where a container has no limit.
 const MEMORY: u64 = 512;
 /// What a machine has beyond its container's limit, for its kernel and agent, in MiB.
-const KERNEL: u64 = 96;
+pub const KERNEL: u64 = 96;
 /// What the machine's process may have beyond its guest's memory, in MiB: the monitor's own, and buffers.
 const MONITOR: u64 = 256;
 /// What the process may have that stands for another container in a machine, with all that stand for further ones of its, in MiB.

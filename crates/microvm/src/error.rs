@@ -105,6 +105,9 @@ pub enum Error {
     /// A snapshot is of another machine than the one that was to go on from it.
     #[error("go on from a snapshot: {0}")]
     Origin(&'static str),
+    /// What a machine was to go on from is at fault, and nothing of the machine itself.
+    #[error(transparent)]
+    Saved(Box<Error>),
     /// The driver can't save a machine together with what its file server knows.
     #[error(
         "a microVM with volumes can be suspended, saved and copied by our own hypervisor alone (--microvm-driver kvm): QEMU does not save which files of them it has open"
@@ -151,6 +154,11 @@ impl Error {
     pub(crate) fn system(tried: &'static str, on: impl Into<String>) -> impl FnOnce(Errno) -> Error {
         let on = on.into();
         move |errno| Error::System { tried, on, errno }
+    }
+
+    /// For what a machine was to go on from.
+    pub(crate) fn saved(error: impl Into<Error>) -> Error {
+        Error::Saved(Box::new(error.into()))
     }
 }
 

@@ -116,6 +116,8 @@ steps! {
     Exec => "exec",
     /// Making the machine in which the process is to run.
     Machine => "run the microVM",
+    /// Having that machine go on from what another one was saved as, which nothing can go on from then.
+    Saved => "run the microVM",
     /// Executing the program, somewhere else.
     Guest => "exec",
     /// Setting up the process, somewhere else.
@@ -152,7 +154,7 @@ impl fmt::Display for Failure {
         match self.step {
             // It has been said where it was seen.
             Step::Guest | Step::InGuest => return f.write_str(&self.detail),
-            Step::Machine => return write!(f, "{}: {}", self.step.text(), self.detail),
+            Step::Machine | Step::Saved => return write!(f, "{}: {}", self.step.text(), self.detail),
             _ => {}
         }
         let reason = errno_text(self.errno);
@@ -275,7 +277,7 @@ impl Report {
     }
 
     /// The process does not run, and `detail` says all of why: [`Step::Guest`] where the program can't be executed, [`Step::InGuest`] where something that comes
-    /// before it failed in the guest, else [`Step::Machine`].
+    /// before it failed in the guest, [`Step::Saved`] where what was saved is at fault, else [`Step::Machine`].
     pub fn failed(self, step: Step, errno: i32, detail: &str) {
         let _ = report(self.0.as_fd(), Kind::Failed, step, errno, &[detail.as_bytes()], &[]);
     }

@@ -175,6 +175,41 @@ impl Step for Save {
     }
 }
 
+/// A container that does not run goes back to where its machine was saved, with the disk that it had then.
+pub(crate) struct RollBack;
+
+impl Step for RollBack {
+    fn prepare(&mut self, host: &Daemon) {
+        run_by(host, "no");
+        done(host, "POST /stratus/containers/box/snapshots?name=one", "");
+        host.slowly("docker exec box sh -c 'echo its own >/later; sync'").ok();
+        done(host, "POST /containers/box/stop?t=0", "");
+    }
+
+    fn act(&self, host: &Daemon) -> usize {
+        one_by_one(host, &[("POST /stratus/containers/box/rollback?name=one", "")])
+    }
+
+    fn check(&self, host: &Daemon, told: usize) {
+        if state(host)["Running"] == true {
+            is_as_it_was(host);
+            host.slowly("docker exec box cat /later").complains("No such file");
+        } else {
+            assert_eq!(told, 0, "it does not run: {:#}", state(host));
+            // Who gives up where it was to go on from has what was its own.
+            host.sh("docker stop box").ok();
+            start(host);
+            host.slowly("docker exec box cat /kept /later").says("on the disk\nits own");
+        }
+        let aside = format!("find {}/containers -name next -o -name former -o -name '*.new'", host.data().display());
+        host.sh(&aside).says("");
+    }
+
+    fn clear(&self, host: &Daemon) {
+        remove(host);
+    }
+}
+
 /// A machine is suspended, and goes on.
 pub(crate) struct Suspend;
 

@@ -83,6 +83,11 @@ fn while_it_saves_a_machine_and_rolls_it_back() {
 }
 
 #[test]
+fn while_it_rolls_back_a_machine_that_does_not_run() {
+    machines::run_rounds(machines::RollBack);
+}
+
+#[test]
 fn while_it_suspends_a_machine_and_resumes_it() {
     machines::run_rounds(machines::Suspend);
 }

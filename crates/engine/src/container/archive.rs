@@ -15,6 +15,7 @@ use rustix::fs::{Mode, OFlags};
 
 use super::Container;
 use super::lease::{Reading, Writing};
+use crate::guest_files::Guest;
 use crate::model::{ContainerRecord, MountPoint, MountPointKind, Timestamp};
 pub use crate::streams::ByteStream;
 use crate::{Engine, Error, Result, Volume};
@@ -162,12 +163,9 @@ impl Engine {
         // Before the container's files are held for it.
         let thread = self.archive_thread().await?;
         let record = container.record();
-        let owner = match copy_owner {
-            true => {
-                let identity = self.identify_off_thread(&record).await?;
-                Some((identity.uid, identity.gid))
-            }
-            false => None,
+        let (guest, owner) = match copy_owner {
+            true => self.owner_of_copies(&record, guest).await?,
+            false => (guest, None),
         };
         if let Some(guest) = guest {
             let options = crate::guest_files::WriteOptions { keep_kinds, owner };
@@ -348,9 +346,22 @@ impl Engine {
         .await
     }
 
-    async fn identify_off_thread(&self, record: &Arc<ContainerRecord>) -> Result<crate::spec::Identity> {
+    /// Whose what is copied into a container becomes: its user's, and the user's group's, by the container's own files. They are its guest's where it has one.
+    async fn owner_of_copies(
+        &self,
+        record: &Arc<ContainerRecord>,
+        mut guest: Option<Guest>,
+    ) -> Result<(Option<Guest>, Option<(u32, u32)>)> {
         let (engine, record) = (self.clone(), record.clone());
-        crate::blocking(move || engine.identify(&record, &record.config.user, &[])).await
+        crate::blocking(move || {
+            let own = guest.as_mut().map(crate::guest_files::user_database).transpose()?.flatten();
+            let identity = match own {
+                Some(database) => database.identify(&record.config.user, &[])?,
+                None => engine.identify(&record, &record.config.user, &[])?,
+            };
+            Ok((guest, Some((identity.uid, identity.gid))))
+        })
+        .await
     }
 
     /// Copies what the image has at the targets of empty volumes into them. `new`: those among them that nobody finds yet.

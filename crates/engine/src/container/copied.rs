@@ -5,7 +5,7 @@
 //! whenever it is there. While a machine runs nobody writes to either, so that what `diff` and `commit` find there is what the machine has.
 //!
 //! A snapshot has both, as they were: the file as a further name, so that a machine that goes on finds the very bytes that its kernel knows, once in memory for all of them; the directory as a copy. What goes on from
-//! a snapshot has what that has, in place of its own, as it has its disk.
+//! a snapshot has what that has, in place of its own, as it has its disk ([`super::brought_back`]).
 
 use std::fs::{self, File};
 use std::io::ErrorKind;
@@ -13,15 +13,27 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use crate::model::{ContainerRecord, SnapshotRecord};
-use crate::snapshots::{NewSnapshot, name_also};
+use crate::snapshots::NewSnapshot;
 use crate::{Engine, Error, Result};
 
 /// The name of the layer's file, in the directory of the container's root file system.
-const LAYER: &str = "copied";
+pub(super) const LAYER: &str = "copied";
+
+/// What a container is to have of what was copied into it, to be as it was in a snapshot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum AsSaved {
+    /// What it has.
+    AsItIs,
+    /// What the snapshot has.
+    Saved,
+    /// Nothing at all.
+    Nothing,
+}
 
 impl Engine {
     /// The layer of a container that begins anew, written where it is not there; `None`: nothing was copied into it. Blocks.
     pub(super) fn copied_layer(&self, record: &ContainerRecord) -> Result<Option<PathBuf>> {
+        self.put_back_own(record)?;
         let path = self.own_layer(record)?;
         if is_there(&path)? {
             return Ok(Some(path));
@@ -63,25 +75,14 @@ impl Engine {
         Ok(true)
     }
 
-    /// Has a container that goes on from a snapshot have what had been copied into it by then. Blocks.
-    pub(super) fn restore_copied(&self, record: &ContainerRecord, saved: &SnapshotRecord) -> Result<()> {
-        let (own, images) = (self.own_layer(record)?, &self.0.images);
-        let replace = |by| {
-            self.forget_copied_layer(record)?;
-            images.replace_changes(record.id.as_str(), by).map_err(crate::images::error)
-        };
-        if !saved.copied {
-            return match images.has_changes(record.id.as_str()).map_err(crate::images::error)? {
-                true => replace(None),
-                false => Ok(()),
-            };
+    /// What a container that goes on from a snapshot is to have of what is copied into it. Blocks.
+    pub(super) fn copied_as_saved(&self, record: &ContainerRecord, saved: &SnapshotRecord) -> Result<AsSaved> {
+        if saved.copied {
+            let is_its = is_same(&self.own_layer(record)?, &self.0.snapshots.copied(&saved.id).layer)?;
+            return Ok(if is_its { AsSaved::AsItIs } else { AsSaved::Saved });
         }
-        let saved = self.0.snapshots.copied(&saved.id);
-        if is_same(&own, &saved.layer)? {
-            return Ok(());
-        }
-        replace(Some(&saved.upper))?;
-        name_also(&saved.layer, &own)
+        let has_some = self.0.images.has_changes(record.id.as_str()).map_err(crate::images::error)?;
+        Ok(if has_some { AsSaved::Nothing } else { AsSaved::AsItIs })
     }
 
     fn own_layer(&self, record: &ContainerRecord) -> Result<PathBuf> {

@@ -4,7 +4,7 @@
 //! It lies beside these, in the directory of the container's root file system, and goes with that. A snapshot of a machine has a copy of it, as it was at the same
 //! moment, and whatever goes on from there begins with a copy of that.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use microvm::disk::{LARGEST, SMALLEST};
 
@@ -73,13 +73,10 @@ impl Engine {
         self.rootfs_directory(record).map(|directory| Some(directory.join(DISK)))
     }
 
-    /// A container's disk, made where it has none yet, and as it was in the snapshot that the container goes on from where that has one. Blocks.
-    pub(super) fn disk(&self, record: &ContainerRecord, saved: Option<&Path>) -> Result<Option<PathBuf>> {
+    /// A container's disk, made where it has none yet. Blocks.
+    pub(super) fn disk(&self, record: &ContainerRecord) -> Result<Option<PathBuf>> {
         let (Some(path), Some(size)) = (self.disk_path(record)?, size(&record.host)?) else { return Ok(None) };
-        let made = match saved {
-            Some(saved) => microvm::disk::copy(saved, &path),
-            None => microvm::disk::make(&path, size, rand::random()),
-        };
+        let made = microvm::disk::make(&path, size, rand::random());
         made.map_err(|error| Error::step(format!("make the disk {}", path.display()), error))?;
         Ok(Some(path))
     }

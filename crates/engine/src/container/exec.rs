@@ -14,6 +14,7 @@ use super::Container;
 use super::attach::{Attachment, ends};
 use super::detach_keys::DetachKeys;
 use super::exit::KILLED;
+use super::machine_exec::RequestFile;
 use super::stop::{SIGKILL, not_running};
 use crate::model::{ContainerId, Phase};
 use crate::spec::ExecRequest;
@@ -207,7 +208,7 @@ impl Engine {
         config.env = std::mem::take(&mut *exec.env.lock());
         let size = console_size.or(config.console_size);
         let name = id.to_owned();
-        let plan = crate::blocking(move || engine.exec_plan(&name, &target, &config, size)).await?;
+        let (plan, _request) = crate::blocking(move || engine.exec_plan(&name, &target, &config, size)).await?;
         let config = &exec.config;
         let mut attach = Vec::new();
         let mut ours = None;
@@ -256,7 +257,7 @@ impl Engine {
         container: &Container,
         config: &ExecConfig,
         console_size: Option<(u16, u16)>,
-    ) -> Result<Vec<u8>> {
+    ) -> Result<(Vec<u8>, Option<RequestFile>)> {
         if config.argv.first().is_some_and(String::is_empty) {
             return Err(crate::link::no_program(crate::link::EXEC_STEPS));
         }
@@ -279,7 +280,8 @@ impl Engine {
         let process = crate::spec::exec_process(&record, &request, &identity)?;
         let spec = self.spec_of_running(&record, &identity)?;
         if record.is_machine() {
-            return self.machine_exec(id, &record, &spec, &process);
+            let (plan, request) = self.machine_exec(id, &record, &spec, &process)?;
+            return Ok((plan, Some(request)));
         }
         let options = ExecOptions {
             bundle: self.0.config.run_dir.join("bundle"),
@@ -288,7 +290,7 @@ impl Engine {
             ..ExecOptions::default()
         };
         let plan = ExecPlan::compile(&process, &spec, &options).map_err(|error| Error::invalid(error.to_string()))?;
-        plan.to_bytes().map_err(|error| Error::system(error.to_string()))
+        Ok((plan.to_bytes().map_err(|error| Error::system(error.to_string()))?, None))
     }
 
     /// An exec as it is now.

@@ -2,7 +2,8 @@
 //! has written to a file system is never read by the host's kernel.
 //!
 //! Several commands share it, and it is ended some seconds after the last of them, killed: whoever wrote has had it synced, so that the disk is as after a loss of power, which loses nothing. A start waits for those
-//! who use it, and has it ended before the container's own machine has the disk; a removal waits for nobody. The keeper ends it with the daemon's connection. Its identifier is made of the container's, so
+//! who use it, and has it ended before the container's own machine has the disk; a removal waits for nobody. It has the container's limits on the host, goes on from a template where there is one, and few begin side by
+//! side. The keeper ends it with the daemon's connection. Its identifier is made of the container's, so
 //! that the next daemon finds what may be left of it.
 
 use std::path::PathBuf;
@@ -14,10 +15,11 @@ use guest_protocol::configuration::{Disk, Identity, Lower, Machine, Root, Upper}
 use guest_protocol::message::Blob;
 use microvm::container::{CONTAINER, Host, at};
 use microvm::{Backing, Contained, DiskLimits, Hardware, MachinePlan, MemorySize, VcpuCount, Volumes};
-use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock};
+use oci_spec::runtime::{Linux, LinuxMemory, Spec};
+use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock, Semaphore};
 
 use super::Container;
-use super::machine::{Booted, MachineStart, refused};
+use super::machine::{Booted, MachineStart, origin_of, refused};
 use crate::guest_files::Guest;
 use crate::model::{ContainerId, ContainerRecord, Timestamp};
 use crate::{Engine, Error, Result};
@@ -85,6 +87,61 @@ fn name(container: &ContainerId) -> Result<ContainerId> {
     ContainerId::try_from(name.to_string()).map_err(|error| Error::system(error.to_string()))
 }
 
+/// How many may begin at once: as many as have a processor of the host each.
+pub(crate) fn turns() -> Semaphore {
+    Semaphore::new(std::thread::available_parallelism().map_or(1, usize::from))
+}
+
+/// Its parts: as those of templates, so that it goes on from one of them.
+fn hardware(booted: &Booted) -> Result<Hardware> {
+    let memory = MemorySize::from_mib(MEMORY).map_err(|error| Error::system(error.to_string()))?;
+    Ok(Hardware {
+        vcpus: VcpuCount::new(1).map_err(|error| Error::system(error.to_string()))?,
+        memory,
+        most_memory: memory,
+        kernel: at::KERNEL.into(),
+        initramfs: at::INITRAMFS.into(),
+        layers: (0..booted.layers.len()).map(at::layer).collect(),
+        upper: Some(at::UPPER.into()),
+        limits: DiskLimits::default(),
+        cards: microvm::places([]),
+        volumes: None,
+        files_place: true,
+        console: false,
+    })
+}
+
+/// What is in it: the container's root, and nothing that runs.
+fn contained(memory: MemorySize) -> Contained {
+    let identity = Identity {
+        clock: u64::try_from(Timestamp::now().as_nanosecond()).ok(),
+        entropy: Blob(rand::random::<[u8; 64]>().to_vec()),
+        ..Identity::default()
+    };
+    let root = Root {
+        container: CONTAINER,
+        lower: Lower::Layers { disk: Disk::Serial(String::new()), layers: Vec::new() },
+        upper: Upper::Disk(MachinePlan::upper()),
+        volumes: Vec::new(),
+        files: Vec::new(),
+        limits: Vec::new(),
+    };
+    Contained { configuration: Machine { identity, ..Machine::default() }, root, workload: None, memory }
+}
+
+/// Of a container's specification, what its limits are on its use of the host. That of memory is for a machine of this size.
+fn limited(record: &ContainerRecord) -> Result<Spec> {
+    let mut resources = crate::spec::limits(&record.host.resources)?;
+    let mut memory = LinuxMemory::default();
+    memory.set_limit(i64::try_from((MEMORY - microvm::container::KERNEL) << 20).ok());
+    resources.set_memory(Some(memory));
+    let mut linux = Linux::default();
+    linux.set_resources(Some(resources));
+    let mut spec = Spec::default();
+    spec.set_process(None).set_linux(Some(linux));
+    Ok(spec)
+}
+
 impl Engine {
     /// The disk of a container on which something may be.
     pub(super) fn written_disk(&self, record: &ContainerRecord) -> Result<Option<PathBuf>> {
@@ -136,11 +193,7 @@ impl Engine {
         }
         if *known != Known::Up {
             self.end_file_machine(&container.id, &mut known).await?;
-            let id = name(&container.id)?;
-            let booted = match self.file_machine_start(&id, record.clone()).await {
-                Ok(start) => self.boot_beside(&id, start).await,
-                Err(error) => Err(error),
-            };
+            let booted = self.begin_file_machine(&container.id, record.clone()).await;
             // Also of half a one.
             *known = Known::Up;
             if let Err(error) = booted {
@@ -151,14 +204,28 @@ impl Engine {
         Ok(Some(self.use_of(container, known.downgrade())))
     }
 
-    /// Makes the plan of its process.
-    async fn file_machine_start(&self, id: &ContainerId, record: Arc<ContainerRecord>) -> Result<MachineStart> {
+    /// Has it begin, until its agent has the disk. Few do so side by side.
+    async fn begin_file_machine(&self, container: &ContainerId, record: Arc<ContainerRecord>) -> Result<()> {
+        let id = name(container)?;
         let booted = self.booted(&record).await?;
         let booted = booted.ok_or_else(|| Error::system("a container without a machine has a disk"))?;
-        let (engine, id) = (self.clone(), id.clone());
-        crate::blocking(move || engine.file_machine_process(&id, &record, &booted)).await
+        let turn = self.0.file_machine_turns.acquire().await;
+        let _turn = turn.map_err(|error| Error::system(format!("wait for other machines to begin: {error}")))?;
+        let (engine, machine) = (self.clone(), id.clone());
+        let mut start = crate::blocking(move || engine.file_machine_process(&machine, &record, &booted)).await?;
+        let (template, wanted) = (start.template.take(), start.wanted.take());
+        match (self.boot_beside(&id, start).await, template) {
+            (Ok(()), _) => wanted.into_iter().for_each(|wanted| self.make_template_beside(wanted)),
+            (Err(error), Some(template)) if error.is_of_saved() => {
+                self.leave_template(&template, &error);
+                return Err(error);
+            }
+            (Err(error), _) => return Err(error),
+        }
+        Ok(())
     }
 
+    /// Makes the plan of its process. Blocks.
     fn file_machine_process(
         &self,
         id: &ContainerId,
@@ -166,55 +233,27 @@ impl Engine {
         booted: &Booted,
     ) -> Result<MachineStart> {
         let disk = self.written_disk(record)?.ok_or_else(|| Error::system("the container's disk is gone"))?;
+        let size = super::disk::size(&record.host)?;
         let driver = self.machine_driver()?;
-        let memory = MemorySize::from_mib(MEMORY).map_err(|error| Error::system(error.to_string()))?;
-        let vcpus = VcpuCount::new(1).map_err(|error| Error::system(error.to_string()))?;
-        let identity = Identity {
-            clock: u64::try_from(Timestamp::now().as_nanosecond()).ok(),
-            entropy: Blob(rand::random::<[u8; 64]>().to_vec()),
-            ..Identity::default()
-        };
-        let root = Root {
-            container: CONTAINER,
-            lower: Lower::Layers { disk: Disk::Serial(String::new()), layers: Vec::new() },
-            upper: Upper::Disk(MachinePlan::upper()),
-            volumes: Vec::new(),
-            files: Vec::new(),
-            limits: Vec::new(),
-        };
+        let hardware = hardware(booted)?;
+        let beginning = self.beginning(&driver, &hardware, size, booted)?;
         let plan = MachinePlan {
             driver: driver.clone(),
-            hardware: Hardware {
-                vcpus,
-                memory,
-                most_memory: memory,
-                kernel: at::KERNEL.into(),
-                initramfs: at::INITRAMFS.into(),
-                layers: (0..booted.layers.len()).map(at::layer).collect(),
-                upper: Some(at::UPPER.into()),
-                limits: DiskLimits::default(),
-                cards: Vec::new(),
-                volumes: None,
-                files_place: false,
-                console: false,
-            },
-            origin: None,
+            origin: origin_of(&beginning, booted),
             backing: Backing::Mapped,
-            container: Some(Contained {
-                configuration: Machine { identity, ..Machine::default() },
-                root,
-                workload: None,
-                memory,
-            }),
+            container: Some(contained(hardware.memory)),
+            hardware,
             control: at::SOCKET.into(),
             scratch: at::SCRATCH.into(),
         };
         let directory = self.machine_dir(id);
-        let host = self.write_machine(&directory, &plan, booted, Vec::new(), Volumes::default())?;
+        let snapshots = beginning.directories(booted);
+        let host = self.write_machine(&directory, &plan, booted, snapshots, Volumes::default())?;
         let host = Host { upper: Some(disk), ..host };
-        let outside = microvm::container::outside(None, &driver, &host).map_err(refused)?;
+        let outside = microvm::container::outside(Some(&limited(record)?), &driver, &host).map_err(refused)?;
         let cgroup = self.0.placements.create_beside(id, &outside)?;
-        self.machine_process(&outside, &directory, cgroup, Default::default(), None)
+        let start = self.machine_process(&outside, &directory, cgroup, Default::default(), None)?;
+        Ok(start.begun_by(beginning))
     }
 
     /// Ends the machine for a container's files, unless there is known to be none.

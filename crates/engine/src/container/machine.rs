@@ -20,14 +20,14 @@ use image::{Digest, ErofsLayer};
 use microvm::container::{CONTAINER, Host, OwnFiles, USER, at};
 use microvm::control::{Connection, ConnectionError};
 use microvm::driver::Driver;
-use microvm::{Backing, Card, Contained, ExecRequest, Hardware, MachinePlan, Origin, Volumes, Workload, role};
-use oci_spec::runtime::{LinuxResources, Process, Spec};
+use microvm::{Backing, Card, Contained, Hardware, MachinePlan, Origin, Volumes, Workload};
+use oci_spec::runtime::{LinuxResources, Spec};
 use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags};
 use sandbox::cgroup::Placement;
 use sandbox::plan::NamespaceKind;
-use sandbox::{CompileOptions, ExecOptions, ExecPlan, InitPlan, MountTree, RootFs};
+use sandbox::{CompileOptions, InitPlan, MountTree, RootFs};
 
 use super::machine_limits::{self, NetworkLimits};
 use super::machine_network::{Seats, networks};
@@ -71,13 +71,24 @@ impl BootedLayer {
 }
 
 /// Where a machine begins.
-enum Beginning<'b> {
+pub(super) enum Beginning<'b> {
     /// It boots; the template that others like it could go on from.
     Boot(Option<Box<Wanted>>),
     /// It goes on from a template of its shape.
     Template(Arc<Template>),
     /// It goes on from a snapshot of its container, or of one that it is a copy of.
     Snapshot(&'b SnapshotRecord),
+}
+
+impl Beginning<'_> {
+    /// The directories of what it goes on from, the first one of those that it is a difference to first.
+    pub(super) fn directories(&self, booted: &Booted) -> Vec<PathBuf> {
+        match self {
+            Self::Boot(_) => Vec::new(),
+            Self::Template(template) => vec![template.directory.clone()],
+            Self::Snapshot(_) => booted.snapshots.clone(),
+        }
+    }
 }
 
 /// The name of the control socket in its directory ([`at::SOCKET`]).
@@ -103,6 +114,17 @@ pub(super) struct MachineStart {
     pub(super) untold: Option<PathBuf>,
     /// What keeps its volumes served in the machine that it comes into, until it is there.
     pub(super) keeps: Option<Connection>,
+}
+
+impl MachineStart {
+    /// With what comes of where the machine begins.
+    pub(super) fn begun_by(self, beginning: Beginning<'_>) -> Self {
+        match beginning {
+            Beginning::Boot(wanted) => Self { wanted, ..self },
+            Beginning::Template(template) => Self { template: Some(template), ..self },
+            Beginning::Snapshot(_) => self,
+        }
+    }
 }
 
 impl Engine {
@@ -171,10 +193,9 @@ impl Engine {
         }
         let seats = Seats::of(origin.map(|origin| &**origin), &networks(sandbox));
         if let Some(origin) = origin {
-            self.restore_copied(record, origin)?;
+            self.bring_back(record, origin)?;
         }
-        let saved_disk = origin.filter(|origin| origin.disk).map(|origin| self.0.snapshots.disk(&origin.id));
-        let disk = self.disk(record, saved_disk.as_deref())?;
+        let disk = self.disk(record)?;
         let limits = NetworkLimits::of(&record.host.annotations)?;
         let hardware = Hardware {
             vcpus,
@@ -222,27 +243,18 @@ impl Engine {
             scratch: at::SCRATCH.into(),
         };
         let directory = self.machine_dir(&record.id);
-        let snapshots = match &beginning {
-            Beginning::Boot(_) => Vec::new(),
-            Beginning::Template(template) => vec![template.directory.clone()],
-            Beginning::Snapshot(_) => booted.snapshots.clone(),
-        };
+        let snapshots = beginning.directories(booted);
         let host = self.write_machine(&directory, &plan, booted, snapshots, inside.volumes)?;
         let host = Host { upper: disk, ..host };
         let untold = super::touched::untold(&plan, &host);
         let outside = microvm::container::outside(Some(spec), &driver, &host).map_err(refused)?;
         let cgroup = self.0.placements.create(record, &outside)?;
         let start = self.machine_process(&outside, &directory, cgroup, trees, namespace)?;
-        let start = MachineStart { untold, ..start };
-        Ok(match beginning {
-            Beginning::Boot(wanted) => MachineStart { wanted, ..start },
-            Beginning::Template(template) => MachineStart { template: Some(template), ..start },
-            Beginning::Snapshot(_) => start,
-        })
+        Ok(MachineStart { untold, ..start }.begun_by(beginning))
     }
 
     /// Whether a machine that goes on from no snapshot boots. The disk that it writes to has so many bytes.
-    fn beginning(
+    pub(super) fn beginning(
         &self,
         driver: &Driver,
         hardware: &Hardware,
@@ -508,7 +520,7 @@ impl Engine {
     }
 
     /// Refuses a machine that an older release has started: there is no program in its root by which a further process could be had.
-    fn check_release(&self, owner: &ContainerId) -> Result<()> {
+    pub(super) fn check_release(&self, owner: &ContainerId) -> Result<()> {
         let owner = self.0.containers.find(owner.as_str())?.record();
         let root = format!("/proc/{}/root", owner.state.pid);
         // One that has ended since is told as that by whoever goes on.
@@ -520,51 +532,6 @@ impl Engine {
             return Err(Error::conflict(why));
         }
         Ok(())
-    }
-
-    /// Makes the plan of a process on the host that stands for a further one in a container's machine. `id` is nobody else's. Blocks.
-    pub(super) fn machine_exec(
-        &self,
-        id: &str,
-        record: &ContainerRecord,
-        spec: &Spec,
-        process: &Process,
-    ) -> Result<Vec<u8>> {
-        let confined = microvm::container::confined(spec.clone()).map_err(refused)?;
-        let home = self.inside(record)?;
-        self.check_release(&home.owner)?;
-        let mut within = process.clone();
-        within.set_apparmor_profile(None);
-        let options = ExecOptions {
-            cgroup: Some(placement(home.number)?),
-            seccomp: crate::spec::default_filter(record)?,
-            ..ExecOptions::default()
-        };
-        let plan =
-            ExecPlan::compile(&within, &confined, &options).map_err(|error| Error::invalid(error.to_string()))?;
-        let plan = Blob(plan.to_bytes().map_err(|error| Error::system(error.to_string()))?);
-        let terminal = process.terminal().unwrap_or(false);
-        let request = ExecRequest { control: at::SOCKET.into(), container: home.number, plan, terminal, stdin: true };
-        let name = id.get(..16).unwrap_or(id);
-        let file = self.machine_dir(&home.owner).join("control").join(name);
-        let failed = |error: std::io::Error| Error::system(format!("write {}: {error}", file.display()));
-        // The directory is the machine's: whatever it has put there is not written to, and nothing is given away by its name.
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let made = rustix::fs::open(&file, flags, Mode::RUSR | Mode::WUSR).map_err(|errno| failed(errno.into()))?;
-        let mut made = fs::File::from(made);
-        std::io::Write::write_all(&mut made, &request.to_bytes().map_err(refused)?).map_err(failed)?;
-        std::os::unix::fs::fchown(&made, Some(USER), Some(USER)).map_err(failed)?;
-
-        let arguments = [at::PROGRAM, role::EXEC, &format!("{}/{name}", at::CONTROL)];
-        let outside = microvm::container::further(&arguments, terminal).map_err(refused)?;
-        let process = outside.process().as_ref().ok_or_else(|| Error::system("the specification has no process"))?;
-        let options = ExecOptions {
-            cgroup: Some(self.0.placements.placement(record)?),
-            program_reports: true,
-            ..ExecOptions::default()
-        };
-        let plan = ExecPlan::compile(process, &outside, &options).map_err(|error| Error::invalid(error.to_string()))?;
-        plan.to_bytes().map_err(|error| Error::system(error.to_string()))
     }
 }
 
@@ -641,7 +608,7 @@ fn table(processes: &[RunningProcess]) -> ProcessTable {
     ProcessTable { titles: titles.map(str::to_owned).into(), rows: processes.iter().map(row).collect() }
 }
 
-fn placement(container: GuestContainer) -> Result<Placement> {
+pub(super) fn placement(container: GuestContainer) -> Result<Placement> {
     Placement::unified_at(Path::new(&place::cgroup(container))).map_err(|error| Error::system(error.to_string()))
 }
 
@@ -701,7 +668,7 @@ fn backing(record: &ContainerRecord) -> Result<Backing> {
 }
 
 /// Where its process finds what it goes on from.
-fn origin_of(beginning: &Beginning<'_>, booted: &Booted) -> Option<Origin> {
+pub(super) fn origin_of(beginning: &Beginning<'_>, booted: &Booted) -> Option<Origin> {
     match beginning {
         Beginning::Boot(_) => None,
         Beginning::Template(_) => Some(Origin::Template(at::snapshot(0))),

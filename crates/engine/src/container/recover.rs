@@ -110,7 +110,13 @@ impl Engine {
         let record = life.record();
         let live = record.state.phase.is_live();
         if record.is_machine() {
-            self.forget_changes(&record);
+            let (engine, record) = (self.clone(), record.clone());
+            crate::blocking(move || {
+                engine.forget_changes(&record);
+                engine.settle_own_of_killed(&record);
+                Ok(())
+            })
+            .await?;
         }
         match entry {
             Some(entry) if live && entry.state == Held::Running => {

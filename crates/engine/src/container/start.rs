@@ -162,11 +162,27 @@ impl Engine {
         .await
     }
 
-    /// Prepares, has the keeper run it, and writes down that it runs. On an error nothing is left.
+    /// Has it run. On an error nothing is left, and what is its own is what it was.
     async fn run(&self, life: &Life<'_>, by_hand: bool) -> Result<Arc<ContainerRecord>> {
         let container = life.container();
         // Who starts it by hand has taken it.
         let _disk = if by_hand { None } else { self.take_disk(container).await? };
+        let record = container.record();
+        let run = self.prepare_and_run(life, by_hand).await;
+        if record.is_machine() && record.state.suspended.is_some() {
+            let (engine, runs) = (self.clone(), run.is_ok());
+            crate::blocking(move || {
+                engine.settle_own(&record, runs);
+                Ok(())
+            })
+            .await?;
+        }
+        run
+    }
+
+    /// Prepares, has the keeper run it, and writes down that it runs. On an error nothing of that is left.
+    async fn prepare_and_run(&self, life: &Life<'_>, by_hand: bool) -> Result<Arc<ContainerRecord>> {
+        let container = life.container();
         let record = container.record();
         let (engine, prepared_for) = (self.clone(), record.clone());
         let lent = std::mem::take(&mut *container.lent.lock());
@@ -194,9 +210,8 @@ impl Engine {
             }
             Err(error) => {
                 self.release_run(record, net).await?;
-                if let Some(template) = template.filter(|_| !is_of_program(&error)) {
-                    tracing::warn!(%error, "a microVM did not go on from its template, which goes: the next one boots");
-                    self.0.templates.discard(&template);
+                if let Some(template) = template.filter(|_| error.is_of_saved()) {
+                    self.leave_template(&template, &error);
                 }
                 Err(error)
             }
@@ -479,11 +494,6 @@ impl Engine {
             tracing::warn!(container = %record.id.short(), %error, "could not remove its cgroup");
         }
     }
-}
-
-/// Whether the program itself can't be executed.
-fn is_of_program(error: &Error) -> bool {
-    matches!(error.exit_code(), Some(126 | 127))
 }
 
 fn doomed() -> Error {

@@ -10,7 +10,7 @@ use microvm::{Backing, Card, DiskLimits, Hardware, Limits, MachinePlan, Volumes}
 use super::disk::DISK;
 use super::machine::{Booted, MachineStart, refused};
 use crate::model::ContainerId;
-use crate::templates::{NewTemplate, Shape};
+use crate::templates::{NewTemplate, Shape, Template};
 use crate::{Engine, Error, Result};
 
 /// A template that machines could go on from.
@@ -35,6 +35,12 @@ impl Engine {
                 tracing::warn!(%error, "could not make a template of microVMs: those of this shape go on being booted");
             }
         });
+    }
+
+    /// Leaves a template from which a machine could not go on, which is the template's fault.
+    pub(super) fn leave_template(&self, template: &Template, error: &Error) {
+        tracing::warn!(%error, "a microVM did not go on from its template, which goes: the next one boots");
+        self.0.templates.discard(template);
     }
 
     async fn make_template(&self, wanted: Box<Wanted>) -> Result<()> {

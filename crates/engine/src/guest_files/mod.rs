@@ -6,12 +6,15 @@
 
 mod changes;
 mod contents;
+mod patience;
 mod read;
+mod users;
 mod write;
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
+use std::time::Instant;
 
 use guest_protocol::files::{At, FileReply, FileRequest, Stat, Tree};
 use guest_protocol::message::{Blob, ContainerId, Failure, Reply, Request};
@@ -19,7 +22,10 @@ use microvm::control::Connection;
 
 pub(crate) use changes::pull;
 pub(crate) use read::{ReadOptions, read};
+pub(crate) use users::user_database;
 pub(crate) use write::{WriteOptions, write};
+
+use patience::Patience;
 
 use crate::container::FileMachineUse;
 use crate::{Error, Result};
@@ -49,16 +55,17 @@ pub(crate) struct Guest {
     at_rest: Option<FileMachineUse>,
     /// Where volumes are mounted when the container runs: what is there now is not to be seen.
     covered: Vec<PathBuf>,
+    patience: Patience,
 }
 
 impl Guest {
     pub(crate) fn new((machine, container): (Connection, ContainerId)) -> Self {
-        Self { machine, container, at_rest: None, covered: Vec::new() }
+        Self { machine, container, at_rest: None, covered: Vec::new(), patience: Patience::default() }
     }
 
     /// That of a machine in which nothing runs.
     pub(crate) fn at_rest((machine, container): (Connection, ContainerId), used: FileMachineUse) -> Self {
-        Self { machine, container, at_rest: Some(used), covered: Vec::new() }
+        Self { machine, container, at_rest: Some(used), covered: Vec::new(), patience: Patience::default() }
     }
 
     /// Whether nothing runs in the machine.
@@ -106,7 +113,10 @@ impl Guest {
     }
 
     fn request(&mut self, request: Request) -> Result<Result<Reply, Failure>> {
-        self.machine.ask(request).map_err(|error| Error::system(error.to_string()))
+        let asked = Instant::now();
+        let answer = self.machine.ask(request).map_err(|error| Error::system(error.to_string()))?;
+        self.patience.answered(asked.elapsed())?;
+        Ok(answer)
     }
 
     /// Stops the container's processes, or lets them go on. The agent is none of them.

@@ -35,12 +35,21 @@ impl NewFiles {
     }
 
     /// They are whole: nobody writes to them any more, and whoever goes on from them, who is nobody, reads them.
-    pub(crate) fn seal(&self) -> Result<()> {
+    ///
+    /// # Errors
+    /// The machine's process has kept what it was given to write them, and could change what others have in their memory.
+    pub(crate) fn seal(&mut self) -> Result<()> {
         for file in [&self.files.state, &self.files.memory] {
             let sealed = file.set_permissions(fs::Permissions::from_mode(0o444));
             sealed.map_err(|error| Error::system(format!("write {}: {error}", self.directory.display())))?;
         }
-        Ok(())
+        self.files = SnapshotFiles::open(&self.directory).map_err(|error| Error::system(error.to_string()))?;
+        match self.files.are_written().map_err(|error| Error::system(error.to_string()))? {
+            false => Ok(()),
+            true => Err(Error::system(
+                "the machine's process has what was saved of it open still, and could change it: it is not kept, and that process does what it should not (stop its container)",
+            )),
+        }
     }
 
     /// They stay.
@@ -54,5 +63,20 @@ impl Drop for NewFiles {
         if !self.is_kept {
             super::remove(&self.directory);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_somebody_may_still_write_to_is_not_kept() {
+        let root = tempfile::tempdir().unwrap();
+        let mut new = NewFiles::make(root.path(), "one").unwrap();
+        let kept = new.files.memory.try_clone().unwrap();
+        assert!(new.seal().unwrap_err().to_string().contains("has what was saved of it open still"));
+        drop(kept);
+        new.seal().unwrap();
     }
 }

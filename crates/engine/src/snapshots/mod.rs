@@ -129,22 +129,32 @@ impl Snapshots {
         Ok(())
     }
 
-    /// Removes what nothing needs. `exists` says whether a container is there; `used` are the snapshots that containers go on from, or are to.
-    fn collect(&self, exists: impl Fn(&ContainerId) -> bool, used: BTreeSet<SnapshotId>) {
+    /// Removes what nothing needs. `exists` says whether a container is there; `used` are the snapshots that containers go on from, or are to. Nobody waits for what takes its time.
+    fn collect(&self, exists: impl Fn(&ContainerId) -> bool, used: &BTreeSet<SnapshotId>) {
+        for record in self.take_unneeded(exists, used) {
+            if let Err(error) = self.records.delete(record.id.as_str()) {
+                tracing::error!(snapshot = record.id.short(), %error, "could not forget a snapshot");
+                self.inner.lock().known.insert(record.id.clone(), record);
+                continue;
+            }
+            remove(&self.directory(&record.id));
+        }
+    }
+
+    /// Takes out what nothing needs: nobody finds it any more.
+    fn take_unneeded(
+        &self,
+        exists: impl Fn(&ContainerId) -> bool,
+        used: &BTreeSet<SnapshotId>,
+    ) -> Vec<Arc<SnapshotRecord>> {
         let mut inner = self.inner.lock();
         let Inner { known, held } = &mut *inner;
         let named = known.values().filter(|record| record.name.is_some() && exists(&record.container));
-        let roots = named.map(|record| &record.id).chain(held.keys()).chain(&used);
+        let roots = named.map(|record| &record.id).chain(held.keys()).chain(used);
         let needed: BTreeSet<SnapshotId> = roots.flat_map(|id| ancestry(known, id)).cloned().collect();
-        let unneeded: Vec<_> = known.keys().filter(|id| !needed.contains(id)).cloned().collect();
-        for id in unneeded {
-            if let Err(error) = self.records.delete(id.as_str()) {
-                tracing::error!(snapshot = id.short(), %error, "could not forget a snapshot");
-                continue;
-            }
-            known.remove(&id);
-            remove(&self.directory(&id));
-        }
+        let (needed, unneeded) = std::mem::take(known).into_iter().partition(|(id, _)| needed.contains(id));
+        *known = needed;
+        BTreeMap::into_values(unneeded).collect()
     }
 }
 
@@ -183,6 +193,6 @@ impl Engine {
             used.extend(record.state.suspended.clone());
             used.extend(record.state.halting.as_ref().map(|halting| halting.snapshot.clone()));
         }
-        self.0.snapshots.collect(|id| self.0.containers.by_id(id.as_str()).is_some(), used);
+        self.0.snapshots.collect(|id| self.0.containers.by_id(id.as_str()).is_some(), &used);
     }
 }

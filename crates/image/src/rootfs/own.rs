@@ -1,4 +1,4 @@
-//! A container's own changes as they lie on the disk, in overlayfs' form: copied, replaced, or written as a file for a machine with a kernel of its own.
+//! A container's own changes as they lie on the disk, in overlayfs' form: copied, or written as a file for a machine with a kernel of its own.
 
 use crate::erofs::{self, contents};
 use crate::tree::walk::{Found, walk};
@@ -6,7 +6,7 @@ use crate::tree::{LastDirectory, proc_path, split};
 use crate::{Digest, Error, Images, Result, pack};
 use rustix::buffer::spare_capacity;
 use rustix::fd::{AsFd as _, BorrowedFd, OwnedFd};
-use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, OFlags, RenameFlags, Stat, Timespec, Timestamps, Uid, XattrFlags};
+use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Stat, Timespec, Timestamps, Uid, XattrFlags};
 use rustix::io::Errno;
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -14,8 +14,6 @@ use std::path::Path;
 
 /// The largest list of extended attributes, and the largest value of one (xattr(7)).
 const LARGEST: usize = 64 << 10;
-/// What is becoming a container's changes, beside those.
-const NEXT: &str = "upper.next";
 
 impl Images {
     /// Whether a container changed anything in its root file system, but for the look of its root directory. Blocks.
@@ -38,26 +36,27 @@ impl Images {
         erofs::write_directory(&upper, path, &Digest::of(container.as_bytes()))
     }
 
-    /// Has a container have no changes but those in a directory, of which it gets a copy; `None`: none at all. The container doesn't run, and nothing writes to its changes. Blocks.
+    /// Makes a directory at a path that can take the place of a container's changes: a copy of those in another one; `None`: as if it had changed nothing. What is not wanted any more is
+    /// [thrown away](Self::throw_away), as is what is left of it on an error. Nothing writes to the changes meanwhile. Blocks.
     ///
     /// # Errors
-    /// [`Error::NoSuchRootfs`], and where the disk is full: then they are what they were.
-    pub fn replace_changes(&self, container: &str, by: Option<&Path>) -> Result<()> {
+    /// [`Error::NoSuchRootfs`], where there is something at that path, and where the disk is full.
+    pub fn make_changes(&self, container: &str, of: Option<&Path>, at: &Path) -> Result<()> {
         let rootfs = self.rootfs(container)?;
-        let next = rootfs.upper.with_file_name(NEXT);
-        let failed = |e: std::io::Error| Error::io(format!("replacing {}", rootfs.upper.display()), e);
-        // What an earlier try has left.
-        self.0.reaper.discard(&next)?;
-        fs::create_dir(&next).map_err(failed)?;
-        let made = match by {
-            Some(from) => copy_changes(from, &next),
-            None => rootfs.root_below().and_then(|look| look.give(&next)).map_err(failed),
-        };
-        let exchange = || rustix::fs::renameat_with(CWD, &next, CWD, &rootfs.upper, RenameFlags::EXCHANGE);
-        let made = made.and_then(|()| exchange().map_err(|errno| failed(errno.into())));
-        // What was there, or what could not be made.
-        self.0.reaper.discard(&next)?;
-        made
+        let failed = |e: std::io::Error| Error::io(format!("making {}", at.display()), e);
+        fs::create_dir(at).map_err(failed)?;
+        match of {
+            Some(from) => copy_changes(from, at),
+            None => rootfs.root_below().and_then(|look| look.give(at)).map_err(failed),
+        }
+    }
+
+    /// Throws away whatever is at a path on the file system of the containers' root file systems: gone when this returns, off the disk a while later. What is not there is gone already.
+    ///
+    /// # Errors
+    /// Where it can't be renamed.
+    pub fn throw_away(&self, path: &Path) -> Result<()> {
+        self.0.reaper.discard(path)
     }
 }
 
@@ -202,6 +201,7 @@ fn attributes(path: &[u8]) -> Result<Attributes, Errno> {
 mod tests {
     use super::*;
     use crate::root::RootLook;
+    use rustix::fs::CWD;
     use std::os::unix::fs::{MetadataExt as _, symlink};
 
     #[test]

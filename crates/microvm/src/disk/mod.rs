@@ -30,7 +30,9 @@ pub fn make(path: &Path, size: u64, uuid: [u8; 16]) -> io::Result<()> {
     whole(path, |file| {
         let size = size.clamp(SMALLEST, LARGEST);
         file.set_len(size)?;
-        ext4::format(file, size, uuid)
+        ext4::format(file, size, uuid)?;
+        // A loss of power leaves it whole, or none, which is made anew: half of one no guest mounts any more.
+        file.sync_all()
     })
 }
 

@@ -129,8 +129,11 @@ pub(super) fn start(plan: &MachinePlan, layers: Vec<Laid>) -> Result<(Running, C
         Some(Origin::Snapshot { snapshots, .. }) => (&snapshots[..], snapshots.len()),
         None => (&[][..], 0),
     };
-    let mut machine = match read(snapshots)? {
-        Some(snapshot) => Machine::restore_by(&snapshot, parts.devices, &backing(&plan.backing, snapshots))?,
+    let mut machine = match read(snapshots).map_err(Error::saved)? {
+        Some(snapshot) => {
+            let backing = backing(&plan.backing, snapshots);
+            Machine::restore_by(&snapshot, parts.devices, &backing).map_err(Error::saved)?
+        }
         None => Machine::of(parts)?,
     };
     layers.into_iter().try_for_each(|layer| machine.lay(LAYERS, layer.start, Some(layer.file)))?;

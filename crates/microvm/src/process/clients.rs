@@ -425,6 +425,8 @@ impl Process {
             Saved { extent, vcpus: hardware.vcpus, memory, most_memory, cards, files_place, outputs }
         });
         let saved = saved.map_err(|error| Failure::Refused { why: error.to_string() });
+        // Whoever hears of it has nobody write to them any more.
+        drop(into);
         self.clients.send(number, &FromMachine::Saved(saved));
         Ok(())
     }

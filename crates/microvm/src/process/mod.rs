@@ -108,7 +108,7 @@ enum Asked {
 /// What goes wrong later is told on standard error.
 pub fn run(plan: &Path, report: Report) -> u8 {
     let mut report = Some(report);
-    match Process::start(plan).and_then(|mut process| process.run(&mut report)) {
+    match Process::start(plan).and_then(|mut process| process.run(&mut report).map_err(|error| process.blamed(error))) {
         Ok(status) => status,
         Err(error) => {
             match report.take() {
@@ -126,6 +126,7 @@ fn tell(report: Report, error: &Error) {
     match error {
         Error::Guest { failure: Failure::Program { errno, text }, .. } => report.failed(Step::Guest, *errno, text),
         Error::Guest { failure: Failure::Sandbox { errno, text }, .. } => report.failed(Step::InGuest, *errno, text),
+        Error::Saved(error) => report.failed(Step::Saved, 0, &error.to_string()),
         error => report.failed(Step::Machine, 0, &error.to_string()),
     }
 }
@@ -257,6 +258,15 @@ impl Process {
             if let Some(exit) = over {
                 return Ok(exit.status.shell());
             }
+        }
+    }
+
+    /// Says of an error whether what the machine went on from is to blame: it is, for what goes wrong before anything of the container's own is looked at in there.
+    fn blamed(&self, error: Error) -> Error {
+        let is_lost = matches!(error, Error::Ended(_) | Error::Nonsense(_) | Error::Origin(_));
+        match self.stage {
+            Stage::Booting | Stage::Configuring if is_lost && self.plan.origin.is_some() => Error::saved(error),
+            _ => error,
         }
     }
 

@@ -139,7 +139,7 @@ pub(super) fn start(
     rustix::io::ioctl_fionbio(&ours, true).map_err(Error::system("set up", "a socket for the machine's agent"))?;
     let (monitor, monitored) = inherited("a socket for QEMU's monitor")?;
     let memory = Memory::new(&plan.hardware, &plan.scratch);
-    let origin = snapshot(plan)?;
+    let origin = snapshot(plan).map_err(Error::saved)?;
 
     let mut command = Command::new(program);
     // What holds for this process is not for QEMU, which has many threads that allocate.
@@ -177,8 +177,8 @@ pub(super) fn start(
     let mut running = Running { child, pidfd, monitor: Monitor::new(monitor)?, memory, layers, had_files: false };
     if let Some(origin) = origin {
         let Running { monitor, memory, .. } = &mut running;
-        monitor.go_on(origin.state, || memory.go_on(&origin.memory))?;
-        running.resume()?;
+        monitor.go_on(origin.state, || memory.go_on(&origin.memory)).map_err(Error::saved)?;
+        running.resume().map_err(Error::saved)?;
     }
     Ok((running, ours))
 }
