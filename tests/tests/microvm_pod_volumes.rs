@@ -3,11 +3,98 @@
 #[path = "../microvm_kernel.rs"]
 mod microvm_kernel;
 
-use e2e::eventually;
+use std::process::Command;
+
+use e2e::{Daemon, eventually};
 use microvm_kernel::host;
 
 /// What serves volumes of those that came into the machine of `main`: in that one's cgroup, with places of theirs.
 const SERVER: &str = "for pid in $(sort -u $(find /sys/fs/cgroup -path \"*$(docker inspect -f '{{.Id}}' main)*\" -name cgroup.procs)); do tr '\\0' ' ' 2>/dev/null </proc/$pid/cmdline | grep -q machine-shared-files && ls /proc/$pid/root/ | grep -q '[.]' && echo $pid; done; true";
+
+/// A program that writes to `/data/mapped` by `mmap(2)` alone, without a sync, once there is a file `/go`: what itself begins with. Busybox has none that does.
+const MAPS: &str = r#"
+open(my $from, '<', '/usr/bin/perl') or die "open: $!";
+open(my $to, '+>', '/data/mapped') or die "create: $!";
+open(my $read, '>', '/read') or die "create: $!";
+my $length = 4096; # a page: whoever has many that are not written waits for those that are
+truncate($to, $length) or die "truncate: $!";
+my $at = syscall(9, 0, $length, 3, 1, fileno($to), 0); # mmap: read and write, shared
+# All of it is in memory then, and nobody has to be asked for it any more.
+syscall(1, fileno($read), $at, $length) == $length or die "write: $!";
+$| = 1;
+print "mapped\n";
+select(undef, undef, undef, 0.05) until -e '/go';
+syscall(0, fileno($from), $at, $length) == $length or die "read: $!";
+print "written\n";
+sleep 1000;
+"#;
+
+/// A process that stands still, until this goes.
+struct Still(String);
+
+impl Still {
+    fn hold(host: &Daemon, pid: &str) -> Self {
+        host.sh(&format!("kill -STOP {pid}")).ok();
+        Self(pid.to_owned())
+    }
+}
+
+impl Drop for Still {
+    fn drop(&mut self) {
+        let _ = Command::new("kill").args(["-CONT", &self.0]).status();
+    }
+}
+
+/// Runs `name`, which writes to a volume by `mmap(2)` while what serves that stands still, and has `command` kill `killed`: that has not ended before all of it is the host's.
+fn is_whole_after(host: &Daemon, name: &str, options: &str, server: &str, killed: &str, command: &str) {
+    let maps = format!("docker run -d --name {name} --runtime microvm {options} -v {name}:/data maps");
+    host.slowly(&format!("{maps} /usr/bin/perl /maps.pl")).ok();
+    eventually("it has mapped", || host.sh(&format!("docker logs {name}")).stdout() == "mapped\n");
+    let volume = host.sh(&format!("docker volume inspect -f '{{{{.Mountpoint}}}}' {name}")).text().to_owned();
+    let still = Still::hold(host, host.sh(server).text());
+    host.slowly(&format!("docker exec {name} touch /go")).ok();
+    eventually("it has written", || host.sh(&format!("docker logs {name}")).stdout() == "mapped\nwritten\n");
+    let mut kill = host.session(&format!("sh -c '{command}'"));
+    let events = "docker events --since 1h -f event=kill --format 'signal {{.Actor.Attributes.signal}}'";
+    host.session(&format!("{events} -f container={killed}")).waits_for("signal 9");
+    // Whatever the machine is asked then is asked behind that.
+    host.slowly(&format!("docker exec {killed} true"));
+    host.sh(&format!("docker inspect -f '{{{{.State.Running}}}}' {killed}")).says("true");
+    drop(still);
+    assert_eq!(kill.exit_code(), 0, "{}", kill.output());
+    host.sh(&format!("head -c 4096 /usr/bin/perl | cmp {volume}/mapped -")).ok();
+}
+
+#[test]
+fn what_was_mapped_is_the_hosts_when_a_killed_one_has_ended() {
+    let host = host();
+    host.write("app", &[("maps.pl", MAPS)]);
+    host.sh("mkdir app/root && cp --parents -L /usr/bin/perl $(ldd /usr/bin/perl | grep -o '/[^ ]*') app/root && cp app/maps.pl app/root").ok();
+    host.project("FROM busybox\nCOPY root /\n", &[]);
+    host.slowly("docker build -q -t maps app").ok();
+    host.slowly("docker run -d --name main --runtime microvm busybox sleep 1000").ok();
+    let comes = |name: &str, command: &str| {
+        is_whole_after(&host, name, "--network container:main", SERVER, name, command);
+    };
+    comes("killed", "docker kill killed");
+    // As the first process of its PID namespace it does not hear what it is told first.
+    comes("stopped", "docker stop -t 1 stopped");
+    host.sh("docker inspect -f '{{.State.ExitCode}}' killed stopped").says("137\n137");
+    comes("removed", "docker rm -f removed");
+    comes("paused", "docker pause paused && docker kill paused");
+    host.sh("docker inspect -f '{{.State.Status}} {{.State.ExitCode}}' paused").says("exited 137");
+    // With the first one of their machine.
+    let main = "docker kill main && docker wait both";
+    is_whole_after(&host, "both", "--network container:main", SERVER, "main", main);
+    // The first one itself.
+    let server = "pgrep -P $(docker inspect -f '{{.State.Pid}}' first) -f machine-files";
+    is_whole_after(&host, "first", "", server, "first", "docker kill first");
+    host.sh("docker inspect -f '{{.State.ExitCode}}' first both").says("137\n137");
+    host.sh(
+        "docker rm main killed stopped paused first both && docker volume rm killed stopped removed paused first both",
+    )
+    .ok();
+}
 
 #[test]
 fn those_that_come_have_what_is_theirs_of_the_host() {
@@ -71,6 +158,12 @@ fn those_that_come_have_what_is_theirs_of_the_host() {
     assert!(host.sh(SERVER).text().parse::<u32>().is_ok(), "one process serves them");
     host.slowly("docker rm -f side first && docker volume rm data named").ok();
     host.sh(&format!("ls {}/machines/*/volumes", host.run_dir().display())).says("");
+    // A save that is refused takes nothing from whoever comes next.
+    host.slowly(&format!("{run} -d --name plain busybox sleep 1000")).ok();
+    host.slowly("$STRATUS suspend main").exits_with(1).complains("another container runs in this microVM");
+    host.slowly(&format!("{run} --rm -v data:/data busybox sh -c 'echo still > /data/file; cat /data/file'"))
+        .says("still");
+    host.slowly("docker rm -f plain && docker volume rm data").ok();
     // The machine is as it was before: it can be saved.
     eventually("it is saved", || host.slowly("$STRATUS suspend main").code() == 0);
     host.slowly("$STRATUS resume main").ok();
@@ -104,8 +197,13 @@ fn whoever_dies_leaves_volumes_and_nothing_mounted() {
     host.sh(&format!("cat /proc/{pid}/cgroup | sort > a; cat /proc/{server}/cgroup | sort | diff a -")).ok();
 
     // The daemon is killed: what it was goes on, and others come.
+    let places = format!("{}/machines/*/volumes", host.run_dir().display());
+    let listed = host.sh(&format!("ls {places}")).text().to_owned();
     host.kill9();
+    // A start that it was killed in the middle of has left places.
+    host.sh(&format!("cd {places} && mkdir 7.0 && touch 7.1")).ok();
     host.restart();
+    eventually("nobody's places to go", || host.sh(&format!("ls {places}")).text() == listed);
     host.slowly("docker exec other cat /data/file").says("kept");
     host.slowly("docker run --rm --network container:main --runtime microvm -v data:/data busybox cat /data/file")
         .says("kept");

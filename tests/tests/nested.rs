@@ -8,7 +8,7 @@ mod hung_volume;
 
 use std::process::Command;
 
-use e2e::{Daemon, Server, eventually};
+use e2e::{Daemon, Outcome, Server, eventually};
 
 /// A daemon that found KVM, and has a kernel for its machines.
 fn with_kvm() -> Daemon {
@@ -68,6 +68,8 @@ fn a_service_behind_our_own_hypervisor() {
         "cd $(docker volume inspect -f '{{.Mountpoint}}' data) && md5sum <much | diff - sum && stat -c '%u %g' sum",
     )
     .says("7 8");
+    // What serves them goes with it, and with that all that it had open.
+    eventually("nobody to serve them", || serving(&host).code() == 1);
     host.sh("docker run --rm --network container:web -v data:/data:ro -v /etc/hostname:/name --runtime microvm busybox sh -c 'md5sum </data/much | diff - /data/sum && cat /name; touch /data/no'")
         .exits_with(1)
         .prints(host.sh("cat /etc/hostname").text())
@@ -88,6 +90,11 @@ fn a_service_behind_our_own_hypervisor() {
     host.sh("docker start web").ok();
     host.sh("kill -9 $(docker inspect -f '{{.State.Pid}}' web) && docker wait web").says("137");
     host.sh("docker rm web").ok();
+}
+
+/// The processes that serve volumes of containers which came into machines.
+fn serving(host: &Daemon) -> Outcome {
+    host.sh(&format!("pgrep -P {} -f machine-shared-files", host.keeper()))
 }
 
 #[test]

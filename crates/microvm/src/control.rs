@@ -27,7 +27,7 @@ use crate::driver::Extent;
 use crate::plan::Card;
 
 /// Grows by one with every change of a type here or of [`guest_protocol`]'s requests.
-pub const VERSION: u32 = 8;
+pub const VERSION: u32 = 9;
 /// The most bytes of one body: a plan, or a piece of a file, and what is around it.
 const BODY_MAX: usize = 4 << 20;
 /// How long an answer is waited for, from its question to its last byte: of a guest that is emulated on a busy host, or for a machine to be written to a slow
@@ -84,14 +84,18 @@ pub enum ToMachine {
     Pause(ContainerId, bool),
     /// Be so many bytes larger from now on than without that container, which came.
     MemoryFor(ContainerId, u64),
-    /// Say whether a file system is there for the volumes of containers that come, and keep it for as long as the connection lasts.
+    /// Say whose file system is there for the volumes of containers that come, and keep it for as long as the connection lasts.
     KeepFiles,
     /// Have that file system come, whose server is at the other end of the socket that comes along. It is kept as by [`ToMachine::KeepFiles`].
-    Files,
-    /// Kill the process of the machine's first container, so that the guest writes what it has and ends, as after any end. Answered by [`Reply::Done`] once the agent is being
-    /// told, or where that is under way; not answered, but by the connection's end, where there is none to be told.
-    Kill,
+    Files(FileServerId),
+    /// Kill the process of a container, so that the guest writes what that has written before its end is told; with the first one's the machine ends, as after any end. Answered by
+    /// [`Reply::Done`] once the agent is being told, or where that is under way; not answered, but by the connection's end, where there is none to be told.
+    Kill(ContainerId),
 }
+
+/// What serves the volumes of containers that come, by a number that none has which the machine had before: by that it is known which one the machine is connected with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct FileServerId(pub u32);
 
 /// A container that comes into a machine.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -128,8 +132,8 @@ pub enum FromMachine {
     Networked(Result<(), Failure>),
     /// What came of a [`ToMachine::Touched`]: nothing where its memory does not come as it is touched.
     Touched(Option<WorkingSet>),
-    /// What came of a [`ToMachine::KeepFiles`].
-    HasFiles(bool),
+    /// What came of a [`ToMachine::KeepFiles`]: what serves the file system, if one is there.
+    HasFiles(Option<FileServerId>),
     /// What came of a [`ToMachine::Ask`], a [`ToMachine::Pause`] or a [`ToMachine::Files`], in the order in which they came.
     Answer(Result<Reply, Failure>),
 }
@@ -403,14 +407,14 @@ impl Connection {
         }
     }
 
-    /// Whether the machine has the file system for the volumes of containers that come. It stays there until the end of this connection at least.
+    /// What serves the file system that the machine has for the volumes of containers that come, if it has one. It stays there until the end of this connection at least.
     ///
     /// # Errors
     /// The machine is gone.
-    pub fn keep_files(&mut self) -> Result<bool, ConnectionError> {
+    pub fn keep_files(&mut self) -> Result<Option<FileServerId>, ConnectionError> {
         self.send(&ToMachine::KeepFiles, &[])?;
         match self.receive()? {
-            FromMachine::HasFiles(has) => Ok(has),
+            FromMachine::HasFiles(server) => Ok(server),
             _ => Err(Garbled.into()),
         }
     }
@@ -419,8 +423,8 @@ impl Connection {
     ///
     /// # Errors
     /// The machine is gone. Why it can't come is in the answer.
-    pub fn files(&mut self, server: BorrowedFd<'_>) -> Result<Result<(), Failure>, ConnectionError> {
-        self.send(&ToMachine::Files, &[server])?;
+    pub fn files(&mut self, id: FileServerId, server: BorrowedFd<'_>) -> Result<Result<(), Failure>, ConnectionError> {
+        self.send(&ToMachine::Files(id), &[server])?;
         self.done()
     }
 
@@ -439,12 +443,12 @@ impl Connection {
         }
     }
 
-    /// Has the process of the machine's first container killed, and the guest end as after any end: this does not wait for it.
+    /// Has the process of a container killed within the machine, whose end is told once what it has written is where it belongs: this does not wait for it.
     ///
     /// # Errors
-    /// The machine is gone, does not run, or rests.
-    pub fn kill(&mut self) -> Result<(), ConnectionError> {
-        self.send(&ToMachine::Kill, &[])?;
+    /// The machine is gone, does not run, or rests, or has no such container.
+    pub fn kill(&mut self, container: ContainerId) -> Result<(), ConnectionError> {
+        self.send(&ToMachine::Kill(container), &[])?;
         self.done()?.map_err(|_| Garbled.into())
     }
 

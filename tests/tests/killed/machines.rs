@@ -118,6 +118,50 @@ impl Step for Begin {
     }
 }
 
+/// A container with a volume comes into a machine.
+pub(crate) struct Come;
+
+impl Step for Come {
+    fn prepare(&mut self, host: &Daemon) {
+        host.slowly("docker run -d --name main --cpus 1 --runtime microvm busybox sleep 100000").ok();
+    }
+
+    fn act(&self, host: &Daemon) -> usize {
+        let made = json!({
+            "Image": "busybox",
+            "Cmd": ["sh", "-c", "echo come >/data/file; sleep 100000"],
+            "HostConfig": { "Runtime": "microvm", "NetworkMode": "container:main", "Binds": ["data:/data"] },
+        });
+        let made = made.to_string();
+        one_by_one(host, &[("POST /containers/create?name=box", &made), ("POST /containers/box/start", "")])
+    }
+
+    fn check(&self, host: &Daemon, told: usize) {
+        // Whoever serves volumes by then is in use, and what was mounted is somebody's.
+        let machine = find(host, "/containers/main/json").expect("the machine");
+        let places = host.run_dir().join("machines").join(&machine["Id"].as_str().expect("an identifier")[..12]);
+        let places = format!("ls {}/volumes 2>/dev/null | wc -l", places.display());
+        let box_runs = find(host, "/containers/box/json").is_some_and(|found| found["State"]["Running"] == true);
+        assert!(told < 2 || box_runs, "it does not run");
+        let wanted = if box_runs { "1" } else { "0" };
+        eventually("nobody's volumes to go", || host.sh(&places).text() == wanted);
+        if box_runs {
+            eventually("it to write", || host.slowly("docker exec box cat /data/file").stdout() == "come\n");
+        }
+        host.slowly(
+            "docker run --rm --runtime microvm --network container:main -v data:/data busybox touch /data/next",
+        )
+        .ok();
+        let serves = format!("pgrep -c -P {} -f machine-shared-files", host.keeper());
+        eventually("one to serve", || host.sh(&serves).text() == "1");
+    }
+
+    fn clear(&self, host: &Daemon) {
+        remove(host);
+        host.slowly("docker rm -f main && docker volume rm data").ok();
+    }
+}
+
 /// A program is run in a machine.
 pub(crate) struct Exec;
 

@@ -73,6 +73,11 @@ fn while_it_starts_a_machine() {
 }
 
 #[test]
+fn while_one_with_a_volume_comes_into_a_machine() {
+    machines::run_rounds(machines::Come);
+}
+
+#[test]
 fn while_it_runs_something_in_a_machine() {
     machines::run_rounds(machines::Exec);
 }

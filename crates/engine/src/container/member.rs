@@ -4,7 +4,7 @@
 //! The keeper holds a process that stands for it ([`microvm::MemberPlan`]), so that everything about its run is as for any container. It ends with the machine. Its volumes are served as
 //! [`member_volumes`](super::member_volumes) says.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -304,6 +304,11 @@ impl Guests {
     /// It has ended, or did not come: says where it was.
     pub(super) fn goes(&mut self, container: &ContainerId) -> Option<Within> {
         self.0.remove(container)
+    }
+
+    /// The numbers of those in a container's machine.
+    pub(super) fn numbers(&self, owner: &ContainerId) -> BTreeSet<u32> {
+        self.0.values().filter(|within| within.owner == *owner).map(|within| within.number).collect()
     }
 
     /// By how many bytes a container's machine has grown for others.

@@ -59,10 +59,8 @@ impl Engine {
                 self.adopt_volumes(&container.record());
             }
         }
-        // Before anything is started again that may want volumes there.
-        for entry in held.values() {
-            self.adopt_file_server(entry);
-        }
+        // Before anything is started again that may want volumes there; and what an end has forgotten by the time when the rest is ended is not taken up again.
+        held.values().for_each(|entry| self.adopt_file_server(entry));
         let booted = self.0.booted.swap(false, Ordering::SeqCst);
         let mut waiting = Vec::new();
         for container in &containers {
@@ -186,13 +184,9 @@ impl Engine {
     /// Whether it is a further process in a container that runs, or serves volumes in its machine, which its daemon's end does not end: nobody can be attached
     /// to it any more, and its end is told to nobody. A health check is waited for by nobody, and begun anew.
     fn goes_on(&self, entry: &EntryInfo) -> bool {
-        if self.adopt_file_server(entry) {
-            return true;
-        }
         let container = entry.sandbox.as_deref().and_then(|id| self.0.containers.by_id(id));
-        entry.state == Held::Running
-            && !entry.own
-            && container.is_some_and(|container| container.record().state.phase.is_live())
+        let runs_in = |container: Arc<Container>| !entry.own && container.record().state.phase.is_live();
+        entry.state == Held::Running && (self.0.file_servers.know(entry) || container.is_some_and(runs_in))
     }
 
     /// It ran on: names and checks are taken up.
@@ -319,6 +313,7 @@ impl Engine {
         self.collect_snapshots();
         self.sweep_runs();
         self.sweep_machines();
+        self.sweep_member_volumes();
         self.0.volumes.sweep();
     }
 }

@@ -7,6 +7,7 @@ use keeper::protocol::Request;
 use tokio::sync::watch;
 
 use super::disk::has_disk;
+use super::member::Inside;
 use super::snapshot::has_volumes;
 use super::{Container, Turn, turned};
 use crate::model::{ContainerRecord, Phase};
@@ -136,21 +137,21 @@ impl Engine {
         // Those of others that came into it are its server's.
         let has_guests_volumes = self.0.file_servers.have(&record.id);
         let lasts = has_disk(record) || has_volumes(record) || has_guests_volumes;
-        let is_alone = record.is_machine() && record.state.within.is_none();
-        if !(lasts && is_alone) {
+        if !(lasts && record.is_machine()) {
             return None;
         }
         let container = self.0.containers.find(record.id.as_str()).ok()?;
-        // One that is paused hears nothing, and one that was when its record was looked at may go on by now.
-        if container.record().state.phase != Phase::Running {
+        // A machine that is paused hears nothing, and one that was when its record was looked at may go on by now. One that came into another's is held still within that.
+        if record.state.within.is_none() && container.record().state.phase != Phase::Running {
             return None;
         }
+        let Inside { owner, number } = self.inside(record).ok()?;
         let mut turns = container.turns();
         let before = turns.borrow_and_update().exits;
-        let (engine, id) = (self.clone(), record.id.clone());
+        let engine = self.clone();
         let asked = crate::blocking(move || {
-            let mut machine = engine.patient_connection(&id, ASKED_WITHIN)?;
-            machine.kill().map_err(|error| Error::system(error.to_string()))
+            let mut machine = engine.patient_connection(&owner, ASKED_WITHIN)?;
+            machine.kill(number).map_err(|error| Error::system(error.to_string()))
         });
         // One that has ended in this moment hears nothing.
         asked.await.ok().map(|()| (turns, before))

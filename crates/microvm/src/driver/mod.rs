@@ -35,6 +35,11 @@ impl Driver {
         matches!(self, Self::Kvm)
     }
 
+    /// Whether a file system for the volumes of containers that come can come again after one has gone. By QEMU (7.2) the guest is shown nothing of the next one that comes to the same port.
+    pub fn takes_files_again(&self) -> bool {
+        matches!(self, Self::Kvm)
+    }
+
     /// Whether a machine whose memory comes so can tell which of it was touched.
     pub fn tells_touched(&self, backing: &Backing) -> bool {
         matches!((self, backing), (Self::Kvm, Backing::Faulted { .. }))

@@ -11,6 +11,7 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags, SocketType};
 use vmm::SnapshotFiles;
 
+use super::members::Life;
 use super::streams::Attached;
 use super::{Asked, Process, Stage, WENT_ON, start, too_long};
 use crate::container::CONTAINER;
@@ -258,6 +259,8 @@ impl Process {
         {
             self.thaw(container)?;
         }
+        // It may have stayed for that one alone, or for as long as the machine rested.
+        self.let_unused_files_go();
         let process = client.and_then(|client| client.process);
         let runs = |attached: &Attached| attached.started && attached.exit.is_none();
         match process.filter(|process| self.attached.get(process).is_some_and(runs)) {
@@ -310,8 +313,8 @@ impl Process {
                 self.on_keep_files(number);
                 Ok(())
             }
-            (ToMachine::Files, None) => self.on_files(number),
-            (ToMachine::Kill, None) => self.on_kill(number),
+            (ToMachine::Files(server), None) => self.on_files(number, server),
+            (ToMachine::Kill(container), None) => self.on_kill(number, container),
             (ToMachine::Network(wish), None) => self.on_network(number, *wish),
             (ToMachine::Ask(request), _) if is_for_others(&request) => match self.host.is_connected() {
                 true => self.ask(request, Asked::Client(number)),
@@ -325,15 +328,22 @@ impl Process {
         }
     }
 
-    /// Kills the first container's process inside, unless it has ended and the guest writes already.
-    fn on_kill(&mut self, number: u64) -> Result<()> {
-        match self.stage {
-            Stage::Running if self.host.is_connected() && !self.clients.hold() => {
+    /// Kills a container's process inside, unless it has ended and the guest writes already.
+    fn on_kill(&mut self, number: u64, container: ContainerId) -> Result<()> {
+        let life = match (self.stage, container) {
+            // With the machine all of them end, once the guest has written.
+            (Stage::ShuttingDown(_), _) => Some(Life::Ends),
+            (Stage::Running, CONTAINER) => Some(Life::Runs(self.main)),
+            (Stage::Running, container) => self.members.life(container),
+            _ => None,
+        };
+        match life {
+            Some(Life::Runs(process)) if self.host.is_connected() && !self.clients.hold() => {
                 // What is held still would be killed when it goes on.
-                self.let_go(CONTAINER)?;
-                self.signal(self.main, super::KILL)?;
+                self.let_go(container)?;
+                self.signal(process, super::KILL)?;
             }
-            Stage::ShuttingDown(_) => {}
+            Some(Life::Ends) => {}
             _ => return self.close(number),
         }
         self.clients.answer(number, Ok(Reply::Done));
@@ -396,23 +406,15 @@ impl Process {
 
     /// Saves the machine, which rests then as long as the client is there. Nothing else is done meanwhile: the guest does nothing either.
     fn on_save(&mut self, number: u64) -> Result<()> {
-        let others = self.members_keep_from_saving()?;
-        let Some(client) = self.clients.open.get_mut(&number) else { return Ok(()) };
-        let Ok([state, memory]) = <[OwnedFd; 2]>::try_from(client.decoder.take_fds()) else {
+        let Ok([state, memory]) = <[OwnedFd; 2]>::try_from(self.clients.take_fds(number)) else {
             return self.close(number);
         };
-        let lacking = self.files.as_ref().and_then(|files| files.knows_files_again().err());
-        let refused = match (self.stage, lacking) {
-            (Stage::Running | Stage::Waiting, _) if !self.plan.is_saved_whole() => Some(Error::NotSaved.to_string()),
-            (Stage::Running | Stage::Waiting, lacking) => lacking.map(|error| error.to_string()),
-            _ => Some("the container's process does not run".to_owned()),
-        };
-        let others = others.or(self.cards.keep_from_saving()).map(str::to_owned);
-        if let Some(why) = refused.or(others) {
+        if let Some(why) = self.keeps_from_saving()? {
             let refused = FromMachine::Saved(Err(Failure::Refused { why }));
             self.clients.send(number, &refused);
             return Ok(());
         }
+        let Some(client) = self.clients.open.get_mut(&number) else { return Ok(()) };
         client.holds = true;
         let _ = fs::remove_file(self.went_on());
         let into = SnapshotFiles { state: state.into(), memory: memory.into() };
@@ -429,6 +431,21 @@ impl Process {
         drop(into);
         self.clients.send(number, &FromMachine::Saved(saved));
         Ok(())
+    }
+
+    /// Why the machine can't be saved, if it can't.
+    fn keeps_from_saving(&mut self) -> Result<Option<String>> {
+        let lacking = self.files.as_ref().and_then(|files| files.knows_files_again().err());
+        let refused = match (self.stage, lacking) {
+            (Stage::Running | Stage::Waiting, _) if !self.plan.is_saved_whole() => Some(Error::NotSaved.to_string()),
+            (Stage::Running | Stage::Waiting, lacking) => lacking.map(|error| error.to_string()),
+            _ => Some("the container's process does not run".to_owned()),
+        };
+        match refused.or(self.cards.keep_from_saving().map(str::to_owned)) {
+            Some(why) => Ok(Some(why)),
+            // The last, as for that something goes which may not come again.
+            None => Ok(self.members_keep_from_saving()?.map(str::to_owned)),
+        }
     }
 
     fn on_run(&mut self, number: u64, container: ContainerId, plan: Plan, streams: Streams) -> Result<()> {

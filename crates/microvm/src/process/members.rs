@@ -66,6 +66,15 @@ enum MemberStage {
     Removing,
 }
 
+/// How far a container is, for one who is about to kill it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Life {
+    /// Its first process runs.
+    Runs(ProcessId),
+    /// That has ended, and the guest lets go of the rest.
+    Ends,
+}
+
 impl Members {
     /// Of a machine that has so much memory, and in which nothing lies but its first container's layers.
     pub(super) fn new(memory: MemorySize, layers: Layers) -> Self {
@@ -77,6 +86,16 @@ impl Members {
         let is_it =
             |member: &&mut Member| member.container == container && !matches!(member.stage, MemberStage::Removing);
         self.by_process.values_mut().find(is_it)
+    }
+
+    /// How far a container is that came; `None`: it is not there, or does not run yet.
+    pub(super) fn life(&self, container: ContainerId) -> Option<Life> {
+        let (process, member) = self.by_process.iter().find(|(_, member)| member.container == container)?;
+        match member.stage {
+            MemberStage::MakingRoot(..) => None,
+            MemberStage::Running => Some(Life::Runs(*process)),
+            MemberStage::Removing => Some(Life::Ends),
+        }
     }
 
     /// Whether a container is held still whoever is connected.
@@ -295,6 +314,7 @@ impl Process {
             // Its layers are not there any more for anybody in the guest.
             (MemberStage::Removing, Some(Ok(_))) => {
                 self.forget_member(process)?;
+                self.let_unused_files_go();
                 self.on_progress(process)
             }
             // What the guest did not let go of stays where it lies, and is asked for again with the next who comes, or when the machine is to be saved.
@@ -337,18 +357,19 @@ impl Process {
         over.into_iter().try_for_each(|process| self.remove_root(process))
     }
 
-    /// Why the machine can't be saved, as others are in it.
+    /// Why the machine can't be saved, as others are in it. Where none is, their file system goes: it is the last thing that is in the way.
     pub(super) fn members_keep_from_saving(&mut self) -> Result<Option<&'static str>> {
         self.remove_roots()?;
+        if self.members.removing().count() < self.members.by_process.len() {
+            return Ok(Some("another container runs in this microVM, which no snapshot can have: end that first"));
+        }
+        if !self.members.by_process.is_empty() {
+            return Ok(Some("what another container had in this microVM is not taken away yet: try again"));
+        }
         self.let_files_go();
-        let runs = self.members.removing().count() < self.members.by_process.len();
-        Ok(match (self.members.by_process.is_empty(), runs) {
-            (true, _) if self.shared_files.are_there() => {
-                Some("the file system of another container is not taken away yet: try again")
-            }
-            (true, _) => None,
-            (false, true) => Some("another container runs in this microVM, which no snapshot can have: end that first"),
-            (false, false) => Some("what another container had in this microVM is not taken away yet: try again"),
+        Ok(match self.shared_files.are_gone() {
+            true => None,
+            false => Some("the file system of another container is not taken away yet: try again"),
         })
     }
 

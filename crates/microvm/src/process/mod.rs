@@ -291,7 +291,7 @@ impl Process {
     /// Whether the guest may have something of what lasts in its memory.
     fn has_something_to_write(&self) -> bool {
         let hardware = &self.plan.hardware;
-        hardware.upper.is_some() || hardware.volumes.is_some() || self.shared_files.are_there()
+        hardware.upper.is_some() || hardware.volumes.is_some() || self.shared_files.served().is_some()
     }
 
     /// The machine is gone: as it should be, or not.

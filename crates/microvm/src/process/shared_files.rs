@@ -1,4 +1,5 @@
-//! The file system with the volumes of the containers that came: one for all of them, which comes with the first that has some. It stays for others that may come, and goes where the machine is to be saved, which has none of it.
+//! The file system with the volumes of the containers that came: one for all of them, which comes with the first that has some. It goes with the last of those where another one may come after it
+//! ([`Driver::takes_files_again`](crate::driver::Driver::takes_files_again)); else it stays for others, until the machine is to be saved, which has none of it.
 //!
 //! Its server is a process of its own, that somebody else begins; here there is a connection to it. Should that end while it is wanted, the machine ends, as with the server of its first container's volumes.
 
@@ -7,16 +8,25 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use guest_protocol::message::{Failure, Reply};
 
 use super::{Process, Stage};
-use crate::control::FromMachine;
+use crate::control::{FileServerId, FromMachine};
 use crate::error::Result;
 use crate::volumes::SHARED_TAG;
 
 /// See the [module](self).
 #[derive(Debug, Default)]
-pub(super) struct SharedFiles(Option<Plugged>);
+pub(super) enum SharedFiles {
+    /// None is there.
+    #[default]
+    Gone,
+    /// It is there, and served.
+    Served(Plugged),
+    /// It was to go, and the guest has not let go of the device yet: nobody has anything of it, and no other one may come.
+    Leaving(Plugged),
+}
 
 #[derive(Debug)]
-struct Plugged {
+pub(super) struct Plugged {
+    id: FileServerId,
     /// The connection, for whoever waits for its end.
     server: OwnedFd,
     /// What the guest's kernel calls its place.
@@ -24,33 +34,45 @@ struct Plugged {
 }
 
 impl SharedFiles {
-    pub(super) fn are_there(&self) -> bool {
-        self.0.is_some()
+    pub(super) fn are_gone(&self) -> bool {
+        matches!(self, Self::Gone)
+    }
+
+    /// What serves it, if it is there for whoever comes.
+    pub(super) fn served(&self) -> Option<FileServerId> {
+        self.plugged().map(|plugged| plugged.id)
     }
 
     /// What the guest's kernel calls its place, if it is there.
     pub(super) fn place(&self) -> Option<&str> {
-        self.0.as_ref().map(|plugged| plugged.place.as_str())
+        self.plugged().map(|plugged| plugged.place.as_str())
     }
 
     /// Hung up once its server has ended.
     pub(super) fn server(&self) -> Option<BorrowedFd<'_>> {
-        self.0.as_ref().map(|plugged| plugged.server.as_fd())
+        self.plugged().map(|plugged| plugged.server.as_fd())
+    }
+
+    fn plugged(&self) -> Option<&Plugged> {
+        match self {
+            Self::Served(plugged) => Some(plugged),
+            Self::Gone | Self::Leaving(_) => None,
+        }
     }
 }
 
 impl Process {
-    /// Whether the file system is there, for a client for whom it stays.
+    /// What serves the file system, if it is there, for a client for whom it stays.
     pub(super) fn on_keep_files(&mut self, number: u64) {
         self.clients.keep_files(number);
-        self.clients.send(number, &FromMachine::HasFiles(self.shared_files.are_there()));
+        self.clients.send(number, &FromMachine::HasFiles(self.shared_files.served()));
     }
 
     /// Has it come, unless it is there, for a client for whom it stays.
-    pub(super) fn on_files(&mut self, number: u64) -> Result<()> {
+    pub(super) fn on_files(&mut self, number: u64, id: FileServerId) -> Result<()> {
         let Ok([server]) = <[OwnedFd; 1]>::try_from(self.clients.take_fds(number)) else { return self.close(number) };
         self.clients.keep_files(number);
-        let result = match self.plug_files(server) {
+        let result = match self.plug_files(id, server) {
             Ok(()) => Ok(Reply::Done),
             Err(why) => Err(Failure::Refused { why }),
         };
@@ -58,9 +80,18 @@ impl Process {
         Ok(())
     }
 
-    fn plug_files(&mut self, server: OwnedFd) -> Result<(), String> {
-        if self.shared_files.are_there() {
-            return Ok(());
+    fn plug_files(&mut self, id: FileServerId, server: OwnedFd) -> Result<(), String> {
+        match &self.shared_files {
+            SharedFiles::Gone => {}
+            SharedFiles::Served(plugged) if plugged.id == id => return Ok(()),
+            SharedFiles::Served(_) => {
+                return Err("another process serves the volumes of containers that came into the microVM".to_owned());
+            }
+            SharedFiles::Leaving(_) => {
+                let why =
+                    "the microVM has not let go of the device that earlier containers had their volumes on: restart it";
+                return Err(why.to_owned());
+            }
         }
         if self.stage != Stage::Running {
             return Err("the microVM's first container does not run".to_owned());
@@ -76,19 +107,30 @@ impl Process {
         let kept =
             kept.map_err(|errno| format!("keep the socket of a file server: {}", std::io::Error::from(errno)))?;
         let place = self.machine.plug_files(SHARED_TAG, server).map_err(|error| error.to_string())?;
-        self.shared_files.0 = Some(Plugged { server: kept, place });
+        self.shared_files = SharedFiles::Served(Plugged { id, server: kept, place });
         Ok(())
+    }
+
+    /// It goes with the last who had something of it, where it can come again.
+    pub(super) fn let_unused_files_go(&mut self) {
+        if self.plan.driver.takes_files_again() && !self.clients.hold() {
+            self.let_files_go();
+        }
     }
 
     /// It goes, where nobody has or wants anything of it any more.
     pub(super) fn let_files_go(&mut self) {
-        if !self.shared_files.are_there() || self.members.have_files() || self.clients.keeps_files() {
+        if self.members.have_files() || self.clients.keeps_files() {
             return;
         }
-        match self.machine.unplug_files() {
-            Ok(()) => self.shared_files.0 = None,
-            // It stays there, for the next one.
-            Err(error) => super::members::complain(&error),
+        let (SharedFiles::Served(plugged) | SharedFiles::Leaving(plugged)) = std::mem::take(&mut self.shared_files)
+        else {
+            return;
+        };
+        if let Err(error) = self.machine.unplug_files() {
+            // It may go yet, at any time.
+            self.shared_files = SharedFiles::Leaving(plugged);
+            super::members::complain(&error);
         }
     }
 }

@@ -50,6 +50,8 @@ impl Process {
                 }
                 // The machine's own end follows, or has come.
                 Source::Files => self.files.take().map_or(Ok(()), |mut files| files.end())?,
+                // What came before this may have had it go.
+                Source::SharedFiles if self.shared_files.are_gone() => {}
                 Source::SharedFiles => {
                     let why = "the process that serves those of containers that came has ended";
                     return Err(Error::Files(why.to_owned()));
