@@ -39,35 +39,67 @@ pub(crate) struct Roots {
 }
 
 impl Roots {
-    /// Makes a container's root, unless it is made.
+    /// Makes a container's root, unless it is made. Those of its volumes that come and go are there.
     pub(crate) fn make(&mut self, root: &Root) -> Result<(), Failure> {
-        if self.half.contains_key(&root.container) {
-            return Err(refused(format!("what there is of a root of container {} has to go first", root.container)));
-        }
-        match self.made.get(&root.container) {
-            Some(made) if made == root => return Ok(()),
-            Some(_) => return Err(refused(format!("container {} has another root already", root.container))),
-            None => {}
+        if self.is_made(root)? {
+            return Ok(());
         }
         let made = self.make_anew(root);
         match &made {
             Ok(()) => {
                 self.made.insert(root.container, root.clone());
             }
+            // Letting go of its volumes may take long: that has to be asked for.
+            Err(_) if volumes::come(root) => self.keep_half(root),
             // What is there of it would stand in the way of another try.
             Err(_) => {
-                if self.undo(root).is_err() {
-                    self.half.insert(root.container, root.clone());
+                if self.end(root).and_then(|()| self.undo(root)).is_err() {
+                    self.keep_half(root);
                 }
             }
         }
         made
     }
 
+    /// Whether a container's root is made.
+    ///
+    /// # Errors
+    /// It can't be: another one is, or a part of one is there.
+    pub(crate) fn is_made(&self, root: &Root) -> Result<bool, Failure> {
+        if self.half.contains_key(&root.container) {
+            return Err(refused(format!("what there is of a root of container {} has to go first", root.container)));
+        }
+        match self.made.get(&root.container) {
+            Some(made) if made == root => Ok(true),
+            Some(_) => Err(refused(format!("container {} has another root already", root.container))),
+            None => Ok(false),
+        }
+    }
+
+    /// Something is there of a root that could not be made.
+    pub(crate) fn keep_half(&mut self, root: &Root) {
+        self.half.insert(root.container, root.clone());
+    }
+
+    /// What is there of a container's root, whole or not.
+    fn of(&self, container: ContainerId) -> Option<&Root> {
+        self.made.get(&container).or_else(|| self.half.get(&container))
+    }
+
+    /// Whether a container has something of volumes that come and go.
+    pub(crate) fn have_volumes_that_come(&self, container: ContainerId) -> bool {
+        self.of(container).is_some_and(volumes::come)
+    }
+
+    /// Those of all other containers.
+    pub(crate) fn others(&self, container: ContainerId) -> impl Iterator<Item = &Root> {
+        self.made.values().chain(self.half.values()).filter(move |other| other.container != container)
+    }
+
     fn make_anew(&mut self, root: &Root) -> Result<(), Failure> {
         make_cgroup(root)?;
         write_files(&root.files)?;
-        root.volumes.iter().try_for_each(volumes::make)?;
+        volumes::make_those_that_stay(root)?;
         let target = place::root(root.container);
         fs::create_dir_all(&target).map_err(failed_io("make", &target))?;
         let (directory, lower) = match &root.lower {
@@ -91,19 +123,28 @@ impl Roots {
 
     /// Takes a container's root away, with all that it changed, after the end of what is left in it; none is as good.
     pub(crate) fn remove(&mut self, container: ContainerId) -> Result<(), Failure> {
-        let made = self.made.get(&container).or_else(|| self.half.get(&container));
-        let Some(made) = made.cloned() else { return Ok(()) };
-        self.undo(&made)?;
+        self.clear(container)?;
+        self.finish(container)
+    }
+
+    /// Begins with that: nobody has anything of its volumes any more. Gives what there is of the root.
+    pub(crate) fn clear(&self, container: ContainerId) -> Result<Option<Root>, Failure> {
+        self.of(container).map(|root| self.end(root).map(|()| root.clone())).transpose()
+    }
+
+    /// Ends it, once its volumes were let go of.
+    pub(crate) fn finish(&mut self, container: ContainerId) -> Result<(), Failure> {
+        let Some(root) = self.of(container).cloned() else { return Ok(()) };
+        self.undo(&root)?;
         self.made.remove(&container);
         self.half.remove(&container);
         Ok(())
     }
 
-    /// Takes away what there is of a root, as far as it was made.
-    fn undo(&mut self, root: &Root) -> Result<(), Failure> {
+    /// Ends what is left in a root, and unmounts it.
+    fn end(&self, root: &Root) -> Result<(), Failure> {
         let container = root.container;
         end_all(container)?;
-        let directory = format!("{}/{container}", place::CONTAINERS);
         for path in [place::root(container), changes(container)] {
             match unmount(path.as_str(), UnmountFlags::empty()) {
                 // It is no mount, or was unmounted by an earlier try.
@@ -111,8 +152,13 @@ impl Roots {
                 Err(errno) => return Err(failed("unmount", path)(errno)),
             }
         }
-        let others = self.made.values().chain(self.half.values());
-        volumes::leave(root, others.filter(|other| other.container != container))?;
+        Ok(())
+    }
+
+    /// Takes away what there is of a root that is unmounted, as far as it was made.
+    fn undo(&mut self, root: &Root) -> Result<(), Failure> {
+        let container = root.container;
+        let directory = format!("{}/{container}", place::CONTAINERS);
         match fs::remove_dir_all(&directory) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 return Err(failed_io("remove", directory)(error));

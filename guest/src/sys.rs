@@ -128,6 +128,27 @@ pub(crate) fn children() -> Result<OwnedFd> {
     }
 }
 
+/// Has a child do something, which ends with that: its process id. It gets a descriptor, and has none of this process's others, or it would keep open what is closed here; nothing that `work` has
+/// with it may be one.
+pub(crate) fn fork(given: OwnedFd, work: impl FnOnce(OwnedFd)) -> Result<i32> {
+    const FIRST: u32 = 3;
+    // SAFETY: this process has one thread, so that in the child nothing is held by another one; and what panics aborts.
+    match check(unsafe { libc::fork() }.into())? {
+        0 => {
+            let kept = given.as_raw_fd().cast_unsigned();
+            let others = [(FIRST, kept.saturating_sub(1)), (kept.saturating_add(1).max(FIRST), u32::MAX)];
+            for (first, last) in others.into_iter().filter(|(first, last)| first <= last) {
+                // SAFETY: plain integers. Whatever owns one of those is neither used in the child nor dropped.
+                unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
+            }
+            work(given);
+            // SAFETY: a plain integer. Nothing that this process does at its own end is the child's to do.
+            unsafe { libc::_exit(0) }
+        }
+        pid => Ok(pid as i32),
+    }
+}
+
 /// Reaps a child that has ended, if there is one: its process id, and how it ended.
 pub(crate) fn reap() -> Option<(i32, Exit)> {
     let mut status = 0;

@@ -14,8 +14,27 @@ use crate::{cards, disks, failed_io, plain, refused};
 /// How long a device may take to be there that has just come: on a bus of PCI its port is switched on first, by a machine that may be emulated.
 const COMES: Duration = Duration::from_secs(20);
 
+/// Whether a root has something of volumes that come and go.
+pub(crate) fn come(root: &Root) -> bool {
+    root.volumes.iter().any(comes)
+}
+
+fn comes(volume: &Volume) -> bool {
+    matches!(volume.kind, VolumeKind::Plugged { .. })
+}
+
+/// Mounts those of a root's volumes that are there for as long as the machine is.
+pub(crate) fn make_those_that_stay(root: &Root) -> Result<(), Failure> {
+    root.volumes.iter().filter(|volume| !comes(volume)).try_for_each(make)
+}
+
+/// Mounts those that come and go. Waits for their server.
+pub(crate) fn make_those_that_come(root: &Root) -> Result<(), Failure> {
+    root.volumes.iter().filter(|volume| comes(volume)).try_for_each(make)
+}
+
 /// Mounts a volume, unless it is.
-pub(crate) fn make(volume: &Volume) -> Result<(), Failure> {
+fn make(volume: &Volume) -> Result<(), Failure> {
     let target = place::volume(plain(&volume.name)?);
     if disks::is_mounted(&target) {
         return Ok(());
@@ -50,7 +69,7 @@ pub(crate) fn make(volume: &Volume) -> Result<(), Failure> {
     }
 }
 
-/// Lets go of what a container had of volumes that come and go, and of those that none of the other roots has. What was written there is at the host's when this returns.
+/// Lets go of what a container had of volumes that come and go, and of those that none of the other roots has. What was written there is at the host's when this returns, for which it waits.
 pub(crate) fn leave<'r>(root: &Root, others: impl Iterator<Item = &'r Root>) -> Result<(), Failure> {
     let others: Vec<_> = others.collect();
     for volume in &root.volumes {

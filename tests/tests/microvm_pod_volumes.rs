@@ -97,6 +97,32 @@ fn what_was_mapped_is_the_hosts_when_a_killed_one_has_ended() {
 }
 
 #[test]
+fn volumes_that_do_not_answer_hold_up_nobody_else() {
+    let host = host();
+    host.slowly("docker run -d --name main --runtime microvm busybox sleep 1000").ok();
+    let run = "docker run --network container:main --runtime microvm";
+    host.slowly(&format!("{run} -d --name side -v data:/data busybox sh -c 'echo kept > /data/file; sleep 1000'")).ok();
+    eventually("the file", || host.slowly("docker exec side cat /data/file").stdout() == "kept\n");
+    let still = Still::hold(&host, host.sh(SERVER).text());
+    // One that ends has to let go of its volumes, and one that comes has to have them: both wait.
+    let mut kill = host.session("docker kill side");
+    let events =
+        "docker events --since 1h -f event=kill -f container=side --format 'signal {{.Actor.Attributes.signal}}'";
+    host.session(events).waits_for("signal 9");
+    let mut comes = host.session(&format!("{run} --rm -v data:/data busybox cat /data/file"));
+    // All others do not.
+    host.slowly("docker exec main echo here").says("here");
+    host.slowly(&format!("{run} --rm busybox echo another")).says("another");
+    host.slowly("docker exec main echo here").says("here");
+    drop(still);
+    assert_eq!(kill.exit_code(), 0, "{}", kill.output());
+    assert_eq!(comes.exit_code(), 0, "{}", comes.output());
+    comes.waits_for("kept");
+    host.slowly(&format!("{run} --rm -v data:/data busybox sh -c 'echo new > /data/file; cat /data/file'")).says("new");
+    host.slowly("docker rm -f main side && docker volume rm data").ok();
+}
+
+#[test]
 fn those_that_come_have_what_is_theirs_of_the_host() {
     let host = host();
     host.project("FROM busybox\nRUN mkdir /kept && echo from the image > /kept/file && chown -R 5:6 /kept && chmod 750 /kept\nVOLUME /kept\n", &[]);

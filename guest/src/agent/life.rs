@@ -263,8 +263,9 @@ impl Agent {
     /// Reaps every child that has ended, also those that lost their parents.
     pub(super) fn reap(&mut self) {
         while let Some((pid, exit)) = sys::reap() {
-            if let Some(id) = self.by_pid.remove(&pid) {
-                self.on_exit(id, exit);
+            match self.by_pid.remove(&pid) {
+                Some(id) => self.on_exit(id, exit),
+                None => self.on_aside(pid),
             }
         }
     }

@@ -1,5 +1,6 @@
 //! The loop: what the host says, what processes write, and who has ended.
 
+mod aside;
 mod life;
 mod requests;
 mod talk;
@@ -15,6 +16,7 @@ use rustix::io::Errno;
 use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec};
 use sandbox::Home;
 
+use self::aside::Aside;
 use crate::boot::Machine;
 use crate::files::OpenFiles;
 use crate::link::Link;
@@ -112,6 +114,8 @@ pub(crate) struct Agent {
     told: BTreeSet<ProcessId>,
     home: Home,
     roots: Roots,
+    /// What waits for volumes of the host's.
+    aside: Aside,
     names: Names,
     /// Files that the host has open, by their containers.
     files: BTreeMap<ContainerId, OpenFiles>,
@@ -147,6 +151,7 @@ impl Agent {
             told: BTreeSet::new(),
             home: Home::default(),
             roots: Roots::default(),
+            aside: Aside::default(),
             names: Names::default(),
             files: BTreeMap::new(),
             turn: (0, 0),

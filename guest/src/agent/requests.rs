@@ -35,7 +35,7 @@ impl Agent {
                 }
                 self.configured = true;
             }
-            Request::MakeRoot(root) => self.roots.make(&root)?,
+            Request::MakeRoot(root) => return self.make_root(number, *root),
             Request::Start(start) => return self.start(number, &start),
             Request::Signal { process, signal, everyone } => self.signal(process, signal, everyone)?,
             Request::Resize { process, size } => self.resize(process, size)?,
@@ -58,13 +58,7 @@ impl Agent {
                 }
             }
             Request::Network(network) => identity::move_to(&network)?,
-            Request::RemoveRoot { container } => {
-                if self.containers().any(|process| process.container == container) {
-                    return Err(refused(format!("container {container} runs")));
-                }
-                self.files.remove(&container);
-                self.roots.remove(container)?;
-            }
+            Request::RemoveRoot { container } => return self.remove_root(number, container),
             Request::Shutdown { how } => self.shut_down(how),
         }
         Ok(Some(Reply::Done))
@@ -75,7 +69,7 @@ impl Agent {
     }
 
     /// The first processes of containers that run.
-    fn containers(&self) -> impl Iterator<Item = &crate::process::Process> {
+    pub(super) fn containers(&self) -> impl Iterator<Item = &crate::process::Process> {
         self.processes.values().filter(|process| process.is_init && matches!(process.state, State::Running))
     }
 

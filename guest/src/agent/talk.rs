@@ -40,6 +40,7 @@ impl Agent {
     fn begin(&mut self, token: u64) {
         self.conversation += 1;
         self.files.clear();
+        self.aside.forget_host();
         for process in self.processes.values_mut() {
             process.forget_host();
         }
