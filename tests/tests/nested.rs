@@ -92,6 +92,23 @@ fn a_service_behind_our_own_hypervisor() {
     host.sh("docker rm web").ok();
 }
 
+#[test]
+#[ignore = "it takes a KVM that runs kernels: cargo xtask nested"]
+fn as_many_devices_as_there_is_room_for() {
+    let host = with_kvm();
+    host.sh("for n in 1 2 3 4 5 6 7 8 9; do docker network create n$n; done").ok();
+    host.sh("docker create --name full --network n1 --storage-opt size=64m -v data:/data --cpus 1 --runtime microvm busybox sleep 10000")
+        .ok();
+    host.sh("for n in 2 3 4 5 6 7 8 9; do docker network connect n$n full; done && docker start full").ok();
+    host.sh("docker exec full sh -c 'ls -d /sys/class/net/eth* | wc -l; touch /data/file /file'").says("9");
+    // What is left out for that is said to whoever would need it.
+    host.sh("docker run --rm --network container:full --runtime microvm busybox echo comes").says("comes");
+    host.sh("docker run --rm --network container:full -v data:/data --runtime microvm busybox true")
+        .exits_with(125)
+        .complains("has no place for volumes of other containers");
+    host.sh("docker rm -f full && docker volume rm data && docker network rm n1 n2 n3 n4 n5 n6 n7 n8 n9").ok();
+}
+
 /// The processes that serve volumes of containers which came into machines.
 fn serving(host: &Daemon) -> Outcome {
     host.sh(&format!("pgrep -P {} -f machine-shared-files", host.keeper()))

@@ -205,11 +205,11 @@ impl MachinePlan {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::driver::Accelerator;
 
-    fn plan(mib: u64) -> MachinePlan {
+    pub(crate) fn plan(mib: u64) -> MachinePlan {
         let memory = MemorySize::from_mib(mib).unwrap();
         MachinePlan {
             driver: Driver::Kvm,

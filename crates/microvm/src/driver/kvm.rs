@@ -114,6 +114,13 @@ impl AsFd for Calls {
     }
 }
 
+/// Whether a line of interrupts is left for the place of that file system.
+pub(super) fn has_files_place(plan: &MachinePlan) -> bool {
+    // The one for the agent's sockets is no part of what is opened by paths.
+    const ELSEWHERE: usize = 1;
+    Config { files_place: false, ..config(plan, PathBuf::new()) }.devices_left() > ELSEWHERE
+}
+
 pub(super) fn start(plan: &MachinePlan, layers: Vec<Laid>) -> Result<(Running, Calls)> {
     let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK | EventfdFlags::SEMAPHORE;
     let event = Arc::new(eventfd(0, flags).map_err(Error::system("make", "an eventfd"))?);
@@ -236,6 +243,26 @@ fn config(plan: &MachinePlan, zeros: PathBuf) -> Config {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn there_is_a_place_for_files_where_a_line_is_left_for_it() {
+        use crate::plan::tests::plan;
+        use vmm::Limits;
+        let card =
+            Card { tap: String::new(), mac: [0; 6], mtu: 1500, receive: Limits::default(), send: Limits::default() };
+        let of = |cards: usize, disk: bool, more: u64| {
+            let mut plan = plan(512);
+            plan.hardware.cards = vec![Some(card.clone()); cards];
+            plan.hardware.volumes = Some(PathBuf::from("/volumes"));
+            plan.hardware.upper = disk.then(|| PathBuf::from("/upper"));
+            plan.hardware.most_memory = MemorySize::from_mib(512 + more).unwrap();
+            has_files_place(&plan)
+        };
+        assert!(of(8, true, 512) && !of(9, true, 512));
+        assert!(of(9, false, 512) && of(9, true, 0));
+        // One that has too much already is refused for that.
+        assert!(!of(20, true, 512));
+    }
 
     #[test]
     fn what_was_touched_before_is_read_ahead_where_it_can_be() {

@@ -40,6 +40,14 @@ impl Driver {
         matches!(self, Self::Kvm)
     }
 
+    /// Whether a machine has room for a place for the file system of containers that come, beside everything else that is planned for it.
+    pub(crate) fn has_files_place(plan: &MachinePlan) -> bool {
+        match &plan.driver {
+            Self::Kvm => kvm::has_files_place(plan),
+            Self::Qemu { .. } => true,
+        }
+    }
+
     /// Whether a machine whose memory comes so can tell which of it was touched.
     pub fn tells_touched(&self, backing: &Backing) -> bool {
         matches!((self, backing), (Self::Kvm, Backing::Faulted { .. }))

@@ -38,7 +38,7 @@ pub(crate) use self::signals::Signals;
 use self::streams::Attached;
 pub(crate) use self::terminal::Terminal;
 use crate::container::CONTAINER;
-use crate::driver::{self, Laid, Link, Running};
+use crate::driver::{self, Driver, Laid, Link, Running};
 use crate::error::{Error, Result};
 use crate::files;
 use crate::plan::{Contained, LAYERS, MachinePlan, Origin, Workload};
@@ -190,6 +190,8 @@ impl Process {
         if plan.origin.is_some() && !plan.is_saved_whole() {
             return Err(Error::NotSaved);
         }
+        // Whoever comes later may have none then, and this one starts.
+        plan.hardware.files_place &= Driver::has_files_place(&plan);
         let volumes = plan.hardware.volumes.as_deref();
         let files = volumes.map(|directory| files::Server::start(directory, &plan.scratch)).transpose()?;
         let (members, layers) = lay_out(&mut plan)?;

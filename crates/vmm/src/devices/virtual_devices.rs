@@ -13,7 +13,7 @@ use super::virtio::{Attached, Device};
 use crate::arch::current::acpi::Window;
 use crate::arch::current::layout;
 use crate::bus::Bus;
-use crate::config::CONCATENATED_ALIGN;
+use crate::config::{CONCATENATED_ALIGN, Config};
 use crate::confine::Kind;
 use crate::end::Ending;
 use crate::error::{Error, Result};
@@ -27,8 +27,21 @@ use std::time::Instant;
 /// Where the devices of a machine are: ACPI's tables say so.
 pub(crate) fn windows(devices: &Devices, memory: &Memory) -> Result<Vec<Window>> {
     let Devices { console: _, disks, cards, vsock, files, files_place, balloon } = devices;
-    let single = [vsock.is_some(), *files_place, *balloon, memory.more().is_some()].map(usize::from);
-    windows_of(1 + disks.len() + cards.len() + files.len() + single.iter().sum::<usize>())
+    let single = [vsock.is_some(), *files_place, *balloon, memory.more().is_some()];
+    windows_of(count(disks.len() + cards.len() + files.len(), single))
+}
+
+/// How many there are: these, of which a machine may have many, those of which it has one or none, and one that gives random numbers.
+fn count(many: usize, single: [bool; 4]) -> usize {
+    1 + many + single.into_iter().filter(|is_there| *is_there).count()
+}
+
+impl Config {
+    /// How many more devices its machine could have: none where it has too many already. Each takes a line of interrupts, of which there are few.
+    pub fn devices_left(&self) -> usize {
+        let single = [self.vsock.is_some(), self.files_place, self.balloon, self.most_memory > self.memory];
+        layout::LINES.len().saturating_sub(count(self.disks.len() + self.cards.len() + self.files.len(), single))
+    }
 }
 
 fn windows_of(count: usize) -> Result<Vec<Window>> {
