@@ -14,6 +14,7 @@ mod identity;
 mod layers;
 mod link;
 mod names;
+mod namespaces;
 mod network;
 mod observe;
 mod process;

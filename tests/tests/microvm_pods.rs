@@ -261,6 +261,35 @@ fn whoever_waits_for_the_first_one_has_not_tried_in_vain() {
 }
 
 #[test]
+fn processes_are_shared_with_whoever_wants_it() {
+    let host = host();
+    host.slowly("docker run -d --name main --runtime microvm busybox sleep 1000").ok();
+    let run = "docker run --network container:main --runtime microvm";
+    host.slowly(&format!("{run} -d --name alone busybox sleep 3000")).ok();
+    host.slowly(&format!("{run} -d --name shares --pid container:main busybox sh -c 'sleep 2000 & sleep 2001 & wait'"))
+        .ok();
+    // They see each other, by the same numbers; and have their own files.
+    eventually("its own", || host.slowly("docker exec shares ps").stdout().contains("sleep 2001"));
+    host.slowly("docker exec shares ps").mentions("1 root     sleep 1000").omits("sleep 3000");
+    host.slowly("docker exec main ps").mentions("sleep 2000").omits("sleep 3000");
+    host.slowly("docker exec shares sh -c 'echo mine >/file' && docker exec main ls /file").fails_with("No such file");
+    host.slowly("docker top main").omits("sleep 2000");
+    // Also with one that came itself, whatever is shared there.
+    host.slowly(&format!("{run} --rm --pid container:shares busybox ps")).mentions("sleep 1000").mentions("sleep 2000");
+    host.slowly(&format!("{run} --rm --pid container:alone busybox ps")).mentions("sleep 3000").omits("sleep 1000");
+    // One that ends takes its own along, and no other.
+    host.slowly("docker kill shares && docker wait shares").says("shares\n137");
+    eventually("its processes to be gone", || !host.slowly("docker exec main ps").stdout().contains("sleep 200"));
+    host.slowly("docker start shares && docker exec shares ps").mentions("sleep 1000");
+    host.slowly("docker restart -t 0 alone && docker exec alone ps").mentions("sleep 3000");
+    // With whose they are all of them end.
+    host.slowly(&format!("{run} -d --name below --pid container:alone busybox sleep 4000")).ok();
+    host.slowly("docker kill alone && docker wait below").says("alone\n137");
+    host.slowly("docker exec main ps").mentions("sleep 1000");
+    host.slowly("docker rm -f shares alone below main").ok();
+}
+
+#[test]
 fn what_cannot_be_shared_is_said() {
     let host = host();
     host.sh("docker run -d --name plain busybox sleep 1000").ok();
@@ -273,7 +302,12 @@ fn what_cannot_be_shared_is_said() {
         .exits_with(125)
         .complains("with --runtime microvm a container comes into its microVM");
     host.sh(&format!("{run} --storage-opt size=1g busybox true")).exits_with(125).complains("disks of containers");
-    host.sh(&format!("{run} --ipc container:main busybox true")).exits_with(125).complains("IPC");
+    host.sh(&format!("{run} --ipc container:main busybox true")).exits_with(125).complains("non-shareable IPC");
+    host.sh("docker run --rm --pid container:main --runtime microvm busybox true")
+        .exits_with(125)
+        .complains("does not come into its microVM");
+    host.sh(&format!("{run} --pid container:plain busybox true")).exits_with(125).complains("namespace of another");
+    host.sh("docker run --rm --pid container:main busybox true").exits_with(125).complains("has a kernel of its own");
     host.slowly("docker run -d --name side --network container:main --runtime microvm busybox sleep 1000").ok();
     host.sh("docker run --rm --network container:side --runtime microvm busybox true")
         .exits_with(125)

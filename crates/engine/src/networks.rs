@@ -436,6 +436,9 @@ impl Engine {
                     other.id
                 )));
             }
+            if self.shares_with(record, name, "IPC")?.is_some() {
+                crate::container::lacking(record, "IPC that containers of one of them share")?;
+            }
             joined.ipc = Some(self.join_namespace(&mut joined, name, "IPC", NamespaceKind::Ipc)?);
             joined.shm = Some(self.shm_dir(&other.id));
         }
@@ -443,7 +446,11 @@ impl Engine {
             joined.shm = Some(self.mount_shm(record)?);
         }
         if let PidMode::Container(name) = &record.host.pid_mode {
-            joined.pid = Some(self.join_namespace(&mut joined, name, "PID", NamespaceKind::Pid)?);
+            joined.pid = Some(match self.shares_with(record, name, "PID")? {
+                // That is in there, and not here.
+                Some(inside) => guest_protocol::place::pid_namespace(inside.number).into(),
+                None => self.join_namespace(&mut joined, name, "PID", NamespaceKind::Pid)?,
+            });
         }
         Ok(joined)
     }

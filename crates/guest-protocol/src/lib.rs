@@ -41,6 +41,8 @@ pub mod place {
     pub const VOLUMES: &str = "/run/volumes";
     /// The directory with files that the host gave, by their names.
     pub const FILES: &str = "/run/files";
+    /// The directory with the namespaces of containers that run.
+    pub const NAMESPACES: &str = "/run/namespaces";
     /// The mount point of the unified hierarchy of control groups.
     pub const CGROUPS: &str = "/sys/fs/cgroup";
 
@@ -52,6 +54,11 @@ pub mod place {
     /// A container's control group.
     pub fn cgroup(container: ContainerId) -> String {
         format!("{CGROUPS}/workload/{container}")
+    }
+
+    /// The PID namespace of a container that runs, for others in its machine that share it.
+    pub fn pid_namespace(container: ContainerId) -> String {
+        format!("{NAMESPACES}/{container}.pid")
     }
 
     /// A volume, or a file in [`FILES`].

@@ -292,6 +292,8 @@ pub mod feature {
     pub const SEVERAL: u64 = 1;
     /// File systems that come while the machine runs, and go ([`VolumeKind::Plugged`](crate::configuration::VolumeKind::Plugged)).
     pub const PLUGGED_FILES: u64 = 2;
+    /// PID namespaces that containers share ([`place::pid_namespace`](crate::place::pid_namespace)).
+    pub const PID_NAMESPACES: u64 = 4;
 }
 
 /// How a machine ends.

@@ -151,7 +151,8 @@ pub fn confined(mut spec: Spec) -> Result<Spec> {
     let mut linux = spec.linux().clone().unwrap_or_default();
     let mut namespaces = linux.namespaces().clone().unwrap_or_default();
     for namespace in &namespaces {
-        if namespace.typ() != LinuxNamespaceType::Network && namespace.path().is_some() {
+        let of_host = namespace.path().as_ref().is_some_and(|path| !path.starts_with(place::NAMESPACES));
+        if namespace.typ() != LinuxNamespaceType::Network && of_host {
             return Err(not_behind(format!("the {} namespace of another container", namespace.typ())));
         }
     }

@@ -108,6 +108,8 @@ pub struct Join {
     pub memory: u64,
     /// An `InitPlan` of `sandbox`.
     pub plan: Blob,
+    /// It shares a PID namespace with another one in the machine.
+    pub shares_processes: bool,
     /// Its streams.
     pub streams: Streams,
 }

@@ -32,6 +32,8 @@ pub struct MemberPlan {
     pub memory: u64,
     /// An `InitPlan` of `sandbox`, made for the guest's paths.
     pub plan: Blob,
+    /// It shares a PID namespace with another one in the machine.
+    pub shares_processes: bool,
     /// Its standard streams are one terminal.
     pub terminal: bool,
     /// It has a standard input.
@@ -88,6 +90,7 @@ fn begin(plan: &MemberPlan, machine: &Machine<'_>) -> Result<(), Refusal> {
         root: plan.root.clone(),
         memory: plan.memory,
         plan: plan.plan.clone(),
+        shares_processes: plan.shares_processes,
         streams: machine.streams(plan.stdin),
     };
     Ok(machine.connection.send(&ToMachine::Join(Box::new(join)), machine.fds())?)

@@ -10,7 +10,7 @@ use sandbox::{ExecPlan, Fds, InitPlan, SpawnError, Spawned, Stdio, SyncChannel, 
 
 use super::{Agent, Token};
 use crate::process::{Ends, Process, State, resize};
-use crate::{failed, observe, refused, sys};
+use crate::{failed, namespaces, observe, refused, sys};
 
 impl Process {
     /// The conversation in which it was spoken of is over, and with it whoever asked for its start.
@@ -163,6 +163,12 @@ impl Agent {
 
     fn on_running(&mut self, id: ProcessId) {
         let Some(process) = self.processes.get_mut(&id) else { return };
+        if process.is_init
+            && let Err(failure) = namespaces::show(process.container, process.pid)
+        {
+            // Whoever is to share it hears that it is not there.
+            eprintln!("guest: {failure}");
+        }
         if let State::Starting { sync, number, warnings } = std::mem::replace(&mut process.state, State::Running) {
             self.poller.remove(sync.as_fd());
             if let Some(number) = number {
@@ -281,6 +287,9 @@ impl Agent {
             }
         }
         let Some(process) = self.processes.get_mut(&id) else { return };
+        if process.is_init {
+            namespaces::hide(process.container);
+        }
         exit.outputs = process.outputs.each_ref().map(crate::process::Output::written);
         exit.oom_killed = process.is_init && observe::oom_kills(process.container) > process.oom_kills_before;
         process.state = State::Exited(exit);

@@ -21,7 +21,7 @@ use sandbox::MountTree;
 
 use super::Container;
 use super::machine::{Booted, MachineStart, not_so, refused, root, workload};
-use crate::model::{ContainerId, ContainerRecord, NetworkMode, Phase, Within};
+use crate::model::{ContainerId, ContainerRecord, NetworkMode, Phase, PidMode, Within};
 use crate::{Engine, Error, ErrorKind, Result};
 
 /// How long a machine's process may take to say that it is there, or whether one in it is paused.
@@ -90,6 +90,27 @@ impl Engine {
         }
     }
 
+    /// Where another container is, a namespace of which a container in a machine is to share; `None`: one of the two is in no machine.
+    ///
+    /// # Errors
+    /// The other one does not run, or not in the machine that this one comes into.
+    pub(crate) fn shares_with(&self, record: &ContainerRecord, reference: &str, what: &str) -> Result<Option<Inside>> {
+        let other = self.running(reference, what)?.record();
+        if !record.is_machine() || !other.is_machine() {
+            return Ok(None);
+        }
+        let inside = Inside::of(&other);
+        match self.comes_into(record)? {
+            Some(owner) if owner.id == inside.owner => Ok(Some(inside)),
+            _ => Err(Error::invalid(format!(
+                "cannot join {what} of container {0}: container {1} does not come into its microVM (--network container:{2} has it do that)",
+                other.name,
+                record.name,
+                inside.owner.short()
+            ))),
+        }
+    }
+
     /// Whether the machine that a container comes into is still to come: its first container waits for its own start by policy, or has ended, of which nobody has heard yet. A start of that which
     /// is under way is waited for. The caller does not hold the container's life.
     pub(super) async fn waits_for_machine(&self, container: &Container) -> bool {
@@ -141,6 +162,7 @@ impl Engine {
             root: Root { limits, ..root(&inside, container, false) },
             memory,
             plan: Blob(plan),
+            shares_processes: matches!(record.host.pid_mode, PidMode::Container(_)),
             terminal: record.config.tty,
             stdin: record.config.open_stdin,
         };

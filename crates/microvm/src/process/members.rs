@@ -221,6 +221,11 @@ impl Process {
             self.clients.send(number, &refused(why));
             return Ok(());
         }
+        if join.shares_processes && !self.shares_processes {
+            let why = "the microVM goes on from what an older version of stratus has saved, and its containers share no processes (--pid): restart it";
+            self.clients.send(number, &refused(why));
+            return Ok(());
+        }
         if join.container == CONTAINER || self.members.by_process.values().any(is_there) {
             self.clients.send(number, &refused("there is a container of that number in the microVM"));
             return Ok(());
@@ -229,7 +234,7 @@ impl Process {
             self.clients.send(number, &refused("the microVM has had as many processes as it can: restart it"));
             return Ok(());
         };
-        let Join { container, mut root, memory, plan, streams } = join;
+        let Join { container, mut root, memory, plan, shares_processes: _, streams } = join;
         let files = match self.place_files(&mut root) {
             Ok(files) => files,
             Err(why) => {

@@ -165,6 +165,8 @@ struct Process {
     takes_several: bool,
     /// The agent knows of file systems that come while the machine runs.
     takes_files: bool,
+    /// The agent lets containers share a PID namespace.
+    shares_processes: bool,
     /// Whoever it rests for wants it to end.
     ends_as_saved: bool,
     /// Once the agent is there again, these containers' processes are to go on.
@@ -231,6 +233,7 @@ impl Process {
             shared_files: SharedFiles::default(),
             takes_several: false,
             takes_files: false,
+            shares_processes: false,
             ends_as_saved: false,
             to_thaw: BTreeSet::new(),
             to_forget: BTreeSet::new(),
@@ -396,6 +399,7 @@ impl Process {
         }
         self.takes_several = hello.features & feature::SEVERAL != 0;
         self.takes_files = hello.features & feature::PLUGGED_FILES != 0;
+        self.shares_processes = hello.features & feature::PID_NAMESPACES != 0;
         for container in std::mem::take(&mut self.to_thaw) {
             self.thaw(container)?;
         }
