@@ -54,11 +54,12 @@ fn is_whole_after(host: &Daemon, name: &str, options: &str, server: &str, killed
     let still = Still::hold(host, host.sh(server).text());
     host.slowly(&format!("docker exec {name} touch /go")).ok();
     eventually("it has written", || host.sh(&format!("docker logs {name}")).stdout() == "mapped\nwritten\n");
-    let mut kill = host.session(&format!("sh -c '{command}'"));
     let events = "docker events --since 1h -f event=kill --format 'signal {{.Actor.Attributes.signal}}'";
-    host.session(&format!("{events} -f container={killed}")).waits_for("signal 9");
+    let events = host.session(&format!("{events} -f container={killed}"));
+    let mut kill = host.session(&format!("sh -c '{command}'"));
+    events.waits_for("signal 9");
     // Whatever the machine is asked then is asked behind that.
-    host.slowly(&format!("docker exec {killed} true"));
+    host.slowly(&format!("docker top {killed}"));
     host.sh(&format!("docker inspect -f '{{{{.State.Running}}}}' {killed}")).says("true");
     drop(still);
     assert_eq!(kill.exit_code(), 0, "{}", kill.output());
