@@ -111,7 +111,16 @@ fn every_key_has_its_effect() {
     }
     // Flags that are not in the table above have tests of their own elsewhere.
     let builds = ["build-allow-address", "build-allow-entitlement", "build-cache-days", "build-cache-size"];
-    let own = ["config", "clean", "help", "ip-forward-no-drop", "microvm-boot", "usage-days", "usage-runs"];
+    let own = [
+        "config",
+        "clean",
+        "help",
+        "ip-forward-no-drop",
+        "microvm-boot",
+        "microvm-processor",
+        "usage-days",
+        "usage-runs",
+    ];
     let help = host.sh("$STRATUS daemon --help").ok().stdout().to_owned();
     let words = help.split_whitespace().filter_map(|word| word.strip_prefix("--"));
     let flags: BTreeSet<&str> = words.map(|word| word.trim_end_matches(|c: char| !c.is_ascii_lowercase())).collect();
@@ -120,7 +129,11 @@ fn every_key_has_its_effect() {
 }
 
 /// Values that are refused, and what is said.
-const REFUSED: [(&str, &str); 22] = [
+const REFUSED: [(&str, &str); 23] = [
+    (
+        "microvm-processor = 'x86-64'",
+        "microvm-processor \"x86-64\": write one of host, x86-64-v2, x86-64-v3, x86-64-v4",
+    ),
     ("label = 'two words'", "label \"two words\": write NAME=VALUE, with no white space in the name"),
     ("label = ['rack=7', 'the rack=7']", "label \"the rack=7\": write NAME=VALUE"),
     ("dns-search = 'two words'", "dns-search \"two words\": write one domain's name, such as internal.example"),

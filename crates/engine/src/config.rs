@@ -92,6 +92,8 @@ pub struct Machines {
     pub directory: PathBuf,
     /// Whether they go on from templates, in place of booting.
     pub templates: bool,
+    /// What kind of processors they have that do not say.
+    pub processor: microvm::Processor,
 }
 
 /// DNS of containers that do not say.

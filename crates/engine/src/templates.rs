@@ -16,7 +16,7 @@ use std::time::{Instant, SystemTime};
 use guest_image::Prepared;
 use image::Digest;
 use microvm::driver::Driver;
-use microvm::{Hardware, MemorySize, SnapshotFiles, VcpuCount};
+use microvm::{Hardware, MemorySize, Processor, SnapshotFiles, VcpuCount};
 use parking_lot::Mutex;
 use serde::Serialize;
 
@@ -36,6 +36,8 @@ pub(crate) struct Shape {
     pub(crate) driver: Driver,
     /// Processors.
     pub(crate) vcpus: VcpuCount,
+    /// What kind of processors.
+    pub(crate) processor: Processor,
     /// Memory.
     pub(crate) memory: MemorySize,
     /// The most that it may come to have.
@@ -77,10 +79,11 @@ impl Shape {
         hardware: &Hardware,
         disk: Option<u64>,
     ) -> Result<Self> {
-        let Hardware { vcpus, memory, most_memory, .. } = *hardware;
+        let Hardware { vcpus, processor, memory, most_memory, .. } = *hardware;
         Ok(Self {
             driver: driver.clone(),
             vcpus,
+            processor,
             memory,
             most_memory,
             mtus: hardware.cards.iter().flatten().map(|card| card.mtu).collect(),

@@ -21,7 +21,7 @@ use rustix::net::{
 };
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use vmm::{MemorySize, SnapshotFiles, VcpuCount, WorkingSet};
+use vmm::{MemorySize, Processor, SnapshotFiles, VcpuCount, WorkingSet};
 
 use crate::driver::Extent;
 use crate::plan::Card;
@@ -156,6 +156,8 @@ pub struct Saved {
     pub extent: Extent,
     /// The machine's processors.
     pub vcpus: VcpuCount,
+    /// What kind of processors those are.
+    pub processor: Processor,
     /// Its memory at its start.
     pub memory: MemorySize,
     /// Memory that it can have.

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use vmm::Processor;
+
 use guest_protocol::host::Nonsense;
 use guest_protocol::message::Failure;
 use rustix::io::Errno;
@@ -41,6 +43,17 @@ pub enum Error {
     NotThere {
         /// What.
         what: String,
+    },
+    /// QEMU has no processors of a level.
+    #[error(
+        "QEMU has no processors of the level {processor} here: they lack {lacking}; choose a lower level, or {}",
+        Processor::Host
+    )]
+    ProcessorLacks {
+        /// The level.
+        processor: Processor,
+        /// What is lacking, as QEMU calls it.
+        lacking: String,
     },
     /// What QEMU can't do, and our own hypervisor can.
     #[error("QEMU has no {what}: leave it away, or run it where KVM runs kernels (--microvm-driver kvm)")]

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use guest_protocol::configuration::{Disk, Machine, Root};
 use guest_protocol::message::Blob;
 use serde::{Deserialize, Serialize};
-use vmm::{Backing, Limits, MemorySize, Pages, VcpuCount};
+use vmm::{Backing, Limits, MemorySize, Pages, Processor, VcpuCount};
 
 use crate::container::Faults;
 use crate::driver::Driver;
@@ -69,6 +69,8 @@ impl MachinePlan {
 pub struct Hardware {
     /// Processors.
     pub vcpus: VcpuCount,
+    /// What kind of processors. A machine that goes on has those that the saved one had.
+    pub processor: Processor,
     /// Memory at its start.
     pub memory: MemorySize,
     /// Memory that it can have while it runs. A machine that goes on has what the saved one could have.
@@ -215,6 +217,7 @@ pub(crate) mod tests {
             driver: Driver::Kvm,
             hardware: Hardware {
                 vcpus: VcpuCount::new(1).unwrap(),
+                processor: Processor::Host,
                 memory,
                 most_memory: memory,
                 kernel: PathBuf::new(),

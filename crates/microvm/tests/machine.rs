@@ -31,7 +31,7 @@ use microvm::{
 use oci_spec::runtime::{Process, Spec};
 use sandbox::cgroup::Placement;
 use sandbox::{CompileOptions, ExecOptions, ExecPlan, InitPlan, RootFs};
-use vmm::{Backing, MemorySize, VcpuCount};
+use vmm::{Backing, MemorySize, Processor, VcpuCount};
 
 const BOX: ContainerId = ContainerId(1);
 
@@ -168,6 +168,7 @@ impl Place {
             driver: driver(),
             hardware: Hardware {
                 vcpus: VcpuCount::new(1).unwrap(),
+                processor: Processor::Host,
                 memory: MemorySize::from_mib(256).unwrap(),
                 most_memory: MemorySize::from_mib(1024).unwrap(),
                 kernel: cloud_kernel::directory(Of::Here).join("vmlinuz"),

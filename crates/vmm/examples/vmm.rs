@@ -1,6 +1,6 @@
 //! Runs a machine from the command line, with its serial port on standard output: for trying out a kernel, and for the tests.
 //!
-//! `vmm [--cpus N] [--memory MIB] [--most-memory MIB] [--initrd FILE] [--append LINE] [--disk FILE] [--qcow2 FILE] [--layer FILE…] [--limit BYTES] [--tap NAME] [--vsock PATH] [--balloon] [--huge] [--control] [--quiet] [--save DIR] KERNEL | --restore DIR [--faulted [--ahead FILE]]`
+//! `vmm [--cpus N] [--processor LEVEL] [--memory MIB] [--most-memory MIB] [--initrd FILE] [--append LINE] [--disk FILE] [--qcow2 FILE] [--layer FILE…] [--limit BYTES] [--tap NAME] [--vsock PATH] [--balloon] [--huge] [--control] [--quiet] [--save DIR] KERNEL | --restore DIR [--faulted [--ahead FILE]]`
 //!
 //! With `--save`, the machine is saved into a directory, and no more is done, as soon as standard input has something or is at its end. With `--restore`, one goes on that was saved, with devices
 //! as it had. With `--faulted`, its memory comes as it is touched, before that what a file says, and what was touched is written there at its end.
@@ -20,7 +20,7 @@ use std::io::BufRead as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use vmm::{
-    Backing, Card, Config, Console, Contents, Disk, End, Limits, Machine, MemorySize, Pages, Rate, Snapshot,
+    Backing, Card, Config, Console, Contents, Disk, End, Limits, Machine, MemorySize, Pages, Processor, Rate, Snapshot,
     SnapshotFiles, VcpuCount, Vsock,
 };
 
@@ -40,6 +40,7 @@ fn main() -> ExitCode {
 fn run(arguments: Vec<OsString>) -> Result<End, Box<dyn Error>> {
     let mut config = Config {
         vcpus: VcpuCount::new(1)?,
+        processor: Processor::default(),
         memory: MemorySize::from_mib(256)?,
         most_memory: MemorySize::from_mib(MemorySize::MIN_MIB)?,
         kernel: PathBuf::new(),
@@ -62,6 +63,10 @@ fn run(arguments: Vec<OsString>) -> Result<End, Box<dyn Error>> {
         let text = |value: OsString| value.into_string().map_err(|value| format!("{} is no text", value.display()));
         match argument.to_str() {
             Some("--cpus") => config.vcpus = VcpuCount::new(text(value()?)?.parse()?)?,
+            Some("--processor") => {
+                let name = text(value()?)?;
+                config.processor = Processor::parse(&name).ok_or_else(|| format!("there is no processor {name}"))?;
+            }
             Some("--memory") => config.memory = MemorySize::from_mib(text(value()?)?.parse()?)?,
             Some("--most-memory") => config.most_memory = MemorySize::from_mib(text(value()?)?.parse()?)?,
             Some("--initrd") => config.initrd = Some(value()?.into()),

@@ -1,6 +1,7 @@
 //! What a machine is made of, by paths.
 
 use crate::error::{Error, Result};
+use crate::processor::Processor;
 use serde::{Deserialize, Serialize};
 use std::num::NonZeroU64;
 use std::path::PathBuf;
@@ -13,6 +14,8 @@ pub const MIB: u64 = 1 << 20;
 pub struct Config {
     /// How many processors.
     pub vcpus: VcpuCount,
+    /// What kind of processors.
+    pub processor: Processor,
     /// How much memory at its start.
     pub memory: MemorySize,
     /// How much it can have while it runs ([`crate::Machine::resize`]). That it may costs nothing.

@@ -2,6 +2,7 @@
 
 use crate::boot;
 use crate::devices::virtio::block::ImageError;
+use crate::processor::Processor;
 use std::io;
 use std::path::PathBuf;
 
@@ -33,6 +34,17 @@ pub enum Error {
     /// The host's KVM lacks something that this needs.
     #[error("the host's KVM lacks {0}")]
     KvmLacks(&'static str),
+    /// The host's processors lack something of a level.
+    #[error(
+        "this host's KVM has no processors of the level {processor}: they lack {lacking}; choose a lower level, or {}",
+        Processor::Host
+    )]
+    ProcessorLacks {
+        /// The level.
+        processor: Processor,
+        /// What is lacking, as Linux calls it.
+        lacking: String,
+    },
     /// A request to KVM failed.
     #[error("ask KVM {what}: {source}")]
     Kvm {

@@ -29,6 +29,7 @@ mod machine;
 mod memory;
 mod open;
 mod parts;
+mod processor;
 mod snapshot;
 mod stack;
 mod threads;
@@ -46,6 +47,7 @@ pub use kvm::probe::{Virtualization, probe};
 pub use machine::{Machine, State};
 pub use memory::WorkingSet;
 pub use parts::{Boot, CardParts, Devices, Dial, DiskContents, DiskParts, FilesParts, Parts, VsockParts};
+pub use processor::Processor;
 pub use snapshot::{Backing, Snapshot, SnapshotFiles};
 
 /// Devices beside guests that were written to break them.

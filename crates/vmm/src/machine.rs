@@ -96,7 +96,7 @@ impl Machine {
     /// # Errors
     /// KVM is not there or lacks something, a file can't be read or booted, something does not fit into the memory, the host has no room.
     pub fn of(parts: Parts) -> Result<Machine> {
-        let Parts { vcpus: count, memory, most_memory, pages, boot, devices } = parts;
+        let Parts { vcpus: count, processor, memory, most_memory, pages, boot, devices } = parts;
         let more = More::new(layout::more(memory), memory, most_memory)?;
         let ranges = layout::memory(memory);
         // A host that promises no more memory than it has (`vm.overcommit_memory=2`) reserves none for what may come: then none does.
@@ -108,7 +108,7 @@ impl Machine {
         let entry = load(count, &boot, &devices, &memory)?;
         let ending = Arc::new(Ending::new()?);
         let fills = faults.map(|faults| fills(Filler::new(faults, &memory)?, &ending)).transpose()?;
-        let vm = Vm::new(memory)?;
+        let vm = Vm::new(memory, processor)?;
         let frame = Frame::new(&vm, devices, None, ending)?;
         let prepared = |index| {
             let vcpu = vm.vcpu(index, count)?;
@@ -151,7 +151,7 @@ impl Machine {
             }
         };
         write_generation(&memory)?;
-        let vm = Vm::new(memory)?;
+        let vm = Vm::new(memory, saved.processor)?;
         vm.restore(&saved.vm)?;
         let frame = Frame::new(&vm, devices, Some(&saved.fixed), ending)?;
         let vcpus = saved.processors.iter().zip(0..);
@@ -221,6 +221,7 @@ impl Machine {
             fixed: self.fixed.save(),
             devices: self.devices.iter().map(Virtual::save).collect::<Result<_>>()?,
             difference: save(self.vm.memory())?,
+            processor: self.vm.processor(),
         };
         // Its memory may have been out of reach when it was read.
         if let Some(end) = self.end() {

@@ -25,8 +25,15 @@ impl Config {
             initrd,
             command_line: self.command_line.clone(),
         };
-        let (memory, most_memory, pages) = (self.memory, self.most_memory, self.pages);
-        Ok(Parts { vcpus: self.vcpus, memory, most_memory, pages, boot, devices: self.open_devices()? })
+        Ok(Parts {
+            vcpus: self.vcpus,
+            processor: self.processor,
+            memory: self.memory,
+            most_memory: self.most_memory,
+            pages: self.pages,
+            boot,
+            devices: self.open_devices()?,
+        })
     }
 
     /// Opens what its devices are of alone: for a machine that goes on from a snapshot.

@@ -3,6 +3,7 @@
 //! A process that runs a machine has neither files nor rights: whoever starts it gives it these.
 
 use crate::config::{Limits, MemorySize, Pages, VcpuCount};
+use crate::processor::Processor;
 use std::fmt;
 use std::fs::File;
 use std::io;
@@ -15,6 +16,8 @@ use std::path::PathBuf;
 pub struct Parts {
     /// How many processors.
     pub vcpus: VcpuCount,
+    /// What kind of processors.
+    pub processor: Processor,
     /// How much memory at its start.
     pub memory: MemorySize,
     /// How much it can have while it runs ([`crate::Machine::resize`]). That it may costs nothing.

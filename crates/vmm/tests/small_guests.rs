@@ -6,7 +6,7 @@ mod small;
 use small::{CODE, Code, Guest, SERIAL};
 use std::fs;
 use std::path::Path;
-use vmm::{Contents, Disk, End, Limits, Machine, Pages, State};
+use vmm::{Contents, Disk, End, Error, Limits, Machine, Pages, Processor, State};
 
 #[test]
 fn a_guest_speaks_and_switches_itself_off() {
@@ -67,6 +67,62 @@ fn a_guest_reads_who_runs_it() {
     }
     let code = (0..3).fold(code, |code, word| code.dump(0x20_0000 + word * 4, SERIAL));
     assert_eq!(Guest::code(code.power_off()).run(), (End::PowerOff, b"StratusVMM\0\0".to_vec()));
+}
+
+/// What a guest reads in these leaves, each with its four registers.
+fn reads(processor: Processor, leaves: &[(u32, u32)]) -> vmm::Result<Vec<[u32; 4]>> {
+    let code = leaves.iter().fold(Code::default(), |code, (function, index)| code.cpuid(*function, *index, SERIAL));
+    let mut guest = Guest::code(code.power_off());
+    guest.config.processor = processor;
+    assert_eq!(Machine::new(&guest.config)?.run()?, End::PowerOff);
+    let told = fs::read(guest.path("console")).unwrap();
+    let words: Vec<_> = told.chunks(4).map(|word| u32::from_le_bytes(word.try_into().unwrap())).collect();
+    Ok(words.chunks(4).map(|leaf| leaf.try_into().unwrap()).collect())
+}
+
+#[test]
+fn a_guest_reads_the_level_of_its_processor_or_is_told_what_the_host_lacks() {
+    // Some features of each level: SSE4.2 in ecx of 1; AVX2 in ebx of 7, and BMI1; AVX512F there.
+    let leaves = [(1, 0), (7, 0), (0xd, 0), (0x8000_0008, 0)];
+    let has = |read: &[[u32; 4]], name: &str| match name {
+        "sse4_2" => read[0][2] & 1 << 20 != 0,
+        "bmi1" => read[1][1] & 1 << 3 != 0,
+        "avx2" => read[1][1] & 1 << 5 != 0,
+        "avx512f" => read[1][1] & 1 << 16 != 0,
+        _ => panic!("{name}"),
+    };
+    let known = ["sse4_2", "bmi1", "avx2", "avx512f"];
+    let host = reads(Processor::Host, &leaves).unwrap();
+    // Of what the host has, no level is without a name.
+    assert_eq!(host[0][2] >> 31, 1, "there is no hypervisor");
+    for level in Processor::ALL.into_iter().filter(|level| *level != Processor::Host) {
+        let features: Vec<_> = level.features().collect();
+        match reads(level, &leaves) {
+            Ok(read) => {
+                for name in known {
+                    assert_eq!(has(&read, name), features.contains(&name), "{level} {name}");
+                }
+                // No further indexes, nothing of ARCH_CAPABILITIES; addresses of 40 bits at most.
+                assert_eq!((read[1][0], read[1][3] & 1 << 29), (0, 0), "{level}");
+                assert!(read[3][0] & 0xff <= 40, "{level}");
+                let states = [0, 7, 0xe7][level as usize - 1];
+                assert_eq!(read[2][0], states, "{level}");
+            }
+            Err(Error::ProcessorLacks { processor, lacking }) => {
+                assert_eq!(processor, level);
+                let lacking: Vec<_> = lacking.split(", ").collect();
+                assert!(!lacking.is_empty());
+                for name in lacking.iter().filter(|name| !name.starts_with("the state")) {
+                    assert!(features.contains(name), "{level} has no {name}");
+                }
+                for name in known.iter().filter(|name| features.contains(name)) {
+                    // A KVM in software may have a guest read more than it says, and not less.
+                    assert!(lacking.contains(name) || has(&host, name), "{level} {name}");
+                }
+            }
+            Err(other) => panic!("{other}"),
+        }
+    }
 }
 
 #[test]

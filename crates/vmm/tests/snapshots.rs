@@ -8,7 +8,10 @@ use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::sync::Arc;
-use vmm::{Backing, Console, End, Filter, Machine, MemorySize, Pages, Snapshot, SnapshotFiles, State, WorkingSet};
+use twox_hash::XxHash3_128;
+use vmm::{
+    Backing, Console, End, Filter, Machine, MemorySize, Pages, Processor, Snapshot, SnapshotFiles, State, WorkingSet,
+};
 
 /// Where the guest counts, in memory.
 const COUNT: u32 = 0x20_0000;
@@ -226,6 +229,30 @@ fn what_is_damaged_or_of_another_machine_is_told() {
     devices.disks.push(vmm::DiskParts { serial: String::new(), contents, limits: vmm::Limits::default() });
     let error = Machine::restore(&snapshot, devices).unwrap_err().to_string();
     assert!(error.contains("it has 1, and 2 are given"), "{error}");
+}
+
+#[test]
+fn a_snapshot_of_before_there_was_a_choice_of_processors_goes_on() {
+    let guest = counting();
+    let (mut first, one) = started(&guest, "one", |config| Machine::new(config).unwrap());
+    first.save(&files(&guest, "snapshot")).unwrap();
+    drop(first);
+    assert_eq!(read(&guest, "snapshot").processor(), Processor::Host);
+    // Version 2: without the last byte.
+    let path = guest.path("snapshot").join("state");
+    let mut state = fs::read(&path).unwrap();
+    assert_eq!((state[8], state.pop()), (3, Some(0)));
+    let body = &state[40..];
+    let (length, sum) = ((body.len() as u64).to_le_bytes(), XxHash3_128::oneshot(body).to_le_bytes());
+    state[8] = 2;
+    state[16..24].copy_from_slice(&length);
+    state[24..40].copy_from_slice(&sum);
+    fs::write(&path, state).unwrap();
+    let snapshot = read(&guest, "snapshot");
+    assert_eq!(snapshot.processor(), Processor::Host);
+    let (second, two) = started(&guest, "two", restored(&snapshot));
+    drop(second);
+    goes_on(&[&one, &two]);
 }
 
 #[test]

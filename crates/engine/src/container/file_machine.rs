@@ -14,7 +14,7 @@ use std::time::Duration;
 use guest_protocol::configuration::{Disk, Identity, Lower, Machine, Root, Upper};
 use guest_protocol::message::Blob;
 use microvm::container::{CONTAINER, Host, at};
-use microvm::{Backing, Contained, DiskLimits, Hardware, MachinePlan, MemorySize, VcpuCount, Volumes};
+use microvm::{Backing, Contained, DiskLimits, Hardware, MachinePlan, MemorySize, Processor, VcpuCount, Volumes};
 use oci_spec::runtime::{Linux, LinuxMemory, Spec};
 use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock, Semaphore};
 
@@ -97,6 +97,7 @@ fn hardware(booted: &Booted) -> Result<Hardware> {
     let memory = MemorySize::from_mib(MEMORY).map_err(|error| Error::system(error.to_string()))?;
     Ok(Hardware {
         vcpus: VcpuCount::new(1).map_err(|error| Error::system(error.to_string()))?,
+        processor: Processor::Host,
         memory,
         most_memory: memory,
         kernel: at::KERNEL.into(),

@@ -20,7 +20,7 @@ use image::{Digest, ErofsLayer};
 use microvm::container::{CONTAINER, Host, OwnFiles, USER, at};
 use microvm::control::{Connection, ConnectionError};
 use microvm::driver::Driver;
-use microvm::{Backing, Card, Contained, Hardware, MachinePlan, Origin, Volumes, Workload};
+use microvm::{Backing, Card, Contained, Hardware, MachinePlan, Origin, Processor, Volumes, Workload};
 use oci_spec::runtime::{LinuxResources, Spec};
 use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
@@ -90,6 +90,9 @@ impl Beginning<'_> {
         }
     }
 }
+
+/// The annotation that says what kind of processors a machine has.
+const PROCESSOR: &str = "stratus.microvm.processor";
 
 /// The name of the control socket in its directory ([`at::SOCKET`]).
 const SOCKET: &str = "socket";
@@ -199,6 +202,10 @@ impl Engine {
         let limits = NetworkLimits::of(&record.host.annotations)?;
         let hardware = Hardware {
             vcpus,
+            processor: match origin {
+                Some(origin) => origin.processor,
+                None => self.processor(record)?,
+            },
             memory,
             most_memory,
             kernel: at::KERNEL.into(),
@@ -251,6 +258,18 @@ impl Engine {
         let cgroup = self.0.placements.create(record, &outside)?;
         let start = self.machine_process(&outside, &directory, cgroup, trees, namespace)?;
         Ok(MachineStart { untold, ..start }.begun_by(beginning))
+    }
+
+    /// What kind of processors a container's machine has.
+    ///
+    /// # Errors
+    /// Its annotation names one that there is not.
+    fn processor(&self, record: &ContainerRecord) -> Result<Processor> {
+        let Some(name) = record.host.annotations.get(PROCESSOR) else { return Ok(self.0.config.machines.processor) };
+        Processor::parse(name).ok_or_else(|| {
+            let names = Processor::ALL.map(Processor::name).join(", ");
+            Error::invalid(format!("the annotation {PROCESSOR}={name} is to be one of {names}"))
+        })
     }
 
     /// Whether a machine that goes on from no snapshot boots. The disk that it writes to has so many bytes.

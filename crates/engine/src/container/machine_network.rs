@@ -139,6 +139,7 @@ mod tests {
             size: 0,
             driver: "kvm".to_owned(),
             vcpus: VcpuCount::new(1).unwrap(),
+            processor: microvm::Processor::Host,
             memory: MemorySize::from_mib(64).unwrap(),
             most_memory: None,
             cards: Vec::new(),

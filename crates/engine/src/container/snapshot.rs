@@ -393,6 +393,7 @@ impl Engine {
             size: new.size()?,
             driver: self.machine_driver()?.to_string(),
             vcpus: saved.vcpus,
+            processor: saved.processor,
             memory: saved.memory,
             most_memory: Some(saved.most_memory),
             places: Some(machine_network::places_of(&interfaces, &saved.cards)?),

@@ -102,6 +102,7 @@ impl Engine {
             driver: shape.driver.clone(),
             hardware: Hardware {
                 vcpus: shape.vcpus,
+                processor: shape.processor,
                 memory: shape.memory,
                 most_memory: shape.most_memory,
                 kernel: at::KERNEL.into(),

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use microvm::{MemorySize, VcpuCount};
+use microvm::{MemorySize, Processor, VcpuCount};
 use serde::{Deserialize, Serialize};
 
 use super::{ContainerId, Timestamp};
@@ -54,6 +54,9 @@ pub struct SnapshotRecord {
     pub driver: String,
     /// Its processors.
     pub vcpus: VcpuCount,
+    /// What kind of processors those are.
+    #[serde(default)]
+    pub processor: Processor,
     /// Its memory at its start.
     pub memory: MemorySize,
     /// Memory that it can have; `None`: no more than that.

@@ -223,6 +223,7 @@ fn config(plan: &MachinePlan, zeros: PathBuf) -> Config {
     }
     Config {
         vcpus: hardware.vcpus,
+        processor: hardware.processor,
         memory: hardware.memory,
         most_memory: hardware.most_memory,
         pages: plan.pages(),

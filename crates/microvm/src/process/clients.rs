@@ -424,7 +424,8 @@ impl Process {
             let (memory, most_memory) = (hardware.memory, hardware.most_memory);
             let cards = hardware.cards.iter().map(|place| place.as_ref().map(|card| card.mac)).collect();
             let files_place = hardware.files_place;
-            Saved { extent, vcpus: hardware.vcpus, memory, most_memory, cards, files_place, outputs }
+            let (vcpus, processor) = (hardware.vcpus, hardware.processor);
+            Saved { extent, vcpus, processor, memory, most_memory, cards, files_place, outputs }
         });
         let saved = saved.map_err(|error| Failure::Refused { why: error.to_string() });
         // Whoever hears of it has nobody write to them any more.

@@ -17,8 +17,8 @@ use super::{Error, instance};
 use crate::tls;
 pub(super) use host::Host;
 use values::{
-    absolute, address, bridge, build_cache, entitlements, labels, log_filter, microvm_driver, microvm_endpoint, pairs,
-    pool, reach, registries, retention,
+    absolute, address, bridge, build_cache, entitlements, labels, log_filter, microvm_driver, microvm_endpoint,
+    microvm_processor, pairs, pool, reach, registries, retention,
 };
 
 pub(super) const DATA_DIR: &str = "/var/lib/stratus";
@@ -115,6 +115,10 @@ pub(crate) struct Options {
     /// the certificate of --tlscert [default: a free port of 127.0.0.1, once there are microVMs]
     #[arg(long, value_name = "URL")]
     microvm_endpoint: Option<String>,
+    /// What kind of processors microVMs have: host, or x86-64-v2 to x86-64-v4, so that what is saved of one goes on on
+    /// any host of that level [default: host]
+    #[arg(long, value_name = "LEVEL")]
+    microvm_processor: Option<String>,
     /// Have every microVM boot: else one goes on from a template of its kind, which was saved before anything ran in it
     #[arg(long)]
     microvm_boot: bool,
@@ -195,6 +199,8 @@ struct File {
     #[serde(alias = "microvm_driver")]
     microvm_driver: Option<String>,
     microvm_endpoint: Option<String>,
+    #[serde(alias = "microvm_processor")]
+    microvm_processor: Option<String>,
     #[serde(alias = "microvm_boot")]
     microvm_boot: bool,
     #[serde(alias = "usage_days")]
@@ -350,6 +356,9 @@ impl Config {
                 program: machine_program::at,
                 directory: data_dir.join("microvm"),
                 templates: !(options.microvm_boot || file.microvm_boot),
+                processor: microvm_processor(
+                    options.microvm_processor.as_deref().or(file.microvm_processor.as_deref()),
+                )?,
             },
             microvm_endpoint: options
                 .microvm_endpoint

@@ -2,13 +2,14 @@
 
 use crate::arch::current::cpuid::Template;
 use crate::arch::current::layout;
-use crate::arch::current::state::VcpuState;
+use crate::arch::current::state::{VcpuState, arch_capabilities};
 use crate::config::VcpuCount;
 use crate::devices::virtio::memory::Opener;
 use crate::error::{Error, Result};
 use crate::events::event;
 use crate::kvm::Vcpu;
 use crate::memory::Memory;
+use crate::processor::Processor;
 use kvm_bindings::{
     CpuId, KVM_CAP_PMU_CAPABILITY, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, KVM_PMU_CAP_DISABLE, kvm_enable_cap,
     kvm_irqchip, kvm_userspace_memory_region,
@@ -40,14 +41,14 @@ pub(crate) struct Vm {
 }
 
 impl Vm {
-    /// One with that memory, and interrupt controllers, and no processors yet.
-    pub(crate) fn new(memory: Memory) -> Result<Vm> {
+    /// One with that memory, for such processors, and interrupt controllers, and no processors yet.
+    pub(crate) fn new(memory: Memory, processor: Processor) -> Result<Vm> {
         let kvm = Kvm::new().map_err(|error| Error::NoKvm { source: io::Error::from_raw_os_error(error.errno()) })?;
         if let Some((_, lacking)) = NEEDED.iter().find(|(capability, _)| !kvm.check_extension(*capability)) {
             return Err(Error::KvmLacks(lacking));
         }
         let fd = kvm.create_vm().map_err(Error::kvm("for a virtual machine (KVM_CREATE_VM)"))?;
-        let template = Template::of_host(&kvm)?;
+        let template = Template::new(&kvm, processor)?;
         template.reaches(memory.regions().last_addr().raw_value().saturating_add(1))?;
         let vm = Vm { kvm, fd: Arc::new(fd), template, memory };
         // Before anything else of it: a slot waits until no processor reads the slots before it, which is at once while nothing else waits for that. What interrupt
@@ -139,6 +140,11 @@ impl Vm {
         Ok(event)
     }
 
+    /// What kind of processors it has.
+    pub(crate) fn processor(&self) -> Processor {
+        self.template.processor()
+    }
+
     /// The guest's memory.
     pub(crate) fn memory(&self) -> &Memory {
         &self.memory
@@ -164,6 +170,7 @@ impl Vm {
     pub(crate) fn saved_vcpu(&self, index: u8, count: VcpuCount, state: &VcpuState) -> Result<Vcpu> {
         let cpuid = state.cpuid()?;
         self.template.has_all_of(&cpuid, index, count)?;
+        state.has_no_further_faults(arch_capabilities(&self.kvm))?;
         let vcpu = self.vcpu_that_says(index, cpuid)?;
         state.set(vcpu.fd())?;
         Ok(vcpu)

@@ -10,20 +10,23 @@
 
 use super::Saved;
 use crate::error::{Error, Result};
+use crate::processor::Processor;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use twox_hash::XxHash3_128;
 
 const MAGIC: [u8; 8] = *b"STRASNAP";
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
+/// Before there was a choice of processors: it ends before that.
+const WITHOUT_PROCESSOR: u32 = 2;
 const HEADER: usize = 40;
 /// No machine's is longer: 64 processors have some 10 KiB each.
 const MOST: u64 = 64 << 20;
 
-fn header(body: &[u8]) -> [u8; HEADER] {
+fn header(body: &[u8], version: u32) -> [u8; HEADER] {
     let mut header = [0; HEADER];
     header[..8].copy_from_slice(&MAGIC);
-    header[8..12].copy_from_slice(&VERSION.to_le_bytes());
+    header[8..12].copy_from_slice(&version.to_le_bytes());
     header[16..24].copy_from_slice(&(body.len() as u64).to_le_bytes());
     header[24..].copy_from_slice(&XxHash3_128::oneshot(body).to_le_bytes());
     header
@@ -33,7 +36,7 @@ fn header(body: &[u8]) -> [u8; HEADER] {
 pub(super) fn write(saved: &Saved, to: &File) -> Result<()> {
     let failed = "write the state of a snapshot";
     let body = postcard::to_stdvec(saved).map_err(|error| Error::Snapshot(format!("{failed}: {error}")))?;
-    to.write_all_at(&header(&body), 0).map_err(Error::host(failed))?;
+    to.write_all_at(&header(&body, VERSION), 0).map_err(Error::host(failed))?;
     to.write_all_at(&body, HEADER as u64).map_err(Error::host(failed))
 }
 
@@ -50,7 +53,7 @@ pub(super) fn read(from: &File) -> Result<Saved> {
         return Err(wrong("it does not begin as one"));
     }
     let version = u32::from_le_bytes([found[8], found[9], found[10], found[11]]);
-    if version != VERSION {
+    if ![WITHOUT_PROCESSOR, VERSION].contains(&version) {
         return Err(wrong(&format!("it is of version {version}, and this reads version {VERSION}: make it again")));
     }
     let length = from.metadata().map_err(Error::host(failed))?.len().saturating_sub(HEADER as u64);
@@ -59,8 +62,12 @@ pub(super) fn read(from: &File) -> Result<Saved> {
     }
     let mut body = vec![0; length as usize];
     from.read_exact_at(&mut body, HEADER as u64).map_err(Error::host(failed))?;
-    if header(&body) != found {
+    if header(&body, version) != found {
         return Err(wrong("it is damaged"));
+    }
+    if version == WITHOUT_PROCESSOR {
+        // All had the host's.
+        body.push(Processor::Host as u8);
     }
     postcard::from_bytes(&body).map_err(|error| wrong(&error.to_string()))
 }

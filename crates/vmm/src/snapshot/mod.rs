@@ -14,6 +14,7 @@ use crate::devices::virtio::transport::TransportState;
 use crate::error::{Error, Result};
 use crate::kvm::VmState;
 use crate::memory::{Memory, Part, Run, WorkingSet};
+use crate::processor::Processor;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::fs::File;
@@ -39,6 +40,8 @@ pub(crate) struct Saved {
     pub(crate) devices: Vec<TransportState>,
     /// For a difference: to which snapshot, and the pages that its file of memory has.
     pub(crate) difference: Option<(Name, Vec<Run>)>,
+    /// What kind of processors it has: the last, as snapshots of version 2 have none.
+    pub(crate) processor: Processor,
 }
 
 /// The two files of a snapshot: on a disk, or in memory (`memfd_create(2)`) for copies that are made at once.
@@ -166,6 +169,11 @@ impl Snapshot {
     /// How many processors its machine has.
     pub fn vcpus(&self) -> VcpuCount {
         self.saved.vcpus
+    }
+
+    /// What kind of processors those are.
+    pub fn processor(&self) -> Processor {
+        self.saved.processor
     }
 
     /// How much memory its machine had at its start.

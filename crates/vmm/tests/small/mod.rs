@@ -69,6 +69,21 @@ impl Code {
         self
     }
 
+    /// Writes what a processor says in a leaf to a port: `mov eax, function; mov ecx, index; cpuid`, then all four registers into memory, and out.
+    pub(crate) fn cpuid(mut self, function: u32, index: u32, port: u16) -> Code {
+        const PLACE: u32 = 0x20_0000;
+        self.0.push(0xb8);
+        self.0.extend(function.to_le_bytes());
+        self.0.push(0xb9);
+        self.0.extend(index.to_le_bytes());
+        self.0.extend([0x0f, 0xa2]);
+        for (register, at) in [(0x05, PLACE), (0x1d, PLACE + 4), (0x0d, PLACE + 8), (0x15, PLACE + 12)] {
+            self.0.extend([0x89, register]);
+            self.0.extend(at.to_le_bytes());
+        }
+        (0..4).fold(self, |code, word| code.dump(PLACE + word * 4, port))
+    }
+
     pub(crate) fn bytes(mut self, bytes: &[u8]) -> Code {
         self.0.extend(bytes);
         self
@@ -93,6 +108,7 @@ impl Guest {
         fs::write(&path, kernel).unwrap();
         let config = Config {
             vcpus: VcpuCount::new(1).unwrap(),
+            processor: vmm::Processor::default(),
             memory: MemorySize::from_mib(64).unwrap(),
             most_memory: MemorySize::from_mib(64).unwrap(),
             pages: vmm::Pages::default(),

@@ -13,6 +13,7 @@ mod layers;
 mod limits;
 mod memory;
 mod monitor;
+mod processor;
 
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -130,6 +131,7 @@ pub(super) fn start(
     accelerator: Accelerator,
 ) -> Result<(Running, OwnedFd)> {
     limits::check(&plan.hardware.cards)?;
+    let kind = plan.hardware.processor;
     if plan.backing != Backing::Mapped {
         return Err(Error::NotThere {
             what: "memory of a snapshot that comes as it is touched, with QEMU, which has it copied".to_owned(),
@@ -175,6 +177,7 @@ pub(super) fn start(
     // Whoever has the other ends as well would never see QEMU's end.
     drop((theirs, monitored));
     let mut running = Running { child, pidfd, monitor: Monitor::new(monitor)?, memory, layers, had_files: false };
+    processor::check(&mut running.monitor, kind)?;
     if let Some(origin) = origin {
         let Running { monitor, memory, .. } = &mut running;
         monitor.go_on(origin.state, || memory.go_on(&origin.memory)).map_err(Error::saved)?;
@@ -197,7 +200,7 @@ fn machine(command: &mut Command, plan: &MachinePlan, accelerator: Accelerator, 
         Accelerator::Kvm => "kvm",
         Accelerator::Emulation => "tcg,thread=multi",
     };
-    command.args(["-accel", accelerator, "-cpu", "max"]);
+    command.args(["-accel", accelerator, "-cpu", &processor::model(hardware.processor)]);
     // Not `microvm`: under load, emulated, its only clock (the PIT) is one that a kernel can't measure by, and then it waits for ever.
     command.args(["-smp", &hardware.vcpus.get().to_string()]);
     memory.arguments(command);

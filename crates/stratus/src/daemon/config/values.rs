@@ -46,6 +46,14 @@ pub(super) fn microvm_driver(text: Option<&str>) -> Result<microvm::driver::Choi
     microvm::driver::Choice::parse(text).ok_or_else(wrong)
 }
 
+/// What kind of processors microVMs have.
+pub(super) fn microvm_processor(text: Option<&str>) -> Result<microvm::Processor, Error> {
+    let Some(text) = text else { return Ok(microvm::Processor::default()) };
+    let names = microvm::Processor::ALL.map(microvm::Processor::name).join(", ");
+    let wrong = || Error::Config(format!("microvm-processor {text:?}: write one of {names}"));
+    microvm::Processor::parse(text).ok_or_else(wrong)
+}
+
 /// Where the endpoint of microVMs is, and whether by TLS.
 pub(super) fn microvm_endpoint(text: &str) -> Result<(SocketAddr, bool), Error> {
     let wrong = |why: &str| Error::Config(format!("microvm-endpoint {text}: {why}"));

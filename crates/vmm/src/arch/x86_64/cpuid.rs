@@ -2,9 +2,10 @@
 //!
 //! Intel's SDM volume 2A (CPUID), AMD's APM volume 3 appendix E, and the kernel's Documentation/virt/kvm/x86/cpuid.rst.
 
-use super::features;
+use super::{features, levels};
 use crate::config::VcpuCount;
 use crate::error::{Error, Result};
+use crate::processor::Processor;
 use kvm_bindings::{CpuId, KVM_CPUID_FLAG_SIGNIFCANT_INDEX, KVM_MAX_CPUID_ENTRIES, kvm_cpuid_entry2};
 use kvm_ioctls::{Cap, Kvm};
 
@@ -13,30 +14,63 @@ const OURS: u32 = 0x4000_0100;
 /// What stands there, so that a guest's software can tell who runs it.
 const SIGNATURE: [u8; 12] = *b"StratusVMM\0\0";
 
-/// What all processors of the host's kind say under KVM, made once a machine.
+/// What all processors of a machine say under KVM, made once a machine.
 #[derive(Clone, Debug)]
 pub(crate) struct Template {
+    /// What KVM can have a processor say here.
     entries: Vec<kvm_cpuid_entry2>,
+    processor: Processor,
     /// Whether the local APIC's timer takes a deadline, and so needs no calibration: KVM has that, and does not say so among the rest.
     deadline: bool,
 }
 
 impl Template {
-    /// Asks KVM.
-    pub(crate) fn of_host(kvm: &Kvm) -> Result<Template> {
+    /// Asks KVM what there is.
+    pub(crate) fn new(kvm: &Kvm, processor: Processor) -> Result<Template> {
         let cpuid = kvm
             .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
             .map_err(Error::kvm("what processors it has (KVM_GET_SUPPORTED_CPUID)"))?;
-        Ok(Template { entries: cpuid.as_slice().to_vec(), deadline: kvm.check_extension(Cap::TscDeadlineTimer) })
+        Ok(Template {
+            entries: cpuid.as_slice().to_vec(),
+            processor,
+            deadline: kvm.check_extension(Cap::TscDeadlineTimer),
+        })
     }
 
     /// What the processor `index` of `count` says.
+    ///
+    /// # Errors
+    /// The host's lack something that the machine's are to have.
     pub(crate) fn of_vcpu(&self, index: u8, count: VcpuCount) -> Result<CpuId> {
-        let mut entries: Vec<_> = self.entries.iter().filter_map(features::offered).collect();
+        match features::lacking(&self.entries, self.processor) {
+            lacking if lacking.is_empty() => self.says(self.processor, index, count),
+            lacking => Err(Error::ProcessorLacks { processor: self.processor, lacking: lacking.join(", ") }),
+        }
+    }
+
+    /// Of a host that offers that.
+    #[cfg(test)]
+    pub(super) fn of(entries: Vec<kvm_cpuid_entry2>, processor: Processor) -> Template {
+        Template { entries, processor, deadline: true }
+    }
+
+    /// What kind of processors they are.
+    pub(crate) fn processor(&self) -> Processor {
+        self.processor
+    }
+
+    fn says(&self, processor: Processor, index: u8, count: VcpuCount) -> Result<CpuId> {
+        let offered = |entry| features::offered(entry, processor);
+        let mut entries: Vec<_> = self.entries.iter().filter_map(offered).collect();
+        features::fit_states(&mut entries, processor);
         for entry in &mut entries {
             adapt(entry, index, count);
             if entry.function == 1 && self.deadline {
                 entry.ecx |= 1 << 24;
+            }
+            if entry.function == SIZES && processor != Processor::Host {
+                // Of the guest's own addresses nothing is said: they are as many bits.
+                entry.eax = self.address_bits(processor) | levels::LINEAR_BITS << 8;
             }
         }
         let extended = self.entries.iter().map(|entry| entry.function).filter(|function| is_topology(*function));
@@ -50,34 +84,81 @@ impl Template {
         entries.push(hypervisor());
         CpuId::from_entries(&entries).map_err(|_| Error::KvmLacks("room for what a processor says (CPUID)"))
     }
-}
 
-impl Template {
+    /// Bits of physical addresses.
+    fn address_bits(&self, processor: Processor) -> u32 {
+        let host = address_bits(&self.entries);
+        if processor == Processor::Host { host } else { host.min(levels::ADDRESS_BITS) }
+    }
+
     /// Whether all addresses below `end` are ones that a guest can have memory at.
     ///
     /// # Errors
     /// They are not: the machine would have memory that its processors can't reach.
     pub(crate) fn reaches(&self, end: u64) -> Result<()> {
-        let sizes = self.entries.iter().find(|entry| entry.function == 0x8000_0008);
-        // Without that leaf it is 36 bits (Intel's SDM volume 3A, 4.1.4).
-        let bits = sizes.map_or(36, |entry| entry.eax & 0xff);
+        let bits = self.address_bits(self.processor);
         if 1u64.checked_shl(bits).is_none_or(|most| end <= most) {
             return Ok(());
         }
         Err(Error::Size(format!(
-            "memory up to the address {end:#x} is more than this host's processors reach, which have addresses of {bits} bits: give the machine less"
+            "memory up to the address {end:#x} is more than this machine's processors reach, which have addresses of {bits} bits: give the machine less"
         )))
     }
 
-    /// Whether a guest that knows a processor, `index` of `count`, which says `saved`, finds all of its features here. Else the text says what is missing.
+    /// Whether a guest that knows a processor, `index` of `count`, which says `saved`, finds all of it here.
+    ///
+    /// # Errors
+    /// It does not: what is missing, or is otherwise, is told.
     pub(crate) fn has_all_of(&self, saved: &CpuId, index: u8, count: VcpuCount) -> Result<()> {
-        match features::missing(saved.as_slice(), self.of_vcpu(index, count)?.as_slice()) {
+        let here = self.says(Processor::Host, index, count)?;
+        let (saved, here) = (saved.as_slice(), here.as_slice());
+        let missing = features::missing(saved, here);
+        let (bits, most) = (address_bits(saved), address_bits(&self.entries));
+        let refuse = |why: String| {
+            let processor = match self.processor {
+                Processor::Host => {
+                    "all that its host's offer: save it with a processor of a level, to have it go on elsewhere"
+                        .to_owned()
+                }
+                level => format!("those of {level}"),
+            };
+            Err(Error::Snapshot(format!(
+                "this host's processors are not such as the guest of a snapshot knows that it has ({why}): its are {processor}"
+            )))
+        };
+        if let (Some(then), Some(now)) = (vendor(saved), vendor(here))
+            && then != now
+        {
+            return refuse(format!("they are of {}, and not of {}", words(now), words(then)));
+        }
+        if !missing.is_empty() {
+            return refuse(format!("they lack {}", missing.join(", ")));
+        }
+        if bits > most {
+            return refuse(format!("they have addresses of {most} bits, and not of {bits}"));
+        }
+        match features::moved_state(saved, here) {
+            Some(state) => refuse(format!("the state {state} of XSAVE is elsewhere")),
             None => Ok(()),
-            Some(missing) => Err(Error::Snapshot(format!(
-                "this host's processors lack what the guest of a snapshot knows that it has (CPUID {missing}): go on on a host of the same kind"
-            ))),
         }
     }
+}
+
+/// The leaf with the sizes of addresses.
+const SIZES: u32 = 0x8000_0008;
+
+/// Bits of physical addresses. Without that leaf it is 36 (Intel's SDM volume 3A, 4.1.4).
+fn address_bits(entries: &[kvm_cpuid_entry2]) -> u32 {
+    entries.iter().find(|entry| entry.function == SIZES).map_or(36, |entry| entry.eax & 0xff)
+}
+
+/// Who made the processors, in the order of the registers.
+fn vendor(entries: &[kvm_cpuid_entry2]) -> Option<[u32; 3]> {
+    entries.iter().find(|entry| entry.function == 0).map(|entry| [entry.ebx, entry.edx, entry.ecx])
+}
+
+fn words(vendor: [u32; 3]) -> String {
+    String::from_utf8_lossy(&vendor.map(u32::to_le_bytes).concat()).into_owned()
 }
 
 /// The leaves that list levels of processors within processors.
@@ -102,9 +183,7 @@ fn adapt(entry: &mut kvm_cpuid_entry2, index: u8, count: VcpuCount) {
             let sharing = if level < 3 { 0 } else { cores.next_power_of_two() - 1 };
             entry.eax = (entry.eax & 0x3fff) | sharing << 14 | (cores.next_power_of_two() - 1) << 26;
         }
-        0x8000_0008 => {
-            entry.ecx = (entry.ecx & !0xf0ff) | (cores - 1) | cores.next_power_of_two().trailing_zeros() << 12
-        }
+        SIZES => entry.ecx = (entry.ecx & !0xf0ff) | (cores - 1) | cores.next_power_of_two().trailing_zeros() << 12,
         0x8000_001d if entry.eax & 0x1f != 0 => {
             let level = entry.eax >> 5 & 7;
             let sharing = if level < 3 { 0 } else { cores - 1 };
@@ -148,7 +227,7 @@ mod tests {
             ebx: 0xffff_ffff,
             ..Default::default()
         });
-        Template { entries: entries.collect(), deadline: true }
+        Template { entries: entries.collect(), processor: Processor::Host, deadline: true }
     }
 
     fn leaf(cpuid: &CpuId, function: u32, index: u32) -> kvm_cpuid_entry2 {
@@ -208,6 +287,6 @@ mod tests {
         let saved = host.of_vcpu(1, count).unwrap();
         host.has_all_of(&saved, 1, count).unwrap();
         let told = template(&[(1, 0)]).has_all_of(&saved, 1, count).unwrap_err().to_string();
-        assert!(told.contains("(CPUID leaf 0x7, index 0, ebx"), "{told}");
+        assert!(told.contains("they lack fsgsbase, bmi1, avx2,"), "{told}");
     }
 }

@@ -9,12 +9,16 @@ use kvm_bindings::{
     CpuId, Msrs, kvm_cpuid_entry2, kvm_debugregs, kvm_lapic_state, kvm_mp_state, kvm_msr_entry, kvm_regs, kvm_sregs,
     kvm_vcpu_events, kvm_xcrs, kvm_xsave,
 };
-use kvm_ioctls::VcpuFd;
+use kvm_ioctls::{Kvm, VcpuFd};
 use serde::{Deserialize, Serialize};
 
 /// The time-stamp counter, and the deadline of the APIC's timer in it (Intel's SDM volume 4).
 const TSC: u32 = 0x10;
 const TSC_DEADLINE: u32 = 0x6e0;
+/// What faults a processor has not, and what else it can do about faults (Intel's SDM volume 4), which a guest may read where CPUID says so.
+const ARCH_CAPABILITIES: u32 = 0x10a;
+/// That retpolines do not do on it: the one way in which it says that it is worse.
+const WORSE: u64 = 1 << 2 | 1 << 19;
 /// Registers that are asked for at once: KVM takes 256.
 const AT_ONCE: usize = 256;
 
@@ -50,7 +54,7 @@ impl VcpuState {
             apic: vcpu.get_lapic().map_err(Error::kvm(failed))?,
             tsc_khz: vcpu.get_tsc_khz().ok(),
             cpuid: cpuid.as_slice().to_vec(),
-            model_specific: read(vcpu, model_specific)?,
+            model_specific: read(vcpu, &readable(cpuid, model_specific))?,
             events: vcpu.get_vcpu_events().map_err(Error::kvm(failed))?,
         })
     }
@@ -58,6 +62,20 @@ impl VcpuState {
     /// What the processor says that it is: set before the rest.
     pub(crate) fn cpuid(&self) -> Result<CpuId> {
         CpuId::from_entries(&self.cpuid).map_err(|_| Error::KvmLacks("room for what a processor says (CPUID)"))
+    }
+
+    /// Whether the host's processors, whose `ARCH_CAPABILITIES` are those, have none of the faults that the guest was told it has not.
+    ///
+    /// # Errors
+    /// They have one, against which the guest does nothing.
+    pub(crate) fn has_no_further_faults(&self, here: u64) -> Result<()> {
+        match further_faults(&self.model_specific, here) {
+            0 => Ok(()),
+            lacking => Err(Error::Snapshot(format!(
+                "this host's processors have faults that those of a snapshot have not, and its guest does nothing about them (ARCH_CAPABILITIES lacks bits {lacking:#x}): go on on a host of the same kind, \
+                or save what has a processor of a level, which never says such things"
+            ))),
+        }
     }
 
     /// Sets all of a processor that was just made.
@@ -80,6 +98,29 @@ impl VcpuState {
         // Its watchdogs are told that it did not run. A guest that has no clock of KVM's can't be.
         let _ = vcpu.kvmclock_ctrl();
         Ok(())
+    }
+}
+
+/// What a saved processor has not, and one here may have, by bits of `ARCH_CAPABILITIES`.
+fn further_faults(saved: &[kvm_msr_entry], here: u64) -> u64 {
+    let saved = saved.iter().find(|entry| entry.index == ARCH_CAPABILITIES);
+    saved.map_or(0, |entry| entry.data & !here & !WORSE)
+}
+
+/// The registers that are a guest's: what it can't read it goes on without.
+fn readable(cpuid: &CpuId, model_specific: &[u32]) -> Vec<u32> {
+    let told = cpuid.as_slice().iter().any(|entry| (entry.function, entry.index) == (7, 0) && entry.edx & 1 << 29 != 0);
+    model_specific.iter().copied().filter(|index| *index != ARCH_CAPABILITIES || told).collect()
+}
+
+/// What KVM has processors here say that they have no fault of; none, where they say nothing.
+pub(crate) fn arch_capabilities(kvm: &Kvm) -> u64 {
+    let asked = kvm_msr_entry { index: ARCH_CAPABILITIES, ..Default::default() };
+    // Not each KVM knows the register: no guest was told of it then.
+    let Ok(mut msrs) = Msrs::from_entries(&[asked]) else { return 0 };
+    match kvm.get_msrs(&mut msrs) {
+        Ok(1) => msrs.as_slice().first().map_or(0, |entry| entry.data),
+        _ => 0,
     }
 }
 
@@ -128,4 +169,34 @@ fn write(vcpu: &VcpuFd, entries: &[kvm_msr_entry]) -> Result<()> {
         rest = &rest[(count + usize::from(count < part.len()))..];
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn says(index: u32, edx: u32) -> CpuId {
+        CpuId::from_entries(&[kvm_cpuid_entry2 { function: 7, index, edx, ..Default::default() }]).unwrap()
+    }
+
+    #[test]
+    fn what_a_guest_is_not_told_of_is_not_saved() {
+        let all = [TSC, ARCH_CAPABILITIES];
+        assert_eq!(readable(&says(0, 1 << 29), &all), all);
+        assert_eq!(readable(&says(0, !(1 << 29)), &all), [TSC]);
+        assert_eq!(readable(&says(1, 1 << 29), &all), [TSC]);
+    }
+
+    #[test]
+    fn a_host_with_further_faults_is_told_from_one_with_fewer() {
+        let further = |saved: u64, here: u64| {
+            let entry = kvm_msr_entry { index: ARCH_CAPABILITIES, data: saved, ..Default::default() };
+            further_faults(&[entry], here)
+        };
+        assert_eq!(further(0b1001, 0b1101), 0);
+        assert_eq!(further(0b1001, 0b1000), 1);
+        // That it is worse there than here keeps nobody from going on.
+        assert_eq!(further(WORSE | 1, 1), 0);
+        assert_eq!(further_faults(&[], 0), 0);
+    }
 }
