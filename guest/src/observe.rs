@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use guest_protocol::message::{ContainerId, Failure};
-use guest_protocol::observe::{MachineStats, RunningProcess};
+use guest_protocol::observe::{MEMORY_COUNTERS, MachineStats, MemoryDetails, RunningProcess};
 use guest_protocol::place;
 
 use crate::failed_io;
@@ -49,6 +49,17 @@ pub(crate) fn stats(container: ContainerId) -> Result<MachineStats, Failure> {
         io: [bytes("rbytes="), bytes("wbytes=")],
         machine_memory: ["MemTotal", "MemFree", "MemAvailable"].map(kib),
         processors: std::thread::available_parallelism().map_or(1, |count| count.get() as u32),
+    })
+}
+
+/// What a container's memory is in.
+pub(crate) fn memory(container: ContainerId) -> Result<MemoryDetails, Failure> {
+    let path = place::cgroup(container);
+    fs::metadata(&path).map_err(failed_io("look at", &path))?;
+    let counted = read(format!("{path}/memory.stat"));
+    Ok(MemoryDetails {
+        counters: MEMORY_COUNTERS.map(|name| value(&counted, name)),
+        machine_cached: value(&read("/proc/meminfo"), "Cached") << 10,
     })
 }
 

@@ -2,12 +2,13 @@
 
 mod support;
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use guest_protocol::configuration::{Found, Identity, Interface, Machine as Configuration, Route, Volume, VolumeKind};
 use guest_protocol::files::{At, Attributes, FileReply, FileRequest, Handle, Make, Stat, Tree};
 use guest_protocol::message::{Blob, Failure, Reply, Request, Streams};
-use guest_protocol::observe::RunningProcess;
+use guest_protocol::observe::{MEMORY_COUNTERS, RunningProcess};
 use serde_json::json;
 use support::{BOX, Machine, init, spec};
 
@@ -134,6 +135,10 @@ fn what_runs_and_what_it_uses() {
         Ok(Reply::Stats(stats)) => stats,
         other => panic!("{other:?}"),
     };
+    let Ok(Reply::Memory(memory)) = machine.ask(Request::Memory { container: BOX }) else { panic!("no answer") };
+    // A control group of this host's need not count memory.
+    let counted: BTreeMap<_, _> = MEMORY_COUNTERS.into_iter().zip(memory.counters).collect();
+    assert!(memory.machine_cached > 0 && (counted["anon"] > 0) == (counted["pgfault"] > 0), "{counted:?}");
     let (first, second) = (used(&mut machine), used(&mut machine));
     assert_eq!(first.cpu[0], second.cpu[0], "it stands still");
     assert!(first.machine_memory[0] > first.machine_memory[2] && first.machine_memory[2] > 0);

@@ -33,6 +33,13 @@ fn what_runs_inside_is_what_is_counted() {
     assert!((1..32 << 20).contains(&number(&found, "/memory_stats/usage")), "{found:#}");
     host.slowly("docker exec box sh -c 'head -c 50000000 /dev/zero >/file'").ok();
     let more = sample(&host, "box");
+    // What it has in memory is in files, which nobody could have back from a file system in memory; and the rest of the machine is told of.
+    let of = |name: &str| number(&more, &format!("/memory_stats/stats/{name}"));
+    assert!(of("shmem") >= 50_000_000 && of("file") >= of("shmem") && of("anon") > 0 && of("pgfault") > 0, "{more:#}");
+    assert!(of("inactive_file") <= number(&more, "/memory_stats/usage"), "{more:#}");
+    let (total, free, available) = (of("machine_total"), of("machine_free"), of("machine_available"));
+    assert!((400 << 20..=512 << 20).contains(&total) && free < total && available < total, "{more:#}");
+    assert!(of("machine_cached") >= 50_000_000 && of("machine_host") >= 50_000_000, "{more:#}");
     assert!((50_000_000..100 << 20).contains(&number(&more, "/memory_stats/usage")), "{more:#}");
     // Processor time is what the host has spent on it.
     assert!(number(&found, "/cpu_stats/cpu_usage/total_usage") > 0, "{found:#}");

@@ -11,7 +11,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use crate::configuration::{Identity, Machine, Network, Root};
 use crate::files::{FileReply, FileRequest};
 use crate::frame::MAX_MESSAGE;
-use crate::observe::{MachineStats, RunningProcess};
+use crate::observe::{MachineStats, MemoryDetails, RunningProcess};
 
 /// A process of the host's choice, the number of which is never used again in a machine's life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -284,6 +284,11 @@ pub enum Request {
         /// Whose.
         container: ContainerId,
     },
+    /// What a container's memory is in: [`Reply::Memory`]. Guests with [`feature::MEMORY`] know it.
+    Memory {
+        /// Of which container.
+        container: ContainerId,
+    },
 }
 
 /// What guests can do beyond [`crate::PROTOCOL`] ([`Hello::features`]).
@@ -294,6 +299,8 @@ pub mod feature {
     pub const PLUGGED_FILES: u64 = 2;
     /// PID namespaces that containers share ([`place::pid_namespace`](crate::place::pid_namespace)).
     pub const PID_NAMESPACES: u64 = 4;
+    /// What memory is in ([`Request::Memory`](super::Request::Memory)).
+    pub const MEMORY: u64 = 8;
 }
 
 /// How a machine ends.
@@ -371,6 +378,8 @@ pub enum Reply {
     Processes(Vec<RunningProcess>),
     /// To [`Request::File`].
     File(FileReply),
+    /// To [`Request::Memory`].
+    Memory(Box<MemoryDetails>),
 }
 
 /// Why a request was not done.

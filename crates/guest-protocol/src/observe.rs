@@ -25,6 +25,38 @@ pub struct MachineStats {
     pub processors: u32,
 }
 
+/// Counters of a container's memory, by the names that its control group has for them (`memory.stat` of version 2): bytes, but of faults, which are counted.
+pub const MEMORY_COUNTERS: [&str; 16] = [
+    "anon",
+    "file",
+    "kernel_stack",
+    "sock",
+    "shmem",
+    "file_mapped",
+    "file_dirty",
+    "file_writeback",
+    "inactive_anon",
+    "active_anon",
+    "inactive_file",
+    "active_file",
+    "unevictable",
+    "slab",
+    FAULTS[0],
+    FAULTS[1],
+];
+
+/// Those of [`MEMORY_COUNTERS`] that are no bytes.
+pub const FAULTS: [&str; 2] = ["pgfault", "pgmajfault"];
+
+/// What a container's memory is in.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemoryDetails {
+    /// [`MEMORY_COUNTERS`], in that order. What the guest's kernel does not count is 0.
+    pub counters: [u64; MEMORY_COUNTERS.len()],
+    /// What of the machine's memory files are in, in bytes.
+    pub machine_cached: u64,
+}
+
 /// A process in a container, as `ps` shows it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunningProcess {

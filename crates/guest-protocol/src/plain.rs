@@ -74,7 +74,7 @@ pub fn answer(result: &mut Result<Reply, Failure>) {
         Ok(Reply::Processes(processes)) => {
             processes.iter_mut().for_each(|process| make_plain(&mut process.command));
         }
-        Ok(Reply::Done | Reply::Stats(_) | Reply::File(_)) => {}
+        Ok(Reply::Done | Reply::Stats(_) | Reply::File(_) | Reply::Memory(_)) => {}
         Err(refused) => failure(refused),
     }
 }

@@ -175,6 +175,7 @@ pub(crate) fn is_for_others(request: &Request) -> bool {
     matches!(
         request,
         Request::Stats { .. }
+            | Request::Memory { .. }
             | Request::Processes { .. }
             | Request::File { .. }
             | Request::Freeze { .. }

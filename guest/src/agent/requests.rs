@@ -43,6 +43,7 @@ impl Agent {
                 self.remove(process);
             }
             Request::Stats { container } => return Ok(Some(Reply::Stats(Box::new(observe::stats(container)?)))),
+            Request::Memory { container } => return Ok(Some(Reply::Memory(Box::new(observe::memory(container)?)))),
             Request::Processes { container } => return Ok(Some(Reply::Processes(observe::processes(container)?))),
             Request::Freeze { container, frozen } => roots::freeze(container, frozen)?,
             Request::Limit { container, limits } => roots::limit(container, &limits)?,

@@ -49,7 +49,7 @@ impl Agent {
             release: env!("CARGO_PKG_VERSION").to_owned(),
             boot: self.boot,
             conversation: self.conversation,
-            features: feature::SEVERAL | feature::PLUGGED_FILES | feature::PID_NAMESPACES,
+            features: feature::SEVERAL | feature::PLUGGED_FILES | feature::PID_NAMESPACES | feature::MEMORY,
             configured: self.configured,
             // Of one that sets itself up nobody was told: its start is asked for again.
             processes: self.processes.values().filter(|process| !process.is_starting()).map(Process::held).collect(),

@@ -1,9 +1,10 @@
 //! `stats`: what a container uses now.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use guest_protocol::message::{Reply, Request};
-use guest_protocol::observe::MachineStats;
+use guest_protocol::observe::{FAULTS, MEMORY_COUNTERS, MachineStats, MemoryDetails};
 
 use super::Container;
 use super::member::Inside;
@@ -14,6 +15,23 @@ use crate::{Engine, Error, Result};
 const PATIENCE: Duration = Duration::from_secs(2);
 /// As many processes as a kernel can have (proc_sys_kernel(5), `pid_max`).
 const PIDS: u64 = 1 << 22;
+
+/// What a guest tells of memory, by name: a container's, of which there may be `most` bytes, as control groups of version 2 call it, and its machine's.
+fn counters(inside: &MachineStats, details: Option<&MemoryDetails>, most: u64) -> BTreeMap<String, u64> {
+    let [total, free, available] = inside.machine_memory;
+    let machine = [("total", total), ("free", free.min(total)), ("available", available.min(total))];
+    let mut stat: BTreeMap<_, _> =
+        machine.into_iter().map(|(name, bytes)| (format!("machine_{name}"), bytes)).collect();
+    if let Some(details) = details {
+        stat.insert("machine_cached".to_owned(), details.machine_cached.min(total));
+        for (name, number) in MEMORY_COUNTERS.into_iter().zip(details.counters) {
+            stat.insert(name.to_owned(), if FAULTS.contains(&name) { number } else { number.min(most) });
+        }
+    }
+    // Of the moment at which the whole was told, so that it is none of more than that.
+    stat.insert("inactive_file".to_owned(), inside.inactive_file.min(inside.memory).min(most));
+    stat
+}
 
 /// What a container uses at one moment. Counters are since its start.
 #[derive(Clone, Debug, Default)]
@@ -69,7 +87,7 @@ pub struct MemoryCounters {
     /// How often the limit was hit.
     pub failures: u64,
     /// The kernel's own counters.
-    pub stat: std::collections::BTreeMap<String, u64>,
+    pub stat: BTreeMap<String, u64>,
 }
 
 /// Block devices: bytes and operations, as (major, minor, operation, count).
@@ -157,8 +175,8 @@ impl Engine {
             machine.map_or(sample.memory.limit, |size| size.bytes())
         });
         sample.memory.limit = size;
-        let inside = match self.asked_what_it_uses(record) {
-            Ok(inside) => inside,
+        let (inside, details) = match self.asked_what_it_uses(record) {
+            Ok(told) => told,
             Err(error) => {
                 tracing::debug!(container = %record.id.short(), %error, "its agent does not say what it uses");
                 return sample;
@@ -166,27 +184,42 @@ impl Engine {
         };
         // A stranger's numbers: none is more than the machine has.
         let within = |bytes: u64| bytes.min(size);
-        let inactive = if sample.unified { "inactive_file" } else { "total_inactive_file" };
+        let usage = within(inside.memory);
+        let mut stat = counters(&inside, details.as_deref(), size);
+        if !sample.unified {
+            // By what clients take away what could be had again, where the host has version 1.
+            stat.insert("total_inactive_file".to_owned(), within(inside.inactive_file).min(usage));
+        }
+        if record.state.within.is_none() {
+            stat.insert("machine_host".to_owned(), sample.memory.usage);
+        }
         sample.memory = MemoryCounters {
-            usage: within(inside.memory),
+            usage,
             max_usage: within(inside.memory_peak),
             limit: size,
             failures: inside.oom_kills,
-            stat: [(inactive.to_owned(), within(inside.inactive_file).min(within(inside.memory)))].into(),
+            stat,
         };
         let pids_limit = record.host.resources.pids_limit.and_then(|limit| u64::try_from(limit).ok());
         sample.pids = (inside.pids.min(PIDS), pids_limit.filter(|limit| *limit > 0));
         sample
     }
 
-    fn asked_what_it_uses(&self, record: &ContainerRecord) -> Result<MachineStats> {
+    /// What a container in a machine uses, and what its memory is in, where its agent is new enough to tell.
+    fn asked_what_it_uses(&self, record: &ContainerRecord) -> Result<(MachineStats, Option<Box<MemoryDetails>>)> {
         let Inside { owner, number } = self.inside(record)?;
-        let request = Request::Stats { container: number };
         let mut machine = self.patient_connection(&owner, PATIENCE)?;
-        match machine.ask(request).map_err(|error| Error::system(error.to_string()))? {
-            Ok(Reply::Stats(inside)) => Ok(*inside),
-            Ok(_) => Err(Error::system("the microVM's agent answered something else than was asked")),
-            Err(failure) => Err(Error::system(failure.to_string())),
+        let other = || Err(Error::system("the microVM's agent answered something else than was asked"));
+        let mut ask = |request| machine.ask(request).map_err(|error| Error::system(error.to_string()));
+        let inside = match ask(Request::Stats { container: number })? {
+            Ok(Reply::Stats(inside)) => *inside,
+            Ok(_) => return other(),
+            Err(failure) => return Err(Error::system(failure.to_string())),
+        };
+        match ask(Request::Memory { container: number })? {
+            Ok(Reply::Memory(details)) => Ok((inside, Some(details))),
+            Ok(_) => other(),
+            Err(_) => Ok((inside, None)),
         }
     }
 
@@ -201,5 +234,28 @@ impl Engine {
             }
             None => Vec::new(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_guest_has_more_memory_than_its_machine() {
+        let inside = MachineStats {
+            memory: 900,
+            inactive_file: u64::MAX,
+            machine_memory: [1000, u64::MAX, 500],
+            ..MachineStats::default()
+        };
+        let told = counters(&inside, None, 800);
+        assert_eq!((told["machine_total"], told["machine_free"], told["machine_available"]), (1000, 1000, 500));
+        assert_eq!(told["inactive_file"], 800);
+        assert_eq!(told.get("anon"), None);
+        let details = MemoryDetails { counters: [u64::MAX; MEMORY_COUNTERS.len()], machine_cached: u64::MAX };
+        let told = counters(&inside, Some(&details), 800);
+        assert_eq!((told["anon"], told["machine_cached"], told["pgfault"]), (800, 1000, u64::MAX));
+        assert_eq!(told["inactive_file"], 800);
     }
 }

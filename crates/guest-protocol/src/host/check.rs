@@ -18,6 +18,7 @@ pub(super) enum Expected {
     Started(ProcessId),
     Forgotten(ProcessId),
     Stats,
+    Memory,
     Processes,
     File(ExpectedFile),
 }
@@ -38,6 +39,7 @@ impl Expected {
             Request::Start(start) => Self::Started(start.process),
             Request::Forget { process } => Self::Forgotten(*process),
             Request::Stats { .. } => Self::Stats,
+            Request::Memory { .. } => Self::Memory,
             Request::Processes { .. } => Self::Processes,
             Request::File { request, .. } => Self::File(match request {
                 FileRequest::Stat(_) => ExpectedFile::Stat,
@@ -70,6 +72,7 @@ impl Expected {
             (Self::Done | Self::Forgotten(_), Reply::Done)
             | (Self::Started(_), Reply::Started { .. })
             | (Self::Stats, Reply::Stats(_))
+            | (Self::Memory, Reply::Memory(_))
             | (Self::Processes, Reply::Processes(_)) => true,
             (Self::File(expected), Reply::File(reply)) => match (expected, reply) {
                 (ExpectedFile::Done, FileReply::Done)
@@ -184,6 +187,7 @@ pub(super) fn fuzz(data: &[u8]) {
         Request::Start(Box::new(start)),
         Request::File { container: ContainerId(0), request: read },
         Request::Stats { container: ContainerId(0) },
+        Request::Memory { container: ContainerId(0) },
         Request::Forget { process: process(1) },
     ];
     for request in requests {

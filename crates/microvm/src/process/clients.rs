@@ -316,6 +316,12 @@ impl Process {
             (ToMachine::Files(server), None) => self.on_files(number, server),
             (ToMachine::Kill(container), None) => self.on_kill(number, container),
             (ToMachine::Network(wish), None) => self.on_network(number, *wish),
+            (ToMachine::Ask(Request::Memory { .. }), _) if !self.tells_memory => {
+                let why =
+                    "what its memory is in the microVM's agent does not tell: it is of an earlier build, or boots";
+                self.clients.answer(number, Err(Failure::Refused { why: why.to_owned() }));
+                Ok(())
+            }
             (ToMachine::Ask(request), _) if is_for_others(&request) => match self.host.is_connected() {
                 true => self.ask(request, Asked::Client(number)),
                 false => {

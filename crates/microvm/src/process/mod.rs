@@ -167,6 +167,8 @@ struct Process {
     takes_files: bool,
     /// The agent lets containers share a PID namespace.
     shares_processes: bool,
+    /// Its agent tells what memory is in.
+    tells_memory: bool,
     /// Whoever it rests for wants it to end.
     ends_as_saved: bool,
     /// Once the agent is there again, these containers' processes are to go on.
@@ -234,6 +236,7 @@ impl Process {
             takes_several: false,
             takes_files: false,
             shares_processes: false,
+            tells_memory: false,
             ends_as_saved: false,
             to_thaw: BTreeSet::new(),
             to_forget: BTreeSet::new(),
@@ -400,6 +403,7 @@ impl Process {
         self.takes_several = hello.features & feature::SEVERAL != 0;
         self.takes_files = hello.features & feature::PLUGGED_FILES != 0;
         self.shares_processes = hello.features & feature::PID_NAMESPACES != 0;
+        self.tells_memory = hello.features & feature::MEMORY != 0;
         for container in std::mem::take(&mut self.to_thaw) {
             self.thaw(container)?;
         }
