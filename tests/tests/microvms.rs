@@ -101,10 +101,12 @@ fn what_a_machine_cannot_have_is_said() {
         .complains("a socket of the host (/socket)");
     host.sh("docker info -f '{{range $name, $_ := .Runtimes}}{{$name}} {{end}}'").says("microvm stratus");
     host.slowly("docker run -d --name box --runtime microvm busybox sleep 1000").ok();
-    host.sh("docker top box -o pid,cmd")
-        .exits_with(1)
-        .complains("microVMs don't have other lists of processes than that of `ps -ef` yet");
     host.sh("docker top box").prints("UID").prints("sleep 1000");
+    host.sh("docker top box -o pid,user,comm,args | tail -n 1 | tr -s ' '").says("1 root sleep sleep 1000");
+    host.sh("docker top box aux | tail -n 1").prints("root").prints("sleep 1000");
+    host.sh("docker top box -o pid,lstart")
+        .exits_with(1)
+        .complains("the column \"lstart\" is not told of what runs in a microVM: there are pid, ppid, user");
     host.sh("docker run --rm --runtime microvm --device-cgroup-rule 'c 1:3 r' busybox true")
         .exits_with(125)
         .complains("a rule for devices of the host can't be had behind a hypervisor");

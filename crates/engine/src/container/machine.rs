@@ -13,8 +13,7 @@ use std::time::Duration;
 use guest_protocol::configuration::{
     Disk, Found, Identity as MachineIdentity, Interface, Lower, Machine, Root, Route, Upper,
 };
-use guest_protocol::message::{Blob, ContainerId as GuestContainer, Failure, Reply, Request};
-use guest_protocol::observe::RunningProcess;
+use guest_protocol::message::{Blob, ContainerId as GuestContainer, Failure, Request};
 use guest_protocol::place;
 use image::{Digest, ErofsLayer};
 use microvm::container::{CONTAINER, Host, OwnFiles, USER, at};
@@ -29,12 +28,12 @@ use sandbox::cgroup::Placement;
 use sandbox::plan::NamespaceKind;
 use sandbox::{CompileOptions, InitPlan, MountTree, RootFs};
 
+use super::Container;
 use super::machine_limits::{self, NetworkLimits};
 use super::machine_network::{Seats, networks};
 use super::member::Inside;
 use super::placement::Placed;
 use super::template::{self, Wanted};
-use super::{Container, ProcessTable};
 use crate::model::{ContainerId, ContainerRecord, Phase, SnapshotRecord, Timestamp, Within};
 use crate::snapshots::Held;
 use crate::templates::{Shape, Template};
@@ -446,23 +445,6 @@ impl Engine {
         })
     }
 
-    /// The processes in a container's machine, as `ps -ef` shows processes, by their numbers in the container.
-    pub(super) async fn machine_top(&self, record: Arc<ContainerRecord>, arguments: &str) -> Result<ProcessTable> {
-        if arguments != "-ef" {
-            lacking(&record, "other lists of processes than that of `ps -ef`")?;
-        }
-        let engine = self.clone();
-        let answer = crate::blocking(move || {
-            let (mut machine, container) = engine.machine_of(&record)?;
-            machine.ask(Request::Processes { container }).map_err(|error| Error::system(error.to_string()))
-        });
-        match answer.await? {
-            Ok(Reply::Processes(processes)) => Ok(table(&processes)),
-            Ok(_) => Err(Error::system("the microVM's agent answered something else than was asked")),
-            Err(failure) => Err(Error::system(failure.to_string())),
-        }
-    }
-
     /// Changes the limits of a container that runs in a machine: its own in there, the machine's memory, and what the machine's process may have on the host. Blocks.
     pub(super) fn update_machine(&self, record: &ContainerRecord, now: &LinuxResources) -> Result<()> {
         if record.state.phase == Phase::Paused {
@@ -604,27 +586,6 @@ pub(super) fn refused(error: microvm::Error) -> Error {
         microvm::Error::NotThere { .. } | microvm::Error::NotSaved => Error::not_implemented(error.to_string()),
         error => Error::system(error.to_string()),
     }
-}
-
-/// Of what the agent tells, what is told: of the time that a process has used, and not of when it began, as the machine has a clock of its own.
-fn table(processes: &[RunningProcess]) -> ProcessTable {
-    let inner = |pid: u32| processes.iter().find(|process| process.pid == pid).map_or(0, |process| process.inner);
-    let row = |process: &RunningProcess| {
-        let seconds = process.cpu / 100;
-        vec![
-            process.uid.to_string(),
-            process.inner.to_string(),
-            inner(process.parent).to_string(),
-            "0".to_owned(),
-            "-".to_owned(),
-            // The devices of terminals of their own (devices.txt: 136 to 143 char).
-            if process.terminal == 0 { "?".to_owned() } else { format!("pts/{}", process.terminal & 0xff) },
-            format!("{:02}:{:02}:{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60),
-            process.command.clone(),
-        ]
-    };
-    let titles = ["UID", "PID", "PPID", "C", "STIME", "TTY", "TIME", "CMD"];
-    ProcessTable { titles: titles.map(str::to_owned).into(), rows: processes.iter().map(row).collect() }
 }
 
 pub(super) fn placement(container: GuestContainer) -> Result<Placement> {

@@ -28,6 +28,7 @@ mod machine;
 mod machine_exec;
 mod machine_limits;
 mod machine_network;
+mod machine_top;
 mod member;
 mod member_volumes;
 mod merge;
