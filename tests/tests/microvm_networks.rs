@@ -133,3 +133,44 @@ fn what_is_saved_has_the_cards_that_came() {
     hears("copy");
     host.sh("docker rm -f client copy web && docker network rm zoo ark").ok();
 }
+
+#[test]
+fn one_is_beside_the_host_on_a_link_of_its_own() {
+    let host = host();
+    // The link is a bridge's, and on the bridge is somebody else's machine, a router.
+    let parent = format!("lan{}", host.port());
+    host.sh(&format!("docker network create -o com.docker.network.bridge.name={parent} wire")).ok();
+    host.sh("docker run -d --name router --network wire --cap-add NET_ADMIN busybox sleep 1000").ok();
+    host.sh("docker exec router ip addr add 198.51.100.1/24 dev eth0").ok();
+    let create = |driver: &str, parent: &str| format!("docker network create -d {driver} -o parent={parent}");
+    host.sh(&format!(
+        "{} --ipv6 --subnet 198.51.100.0/24 --gateway 198.51.100.1 --subnet fd00:51::/64 lan",
+        create("macvlan", &parent)
+    ))
+    .ok();
+    let first = host.slowly("docker run -d --name web --network lan --ip 198.51.100.9 --runtime microvm busybox sh -c 'mkdir /www; echo hello >/www/index.html; httpd -f -h /www'");
+    if !first.stderr().contains("MACVLAN") {
+        first.ok();
+        // From beside it, from beyond the parent, by name, and by IPv6, for which it is in groups that its own kernel knows.
+        eventually("it to serve", || {
+            host.sh("docker exec router wget -qO- http://198.51.100.9").stdout().trim_end() == "hello"
+        });
+        host.sh("docker run --rm --network lan busybox wget -qO- http://web").says("hello");
+        let six = "docker inspect -f '{{(index .NetworkSettings.Networks \"lan\").GlobalIPv6Address}}' web";
+        host.sh(&format!("docker run --rm --network lan busybox wget -qO- http://[$({six})]")).says("hello");
+        host.slowly("docker exec web ip route").mentions("default via 198.51.100.1");
+        host.slowly("docker exec web ping -c 1 198.51.100.1").ok();
+        host.sh("docker stats --no-stream --format '{{.NetIO}}' web | grep -c '^0B' || true").says("0");
+        // It goes and comes while it runs, and after a suspension.
+        host.slowly("docker network disconnect lan web && docker network connect --ip 198.51.100.10 lan web").ok();
+        host.sh("docker exec router wget -qO- http://198.51.100.10").says("hello");
+        host.slowly("$STRATUS suspend web && $STRATUS resume web").ok();
+        host.sh("docker exec router wget -qO- http://198.51.100.10").says("hello");
+    }
+    host.sh("docker rm -f web; docker network rm lan").ok();
+    host.sh(&format!("{} lan", create("ipvlan", &parent))).ok();
+    host.sh("docker run --rm --network lan --runtime microvm busybox true")
+        .exits_with(125)
+        .complains("network lan: a microVM can be on a bridge or on macvlan, and not on ipvlan");
+    host.sh("docker rm -f router; docker network rm lan wire").ok();
+}

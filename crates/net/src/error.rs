@@ -89,8 +89,10 @@ pub enum Error {
     /// A link-layer address for what has that of its parent.
     #[error("ipvlan interfaces do not support custom mac address assignment")]
     MacOfIpvlan,
-    /// A machine with a kernel of its own has a bridge's link only.
-    #[error("network {0}: a microVM can be on a bridge, and not on macvlan or ipvlan")]
+    /// A machine with a kernel of its own has a link-layer address of its own.
+    #[error(
+        "network {0}: a microVM can be on a bridge or on macvlan, and not on ipvlan, whose links have their parent's address"
+    )]
     NotForMachines(String),
     /// The bridge of that name is of another instance on this host.
     #[error("bridge {link} belongs to another stratus daemon (instance {owner}): choose another name")]

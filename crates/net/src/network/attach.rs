@@ -297,7 +297,7 @@ impl Networks {
         let mut changes = Vec::new();
         for place in &mut *places {
             if let Some(options) = place.network.lan.clone() {
-                self.make_lan_link(bare, place, &options)?;
+                self.make_lan_link(bare, place, &options, present.tap_owner.is_some())?;
                 continue;
             }
             let prepared = !place.endpoint.host_link.is_empty();
@@ -318,6 +318,12 @@ impl Networks {
         if let Some(owner) = present.tap_owner {
             // Before the links are up: a packet is the machine's, or nobody's.
             let mut taps = make_taps(bare, places, owner, &present.endpoints)?;
+            if places.iter().any(|place| place.network.lan.is_some()) {
+                bare.socket.apply(&std::mem::take(&mut taps))?;
+                let lans = places.iter().filter(|place| place.network.lan.is_some());
+                lans.map(|place| place.endpoint.link_index)
+                    .try_for_each(|index| lan::bring_up_for_machine(&bare.socket, index))?;
+            }
             taps.append(&mut changes);
             changes = taps;
         }
@@ -350,9 +356,19 @@ impl Networks {
         Ok(())
     }
 
-    fn make_lan_link(&self, bare: &Bare, place: &mut Place, options: &lan::LanOptions) -> Result<()> {
+    fn make_lan_link(
+        &self,
+        bare: &Bare,
+        place: &mut Place,
+        options: &lan::LanOptions,
+        is_machines: bool,
+    ) -> Result<()> {
         while passes_over_taken_name(bare, place)? {}
-        lan::make_link(&self.host, bare, place, options)
+        lan::make_link(&self.host, bare, place, options)?;
+        match is_machines {
+            true => Ok(()),
+            false => lan::furnish_link(bare, place),
+        }
     }
 
     /// Publishes, moves or takes back ports, so that they lead to the endpoint that gives the default route.
@@ -442,7 +458,7 @@ impl State {
         if matches!(network.driver, Driver::Host | Driver::None) {
             return Err(Error::NoEndpoints(network.name.clone()));
         }
-        if network.lan.is_some() && spec.tap_owner.is_some() {
+        if network.driver == Driver::Ipvlan && spec.tap_owner.is_some() {
             return Err(Error::NotForMachines(network.name.clone()));
         }
         if network.driver == Driver::Ipvlan && wanted.mac.is_some() {

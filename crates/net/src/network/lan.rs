@@ -205,7 +205,7 @@ pub(super) fn remove(host: &RouteSocket, instance: &Instance, options: &LanOptio
     }
 }
 
-/// Makes a place's link in its sandbox, whose name must be free there, with its addresses, and brings it up.
+/// Makes a place's link in its sandbox, whose name must be free there.
 pub(super) fn make_link(host: &Mutex<RouteSocket>, bare: &Bare, place: &mut Place, options: &LanOptions) -> Result<()> {
     let (endpoint, parent) = (&mut place.endpoint, place.bridge);
     let (name, namespace) = (&endpoint.link_name, bare.namespace.as_fd());
@@ -217,10 +217,17 @@ pub(super) fn make_link(host: &Mutex<RouteSocket>, bare: &Bare, place: &mut Plac
     let missing = || Error::io(format!("find the new link {name}"), std::io::ErrorKind::NotFound.into());
     let link = bare.socket.link(name)?.ok_or_else(missing)?;
     endpoint.link_index = link.index;
+    place.mtu = link.mtu;
     if matches!(options.kind, LanKind::Ipvlan(..)) {
         endpoint.mac = link.mac.unwrap_or(endpoint.mac);
     }
-    let ipv6 = place.network.enable_ipv6;
+    Ok(())
+}
+
+/// Gives a place's link its addresses, and brings it up.
+pub(super) fn furnish_link(bare: &Bare, place: &Place) -> Result<()> {
+    let (endpoint, ipv6) = (&place.endpoint, place.network.enable_ipv6);
+    let name = &endpoint.link_name;
     bare.namespace.enter(|| {
         sysctl::write_if_there(&format!("net/ipv6/conf/{name}/accept_dad"), "0")?;
         sysctl::write_if_there(&format!("net/ipv6/conf/{name}/disable_ipv6"), if ipv6 { "0" } else { "1" })
@@ -231,6 +238,11 @@ pub(super) fn make_link(host: &Mutex<RouteSocket>, bare: &Bare, place: &mut Plac
         patiently(&bare.socket, &Change::add_address(index, address))?;
     }
     Ok(())
+}
+
+/// Brings up a link whose frames are passed on to a machine with a kernel of its own. It is to hear what is sent to any group: which the machine joins, its own kernel knows.
+pub(super) fn bring_up_for_machine(inside: &RouteSocket, index: u32) -> Result<()> {
+    patiently(inside, &Change::link_up_for_groups(index))
 }
 
 /// Does a change, and waits for an address of the parent's that another link has.

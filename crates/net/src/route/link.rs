@@ -46,6 +46,8 @@ mod ifla {
 }
 
 const UP: u32 = 1;
+/// `IFF_ALLMULTI`.
+const ALL_GROUPS: u32 = 1 << 9;
 const AF_UNSPEC: u8 = 0;
 const AF_BRIDGE: u8 = 7;
 /// `RTEXT_FILTER_SKIP_STATS`.
@@ -222,6 +224,13 @@ impl Change {
     pub(crate) fn link_up(index: u32) -> Change {
         let message = Message::new(SET, 0).fixed(&header(AF_UNSPEC, index, UP, UP));
         Change::new(message, format!("bring link {index} up"))
+    }
+
+    /// Brings a link up that hears frames for any group.
+    pub(crate) fn link_up_for_groups(index: u32) -> Change {
+        let flags = UP | ALL_GROUPS;
+        let message = Message::new(SET, 0).fixed(&header(AF_UNSPEC, index, flags, flags));
+        Change::new(message, format!("bring link {index} up, and have it hear all groups"))
     }
 
     /// Says how long a link's packets may be, and brings it up.
