@@ -140,3 +140,25 @@ fn what_does_not_get_ready_is_no_image() {
     host.sh("docker ps --format '{{.Names}}'").says("plain");
     host.sh("docker rm -f plain").ok();
 }
+
+#[test]
+fn an_image_is_built_with_what_a_build_takes() {
+    let host = host();
+    let steps = "FROM busybox AS first\nARG SAYS=nothing\n\
+        RUN --mount=type=secret,id=key echo $SAYS $(cat /run/secrets/key) $(grep -c other.example /etc/hosts) >/says\n\
+        CMD [\"httpd\", \"-f\", \"-h\", \"/\"]\nFROM first\nRUN exit 7\n";
+    host.write("web", &[("Containerfile", steps), ("Dockerfile", "FROM nowhere\n"), ("key", "hush")]);
+    let build = "$STRATUS microvm image build -t web --tag web:plain -f web/Containerfile --target first --build-arg SAYS=hello \
+        --secret id=key,src=web/key --add-host other.example:10.1.2.3 --build-network none --label of=mine --ready-port 80";
+    host.slowly(&format!("{build} web")).says("web:1");
+    host.sh("docker image inspect -f '{{.Config.Labels.of}}' web:plain").says("mine");
+    host.sh("docker run --rm web:plain cat /says").says("hello hush 1");
+    host.slowly("$STRATUS microvm run --name one web && docker exec one cat /says").says("one\nhello hush 1");
+    // Who wants nothing but its name gets nothing else, and what was done is not done again, unless all is.
+    host.slowly(&format!("{build} --progress quiet --no-cache web")).says("web:2").spares("CACHED");
+    host.slowly(&format!("{build} --progress plain web")).says("web:3").complains("CACHED");
+    host.slowly("$STRATUS microvm image build -t web --ready-port 80 -f web/Containerfile web")
+        .exits_with(1)
+        .complains("exit 7");
+    host.sh("docker rm -f one").ok();
+}

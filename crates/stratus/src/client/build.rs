@@ -10,18 +10,18 @@ mod lend;
 mod metadata;
 mod outputs;
 mod print;
+mod recipe;
 mod settings;
 mod show;
 mod source;
 mod wanted;
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use api_build::{Client, Source};
-use clap::{ArgAction, Args};
+use clap::{ArgAction, Args, Parser};
 use image::{Platform, Reference};
 use tokio_util::task::TaskTracker;
 
@@ -32,57 +32,30 @@ use super::output::{self, Format};
 use super::request::Request;
 use super::transfer::blocking;
 use follow::End;
+pub(crate) use recipe::Recipe;
 use show::How;
 use wanted::Wanted;
 
 /// How long it may take to take away what is there of an export that came to nothing.
 const TAKEN_AWAY: Duration = Duration::from_secs(10);
 
-/// The variable and the argument that say of what time is what has none of its own, in seconds since 1970.
-const EPOCH: &str = "SOURCE_DATE_EPOCH";
-
 /// Build an image from a Dockerfile
 #[derive(Args, Debug)]
 pub(crate) struct BuildArgs {
+    #[command(flatten)]
+    recipe: Recipe,
     /// Say what is wrong with the Dockerfile and what is likely not meant, and build nothing
     #[arg(long)]
     check: bool,
-    /// The Dockerfile; - for standard input [default: PATH/Dockerfile]
-    #[arg(long, short, value_name = "FILE")]
-    file: Option<PathBuf>,
     /// Name of the image, NAME[:TAG]; repeats
     #[arg(long, short, value_name = "NAME")]
     tag: Vec<String>,
-    /// Argument of the build, NAME=VALUE, or NAME for the value it has here; repeats
-    #[arg(long, value_name = "NAME[=VALUE]")]
-    build_arg: Vec<String>,
-    /// Stage that is built, with what it needs [default: the last one; with --check, all]
-    #[arg(long, value_name = "STAGE")]
-    target: Option<String>,
     /// What is built for, as linux/arm64; repeats, or several with commas [default: the daemon's machine]
     #[arg(long, value_name = "PLATFORM", value_delimiter = ',', value_parser = platform)]
     platform: Vec<Platform>,
-    /// Label of the image; repeats
-    #[arg(long, value_name = "NAME[=VALUE]")]
-    label: Vec<String>,
-    /// Do everything again, whatever was done before
-    #[arg(long, num_args = 0..=1, require_equals = true, action = ArgAction::Set, default_value = "false",
-          default_missing_value = "true", hide_default_value = true, hide_possible_values = true, value_name = "BOOL")]
-    no_cache: bool,
-    /// Do stages again, by their names or numbers; repeats
-    #[arg(long, value_name = "STAGE,…", value_delimiter = ',')]
-    no_cache_filter: Vec<String>,
-    /// Pull base images even where they are here
-    #[arg(long, num_args = 0..=1, require_equals = true, action = ArgAction::Set, default_value = "false",
-          default_missing_value = "true", hide_default_value = true, hide_possible_values = true, value_name = "BOOL")]
-    pull: bool,
     /// Only print the image's id
     #[arg(long, short)]
     quiet: bool,
-    /// How to show what is done: tty draws on the terminal, plain writes lines, json documents, quiet only the image's id; auto is tty
-    /// where somebody watches, else plain
-    #[arg(long, value_enum, value_name = "HOW", default_value = "auto")]
-    progress: How,
     /// Say what there is to do for each step and what is in the cache, and build nothing: for people, or as json or dot
     #[arg(long, value_enum, value_name = "FORM", conflicts_with = "check", num_args = 0..=1, require_equals = true, default_missing_value = "text")]
     print: Option<print::Form>,
@@ -107,19 +80,15 @@ pub(crate) struct BuildArgs {
     /// File to write into what was made, as JSON: digests, names, platforms
     #[arg(long, value_name = "FILE")]
     metadata_file: Option<PathBuf>,
-    /// The directory whose files are copied; the address of a git repository, an archive or a Dockerfile; - for a Dockerfile, or an archive of
-    /// a directory, on standard input
-    path: PathBuf,
-    #[command(flatten)]
-    caches: caches::Caches,
-    #[command(flatten)]
-    lend: lend::Lend,
     #[command(flatten)]
     attests: attest::Attests,
     #[command(flatten)]
     running: settings::Running,
     #[command(flatten)]
     _habits: habits::Habits,
+    /// Who builds says itself what came of it.
+    #[arg(skip)]
+    is_part: bool,
 }
 
 /// What something may be built for.
@@ -128,21 +97,6 @@ fn platform(text: &str) -> std::result::Result<Platform, String> {
 }
 
 impl BuildArgs {
-    /// Arguments of the build. One whose value is this environment's may have none; as with buildx, the time of what is built is one.
-    fn arguments(&self) -> Result<BTreeMap<String, Option<String>>> {
-        let argument = |text: &String| match text.split_once('=') {
-            Some(("", _)) => Err(Error::Usage(format!("--build-arg {text:?} has no name: give NAME=VALUE"))),
-            None if text.is_empty() => Err(Error::Usage("--build-arg \"\" has no name: give NAME=VALUE".to_owned())),
-            Some((name, value)) => Ok((name.to_owned(), Some(value.to_owned()))),
-            None => Ok((text.clone(), std::env::var(text).ok())),
-        };
-        let mut arguments: BTreeMap<_, _> = self.build_arg.iter().map(argument).collect::<Result<_>>()?;
-        if let Some(time) = std::env::var(EPOCH).ok().filter(|time| !time.is_empty()) {
-            arguments.entry(EPOCH.to_owned()).or_insert(Some(time));
-        }
-        Ok(arguments)
-    }
-
     /// Names of the image.
     fn names(&self) -> Result<Vec<Reference>> {
         let name = |text: &String| match Reference::parse(text) {
@@ -177,7 +131,7 @@ impl BuildArgs {
 
     fn how(&self, context: &Context) -> Result<How> {
         let documents = context.format == Format::Json || self.output.iter().any(|text| text == "json");
-        match self.progress {
+        match self.recipe.progress {
             _ if documents => Ok(How::Json),
             _ if self.quiet => Ok(How::Quiet),
             progress => progress.resolved(),
@@ -187,10 +141,33 @@ impl BuildArgs {
     /// What is built, in few words.
     fn what(&self, names: &[Reference]) -> String {
         match names {
-            [] => self.path.display().to_string(),
+            [] => self.recipe.path.display().to_string(),
             names => names.iter().map(|name| name.familiar()).collect::<Vec<_>>().join(", "),
         }
     }
+}
+
+/// Builds what a recipe says, for somebody who goes on with the image, and gives its identifier. `names` are the image's, `network` is that of the build's commands.
+pub(super) async fn part(
+    context: &Context,
+    recipe: Recipe,
+    names: &[String],
+    network: Option<String>,
+) -> Result<String> {
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: BuildArgs,
+    }
+    let failed = || "keep the image's id".to_owned();
+    let place = tempfile::tempdir().map_err(Error::io(failed()))?;
+    let file = place.path().join("id");
+    // All that is not said here is as where nobody says anything.
+    let line = Line::try_parse_from(["build", "."]).map_err(|error| Error::Usage(error.to_string()))?;
+    let mut args = BuildArgs { recipe, tag: names.to_vec(), iidfile: Some(file.clone()), is_part: true, ..line.args };
+    args.running.on(network);
+    build(context, &args).await?;
+    std::fs::read_to_string(&file).map(|id| id.trim().to_owned()).map_err(Error::io(failed()))
 }
 
 /// `stratus build`
@@ -219,7 +196,7 @@ async fn make(context: &Context, args: &BuildArgs, keeping: &TaskTracker) -> Res
     let mut ask = settings::ask(args, &names, Source::default())?;
     let mut exports = outputs::exports(&args.outputs())?;
     outputs::tagged(&mut exports, &names);
-    let layouts = args.caches.add_to(&mut ask)?;
+    let layouts = args.recipe.caches.add_to(&mut ask)?;
     let how = args.how(context)?;
     let takes_stdout = exports.iter().any(outputs::Export::is_stdout);
     if takes_stdout && how == How::Json {
@@ -228,7 +205,7 @@ async fn make(context: &Context, args: &BuildArgs, keeping: &TaskTracker) -> Res
     wanted::apart(args.iidfile.as_deref(), args.metadata_file.as_deref())?;
     let id_file = args.iidfile.as_deref().map(|path| Wanted::new("--iidfile", path)).transpose()?;
     let metadata_file = args.metadata_file.as_deref().map(|path| Wanted::new("--metadata-file", path)).transpose()?;
-    let (path, file) = (args.path.clone(), args.file.clone());
+    let (path, file) = (args.recipe.path.clone(), args.recipe.file.clone());
     let mut found = blocking(move || source::find(&path, file.as_deref())).await?;
     ask.source = found.source;
     ask.outputs = exports.iter().map(|export| export.asked.clone()).collect();
@@ -237,7 +214,7 @@ async fn make(context: &Context, args: &BuildArgs, keeping: &TaskTracker) -> Res
     let mut offers = found.offers;
     offers.layouts.extend(layouts);
     offers.keeping = Some(keeping.token());
-    let _agents = args.lend.add_to(&mut ask, &mut offers).await?;
+    let _agents = args.recipe.lend.add_to(&mut ask, &mut offers).await?;
     let stream = context.daemon.upgrade(Request::post(api_build::PATH), api_build::PROTOCOL).await?;
     let begun = Client::begin(stream, &ask, offers).await;
     let mut client = begun.map_err(|error| Error::Broken(error.to_string()))?;
@@ -255,7 +232,7 @@ async fn make(context: &Context, args: &BuildArgs, keeping: &TaskTracker) -> Res
     if let Some(file) = metadata_file {
         file.write(format!("{:#}\n", metadata::document(&built, &names))).await?;
     }
-    if how == How::Quiet && !takes_stdout {
+    if how == How::Quiet && !takes_stdout && !args.is_part {
         output::line(metadata::digest(&built))?;
     }
     Ok(ExitCode::SUCCESS)

@@ -26,7 +26,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub(super) async fn checked(context: &Context, args: &BuildArgs) -> Result<ExitCode> {
     let format = if args.output.iter().any(|text| text == "json") { Format::Json } else { context.format };
     let source = dockerfile(args)?;
-    let ignore = source::rules(&args.path, &source::file_path(args))?.ignore;
+    let ignore = source::rules(&args.recipe.path, &source::file_path(args))?.ignore;
     let given = given(args)?;
     let file = match parse(source.clone()) {
         Ok(file) => file,
@@ -52,7 +52,9 @@ pub(super) async fn checked(context: &Context, args: &BuildArgs) -> Result<ExitC
 /// The Dockerfile, and how it is called.
 fn dockerfile(args: &BuildArgs) -> Result<Source> {
     let standard_input = |what: &Path| what.as_os_str() == "-";
-    if args.file.as_deref().is_some_and(standard_input) || (args.file.is_none() && standard_input(&args.path)) {
+    if args.recipe.file.as_deref().is_some_and(standard_input)
+        || (args.recipe.file.is_none() && standard_input(&args.recipe.path))
+    {
         let mut bytes = Vec::new();
         let read = std::io::stdin().lock().read_to_end(&mut bytes);
         read.map_err(Error::io("reading the Dockerfile of standard input"))?;
@@ -60,17 +62,17 @@ fn dockerfile(args: &BuildArgs) -> Result<Source> {
     }
     let path = source::file_path(args);
     let mut bytes = Vec::new();
-    let read = source::open_file(&args.path, &path)?.read_to_end(&mut bytes);
+    let read = source::open_file(&args.recipe.path, &path)?.read_to_end(&mut bytes);
     read.map_err(Error::io(format!("reading {}", path.display())))?;
     Ok(Source::from_bytes(path.display().to_string(), &bytes))
 }
 
 fn given(args: &BuildArgs) -> Result<Given> {
-    let mut given = Given { target: args.target.clone(), ..Given::host() };
+    let mut given = Given { target: args.recipe.target.clone(), ..Given::host() };
     if let Some(platform) = args.platform.first() {
         given.target_platform = platform.clone();
     }
-    for (name, value) in args.arguments()? {
+    for (name, value) in args.recipe.arguments()? {
         given.arguments.extend(value.map(|value| (name, value)));
     }
     Ok(given)

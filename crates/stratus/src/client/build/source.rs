@@ -23,7 +23,7 @@ const BEGINNING: u64 = 64 << 10;
 
 /// Where the Dockerfile is. Both its names are known that docker knows.
 pub(super) fn file_path(args: &BuildArgs) -> PathBuf {
-    args.file.clone().unwrap_or_else(|| usual_file(&args.path))
+    args.recipe.file.clone().unwrap_or_else(|| usual_file(&args.recipe.path))
 }
 
 fn usual_file(path: &Path) -> PathBuf {

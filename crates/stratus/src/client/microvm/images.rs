@@ -1,13 +1,12 @@
 //! `stratus microvm image …`: machines that were saved when their program was ready.
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use crate::client::build::{self, BuildArgs};
+use crate::client::build::{self, Recipe};
 use crate::client::error::{Error, Result};
 use crate::client::options::{Attached, ContainerArgs};
 use crate::client::progress::Single;
@@ -19,7 +18,7 @@ use crate::client::{Context, human, output};
 #[derive(Subcommand, Debug)]
 pub(crate) enum ImageCommand {
     /// Build a Dockerfile, boot what comes of it, and save the machine when its program is ready
-    Build(BuildImageArgs),
+    Build(Box<BuildImageArgs>),
     /// The same with a container image that is there
     Create(CreateImageArgs),
     /// List images of microVMs
@@ -33,16 +32,16 @@ pub(crate) enum ImageCommand {
 /// Build a Dockerfile, boot what comes of it, and save the machine when its program is ready
 #[derive(Args, Debug)]
 pub(crate) struct BuildImageArgs {
-    /// The Dockerfile [default: PATH/Dockerfile]
-    #[arg(long, short, value_name = "FILE")]
-    file: Option<PathBuf>,
-    /// Argument of the build, NAME=VALUE, or NAME for the value it has here; repeats
-    #[arg(long, value_name = "NAME[=VALUE]")]
-    build_arg: Vec<String>,
     #[command(flatten)]
     machine: MachineArgs,
-    /// The directory whose files are copied
-    path: PathBuf,
+    /// Name of the container image as well, NAME[:TAG]; repeats
+    #[arg(long, value_name = "NAME")]
+    tag: Vec<String>,
+    /// Network of the build's commands: default, host, none or a network's name
+    #[arg(long, value_name = "NETWORK")]
+    build_network: Option<String>,
+    #[command(flatten)]
+    recipe: Recipe,
 }
 
 /// Boot a container image, and save the machine when its program is ready
@@ -120,8 +119,9 @@ const PATH: &str = "/stratus/microvms/images";
 pub(super) async fn dispatch(context: &Context, command: ImageCommand) -> Result<ExitCode> {
     match command {
         ImageCommand::Build(args) => {
-            let image = built(context, &args).await?;
-            create(context, &args.machine, &image, &[]).await
+            let BuildImageArgs { machine, tag, build_network, recipe } = *args;
+            let image = build::part(context, recipe, &tag, build_network).await?;
+            create(context, &machine, &image, &[]).await
         }
         ImageCommand::Create(args) => create(context, &args.machine, &args.image, &args.command).await,
         ImageCommand::Ls => {
@@ -151,34 +151,10 @@ fn listed(all: &[Version]) -> Table {
 }
 
 #[derive(Parser)]
-struct BuildLine {
-    #[command(flatten)]
-    args: BuildArgs,
-}
-
-#[derive(Parser)]
 #[command(disable_help_flag = true)]
 struct ContainerLine {
     #[command(flatten)]
     args: ContainerArgs,
-}
-
-/// Builds, as `stratus build` does, and gives the image's id.
-async fn built(context: &Context, args: &BuildImageArgs) -> Result<String> {
-    let failed = || "keep the image's id".to_owned();
-    let place = tempfile::tempdir().map_err(Error::io(failed()))?;
-    let id = place.path().join("id");
-    let mut line: Vec<std::ffi::OsString> = vec!["build".into(), "--iidfile".into(), id.clone().into()];
-    for argument in &args.build_arg {
-        line.extend(["--build-arg".into(), argument.into()]);
-    }
-    if let Some(file) = &args.file {
-        line.extend(["--file".into(), file.into()]);
-    }
-    line.extend(["--".into(), args.path.clone().into()]);
-    let line = BuildLine::try_parse_from(line).map_err(|error| Error::Usage(error.to_string()))?;
-    build::build(context, &line.args).await?;
-    std::fs::read_to_string(&id).map(|id| id.trim().to_owned()).map_err(Error::io(failed()))
 }
 
 async fn create(context: &Context, args: &MachineArgs, image: &str, command: &[String]) -> Result<ExitCode> {
