@@ -57,9 +57,11 @@ impl Identity {
         self.server_of(verifier)
     }
 
-    /// For the side that is called, where clients show something else.
+    /// For the side that is called, where clients show something else, and may speak HTTP/2.
     pub(crate) fn server_for_all(&self) -> Result<ServerConfig, Error> {
-        self.server_of(Arc::new(NoClientAuth))
+        let mut config = self.server_of(Arc::new(NoClientAuth))?;
+        config.alpn_protocols.insert(0, b"h2".to_vec());
+        Ok(config)
     }
 
     fn server_of(&self, clients: Arc<dyn ClientCertVerifier>) -> Result<ServerConfig, Error> {

@@ -1,4 +1,7 @@
 //! One request: from a client of the endpoint to the program in a microVM, and its answer back.
+//!
+//! The program is spoken to by HTTP/1.1, however the client came: what a program speaks it does not say. But a request of gRPC, which there is by HTTP/2 alone, goes on as that, to a program that
+//! serves it without TLS.
 
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
@@ -15,17 +18,17 @@ use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::upgrade::{OnUpgrade, Upgraded};
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use percent_encoding::percent_decode_str;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{Notify, OwnedSemaphorePermit};
 
 use super::token::Grant;
 use super::wanted::{PROTOCOL, Wanted, put_upgrade, take_hop};
 use super::{USUAL_PORT, wanted};
 use crate::Microvms;
-use crate::activity::{Activity, Visit};
+use crate::activity::Activity;
 
 /// How long a program may take to accept a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -45,6 +48,22 @@ pub(super) struct Client {
     pub(super) scheme: &'static str,
     /// Its place among the connections.
     pub(super) place: Arc<OwnedSemaphorePermit>,
+}
+
+/// What a connection's requests have in common: each holds a handle until its answer has ended.
+#[derive(Clone, Default)]
+pub(super) struct Taken(Arc<Notify>);
+
+impl Taken {
+    /// Waits until somebody was not let in.
+    pub(super) async fn refused(&self) {
+        self.0.notified().await;
+    }
+
+    /// How many others have a handle.
+    pub(super) fn others(&self) -> usize {
+        Arc::strong_count(&self.0) - 1
+    }
 }
 
 /// Why a request goes nowhere.
@@ -78,8 +97,15 @@ impl From<engine::Error> for Refusal {
 }
 
 impl Client {
-    pub(super) async fn answer(&self, request: Request<Incoming>) -> Response<Answer> {
-        self.forward(request).await.unwrap_or_else(Refusal::into_answer)
+    /// Answers a request of a connection of which `taken` is.
+    pub(super) async fn answer(&self, request: Request<Incoming>, taken: Taken) -> Response<Answer> {
+        let version = request.version();
+        let mut answer = self.forward(request).await.unwrap_or_else(Refusal::into_answer);
+        if version == Version::HTTP_2 && answer.headers_mut().remove(header::CONNECTION).is_some() {
+            // It says so for all of its connection in another way.
+            taken.0.notify_one();
+        }
+        answer.map(|body| Held { body, _held: taken }.boxed_unsync())
     }
 
     async fn forward(&self, mut request: Request<Incoming>) -> Result<Response<Answer>, Refusal> {
@@ -89,10 +115,13 @@ impl Client {
         let address = SocketAddr::new(address, port);
         let becomes = wanted.upgrade.is_some().then(|| hyper::upgrade::on(&mut request));
         self.rewrite(&mut request, address, wanted.upgrade)?;
-        let mut answer = self.exchange(&grant.microvm, address, request).await?;
+        let mut answer = match is_grpc(&request) {
+            true => self.exchange_second(&grant.microvm, address, request).await?,
+            false => self.exchange(&grant.microvm, address, request).await?,
+        };
         if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
             take_hop(answer.headers_mut());
-            return Ok(answer.map(|body| Held { body, _visit: visit }.boxed_unsync()));
+            return Ok(answer.map(|body| Held { body, _held: visit }.boxed_unsync()));
         }
         let program = hyper::upgrade::on(&mut answer);
         let (Some(client), Some(upgrade)) = (becomes, take_hop(answer.headers_mut())) else {
@@ -162,8 +191,12 @@ impl Client {
         upgrade: Option<HeaderValue>,
     ) -> Result<(), Refusal> {
         let path = request.uri().path_and_query().cloned();
+        // By HTTP/2 the host is part of what is asked for.
+        let authority = request.uri().authority().map(|authority| authority.as_str().to_owned());
         *request.uri_mut() = path.map_or_else(|| Uri::from_static("/"), Uri::from);
-        *request.version_mut() = Version::HTTP_11;
+        if !is_grpc(request) {
+            *request.version_mut() = Version::HTTP_11;
+        }
         let headers = request.headers_mut();
         let value = |text: String| {
             let invalid = |error| Refusal(StatusCode::BAD_REQUEST, format!("a header of the request: {error}"));
@@ -175,7 +208,7 @@ impl Client {
         headers.insert(FORWARDED_PROTO, HeaderValue::from_static(self.scheme));
         let host = match headers.get(header::HOST) {
             Some(host) => host.clone(),
-            None => value(address.to_string())?,
+            None => value(authority.unwrap_or_else(|| address.to_string()))?,
         };
         headers.insert(FORWARDED_HOST, host.clone());
         headers.insert(header::HOST, host);
@@ -192,22 +225,37 @@ impl Client {
         address: SocketAddr,
         request: Request<Incoming>,
     ) -> Result<Response<Incoming>, Refusal> {
-        let refused = |status, why: &dyn std::fmt::Display| {
-            Refusal(status, format!("the program does not answer at port {}: {why}", address.port()))
-        };
         let ended = self.ended(microvm).await?;
-        let connected = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await;
-        let stream = connected
-            .map_err(|_| refused(StatusCode::GATEWAY_TIMEOUT, &"not within 10 seconds"))?
-            .map_err(|error| refused(StatusCode::BAD_GATEWAY, &error))?;
-        super::prepare(&stream);
-        let bad = |error: hyper::Error| refused(StatusCode::BAD_GATEWAY, &error);
+        let stream = connect(address).await?;
+        let bad = |error: hyper::Error| refused(address, StatusCode::BAD_GATEWAY, &error);
         let handshake = hyper::client::conn::http1::handshake(TokioIo::new(stream));
         let (mut sender, connection) = handshake.await.map_err(bad)?;
         tokio::spawn(async move {
             tokio::select! {
                 () = ended => {}
                 _ = connection.with_upgrades() => {}
+            }
+        });
+        sender.send_request(request).await.map_err(bad)
+    }
+
+    /// As [`Self::exchange`], by HTTP/2: what follows an answer's body is part of it.
+    async fn exchange_second(
+        &self,
+        microvm: &str,
+        address: SocketAddr,
+        mut request: Request<Incoming>,
+    ) -> Result<Response<Incoming>, Refusal> {
+        by_second(&mut request)?;
+        let ended = self.ended(microvm).await?;
+        let stream = connect(address).await?;
+        let bad = |error: hyper::Error| refused(address, StatusCode::BAD_GATEWAY, &error);
+        let handshake = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream));
+        let (mut sender, connection) = handshake.await.map_err(bad)?;
+        tokio::spawn(async move {
+            tokio::select! {
+                () = ended => {}
+                _ = connection => {}
             }
         });
         sender.send_request(request).await.map_err(bad)
@@ -220,6 +268,40 @@ impl Client {
             ended.await;
         })
     }
+}
+
+fn refused(address: SocketAddr, status: StatusCode, why: &dyn std::fmt::Display) -> Refusal {
+    Refusal(status, format!("the program does not answer at port {}: {why}", address.port()))
+}
+
+/// Connects to a program.
+async fn connect(address: SocketAddr) -> Result<TcpStream, Refusal> {
+    let connected = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await;
+    let stream = connected
+        .map_err(|_| refused(address, StatusCode::GATEWAY_TIMEOUT, &"not within 10 seconds"))?
+        .map_err(|error| refused(address, StatusCode::BAD_GATEWAY, &error))?;
+    super::prepare(&stream);
+    Ok(stream)
+}
+
+/// Whether a request is one of gRPC (its PROTOCOL-HTTP2.md), that came as those do. What is made for browsers (`application/grpc-web`) is any other request.
+fn is_grpc<B>(request: &Request<B>) -> bool {
+    let kind = request.headers().get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
+    let rest = kind.and_then(|kind| kind.strip_prefix("application/grpc"));
+    request.version() == Version::HTTP_2 && rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['+', ';']))
+}
+
+/// Makes a request one of HTTP/2, whose host is part of what is asked for, and says that what follows the answer's body is heard, without which a program of gRPC does not answer.
+fn by_second<B>(request: &mut Request<B>) -> Result<(), Refusal> {
+    let invalid =
+        |error: &dyn std::fmt::Display| Refusal(StatusCode::BAD_REQUEST, format!("the request's host: {error}"));
+    let host = request.headers_mut().remove(header::HOST);
+    let host = host.as_ref().map_or(Ok("localhost"), HeaderValue::to_str).map_err(|error| invalid(&error))?;
+    let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
+    let uri = Uri::builder().scheme("http").authority(host).path_and_query(path).build();
+    *request.uri_mut() = uri.map_err(|error| invalid(&error))?;
+    request.headers_mut().insert(header::TE, HeaderValue::from_static("trailers"));
+    Ok(())
 }
 
 /// The microVM that a host name is of, as `0123456789ab.localhost`: so that each has an origin of its own in a browser.
@@ -252,13 +334,13 @@ fn empty() -> Answer {
     Full::new(Bytes::new()).map_err(|never| match never {}).boxed_unsync()
 }
 
-/// What a program answers: as long as somebody reads it, the request is under way.
-struct Held {
-    body: Incoming,
-    _visit: Visit,
+/// An answer's body: as long as somebody reads it, something is held, as the request is under way.
+struct Held<B, H> {
+    body: B,
+    _held: H,
 }
 
-impl Body for Held {
+impl<B: Body<Data = Bytes, Error = hyper::Error> + Unpin, H: Unpin> Body for Held<B, H> {
     type Data = Bytes;
     type Error = hyper::Error;
 
@@ -348,6 +430,28 @@ mod tests {
         {
             assert!(!is_a_hook(other), "{other}");
         }
+    }
+
+    #[test]
+    fn what_is_grpc_goes_on_as_that() {
+        let of = |version, kind: &str| {
+            let request = Request::builder().version(version).uri("http://there.example:90/pkg.Service/Call");
+            request.header(header::CONTENT_TYPE, kind).header(header::HOST, "there.example:90").body(()).unwrap()
+        };
+        for kind in ["application/grpc", "application/grpc+proto", "application/grpc;charset=utf-8"] {
+            assert!(is_grpc(&of(Version::HTTP_2, kind)) && !is_grpc(&of(Version::HTTP_11, kind)), "{kind}");
+        }
+        for kind in ["application/grpc-web", "application/grpc-web+proto", "application/json", ""] {
+            assert!(!is_grpc(&of(Version::HTTP_2, kind)), "{kind}");
+        }
+        let mut request = of(Version::HTTP_2, "application/grpc");
+        *request.uri_mut() = Uri::from_static("/pkg.Service/Call?x");
+        by_second(&mut request).unwrap();
+        assert_eq!(request.uri(), "http://there.example:90/pkg.Service/Call?x");
+        assert_eq!(request.headers().get(header::TE).unwrap(), "trailers");
+        assert!(!request.headers().contains_key(header::HOST));
+        request.headers_mut().insert(header::HOST, HeaderValue::from_static("a b"));
+        assert!(by_second(&mut request).is_err());
     }
 
     #[test]

@@ -4,10 +4,10 @@
 //! There is one for all of a daemon's microVMs: the token says which of them is meant.
 
 mod forward;
+mod serve;
 mod token;
 mod wanted;
 
-use std::convert::Infallible;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,14 +16,10 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use engine::model::Timestamp;
 use engine::{Error, Result};
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
 use ring::rand::{SecureRandom as _, SystemRandom};
 use rustix::net::sockopt;
 use serde::{Deserialize, Serialize};
 use store::Collection;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore};
 use tokio_rustls::TlsAcceptor;
@@ -37,8 +33,6 @@ pub use token::{PortRange, Ports};
 const PATIENCE: Duration = Duration::from_secs(60);
 /// How long who was silent for that may take to show that it is there, each of some times that it is asked.
 const KEEPALIVE: Duration = Duration::from_secs(10);
-/// The longest head, in bytes.
-const HEAD_MAX: usize = 64 << 10;
 /// The most connections at a time, whatever they have become: who comes after that waits.
 const CONNECTIONS: usize = 4096;
 /// How long to wait when the system has no descriptor left for a new connection.
@@ -244,9 +238,9 @@ impl Microvms {
         let scheme = if tls.is_some() { "https" } else { "http" };
         let client = forward::Client { microvms: self, peer: peer.ip(), scheme, place };
         match tls {
-            None => serve_connection(client, stream).await,
+            None => serve::connection(client, stream).await,
             Some(tls) => match tokio::time::timeout(PATIENCE, tls.accept(stream)).await {
-                Ok(Ok(stream)) => serve_connection(client, stream).await,
+                Ok(Ok(stream)) => serve::connection(client, stream).await,
                 // Not worth more: who may not come in, may not fill the log either.
                 Ok(Err(error)) => tracing::debug!(%error, "a client of the endpoint is not let in"),
                 Err(_) => {}
@@ -267,20 +261,4 @@ fn prepare(stream: &TcpStream) {
     let _ = sockopt::set_socket_keepalive(stream, true);
     let _ = sockopt::set_tcp_keepidle(stream, PATIENCE);
     let _ = sockopt::set_tcp_keepintvl(stream, KEEPALIVE);
-}
-
-/// Serves one connection to its end, or until it becomes something else.
-async fn serve_connection(client: forward::Client, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
-    let service = service_fn(move |request| {
-        let client = client.clone();
-        async move { Ok::<_, Infallible>(client.answer(request).await) }
-    });
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(PATIENCE)
-        .max_buf_size(HEAD_MAX)
-        .serve_connection(TokioIo::new(stream), service)
-        .with_upgrades();
-    // Clients come and go as they like.
-    let _ = connection.await;
 }
