@@ -14,8 +14,8 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
-use vmm::Virtualization;
 use vmm::boot::Kernel;
+use vmm::{Processor, Virtualization};
 
 /// A KVM host, in an emulated machine or in a root directory and namespaces of its own, with this crate's example `vmm`, a kernel for its guests in both forms, and whatever else is added.
 struct Host {
@@ -241,6 +241,46 @@ fn nested_a_stock_kernel_boots_with_its_processors_and_switches_itself_off() {
         ] {
             assert!(run.contains(line), "{line:?} is not told:\n{told}");
         }
+    }
+}
+
+#[test]
+fn nested_a_guest_has_the_processors_of_a_level() {
+    let mut host = Host::new();
+    let flags = "echo guest: flags $(/bin/busybox grep -m1 ^flags /proc/cpuinfo) .; /bin/busybox md5sum /bin/busybox > /dev/null";
+    host.add_guest("guest.cpio", flags);
+    let told = host.run(
+        "for level in host x86-64-v2 x86-64-v3 x86-64-v4; do
+            echo host: level $level
+            vmm --processor $level --memory 128 --initrd /guest.cpio --append 'console=ttyS0 quiet' /vmlinux
+            echo host: ended with $?
+        done",
+    );
+    let runs: Vec<_> = told.split("host: level ").skip(1).collect();
+    let flags = |run: &str| -> Option<Vec<String>> {
+        let line = run.lines().find_map(|line| line.split_once("guest: flags"))?.1;
+        Some(line.split_whitespace().map(str::to_owned).collect())
+    };
+    let all = flags(runs[0]).unwrap_or_else(|| panic!("{told}"));
+    // What each level has not, and whichever processor of these days has.
+    for (run, without) in runs[1..].iter().zip([
+        &["avx", "xsave", "aes", "smep", "movbe"][..],
+        &["smap", "xsaves", "sha_ni"],
+        &["sha_ni"],
+    ]) {
+        let level = Processor::parse(run.split_whitespace().next().unwrap()).unwrap();
+        let lacking: Vec<_> = level.features().filter(|name| !all.iter().any(|flag| flag == name)).collect();
+        let Some(has) = flags(run) else {
+            assert!(!lacking.is_empty() && run.contains("host: ended with 2"), "{told}");
+            assert!(
+                run.contains(&format!("no processors of the level {level}: they lack {}", lacking.join(", "))),
+                "{told}"
+            );
+            continue;
+        };
+        assert!(run.contains("vmm: PowerOff") && lacking.is_empty(), "{told}");
+        assert!(level.features().all(|name| has.iter().any(|flag| flag == name)), "{told}");
+        assert!(!without.iter().any(|name| has.iter().any(|flag| flag == name)), "{told}");
     }
 }
 

@@ -128,6 +128,7 @@ pub(super) fn config(boots: &Boots, mib: u64, directory: &Path) -> Result<Config
     let layers = Contents::Concatenated(vec![boots.initramfs.clone()]);
     Ok(Config {
         vcpus: VcpuCount::new(1)?,
+        processor: vmm::Processor::Host,
         memory,
         most_memory: memory,
         pages: Pages::Small,

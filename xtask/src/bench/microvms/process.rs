@@ -38,6 +38,7 @@ pub(super) fn plan(
         driver: Driver::Kvm,
         hardware: Hardware {
             vcpus: VcpuCount::new(1)?,
+            processor: microvm::Processor::Host,
             memory,
             most_memory: memory,
             kernel: boots.kernel.clone(),
