@@ -251,6 +251,7 @@ mod tests {
         Shape {
             driver: Driver::Kvm,
             vcpus: VcpuCount::new(1).unwrap(),
+            processor: Processor::Host,
             memory: MemorySize::from_mib(memory).unwrap(),
             most_memory: MemorySize::from_mib(1024).unwrap(),
             mtus: vec![1500],

@@ -20,7 +20,7 @@ pub(crate) enum ImageCommand {
     /// Build a Dockerfile, boot what comes of it, and save the machine when its program is ready
     Build(Box<BuildImageArgs>),
     /// The same with a container image that is there
-    Create(CreateImageArgs),
+    Create(Box<CreateImageArgs>),
     /// List images of microVMs
     #[command(alias = "list")]
     Ls,
