@@ -57,11 +57,11 @@ fn give_back_stack() {
 unsafe extern "C" fn give_back_program(info: *mut libc::dl_phdr_info, _size: usize, _data: *mut c_void) -> c_int {
     // SAFETY: dl_iterate_phdr(3) gives a pointer to a structure that lives as long as the call, in which `dlpi_phdr`
     // points to `dlpi_phnum` program headers; they are part of the program's file and are never written.
-    let headers = unsafe {
+    let (base, headers) = unsafe {
         let info = &*info;
-        std::slice::from_raw_parts(info.dlpi_phdr, usize::from(info.dlpi_phnum))
+        (info.dlpi_addr as usize, std::slice::from_raw_parts(info.dlpi_phdr, usize::from(info.dlpi_phnum)))
     };
-    let Some(base) = base_of_segments(headers) else { return 1 };
+    let base = base_of_segments(headers).unwrap_or(base);
     let page = rustix::param::page_size();
     for header in headers.iter().filter(|header| header.p_type == libc::PT_LOAD && header.p_flags & libc::PF_W == 0) {
         let start = base.wrapping_add(header.p_vaddr as usize);
@@ -83,7 +83,7 @@ unsafe extern "C" fn give_back_program(info: *mut libc::dl_phdr_info, _size: usi
 }
 
 /// What is to be added to the address of a segment that is mapped (elf(5), `PT_LOAD`): by where the headers themselves are, which are in one of them. The C library's word (`dlpi_addr`) is that
-/// of a program whose headers agree with each other, which those of one that was put at an address do not: there, addresses of these segments alone are absolute.
+/// of a program whose headers agree with each other, which those of one that was put at an address do not: there, addresses of these segments alone are absolute. `None`: nothing says where its headers are.
 fn base_of_segments(headers: &[libc::Elf64_Phdr]) -> Option<usize> {
     let table = headers.iter().find(|header| header.p_type == libc::PT_PHDR)?;
     let holds = |header: &&libc::Elf64_Phdr| {

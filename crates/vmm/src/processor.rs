@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// What kind of processor a machine has: all that the host's offers, or what all processors of a level have, so that what is saved of it goes on on any host whose
-/// processors are of that level, and of the same vendor.
+/// What kind of processor a machine has: all that the host's offers, or what all processors of a level have, so that what is saved of it goes on on other hosts whose
+/// processors are of that level, of the same vendor, and with the same means against faults.
 ///
 /// The levels are those of the x86-64 psABI, by which compilers and distributions know them (`-march=x86-64-v3`), and what kernels use of the processors that had them
 /// first. Of what the host's has besides, a guest at a level is told what it mitigates faults of processors by, and of no fault that the host's has not.

@@ -6,7 +6,8 @@ use rustix::mm::{Advice, madvise};
 pub(crate) const SIZE: usize = 2 << 20;
 /// How far down from its caller's part a stack is given back: more than a start takes.
 const DEPTH: usize = 256 << 10;
-/// What [`give_back`] uses itself below its first variable, with what it calls, and the 128 bytes that the x86-64 ABI lets that use besides (the red zone), at the most: code that is not optimized takes more.
+/// What a system call's own function uses below where one that [`give_back`] calls has its variables, with the 128 bytes that the x86-64 ABI lets that use besides (the red zone), at the most: code that is
+/// not optimized takes more.
 const KEPT: usize = if cfg!(debug_assertions) { 2048 } else { 256 };
 
 /// Is asked for once, by calls that a thread's filter may not have: first where there is none.
@@ -14,13 +15,19 @@ pub(crate) fn page_size() -> usize {
     rustix::param::page_size()
 }
 
+/// An address in the frame of a function that its caller calls: below the caller's.
+#[inline(never)]
+fn below() -> usize {
+    let here = 0u8;
+    std::hint::black_box(&raw const here).addr()
+}
+
 /// Drops the pages of the calling thread's stack that lie below what is in use. The thread is one with a stack of [`SIZE`], of which it uses less than half.
 #[inline(never)]
 pub(crate) fn give_back() {
-    let here = 0u8;
     let page = page_size();
-    let to = ((&raw const here).addr() - KEPT) / page * page;
-    // SAFETY: the range lies within the stack of this thread, of which the half above it is not used up, and below the frame of the function that runs: a stack grows
+    let to = (below() - KEPT) / page * page;
+    // SAFETY: the range lies within the stack of this thread, of which the half above it is not used up, and below this function's whole frame, as that of one which it called was: a stack grows
     // down, and nobody refers to what lies below. Pages that are dropped read as zeros when it grows again, and nobody reads what was not written since.
     let dropped = unsafe { madvise((to - DEPTH) as *mut std::ffi::c_void, DEPTH, Advice::LinuxDontNeed) };
     // The kernel refuses where pages are locked in memory (EINVAL): then they stay.
