@@ -107,6 +107,14 @@ impl Engine {
         self.settle_start(&life, entry.as_ref(), booted).await?;
         let record = life.record();
         let live = record.state.phase.is_live();
+        let entry = match entry {
+            // First of all, as it has the files that are put in order next.
+            Some(entry) if !live => {
+                self.end_held(&entry).await;
+                None
+            }
+            entry => entry,
+        };
         if record.is_machine() {
             let (engine, record) = (self.clone(), record.clone());
             crate::blocking(move || {
@@ -117,7 +125,7 @@ impl Engine {
             .await?;
         }
         match entry {
-            Some(entry) if live && entry.state == Held::Running => {
+            Some(entry) if entry.state == Held::Running => {
                 if record.state.halting.is_some() {
                     // Its machine went on when the daemon that was about to end it was ended itself.
                     self.change(&life, |record| record.state.halting = None).await?;
@@ -133,10 +141,10 @@ impl Engine {
                 self.settle_networks(&life).await?;
                 self.leave_networks(&life).await.map(|()| false)
             }
-            Some(EntryInfo { exit: Some(exit), .. }) if live => self.end_found(life, self.end_of(&record, &exit)).await,
+            Some(EntryInfo { exit: Some(exit), .. }) => self.end_found(life, self.end_of(&record, &exit)).await,
             Some(entry) => {
                 self.end_held(&entry).await;
-                if live { self.end_lost(life).await } else { self.recover_idle(life, &record, booted).await }
+                self.end_lost(life).await
             }
             None if live => self.end_lost(life).await,
             None => self.recover_idle(life, &record, booted).await,
