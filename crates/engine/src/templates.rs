@@ -218,8 +218,14 @@ impl NewTemplate {
     }
 
     /// It is whole: machines go on from it from now on. Where there are too many, the one goes that was not wanted for the longest.
+    ///
+    /// # Errors
+    /// Somebody could still change it: the next machine of its shape has another one made. Or it can't be kept at all. Blocks.
     pub(crate) fn keep(mut self) -> Result<()> {
-        self.made.seal()?;
+        if let Err(error) = self.made.seal() {
+            self.templates.inner.lock().tried.remove(&self.name);
+            return Err(error);
+        }
         let directory = self.templates.root.join(&self.name);
         let renamed = fs::rename(self.made.directory(), &directory);
         renamed.map_err(|error| Error::step(format!("keep {}", directory.display()), error))?;
@@ -291,6 +297,19 @@ mod tests {
         let elsewhere = Templates::open(root.clone(), "ffff");
         assert!(elsewhere.find(&shape(128)).unwrap().is_none());
         assert_eq!(names(&root), 0);
+    }
+
+    #[test]
+    fn what_somebody_could_change_is_made_again() {
+        let root = tempfile::tempdir().unwrap();
+        let templates = Arc::new(Templates::open(root.path().join("templates"), "0"));
+        let new = templates.begin(&shape(128)).unwrap().unwrap();
+        let kept = new.files().memory.try_clone().unwrap();
+        new.keep().unwrap_err();
+        drop(kept);
+        assert!(templates.find(&shape(128)).unwrap().is_none());
+        templates.begin(&shape(128)).unwrap().unwrap().keep().unwrap();
+        assert!(templates.find(&shape(128)).unwrap().is_some());
     }
 
     #[test]

@@ -48,7 +48,7 @@ pub use machine::{Machine, State};
 pub use memory::WorkingSet;
 pub use parts::{Boot, CardParts, Devices, Dial, DiskContents, DiskParts, FilesParts, Parts, VsockParts};
 pub use processor::Processor;
-pub use snapshot::{Backing, Snapshot, SnapshotFiles};
+pub use snapshot::{Backing, Snapshot, SnapshotFiles, Writers};
 
 /// Devices beside guests that were written to break them.
 #[cfg(feature = "fuzzing")]

@@ -61,7 +61,7 @@ impl Engine {
         if again != wanted.shape {
             return Err(Error::system("what machines boot was replaced in the middle of it"));
         }
-        new.keep()
+        crate::blocking(move || new.keep()).await
     }
 
     fn shape_again(&self, Wanted { shape, kernel }: &Wanted) -> Result<Shape> {

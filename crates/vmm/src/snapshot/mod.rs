@@ -7,6 +7,8 @@
 mod file;
 mod lease;
 
+pub use lease::Writers;
+
 use crate::arch::current::state::VcpuState;
 use crate::config::{MemorySize, VcpuCount};
 use crate::devices::fixed::FixedState;
@@ -21,6 +23,10 @@ use std::fs::File;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
+
+/// How long whoever can still change what was saved is given to let it go.
+const LETS_GO_WITHIN: Duration = Duration::from_secs(1);
 
 /// What tells a snapshot from others.
 pub(crate) type Name = [u8; 16];
@@ -81,16 +87,13 @@ impl SnapshotFiles {
         Ok(())
     }
 
-    /// Whether somebody still has one of them open for writing, or mapped so: files that were [opened](SnapshotFiles::open) to be read. A file system that knows no leases (fcntl(2)) does not tell.
+    /// Who could still change one of them: files that were [opened](SnapshotFiles::open) to be read. Whoever could is given a second to let it go. A file system that knows no leases (fcntl(2)) does not tell. Blocks.
     ///
     /// # Errors
     /// The kernel refuses to say.
-    pub fn are_written(&self) -> Result<bool> {
-        let mut written = false;
-        for file in [&self.state, &self.memory] {
-            written |= lease::is_written(file).map_err(Error::host("look who writes to a snapshot"))?;
-        }
-        Ok(written)
+    pub fn writers(&self) -> Result<Writers> {
+        let of = |file| lease::writers(file, LETS_GO_WITHIN).map_err(Error::host("look who writes to a snapshot"));
+        Ok(of(&self.state)?.max(of(&self.memory)?))
     }
 
     fn by(directory: &Path, options: &std::fs::OpenOptions) -> Result<SnapshotFiles> {
