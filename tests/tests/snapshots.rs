@@ -3,7 +3,7 @@
 #[path = "../microvm_kernel.rs"]
 mod microvm_kernel;
 
-use e2e::{Daemon, eventually};
+use e2e::{Daemon, Outcome, eventually};
 use microvm_kernel::host;
 
 /// A container that counts, in its memory, and serves what it counts, who it is and what was written.
@@ -202,4 +202,46 @@ fn a_rollback_that_fails_leaves_a_container_what_is_its_own() {
     host.slowly("$STRATUS rollback box first && docker exec box cat /file").mentions("one");
     assert_eq!(put_aside(&host), [""; 0]);
     host.sh("docker rm -f plain box").ok();
+}
+
+/// Rolls a container back to its first snapshot, and does something in the directory of its files once it has what is brought back, before that is recorded. The machine takes longer to go on.
+fn rolled_back_meanwhile(host: &Daemon, done: &str) -> Outcome {
+    host.slowly(&format!(
+        "cd {}/containers/$(docker inspect -f '{{{{.Id}}}}' box)
+        $STRATUS rollback box first & pid=$!
+        until [ -d former ] && [ ! -e next ] || ! kill -0 $pid; do :; done
+        {done}
+        wait $pid",
+        host.data().display()
+    ))
+}
+
+#[test]
+fn what_was_put_aside_never_comes_back_over_what_was_written_since() {
+    let host = host();
+    let images = host.data().join("images");
+    let images = images.display();
+    // Nothing can be thrown away, and again.
+    let full = format!("mv {images}/trash {images}/away && touch {images}/trash");
+    let emptied = format!("rm {images}/trash && mv {images}/away {images}/trash");
+    host.slowly("docker run -d --name box --runtime microvm --storage-opt size=64m busybox sleep 10000").ok();
+    host.slowly("docker exec box sh -c 'echo one >/file' && $STRATUS snapshot create box first").ok();
+    host.slowly("docker exec box sh -c 'echo two >/file; sync'").ok();
+    rolled_back_meanwhile(&host, &full).ok();
+    host.slowly("docker exec box sh -c 'cat /file; echo three >/file; sync'").says("one");
+    host.sh(&emptied).ok();
+    assert!(!put_aside(&host).iter().any(|path| path.ends_with("former")));
+    host.slowly("docker stop -t 1 box && docker start box && docker exec box cat /file").says("box\nbox\nthree");
+    // What can't have for its own what was brought back does not run on with it; and where it can't have its own again, nobody takes the snapshot's files for that.
+    rolled_back_meanwhile(&host, &format!("{full} && mkdir -p next/in disk.new/in"))
+        .fails_with("keep what container box had in the snapshot");
+    host.slowly("docker stop box").ok();
+    host.slowly("docker cp box:/file -").fails_with("put back what is container box's own of its files");
+    host.slowly("docker commit box image").fails_with("put back what is container box's own of its files");
+    host.sh(&emptied).ok();
+    host.sh(&format!("rm -r {0}/containers/*/next {0}/containers/*/disk.new", host.data().display())).ok();
+    host.slowly("docker cp box:/file - | tar -xO").says("three");
+    assert_eq!(put_aside(&host), [""; 0]);
+    host.slowly("docker start box && docker exec box cat /file").says("box\nthree");
+    host.sh("docker rm -f box").ok();
 }

@@ -213,6 +213,7 @@ impl Engine {
     /// What a container changed in its root file system.
     pub async fn changes(&self, reference: &str) -> Result<Vec<image::Change>> {
         let container = self.0.containers.find(reference)?;
+        self.own_again(&container).await?;
         let listed = async |upper| self.0.images.diff(container.id.as_str(), upper).await.map_err(crate::images::error);
         let (record, _files) = {
             let life = container.life(reference).await?;
@@ -231,6 +232,7 @@ impl Engine {
     pub async fn export(&self, reference: &str) -> Result<ByteStream> {
         let container = self.0.containers.find(reference)?;
         let thread = self.archive_thread().await?;
+        self.own_again(&container).await?;
         if let Some(guest) = self.guest_of_all(&container).await? {
             return Ok(self.export_of_guest(&container, guest, thread));
         }
@@ -278,6 +280,8 @@ impl Engine {
             if record.state.phase.is_live() {
                 return self.root_of_live(&record).await;
             }
+            // What is written to anything else is gone with it.
+            self.own_again_of(&life).await?;
             let lease = container.files.write(&life)?;
             drop(life);
             match lease {

@@ -12,9 +12,11 @@ use std::fs::{self, DirBuilder, File};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::copied::{self, LAYER};
 use super::disk::DISK;
+use super::{Container, Life};
 use crate::model::{ContainerRecord, SnapshotRecord};
 use crate::snapshots::name_also;
 use crate::{Engine, Error, Result};
@@ -68,17 +70,27 @@ impl Engine {
         Ok(())
     }
 
-    /// Makes an end of what [`bring_back`](Self::bring_back) began. `runs`: the container went on from its snapshot, and has what that had; else it has its own again. What can't be done is told, and
-    /// done by its next start. Blocks.
-    pub(super) fn settle_own(&self, record: &ContainerRecord, runs: bool) {
-        let settled =
-            self.own(record).and_then(|own| if runs { self.forget_former(&own) } else { self.put_back(&own) });
-        settled.unwrap_or_else(|error| not_settled(record, &error));
+    /// Makes an end of what [`bring_back`](Self::bring_back) began, as the container goes on from its snapshot: what that had is its own from here on. Blocks.
+    ///
+    /// # Errors
+    /// What was its own is there still, and the next start would put it over what this run writes: it is to be ended.
+    pub(super) fn keep_brought_back(&self, record: &ContainerRecord) -> Result<()> {
+        let kept = self.own(record).and_then(|own| self.forget_former(&own));
+        kept.map_err(|error| error.context(format!("keep what container {} had in the snapshot", record.name)))
     }
 
-    /// Makes an end of what a daemon that was killed has begun with a container's own files. Blocks.
+    /// Makes an end of what [`bring_back`](Self::bring_back) began, as nothing came of the start: the container has its own again. Where it can't have it at the moment, that is told, and
+    /// [done](Self::own_again) before anybody works on its files. Blocks.
+    pub(super) fn give_up_brought_back(&self, record: &ContainerRecord) {
+        self.put_back_own(record).unwrap_or_else(|error| not_settled(record, &error));
+    }
+
+    /// Makes an end of what a daemon that was killed has begun with a container's own files, of which nothing runs any more unless its record says so. Blocks.
     pub(super) fn settle_own_of_killed(&self, record: &ContainerRecord) {
-        self.settle_own(record, record.state.phase.is_live());
+        match record.state.phase.is_live() {
+            true => self.keep_brought_back(record).unwrap_or_else(|error| not_settled(record, &error)),
+            false => self.give_up_brought_back(record),
+        }
         let cleared = self.own(record).and_then(|own| {
             let left = [NEXT].into_iter().chain(HALF_MADE);
             left.map(|name| own.at(name)).try_for_each(|path| self.discard(&path))
@@ -88,17 +100,62 @@ impl Engine {
 
     /// What was brought back is a container's own.
     fn forget_former(&self, own: &Own) -> Result<()> {
-        if !is_there(&own.at(FORMER))? {
+        let (former, next) = (own.at(FORMER), own.at(NEXT));
+        if !is_there(&former)? {
             return Ok(());
         }
-        self.discard(&own.at(FORMER))?;
+        // By that name nobody puts it back, whether it can be thrown away or not.
+        self.discard(&next)?;
+        rename(&former, &next)?;
         // It does not come back behind what the container writes from now on.
-        own.sync()
+        if let Err(error) = own.sync() {
+            rename(&next, &former)?;
+            return Err(error);
+        }
+        if let Err(error) = self.discard(&next) {
+            tracing::warn!(%error, "what was a container's own before it went on from a snapshot takes room until it does so again, or the daemon starts");
+        }
+        Ok(())
     }
 
-    /// Has a container have its own again, where a start could not put it back. Blocks.
+    /// Has a container that does not run have its own again before anybody works on its files, where a start could not put it back.
+    ///
+    /// # Errors
+    /// It still can't be put back: what there is are the snapshot's files.
+    pub(super) async fn own_again(&self, container: &Arc<Container>) -> Result<()> {
+        // There is mostly nothing to be done, and nobody to be waited for.
+        let record = container.record();
+        if !record.is_machine() || !self.is_aside(&record)? {
+            return Ok(());
+        }
+        self.own_again_of(&container.life(container.id.as_str()).await?).await
+    }
+
+    /// As [`own_again`](Self::own_again), for who has its life.
+    ///
+    /// # Errors
+    /// Likewise.
+    pub(super) async fn own_again_of(&self, life: &Life<'_>) -> Result<()> {
+        let record = life.record();
+        if !record.is_machine() || record.state.phase.is_live() || !self.is_aside(&record)? {
+            return Ok(());
+        }
+        // No machine for its files has the disk meanwhile.
+        let _disk = self.take_disk(life).await?;
+        let engine = self.clone();
+        crate::blocking(move || engine.put_back_own(&record)).await
+    }
+
+    /// Whether a container's own was put aside, and is there still.
+    fn is_aside(&self, record: &ContainerRecord) -> Result<bool> {
+        is_there(&self.own(record)?.at(FORMER))
+    }
+
+    /// Has a container have its own again, where a start could not put it back; the caller sees to it that nothing is started meanwhile. Blocks.
     pub(super) fn put_back_own(&self, record: &ContainerRecord) -> Result<()> {
-        self.put_back(&self.own(record)?)
+        let put_back = self.own(record).and_then(|own| self.put_back(&own));
+        put_back
+            .map_err(|error| error.context(format!("put back what is container {}'s own of its files", record.name)))
     }
 
     fn own(&self, record: &ContainerRecord) -> Result<Own> {

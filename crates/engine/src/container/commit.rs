@@ -32,6 +32,7 @@ impl Engine {
     /// Makes an image of a container. Gives its identifier.
     pub async fn commit(&self, request: CommitRequest) -> Result<String> {
         let container = self.0.containers.find(&request.container)?;
+        self.own_again(&container).await?;
         let (record, _files) = {
             let life = container.life(&request.container).await?;
             // What is committed is there to the end, even if the container is removed meanwhile.

@@ -118,6 +118,7 @@ impl Engine {
         at: PathBuf,
         into: bool,
     ) -> Result<(Option<Guest>, PathBuf)> {
+        self.own_again(container).await?;
         let Some(mut guest) = self.guest(container).await? else { return Ok((None, at)) };
         let record = container.record();
         let mounts = record.mounts.iter().filter(|mount| mount.kind != MountPointKind::Tmpfs);

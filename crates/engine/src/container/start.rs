@@ -169,10 +169,10 @@ impl Engine {
         let _disk = if by_hand { None } else { self.take_disk(container).await? };
         let record = container.record();
         let run = self.prepare_and_run(life, by_hand).await;
-        if record.is_machine() && record.state.suspended.is_some() {
-            let (engine, runs) = (self.clone(), run.is_ok());
+        if run.is_err() && record.is_machine() && record.state.suspended.is_some() {
+            let engine = self.clone();
             crate::blocking(move || {
-                engine.settle_own(&record, runs);
+                engine.give_up_brought_back(&record);
                 Ok(())
             })
             .await?;
@@ -253,9 +253,16 @@ impl Engine {
         self.recorded_or_killed(recorded, record).await
     }
 
-    /// What runs without a record, as the disk is full, is ended again.
+    /// What runs without a record, as the disk is full, is ended again; so is what would lose what it writes, as it can't have for its own what was brought back of its snapshot.
     async fn recorded_or_killed(&self, recorded: Result<()>, record: ContainerRecord) -> Result<ContainerRecord> {
-        if let Err(error) = recorded {
+        let kept = match recorded {
+            Ok(()) if record.is_machine() && record.state.origin.is_some() => {
+                let (engine, record) = (self.clone(), record.clone());
+                crate::blocking(move || engine.keep_brought_back(&record)).await
+            }
+            recorded => recorded,
+        };
+        if let Err(error) = kept {
             // The news of its end has the keeper forget it; it may have come by itself in this moment.
             let kill = Request::Signal { id: record.id.to_string(), signal: SIGKILL };
             let _ = self.keeper().await?.call(kill).await;
