@@ -113,7 +113,7 @@ struct Inner {
     machine_images: machine_images::MachineImages,
     templates: Arc<templates::Templates>,
     /// Waited for by machines for the files of containers that do not run.
-    file_machine_turns: tokio::sync::Semaphore,
+    file_machine_turns: Arc<tokio::sync::Semaphore>,
     keeper: link::KeeperLink,
     events: Events,
     log_changes: log_changes::LogChanges,

@@ -2,8 +2,8 @@
 //! has written to a file system is never read by the host's kernel.
 //!
 //! Several commands share it, and it is ended some seconds after the last of them, killed: whoever wrote has had it synced, so that the disk is as after a loss of power, which loses nothing. A start waits for those
-//! who use it, and has it ended before the container's own machine has the disk; a removal waits for nobody. It has the container's limits on the host, goes on from a template where there is one, and few begin side by
-//! side. The keeper ends it with the daemon's connection. Its identifier is made of the container's, so
+//! who use it, and has it ended before the container's own machine has the disk; a removal waits for nobody. It has the container's limits on the host once it is there, goes on from a template where there is one, and few
+//! begin side by side: in turns, of which none lasts long, as a disk on which something hangs is to hold up its own container's commands alone. The keeper ends it with the daemon's connection. Its identifier is made of the container's, so
 //! that the next daemon finds what may be left of it.
 
 use std::path::PathBuf;
@@ -15,8 +15,8 @@ use guest_protocol::configuration::{Disk, Identity, Lower, Machine, Root, Upper}
 use guest_protocol::message::Blob;
 use microvm::container::{CONTAINER, Host, at};
 use microvm::{Backing, Contained, DiskLimits, Hardware, MachinePlan, MemorySize, Processor, VcpuCount, Volumes};
-use oci_spec::runtime::{Linux, LinuxMemory, Spec};
-use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock, Semaphore};
+use oci_spec::runtime::{Linux, LinuxMemory, LinuxResources, Spec};
+use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock, Semaphore, oneshot};
 
 use super::Container;
 use super::machine::{Booted, MachineStart, origin_of, refused};
@@ -28,6 +28,8 @@ use crate::{Engine, Error, Result};
 const KEPT: Duration = Duration::from_secs(5);
 /// How long a start waits for those who use it.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a turn lasts at most: a machine that takes longer to begin goes on beside the next one's.
+const TURN: Duration = Duration::from_secs(5);
 /// Its memory, in MiB: a kernel, the agent, and some of the disk's files.
 const MEMORY: u64 = 160;
 
@@ -88,8 +90,13 @@ fn name(container: &ContainerId) -> Result<ContainerId> {
 }
 
 /// How many may begin at once: as many as have a processor of the host each.
-pub(crate) fn turns() -> Semaphore {
-    Semaphore::new(std::thread::available_parallelism().map_or(1, usize::from))
+pub(crate) fn turns() -> Arc<Semaphore> {
+    Arc::new(Semaphore::new(std::thread::available_parallelism().map_or(1, usize::from)))
+}
+
+/// A machine's turn to begin: over when this is dropped, or when it has lasted for [`TURN`].
+struct Turn {
+    _over: oneshot::Sender<()>,
 }
 
 /// Its parts: as those of templates, so that it goes on from one of them.
@@ -130,9 +137,11 @@ fn contained(memory: MemorySize) -> Contained {
     Contained { configuration: Machine { identity, ..Machine::default() }, root, workload: None, memory }
 }
 
-/// Of a container's specification, what its limits are on its use of the host. That of memory is for a machine of this size.
+/// Of a container's specification, what its limits are on its use of the host while it begins. That of memory is for a machine of this size.
 fn limited(record: &ContainerRecord) -> Result<Spec> {
     let mut resources = crate::spec::limits(&record.host.resources)?;
+    // Nothing of the container's runs yet, and a hundredth of a processor would boot for minutes.
+    resources.set_cpu(None).set_block_io(None);
     let mut memory = LinuxMemory::default();
     memory.set_limit(i64::try_from((MEMORY - microvm::container::KERNEL) << 20).ok());
     resources.set_memory(Some(memory));
@@ -141,6 +150,13 @@ fn limited(record: &ContainerRecord) -> Result<Spec> {
     let mut spec = Spec::default();
     spec.set_process(None).set_linux(Some(linux));
     Ok(spec)
+}
+
+/// What is added to that once it is there.
+fn limits(record: &ContainerRecord) -> Result<LinuxResources> {
+    let mut resources = crate::spec::limits(&record.host.resources)?;
+    resources.set_memory(None).set_pids(None);
+    Ok(resources)
 }
 
 impl Engine {
@@ -186,6 +202,8 @@ impl Engine {
     }
 
     async fn boot_file_machine(&self, container: &Arc<Container>) -> Result<Option<Use>> {
+        // Whoever waits for it keeps no start from the disk.
+        let _turn = self.file_machine_turn().await?;
         let mut known = container.file_machine.known.clone().write_owned().await;
         let record = container.record();
         // Whoever asked looks again.
@@ -194,6 +212,9 @@ impl Engine {
         }
         if *known != Known::Up {
             self.end_file_machine(&container.id, &mut known).await?;
+            if !self.has_own_disk(&record).await? {
+                return Ok(None);
+            }
             let booted = self.begin_file_machine(&container.id, record.clone()).await;
             // Also of half a one.
             *known = Known::Up;
@@ -205,18 +226,43 @@ impl Engine {
         Ok(Some(self.use_of(container, known.downgrade())))
     }
 
-    /// Has it begin, until its agent has the disk. Few do so side by side.
+    /// Waits until few others begin.
+    async fn file_machine_turn(&self) -> Result<Turn> {
+        let permit = self.0.file_machine_turns.clone().acquire_owned().await;
+        let permit = permit.map_err(|error| Error::system(format!("wait for other machines to begin: {error}")))?;
+        let (turn, over) = oneshot::channel();
+        tokio::spawn(async move {
+            // Which of the two, is all the same.
+            let _ = tokio::time::timeout(TURN, over).await;
+            drop(permit);
+        });
+        Ok(Turn { _over: turn })
+    }
+
+    /// Whether something is on a container's own disk, which it has again by then.
+    async fn has_own_disk(&self, record: &Arc<ContainerRecord>) -> Result<bool> {
+        let (engine, record) = (self.clone(), record.clone());
+        crate::blocking(move || {
+            engine.put_back_own(&record)?;
+            Ok(engine.written_disk(&record)?.is_some())
+        })
+        .await
+    }
+
+    /// Has it begin, until its agent has the disk.
     async fn begin_file_machine(&self, container: &ContainerId, record: Arc<ContainerRecord>) -> Result<()> {
         let id = name(container)?;
         let booted = self.booted(&record).await?;
         let booted = booted.ok_or_else(|| Error::system("a container without a machine has a disk"))?;
-        let turn = self.0.file_machine_turns.acquire().await;
-        let _turn = turn.map_err(|error| Error::system(format!("wait for other machines to begin: {error}")))?;
-        let (engine, machine) = (self.clone(), id.clone());
+        let (engine, machine, limits) = (self.clone(), id.clone(), limits(&record)?);
         let mut start = crate::blocking(move || engine.file_machine_process(&machine, &record, &booted)).await?;
         let (template, wanted) = (start.template.take(), start.wanted.take());
         match (self.boot_beside(&id, start).await, template) {
-            (Ok(()), _) => wanted.into_iter().for_each(|wanted| self.make_template_beside(wanted)),
+            (Ok(()), _) => {
+                let (engine, id) = (self.clone(), id.clone());
+                crate::blocking(move || engine.0.placements.update_beside(&id, &limits)).await?;
+                wanted.into_iter().for_each(|wanted| self.make_template_beside(wanted));
+            }
             (Err(error), Some(template)) if error.is_of_saved() => {
                 self.leave_template(&template, &error);
                 return Err(error);

@@ -88,7 +88,16 @@ impl Placements {
 
     /// Makes the cgroup of something that is no container, beside theirs: what is left of it is swept as theirs are.
     pub(super) fn create_beside(&self, id: &ContainerId, spec: &Spec) -> Result<Placed> {
-        made(&Cgroup::new(&format!("{}/{id}", self.parent)).map_err(failed)?, spec)
+        made(&self.beside(id)?, spec)
+    }
+
+    /// Changes the limits of such a thing.
+    pub(super) fn update_beside(&self, id: &ContainerId, resources: &LinuxResources) -> Result<()> {
+        self.beside(id)?.update(resources).map_err(failed)
+    }
+
+    fn beside(&self, id: &ContainerId) -> Result<Cgroup> {
+        Cgroup::new(&format!("{}/{id}", self.parent)).map_err(failed)
     }
 
     /// Where a further process of a running container goes.
