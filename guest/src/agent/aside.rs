@@ -13,6 +13,9 @@ use rustix::pipe::PipeFlags;
 use super::Agent;
 use crate::{failed, refused, sys, volumes};
 
+/// The most bytes of a text in a report, which is read once the process has ended: all of it has to fit into a pipe, which has 4 KiB for whoever has many.
+const TEXT_MAX: usize = 2048;
+
 /// What is to be done, and is under way.
 #[derive(Debug, Default)]
 pub(super) struct Aside {
@@ -61,6 +64,16 @@ impl Aside {
     /// Something is to be done, or is under way, for a container.
     pub(super) fn has(&mut self, container: ContainerId) -> bool {
         self.jobs().any(|job| job.work.container() == container)
+    }
+
+    /// What has not begun never does.
+    pub(super) fn give_up_waiting(&mut self) {
+        self.waiting.clear();
+    }
+
+    /// Something is under way.
+    pub(super) fn is_at_work(&self) -> bool {
+        self.running.is_some()
     }
 
     /// Whoever asked is gone: what is to be done is done all the same.
@@ -155,7 +168,7 @@ fn aside(work: impl FnOnce() -> Result<(), Failure>) -> Result<(i32, OwnedFd), F
     let pipe = rustix::pipe::pipe_with(PipeFlags::CLOEXEC);
     let (report, theirs) = pipe.map_err(failed("make", "the pipe of a process for volumes"))?;
     let child = |theirs: OwnedFd| {
-        let told = encode(&work()).unwrap_or_default();
+        let told = encode(&work().map_err(short)).unwrap_or_default();
         // Whoever reads nothing knows that it failed.
         let _ = std::fs::File::from(theirs).write_all(&told);
     };
@@ -169,4 +182,39 @@ fn read(report: OwnedFd) -> Result<(), Failure> {
     let heard = std::fs::File::from(report).read_to_end(&mut told);
     let told = heard.ok().and_then(|_| decode::<Result<(), Failure>>(&told).ok());
     told.unwrap_or_else(|| Err(refused("the process for its volumes ended without a word")))
+}
+
+/// What fits into a report of a failure.
+fn short(mut failure: Failure) -> Failure {
+    match &mut failure {
+        Failure::Unknown { what: text }
+        | Failure::Refused { why: text }
+        | Failure::System { on: text, .. }
+        | Failure::Program { text, .. }
+        | Failure::Sandbox { text, .. } => {
+            let end = (0..=TEXT_MAX).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
+            text.truncate(end);
+        }
+        Failure::Died { .. } => {}
+    }
+    failure
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_fits_into_the_pipe_however_long_it_is() {
+        let pipe = rustix::pipe::pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK);
+        let (report, theirs) = pipe.unwrap();
+        let _ = rustix::pipe::fcntl_setpipe_size(&theirs, 4096).unwrap();
+        // No character of it is cut in the middle.
+        let long = "/€".repeat(100_000);
+        let told = encode(&Err::<(), _>(short(refused(long.clone())))).unwrap();
+        std::fs::File::from(theirs).write_all(&told).unwrap();
+        let Err(Failure::Refused { why }) = read(report) else { panic!("it failed") };
+        assert!(long.starts_with(&why) && why.len() > TEXT_MAX - 4, "{why}");
+        assert_eq!(short(refused("short")), refused("short"));
+    }
 }

@@ -110,6 +110,8 @@ impl Agent {
     /// Ends all that runs, and puts everything where it lasts.
     fn shut_down(&mut self, how: End) {
         self.files.clear();
+        // Nothing more comes or goes; what is under way may write yet.
+        self.aside.give_up_waiting();
         let containers: Vec<_> = self.processes.values().map(|process| process.container).collect();
         for container in containers {
             let _ = roots::freeze(container, false);
@@ -119,7 +121,9 @@ impl Agent {
             let _ = sys::signal(process.pidfd.as_fd(), libc::SIGKILL);
         }
         let end = Instant::now() + KILLED;
-        while self.processes.values().any(crate::process::Process::is_alive) && Instant::now() < end {
+        while (self.aside.is_at_work() || self.processes.values().any(crate::process::Process::is_alive))
+            && Instant::now() < end
+        {
             let mut poll = [PollFd::new(&self.children, PollFlags::IN)];
             let time = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
             let _ = rustix::event::poll(&mut poll, Some(&time));
