@@ -101,6 +101,14 @@ pub enum Error {
         /// For how long it was.
         seconds: u64,
     },
+    /// A file system does not go, as its server does not answer; it goes on as before.
+    #[error("have a file system go: after {seconds} s it still waits for {what}; it stays")]
+    Stays {
+        /// What is waited for.
+        what: &'static str,
+        /// For how long it was.
+        seconds: u64,
+    },
     /// A size that no machine has.
     #[error("{0}")]
     Size(String),

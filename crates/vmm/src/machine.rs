@@ -56,6 +56,8 @@ pub struct Machine {
 
 /// How long everything of a machine may take to rest. What takes longer waits for the host.
 const RESTS_WITHIN: Duration = Duration::from_secs(30);
+/// How long a file system may take to go. A guest that has left it has asked nothing that is not answered; nobody else waits for one that has not.
+const GOES_WITHIN: Duration = Duration::from_secs(1);
 
 /// The thread that brings pages of a snapshot, and what it has brought.
 struct Brought {
@@ -353,16 +355,18 @@ impl Machine {
             Error::Size("this machine has no place for a file system, or one is there already".to_owned())
         })?;
         let wanted = if self.state == State::Runs { Wanted::Run } else { Wanted::Rest };
-        free.change(Some(files), wanted)?;
+        free.fill(files, wanted)?;
         Ok(free.number())
     }
 
     /// Has the file system go that came to that place, if one is there, once its server has answered what it was asked. The guest should have left it; if it has not, it has one that does nothing.
     ///
     /// # Errors
-    /// None that a caller could bring about.
+    /// [`Error::Stays`]: for a second the server has not answered; the file system goes on as before.
     pub fn unplug_files(&self) -> Result<()> {
-        self.files_place.as_ref().map_or(Ok(()), |place| place.change(None, Wanted::Rest))
+        let Some(place) = &self.files_place else { return Ok(()) };
+        let cleared = place.clear(Instant::now() + GOES_WITHIN);
+        cleared.map_err(|kind| Error::Stays { what: kind.waits_for(), seconds: GOES_WITHIN.as_secs() })
     }
 
     /// Lays a file over a part of the disk with that serial number, which can't be written to: the guest finds it from `start` on, in bytes. `None`: what was laid

@@ -81,6 +81,10 @@ impl Process {
     }
 
     fn plug_files(&mut self, id: FileServerId, server: OwnedFd) -> Result<(), String> {
+        if matches!(self.shared_files, SharedFiles::Leaving(_)) {
+            // Nobody has anything of it, but somebody waits for another one.
+            self.unplug_files();
+        }
         match &self.shared_files {
             SharedFiles::Gone => {}
             SharedFiles::Served(plugged) if plugged.id == id => return Ok(()),
@@ -127,12 +131,16 @@ impl Process {
         if self.members.have_files() || self.clients.keeps_files() {
             return;
         }
+        self.unplug_files();
+    }
+
+    fn unplug_files(&mut self) {
         let (SharedFiles::Served(plugged) | SharedFiles::Leaving(plugged)) = std::mem::take(&mut self.shared_files)
         else {
             return;
         };
         if let Err(error) = self.machine.unplug_files() {
-            // It may go yet, at any time.
+            // It may go yet, when it is tried again: whatever its server does not answer holds up nobody else.
             self.shared_files = SharedFiles::Leaving(plugged);
             super::members::complain(&error);
         }

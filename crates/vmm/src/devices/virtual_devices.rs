@@ -21,8 +21,12 @@ use crate::kvm::Vm;
 use crate::memory::Memory;
 use crate::parts::{CardParts, Devices, DiskContents, DiskParts, FilesParts};
 use crate::threads::Wanted;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// How often somebody looks who waits for what another one may keep for ever.
+const LOOKS: Duration = Duration::from_millis(1);
 
 /// Where the devices of a machine are: ACPI's tables say so.
 pub(crate) fn windows(devices: &Devices, memory: &Memory) -> Result<Vec<Window>> {
@@ -136,6 +140,16 @@ pub(crate) struct FilesPlace {
 }
 
 impl FilesPlace {
+    /// The place of a device, which has that number.
+    pub(crate) fn new(
+        place: Arc<Mutex<fs::Place>>,
+        transport: Arc<Mutex<Transport>>,
+        number: usize,
+        ending: &Arc<Ending>,
+    ) -> Self {
+        Self { place, transport, number, ending: Arc::clone(ending) }
+    }
+
     /// Which of the devices it is, in the order in which the guest finds them, from 0 on.
     pub(crate) fn number(&self) -> usize {
         self.number
@@ -146,17 +160,42 @@ impl FilesPlace {
         self.place.lock().unwrap_or_else(PoisonError::into_inner).is_taken()
     }
 
-    /// Has a file system come, which does what is `wanted`, or has it go. In either case nothing remains of what the guest has set up there.
-    pub(crate) fn change(&self, files: Option<FilesParts>, wanted: Wanted) -> Result<()> {
-        let fs = files.map(|files| of_server(files, &self.ending)).transpose()?;
-        if let Some(thread) = fs.as_ref().and_then(Device::thread) {
+    /// Has a file system come where none is, which does what is `wanted`. Nothing remains of what the guest has set up there.
+    pub(crate) fn fill(&self, files: FilesParts, wanted: Wanted) -> Result<()> {
+        let fs = of_server(files, &self.ending)?;
+        if let Some(thread) = fs.thread() {
             thread.want(wanted);
         }
         // In this order a processor takes them that accesses a register.
         let mut transport = self.transport.lock().unwrap_or_else(PoisonError::into_inner);
         transport.reset();
-        self.place.lock().unwrap_or_else(PoisonError::into_inner).put(fs);
+        self.place.lock().unwrap_or_else(PoisonError::into_inner).put(Some(fs));
         Ok(())
+    }
+
+    /// Has the file system go that is there, once its server has answered what it was asked. Nothing remains of what the guest has set up there.
+    ///
+    /// # Errors
+    /// By then the server has not, and the file system stays, and goes on: as [`Attached::rest_until`].
+    pub(crate) fn clear(&self, until: Instant) -> Result<(), Kind> {
+        // A processor that resets the device waits for its server as well, and has this meanwhile.
+        let mut transport = lock_until(&self.transport, until).ok_or(Kind::Files)?;
+        self.place.lock().unwrap_or_else(PoisonError::into_inner).rest_until(until)?;
+        transport.reset();
+        self.place.lock().unwrap_or_else(PoisonError::into_inner).put(None);
+        Ok(())
+    }
+}
+
+/// Waits no longer than that.
+fn lock_until<T>(mutex: &Mutex<T>, until: Instant) -> Option<MutexGuard<'_, T>> {
+    loop {
+        match mutex.try_lock() {
+            Ok(guard) => return Some(guard),
+            Err(TryLockError::Poisoned(poisoned)) => return Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) if Instant::now() >= until => return None,
+            Err(TryLockError::WouldBlock) => thread::sleep(LOOKS),
+        }
     }
 }
 
@@ -263,8 +302,8 @@ pub(crate) fn attach(parts: Devices, vm: &Vm, ending: &Arc<Ending>, bus: &mut Bu
     let transports = attached[first_card..].iter().map(|device| Arc::clone(&device.transport));
     let cards = nets.into_iter().zip(transports).map(|(net, transport)| Place { net, transport }).collect();
     let files_place = files_place.and_then(|place| {
-        let (number, ending) = (files_at, Arc::clone(ending));
-        Some(FilesPlace { place, number, transport: Arc::clone(&attached.get(files_at)?.transport), ending })
+        let transport = Arc::clone(&attached.get(files_at)?.transport);
+        Some(FilesPlace::new(place, transport, files_at, ending))
     });
     // These are the last ones.
     let mut last = attached.iter().rev().map(Virtual::attached);

@@ -4,9 +4,11 @@
 //! thread nor memory. Whoever speaks with the guest has it look again, and leave the file system before that goes.
 
 use super::{Fs, KIND, QUEUE, QUEUES, TAG_MAX};
+use crate::confine::Kind;
 use crate::devices::virtio::Device;
 use crate::devices::virtio::queue::{Position, Queue};
-use crate::threads::Thread;
+use crate::threads::{Thread, Wanted};
+use std::time::Instant;
 
 /// The number of a place where nothing is.
 const NOTHING: u32 = 0;
@@ -22,6 +24,15 @@ impl Place {
     /// Whether a file system is there.
     pub(crate) fn is_taken(&self) -> bool {
         self.fs.is_some()
+    }
+
+    /// Has the file system rest that is there, once its server has answered what it was asked.
+    ///
+    /// # Errors
+    /// By then it does not, and goes on: as [`Thread::rest_until`].
+    pub(crate) fn rest_until(&self, until: Instant) -> Result<(), Kind> {
+        let Some(thread) = self.thread() else { return Ok(()) };
+        thread.rest_until(until).inspect_err(|_| thread.want(Wanted::Run))
     }
 
     /// A file system comes, or what is there goes. The guest has set up nothing there, or was made to forget it.

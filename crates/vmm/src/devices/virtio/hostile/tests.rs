@@ -1,7 +1,10 @@
 //! What devices do beside such guests.
 
 use super::*;
+use crate::devices::virtio::fs::Place;
+use crate::devices::virtual_devices::FilesPlace;
 use proptest::prelude::*;
+use std::time::{Duration, Instant};
 
 const KINDS: [Kind; 9] = [
     Kind::Disk,
@@ -698,7 +701,7 @@ fn nobody_waits_for_ever_for_a_file_server_that_hangs() {
     while !server.is_asked() {
         std::thread::yield_now();
     }
-    let soon = std::time::Instant::now() + std::time::Duration::from_millis(50);
+    let soon = Instant::now() + Duration::from_millis(50);
     assert_eq!(guest.attached.rest_until(soon), Err(crate::confine::Kind::Files));
     // It goes on, and rests once it is answered.
     guest.attached.want(Wanted::Run);
@@ -707,4 +710,35 @@ fn nobody_waits_for_ever_for_a_file_server_that_hangs() {
         std::thread::yield_now();
     }
     guest.attached.rest();
+}
+
+#[test]
+fn nobody_waits_for_ever_for_a_file_system_to_go_whose_server_hangs() {
+    let (device, server) = Echo::serve().unwrap();
+    let place = Arc::new(Mutex::new(Place::default()));
+    place.lock().unwrap().put(Some(device));
+    let mut guest = Guest::new(Arc::clone(&place) as _);
+    let transport = Arc::new(Mutex::new(Transport::new(guest.attached.clone(), guest.memory.clone())));
+    let files = FilesPlace::new(place, Arc::clone(&transport), 0, &Arc::new(Ending::new().unwrap()));
+    guest.set_up(64);
+    let hangs = server.hang();
+    ask_files(&mut guest, 1, &[b"right"], 8);
+    guest.notify(1);
+    while !server.is_asked() {
+        std::thread::yield_now();
+    }
+    let soon = || Instant::now() + Duration::from_millis(50);
+    assert_eq!(files.clear(soon()), Err(crate::confine::Kind::Files));
+    // Nor where a processor is at it, which resets the device and waits for the same.
+    let processor = transport.lock().unwrap();
+    assert_eq!(files.clear(soon()), Err(crate::confine::Kind::Files));
+    drop(processor);
+    // It goes on, and goes once it is answered.
+    assert!(files.is_taken());
+    drop(hangs);
+    while guest.answered(1) != 1 {
+        std::thread::yield_now();
+    }
+    assert_eq!(files.clear(Instant::now() + Duration::from_secs(600)), Ok(()));
+    assert!(!files.is_taken());
 }
