@@ -236,8 +236,15 @@ impl Microvms {
     /// See [`Microvms::suspend`]; the caller holds its gate.
     pub(crate) async fn suspend_alone(&self, microvm: &Microvm) -> Result<()> {
         let id = microvm.record.id.as_str();
+        // What is known to be impossible is said before its program gets ready for it.
+        self.0.engine.check_suspend(id).await?;
         self.tell(microvm.hooks(), Hook::Suspend, id, Bytes::new()).await?;
-        self.0.engine.suspend(id).await
+        let Err(error) = self.0.engine.suspend(id).await else { return Ok(()) };
+        // It runs on, where it has not ended, and its program is ready for something else.
+        if let Err(why) = self.tell(microvm.hooks(), Hook::Resume, id, Bytes::new()).await {
+            tracing::warn!(microvm = microvm.record.name, error = %why, "it could not be suspended, and its program was not told");
+        }
+        Err(error)
     }
 
     /// Has a suspended microVM go on.

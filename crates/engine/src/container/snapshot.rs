@@ -129,6 +129,16 @@ impl Engine {
         }
     }
 
+    /// Whether a container may be suspended, as far as that is known before its machine is asked to save itself.
+    ///
+    /// # Errors
+    /// It is no machine, does not run, or has what can't be saved.
+    pub async fn check_suspend(&self, reference: &str) -> Result<()> {
+        let container = self.0.containers.find(reference)?;
+        let life = container.life(reference).await?;
+        self.can_be_saved(&life).map(drop)
+    }
+
     /// Saves a running container, and ends its run: its next start goes on from there.
     ///
     /// # Errors
