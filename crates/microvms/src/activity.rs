@@ -33,10 +33,14 @@ pub(crate) struct Activity {
 }
 
 struct Seen {
-    /// Requests that are under way.
+    /// Requests that are under way, and what else keeps it from being idle.
     visits: usize,
-    /// When the last one ended, or something came for one.
-    last: Instant,
+    /// Those of them that are requests.
+    requests: usize,
+    /// Somebody writes down every minute that there are requests.
+    is_watched: bool,
+    /// When the last one ended, or something came for one; `None`: not since this daemon began, and no earlier one has written down that it did.
+    last: Option<Instant>,
     /// As it is, or will be, written down.
     noted: Noted,
     /// When that was last done for a request.
@@ -80,10 +84,15 @@ impl Activities {
         known.entry(id.to_owned()).or_insert_with(new).clone()
     }
 
-    /// Forgets all others. Blocks where something of them is written down.
-    pub(crate) fn keep(&self, known: &HashSet<String>) {
-        // What somebody else holds comes from one that is gone, or is just being made.
-        let is_kept = |id: &String, activity: &Arc<Activity>| known.contains(id) || Arc::strong_count(activity) > 1;
+    /// Those that are not among these: they may be gone, or were made since somebody made the list.
+    pub(crate) fn others(&self, listed: &HashSet<&str>) -> Vec<String> {
+        self.known.lock().keys().filter(|id| !listed.contains(id.as_str())).cloned().collect()
+    }
+
+    /// Forgets microVMs that are gone. Blocks where something of them is written down.
+    pub(crate) fn forget(&self, gone: &HashSet<String>) {
+        // What somebody still holds is forgotten later.
+        let is_kept = |id: &String, activity: &Arc<Activity>| !gone.contains(id) || Arc::strong_count(activity) > 1;
         let mut all = self.known.lock();
         let (kept, gone) = std::mem::take(&mut *all).into_iter().partition(|(id, activity)| is_kept(id, activity));
         *all = kept;
@@ -98,10 +107,12 @@ impl Activity {
         let now = Instant::now();
         // At the latest that is possible: somebody may have asked within the minute after that.
         let ago = noted.asked.map(|asked| Duration::try_from(Timestamp::now() - asked).unwrap_or_default());
-        let ago = ago.unwrap_or_default().saturating_sub(GRAIN);
         let seen = Seen {
             visits: 0,
-            last: now.checked_sub(ago).unwrap_or(now),
+            requests: 0,
+            is_watched: false,
+            // Before the host began nothing ran that runs now: as if nobody had asked.
+            last: ago.and_then(|ago| now.checked_sub(ago.saturating_sub(GRAIN))),
             noted,
             written: None,
             acting: false,
@@ -116,7 +127,7 @@ impl Activity {
     pub(crate) fn touch(self: &Arc<Self>) {
         let mut seen = self.seen.lock();
         let now = Instant::now();
-        seen.last = now;
+        seen.last = Some(now);
         if seen.written.is_some_and(|written| now - written < GRAIN) {
             return;
         }
@@ -159,10 +170,38 @@ impl Activity {
         self.write(Notes::write)
     }
 
-    /// For how long nobody has asked it anything; `None`: somebody does.
-    pub(crate) fn idle(&self) -> Option<Duration> {
+    /// For how long nobody has asked it anything, where it has run for so long; `None`: somebody does.
+    pub(crate) fn idle(&self, runs: Duration) -> Option<Duration> {
         let seen = self.seen.lock();
-        (seen.visits == 0).then(|| seen.last.elapsed())
+        // However it was started, it has its time from then on.
+        (seen.visits == 0).then(|| seen.last.map_or(runs, |last| last.elapsed().min(runs)))
+    }
+
+    /// Writes down once a minute that there are requests, for as long as there are: the daemon may be killed before they end.
+    fn watch(self: &Arc<Self>) {
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        if std::mem::replace(&mut self.seen.lock().is_watched, true) {
+            return;
+        }
+        // Whoever does nothing but wait does not hold it.
+        let activity = Arc::downgrade(self);
+        runtime.spawn(async move {
+            while let Some(due) = activity.upgrade().and_then(|activity| activity.note_requests()) {
+                tokio::time::sleep_until(due).await;
+            }
+        });
+    }
+
+    /// Has that there are requests written down, where it is time, and says when it is again; `None`: there are none.
+    fn note_requests(self: &Arc<Self>) -> Option<Instant> {
+        let mut seen = self.seen.lock();
+        if seen.requests == 0 {
+            seen.is_watched = false;
+            return None;
+        }
+        drop(seen);
+        self.touch();
+        self.seen.lock().written.map(|written| written + GRAIN)
     }
 
     /// Waits until no request is under way, no longer than that. The caller holds the gate, so that none begins.
@@ -207,7 +246,7 @@ impl Activity {
         let mut seen = self.seen.lock();
         let now = Instant::now();
         (seen.acting, seen.patience, seen.refused) = (false, Some(now + patience), Some(why));
-        seen.last = now;
+        seen.last = Some(now);
     }
 
     /// Why what its policy wanted last did not work.
@@ -216,34 +255,51 @@ impl Activity {
     }
 }
 
-/// A request that is under way: its microVM is not idle.
-pub(crate) struct Visit(Arc<Activity>);
+/// Something that is under way: its microVM is not idle.
+pub(crate) struct Visit {
+    activity: Arc<Activity>,
+    /// It is a request.
+    asks: bool,
+}
 
 impl Visit {
     /// Somebody asks it something.
     pub(crate) fn begin(activity: &Arc<Activity>) -> Self {
         activity.touch();
-        Self::ours(activity)
+        let visit = Self::new(activity, true);
+        activity.watch();
+        visit
     }
 
     /// Not a request, but what has to be done before there can be one.
     pub(crate) fn ours(activity: &Arc<Activity>) -> Self {
-        activity.seen.lock().visits += 1;
-        Self(activity.clone())
+        Self::new(activity, false)
+    }
+
+    fn new(activity: &Arc<Activity>, asks: bool) -> Self {
+        let mut seen = activity.seen.lock();
+        seen.visits += 1;
+        seen.requests += usize::from(asks);
+        Self { activity: activity.clone(), asks }
     }
 
     pub(crate) fn activity(&self) -> &Arc<Activity> {
-        &self.0
+        &self.activity
     }
 }
 
 impl Drop for Visit {
     fn drop(&mut self) {
-        let mut seen = self.0.seen.lock();
+        if self.asks {
+            // It may have taken hours.
+            self.activity.touch();
+        }
+        let mut seen = self.activity.seen.lock();
         seen.visits -= 1;
-        seen.last = Instant::now();
+        seen.requests -= usize::from(self.asks);
+        seen.last = Some(Instant::now());
         if seen.visits == 0 {
-            self.0.left.notify_waiters();
+            self.activity.left.notify_waiters();
         }
     }
 }
@@ -252,18 +308,31 @@ impl Drop for Visit {
 mod tests {
     use super::*;
 
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    fn named(id: &str) -> HashSet<String> {
+        HashSet::from([id.to_owned()])
+    }
+
+    /// When somebody asked `a`, as the next daemon reads it.
+    fn written(store: &Store) -> Option<Timestamp> {
+        Activities::open(store).unwrap().of("a").asked()
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_visit_counts_until_it_is_over() {
         let directory = tempfile::tempdir().unwrap();
         let store = Store::open(directory.path().join("store")).unwrap();
         let all = Activities::open(&store).unwrap();
         let activity = all.of("a");
-        tokio::time::advance(Duration::from_secs(5)).await;
-        assert_eq!(activity.idle(), Some(Duration::from_secs(5)));
+        let idle = || activity.idle(HOUR);
+        assert_eq!(idle(), Some(HOUR), "for as long as it runs, as nobody has asked");
         let visit = Visit::ours(&activity);
-        assert_eq!(activity.idle(), None);
+        assert_eq!(idle(), None);
         drop(visit);
-        assert_eq!((activity.idle(), activity.turn()), (Some(Duration::ZERO), Turn::Free));
+        assert_eq!((idle(), activity.turn()), (Some(Duration::ZERO), Turn::Free));
+        tokio::time::advance(Duration::from_secs(5)).await;
+        assert_eq!((idle(), activity.idle(Duration::ZERO)), (Some(Duration::from_secs(5)), Some(Duration::ZERO)));
         assert!(activity.begin() && !activity.begin());
         assert_eq!(activity.turn(), Turn::Taken);
         activity.refused("not now".to_owned(), Duration::from_secs(2));
@@ -272,11 +341,11 @@ mod tests {
             (Turn::In(Duration::from_secs(2)), Some("not now".to_owned()))
         );
         tokio::time::advance(Duration::from_secs(2)).await;
-        assert_eq!((activity.idle(), activity.turn()), (Some(Duration::from_secs(2)), Turn::Free));
+        assert_eq!((idle(), activity.turn()), (Some(Duration::from_secs(2)), Turn::Free));
         assert!(activity.begin());
         activity.over();
         assert_eq!(activity.hindrance(), None);
-        all.keep(&HashSet::new());
+        all.forget(&named("a"));
         assert!(Arc::ptr_eq(&activity, &all.of("a")), "somebody holds it");
     }
 
@@ -302,18 +371,80 @@ mod tests {
     fn what_is_written_down_outlives_the_daemon_and_goes_with_the_microvm() {
         let directory = tempfile::tempdir().unwrap();
         let store = Store::open(directory.path().join("store")).unwrap();
-        let hour = Duration::from_secs(3600);
         {
             let all = Activities::open(&store).unwrap();
             let activity = all.of("a");
-            activity.seen.lock().noted.asked = Some(Timestamp::now() - hour);
+            activity.seen.lock().noted.asked = Some(Timestamp::now() - HOUR);
             activity.take_tokens_back().unwrap();
         }
         let all = Activities::open(&store).unwrap();
-        let idle = all.of("a").idle().unwrap();
-        assert!(hour - GRAIN <= idle && idle <= hour + GRAIN, "{idle:?}");
+        let idle = all.of("a").idle(2 * HOUR).unwrap();
+        assert!(idle < HOUR, "{idle:?}");
         assert_eq!((all.of("a").tokens(), all.of("b").tokens()), (1, 0));
-        all.keep(&HashSet::new());
+        all.forget(&named("a"));
         assert_eq!(Activities::open(&store).unwrap().of("a").tokens(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_is_written_down_while_it_lasts_and_when_it_ends() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(directory.path().join("store")).unwrap();
+        let activity = Activities::open(&store).unwrap().of("a");
+        let long_ago = Some(Timestamp::now() - 3 * HOUR);
+        let until_it_is_written = async || {
+            // The clock of the tests goes on by itself where all wait.
+            while written(&store).is_none_or(|asked| asked < Timestamp::now() - HOUR) {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        };
+        let visit = Visit::begin(&activity);
+        until_it_is_written().await;
+        // An answer that takes hours, and a daemon that is killed meanwhile.
+        activity.seen.lock().noted.asked = long_ago;
+        activity.write(Notes::write).unwrap();
+        until_it_is_written().await;
+        // It ends long after that was done last, and the daemon with it.
+        activity.seen.lock().requests = 0;
+        while activity.seen.lock().is_watched {
+            tokio::time::sleep(GRAIN).await;
+        }
+        activity.seen.lock().requests = 1;
+        activity.seen.lock().noted.asked = long_ago;
+        activity.write(Notes::write).unwrap();
+        drop(visit);
+        until_it_is_written().await;
+        let next = Activities::open(&store).unwrap().of("a");
+        assert_eq!(next.idle(3 * HOUR), Some(Duration::ZERO));
+    }
+
+    /// A restart of the daemon gives it no time anew, nor does what is no request.
+    #[tokio::test(start_paused = true)]
+    async fn what_nobody_has_asked_is_idle_for_as_long_as_it_runs() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(directory.path().join("store")).unwrap();
+        drop(Visit::ours(&Activities::open(&store).unwrap().of("a")));
+        let next = Activities::open(&store).unwrap().of("a");
+        assert_eq!((next.asked(), next.idle(HOUR)), (None, Some(HOUR)));
+        // Neither is one whose tokens were taken back, which is written down as well.
+        next.take_tokens_back().unwrap();
+        assert_eq!(Activities::open(&store).unwrap().of("a").idle(HOUR), Some(HOUR));
+    }
+
+    #[test]
+    fn what_was_made_after_the_others_were_listed_keeps_what_was_taken_back() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(directory.path().join("store")).unwrap();
+        let all = Activities::open(&store).unwrap();
+        all.of("gone").take_tokens_back().unwrap();
+        all.of("new").take_tokens_back().unwrap();
+        let mut others = all.others(&HashSet::from(["listed"]));
+        others.sort();
+        assert_eq!(others, ["gone", "new"]);
+        // Of which one is there, as whoever is asked now says.
+        all.forget(&named("gone"));
+        let next = Activities::open(&store).unwrap();
+        for all in [&all, &next] {
+            assert_eq!((all.of("new").tokens(), all.of("gone").tokens()), (1, 0));
+        }
     }
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::time::Duration;
 
 use engine::model::{Filters, Phase, Timestamp};
-use engine::{EventQuery, Result};
+use engine::{ErrorKind, EventQuery, Result};
 use tokio::time::sleep;
 
 use crate::activity::Turn;
@@ -50,10 +50,7 @@ impl Microvms {
     /// Begins all that policies want by now, and says after how long something may be wanted next.
     async fn look_after(&self) -> Result<Option<Duration>> {
         let all = self.microvms().await?;
-        let (microvms, known) = (self.clone(), all.iter().map(|microvm| microvm.record.id.to_string()));
-        let known: HashSet<_> = known.collect();
-        let kept = tokio::task::spawn_blocking(move || microvms.0.activities.keep(&known)).await;
-        kept.map_err(|error| step("forget microVMs that are gone", error))?;
+        self.forget_others(&all).await?;
         let mut next: Option<Duration> = None;
         for microvm in &all {
             let due = match self.0.activities.of(microvm.record.id.as_str()).turn() {
@@ -70,17 +67,35 @@ impl Microvms {
         Ok(next)
     }
 
+    /// Forgets microVMs that are gone. One that is not among these may have been made since they were listed: its tokens that were taken back stay so.
+    async fn forget_others(&self, all: &[Microvm]) -> Result<()> {
+        let listed = all.iter().map(|microvm| microvm.record.id.as_str()).collect();
+        let mut gone = HashSet::new();
+        for id in self.0.activities.others(&listed) {
+            if let Err(error) = self.0.engine.inspect(&id, false).await
+                && error.kind() == ErrorKind::NotFound
+            {
+                gone.insert(id);
+            }
+        }
+        if gone.is_empty() {
+            return Ok(());
+        }
+        let microvms = self.clone();
+        let forgotten = tokio::task::spawn_blocking(move || microvms.0.activities.forget(&gone)).await;
+        forgotten.map_err(|error| step("forget microVMs that are gone", error))
+    }
+
     /// What a microVM's policy wants as it is now.
     fn due(&self, microvm: &Microvm) -> Due {
         let policy = microvm.policy();
         let (record, state) = (&microvm.record, &microvm.record.state);
         let standing = match (state.phase, &state.suspended) {
             _ if microvm.state() == "pending" => Standing::Other,
-            (Phase::Running, _) => match self.0.activities.of(record.id.as_str()).idle() {
-                None => Standing::Busy,
-                // However it was started, it has its time from then on.
-                Some(time) => Standing::Idle(state.started_at.map_or(time, |started| time.min(since(started)))),
-            },
+            (Phase::Running, _) => {
+                let runs = since(state.started_at.unwrap_or(record.created));
+                self.0.activities.of(record.id.as_str()).idle(runs).map_or(Standing::Busy, Standing::Idle)
+            }
             // One that was never started goes on from its image in a moment.
             (Phase::Exited, Some(_)) => Standing::Suspended(since(state.finished_at.unwrap_or(record.created))),
             _ => Standing::Other,
@@ -118,7 +133,7 @@ impl Microvms {
         let activity = self.0.activities.of(id);
         let _alone = activity.gate.lock().await;
         let microvm = match self.microvm(id).await {
-            Err(error) if error.kind() == engine::ErrorKind::NotFound => return Ok(false),
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
             microvm => microvm?,
         };
         match self.due(&microvm) {
