@@ -7,38 +7,37 @@ use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use bytes::Bytes;
 use engine::model::Timestamp;
 use engine::{ErrorKind, WaitCondition};
-use http::header::{self, HeaderName, HeaderValue};
+use futures_util::FutureExt as _;
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Request, Response, StatusCode, Uri, Version};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::upgrade::{OnUpgrade, Upgraded};
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::rt::TokioIo;
 use percent_encoding::percent_decode_str;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::sync::{Notify, OwnedSemaphorePermit};
 
+use super::program::{Ended, Program, Run, Ways};
 use super::token::Grant;
 use super::wanted::{PROTOCOL, Wanted, put_upgrade, take_hop};
 use super::{USUAL_PORT, wanted};
 use crate::Microvms;
 use crate::activity::Activity;
 
-/// How long a program may take to accept a connection.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 /// A host name of at least so many hexadecimal digits names a microVM.
 const NAME_MIN: usize = 12;
 
-type Answer = UnsyncBoxBody<Bytes, hyper::Error>;
+/// What is sent back.
+pub(super) type Answer = UnsyncBoxBody<Bytes, hyper::Error>;
 
 /// A client of the endpoint.
 #[derive(Clone)]
@@ -48,13 +47,20 @@ pub(super) struct Client {
     pub(super) scheme: &'static str,
     /// Its place among the connections.
     pub(super) place: Arc<OwnedSemaphorePermit>,
+    /// What there is for what it asks.
+    pub(super) ways: Ways,
 }
 
-/// What a connection's requests have in common: each holds a handle until its answer has ended.
+/// What a connection's requests have in common: each that is let in holds a handle until its answer has ended.
 #[derive(Clone, Default)]
 pub(super) struct Taken(Arc<Notify>);
 
 impl Taken {
+    /// Somebody is not let in.
+    pub(super) fn refuse(&self) {
+        self.0.notify_one();
+    }
+
     /// Waits until somebody was not let in.
     pub(super) async fn refused(&self) {
         self.0.notified().await;
@@ -68,7 +74,7 @@ impl Taken {
 
 /// Why a request goes nowhere.
 #[derive(Debug)]
-struct Refusal(StatusCode, String);
+pub(super) struct Refusal(pub(super) StatusCode, pub(super) String);
 
 impl Refusal {
     fn into_answer(self) -> Response<Answer> {
@@ -100,30 +106,39 @@ impl Client {
     /// Answers a request of a connection of which `taken` is.
     pub(super) async fn answer(&self, request: Request<Incoming>, taken: Taken) -> Response<Answer> {
         let version = request.version();
-        let mut answer = self.forward(request).await.unwrap_or_else(Refusal::into_answer);
-        if version == Version::HTTP_2 && answer.headers_mut().remove(header::CONNECTION).is_some() {
-            // It says so for all of its connection in another way.
-            taken.0.notify_one();
+        match self.forward(request).await {
+            Ok(answer) => answer.map(|body| Held { body, _held: taken }.boxed_unsync()),
+            Err(refusal) => {
+                let mut answer = refusal.into_answer();
+                if version == Version::HTTP_2 && answer.headers_mut().remove(header::CONNECTION).is_some() {
+                    // It says so for all of its connection in another way.
+                    taken.refuse();
+                }
+                // No handle goes with it: whoever does not read it is not waited for.
+                answer
+            }
         }
-        answer.map(|body| Held { body, _held: taken }.boxed_unsync())
     }
 
     async fn forward(&self, mut request: Request<Incoming>) -> Result<Response<Answer>, Refusal> {
         let wanted = Wanted::take(request.headers_mut());
         let (grant, port) = self.admit(&wanted, &request)?;
+        // Before a machine goes on for nothing.
+        let way = self.ways.take()?;
         let (visit, address) = self.microvms.visit(&grant.microvm).await?;
-        let address = SocketAddr::new(address, port);
+        let run = Run { ended: self.ended(&grant.microvm).await?, way };
+        let program = Program { address: SocketAddr::new(address, port), run };
         let becomes = wanted.upgrade.is_some().then(|| hyper::upgrade::on(&mut request));
-        self.rewrite(&mut request, address, wanted.upgrade)?;
+        self.rewrite(&mut request, program.address, wanted.upgrade)?;
         let mut answer = match is_grpc(&request) {
-            true => self.exchange_second(&grant.microvm, address, request).await?,
-            false => self.exchange(&grant.microvm, address, request).await?,
+            true => program.second(request).await?,
+            false => program.first(request).await?,
         };
         if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
             take_hop(answer.headers_mut());
             return Ok(answer.map(|body| Held { body, _held: visit }.boxed_unsync()));
         }
-        let program = hyper::upgrade::on(&mut answer);
+        let theirs = hyper::upgrade::on(&mut answer);
         let (Some(client), Some(upgrade)) = (becomes, take_hop(answer.headers_mut())) else {
             let text = "the program changes to another protocol, which nobody asked it for";
             return Err(Refusal(StatusCode::BAD_GATEWAY, text.to_owned()));
@@ -134,10 +149,9 @@ impl Client {
             let protocol = answer.headers_mut().entry(header::SEC_WEBSOCKET_PROTOCOL);
             protocol.or_insert(HeaderValue::from_static(PROTOCOL));
         }
-        let ended = self.ended(&grant.microvm).await?;
         let (activity, place) = (visit.activity().clone(), self.place.clone());
         tokio::spawn(async move {
-            pipe(client, program, activity, ended).await;
+            pipe(client, theirs, activity, program.run).await;
             drop(place);
         });
         Ok(answer.map(|_| empty()))
@@ -196,6 +210,7 @@ impl Client {
         *request.uri_mut() = path.map_or_else(|| Uri::from_static("/"), Uri::from);
         if !is_grpc(request) {
             *request.version_mut() = Version::HTTP_11;
+            join_cookies(request.headers_mut())?;
         }
         let headers = request.headers_mut();
         let value = |text: String| {
@@ -218,70 +233,14 @@ impl Client {
         Ok(())
     }
 
-    /// Asks the program, for as long as its microVM runs.
-    async fn exchange(
-        &self,
-        microvm: &str,
-        address: SocketAddr,
-        request: Request<Incoming>,
-    ) -> Result<Response<Incoming>, Refusal> {
-        let ended = self.ended(microvm).await?;
-        let stream = connect(address).await?;
-        let bad = |error: hyper::Error| refused(address, StatusCode::BAD_GATEWAY, &error);
-        let handshake = hyper::client::conn::http1::handshake(TokioIo::new(stream));
-        let (mut sender, connection) = handshake.await.map_err(bad)?;
-        tokio::spawn(async move {
-            tokio::select! {
-                () = ended => {}
-                _ = connection.with_upgrades() => {}
-            }
-        });
-        sender.send_request(request).await.map_err(bad)
-    }
-
-    /// As [`Self::exchange`], by HTTP/2: what follows an answer's body is part of it.
-    async fn exchange_second(
-        &self,
-        microvm: &str,
-        address: SocketAddr,
-        mut request: Request<Incoming>,
-    ) -> Result<Response<Incoming>, Refusal> {
-        by_second(&mut request)?;
-        let ended = self.ended(microvm).await?;
-        let stream = connect(address).await?;
-        let bad = |error: hyper::Error| refused(address, StatusCode::BAD_GATEWAY, &error);
-        let handshake = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream));
-        let (mut sender, connection) = handshake.await.map_err(bad)?;
-        tokio::spawn(async move {
-            tokio::select! {
-                () = ended => {}
-                _ = connection => {}
-            }
-        });
-        sender.send_request(request).await.map_err(bad)
-    }
-
     /// Waits until a microVM does not run any more.
-    async fn ended(&self, microvm: &str) -> Result<impl Future<Output = ()> + Send + use<>, Refusal> {
+    async fn ended(&self, microvm: &str) -> Result<Ended, Refusal> {
         let ended = self.microvms.0.engine.wait(microvm, WaitCondition::NotRunning).await?;
-        Ok(async move {
+        let ended = async move {
             ended.await;
-        })
+        };
+        Ok(ended.boxed().shared())
     }
-}
-
-fn refused(address: SocketAddr, status: StatusCode, why: &dyn std::fmt::Display) -> Refusal {
-    Refusal(status, format!("the program does not answer at port {}: {why}", address.port()))
-}
-
-/// Connects to a program.
-async fn connect(address: SocketAddr) -> Result<TcpStream, Refusal> {
-    let connected = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await;
-    let stream = connected
-        .map_err(|_| refused(address, StatusCode::GATEWAY_TIMEOUT, &"not within 10 seconds"))?
-        .map_err(|error| refused(address, StatusCode::BAD_GATEWAY, &error))?;
-    super::prepare(&stream);
-    Ok(stream)
 }
 
 /// Whether a request is one of gRPC (its PROTOCOL-HTTP2.md), that came as those do. What is made for browsers (`application/grpc-web`) is any other request.
@@ -291,16 +250,14 @@ fn is_grpc<B>(request: &Request<B>) -> bool {
     request.version() == Version::HTTP_2 && rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['+', ';']))
 }
 
-/// Makes a request one of HTTP/2, whose host is part of what is asked for, and says that what follows the answer's body is heard, without which a program of gRPC does not answer.
-fn by_second<B>(request: &mut Request<B>) -> Result<(), Refusal> {
-    let invalid =
-        |error: &dyn std::fmt::Display| Refusal(StatusCode::BAD_REQUEST, format!("the request's host: {error}"));
-    let host = request.headers_mut().remove(header::HOST);
-    let host = host.as_ref().map_or(Ok("localhost"), HeaderValue::to_str).map_err(|error| invalid(&error))?;
-    let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
-    let uri = Uri::builder().scheme("http").authority(host).path_and_query(path).build();
-    *request.uri_mut() = uri.map_err(|error| invalid(&error))?;
-    request.headers_mut().insert(header::TE, HeaderValue::from_static("trailers"));
+/// Makes one field of what HTTP/2 may split into several (RFC 9113, section 8.2.3): by HTTP/1.1 there is one, and some programs read the first alone.
+fn join_cookies(headers: &mut HeaderMap) -> Result<(), Refusal> {
+    let crumbs: Vec<_> = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if crumbs.len() > 1 {
+        let joined = HeaderValue::from_bytes(&crumbs.join(&b"; "[..]));
+        let invalid = |error| Refusal(StatusCode::BAD_REQUEST, format!("the request's cookies: {error}"));
+        headers.insert(header::COOKIE, joined.map_err(invalid)?);
+    }
     Ok(())
 }
 
@@ -359,7 +316,7 @@ impl<B: Body<Data = Bytes, Error = hyper::Error> + Unpin, H: Unpin> Body for Hel
 
 /// Carries what a connection has become, for as long as its microVM runs. What comes from the client counts as something asked: an open connection
 /// by itself does not.
-async fn pipe(client: OnUpgrade, program: OnUpgrade, activity: Arc<Activity>, ended: impl Future<Output = ()>) {
+async fn pipe(client: OnUpgrade, program: OnUpgrade, activity: Arc<Activity>, run: Run) {
     let both = async {
         let (client, program) = tokio::try_join!(client, program)?;
         let mut client = Counted { stream: TokioIo::new(client), activity };
@@ -368,7 +325,7 @@ async fn pipe(client: OnUpgrade, program: OnUpgrade, activity: Arc<Activity>, en
         Ok::<_, hyper::Error>(())
     };
     tokio::select! {
-        () = ended => {}
+        () = run.ended.clone() => {}
         _ = both => {}
     }
 }
@@ -433,7 +390,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_grpc_goes_on_as_that() {
+    fn what_is_grpc_is_told_from_what_is_not() {
         let of = |version, kind: &str| {
             let request = Request::builder().version(version).uri("http://there.example:90/pkg.Service/Call");
             request.header(header::CONTENT_TYPE, kind).header(header::HOST, "there.example:90").body(()).unwrap()
@@ -444,14 +401,20 @@ mod tests {
         for kind in ["application/grpc-web", "application/grpc-web+proto", "application/json", ""] {
             assert!(!is_grpc(&of(Version::HTTP_2, kind)), "{kind}");
         }
-        let mut request = of(Version::HTTP_2, "application/grpc");
-        *request.uri_mut() = Uri::from_static("/pkg.Service/Call?x");
-        by_second(&mut request).unwrap();
-        assert_eq!(request.uri(), "http://there.example:90/pkg.Service/Call?x");
-        assert_eq!(request.headers().get(header::TE).unwrap(), "trailers");
-        assert!(!request.headers().contains_key(header::HOST));
-        request.headers_mut().insert(header::HOST, HeaderValue::from_static("a b"));
-        assert!(by_second(&mut request).is_err());
+    }
+
+    #[test]
+    fn split_cookies_go_on_as_one() {
+        let of = |crumbs: &[&'static str]| {
+            let mut headers = HeaderMap::new();
+            headers.extend(crumbs.iter().map(|crumb| (header::COOKIE, HeaderValue::from_static(crumb))));
+            join_cookies(&mut headers).unwrap();
+            let joined: Vec<_> = headers.get_all(header::COOKIE).iter().cloned().collect();
+            joined
+        };
+        assert_eq!(of(&["a=b", "c=d; e=f", "g=h"]), ["a=b; c=d; e=f; g=h"]);
+        assert_eq!(of(&["a=b; c=d"]), ["a=b; c=d"]);
+        assert!(of(&[]).is_empty());
     }
 
     #[test]

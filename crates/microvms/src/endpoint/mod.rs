@@ -4,11 +4,12 @@
 //! There is one for all of a daemon's microVMs: the token says which of them is meant.
 
 mod forward;
+mod program;
 mod serve;
 mod token;
 mod wanted;
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,7 +22,7 @@ use rustix::net::sockopt;
 use serde::{Deserialize, Serialize};
 use store::Collection;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OnceCell, Semaphore};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 
@@ -33,7 +34,8 @@ pub use token::{PortRange, Ports};
 const PATIENCE: Duration = Duration::from_secs(60);
 /// How long who was silent for that may take to show that it is there, each of some times that it is asked.
 const KEEPALIVE: Duration = Duration::from_secs(10);
-/// The most connections at a time, whatever they have become: who comes after that waits.
+/// The most connections of clients at a time, whatever they have become: who comes after that waits. As many to programs there may be, as by HTTP/2 a
+/// connection asks much at a time: whoever asks after that is told to come later.
 const CONNECTIONS: usize = 4096;
 /// How long to wait when the system has no descriptor left for a new connection.
 const BACK_OFF: Duration = Duration::from_millis(50);
@@ -210,14 +212,16 @@ impl Microvms {
     }
 
     async fn serve_endpoint(self, socket: TcpListener, tls: Option<TlsAcceptor>) {
-        let places = Arc::new(Semaphore::new(CONNECTIONS));
+        let (places, ways) = (Arc::new(Semaphore::new(CONNECTIONS)), program::Ways::new(CONNECTIONS));
+        let scheme = if tls.is_some() { "https" } else { "http" };
         loop {
             // Nobody closes it.
             let Ok(place) = places.clone().acquire_owned().await else { return };
             match socket.accept().await {
                 Ok((stream, peer)) => {
-                    let (microvms, tls) = (self.clone(), tls.clone());
-                    tokio::spawn(microvms.serve_client(stream, peer, tls, Arc::new(place)));
+                    let (microvms, peer, place) = (self.clone(), peer.ip(), Arc::new(place));
+                    let client = forward::Client { microvms, peer, scheme, place, ways: ways.clone() };
+                    tokio::spawn(client.serve(stream, tls.clone()));
                 }
                 Err(error) => {
                     tracing::warn!(%error, "a connection to the endpoint of microVMs can't be accepted");
@@ -226,21 +230,15 @@ impl Microvms {
             }
         }
     }
+}
 
-    async fn serve_client(
-        self,
-        stream: TcpStream,
-        peer: SocketAddr,
-        tls: Option<TlsAcceptor>,
-        place: Arc<OwnedSemaphorePermit>,
-    ) {
+impl forward::Client {
+    async fn serve(self, stream: TcpStream, tls: Option<TlsAcceptor>) {
         prepare(&stream);
-        let scheme = if tls.is_some() { "https" } else { "http" };
-        let client = forward::Client { microvms: self, peer: peer.ip(), scheme, place };
         match tls {
-            None => serve::connection(client, stream).await,
+            None => serve::connection(self, stream).await,
             Some(tls) => match tokio::time::timeout(PATIENCE, tls.accept(stream)).await {
-                Ok(Ok(stream)) => serve::connection(client, stream).await,
+                Ok(Ok(stream)) => serve::connection(self, stream).await,
                 // Not worth more: who may not come in, may not fill the log either.
                 Ok(Err(error)) => tracing::debug!(%error, "a client of the endpoint is not let in"),
                 Err(_) => {}
