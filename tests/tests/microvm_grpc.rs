@@ -3,13 +3,14 @@
 #[path = "../microvm_kernel.rs"]
 mod microvm_kernel;
 
+use e2e::eventually;
 use hyper::Request;
 use hyper::client::conn::http2::handshake;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use microvm_kernel::host;
 use tokio::net::TcpStream;
 
-/// Answers one connection at port 9090 by HTTP/2 (RFC 9113), to its first request: with the request's body, and what follows it in an answer of gRPC. What kinds of frames came is in `/frames`.
+/// Answers one connection at port 9090 by HTTP/2 (RFC 9113), to its first request: with the request's body, and what follows it in an answer of gRPC; with `stream` as an argument, nothing follows, as the call goes on. What kinds of frames came is in `/frames`.
 const SERVICE: &str = r#"#!/bin/sh
 take() { dd bs=1 count="$1" 2>/dev/null; }
 take 24 >/preface
@@ -33,6 +34,7 @@ done
 printf '\0\0\024\001\004\0\0\0\001\210\017\020\020application/grpc'
 printf "$(printf '\\0\\%03o\\%03o' $(($(wc -c </body) / 256)) $(($(wc -c </body) % 256)))"'\0\0\0\0\0\001'
 cat /body
+[ "$1" = stream ] && exec cat >/dev/null
 printf '\0\0\017\001\005\0\0\0\001\0\013grpc-status\0010'
 cat >/dev/null
 "#;
@@ -104,5 +106,35 @@ fn a_service_of_grpc_is_asked_by_http_2_and_others_by_http_1() {
         let call = call.replace("9090", port);
         host.slowly(&format!("{ask} {call}")).prints("HTTP/2 502").prints("the program does not answer at port");
     }
+    host.sh("docker rm -f one").ok();
+}
+
+#[test]
+fn a_stream_of_grpc_ends_with_the_run_of_its_microvm() {
+    let host = host();
+    let steps = "FROM busybox\nCOPY --chmod=755 service /\nCMD [\"nc\", \"-ll\", \"-p\", \"9090\", \"-e\", \"/service\", \"stream\"]\n";
+    host.write("web", &[("Dockerfile", steps), ("service", SERVICE)]);
+    host.slowly("$STRATUS microvm image build -t web --ready-port 9090 web").says("web:1");
+    host.slowly("$STRATUS microvm run --name one --idle 2s web").says("one");
+    host.sh("$STRATUS microvm token one >token; $STRATUS microvm inspect one | jq -r .Endpoint >endpoint").ok();
+    let stream = || {
+        let call = "curl -s -N --http2-prior-knowledge -H \"X-aws-proxy-auth: $(cat token)\" \
+            -H 'content-type: application/grpc' -H 'te: trailers' -d begun $(cat endpoint)/pkg.Service/Stream";
+        let stream = host.session(call);
+        stream.waits_for("begun");
+        stream
+    };
+    let state = || host.sh("$STRATUS microvm inspect one | jq -r .State").text().to_owned();
+    // It is under way, so that no policy suspends it; who does it all the same cuts it off: it is reset (curl says 92).
+    let mut under_way = stream();
+    host.slowly("$STRATUS microvm suspend one").ok();
+    assert_eq!(under_way.exit_code(), 92);
+    // Nobody is there any more, and so its policy sees it.
+    host.slowly("$STRATUS microvm resume one").ok();
+    eventually("it is suspended", || state() == "suspended");
+    // Another one has it go on.
+    let mut under_way = stream();
+    host.slowly("docker kill one").ok();
+    assert_eq!(under_way.exit_code(), 92);
     host.sh("docker rm -f one").ok();
 }
