@@ -105,7 +105,9 @@ impl Engine {
             return Ok(());
         }
         // By that name nobody puts it back, whether it can be thrown away or not.
-        self.discard(&next)?;
+        if is_there(&next)? {
+            self.discard(&next)?;
+        }
         rename(&former, &next)?;
         // It does not come back behind what the container writes from now on.
         if let Err(error) = own.sync() {
