@@ -58,8 +58,9 @@ pub struct Machine {
     ended: BTreeSet<(ProcessId, Stream)>,
     pub exits: BTreeMap<ProcessId, Exit>,
     pub names: VecDeque<(u64, bool, Vec<u8>)>,
-    /// What these write is not taken.
+    /// What these write is kept, and not taken.
     pub ignored: BTreeSet<ProcessId>,
+    untaken: BTreeMap<(ProcessId, Stream), usize>,
     next: u32,
     /// Its stream is a port that knows no connections.
     is_port: bool,
@@ -113,8 +114,17 @@ impl Machine {
             exits: BTreeMap::new(),
             names: VecDeque::new(),
             ignored: BTreeSet::new(),
+            untaken: BTreeMap::new(),
             next: 0,
             is_port: false,
+        }
+    }
+
+    /// What was ignored is taken, and what comes from now on.
+    pub fn listen(&mut self) {
+        self.ignored.clear();
+        for ((process, stream), bytes) in std::mem::take(&mut self.untaken) {
+            self.host.taken(process, stream, bytes);
         }
     }
 
@@ -259,10 +269,11 @@ impl Machine {
                     self.unanswered.insert(number);
                 }
                 Event::Output { process, stream, bytes } => {
-                    if !self.ignored.contains(&process) {
-                        self.host.taken(process, stream, bytes.len());
-                        self.output.entry((process, stream)).or_default().extend(bytes);
+                    match self.ignored.contains(&process) {
+                        true => *self.untaken.entry((process, stream)).or_default() += bytes.len(),
+                        false => self.host.taken(process, stream, bytes.len()),
                     }
+                    self.output.entry((process, stream)).or_default().extend(bytes);
                 }
                 Event::OutputEnd { process, stream } => {
                     self.ended.insert((process, stream));
