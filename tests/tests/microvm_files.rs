@@ -182,15 +182,10 @@ fn volumes_of_what_has_a_disk_are_the_hosts() {
 
 #[test]
 fn a_start_waits_for_who_uses_a_disk_and_a_removal_for_nobody() {
-    use std::io::{Read as _, Write as _};
+    use std::io::Read as _;
     let host = host();
     host.slowly("docker run --name box --runtime microvm --storage-opt size=64m busybox sh -c 'echo mine >/file'").ok();
-    let mut stream = host.connect();
-    let head =
-        "PUT /containers/box/archive?path=/ HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 10240\r\n\r\n";
-    let archive = host.sh("mkdir two && tar -c two | head -c 512").stdout().to_owned();
-    stream.write_all(head.as_bytes()).expect("send a request");
-    stream.write_all(archive.as_bytes()).expect("send a beginning");
+    let mut stream = host.begins_copy_into("box");
     eventually("the copy to begin", || host.sh("docker cp box:/two - | tar -t").stdout().contains("two"));
     // Others use it as well.
     host.slowly("docker cp box:/file - | tar -xO").says("mine");
@@ -209,7 +204,6 @@ fn machines(host: &e2e::Daemon) -> String {
 
 #[test]
 fn a_daemon_that_is_killed_in_a_copy_leaves_what_can_be_started() {
-    use std::io::Write as _;
     let mut host = host();
     host.sh(
         "echo one >one && docker create --name box --runtime microvm busybox sleep 10000 && docker cp one box:/one",
@@ -217,12 +211,7 @@ fn a_daemon_that_is_killed_in_a_copy_leaves_what_can_be_started() {
     .ok();
     // It has a layer by then, which the next copy makes an old one.
     host.slowly("docker start box && docker stop -t 1 box").ok();
-    let mut stream = host.connect();
-    let head =
-        "PUT /containers/box/archive?path=/ HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 10240\r\n\r\n";
-    let archive = host.sh("mkdir two && tar -c two | head -c 512").stdout().to_owned();
-    stream.write_all(head.as_bytes()).expect("send a request");
-    stream.write_all(archive.as_bytes()).expect("send a beginning");
+    let _stream = host.begins_copy_into("box");
     let upper = format!("find {} -path '*/upper/two'", host.data().display());
     eventually("the copy to begin", || !host.sh(&upper).lines().is_empty());
     host.kill9();

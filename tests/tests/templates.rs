@@ -155,7 +155,6 @@ fn a_disk_that_cannot_be_mounted_is_no_fault_of_the_template() {
 
 #[test]
 fn the_machine_for_the_files_on_a_disk_goes_on_from_a_template_within_its_containers_limits() {
-    use std::io::Write as _;
     let host = host();
     host.slowly(
         "docker run --name box --runtime microvm --cpus 0.5 --storage-opt size=64m busybox sh -c 'echo mine >/file'",
@@ -166,12 +165,7 @@ fn the_machine_for_the_files_on_a_disk_goes_on_from_a_template_within_its_contai
     host.slowly("docker cp box:/file - | tar -xO").says("mine");
     eventually("a template of that, too", || templates(&host).len() == 2 && is_alone(&host, 0));
     // Somebody writes, and goes on doing so while it is looked at.
-    let mut stream = host.connect();
-    let head =
-        "PUT /containers/box/archive?path=/ HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 10240\r\n\r\n";
-    let archive = host.sh("mkdir two && tar -c two | head -c 512").stdout().to_owned();
-    stream.write_all(head.as_bytes()).expect("send a request");
-    stream.write_all(archive.as_bytes()).expect("send a beginning");
+    let stream = host.begins_copy_into("box");
     eventually("the copy to begin", || host.sh("docker cp box:/two - | tar -t").stdout().contains("two"));
     let group = "group=$(printf 'files of %s' $(docker inspect -f '{{.Id}}' box) | sha256sum | cut -c 1-64)";
     let limits = r#"cat $(find /sys/fs/cgroup -path "*/$group/*" \( -name cpu.cfs_quota_us -o -name cpu.max \))"#;

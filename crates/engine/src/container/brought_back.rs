@@ -14,7 +14,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::copied::{self, LAYER};
+use super::copied::{self, LAYER, is_there};
 use super::disk::DISK;
 use super::{Container, Life};
 use crate::model::{ContainerRecord, SnapshotRecord};
@@ -265,10 +265,6 @@ fn not_settled(record: &ContainerRecord, error: &Error) {
 fn failed(what: &str, on: &Path) -> impl FnOnce(io::Error) -> Error {
     let step = format!("{what} {}", on.display());
     move |error| Error::step(step, error)
-}
-
-fn is_there(path: &Path) -> Result<bool> {
-    path.try_exists().map_err(failed("look at", path))
 }
 
 fn rename(from: &Path, to: &Path) -> Result<()> {

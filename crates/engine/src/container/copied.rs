@@ -90,7 +90,7 @@ impl Engine {
     }
 }
 
-fn is_there(path: &Path) -> Result<bool> {
+pub(super) fn is_there(path: &Path) -> Result<bool> {
     path.try_exists().map_err(|error| Error::step(format!("look at {}", path.display()), error))
 }
 

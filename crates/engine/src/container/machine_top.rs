@@ -9,6 +9,7 @@ use guest_protocol::message::{Reply, Request};
 use guest_protocol::observe::RunningProcess;
 
 use super::ProcessTable;
+use crate::guest_files::unfit;
 use crate::model::ContainerRecord;
 use crate::{Engine, Error, Result};
 
@@ -16,19 +17,22 @@ use crate::{Engine, Error, Result};
 struct Column {
     names: &'static [&'static str],
     head: &'static str,
-    show: fn(&RunningProcess, &[RunningProcess]) -> String,
+    show: Show,
 }
+
+/// What is in a column, of a process among all.
+type Show = fn(&RunningProcess, &[RunningProcess]) -> String;
 
 /// What the agent tells, by the names and heads of `ps` (its manual, STANDARD FORMAT SPECIFIERS).
 const COLUMNS: [Column; 17] = [
-    Column { names: &["pid"], head: "PID", show: |process, _| process.inner.to_string() },
+    Column { names: &["pid"], head: "PID", show: number },
     Column { names: &["ppid"], head: "PPID", show: parent },
     Column { names: &["user", "uname", "euser"], head: "USER", show: user },
     Column { names: &["ruser"], head: "RUSER", show: user },
     Column { names: &["uid", "euid"], head: "UID", show: |process, _| process.uid.to_string() },
     Column { names: &["ruid"], head: "RUID", show: |process, _| process.uid.to_string() },
-    Column { names: &["args", "command"], head: "COMMAND", show: |process, _| process.command.clone() },
-    Column { names: &["cmd"], head: "CMD", show: |process, _| process.command.clone() },
+    Column { names: &["args", "command"], head: "COMMAND", show: command },
+    Column { names: &["cmd"], head: "CMD", show: command },
     Column { names: &["comm", "ucomm"], head: "COMMAND", show: name },
     Column { names: &["ucmd"], head: "CMD", show: name },
     Column { names: &["time", "cputime"], head: "TIME", show: time },
@@ -36,12 +40,25 @@ const COLUMNS: [Column; 17] = [
     Column { names: &["tname"], head: "TTY", show: terminal },
     Column { names: &["stat"], head: "STAT", show: state },
     Column { names: &["s", "state"], head: "S", show: state },
-    Column { names: &["rss", "rssize", "rsz"], head: "RSS", show: |process, _| (process.memory >> 10).to_string() },
+    Column { names: &["rss", "rssize", "rsz"], head: "RSS", show: memory },
     Column { names: &["nlwp", "thcount"], head: "NLWP", show: |process, _| process.threads.to_string() },
 ];
 
 /// What is in a column of which nobody tells.
 const UNTOLD: &str = "-";
+
+fn number(process: &RunningProcess, _: &[RunningProcess]) -> String {
+    process.inner.to_string()
+}
+
+fn command(process: &RunningProcess, _: &[RunningProcess]) -> String {
+    process.command.clone()
+}
+
+/// In KiB.
+fn memory(process: &RunningProcess, _: &[RunningProcess]) -> String {
+    (process.memory >> 10).to_string()
+}
 
 fn parent(process: &RunningProcess, all: &[RunningProcess]) -> String {
     all.iter().find(|other| other.pid == process.parent).map_or(0, |parent| parent.inner).to_string()
@@ -82,9 +99,9 @@ fn state(process: &RunningProcess, _: &[RunningProcess]) -> String {
 }
 
 /// A column as it was asked for.
-type Asked = (String, fn(&RunningProcess, &[RunningProcess]) -> String);
+type Asked = (String, Show);
 
-fn told(head: &str, show: fn(&RunningProcess, &[RunningProcess]) -> String) -> Asked {
+fn told(head: &str, show: Show) -> Asked {
     (head.to_owned(), show)
 }
 
@@ -92,24 +109,42 @@ fn untold(head: &str) -> Asked {
     told(head, |_, _| UNTOLD.to_owned())
 }
 
+/// Those of `ps -f`.
+fn full() -> Vec<Asked> {
+    vec![
+        told("UID", user),
+        told("PID", number),
+        told("PPID", parent),
+        told("C", |_, _| "0".to_owned()),
+        untold("STIME"),
+        told("TTY", terminal),
+        told("TIME", time),
+        told("CMD", command),
+    ]
+}
+
+/// Those of `ps u`.
+fn by_user() -> Vec<Asked> {
+    vec![
+        told("USER", user),
+        told("PID", number),
+        untold("%CPU"),
+        untold("%MEM"),
+        untold("VSZ"),
+        told("RSS", memory),
+        told("TTY", terminal),
+        told("STAT", state),
+        untold("START"),
+        told("TIME", minutes),
+        told("COMMAND", command),
+    ]
+}
+
 /// Which columns `ps` would show with these arguments.
 ///
 /// # Errors
 /// It is a form that is not known here, or asks for what the agent does not tell.
 fn columns(arguments: &str) -> Result<Vec<Asked>> {
-    let command = |process: &RunningProcess, _: &[RunningProcess]| process.command.clone();
-    let pid = |process: &RunningProcess, _: &[RunningProcess]| process.inner.to_string();
-    let full = || {
-        let used = told("C", |_, _| "0".to_owned());
-        let columns = [told("UID", user), told("PID", pid), told("PPID", parent), used, untold("STIME")];
-        columns.into_iter().chain([told("TTY", terminal), told("TIME", time), told("CMD", command)]).collect::<Vec<_>>()
-    };
-    let by_user = || {
-        let memory = told("RSS", |process, _| (process.memory >> 10).to_string());
-        let columns = [told("USER", user), told("PID", pid), untold("%CPU"), untold("%MEM"), untold("VSZ"), memory];
-        let rest = [told("TTY", terminal), told("STAT", state), untold("START"), told("TIME", minutes)];
-        columns.into_iter().chain(rest).chain([told("COMMAND", command)]).collect::<Vec<_>>()
-    };
     let mut asked = Vec::new();
     let (mut is_full, mut is_by_user) = (false, false);
     let mut words = arguments.split_whitespace();
@@ -143,7 +178,7 @@ fn columns(arguments: &str) -> Result<Vec<Asked>> {
         (true, true, false) => full(),
         (true, false, true) => by_user(),
         (true, false, false) => {
-            vec![told("PID", pid), told("TTY", terminal), told("TIME", time), told("CMD", name)]
+            vec![told("PID", number), told("TTY", terminal), told("TIME", time), told("CMD", name)]
         }
         // As `ps` has it: formats that exclude each other.
         _ => return Err(unknown(arguments)),
@@ -202,7 +237,7 @@ impl Engine {
         });
         match answer.await? {
             Ok(Reply::Processes(processes)) => table(columns, &processes),
-            Ok(_) => Err(Error::system("the microVM's agent answered something else than was asked")),
+            Ok(_) => Err(unfit()),
             Err(failure) => Err(Error::system(failure.to_string())),
         }
     }

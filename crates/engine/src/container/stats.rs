@@ -8,6 +8,7 @@ use guest_protocol::observe::{FAULTS, MEMORY_COUNTERS, MachineStats, MemoryDetai
 
 use super::Container;
 use super::member::Inside;
+use crate::guest_files::unfit;
 use crate::model::{ContainerRecord, Phase, Timestamp};
 use crate::{Engine, Error, Result};
 
@@ -184,17 +185,16 @@ impl Engine {
         };
         // A stranger's numbers: none is more than the machine has.
         let within = |bytes: u64| bytes.min(size);
-        let usage = within(inside.memory);
         let mut stat = counters(&inside, details.as_deref(), size);
         if !sample.unified {
             // By what clients take away what could be had again, where the host has version 1.
-            stat.insert("total_inactive_file".to_owned(), within(inside.inactive_file).min(usage));
+            stat.insert("total_inactive_file".to_owned(), stat["inactive_file"]);
         }
         if record.state.within.is_none() {
             stat.insert("machine_host".to_owned(), sample.memory.usage);
         }
         sample.memory = MemoryCounters {
-            usage,
+            usage: within(inside.memory),
             max_usage: within(inside.memory_peak),
             limit: size,
             failures: inside.oom_kills,
@@ -209,16 +209,15 @@ impl Engine {
     fn asked_what_it_uses(&self, record: &ContainerRecord) -> Result<(MachineStats, Option<Box<MemoryDetails>>)> {
         let Inside { owner, number } = self.inside(record)?;
         let mut machine = self.patient_connection(&owner, PATIENCE)?;
-        let other = || Err(Error::system("the microVM's agent answered something else than was asked"));
         let mut ask = |request| machine.ask(request).map_err(|error| Error::system(error.to_string()));
         let inside = match ask(Request::Stats { container: number })? {
             Ok(Reply::Stats(inside)) => *inside,
-            Ok(_) => return other(),
+            Ok(_) => return Err(unfit()),
             Err(failure) => return Err(Error::system(failure.to_string())),
         };
         match ask(Request::Memory { container: number })? {
             Ok(Reply::Memory(details)) => Ok((inside, Some(details))),
-            Ok(_) => other(),
+            Ok(_) => Err(unfit()),
             Err(_) => Ok((inside, None)),
         }
     }

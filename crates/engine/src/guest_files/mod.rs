@@ -292,7 +292,8 @@ fn is_absence(errno: i32) -> bool {
     matches!(errno, 2 | 20)
 }
 
-fn unfit() -> Error {
+/// The error for an answer of another kind than the question.
+pub(crate) fn unfit() -> Error {
     Error::system("the microVM's agent answered something else than was asked")
 }
 

@@ -5,7 +5,7 @@ use std::fs;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use guest_protocol::message::{ContainerId, Exit, Failure, Plan, ProcessId, Reply, Request, Streams};
+use guest_protocol::message::{ContainerId, Exit, Failure, Plan, ProcessId, Reply, Request, Streams, feature};
 use rustix::event::PollFlags;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags, SocketType};
@@ -316,7 +316,7 @@ impl Process {
             (ToMachine::Files(server), None) => self.on_files(number, server),
             (ToMachine::Kill(container), None) => self.on_kill(number, container),
             (ToMachine::Network(wish), None) => self.on_network(number, *wish),
-            (ToMachine::Ask(Request::Memory { .. }), _) if !self.tells_memory => {
+            (ToMachine::Ask(Request::Memory { .. }), _) if !self.can(feature::MEMORY) => {
                 let why =
                     "what its memory is in the microVM's agent does not tell: it is of an earlier build, or boots";
                 self.clients.answer(number, Err(Failure::Refused { why: why.to_owned() }));

@@ -7,7 +7,7 @@ use std::fs::File;
 use std::os::fd::OwnedFd;
 
 use guest_protocol::configuration::{Disk, Lower, Root, VolumeKind};
-use guest_protocol::message::{Blob, ContainerId, Failure, Plan, ProcessId, Reply, Request, Streams};
+use guest_protocol::message::{Blob, ContainerId, Failure, Plan, ProcessId, Reply, Request, Streams, feature};
 use vmm::{MIB, MemorySize};
 
 use super::clients::descriptors;
@@ -216,12 +216,12 @@ impl Process {
             self.clients.send(number, &refused(why));
             return Ok(());
         }
-        if !self.takes_several {
+        if !self.can(feature::SEVERAL) {
             let why = "the microVM goes on from what an older version of stratus has saved, and takes no other container: restart it";
             self.clients.send(number, &refused(why));
             return Ok(());
         }
-        if join.shares_processes && !self.shares_processes {
+        if join.shares_processes && !self.can(feature::PID_NAMESPACES) {
             let why = "the microVM goes on from what an older version of stratus has saved, and its containers share no processes (--pid): restart it";
             self.clients.send(number, &refused(why));
             return Ok(());

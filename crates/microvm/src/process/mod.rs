@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 use guest_protocol::configuration::Lower;
 use guest_protocol::host::{Event, Host};
 use guest_protocol::message::{
-    ContainerId, End, Exit, Failure, Hello, Plan, ProcessId, Reply, Request, Start, Streams, feature,
+    ContainerId, End, Exit, Failure, Hello, Plan, ProcessId, Reply, Request, Start, Streams,
 };
 use sandbox::{Report, Step};
 
@@ -161,14 +161,8 @@ struct Process {
     members: Members,
     /// What has the volumes of containers that came.
     shared_files: SharedFiles,
-    /// The agent knows how to have several containers.
-    takes_several: bool,
-    /// The agent knows of file systems that come while the machine runs.
-    takes_files: bool,
-    /// The agent lets containers share a PID namespace.
-    shares_processes: bool,
-    /// Its agent tells what memory is in.
-    tells_memory: bool,
+    /// What the agent can do beyond the protocol's first version ([`feature`](guest_protocol::message::feature)).
+    features: u64,
     /// Whoever it rests for wants it to end.
     ends_as_saved: bool,
     /// Once the agent is there again, these containers' processes are to go on.
@@ -233,10 +227,7 @@ impl Process {
             cards: Cards::default(),
             members,
             shared_files: SharedFiles::default(),
-            takes_several: false,
-            takes_files: false,
-            shares_processes: false,
-            tells_memory: false,
+            features: 0,
             ends_as_saved: false,
             to_thaw: BTreeSet::new(),
             to_forget: BTreeSet::new(),
@@ -400,10 +391,7 @@ impl Process {
                 (Some(_), _) => Stage::Configuring,
             };
         }
-        self.takes_several = hello.features & feature::SEVERAL != 0;
-        self.takes_files = hello.features & feature::PLUGGED_FILES != 0;
-        self.shares_processes = hello.features & feature::PID_NAMESPACES != 0;
-        self.tells_memory = hello.features & feature::MEMORY != 0;
+        self.features = hello.features;
         for container in std::mem::take(&mut self.to_thaw) {
             self.thaw(container)?;
         }
@@ -412,6 +400,11 @@ impl Process {
         }
         self.remove_roots()?;
         self.ask_stage()
+    }
+
+    /// Whether the agent can do that, of [`feature`](guest_protocol::message::feature)'s: nothing before it is there.
+    fn can(&self, feature: u64) -> bool {
+        self.features & feature != 0
     }
 
     /// What is to run in it.

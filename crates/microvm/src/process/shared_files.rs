@@ -5,7 +5,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use guest_protocol::message::{Failure, Reply};
+use guest_protocol::message::{Failure, Reply, feature};
 
 use super::{Process, Stage};
 use crate::control::{FileServerId, FromMachine};
@@ -103,12 +103,12 @@ impl Process {
         if self.clients.hold() {
             return Err("the microVM rests, as it is being saved: try again".to_owned());
         }
-        if self.takes_files && !self.plan.hardware.files_place {
-            let why = "the microVM has no place for volumes of other containers: it has as many networks, a disk and volumes of its own as it can, or goes on from what an older version of stratus has saved";
+        if !self.can(feature::PLUGGED_FILES) {
+            let why = "the microVM goes on from what an older version of stratus has saved, and takes no volumes of other containers: restart it";
             return Err(why.to_owned());
         }
-        if !self.takes_files {
-            let why = "the microVM goes on from what an older version of stratus has saved, and takes no volumes of other containers: restart it";
+        if !self.plan.hardware.files_place {
+            let why = "the microVM has no place for volumes of other containers: it has as many networks, a disk and volumes of its own as it can, or goes on from what an older version of stratus has saved";
             return Err(why.to_owned());
         }
         let kept = rustix::io::fcntl_dupfd_cloexec(&server, 3);

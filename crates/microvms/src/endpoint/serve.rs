@@ -169,6 +169,7 @@ mod tests {
             assert_eq!(read(pieces).await, pieces.concat());
         }
     }
+
     /// A client that asks once, reads no answer (it gives leave for no byte of one), and goes when it is cut off; `says` that it is there when it is asked.
     async fn stays(mut stream: DuplexStream, says: bool) {
         stream.write_all(PREFACE).await.unwrap();

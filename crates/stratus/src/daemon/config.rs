@@ -116,7 +116,7 @@ pub(crate) struct Options {
     #[arg(long, value_name = "URL")]
     microvm_endpoint: Option<String>,
     /// What kind of processors microVMs have: host, or x86-64-v2 to x86-64-v4, so that what is saved of one goes on on
-    /// any host of that level [default: host]
+    /// other hosts of that level [default: host]
     #[arg(long, value_name = "LEVEL")]
     microvm_processor: Option<String>,
     /// Have every microVM boot: else one goes on from a template of its kind, which was saved before anything ran in it

@@ -131,7 +131,6 @@ pub(super) fn start(
     accelerator: Accelerator,
 ) -> Result<(Running, OwnedFd)> {
     limits::check(&plan.hardware.cards)?;
-    let kind = plan.hardware.processor;
     if plan.backing != Backing::Mapped {
         return Err(Error::NotThere {
             what: "memory of a snapshot that comes as it is touched, with QEMU, which has it copied".to_owned(),
@@ -177,7 +176,7 @@ pub(super) fn start(
     // Whoever has the other ends as well would never see QEMU's end.
     drop((theirs, monitored));
     let mut running = Running { child, pidfd, monitor: Monitor::new(monitor)?, memory, layers, had_files: false };
-    processor::check(&mut running.monitor, kind)?;
+    processor::check(&mut running.monitor, plan.hardware.processor)?;
     if let Some(origin) = origin {
         let Running { monitor, memory, .. } = &mut running;
         monitor.go_on(origin.state, || memory.go_on(&origin.memory)).map_err(Error::saved)?;

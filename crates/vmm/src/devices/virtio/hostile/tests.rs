@@ -690,25 +690,36 @@ fn a_file_system_goes_on_with_its_queues_where_they_were() {
     other.reset();
 }
 
+/// A guest has asked something of a file server, which does not answer until what this returns is dropped.
+fn asks_what_hangs<'s>(guest: &mut Guest, server: &'s Echo) -> std::sync::MutexGuard<'s, ()> {
+    let hangs = server.hang();
+    ask_files(guest, 1, &[b"right"], 8);
+    guest.notify(1);
+    while !server.is_asked() {
+        std::thread::yield_now();
+    }
+    hangs
+}
+
+/// Waits until it is answered.
+fn is_answered(guest: &Guest) {
+    while guest.answered(1) != 1 {
+        std::thread::yield_now();
+    }
+}
+
 #[test]
 fn nobody_waits_for_ever_for_a_file_server_that_hangs() {
     let mut guest = Guest::of(Kind::Files);
     let server = guest.files.take().unwrap();
     guest.set_up(64);
-    let hangs = server.hang();
-    ask_files(&mut guest, 1, &[b"right"], 8);
-    guest.notify(1);
-    while !server.is_asked() {
-        std::thread::yield_now();
-    }
+    let hangs = asks_what_hangs(&mut guest, &server);
     let soon = Instant::now() + Duration::from_millis(50);
     assert_eq!(guest.attached.rest_until(soon), Err(crate::confine::Kind::Files));
     // It goes on, and rests once it is answered.
     guest.attached.want(Wanted::Run);
     drop(hangs);
-    while guest.answered(1) != 1 {
-        std::thread::yield_now();
-    }
+    is_answered(&guest);
     guest.attached.rest();
 }
 
@@ -721,12 +732,7 @@ fn nobody_waits_for_ever_for_a_file_system_to_go_whose_server_hangs() {
     let transport = Arc::new(Mutex::new(Transport::new(guest.attached.clone(), guest.memory.clone())));
     let files = FilesPlace::new(place, Arc::clone(&transport), 0, &Arc::new(Ending::new().unwrap()));
     guest.set_up(64);
-    let hangs = server.hang();
-    ask_files(&mut guest, 1, &[b"right"], 8);
-    guest.notify(1);
-    while !server.is_asked() {
-        std::thread::yield_now();
-    }
+    let hangs = asks_what_hangs(&mut guest, &server);
     let soon = || Instant::now() + Duration::from_millis(50);
     assert_eq!(files.clear(soon()), Err(crate::confine::Kind::Files));
     // Nor where a processor is at it, which resets the device and waits for the same.
@@ -736,9 +742,7 @@ fn nobody_waits_for_ever_for_a_file_system_to_go_whose_server_hangs() {
     // It goes on, and goes once it is answered.
     assert!(files.is_taken());
     drop(hangs);
-    while guest.answered(1) != 1 {
-        std::thread::yield_now();
-    }
+    is_answered(&guest);
     assert_eq!(files.clear(Instant::now() + Duration::from_secs(600)), Ok(()));
     assert!(!files.is_taken());
 }
