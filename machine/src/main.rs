@@ -27,6 +27,7 @@ fn main() -> ExitCode {
 }
 
 /// Stands for a further process. The file goes with it.
+#[inline(never)]
 fn exec(file: OsString, report: Report) -> ExitCode {
     let bytes = fs::read(&file);
     let _ = fs::remove_file(&file);

@@ -59,6 +59,7 @@ impl MemberPlan {
 }
 
 /// Has a container run in a machine that runs, and returns its exit status. The plan is in a file; `report` is told when it runs, or why it does not.
+#[inline(never)]
 pub fn join(plan: &Path, report: Report) -> u8 {
     let read =
         fs::read(plan).map_err(|source| Error::File { what: "the container's plan", path: plan.to_owned(), source });

@@ -110,14 +110,15 @@ impl Machine {
         let entry = load(count, &boot, &devices, &memory)?;
         let ending = Arc::new(Ending::new()?);
         let fills = faults.map(|faults| fills(Filler::new(faults, &memory)?, &ending)).transpose()?;
-        let vm = Vm::new(memory, processor)?;
+        let (vm, template) = Vm::new(memory, processor)?;
         let frame = Frame::new(&vm, devices, None, ending)?;
         let prepared = |index| {
-            let vcpu = vm.vcpu(index, count)?;
+            let vcpu = vm.vcpu(&template, index, count)?;
             vcpu.prepare(entry)?;
             Ok(vcpu)
         };
         let vcpus = (0..count.get()).map(prepared).collect::<Result<_>>()?;
+        drop(template);
         let mut machine = frame.machine(vm, count, vcpus)?;
         machine._fills = fills;
         Ok(machine)
@@ -153,11 +154,13 @@ impl Machine {
             }
         };
         write_generation(&memory)?;
-        let vm = Vm::new(memory, saved.processor)?;
+        let (vm, template) = Vm::new(memory, saved.processor)?;
         vm.restore(&saved.vm)?;
         let frame = Frame::new(&vm, devices, Some(&saved.fixed), ending)?;
         let vcpus = saved.processors.iter().zip(0..);
-        let vcpus = vcpus.map(|(state, index)| vm.saved_vcpu(index, saved.vcpus, state)).collect::<Result<_>>()?;
+        let vcpu = |(state, index)| vm.saved_vcpu(&template, index, saved.vcpus, state);
+        let vcpus = vcpus.map(vcpu).collect::<Result<_>>()?;
+        drop(template);
         let mut machine = frame.machine(vm, saved.vcpus, vcpus)?;
         machine.origin = Some(saved.name);
         machine.pages = pages;

@@ -106,6 +106,8 @@ enum Asked {
 /// as shells have it). The plan is in a file; `report` is told when the process runs, or why it does not.
 ///
 /// What goes wrong later is told on standard error.
+// Of the other things that its program does, nothing is to be on the stack for as long as the machine runs.
+#[inline(never)]
 pub fn run(plan: &Path, report: Report) -> u8 {
     let mut report = Some(report);
     match Process::start(plan).and_then(|mut process| process.run(&mut report).map_err(|error| process.blamed(error))) {
@@ -244,20 +246,25 @@ impl Process {
             if self.ends_as_saved {
                 return Ok(KILLED);
             }
-            while let Some(event) = self.host.event() {
-                self.on_event(event)?;
-            }
-            if matches!(self.stage, Stage::Running | Stage::Waiting)
-                && let Some(report) = report.take()
-            {
-                self.warnings.drain(..).for_each(|warning| report.warn(&warning));
-                report.executing();
-            }
-            let over = if self.has_ended { self.on_end()? } else { self.is_over()? };
-            if let Some(exit) = over {
+            if let Some(exit) = self.heed(report)? {
                 return Ok(exit.status.shell());
             }
         }
+    }
+
+    /// Does what the turn has brought. Returns how the container's process ended, once it has. Apart from who waits for what comes: the stack that is in use while nothing does is memory of each machine.
+    #[inline(never)]
+    fn heed(&mut self, report: &mut Option<Report>) -> Result<Option<Exit>> {
+        while let Some(event) = self.host.event() {
+            self.on_event(event)?;
+        }
+        if matches!(self.stage, Stage::Running | Stage::Waiting)
+            && let Some(report) = report.take()
+        {
+            self.warnings.drain(..).for_each(|warning| report.warn(&warning));
+            report.executing();
+        }
+        if self.has_ended { self.on_end() } else { self.is_over() }
     }
 
     /// Says of an error whether what the machine went on from is to blame: it is, for what goes wrong before anything of the container's own is looked at in there.

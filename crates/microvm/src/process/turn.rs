@@ -43,50 +43,59 @@ impl Process {
         let ready = self.wait()?;
         self.keep_only_what_is_needed(ready.is_empty());
         for source in ready {
-            match source {
-                Source::Machine => {
-                    self.has_ended = true;
-                    return Ok(());
-                }
-                // The machine's own end follows, or has come.
-                Source::Files => self.files.take().map_or(Ok(()), |mut files| files.end())?,
-                // What came before this may have had it go.
-                Source::SharedFiles if self.shared_files.are_gone() => {}
-                Source::SharedFiles => {
-                    let why = "the process that serves those of containers that came has ended";
-                    return Err(Error::Files(why.to_owned()));
-                }
-                Source::Agent => self.receive()?,
-                Source::Call => {
-                    if let Link::Calls(calls) = &self.link {
-                        self.stream = calls.take();
-                    }
-                }
-                Source::Signals => self.on_signals()?,
-                Source::Stdin(process) => {
-                    if let Some(attached) = self.attached.get_mut(&process) {
-                        attached.read(&mut self.host);
-                    }
-                }
-                Source::Output(process, number) => {
-                    if let Some(attached) = self.attached.get_mut(&process) {
-                        attached.write(&mut self.host, number);
-                    }
-                    self.on_progress(process)?;
-                }
-                Source::ControlListener => self.clients.accept(),
-                Source::Client(client) => {
-                    self.on_client(client)?;
-                    if self.ends_as_saved {
-                        // Nothing that was heard beside may have it go on.
-                        return Ok(());
-                    }
-                }
-                Source::Name(number) => self.names.read(&mut self.host, number),
+            if self.on_source(source)? {
+                return Ok(());
             }
         }
         self.names.give_up(&mut self.host, Instant::now());
         Ok(())
+    }
+
+    /// Does what can be done now with one of them. Returns whether nothing else is to be done in this turn. As [`Process::heed`] is, it is apart.
+    #[inline(never)]
+    fn on_source(&mut self, source: Source) -> Result<bool> {
+        match source {
+            Source::Machine => {
+                self.has_ended = true;
+                return Ok(true);
+            }
+            // The machine's own end follows, or has come.
+            Source::Files => self.files.take().map_or(Ok(()), |mut files| files.end())?,
+            // What came before this may have had it go.
+            Source::SharedFiles if self.shared_files.are_gone() => {}
+            Source::SharedFiles => {
+                let why = "the process that serves those of containers that came has ended";
+                return Err(Error::Files(why.to_owned()));
+            }
+            Source::Agent => self.receive()?,
+            Source::Call => {
+                if let Link::Calls(calls) = &self.link {
+                    self.stream = calls.take();
+                }
+            }
+            Source::Signals => self.on_signals()?,
+            Source::Stdin(process) => {
+                if let Some(attached) = self.attached.get_mut(&process) {
+                    attached.read(&mut self.host);
+                }
+            }
+            Source::Output(process, number) => {
+                if let Some(attached) = self.attached.get_mut(&process) {
+                    attached.write(&mut self.host, number);
+                }
+                self.on_progress(process)?;
+            }
+            Source::ControlListener => self.clients.accept(),
+            Source::Client(client) => {
+                self.on_client(client)?;
+                if self.ends_as_saved {
+                    // Nothing that was heard beside may have it go on.
+                    return Ok(true);
+                }
+            }
+            Source::Name(number) => self.names.read(&mut self.host, number),
+        }
+        Ok(false)
     }
 
     /// The pages of its program that a start needed count for as long as they are mapped, and so does what was allocated for it.

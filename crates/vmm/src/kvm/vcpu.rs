@@ -1,6 +1,7 @@
 //! A processor, and what its thread does.
 
 use super::signal;
+use crate::arch::current::cpuid::Told;
 use crate::arch::current::entry::Entry;
 use crate::arch::current::registers;
 use crate::arch::current::state::VcpuState;
@@ -9,7 +10,7 @@ use crate::confine::Kind;
 use crate::end::{End, Ending};
 use crate::error::Result;
 use crate::threads::{Gate, Thread};
-use kvm_bindings::{CpuId, kvm_run};
+use kvm_bindings::kvm_run;
 use kvm_ioctls::{VcpuExit, VcpuFd};
 use std::io;
 use std::ptr;
@@ -28,17 +29,17 @@ pub(crate) struct Vcpu {
     index: u8,
     fd: VcpuFd,
     /// What it was told to say that it is. KVM itself may say more: what a host's processor does not let it hide.
-    cpuid: CpuId,
+    told: Told,
 }
 
 impl Vcpu {
-    pub(super) fn new(index: u8, fd: VcpuFd, cpuid: CpuId) -> Vcpu {
-        Vcpu { index, fd, cpuid }
+    pub(super) fn new(index: u8, fd: VcpuFd, told: Told) -> Vcpu {
+        Vcpu { index, fd, told }
     }
 
     /// All that it is, while it rests. `model_specific` are the numbers of the registers that KVM has a guest's own values of.
     pub(crate) fn save(&self, model_specific: &[u32]) -> Result<VcpuState> {
-        VcpuState::of(&self.fd, &self.cpuid, model_specific)
+        VcpuState::of(&self.fd, self.told.entries(), model_specific)
     }
 
     /// Gives it its registers: the first processor begins at `entry`, the others wait until the guest wakes them.

@@ -1,6 +1,6 @@
 //! A virtual machine as the kernel has it: memory slots, interrupt controllers, lines.
 
-use crate::arch::current::cpuid::Template;
+use crate::arch::current::cpuid::{Template, Told};
 use crate::arch::current::layout;
 use crate::arch::current::state::{VcpuState, arch_capabilities};
 use crate::config::VcpuCount;
@@ -35,14 +35,14 @@ const NEEDED: [(Cap, &str); 5] = [
 pub(crate) struct Vm {
     kvm: Kvm,
     fd: Arc<VmFd>,
-    template: Template,
+    processor: Processor,
     /// What its slots point at: it is mapped for as long as the machine lives.
     memory: Memory,
 }
 
 impl Vm {
-    /// One with that memory, for such processors, and interrupt controllers, and no processors yet.
-    pub(crate) fn new(memory: Memory, processor: Processor) -> Result<Vm> {
+    /// One with that memory, for such processors, and interrupt controllers, and no processors yet; and what these are to say, which nobody needs once they are there.
+    pub(crate) fn new(memory: Memory, processor: Processor) -> Result<(Vm, Template)> {
         let kvm = Kvm::new().map_err(|error| Error::NoKvm { source: io::Error::from_raw_os_error(error.errno()) })?;
         if let Some((_, lacking)) = NEEDED.iter().find(|(capability, _)| !kvm.check_extension(*capability)) {
             return Err(Error::KvmLacks(lacking));
@@ -50,12 +50,12 @@ impl Vm {
         let fd = kvm.create_vm().map_err(Error::kvm("for a virtual machine (KVM_CREATE_VM)"))?;
         let template = Template::new(&kvm, processor)?;
         template.reaches(memory.regions().last_addr().raw_value().saturating_add(1))?;
-        let vm = Vm { kvm, fd: Arc::new(fd), template, memory };
+        let vm = Vm { kvm, fd: Arc::new(fd), processor, memory };
         // Before anything else of it: a slot waits until no processor reads the slots before it, which is at once while nothing else waits for that. What interrupt
         // controllers replace is freed at the kernel's leisure (call_srcu, since Linux 6.18), and a slot behind that waits for two ticks: 8 ms of each start.
         vm.set_slots()?;
         vm.add_interrupt_controllers()?;
-        Ok(vm)
+        Ok((vm, template))
     }
 
     fn add_interrupt_controllers(&self) -> Result<()> {
@@ -142,7 +142,7 @@ impl Vm {
 
     /// What kind of processors it has.
     pub(crate) fn processor(&self) -> Processor {
-        self.template.processor()
+        self.processor
     }
 
     /// The guest's memory.
@@ -162,14 +162,20 @@ impl Vm {
     }
 
     /// The processor `index` of `count`.
-    pub(crate) fn vcpu(&self, index: u8, count: VcpuCount) -> Result<Vcpu> {
-        self.vcpu_that_says(index, self.template.of_vcpu(index, count)?)
+    pub(crate) fn vcpu(&self, template: &Template, index: u8, count: VcpuCount) -> Result<Vcpu> {
+        self.vcpu_that_says(index, template.of_vcpu(index, count)?)
     }
 
     /// The processor `index` of `count`, of which a guest already knows what it says.
-    pub(crate) fn saved_vcpu(&self, index: u8, count: VcpuCount, state: &VcpuState) -> Result<Vcpu> {
+    pub(crate) fn saved_vcpu(
+        &self,
+        template: &Template,
+        index: u8,
+        count: VcpuCount,
+        state: &VcpuState,
+    ) -> Result<Vcpu> {
         let cpuid = state.cpuid()?;
-        self.template.has_all_of(&cpuid, index, count)?;
+        template.has_all_of(&cpuid, index, count)?;
         state.has_no_further_faults(arch_capabilities(&self.kvm))?;
         let vcpu = self.vcpu_that_says(index, cpuid)?;
         state.set(vcpu.fd())?;
@@ -179,6 +185,6 @@ impl Vm {
     fn vcpu_that_says(&self, index: u8, cpuid: CpuId) -> Result<Vcpu> {
         let fd = self.fd.create_vcpu(index.into()).map_err(Error::kvm("for a processor (KVM_CREATE_VCPU)"))?;
         fd.set_cpuid2(&cpuid).map_err(Error::kvm("to take what a processor says (KVM_SET_CPUID2)"))?;
-        Ok(Vcpu::new(index, fd, cpuid))
+        Ok(Vcpu::new(index, fd, Told::from(cpuid.as_slice())))
     }
 }

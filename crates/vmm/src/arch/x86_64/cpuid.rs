@@ -54,11 +54,6 @@ impl Template {
         Template { entries, processor, deadline: true }
     }
 
-    /// What kind of processors they are.
-    pub(crate) fn processor(&self) -> Processor {
-        self.processor
-    }
-
     fn says(&self, processor: Processor, index: u8, count: VcpuCount) -> Result<CpuId> {
         let offered = |entry| features::offered(entry, processor);
         let mut entries: Vec<_> = self.entries.iter().filter_map(offered).collect();
@@ -141,6 +136,37 @@ impl Template {
             Some(state) => refuse(format!("the state {state} of XSAVE is elsewhere")),
             None => Ok(()),
         }
+    }
+}
+
+/// What one processor was told to say, for as long as it lives: without what KVM's form has of room for more.
+#[derive(Debug)]
+pub(crate) struct Told(Box<[[u32; 7]]>);
+
+impl From<&[kvm_cpuid_entry2]> for Told {
+    fn from(entries: &[kvm_cpuid_entry2]) -> Told {
+        let numbers = |entry: &kvm_cpuid_entry2| {
+            let kvm_cpuid_entry2 { function, index, flags, eax, ebx, ecx, edx, .. } = *entry;
+            [function, index, flags, eax, ebx, ecx, edx]
+        };
+        Told(entries.iter().map(numbers).collect())
+    }
+}
+
+impl Told {
+    /// It, in KVM's form.
+    pub(crate) fn entries(&self) -> Vec<kvm_cpuid_entry2> {
+        let entry = |[function, index, flags, eax, ebx, ecx, edx]: [u32; 7]| kvm_cpuid_entry2 {
+            function,
+            index,
+            flags,
+            eax,
+            ebx,
+            ecx,
+            edx,
+            ..Default::default()
+        };
+        self.0.iter().copied().map(entry).collect()
     }
 }
 

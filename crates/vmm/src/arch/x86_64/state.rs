@@ -41,7 +41,7 @@ pub(crate) struct VcpuState {
 
 impl VcpuState {
     /// Reads all of a processor that rests, and was told to say `cpuid`. `model_specific` are the numbers of the registers that KVM has a guest's own values of.
-    pub(crate) fn of(vcpu: &VcpuFd, cpuid: &CpuId, model_specific: &[u32]) -> Result<VcpuState> {
+    pub(crate) fn of(vcpu: &VcpuFd, cpuid: Vec<kvm_cpuid_entry2>, model_specific: &[u32]) -> Result<VcpuState> {
         let failed = "for a processor's registers, to save them";
         let wake_up = vcpu.get_mp_state().map_err(Error::kvm(failed))?;
         Ok(VcpuState {
@@ -53,8 +53,8 @@ impl VcpuState {
             debug: vcpu.get_debug_regs().map_err(Error::kvm(failed))?,
             apic: vcpu.get_lapic().map_err(Error::kvm(failed))?,
             tsc_khz: vcpu.get_tsc_khz().ok(),
-            cpuid: cpuid.as_slice().to_vec(),
-            model_specific: read(vcpu, &readable(cpuid, model_specific))?,
+            model_specific: read(vcpu, &readable(&cpuid, model_specific))?,
+            cpuid,
             events: vcpu.get_vcpu_events().map_err(Error::kvm(failed))?,
         })
     }
@@ -108,8 +108,8 @@ fn further_faults(saved: &[kvm_msr_entry], here: u64) -> u64 {
 }
 
 /// The registers that are a guest's: what it can't read it goes on without.
-fn readable(cpuid: &CpuId, model_specific: &[u32]) -> Vec<u32> {
-    let told = cpuid.as_slice().iter().any(|entry| (entry.function, entry.index) == (7, 0) && entry.edx & 1 << 29 != 0);
+fn readable(cpuid: &[kvm_cpuid_entry2], model_specific: &[u32]) -> Vec<u32> {
+    let told = cpuid.iter().any(|entry| (entry.function, entry.index) == (7, 0) && entry.edx & 1 << 29 != 0);
     model_specific.iter().copied().filter(|index| *index != ARCH_CAPABILITIES || told).collect()
 }
 
@@ -175,8 +175,8 @@ fn write(vcpu: &VcpuFd, entries: &[kvm_msr_entry]) -> Result<()> {
 mod tests {
     use super::*;
 
-    fn says(index: u32, edx: u32) -> CpuId {
-        CpuId::from_entries(&[kvm_cpuid_entry2 { function: 7, index, edx, ..Default::default() }]).unwrap()
+    fn says(index: u32, edx: u32) -> [kvm_cpuid_entry2; 1] {
+        [kvm_cpuid_entry2 { function: 7, index, edx, ..Default::default() }]
     }
 
     #[test]
