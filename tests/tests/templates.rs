@@ -121,12 +121,40 @@ fn a_daemon_that_is_killed_while_it_makes_a_template_leaves_nothing_of_it() {
     // The next one boots, and is followed by one that is whole.
     host.slowly("docker run --rm --runtime microvm busybox true").ok();
     eventually("a template", || templates(&host).len() == 1 && is_alone(&host, 0));
-    // One that can't be read is found out, and goes.
+    // One that can't be read is found out, and goes: the machine boots in its place, and another one is made.
     let template = templates(&host).remove(0);
     std::fs::write(template.join("state"), "no state").unwrap();
-    host.slowly("docker run --rm --runtime microvm busybox true").exits_with(125).complains("go on from a snapshot");
-    assert!(templates(&host).is_empty());
+    host.slowly("docker run --rm --runtime microvm busybox echo hello").mentions("hello");
+    let is_whole = |path: &PathBuf| std::fs::read(path.join("state")).is_ok_and(|state| state != b"no state");
+    eventually("another template", || templates(&host).iter().all(is_whole) && templates(&host).len() == 1);
+    eventually("its machine is gone", || is_alone(&host, 0));
+}
+
+/// Ends the QEMU of a container that is to go on from something, once it is there.
+fn end_what_goes_on(host: &Daemon, id: &str) -> bool {
+    let of_container = |process: &PathBuf| {
+        let read = |name| std::fs::read_to_string(process.join(name)).unwrap_or_default();
+        read("cmdline").contains("-incoming\0") && read("cgroup").contains(id)
+    };
+    let processes = std::fs::read_dir("/proc").unwrap().flatten().map(|entry| entry.path());
+    let Some(qemu) = processes.filter(|path| path.join("cmdline").exists()).find(of_container) else { return false };
+    host.sh(&format!("kill -9 {}", qemu.file_name().unwrap().display())).ok();
+    true
+}
+
+#[test]
+fn a_machine_whose_hypervisor_ends_as_it_goes_on_from_a_template_boots() {
+    let host = host();
     host.slowly("docker run --rm --runtime microvm busybox true").ok();
+    eventually("a template", || templates(&host).len() == 1 && is_alone(&host, 0));
+    host.slowly("docker create --name box --runtime microvm busybox sh -c 'echo hello; sleep 1000'").ok();
+    let id = host.sh("docker inspect -f '{{.Id}}' box").text().to_owned();
+    let mut start = host.session("docker start box");
+    eventually("QEMU, that is to go on from a template", || end_what_goes_on(&host, &id));
+    assert_eq!(start.exit_code(), 0, "{}", start.output());
+    eventually("its output", || host.sh("docker logs box").ok().text() == "hello");
+    assert!(!began_with_a_template(&host, "box"));
+    host.sh("docker rm -f box").ok();
 }
 
 #[test]

@@ -30,7 +30,18 @@ pub struct Error {
     kind: ErrorKind,
     message: String,
     exit_code: Option<i32>,
-    is_of_saved: bool,
+    blame: Blame,
+}
+
+/// What is to blame that a machine did not begin, as far as that is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Blame {
+    /// What it was asked for, or the host; or it was no machine.
+    Other,
+    /// The machine, or its guest, ended or said nothing of use: what it went on from may be why.
+    Machine,
+    /// What it was to go on from.
+    Saved,
 }
 
 /// What the engine's calls return.
@@ -40,7 +51,7 @@ macro_rules! constructors {
     ($($(#[$doc:meta])* $name:ident => $kind:ident;)*) => {
         $($(#[$doc])*
         pub fn $name(message: impl Into<String>) -> Self {
-            Self { kind: ErrorKind::$kind, message: message.into(), exit_code: None, is_of_saved: false }
+            Self { kind: ErrorKind::$kind, message: message.into(), exit_code: None, blame: Blame::Other }
         })*
     };
 }
@@ -85,13 +96,24 @@ impl Error {
 
     /// The same failure, of a machine for which what it was to go on from is to blame.
     pub(crate) fn of_saved(mut self) -> Self {
-        self.is_of_saved = true;
+        self.blame = Blame::Saved;
         self
     }
 
     /// Whether what a machine was to go on from is to blame, which no other one goes on from then.
     pub(crate) fn is_of_saved(&self) -> bool {
-        self.is_of_saved
+        self.blame == Blame::Saved
+    }
+
+    /// The same failure, of a machine that did not begin, and has not said why.
+    pub(crate) fn of_machine(mut self) -> Self {
+        self.blame = Blame::Machine;
+        self
+    }
+
+    /// Whether a machine that boots may begin where this one, which went on from something, did not.
+    pub(crate) fn may_be_of_saved(&self) -> bool {
+        self.blame != Blame::Other
     }
 
     /// The same failure, with what failed said before it.

@@ -89,6 +89,14 @@ pub(crate) struct Pending {
     pub(crate) input: watch::Sender<Option<Arc<AsyncFd<OwnedFd>>>>,
 }
 
+impl Pending {
+    /// The same attachment, for a start that may have to be tried again.
+    pub(super) fn try_clone(&self) -> std::io::Result<Self> {
+        let sink = self.sink.try_clone()?;
+        Ok(Self { number: self.number, wanted: self.wanted, sink, input: self.input.clone() })
+    }
+}
+
 /// Both ends of an attachment that is being made.
 pub(super) struct Ends {
     pub(super) pending: Pending,

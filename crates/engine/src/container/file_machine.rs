@@ -20,6 +20,7 @@ use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock, Semaphore
 
 use super::Container;
 use super::machine::{Booted, MachineStart, origin_of, refused};
+use super::template::{Failed, Templates};
 use crate::guest_files::Guest;
 use crate::model::{ContainerId, ContainerRecord, Timestamp};
 use crate::{Engine, Error, Result};
@@ -249,26 +250,35 @@ impl Engine {
         .await
     }
 
-    /// Has it begin, until its agent has the disk.
+    /// Has it begin, until its agent has the disk. One that does not go on from its template, and does not say why, boots.
     async fn begin_file_machine(&self, container: &ContainerId, record: Arc<ContainerRecord>) -> Result<()> {
         let id = name(container)?;
-        let booted = self.booted(&record).await?;
+        let (error, template) = match self.try_file_machine(&id, &record, Templates::Used).await {
+            Err(Failed { error, template: Some(template) }) if error.may_be_of_saved() => (error, template),
+            other => return other.map_err(|failed| failed.error),
+        };
+        self.boots_instead(&template, &error);
+        self.end_beside(&id).await?;
+        let booted = self.try_file_machine(&id, &record, Templates::Not).await;
+        self.judge_template(&template, &error, booted.is_ok());
+        booted.map_err(|failed| failed.error)
+    }
+
+    async fn try_file_machine(
+        &self,
+        id: &ContainerId,
+        record: &Arc<ContainerRecord>,
+        templates: Templates,
+    ) -> Result<(), Failed> {
+        let booted = self.booted(record, templates).await?;
         let booted = booted.ok_or_else(|| Error::system("a container without a machine has a disk"))?;
-        let (engine, machine, limits) = (self.clone(), id.clone(), limits(&record)?);
+        let (engine, machine, limits, record) = (self.clone(), id.clone(), limits(record)?, record.clone());
         let mut start = crate::blocking(move || engine.file_machine_process(&machine, &record, &booted)).await?;
         let (template, wanted) = (start.template.take(), start.wanted.take());
-        match (self.boot_beside(&id, start).await, template) {
-            (Ok(()), _) => {
-                let (engine, id) = (self.clone(), id.clone());
-                crate::blocking(move || engine.0.placements.update_beside(&id, &limits)).await?;
-                wanted.into_iter().for_each(|wanted| self.make_template_beside(wanted));
-            }
-            (Err(error), Some(template)) if error.is_of_saved() => {
-                self.leave_template(&template, &error);
-                return Err(error);
-            }
-            (Err(error), _) => return Err(error),
-        }
+        self.boot_beside(id, start).await.map_err(|error| Failed { error, template })?;
+        let (engine, id) = (self.clone(), id.clone());
+        crate::blocking(move || engine.0.placements.update_beside(&id, &limits)).await?;
+        wanted.into_iter().for_each(|wanted| self.make_template_beside(wanted));
         Ok(())
     }
 

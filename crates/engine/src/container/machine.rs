@@ -33,7 +33,7 @@ use super::machine_limits::{self, NetworkLimits};
 use super::machine_network::{Seats, networks};
 use super::member::Inside;
 use super::placement::Placed;
-use super::template::{self, Wanted};
+use super::template::{self, Templates, Wanted};
 use crate::model::{ContainerId, ContainerRecord, Phase, SnapshotRecord, Timestamp, Within};
 use crate::snapshots::Held;
 use crate::templates::{Shape, Template};
@@ -53,6 +53,8 @@ pub(super) struct Booted {
     pub(super) origin: Option<Held>,
     /// Its directories, the first one of those that it is a difference to first.
     pub(super) snapshots: Vec<PathBuf>,
+    /// Whether it may go on from a template.
+    pub(super) templates: Templates,
 }
 
 /// A layer, as an EROFS file.
@@ -131,7 +133,7 @@ impl MachineStart {
 
 impl Engine {
     /// What a container's machine is booted from; `None`: it is no machine. Layers that no machine has had yet are written as EROFS files.
-    pub(super) async fn booted(&self, record: &ContainerRecord) -> Result<Option<Booted>> {
+    pub(super) async fn booted(&self, record: &ContainerRecord, templates: Templates) -> Result<Option<Booted>> {
         if !record.is_machine() {
             return Ok(None);
         }
@@ -160,7 +162,7 @@ impl Engine {
         };
         layers.extend(copied.map(|path| BootedLayer { path, _held: None }));
         let snapshots = origin.as_ref().map(|held| self.0.snapshots.directories(&held.record().id)).unwrap_or_default();
-        Ok(Some(Booted { kernel, layers, origin, snapshots }))
+        Ok(Some(Booted { kernel, layers, origin, snapshots, templates }))
     }
 
     /// Makes the plan of a machine's process of a container's specification. Blocks.
@@ -285,7 +287,11 @@ impl Engine {
             return Ok(Beginning::Boot(None));
         }
         let shape = Shape::new(self.machine_programs()?, driver, &booted.kernel, hardware, disk)?;
-        Ok(match self.0.templates.find(&shape)? {
+        let template = match booted.templates {
+            Templates::Used => self.0.templates.find(&shape)?,
+            Templates::Not => None,
+        };
+        Ok(match template {
             Some(template) => Beginning::Template(template),
             None => Beginning::Boot(Some(Box::new(Wanted { shape, kernel: booted.kernel.clone() }))),
         })

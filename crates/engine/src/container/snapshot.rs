@@ -15,6 +15,7 @@ use microvm::driver::Extent;
 
 use super::machine_network;
 use super::stop::{SIGKILL, not_running, stuck};
+use super::template::Templates;
 use super::{Container, CreateRequest, Life, RemoveOptions};
 use crate::model::{
     ContainerId, ContainerRecord, EndpointRequest, Halting, MountPointKind, Phase, PortBinding, SnapshotId,
@@ -340,7 +341,7 @@ impl Engine {
     async fn can_go_on(&self, record: &ContainerRecord, from: &SnapshotRecord) -> Result<()> {
         let mut as_if = record.clone();
         as_if.state.suspended = Some(from.id.clone());
-        self.booted(&as_if).await?;
+        self.booted(&as_if, Templates::Used).await?;
         let (engine, from, net) = (self.clone(), from.clone(), record.net.clone());
         crate::blocking(move || {
             let interfaces = net.as_ref().map(net::Sandbox::guest_interfaces).unwrap_or_default();

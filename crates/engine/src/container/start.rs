@@ -18,11 +18,12 @@ use oci_spec::runtime::Spec;
 use sandbox::plan::NamespaceKind;
 use sandbox::{CompileOptions, InitPlan};
 
+use super::attach::Pending;
 use super::links::Link;
 use super::machine::{Booted, MachineStart};
 use super::step::Lent;
 use super::stop::SIGKILL;
-use super::template::Wanted;
+use super::template::{Failed, Templates, Wanted};
 use super::{Container, Life};
 use crate::model::{BeforeStart, ContainerRecord, NetworkMode, Phase, Timestamp, UsernsMode, Within};
 use crate::networks::Joined;
@@ -180,16 +181,34 @@ impl Engine {
         run
     }
 
-    /// Prepares, has the keeper run it, and writes down that it runs. On an error nothing of that is left.
+    /// Prepares, has the keeper run it, and writes down that it runs. On an error nothing of that is left. A machine that does not go on from its template, and does not say why, boots.
     async fn prepare_and_run(&self, life: &Life<'_>, by_hand: bool) -> Result<Arc<ContainerRecord>> {
+        let (error, template) = match self.try_to_run(life, by_hand, Templates::Used).await {
+            Err(Failed { error, template: Some(template) }) if error.may_be_of_saved() && !life.is_doomed() => {
+                (error, template)
+            }
+            other => return other.map_err(|failed| failed.error),
+        };
+        self.boots_instead(&template, &error);
+        let booted = self.try_to_run(life, by_hand, Templates::Not).await;
+        self.judge_template(&template, &error, booted.is_ok());
+        booted.map_err(|failed| failed.error)
+    }
+
+    async fn try_to_run(
+        &self,
+        life: &Life<'_>,
+        by_hand: bool,
+        templates: Templates,
+    ) -> Result<Arc<ContainerRecord>, Failed> {
         let container = life.container();
         let record = container.record();
         let (engine, prepared_for) = (self.clone(), record.clone());
         let lent = std::mem::take(&mut *container.lent.lock());
         self.look_at_sources(container, &record).await?;
-        let booted = self.booted(&record).await?;
+        let booted = self.booted(&record, templates).await?;
         let mut prepared = crate::blocking(move || engine.prepare(&prepared_for, lent, booted.as_ref())).await?;
-        let (template, wanted) = (prepared.template.take(), prepared.wanted.take());
+        let (template, wanted) = (prepared.template.clone(), prepared.wanted.take());
         let untold = prepared.untold.take();
         let _keeps = prepared.keeps.take();
         let mut net = prepared.net.clone();
@@ -210,10 +229,7 @@ impl Engine {
             }
             Err(error) => {
                 self.release_run(record, net).await?;
-                if let Some(template) = template.filter(|_| error.is_of_saved()) {
-                    self.leave_template(&template, &error);
-                }
-                Err(error)
+                Err(Failed { error, template })
             }
         }
     }
@@ -305,6 +321,11 @@ impl Engine {
     ) -> Result<u32> {
         let keeper = self.keeper().await?;
         let pending = std::mem::take(&mut *container.pending.lock());
+        // For who boots in its place, should it not go on.
+        let kept = pending.iter().filter(|_| prepared.template.is_some()).map(Pending::try_clone);
+        let kept: Vec<_> = kept
+            .collect::<std::io::Result<_>>()
+            .map_err(|error| Error::step("have the descriptors of who is attached twice", error))?;
         let (attach, inputs): (Vec<_>, Vec<_>) = pending
             .into_iter()
             .map(|pending| ((pending.wanted, pending.sink), (pending.wanted.stdin, pending.input)))
@@ -320,7 +341,13 @@ impl Engine {
             start: prepared.start,
             bound: record.step,
         };
-        let created = keeper.call(call).await.map_err(crate::keeper_error)?;
+        let created = keeper.call(call).await.map_err(|error| {
+            let error = crate::keeper_error(error);
+            if error.may_be_of_saved() {
+                container.pending.lock().extend(kept);
+            }
+            error
+        })?;
         for warning in created.warnings {
             tracing::warn!(container = %container.id.short(), warning, "started with less than was asked");
         }

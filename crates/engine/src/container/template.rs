@@ -1,6 +1,7 @@
 //! How a template of machines is made: a machine of its shape in which nothing runs, held by the keeper as any other, is booted, saved, and ended.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use microvm::container::{Host, USER, at};
 use microvm::control::Connection;
@@ -9,6 +10,7 @@ use microvm::{Backing, Card, DiskLimits, Hardware, Limits, MachinePlan, Volumes}
 
 use super::disk::DISK;
 use super::machine::{Booted, MachineStart, refused};
+
 use crate::model::ContainerId;
 use crate::templates::{NewTemplate, Shape, Template};
 use crate::{Engine, Error, Result};
@@ -19,6 +21,28 @@ pub(super) struct Wanted {
     pub(super) shape: Shape,
     /// What it boots.
     pub(super) kernel: guest_image::Prepared,
+}
+
+/// Whether machines go on from templates.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Templates {
+    /// Where there is one that fits, and the daemon was not told otherwise.
+    Used,
+    /// It boots.
+    Not,
+}
+
+/// A start that came to nothing.
+pub(super) struct Failed {
+    pub(super) error: Error,
+    /// What its machine was to go on from, if that was a template.
+    pub(super) template: Option<Arc<Template>>,
+}
+
+impl From<Error> for Failed {
+    fn from(error: Error) -> Self {
+        Self { error, template: None }
+    }
 }
 
 /// The addresses of a template's network cards, which nobody else ever sees.
@@ -37,10 +61,20 @@ impl Engine {
         });
     }
 
-    /// Leaves a template from which a machine could not go on, which is the template's fault.
-    pub(super) fn leave_template(&self, template: &Template, error: &Error) {
-        tracing::warn!(%error, "a microVM did not go on from its template, which goes: the next one boots");
-        self.0.templates.discard(template);
+    /// A machine did not go on from its template, and is to boot in its place.
+    pub(super) fn boots_instead(&self, template: &Template, error: &Error) {
+        tracing::warn!(%error, "a microVM did not go on from its template, and is booted in its place");
+        if error.is_of_saved() {
+            self.0.templates.discard(template);
+        }
+    }
+
+    /// After that: where a machine boots that did not go on, nothing but the template was to blame. Where it does not boot either, the template may be as good as any.
+    pub(super) fn judge_template(&self, template: &Template, error: &Error, boots: bool) {
+        if boots && !error.is_of_saved() {
+            tracing::warn!("the microVM boots: its template goes");
+            self.0.templates.discard(template);
+        }
     }
 
     async fn make_template(&self, wanted: Box<Wanted>) -> Result<()> {
@@ -122,7 +156,8 @@ impl Engine {
             scratch: at::SCRATCH.into(),
         };
         let directory = self.machine_dir(id);
-        let booted = Booted { kernel, layers: Vec::new(), origin: None, snapshots: Vec::new() };
+        let (layers, snapshots) = (Vec::new(), Vec::new());
+        let booted = Booted { kernel, layers, origin: None, snapshots, templates: Templates::Not };
         let host = self.write_machine(&directory, &plan, &booted, Vec::new(), Volumes::default())?;
         let host = Host { upper: shape.disk.map(|size| empty_disk(&directory, size)).transpose()?, ..host };
         let outside = microvm::container::outside(None, &shape.driver, &host).map_err(refused)?;
