@@ -1,22 +1,26 @@
 //! All that a daemon has, on the disk and in the kernel: the same before and after what leaves nothing behind.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::process::Command;
 
 use crate::leftovers::{self, names_in};
 
 /// Directories below the data directory whose entries come and go.
-const DIRECTORIES: [&str; 9] = [
+const DIRECTORIES: [&str; 12] = [
     "containers",
     "volumes",
     "images/blobs/sha256",
+    "images/erofs",
     "images/ingest",
     "images/layers",
     "images/rootfs",
     "images/staging",
     "images/trash",
+    // The kernel, and what is made of one before it has its name.
+    "microvm",
     "microvm/snapshots",
+    "microvm/templates",
 ];
 
 /// Prepared endpoints, which come and go by themselves, are never more.
@@ -41,7 +45,9 @@ pub(crate) fn list(instance: &str, directory: &Path) -> Vec<String> {
     }
     found.extend(names_in(&directory.join("run/shm")).into_iter().map(|id| format!("shm {id}")));
     found.extend(names_in(&directory.join("run/machines")).into_iter().map(|id| format!("machine {id}")));
-    for line in leftovers::find(instance, directory) {
+    let all = leftovers::find(instance, directory);
+    found.extend(children(&all));
+    for line in all {
         match line.split_once(' ') {
             Some(("link", name)) if name.contains('-') => {}
             // Which process it is changes with each start.
@@ -56,6 +62,26 @@ pub(crate) fn list(instance: &str, directory: &Path) -> Vec<String> {
     }
     found.sort();
     found
+}
+
+/// What runs below the daemon's own processes, by its program and how often: that of a machine names no directory by which it could be found, and may be in no control group any more.
+fn children(found: &[String]) -> Vec<String> {
+    let own: BTreeSet<&str> = found
+        .iter()
+        .filter_map(|line| line.strip_prefix("process ")?.split_once(':'))
+        .map(|(number, _)| number)
+        .collect();
+    let mut counts = BTreeMap::<String, usize>::new();
+    for process in names_in(Path::new("/proc")) {
+        // It may have ended meanwhile.
+        let Ok(stat) = std::fs::read_to_string(format!("/proc/{process}/stat")) else { continue };
+        // By proc_pid_stat(5) the program's name is in parentheses, which it may have itself; then come the state and the parent.
+        let Some((name, rest)) = stat.split_once(" (").and_then(|(_, rest)| rest.rsplit_once(") ")) else { continue };
+        if rest.split(' ').nth(1).is_some_and(|parent| own.contains(parent)) && !own.contains(process.as_str()) {
+            *counts.entry(name.to_owned()).or_default() += 1;
+        }
+    }
+    counts.into_iter().map(|(name, count)| format!("child {name} {count}")).collect()
 }
 
 /// What the keeper remembers: of its journal, who was born and not forgotten, and who of these has ended. Each frame is a length and a checksum

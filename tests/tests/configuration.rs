@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 
-use e2e::Daemon;
+use e2e::{Daemon, eventually};
 
 /// One key of the file.
 struct Key {
@@ -129,7 +129,8 @@ fn every_key_has_its_effect() {
 }
 
 /// Values that are refused, and what is said.
-const REFUSED: [(&str, &str); 23] = [
+const REFUSED: [(&str, &str); 24] = [
+    ("microvm-driver = 'xen'", "microvm-driver \"xen\": write auto, kvm or qemu"),
     (
         "microvm-processor = 'x86-64'",
         "microvm-processor \"x86-64\": write one of host, x86-64-v2, x86-64-v3, x86-64-v4",
@@ -193,4 +194,47 @@ fn an_address_of_metrics_that_is_taken_is_refused_before_anything_is_touched() {
     outcome.exits_with(1).complains(&format!("metrics-addr 127.0.0.1:{}: cannot listen there", host.port()));
     assert!(outcome.stderr().contains("choose another port") && !outcome.stderr().contains(" INFO "), "{outcome}");
     host.sh(&format!("test ! -e other/data/stratus.db && {other} --clean")).ok();
+}
+
+#[test]
+fn by_what_microvms_are_run_is_chosen_and_shown() {
+    let mut host = Daemon::start();
+    let shown = "$STRATUS info | sed -n 's/^MicroVMs  *//p'";
+    let best = host.sh(shown).text().to_owned();
+    assert!(["kvm", "qemu (kvm)", "qemu (emulation)"].contains(&best.as_str()), "{best}");
+    host.sh("docker info -f '{{.Runtimes.microvm.Status.driver}}'").says(&best);
+    // A flag comes before what the file says.
+    let (file, data, run) = (host.work().join("daemon.toml"), host.data(), host.run_dir());
+    let pool = format!("{},size=24", host.addresses());
+    let text =
+        format!("data-dir = {data:?}\nrun-dir = {run:?}\ndefault-address-pool = {pool:?}\nmicrovm-driver = 'kvm'\n");
+    fs::write(&file, text).expect("write the configuration");
+    let file = file.display().to_string();
+    host.restart_with(&["--config", &file, "--microvm-driver", "qemu"]);
+    host.sh(shown).says(if best == "kvm" { "qemu (kvm)" } else { &best });
+    host.sh("$STRATUS info").spares("microvm-driver");
+    host.restart_with(&["--microvm-driver", "auto"]);
+    host.sh(shown).says(&best);
+    // What is asked for and can't be is said, and nothing else is taken for it.
+    host.restart_with(&["--config", &file]);
+    if best == "kvm" {
+        host.sh(shown).says("kvm");
+    } else {
+        not_there(&host, "this machine runs no microVMs, as microvm-driver is \"kvm\": ");
+    }
+    host.restart_with(&["--microvm-driver", "qemu"]);
+    // All programs that are here, but that one.
+    host.sh("mkdir path && IFS=: && ln -s -f $(printf '%s/*:' $PATH) path/ && rm path/qemu-system-x86_64").ok();
+    let path = host.work().join("path").display().to_string();
+    host.restart_in(&[("PATH", &path)]);
+    not_there(&host, "this machine runs no microVMs, as microvm-driver is \"qemu\": there is no qemu-system-x86_64");
+}
+
+/// No microVM runs, and everybody who asks is told why.
+fn not_there(host: &Daemon, why: &str) {
+    host.sh("docker run --rm --runtime microvm busybox true").exits_with(125).complains(why);
+    host.sh("$STRATUS info").complains(why).omits("MicroVMs");
+    host.sh("docker info 2>&1").mentions(why);
+    eventually("the log", || host.sh("cat ../log").stdout().contains(why));
+    host.sh("docker run --rm busybox echo runs").says("runs");
 }

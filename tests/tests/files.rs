@@ -243,7 +243,7 @@ fn a_commit_holds_up_nobody() {
     host.sh("docker stop -t 30 box").ok();
     host.sh("docker inspect -f '{{.State.ExitCode}}' box").says("143");
     host.sh("docker rm box").ok();
-    assert_eq!(commit.exit_code(), 0);
+    assert_eq!(commit.exit_code(), 0, "the commit failed: {}", commit.output());
     host.sh("docker run --rm snapshot sh -c 'stat -c %s /big'").says("209715200");
 }
 

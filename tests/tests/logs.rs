@@ -60,12 +60,13 @@ fn begins(host: &Daemon, request: &str) -> UnixStream {
 fn by_more_than_a_user_has_watchers() {
     let host = Daemon::start();
     for name in ["one", "two"] {
-        let wait = "until test -e /go; do sleep 0.05; done; echo gone";
+        let wait = "trap \"echo gone; exit\" TERM; echo waits; while :; do sleep 0.05; done";
         host.sh(&format!("docker run -d --name {name} busybox sh -c '{wait}'")).ok();
+        eventually("it waits", || host.sh(&format!("docker logs {name}")).stdout() == "waits\n");
     }
     let follow = |n: usize| begins(&host, &format!("GET /containers/{}/logs?follow=1&stdout=1", ["one", "two"][n % 2]));
     let followers: Vec<UnixStream> = (0..300).map(follow).collect();
-    host.sh("docker exec one touch /go && docker exec two touch /go").ok();
+    host.sh("docker kill -s TERM one two").ok();
     for mut follower in followers {
         let mut said = String::new();
         follower.read_to_string(&mut said).expect("the end of a log");

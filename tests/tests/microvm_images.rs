@@ -162,3 +162,58 @@ fn an_image_is_built_with_what_a_build_takes() {
         .complains("exit 7");
     host.sh("docker rm -f one").ok();
 }
+
+#[test]
+fn each_that_is_run_has_a_disk_with_what_was_written_before_it_was_ready() {
+    let host = host();
+    let steps = "FROM busybox\nRUN mkdir /data && chown 5:6 /data\nWORKDIR /\n\
+        CMD [\"sh\", \"-c\", \"id -u >model && id -g >>model && hostname >>model && exec httpd -f -h /data -p 8080\"]\n";
+    host.write("web", &[("Dockerfile", steps), ("settings", "A=b\n")]);
+    host.sh("$STRATUS microvm image build -t web --volume data:/data web").exits_with(2).complains("--volume");
+    host.slowly("$STRATUS microvm image create -t web --storage-opt size=1m busybox true")
+        .exits_with(1)
+        .complains("32 MiB to 2 TiB");
+    let options = "--storage-opt size=64m --user 5:6 --workdir /data --hostname web --env-file web/settings";
+    host.slowly(&format!("$STRATUS microvm image build -t web --ready-port 8080 {options} web")).says("web:1");
+    host.slowly("$STRATUS microvm run --name one web && $STRATUS microvm run --name two web").says("one\ntwo");
+    // It went on, and was not started anew: what it wrote is on a disk of that size, whatever the machine's memory.
+    for name in ["one", "two"] {
+        host.slowly(&format!("docker exec {name} cat model")).says("5\n6\nweb");
+        host.slowly(&format!("docker exec {name} sh -c 'echo $A; df -m / | awk \"END {{ print (\\$2 < 64) }}\"'"))
+            .says("b\n1");
+    }
+    // Each writes to its own.
+    host.slowly("docker exec one sh -c 'echo of one >>model; sync'").ok();
+    host.slowly("docker exec two sh -c 'tail -n 1 model; echo of two >>model; sync'").says("web");
+    host.slowly("docker exec one tail -n 1 model").says("of one");
+    // What is run later begins as the others did, and each keeps its own when the image has gone.
+    host.slowly("$STRATUS microvm run --name three web && docker exec three tail -n 1 model").says("three\nweb");
+    host.sh("$STRATUS microvm image rm web").ok();
+    host.slowly("$STRATUS microvm suspend two && $STRATUS microvm resume two").ok();
+    host.slowly("docker exec two tail -n 1 model").says("of two");
+    host.slowly("docker kill one && docker cp one:/data/model - | tar -xO").mentions("of one");
+    host.sh("docker rm -f one two three").ok();
+    let snapshots = host.data().join("microvm/snapshots");
+    eventually("nothing is kept", || std::fs::read_dir(&snapshots).unwrap().next().is_none());
+}
+
+#[test]
+fn an_image_is_made_with_what_a_container_takes() {
+    let host = host();
+    host.write("settings", &[("env", "A=b\n"), ("labels", "of=mine\n")]);
+    let options = "--entrypoint sh --env-file settings/env --label-file settings/labels --label rack=7 --init --add-host other.example:10.1.2.3 \
+        --ulimit nofile=100 --shm-size 1m --tmpfs /scratch --cap-drop ALL --group-add 7 --read-only --pids-limit 50 --stop-timeout 1 \
+        --dns 10.9.8.7 --health-cmd true";
+    let program = "-c 'echo kept >/scratch/kept; exec sleep 1000'";
+    host.slowly(&format!("$STRATUS microvm image create -t box {options} -- busybox {program}")).says("box:1");
+    host.slowly("$STRATUS microvm run --name one box").says("one");
+    let look = "cat /scratch/kept /proc/1/comm; echo $A; grep -c other.example /etc/hosts; ulimit -n; grep -c 10.9.8.7 /etc/resolv.conf; \
+        df -m /dev/shm | awk \"END { print \\$2 }\"; sed -n s/CapEff:.//p /proc/self/status; id -G; cat /sys/fs/cgroup/pids.max; \
+        touch /file 2>/dev/null || echo it is read-only";
+    host.slowly(&format!("docker exec one sh -c '{look}'"))
+        .says("kept\ninit\nb\n1\n100\n1\n1\n0000000000000000\n0 7\n50\nit is read-only");
+    host.sh("docker inspect -f '{{.Config.Labels.of}} {{.Config.Labels.rack}} {{.Config.StopTimeout}}' one")
+        .says("mine 7 1");
+    host.slowly("docker stop one").ok();
+    host.sh("docker rm one && $STRATUS microvm image rm box").ok();
+}

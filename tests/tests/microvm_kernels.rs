@@ -14,6 +14,28 @@ fn a_kernel_before_what_containers_take_is_refused() {
 }
 
 #[test]
+fn the_kernel_of_the_distribution_is_fetched() {
+    let host = Daemon::start();
+    let kernel = format!("$STRATUS microvm kernel --data-dir {}", host.data().display());
+    let installed = "dpkg-query -W -f '${Package} ${Version} ${db:Status-Abbrev}\\n' 'linux-image-*' 2>/dev/null; ls -A /boot /lib/modules 2>/dev/null; true";
+    let before = host.sh(installed).stdout().to_owned();
+    host.sh(&kernel).exits_with(1).complains("Fetch the distribution's with \"stratus microvm kernel --fetch\"");
+    host.sh("docker run --rm --runtime microvm busybox true")
+        .exits_with(125)
+        .complains("stratus microvm kernel --fetch");
+    // The daemon runs, and is not told.
+    let fetched = host.slowly(&format!("{kernel} --fetch"));
+    fetched.prints("Version:").prints("linux-image-");
+    let version = host.sh(&format!("{kernel} --output json | jq -r .Version")).text().to_owned();
+    host.slowly("docker run --rm --runtime microvm busybox uname -r").says(&version);
+    // It was not installed, and nothing that it took is left.
+    host.sh(installed).says(before.trim_end());
+    let left = host.sh(&format!("ls -A {}/microvm", host.data().display()));
+    assert!(!left.stdout().contains(".deb") && left.lines().contains(&"kernel"), "{left}");
+    host.sh(&format!("find {} -name '*.deb'", host.data().display())).says("");
+}
+
+#[test]
 fn containers_run_behind_the_kernel_of_debian_13() {
     let host = Daemon::start();
     let (vmlinuz, modules) = kernel_of(Release::Debian13);

@@ -47,6 +47,20 @@ fn a_container_comes_into_the_machine_of_another_one() {
     host.slowly("docker top side").mentions("httpd -h /www -p 8080").omits("sleep 1000");
     host.slowly("docker stats --no-stream --format '{{.MemUsage}}' side").mentions("64MiB");
 
+    // Who stands for it on the host, and for a process of it, believes the machine in nothing: they are nobody, and make the system calls that they have a reason for.
+    host.slowly("docker exec -d side sleep 1000").ok();
+    let stand_in = host.sh("docker inspect -f '{{.State.Pid}}' side").text().to_owned();
+    let further = host.sh(&format!("pgrep -P {} -f '^/machine exec '", host.keeper())).text().to_owned();
+    for process in [stand_in, further] {
+        host.sh(&format!("grep -E '^(Uid|CapEff|NoNewPrivs|Seccomp):' /proc/{process}/status | tr -s '\\t ' ' '"))
+            .says("Uid: 65534 65534 65534 65534\nCapEff: 0000000000000000\nNoNewPrivs: 1\nSeccomp: 2");
+    }
+
+    // Of what one died is told, though it may write next to nothing.
+    host.slowly("docker run --name hungry --network container:main -m 20m --runtime microvm busybox tail /dev/zero")
+        .exits_with(137);
+    host.sh("docker inspect -f '{{.State.OOMKilled}}' hungry && docker rm hungry").says("true\nhungry");
+
     // The daemon is killed: neither notices.
     host.kill9();
     host.sh("curl -s -m 20 http://127.0.0.1:$PORT").says("side");
@@ -166,8 +180,9 @@ fn one_is_paused_and_goes_on_by_itself() {
         "docker run -d --name side --network container:main --runtime microvm busybox sh -c '{count}'"
     ))
     .ok();
-    let counted =
-        |host: &e2e::Daemon, name: &str| host.slowly(&format!("docker exec {name} cat /n")).text().parse::<u64>().ok();
+    let counted = |host: &e2e::Daemon, name: &str| {
+        host.slowly(&format!("docker exec {name} cat /n")).stdout().trim().parse::<u64>().ok()
+    };
     eventually("it counts", || counted(&host, "side").is_some());
     host.slowly("docker pause side").ok();
     host.sh("docker ps --format '{{.Names}} {{.Status}}' | grep -c Paused").says("1");

@@ -44,6 +44,57 @@ fn cached_files(host: &Daemon, name: &str) -> BTreeSet<File> {
     found
 }
 
+/// The machine's process, and QEMU where that runs it, have namespaces that are not the host's, and a root in which there is what they need, and next to nothing that
+/// could be written to.
+fn is_apart(host: &Daemon, name: &str) {
+    let pid = host.sh(&format!("docker inspect -f '{{{{.State.Pid}}}}' {name}")).text().to_owned();
+    let below = host.sh(&format!("pgrep -P {pid} || true")).stdout().to_owned();
+    let by_qemu = host.sh("docker info -f '{{.Runtimes.microvm.Status.driver}}'").stdout().starts_with("qemu");
+    assert_eq!(below.lines().count(), usize::from(by_qemu), "{below}");
+    for process in below.lines().chain([pid.as_str()]) {
+        for namespace in ["ipc", "mnt", "net", "pid", "uts"] {
+            let of = |process: &str| fs::read_link(format!("/proc/{process}/ns/{namespace}")).expect("a namespace");
+            assert_ne!(of(process), of("self"), "process {process} has the host's {namespace}");
+            assert_eq!(of(process), of(&pid), "both are in one");
+        }
+        let inside = |directory: &str| {
+            let names = host.sh(&format!("ls -A /proc/{process}/root/{directory}"));
+            names.lines().into_iter().map(str::to_owned).collect::<BTreeSet<_>>()
+        };
+        let set = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<BTreeSet<_>>();
+        let own = ["control", "dev", "initramfs", "kernel", "layers", "machine", "plan", "proc", "scratch"];
+        let qemus = ["bin", "etc", "lib", "lib64", "sys", "usr"];
+        let mut seen = inside("");
+        if by_qemu {
+            // Those of the host's that it has: not all of them are everywhere.
+            assert!(seen.contains("usr"), "{seen:?}");
+            seen.retain(|name| !qemus.contains(&name.as_str()));
+            assert!(inside("etc").is_subset(&set(&["ld.so.cache"])), "{:?}", inside("etc"));
+        }
+        // What a snapshot is gone on from, where it is a template's.
+        seen.remove("snapshots");
+        assert_eq!(seen, set(&own));
+        assert_eq!(inside("layers"), set(&["0", "1", "2"]));
+        assert_eq!(inside("control"), set(&["socket"]));
+        assert_eq!(inside("dev/net"), set(&["tun"]));
+        // Of the host's devices none but those that any container has, that one, and what runs its processors.
+        let mut devices = inside("dev");
+        for may in ["kvm", "userfaultfd"] {
+            devices.remove(may);
+        }
+        let any = [
+            "fd", "full", "net", "null", "ptmx", "pts", "random", "stderr", "stdin", "stdout", "tty", "urandom", "zero",
+        ];
+        assert_eq!(devices, set(&any));
+        // What can be written to is its own.
+        let mounts = host.sh(&format!("awk '$6 ~ /^rw/ {{ print $5 }}' /proc/{process}/mountinfo"));
+        let writable = ["/dev", "/dev/pts", "/scratch", "/control"];
+        let others: Vec<_> =
+            mounts.lines().into_iter().filter(|path| !writable.contains(path) && !path.starts_with("/proc/")).collect();
+        assert_eq!(others, Vec::<&str>::new(), "{mounts}");
+    }
+}
+
 /// Bytes of the disk that all of the daemon's data takes, but for the store, whose two files grow by steps for all that is in them: of hundreds of containers one has them grow.
 fn disk(host: &Daemon) -> u64 {
     host.sh(&format!("du -s --block-size=1 --exclude 'stratus.db*' {} | cut -f1", host.data().display())).number()
@@ -76,6 +127,10 @@ fn the_second_machine_of_an_image_shares_its_layers_and_takes_no_disk() {
     assert_eq!(layers.len(), 3, "the image's layers");
     let [first, second] = ["first", "second"].map(|name| cached_files(&host, name));
     assert!(layers.is_subset(&first) && layers.is_subset(&second), "{layers:?}\nfirst: {first:?}\nsecond: {second:?}");
+    for name in ["first", "second"] {
+        is_apart(&host, name);
+    }
+
     // What one has read is there for the other: that does not grow what the host has of it.
     let resident = || {
         let told =

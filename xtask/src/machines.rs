@@ -42,8 +42,7 @@ struct List {
 struct Failing {
     /// `FILE::TEST`.
     test: String,
-    /// A part of what it then says. Only what fails sometimes may do without.
-    #[serde(default)]
+    /// A part of what it then says.
     says: String,
     reason: String,
     /// It passes where nothing comes in between: either end is as it has to be.
@@ -62,9 +61,7 @@ impl List {
     fn load(path: &Path) -> Result<Self> {
         let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
         let list: Self = toml::from_str(&text).with_context(|| format!("cannot read {}", path.display()))?;
-        let is_empty = |failing: &&Failing| {
-            failing.reason.trim().is_empty() || (failing.says.trim().is_empty() && !failing.sometimes)
-        };
+        let is_empty = |failing: &&Failing| failing.reason.trim().is_empty() || failing.says.trim().is_empty();
         match list.failures.iter().find(is_empty) {
             Some(failing) => bail!("{}: it is not said how or why {} fails", path.display(), failing.test),
             None => Ok(list),

@@ -107,7 +107,7 @@ struct Inner {
     /// What serves volumes of containers that are in machines of others.
     file_servers: container::FileServers,
     /// By what microVMs are run, once it has been looked for; `None`: nothing here can.
-    machine_driver: std::sync::OnceLock<Option<microvm::driver::Driver>>,
+    machine_driver: std::sync::OnceLock<std::result::Result<microvm::driver::Driver, microvm::driver::Lack>>,
     machine_program: machine_program::MachineProgram,
     snapshots: Arc<snapshots::Snapshots>,
     machine_images: machine_images::MachineImages,

@@ -35,7 +35,10 @@ impl Engine {
         tokio::spawn(engine.clone().forget_old_execs());
         // It takes some milliseconds, which nobody has to wait for who wants no machine.
         let looking = engine.clone();
-        tokio::task::spawn_blocking(move || drop(looking.driver_of_machines().cloned()));
+        tokio::task::spawn_blocking(move || match looking.driver_of_machines() {
+            Err(lack) if lack.is_of_what_was_asked_for() => tracing::warn!("{lack}"),
+            _ => {}
+        });
         Ok(engine)
     }
 

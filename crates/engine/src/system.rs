@@ -40,6 +40,8 @@ pub struct SystemInfo {
     pub apparmor: bool,
     /// By what microVMs are run; `None`: nothing here can.
     pub microvm_driver: Option<String>,
+    /// Why that is not so by which they were to be run.
+    pub no_microvm_driver: Option<String>,
     /// How containers are run that do not say.
     pub runtime: String,
     /// Default log driver.
@@ -97,7 +99,12 @@ impl Engine {
             labels: self.0.config.labels.clone(),
             cgroup_version: if self.0.placements.is_pure_v2() { "2" } else { "1" },
             apparmor: self.0.confinement.is_there(),
-            microvm_driver: self.driver_of_machines().map(ToString::to_string),
+            microvm_driver: self.driver_of_machines().ok().map(ToString::to_string),
+            no_microvm_driver: self
+                .driver_of_machines()
+                .err()
+                .filter(|lack| lack.is_of_what_was_asked_for())
+                .map(ToString::to_string),
             runtime: self.0.config.runtime.clone(),
             log_driver: self.0.config.log.driver.clone(),
             version: self.0.config.version.clone(),

@@ -50,5 +50,5 @@ pub fn exec(request: &ExecRequest, report: Report) -> u8 {
         let run = ToMachine::Run { container: request.container, plan, streams: machine.streams(request.stdin) };
         Ok(machine.connection.send(&run, machine.fds())?)
     };
-    stand_in::run(&request.control, request.terminal, report, begin, |_| {})
+    stand_in::run(&request.control, None, request.terminal, report, begin)
 }

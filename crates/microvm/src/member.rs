@@ -8,11 +8,10 @@ use sandbox::Report;
 use serde::{Deserialize, Serialize};
 
 use guest_protocol::configuration::Root;
-use guest_protocol::message::{Blob, ContainerId, Exit};
+use guest_protocol::message::{Blob, ContainerId};
 
 use crate::control::{Join, ToMachine};
 use crate::error::Error;
-use crate::process::OOM_KILLED;
 use crate::stand_in::{self, Machine, Refusal};
 
 /// What the process is told. Paths are those that it sees.
@@ -20,7 +19,7 @@ use crate::stand_in::{self, Machine, Refusal};
 pub struct MemberPlan {
     /// The machine's socket.
     pub control: PathBuf,
-    /// A directory of its own, for what it has to say ([`OOM_KILLED`]).
+    /// A directory of its own, for what it has to say ([`OOM_KILLED`](crate::OOM_KILLED)).
     pub words: PathBuf,
     /// A number that no other container in the machine has, had, or will have; the first one's is [`CONTAINER`](crate::container::CONTAINER).
     pub container: ContainerId,
@@ -61,17 +60,10 @@ impl MemberPlan {
 /// Has a container run in a machine that runs, and returns its exit status. The plan is in a file; `report` is told when it runs, or why it does not.
 #[inline(never)]
 pub fn join(plan: &Path, report: Report) -> u8 {
-    let read =
-        fs::read(plan).map_err(|source| Error::File { what: "the container's plan", path: plan.to_owned(), source });
-    match read.and_then(|bytes| MemberPlan::from_bytes(&bytes)) {
-        Ok(plan) => {
-            let ended = |exit: &Exit| {
-                if exit.oom_killed {
-                    // Where that is not possible, nobody is told more than that it was killed.
-                    let _ = fs::write(plan.words.join(OOM_KILLED), []);
-                }
-            };
-            stand_in::run(&plan.control, plan.terminal, report, |machine| begin(&plan, machine), ended)
+    match read(plan) {
+        Ok((plan, layers)) => {
+            let begin = |machine: &Machine<'_>| begin(&plan, &layers, machine);
+            stand_in::run(&plan.control, Some(&plan.words), plan.terminal, report, begin)
         }
         Err(error) => {
             report.failed(sandbox::Step::Machine, 0, &error.to_string());
@@ -80,10 +72,21 @@ pub fn join(plan: &Path, report: Report) -> u8 {
     }
 }
 
-fn begin(plan: &MemberPlan, machine: &Machine<'_>) -> Result<(), Refusal> {
-    for path in &plan.layers {
-        let opened = File::open(path);
-        let layer = opened.map_err(|source| Error::File { what: "a layer", path: path.clone(), source })?;
+/// What is wanted, with the layers' files: later nothing can be opened.
+fn read(plan: &Path) -> Result<(MemberPlan, Vec<File>), Error> {
+    let failed = |what: &'static str, path: &Path| {
+        let path = path.to_owned();
+        move |source| Error::File { what, path, source }
+    };
+    let bytes = fs::read(plan).map_err(failed("the container's plan", plan))?;
+    let plan = MemberPlan::from_bytes(&bytes)?;
+    let layers = plan.layers.iter().map(|path| File::open(path).map_err(failed("a layer", path)));
+    let layers = layers.collect::<Result<_, _>>()?;
+    Ok((plan, layers))
+}
+
+fn begin(plan: &MemberPlan, layers: &[File], machine: &Machine<'_>) -> Result<(), Refusal> {
+    for layer in layers {
         machine.connection.send(&ToMachine::Layer, &[layer.as_fd()])?;
     }
     let join = Join {

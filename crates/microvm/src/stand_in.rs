@@ -1,16 +1,23 @@
 //! A small process on the host that stands for one in a machine: its streams, signals, terminal and exit status are that one's.
+//!
+//! It hears from the machine's process, which a guest may have taken over: from then on it may do [little](confine).
 
+mod confine;
+
+use std::fs;
 use std::os::fd::BorrowedFd;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 
 use guest_protocol::message::{Exit, Failure, Status, Streams};
 use guest_protocol::plain;
 use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
 use sandbox::{Report, Step};
 
 use crate::control::{Connection, ConnectionError, FromMachine, ToMachine};
 use crate::error::Error;
-use crate::process::{KILLED, Signals, Terminal};
+use crate::process::{KILLED, OOM_KILLED, Signals, Terminal};
 
 /// What whoever begins needs.
 pub(crate) struct Machine<'m> {
@@ -47,18 +54,22 @@ pub(crate) enum Refusal {
     Here(#[from] Error),
 }
 
-/// Stands for a process until its end, and returns its exit status. `begin` asks the machine for it; `report` is told when it runs, or why it does not; `ended` hears of its end first.
+/// Stands for a process until its end, and returns its exit status. `begin` asks the machine for it, and opens nothing; `report` is told when it runs, or why it does not. `words` is the
+/// directory where it is said what else there is to say of its end, if somebody looks for that.
 pub(crate) fn run(
     control: &Path,
+    words: Option<&Path>,
     terminal: bool,
     report: Report,
     begin: impl FnOnce(&Machine<'_>) -> Result<(), Refusal>,
-    ended: impl FnOnce(&Exit),
 ) -> u8 {
     let mut report = Some(report);
-    match stand(control, terminal, &mut report, begin) {
+    match stand(control, words.is_some(), terminal, &mut report, begin) {
         Ok(exit) => {
-            ended(&exit);
+            if let Some(words) = words.filter(|_| exit.oom_killed) {
+                // Where that is not possible, nobody is told more than that it was killed.
+                let _ = fs::write(words.join(OOM_KILLED), []);
+            }
             Status::shell(exit.status)
         }
         Err(failure) => {
@@ -80,13 +91,17 @@ pub(crate) fn run(
 
 fn stand(
     control: &Path,
+    has_words: bool,
     terminal: bool,
     report: &mut Option<Report>,
     begin: impl FnOnce(&Machine<'_>) -> Result<(), Refusal>,
 ) -> Result<Exit, Refusal> {
     let mut signals = Signals::block()?;
     let terminal = terminal.then(Terminal::raw).transpose()?;
-    let mut machine = Connection::open(control)?;
+    let stream = UnixStream::connect(control).map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO));
+    let stream = stream.map_err(ConnectionError::from)?;
+    confine::confine(has_words)?;
+    let mut machine = Connection::new(stream.into())?;
     begin(&Machine { connection: &machine, terminal: terminal.as_ref() })?;
     loop {
         while let Some(message) = machine.try_receive()? {

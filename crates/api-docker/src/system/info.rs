@@ -288,7 +288,8 @@ impl InfoBody {
                 driver: "nftables",
                 info: vec![["Table".to_owned(), format!("inet {}", info.firewall_table)]],
             }),
-            warnings: Some(warnings(&limits, v2, info.silent_keeper)).filter(|warnings| !warnings.is_empty()),
+            warnings: Some(warnings(&limits, v2, info.silent_keeper.into_iter().chain(info.no_microvm_driver)))
+                .filter(|warnings| !warnings.is_empty()),
         }
     }
 }
@@ -322,7 +323,7 @@ fn shown_mirror(mirror: &str) -> String {
 
 /// What containers have to do without on this machine, in dockerd's words. Where a version of cgroups never had a limit,
 /// there is nothing that anybody could do about it, and nothing is said.
-fn warnings(limits: &Limits, v2: bool, silent_keeper: Option<String>) -> Vec<String> {
+fn warnings(limits: &Limits, v2: bool, others: impl IntoIterator<Item = String>) -> Vec<String> {
     let io = match v2 {
         true => ["io.max (rbps)", "io.max (wbps)", "io.max (riops)", "io.max (wiops)"],
         false => [
@@ -346,8 +347,8 @@ fn warnings(limits: &Limits, v2: bool, silent_keeper: Option<String>) -> Vec<Str
     let parts = parts.into_iter().chain(io.map(|what| (limits.io_throttle, what)));
     let missing = parts.filter(|(there, _)| !there).map(|(_, what)| format!("WARNING: No {what} support"));
     let forwarding = (!limits.ipv4_forwarding).then(|| "WARNING: IPv4 forwarding is disabled".to_owned());
-    let keeper = silent_keeper.map(|silent| format!("WARNING: {silent}"));
-    missing.chain(forwarding).chain(keeper).collect()
+    let others = others.into_iter().map(|other| format!("WARNING: {other}"));
+    missing.chain(forwarding).chain(others).collect()
 }
 
 /// A proxy's URL with the name and password in it hidden.

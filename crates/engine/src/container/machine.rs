@@ -18,7 +18,7 @@ use guest_protocol::place;
 use image::{Digest, ErofsLayer};
 use microvm::container::{CONTAINER, Host, OwnFiles, USER, at};
 use microvm::control::{Connection, ConnectionError};
-use microvm::driver::Driver;
+use microvm::driver::{Driver, Lack};
 use microvm::{Backing, Card, Contained, Hardware, MachinePlan, Origin, Processor, Volumes, Workload};
 use oci_spec::runtime::{LinuxResources, Spec};
 use rustix::fs::{FileType, Mode, OFlags};
@@ -137,8 +137,10 @@ impl Engine {
         if !record.is_machine() {
             return Ok(None);
         }
-        let directory = self.0.config.machines.directory.clone();
+        let (directory, engine) = (self.0.config.machines.directory.clone(), self.clone());
         let kernel = crate::blocking(move || {
+            // Who has nothing to run a machine by needs no kernel either.
+            engine.machine_driver()?;
             guest_image::prepared(&directory).map_err(|error| Error::system(error.to_string()))
         });
         let kernel = kernel.await?.ok_or_else(|| {
@@ -343,15 +345,12 @@ impl Engine {
     }
 
     /// By what machines are run here, looked for once. Blocks the first time, for some milliseconds.
-    pub(crate) fn driver_of_machines(&self) -> Option<&Driver> {
+    pub(crate) fn driver_of_machines(&self) -> std::result::Result<&Driver, &Lack> {
         self.0.machine_driver.get_or_init(|| self.0.config.machines.driver.driver()).as_ref()
     }
 
     pub(super) fn machine_driver(&self) -> Result<Driver> {
-        self.driver_of_machines().cloned().ok_or_else(|| {
-            let why = "this machine runs no microVMs: it has neither a KVM that runs kernels nor QEMU";
-            Error::not_implemented(format!("{why} (install qemu-system-x86, and start the daemon again)"))
-        })
+        self.driver_of_machines().cloned().map_err(|lack| Error::not_implemented(lack.to_string()))
     }
 
     /// Where the files of a container's machine are. The name is short, as the path of a socket may have 108 bytes.

@@ -95,18 +95,54 @@ impl Choice {
         })
     }
 
-    /// The driver, found out in some milliseconds and without booting anything; `None`: there is none.
-    pub fn driver(self) -> Option<Driver> {
-        let kvm = vmm::probe().is_ok_and(|found| found == vmm::Virtualization::Hardware);
-        let qemu = || {
-            let accelerator = if kvm { Accelerator::Kvm } else { Accelerator::Emulation };
-            Some(Driver::Qemu { program: program(QEMU)?, accelerator })
+    /// The driver, found out in some milliseconds and without booting anything.
+    ///
+    /// # Errors
+    /// There is none, or not the one that was asked for.
+    pub fn driver(self) -> std::result::Result<Driver, Lack> {
+        let kvm = match vmm::probe() {
+            Ok(vmm::Virtualization::Hardware) => Ok(()),
+            // A kernel would be given up after half a minute, at the first instruction that this KVM does not know.
+            Ok(vmm::Virtualization::Software) => {
+                Err("the KVM here carries out a guest's kernel in software, one instruction at a time".to_owned())
+            }
+            Err(error) => Err(error.to_string()),
         };
-        match self {
-            Self::Kvm => Some(Driver::Kvm),
-            Self::Auto if kvm => Some(Driver::Kvm),
-            Self::Auto | Self::Qemu => qemu(),
+        let accelerator = if kvm.is_ok() { Accelerator::Kvm } else { Accelerator::Emulation };
+        let qemu = program(QEMU).map(|program| Driver::Qemu { program, accelerator });
+        match (self, kvm) {
+            (Self::Kvm | Self::Auto, Ok(())) => Ok(Driver::Kvm),
+            (Self::Kvm, Err(why)) => Err(Lack::Kvm(why)),
+            (Self::Auto, Err(why)) => qemu.ok_or(Lack::Both(why)),
+            (Self::Qemu, _) => qemu.ok_or(Lack::Qemu),
         }
+    }
+}
+
+/// Why a host runs no machines.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Lack {
+    /// Nobody said by what, and there is nothing.
+    #[error(
+        "this machine runs no microVMs: it has neither a KVM that runs kernels nor QEMU (install qemu-system-x86, and start the daemon again). Of KVM: {0}"
+    )]
+    Both(String),
+    /// It was to be our own hypervisor.
+    #[error(
+        "this machine runs no microVMs, as microvm-driver is \"kvm\": {0}. With \"auto\", or \"qemu\", they run by QEMU"
+    )]
+    Kvm(String),
+    /// It was to be QEMU.
+    #[error(
+        "this machine runs no microVMs, as microvm-driver is \"qemu\": there is no qemu-system-x86_64 (install qemu-system-x86, and start the daemon again)"
+    )]
+    Qemu,
+}
+
+impl Lack {
+    /// Somebody asked for a driver that is not there.
+    pub fn is_of_what_was_asked_for(&self) -> bool {
+        !matches!(self, Self::Both(_))
     }
 }
 

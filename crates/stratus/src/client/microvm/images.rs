@@ -1,5 +1,6 @@
 //! `stratus microvm image …`: machines that were saved when their program was ready.
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
@@ -13,6 +14,8 @@ use crate::client::progress::Single;
 use crate::client::request::{Request, segment};
 use crate::client::table::Table;
 use crate::client::{Context, human, output};
+
+use super::given::{Given, OfBoth, OfCreate};
 
 /// Images of microVMs
 #[derive(Subcommand, Debug)]
@@ -49,6 +52,8 @@ pub(crate) struct BuildImageArgs {
 pub(crate) struct CreateImageArgs {
     #[command(flatten)]
     machine: MachineArgs,
+    #[command(flatten)]
+    more: Given<OfCreate>,
     /// Container image
     image: String,
     /// Program and its arguments, in place of the image's
@@ -88,6 +93,8 @@ struct MachineArgs {
     /// A hook that its program has, with how many seconds it may take: ready, validate, run, resume, suspend, terminate; repeats
     #[arg(long = "hook", value_name = "HOOK[=SECONDS]", requires = "hooks_port", id = "hooks")]
     hooks: Vec<String>,
+    #[command(flatten)]
+    given: Given<OfBoth>,
 }
 
 #[derive(Args, Debug)]
@@ -121,9 +128,14 @@ pub(super) async fn dispatch(context: &Context, command: ImageCommand) -> Result
         ImageCommand::Build(args) => {
             let BuildImageArgs { machine, tag, build_network, recipe } = *args;
             let image = build::part(context, recipe, &tag, build_network).await?;
-            create(context, &machine, &image, &[]).await
+            let container = machine.container(&[], &image, &[])?;
+            create(context, &machine, container).await
         }
-        ImageCommand::Create(args) => create(context, &args.machine, &args.image, &args.command).await,
+        ImageCommand::Create(args) => {
+            let CreateImageArgs { machine, more, image, command } = *args;
+            let container = machine.container(more.words(), &image, &command)?;
+            create(context, &machine, container).await
+        }
         ImageCommand::Ls => {
             let all = context.daemon.document(Request::get(PATH)).await?;
             context.show(&all, |all| Ok(listed(&Vec::<Version>::deserialize(all)?)))
@@ -157,9 +169,9 @@ struct ContainerLine {
     args: ContainerArgs,
 }
 
-async fn create(context: &Context, args: &MachineArgs, image: &str, command: &[String]) -> Result<ExitCode> {
+async fn create(context: &Context, args: &MachineArgs, container: Value) -> Result<ExitCode> {
     let body = json!({
-        "Container": args.container(image, command)?,
+        "Container": container,
         "Ready": args.ready_port.map(|port| json!({ "Port": port, "Seconds": args.ready_timeout })),
         "Hooks": args.hooks()?,
     });
@@ -176,18 +188,18 @@ async fn create(context: &Context, args: &MachineArgs, image: &str, command: &[S
 }
 
 impl MachineArgs {
-    /// The request of its container, as `stratus create` makes it.
-    fn container(&self, image: &str, command: &[String]) -> Result<Value> {
-        let mut line = vec!["create".to_owned(), "--runtime=microvm".to_owned()];
-        let one = |name: &str, value: &String| format!("--{name}={value}");
+    /// The request of its container, as `stratus create` makes it. `more` is what only one of both commands has.
+    fn container(&self, more: &[OsString], image: &str, command: &[String]) -> Result<Value> {
+        let mut line = vec![OsString::from("create"), OsString::from("--runtime=microvm")];
+        let one = |name: &str, value: &String| OsString::from(format!("--{name}={value}"));
         line.extend(self.memory.iter().map(|value| one("memory", value)));
         line.extend(self.cpus.iter().map(|value| one("cpus", value)));
         line.extend(self.network.iter().map(|value| one("network", value)));
         line.extend(self.env.iter().map(|value| one("env", value)));
         line.extend(self.publish.iter().map(|value| one("publish", value)));
-        line.push("--".to_owned());
-        line.push(image.to_owned());
-        line.extend(command.iter().cloned());
+        line.extend(self.given.words().iter().chain(more).cloned());
+        line.extend(["--", image].map(OsString::from));
+        line.extend(command.iter().map(OsString::from));
         let line = ContainerLine::try_parse_from(line).map_err(|error| Error::Usage(error.to_string()))?;
         line.args.body(Attached::default())
     }

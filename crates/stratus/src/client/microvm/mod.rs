@@ -1,5 +1,6 @@
 //! `stratus microvm …`: containers with a kernel of their own: what that boots, images of machines whose program is up, and what goes on from them.
 
+mod given;
 mod images;
 mod instances;
 mod kernel;
