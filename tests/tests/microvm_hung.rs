@@ -61,6 +61,28 @@ fn a_guest_that_a_program_with_all_rights_keeps_from_running_is_lost_alone() {
 }
 
 #[test]
+fn a_guest_that_talks_nonsense_to_its_host_is_lost_alone() {
+    let host = host();
+    // With all rights it takes the stream from its agent: the driver leaves the device and comes back, and whoever is first has the port. (Over vsock: nested.rs.)
+    let driver = "cd /sys/bus/virtio/drivers/virtio_console && device=$(ls -d virtio*)";
+    let port = "rm -f /port; number=$(cat /sys/class/virtio-ports/*/dev) && mknod /port c ${number%:*} ${number#*:}";
+    let talk = format!("while :; do echo $device >unbind; echo $device >bind; {port}; yes nonsense >/port; done");
+    let waits = "until [ -e /go ]; do sleep 0.1; done";
+    run_two(&host, &format!("--privileged busybox sh -c '{waits}; {driver}; {talk} 2>/dev/null'"));
+    // This one may not be answered any more.
+    let mut go = host.session("docker exec -d box touch /go");
+    eventually("its end", || host.sh("docker inspect -f '{{.State.Status}}' box").text() == "exited");
+    go.exit_code();
+    host.sh("docker logs box 2>&1").mentions("stratus: the guest's agent sent");
+    host.sh("docker inspect -f '{{.State.ExitCode}}' box").says("137");
+    host.slowly("docker exec other echo here").says("here");
+    host.slowly("docker run --rm --cpus 1 --runtime microvm busybox echo another").says("another");
+    // It is as any that ended.
+    host.slowly("docker start box && docker exec box echo here").mentions("here");
+    host.sh("docker rm -f box other").ok();
+}
+
+#[test]
 fn a_machine_whose_process_stands_still_is_lost_alone() {
     let host = host();
     run_two(&host, "busybox sleep 1000");

@@ -5,7 +5,10 @@
 
 #[path = "../hung_volume.rs"]
 mod hung_volume;
+#[path = "../to_host.rs"]
+mod to_host;
 
+use std::fs;
 use std::process::Command;
 
 use e2e::{Daemon, Outcome, Server, eventually};
@@ -368,4 +371,40 @@ fn volumes_whose_files_are_not_known_again_keep_a_machine_from_being_saved() {
     }
     host.sh("docker exec box sh -c 'echo here >/ram/file' && cat ram/file").says("here");
     host.sh("docker rm -f box && umount ram").ok();
+}
+
+#[test]
+#[ignore = "it takes a KVM that runs kernels: cargo xtask nested"]
+fn a_guest_that_talks_nonsense_over_vsock_is_lost_alone() {
+    let host = with_kvm();
+    let run = "docker run -d -m 64m --cpus 1 --runtime microvm";
+    host.sh(&format!("{run} --name other busybox sleep 100000")).ok();
+    host.sh(&format!("{run} --name box --privileged busybox sleep 100000")).ok();
+    fs::write(host.work().join("to-host"), to_host::program()).expect("the program");
+    // As an agent begins, to be heard at all.
+    let talk = "printf 'stratus\\000guest\\r\\n\\001\\000\\000\\000\\000\\000\\000\\000\\000'; exec yes nonsense";
+    fs::write(host.work().join("talk"), talk).expect("what it says");
+    host.sh("docker exec -i box sh -c 'cat >/to-host && chmod +x /to-host' <to-host").ok();
+    host.sh("docker exec -i box sh -c 'cat >/talk' <talk").ok();
+    // The host listens to one agent. Who comes besides waits, as far as there is room for some, and is refused.
+    let eight = "for number in 1 2 3 4 5 6 7 8; do /to-host /bin/sh /talk || echo refused >>/told & done; wait";
+    host.sh(&format!("docker exec -d box sh -c '{eight}'")).ok();
+    eventually("those that are refused", || {
+        host.sh("docker exec box sh -c 'cat /told; true'").stdout() == "refused\n".repeat(4)
+    });
+    for name in ["box", "other", "box"] {
+        host.sh(&format!("docker exec {name} echo here")).says("here");
+    }
+
+    // The driver leaves the device, and the agent's connection is over with all others: whoever had come besides is heard.
+    let leaves = "cd /sys/bus/virtio/drivers/vmw_vsock_virtio_transport && echo $(ls -d virtio*) >unbind";
+    let mut left = host.session(&format!("docker exec -d box sh -c '{leaves}'"));
+    eventually("its end", || host.sh("docker inspect -f '{{.State.Status}}' box").text() == "exited");
+    left.exit_code();
+    host.sh("docker logs box 2>&1").mentions("stratus: the guest's agent sent");
+    host.sh("docker inspect -f '{{.State.ExitCode}}' box").says("137");
+    host.sh("docker exec other echo here").says("here");
+    host.sh("docker run --rm -m 64m --cpus 1 --runtime microvm busybox echo another").says("another");
+    host.sh("docker start box && docker exec box echo here").mentions("here");
+    host.sh("docker rm -f box other").ok();
 }

@@ -7,6 +7,7 @@
 
 mod owner;
 
+use crate::arch::current::requests;
 use crate::error::{Error, Result};
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
@@ -45,9 +46,8 @@ impl Kind {
     }
 }
 
-/// `KVM_RUN` and `KVM_GET_REGS`, of which the second is for the text of an error (linux/kvm.h).
+/// `KVM_RUN` (linux/kvm.h).
 const KVM_RUN: u64 = 0xae80;
-const KVM_GET_REGS: u64 = 0x8090_ae81;
 /// `KVM_SET_USER_MEMORY_REGION`: memory comes and goes. The memory is this process's own.
 const KVM_SET_USER_MEMORY_REGION: u64 = 0x4020_ae46;
 /// `TUNSETOFFLOAD` (linux/if_tun.h): a guest has accepted its network card.
@@ -127,7 +127,7 @@ const COMMON_LIMITED: [Limited; 3] = [
 
 fn limited(kind: Kind) -> &'static [Limited] {
     match kind {
-        Kind::Vcpu => &[(libc::SYS_ioctl, 1, None, &[KVM_RUN, KVM_GET_REGS, TUN_SET_OFFLOAD])],
+        Kind::Vcpu => &[(libc::SYS_ioctl, 1, None, &[KVM_RUN, requests::INSTRUCTION, TUN_SET_OFFLOAD])],
         Kind::Events => &[
             (libc::SYS_ioctl, 1, None, &[libc::FIONBIO, KVM_SET_USER_MEMORY_REGION]),
             (libc::SYS_socket, 0, None, &[libc::AF_UNIX as u64]),

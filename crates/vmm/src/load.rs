@@ -1,7 +1,7 @@
 //! What a guest starts from, put into its memory.
 
 use crate::arch::current::entry::Entry;
-use crate::arch::current::{acpi, layout, linux, start_info};
+use crate::arch::current::{acpi, layout};
 use crate::boot::{Initrd, Kernel};
 use crate::config::VcpuCount;
 use crate::devices::virtual_devices;
@@ -19,30 +19,7 @@ pub(crate) fn load(vcpus: VcpuCount, boot: &Boot, devices: &Devices, memory: &Me
     command_line(&boot.command_line, memory)?;
     write_generation(memory)?;
     let rsdp = acpi::write(memory, vcpus, &virtual_devices::windows(devices, memory)?)?;
-    let entry = match &kernel {
-        Kernel::Pvh(kernel) => {
-            for segment in kernel.segments() {
-                if !memory.has(segment.at, segment.memory) {
-                    return Err(Error::DoesNotFit { what: "the kernel", at: segment.at.0, needs: segment.memory });
-                }
-                memory.put_file("the kernel", segment.at, kernel.file(), segment.offset, segment.length)?;
-            }
-            start_info::write(memory, initrd, rsdp)?;
-            Entry::Pvh(kernel.entry())
-        }
-        Kernel::BzImage(kernel) => {
-            let at = kernel.load_address();
-            if !memory.has(at, kernel.end().saturating_sub(at.0)) {
-                return Err(Error::DoesNotFit { what: "the kernel", at: at.0, needs: kernel.end() - at.0 });
-            }
-            let (offset, length) = kernel.kernel();
-            memory.put_file("the kernel", at, kernel.file(), offset, length)?;
-            linux::write(memory, kernel, initrd, rsdp)?;
-            Entry::Linux64(kernel.entry())
-        }
-    };
-    entry.prepare(memory)?;
-    Ok(entry)
+    kernel.put(initrd, rsdp, memory)
 }
 
 /// Puts it as far up as it can, and not where the kernel is, or unpacks itself, up to `kernel_end`.

@@ -1,9 +1,9 @@
 //! A machine: made of its parts, and what can be done with it.
 
+use crate::arch::current::fixed::{self, Fixed, FixedState};
 use crate::arch::current::layout;
 use crate::config::{Config, MIB, MemorySize, Pages, VcpuCount};
 use crate::confine::Kind;
-use crate::devices::fixed::{self, Fixed, FixedState};
 use crate::devices::virtio::Attached;
 use crate::devices::virtio::balloon::{Balloon, MemoryStatistics};
 use crate::devices::virtio::block::DiskHandle;
@@ -280,8 +280,7 @@ impl Machine {
             return Err(kind);
         }
         for vcpu in &self.processors {
-            // The guest's watchdogs are told that it did not run. A guest that has no clock of KVM's can't be.
-            let _ = lock(vcpu).fd().kvmclock_ctrl();
+            lock(vcpu).has_rested();
         }
         let rested = self.events.rest_until(until);
         let rested = rested.and_then(|()| self.devices.iter().try_for_each(|device| device.rest_until(until)));

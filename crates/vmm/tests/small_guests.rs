@@ -166,6 +166,35 @@ fn until_it_says_more(guest: &Guest, than: u64) {
     }
 }
 
+/// Has a guest of `guests.s` go around so often. It writes each time how often it did, and where it faults its machine has ended.
+fn goes_around(guest: &Guest, times: u64) {
+    let mut machine = Machine::new(&guest.config).unwrap();
+    machine.start();
+    while console_length(guest) < times {
+        assert_eq!(machine.end(), None, "after {} times", console_length(guest));
+        std::thread::yield_now();
+    }
+    drop(machine);
+    let told = fs::read(guest.path("console")).unwrap();
+    assert!(told.iter().zip(1..=u8::MAX).all(|(told, number)| *told == number), "{told:?}");
+}
+
+#[test]
+fn a_virtual_device_hears_its_doorbell_and_its_answer_interrupts_the_guest() {
+    // Around its ring, of 8 entries, and around again.
+    goes_around(&small::of_a_device(), 100);
+}
+
+#[test]
+fn a_guest_wakes_its_other_processors() {
+    goes_around(&small::of_four(), 10);
+}
+
+#[test]
+fn the_timer_of_a_processor_interrupts_it() {
+    goes_around(&small::of_a_timer(), 10);
+}
+
 fn has_ended(machine: &Machine) -> bool {
     let mut waited = [rustix::event::PollFd::from_borrowed_fd(machine.ended(), rustix::event::PollFlags::IN)];
     let no_time = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };

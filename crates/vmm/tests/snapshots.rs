@@ -139,6 +139,44 @@ fn what_was_never_touched_of_what_a_machine_starts_from_is_saved() {
     }
 }
 
+/// Saves a guest of `guests.s` that has gone around so often, at whatever it is in the middle of, and has it go on from there, again and again: it would fault for good if it missed
+/// anything of what it had begun, and go around no more if nothing woke it.
+fn is_saved_in_the_middle(guest: &Guest, times: u64) {
+    let mut consoles = Vec::new();
+    let mut machine = Machine::new(&guest.config).unwrap();
+    for number in 0..10 {
+        let console = match number {
+            0 => guest.path("console"),
+            _ => guest.path(&format!("console{number}")),
+        };
+        machine.start();
+        until(&console, times, &machine);
+        let name = format!("snapshot{number}");
+        machine.save(&files(guest, &name)).unwrap();
+        drop(machine);
+        consoles.push(console);
+        let next = Console::File(guest.path(&format!("console{}", number + 1)));
+        let config = vmm::Config { console: next, ..guest.config.clone() };
+        machine = restored(&read(guest, &name))(&config);
+    }
+    goes_on(&consoles.iter().map(|console| console.as_path()).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_virtual_device_goes_on_with_what_it_was_asked_for_before() {
+    is_saved_in_the_middle(&small::of_a_device(), 50);
+}
+
+#[test]
+fn processors_that_a_guest_has_woken_go_on() {
+    is_saved_in_the_middle(&small::of_four(), 2);
+}
+
+#[test]
+fn the_timer_of_a_processor_goes_on() {
+    is_saved_in_the_middle(&small::of_a_timer(), 5);
+}
+
 #[test]
 fn differences_are_small_and_go_over_what_they_differ_from() {
     let guest = counting();

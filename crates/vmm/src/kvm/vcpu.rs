@@ -47,6 +47,11 @@ impl Vcpu {
         registers::set(&self.fd, (self.index == 0).then_some(entry))
     }
 
+    /// Its guest is told that it did not run for some time.
+    pub(crate) fn has_rested(&self) {
+        registers::has_rested(&self.fd);
+    }
+
     /// The processor's descriptor, for who reads and sets its registers while it rests.
     pub(crate) fn fd(&self) -> &VcpuFd {
         &self.fd
@@ -157,7 +162,7 @@ impl Running<'_> {
     fn internal_error(&mut self) -> End {
         // SAFETY: the exit is KVM_EXIT_INTERNAL_ERROR, for which this member of the union is the valid one.
         let suberror = unsafe { self.fd.get_kvm_run().__bindgen_anon_1.internal.suberror };
-        let at = self.fd.get_regs().map(|registers| registers.rip);
+        let at = registers::instruction(self.fd);
         let at = at.map_or_else(|_| "an unknown address".to_owned(), |address| format!("{address:#x}"));
         End::Failed(format!(
             "KVM can't go on at {at} (KVM_EXIT_INTERNAL_ERROR, suberror {suberror}: 1 is an instruction that it can't emulate)"

@@ -1,7 +1,7 @@
 //! A virtual machine as the kernel has it: memory slots, interrupt controllers, lines.
 
+use crate::arch::current::controllers::{self, VmState};
 use crate::arch::current::cpuid::{Template, Told};
-use crate::arch::current::layout;
 use crate::arch::current::state::{VcpuState, arch_capabilities};
 use crate::config::VcpuCount;
 use crate::devices::virtio::memory::Opener;
@@ -10,10 +10,7 @@ use crate::events::event;
 use crate::kvm::Vcpu;
 use crate::memory::Memory;
 use crate::processor::Processor;
-use kvm_bindings::{
-    CpuId, KVM_CAP_PMU_CAPABILITY, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, KVM_PMU_CAP_DISABLE, kvm_enable_cap,
-    kvm_irqchip, kvm_userspace_memory_region,
-};
+use kvm_bindings::{CpuId, kvm_userspace_memory_region};
 use kvm_ioctls::{Cap, IoEventAddress, Kvm, VmFd};
 use std::io;
 use std::ops::Range;
@@ -54,37 +51,8 @@ impl Vm {
         // Before anything else of it: a slot waits until no processor reads the slots before it, which is at once while nothing else waits for that. What interrupt
         // controllers replace is freed at the kernel's leisure (call_srcu, since Linux 6.18), and a slot behind that waits for two ticks: 8 ms of each start.
         vm.set_slots()?;
-        vm.add_interrupt_controllers()?;
+        controllers::add(&vm.fd)?;
         Ok((vm, template))
-    }
-
-    fn add_interrupt_controllers(&self) -> Result<()> {
-        let fd = &self.fd;
-        fd.set_identity_map_address(layout::KVM_IDENTITY_MAP)
-            .map_err(Error::kvm("for a page (KVM_SET_IDENTITY_MAP_ADDR)"))?;
-        fd.set_tss_address(layout::KVM_TSS).map_err(Error::kvm("for three pages (KVM_SET_TSS_ADDR)"))?;
-        fd.create_irq_chip().map_err(Error::kvm("for interrupt controllers (KVM_CREATE_IRQCHIP)"))?;
-        // Not every KVM can be told; the processors say the same.
-        let no_counters = kvm_enable_cap {
-            cap: KVM_CAP_PMU_CAPABILITY,
-            args: [KVM_PMU_CAP_DISABLE.into(), 0, 0, 0],
-            ..Default::default()
-        };
-        let _ = fd.enable_cap(&no_counters);
-        self.mask_8259s()
-    }
-
-    /// Has the two 8259s, of which nobody has told the guest, take no interrupt, as firmware leaves them: else they would raise the vectors of the processor's own
-    /// exceptions. (Lines that lead to the I/O APIC alone would do as well, but a change of the routes takes the kernel a tick: 4 ms of each start.)
-    fn mask_8259s(&self) -> Result<()> {
-        let failed = "to mask the 8259 (KVM_SET_IRQCHIP)";
-        for chip_id in [KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE] {
-            let mut chip = kvm_irqchip { chip_id, ..Default::default() };
-            self.fd.get_irqchip(&mut chip).map_err(Error::kvm(failed))?;
-            chip.chip.pic.imr = u8::MAX;
-            self.fd.set_irqchip(&chip).map_err(Error::kvm(failed))?;
-        }
-        Ok(())
     }
 
     fn set_slots(&self) -> Result<()> {
@@ -150,9 +118,14 @@ impl Vm {
         &self.memory
     }
 
-    /// What KVM has of it besides memory and processors.
-    pub(super) fn fd(&self) -> &VmFd {
-        &self.fd
+    /// What KVM has of it besides memory and processors, while these rest.
+    pub(crate) fn save(&self) -> Result<VmState> {
+        VmState::of(&self.fd)
+    }
+
+    /// Sets that.
+    pub(crate) fn restore(&self, state: &VmState) -> Result<()> {
+        state.set(&self.fd)
     }
 
     /// The model-specific registers that a guest has values of its own of, by their numbers.

@@ -9,12 +9,12 @@ mod lease;
 
 pub use lease::Writers;
 
+use crate::arch::current::controllers::VmState;
+use crate::arch::current::fixed::FixedState;
 use crate::arch::current::state::VcpuState;
 use crate::config::{MemorySize, VcpuCount};
-use crate::devices::fixed::FixedState;
 use crate::devices::virtio::transport::TransportState;
 use crate::error::{Error, Result};
-use crate::kvm::VmState;
 use crate::memory::{Memory, Part, Run, WorkingSet};
 use crate::processor::Processor;
 use serde::{Deserialize, Serialize};

@@ -1,5 +1,6 @@
 //! Small guests, written instruction by instruction, and machines for them.
 
+use std::arch::global_asm;
 use std::fs;
 use std::path::PathBuf;
 use tempfile::TempDir;
@@ -95,6 +96,39 @@ impl Code {
 }
 
 pub(crate) const SERIAL: u16 = 0x3f8;
+
+// They are bytes to this process, which never runs them.
+global_asm!(include_str!("guests.s"), options(att_syntax, raw));
+
+/// The bytes of a guest of `guests.s`, which begin and end at these symbols.
+macro_rules! assembled {
+    ($start:ident, $end:ident) => {{
+        unsafe extern "C" {
+            static $start: u8;
+            static $end: u8;
+        }
+        let (start, end) = (&raw const $start, &raw const $end);
+        // SAFETY: the two are the ends of one piece of a section that is read only.
+        unsafe { std::slice::from_raw_parts(start, end.offset_from_unsigned(start)) }
+    }};
+}
+
+/// A guest that asks a virtual device for something, and is told of the answer by an interrupt, again and again.
+pub(crate) fn of_a_device() -> Guest {
+    Guest::of(&kernel(assembled!(guest_of_a_device, guest_of_a_device_end)))
+}
+
+/// A guest of four processors, all of which go on.
+pub(crate) fn of_four() -> Guest {
+    let mut guest = Guest::of(&kernel(assembled!(guest_of_four, guest_of_four_end)));
+    guest.config.vcpus = VcpuCount::new(4).unwrap();
+    guest
+}
+
+/// A guest that its local APIC's timer wakes, again and again.
+pub(crate) fn of_a_timer() -> Guest {
+    Guest::of(&kernel(assembled!(guest_of_a_timer, guest_of_a_timer_end)))
+}
 
 pub(crate) struct Guest {
     directory: TempDir,

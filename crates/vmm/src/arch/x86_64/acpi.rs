@@ -24,9 +24,9 @@ const HEADER: u32 = 36;
 
 /// `iapc_boot_arch` (5.2.9.3): no VGA, no message signalled interrupts, and of a keyboard controller nothing that is worth a look.
 const BOOT_ARCH: u16 = 1 << 2 | 1 << 3;
-/// What the power device takes as a reset: see `devices::power`.
+/// What the power device takes as a reset: see `fixed::power`.
 pub(crate) const RESET: u8 = 1;
-/// The sleep that is switching off, as [`crate::devices::power`] takes it and `_S5` says it.
+/// The sleep that is switching off, as `fixed::power` takes it and `_S5` says it.
 pub(crate) const SLEEP_OFF: u8 = 5;
 
 /// A virtio device in the guest's address space.

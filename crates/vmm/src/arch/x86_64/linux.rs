@@ -18,7 +18,7 @@ pub(crate) fn write(memory: &Memory, kernel: &BzImage, initrd: Option<Initrd>, r
     params.hdr.type_of_loader = LOADER;
     params.hdr.cmd_line_ptr = layout::COMMAND_LINE.0 as u32;
     if let Some(initrd) = initrd {
-        // Both lie below 4 GiB: see `machine::initrd`.
+        // Both lie below 4 GiB: see `load::initrd`.
         params.hdr.ramdisk_image = initrd.at.0 as u32;
         params.hdr.ramdisk_size = initrd.length as u32;
     }

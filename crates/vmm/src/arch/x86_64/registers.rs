@@ -4,6 +4,7 @@ use super::entry::Entry;
 use crate::error::{Error, Result};
 use kvm_bindings::{Msrs, kvm_fpu, kvm_lapic_state, kvm_msr_entry};
 use kvm_ioctls::VcpuFd;
+use std::io;
 
 /// Model-specific registers (Intel's SDM volume 4) that differ from what KVM has them be.
 mod msr {
@@ -39,6 +40,17 @@ pub(crate) fn set(vcpu: &VcpuFd, entry: Option<Entry>) -> Result<()> {
         vcpu.set_regs(&entry.registers()).map_err(Error::kvm("to set a processor's registers (KVM_SET_REGS)"))?;
     }
     pins(vcpu)
+}
+
+/// Where a processor's next instruction is, for the text of an error.
+pub(crate) fn instruction(vcpu: &VcpuFd) -> io::Result<u64> {
+    let registers = vcpu.get_regs().map_err(|error| io::Error::from_raw_os_error(error.errno()))?;
+    Ok(registers.rip)
+}
+
+/// The guest's watchdogs are told that a processor did not run. A guest that has no clock of KVM's can't be.
+pub(crate) fn has_rested(vcpu: &VcpuFd) {
+    let _ = vcpu.kvmclock_ctrl();
 }
 
 /// The pins of the local APIC: what firmware would set, but that nothing comes from an 8259.

@@ -1,4 +1,4 @@
-//! What a guest starts from: a kernel, a first root file system, a command line.
+//! Kernels in the forms in which this architecture has them.
 
 mod bzimage;
 mod payload;
@@ -7,67 +7,16 @@ mod pvh;
 pub use bzimage::BzImage;
 pub use pvh::PvhKernel;
 
-use crate::memory::PAGE;
+use super::entry::Entry;
+use super::{linux, start_info};
+use crate::boot::{Error, Initrd};
+use crate::error;
+use crate::memory::Memory;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use vm_memory::GuestAddress;
-
-/// Why a file can't be booted.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum Error {
-    /// It is neither of the two.
-    #[error("the kernel {0} is neither an ELF file nor a bzImage")]
-    Unknown(String),
-    /// An ELF file that is not what it says.
-    #[error("the kernel {path} is no ELF file that can be read: {why}")]
-    Elf {
-        /// The file.
-        path: String,
-        /// What is wrong with it.
-        why: String,
-    },
-    /// An ELF file without an entry for PVH.
-    #[error(
-        "the kernel {0} has no PVH entry (a note of the name Xen and the type 18): build it with CONFIG_PVH=y, or give the bzImage"
-    )]
-    NoPvhEntry(String),
-    /// A bzImage that is not what it says, or too old.
-    #[error("the kernel {path} is no bzImage that can be booted: {why}")]
-    BzImage {
-        /// The file.
-        path: String,
-        /// What is wrong with it.
-        why: String,
-    },
-    /// It can't be read.
-    #[error("read the kernel {path}: {source}")]
-    Read {
-        /// The file.
-        path: String,
-        /// What the kernel said.
-        source: io::Error,
-    },
-}
-
-/// A first root file system, as it lies in the guest's memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Initrd {
-    /// Where: at the beginning of a page, below 4 GiB.
-    pub(crate) at: GuestAddress,
-    /// How many bytes.
-    pub(crate) length: u64,
-}
-
-impl Initrd {
-    /// Where one of that length goes: as far up as it can below `end`, so that it is not where a kernel unpacks itself.
-    pub(crate) fn below(end: u64, length: u64) -> Option<Initrd> {
-        let at = end.checked_sub(length)?;
-        Some(Initrd { at: GuestAddress(at - at % PAGE), length })
-    }
-}
 
 /// A kernel that was looked at, and not yet put anywhere.
 #[derive(Debug)]
@@ -105,6 +54,38 @@ impl Kernel {
         } else {
             Err(Error::Unknown(name()))
         }
+    }
+
+    /// Puts it into memory, with what it is told: where `initrd` lies, and from `rsdp` on ACPI's tables. Returns its first instruction.
+    pub(crate) fn put(&self, initrd: Option<Initrd>, rsdp: GuestAddress, memory: &Memory) -> error::Result<Entry> {
+        let entry = match self {
+            Kernel::Pvh(kernel) => {
+                for segment in kernel.segments() {
+                    if !memory.has(segment.at, segment.memory) {
+                        return Err(error::Error::DoesNotFit {
+                            what: "the kernel",
+                            at: segment.at.0,
+                            needs: segment.memory,
+                        });
+                    }
+                    memory.put_file("the kernel", segment.at, kernel.file(), segment.offset, segment.length)?;
+                }
+                start_info::write(memory, initrd, rsdp)?;
+                Entry::Pvh(kernel.entry())
+            }
+            Kernel::BzImage(kernel) => {
+                let at = kernel.load_address();
+                if !memory.has(at, kernel.end().saturating_sub(at.0)) {
+                    return Err(error::Error::DoesNotFit { what: "the kernel", at: at.0, needs: kernel.end() - at.0 });
+                }
+                let (offset, length) = kernel.kernel();
+                memory.put_file("the kernel", at, kernel.file(), offset, length)?;
+                linux::write(memory, kernel, initrd, rsdp)?;
+                Entry::Linux64(kernel.entry())
+            }
+        };
+        entry.prepare(memory)?;
+        Ok(entry)
     }
 }
 

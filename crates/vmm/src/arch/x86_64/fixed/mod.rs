@@ -1,16 +1,20 @@
 //! What a PC has at fixed places.
 
-use super::clock::Clock;
-use super::console;
-use super::keyboard::KeyboardController;
-use super::power::Power;
-use super::serial::{Line, SerialPort, SerialState};
-use crate::arch::current::layout::ports;
+mod clock;
+mod keyboard;
+mod power;
+
+use super::layout::ports;
 use crate::bus::{Bus, Registers};
+use crate::devices::console;
+use crate::devices::serial::{Line, SerialPort, SerialState};
 use crate::end::Ending;
 use crate::error::{Error, Result};
 use crate::kvm::Vm;
 use crate::threads::Thread;
+use clock::Clock;
+use keyboard::KeyboardController;
+use power::Power;
 use serde::{Deserialize, Serialize};
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};

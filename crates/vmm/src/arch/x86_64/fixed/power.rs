@@ -1,6 +1,6 @@
 //! Switching off and resetting, by the registers that ACPI's tables name (ACPI 6.5, 4.8.3.7 and 4.8.3.6).
 
-use crate::arch::current::acpi::{RESET, SLEEP_OFF};
+use super::super::acpi::{RESET, SLEEP_OFF};
 use crate::bus::Registers;
 use crate::end::{End, Ending};
 use std::sync::Arc;
