@@ -183,9 +183,7 @@ fn what_our_own_hypervisor_saved_goes_on() {
     eventually("it is suspended", || host.sh("$STRATUS microvm ls").stdout().contains("suspended"));
     host.sh(ask).says("up");
     host.sh("$STRATUS microvm terminate one && $STRATUS microvm image rm web").ok();
-    eventually("what nothing needs is gone", || {
-        std::fs::read_dir(&snapshots).is_ok_and(|mut left| left.next().is_none())
-    });
+    eventually("what nothing needs is gone", || fs::read_dir(&snapshots).is_ok_and(|mut left| left.next().is_none()));
 }
 
 #[test]
