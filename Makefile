@@ -71,9 +71,17 @@ test: toolchain sdks
 		cargo test --workspace --no-fail-fast; \
 	fi
 	cd examples/hello-web && cargo clippy --all-targets -- -D warnings && cargo test
+# The last ones keep a processor busy each.
+	$(MAKE) --no-print-directory --jobs=2 --output-sync=line beside-others on-our-own-hypervisor
+
+.PHONY: beside-others
+beside-others:
 	cargo xtask differential
 	cargo xtask differential --microvms
 	cargo xtask machines
+
+.PHONY: on-our-own-hypervisor
+on-our-own-hypervisor:
 	cargo xtask nested
 
 .PHONY: differential

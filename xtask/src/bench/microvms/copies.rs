@@ -46,7 +46,7 @@ fn copied(arena: &Arena, boots: &Boots) -> Result<Vec<Figure>> {
     let mut figures = Vec::new();
     for (mib, what) in SIZES {
         let snapshot = save(arena, boots, mib)?;
-        let times = (0..=ROUNDS).map(|_| goes_on(arena, boots, mib, &snapshot)).collect::<Result<Vec<_>>>()?;
+        let times = (0..=ROUNDS).map(|_| goes_on(boots, mib, &snapshot)).collect::<Result<Vec<_>>>()?;
         let times = times.into_iter().skip(1).map(milliseconds).collect();
         let bound = match mib {
             64 => GOES_ON,
@@ -58,8 +58,8 @@ fn copied(arena: &Arena, boots: &Boots) -> Result<Vec<Figure>> {
     let snapshot = arena.path(&format!("snapshot-{}", SIZES[1].0));
     let (mut times, mut memory) = (Vec::new(), Vec::new());
     for round in 0..=HUNDREDS {
-        let time = hundred(arena, boots, SIZES[1].0, &snapshot)?;
-        let each = memory_of_a_hundred(arena, boots, SIZES[1].0, &snapshot)?;
+        let time = hundred(boots, SIZES[1].0, &snapshot)?;
+        let each = memory_of_a_hundred(boots, SIZES[1].0, &snapshot)?;
         if round > 0 {
             times.push(milliseconds(time));
             memory.extend(each);
@@ -145,8 +145,8 @@ pub(super) fn config(boots: &Boots, mib: u64, directory: &Path) -> Result<Config
     })
 }
 
-fn goes_on(arena: &Arena, boots: &Boots, mib: u64, snapshot: &Path) -> Result<Duration> {
-    let mut process = Process::prepare(boots, mib, Some(snapshot), arena.path("machine"))?;
+fn goes_on(boots: &Boots, mib: u64, snapshot: &Path) -> Result<Duration> {
+    let mut process = Process::prepare(boots, mib, Some(snapshot), boots.place.join("machine"))?;
     std::thread::sleep(SETTLED);
     settle()?;
     let began = process.go()?;
@@ -155,9 +155,9 @@ fn goes_on(arena: &Arena, boots: &Boots, mib: u64, snapshot: &Path) -> Result<Du
 }
 
 /// How long it takes until a hundred have answered.
-fn hundred(arena: &Arena, boots: &Boots, mib: u64, snapshot: &Path) -> Result<Duration> {
+fn hundred(boots: &Boots, mib: u64, snapshot: &Path) -> Result<Duration> {
     let prepared = (0..HUNDRED).map(|number| {
-        let directory = arena.path(&format!("machine-{number}"));
+        let directory = boots.place.join(format!("machine-{number}"));
         Process::prepare(boots, mib, Some(snapshot), directory)
     });
     let mut processes = prepared.collect::<Result<Vec<_>>>()?;
@@ -174,9 +174,9 @@ fn hundred(arena: &Arena, boots: &Boots, mib: u64, snapshot: &Path) -> Result<Du
 }
 
 /// The memory of each of a hundred that have answered, whose consoles go nowhere.
-fn memory_of_a_hundred(arena: &Arena, boots: &Boots, mib: u64, snapshot: &Path) -> Result<Vec<f64>> {
+fn memory_of_a_hundred(boots: &Boots, mib: u64, snapshot: &Path) -> Result<Vec<f64>> {
     let prepared = (0..HUNDRED).map(|number| {
-        let directory = arena.path(&format!("machine-{number}"));
+        let directory = boots.place.join(format!("machine-{number}"));
         Process::prepare_silent(boots, mib, snapshot, directory)
     });
     let mut processes = prepared.collect::<Result<Vec<_>>>()?;

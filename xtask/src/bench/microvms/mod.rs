@@ -21,12 +21,14 @@ use super::document::Figure;
 use anyhow::{Context, Result, bail};
 use placeable::Placeable;
 use process::Boots;
+use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::Command;
 
 pub(super) fn figures(arena: &Arena) -> Result<Vec<Figure>> {
-    let (boots, modules) = prepare(arena)?;
+    let place = InMemory::mount(arena.path("machines"))?;
+    let (boots, modules) = prepare(arena, &place)?;
     let mut figures = starts::figures(arena, &boots)?;
     figures.extend(copies::figures(arena, &boots)?);
     figures.extend(nested::figures(arena, &boots, &modules)?);
@@ -38,7 +40,7 @@ pub(super) fn figures(arena: &Arena) -> Result<Vec<Figure>> {
 }
 
 /// What machines boot: the distribution's kernel, as `stratus microvm kernel` prepares it; and the directory with its modules.
-fn prepare(arena: &Arena) -> Result<(Boots, PathBuf)> {
+fn prepare(arena: &Arena, place: &InMemory) -> Result<(Boots, PathBuf)> {
     let (vmlinuz, modules) = e2e::kernel_as_packaged();
     let data = arena.path("microvms/data");
     let mut command = Command::new(&arena.program);
@@ -49,7 +51,29 @@ fn prepare(arena: &Arena) -> Result<(Boots, PathBuf)> {
     }
     let prepared = data.join("microvm/kernel");
     let program = machine_program(arena)?;
-    Ok((Boots { program, kernel: prepared.join("vmlinux"), initramfs: prepared.join("initramfs") }, modules))
+    let (kernel, initramfs) = (prepared.join("vmlinux"), prepared.join("initramfs"));
+    Ok((Boots { program, kernel, initramfs, place: place.0.clone() }, modules))
+}
+
+/// A directory in memory, as a machine's own files are in its sandbox. It is empty when it is dropped, and goes then.
+struct InMemory(PathBuf);
+
+impl InMemory {
+    fn mount(directory: PathBuf) -> Result<Self> {
+        fs::create_dir_all(&directory).with_context(|| format!("cannot create {}", directory.display()))?;
+        let status = Command::new("mount").args(["-t", "tmpfs", "tmpfs"]).arg(&directory).status();
+        if !status.context("cannot run mount")?.success() {
+            bail!("no tmpfs could be mounted at {}", directory.display());
+        }
+        Ok(Self(directory))
+    }
+}
+
+impl Drop for InMemory {
+    fn drop(&mut self) {
+        // The mount namespace is the bench's own: with it, it goes in any case.
+        let _ = Command::new("umount").arg(&self.0).status();
+    }
 }
 
 /// The program that `stratus` carries, where its build has left it, beside the profile's directory, put at an address as the daemon does.
@@ -60,11 +84,11 @@ fn machine_program(arena: &Arena) -> Result<PathBuf> {
     let target = arena.program.ancestors().nth(2).context("stratus is in no target directory")?;
     let architecture = std::env::consts::ARCH;
     let built = target.join(format!("guest/{architecture}-unknown-linux-gnu/guest/machine"));
-    let built = std::fs::read(&built).with_context(|| format!("{}: cargo build --release", built.display()))?;
+    let built = fs::read(&built).with_context(|| format!("{}: cargo build --release", built.display()))?;
     let Placeable { mut image, words } = Placeable::new(built, RELATIVE).map_err(anyhow::Error::msg)?;
     words::add(&mut image, words, ADDRESS);
     let program = arena.path("machine-program");
-    std::fs::write(&program, image)?;
-    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755))?;
+    fs::write(&program, image)?;
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755))?;
     Ok(program)
 }

@@ -23,6 +23,8 @@ pub(super) struct Boots {
     pub(super) program: PathBuf,
     pub(super) kernel: PathBuf,
     pub(super) initramfs: PathBuf,
+    /// Where machines have their own files, in directories of theirs.
+    pub(super) place: PathBuf,
 }
 
 /// The plan of a machine with one processor and the devices that every microVM has, in which nothing is to run.

@@ -32,7 +32,7 @@ pub(super) fn figures(arena: &Arena, boots: &Boots) -> Result<Vec<Figure>> {
         (
             "stratus",
             Box::new(|| {
-                let (process, time, of_processors) = start(arena, &boots, MIB)?;
+                let (process, time, of_processors) = start(&boots, MIB)?;
                 times.push(milliseconds(of_processors));
                 if memory.len() < OF_MEMORY {
                     std::thread::sleep(RESTS);
@@ -58,7 +58,7 @@ pub(super) fn figures(arena: &Arena, boots: &Boots) -> Result<Vec<Figure>> {
     let walls = take_turns(ROUNDS, contenders)?;
     let mut huge_times = Vec::new();
     let huge = || {
-        let (_process, time, of_processors) = start(arena, &boots, HUGE_MIB)?;
+        let (_process, time, of_processors) = start(&boots, HUGE_MIB)?;
         huge_times.push(milliseconds(of_processors));
         Ok(time)
     };
@@ -95,8 +95,8 @@ pub(super) fn figures(arena: &Arena, boots: &Boots) -> Result<Vec<Figure>> {
 }
 
 /// A machine whose guest has written its byte, how long that took from exec on, and of processors.
-fn start(arena: &Arena, boots: &Boots, mib: u64) -> Result<(Process, Duration, Duration)> {
-    let mut process = Process::prepare(boots, mib, None, arena.path("machine"))?;
+fn start(boots: &Boots, mib: u64) -> Result<(Process, Duration, Duration)> {
+    let mut process = Process::prepare(boots, mib, None, boots.place.join("machine"))?;
     std::thread::sleep(SETTLED);
     let began = process.go()?;
     let [byte] = process.first()?;
