@@ -23,6 +23,11 @@ const DIRECTORIES: [&str; 12] = [
     "microvm/templates",
 ];
 
+/// Whether a line of them is a template of microVMs that is whole: a cache, of which there is one more behind the first machine of each kind.
+pub fn is_template(line: &str) -> bool {
+    line.strip_prefix("data/microvm/templates/").is_some_and(|name| !name.starts_with("new-"))
+}
+
 /// Prepared endpoints, which come and go by themselves, are never more.
 const MOST_SPARE_LINKS: usize = 16;
 

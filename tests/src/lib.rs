@@ -30,6 +30,7 @@ mod world;
 
 pub use bases::base_archive;
 pub use daemon::Daemon;
+pub use holdings::is_template;
 pub use http::{Cut, Reply};
 pub use kernel::{Release, fetch_kernel, kernel_as_packaged, kernel_of};
 pub use machine::{Waiting, eventually};

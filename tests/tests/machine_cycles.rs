@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
-use e2e::{Daemon, Waiting};
+use e2e::{Daemon, Waiting, is_template};
 use microvm_kernel::host;
 
 /// As many are made in all.
@@ -156,8 +156,7 @@ fn settled(host: &Daemon) -> Vec<String> {
         let now = host.holdings();
         let goes = |line: &String| line.contains("/trash/") || line.contains("/.removed-");
         // Of the template that all go on from, the first machine of the kind has one made.
-        let is_template = |line: &String| line.starts_with("data/microvm/templates/") && !line.contains("/new-");
-        if now == before && !now.iter().any(goes) && now.iter().any(is_template) {
+        if now == before && !now.iter().any(goes) && now.iter().any(|line| is_template(line)) {
             return now;
         }
         before = now;

@@ -62,7 +62,7 @@ fn a_guest_that_a_program_with_all_rights_keeps_from_running_is_lost_alone() {
 
 #[test]
 fn a_guest_that_talks_nonsense_to_its_host_is_lost_alone() {
-    let host = host();
+    let host = microvm_kernel::host_with(&["--microvm-driver", "qemu"]);
     // With all rights it takes the stream from its agent: the driver leaves the device and comes back, and whoever is first has the port. (Over vsock: nested.rs.)
     let driver = "cd /sys/bus/virtio/drivers/virtio_console && device=$(ls -d virtio*)";
     let port = "rm -f /port; number=$(cat /sys/class/virtio-ports/*/dev) && mknod /port c ${number%:*} ${number#*:}";

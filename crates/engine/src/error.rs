@@ -36,10 +36,10 @@ pub struct Error {
 /// What is to blame that a machine did not begin, as far as that is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Blame {
-    /// What it was asked for, or the host; or it was no machine.
+    /// Something else, or nothing that is known.
     Other,
-    /// The machine, or its guest, ended or said nothing of use: what it went on from may be why.
-    Machine,
+    /// It was lost before its program was asked for: what it went on from may be why.
+    Lost,
     /// What it was to go on from.
     Saved,
 }
@@ -105,9 +105,9 @@ impl Error {
         self.blame == Blame::Saved
     }
 
-    /// The same failure, of a machine that did not begin, and has not said why.
-    pub(crate) fn of_machine(mut self) -> Self {
-        self.blame = Blame::Machine;
+    /// The same failure, of a machine that was lost before its program was asked for.
+    pub(crate) fn of_lost(mut self) -> Self {
+        self.blame = Blame::Lost;
         self
     }
 

@@ -207,8 +207,6 @@ const VICE_VERSA: &str = "Are you trying to mount a directory onto a file (or vi
 
 /// The signal of whoever touches mapped memory that its file does not have (signal(7)).
 const SIGBUS: u8 = 7;
-/// The one that nobody can refuse.
-const SIGKILL: u8 = 9;
 
 /// Whether it is the step of a container's mounts, by the name that the keeper gives it, or what a machine's agent says of that.
 fn is_mount(step: &str, text: &str) -> bool {
@@ -235,19 +233,15 @@ fn in_words(error: ClientError, steps: &str) -> Error {
             let error = Error::system(runtime(text)).with_exit_code(128);
             match step {
                 step if *step == format!("{:?}", Step::Saved) => error.of_saved(),
-                step if *step == format!("{:?}", Step::Machine) => error.of_machine(),
+                step if *step == format!("{:?}", Step::Lost) => error.of_lost(),
                 _ => error,
             }
         }
         Failure::Died { status, .. } => {
             let error = Error::system(runtime(&failure.to_string())).with_exit_code(128);
-            match status {
-                // The memory of what was saved is shorter than it was.
-                ExitStatus::Signal { signal: SIGBUS, .. } => error.of_saved(),
-                // Somebody has ended it.
-                ExitStatus::Signal { signal: SIGKILL, .. } => error,
-                _ => error.of_machine(),
-            }
+            // The memory of what was saved is shorter than it was.
+            let is_of_saved = matches!(status, ExitStatus::Signal { signal: SIGBUS, .. });
+            if is_of_saved { error.of_saved() } else { error }
         }
         Failure::Unknown { .. } | Failure::WrongState { .. } => Error::conflict(failure.to_string()),
         _ => Error::system(failure.to_string()),

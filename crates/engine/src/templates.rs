@@ -228,7 +228,11 @@ impl NewTemplate {
         }
         let directory = self.templates.root.join(&self.name);
         let renamed = fs::rename(self.made.directory(), &directory);
-        renamed.map_err(|error| Error::step(format!("keep {}", directory.display()), error))?;
+        if let Err(error) = renamed {
+            // One that was thrown away may be there until nobody begins with it any more.
+            self.templates.inner.lock().tried.remove(&self.name);
+            return Err(Error::step(format!("keep {}", directory.display()), error));
+        }
         self.made.keep();
         let template = Arc::new(Template { directory, is_unwanted: AtomicBool::new(false) });
         let mut inner = self.templates.inner.lock();

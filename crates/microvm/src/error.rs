@@ -121,6 +121,9 @@ pub enum Error {
     /// What a machine was to go on from is at fault, and nothing of the machine itself.
     #[error(transparent)]
     Saved(Box<Error>),
+    /// A machine that went on from something was lost after that, before its program was asked for: what it went on from may be at fault.
+    #[error(transparent)]
+    Lost(Box<Error>),
     /// The driver can't save a machine together with what its file server knows.
     #[error(
         "a microVM with volumes can be suspended, saved and copied by our own hypervisor alone (--microvm-driver kvm): QEMU does not save which files of them it has open"

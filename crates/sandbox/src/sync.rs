@@ -122,6 +122,8 @@ steps! {
     Guest => "exec",
     /// Setting up the process, somewhere else.
     InGuest => "set up the process",
+    /// Making the machine, which was lost without a word, from what another one was saved as. Nobody has asked for the program by then.
+    Lost => "run the microVM",
 }
 
 /// A step that failed, or a warning about one that was left out.
@@ -154,7 +156,7 @@ impl fmt::Display for Failure {
         match self.step {
             // It has been said where it was seen.
             Step::Guest | Step::InGuest => return f.write_str(&self.detail),
-            Step::Machine | Step::Saved => return write!(f, "{}: {}", self.step.text(), self.detail),
+            Step::Machine | Step::Saved | Step::Lost => return write!(f, "{}: {}", self.step.text(), self.detail),
             _ => {}
         }
         let reason = errno_text(self.errno);
@@ -277,7 +279,8 @@ impl Report {
     }
 
     /// The process does not run, and `detail` says all of why: [`Step::Guest`] where the program can't be executed, [`Step::InGuest`] where something that comes
-    /// before it failed in the guest, [`Step::Saved`] where what was saved is at fault, else [`Step::Machine`].
+    /// before it failed in the guest, [`Step::Saved`] where what was saved is at fault, [`Step::Lost`] where it may be, else
+    /// [`Step::Machine`].
     pub fn failed(self, step: Step, errno: i32, detail: &str) {
         let _ = report(self.0.as_fd(), Kind::Failed, step, errno, &[detail.as_bytes()], &[]);
     }

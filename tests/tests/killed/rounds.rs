@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Instant;
 
-use e2e::{Daemon, Waiting};
+use e2e::{Daemon, Waiting, is_template};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
@@ -100,7 +100,8 @@ fn trail(step: &mut impl Step, host: &Daemon, nothing: &[String]) -> Trail {
 pub(crate) fn comes_to(host: &Daemon, wanted: &[String]) {
     let mut waiting = Waiting::for_what("everything else to go");
     loop {
-        let left: Vec<_> = host.holdings().into_iter().filter(|line| !wanted.contains(line)).collect();
+        let is_left = |line: &String| !wanted.contains(line) && !is_template(line);
+        let left: Vec<_> = host.holdings().into_iter().filter(is_left).collect();
         if left.is_empty() {
             return;
         }

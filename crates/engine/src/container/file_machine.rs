@@ -23,6 +23,7 @@ use super::machine::{Booted, MachineStart, origin_of, refused};
 use super::template::{Failed, Templates};
 use crate::guest_files::Guest;
 use crate::model::{ContainerId, ContainerRecord, Timestamp};
+use crate::templates::Template;
 use crate::{Engine, Error, Result};
 
 /// How long it is there after its last use.
@@ -250,26 +251,25 @@ impl Engine {
         .await
     }
 
-    /// Has it begin, until its agent has the disk. One that does not go on from its template, and does not say why, boots.
+    /// Has it begin, until its agent has the disk. One that went on from its template and was lost boots in its place.
     async fn begin_file_machine(&self, container: &ContainerId, record: Arc<ContainerRecord>) -> Result<()> {
         let id = name(container)?;
-        let (error, template) = match self.try_file_machine(&id, &record, Templates::Used).await {
+        let (error, template) = match self.try_file_machine(&id, &record, None).await {
             Err(Failed { error, template: Some(template) }) if error.may_be_of_saved() => (error, template),
             other => return other.map_err(|failed| failed.error),
         };
         self.boots_instead(&template, &error);
         self.end_beside(&id).await?;
-        let booted = self.try_file_machine(&id, &record, Templates::Not).await;
-        self.judge_template(&template, &error, booted.is_ok());
-        booted.map_err(|failed| failed.error)
+        self.try_file_machine(&id, &record, Some((&template, &error))).await.map_err(|failed| failed.error)
     }
 
     async fn try_file_machine(
         &self,
         id: &ContainerId,
         record: &Arc<ContainerRecord>,
-        templates: Templates,
+        instead_of: Option<(&Template, &Error)>,
     ) -> Result<(), Failed> {
+        let templates = if instead_of.is_some() { Templates::Not } else { Templates::Used };
         let booted = self.booted(record, templates).await?;
         let booted = booted.ok_or_else(|| Error::system("a container without a machine has a disk"))?;
         let (engine, machine, limits, record) = (self.clone(), id.clone(), limits(record)?, record.clone());
@@ -278,6 +278,9 @@ impl Engine {
         self.boot_beside(id, start).await.map_err(|error| Failed { error, template })?;
         let (engine, id) = (self.clone(), id.clone());
         crate::blocking(move || engine.0.placements.update_beside(&id, &limits)).await?;
+        if let Some((template, error)) = instead_of {
+            self.booted_instead(template, error);
+        }
         wanted.into_iter().for_each(|wanted| self.make_template_beside(wanted));
         Ok(())
     }

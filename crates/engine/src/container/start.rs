@@ -181,31 +181,30 @@ impl Engine {
         run
     }
 
-    /// Prepares, has the keeper run it, and writes down that it runs. On an error nothing of that is left. A machine that does not go on from its template, and does not say why, boots.
+    /// Prepares, has the keeper run it, and writes down that it runs. On an error nothing of that is left. A machine that went on from its template and was lost before its program was asked for boots in its place.
     async fn prepare_and_run(&self, life: &Life<'_>, by_hand: bool) -> Result<Arc<ContainerRecord>> {
-        let (error, template) = match self.try_to_run(life, by_hand, Templates::Used).await {
+        let (error, template) = match self.try_to_run(life, by_hand, None).await {
             Err(Failed { error, template: Some(template) }) if error.may_be_of_saved() && !life.is_doomed() => {
                 (error, template)
             }
             other => return other.map_err(|failed| failed.error),
         };
         self.boots_instead(&template, &error);
-        let booted = self.try_to_run(life, by_hand, Templates::Not).await;
-        self.judge_template(&template, &error, booted.is_ok());
-        booted.map_err(|failed| failed.error)
+        self.try_to_run(life, by_hand, Some((&template, &error))).await.map_err(|failed| failed.error)
     }
 
     async fn try_to_run(
         &self,
         life: &Life<'_>,
         by_hand: bool,
-        templates: Templates,
+        instead_of: Option<(&Template, &Error)>,
     ) -> Result<Arc<ContainerRecord>, Failed> {
         let container = life.container();
         let record = container.record();
         let (engine, prepared_for) = (self.clone(), record.clone());
         let lent = std::mem::take(&mut *container.lent.lock());
         self.look_at_sources(container, &record).await?;
+        let templates = if instead_of.is_some() { Templates::Not } else { Templates::Used };
         let booted = self.booted(&record, templates).await?;
         let mut prepared = crate::blocking(move || engine.prepare(&prepared_for, lent, booted.as_ref())).await?;
         let (template, wanted) = (prepared.template.clone(), prepared.wanted.take());
@@ -219,6 +218,9 @@ impl Engine {
         match run {
             Ok(record) => {
                 life.show(record);
+                if let Some((template, error)) = instead_of {
+                    self.booted_instead(template, error);
+                }
                 if let Some(wanted) = wanted {
                     self.make_template_beside(wanted);
                 }
@@ -323,9 +325,8 @@ impl Engine {
         let pending = std::mem::take(&mut *container.pending.lock());
         // For who boots in its place, should it not go on.
         let kept = pending.iter().filter(|_| prepared.template.is_some()).map(Pending::try_clone);
-        let kept: Vec<_> = kept
-            .collect::<std::io::Result<_>>()
-            .map_err(|error| Error::step("have the descriptors of who is attached twice", error))?;
+        // Nothing else needs them: no start is to fail for want of descriptors.
+        let kept: Vec<_> = kept.filter_map(Result::ok).collect();
         let (attach, inputs): (Vec<_>, Vec<_>) = pending
             .into_iter()
             .map(|pending| ((pending.wanted, pending.sink), (pending.wanted.stdin, pending.input)))

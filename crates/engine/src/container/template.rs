@@ -69,9 +69,9 @@ impl Engine {
         }
     }
 
-    /// After that: where a machine boots that did not go on, nothing but the template was to blame. Where it does not boot either, the template may be as good as any.
-    pub(super) fn judge_template(&self, template: &Template, error: &Error, boots: bool) {
-        if boots && !error.is_of_saved() {
+    /// It boots, where it did not go on: nothing of its container's, which it has looked at as well, was to blame. Another template may be made.
+    pub(super) fn booted_instead(&self, template: &Template, error: &Error) {
+        if !error.is_of_saved() {
             tracing::warn!("the microVM boots: its template goes");
             self.0.templates.discard(template);
         }

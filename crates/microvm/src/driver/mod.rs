@@ -129,7 +129,7 @@ pub enum Lack {
     Both(String),
     /// It was to be our own hypervisor.
     #[error(
-        "this machine runs no microVMs, as microvm-driver is \"kvm\": {0}. With \"auto\", or \"qemu\", they run by QEMU"
+        "this machine runs no microVMs, as microvm-driver is \"kvm\": {0}. With \"auto\", or \"qemu\", they run by QEMU; once KVM is there, start the daemon again"
     )]
     Kvm(String),
     /// It was to be QEMU.

@@ -129,6 +129,7 @@ fn tell(report: Report, error: &Error) {
         Error::Guest { failure: Failure::Program { errno, text }, .. } => report.failed(Step::Guest, *errno, text),
         Error::Guest { failure: Failure::Sandbox { errno, text }, .. } => report.failed(Step::InGuest, *errno, text),
         Error::Saved(error) => report.failed(Step::Saved, 0, &error.to_string()),
+        Error::Lost(error) => report.failed(Step::Lost, 0, &error.to_string()),
         error => report.failed(Step::Machine, 0, &error.to_string()),
     }
 }
@@ -267,11 +268,14 @@ impl Process {
         if self.has_ended { self.on_end() } else { self.is_over() }
     }
 
-    /// Says of an error whether what the machine went on from is to blame: it is, for what goes wrong before anything of the container's own is looked at in there.
+    /// Says of an error whether what the machine went on from is to blame: it is, for what goes wrong before anything of the container's own is looked at in there, and may be until the program is asked for.
     fn blamed(&self, error: Error) -> Error {
         let is_lost = matches!(error, Error::Ended(_) | Error::Nonsense(_) | Error::Origin(_));
         match self.stage {
             Stage::Booting | Stage::Configuring if is_lost && self.plan.origin.is_some() => Error::saved(error),
+            Stage::Renewing | Stage::MakingRoot if is_lost && self.plan.origin.is_some() => {
+                Error::Lost(Box::new(error))
+            }
             _ => error,
         }
     }
