@@ -62,7 +62,7 @@ impl MemberPlan {
 pub fn join(plan: &Path, report: Report) -> u8 {
     match read(plan) {
         Ok((plan, layers)) => {
-            let begin = |machine: &Machine<'_>| begin(&plan, &layers, machine);
+            let begin = |machine: &Machine<'_>| begin(&plan, layers, machine);
             stand_in::run(&plan.control, Some(&plan.words), plan.terminal, report, begin)
         }
         Err(error) => {
@@ -85,7 +85,8 @@ fn read(plan: &Path) -> Result<(MemberPlan, Vec<File>), Error> {
     Ok((plan, layers))
 }
 
-fn begin(plan: &MemberPlan, layers: &[File], machine: &Machine<'_>) -> Result<(), Refusal> {
+/// The machine has the layers then, and this process no more.
+fn begin(plan: &MemberPlan, layers: Vec<File>, machine: &Machine<'_>) -> Result<(), Refusal> {
     for layer in layers {
         machine.connection.send(&ToMachine::Layer, &[layer.as_fd()])?;
     }
