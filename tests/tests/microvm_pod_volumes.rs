@@ -58,8 +58,8 @@ fn is_whole_after(host: &Daemon, name: &str, options: &str, server: &str, killed
     let events = host.session(&format!("{events} -f container={killed}"));
     let mut kill = host.session(&format!("sh -c '{command}'"));
     events.waits_for("signal 9");
-    // Whatever the machine is asked then is asked behind that.
-    host.slowly(&format!("docker top {killed}"));
+    // Whatever the machine is asked then is asked behind that. One that is ending as a whole answers nobody, and is killed itself after ten seconds.
+    host.sh(&format!("timeout 3 docker top {killed}"));
     host.sh(&format!("docker inspect -f '{{{{.State.Running}}}}' {killed}")).says("true");
     drop(still);
     assert_eq!(kill.exit_code(), 0, "{}", kill.output());
