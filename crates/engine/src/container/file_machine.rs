@@ -254,10 +254,8 @@ impl Engine {
     /// Has it begin, until its agent has the disk. One that went on from its template and was lost boots in its place.
     async fn begin_file_machine(&self, container: &ContainerId, record: Arc<ContainerRecord>) -> Result<()> {
         let id = name(container)?;
-        let (error, template) = match self.try_file_machine(&id, &record, None).await {
-            Err(Failed { error, template: Some(template) }) if error.may_be_of_saved() => (error, template),
-            other => return other.map_err(|failed| failed.error),
-        };
+        let Err(failed) = self.try_file_machine(&id, &record, None).await else { return Ok(()) };
+        let (template, error) = failed.instead_of()?;
         self.boots_instead(&template, &error);
         self.end_beside(&id).await?;
         self.try_file_machine(&id, &record, Some((&template, &error))).await.map_err(|failed| failed.error)
@@ -269,8 +267,7 @@ impl Engine {
         record: &Arc<ContainerRecord>,
         instead_of: Option<(&Template, &Error)>,
     ) -> Result<(), Failed> {
-        let templates = if instead_of.is_some() { Templates::Not } else { Templates::Used };
-        let booted = self.booted(record, templates).await?;
+        let booted = self.booted(record, Templates::unless(instead_of)).await?;
         let booted = booted.ok_or_else(|| Error::system("a container without a machine has a disk"))?;
         let (engine, machine, limits, record) = (self.clone(), id.clone(), limits(record)?, record.clone());
         let mut start = crate::blocking(move || engine.file_machine_process(&machine, &record, &booted)).await?;

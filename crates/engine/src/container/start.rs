@@ -183,12 +183,14 @@ impl Engine {
 
     /// Prepares, has the keeper run it, and writes down that it runs. On an error nothing of that is left. A machine that went on from its template and was lost before its program was asked for boots in its place.
     async fn prepare_and_run(&self, life: &Life<'_>, by_hand: bool) -> Result<Arc<ContainerRecord>> {
-        let (error, template) = match self.try_to_run(life, by_hand, None).await {
-            Err(Failed { error, template: Some(template) }) if error.may_be_of_saved() && !life.is_doomed() => {
-                (error, template)
-            }
-            other => return other.map_err(|failed| failed.error),
+        let failed = match self.try_to_run(life, by_hand, None).await {
+            Ok(record) => return Ok(record),
+            Err(failed) => failed,
         };
+        let (template, error) = failed.instead_of()?;
+        if life.is_doomed() {
+            return Err(error);
+        }
         self.boots_instead(&template, &error);
         self.try_to_run(life, by_hand, Some((&template, &error))).await.map_err(|failed| failed.error)
     }
@@ -204,8 +206,7 @@ impl Engine {
         let (engine, prepared_for) = (self.clone(), record.clone());
         let lent = std::mem::take(&mut *container.lent.lock());
         self.look_at_sources(container, &record).await?;
-        let templates = if instead_of.is_some() { Templates::Not } else { Templates::Used };
-        let booted = self.booted(&record, templates).await?;
+        let booted = self.booted(&record, Templates::unless(instead_of)).await?;
         let mut prepared = crate::blocking(move || engine.prepare(&prepared_for, lent, booted.as_ref())).await?;
         let (template, wanted) = (prepared.template.clone(), prepared.wanted.take());
         let untold = prepared.untold.take();

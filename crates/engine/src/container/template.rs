@@ -32,11 +32,28 @@ pub(super) enum Templates {
     Not,
 }
 
+impl Templates {
+    /// Of a machine that boots instead of going on from one, if it does.
+    pub(super) fn unless(instead_of: Option<(&Template, &Error)>) -> Self {
+        if instead_of.is_some() { Self::Not } else { Self::Used }
+    }
+}
+
 /// A start that came to nothing.
 pub(super) struct Failed {
     pub(super) error: Error,
     /// What its machine was to go on from, if that was a template.
     pub(super) template: Option<Arc<Template>>,
+}
+
+impl Failed {
+    /// What a machine is to boot instead of, and why it did not go on; else the start has come to nothing.
+    pub(super) fn instead_of(self) -> Result<(Arc<Template>, Error)> {
+        match self.template {
+            Some(template) if self.error.may_be_of_saved() => Ok((template, self.error)),
+            _ => Err(self.error),
+        }
+    }
 }
 
 impl From<Error> for Failed {

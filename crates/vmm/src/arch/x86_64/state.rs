@@ -4,6 +4,7 @@
 //! it comes first; the APIC's registers come behind the special registers, which have its base, and before the model-specific ones, which have its deadline;
 //! pending events come last.
 
+use super::registers;
 use crate::error::{Error, Result};
 use kvm_bindings::{
     CpuId, Msrs, kvm_cpuid_entry2, kvm_debugregs, kvm_lapic_state, kvm_mp_state, kvm_msr_entry, kvm_regs, kvm_sregs,
@@ -95,8 +96,7 @@ impl VcpuState {
         vcpu.set_lapic(&self.apic).map_err(Error::kvm(failed))?;
         write(vcpu, &self.model_specific)?;
         vcpu.set_vcpu_events(&self.events).map_err(Error::kvm(failed))?;
-        // Its watchdogs are told that it did not run. A guest that has no clock of KVM's can't be.
-        let _ = vcpu.kvmclock_ctrl();
+        registers::has_rested(vcpu);
         Ok(())
     }
 }
