@@ -157,7 +157,11 @@ fn policies_hold_over_a_restart() {
     host.sh(&format!("touch /proc/{brief}/root/go && kill -9 {pid}")).ok();
     eventually("its end", || !std::path::Path::new(&format!("/proc/{pid}/root/bin")).exists());
     host.restart();
-    eventually("it to run again", || host.sh("docker inspect -f '{{.State.Status}}' always").text() == "running");
+    let runs_again = || {
+        let now = host.sh("docker inspect -f '{{.State.Status}} {{.State.Pid}}' always").text().to_owned();
+        now.strip_prefix("running ").is_some_and(|now| now != pid)
+    };
+    eventually("it to run again", runs_again);
     host.sh("docker inspect -f '{{.State.Status}}' stopped").says("exited");
     eventually("--rm to remove it", || host.sh("docker inspect brief").code() == 1);
 }
