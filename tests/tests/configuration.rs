@@ -118,6 +118,7 @@ fn every_key_has_its_effect() {
         "ip-forward-no-drop",
         "microvm-boot",
         "microvm-processor",
+        "microvm-start-timeout",
         "usage-days",
         "usage-runs",
     ];

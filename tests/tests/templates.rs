@@ -130,11 +130,12 @@ fn a_daemon_that_is_killed_while_it_makes_a_template_leaves_nothing_of_it() {
     eventually("its machine is gone", || is_alone(&host, 0));
 }
 
-/// Holds the QEMU of a container that is to go on from something, once it is there, and says which it is.
-fn hold_what_goes_on(host: &Daemon, id: &str) -> Option<String> {
+/// Holds the QEMU of a container once it is there, which is to go on from something or to boot, and says which process it is.
+fn hold(host: &Daemon, id: &str, goes_on: bool) -> Option<String> {
     let of_container = |process: &PathBuf| {
         let read = |name| std::fs::read_to_string(process.join(name)).unwrap_or_default();
-        read("cmdline").contains("-incoming\0") && read("cgroup").contains(id)
+        let command = read("cmdline");
+        command.contains("qemu-system") && command.contains("-incoming\0") == goes_on && read("cgroup").contains(id)
     };
     let processes = std::fs::read_dir("/proc").unwrap().flatten().map(|entry| entry.path());
     let qemu = processes.filter(|path| path.join("cmdline").exists()).find(of_container)?;
@@ -143,32 +144,69 @@ fn hold_what_goes_on(host: &Daemon, id: &str) -> Option<String> {
     Some(pid)
 }
 
-#[test]
-fn a_machine_whose_hypervisor_ends_as_it_goes_on_from_a_template_boots() {
-    let host = microvm_kernel::host_with(&["--microvm-driver", "qemu"]);
-    host.slowly("docker run --rm --runtime microvm busybox true").ok();
-    eventually("a template", || templates(&host).len() == 1 && is_alone(&host, 0));
+/// Creates and starts a container, whose QEMU is held as it goes on from a template, and then sent a signal. The container is one that runs.
+fn starts_with_a_signal_as_it_goes_on(host: &Daemon, signal: &str) {
     loop {
         host.sh("docker create --name box --runtime microvm busybox sh -c 'echo hello; sleep 1000'").ok();
         let id = host.sh("docker inspect -f '{{.Id}}' box").text().to_owned();
         let mut start = host.session("docker start box");
         let mut qemu = None;
         eventually("QEMU, that is to go on from a template", || {
-            qemu = hold_what_goes_on(&host, &id);
+            qemu = hold(host, &id, true);
             qemu.is_some()
         });
         let running = host.sh("docker inspect -f '{{.State.Running}}' box");
         let (qemu, is_late) = (qemu.unwrap(), running.text() == "true");
-        host.sh(&format!("kill -{} {qemu}", if is_late { "CONT" } else { "KILL" })).ok();
+        host.sh(&format!("kill -{} {qemu}", if is_late { "CONT" } else { signal })).ok();
         assert_eq!(start.exit_code(), 0, "{}", start.output());
         if !is_late {
-            break;
+            return;
         }
         host.sh("docker rm -f box").ok();
     }
+}
+
+#[test]
+fn a_machine_whose_hypervisor_ends_as_it_goes_on_from_a_template_boots() {
+    let host = microvm_kernel::host_with(&["--microvm-driver", "qemu"]);
+    host.slowly("docker run --rm --runtime microvm busybox true").ok();
+    eventually("a template", || templates(&host).len() == 1 && is_alone(&host, 0));
+    starts_with_a_signal_as_it_goes_on(&host, "KILL");
     eventually("its output", || host.sh("docker logs box").ok().text() == "hello");
     assert!(!began_with_a_template(&host, "box"));
     host.sh("docker rm -f box").ok();
+}
+
+#[test]
+fn a_machine_that_hangs_as_it_goes_on_from_a_template_boots() {
+    let host = microvm_kernel::host_with(&["--microvm-driver", "qemu", "--microvm-start-timeout", "60"]);
+    host.slowly("docker run --rm --runtime microvm busybox true").ok();
+    eventually("a template", || templates(&host).len() == 1 && is_alone(&host, 0));
+    starts_with_a_signal_as_it_goes_on(&host, "STOP");
+    eventually("its output", || host.sh("docker logs box").ok().text() == "hello");
+    assert!(!began_with_a_template(&host, "box"));
+    host.sh("docker rm -f box").ok();
+}
+
+#[test]
+fn a_machine_that_hangs_as_it_boots_is_given_up() {
+    let host = microvm_kernel::host_with(&["--microvm-driver", "qemu", "--microvm-start-timeout", "5"]);
+    host.sh("docker create --name box --runtime microvm busybox true").ok();
+    let id = host.sh("docker inspect -f '{{.Id}}' box").text().to_owned();
+    let mut start = host.session("docker start box");
+    let mut qemu = None;
+    eventually("QEMU, that is to boot", || {
+        qemu = hold(&host, &id, false);
+        qemu.is_some()
+    });
+    assert_eq!(start.exit_code(), 1);
+    let said = start.output();
+    assert!(said.contains("boot the machine took more than 5 s (--microvm-start-timeout"), "{said}");
+    host.sh("docker inspect -f '{{.State.Status}} {{.State.ExitCode}}' box").says("created 128");
+    let qemu = PathBuf::from("/proc").join(qemu.unwrap()).join("cmdline");
+    eventually("its end", || std::fs::read(&qemu).unwrap_or_default().is_empty());
+    assert!(is_alone(&host, 0));
+    host.sh("docker rm box").ok();
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use crate::model::{LogConfig, MICROVM, Ulimit};
 use crate::{Error, Result};
@@ -94,6 +95,8 @@ pub struct Machines {
     pub templates: bool,
     /// What kind of processors they have that do not say.
     pub processor: microvm::Processor,
+    /// For how long each step of the start of one that boots may take; `None`: for any time.
+    pub start_timeout: Option<Duration>,
 }
 
 /// DNS of containers that do not say.

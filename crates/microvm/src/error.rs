@@ -143,6 +143,11 @@ pub enum Error {
     /// The machine ended by itself.
     #[error("the machine ended by itself: {0}")]
     Ended(String),
+    /// A step of its start took too long.
+    #[error(
+        "{0} took more than {1} s (--microvm-start-timeout of the daemon): where its kernel hangs, the annotation stratus.microvm.console=true shows what that says"
+    )]
+    Slow(&'static str, u64),
     /// It was told to end before its process ran.
     #[error("it was told to end before its process ran")]
     Interrupted,

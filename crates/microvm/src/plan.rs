@@ -1,6 +1,7 @@
 //! What a machine's process is told.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use guest_protocol::configuration::{Disk, Machine, Root};
 use guest_protocol::message::Blob;
@@ -33,6 +34,8 @@ pub struct MachinePlan {
     pub backing: Backing,
     /// What is to run in it; `None`: nothing ever does. It is a template: once its agent is there it waits to be saved, for others to go on from.
     pub container: Option<Contained>,
+    /// For how long one that boots may take for each step of its start ([`MachinePlan::step_timeout`]); `None`: for any time.
+    pub start_timeout: Option<Duration>,
     /// The Unix socket that it listens at ([`crate::control`]); its directory is there.
     pub control: PathBuf,
     /// A directory in memory for files of its own, which nobody else needs to see ([`Driver::scratch`] says how large).
@@ -47,6 +50,12 @@ impl MachinePlan {
     /// In what pages our own hypervisor has its memory.
     pub(crate) fn pages(&self) -> Pages {
         if self.origin.is_none() && self.hardware.memory.mib() >= HUGE_FROM { Pages::Huge } else { Pages::Small }
+    }
+
+    /// For how long its guest may take until its agent is there, and then for the answer to each thing that it is to do before the container's process is started. One that goes on from a template has a third of what others have, as nothing is lost then: it boots.
+    pub(crate) fn step_timeout(&self) -> Option<Duration> {
+        let goes_on_from_template = matches!(self.origin, Some(Origin::Template(_)));
+        self.start_timeout.map(|timeout| if goes_on_from_template { timeout / 3 } else { timeout })
     }
 
     /// Whether all of it can be saved and gone on from: the files that a server of volumes has open are not always known.
@@ -233,6 +242,7 @@ pub(crate) mod tests {
             origin: None,
             backing: Backing::Mapped,
             container: None,
+            start_timeout: None,
             control: PathBuf::new(),
             scratch: PathBuf::new(),
         }

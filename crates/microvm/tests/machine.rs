@@ -196,6 +196,7 @@ impl Place {
                 workload: Some(Workload { plan: Blob(plan), terminal: false, stdin: true }),
                 memory: MemorySize::from_mib(256).unwrap(),
             }),
+            start_timeout: None,
             control: self.path("control"),
             scratch,
         }

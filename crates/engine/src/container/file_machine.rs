@@ -300,6 +300,7 @@ impl Engine {
             backing: Backing::Mapped,
             container: Some(contained(hardware.memory)),
             hardware,
+            start_timeout: self.0.config.machines.start_timeout,
             control: at::SOCKET.into(),
             scratch: at::SCRATCH.into(),
         };

@@ -249,6 +249,7 @@ impl Engine {
                 memory: wanted,
             }),
             hardware,
+            start_timeout: self.0.config.machines.start_timeout,
             control: at::SOCKET.into(),
             scratch: at::SCRATCH.into(),
         };

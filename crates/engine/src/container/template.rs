@@ -169,6 +169,7 @@ impl Engine {
             origin: None,
             backing: Backing::Mapped,
             container: None,
+            start_timeout: self.0.config.machines.start_timeout,
             control: at::SOCKET.into(),
             scratch: at::SCRATCH.into(),
         };

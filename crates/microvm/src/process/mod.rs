@@ -148,6 +148,8 @@ struct Process {
     /// It takes no more at the moment.
     is_full: bool,
     called: Instant,
+    /// When the stage began.
+    staged: Instant,
     /// Since when nothing has come; `None`: what is not needed meanwhile was given back.
     quiet_since: Option<Instant>,
     machine: Running,
@@ -217,6 +219,7 @@ impl Process {
             stream: None,
             is_full: false,
             called: Instant::now(),
+            staged: Instant::now(),
             quiet_since: Some(Instant::now()),
             machine,
             has_ended: false,
@@ -259,6 +262,7 @@ impl Process {
         while let Some(event) = self.host.event() {
             self.on_event(event)?;
         }
+        self.heed_step_deadline()?;
         if matches!(self.stage, Stage::Running | Stage::Waiting)
             && let Some(report) = report.take()
         {
@@ -271,9 +275,12 @@ impl Process {
     /// Says of an error whether what the machine went on from is to blame: it is, for what goes wrong before anything of the container's own is looked at in there, and may be until the program is asked for.
     fn blamed(&self, error: Error) -> Error {
         let is_lost = matches!(error, Error::Ended(_) | Error::Nonsense(_) | Error::Origin(_));
+        // A busy host may be as slow.
+        let may_be_lost = is_lost || matches!(error, Error::Slow(..));
         match self.stage {
-            Stage::Booting | Stage::Configuring if is_lost && self.plan.origin.is_some() => Error::saved(error),
-            Stage::Renewing | Stage::MakingRoot if is_lost && self.plan.origin.is_some() => {
+            _ if self.plan.origin.is_none() => error,
+            Stage::Booting | Stage::Configuring if is_lost => Error::saved(error),
+            Stage::Booting | Stage::Configuring | Stage::Renewing | Stage::MakingRoot if may_be_lost => {
                 Error::Lost(Box::new(error))
             }
             _ => error,
@@ -390,6 +397,7 @@ impl Process {
     /// A conversation has begun: the first one, or another after the stream broke off, in which what runs goes on.
     fn on_connected(&mut self, hello: &Hello) -> Result<()> {
         if self.stage == Stage::Booting {
+            self.staged = Instant::now();
             self.stage = match (&self.plan.container, &self.plan.origin) {
                 (None, _) => Stage::Waiting,
                 (Some(_), Some(Origin::Snapshot { .. })) => {
@@ -450,6 +458,38 @@ impl Process {
         Ok(())
     }
 
+    /// What the stage is for, in words.
+    fn tried(&self) -> &'static str {
+        match self.stage {
+            Stage::Booting if self.plan.origin.is_none() => "boot the machine",
+            Stage::Booting => "have the machine go on",
+            Stage::Renewing => "make the machine another one",
+            Stage::Configuring => "set up the machine",
+            Stage::MakingRoot => "make the root file system",
+            _ => "start the process",
+        }
+    }
+
+    /// When the guest has to be done with the stage, if there is such a time: before its container's process is started, whose program may lie on a file system that hangs, as any container's.
+    fn step_deadline(&self) -> Option<Instant> {
+        match self.stage {
+            Stage::Booting | Stage::Renewing | Stage::Configuring | Stage::MakingRoot => {
+                self.plan.step_timeout().map(|timeout| self.staged + timeout)
+            }
+            Stage::Starting | Stage::Waiting | Stage::Running | Stage::ShuttingDown(_) => None,
+        }
+    }
+
+    /// Gives up a guest that takes too long.
+    fn heed_step_deadline(&self) -> Result<()> {
+        match (self.step_deadline(), self.plan.step_timeout()) {
+            (Some(until), Some(timeout)) if Instant::now() >= until => {
+                Err(Error::Slow(self.tried(), timeout.as_secs()))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Asks for what the stage is about, which may be repeated.
     fn ask_stage(&mut self) -> Result<()> {
         let request = match self.stage {
@@ -468,12 +508,8 @@ impl Process {
     }
 
     fn on_stage(&mut self, result: Result<Reply, Failure>) -> Result<()> {
-        let tried = match self.stage {
-            Stage::Renewing => "make the machine another one",
-            Stage::Configuring => "set up the machine",
-            Stage::MakingRoot => "make the root file system",
-            _ => "start the process",
-        };
+        let tried = self.tried();
+        self.staged = Instant::now();
         match (self.stage, result) {
             (_, Err(failure)) => return Err(Error::Guest { tried, failure }),
             (Stage::Renewing, _) => {

@@ -157,7 +157,7 @@ impl Process {
             _ => None,
         };
         let quiet = self.quiet_since.map(|since| since + QUIET);
-        [call, shutdown, quiet, self.names.deadline()].into_iter().flatten().min()
+        [call, shutdown, quiet, self.names.deadline(), self.step_deadline()].into_iter().flatten().min()
     }
 
     /// A port is there from the beginning, and whoever is behind it has to be called until it answers.

@@ -18,7 +18,7 @@ use crate::tls;
 pub(super) use host::Host;
 use values::{
     absolute, address, bridge, build_cache, entitlements, labels, log_filter, microvm_driver, microvm_endpoint,
-    microvm_processor, pairs, pool, reach, registries, retention,
+    microvm_processor, microvm_start_timeout, pairs, pool, reach, registries, retention,
 };
 
 pub(super) const DATA_DIR: &str = "/var/lib/stratus";
@@ -122,6 +122,10 @@ pub(crate) struct Options {
     /// Have every microVM boot: else one goes on from a template of its kind, which was saved before anything ran in it
     #[arg(long)]
     microvm_boot: bool,
+    /// Seconds within which a microVM's kernel has to be up, and each further step of its start done, else the start fails;
+    /// one that goes on from a template boots after a third of that; 0 for any time [default: 180]
+    #[arg(long, value_name = "SECONDS")]
+    microvm_start_timeout: Option<u32>,
     /// Days for which it is known what ended runs used (`stratus usage`); 0 for ever [default: 400]
     #[arg(long, value_name = "DAYS")]
     usage_days: Option<u32>,
@@ -203,6 +207,7 @@ struct File {
     microvm_processor: Option<String>,
     #[serde(alias = "microvm_boot")]
     microvm_boot: bool,
+    microvm_start_timeout: Option<u32>,
     #[serde(alias = "usage_days")]
     usage_days: Option<u32>,
     #[serde(alias = "usage_runs")]
@@ -359,6 +364,7 @@ impl Config {
                 processor: microvm_processor(
                     options.microvm_processor.as_deref().or(file.microvm_processor.as_deref()),
                 )?,
+                start_timeout: microvm_start_timeout(options.microvm_start_timeout.or(file.microvm_start_timeout)),
             },
             microvm_endpoint: options
                 .microvm_endpoint

@@ -19,6 +19,9 @@ const USAGE_DAYS: u32 = 400;
 /// them reads as much.
 const USAGE_RUNS: u64 = 100_000;
 
+/// Sixty times what a boot takes where the processor is emulated.
+const MICROVM_START_TIMEOUT: u32 = 180;
+
 /// How much builds keep in a data directory.
 pub(super) fn build_cache(data_dir: &Path, size: Option<&str>, days: Option<u32>) -> Result<CacheLimits, Error> {
     let mut limits = CacheLimits::of_disk(data_dir);
@@ -52,6 +55,11 @@ pub(super) fn microvm_processor(text: Option<&str>) -> Result<microvm::Processor
     let names = microvm::Processor::ALL.map(microvm::Processor::name).join(", ");
     let wrong = || Error::Config(format!("microvm-processor {text:?}: write one of {names}"));
     microvm::Processor::parse(text).ok_or_else(wrong)
+}
+
+/// Within how many seconds each step of a microVM's start has to be done; 0: within any time.
+pub(super) fn microvm_start_timeout(seconds: Option<u32>) -> Option<Duration> {
+    Some(Duration::from_secs(seconds.unwrap_or(MICROVM_START_TIMEOUT).into())).filter(|timeout| !timeout.is_zero())
 }
 
 /// Where the endpoint of microVMs is, and whether by TLS.
