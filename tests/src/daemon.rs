@@ -303,8 +303,16 @@ impl Daemon {
     #[track_caller]
     fn process_that_stays(&self, role: &str) -> u32 {
         let pattern = format!("^[^ ]*stratus {role} .*{}/run", self.slot.directory().display());
-        let found = self.sh(&format!("pgrep -f '{pattern}'"));
-        found.text().parse().unwrap_or_else(|_| panic!("expected one {role}: {found}"))
+        let found = self.sh(&format!("pgrep -f '{pattern}' | xargs -r ps -o pid=,ppid= -p"));
+        let numbers: Vec<u32> = found.stdout().split_whitespace().filter_map(|number| number.parse().ok()).collect();
+        let processes: Vec<_> = numbers.chunks_exact(2).map(|pair| (pair[0], pair[1])).collect();
+        // What it has just cloned of itself, to execute something else, still has its name.
+        let is_clone = |parent: u32| processes.iter().any(|(pid, _)| *pid == parent);
+        let staying: Vec<_> = processes.iter().filter(|(_, parent)| !is_clone(*parent)).collect();
+        match staying[..] {
+            [(pid, _)] => *pid,
+            _ => panic!("expected one {role}: {found}"),
+        }
     }
 
     /// The daemon's process.

@@ -12,8 +12,8 @@ fn containers_outlive_the_daemon() {
     host.sh("docker run -d --name web -p $PORT:80 busybox sh -c 'mkdir /www; echo hello > /www/index.html; exec httpd -f -h /www -p 80'").ok();
     host.sh(&format!("docker run -di --name talker busybox {TICKER}")).ok();
     host.sh("docker network create net && docker run -d --name named --network net busybox sleep 1000").ok();
-    host.sh("docker run -d --name ends busybox sh -c 'while [ ! -e /go ]; do sleep 0.02; done; echo gone; exit 7'")
-        .ok();
+    let ends = "while [ ! -e /word/go ]; do sleep 0.02; done; echo gone; exit 7";
+    host.sh(&format!("mkdir word && docker run -d --name ends -v $PWD/word:/word busybox sh -c '{ends}'")).ok();
     let pid =
         host.sh("docker inspect -f '{{.State.Pid}} {{.State.StartedAt}}' web talker named ends").text().to_owned();
     let ending = host.sh("docker inspect -f '{{.State.Pid}}' ends").text().to_owned();
@@ -22,8 +22,8 @@ fn containers_outlive_the_daemon() {
     host.kill9();
     host.sh("docker ps").fails_with("Cannot connect to the Docker daemon");
     host.sh("curl -s -m 5 http://127.0.0.1:$PORT && curl -s -m 5 http://[::1]:$PORT").says("hello\nhello");
-    host.sh(&format!("touch /proc/{ending}/root/go")).ok();
-    eventually("its end", || !std::path::Path::new(&format!("/proc/{ending}/root/go")).exists());
+    host.sh("touch word/go").ok();
+    eventually("its end", || !std::path::Path::new(&format!("/proc/{ending}/root/bin")).exists());
 
     host.restart();
     host.sh("docker wait ends").says("7");
@@ -47,12 +47,12 @@ fn containers_outlive_the_daemon() {
 #[test]
 fn logs_go_on_while_no_daemon_runs() {
     let mut host = Daemon::start();
-    host.sh("docker run -d --name box busybox sh -c 'echo 0; n=0; while :; do while [ ! -e /go$n ]; do sleep 0.02; done; n=$((n+1)); echo $n; done'").ok();
-    let pid = host.sh("docker inspect -f '{{.State.Pid}}' box").text().to_owned();
+    let counts = "echo 0; n=0; while :; do while [ ! -e /word/go$n ]; do sleep 0.02; done; n=$((n+1)); echo $n; done";
+    host.sh(&format!("mkdir word && docker run -d --name box -v $PWD/word:/word busybox sh -c '{counts}'")).ok();
     let log = host.sh("docker inspect -f '{{.LogPath}}' box").text().to_owned();
     for round in 0..3 {
         host.kill9();
-        host.sh(&format!("touch /proc/{pid}/root/go{round}")).ok();
+        host.sh(&format!("touch word/go{round}")).ok();
         eventually("the line", || std::fs::read_to_string(&log).unwrap_or_default().lines().count() == round + 2);
         host.restart();
     }
@@ -150,12 +150,12 @@ fn policies_hold_over_a_restart() {
     host.sh("docker run -d --name always --restart always busybox sleep 1000").ok();
     host.sh("docker run -d --name stopped --restart unless-stopped busybox sleep 1000 && docker stop -t 0 stopped")
         .ok();
-    host.sh("docker run -d --rm --name brief busybox sh -c 'while [ ! -e /go ]; do sleep 0.02; done'").ok();
+    let brief = "while [ ! -e /word/go ]; do sleep 0.02; done";
+    host.sh(&format!("mkdir word && docker run -d --rm --name brief -v $PWD/word:/word busybox sh -c '{brief}'")).ok();
     let pid = host.sh("docker inspect -f '{{.State.Pid}}' always").text().to_owned();
-    let brief = host.sh("docker inspect -f '{{.State.Pid}}' brief").text().to_owned();
     host.kill9();
-    host.sh(&format!("touch /proc/{brief}/root/go && kill -9 {pid}")).ok();
-    eventually("its end", || !std::path::Path::new(&format!("/proc/{pid}/root/bin")).exists());
+    host.sh(&format!("touch word/go && kill -9 {pid}")).ok();
+    eventually("its end", || !std::path::Path::new(&format!("/proc/{pid}/root/")).exists());
     host.restart();
     let runs_again = || {
         let now = host.sh("docker inspect -f '{{.State.Status}} {{.State.Pid}}' always").text().to_owned();

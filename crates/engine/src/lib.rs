@@ -89,6 +89,8 @@ struct Inner {
     instance_id: String,
     /// This is the first daemon of this data directory since the machine's boot, and has not begun its policies yet.
     booted: std::sync::atomic::AtomicBool,
+    /// Held by a recovery until it has come to all containers ([`Engine::found_by_recovery`]).
+    recovering: tokio::sync::RwLock<()>,
     records: Collection<ContainerRecord>,
     containers: Registry,
     execs: Execs,

@@ -153,10 +153,11 @@ impl Engine {
     fn keeper_event(&self, event: Event) {
         match event {
             Event::Exited { id, exit, .. } => {
-                let engine = self.clone();
+                let (engine, recovering) = (self.clone(), self.is_recovering());
                 // On a task of its own, as it waits for whatever else changes that container's life.
                 tokio::spawn(async move {
                     match engine.0.containers.by_id(&id) {
+                        Some(_) if recovering && engine.found_by_recovery(&id).await => {}
                         Some(container) => engine.container_ended(&container, &exit).await,
                         None => engine.exec_ended(&id, &exit).await,
                     }

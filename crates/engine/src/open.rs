@@ -84,6 +84,7 @@ impl Engine {
         Ok(Self(Arc::new(Inner {
             instance_id: instance_id(&store)?,
             booted: is_first_since_boot(&config.run_dir)?.into(),
+            recovering: Default::default(),
             records,
             containers,
             execs: Execs::default(),

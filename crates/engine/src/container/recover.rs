@@ -49,6 +49,7 @@ const CLEANED: &str = "ended by stratus daemon --clean";
 impl Engine {
     /// Takes up what runs, records what ended, and starts what its policy wants started.
     pub(crate) async fn recover(&self) -> Result<()> {
+        let recovering = self.0.recovering.write().await;
         let entries = self.keeper().await?.call(List).await.map_err(crate::keeper_error)?;
         let mut held: HashMap<String, EntryInfo> = entries.into_iter().map(|entry| (entry.id.clone(), entry)).collect();
         let containers = self.0.containers.all();
@@ -76,6 +77,7 @@ impl Engine {
         self.settle_members(&containers).await;
         crate::cleaned::forget(&self.0.config.data_dir)?;
         self.start_in_order(waiting);
+        drop(recovering);
         // Side by side: each takes a moment to end.
         join_all(held.into_values().filter(|entry| !self.goes_on(entry)).map(|entry| self.end_unknown(entry))).await;
         let engine = self.clone();
@@ -90,6 +92,18 @@ impl Engine {
             engine.collect_garbage();
         });
         Ok(())
+    }
+
+    /// Whether a recovery is coming to one container after the other.
+    pub(crate) fn is_recovering(&self) -> bool {
+        self.0.recovering.try_read().is_err()
+    }
+
+    /// Of an end that the keeper tells while a recovery is under way: whether that has found it itself, when it is over. Such a container is started in its order, and may run again by then.
+    pub(crate) async fn found_by_recovery(&self, id: &str) -> bool {
+        drop(self.0.recovering.read().await);
+        let Ok(keeper) = self.keeper().await else { return true };
+        !keeper.call(Inspect { id: id.to_owned() }).await.is_ok_and(|held| held.exit.is_some())
     }
 
     /// Whether it is to be started by its policy now.

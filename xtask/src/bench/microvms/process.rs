@@ -56,6 +56,7 @@ pub(super) fn plan(
         origin: origin.map(|directory| Origin::Template(directory.to_owned())),
         backing: Backing::default(),
         container: None,
+        start_timeout: None,
         control: directory.join("control"),
         scratch: directory.to_owned(),
     })
