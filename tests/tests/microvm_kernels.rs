@@ -19,10 +19,10 @@ fn the_kernel_of_the_distribution_is_fetched() {
     let kernel = format!("$STRATUS microvm kernel --data-dir {}", host.data().display());
     let installed = "dpkg-query -W -f '${Package} ${Version} ${db:Status-Abbrev}\\n' 'linux-image-*' 2>/dev/null; ls -A /boot /lib/modules 2>/dev/null; true";
     let before = host.sh(installed).stdout().to_owned();
-    host.sh(&kernel).exits_with(1).complains("Fetch the distribution's with \"stratus microvm kernel --fetch\"");
-    host.sh("docker run --rm --runtime microvm busybox true")
-        .exits_with(125)
-        .complains("stratus microvm kernel --fetch");
+    let data = host.data().display().to_string();
+    let fetch = format!("stratus microvm kernel --fetch --data-dir {data}");
+    host.sh(&kernel).exits_with(1).complains(&format!("Fetch the distribution's with \"{fetch}\""));
+    host.sh("docker run --rm --runtime microvm busybox true").exits_with(125).complains(&fetch);
     // The daemon runs, and is not told.
     let fetched = host.slowly(&format!("{kernel} --fetch"));
     fetched.prints("Version:").prints("linux-image-");

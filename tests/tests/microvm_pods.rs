@@ -255,22 +255,27 @@ fn whoever_waits_for_the_first_one_has_not_tried_in_vain() {
     let host = host();
     let ends = "trap \"exit 3\" USR1; touch /listens; while :; do sleep 0.1; done";
     host.slowly(&format!("docker run -d --name main --restart always --runtime microvm busybox sh -c '{ends}'")).ok();
-    host.slowly("docker run -d --name side --restart on-failure:2 --network container:main --runtime microvm busybox sleep 1000")
+    host.slowly("docker run -d --name side --restart on-failure:3 --network container:main --runtime microvm busybox sleep 1000")
         .ok();
     let restarts = |count: &str| {
         host.slowly("docker inspect -f '{{.State.Status}} {{.RestartCount}}' side").text() == format!("running {count}")
     };
-    // The machine takes longer to boot than three tries would.
+    // The machine takes longer to boot than four tries would.
     host.slowly("docker restart -t 0 main").ok();
     eventually("it is there again", || restarts("1"));
     eventually("it listens", || host.slowly("docker exec main ls /listens").code() == 0);
     host.slowly("docker kill -s USR1 main").ok();
     eventually("it is there again after an end that nobody asked for", || restarts("2"));
     host.slowly("docker exec side true").ok();
+    // Nor is one while the first one was stopped by hand.
+    host.slowly("docker stop -t 0 main").ok();
+    eventually("it waits", || host.sh("docker inspect -f '{{.State.Status}}' side").stdout() == "restarting\n");
+    host.slowly("docker start main").ok();
+    eventually("it is there again with the first one", || restarts("3"));
     // Its tries are over then.
     host.slowly("docker restart -t 0 main && docker exec main true").ok();
     eventually("it stays away", || {
-        host.sh("docker inspect -f '{{.State.Status}} {{.RestartCount}}' side").stdout() == "exited 2\n"
+        host.sh("docker inspect -f '{{.State.Status}} {{.RestartCount}}' side").stdout() == "exited 3\n"
     });
     host.slowly("docker rm -f side main").ok();
 }

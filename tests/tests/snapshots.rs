@@ -37,7 +37,9 @@ fn a_suspended_container_goes_on_where_it_was() {
     host.slowly("$STRATUS suspend counter").ok();
     host.sh("docker ps -a --format '{{.State}} {{.Status}}'").mentions("exited").mentions("(Suspended)");
     host.sh("docker inspect -f '{{.State.ExitCode}} {{.State.Pid}}' counter").says("0 0");
-    host.sh("$STRATUS suspend counter").exits_with(1).complains("is not running");
+    host.sh("$STRATUS suspend counter")
+        .exits_with(1)
+        .complains("container counter is suspended: `stratus resume counter` first");
     // It is there after the daemon, too, whatever ended that.
     host.kill9();
     host.restart();

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use keeper::protocol::{Exit, ExitStatus, Request};
 
+use super::member::ToCome;
 use super::start::show_network;
 use super::{Container, LastUsage, Life};
 use crate::metering::Closing;
@@ -230,9 +231,11 @@ impl Engine {
             Ok(life) if is_due(&life) => container.tasks.lock().clear(),
             _ => return,
         }
-        if self.waits_for_machine(container).await {
-            // That is no try of its own.
-            return self.restart_after(container, FIRST_PAUSE);
+        // Neither is a try of its own.
+        match self.machine_to_come(container).await {
+            ToCome::Nothing => {}
+            ToCome::Soon => return self.restart_after(container, FIRST_PAUSE),
+            ToCome::WithItsStart => return,
         }
         let Ok(life) = container.life(container.id.as_str()).await else { return };
         if !is_due(&life) {

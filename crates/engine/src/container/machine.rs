@@ -40,9 +40,9 @@ use crate::templates::{Shape, Template};
 use crate::{Engine, Error, Result};
 
 /// The annotation that has a machine's kernel write what it has to say to the container's standard error.
-const CONSOLE: &str = "stratus.microvm.console";
+pub(super) const CONSOLE: &str = "stratus.microvm.console";
 /// The annotation that says how the memory of a snapshot gets into a machine: `mapped` or `faulted`.
-const BACKING: &str = "stratus.microvm.memory";
+pub(super) const BACKING: &str = "stratus.microvm.memory";
 
 /// What a machine is booted from.
 pub(super) struct Booted {
@@ -93,7 +93,7 @@ impl Beginning<'_> {
 }
 
 /// The annotation that says what kind of processors a machine has.
-const PROCESSOR: &str = "stratus.microvm.processor";
+pub(super) const PROCESSOR: &str = "stratus.microvm.processor";
 
 /// The name of the control socket in its directory ([`at::SOCKET`]).
 const SOCKET: &str = "socket";
@@ -144,9 +144,10 @@ impl Engine {
             guest_image::prepared(&directory).map_err(|error| Error::system(error.to_string()))
         });
         let kernel = kernel.await?.ok_or_else(|| {
-            Error::not_implemented(
-                "there is no kernel for microVMs yet: have one made by `stratus microvm kernel --fetch`",
-            )
+            Error::not_implemented(format!(
+                "there is no kernel for microVMs yet: have one made by `stratus microvm kernel --fetch --data-dir {}`",
+                self.0.config.data_dir.display()
+            ))
         })?;
         let id = record.image_id.parse().map_err(|_| Error::system("the container has no image"))?;
         let mut layers = Vec::new();
@@ -637,7 +638,9 @@ pub(super) fn fits(origin: &SnapshotRecord, driver: &Driver, interfaces: &[net::
     }
     match (origin.cards.len(), interfaces.len()) {
         (then, now) if then == now => Ok(()),
-        (then, now) => refuse(format!("its machine is on {then} networks, and the container on {now}")),
+        (then, now) => refuse(format!(
+            "its machine is on {then} networks, and the container on {now} (docker network connect and disconnect change that)"
+        )),
     }
 }
 

@@ -8,11 +8,11 @@ use microvm::{DiskLimits, Limits, Rate};
 use crate::{Error, Result};
 
 /// Bytes a second that each network card of the machine receives or sends at most.
-const RECEIVE: &str = "stratus.microvm.network.receive";
-const SEND: &str = "stratus.microvm.network.send";
+pub(super) const RECEIVE: &str = "stratus.microvm.network.receive";
+pub(super) const SEND: &str = "stratus.microvm.network.send";
 /// Bytes a second that are read and written of each disk of the machine at most, and requests.
-const DISK_BYTES: &str = "stratus.microvm.disk.bytes";
-const DISK_OPERATIONS: &str = "stratus.microvm.disk.operations";
+pub(super) const DISK_BYTES: &str = "stratus.microvm.disk.bytes";
+pub(super) const DISK_OPERATIONS: &str = "stratus.microvm.disk.operations";
 
 /// How much goes through each network card of a machine.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -60,6 +60,17 @@ pub(super) fn not_within(record: &ContainerRecord, what: &str) -> Result<()> {
     }
 }
 
+/// When the machine comes that a container is to come into.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ToCome {
+    /// It is there, or no waiting helps.
+    Nothing,
+    /// Its first container waits for its own start by policy, or has ended, of which nobody has heard yet.
+    Soon,
+    /// Its first container stays down until somebody starts it ([`Engine::machine_has_come`]).
+    WithItsStart,
+}
+
 impl Engine {
     /// The container whose machine this one comes into; `None`: it has its own, or none.
     ///
@@ -72,7 +83,7 @@ impl Engine {
         }
         let other = self.running(name, "network")?.record();
         if !other.is_machine() {
-            let what = format!("the network of {}, which shares the host's kernel", other.name);
+            let what = format!("the network of {}, which shares the host's kernel,", other.name);
             return Err(refused(microvm::Error::NotBehind { what }));
         }
         if let Some(within) = &other.state.within {
@@ -111,23 +122,45 @@ impl Engine {
         }
     }
 
-    /// Whether the machine that a container comes into is still to come: its first container waits for its own start by policy, or has ended, of which nobody has heard yet. A start of that which
-    /// is under way is waited for. The caller does not hold the container's life.
-    pub(super) async fn waits_for_machine(&self, container: &Container) -> bool {
+    /// Whether the machine that a container comes into is still to come. A start of that which is under way is waited for. The caller does not hold the container's life.
+    pub(super) async fn machine_to_come(&self, container: &Container) -> ToCome {
         let record = container.record();
-        let NetworkMode::Container(name) = &record.host.network_mode else { return false };
-        let Ok(owner) = self.0.containers.find(name) else { return false };
+        let NetworkMode::Container(name) = &record.host.network_mode else { return ToCome::Nothing };
+        let Ok(owner) = self.0.containers.find(name) else { return ToCome::Nothing };
         if !record.is_machine() || !owner.record().is_machine() {
-            return false;
+            return ToCome::Nothing;
         }
         match owner.settled().await.state.phase {
             Phase::Running => {
                 let (engine, id) = (self.clone(), owner.id.clone());
                 let machine = crate::blocking(move || engine.patient_connection(&id, PATIENCE)).await;
-                // Where no waiting helps, the start says why.
-                machine.is_err_and(|error| error.kind() != ErrorKind::Conflict)
+                match machine {
+                    // Of its end nobody has heard yet.
+                    Err(error) if error.kind() != ErrorKind::Conflict => ToCome::Soon,
+                    // Where no waiting helps, the start says why.
+                    _ => ToCome::Nothing,
+                }
             }
-            phase => phase.awaits_start(),
+            phase if phase.awaits_start() => ToCome::Soon,
+            Phase::Created | Phase::Exited => ToCome::WithItsStart,
+            _ => ToCome::Nothing,
+        }
+    }
+
+    /// A machine is there: whoever waits for it by policy comes into it.
+    pub(super) fn machine_has_come(&self, owner: &Container) {
+        if !owner.record().is_machine() {
+            return;
+        }
+        let comes_into = |record: &ContainerRecord| match &record.host.network_mode {
+            NetworkMode::Container(name) => self.0.containers.find(name).is_ok_and(|found| found.id == owner.id),
+            _ => false,
+        };
+        for waiting in self.0.containers.all() {
+            let record = waiting.record();
+            if record.state.phase.awaits_start() && record.is_machine() && comes_into(&record) {
+                self.restart_after(&waiting, Duration::ZERO);
+            }
         }
     }
 

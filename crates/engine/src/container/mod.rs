@@ -25,6 +25,7 @@ mod list;
 mod logging;
 mod logs;
 mod machine;
+mod machine_annotations;
 mod machine_exec;
 mod machine_limits;
 mod machine_network;

@@ -14,7 +14,7 @@ use microvm::control::Connection;
 use microvm::driver::Extent;
 
 use super::machine_network;
-use super::stop::{SIGKILL, not_running, stuck};
+use super::stop::{SIGKILL, stuck};
 use super::template::Templates;
 use super::{Container, CreateRequest, Life, RemoveOptions};
 use crate::model::{
@@ -433,7 +433,13 @@ fn runs_in_machine(life: &Life<'_>) -> Result<Arc<ContainerRecord>> {
         Phase::Paused => {
             return Err(Error::conflict(format!("container {} is paused: unpause it first", record.name)));
         }
-        _ => return Err(not_running(&record)),
+        _ if record.state.suspended.is_some() => {
+            return Err(Error::conflict(format!(
+                "container {0} is suspended: `stratus resume {0}` first",
+                record.name
+            )));
+        }
+        _ => return Err(Error::conflict(format!("container {} is not running: start it first", record.name))),
     }
     super::member::not_within(&record, "memory that could be saved")?;
     Ok(record)

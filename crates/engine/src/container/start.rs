@@ -92,6 +92,7 @@ impl Engine {
                 self.tell_container(&record, "start", []);
                 self.join_pending(container).await;
                 self.watch_health(container);
+                self.machine_has_come(container);
                 Ok(())
             }
             Err(error) => {

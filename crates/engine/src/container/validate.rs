@@ -41,12 +41,18 @@ pub(super) fn container(config: &ContainerConfig, host: &HostConfig) -> Result<(
         other => return Err(Error::invalid(format!("unknown or invalid runtime name: {other}"))),
     }
     match host.isolation.as_str() {
+        "container" if host.runtime == MICROVM => {
+            return Err(Error::invalid(format!(
+                "isolation container and runtime {MICROVM} contradict each other: leave one of them away"
+            )));
+        }
         "" | "default" | "container" | MICROVM => {}
         other => {
-            let message = format!("invalid isolation: {other:?} - linux only supports 'default'");
+            let message = format!("invalid isolation: {other:?}: there are container (default) and {MICROVM}");
             return Err(Error::invalid(message));
         }
     }
+    super::machine_annotations::check(&host.annotations)?;
     SecurityOptions::parse(&host.security_opt).map(drop)
 }
 

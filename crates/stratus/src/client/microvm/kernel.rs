@@ -64,7 +64,7 @@ pub(super) fn kernel(context: &Context, args: &KernelArgs) -> Result<ExitCode> {
         None => guest_image::prepared(&directory).map_err(failed)?.ok_or_else(|| {
             let directory = data_dir.display();
             Error::Failed(format!(
-                "no kernel for microVMs has been prepared in {directory} yet.\nFetch the distribution's with \"stratus microvm kernel --fetch\", \
+                "no kernel for microVMs has been prepared in {directory} yet.\nFetch the distribution's with \"stratus microvm kernel --fetch --data-dir {directory}\", \
                  take an installed one with --installed, or one of your own with --use VMLINUZ --modules DIR."
             ))
         })?,
