@@ -84,6 +84,12 @@ fn set_up(rtnetlink: &mut Rtnetlink, interface: &Interface) -> Result<(), Failur
     if renamed {
         make_way(rtnetlink, name)?;
     }
+    // Before it has another link-layer address: nobody is to learn that what another machine has is there.
+    for (address, prefix) in rtnetlink.addresses(index).map_err(failed("list the addresses of"))? {
+        if !interface.addresses.contains(&(address, prefix)) && !is_link_local(address) {
+            rtnetlink.address(DELETE_ADDRESS, index, address, prefix).map_err(failed("take an address from"))?;
+        }
+    }
     let terminated = [name.as_bytes(), b"\0"].concat();
     let mtu = interface.mtu.map(u32::to_ne_bytes);
     let mut attributes: Vec<(u16, &[u8])> = Vec::new();
@@ -91,11 +97,6 @@ fn set_up(rtnetlink: &mut Rtnetlink, interface: &Interface) -> Result<(), Failur
     attributes.extend(new_mac.as_ref().map(|mac| (LINK_ADDRESS, &mac[..])));
     attributes.extend(mtu.as_ref().map(|mtu| (LINK_MTU, &mtu[..])));
     rtnetlink.set_link(index, true, &attributes).map_err(failed("bring up"))?;
-    for (address, prefix) in rtnetlink.addresses(index).map_err(failed("list the addresses of"))? {
-        if !interface.addresses.contains(&(address, prefix)) && !is_link_local(address) {
-            rtnetlink.address(DELETE_ADDRESS, index, address, prefix).map_err(failed("take an address from"))?;
-        }
-    }
     for (address, prefix) in &interface.addresses {
         rtnetlink.address(NEW_ADDRESS, index, *address, *prefix).map_err(failed("give an address to"))?;
     }

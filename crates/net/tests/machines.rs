@@ -115,6 +115,35 @@ fn the_tap_is_as_its_user_needs_it_and_the_machine_is_told_everything() {
 }
 
 #[test]
+fn a_machine_has_the_link_layer_address_that_it_was_given_and_no_other() {
+    on_a_host(|host| {
+        let networks = host.networks();
+        let place = run(&networks, machine("m", &["bridge"], &[]));
+        let neighbour = run(&networks, spec("n", &["bridge"], &[]));
+        let machine = Guest::boot(&place);
+        let guest = &machine.inside;
+        neighbour.serve(80);
+        assert_eq!(guest.ask((neighbour.ip(), 80)), place.ip());
+        let own = place.sandbox().endpoints[0].mac;
+        let known = || host.itself().sh("ip -o neigh show; bridge fdb show");
+        for other in [neighbour.sandbox().endpoints[0].mac.to_string(), "02:42:ac:11:00:99".to_owned()] {
+            neighbour.sh("ip neigh flush all");
+            let before = known();
+            let change = |mac: &str| {
+                guest.sh(&format!("ip link set eth0 down; ip link set eth0 address {mac}; ip link set eth0 up"));
+            };
+            change(&other);
+            guest.cannot_reach((neighbour.ip(), 80));
+            let learnt = known();
+            let lines_of = |text: &str| text.lines().filter(|line| line.contains(&other)).count();
+            assert_eq!(lines_of(&before), lines_of(&learnt), "{learnt}");
+            change(&own.to_string());
+            eventually("it is heard again", || guest.try_ask((neighbour.ip(), 80).into(), LONG).is_ok());
+        }
+    });
+}
+
+#[test]
 fn nothing_of_the_namespace_answers_in_the_machines_place() {
     on_a_host(|host| {
         let networks = host.networks();

@@ -1,5 +1,8 @@
 //! Taps beside the links of a machine with a kernel of its own, and what passes everything on between the two.
 //!
+//! What a machine sends goes on where it has the endpoint's own link-layer address as its sender: nobody is to take what is another one's, and a copy of a
+//! machine that goes on has the address of the original until it is told its own.
+//!
 //! Nothing of the namespace may answer in the machine's place. What comes in by either end is redirected before anything else sees it; the
 //! namespace has none of the endpoint's addresses or routes; and neither end has IPv6, which would make an address of itself and speak of it. The loopback
 //! is as in any sandbox: the embedded name server listens there, and whoever holds the machine asks it for the machine.
@@ -43,7 +46,8 @@ pub(super) fn make_taps(bare: &Bare, places: &mut [Place], owner: u32, present: 
             Change::filter_ingress(link),
             Change::filter_ingress(index),
             Change::redirect(link, index),
-            Change::redirect(index, link),
+            // What has another sender stays in a namespace where nobody answers.
+            Change::redirect_from(endpoint.mac, index, link),
             Change::link_up_with_mtu(index, tap.mtu),
         ]);
     }

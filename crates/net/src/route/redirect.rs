@@ -5,6 +5,7 @@
 //! netfilter do. Packets that the namespace itself sends are not concerned.
 
 use super::{Change, Needs};
+use crate::address::MacAddress;
 use crate::netlink::{Message, flag};
 
 const NEW_QDISC: u16 = 36;
@@ -55,12 +56,21 @@ impl Change {
     /// Sends every packet that comes in by `from`, which has [`Change::filter_ingress`], out by `to`, as it is. While `to` is down, or
     /// nobody is behind it, they are lost.
     pub(crate) fn redirect(from: u32, to: u32) -> Change {
+        Self::redirect_selected(from, to, &everything())
+    }
+
+    /// The same of the packets alone whose sender has this link-layer address.
+    pub(crate) fn redirect_from(sender: MacAddress, from: u32, to: u32) -> Change {
+        Self::redirect_selected(from, to, &sent_by(sender))
+    }
+
+    fn redirect_selected(from: u32, to: u32, selector: &[u8]) -> Change {
         let info = PRIORITY << 16 | u32::from(ALL_PROTOCOLS);
         let message = Message::new(NEW_FILTER, flag::CREATE | flag::EXCLUSIVE)
             .fixed(&header(from, 0, HANDLE, info))
             .text(tca::KIND, "u32")
             .nest(tca::OPTIONS, |m| {
-                m.bytes(tca::U32_SELECTOR, &everything()).nest(tca::U32_ACTIONS, |m| {
+                m.bytes(tca::U32_SELECTOR, selector).nest(tca::U32_ACTIONS, |m| {
                     m.nest(tca::FIRST, |m| {
                         m.text(tca::ACTION_KIND, "mirred")
                             .nest(tca::ACTION_OPTIONS, |m| m.bytes(tca::MIRRED_PARAMETERS, &mirred(to)))
@@ -77,12 +87,28 @@ fn header(link: u32, handle: u32, parent: u32, info: u32) -> [u8; 20] {
 }
 
 /// `struct tc_u32_sel` with one key, whose mask has no bit.
-fn everything() -> [u8; 32] {
-    let mut bytes = [0; 32];
+fn everything() -> Vec<u8> {
+    selector(&[key([0; 4], [0; 4], 0)])
+}
+
+/// `struct tc_u32_sel` of the sender in an Ethernet header, which ends where offsets begin: of the word in which its last two bytes are, the rest is the type.
+fn sent_by(sender: MacAddress) -> Vec<u8> {
+    let [a, b, c, d, e, f] = sender.octets();
+    selector(&[key([0xff; 4], [a, b, c, d], -8), key([0xff, 0xff, 0, 0], [e, f, 0, 0], -4)])
+}
+
+/// `struct tc_u32_sel`: what all of its keys match is decided about.
+fn selector(keys: &[[u8; 16]]) -> Vec<u8> {
+    let mut bytes = vec![0; 16];
     bytes[0] = TERMINAL;
-    // How many keys.
-    bytes[2] = 1;
+    bytes[2] = u8::try_from(keys.len()).unwrap_or_default();
+    bytes.extend(keys.concat());
     bytes
+}
+
+/// `struct tc_u32_key`: a word at an offset, in bytes from where the network's header begins.
+fn key(mask: [u8; 4], value: [u8; 4], offset: i32) -> [u8; 16] {
+    words([u32::from_ne_bytes(mask), u32::from_ne_bytes(value), offset.cast_unsigned(), 0])
 }
 
 /// `struct tc_mirred`: number (the kernel chooses), capabilities, verdict, two counts, what to do, and with which link.
