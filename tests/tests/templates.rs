@@ -124,7 +124,8 @@ fn a_daemon_that_is_killed_while_it_makes_a_template_leaves_nothing_of_it() {
     // One that can't be read is found out, and goes: the machine boots in its place, and another one is made.
     let template = templates(&host).remove(0);
     std::fs::write(template.join("state"), "no state").unwrap();
-    host.slowly("docker run --rm --runtime microvm busybox echo hello").mentions("hello");
+    let said = host.slowly("docker run --rm --runtime microvm busybox echo hello");
+    assert_eq!((said.stdout(), said.stderr()), ("hello\n", ""));
     let is_whole = |path: &PathBuf| std::fs::read(path.join("state")).is_ok_and(|state| state != b"no state");
     eventually("another template", || templates(&host).iter().all(is_whole) && templates(&host).len() == 1);
     eventually("its machine is gone", || is_alone(&host, 0));

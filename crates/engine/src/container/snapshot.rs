@@ -223,13 +223,17 @@ impl Engine {
             self.change(&life, goes_on).await?;
             !was.state.phase.is_live()
         };
+        let name = found.name.clone().unwrap_or_else(|| found.id.to_string());
         if let Err(error) = self.start(reference).await {
             if undo {
                 self.stays_as(&container, &was).await;
+                return Err(error);
             }
-            return Err(error);
+            return Err(error.context(format!(
+                "container {0} was ended to go on from its snapshot {name}, and does not: another one may do, or `docker stop {0}` and `docker start {0}` have it begin anew",
+                was.name
+            )));
         }
-        let name = found.name.clone().unwrap_or_else(|| found.id.to_string());
         self.tell_container(&container.record(), "rollback", [("snapshot", name)]);
         Ok(())
     }

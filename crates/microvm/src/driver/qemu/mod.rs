@@ -8,6 +8,7 @@
 //! it here.
 
 mod cards;
+mod complaints;
 mod files;
 mod layers;
 mod limits;
@@ -24,6 +25,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use rustix::process::PidfdFlags;
 use vmm::{Backing, MemorySize, SnapshotFiles};
 
+use self::complaints::Complaints;
 use self::layers::Layers;
 use self::memory::Memory;
 use self::monitor::Monitor;
@@ -41,6 +43,7 @@ pub(crate) struct Running {
     monitor: Monitor,
     memory: Memory,
     layers: Layers,
+    complaints: Complaints,
     /// A file system came, and went.
     had_files: bool,
 }
@@ -104,6 +107,25 @@ impl Running {
         laid
     }
 
+    /// Has it go on, if it is to.
+    fn begin(&mut self, plan: &MachinePlan, origin: Option<SnapshotFiles>) -> Result<()> {
+        processor::check(&mut self.monitor, plan.hardware.processor)?;
+        let Some(origin) = origin else { return Ok(()) };
+        self.monitor.go_on(origin.state, || self.memory.go_on(&origin.memory)).map_err(Error::saved)?;
+        self.resume().map_err(Error::saved)
+    }
+
+    /// Says what QEMU complains about, where it is gone.
+    fn explain(&mut self, error: Error) -> Error {
+        // It ends of what it complained about, or is ended.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        match error {
+            Error::Saved(error) => Error::saved(self.complaints.explain(*error)),
+            error => self.complaints.explain(error),
+        }
+    }
+
     pub(crate) fn ended(&self) -> BorrowedFd<'_> {
         self.pidfd.as_fd()
     }
@@ -111,7 +133,10 @@ impl Running {
     pub(crate) fn end(&mut self) -> String {
         match self.child.wait() {
             Ok(status) if status.success() => "the guest switched it off or reset it".to_owned(),
-            Ok(status) => format!("QEMU ended with {status}"),
+            Ok(status) => match self.complaints.last() {
+                said if said.is_empty() => format!("QEMU ended with {status}"),
+                said => format!("QEMU ended with {status}: {said}"),
+            },
             Err(error) => format!("QEMU is gone: {error}"),
         }
     }
@@ -165,9 +190,11 @@ pub(super) fn start(
     }
 
     command.stdin(Stdio::null());
-    // What it has to complain about, and its guest's console.
+    // Its guest's console, where that is wanted.
     let console = std::io::stderr().as_fd().try_clone_to_owned();
     command.stdout(console.map_or_else(|_| Stdio::null(), Stdio::from));
+    let (complaints, written) = Complaints::new(&plan.scratch)?;
+    command.stderr(written);
     let spawned = command.spawn();
     let child = spawned.map_err(|source| Error::Qemu { program: program.to_owned(), source })?;
     let pid = rustix::process::Pid::from_child(&child);
@@ -175,14 +202,11 @@ pub(super) fn start(
     let pidfd = pidfd.map_err(Error::system("open", "the process of QEMU"))?;
     // Whoever has the other ends as well would never see QEMU's end.
     drop((theirs, monitored));
-    let mut running = Running { child, pidfd, monitor: Monitor::new(monitor)?, memory, layers, had_files: false };
-    processor::check(&mut running.monitor, plan.hardware.processor)?;
-    if let Some(origin) = origin {
-        let Running { monitor, memory, .. } = &mut running;
-        monitor.go_on(origin.state, || memory.go_on(&origin.memory)).map_err(Error::saved)?;
-        running.resume().map_err(Error::saved)?;
+    let mut running = Running { child, pidfd, monitor: Monitor::new(monitor)?, memory, layers, complaints, had_files: false };
+    match running.begin(plan, origin) {
+        Ok(()) => Ok((running, ours)),
+        Err(error) => Err(running.explain(error)),
     }
-    Ok((running, ours))
 }
 
 /// A pair of connected sockets, of which the second one is for the child: nothing else is executed by this process.
