@@ -122,6 +122,13 @@ impl Error {
         self
     }
 
+    /// The same, with what belongs to it told after it.
+    #[must_use]
+    pub fn followed_by(mut self, more: impl std::fmt::Display) -> Self {
+        self.message = format!("{}{more}", self.message);
+        self
+    }
+
     /// What kind of failure it is.
     pub fn kind(&self) -> ErrorKind {
         self.kind

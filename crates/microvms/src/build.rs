@@ -179,7 +179,7 @@ impl Microvms {
         }
         match lines.is_empty() {
             true => error,
-            false => error.context(format!("its program wrote:{lines}\n")),
+            false => error.followed_by(format!("\nIts program wrote:{lines}")),
         }
     }
 

@@ -202,7 +202,8 @@ pub(super) fn start(
     let pidfd = pidfd.map_err(Error::system("open", "the process of QEMU"))?;
     // Whoever has the other ends as well would never see QEMU's end.
     drop((theirs, monitored));
-    let mut running = Running { child, pidfd, monitor: Monitor::new(monitor)?, memory, layers, complaints, had_files: false };
+    let mut running =
+        Running { child, pidfd, monitor: Monitor::new(monitor)?, memory, layers, complaints, had_files: false };
     match running.begin(plan, origin) {
         Ok(()) => Ok((running, ours)),
         Err(error) => Err(running.explain(error)),
