@@ -17,13 +17,20 @@ pub fn note(data_dir: &Path) -> Result<()> {
     if path.exists() {
         return Ok(());
     }
-    std::fs::write(&path, Timestamp::now().to_string())
-        .map_err(|error| Error::step(format!("write {}", path.display()), error))
+    match std::fs::write(&path, Timestamp::now().to_string()) {
+        // Where there is no room, it is empty, and was made now.
+        Err(error) if error.kind() == ErrorKind::StorageFull && path.exists() => Ok(()),
+        written => written.map_err(|error| Error::step(format!("write {}", path.display()), error)),
+    }
 }
 
 /// When that was; `None`: it was not, since a daemon last took up what ran.
 pub(crate) fn moment(data_dir: &Path) -> Option<Timestamp> {
-    std::fs::read_to_string(file(data_dir)).ok()?.parse().ok()
+    let path = file(data_dir);
+    match std::fs::read_to_string(&path).ok()?.as_str() {
+        "" => Timestamp::try_from(std::fs::metadata(&path).and_then(|made| made.modified()).ok()?).ok(),
+        text => text.parse().ok(),
+    }
 }
 
 /// What ran is taken up.
@@ -62,5 +69,9 @@ mod tests {
         forget(directory.path()).unwrap();
         forget(directory.path()).unwrap();
         assert_eq!(moment(directory.path()), None);
+        // As on a disk without room.
+        std::fs::write(file(directory.path()), "").unwrap();
+        let made = moment(directory.path()).unwrap();
+        assert!((Timestamp::now() - made).as_secs().abs() < 3600);
     }
 }

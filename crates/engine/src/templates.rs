@@ -122,10 +122,38 @@ pub(crate) struct Templates {
 struct Inner {
     /// With when it was wanted last.
     known: BTreeMap<String, (Arc<Template>, Instant)>,
-    /// Those that are being made, and those that could not be, which this daemon does not try again.
-    tried: BTreeSet<String>,
+    /// Those that are being made, and those that could not be.
+    tried: BTreeMap<String, Tried>,
     /// The machines that are booted for those that are being made.
     machines: BTreeSet<ContainerId>,
+}
+
+/// What came of making a template so far. One that can't be made is not tried behind each machine that boots in its place; but what hindered it, as a full disk, may be gone.
+#[derive(Default)]
+struct Tried {
+    being_made: bool,
+    failures: u32,
+    /// How many boots go by until it is tried again: twice as many after each failure.
+    boots: u32,
+}
+
+/// After so many failures no more boots go by between two tries: some five hundred.
+const FAILURES: u32 = 9;
+
+impl Tried {
+    /// Whether it is to be made behind a boot.
+    fn begin(&mut self) -> bool {
+        let begins = !self.being_made && self.boots == 0;
+        self.being_made |= begins;
+        self.boots = self.boots.saturating_sub(1);
+        begins
+    }
+
+    fn failed(&mut self) {
+        self.being_made = false;
+        self.failures = (self.failures + 1).min(FAILURES);
+        self.boots = (1 << self.failures) - 1;
+    }
 }
 
 /// A template. Its files are there until this is dropped.
@@ -188,11 +216,11 @@ impl Templates {
         self.inner.lock().known.retain(|_, (known, _)| known.directory != template.directory);
     }
 
-    /// Makes the two empty files of a template; `None`: one is there, is being made, or could not be made.
+    /// Makes the two empty files of a template; `None`: one is there, is being made, or could not be made by now.
     pub(crate) fn begin(self: &Arc<Self>, shape: &Shape) -> Result<Option<NewTemplate>> {
         let name = shape.name(&self.boot)?;
         let mut inner = self.inner.lock();
-        if inner.known.contains_key(&name) || !inner.tried.insert(name.clone()) {
+        if inner.known.contains_key(&name) || !inner.tried.entry(name.clone()).or_default().begin() {
             return Ok(None);
         }
         let machine = ContainerId::random();
@@ -200,7 +228,7 @@ impl Templates {
         drop(inner);
         let made = NewFiles::make(&self.root, &format!("{NEW}{name}"));
         if made.is_err() {
-            self.inner.lock().machines.remove(&machine);
+            self.inner.lock().given_up(&name, &machine);
         }
         Ok(Some(NewTemplate { templates: self.clone(), name, made: made?, machine }))
     }
@@ -247,9 +275,19 @@ impl NewTemplate {
     }
 }
 
+impl Inner {
+    /// Nothing came of it, where it was not kept.
+    fn given_up(&mut self, name: &str, machine: &ContainerId) {
+        self.machines.remove(machine);
+        if let Some(tried) = self.tried.get_mut(name) {
+            tried.failed();
+        }
+    }
+}
+
 impl Drop for NewTemplate {
     fn drop(&mut self) {
-        self.templates.inner.lock().machines.remove(&self.machine);
+        self.templates.inner.lock().given_up(&self.name, &self.machine);
     }
 }
 
@@ -292,7 +330,12 @@ mod tests {
         assert_eq!(names(&root), 2);
         drop(given_up);
         assert_eq!(names(&root), 1);
-        assert!(templates.begin(&shape(256)).unwrap().is_none(), "it is not tried again");
+        for boots in [1, 3, 7] {
+            for _ in 0..boots {
+                assert!(templates.begin(&shape(256)).unwrap().is_none(), "it is not tried again at once");
+            }
+            assert!(templates.begin(&shape(256)).unwrap().is_some());
+        }
 
         fs::create_dir(root.join("new-0a1b2c3d-half")).unwrap();
         let later = Templates::open(root.clone(), "0a1b-2c3d");

@@ -242,14 +242,19 @@ fn disks(command: &mut Command, plan: &MachinePlan, layers: Vec<Laid>) -> Result
         command.args(["-blockdev", &node.to_string()]);
     }
     let drive = limits::over(command, LAYERS, true, hardware.limits.layers);
-    command.args(["-device", &format!("virtio-blk-pci,drive={drive},serial={LAYERS}")]);
+    command.args(["-device", &disk(&drive, LAYERS)]);
     if let Some(upper) = &hardware.upper {
         let file = format!("file.driver=file,file.filename={},discard=unmap", upper.display());
         command.args(["-blockdev", &format!("driver=raw,node-name={UPPER},{file}")]);
         let drive = limits::over(command, UPPER, false, hardware.limits.upper);
-        command.args(["-device", &format!("virtio-blk-pci,drive={drive},serial={UPPER}")]);
+        command.args(["-device", &disk(&drive, UPPER)]);
     }
     Ok(layers)
+}
+
+/// A disk whose errors are the guest's: where the host's disk is full, QEMU would have the machine rest until somebody comes, who never does.
+fn disk(drive: &str, serial: &str) -> String {
+    format!("virtio-blk-pci,drive={drive},serial={serial},werror=report,rerror=report")
 }
 
 /// The server of volumes reads and writes the guest's memory itself.

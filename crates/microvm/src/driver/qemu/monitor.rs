@@ -75,8 +75,12 @@ impl Monitor {
         self.lend(tried, STREAM, theirs.into())?;
         let uri = Some(format!("fd:{STREAM}"));
         self.execute(tried, &migrate { channels: None, detach: None, resume: None, uri })?;
-        self.wait(tried)?;
-        copied.join().unwrap_or_else(|_| Err(ErrorKind::Other.into())).map_err(failed(tried))
+        match self.wait(tried) {
+            // Where the copy failed, as the disk is full, QEMU knows no more than that nobody reads. Where it did not, QEMU may have the other end still, and there is no end to wait for.
+            Err(error) if ends(&copied) => joined(tried, copied).and(Err(error)),
+            Err(error) => Err(error),
+            Ok(()) => joined(tried, copied),
+        }
     }
 
     /// Has a machine that was started for that go on from all that was saved. `memory` gives it the memory, of which QEMU reads nothing: that is done once its devices are there. It rests then.
@@ -91,7 +95,7 @@ impl Monitor {
         let uri = Some(format!("fd:{STREAM}"));
         self.execute(tried, &migrate_incoming { channels: None, exit_on_error: None, uri })?;
         self.wait(tried)?;
-        copied.join().unwrap_or_else(|_| Err(ErrorKind::Other.into())).map_err(failed(tried))
+        joined(tried, copied)
     }
 
     /// Leaves the memory out of what is saved or read.
@@ -161,6 +165,20 @@ impl Monitor {
 
 fn failed(tried: &'static str) -> impl FnOnce(io::Error) -> Error {
     move |error| Error::Monitor { tried, why: error.to_string() }
+}
+
+/// Whether a copy that may have failed has ended within a second.
+fn ends(copied: &JoinHandle<io::Result<()>>) -> bool {
+    let until = Instant::now() + Duration::from_secs(1);
+    while !copied.is_finished() && Instant::now() < until {
+        thread::sleep(LOOK);
+    }
+    copied.is_finished()
+}
+
+/// What came of a copy.
+fn joined(tried: &'static str, copied: JoinHandle<io::Result<()>>) -> Result<()> {
+    copied.join().unwrap_or_else(|_| Err(ErrorKind::Other.into())).map_err(failed(tried))
 }
 
 /// Copies one end's bytes to the other until there are no more.
