@@ -120,7 +120,11 @@ fn what_is_saved_has_the_cards_that_came() {
         }
     };
     hears("client");
-    host.slowly("$STRATUS suspend client && $STRATUS resume client").ok();
+    host.slowly("$STRATUS suspend client").ok();
+    host.sh("docker network create later && docker network connect later client")
+        .exits_with(1)
+        .complains("container client is suspended");
+    host.slowly("$STRATUS resume client && docker network rm later").ok();
     eventually("it goes on", || host.sh("docker inspect -f '{{.State.Status}}' client").stdout() == "running\n");
     hears("client");
     host.slowly("$STRATUS fork client --name copy").says("copy");

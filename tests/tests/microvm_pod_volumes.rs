@@ -187,7 +187,7 @@ fn those_that_come_have_what_is_theirs_of_the_host() {
     host.sh(&format!("ls {}/machines/*/volumes", host.run_dir().display())).says("");
     // A save that is refused takes nothing from whoever comes next.
     host.slowly(&format!("{run} -d --name plain busybox sleep 1000")).ok();
-    host.slowly("$STRATUS suspend main").exits_with(1).complains("another container runs in this microVM");
+    host.slowly("$STRATUS suspend main").exits_with(1).complains("can't be saved while plain runs in its microVM");
     host.slowly(&format!("{run} --rm -v data:/data busybox sh -c 'echo still > /data/file; cat /data/file'"))
         .says("still");
     host.slowly("docker rm -f plain && docker volume rm data").ok();

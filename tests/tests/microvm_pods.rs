@@ -321,8 +321,12 @@ fn what_cannot_be_shared_is_said() {
     host.sh("docker run --rm --network container:main busybox true")
         .exits_with(125)
         .complains("with --runtime microvm a container comes into its microVM");
-    host.sh(&format!("{run} --storage-opt size=1g busybox true")).exits_with(125).complains("disks of containers");
-    host.sh(&format!("{run} --ipc container:main busybox true")).exits_with(125).complains("non-shareable IPC");
+    host.sh(&format!("{run} --storage-opt size=1g busybox true"))
+        .exits_with(125)
+        .complains("without --network container:main");
+    host.sh(&format!("{run} --ipc container:main busybox true"))
+        .exits_with(125)
+        .complains("IPC that containers of one of them share");
     host.sh("docker run --rm --pid container:main --runtime microvm busybox true")
         .exits_with(125)
         .complains("does not come into its microVM");
@@ -333,7 +337,7 @@ fn what_cannot_be_shared_is_said() {
         .exits_with(125)
         .complains("is itself in the microVM of container");
     host.sh("$STRATUS suspend side").exits_with(1).complains("has no memory that could be saved of its own there yet");
-    host.slowly("$STRATUS suspend main").exits_with(1).complains("another container runs in this microVM");
+    host.slowly("$STRATUS suspend main").exits_with(1).complains("can't be saved while side runs in its microVM");
     host.slowly("docker exec main true").ok();
     host.slowly("docker pause main").ok();
     host.sh("docker pause side").exits_with(1).complains("the microVM of container main is paused");

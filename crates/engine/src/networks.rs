@@ -11,7 +11,7 @@ use sandbox::plan::NamespaceKind;
 
 use net::{Endpoint, EndpointSpec, Network, NetworkSpec, PortSpec, SandboxSpec};
 
-use crate::container::{Container, Life, changes_network, connects_late};
+use crate::container::{Container, Life, changes_network, connects_late, goes_on_with_its_networks};
 use crate::events::EventKind;
 use crate::model::{
     ContainerRecord, EndpointRequest, EndpointSettings, ExposedPort, Filters, IpcMode, NetworkMode, Phase, PidMode,
@@ -203,6 +203,7 @@ impl Engine {
             )));
         }
         changes_network(&record)?;
+        goes_on_with_its_networks(&record)?;
         let mut settings = EndpointSettings { request, network_id: network.id.clone(), ..EndpointSettings::default() };
         let mut sandbox = record.net.clone();
         if record.state.phase.is_live() {
@@ -429,15 +430,15 @@ impl Engine {
         }
         if let IpcMode::Container(name) = &record.host.ipc_mode {
             let other = self.0.containers.find(name)?;
+            if record.is_machine() && self.shares_with(record, name, "IPC")?.is_some() {
+                crate::container::lacking(record, "IPC that containers of one of them share")?;
+            }
             let mode = other.record().host.ipc_mode.clone();
             if mode != IpcMode::Shareable {
                 return Err(Error::conflict(format!(
                     "can't join IPC of container {}: non-shareable IPC (hint: use IpcMode:shareable for the donor container)",
                     other.id
                 )));
-            }
-            if self.shares_with(record, name, "IPC")?.is_some() {
-                crate::container::lacking(record, "IPC that containers of one of them share")?;
             }
             joined.ipc = Some(self.join_namespace(&mut joined, name, "IPC", NamespaceKind::Ipc)?);
             joined.shm = Some(self.shm_dir(&other.id));

@@ -55,6 +55,20 @@ pub(crate) fn changes_network(record: &ContainerRecord) -> Result<()> {
     }
 }
 
+/// Refuses another network of what is suspended, whose machine has a card for each that it was on.
+///
+/// # Errors
+/// It is.
+pub(crate) fn goes_on_with_its_networks(record: &ContainerRecord) -> Result<()> {
+    match record.state.suspended.is_some() {
+        true => Err(Error::conflict(format!(
+            "container {0} is suspended, and goes on with the networks that it was on: `stratus resume {0}` first",
+            record.name
+        ))),
+        false => Ok(()),
+    }
+}
+
 fn file(path: &Path) -> Result<File> {
     let contents = std::fs::read(path).map_err(|error| Error::step(format!("read {}", path.display()), error))?;
     let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();

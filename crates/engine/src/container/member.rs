@@ -173,9 +173,14 @@ impl Engine {
         trees: BTreeMap<PathBuf, MountTree>,
         booted: &Booted,
     ) -> Result<MachineStart> {
-        let lacks = |what: &str| Err(refused(microvm::Error::NotThere { what: what.to_owned() }));
+        let lacks = |what: &str| {
+            Err(Error::not_implemented(format!(
+                "a container that comes into another one's microVM has no {what} yet: give it a microVM of its own, without --network container:{}",
+                owner.name
+            )))
+        };
         if super::disk::size(&record.host)?.is_some() {
-            return lacks("disks of containers that come into another one's");
+            return lacks("disk of its own (--storage-opt)");
         }
         let container = guest_protocol::message::ContainerId(rand::random_range(CONTAINER.0 + 1..=u32::MAX));
         let (own, first) = (self.container_dir(&record.id), self.container_dir(&owner.id));
@@ -183,7 +188,7 @@ impl Engine {
         let inside = microvm::container::inside(spec.clone(), files, &trees);
         let inside = inside.map_err(refused)?;
         if !inside.sysctls.is_empty() {
-            return lacks("settings of the network (sysctl) of containers that come into another one's");
+            return lacks("settings of the network (--sysctl net.*) of its own");
         }
         let (limits, memory) = microvm::container::limits_beside(spec);
         let plan = workload(record, &inside.spec, record.host.init.unwrap_or(self.0.config.init), container)?;
@@ -359,6 +364,11 @@ impl Guests {
     /// It has ended, or did not come: says where it was.
     pub(super) fn goes(&mut self, container: &ContainerId) -> Option<Within> {
         self.0.remove(container)
+    }
+
+    /// Those in a container's machine.
+    pub(super) fn of(&self, owner: &ContainerId) -> Vec<ContainerId> {
+        self.0.iter().filter(|(_, within)| within.owner == *owner).map(|(container, _)| container.clone()).collect()
     }
 
     /// The numbers of those in a container's machine.

@@ -90,7 +90,7 @@ pub(crate) use exec::Execs;
 pub(crate) use file_machine::{Use as FileMachineUse, turns as file_machine_turns};
 pub(crate) use logging::check_logging_defaults;
 pub(crate) use machine::lacking;
-pub(crate) use machine_network::changes_network;
+pub(crate) use machine_network::{changes_network, goes_on_with_its_networks};
 pub(crate) use placement::{LastUsage, Placements};
 pub(crate) use registry::Registry;
 pub(crate) use start::connects_late;

@@ -157,9 +157,7 @@ pub(super) fn start(
 ) -> Result<(Running, OwnedFd)> {
     limits::check(&plan.hardware.cards)?;
     if plan.backing != Backing::Mapped {
-        return Err(Error::NotThere {
-            what: "memory of a snapshot that comes as it is touched, with QEMU, which has it copied".to_owned(),
-        });
+        return Err(Error::NotByQemu { what: "memory that comes as it is touched (stratus.microvm.memory=faulted)" });
     }
     let (ours, theirs) = inherited("a socket for the machine's agent")?;
     rustix::io::ioctl_fionbio(&ours, true).map_err(Error::system("set up", "a socket for the machine's agent"))?;

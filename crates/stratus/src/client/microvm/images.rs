@@ -121,6 +121,8 @@ impl Version {
 }
 
 const PATH: &str = "/stratus/microvms/images";
+/// What a program can be told.
+const HOOKS: [&str; 6] = ["ready", "validate", "run", "resume", "suspend", "terminate"];
 
 /// `stratus microvm image …`
 pub(super) async fn dispatch(context: &Context, command: ImageCommand) -> Result<ExitCode> {
@@ -210,6 +212,9 @@ impl MachineArgs {
         for hook in &self.hooks {
             let (name, time) = hook.split_once('=').map_or((hook.as_str(), None), |(name, time)| (name, Some(time)));
             let wrong = |_| Error::Usage(format!("--hook {hook:?}: write how many seconds it may take, as run=5"));
+            if !HOOKS.contains(&name) {
+                return Err(Error::Usage(format!("--hook {hook:?}: there are {}", HOOKS.join(", "))));
+            }
             let time = time.map(str::parse::<u16>).transpose().map_err(wrong)?;
             seconds.insert(name.to_owned(), json!(time));
         }
