@@ -4,7 +4,7 @@
 mod microvm_kernel;
 
 use e2e::{Daemon, eventually};
-use microvm_kernel::host;
+use microvm_kernel::{host, host_with};
 
 fn inspect(host: &Daemon, name: &str, what: &str) -> String {
     host.sh(&format!("docker inspect -f '{what}' {name}")).text().to_owned()
@@ -52,6 +52,23 @@ fn a_check_that_hangs_in_a_machine_is_ended() {
     let there = host.sh("docker top hangs | grep -c 'sleep 987' || true").number();
     assert!(there <= 2, "{there} checks are still there");
     host.sh("docker rm -f hangs").ok();
+}
+
+#[test]
+fn a_hypervisor_that_is_killed_is_told_from_a_program_that_is() {
+    let host = host_with(&["--microvm-driver", "qemu"]);
+    for name in ["box", "other"] {
+        host.slowly(&format!("docker run -d --name {name} --cpus 1 --runtime microvm busybox sleep 1000")).ok();
+    }
+    host.sh(&format!("pkill -9 -P {}", inspect(&host, "box", "{{.State.Pid}}"))).ok();
+    host.slowly("docker wait box").says("137");
+    host.sh("docker inspect -f '{{.State.Error}}' box").mentions("its microVM ended before it did");
+    host.sh("docker logs box").complains("QEMU ended with signal: 9");
+    host.slowly("docker kill other && docker wait other").says("other\n137");
+    assert_eq!(inspect(&host, "other", "{{.State.Error}}"), "");
+    host.slowly("docker start box && docker exec box echo here").says("box\nhere");
+    assert_eq!(inspect(&host, "box", "{{.State.Error}}"), "");
+    host.sh("docker rm -f box other").ok();
 }
 
 #[test]

@@ -32,6 +32,6 @@ pub use error::Error;
 pub use exec::{ExecRequest, exec};
 pub use member::{MemberPlan, join};
 pub use plan::{Card, Contained, DiskLimits, Hardware, MachinePlan, Origin, TOUCHED, Workload, places};
-pub use process::{OOM_KILLED, WENT_ON, run};
+pub use process::{LOST, OOM_KILLED, WENT_ON, run};
 pub use vmm::{Backing, Limits, MemorySize, Processor, Rate, SnapshotFiles, VcpuCount, WorkingSet, Writers};
 pub use volumes::Volumes;

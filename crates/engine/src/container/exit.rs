@@ -40,6 +40,9 @@ pub(super) enum Noticed {
 const BAD_CALL: u8 = 31;
 const BROKE_ITS_FILTER: &str = "the microVM's process was ended by the kernel, as it made a system call that it has no reason to make (seccomp): its guest may have broken out into it, or it is a fault of stratus; the kernel's log says which call (type=1326)";
 
+const LOST_ITS_MACHINE: &str =
+    "its microVM ended before it did: its last line of standard error (docker logs) says why";
+
 /// The exit code of what SIGKILL ended, as shells have it.
 pub(super) const KILLED: i32 = 137;
 
@@ -89,6 +92,7 @@ impl Engine {
             self.forget(container.id.as_str()).await;
             return Ok(None);
         }
+        let end = self.with_its_reason(&record, end);
         container.abort_tasks();
         // It may be heard of before recovery has come to this container.
         self.resume_count(&record);
@@ -137,6 +141,15 @@ impl Engine {
         }
         container.tell_exit(end.code, &end.error);
         Ok(pause.map(|pause| pause.length))
+    }
+
+    /// Says of a container that was killed whether it was its machine that ended.
+    fn with_its_reason(&self, record: &ContainerRecord, end: End) -> End {
+        let says_nothing = end.code == KILLED && end.error.is_empty();
+        match says_nothing && record.is_machine() && self.lost_its_machine(&record.id) {
+            true => End { error: LOST_ITS_MACHINE.to_owned(), ..end },
+            false => end,
+        }
     }
 
     /// The snapshot that the next run goes on from, where this one was ended for that. What ended otherwise, or went on after it was saved as who wanted it

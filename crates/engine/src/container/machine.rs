@@ -417,6 +417,11 @@ impl Engine {
         self.left_word(id, microvm::OOM_KILLED)
     }
 
+    /// Whether it was a container's machine that ended, and not its process.
+    pub(super) fn lost_its_machine(&self, id: &ContainerId) -> bool {
+        self.left_word(id, microvm::LOST)
+    }
+
     /// A machine says some things by files beside its control socket, of which only the names are looked at.
     fn left_word(&self, id: &ContainerId, name: &str) -> bool {
         fs::symlink_metadata(self.machine_dir(id).join("control").join(name)).is_ok()

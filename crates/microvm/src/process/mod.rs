@@ -55,6 +55,8 @@ const SHUTDOWN: Duration = Duration::from_secs(30);
 pub const WENT_ON: &str = "went-on";
 /// The name of an empty file beside the control socket, which is there once something in the container was killed for want of memory.
 pub const OOM_KILLED: &str = "oom-killed";
+/// The name of an empty file beside the control socket, which is there once the machine is gone while its container's process ran: why, is on standard error.
+pub const LOST: &str = "lost";
 /// The exit status of a process that was killed, as that of a container whose machine is gone.
 pub(crate) const KILLED: u8 = 128 | KILL as u8;
 /// The signal that nobody holds back.
@@ -110,7 +112,13 @@ enum Asked {
 #[inline(never)]
 pub fn run(plan: &Path, report: Report) -> u8 {
     let mut report = Some(report);
-    match Process::start(plan).and_then(|mut process| process.run(&mut report).map_err(|error| process.blamed(error))) {
+    let ran = Process::start(plan).and_then(|mut process| {
+        process.run(&mut report).map_err(|error| {
+            process.leave_word();
+            process.blamed(error)
+        })
+    });
+    match ran {
         Ok(status) => status,
         Err(error) => {
             match report.take() {
@@ -270,6 +278,14 @@ impl Process {
             report.executing();
         }
         if self.has_ended { self.on_end() } else { self.is_over() }
+    }
+
+    /// Has the daemon know that it was the machine that ended, and not its container's process.
+    fn leave_word(&self) {
+        if matches!(self.stage, Stage::Running) {
+            // Where that is not possible, nobody is told more than that it was killed.
+            let _ = fs::write(self.plan.control.with_file_name(LOST), []);
+        }
     }
 
     /// Says of an error whether what the machine went on from is to blame: it is, for what goes wrong before anything of the container's own is looked at in there, and may be until the program is asked for.
