@@ -121,7 +121,7 @@ fn what_a_machine_cannot_have_is_said() {
     without
         .sh("docker run --rm --runtime microvm busybox true")
         .exits_with(125)
-        .complains("there is no kernel for microVMs yet: have one made by `stratus microvm kernel --fetch`");
+        .complains("there is no kernel for microVMs yet: have one made by `stratus microvm kernel --fetch --data-dir /");
 }
 
 #[test]
