@@ -118,10 +118,9 @@ fn what_a_machine_cannot_have_is_said() {
     }
     host.sh("docker run --rm --runtime no-such-runtime busybox true").exits_with(125).complains("no-such-runtime");
     let without = Daemon::start();
-    without
-        .sh("docker run --rm --runtime microvm busybox true")
-        .exits_with(125)
-        .complains("there is no kernel for microVMs yet: have one made by `stratus microvm kernel --fetch --data-dir /");
+    without.sh("docker run --rm --runtime microvm busybox true").exits_with(125).complains(
+        "there is no kernel for microVMs yet: have one made by `stratus microvm kernel --fetch --data-dir /",
+    );
 }
 
 #[test]

@@ -55,7 +55,7 @@ fn dockers_usual_flags() {
     assert_eq!(host["Ulimits"], json!([{ "Name": "nofile", "Soft": 10, "Hard": 20 }]));
     assert_eq!(
         (&host["Binds"], &host["Isolation"], &host["Init"]),
-        (&json!(["data:/data"]), &json!("default"), &json!(true))
+        (&json!(["data:/data"]), &json!("container"), &json!(true))
     );
 }
 
