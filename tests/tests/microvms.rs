@@ -235,3 +235,23 @@ fn the_program_of_machines_is_one_file_that_no_machine_can_change() {
     // Its template may be under way.
     host.sh(&format!("umount -l {place}")).ok();
 }
+
+#[test]
+fn who_asks_for_no_kernel_of_its_own_has_none() {
+    let host = microvm_kernel::host_with(&["--default-runtime", "microvm"]);
+    let here = host.sh("uname -r").text().to_owned();
+    for client in ["docker", "$STRATUS"] {
+        host.slowly(&format!("{client} run --rm --isolation container busybox uname -r")).says(&here);
+        host.sh(&format!("{client} run --rm --isolation container --runtime microvm busybox true"))
+            .exits_with(125)
+            .complains("contradict each other");
+        host.sh(&format!("{client} run --rm --isolation xen busybox true"))
+            .exits_with(125)
+            .complains("there are container (default) and microvm");
+    }
+    let there = host.slowly("$STRATUS run --rm busybox cat /proc/version").text().to_owned();
+    assert_ne!(there, host.sh("cat /proc/version").text());
+    host.sh("docker run --rm --annotation stratus.microvm.network.recieve=1000 busybox true")
+        .exits_with(125)
+        .complains("there is no annotation stratus.microvm.network.recieve");
+}
