@@ -48,7 +48,7 @@ pub(super) fn container(config: &ContainerConfig, host: &HostConfig) -> Result<(
         }
         "" | "default" | "container" | MICROVM => {}
         other => {
-            let message = format!("invalid isolation: {other:?}: there are container (default) and {MICROVM}");
+            let message = format!("invalid isolation: {other:?} - linux only supports 'default'");
             return Err(Error::invalid(message));
         }
     }

@@ -113,7 +113,7 @@ pub(crate) struct ContainerArgs {
     #[arg(long, value_name = "MODE", help_heading = SECURITY)]
     ipc: Option<String>,
     /// What isolates it from the host: container (the API calls it default)
-    #[arg(long, value_name = "KIND", help_heading = SECURITY)]
+    #[arg(long, value_name = "KIND", value_parser = isolation, help_heading = SECURITY)]
     isolation: Option<String>,
     /// Label; repeats
     #[arg(long, short, value_name = "NAME[=VALUE]")]
@@ -484,6 +484,13 @@ fn security_options(options: &[String]) -> Result<Vec<String>> {
         _ => Ok(option.clone()),
     };
     options.iter().map(read).collect()
+}
+
+fn isolation(text: &str) -> Result<String, String> {
+    match text {
+        "" | "default" | "container" | "microvm" => Ok(text.into()),
+        _ => Err("there are container (default) and microvm".into()),
+    }
 }
 
 /// A restart policy as the API has it.
