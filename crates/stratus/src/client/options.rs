@@ -112,7 +112,7 @@ pub(crate) struct ContainerArgs {
     /// IPC namespace: none, private, shareable, host or container:NAME
     #[arg(long, value_name = "MODE", help_heading = SECURITY)]
     ipc: Option<String>,
-    /// What isolates it from the host: container (the API calls it default)
+    /// What isolates it from the host: container, or microvm for a kernel of its own
     #[arg(long, value_name = "KIND", value_parser = isolation, help_heading = SECURITY)]
     isolation: Option<String>,
     /// Label; repeats
