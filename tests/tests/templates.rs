@@ -167,26 +167,25 @@ fn starts_with_a_signal_as_it_goes_on(host: &Daemon, signal: &str) {
     }
 }
 
-#[test]
-fn a_machine_whose_hypervisor_ends_as_it_goes_on_from_a_template_boots() {
-    let host = microvm_kernel::host_with(&["--microvm-driver", "qemu"]);
+/// A machine whose QEMU is sent a signal as it goes on from a template boots.
+fn boots_after(signal: &str, flags: &[&str]) {
+    let host = microvm_kernel::host_with(&[&["--microvm-driver", "qemu"], flags].concat());
     host.slowly("docker run --rm --runtime microvm busybox true").ok();
     eventually("a template", || templates(&host).len() == 1 && is_alone(&host, 0));
-    starts_with_a_signal_as_it_goes_on(&host, "KILL");
+    starts_with_a_signal_as_it_goes_on(&host, signal);
     eventually("its output", || host.sh("docker logs box").ok().text() == "hello");
     assert!(!began_with_a_template(&host, "box"));
     host.sh("docker rm -f box").ok();
 }
 
 #[test]
+fn a_machine_whose_hypervisor_ends_as_it_goes_on_from_a_template_boots() {
+    boots_after("KILL", &[]);
+}
+
+#[test]
 fn a_machine_that_hangs_as_it_goes_on_from_a_template_boots() {
-    let host = microvm_kernel::host_with(&["--microvm-driver", "qemu", "--microvm-start-timeout", "60"]);
-    host.slowly("docker run --rm --runtime microvm busybox true").ok();
-    eventually("a template", || templates(&host).len() == 1 && is_alone(&host, 0));
-    starts_with_a_signal_as_it_goes_on(&host, "STOP");
-    eventually("its output", || host.sh("docker logs box").ok().text() == "hello");
-    assert!(!began_with_a_template(&host, "box"));
-    host.sh("docker rm -f box").ok();
+    boots_after("STOP", &["--microvm-start-timeout", "60"]);
 }
 
 #[test]

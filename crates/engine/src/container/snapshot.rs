@@ -375,8 +375,7 @@ impl Engine {
             return Err(super::machine::refused(microvm::Error::NotSaved));
         }
         let others = self.0.guests.lock().of(&record.id);
-        let names: Vec<_> = others.iter().filter_map(|id| self.0.containers.by_id(id.as_str())).collect();
-        if let Some(other) = names.first() {
+        if let Some(other) = others.iter().find_map(|id| self.0.containers.by_id(id.as_str())) {
             return Err(Error::conflict(format!(
                 "container {} can't be saved while {} runs in its microVM, which no snapshot can have: end that first",
                 record.name,

@@ -114,7 +114,9 @@ pub fn run(plan: &Path, report: Report) -> u8 {
     let mut report = Some(report);
     let ran = Process::start(plan).and_then(|mut process| {
         process.run(&mut report).map_err(|error| {
-            process.leave_word();
+            if process.stage == Stage::Running {
+                process.leave_word(LOST);
+            }
             process.blamed(error)
         })
     });
@@ -280,12 +282,9 @@ impl Process {
         if self.has_ended { self.on_end() } else { self.is_over() }
     }
 
-    /// Has the daemon know that it was the machine that ended, and not its container's process.
-    fn leave_word(&self) {
-        if matches!(self.stage, Stage::Running) {
-            // Where that is not possible, nobody is told more than that it was killed.
-            let _ = fs::write(self.plan.control.with_file_name(LOST), []);
-        }
+    /// Leaves the daemon word beside the control socket. Where that is not possible, nobody is told more than that the container was killed.
+    fn leave_word(&self, name: &str) {
+        let _ = fs::write(self.plan.control.with_file_name(name), []);
     }
 
     /// Says of an error whether what the machine went on from is to blame: it is, for what goes wrong before anything of the container's own is looked at in there, and may be until the program is asked for.
@@ -394,8 +393,7 @@ impl Process {
             }
             Event::Exited { process, exit } => {
                 if process == self.main && exit.oom_killed {
-                    // Where that is not possible, nobody is told more than that it was killed.
-                    let _ = fs::write(self.plan.control.with_file_name(OOM_KILLED), []);
+                    self.leave_word(OOM_KILLED);
                 }
                 if let Some(attached) = self.attached.get_mut(&process) {
                     attached.exit = Some(exit);
